@@ -1,0 +1,1 @@
+"""Thinks: proposals, validation, git, decisions, the journal, the loop. No torch."""

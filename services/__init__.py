@@ -1,0 +1,1 @@
+"""Operates: the `overnight` command, local mode, and one folder per container."""

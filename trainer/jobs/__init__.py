@@ -1,0 +1,48 @@
+"""The contract between the researcher and a trainer: the one module of the trainer that the researcher knows.
+
+`TrialSpec` goes out and `TrialResult` comes back, both as JSON through RQ on Redis; a `Profile` says what kind of
+trial a card can carry. Importing this costs neither torch nor a connection.
+"""
+
+from trainer.jobs.bus import REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, connect
+from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
+from trainer.jobs.result import (
+    Device,
+    LossPoint,
+    Metric,
+    Outcome,
+    Timing,
+    TrialLog,
+    TrialResult,
+    Trust,
+)
+from trainer.jobs.spec import Budget, Caps, Clock, Kind, TrialSpec, files_digest, trial_id
+
+__all__ = [
+    "PROFILES",
+    "REQUESTS",
+    "RUN_TRIAL",
+    "TRIALS",
+    "Budget",
+    "Bus",
+    "BusError",
+    "Caps",
+    "Clock",
+    "Device",
+    "Kind",
+    "LossPoint",
+    "Metric",
+    "Outcome",
+    "Profile",
+    "ProfileError",
+    "Progress",
+    "Timing",
+    "TrialLog",
+    "TrialResult",
+    "TrialSpec",
+    "Trust",
+    "connect",
+    "files_digest",
+    "profile_named",
+    "trial_id",
+]

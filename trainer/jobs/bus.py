@@ -1,0 +1,95 @@
+"""Redis as both sides use it: the connection that waits out a restart, the names of queues and keys, live progress.
+
+RQ carries work; what stands here under `overnight:` is a projection with a time to live and may vanish at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, fields
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+TRIALS = "trials"
+REQUESTS = "requests"
+RUN_TRIAL = "trainer.work.run_trial"
+PROGRESS_TTL_S = 120
+_PATIENT_TRIES = 300
+
+
+class BusError(Exception):
+    """Redis cannot be used; the message says which server and what to do."""
+
+
+def connect(url: str, *, password: str | None = None, patient: bool = True) -> redis.Redis:
+    """A connection that outlives a ten-minute outage of the server; with `patient=False` it fails within two seconds.
+
+    redis-py's own default gives up after about 5 s, and RQ's worker then ends in the middle of a trial.
+    """
+    retry = Retry(ExponentialBackoff(cap=2, base=0.1), _PATIENT_TRIES if patient else 2)
+    return redis.Redis.from_url(
+        url,
+        password=password,
+        retry=retry,
+        health_check_interval=15,
+        socket_keepalive=True,
+        socket_connect_timeout=5,
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the running trial is doing now. `progress` is 0..1 of the budget, `phase` one of
+    starting, timed, scoring."""
+
+    phase: str
+    progress: float
+    elapsed_s: float
+    step: int | None = None
+    loss: float | None = None
+
+
+class Bus:
+    """Queues and live keys on one connection. Publish progress on an impatient one: a trial must not wait for Redis."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.connection = connection
+
+    def queue(self, name: str) -> Queue:
+        """An RQ queue that speaks JSON; pickle would hand this process to whoever can write to Redis."""
+        return Queue(name, connection=self.connection, serializer=JSONSerializer)
+
+    def publish_progress(self, trial: str, progress: Progress) -> None:
+        """Replace what is shown of `trial`. A server that is away loses the news, not the trial."""
+        key = _progress_key(trial)
+        values = {
+            item.name: str(value) for item in fields(progress) if (value := getattr(progress, item.name)) is not None
+        }
+        with contextlib.suppress(redis.RedisError):
+            pipeline = self.connection.pipeline()
+            pipeline.delete(key)
+            pipeline.hset(key, mapping=values)
+            pipeline.expire(key, PROGRESS_TTL_S)
+            pipeline.execute()
+
+    def read_progress(self, trial: str) -> Progress | None:
+        """What is known of a running trial, or None."""
+        raw: dict[bytes, bytes] = self.connection.hgetall(_progress_key(trial))
+        values = {key.decode(): value.decode() for key, value in raw.items()}
+        if not {"phase", "progress", "elapsed_s"} <= values.keys():
+            return None
+        return Progress(
+            phase=values["phase"],
+            progress=float(values["progress"]),
+            elapsed_s=float(values["elapsed_s"]),
+            step=int(values["step"]) if "step" in values else None,
+            loss=float(values["loss"]) if "loss" in values else None,
+        )
+
+
+def _progress_key(trial: str) -> str:
+    return f"overnight:trial:{trial}"

@@ -1,0 +1,164 @@
+"""Profiles: what a trial of the default subject is on a given card.
+
+`80gb` is the reference set-up and `fork` its local-LLM descendant; the card profiles follow the arithmetic of trainer
+memory per depth and batch. `cpu` is derived from `80gb` by one rule (`_scaled_to_cpu`), not tuned by hand.
+A profile is part of an experiment's identity: scores of different profiles do not compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trainer.jobs.spec import Budget, Caps, Clock
+
+KnobValue = int | float | str
+
+
+class ProfileError(ValueError):
+    """An unknown profile; the message lists the known ones."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Start values and budget of a trial.
+
+    `knobs` are the start values of train.py, `constants` those of prepare.py; both are module-level ALL_CAPS names.
+    `text` names the source of the data. `sigma_floor` is in bits per byte: the least standard deviation over seeds
+    that the decision rule will believe.
+    """
+
+    name: str
+    device: str
+    card_gib: float
+    text: str
+    knobs: dict[str, KnobValue]
+    constants: dict[str, int]
+    budget: Budget
+    caps: Caps
+    baseline_repeats: int
+    sigma_floor: float
+
+    @property
+    def context(self) -> int:
+        """Tokens in a row."""
+        return self.constants["MAX_SEQ_LEN"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary, the reserved ones included."""
+        return self.constants["VOCAB_SIZE"]
+
+
+def profile_named(name: str) -> Profile:
+    """Raises ProfileError for a name that is not in the table."""
+    if name not in PROFILES:
+        raise ProfileError(f"profile {name!r} is not known; choose one of: {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+_SHARED_KNOBS: dict[str, KnobValue] = {
+    "ASPECT_RATIO": 64,
+    "EMBEDDING_LR": 0.6,
+    "UNEMBEDDING_LR": 0.004,
+    "MATRIX_LR": 0.04,
+    "SCALAR_LR": 0.5,
+    "WEIGHT_DECAY": 0.2,
+    "WARMUP_RATIO": 0.0,
+    "WARMDOWN_RATIO": 0.5,
+    "FINAL_LR_FRAC": 0.0,
+}
+_GPU_CONSTANTS = {"MAX_SEQ_LEN": 2048, "TIME_BUDGET": 300, "VOCAB_SIZE": 8192}
+_GPU_BUDGET = Budget(
+    amount=300,
+    clock=Clock.WALL,
+    warmup_steps=10,
+    warmup_cap_s=180,
+    setup_s=120,
+    scoring_s=240,
+    eval_rows=2048,
+    heldout_rows=1024,
+)
+
+
+def _gpu(
+    name: str, card_gib: float, vram_gib: float, *, depth: int, batch: int, total: int, windows: str = "SSSL"
+) -> Profile:
+    return Profile(
+        name=name,
+        device="cuda",
+        card_gib=card_gib,
+        text="climbmix",
+        knobs={
+            "DEPTH": depth,
+            "HEAD_DIM": 128,
+            "WINDOW_PATTERN": windows,
+            "DEVICE_BATCH_SIZE": batch,
+            "TOTAL_BATCH_SIZE": total,
+            **_SHARED_KNOBS,
+        },
+        constants=_GPU_CONSTANTS,
+        budget=_GPU_BUDGET,
+        caps=Caps(memory_mib=None, vram_mib=int(vram_gib * 1024), processes=512, file_mib=4096, log_kib=2048),
+        baseline_repeats=3,
+        sigma_floor=0.0008,
+    )
+
+
+def _scaled_to_cpu(reference: Profile) -> Profile:
+    """The rule: sizes shrink by powers of two, everything without a size stays as the reference has it.
+
+    Depth and head size a quarter, context and vocabulary an eighth, tokens in a step a 128th (a batch of 16 rows),
+    budget a twentieth, counted in processor seconds because a CPU is shared.
+    """
+    knobs = dict(reference.knobs)
+    context = reference.context // 8
+    knobs["DEPTH"] = int(knobs["DEPTH"]) // 4
+    knobs["HEAD_DIM"] = int(knobs["HEAD_DIM"]) // 4
+    knobs["TOTAL_BATCH_SIZE"] = int(knobs["TOTAL_BATCH_SIZE"]) // 128
+    knobs["DEVICE_BATCH_SIZE"] = int(knobs["TOTAL_BATCH_SIZE"]) // context
+    constants = {
+        "MAX_SEQ_LEN": context,
+        "TIME_BUDGET": reference.constants["TIME_BUDGET"] // 20,
+        "VOCAB_SIZE": reference.vocab_size // 8,
+    }
+    budget = replace(
+        reference.budget,
+        amount=constants["TIME_BUDGET"],
+        clock=Clock.PROCESSOR,
+        warmup_steps=0,
+        warmup_cap_s=0,
+        setup_s=60,
+        scoring_s=60,
+        eval_rows=256,
+        heldout_rows=256,
+    )
+    caps = Caps(memory_mib=4096, vram_mib=None, processes=256, file_mib=1024, log_kib=2048)
+    return replace(
+        reference,
+        name="cpu",
+        device="cpu",
+        card_gib=0,
+        text="plays",
+        knobs=knobs,
+        constants=constants,
+        budget=budget,
+        caps=caps,
+        baseline_repeats=5,
+        sigma_floor=0.003,
+    )
+
+
+_REFERENCE = _gpu("80gb", 76, 60, depth=8, batch=128, total=2**19)
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        _scaled_to_cpu(_REFERENCE),
+        _gpu("12gb", 11, 10, depth=4, batch=32, total=2**16),
+        _gpu("16gb", 15, 13.5, depth=4, batch=32, total=2**16),
+        _gpu("24gb", 22, 11, depth=4, batch=32, total=2**16),
+        _gpu("48gb", 44, 31, depth=8, batch=64, total=2**18),
+        _REFERENCE,
+        _gpu("fork", 44, 31, depth=4, batch=32, total=2**16, windows="L"),
+    )
+}

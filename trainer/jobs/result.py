@@ -1,0 +1,159 @@
+"""What came of a trial. A number that was not measured is None, never 0.
+
+`outcome` is what happened; what we do about it is the researcher's `decision`. The metric is computed by the trainer
+from logits; what the candidate printed is at most a cross-check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter
+
+LOSS_POINTS = 200
+LOG_TAIL_CHARACTERS = 8_000
+
+
+class Outcome(StrEnum):
+    """What happened to a trial, or to a proposal that never became one (`rejected`)."""
+
+    OK = "ok"
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMED_OUT = "timed_out"
+    REJECTED = "rejected"
+    UNSCORABLE = "unscorable"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """True when the machine failed rather than the candidate: such a trial is attempted again."""
+        return self in (Outcome.PREEMPTED, Outcome.LOST)
+
+    @property
+    def is_failure(self) -> bool:
+        """True when the candidate ran and failed: three in a row make the researcher look at the incumbent."""
+        return self in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A trusted measurement. Compare with `better_than`; values alone do not know their direction."""
+
+    name: str
+    value: float
+    lower_is_better: bool = True
+
+    def better_than(self, other: Metric, margin: float = 0.0) -> bool:
+        """True when this gains more than `margin`, in the metric's own unit, over `other`."""
+        gain = other.value - self.value if self.lower_is_better else self.value - other.value
+        return gain > margin
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a trial's seconds went. `timed` is in the budget's clock, all else in wall seconds unless named."""
+
+    wall_s: float
+    processor_s: float
+    start_s: float | None = None
+    setup_s: float | None = None
+    warmup_s: float | None = None
+    timed: float | None = None
+    timed_wall_s: float | None = None
+    scoring_s: float | None = None
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """Training loss as the candidate printed it: shown, never decided on. `progress` is 0..1 of the budget."""
+
+    step: int
+    progress: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the metric is to be believed: who computed it and which probes it passed."""
+
+    evaluator: str
+    printed_bpb: float | None = None
+    printed_agrees: bool | None = None
+    probe: str | None = None
+    probe_rows: int | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the trial ran on."""
+
+    name: str
+    kind: str
+    memory_mib: int | None
+    torch: str | None
+    driver: str | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class TrialLog:
+    """The kept log, by reference: a path below the trainer's results folder, and the end of the text."""
+
+    path: str
+    seen_bytes: int
+    kept_bytes: int
+    tail: str
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One attempt's answer. `spec_digest` says which work it answers; `reason` is one sentence for a person.
+
+    `heldout` is scored on a second slice, only when the trial beat its `score_to_beat`; no prompt may show it.
+    """
+
+    id: str
+    spec_digest: str
+    outcome: Outcome
+    reason: str
+    started_at: float
+    finished_at: float
+    timing: Timing
+    metric: Metric | None = None
+    heldout: Metric | None = None
+    trust: Trust | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    load: float | None = None
+    peak_memory_mib: float | None = None
+    peak_vram_mib: float | None = None
+    params_m: float | None = None
+    exit_code: int | None = None
+    loss_curve: tuple[LossPoint, ...] = ()
+    layers: tuple[str, ...] = ()
+    probes: dict[str, float] = field(default_factory=dict)
+    device: Device | None = None
+    worker: str | None = None
+    log: TrialLog | None = None
+
+    def __post_init__(self) -> None:
+        if (self.metric is not None) != (self.outcome is Outcome.OK):
+            raise ValueError(f"trial {self.id} is {self.outcome} but its metric is {self.metric}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for the RQ job's result."""
+        return dict(_ADAPTER.dump_python(self, mode="json"))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrialResult:
+        """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
+        return _ADAPTER.validate_python(values)
+
+
+_ADAPTER = TypeAdapter(TrialResult)
