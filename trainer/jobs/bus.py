@@ -72,14 +72,13 @@ class Bus:
         with contextlib.suppress(redis.RedisError):
             pipeline = self.connection.pipeline()
             pipeline.delete(key)
-            pipeline.hset(key, mapping=values)
+            pipeline.hset(key, items=[text for item in values.items() for text in item])
             pipeline.expire(key, PROGRESS_TTL_S)
             pipeline.execute()
 
     def read_progress(self, trial: str) -> Progress | None:
         """What is known of a running trial, or None."""
-        raw: dict[bytes, bytes] = self.connection.hgetall(_progress_key(trial))
-        values = {key.decode(): value.decode() for key, value in raw.items()}
+        values = {_text(key): _text(value) for key, value in self.connection.hgetall(_progress_key(trial)).items()}
         if not {"phase", "progress", "elapsed_s"} <= values.keys():
             return None
         return Progress(
@@ -93,3 +92,7 @@ class Bus:
 
 def _progress_key(trial: str) -> str:
     return f"overnight:trial:{trial}"
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw

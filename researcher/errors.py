@@ -1,0 +1,38 @@
+"""The researcher's errors, for what a caller can act on. What a candidate did is an outcome, not an error.
+
+ResearcherError
+├── EditError        an edit does not fit the source it names
+├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
+├── ModelAway        no LLM can be reached, or it cannot serve this model: try again later
+├── ModelFault       the LLM answered, but not with an answer
+├── SubjectError     the repository under study is missing, dirty or of the wrong shape
+└── JournalError     the journal is locked, newer than this code, or damaged
+"""
+
+
+class ResearcherError(Exception):
+    """Base of them all; the message says what, where and the next step."""
+
+
+class EditError(ResearcherError):
+    """An edit does not fit the source it names."""
+
+
+class Rejected(ResearcherError):
+    """A proposal that never becomes a trial."""
+
+
+class ModelAway(ResearcherError):
+    """No LLM can be reached, or it cannot serve this model."""
+
+
+class ModelFault(ResearcherError):
+    """The LLM answered, but not with an answer: cut off, an error line, an empty text."""
+
+
+class SubjectError(ResearcherError):
+    """The repository under study is missing, dirty or of the wrong shape."""
+
+
+class JournalError(ResearcherError):
+    """The journal is locked by another researcher, written by a newer version, or damaged."""

@@ -1,0 +1,96 @@
+"""Proposals and candidates: what a proposer offers, and the source it becomes.
+
+A proposal is complete when it is made; a candidate exists only after `researcher.validation` let it pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter
+
+KnobValue = int | float | str
+
+
+class Proposer(StrEnum):
+    """Who proposed."""
+
+    LLM = "llm"
+    OPTIMIZER = "optimizer"
+    HUMAN = "human"
+
+
+@dataclass(frozen=True)
+class SetKnobs:
+    """Assign knobs of train.py."""
+
+    knobs: dict[str, KnobValue]
+
+
+@dataclass(frozen=True)
+class SearchReplace:
+    """Replace the one place where `search` stands."""
+
+    search: str
+    replace: str
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """A new train.py."""
+
+    text: str
+
+
+Edit = SetKnobs | SearchReplace | WholeFile
+
+
+@dataclass(frozen=True)
+class LlmCost:
+    """What asking cost, over all calls for one proposal. None where the server did not say."""
+
+    endpoint: str
+    model: str
+    calls: int
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One idea: `title` names it in a line, `hypothesis` says why it should help."""
+
+    proposer: Proposer
+    title: str
+    hypothesis: str
+    edits: tuple[Edit, ...]
+    cost: LlmCost | None = None
+    request: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for the journal."""
+        return dict(_ADAPTER.dump_python(self, mode="json"))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Proposal:
+        """Raises ValueError naming each field that does not fit."""
+        return _ADAPTER.validate_python(values)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The subject's train.py after the edits.
+
+    `fingerprint` is the hash of its normalised syntax tree: layout and comments do not count. `added_lines` is the net
+    growth in lines of code over the incumbent, negative when the code got shorter.
+    """
+
+    source: str
+    fingerprint: str
+    added_lines: int
+
+
+_ADAPTER = TypeAdapter(Proposal)
