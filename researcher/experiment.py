@@ -1,0 +1,177 @@
+"""The night as data: a run, its experiments, their trials, confirmations and requests, as the journal holds them.
+
+Read this and `trainer.jobs` first. Rows are immutable; a state changes only through `researcher.journal`.
+`outcome` is what happened to a candidate, `decision` what we did, `verdict` what fresh seeds said of a claim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from researcher.proposal import LlmCost, Proposer
+from trainer.jobs import Kind, Outcome, TrialResult
+
+
+class State(StrEnum):
+    """How far an experiment is. Every step from one to the next can be repeated after a crash."""
+
+    PROPOSED = "proposed"
+    COMMITTED = "committed"
+    MEASURING = "measuring"
+    DECIDED = "decided"
+    APPLIED = "applied"
+
+
+class Decision(StrEnum):
+    """What we did. A keep is provisional until a confirmation says more."""
+
+    KEEP = "keep"
+    DISCARD = "discard"
+    CRASH = "crash"
+
+
+class CheckKind(StrEnum):
+    """Why fresh trials are run: to claim a gain, or to see whether the incumbent still works."""
+
+    CLAIM = "claim"
+    RECHECK = "recheck"
+
+
+class Verdict(StrEnum):
+    """What came of fresh trials."""
+
+    CONFIRMED = "confirmed"
+    ROLLED_BACK = "rolled_back"
+    HOLDS = "holds"
+    FAILS = "fails"
+
+
+class RequestState(StrEnum):
+    """What became of a request."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a night costs, in the owner's currency. None where the owner did not say."""
+
+    per_hour: float | None = None
+    per_kwh: float | None = None
+    per_mtoken: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sequence of experiments on one branch. `incumbent` and `confirmed` are experiment ids."""
+
+    id: int
+    tag: str
+    profile: str
+    branch: str
+    base_commit: str
+    data_sha256: str
+    seed: int
+    incumbent: int | None
+    confirmed: int | None
+    paused: str | None
+    prices: Prices
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One proposal's way through the loop. Number 0 is the baseline; a rejected one has no source and no trial."""
+
+    id: int
+    number: int
+    parent: int | None
+    proposer: Proposer | None
+    title: str
+    hypothesis: str
+    request: str | None
+    source: str | None
+    fingerprint: str | None
+    added_lines: int | None
+    state: State
+    commit_sha: str | None
+    outcome: Outcome | None
+    decision: Decision | None
+    reason: str | None
+    score: float | None
+    margin: float | None
+    sigma: float | None
+    cost: LlmCost | None
+    proposed_at: float
+    decided_at: float | None
+    applied_at: float | None
+
+    @property
+    def is_baseline(self) -> bool:
+        """True for the unmodified subject."""
+        return self.number == 0
+
+    @property
+    def was_measured(self) -> bool:
+        """True for what counts as an experiment: decided, not the baseline, not rejected."""
+        return not self.is_baseline and self.decision is not None and self.outcome is not Outcome.REJECTED
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measurement of an experiment's candidate; `attempt` rises when the machine loses one."""
+
+    id: int
+    experiment: int
+    confirmation: int | None
+    kind: Kind
+    number: int
+    attempt: int
+    faults: int
+    seed: int
+    score_to_beat: float | None
+    finished: bool
+    outcome: Outcome | None
+    val_bpb: float | None
+    heldout_bpb: float | None
+    result: TrialResult | None
+    queued_at: float
+    finished_at: float | None
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Fresh-seed trials of `head` (an experiment id), for a claim in pairs with as many of `base`."""
+
+    id: int
+    kind: CheckKind
+    head: int
+    base: int | None
+    pairs: int
+    state: State
+    verdict: Verdict | None
+    reason: str | None
+    gain: float | None
+    threshold: float | None
+    sigma: float | None
+    head_score: float | None
+    base_score: float | None
+    started_at: float
+    decided_at: float | None
+    applied_at: float | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something a person asked for: an idea, a file, a control."""
+
+    id: str
+    kind: str
+    body: str
+    state: RequestState
+    answer: str
+    received_at: float
+    done_at: float | None

@@ -1,0 +1,111 @@
+"""The journal's questions: everything that was written down, for the loop and for any number of readers.
+
+Rows come back as the dataclasses of `researcher.experiment`. The steps that write are in `researcher.journal`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from researcher.errors import JournalError
+from researcher.experiment import Confirmation, Experiment, Request, RequestState, Run, Trial
+from researcher.proposal import Proposal
+from researcher.store import confirmation_of, experiment_of, open_database, request_of, run_of, trial_of
+
+Row = TypeVar("Row")
+
+
+class History:
+    """A journal opened for reading; safe beside the one writer."""
+
+    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+        """Raises JournalError where nothing was written yet, or by a newer version."""
+        self.folder = folder
+        self._database = open_database(folder, read_only=not writable)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self) -> Run | None:
+        """The run of this journal, or None before the first."""
+        return next(iter(map(run_of, self._all("SELECT * FROM run ORDER BY id DESC LIMIT 1"))), None)
+
+    def experiments(self) -> list[Experiment]:
+        """All of them, oldest first."""
+        return [experiment_of(row) for row in self._all("SELECT * FROM experiment ORDER BY id")]
+
+    def experiment(self, experiment: int) -> Experiment:
+        """By id. Raises JournalError when there is none."""
+        return self._one(experiment_of, "SELECT * FROM experiment WHERE id = ?", experiment)
+
+    def numbered(self, number: int) -> Experiment:
+        """By the number a person knows. Raises JournalError when there is none."""
+        return self._one(experiment_of, "SELECT * FROM experiment WHERE number = ? ORDER BY id DESC LIMIT 1", number)
+
+    def proposal(self, experiment: int) -> Proposal | None:
+        """What was proposed; None for the baseline."""
+        (text,) = self._one(tuple, "SELECT proposal FROM experiment WHERE id = ?", experiment)
+        return None if text is None else Proposal.from_json(json.loads(text))
+
+    def open_experiment(self) -> Experiment | None:
+        """The one that is on its way, if any."""
+        rows = self._all("SELECT * FROM experiment WHERE state <> 'applied'")
+        return next(iter(map(experiment_of, rows)), None)
+
+    def open_confirmation(self) -> Confirmation | None:
+        """The one that is on its way, if any."""
+        rows = self._all("SELECT * FROM confirmation WHERE state <> 'applied'")
+        return next(iter(map(confirmation_of, rows)), None)
+
+    def confirmations(self) -> list[Confirmation]:
+        """All of them, oldest first."""
+        return [confirmation_of(row) for row in self._all("SELECT * FROM confirmation ORDER BY id")]
+
+    def trials(self, *, experiment: int | None = None, confirmation: int | None = None) -> list[Trial]:
+        """All, those of one experiment's candidate, or those one confirmation asked for; oldest first."""
+        return [
+            trial_of(row)
+            for row in self._all(
+                "SELECT * FROM trial WHERE (?1 IS NULL OR experiment = ?1) AND (?2 IS NULL OR confirmation = ?2) "
+                "ORDER BY id",
+                experiment,
+                confirmation,
+            )
+        ]
+
+    def scores(self) -> dict[int, list[float]]:
+        """Every trusted score, by experiment id."""
+        scores: dict[int, list[float]] = {}
+        for row in self._all("SELECT experiment, val_bpb FROM trial WHERE val_bpb IS NOT NULL ORDER BY id"):
+            scores.setdefault(row["experiment"], []).append(row["val_bpb"])
+        return scores
+
+    def tried(self, fingerprint: str) -> Experiment | None:
+        """The experiment that already ran this code, if any."""
+        rows = self._all("SELECT * FROM experiment WHERE fingerprint = ? ORDER BY id LIMIT 1", fingerprint)
+        return next(iter(map(experiment_of, rows)), None)
+
+    def requests(self, state: RequestState | None = None) -> list[Request]:
+        """In the order they arrived."""
+        rows = self._all("SELECT * FROM request WHERE ?1 IS NULL OR state = ?1 ORDER BY received_at, id", state)
+        return [request_of(row) for row in rows]
+
+    def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        return self._database.execute(statement, values).fetchall()
+
+    def _one(self, parse: Callable[[sqlite3.Row], Row], statement: str, *values: Any) -> Row:
+        rows = self._all(statement, *values)
+        if not rows:
+            raise JournalError(f"the journal has no such row: {statement} {values}")
+        return parse(rows[0])

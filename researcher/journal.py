@@ -1,0 +1,264 @@
+"""The journal's steps: every step of the night, written down before its consequences. SQLite decides.
+
+Each method is one transaction and names the state it starts from; a step that does not fit the state raises
+JournalError and changes nothing. So every step can be repeated after a crash, and nothing is decided twice.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from researcher.decision import Claim, Ruling
+from researcher.errors import JournalError
+from researcher.experiment import (
+    CheckKind,
+    Confirmation,
+    Decision,
+    Experiment,
+    Prices,
+    Request,
+    RequestState,
+    Run,
+    State,
+    Trial,
+    Verdict,
+)
+from researcher.history import History
+from researcher.proposal import Candidate, Proposal
+from researcher.store import request_of, run_of, transaction, trial_of
+from trainer.jobs import Kind, Outcome, TrialResult
+
+
+class Journal(History):
+    """The one writer's view: hold `researcher.store.WriterLock` while using it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, writable=True)
+
+    # Steps of a run
+
+    def start_run(
+        self, *, tag: str, profile: str, branch: str, base_commit: str, data_sha256: str, seed: int,
+        prices: Prices, source: str, fingerprint: str, at: float,
+    ) -> Run:  # fmt: skip
+        """Begin a run with its baseline proposed: one transaction, so a run without a baseline never exists."""
+        with transaction(self._database) as database:
+            run = database.execute(
+                "INSERT INTO run (tag, profile, branch, base_commit, data_sha256, seed, price_per_hour, price_per_kwh,"
+                " price_per_mtoken, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (tag, profile, branch, base_commit, data_sha256, seed, prices.per_hour, prices.per_kwh,
+                 prices.per_mtoken, at),
+            ).lastrowid  # fmt: skip
+            database.execute(
+                "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
+                " commit_sha, proposed_at) VALUES (?, 0, 'baseline', 'the subject as it is', ?, ?, 0, 'committed',"
+                " ?, ?)",
+                (run, source, fingerprint, base_commit, at),
+            )
+        return self._one(run_of, "SELECT * FROM run WHERE id = ?", run)
+
+    def pause(self, run: Run, reason: str | None) -> None:
+        """Hold before the next experiment, or go on (`reason` None)."""
+        self._change("UPDATE run SET paused = ? WHERE id = ?", reason, run.id)
+
+    # Steps of an experiment
+
+    def propose(self, run: Run, proposal: Proposal, candidate: Candidate, at: float) -> Experiment:
+        """Write a candidate down before anything else knows of it."""
+        return self._insert_experiment(
+            run, proposal, at,
+            source=candidate.source, fingerprint=candidate.fingerprint, added_lines=candidate.added_lines,
+            state=State.PROPOSED,
+        )  # fmt: skip
+
+    def reject(self, run: Run, proposal: Proposal, reason: str, at: float) -> Experiment:
+        """Record a proposal that never becomes a trial."""
+        return self._insert_experiment(
+            run, proposal, at, state=State.APPLIED, outcome=Outcome.REJECTED, decision=Decision.DISCARD,
+            reason=reason, decided_at=at, applied_at=at,
+        )  # fmt: skip
+
+    def _insert_experiment(self, run: Run, proposal: Proposal, at: float, **columns: Any) -> Experiment:
+        cost = proposal.cost
+        columns |= {
+            "run": run.id, "parent": run.incumbent, "proposer": proposal.proposer, "title": proposal.title,
+            "hypothesis": proposal.hypothesis, "proposal": json.dumps(proposal.to_json()),
+            "request": proposal.request, "proposed_at": at,
+        }  # fmt: skip
+        if cost is not None:
+            columns |= {
+                "llm_endpoint": cost.endpoint, "llm_model": cost.model, "llm_calls": cost.calls, "llm_s": cost.seconds,
+                "llm_prompt_tokens": cost.prompt_tokens, "llm_answer_tokens": cost.answer_tokens,
+            }  # fmt: skip
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        with transaction(self._database) as database:
+            experiment = database.execute(
+                f"INSERT INTO experiment (number, {names}) VALUES"
+                f" ((SELECT MAX(number) + 1 FROM experiment WHERE run = ?), {marks})",
+                (run.id, *columns.values()),
+            ).lastrowid
+            if proposal.request is not None:
+                self._close_request(proposal.request, RequestState.DONE, f"became experiment id {experiment}", at)
+        assert experiment is not None
+        return self.experiment(experiment)
+
+    def committed(self, experiment: Experiment, commit_sha: str) -> None:
+        """Git holds the candidate."""
+        self._change(
+            "UPDATE experiment SET state = 'committed', commit_sha = ? WHERE id = ? AND state = 'proposed'",
+            commit_sha, experiment.id,
+        )  # fmt: skip
+
+    def measuring(self, experiment: Experiment) -> None:
+        """Its trials begin."""
+        self._change("UPDATE experiment SET state = 'measuring' WHERE id = ? AND state = 'committed'", experiment.id)
+
+    def decide(self, experiment: Experiment, outcome: Outcome, ruling: Ruling, sigma: float | None, at: float) -> None:
+        """Decide, and with a keep move the incumbent: one transaction. A kept baseline is confirmed by definition."""
+        with transaction(self._database):
+            self._change(
+                "UPDATE experiment SET state = 'decided', outcome = ?, decision = ?, reason = ?, score = ?, margin = ?,"
+                " sigma = ?, decided_at = ? WHERE id = ? AND state = 'measuring' AND decision IS NULL",
+                outcome, ruling.decision, ruling.reason, ruling.score, ruling.margin, sigma, at, experiment.id,
+            )  # fmt: skip
+            if ruling.decision is Decision.KEEP:
+                self._move("incumbent", experiment.id)
+                if experiment.is_baseline:
+                    self._move("confirmed", experiment.id)
+
+    def measure_again(self, experiment: Experiment) -> None:
+        """Give a baseline that failed another round: its trials are forgotten, for the machine was at fault."""
+        with transaction(self._database):
+            self._change("DELETE FROM trial WHERE experiment = ?", experiment.id)
+            self._change(
+                "UPDATE experiment SET state = 'committed' WHERE id = ? AND state = 'measuring'", experiment.id
+            )
+
+    def applied(self, experiment: Experiment, at: float) -> None:
+        """Git and the projections follow."""
+        self._change(
+            "UPDATE experiment SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
+            at, experiment.id,
+        )  # fmt: skip
+
+    # Steps of a trial
+
+    def add_trial(
+        self, run: Run, experiment: int, kind: Kind, *, seed: int, at: float,
+        score_to_beat: float | None = None, confirmation: int | None = None,
+    ) -> Trial:  # fmt: skip
+        """The next trial of an experiment's candidate."""
+        with transaction(self._database) as database:
+            trial = database.execute(
+                "INSERT INTO trial (run, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat,"
+                " state, queued_at) VALUES (?1, ?2, ?3, ?4, (SELECT COUNT(*) FROM trial WHERE experiment = ?2), 0, 0,"
+                " ?5, ?6, 'queued', ?7)",
+                (run.id, experiment, confirmation, kind, seed, score_to_beat, at),
+            ).lastrowid
+        return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial)
+
+    def attempt_again(self, trial: Trial, *, fault: bool) -> Trial:
+        """The machine lost an attempt (`fault`), or a stop preempted it: the next one has a new id."""
+        self._change(
+            "UPDATE trial SET attempt = attempt + 1, faults = faults + ? WHERE id = ? AND attempt = ?"
+            " AND state = 'queued'",
+            int(fault), trial.id, trial.attempt,
+        )  # fmt: skip
+        return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial.id)
+
+    def finish_trial(self, trial: Trial, result: TrialResult, at: float) -> None:
+        """The answer of the current attempt."""
+        self._change(
+            "UPDATE trial SET state = 'finished', outcome = ?, val_bpb = ?, heldout_bpb = ?, result = ?,"
+            " finished_at = ? WHERE id = ? AND attempt = ? AND state = 'queued'",
+            result.outcome,
+            None if result.metric is None else result.metric.value,
+            None if result.heldout is None else result.heldout.value,
+            json.dumps(result.to_json()), at, trial.id, trial.attempt,
+        )  # fmt: skip
+
+    # Steps of a confirmation
+
+    def open_check(self, run: Run, kind: CheckKind, head: int, base: int | None, pairs: int, at: float) -> None:
+        """Ask for fresh trials."""
+        self._change(
+            "INSERT INTO confirmation (run, kind, head, base, pairs, state, started_at)"
+            " VALUES (?, ?, ?, ?, ?, 'measuring', ?)",
+            run.id, kind, head, base, pairs, at,
+        )  # fmt: skip
+
+    def one_more_pair(self, check: Confirmation) -> None:
+        """The scores could not tell yet."""
+        self._change(
+            "UPDATE confirmation SET pairs = pairs + 1 WHERE id = ? AND pairs = ? AND state = 'measuring'",
+            check.id, check.pairs,
+        )  # fmt: skip
+
+    def decide_claim(self, check: Confirmation, verdict: Verdict, claim: Claim, sigma: float, at: float) -> None:
+        """Confirm the head or go back to the base, and move the run's marks: one transaction."""
+        with transaction(self._database):
+            self._change(
+                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
+                " sigma = ?, head_score = ?, base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
+                verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.head_score, claim.base_score, at,
+                check.id,
+            )  # fmt: skip
+            if verdict is Verdict.CONFIRMED:
+                self._move("confirmed", check.head)
+            else:
+                assert check.base is not None
+                self._move("incumbent", check.base)
+
+    def decide_check(
+        self, check: Confirmation, verdict: Verdict, reason: str, at: float, *, fall_back_to: int | None = None
+    ) -> None:
+        """Close a check without a comparison: the head still works, or it does not and the run falls back."""
+        with transaction(self._database):
+            self._change(
+                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?"
+                " WHERE id = ? AND state = 'measuring'",
+                verdict, reason, at, check.id,
+            )  # fmt: skip
+            if fall_back_to is not None:
+                self._move("incumbent", fall_back_to)
+
+    def check_applied(self, check: Confirmation, at: float) -> None:
+        """Git and the projections follow."""
+        self._change(
+            "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
+            at, check.id,
+        )  # fmt: skip
+
+    # Steps of a request
+
+    def receive(self, request: str, kind: str, body: str, answer: str, *, waiting: bool, at: float) -> Request:
+        """Take a request in once; asked again, the first answer stands."""
+        self._database.execute(
+            "INSERT INTO request (id, kind, body, state, answer, received_at) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (id) DO NOTHING",
+            (request, kind, body, RequestState.WAITING if waiting else RequestState.DONE, answer, at),
+        )
+        return self._one(request_of, "SELECT * FROM request WHERE id = ?", request)
+
+    def refuse(self, request: str, answer: str, at: float) -> None:
+        """A waiting request that cannot be served."""
+        self._close_request(request, RequestState.REFUSED, answer, at)
+
+    def _close_request(self, request: str, state: RequestState, answer: str, at: float) -> None:
+        self._change(
+            "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE id = ? AND state = 'waiting'",
+            state, answer, at, request,
+        )  # fmt: skip
+
+    def _move(self, mark: str, experiment: int) -> None:
+        self._database.execute(
+            f"UPDATE run SET {mark} = ? WHERE id = (SELECT run FROM experiment WHERE id = ?)", (experiment, experiment)
+        )
+
+    def _change(self, statement: str, *values: Any) -> None:
+        if self._database.execute(statement, values).rowcount == 0:
+            raise JournalError(
+                f"a step does not fit the journal's state: {statement.split(' WHERE', maxsplit=1)[0]} {values}"
+            )
