@@ -1,0 +1,60 @@
+"""Python source as text that must survive: parsing it without surprises and replacing a piece of it byte for byte.
+
+Nothing here runs the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+
+from researcher.errors import EditError
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+
+def parse(source: str) -> ast.Module:
+    """Raises EditError with the line and its text; no source makes it raise anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd escape in a subject is its author's business
+            return ast.parse(source)
+    except SyntaxError as error:
+        raise EditError(f"train.py does not parse: {_place(error)}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise EditError(f"train.py does not parse: {error or type(error).__name__}") from error
+
+
+def replace_spans(source: str, spans: list[tuple[int, int, str]]) -> str:
+    """`source` with each (start byte, end byte, new text) put in; spans must not overlap."""
+    raw = source.encode()
+    for start, end, text in sorted(spans, reverse=True):
+        raw = raw[:start] + text.encode() + raw[end:]
+    return raw.decode()
+
+
+class Bytes:
+    """Finds the UTF-8 bytes of a syntax node; `ast` counts columns in bytes and ends lines at CR, LF and CRLF only."""
+
+    def __init__(self, source: str) -> None:
+        self.raw = source.encode()
+        self._starts = [0]
+        for line in _LINE.finditer(self.raw):
+            self._starts.append(line.end())
+
+    def span(self, node: ast.expr) -> tuple[int, int]:
+        """Start and end byte of `node`."""
+        if node.end_lineno is None or node.end_col_offset is None:
+            raise EditError(f"train.py line {node.lineno}: the parser gives no end for this expression")
+        return self._starts[node.lineno - 1] + node.col_offset, self._starts[node.end_lineno - 1] + node.end_col_offset
+
+    def rest_of_line(self, offset: int) -> str:
+        """The text from byte `offset` to the end of its line."""
+        found = re.compile(rb"[^\r\n]*").match(self.raw, offset)
+        return found.group().decode() if found else ""
+
+
+def _place(error: SyntaxError) -> str:
+    text = (error.text or "").strip()[:200]
+    return f"line {error.lineno or '?'}: {error.msg}" + (f": {text}" if text else "")
