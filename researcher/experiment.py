@@ -84,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One proposal's way through the loop. Number 0 is the baseline; a rejected one has no source and no trial."""
+    """One proposal's way through the loop. Number 0 is the baseline; a rejected one has no candidate and no trial."""
 
     id: int
     number: int
@@ -93,7 +93,6 @@ class Experiment:
     title: str
     hypothesis: str
     request: str | None
-    source: str | None
     fingerprint: str | None
     added_lines: int | None
     state: State

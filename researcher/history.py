@@ -18,6 +18,13 @@ from researcher.store import confirmation_of, experiment_of, open_database, requ
 
 Row = TypeVar("Row")
 
+# Sources and proposals stay in the file until asked for: a long night holds megabytes of them.
+_EXPERIMENT = (
+    "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"
+    " outcome, decision, reason, score, margin, sigma, llm_endpoint, llm_model, llm_calls, llm_prompt_tokens,"
+    " llm_answer_tokens, llm_s, proposed_at, decided_at, applied_at FROM experiment"
+)
+
 
 class History:
     """A journal opened for reading; safe beside the one writer."""
@@ -41,17 +48,22 @@ class History:
         """The run of this journal, or None before the first."""
         return next(iter(map(run_of, self._all("SELECT * FROM run ORDER BY id DESC LIMIT 1"))), None)
 
-    def experiments(self) -> list[Experiment]:
-        """All of them, oldest first."""
-        return [experiment_of(row) for row in self._all("SELECT * FROM experiment ORDER BY id")]
+    def experiments(self, *, after: int = 0) -> list[Experiment]:
+        """Those with an id above `after`, oldest first."""
+        return [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", after)]
 
     def experiment(self, experiment: int) -> Experiment:
         """By id. Raises JournalError when there is none."""
-        return self._one(experiment_of, "SELECT * FROM experiment WHERE id = ?", experiment)
+        return self._one(experiment_of, f"{_EXPERIMENT} WHERE id = ?", experiment)
 
     def numbered(self, number: int) -> Experiment:
         """By the number a person knows. Raises JournalError when there is none."""
-        return self._one(experiment_of, "SELECT * FROM experiment WHERE number = ? ORDER BY id DESC LIMIT 1", number)
+        return self._one(experiment_of, f"{_EXPERIMENT} WHERE number = ? ORDER BY id DESC LIMIT 1", number)
+
+    def source(self, experiment: int) -> str:
+        """The candidate's train.py. Raises JournalError for a rejected proposal, which never became one."""
+        (text,) = self._one(tuple, "SELECT source FROM experiment WHERE id = ? AND source IS NOT NULL", experiment)
+        return str(text)
 
     def proposal(self, experiment: int) -> Proposal | None:
         """What was proposed; None for the baseline."""
@@ -60,7 +72,7 @@ class History:
 
     def open_experiment(self) -> Experiment | None:
         """The one that is on its way, if any."""
-        rows = self._all("SELECT * FROM experiment WHERE state <> 'applied'")
+        rows = self._all(f"{_EXPERIMENT} WHERE state <> 'applied'")
         return next(iter(map(experiment_of, rows)), None)
 
     def open_confirmation(self) -> Confirmation | None:
@@ -93,7 +105,7 @@ class History:
 
     def tried(self, fingerprint: str) -> Experiment | None:
         """The experiment that already ran this code, if any."""
-        rows = self._all("SELECT * FROM experiment WHERE fingerprint = ? ORDER BY id LIMIT 1", fingerprint)
+        rows = self._all(f"{_EXPERIMENT} WHERE fingerprint = ? ORDER BY id LIMIT 1", fingerprint)
         return next(iter(map(experiment_of, rows)), None)
 
     def requests(self, state: RequestState | None = None) -> list[Request]:
