@@ -52,6 +52,10 @@ class History:
         """Those with an id above `after`, oldest first."""
         return [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", after)]
 
+    def recent(self, count: int) -> list[Experiment]:
+        """The last `count`, oldest first."""
+        return [experiment_of(row) for row in reversed(self._all(f"{_EXPERIMENT} ORDER BY id DESC LIMIT ?", count))]
+
     def experiment(self, experiment: int) -> Experiment:
         """By id. Raises JournalError when there is none."""
         return self._one(experiment_of, f"{_EXPERIMENT} WHERE id = ?", experiment)
@@ -95,6 +99,26 @@ class History:
                 confirmation,
             )
         ]
+
+    def trial_count(self) -> int:
+        """How many trials were ever asked for."""
+        (count,) = self._one(tuple, "SELECT COUNT(*) FROM trial")
+        return int(count)
+
+    def measured_count(self) -> int:
+        """How many experiments were measured: not the baseline, not the rejected."""
+        (count,) = self._one(
+            tuple,
+            "SELECT COUNT(*) FROM experiment WHERE number > 0 AND decision IS NOT NULL AND outcome <> 'rejected'",
+        )
+        return int(count)
+
+    def keeps_since(self, at: float) -> int:
+        """Keeps decided after a time, the baseline left out."""
+        (count,) = self._one(
+            tuple, "SELECT COUNT(*) FROM experiment WHERE number > 0 AND decision = 'keep' AND decided_at > ?", at
+        )
+        return int(count)
 
     def scores(self) -> dict[int, list[float]]:
         """Every trusted score, by experiment id."""

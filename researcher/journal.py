@@ -100,7 +100,11 @@ class Journal(History):
                 (run.id, *columns.values()),
             ).lastrowid
             if proposal.request is not None:
-                self._close_request(proposal.request, RequestState.DONE, f"became experiment id {experiment}", at)
+                refused = columns.get("outcome") is Outcome.REJECTED
+                state = RequestState.REFUSED if refused else RequestState.DONE
+                (number,) = database.execute("SELECT number FROM experiment WHERE id = ?", (experiment,)).fetchone()
+                text = f"rejected: {columns['reason']}" if refused else f"became experiment {number}"
+                self._close_request(proposal.request, state, text, at)
         assert experiment is not None
         return self.experiment(experiment)
 
@@ -127,14 +131,6 @@ class Journal(History):
                 self._move("incumbent", experiment.id)
                 if experiment.is_baseline:
                     self._move("confirmed", experiment.id)
-
-    def measure_again(self, experiment: Experiment) -> None:
-        """Give a baseline that failed another round: its trials are forgotten, for the machine was at fault."""
-        with transaction(self._database):
-            self._change("DELETE FROM trial WHERE experiment = ?", experiment.id)
-            self._change(
-                "UPDATE experiment SET state = 'committed' WHERE id = ? AND state = 'measuring'", experiment.id
-            )
 
     def applied(self, experiment: Experiment, at: float) -> None:
         """Git and the projections follow."""
@@ -168,7 +164,15 @@ class Journal(History):
         )  # fmt: skip
         return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial.id)
 
-    def finish_trial(self, trial: Trial, result: TrialResult, at: float) -> None:
+    def measure_again(self, trial: Trial) -> None:
+        """A finished trial whose failure was the machine's: forget its result and begin another attempt."""
+        self._change(
+            "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, result = NULL,"
+            " finished_at = NULL WHERE id = ? AND state = 'finished' AND val_bpb IS NULL",
+            trial.id,
+        )
+
+    def finish_trial(self, trial: Trial, result: TrialResult, at: float) -> Trial:
         """The answer of the current attempt."""
         self._change(
             "UPDATE trial SET state = 'finished', outcome = ?, val_bpb = ?, heldout_bpb = ?, result = ?,"
@@ -178,6 +182,7 @@ class Journal(History):
             None if result.heldout is None else result.heldout.value,
             json.dumps(result.to_json()), at, trial.id, trial.attempt,
         )  # fmt: skip
+        return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial.id)
 
     # Steps of a confirmation
 
@@ -217,9 +222,9 @@ class Journal(History):
         """Close a check without a comparison: the head still works, or it does not and the run falls back."""
         with transaction(self._database):
             self._change(
-                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?"
+                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?, base = COALESCE(base, ?)"
                 " WHERE id = ? AND state = 'measuring'",
-                verdict, reason, at, check.id,
+                verdict, reason, at, fall_back_to, check.id,
             )  # fmt: skip
             if fall_back_to is not None:
                 self._move("incumbent", fall_back_to)

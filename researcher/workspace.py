@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 EDITABLE = "train.py"
 NEEDED = (EDITABLE, "prepare.py")
 PROGRAM = "program.md"
-PROJECTIONS = ("results.tsv", "progress.png")
+PROJECTIONS = ("results.tsv", ".results.tsv.partial", "progress.png", ".progress.png.partial")
 _BLOB_LIMIT_BYTES = 256 * 1024
 _IDENTITY = git.Actor("Overnight", "overnight@localhost")
 

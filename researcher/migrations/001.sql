@@ -58,7 +58,7 @@ CREATE TABLE confirmation (
     run             INTEGER NOT NULL REFERENCES run (id),
     kind            TEXT NOT NULL CHECK (kind IN ('claim', 'recheck')),
     head            INTEGER NOT NULL REFERENCES experiment (id),
-    base            INTEGER REFERENCES experiment (id),    -- NULL for a recheck
+    base            INTEGER REFERENCES experiment (id),    -- of a recheck: what the run fell back to
     pairs           INTEGER NOT NULL,                      -- trials of each side
     state           TEXT NOT NULL CHECK (state IN ('measuring', 'decided', 'applied')),
     verdict         TEXT CHECK (verdict IN ('confirmed', 'rolled_back', 'holds', 'fails')),

@@ -93,6 +93,16 @@ class Bus:
 def _progress_key(trial: str) -> str:
     return f"overnight:trial:{trial}"
 
+    def say(self, who: str, doing: str) -> None:
+        """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
+        with contextlib.suppress(redis.RedisError):
+            self.connection.set(f"overnight:doing:{who}", doing, ex=PROGRESS_TTL_S)
+
+    def doing(self, who: str) -> str | None:
+        """What a service last said it is doing, or None when it is silent."""
+        said = self.connection.get(f"overnight:doing:{who}")
+        return None if said is None else _text(said)
+
 
 def _text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw

@@ -123,7 +123,7 @@ class TrialResult:
     reason: str
     started_at: float
     finished_at: float
-    timing: Timing
+    timing: Timing | None = None
     metric: Metric | None = None
     heldout: Metric | None = None
     trust: Trust | None = None

@@ -1,0 +1,115 @@
+"""Requests: what people ask the researcher for, as RQ jobs that the researcher itself works between steps.
+
+A closed table of functions, JSON, ids made by the client: asked twice, done once. The journal holds what was asked;
+a job that a killed researcher left half done is put back and answered from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from rq import Queue, SimpleWorker
+from rq.exceptions import DuplicateJobError
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from trainer.jobs import REQUESTS, Bus
+
+logger = logging.getLogger(__name__)
+
+RECEIVE = "researcher.desk.receive"
+KINDS = ("idea", "submit", "pause", "resume", "stop")
+BODY_LIMIT_CHARACTERS = 300_000
+
+Receiver = Callable[[str, str, str], str]
+
+
+class RequestJob(Job):
+    """An RQ job that can only be a request, whatever name its hash carries."""
+
+    receiver: ClassVar[Receiver | None] = None
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """Raises ValueError for any function but the one of the table."""
+        receiver = type(self).receiver
+        if self.func_name != RECEIVE or self.instance is not None or receiver is None:
+            raise ValueError(f"{self.func_name} is not a request")
+        return receiver
+
+    def restore(self, raw_data: Any) -> None:
+        """Callbacks named in Redis are never imported."""
+        super().restore(raw_data)
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+
+
+class Desk(SimpleWorker):
+    """Serves waiting requests in the calling process, when asked to."""
+
+    @classmethod
+    def open(cls, bus: Bus, receiver: Receiver) -> Desk:
+        """Serve with `receiver(id, kind, body) -> answer`, first what a killed researcher left."""
+        RequestJob.receiver = receiver
+        queue = bus.queue(REQUESTS)
+        desk = cls(
+            [queue],
+            connection=bus.connection,
+            serializer=JSONSerializer,
+            job_class=RequestJob,
+            name=f"researcher-{uuid.uuid4().hex[:8]}",
+        )
+        _put_back(queue)
+        return desk
+
+    def serve(self) -> None:
+        """Answer everything that waits; one round trip when nothing does."""
+        while self.queues[0].count:
+            waiting = self.dequeue_job_and_maintain_ttl(timeout=None)
+            if waiting is None:
+                return
+            self.execute_job(*waiting)
+
+    def procline(self, message: str) -> None:
+        """Leave the process's name alone: this is the researcher."""
+
+
+def _put_back(queue: Queue) -> None:
+    """This is the only reader, so whatever is under way belongs to the dead."""
+    started = StartedJobRegistry(queue=queue)
+    left = {*queue.intermediate_queue.get_job_ids(), *started.get_job_ids(cleanup=False)}
+    queue.connection.delete(started.key, queue.intermediate_queue.key)
+    for job_id in sorted(left):
+        logger.info("request %s was left half done; serving it again", job_id)
+        queue.push_job_id(job_id, at_front=True)
+
+
+def ask(bus: Bus, kind: str, body: str = "", *, request: str | None = None) -> str:
+    """Put a request on the queue and return its id; the same id again is the same request."""
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of request; the kinds are {', '.join(KINDS)}")
+    if len(body) > BODY_LIMIT_CHARACTERS:
+        raise ValueError(f"a request carries at most {BODY_LIMIT_CHARACTERS} characters; this one has {len(body)}")
+    name = request or f"{kind}-{uuid.uuid4().hex[:12]}"
+    try:
+        bus.queue(REQUESTS).enqueue_call(
+            RECEIVE, args=(name, kind, body), job_id=name, unique=True, result_ttl=-1, failure_ttl=-1
+        )
+    except DuplicateJobError:
+        logger.info("request %s was asked before", name)
+    return name
+
+
+def answer(bus: Bus, request: str, wait_s: int) -> str | None:
+    """The answer to a request, or None when no researcher served it within `wait_s`."""
+    job = Job.fetch(request, connection=bus.connection, serializer=JSONSerializer)
+    result = job.latest_result(timeout=wait_s)
+    if result is None:
+        return None
+    if result.type is result.Type.FAILED:
+        lines = (result.exc_string or "it failed").strip().splitlines()
+        return f"refused: {lines[-1]}"
+    return str(result.return_value)

@@ -1,0 +1,128 @@
+"""Trials on the queue: hand one out, ask what became of it. RQ carries the work and decides nothing.
+
+A trial's id names one attempt and is enqueued `unique=True`, so asking twice runs it once. Everything that is not the
+trainer's own answer (abandoned, failed in RQ, an answer to other work) is a fault of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Progress, TrialResult, TrialSpec
+
+CLEAN_UP_EVERY_S = 5.0
+_RQ_GRACE_S = 120
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Queued or running."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The queue has lost it, or never had it: hand it out again under the same id."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The machine lost this attempt; `reason` in words."""
+
+    reason: str
+
+
+class TrialQueue:
+    """The researcher's side of the queue `trials`."""
+
+    def __init__(self, bus: Bus, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bus = bus
+        self._queue = bus.queue(TRIALS)
+        self._started = StartedJobRegistry(queue=self._queue)
+        self._clock = clock
+        self._cleaned_at = -CLEAN_UP_EVERY_S
+
+    def hand_out(self, spec: TrialSpec) -> None:
+        """Enqueue once, however often it is asked. No RQ retry: it cannot tell a bad candidate from a lost machine."""
+        try:
+            self._queue.enqueue_call(
+                RUN_TRIAL,
+                args=(spec.to_json(),),
+                job_id=spec.id,
+                unique=True,
+                timeout=int(spec.budget.wall_limit_s) + _RQ_GRACE_S,
+                result_ttl=-1,
+                failure_ttl=-1,
+                description=spec.id,
+            )
+        except DuplicateJobError:
+            return  # it is there already: a restart, or a resent command whose first reply was lost
+
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+        """What became of an attempt. Only an answer to the work with `spec_digest` counts."""
+        self._clean_up()
+        try:
+            job = Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return Absent()
+        match job.get_status():
+            case JobStatus.FINISHED:
+                return _answer(job, spec_digest)
+            case JobStatus.QUEUED:
+                return Waiting() if self._is_listed(trial) else self._withdraw(job)
+            case JobStatus.STARTED:
+                return Waiting()
+            case status:
+                result = job.latest_result()
+                detail = (result.exc_string or "").strip().splitlines()[-1:] if result else []
+                return Fault(f"the job is {status}" + (f": {detail[0]}" if detail else ""))
+
+    def wait(self, trial: str) -> None:
+        """Return when the attempt is answered, or after a second."""
+        with contextlib.suppress(NoSuchJobError):
+            Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer).latest_result(timeout=1)
+
+    def forget(self, trial: str) -> None:
+        """Delete an attempt whose answer the journal holds."""
+        try:
+            Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer).delete()
+        except NoSuchJobError:
+            return
+
+    def progress(self, trial: str) -> Progress | None:
+        """What the running trial is doing, if it says."""
+        return self._bus.read_progress(trial)
+
+    def _clean_up(self) -> None:
+        """Let RQ notice abandoned jobs: nobody else looks while the only worker is away."""
+        if self._clock() - self._cleaned_at >= CLEAN_UP_EVERY_S:
+            self._started.cleanup()
+            self._cleaned_at = self._clock()
+
+    def _is_listed(self, trial: str) -> bool:
+        listed = [*self._queue.get_job_ids(), *self._queue.intermediate_queue.get_job_ids()]
+        return trial in listed or trial in self._started.get_job_ids(cleanup=False)
+
+    def _withdraw(self, job: Job) -> Absent | Waiting:
+        """A queued job in no list is lost, unless a worker moved it between our two looks."""
+        if job.get_status(refresh=True) is not JobStatus.QUEUED or self._is_listed(job.id):
+            return Waiting()
+        job.delete()
+        return Absent()
+
+
+def _answer(job: Job, spec_digest: str) -> TrialResult | Fault:
+    result = job.latest_result()
+    if result is None or not isinstance(result.return_value, dict):
+        return Fault("the job finished without an answer")
+    answer = TrialResult.from_json(result.return_value)
+    if answer.spec_digest != spec_digest:
+        return Fault("the answer belongs to other work of the same name")
+    return answer

@@ -1,0 +1,216 @@
+"""The read model: the night as people look at it. One place computes it, for the terminal, the picture and the page.
+
+Everything is derived from the journal; what is going on right now comes from the bus and may be missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from statistics import fmean
+
+from researcher.decision import pooled_sigma
+from researcher.experiment import (
+    CheckKind,
+    Confirmation,
+    Decision,
+    Experiment,
+    Request,
+    RequestState,
+    Run,
+    State,
+    Trial,
+    Verdict,
+)
+from researcher.history import History
+from trainer.jobs import Bus, Outcome, Profile, Progress, TrialResult, trial_id
+
+MIB_PER_GB = 1000**3 / 1024**2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment in a line. `rolled_back` marks a keep that did not survive its confirmation."""
+
+    experiment: Experiment
+    trial: Trial | None
+    confirmed: bool
+    rolled_back: bool
+    took_s: float | None
+
+    @property
+    def status(self) -> str:
+        """keep, discard, crash, rejected, or the state it is in."""
+        if self.experiment.outcome is Outcome.REJECTED:
+            return "rejected"
+        return str(self.experiment.decision or self.experiment.state)
+
+    @property
+    def memory_gb(self) -> float | None:
+        """Peak memory: the GPU's where there is one, else the process tree's."""
+        result = None if self.trial is None else self.trial.result
+        mib = None if result is None else (result.peak_vram_mib or result.peak_memory_mib)
+        return None if mib is None else mib / MIB_PER_GB
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the night achieved over the baseline, in bits per byte. Only `confirmed` is a claim."""
+
+    baseline: float
+    confirmed: float | None
+    provisional: float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the night took. Money is None where no price was given."""
+
+    trial_s: float
+    llm_s: float
+    llm_tokens: int
+    money: float | None
+
+
+@dataclass(frozen=True)
+class Now:
+    """What is going on. `trial` and `progress` are None between trials."""
+
+    doing: str
+    trial: str | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Night:
+    """A run as far as it is."""
+
+    run: Run
+    rows: tuple[Row, ...]
+    confirmations: tuple[Confirmation, ...]
+    requests: tuple[Request, ...]
+    baseline_scores: tuple[float, ...]
+    sigma: float | None
+    gain: Gain | None
+    cost: Cost
+
+    def count(self, status: str) -> int:
+        """How many experiments ended as `status`, the baseline left out."""
+        return Counter(row.status for row in self.rows if not row.experiment.is_baseline)[status]
+
+    @property
+    def measured(self) -> int:
+        """Experiments measured so far."""
+        return sum(row.experiment.was_measured for row in self.rows)
+
+    def row(self, experiment: int | None) -> Row | None:
+        """By experiment id."""
+        return next((row for row in self.rows if row.experiment.id == experiment), None)
+
+    @property
+    def incumbent(self) -> Row | None:
+        """What a candidate must beat."""
+        return self.row(self.run.incumbent)
+
+    @property
+    def seconds_each(self) -> float | None:
+        """Mean wall seconds from proposal to decision, over the last ten measured experiments."""
+        took = [row.took_s for row in self.rows if row.experiment.was_measured and row.took_s is not None][-10:]
+        return fmean(took) if took else None
+
+
+def look(history: History, profile: Profile) -> Night | None:
+    """The night in a journal, or None when no run has started."""
+    run = history.run()
+    if run is None:
+        return None
+    experiments, confirmations = history.experiments(), history.confirmations()
+    trials = history.trials()
+    first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
+    lost = _rolled_back(experiments, confirmations)
+    rows = tuple(
+        Row(
+            experiment=item,
+            trial=first.get(item.id),
+            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in lost,
+            rolled_back=item.id in lost,
+            took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
+        )
+        for item in experiments
+    )
+    scores = history.scores()
+    baseline = tuple(scores.get(experiments[0].id, ()))
+    return Night(
+        run=run,
+        rows=rows,
+        confirmations=tuple(confirmations),
+        requests=tuple(history.requests()),
+        baseline_scores=baseline,
+        sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
+        gain=_gain(run, experiments, confirmations, scores),
+        cost=_cost(run, experiments, trials),
+    )
+
+
+def now(history: History, bus: Bus) -> Now:
+    """What is going on, as far as the bus knows."""
+    run, doing = history.run(), bus.doing("researcher")
+    running = next((trial for trial in reversed(history.trials()) if not trial.finished), None)
+    if run is None or running is None:
+        return Now(doing or "not running", None, None)
+    number = history.experiment(running.experiment).number
+    name = trial_id(run.tag, number, running.number, running.attempt)
+    return Now(doing or "not running", name, bus.read_progress(name))
+
+
+def _rolled_back(experiments: list[Experiment], confirmations: list[Confirmation]) -> set[int]:
+    """Keeps that a check threw away: everything kept after what the run fell back to, up to the head."""
+    lost: set[int] = set()
+    parents = {item.id: item.parent for item in experiments}
+    for check in confirmations:
+        falls = check.verdict is Verdict.ROLLED_BACK or (
+            check.verdict is Verdict.FAILS and check.kind is CheckKind.RECHECK
+        )
+        if falls and check.state in (State.DECIDED, State.APPLIED):
+            at: int | None = check.head
+            while at is not None and at != check.base and parents.get(at) is not None:
+                lost.add(at)
+                at = parents[at]
+    return lost
+
+
+def _gain(
+    run: Run, experiments: list[Experiment], confirmations: list[Confirmation], scores: dict[int, list[float]]
+) -> Gain | None:
+    if run.incumbent is None:
+        return None
+    baseline = fmean(scores[experiments[0].id])
+    confirmed = sum(check.gain or 0.0 for check in confirmations if check.verdict is Verdict.CONFIRMED)
+    head = fmean(scores[run.incumbent])
+    return Gain(
+        baseline=baseline,
+        confirmed=confirmed if run.confirmed != experiments[0].id else None,
+        provisional=baseline - head if run.incumbent != run.confirmed else None,
+    )
+
+
+def _cost(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
+    costs = [item.cost for item in experiments if item.cost is not None]
+    tokens = sum((cost.prompt_tokens or 0) + (cost.answer_tokens or 0) for cost in costs)
+    trial_s = sum(_wall_s(trial.result) for trial in trials)
+    prices = run.prices
+    parts = [
+        None if prices.per_hour is None else prices.per_hour * trial_s / 3600,
+        None if prices.per_mtoken is None else prices.per_mtoken * tokens / 1e6,
+    ]
+    known = [part for part in parts if part is not None]
+    return Cost(trial_s, sum(cost.seconds for cost in costs), tokens, sum(known) if known else None)
+
+
+def _wall_s(result: TrialResult | None) -> float:
+    return 0.0 if result is None or result.timing is None else result.timing.wall_s
+
+
+def waiting(night: Night) -> list[Request]:
+    """Ideas and files that still wait for their turn."""
+    return [request for request in night.requests if request.state is RequestState.WAITING]
