@@ -100,6 +100,10 @@ class History:
             )
         ]
 
+    def request(self, request: str) -> Request | None:
+        """By its client-made id."""
+        return next(map(request_of, self._all("SELECT * FROM request WHERE id = ?", request)), None)
+
     def trial_count(self) -> int:
         """How many trials were ever asked for."""
         (count,) = self._one(tuple, "SELECT COUNT(*) FROM trial")

@@ -222,8 +222,8 @@ class Journal(History):
         """Close a check without a comparison: the head still works, or it does not and the run falls back."""
         with transaction(self._database):
             self._change(
-                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?, base = COALESCE(base, ?)"
-                " WHERE id = ? AND state = 'measuring'",
+                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?,"
+                " base = COALESCE(base, ?) WHERE id = ? AND state = 'measuring'",
                 verdict, reason, at, fall_back_to, check.id,
             )  # fmt: skip
             if fall_back_to is not None:

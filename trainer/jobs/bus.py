@@ -89,10 +89,6 @@ class Bus:
             loss=float(values["loss"]) if "loss" in values else None,
         )
 
-
-def _progress_key(trial: str) -> str:
-    return f"overnight:trial:{trial}"
-
     def say(self, who: str, doing: str) -> None:
         """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
         with contextlib.suppress(redis.RedisError):
@@ -102,6 +98,10 @@ def _progress_key(trial: str) -> str:
         """What a service last said it is doing, or None when it is silent."""
         said = self.connection.get(f"overnight:doing:{who}")
         return None if said is None else _text(said)
+
+
+def _progress_key(trial: str) -> str:
+    return f"overnight:trial:{trial}"
 
 
 def _text(raw: bytes | str) -> str:

@@ -1,0 +1,217 @@
+"""The researcher as a process: `python -m researcher`, settings from the environment, one line of log per event.
+
+Ends with 0 when the goal is reached or somebody asked it to stop, with 2 when it refuses to start; anything else is a
+fault, and starting it again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from researcher.desk import Desk
+from researcher.errors import JournalError, ResearcherError, SubjectError
+from researcher.experiment import Prices, Run
+from researcher.front import Front
+from researcher.journal import Journal
+from researcher.lab import Goal, Lab
+from researcher.llm import LlmProposer
+from researcher.loop import work
+from researcher.ollama import OllamaClient, OllamaSettings
+from researcher.optimizer import Optimizer
+from researcher.projections import results_tsv, write_whole
+from researcher.proposers import Proposers
+from researcher.settings import Settings
+from researcher.store import WriterLock
+from researcher.trials import TrialQueue
+from researcher.validation import fingerprint
+from researcher.view import look
+from researcher.workspace import EDITABLE, Workspace
+from trainer.jobs import Bus, Profile, ProfileError, connect, profile_named
+
+logger = logging.getLogger("researcher")
+
+REFUSED = 2
+REST_S = 0.2
+
+
+class Stopped(Exception):
+    """Somebody asked the researcher to stop."""
+
+
+class StopSwitch:
+    """Turned by SIGTERM, SIGINT or a request; looked at between steps."""
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _frame: self.turn(signal.Signals(received).name))
+
+    def turn(self, by: str) -> None:
+        """Ask for a stop."""
+        self.asked = by
+
+    def look(self) -> None:
+        """Raises Stopped when it was turned."""
+        if self.asked is not None:
+            raise Stopped(self.asked)
+
+
+def main() -> int:
+    """Run the night. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
+    logging.getLogger("rq").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = Settings()
+        lock = WriterLock(settings.journal_dir)
+        lock.sign(os.getpid())
+        _run(settings, profile_named(settings.profile))
+    except ValidationError as error:
+        for fault in error.errors():
+            logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
+        return REFUSED
+    except (ResearcherError, ProfileError) as error:
+        logger.error("%s", error)
+        return REFUSED
+    return 0
+
+
+def _run(settings: Settings, profile: Profile) -> None:
+    switch = StopSwitch()
+    workspace = Workspace(settings.subject_dir)
+    journal = Journal(settings.journal_dir)
+    run = _find_or_start_run(settings, profile, journal, workspace)
+    bus = Bus(connect(settings.redis_url, password=settings.password()))
+    lab = _lab(settings, profile, run, journal, workspace, bus, switch)
+    logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
+    try:
+        work(lab)
+        logger.info("the goal is reached")
+        lab.say("finished")
+    except Stopped as stop:
+        logger.info("stopped by %s; the same command goes on from here", stop)
+        lab.say("stopped")
+    finally:
+        workspace.close()
+        journal.close()
+
+
+def _lab(
+    settings: Settings,
+    profile: Profile,
+    run: Run,
+    journal: Journal,
+    workspace: Workspace,
+    bus: Bus,
+    switch: StopSwitch,
+) -> Lab:
+    front = Front(journal, switch.turn)
+    desk = Desk.open(bus, front.receive)
+
+    def tick() -> None:
+        desk.serve()
+        switch.look()
+
+    def rest() -> None:
+        tick()
+        time.sleep(REST_S)
+
+    def project() -> None:
+        night = look(journal, profile)
+        assert night is not None
+        write_whole(settings.subject_dir / "results.tsv", results_tsv(night).encode())
+
+    proposers = Proposers(
+        mix=settings.proposer,
+        optimizer=Optimizer(seed=run.seed, context=profile.context),
+        llm=LlmProposer(OllamaClient(_ollama_settings(settings))),
+        program=workspace.program,
+        folder=settings.journal_dir / "experiments",
+    )
+    return Lab(
+        journal=journal,
+        workspace=workspace,
+        trials=TrialQueue(bus),
+        proposers=proposers,
+        profile=profile,
+        rule=settings.rule,
+        crash_reset=settings.crash_reset,
+        goal=Goal(settings.experiments),
+        project=project,
+        tick=tick,
+        rest=rest,
+        say=lambda doing: bus.say("researcher", doing),
+    )
+
+
+def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, workspace: Workspace) -> Run:
+    data_sha256 = _data_digest(settings.data_dir)
+    run = journal.run()
+    if run is None:
+        return _start_run(settings, profile, journal, workspace, data_sha256)
+    if run.profile != profile.name:
+        raise JournalError(
+            f"run {run.tag} is of profile {run.profile}, not {profile.name}; use another --state for that"
+        )
+    if run.data_sha256 != data_sha256:
+        raise JournalError(f"the data in {settings.data_dir} is not what run {run.tag} was measured on; restore it")
+    return run
+
+
+def _start_run(settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data_sha256: str) -> Run:
+    workspace.require_clean()
+    base = workspace.head()
+    source = workspace.files(base)[EDITABLE]
+    tag = _free_tag(settings.tag, workspace.branches())
+    return journal.start_run(
+        tag=tag,
+        profile=profile.name,
+        branch=f"overnight/{tag}",
+        base_commit=base,
+        data_sha256=data_sha256,
+        seed=settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31),
+        prices=Prices(settings.price_per_hour, settings.price_per_kwh, settings.price_per_mtoken),
+        source=source,
+        fingerprint=fingerprint(source),
+        at=time.time(),
+    )
+
+
+def _free_tag(wanted: str | None, branches: set[str]) -> str:
+    if wanted is not None:
+        if f"overnight/{wanted}" in branches:
+            raise SubjectError(f"branch overnight/{wanted} exists already; choose another tag")
+        return wanted
+    day = time.strftime("%b%d").lower()
+    names = [day, *(f"{day}-{number}" for number in range(2, 1000))]
+    return next(name for name in names if f"overnight/{name}" not in branches)
+
+
+def _data_digest(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "manifest.json").read_text())["digest"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error
+
+
+def _ollama_settings(settings: Settings) -> OllamaSettings:
+    return replace(
+        OllamaSettings(host=settings.ollama_host, model=settings.model),
+        num_ctx=settings.num_ctx,
+        num_predict=settings.num_predict,
+        deadline_s=settings.llm_deadline_s,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,51 @@
+"""The front desk's answers: what becomes of a request, written down before it is said.
+
+A request is taken in once. Controls act at once; ideas and files wait for their turn, which comes before the
+proposers'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from researcher.journal import Journal
+
+
+class Front:
+    """Answers requests from the journal. `stop` is called with who asked."""
+
+    def __init__(
+        self, journal: Journal, stop: Callable[[str], None], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._journal = journal
+        self._stop = stop
+        self._clock = clock
+
+    def receive(self, request: str, kind: str, body: str) -> str:
+        """Take in one request and say what becomes of it. Asked again, it gives the first answer and acts no more."""
+        if (known := self._journal.request(request)) is not None:
+            return known.answer
+        answer, waiting = self._settle(kind, body)
+        return self._journal.receive(request, kind, body, answer, waiting=waiting, at=self._clock()).answer
+
+    def _settle(self, kind: str, body: str) -> tuple[str, bool]:
+        run = self._journal.run()
+        assert run is not None, "requests are served only once a run has started"
+        match kind:
+            case "idea":
+                return "taken in; it is turned into code when the LLM's next turn comes", True
+            case "submit":
+                return "taken in; it runs next, as it is", True
+            case "pause":
+                self._journal.pause(run, "a person asked for it")
+                return "paused after the running trial; `overnight resume` goes on", False
+            case "resume":
+                was = "running" if run.paused is None else f"paused ({run.paused})"
+                self._journal.pause(run, None)
+                return f"going on; it was {was}", False
+            case "stop":
+                self._stop("a request")
+                return "stopping now; the running trial is measured again at the next start", False
+            case _:
+                raise ValueError(f"{kind!r} is no kind of request")

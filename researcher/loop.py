@@ -1,0 +1,189 @@
+"""The loop: do the next thing the journal implies, for ever. Recovery is the same loop entered again.
+
+An experiment goes proposed -> committed -> measuring -> decided -> applied; each step is repeatable and is written down
+before the next. What the next step is follows from the journal alone, so a killed researcher loses at most one trial.
+"""
+
+from __future__ import annotations
+
+import logging
+from statistics import fmean
+
+from researcher.checks import advance_check, check_due, open_check
+from researcher.decision import Ruling, decide
+from researcher.experiment import Decision, Experiment, Run, State, Trial
+from researcher.lab import Lab
+from researcher.proposers import Draft, tried
+from researcher.validation import validate
+from researcher.workspace import GitState
+from trainer.jobs import Kind, Outcome
+
+logger = logging.getLogger(__name__)
+
+
+class Finished(Exception):
+    """The goal is reached and the head's gain is confirmed or rolled back."""
+
+
+def work(lab: Lab) -> None:
+    """Make git agree with the journal, then step until the goal is reached. Returns then; never otherwise."""
+    lab.workspace.restore(git_state(lab))
+    lab.project()
+    while True:
+        try:
+            step(lab)
+        except Finished:
+            return
+
+
+def git_state(lab: Lab) -> GitState:
+    """What the repository must show: the candidate under way, else the incumbent, else the baseline."""
+    run = lab.run
+    experiment = lab.journal.open_experiment()
+    if experiment is not None and experiment.state in (State.COMMITTED, State.MEASURING) and experiment.commit_sha:
+        return GitState(run.branch, experiment.commit_sha)
+    return GitState(run.branch, lab.incumbent_commit())
+
+
+def step(lab: Lab) -> None:
+    """The one next thing."""
+    experiment = lab.journal.open_experiment()
+    if experiment is not None:
+        _advance(lab, experiment)
+        return
+    check = lab.journal.open_confirmation()
+    if check is not None:
+        advance_check(lab, check)
+        return
+    _choose(lab)
+
+
+def _choose(lab: Lab) -> None:
+    run = lab.run
+    if run.paused is not None:
+        lab.say(f"paused: {run.paused}")
+        lab.rest()
+        return
+    due = check_due(lab)
+    if due is not None:
+        open_check(lab, due)
+        return
+    if lab.goal_reached():
+        raise Finished
+    _propose(lab, run)
+
+
+def _propose(lab: Lab, run: Run) -> None:
+    assert run.incumbent is not None, "the baseline is measured before anything is proposed"
+    incumbent = lab.journal.source(run.incumbent)
+    lab.say("proposing")
+    draft = lab.proposers.next_draft(lab.journal, incumbent, tick=lab.tick)
+    if draft is None:
+        lab.rest()
+        return
+    _write_down(lab, run, draft, incumbent)
+
+
+def _write_down(lab: Lab, run: Run, draft: Draft, incumbent: str) -> None:
+    proposal = draft.proposal
+    if draft.rejected is not None:
+        experiment = lab.journal.reject(run, proposal, draft.rejected, lab.clock())
+        logger.info("%d rejected: %s: %s", experiment.number, proposal.title, draft.rejected)
+        lab.project()
+    else:
+        candidate = validate(proposal, incumbent, tried(lab.journal))
+        experiment = lab.journal.propose(run, proposal, candidate, lab.clock())
+        logger.info("%d proposed by %s: %s", experiment.number, proposal.proposer, proposal.title)
+    lab.proposers.store_exchanges(experiment.number, draft)
+
+
+def _advance(lab: Lab, experiment: Experiment) -> None:
+    match experiment.state:
+        case State.PROPOSED:
+            _commit(lab, experiment)
+        case State.COMMITTED:
+            lab.journal.measuring(experiment)
+        case State.MEASURING if experiment.is_baseline:
+            _measure_baseline(lab, experiment)
+        case State.MEASURING:
+            _measure_candidate(lab, experiment)
+        case State.DECIDED | State.APPLIED:
+            _apply(lab, experiment)
+
+
+def _commit(lab: Lab, experiment: Experiment) -> None:
+    run = lab.run
+    sha = lab.workspace.commit_candidate(
+        branch=run.branch,
+        parent=lab.incumbent_commit(),
+        source=lab.journal.source(experiment.id),
+        message=f"{experiment.title}\n\n{experiment.hypothesis}\n\nExperiment: {experiment.number}\n"
+        f"Proposer: {experiment.proposer}\n",
+        at=experiment.proposed_at,
+        ref=f"refs/overnight/{run.tag}/{experiment.number}",
+    )
+    lab.journal.committed(experiment, sha)
+
+
+def _measure_candidate(lab: Lab, experiment: Experiment) -> None:
+    run = lab.run
+    assert run.incumbent is not None
+    incumbent_scores = lab.journal.scores()[run.incumbent]
+    trials = lab.journal.trials(experiment=experiment.id) or [
+        lab.journal.add_trial(
+            run,
+            experiment.id,
+            Kind.FIRST,
+            seed=lab.next_seed(),
+            at=lab.clock(),
+            score_to_beat=fmean(incumbent_scores),
+        )
+    ]
+    trial = lab.measure(trials[0])
+    assert trial.outcome is not None
+    assert trial.result is not None
+    sigma = lab.sigma()
+    ruling = decide(
+        trial.outcome,
+        trial.val_bpb,
+        incumbent_scores=incumbent_scores,
+        added_lines=experiment.added_lines or 0,
+        sigma=sigma,
+        rule=lab.rule,
+        detail=trial.result.reason,
+    )
+    lab.journal.decide(experiment, trial.outcome, ruling, sigma, lab.clock())
+    logger.info("%d %s: %s (%s)", experiment.number, ruling.decision, experiment.title, ruling.reason)
+
+
+def _measure_baseline(lab: Lab, experiment: Experiment) -> None:
+    """Repeat the baseline with its own seeds; a baseline that fails is a fault of the machine or of the subject."""
+    run = lab.run
+    trials = lab.journal.trials(experiment=experiment.id)
+    while len(trials) < lab.profile.baseline_repeats or not trials[-1].finished:
+        if not trials or trials[-1].finished:
+            trial = lab.journal.add_trial(run, experiment.id, Kind.BASELINE, seed=lab.next_seed(), at=lab.clock())
+            trials.append(trial)
+        trials[-1] = lab.measure(trials[-1])
+        if trials[-1].outcome is not Outcome.OK:
+            _baseline_failed(lab, trials[-1])
+            return
+    scores = [trial.val_bpb for trial in trials if trial.val_bpb is not None]
+    sigma = lab.sigma()
+    reason = f"baseline {fmean(scores):.6f} over {len(scores)} seeds, sigma {sigma:.6f}"
+    lab.journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, lab.clock())
+    logger.info("0 %s", reason)
+
+
+def _baseline_failed(lab: Lab, trial: Trial) -> None:
+    assert trial.result is not None
+    reason = f"the baseline fails ({trial.outcome}: {trial.result.reason})"
+    lab.journal.measure_again(trial)
+    lab.hold(f"{reason}; mend the subject or the machine, then `overnight resume`")
+
+
+def _apply(lab: Lab, experiment: Experiment) -> None:
+    lab.workspace.settle(lab.incumbent_commit())
+    lab.proposers.learn(lab.journal)
+    lab.journal.applied(experiment, lab.clock())
+    lab.project()

@@ -1,0 +1,147 @@
+"""Whose turn it is, and what they offer: human requests first, then the LLM and the optimiser in turn.
+
+An LLM that is away is said once and looked for again every few minutes; the optimiser goes on. A bad answer becomes a
+typed rejection with its cost, never a trial.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from researcher.digest import prompt_context
+from researcher.errors import ModelAway, Rejected
+from researcher.experiment import Outcome, Request, RequestState
+from researcher.history import History
+from researcher.llm import Exchange, LlmProposer
+from researcher.optimizer import Optimizer
+from researcher.proposal import Proposal, Proposer, WholeFile
+from researcher.settings import Mix
+from researcher.validation import validate
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 180.0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a proposer offers; `rejected` says why it never becomes a trial."""
+
+    proposal: Proposal
+    rejected: str | None = None
+    exchanges: tuple[Exchange, ...] = ()
+
+
+class Proposers:
+    """The optimiser, and the LLM when one answers. `folder` keeps prompts and answers, one folder an experiment."""
+
+    def __init__(
+        self,
+        *,
+        mix: Mix,
+        optimizer: Optimizer,
+        llm: LlmProposer,
+        program: Callable[[], str],
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mix = mix
+        self._optimizer = optimizer
+        self._llm = llm
+        self._program = program
+        self._folder = folder
+        self._clock = clock
+        self._learned = 0
+        self._away_until = 0.0
+        self.away: str | None = None
+
+    def next_draft(self, journal: History, incumbent: str, tick: Callable[[], None]) -> Draft | None:
+        """The next proposal against the source `incumbent`, or None when nobody can propose at the moment."""
+        self.learn(journal)
+        requests = journal.requests(RequestState.WAITING)
+        for request in requests:
+            if request.kind == "submit":
+                return _submitted(request, incumbent, tried(journal))
+        idea = next((request for request in requests if request.kind == "idea"), None)
+        if self._is_llms_turn(journal, idea) and (draft := self._ask_llm(journal, incumbent, idea, tick)) is not None:
+            return draft
+        return None if self._mix is Mix.LLM else self._ask_optimizer(journal, incumbent)
+
+    def learn(self, journal: History) -> None:
+        """Teach the optimiser what was decided since the last call."""
+        for experiment in journal.experiments(after=self._learned):
+            if experiment.decision is None:
+                return
+            if experiment.outcome is not Outcome.REJECTED and experiment.outcome is not Outcome.LOST:
+                self._optimizer.learn(journal.source(experiment.id), experiment.score)
+            self._learned = experiment.id
+
+    def store_exchanges(self, number: int, draft: Draft) -> None:
+        """Keep what was asked and answered beside the experiment, for people and for a later replay."""
+        if draft.exchanges:
+            folder = self._folder / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            texts = [{"prompt": exchange.prompt, "reply": exchange.reply} for exchange in draft.exchanges]
+            (folder / "exchanges.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+
+    def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
+        if self._mix is Mix.OPTIMIZER:
+            return False
+        if self._clock() < self._away_until:
+            return False
+        last = journal.recent(1)[-1]
+        return self._mix is Mix.LLM or idea is not None or last.proposer is not Proposer.LLM
+
+    def _ask_llm(
+        self, journal: History, incumbent: str, idea: Request | None, tick: Callable[[], None]
+    ) -> Draft | None:
+        context = prompt_context(journal, self._program(), incumbent, idea=None if idea is None else idea.body)
+        known = tried(journal)
+        try:
+            draft = self._llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
+        except ModelAway as error:
+            self._away_until = self._clock() + LOOK_AGAIN_S
+            if self.away is None:
+                logger.warning("no LLM: %s. Going on without; looked for again every %.0f s", error, LOOK_AGAIN_S)
+            self.away = str(error)
+            return None
+        self.away = None
+        return draft
+
+    def _ask_optimizer(self, journal: History, incumbent: str) -> Draft:
+        known = tried(journal)
+        try:
+            return Draft(self._optimizer.propose(incumbent, lambda proposal: validate(proposal, incumbent, known)))
+        except Rejected as error:
+            nothing = Proposal(Proposer.OPTIMIZER, "nothing to move", "", ())
+            return Draft(nothing, rejected=str(error))
+
+
+def tried(journal: History) -> Callable[[str], str | None]:
+    """What the journal says of code with a fingerprint, in words, or None for new code."""
+
+    def answer(fingerprint: str) -> str | None:
+        experiment = journal.tried(fingerprint)
+        if experiment is None:
+            return None
+        score = "" if experiment.score is None else f", {experiment.score:.6f}"
+        return f"experiment {experiment.number}: {experiment.decision or experiment.state}{score}"
+
+    return answer
+
+
+def _submitted(request: Request, incumbent: str, known: Callable[[str], str | None]) -> Draft:
+    name, _, text = request.body.partition("\n")
+    proposal = Proposal(
+        Proposer.HUMAN, f"submitted: {name}", "a person asked for it", (WholeFile(text),), request=request.id
+    )
+    try:
+        validate(proposal, incumbent, known)
+    except Rejected as error:
+        return Draft(proposal, rejected=str(error))
+    return Draft(proposal)
