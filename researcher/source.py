@@ -21,7 +21,7 @@ def parse(source: str) -> ast.Module:
             warnings.simplefilter("ignore")  # an odd escape in a subject is its author's business
             return ast.parse(source)
     except SyntaxError as error:
-        raise EditError(f"train.py does not parse: {_place(error)}") from error
+        raise EditError(f"train.py does not parse: {syntax_fault(error, source)}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise EditError(f"train.py does not parse: {error or type(error).__name__}") from error
 
@@ -55,6 +55,10 @@ class Bytes:
         return found.group().decode() if found else ""
 
 
-def _place(error: SyntaxError) -> str:
-    text = (error.text or "").strip()[:200]
-    return f"line {error.lineno or '?'}: {error.msg}" + (f": {text}" if text else "")
+def syntax_fault(error: SyntaxError, source: str) -> str:
+    """Line, message and the line's text; the compiler, unlike the parser, leaves the text out."""
+    if error.lineno is None:
+        return error.msg
+    lines = _LINE.findall(source.encode())
+    text = lines[error.lineno - 1].decode() if 0 < error.lineno <= len(lines) else ""
+    return f"line {error.lineno}: {error.msg}" + (f": {text.strip()[:200]}" if text.strip() else "")

@@ -1,0 +1,140 @@
+"""Edits become source: knob assignments, search/replace pairs, whole files, applied in their order.
+
+A search must name exactly one place. Whole lines are compared without their trailing blanks; a text that matches no
+line is looked for inside the lines. Nothing is guessed: what does not fit is refused with the nearest real lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import assert_never
+
+from researcher.errors import EditError
+from researcher.knobs import set_knobs
+from researcher.proposal import Edit, SearchReplace, SetKnobs, WholeFile
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_WORD = re.compile(r"\w")
+_NEAREST_LINES = 12
+_COMPARED_CHARACTERS = 200
+_COMPARED_LINES = 40
+_GUESSED_LINES = 3
+
+
+def apply_edits(source: str, edits: Iterable[Edit]) -> str:
+    """`source` after all edits. Raises EditError, written for the proposer, at the first that does not fit."""
+    for number, edit in enumerate(edits, start=1):
+        match edit:
+            case SetKnobs(knobs=values):
+                source = set_knobs(source, values)
+            case SearchReplace(search=search, replace=replace):
+                source = _replaced(source, search, replace, number)
+            case WholeFile(text=text):
+                source = _LINE_END.sub(_line_end(source), text if text.endswith("\n") else text + "\n")
+            case _:
+                assert_never(edit)
+    return source
+
+
+def _replaced(source: str, search: str, replace: str, number: int) -> str:
+    wanted, new = _without_outer_blanks(_bare_lines(search), _bare_lines(replace))
+    if not wanted:
+        raise EditError(f"SEARCH of edit {number} is empty; copy the lines of train.py that are to be replaced")
+    lines = _LINE.findall(source)
+    places = _line_places([line.rstrip() for line in lines], [line.rstrip() for line in wanted])
+    if len(places) > 1:
+        raise _ambiguous(number, [place + 1 for place in places])
+    if places:
+        start, end = places[0], places[0] + len(wanted)
+        return "".join([*lines[:start], *_with_line_ends(new, lines[end - 1], source), *lines[end:]])
+    return _replaced_inside_lines(source, "\n".join(wanted), "\n".join(new), number)
+
+
+def _replaced_inside_lines(source: str, search: str, replace: str, number: int) -> str:
+    line_end = _line_end(source)
+    text = search.replace("\n", line_end)
+    # A search that begins or ends within a name would change another name than the one meant.
+    pattern = (
+        (r"(?<!\w)" if _WORD.match(text[0]) else "") + re.escape(text) + (r"(?!\w)" if _WORD.match(text[-1]) else "")
+    )
+    starts = [found.start() for found in re.finditer(pattern, source)]
+    if len(starts) > 1:
+        raise _ambiguous(number, [len(_LINE_END.findall(source, 0, start)) + 1 for start in starts])
+    if not starts:
+        raise EditError(_not_found(source, search, replace, number))
+    return source[: starts[0]] + replace.replace("\n", line_end) + source[starts[0] + len(text) :]
+
+
+def _bare_lines(text: str) -> list[str]:
+    return [_LINE_END.sub("", line) for line in _LINE.findall(text)]
+
+
+def _without_outer_blanks(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
+    """Both without the blank lines that stand at the ends of the search, as far as the replacement has them too."""
+    for end in (0, -1):
+        while search and not search[end].strip():
+            search.pop(end)
+            if replace and not replace[end].strip():
+                replace.pop(end)
+    return search, replace
+
+
+def _line_places(lines: list[str], wanted: list[str]) -> list[int]:
+    return [
+        start
+        for start in range(len(lines) - len(wanted) + 1)
+        if lines[start] == wanted[0] and lines[start : start + len(wanted)] == wanted
+    ]
+
+
+def _line_end(source: str) -> str:
+    found = _LINE_END.search(source)
+    return found.group() if found else "\n"
+
+
+def _with_line_ends(new: list[str], last_replaced: str, source: str) -> list[str]:
+    lines = [line + _line_end(source) for line in new]
+    if lines and not _LINE_END.search(last_replaced):
+        lines[-1] = new[-1]
+    return lines
+
+
+def _ambiguous(number: int, line_numbers: list[int]) -> EditError:
+    shown = ", ".join(map(str, line_numbers[:_NEAREST_LINES])) + (", ..." if len(line_numbers) > _NEAREST_LINES else "")
+    return EditError(
+        f"SEARCH of edit {number} matches {len(line_numbers)} places in train.py (lines {shown}); "
+        "add a line above or below it to make it unique"
+    )
+
+
+def _not_found(source: str, search: str, replace: str, number: int) -> str:
+    lines = _bare_lines(source)
+    start = _nearest(lines, search.split("\n"))
+    message = f"SEARCH of edit {number} does not stand in train.py"
+    if replace.strip() and replace in source:
+        message += ", but its replacement does: the change is there already"
+    if start is None:
+        return f"{message}; copy the lines to replace exactly, with their indentation"
+    shown = lines[start : start + min(search.count("\n") + 1, _NEAREST_LINES)]
+    numbered = "\n".join(f"{start + offset + 1}: {line[:_COMPARED_CHARACTERS]}" for offset, line in enumerate(shown))
+    return f"{message}. Copy the lines exactly, with their indentation; the nearest real lines are:\n{numbered}"
+
+
+def _nearest(lines: list[str], wanted: list[str]) -> int | None:
+    """Index of the first line of the place that resembles `wanted` most."""
+    stripped = [line.strip()[:_COMPARED_CHARACTERS] for line in lines]
+    sought = [(offset, line.strip()[:_COMPARED_CHARACTERS]) for offset, line in enumerate(wanted) if line.strip()]
+    alike: Counter[int] = Counter()
+    for offset, line in sought[:_COMPARED_LINES]:
+        alike.update(place - offset for place, text in enumerate(stripped) if text == line and place >= offset)
+    if alike:
+        return max(alike, key=lambda place: (alike[place], -place))
+    for offset, line in sought[:_GUESSED_LINES]:
+        close = difflib.get_close_matches(line, set(stripped), n=1, cutoff=0.6)
+        if close:
+            return max(0, stripped.index(close[0]) - offset)
+    return None
