@@ -1,0 +1,139 @@
+"""What can be known without running a source is known here, and said in words."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.errors import Rejected
+from researcher.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
+from researcher.validation import code_lines, fingerprint, validate
+from trainer.jobs.spec import SOURCE_LIMIT_BYTES
+
+SOURCE = (Path(__file__).parent / "small_train.py").read_text()
+
+
+def check(*edits: Edit, source: str = SOURCE, tried: dict[str, str] | None = None) -> Candidate:
+    return validate(Proposal(Proposer.LLM, "title", "hypothesis", edits), source, (tried or {}).get)
+
+
+def swap(old: str, new: str) -> WholeFile:
+    assert old in SOURCE
+    return WholeFile(SOURCE.replace(old, new))
+
+
+def test_change_of_the_program_becomes_a_candidate() -> None:
+    candidate = check(SetKnobs({"DEPTH": 4}))
+
+    assert candidate.source == SOURCE.replace("DEPTH = 2 ", "DEPTH = 4 ")
+    assert candidate.fingerprint == fingerprint(candidate.source) != fingerprint(SOURCE)
+    assert candidate.added_lines == 0
+
+
+@pytest.mark.parametrize(
+    ("edit", "added"),
+    [
+        (SearchReplace("        x = torch.relu(x).square()\n", ""), -1),
+        (SearchReplace("        # relu squared\n", "        # two\n        # lines\n        x = x + 1\n"), 1),
+        (
+            SearchReplace(
+                "    loss.backward()\n", "    (\n        loss\n        .mean()\n        .backward()\n    )\n"
+            ),
+            0,
+        ),
+        (SearchReplace("    loss.backward()\n", "    loss = loss * 2; loss.backward()\n"), 1),
+    ],
+)
+def test_growth_is_counted_in_statements_so_that_layout_buys_nothing(edit: Edit, added: int) -> None:
+    assert check(edit).added_lines == added
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (SetKnobs({"DEPTH": 9}), "DEPTH = 9 is outside of its range 1..8"),
+        (SetKnobs({"DEPTH": 2}), "change nothing"),
+        (SearchReplace("nowhere", "x"), "does not stand in train.py"),
+        (WholeFile("def f(:\n    pass\n"), "does not parse: line 1: invalid syntax: def f(:"),
+        (swap("DEPTH = 2 ", "DEPTH = \0"), "does not parse"),
+        (swap("DEPTH = 2 ", "DEPTH = '\ud800' "), "not text"),
+        (swap("tokenizer = ", "return\ntokenizer = "), "does not compile: line 30: 'return' outside function: return"),
+        (WholeFile(SOURCE + "x = " + "-" * 5000 + "1\n"), "does not parse"),
+        (WholeFile(SOURCE + "#" * SOURCE_LIMIT_BYTES), f"the limit is {SOURCE_LIMIT_BYTES}"),
+        (swap("# relu squared", "# gelu"), "only comments, docstrings or layout"),
+        (swap('"""Embeds and projects."""', '"""Other words."""'), "only comments, docstrings or layout"),
+        (swap("model = Model(", "model  =  Model("), "only comments, docstrings or layout"),
+        (swap("2**12", "4096"), "only comments, docstrings or layout"),
+        (SetKnobs({"SEED": 43}), "only the random seed"),
+        (swap("SEED = 42", "SEED = int('43')"), "only the random seed"),
+        (swap("manual_seed(SEED)", "manual_seed(7)"), "only the random seed"),
+        (swap("torch.manual_seed(SEED)\n", ""), "only the random seed"),
+        (swap("manual_seed(SEED)", "manual_seed(7)\ntorch.cuda.manual_seed_all(8)"), "only the random seed"),
+        (
+            swap("evaluate_bpb(model, tokenizer, 4)", "1.0"),
+            "must keep the call of evaluate_bpb() imported from prepare",
+        ),
+        (swap("while progress() < 1", "while True"), "must keep the call of progress()"),
+        (swap("evaluate_bpb, make", "make"), "must keep the call of evaluate_bpb()"),
+        (swap("loader = make_dataloader", "loader = mine"), "must keep the call of make_dataloader()"),
+        (swap("model = Model(", "net = Model("), "must keep the assignment of `model` at module level"),
+        (WholeFile("x = 1\n"), "must keep the call of evaluate_bpb() imported from prepare, the call of make"),
+    ],
+)
+def test_proposal_that_cannot_become_a_trial_is_rejected_with_the_reason(edit: Edit, reason: str) -> None:
+    with pytest.raises(Rejected) as rejection:
+        check(edit)
+
+    assert reason in str(rejection.value)
+
+
+def test_code_that_was_tried_before_is_rejected_with_what_came_of_it() -> None:
+    tried = {fingerprint(SOURCE.replace("DEPTH = 2", "DEPTH = 4")): "experiment 12: discard, 1.812"}
+    other_layout = SOURCE.replace("DEPTH = 2 ", "DEPTH = (4) ")
+
+    with pytest.raises(Rejected, match=r"tried before \(experiment 12: discard, 1.812\)"):
+        check(WholeFile(other_layout), tried=tried)
+
+
+def test_entry_points_that_the_incumbent_never_had_are_not_asked_for() -> None:
+    source = "from prepare import progress\n\n\ndef main():\n    model = progress()\n\n\nmain()\n"
+
+    assert check(WholeFile(source.replace("main()", "run()")), source=source).added_lines == 0
+
+
+def test_entry_points_are_seen_through_other_names_and_blocks() -> None:
+    source = SOURCE.replace("evaluate_bpb, make", "evaluate_bpb as bpb, make").replace("{evaluate_bpb(", "{bpb(")
+    source = source.replace("model = Model(", "if True:\n    model = Model(")
+
+    assert check(WholeFile(source)).added_lines == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("", 0),
+        ('"""Doc."""\n# comment\n\n', 0),
+        ("x = [\n    1,\n    2,\n]\n", 1),
+        ("x = 1; y = 2\n", 2),
+        ('def f():\n    """Doc."""\n    return 1\n', 2),
+        ("try:\n    x = 1\nexcept ValueError:\n    pass\n", 4),
+    ],
+)
+def test_logical_lines_are_counted(source: str, lines: int) -> None:
+    assert code_lines(source) == lines
+
+
+@given(st.text(max_size=200) | st.text(alphabet="abx=(){}[]:'\"\\\n\t #0129*.lambda", max_size=200))
+def test_no_text_raises_anything_but_the_rejection(text: str) -> None:
+    edits: list[Edit] = [WholeFile(text), SearchReplace("        x = self.embed(x)\n", text)]
+
+    for edit in edits:
+        with suppress(Rejected):
+            check(edit)
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=50))
+def test_comments_never_change_the_fingerprint(comment: str) -> None:
+    assert fingerprint(SOURCE.replace("# relu squared", "# " + comment)) == fingerprint(SOURCE)
