@@ -1,0 +1,140 @@
+"""Answers as models really write them: what is meant is read, what is not of the form is refused with the reason."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.errors import ModelFault, Rejected
+from researcher.proposal import SearchReplace, WholeFile
+from researcher.replies import HYPOTHESIS_CHARACTERS, Reply, one_line, read_reply, without_thoughts
+
+SOURCE = (Path(__file__).parent / "small_train.py").read_text()
+HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
+BLOCK = "<<<<<<< SEARCH\nDEPTH = 2\n=======\nDEPTH = 4\n>>>>>>> REPLACE\n"
+WANTED = Reply("Deeper", "More layers learn more.", (SearchReplace("DEPTH = 2\n", "DEPTH = 4\n"),))
+DECOY = BLOCK.replace("DEPTH = 4", "DEPTH = 64")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + BLOCK,
+        HEAD + BLOCK.rstrip(),
+        "Sure! Here it is.\n\n" + HEAD + "\nThe edit:\n" + BLOCK + "\nGood luck!",
+        (HEAD + BLOCK).replace("\n", "\r\n"),
+        HEAD + "```python\n" + BLOCK + "```\n",
+        HEAD + BLOCK.replace("SEARCH\n", "SEARCH  \n").replace("=======\n", "======= \t\n"),
+        HEAD + BLOCK.replace("SEARCH\n", "SEARCH\n```python\n").replace("=======\n", "```\n=======\n"),
+        HEAD + BLOCK.replace("<<<<<<< SEARCH", "<<<<<< SEARCH").replace(">>>>>>> REPLACE", ">>>>>> REPLACE"),
+        "**TITLE:** Deeper\n**HYPOTHESIS:** More layers learn more.\n" + BLOCK,
+        "# Title: Deeper\n- Hypothesis: More\tlayers \x07 learn more.\n" + BLOCK,
+        "<think>" + HEAD.replace("Deeper", "No") + DECOY + "</think>\n" + HEAD + BLOCK,
+        "<think>a <think>b</think>" + DECOY + "</think>" + HEAD + BLOCK,
+        DECOY + "so much for that.</think>" + HEAD + BLOCK,
+        HEAD + BLOCK + "<think>or rather\n" + DECOY,
+        "<THINKING>" + DECOY + "</Thinking>" + HEAD + BLOCK,
+    ],
+)
+def test_answers_of_every_shape_are_read_alike(text: str) -> None:
+    assert read_reply(text) == WANTED
+
+
+def test_code_with_doctests_and_shorter_rules_survives() -> None:
+    code = '"""Doc.\n\n>>> f(1)\n2\n    =======\n===\n"""\nx = 1 << 3 >> 2\n'
+    text = f"{HEAD}<<<<<<< SEARCH\nold\n=======\n{code}>>>>>>> REPLACE\n"
+
+    assert read_reply(text).edits == (SearchReplace("old\n", code),)
+
+
+def test_deletion_and_several_blocks_are_read_in_order() -> None:
+    text = HEAD + "<<<<<<< SEARCH\na\n\n=======\n>>>>>>> REPLACE\n" + BLOCK
+
+    assert read_reply(text).edits == (SearchReplace("a\n\n", ""), *WANTED.edits)
+
+
+def test_longest_fence_counts_as_the_whole_file_when_there_is_no_block() -> None:
+    text = f"{HEAD}Instead of\n```python\nDEPTH = 2\n```\nI would write\n~~~python\n{SOURCE}~~~\nthat is all."
+
+    reply = read_reply(text)
+
+    assert reply == Reply("Deeper", "More layers learn more.", (WholeFile(SOURCE),))
+
+
+def test_hypothesis_serves_as_the_title_where_none_is_given() -> None:
+    assert read_reply("HYPOTHESIS: More layers learn more.\n" + BLOCK).title == "More layers learn more."
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n\t", "<think>hm</think>", "<think>" + HEAD + DECOY, HEAD + BLOCK + "</think>"]
+)
+def test_answer_without_a_word_is_a_fault(text: str) -> None:
+    with pytest.raises(ModelFault, match="empty"):
+        read_reply(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("I would rather not.", "neither a '<<<<<<< SEARCH' block nor a fenced train.py"),
+        (BLOCK, "no line 'HYPOTHESIS:"),
+        ("TITLE: x\n" + BLOCK, "no line 'HYPOTHESIS:"),
+        ("HYPOTHESIS: \x00\u200b\u202e\n" + BLOCK, "no line 'HYPOTHESIS:"),
+        (HEAD + BLOCK.replace(">>>>>>> REPLACE\n", ""), "edit 1 does not end"),
+        (HEAD + BLOCK.replace(">>>>>>> REPLACE\n", "") + BLOCK, "edit 1 does not end"),
+        (HEAD + BLOCK + "<<<<<<< SEARCH\nx = 1\n===", "edit 2 does not end"),
+        (HEAD + BLOCK.replace("=======\n", ""), "edit 1 has no line '======='"),
+        (HEAD + BLOCK.replace("=======\n", "=======\n=======\n"), "edit 1 has 2 lines '======='"),
+        (HEAD + BLOCK.replace("DEPTH = 2\n", "\n"), "edit 1 searches for nothing"),
+        (HEAD + BLOCK.replace("<<<<<<< SEARCH\n", ""), "without its '<<<<<<< SEARCH'"),
+        (HEAD + "```python\ndef f(:\n```", "does not parse: line 1"),
+        (HEAD + f"```python\n{SOURCE}", "not closed"),
+        (HEAD + "```\n```", "neither"),
+    ],
+)
+def test_answer_that_is_not_of_the_form_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(Rejected) as rejection:
+        read_reply(text)
+
+    assert reason in str(rejection.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\tb\r\nc\x00\x1b[31m", "a b c [31m"),
+        ("a\u2028b\u202ec\u200bd\ud800", "a b c d"),
+        ("x" * 11, "x" * 9 + "…"),
+        ("größer – 100 %", "größer –…"),
+    ],
+)
+def test_a_line_for_a_table_is_clean_and_short(text: str, line: str) -> None:
+    assert one_line(text, 10) == line
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*HEAD.splitlines(), *BLOCK.splitlines(), "```python", "```", "<think>", "</think>", "~~~", "x"]
+        )
+        | st.text(max_size=12),
+        max_size=14,
+    ),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_no_answer_raises_anything_but_the_two_refusals(lines: list[str], end: str) -> None:
+    with suppress(ModelFault, Rejected):
+        reply = read_reply(end.join(lines))
+
+        assert reply.edits
+        assert reply.title.isprintable()
+        assert 0 < len(reply.hypothesis) <= HYPOTHESIS_CHARACTERS
+
+
+@given(
+    st.text(alphabet="ab\n", max_size=10), st.text(alphabet="ab\n", max_size=10), st.text(alphabet="ab\n", max_size=10)
+)
+def test_nothing_between_the_tags_is_left(before: str, thought: str, after: str) -> None:
+    assert without_thoughts(f"{before}<think>{thought}</think>{after}") == before + after
