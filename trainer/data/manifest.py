@@ -1,0 +1,110 @@
+"""The manifest of a data folder: what was prepared, and the hash by which a trial names it.
+
+`read_manifest` is quick and looks at presence and sizes; `verify` reads every byte. A folder without a manifest is not
+prepared, however many files it holds: the manifest is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from trainer.data.documents import Split
+from trainer.data.durable import file_sha256, write_whole
+from trainer.data.errors import NotPrepared
+
+FORMAT = 1
+BOS = 0
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+TOKEN_BYTES = "token_bytes.npy"
+_REPAIR = "run `overnight prepare`, which makes it again"
+ROWS: dict[Split, str] = {"train": "train.npy", "val": "private/val.npy", "heldout": "private/heldout.npy"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data folder holds.
+
+    `source` says what exactly was read and `how_split` by which rule. `bytes` are UTF-8 bytes of the packed documents;
+    `left_out` counts documents that another split holds already, `dropped_tokens` the ends that filled no row.
+    """
+
+    profile: str
+    text: str
+    source: str
+    how_split: str
+    context: int
+    vocab_size: int
+    rows: dict[Split, int]
+    documents: dict[Split, int]
+    bytes: dict[Split, int]
+    left_out: dict[Split, int]
+    dropped_tokens: dict[Split, int]
+    sizes: dict[str, int]
+    sha256: dict[str, str]
+    digest: str
+    bos: int = BOS
+    format: int = FORMAT
+
+
+def files_digest(sha256: dict[str, str]) -> str:
+    """One hash for all files: over their names and hashes, in the order of the names."""
+    return hashlib.sha256(json.dumps(sha256, sort_keys=True).encode()).hexdigest()
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """What the manifest says; nothing else is looked at. Raises NotPrepared."""
+    path = folder / MANIFEST
+    try:
+        manifest = _ADAPTER.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise NotPrepared(f"{folder} holds no prepared data; run `overnight prepare`") from None
+    except OSError as error:
+        raise NotPrepared(f"{path} cannot be read: {error.strerror}; give this user the right to") from error
+    except ValidationError as error:
+        raise NotPrepared(f"{path} is damaged; remove {folder} and run `overnight prepare`: {error}") from error
+    if manifest.format != FORMAT:
+        raise NotPrepared(
+            f"{folder} has data format {manifest.format}, this version reads {FORMAT}; "
+            "remove the folder and run `overnight prepare`"
+        )
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a prepared folder whose files are all there in full size. Raises NotPrepared."""
+    manifest = load_manifest(folder)
+    for name, size in manifest.sizes.items():
+        found = _size(folder / name)
+        if found != size:
+            raise NotPrepared(f"{folder / name} has {found} bytes instead of {size}; {_REPAIR}")
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Like `read_manifest`, and every byte is hashed again."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest.sha256.items():
+        if file_sha256(folder / name) != expected:
+            raise NotPrepared(f"{folder / name} is not what was prepared; {_REPAIR}")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Declare `folder` prepared."""
+    write_whole(folder / MANIFEST, _ADAPTER.dump_json(manifest, indent=1) + b"\n")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise NotPrepared(f"{path} cannot be read ({error.strerror}); {_REPAIR}") from error
+
+
+_ADAPTER = TypeAdapter(Manifest)

@@ -1,0 +1,74 @@
+"""Packs token documents into rows of equal width: every row starts with BOS, nothing is padded, nothing is lost.
+
+Best fit over a bounded number of waiting documents. A document that does not fit is cut, and its rest goes on after a
+BOS in a later row. Only the end of a split may not fill a row; it comes out last, shorter than the others.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.uint16]
+
+WAITING = 1000
+
+
+def pack(documents: Iterable[Tokens], width: int, bos: int, waiting: int = WAITING) -> Iterator[Tokens]:
+    """Rows of `width` tokens; the last one may be shorter. `waiting` documents at most are held to choose from."""
+    shelf = _Shelf()
+    for document in documents:
+        whole_rows = len(document) // (width - 1)
+        cut = whole_rows * (width - 1)
+        for start in range(0, cut, width - 1):
+            yield _row([document[start : start + width - 1]], bos)
+        shelf.add(document[cut:])
+        while len(shelf) > waiting:
+            yield _fill(shelf, width, bos)
+    while len(shelf):
+        yield _fill(shelf, width, bos)
+
+
+class _Shelf:
+    """Waiting pieces, ordered by length; of equal ones the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[int, int]] = []
+        self._pieces: dict[int, Tokens] = {}
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, piece: Tokens) -> None:
+        if len(piece):
+            self._pieces[self._serial] = piece
+            insort(self._order, (len(piece), self._serial))
+            self._serial += 1
+
+    def take(self, space: int) -> Tokens:
+        """The longest piece of at most `space` tokens; where none is that short, the beginning of the longest."""
+        shorter = bisect_left(self._order, (space + 1, 0))
+        place = bisect_left(self._order, (self._order[shorter - 1][0], 0)) if shorter else len(self._order) - 1
+        _, serial = self._order.pop(place)
+        piece = self._pieces.pop(serial)
+        self.add(piece[space:])
+        return piece[:space]
+
+
+def _fill(shelf: _Shelf, width: int, bos: int) -> Tokens:
+    pieces: list[Tokens] = []
+    space = width
+    while space and len(shelf):
+        # With one place left the row ends in the BOS of a document that goes on in another row.
+        pieces.append(shelf.take(space - 1))
+        space -= 1 + len(pieces[-1])
+    return _row(pieces, bos)
+
+
+def _row(pieces: list[Tokens], bos: int) -> Tokens:
+    opening = np.array([bos], dtype=np.uint16)
+    return np.concatenate([part for piece in pieces for part in (opening, piece)])

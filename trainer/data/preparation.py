@@ -1,0 +1,288 @@
+"""`prepare`: from a text to the data folder of a profile, in stages that a kill at any moment does not spoil.
+
+Order: plan, fetch, tokenizer, rows of each split, manifest. A finished stage leaves a whole file and a record of its
+hash in `private/work`; the next call goes on after the last record. A folder never holds two texts: another one is
+refused. Everything a candidate must not read, the downloads included, lies in `private` (mode 0700).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+from tokenizers import Tokenizer
+
+from trainer.data.documents import SPLITS, Disjoint, Report, Split, Stage, Text
+from trainer.data.durable import file_sha256, write_whole
+from trainer.data.errors import DataError, FolderTaken, NotPrepared, TextUnusable
+from trainer.data.manifest import (
+    BOS,
+    MANIFEST,
+    ROWS,
+    TOKEN_BYTES,
+    TOKENIZER,
+    Manifest,
+    files_digest,
+    load_manifest,
+    verify,
+    write_manifest,
+)
+from trainer.data.owntext import own_text
+from trainer.data.pack import pack
+from trainer.data.plays import Plays
+from trainer.data.rows import write_rows
+from trainer.data.shards import BASE_URL, BASE_URL_KEY, TRAIN_SHARDS, Climbmix
+from trainer.data.tokenizer import encode, load_tokenizer, token_bytes, train_tokenizer
+from trainer.jobs import Profile
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a folder's data are made of; two equal plans make the same files."""
+
+    text: str
+    source: str
+    context: int
+    vocab_size: int
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.source}; rows of {self.context} tokens, vocabulary {self.vocab_size})"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The record of a finished split."""
+
+    sha256: str
+    rows: int
+    documents: int
+    bytes: int
+    left_out: int
+    dropped_tokens: int
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A claimed data folder, and what is being made in it."""
+
+    folder: Path
+    plan: Plan
+    report: Report
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "private" / "work"
+
+
+def prepare(
+    profile: Profile,
+    folder: Path,
+    *,
+    text: Path | None = None,
+    base_url: str | None = None,
+    train_shards: int = TRAIN_SHARDS,
+    report: Report = lambda stage: None,
+) -> Manifest:
+    """Make `folder` the data folder of `profile`, or check that it is. `text` is a folder of one's own files.
+
+    Without `base_url` the shards come from `OVERNIGHT_SHARDS_URL`, else from their hub. Raises DataError.
+    """
+    try:
+        with _claimed(folder):
+            chosen = _choose_text(profile, folder, text, base_url, train_shards)
+            plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size)
+            desk = Desk(folder, plan, report)
+            return _finished(desk, profile) or _make(desk, profile, chosen)
+    except OSError as error:
+        raise DataError(
+            f"preparing {folder} stopped: {error}; make room or give rights there, then run `overnight prepare` again: "
+            "it goes on where it stopped"
+        ) from error
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)  # candidates run under another uid and read what is not private
+    private = folder / "private"
+    private.mkdir(mode=0o700, exist_ok=True)
+    private.chmod(0o700)
+    with (private / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(f"another process is preparing {folder}; wait for it to end") from None
+        yield
+
+
+def _choose_text(profile: Profile, folder: Path, text: Path | None, base_url: str | None, train_shards: int) -> Text:
+    downloads = folder / "private" / "source"
+    if text is not None:
+        return own_text(text)
+    downloads.mkdir(exist_ok=True)
+    if profile.text == "plays":
+        return Plays(downloads)
+    if profile.text == "climbmix":
+        return Climbmix(downloads, base_url or os.environ.get(BASE_URL_KEY) or BASE_URL, train_shards)
+    raise DataError(f"profile {profile.name} names the text {profile.text!r}; known are plays and climbmix")
+
+
+def _finished(desk: Desk, profile: Profile) -> Manifest | None:
+    """The manifest if there is nothing to do; None if there is. Profiles that differ in name only share their data."""
+    if not (desk.folder / MANIFEST).exists():
+        return None
+    manifest = load_manifest(desk.folder)
+    found = Plan(manifest.text, manifest.source, manifest.context, manifest.vocab_size)
+    _refuse_unless_same(desk, found)
+    try:
+        verify(desk.folder)
+    except NotPrepared as damage:
+        desk.report(Stage("repair", 0, None, "files", note=f"made again: {damage}"))
+        _write_plan(desk)
+        (desk.folder / MANIFEST).unlink()
+        return None
+    if manifest.profile != profile.name:
+        manifest = replace(manifest, profile=profile.name)
+        write_manifest(desk.folder, manifest)
+    desk.report(Stage("ready", 1, 1, "folder", note=f"nothing to do: {desk.folder} is prepared and intact"))
+    return manifest
+
+
+def _make(desk: Desk, profile: Profile, text: Text) -> Manifest:
+    _keep_to_plan(desk)
+    text.fetch(desk.report)
+    disjoint = Disjoint(text)
+    tokenizer = _make_tokenizer(desk, disjoint)
+    packed = {split: _pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
+    manifest = _manifest(desk, profile, text, packed)
+    write_manifest(desk.folder, manifest)
+    for name in (MANIFEST, TOKENIZER, TOKEN_BYTES, ROWS["train"]):
+        (desk.folder / name).chmod(0o644)
+    shutil.rmtree(desk.work)
+    desk.report(Stage("ready", 1, 1, "folder", note=f"{desk.folder} is prepared; {manifest.how_split}"))
+    return manifest
+
+
+def _keep_to_plan(desk: Desk) -> None:
+    plan_file = desk.work / "plan.json"
+    if plan_file.exists():
+        _refuse_unless_same(desk, _PLAN.validate_json(plan_file.read_bytes()))
+    else:
+        _write_plan(desk)
+
+
+def _write_plan(desk: Desk) -> None:
+    desk.work.mkdir(exist_ok=True)
+    write_whole(desk.work / "plan.json", _PLAN.dump_json(desk.plan))
+
+
+def _refuse_unless_same(desk: Desk, found: Plan) -> None:
+    if found != desk.plan:
+        raise FolderTaken(
+            f"{desk.folder} holds data made from {found}, asked for is {desk.plan}; "
+            "name another folder, or remove this one to make it anew"
+        )
+
+
+def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
+    path, record = desk.folder / TOKENIZER, desk.work / "tokenizer.sha256"
+    if not (record.exists() and path.exists() and file_sha256(path) == record.read_text()):
+        total = disjoint.text.count("train")
+        documents = _watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), desk.report)
+        trained = train_tokenizer(documents, desk.plan.vocab_size)
+        write_whole(path, trained.to_str().encode())
+        write_whole(record, file_sha256(path).encode())
+    tokenizer = load_tokenizer(path)
+    table = io.BytesIO()
+    np.save(table, token_bytes(tokenizer))
+    write_whole(desk.folder / TOKEN_BYTES, table.getvalue())
+    return tokenizer
+
+
+def _pack_split(desk: Desk, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
+    path, record = desk.folder / ROWS[split], desk.work / f"{split}.json"
+    if record.exists():
+        packed = _PACKED.validate_json(record.read_bytes())
+        if path.exists() and file_sha256(path) == packed.sha256:
+            return packed
+    watched = _Counted(disjoint.documents(split))
+    stage = Stage(f"pack {split}", 0, disjoint.text.count(split), "documents")
+    tokens = encode(tokenizer, _watched(watched, stage, desk.report))
+    width = desk.plan.context + 1
+    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{split}.rows")
+    if not written.rows:
+        raise TextUnusable(
+            f"the {split} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"
+        )
+    packed = Packed(
+        sha256=file_sha256(path),
+        rows=written.rows,
+        documents=watched.documents,
+        bytes=watched.bytes,
+        left_out=disjoint.left_out[split],
+        dropped_tokens=written.dropped_tokens,
+    )
+    write_whole(record, _PACKED.dump_json(packed))
+    return packed
+
+
+def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Split, Packed]) -> Manifest:
+    sha256 = {ROWS[split]: made.sha256 for split, made in packed.items()}
+    sha256 |= {name: file_sha256(desk.folder / name) for name in (TOKENIZER, TOKEN_BYTES)}
+    return Manifest(
+        profile=profile.name,
+        text=text.name,
+        source=text.source,
+        how_split=text.how_split,
+        context=desk.plan.context,
+        vocab_size=desk.plan.vocab_size,
+        rows={split: made.rows for split, made in packed.items()},
+        documents={split: made.documents for split, made in packed.items()},
+        bytes={split: made.bytes for split, made in packed.items()},
+        left_out={split: made.left_out for split, made in packed.items()},
+        dropped_tokens={split: made.dropped_tokens for split, made in packed.items()},
+        sizes={name: (desk.folder / name).stat().st_size for name in sha256},
+        sha256=sha256,
+        digest=files_digest(sha256),
+    )
+
+
+class _Counted:
+    """Passes documents on and counts them."""
+
+    def __init__(self, documents: Iterator[str]) -> None:
+        self._source = documents
+        self.documents = 0
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for document in self._source:
+            self.documents += 1
+            self.bytes += len(document.encode())
+            yield document
+
+
+def _watched(documents: Iterable[str], stage: Stage, report: Report) -> Iterator[str]:
+    """Passes documents on and reports about every hundredth."""
+    step = max(1, (stage.total or 0) // 100)
+    done = 0
+    report(stage)
+    for document in documents:
+        yield document
+        done += 1
+        if done % step == 0:
+            report(replace(stage, done=done))
+    report(replace(stage, done=done))
+
+
+_PACKED = TypeAdapter(Packed)
+_PLAN = TypeAdapter(Plan)
