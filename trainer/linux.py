@@ -1,0 +1,48 @@
+"""The few Linux calls that Python does not offer: parent-death signal, subreaper, memory files that cannot shrink.
+
+Standard library only: the guardian imports it before anything else runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class KernelRefused(OSError):
+    """A kernel call that a layer depends on failed; the message names it."""
+
+
+def die_with_parent(send: signal.Signals, parent: int) -> None:
+    """Have the kernel send `send` to this process when the thread that forked it ends; exit if it is gone already.
+
+    A uid change clears this, so it must be set again after one.
+    """
+    _prctl(_PR_SET_PDEATHSIG, send)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def become_subreaper() -> None:
+    """Make every orphaned descendant a child of this process, whatever session or group it moved to."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def sealed_memory(name: str, size_bytes: int) -> int:
+    """A memory file of fixed size: a peer that shrank it would kill its reader with SIGBUS; the kernel forbids it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size_bytes)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        number = ctypes.get_errno()
+        raise KernelRefused(number, f"prctl({option}, {value}): {os.strerror(number)}")
