@@ -1,0 +1,85 @@
+"""The candidate's side of scoring: `evaluate_bpb` becomes a server of logits for tokens that the trainer chooses.
+
+Promises: the first call counts, a second one returns the same value. It never sees targets, the row count, or which
+rows decide. The number it returns is the trainer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from typing import Any, NoReturn
+
+from trainer.pace import Pace
+from trainer.wire import BUFFERS, Channel, Layout, Message, Word
+
+_HALF_LARGEST = 65504.0
+_GONE = 75
+
+
+class LogitsServer:
+    """Answers SCORE messages until SCORED. Buffers are the trainer's memory files, mapped when first needed."""
+
+    def __init__(self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, pace: Pace) -> None:
+        self._channel = channel
+        self._layout = layout
+        self._inputs_fd = inputs_fd
+        self._logits_fd = logits_fd
+        self._pace = pace
+        self._bpb: float | None = None
+
+    def evaluate_bpb(self, model: Any, tokenizer: object = None, batch_size: int | None = None) -> float:
+        """Bits per byte of the validation rows, as the trainer computed them from this model's logits."""
+        if self._bpb is None:
+            import torch  # noqa: PLC0415
+
+            self._channel.send(Message(Word.READY, number=self._pace.steps, x=float(self._pace.tokens)))
+            if callable(getattr(model, "eval", None)):
+                model.eval()
+            with torch.no_grad():
+                self._bpb = self._serve(torch, model)
+        return self._bpb
+
+    def _serve(self, torch: Any, model: Any) -> float:
+        layout = self._layout
+        inputs = mmap.mmap(self._inputs_fd, BUFFERS * layout.input_bytes, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        logits = mmap.mmap(self._logits_fd, BUFFERS * layout.logits_bytes)
+        device = _device_of(torch, model)
+        while True:
+            message = self._channel.receive()
+            if message is None:
+                raise SystemExit(_GONE)
+            if message.word is Word.SCORED:
+                return message.x
+            buffer = message.number
+            tokens = torch.frombuffer(
+                inputs, dtype=torch.int32, count=layout.rows * layout.context, offset=buffer * layout.input_bytes
+            )
+            answer = model(tokens.view(layout.rows, layout.context).to(device=device, dtype=torch.int64))
+            self._check(answer, (layout.rows, layout.context, layout.vocab))
+            kind = torch.float16 if message.x == 2 and _fits_half(torch, answer) else torch.float32
+            room = torch.frombuffer(logits, dtype=kind, count=answer.numel(), offset=buffer * layout.logits_bytes)
+            room.view(answer.shape).copy_(answer)
+            self._channel.send(Message(Word.SERVED, number=buffer, x=float(room.element_size())))
+
+    def _check(self, answer: Any, expected: tuple[int, int, int]) -> None:
+        found = getattr(answer, "shape", None)
+        if found is None or tuple(found) != expected:
+            shape = "no tensor" if found is None else f"shape {tuple(found)}"
+            self._refuse(f"model(x) gave {shape}, not logits of shape {expected}")
+
+    def _refuse(self, text: str) -> NoReturn:
+        self._channel.send(Message(Word.FAULT, text=text))
+        raise SystemExit(text)
+
+
+def _fits_half(torch: Any, answer: Any) -> bool:
+    low, high = torch.aminmax(answer)
+    return bool(low > -_HALF_LARGEST) and bool(high < _HALF_LARGEST)
+
+
+def _device_of(torch: Any, model: Any) -> Any:
+    """Where the model's parameters are; a model without any is fed on the card if there is one."""
+    with contextlib.suppress(AttributeError, StopIteration, TypeError):
+        return next(model.parameters()).device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

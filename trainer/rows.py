@@ -1,0 +1,75 @@
+"""The rows that score a candidate, read from a profile's data folder: validation, held out, and bytes per token.
+
+Promises: what is read has the hashes that the folder's manifest names, and the manifest is the one the trial was made
+for. Does not cover making the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens = npt.NDArray[np.uint16]
+Lengths = npt.NDArray[np.int32]
+
+
+class DataFault(Exception):
+    """The data folder is missing, damaged, or another one than the trial was made for; the message says which."""
+
+
+@dataclass(frozen=True)
+class ScoringRows:
+    """Rows of T+1 tokens, and the UTF-8 length of every token (0 for specials)."""
+
+    val: Tokens
+    heldout: Tokens
+    token_bytes: Lengths
+
+    @property
+    def context(self) -> int:
+        """Inputs in a row."""
+        return int(self.val.shape[1]) - 1
+
+    @property
+    def vocab(self) -> int:
+        """Tokens in the vocabulary."""
+        return len(self.token_bytes)
+
+
+def read_rows(folder: Path, digest: str) -> ScoringRows:
+    """Raises DataFault unless the folder holds the data named by `digest`, undamaged."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        hashes, found = dict(manifest["sha256"]), str(manifest["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataFault(f"{path} cannot be read ({error}); run `overnight prepare`") from error
+    if found != digest:
+        raise DataFault(
+            f"{folder} holds the data {found[:12]}, the trial was made for {digest[:12]}; "
+            "run `overnight prepare` for its profile on this trainer"
+        )
+    return ScoringRows(
+        val=_read(folder, "private/val.npy", hashes).astype(np.uint16, copy=False),
+        heldout=_read(folder, "private/heldout.npy", hashes).astype(np.uint16, copy=False),
+        token_bytes=_read(folder, "token_bytes.npy", hashes).astype(np.int32, copy=False),
+    )
+
+
+def _read(folder: Path, name: str, hashes: dict[str, str]) -> npt.NDArray[np.integer]:
+    """Checked every time: in a mode where candidates run under our uid, an earlier one may have changed the file."""
+    path = folder / name
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataFault(f"{path} cannot be read ({error}); run `overnight prepare`") from error
+    if hashlib.sha256(raw).hexdigest() != hashes.get(name):
+        raise DataFault(f"{path} does not have the hash in the manifest; run `overnight prepare` again")
+    array: npt.NDArray[np.integer] = np.load(io.BytesIO(raw), allow_pickle=False)
+    return array

@@ -1,0 +1,179 @@
+"""The trusted start inside a candidate's process: seed, clock and `prepare` are ours, then its train.py runs unedited.
+
+Promises: train.py runs by its path as `__main__`, its tracebacks show its own lines, it leaves with the exit code that
+python would give. Does not cover a script that undoes this from inside the process; the trainer trusts nothing that
+this process says but logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trainer.logits import LogitsServer
+from trainer.pace import Pace
+from trainer.wire import Channel, Layout, Message, Word
+
+
+@dataclass(frozen=True)
+class RunnerOrders:
+    """The runner's only argument, as JSON. The descriptors are inherited."""
+
+    control_fd: int
+    inputs_fd: int
+    logits_fd: int
+    seed: int
+    clock: str
+    amount: float
+    warmup_steps: int
+    warmup_cap_s: float
+    vram_mib: int | None
+    rows: int
+    context: int
+    vocab: int
+
+    @property
+    def layout(self) -> Layout:
+        """The shape of the shared buffers."""
+        return Layout(self.rows, self.context, self.vocab)
+
+
+def main() -> None:
+    """Entry point of the candidate's process."""
+    orders = RunnerOrders(**json.loads(sys.argv[2]))
+    sys.path[0] = os.getcwd()
+    channel = Channel.from_fd(orders.control_fd)
+    channel.send(Message(Word.STARTED))
+    from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
+
+    impose_seed(orders.seed)
+    channel.send(_device_facts(orders.vram_mib))
+    pace = Pace(orders.clock, orders.amount, orders.warmup_steps, orders.warmup_cap_s, channel)
+    register_optimizer_step_post_hook(pace.optimizer_stepped)
+    server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, pace)
+    code = run_guarded(lambda: _run(orders, server, pace))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def impose_seed(seed: int) -> None:
+    """Seed everything, and make a script that seeds for itself get the same seed again."""
+    import random  # noqa: PLC0415
+
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    narrow = seed % 2**32
+    for owner, name, ours in (
+        (random, "seed", seed),
+        (np.random, "seed", narrow),
+        (torch, "manual_seed", seed),
+        (torch.random, "manual_seed", seed),
+        (torch.cuda, "manual_seed", seed),
+        (torch.cuda, "manual_seed_all", seed),
+    ):
+        imposed = _with_seed(getattr(owner, name), ours)
+        imposed()
+        setattr(owner, name, imposed)
+
+
+def run_guarded(work: Callable[[], None]) -> int:
+    """Run to the end or to an exception, print it as python would, and give the exit code."""
+    try:
+        work()
+    except SystemExit as leaving:
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or 0
+        print(leaving.code, file=sys.stderr)
+        return 1
+    except BaseException as error:  # noqa: BLE001 - the outermost frame of this process; python would print it too
+        print("".join(_without_ours(error)), file=sys.stderr, end="")
+        return 1
+    return 0
+
+
+def _run(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
+    folder = Path.cwd()
+    if (folder / "prepare.py").exists():
+        prepare = _load_prepare(folder / "prepare.py")
+        prepare.evaluate_bpb = server.evaluate_bpb  # type: ignore[attr-defined]
+        prepare.progress = pace.progress  # type: ignore[attr-defined]
+        prepare.make_dataloader = _marking(prepare.make_dataloader, pace)  # type: ignore[attr-defined]
+        if orders.clock != "steps":
+            prepare.TIME_BUDGET = orders.amount  # type: ignore[attr-defined]
+    path = folder / "train.py"
+    sys.argv = [str(path)]
+    script = ModuleType("__main__")
+    script.__file__ = str(path)
+    sys.modules["__main__"] = script
+    exec(compile(path.read_bytes(), str(path), "exec"), script.__dict__)
+
+
+def _load_prepare(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("prepare", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["prepare"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _marking(make_dataloader: Callable[..., Iterator[Any]], pace: Pace) -> Callable[..., Iterator[Any]]:
+    """The subject's own loader, with its first batch reported and every split but the training one refused."""
+
+    def make_marked(tokenizer: object, B: int, T: int, split: str = "train", *rest: Any, **named: Any) -> Iterator[Any]:  # noqa: N803
+        if split != "train":
+            raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
+        return _marked(make_dataloader(tokenizer, B, T, split, *rest, **named), B * T, pace)
+
+    return make_marked
+
+
+def _marked(batches: Iterator[Any], tokens: int, pace: Pace) -> Iterator[Any]:
+    for batch in batches:
+        pace.batch_taken(tokens)
+        yield batch
+
+
+def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]:
+    def imposed(*_: object, **__: object) -> Any:
+        return seed_with(ours)
+
+    return imposed
+
+
+def _device_facts(vram_mib: int | None) -> Message:
+    """What the candidate runs on, with torch's own memory cap set where there is one."""
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_available():
+        return Message(Word.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
+    device = torch.cuda.get_device_properties(0)
+    if vram_mib is not None:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, vram_mib * 2**20 / device.total_memory))
+    return Message(
+        Word.IMPORTED,
+        number=torch.get_num_threads(),
+        x=device.total_memory / 2**20,
+        text=f"{torch.__version__}|{device.name}",
+    )
+
+
+def _without_ours(error: BaseException) -> list[str]:
+    """The traceback from the first frame that is not this file's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return traceback.format_exception(type(error), error, trace)
