@@ -1,0 +1,76 @@
+"""What a candidate says of itself in its log: step lines while it trains, a summary at its end.
+
+Promises: bounded memory whatever is printed. Everything here is the candidate's claim: shown, cross-checked, never
+decided on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from trainer.jobs import LossPoint
+from trainer.jobs.result import LOSS_POINTS
+
+_STEP = re.compile(rb"step\s+(\d{1,12})\s+\(\s*([\d.]{1,12})%\).*?loss:\s*([-+.\w]{1,24})")
+_SUMMARY = re.compile(rb"([a-z][A-Za-z_]{1,40}):\s+([-+.\w]{1,40})$")
+_NAMES = frozenset({"val_bpb", "peak_vram_mb", "total_tokens_M", "num_steps", "num_params_M"})
+
+
+class Printed:
+    """Reads lines one by one; the loss curve is thinned by doubling its stride whenever it is full."""
+
+    def __init__(self) -> None:
+        self._points: list[LossPoint] = []
+        self._stride = 1
+        self._skipped = 0
+        self.last: LossPoint | None = None
+        self.summary: dict[str, float] = {}
+
+    def line(self, line: bytes) -> None:
+        """Look at one line; anything unknown is passed over."""
+        if line.startswith(b"step"):
+            self._step(line)
+        elif b":" in line[:48] and (found := _SUMMARY.match(line)):
+            name = found[1].decode()
+            value = _number(found[2])
+            if name in _NAMES and value is not None:
+                self.summary[name] = value
+
+    @property
+    def curve(self) -> tuple[LossPoint, ...]:
+        """At most LOSS_POINTS points, the last one always among them."""
+        if self.last is None or (self._points and self._points[-1] == self.last):
+            return tuple(self._points)
+        return (*self._points[: LOSS_POINTS - 1], self.last)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps as the summary says, else up to the last step line."""
+        told = self.summary.get("num_steps")
+        if told is not None and math.isfinite(told):
+            return int(told)
+        return self.last.step + 1 if self.last is not None else None
+
+    def _step(self, line: bytes) -> None:
+        found = _STEP.match(line)
+        if found is None:
+            return
+        share, loss = _number(found[2]), _number(found[3])
+        if share is None or loss is None or not math.isfinite(loss):
+            return
+        self.last = LossPoint(step=int(found[1]), progress=min(1.0, share / 100), loss=loss)
+        self._skipped += 1
+        if self._skipped >= self._stride:
+            self._skipped = 0
+            self._points.append(self.last)
+        if len(self._points) >= LOSS_POINTS:
+            self._points = self._points[::2]
+            self._stride *= 2
+
+
+def _number(text: bytes) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

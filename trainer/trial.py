@@ -1,0 +1,250 @@
+"""One trial from spec to result: work folder, guardian, supervision, trusted scoring, result file.
+
+Promises: `run_trial` returns a typed outcome for everything a candidate can do, leaves no process and no work folder
+behind, and has written the result to disk before it returns. Knows nothing of Redis, RQ or torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainer import archive, machine
+from trainer.guardian import LAYERS
+from trainer.jobs import Clock, Kind, Metric, Outcome, Progress, Timing, TrialLog, TrialResult, TrialSpec, Trust
+from trainer.jobs.result import LOG_TAIL_CHARACTERS
+from trainer.launch import Guarded, Launch, end_carriers, wipe
+from trainer.rows import DataFault, ScoringRows, read_rows
+from trainer.runner import RunnerOrders
+from trainer.scoring import EVALUATOR, Buffers, Score, Scoring
+from trainer.verdict import Observed, Stop, judge, printed_agrees
+from trainer.watch import Mark, Watch
+from trainer.wire import Channel, Layout
+
+_GUARDIAN_GRACE_S = 10.0
+_LAYERS = (*LAYERS, "memory-watchdog", "wall-limit")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of this trainer: a profile's data, results that stay, work folders that do not; and the worker's name."""
+
+    data: Path
+    trials: Path
+    work: Path
+    worker: str | None = None
+
+
+def run_trial(
+    spec: TrialSpec, places: Places, report: Callable[[Progress], None], preempted: Callable[[], bool]
+) -> TrialResult:
+    """Run one trial, or give its stored result again. `report` must not block; `preempted` is asked ten times a second.
+
+    Data that is not the spec's is `lost`: this trainer cannot measure that trial, another attempt may.
+    """
+    known = archive.stored(places.trials, spec)
+    if known is not None:
+        return known
+    clock = _Clock(time.time(), time.monotonic())
+    try:
+        rows = read_rows(places.data, spec.data_sha256)
+    except DataFault as fault:
+        return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
+    folder = places.work / spec.id
+    end_carriers(folder)
+    wipe(folder)
+    try:
+        watch, scoring, oom_kills = _supervise(spec, places, rows, report, preempted)
+    finally:
+        wipe(folder)
+    return archive.store(places.trials, _result(spec, places, clock, watch, scoring, oom_kills))
+
+
+@dataclass(frozen=True)
+class _Clock:
+    started_at: float
+    started_s: float
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+
+def _supervise(
+    spec: TrialSpec,
+    places: Places,
+    rows: ScoringRows,
+    report: Callable[[Progress], None],
+    preempted: Callable[[], bool],
+) -> tuple[Watch, Scoring, int]:
+    buffers = Buffers(Layout.fitting(rows.context, rows.vocab, most_rows=min(64, spec.budget.eval_rows)))
+    ours, theirs = Channel.pair()
+    ours.setblocking(False)
+    folder = places.work / spec.id
+    counts = (spec.budget.eval_rows, spec.budget.heldout_rows)
+    scoring = Scoring(Channel(ours), buffers, rows, counts, lambda bpb: _deserves_heldout(spec, bpb))
+    oom_kills = machine.kernel_oom_kills()
+    try:
+        guarded = Guarded.start(_launch(spec, places, folder, buffers, theirs.fileno()))
+        theirs.close()
+        try:
+            watch = Watch(spec, guarded, Channel(ours), scoring, report, preempted)
+            watch.run()
+        finally:
+            guarded.close(folder)
+    finally:
+        theirs.close()
+        ours.close()
+        scoring.close()
+        buffers.close()
+    return watch, scoring, machine.kernel_oom_kills() - oom_kills
+
+
+def _deserves_heldout(spec: TrialSpec, bpb: float) -> bool:
+    return spec.kind is not Kind.FIRST or (spec.score_to_beat is not None and bpb < spec.score_to_beat)
+
+
+def _launch(spec: TrialSpec, places: Places, folder: Path, buffers: Buffers, control_fd: int) -> Launch:
+    budget, layout = spec.budget, buffers.layout
+    orders = RunnerOrders(
+        control_fd=control_fd,
+        inputs_fd=buffers.inputs_fd,
+        logits_fd=buffers.logits_fd,
+        seed=spec.seed,
+        clock=budget.clock.value,
+        amount=budget.amount,
+        warmup_steps=budget.warmup_steps,
+        warmup_cap_s=budget.warmup_cap_s,
+        vram_mib=spec.caps.vram_mib,
+        rows=layout.rows,
+        context=layout.context,
+        vocab=layout.vocab,
+    )
+    return Launch(
+        folder=folder.absolute(),
+        files=spec.files,
+        orders=json.dumps(asdict(orders)),
+        env={
+            "OVERNIGHT_DATA": str(places.data.absolute()),
+            "OVERNIGHT_SEED": str(spec.seed),
+            "OMP_NUM_THREADS": str(_threads(budget.clock)),
+            "PYTHONHASHSEED": str(spec.seed % 2**32),
+        },
+        keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd),
+        wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
+        file_mib=spec.caps.file_mib,
+    )
+
+
+def _threads(clock: Clock) -> int:
+    """One where processor seconds or steps are counted: a second buys the same work whatever the number of cores."""
+    return os.cpu_count() or 1 if clock is Clock.WALL else 1
+
+
+def _result(
+    spec: TrialSpec, places: Places, clock: _Clock, watch: Watch, scoring: Scoring, oom_kills: int
+) -> TrialResult:
+    printed_bpb = watch.printed.summary.get("val_bpb")
+    bpb = scoring.val.bpb if scoring.val is not None and watch.marks.scored is not None else None
+    stop = judge(
+        Observed(
+            stop=watch.stop,
+            ending=watch.ending,
+            asked_for_score=watch.marks.ready is not None,
+            bpb=bpb,
+            printed_bpb=printed_bpb,
+            last_lines=tuple(watch.sink.last_lines(5)),
+            kernel_oom_kills=oom_kills,
+        )
+    )
+    ok = stop.outcome is Outcome.OK
+    timing = _timing(clock, watch)
+    tokens = watch.claims.tokens
+    ending = watch.ending
+    return TrialResult(
+        id=spec.id,
+        spec_digest=spec.digest,
+        outcome=stop.outcome,
+        reason=stop.reason,
+        started_at=clock.started_at,
+        finished_at=time.time(),
+        timing=timing,
+        metric=_metric(scoring.val) if ok else None,
+        heldout=_metric(scoring.heldout) if ok else None,
+        trust=_trust(bpb, printed_bpb),
+        steps=watch.printed.steps if watch.printed.steps is not None else watch.claims.steps or None,
+        tokens=tokens,
+        tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
+        load=os.getloadavg()[0],
+        peak_memory_mib=max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0) or None,
+        peak_vram_mib=_finite(watch.printed.summary.get("peak_vram_mb")),
+        params_m=_finite(watch.printed.summary.get("num_params_M")),
+        exit_code=ending.exit_code if ending is not None else None,
+        loss_curve=watch.printed.curve,
+        layers=_LAYERS,
+        device=machine.device(watch.claims.device, watch.claims.threads, watch.claims.memory_mib),
+        worker=places.worker,
+        log=_log(spec, places, watch),
+    )
+
+
+def _timing(clock: _Clock, watch: Watch) -> Timing:
+    marks = watch.marks
+    processor_s = watch.ending.processor_s if watch.ending is not None else watch.peaks.processor_s
+    return Timing(
+        wall_s=clock.wall_s,
+        processor_s=processor_s,
+        start_s=_wall_between(marks.launched, marks.imported),
+        setup_s=_wall_between(marks.imported, marks.first_batch),
+        warmup_s=_wall_between(marks.first_batch, marks.warm),
+        timed=watch.timed,
+        timed_wall_s=_wall_between(marks.warm, marks.ready),
+        scoring_s=_wall_between(marks.ready, marks.scored),
+    )
+
+
+def _wall_between(start: Mark | None, end: Mark | None) -> float | None:
+    return end.wall_s - start.wall_s if start is not None and end is not None else None
+
+
+def _metric(score: Score | None) -> Metric | None:
+    return Metric("val_bpb", score.bpb) if score is not None else None
+
+
+def _trust(bpb: float | None, printed_bpb: float | None) -> Trust | None:
+    if bpb is None:
+        return None
+    agrees = printed_agrees(bpb, printed_bpb) if printed_bpb is not None else None
+    return Trust(evaluator=EVALUATOR, printed_bpb=_finite(printed_bpb), printed_agrees=agrees)
+
+
+def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
+    text = watch.sink.text()
+    return TrialLog(
+        path=archive.store_log(places.trials, spec.id, text),
+        seen_bytes=watch.sink.seen_bytes,
+        kept_bytes=len(text.encode()),
+        tail=text[-LOG_TAIL_CHARACTERS:],
+    )
+
+
+def _without_run(spec: TrialSpec, places: Places, clock: _Clock, stop: Stop) -> TrialResult:
+    return TrialResult(
+        id=spec.id,
+        spec_digest=spec.digest,
+        outcome=stop.outcome,
+        reason=stop.reason,
+        started_at=clock.started_at,
+        finished_at=time.time(),
+        timing=Timing(wall_s=clock.wall_s, processor_s=0.0),
+        worker=places.worker,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,298 @@
+"""Supervision of one running candidate: one loop over its messages, its output, the clock and the wish to stop.
+
+Promises: the loop never waits for the candidate without a deadline, and it ends only when the guardian reported that
+the whole tree is dead (or was itself killed). Time and processor seconds are measured here, from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from trainer import procfs
+from trainer.guardian import Ending
+from trainer.jobs import Budget, Clock, Outcome, Progress, TrialSpec
+from trainer.launch import Guarded
+from trainer.logs import LogSink
+from trainer.printed import Printed
+from trainer.scoring import Scoring, Unscorable
+from trainer.verdict import Stop
+from trainer.wire import Channel, ChannelFault, Message, Word
+
+_TICK_S = 0.1
+_SAMPLE_S = 0.5
+_LAST_WORDS_S = 5.0
+_GUARDIAN_S = 15.0
+_READ_BYTES = 2**18
+_READS = 16
+_LOG_LIMIT_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment, on the wall and in processor seconds of the tree."""
+
+    wall_s: float
+    processor_s: float
+
+
+@dataclass
+class Marks:
+    """The moments of a trial, each set once."""
+
+    launched: Mark
+    imported: Mark | None = None
+    first_batch: Mark | None = None
+    warm: Mark | None = None
+    ready: Mark | None = None
+    scored: Mark | None = None
+
+
+@dataclass
+class Claims:
+    """What the candidate's process said of itself in messages."""
+
+    device: str = ""
+    threads: int | None = None
+    memory_mib: float = 0.0
+    steps: int = 0
+    tokens: int | None = None
+    share: float = 0.0
+
+
+@dataclass
+class Peaks:
+    """The most that was seen in samples."""
+
+    rss_mib: float = 0.0
+    processor_s: float = 0.0
+    sampled_s: float = field(default=0.0)
+
+
+class Watch:
+    """Watches one candidate until it is gone. `run` is called once; afterwards the attributes tell what happened."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        guarded: Guarded,
+        channel: Channel,
+        scoring: Scoring,
+        report: Callable[[Progress], None],
+        preempted: Callable[[], bool],
+    ) -> None:
+        self._spec = spec
+        self._guarded = guarded
+        self._channel = channel
+        self._scoring = scoring
+        self._report = report
+        self._preempted = preempted
+        self.printed = Printed()
+        self.sink = LogSink(spec.caps.log_kib, self.printed.line)
+        self.claims = Claims()
+        self.peaks = Peaks()
+        self.marks = Marks(Mark(time.monotonic(), 0.0))
+        self.stop: Stop | None = None
+        self.ending: Ending | None = None
+        self._stopped_s: float | None = None
+        self._ended = False
+
+    def run(self) -> None:
+        """Return when the whole tree is dead."""
+        with selectors.DefaultSelector() as selector:
+            self._selector = selector
+            selector.register(self._channel.end, selectors.EVENT_READ, self._read_messages)
+            selector.register(self._guarded.log_fd, selectors.EVENT_READ, self._read_log)
+            selector.register(self._guarded.report_fd, selectors.EVENT_READ, self._read_report)
+            while not self._ended:
+                for key, _ in selector.select(_TICK_S):
+                    key.data()
+                self._sample()
+                self._check()
+        self._drain()
+
+    @property
+    def timed(self) -> float | None:
+        """Length of the timed phase in the budget's clock, None if it never ended."""
+        warm, ready = self.marks.warm, self.marks.ready
+        return self._between(warm, ready) if warm is not None and ready is not None else None
+
+    def _between(self, start: Mark, end: Mark) -> float:
+        match self._spec.budget.clock:
+            case Clock.WALL:
+                return end.wall_s - start.wall_s
+            case Clock.PROCESSOR:
+                return end.processor_s - start.processor_s
+            case Clock.STEPS:
+                return float(self.claims.steps)
+
+    def _mark(self) -> Mark:
+        return Mark(time.monotonic(), procfs.usage(self._guarded.pid).processor_s)
+
+    def _end(self, outcome: Outcome, reason: str) -> None:
+        if self.stop is None:
+            self.stop = Stop(outcome, reason)
+            self._stopped_s = time.monotonic()
+            self._guarded.stop()
+
+    def _read_messages(self) -> None:
+        for _ in range(_READS):
+            try:
+                message = self._channel.receive()
+                if message is None:
+                    self._selector.unregister(self._channel.end)
+                    return
+                self._heard(message)
+            except BlockingIOError:
+                return
+            except (ConnectionResetError, BrokenPipeError):
+                return
+            except (ChannelFault, Unscorable) as fault:
+                self._end(Outcome.UNSCORABLE, str(fault))
+                return
+
+    def _heard(self, message: Message) -> None:
+        marks, claims = self.marks, self.claims
+        match message.word:
+            case Word.IMPORTED if marks.imported is None:
+                marks.imported = self._mark()
+                claims.device, claims.threads, claims.memory_mib = message.text, message.number, message.x
+            case Word.FIRST_BATCH if marks.first_batch is None:
+                marks.first_batch = self._mark()
+            case Word.WARM if marks.warm is None and marks.first_batch is not None:
+                marks.warm = self._mark()
+            case Word.PROGRESS:
+                claims.steps, claims.share = message.number, message.x
+            case Word.READY if marks.ready is None and self.stop is None:
+                self._ready(message)
+            case Word.SERVED if marks.ready is not None and self.stop is None:
+                if self._scoring.served(message):
+                    marks.scored = self._mark()
+            case Word.FAULT:
+                self._end(Outcome.UNSCORABLE, message.text)
+            case _:
+                return
+
+    def _ready(self, message: Message) -> None:
+        self.marks.ready = ready = self._mark()
+        self.claims.steps, self.claims.tokens = message.number, int(message.x)
+        if self.marks.warm is None:
+            self._end(Outcome.UNSCORABLE, "it asked for its score before it took a batch from make_dataloader")
+        elif not self._overtime(self._between(self.marks.warm, ready)):
+            self._scoring.begin(half=bool(self.claims.memory_mib))
+
+    def _read_log(self) -> None:
+        for _ in range(_READS):
+            try:
+                chunk = os.read(self._guarded.log_fd, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not chunk:
+                self._selector.unregister(self._guarded.log_fd)
+                return
+            self.sink.feed(chunk)
+        if self.sink.seen_bytes > _LOG_LIMIT_BYTES:
+            self._end(Outcome.CRASHED, f"it printed more than {_LOG_LIMIT_BYTES / 2**30:g} GiB")
+
+    def _read_report(self) -> None:
+        self.ending = self._guarded.ending()
+        self._ended = True
+
+    def _drain(self) -> None:
+        """What was written before the end but not read yet; nobody is left to write more."""
+        while True:
+            try:
+                chunk = os.read(self._guarded.log_fd, _READ_BYTES)
+            except BlockingIOError:
+                break
+            if not chunk:
+                break
+            self.sink.feed(chunk)
+        self.sink.finish()
+        try:
+            while (message := self._channel.receive()) is not None:
+                if message.word is Word.FAULT and self.stop is None:
+                    self.stop = Stop(Outcome.UNSCORABLE, message.text)
+        except (BlockingIOError, ConnectionResetError, ChannelFault):
+            return
+
+    def _sample(self) -> None:
+        now = time.monotonic()
+        if now - self.peaks.sampled_s < _SAMPLE_S:
+            return
+        usage = procfs.usage(self._guarded.pid)
+        self.peaks.sampled_s = now
+        self.peaks.rss_mib = max(self.peaks.rss_mib, usage.rss_mib)
+        self.peaks.processor_s = max(self.peaks.processor_s, usage.processor_s)
+        caps = self._spec.caps
+        if caps.memory_mib is not None and usage.rss_mib > caps.memory_mib:
+            self._end(
+                Outcome.OUT_OF_MEMORY, f"its processes held {usage.rss_mib:.0f} MiB; the cap is {caps.memory_mib} MiB"
+            )
+        if usage.processes > caps.processes:
+            self._end(Outcome.CRASHED, f"it started {usage.processes} processes; the cap is {caps.processes}")
+        marks = self.marks
+        if marks.warm is not None and marks.ready is None:
+            self._overtime(self._between(marks.warm, Mark(now, usage.processor_s)))
+        self._tell(Mark(now, usage.processor_s))
+
+    def _overtime(self, used: float) -> bool:
+        budget = self._spec.budget
+        if budget.clock is Clock.STEPS:
+            return False
+        over = used > budget.amount * 1.05 + max(2.0, budget.amount * 0.1)
+        if over:
+            kind = "wall" if budget.clock is Clock.WALL else "processor"
+            self._end(Outcome.TIMED_OUT, f"it trained {used:.1f} {kind} seconds; the budget is {budget.amount:g}")
+        return over
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        if self._stopped_s is not None:
+            if now - self._stopped_s > _GUARDIAN_S:
+                self._ended = True
+            return
+        if self._preempted():
+            self._end(Outcome.PREEMPTED, "the worker was told to stop")
+        marks, budget = self.marks, self._spec.budget
+        first = marks.first_batch
+        if first is not None and marks.warm is None and now - first.wall_s >= budget.warmup_cap_s:
+            marks.warm = self._mark()
+        for since, limit_s, what in self._limits(budget):
+            if since is not None and now - since.wall_s > limit_s:
+                self._end(Outcome.TIMED_OUT, f"{what} within {limit_s:g} s")
+
+    def _limits(self, budget: Budget) -> list[tuple[Mark | None, float, str]]:
+        marks = self.marks
+        timed_wall_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
+        return [
+            (marks.launched, budget.wall_limit_s, "it did not end"),
+            (None if marks.first_batch or marks.ready else marks.launched, budget.setup_s, "it took no first batch"),
+            (marks.warm if marks.ready is None else None, timed_wall_s, "it did not end its training"),
+            (marks.ready if marks.scored is None else None, budget.scoring_s, "it was not scored"),
+            (marks.scored, _LAST_WORDS_S, "after its score it did not end"),
+        ]
+
+    def _tell(self, now: Mark) -> None:
+        marks, budget = self.marks, self._spec.budget
+        phase, share = "starting", 0.0
+        if marks.ready is not None:
+            phase, share = "scoring", self._scoring.share
+        elif marks.first_batch is not None:
+            phase = "timed"
+            if marks.warm is not None:
+                steps = budget.clock is Clock.STEPS
+                share = self.claims.share if steps else self._between(marks.warm, now) / budget.amount
+        last = self.printed.last
+        self._report(
+            Progress(
+                phase=phase,
+                progress=min(1.0, share),
+                elapsed_s=now.wall_s - marks.launched.wall_s,
+                step=last.step if last is not None else self.claims.steps or None,
+                loss=last.loss if last is not None else None,
+            )
+        )
