@@ -1,0 +1,77 @@
+"""`python -m trainer`: one worker on the queue `trials`, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import redis
+
+from trainer.jobs import connect
+from trainer.presence import Presence
+from trainer.trial import Places
+from trainer.work import Station, take_station
+from trainer.worker import TrialWorker, WorkFolderTaken, take_work_folder
+
+log = logging.getLogger("trainer")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Start the worker; the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    name = options.name or f"trainer-{socket.gethostname()}-{os.getpid()}"
+    password = options.password_file.read_text().strip() if options.password_file is not None else None
+    places = Places(data=options.data, trials=options.trials, work=options.work.absolute(), worker=name)
+    places.trials.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = take_work_folder(places.work)
+    except WorkFolderTaken as taken:
+        log.error("%s", taken)
+        return 2
+    take_station(Station(places, name, options.redis, password))
+    impatient = connect(options.redis, password=password, patient=False)
+    try:
+        _look_for_server(impatient)
+        worker = TrialWorker(
+            connect(options.redis, password=password),
+            Presence(impatient, name),
+            places.work,
+            single_host=options.single_host,
+        )
+        log.info("%s waits for trials; data %s, results %s", name, places.data, places.trials)
+        worker.work(logging_level="WARNING")
+    except KeyboardInterrupt:
+        log.info("stopped before the first trial")
+    finally:
+        os.close(lock)
+    log.info("%s has stopped", name)
+    return 0
+
+
+def _look_for_server(connection: redis.Redis) -> None:
+    """Say so when nobody answers; the worker's own connection then waits ten minutes."""
+    try:
+        connection.ping()
+    except (redis.ConnectionError, redis.TimeoutError) as away:
+        log.warning("the server does not answer yet (%s); waiting", away)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Runs the trials of the queue `trials`.")
+    parser.add_argument("--redis", required=True, metavar="URL", help="redis://host:port/0")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the server's password")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="data folder of `overnight prepare`")
+    parser.add_argument("--trials", required=True, type=Path, metavar="DIR", help="results, kept")
+    parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
+    parser.add_argument("--name", help="this worker's name in results; default: trainer-HOST-PID")
+    parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What a trainer shows of itself in Redis: live progress of the trial and `overnight:trainer`, its phase and heartbeat.
+
+Promises: publishing can never delay or end a trial. It happens on a thread of its own that keeps only the newest news,
+at most twice a second; a server that is away costs the news, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from dataclasses import dataclass
+
+import redis
+
+from trainer.jobs import Bus, Progress
+
+TRAINER = "overnight:trainer"
+TOKENS = "overnight:trainer:token"
+IDLE = "idle"
+TTL_S = 60
+_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Presence:
+    """The trainer's own key. `token` grows with every trial, so a reader can tell an old holder from the current."""
+
+    connection: redis.Redis
+    worker: str
+
+    def next_token(self) -> int | None:
+        """A number larger than any before, or None if the server is away."""
+        with contextlib.suppress(redis.RedisError):
+            return int(self.connection.incr(TOKENS))
+        return None
+
+    def show(self, phase: str, trial: str = "", token: int | None = None) -> None:
+        """Say what this trainer does now; it fades after TTL_S without another word."""
+        values = {"phase": phase, "trial": trial, "pid": str(os.getpid()), "worker": self.worker}
+        if token is not None:
+            values["token"] = str(token)
+        with contextlib.suppress(redis.RedisError):
+            pipeline = self.connection.pipeline()
+            pipeline.delete(TRAINER)
+            pipeline.hset(TRAINER, items=[text for item in values.items() for text in item])
+            pipeline.expire(TRAINER, TTL_S)
+            pipeline.execute()
+
+    def fade(self) -> None:
+        """This trainer is going away."""
+        with contextlib.suppress(redis.RedisError):
+            self.connection.delete(TRAINER)
+
+
+class Publisher:
+    """Publishes a trial's progress from a thread; `report` only leaves the newest where the thread finds it."""
+
+    def __init__(self, connection: redis.Redis, worker: str, trial: str) -> None:
+        self._bus = Bus(connection)
+        self._presence = Presence(connection, worker)
+        self._trial = trial
+        self._newest: Progress | None = None
+        self._news = threading.Event()
+        self._over = threading.Event()
+        threading.Thread(target=self._publish, name="progress", daemon=True).start()
+
+    def report(self, progress: Progress) -> None:
+        """Take note and return at once."""
+        self._newest = progress
+        self._news.set()
+
+    def close(self) -> None:
+        """No more news; what is being sent may still arrive."""
+        self._over.set()
+        self._news.set()
+
+    def _publish(self) -> None:
+        token = self._presence.next_token()
+        self._presence.show("starting", self._trial, token)
+        while self._news.wait() and not self._over.is_set():
+            self._news.clear()
+            if (newest := self._newest) is not None:
+                self._presence.show(newest.phase, self._trial, token)
+                self._bus.publish_progress(self._trial, newest)
+            self._over.wait(_EVERY_S)

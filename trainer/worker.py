@@ -1,0 +1,168 @@
+"""The RQ worker: one queue, JSON, a closed table of functions, one supervising fork per trial.
+
+Promises: no job can name another function, object or callback; SIGTERM and Ctrl-C end the running trial as
+`preempted` and the worker with exit code 0; what a killed worker or fork left is swept. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import redis
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from trainer import linux
+from trainer.jobs import TRIALS
+from trainer.launch import sweep
+from trainer.presence import IDLE, Presence
+from trainer.work import FUNCTIONS, tell_to_stop
+
+log = logging.getLogger(__name__)
+
+SINGLE_HOST_LEASE_S = 20
+_PATIENCE_S = 10.0
+_LOCK_S = 2.0
+
+
+class NotInTable(ValueError):
+    """A job asked for a function that is no work of a trainer."""
+
+
+class WorkFolderTaken(RuntimeError):
+    """Another worker uses this work folder."""
+
+
+class TrialJob(Job):
+    """A job that can ask for nothing but what is in the table: RQ itself would import any name from Redis."""
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function; raises NotInTable."""
+        if self.func_name not in FUNCTIONS:
+            raise NotInTable(f"{self.func_name!r} is no work of a trainer; it does: {', '.join(FUNCTIONS)}")
+        return FUNCTIONS[self.func_name]
+
+    def restore(self, raw_data: Any) -> None:
+        """Read the job, and drop everything in it that would run or call something else."""
+        super().restore(raw_data)
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self.webhooks = []
+        self.retries_left = None
+
+    def _deserialize_data(self) -> None:
+        super()._deserialize_data()  # type: ignore[no-untyped-call]
+        self._instance = None
+
+
+class TrialWorker(Worker):
+    """One trainer. `single_host` lowers the lease: researcher and trainer share a clock, so 20 s of silence are enough.
+
+    RQ would take 65 s; across machines that margin covers the difference of clocks.
+    """
+
+    job_class = TrialJob
+
+    def __init__(self, connection: redis.Redis, presence: Presence, work: Path, *, single_host: bool) -> None:
+        self._presence = presence
+        self._work = work
+        self._single_host = single_host
+        self._stopping_s: float | None = None
+        self._parent = os.getpid()
+        super().__init__(
+            [TRIALS],
+            name=presence.worker,
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=30,
+            job_monitoring_interval=5,
+            maintenance_interval=15,
+            log_job_description=False,
+        )
+
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGUSR1, tell_to_stop)  # before any fork, so that no fork is ever without it
+
+    def setup_work_horse_signals(self) -> None:
+        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops the trial, and without a parent there is none."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, tell_to_stop)
+        linux.die_with_parent(signal.SIGKILL, self._parent)
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Fork; a wish to stop that came before the fork's pid was known is passed on now."""
+        super().fork_work_horse(job, queue)
+        if self._stop_requested:
+            self._preempt()
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Called on the first SIGTERM or SIGINT."""
+        self._stopping_s = time.monotonic()
+        log.info("stopping%s", ", the running trial ends as preempted" if self.horse_pid else "")
+        self._preempt()
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """A second signal: the trial has its seconds to end as preempted, then RQ kills the fork."""
+        if self._stopping_s is None or time.monotonic() - self._stopping_s > _PATIENCE_S:
+            super().request_force_stop(signum, frame)
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+        """The fork ended without a word; its guardian ends the candidate, and this makes sure of it."""
+        log.error("%s: its supervisor was killed (wait status %s)", job.id, ret_val)
+        sweep(self._work)
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """Seconds without a heartbeat after which a trial counts as abandoned."""
+        return SINGLE_HOST_LEASE_S if self._single_host else int(super().get_heartbeat_ttl(job, working_time))
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """RQ's heartbeat, and ours while nothing runs; during a trial its fork speaks."""
+        super().heartbeat(timeout, pipeline)
+        if not self.is_horse and not self.horse_pid:
+            self._presence.show(IDLE)
+
+    def teardown(self) -> None:
+        """Say goodbye."""
+        super().teardown()  # type: ignore[no-untyped-call]
+        if not self.is_horse:
+            self._presence.fade()
+
+    def _preempt(self) -> None:
+        if self.horse_pid:
+            try:
+                os.kill(self.horse_pid, signal.SIGUSR1)
+            except ProcessLookupError:
+                return
+
+
+def take_work_folder(work: Path) -> int:
+    """Lock the folder for this process and sweep what a killed worker left; the lock's descriptor.
+
+    Waits a moment for the fork of a worker that was just killed; raises WorkFolderTaken.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    lock = os.open(work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    give_up = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                os.close(lock)
+                raise WorkFolderTaken(f"another trainer works in {work}; stop it, or give this one --work") from None
+            time.sleep(0.05)
+    ended = sweep(work)
+    if ended:
+        log.warning("ended %d processes that a killed trainer had left", ended)
+    return lock
