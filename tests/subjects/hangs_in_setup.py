@@ -1,0 +1,6 @@
+"""Never takes a batch."""
+
+import time
+
+print("setting up")
+time.sleep(1000)

