@@ -1,0 +1,156 @@
+"""The decision is a pure function: tables, properties, and the two errors it must not make."""
+
+from __future__ import annotations
+
+import math
+import random
+from statistics import fmean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.decision import (
+    CLAIM_PAIRS,
+    CLAIM_PAIRS_LIMIT,
+    Rule,
+    decide,
+    judge_claim,
+    needs_recheck,
+    pooled_sigma,
+    walk_margin,
+)
+from researcher.experiment import Decision, Verdict
+from trainer.jobs import Outcome
+
+SCORES = st.floats(0.1, 10)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "score", "added_lines", "decision"),
+    [
+        (Outcome.OK, 1.79, 0, Decision.KEEP),
+        (Outcome.OK, 1.79, -5, Decision.KEEP),
+        (Outcome.OK, 1.80, 0, Decision.DISCARD),
+        (Outcome.OK, 1.81, -50, Decision.DISCARD),
+        (Outcome.OK, 1.798, 0, Decision.KEEP),
+        (Outcome.OK, 1.798, 20, Decision.DISCARD),
+        (Outcome.OK, 1.794, 20, Decision.KEEP),
+        (Outcome.CRASHED, None, 0, Decision.CRASH),
+        (Outcome.OUT_OF_MEMORY, None, 0, Decision.CRASH),
+        (Outcome.TIMED_OUT, None, 0, Decision.CRASH),
+        (Outcome.UNSCORABLE, None, 0, Decision.DISCARD),
+        (Outcome.LOST, None, 0, Decision.DISCARD),
+    ],
+)
+def test_the_walk_keeps_what_is_better_and_asks_more_of_longer_code(
+    outcome: Outcome, score: float | None, added_lines: int, decision: Decision
+) -> None:
+    ruling = decide(
+        outcome,
+        score,
+        incumbent_scores=[1.80],
+        added_lines=added_lines,
+        sigma=0.01,
+        rule=Rule.WALK,
+        detail="said the trainer",
+    )
+
+    assert ruling.decision is decision
+    assert ruling.score == score
+    assert (score is not None) or "said the trainer" in ruling.reason
+
+
+def test_the_greedy_rule_keeps_any_lower_score_however_long_the_code() -> None:
+    ruling = decide(
+        Outcome.OK, 1.7999, incumbent_scores=[1.80], added_lines=500, sigma=0.01, rule=Rule.GREEDY, detail=""
+    )
+
+    assert ruling.decision is Decision.KEEP
+
+
+def test_the_incumbent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night() -> None:
+    ruling = decide(
+        Outcome.OK, 1.75, incumbent_scores=[1.70, 1.80, 1.82], added_lines=0, sigma=0.01, rule=Rule.WALK, detail=""
+    )
+
+    assert ruling.decision is Decision.KEEP
+
+
+@given(added=st.integers(-500, 500), sigma=st.floats(0, 1))
+def test_the_margin_grows_with_added_lines_up_to_half_a_sigma(added: int, sigma: float) -> None:
+    margin = walk_margin(added, sigma, Rule.WALK)
+
+    assert 0 <= margin <= sigma / 2
+    assert margin <= walk_margin(added + 1, sigma, Rule.WALK)
+    assert added > 0 or margin == 0
+
+
+@given(groups=st.lists(st.lists(SCORES, max_size=5), max_size=5), floor=st.floats(0.001, 1))
+def test_sigma_never_falls_below_its_floor(groups: list[list[float]], floor: float) -> None:
+    assert pooled_sigma(groups, floor) >= floor
+
+
+def test_sigma_is_pooled_over_groups_and_ignores_their_means() -> None:
+    one, shifted = [1.0, 1.2], [5.0, 5.2]
+
+    assert pooled_sigma([one, shifted, [9.9]], 0.0) == pytest.approx(math.sqrt(0.02))
+
+
+@pytest.mark.parametrize(
+    ("head", "base", "verdict"),
+    [
+        ([1.70] * 3, [1.80] * 3, Verdict.CONFIRMED),
+        ([1.80] * 3, [1.80] * 3, None),
+        ([1.80] * 4, [1.80] * 4, Verdict.ROLLED_BACK),
+        ([1.79] * 4, [1.80] * 4, Verdict.ROLLED_BACK),
+        ([1.90] * 4, [1.80] * 4, Verdict.ROLLED_BACK),
+    ],
+)
+def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back(
+    head: list[float], base: list[float], verdict: Verdict | None
+) -> None:
+    assert judge_claim(head, base, sigma=0.01).verdict is verdict
+
+
+def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
+    chance = random.Random(5)
+    nights, confirmed, keeps = 400, 0, 0
+    for _ in range(nights):
+        head_is_baseline, incumbent = True, fmean(chance.gauss(0, 1) for _ in range(5)) + 10
+        for _ in range(60):
+            score = chance.gauss(10, 1)
+            if decide(
+                Outcome.OK, score, incumbent_scores=[incumbent], added_lines=0, sigma=1, rule=Rule.WALK, detail=""
+            ).decision is Decision.KEEP:
+                incumbent, head_is_baseline, keeps = score, False, keeps + 1
+        if head_is_baseline:
+            continue
+        pairs, verdict = CLAIM_PAIRS, None
+        head = [chance.gauss(10, 1) for _ in range(CLAIM_PAIRS_LIMIT)]
+        base = [chance.gauss(10, 1) for _ in range(CLAIM_PAIRS_LIMIT)]
+        while verdict is None:
+            verdict = judge_claim(head[:pairs], base[:pairs], sigma=1).verdict
+            pairs += 1
+        confirmed += verdict is Verdict.CONFIRMED
+
+    assert keeps / nights > 2, "the walk is meant to be free"
+    assert confirmed / nights < 0.06, "a claim out of nothing must be rare"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([], False),
+        (["crashed", "crashed"], False),
+        (["crashed", "out_of_memory", "timed_out"], True),
+        (["crashed", "rejected", "crashed", "rejected", "crashed"], True),
+        (["crashed", "ok", "crashed", "crashed"], False),
+        (["crashed", "unscorable", "crashed", "crashed"], False),
+        (["crashed", "crashed", "crashed", "ok"], False),
+    ],
+)
+def test_three_failures_in_a_row_ask_for_a_recheck_and_rejections_do_not_count(
+    outcomes: list[str], expected: bool
+) -> None:
+    assert needs_recheck([Outcome(name) for name in outcomes]) is expected

@@ -1,0 +1,230 @@
+"""The journal: steps only in order, one transaction each, everything there after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from researcher.decision import Claim, Ruling
+from researcher.errors import JournalError
+from researcher.experiment import CheckKind, Decision, Prices, RequestState, Run, State, Verdict
+from researcher.history import History
+from researcher.journal import Journal
+from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
+from researcher.store import WriterLock
+from trainer.jobs import Kind, Metric, Outcome, TrialResult
+
+COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5)
+PROPOSAL = Proposal(Proposer.LLM, "LR 1 -> 2", "faster", (SetKnobs({"LR": 2}),), cost=COST)
+CANDIDATE = Candidate("LR = 2\n", "f2", 0)
+
+
+def result(val_bpb: float | None, outcome: Outcome = Outcome.OK) -> TrialResult:
+    metric = None if val_bpb is None else Metric("val_bpb", val_bpb)
+    return TrialResult("t-1-t0-a0", "d", outcome, "said", 1.0, 2.0, metric=metric)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def run(journal: Journal) -> Run:
+    """A run whose baseline is measured and applied."""
+    run = journal.start_run(
+        tag="t",
+        profile="cpu",
+        branch="overnight/t",
+        base_commit="c0",
+        data_sha256="d",
+        seed=1,
+        prices=Prices(per_hour=2.0),
+        source="LR = 1\n",
+        fingerprint="f1",
+        at=1.0,
+    )
+    baseline = journal.numbered(0)
+    journal.measuring(baseline)
+    trial = journal.add_trial(run, baseline.id, Kind.BASELINE, seed=1, at=2.0)
+    journal.finish_trial(trial, result(1.8), 3.0)
+    journal.decide(baseline, Outcome.OK, Ruling(Decision.KEEP, "baseline", 1.8), 0.01, 4.0)
+    journal.applied(baseline, 5.0)
+    found = journal.run()
+    assert found is not None
+    return found
+
+
+def test_a_kept_baseline_is_incumbent_and_confirmed(journal: Journal, run: Run) -> None:
+    baseline = journal.numbered(0)
+
+    assert run.incumbent == run.confirmed == baseline.id
+    assert baseline.state is State.APPLIED
+
+
+def test_an_experiment_walks_its_states_and_a_keep_moves_the_incumbent_with_the_decision(
+    journal: Journal, run: Run
+) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    assert (experiment.number, experiment.parent, experiment.cost) == (1, run.incumbent, COST)
+    journal.committed(experiment, "c1")
+    journal.measuring(experiment)
+
+    journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, "better", 1.7, 0.0), 0.01, 7.0)
+
+    moved = journal.run()
+    assert moved is not None
+    assert moved.incumbent == experiment.id
+    assert moved.confirmed == run.confirmed
+    assert journal.proposal(experiment.id) == PROPOSAL
+    assert journal.source(experiment.id) == CANDIDATE.source
+
+
+def test_nothing_is_decided_twice(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    journal.committed(experiment, "c1")
+    journal.measuring(experiment)
+    journal.decide(experiment, Outcome.OK, Ruling(Decision.DISCARD, "worse", 1.9, 0.0), 0.01, 7.0)
+
+    with pytest.raises(JournalError):
+        journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, "better", 1.7, 0.0), 0.01, 8.0)
+
+    after = journal.run()
+    assert after is not None
+    assert after.incumbent == run.incumbent
+    assert journal.numbered(1).decision is Decision.DISCARD
+
+
+def test_a_step_out_of_order_changes_nothing(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+
+    with pytest.raises(JournalError):
+        journal.measuring(experiment)
+
+    assert journal.numbered(1).state is State.PROPOSED
+
+
+def test_only_one_experiment_is_under_way_at_a_time(journal: Journal, run: Run) -> None:
+    journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.propose(run, PROPOSAL, CANDIDATE, 7.0)
+
+
+def test_a_rejection_is_recorded_with_its_cost_and_counts_as_no_measurement(journal: Journal, run: Run) -> None:
+    rejected = journal.reject(run, PROPOSAL, "line 3 does not parse", 6.0)
+
+    assert rejected.outcome is Outcome.REJECTED
+    assert rejected.cost == COST
+    assert journal.measured_count() == 0
+    assert journal.open_experiment() is None
+    with pytest.raises(JournalError):
+        journal.source(rejected.id)
+
+
+def test_only_the_current_attempts_answer_is_taken(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    first = journal.add_trial(run, experiment.id, Kind.FIRST, seed=1, at=6.0)
+    second = journal.attempt_again(first, fault=True)
+
+    with pytest.raises(JournalError):
+        journal.finish_trial(first, result(0.1), 7.0)
+
+    finished = journal.finish_trial(second, result(1.7), 8.0)
+    assert (finished.val_bpb, finished.attempt, finished.faults) == (1.7, 1, 1)
+    assert finished.result == result(1.7)
+
+
+def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    journal.committed(experiment, "c1")
+    journal.measuring(experiment)
+    journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, "better", 1.7, 0.0), 0.01, 7.0)
+    journal.applied(experiment, 7.5)
+    claim = Claim(Verdict.ROLLED_BACK, 0.001, 0.01, 1.799, 1.8, "not enough")
+    journal.open_check(run, CheckKind.CLAIM, experiment.id, run.confirmed, 3, 8.0)
+    check = journal.open_confirmation()
+    assert check is not None
+
+    journal.decide_claim(check, Verdict.ROLLED_BACK, claim, 0.01, 9.0)
+
+    after = journal.run()
+    assert after is not None
+    assert after.incumbent == after.confirmed == run.confirmed
+    (decided,) = journal.confirmations()
+    assert (decided.verdict, decided.gain, decided.threshold) == (Verdict.ROLLED_BACK, 0.001, 0.01)
+
+
+def test_a_request_asked_twice_is_taken_in_once_and_keeps_its_first_answer(journal: Journal, run: Run) -> None:
+    journal.receive("r1", "idea", "try it", "taken in", waiting=True, at=6.0)
+
+    again = journal.receive("r1", "idea", "something else", "another answer", waiting=True, at=7.0)
+
+    assert (again.body, again.answer) == ("try it", "taken in")
+    assert len(journal.requests(RequestState.WAITING)) == 1
+
+
+def test_an_idea_that_became_an_experiment_says_which(journal: Journal, run: Run) -> None:
+    journal.receive("r1", "idea", "try it", "taken in", waiting=True, at=6.0)
+    wanted = Proposal(Proposer.LLM, "t", "h", (SetKnobs({"LR": 2}),), request="r1")
+
+    journal.propose(run, wanted, CANDIDATE, 7.0)
+
+    request = journal.request("r1")
+    assert request is not None
+    assert (request.state, request.answer) == (RequestState.DONE, "became experiment 1")
+
+
+def test_a_second_writer_is_told_who_holds_the_journal(tmp_path: Path) -> None:
+    first = WriterLock(tmp_path)
+    first.sign(4321)
+
+    with pytest.raises(JournalError, match="4321"):
+        WriterLock(tmp_path)
+
+    first.release()
+    WriterLock(tmp_path).release()
+
+
+def test_a_reader_of_nothing_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="nothing has run"):
+        History(tmp_path / "empty")
+
+
+def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        database.execute("PRAGMA user_version = 999")
+    database.close()
+
+    with pytest.raises(JournalError, match="newer version"):
+        Journal(tmp_path)
+
+
+def test_what_was_written_down_survives_kill_9(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from researcher.experiment import Prices\n"
+        "from researcher.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\n"
+        "journal.start_run(tag='t', profile='cpu', branch='b', base_commit='c', data_sha256='d', seed=1,"
+        " prices=Prices(), source='s', fingerprint='f', at=1.0)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, env=os.environ)
+
+    assert ended.returncode == -signal.SIGKILL
+    with History(tmp_path) as history:
+        assert history.run() is not None
+        assert history.numbered(0).state is State.COMMITTED

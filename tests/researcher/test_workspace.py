@@ -1,0 +1,125 @@
+"""Git as the night needs it: repeatable commits, resets that take nothing of the human's, repair after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import git
+import pytest
+
+from researcher.errors import SubjectError
+from researcher.workspace import GitState, Workspace, create_repository
+
+FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
+BRANCH = "overnight/test"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    create_repository(tmp_path / "subject", FILES, "The subject")
+    return tmp_path / "subject"
+
+
+@pytest.fixture
+def workspace(path: Path) -> Iterator[Workspace]:
+    opened = Workspace(path)
+    opened.restore(GitState(BRANCH, opened.head()))
+    yield opened
+    opened.close()
+
+
+def commit(workspace: Workspace, parent: str, source: str = "A = 2\n") -> str:
+    return workspace.commit_candidate(
+        branch=BRANCH, parent=parent, source=source, message="try A = 2", at=1_790_000_000.7, ref="refs/overnight/t/1"
+    )
+
+
+def test_the_same_candidate_committed_twice_is_the_same_commit(workspace: Workspace) -> None:
+    base = workspace.head()
+
+    first, second = commit(workspace, base), commit(workspace, base)
+
+    assert first == second != base
+
+
+def test_a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable(workspace: Workspace, path: Path) -> None:
+    base = workspace.head()
+    sha = commit(workspace, base)
+
+    workspace.settle(base)
+
+    repository = git.Repo(path)
+    assert (path / "train.py").read_text() == FILES["train.py"]
+    assert not repository.is_dirty()
+    assert repository.commit("refs/overnight/t/1").hexsha == sha
+    repository.close()
+
+
+def test_restoring_after_a_kill_removes_dead_locks_and_half_written_files(workspace: Workspace, path: Path) -> None:
+    base = workspace.head()
+    (path / "train.py").write_text("half of a candi")
+    (path / ".git" / "index.lock").write_text("")
+    (path / ".git" / "refs" / "heads" / "overnight" / "test.lock").write_text("")
+
+    workspace.restore(GitState(BRANCH, base))
+
+    assert (path / "train.py").read_text() == FILES["train.py"]
+    assert not list((path / ".git").rglob("*.lock"))
+
+
+def test_the_goal_that_a_human_edits_during_the_night_survives_every_reset(workspace: Workspace, path: Path) -> None:
+    base = workspace.head()
+    (path / "program.md").write_text("Mind the memory.\n")
+
+    sha = commit(workspace, base)
+    workspace.settle(base)
+    workspace.restore(GitState(BRANCH, sha))
+
+    assert workspace.program() == "Mind the memory.\n"
+    assert workspace.files(sha) == {"train.py": "A = 2\n", "prepare.py": "B = 1\n"}
+
+
+def test_the_tables_we_write_never_show_up_as_changes(workspace: Workspace, path: Path) -> None:
+    (path / "results.tsv").write_text("x")
+    (path / "progress.png").write_text("x")
+
+    workspace.restore(GitState(BRANCH, workspace.head()))
+
+    repository = git.Repo(path)
+    assert repository.untracked_files == []
+    repository.close()
+
+
+def test_uncommitted_work_of_the_user_is_refused_by_name_not_thrown_away(path: Path) -> None:
+    (path / "train.py").write_text("my unsaved idea")
+    workspace = Workspace(path)
+
+    with pytest.raises(SubjectError, match=r"train\.py"):
+        workspace.require_clean()
+
+    workspace.close()
+    assert (path / "train.py").read_text() == "my unsaved idea"
+
+
+@pytest.mark.parametrize("missing", ["train.py", "prepare.py"])
+def test_a_repository_without_a_needed_file_is_refused(tmp_path: Path, missing: str) -> None:
+    create_repository(tmp_path / "bare", {name: text for name, text in FILES.items() if name != missing}, "no")
+
+    with pytest.raises(SubjectError, match=missing):
+        Workspace(tmp_path / "bare")
+
+
+def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match="no git repository"):
+        Workspace(tmp_path)
+
+
+def test_a_repository_creation_that_was_killed_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "subject.partial" / ".git").mkdir(parents=True)
+
+    create_repository(tmp_path / "subject", FILES, "The subject")
+
+    workspace = Workspace(tmp_path / "subject")
+    assert workspace.files(workspace.head())["train.py"] == "A = 1\n"
+    workspace.close()
