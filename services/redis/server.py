@@ -1,0 +1,222 @@
+"""A Redis-protocol server for a state folder: the user's own, or one that is started here and ends with us.
+
+Hides where the binary comes from, the port, the password, and what a killed run left behind. Promises one server per
+folder: the folder's lock is held as long as its owner lives, and a server without an owner is ended before a new one
+starts. Not covered: TLS and other hosts, which are the user's own server's affair. Call from the main thread: the
+server ends when the thread that started it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+import redis
+
+from services.process import end_politely, spawn
+from services.redis.binary import Binary, choose_binary, parse_version
+from services.redis.folder import ServerFolder, is_free
+from trainer.jobs import BusError, connect
+
+log = logging.getLogger(__name__)
+
+OLDEST = (6, 2)  # from here on RQ moves a job in one step; before, a killed worker loses the one it was taking
+_PORT_TRIES = 3
+_GRACE_S = 30
+_READY_S = 30.0
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A server that answers. `given`: the user's; `started`: ours to stop; `shared`: another living run's.
+
+    `url` is without the password of a server of ours; a given one is passed on as it came.
+    """
+
+    url: str
+    password: str | None = field(repr=False)
+    pid: int | None
+    version: str
+    binary: Path | None
+    how: Literal["given", "started", "shared"]
+    folder: Path | None = None
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
+    _lock: IO[bytes] | None = field(default=None, repr=False, compare=False)
+
+    def stop(self) -> None:
+        """End a server that was started here, its keys on disk; leave any other one alone."""
+        if self._process is not None and self._lock is not None:
+            _end(self._process)
+            self._lock.close()
+
+    def revived(self) -> RedisServer:
+        """This server, or if it died one started in its place: same keys and password, the same port if it is free."""
+        if self.folder is None or self._process is None or self._lock is None or self._process.poll() is None:
+            return self
+        log.warning("server %s ended with exit code %s: starting it again", self.pid, self._process.returncode)
+        return _start(ServerFolder(self.folder), self._lock, _READY_S)
+
+
+def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _READY_S) -> RedisServer:
+    """The server at `url`, else the one of `folder`, started if it is not running. Raises BusError."""
+    if url:
+        return _given(url)
+    place = ServerFolder.at(folder)
+    lock = place.lock()
+    if lock is None:
+        return _shared(place, timeout_s)
+    try:
+        _end_orphans(place)
+        return _start(place, lock, timeout_s)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def running_server(folder: Path) -> RedisServer | None:
+    """The server that runs on `folder` now, or None; starts nothing, makes nothing."""
+    place = ServerFolder(folder.resolve())
+    port, password = place.port(), place.password()
+    if port is None or password is None:
+        return None
+    url = _url(port)
+    try:
+        facts = _facts(url, password)
+    except redis.RedisError:
+        return None
+    if facts.pid not in place.server_pids():
+        return None
+    return RedisServer(url, password, facts.pid, facts.version, None, "shared", place.path)
+
+
+def _given(url: str) -> RedisServer:
+    try:
+        facts = _facts(url, None)
+    except (redis.RedisError, ValueError) as error:
+        raise BusError(
+            f"Redis at {_without_password(url)} cannot be used: {error}; start it, correct the URL "
+            "(redis://:PASSWORD@HOST:PORT/0), or leave the URL out to have a server started here"
+        ) from error
+    if parse_version(facts.version) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise BusError(f"Redis at {_without_password(url)} is version {facts.version}; {wanted} or newer is needed")
+    return RedisServer(url, None, None, facts.version, None, "given")
+
+
+def _shared(place: ServerFolder, timeout_s: float) -> RedisServer:
+    """Another run owns the folder; it may just be starting or ending its server."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server := running_server(place.path):
+            return server
+        time.sleep(0.05)
+    raise BusError(
+        f"another run holds {place.path}, but its server has not answered for {timeout_s:.0f} s; "
+        "end that run, or choose another state folder"
+    )
+
+
+def _end_orphans(place: ServerFolder) -> None:
+    """We hold the lock, so whoever started these is dead."""
+    for pid in place.server_pids():
+        log.info("ending server %d, which a killed run left on %s", pid, place.path)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if pid in place.server_pids():  # still the same one, now that the handle is held
+                end_politely(pidfd, _GRACE_S)
+        finally:
+            os.close(pidfd)
+
+
+def _start(place: ServerFolder, lock: IO[bytes], timeout_s: float) -> RedisServer:
+    binary = choose_binary(place.remembered_binary(), OLDEST)
+    password = place.make_password()
+    for _ in range(_PORT_TRIES):
+        port = place.choose_port()
+        process = _launch(place, binary, place.write_config(port, password))
+        try:
+            version = _wait_until_ready(process, port, password, timeout_s)
+        except BaseException:
+            _end(process)
+            raise
+        if version is not None:
+            place.remember_binary(binary.path)
+            log.info("%s %s from %s listens on port %d", binary.path.name, version, binary.origin, port)
+            url = _url(port)
+            return RedisServer(url, password, process.pid, version, binary.path, "started", place.path, process, lock)
+        if is_free(port):
+            break
+    raise BusError(
+        f"{binary.path} ended at once with exit code {process.returncode}; the end of {place.log}:\n"
+        f"{place.log_tail()}\n"
+        f"If its files are damaged, move {place.path} away: trials are queued again from the journal"
+    )
+
+
+def _launch(place: ServerFolder, binary: Binary, config: Path) -> subprocess.Popen[bytes]:
+    with place.open_log() as output:
+        return spawn([binary.path, config], output=output, cwd=place.path)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, password: str, timeout_s: float) -> str | None:
+    """The version once it answers; None if it ended. Reading a long append-only file counts as not ready."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None:
+        try:
+            facts = _facts(_url(port), password)
+        except redis.RedisError as error:
+            if time.monotonic() > deadline:
+                raise BusError(
+                    f"server {process.pid} on port {port} is not ready after {timeout_s:.0f} s: {error}"
+                ) from error
+            time.sleep(0.02)
+            continue
+        if facts.pid == process.pid:
+            return facts.version
+        time.sleep(0.02)  # someone else listens there: ours is about to give up
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        if not end_politely(pidfd, _GRACE_S):
+            log.warning("server %d did not end within %d s and was killed", process.pid, _GRACE_S)
+    finally:
+        os.close(pidfd)
+    process.wait()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    version: str
+    pid: int
+
+
+def _facts(url: str, password: str | None) -> _Facts:
+    connection = connect(url, password=password, patient=False)
+    try:
+        connection.ping()
+        server = connection.info("server")
+    finally:
+        connection.close()
+    return _Facts(str(server.get("valkey_version", server["redis_version"])), int(server["process_id"]))
+
+
+def _url(port: int) -> str:
+    return f"redis://127.0.0.1:{port}/0"
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
