@@ -1,1 +1,1 @@
-"""Servers and services that behave as the real ones were recorded, faults included."""
+"""Servers that behave as the real ones were recorded, faults included."""

@@ -1,0 +1,50 @@
+"""What the researcher needs of a chat server, whichever protocol it speaks: messages in, one complete answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete answer. `done_reason` is `length` where it was cut at its own limit or at the end of the context."""
+
+    text: str
+    thoughts: str
+    done_reason: Literal["stop", "length"]
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    seconds: float
+
+
+class ChatClient(Protocol):
+    """One model on one server; `context_tokens` is the whole window, `answer_tokens` the part kept for the answer."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    @property
+    def answer_tokens(self) -> int: ...
+
+    def chat(self, messages: Sequence[Message], tick: Callable[[], None]) -> Answer:
+        """Raises ModelAway (ask again later) or ModelFault (this question got no answer).
+
+        `tick` is called at least twice a second while the answer comes, and may raise to give up.
+        """
+        ...

@@ -1,0 +1,84 @@
+"""Serves a recording of a real Ollama byte for byte: status, headers, body and chunks, without the waiting.
+
+A request gets the recording's next exchange for its path; `path` serves all of them at another path than recorded, for
+recordings of /api/generate whose statuses and error lines are those of /api/chat.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.doubles.ollama_server import listening
+
+RECORDINGS = Path(__file__).parents[1] / "recordings" / "ollama"
+
+
+def exchanges(case: str) -> list[dict[str, Any]]:
+    """The exchanges of a recording, in their order."""
+    recording = json.loads((RECORDINGS / f"{case}.json").read_text())
+    return list(recording["exchanges"])
+
+
+class OllamaReplay(ThreadingHTTPServer):
+    """Answers from `recorded`; a path that has no exchange left gets 501."""
+
+    daemon_threads = True
+
+    def __init__(self, recorded: list[dict[str, Any]], *, path: str | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.left = [(path or exchange["request"]["path"], exchange["response"]) for exchange in recorded]
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def ollama_replay(recorded: list[dict[str, Any]], *, path: str | None = None) -> Iterator[OllamaReplay]:
+    """A replay that listens until the block ends."""
+    server = OllamaReplay(recorded, path=path)
+    with listening(server):
+        yield server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: OllamaReplay
+
+    def do_GET(self) -> None:
+        self._replay()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._replay()
+
+    def _replay(self) -> None:
+        for place, (path, response) in enumerate(self.server.left):
+            if path == self.path:
+                del self.server.left[place]
+                self._send(response)
+                return
+        self.send_error(501, "not recorded")
+
+    def _send(self, response: dict[str, Any]) -> None:
+        self.send_response_only(response["status"], response["reason"])
+        for name, value in response["headers"]:
+            self.send_header(name, value)
+        self.end_headers()
+        if not response.get("chunks"):
+            self.wfile.write((response["body"] or "").encode())
+            return
+        for chunk in response["chunks"]:
+            data = chunk["data"].encode()
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        if response["body_complete"]:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Tests want no access log."""

@@ -1,0 +1,312 @@
+"""An HTTP server that speaks Ollama's protocol: scripted answers, and faults named for what they do.
+
+Shapes, statuses and error texts follow the recordings in `tests/recordings/ollama/`; the contract tests hold both to
+the same assertions. As a script it serves benches: `python -m tests.doubles.ollama_server --port 11435 --script FILE`,
+where FILE is a JSON list of turns, used one after the other and then from the start again: a text, or an object with
+the fields of `Turn` (`nudge` answers with that knob of the train.py in the question, multiplied by `by`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+VERSION = "0.32.15"
+CHARACTERS_PER_TOKEN = 4
+DEFAULT_NUM_CTX = 4096
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+
+Fault = Literal[
+    "model_missing",  # 404, as for a model that was removed
+    "busy",  # 503, the queue is full
+    "server_error",  # 500, the runner died before the answer began
+    "hang",  # takes the question and says nothing
+    "slow_trickle",  # `latency_s` before every token
+    "stall",  # half of the answer, then silence
+    "drop_before_stream",  # the connection is cut before a status
+    "drop_mid_stream",  # half of the answer, then the connection is cut
+    "error_line",  # half of the answer, then a line with an error
+    "garbage_line",  # half of the answer, then a line that is not JSON
+    "no_done",  # the whole answer, and the stream ends without `done`
+    "thoughts_only",  # everything is said in thoughts
+]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer. `length` says that it was cut at num_predict; `latency_s` passes before its first token."""
+
+    text: str = ""
+    fault: Fault | None = None
+    latency_s: float = 0.0
+    length: bool = False
+    nudge: str | None = None
+    by: float = 1.1
+
+
+Script = Sequence[Turn | str] | Callable[[dict[str, Any]], Turn]
+
+
+class OllamaDouble(ThreadingHTTPServer):
+    """Serves the turns of a script on a loopback port; `asked` keeps the bodies of all chat requests."""
+
+    daemon_threads = True
+
+    def __init__(self, script: Script, *, model: str = "small:latest", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.model = model
+        self.asked: list[dict[str, Any]] = []
+        self.hung_up = threading.Event()
+        self.closing = threading.Event()
+        self._script = script
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def next_turn(self, body: dict[str, Any]) -> Turn:
+        """The script's next turn; after the last it begins again."""
+        with self._lock:
+            self.asked.append(body)
+            if callable(self._script):
+                return self._script(body)
+            turn = self._script[(len(self.asked) - 1) % len(self._script)]
+        return turn if isinstance(turn, Turn) else Turn(turn)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what some tests wait for."""
+        self.hung_up.set()
+
+
+@contextmanager
+def ollama_double(script: Script, *, model: str = "small:latest") -> Iterator[OllamaDouble]:
+    """A double that listens until the block ends; what hangs then is let go."""
+    server = OllamaDouble(script, model=model)
+    with listening(server):
+        yield server
+        server.closing.set()
+
+
+@contextmanager
+def listening(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Serve in a thread until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: OllamaDouble
+
+    def do_GET(self) -> None:
+        match self.path:
+            case "/":
+                self._send(200, b"Ollama is running", "text/plain; charset=utf-8")
+            case "/api/version":
+                self._send_json(200, {"version": VERSION})
+            case "/api/tags":
+                self._send_json(200, {"models": [_listed(self.server.model)]})
+            case "/api/chat" | "/api/show":
+                self._send(405, b"405 method not allowed", "text/plain")
+            case _:
+                self._send(404, b"404 page not found", "text/plain")
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            body = json.loads(raw)
+        except ValueError as error:
+            self._send_json(400, {"error": str(error) if raw else "missing request body"})
+            return
+        match self.path:
+            case "/api/chat":
+                self._chat(body)
+            case "/api/show":
+                self._show(body)
+            case _:
+                self._send(404, b"404 page not found", "text/plain")
+
+    def _show(self, body: dict[str, Any]) -> None:
+        if _full(body.get("model", "")) != _full(self.server.model):
+            self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
+            return
+        model = _listed(self.server.model)
+        shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
+        shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
+        self._send_json(200, shown | {key: model[key] for key in ("details", "capabilities", "modified_at")})
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        turn = self.server.next_turn(body)
+        asked = sum(len(message["content"]) for message in body.get("messages", [])) // CHARACTERS_PER_TOKEN
+        room = int(body.get("options", {}).get("num_ctx", DEFAULT_NUM_CTX))
+        if turn.fault == "model_missing" or _full(body.get("model", "")) != _full(self.server.model):
+            self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
+        elif turn.fault == "busy":
+            self._send_json(503, {"error": BUSY})
+        elif turn.fault == "server_error":
+            self._send_json(500, {"error": "model runner has unexpectedly stopped"})
+        elif asked > room and body.get("truncate") is False:
+            self._send_json(400, {"error": json.dumps({"error": _too_long(asked, room)})})
+        elif turn.fault == "drop_before_stream":
+            self.close_connection = True
+        else:
+            self._stream(body["model"], _spoken(turn, body), asked)
+
+    def _stream(self, model: str, turn: Turn, asked: int) -> None:
+        started = time.monotonic_ns()
+        if turn.fault == "hang" or self._pause(turn.latency_s):
+            self._wait_for_the_end()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        pieces = re.findall(r"\s*\S+|\s+$", turn.text)
+        breaks_off = turn.fault in ("stall", "drop_mid_stream", "error_line", "garbage_line")
+        for piece in pieces[: len(pieces) // 2] if breaks_off else pieces:
+            self._chunk(_line(model, **{"thinking" if turn.fault == "thoughts_only" else "content": piece}))
+            if turn.fault == "slow_trickle" and self._pause(turn.latency_s):
+                return
+        if self._broke_off(turn):
+            return
+        if turn.fault != "no_done":
+            self._chunk(_last_line(model, turn, time.monotonic_ns() - started, asked, len(pieces)))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _broke_off(self, turn: Turn) -> bool:
+        """True when nothing more is to be sent."""
+        match turn.fault:
+            case "stall":
+                self._wait_for_the_end()
+                return True
+            case "drop_mid_stream":
+                self.close_connection = True
+                return True
+            case "error_line":
+                self._chunk({"error": "an error was encountered while running the model: unexpected EOF"})
+            case "garbage_line":
+                self._write_chunk(b'{"model": "half a li\n')
+            case _:
+                return False
+        self.wfile.write(b"0\r\n\r\n")
+        return True
+
+    def _pause(self, seconds: float) -> bool:
+        """True when the server closes meanwhile."""
+        return self.server.closing.wait(seconds) if seconds else False
+
+    def _wait_for_the_end(self) -> None:
+        """Until the client hangs up or the server closes."""
+        self.connection.settimeout(0.05)
+        while not self.server.closing.is_set():
+            with suppress(TimeoutError):
+                if self.connection.recv(1) == b"":
+                    self.server.hung_up.set()
+                    break
+        self.close_connection = True
+
+    def _chunk(self, line: dict[str, Any]) -> None:
+        self._write_chunk(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+
+    def _write_chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def _send_json(self, status: int, body: dict[str, Any]) -> None:
+        self._send(status, json.dumps(body, separators=(",", ":")).encode(), "application/json; charset=utf-8")
+
+    def _send(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Tests want no access log."""
+
+
+def _line(model: str, **said: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "", **said}
+    return {"model": model, "created_at": _now(), "message": message, "done": False}
+
+
+def _last_line(model: str, turn: Turn, took_ns: int, asked: int, answered: int) -> dict[str, Any]:
+    counts = {"prompt_eval_count": asked, "prompt_eval_duration": 1_000_000, "eval_count": answered}
+    times = {"total_duration": took_ns, "load_duration": 1_000_000}
+    ending = {"done": True, "done_reason": "length" if turn.length else "stop"}
+    return _line(model) | ending | times | counts | {"eval_duration": took_ns}
+
+
+def _spoken(turn: Turn, body: dict[str, Any]) -> Turn:
+    """The turn with its text; a nudge is written from the knob's line in the question."""
+    if turn.nudge is None:
+        return turn
+    found = re.search(rf"^{turn.nudge} = (\S+).*$", body["messages"][-1]["content"], re.MULTILINE)
+    old = found.group() if found else f"{turn.nudge} = ?"
+    new = old.replace(found.group(1), repr(round(float(found.group(1)) * turn.by, 8)), 1) if found else old
+    blocks = f"<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
+    return replace(turn, text=f"TITLE: Nudge {turn.nudge}\nHYPOTHESIS: {turn.by} times may suit it better.\n{blocks}")
+
+
+def _too_long(asked: int, room: int) -> dict[str, Any]:
+    message = f"request ({asked} tokens) exceeds the available context size ({room} tokens), try increasing it"
+    kind = {"type": "exceed_context_size_error", "n_prompt_tokens": asked, "n_ctx": room}
+    return {"code": 400, "message": message, **kind}
+
+
+def _listed(model: str) -> dict[str, Any]:
+    details = {"parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"]}
+    details |= {"parameter_size": "134.52M", "quantization_level": "Q4_1"}
+    listed = {"name": _full(model), "model": _full(model), "modified_at": _now(), "size": 98_362_763}
+    return {**listed, "digest": "4a51" * 16, "details": details, "capabilities": ["completion"]}
+
+
+def _full(model: str) -> str:
+    return (model if ":" in model else f"{model}:latest").lower()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + ".000000001Z"
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description="A double of Ollama for benches and tests")
+    parser.add_argument("--port", type=int, default=11435)
+    parser.add_argument("--model", default="small:latest")
+    parser.add_argument("--script", type=Path, required=True)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before the first token of every answer")
+    chosen = parser.parse_args()
+    turns = [turn if isinstance(turn, dict) else {"text": turn} for turn in json.loads(chosen.script.read_text())]
+    script = [Turn(**{"latency_s": chosen.latency, **turn}) for turn in turns]
+    server = OllamaDouble(script, model=chosen.model, port=chosen.port)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with listening(server):
+        print(server.url, flush=True)
+        ended.wait()
+        server.closing.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The client against recordings of a real server, against the double, and the double against the recordings."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from researcher.chat import Message
+from researcher.errors import ModelAway, ModelFault
+from researcher.ollama import OllamaClient, OllamaSettings, base_url
+from tests.doubles.ollama_replay import exchanges, ollama_replay
+from tests.doubles.ollama_server import Turn, ollama_double
+
+QUESTION = [Message("system", "You are brief."), Message("user", "Name one primary colour.")]
+LONG_QUESTION = [Message("user", "Item 1 costs 4 euros. " * 400)]
+MODEL = "smollm2"
+
+
+def client_of(url: str, **changes: Any) -> OllamaClient:
+    quick = OllamaSettings(url, MODEL, num_ctx=512, num_predict=60, connect_s=2, first_s=20, stall_s=20, deadline_s=30)
+    return OllamaClient(replace(quick, **changes))
+
+
+def nothing() -> None:
+    """A tick with nothing to do."""
+
+
+def recorded(case: str, *numbers: int) -> list[dict[str, Any]]:
+    found = exchanges(case)
+    return [found[number] for number in numbers] if numbers else found
+
+
+@contextmanager
+def real_or_double(kind: str, case: list[dict[str, Any]], turn: Turn) -> Iterator[str]:
+    """The address of a server that answers /api/chat as recorded, or of the double."""
+    if kind == "recording":
+        with ollama_replay(case, path="/api/chat") as replay:
+            yield replay.url
+    else:
+        with ollama_double([turn], model=MODEL) as double:
+            yield double.url
+
+
+both = pytest.mark.parametrize("kind", ["recording", "double"])
+
+
+# The wire: the same assertions on what was recorded and on what the double says.
+
+
+@both
+def test_version_and_tags_have_the_recorded_shape(kind: str) -> None:
+    server = ollama_replay(recorded("version") + recorded("tags")) if kind == "recording" else ollama_double([""])
+    with server as listening:
+        version = httpx.get(f"{listening.url}/api/version").json()
+        root = httpx.get(listening.url + "/")
+        tags = httpx.get(f"{listening.url}/api/tags").json()
+
+    assert version.keys() == {"version"}
+    assert root.text == "Ollama is running"
+    model = tags["models"][0]
+    assert {"name", "model", "modified_at", "size", "digest", "details", "capabilities"} <= model.keys()
+    assert {"family", "families", "format", "parameter_size", "quantization_level"} <= model["details"].keys()
+    assert model["name"].count(":") == 1
+    assert len(model["digest"]) == 64
+
+
+@both
+def test_show_tells_what_a_model_can_do(kind: str) -> None:
+    server = ollama_replay(recorded("show")) if kind == "recording" else ollama_double([""], model=MODEL)
+    with server as listening:
+        shown = httpx.post(f"{listening.url}/api/show", json={"model": MODEL}).json()
+
+    assert {"modelfile", "parameters", "template", "details", "model_info", "capabilities"} <= shown.keys()
+    assert isinstance(shown["model_info"][shown["model_info"]["general.architecture"] + ".context_length"], int)
+    assert "completion" in shown["capabilities"]
+
+
+@both
+def test_stream_is_lines_of_json_and_only_the_last_is_done(kind: str) -> None:
+    turn = Turn("The primary colours are red, blue and yellow.", length=True)
+    with real_or_double(kind, recorded("chat-stream"), turn) as url:
+        response = httpx.post(f"{url}/api/chat", json={"model": MODEL, "messages": [{"role": "user", "content": "x"}]})
+    lines = [json.loads(line) for line in response.text.splitlines()]
+
+    assert response.headers["content-type"] == "application/x-ndjson"
+    assert all(line.keys() == {"model", "created_at", "message", "done"} and not line["done"] for line in lines[:-1])
+    assert all(line["message"].keys() == {"role", "content"} for line in lines)
+    assert "".join(line["message"]["content"] for line in lines).startswith("The primary colours are ")
+    assert lines[-1].keys() == {
+        *("model", "created_at", "message", "done", "done_reason", "total_duration", "load_duration"),
+        *("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"),
+    }
+    assert (lines[-1]["done"], lines[-1]["done_reason"], lines[-1]["message"]["content"]) == (True, "length", "")
+
+
+# The client: the same outcome from what was recorded and from the double.
+
+
+@both
+def test_complete_answer_comes_with_its_counts(kind: str) -> None:
+    turn = Turn("The primary colours are red, blue and yellow. " * 20, length=True)
+    with real_or_double(kind, recorded("chat-stream"), turn) as url:
+        answer = client_of(url).chat(QUESTION, nothing)
+
+    assert answer.text.startswith("The primary colours are ")
+    assert answer.done_reason == "length"
+    assert answer.prompt_tokens is not None
+    assert 5 < answer.prompt_tokens < 30
+    assert answer.answer_tokens is not None
+    assert answer.answer_tokens > 50
+    assert answer.thoughts == ""
+    assert answer.seconds > 0
+
+
+@both
+def test_thoughts_are_no_answer(kind: str) -> None:
+    case = recorded("think-supported-stream-format")
+    with real_or_double(kind, case, Turn('{"name": "Ava"}', "thoughts_only", length=True)) as url:
+        answer = client_of(url).chat(QUESTION, nothing)
+
+    assert answer.text == ""
+    assert answer.thoughts.startswith("{")
+
+
+@both
+@pytest.mark.parametrize(
+    ("case", "turn", "error", "says"),
+    [
+        (
+            ("unknown-model", 1),
+            Turn(fault="model_missing"),
+            ModelAway,
+            "does not have the model smollm2; run: ollama pu",
+        ),
+        (("queue-full", 2), Turn(fault="busy"), ModelAway, "503: server busy, please try again"),
+        (("runner-dies-non-stream", 0), Turn(fault="server_error"), ModelFault, "refused the question (500): "),
+        (("runner-dies-mid-stream", 0), Turn("a b c d", "error_line"), ModelFault, "running the model: unexpected EOF"),
+        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), ModelFault, "broke off in the middle"),
+    ],
+)
+def test_recorded_faults_are_typed(
+    kind: str, case: tuple[str, int], turn: Turn, error: type[Exception], says: str
+) -> None:
+    with real_or_double(kind, recorded(*case), turn) as url, pytest.raises(error) as fault:
+        client_of(url).chat(QUESTION, nothing)
+
+    assert says in str(fault.value)
+
+
+@both
+def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: str) -> None:
+    case = recorded("chat-too-long-one-message", 1)
+    too_long = pytest.raises(ModelFault, match=r"exceeds the available context size \(512 tokens\)")
+    with real_or_double(kind, case, Turn("x")) as url, too_long:
+        client_of(url).chat(LONG_QUESTION, nothing)
+
+
+@pytest.mark.parametrize(
+    ("case", "number", "error", "says"),
+    [
+        ("unknown-model", 3, ModelFault, "(400): invalid model name"),
+        ("chat-too-long-one-message", 2, ModelFault, "longer than the context length currently available"),
+        ("think-unsupported", 0, ModelFault, "does not support thinking"),
+        ("http-errors", 0, ModelAway, "405: 405 method not allowed"),
+        ("http-errors", 2, ModelAway, "404: 404 page not found"),
+        ("http-errors", 3, ModelAway, "307"),
+    ],
+)
+def test_every_other_recorded_status_is_typed(case: str, number: int, error: type[Exception], says: str) -> None:
+    with ollama_replay(recorded(case, number), path="/api/chat") as server, pytest.raises(error) as fault:
+        client_of(server.url).chat(QUESTION, nothing)
+
+    assert says in str(fault.value)
+
+
+def test_every_call_fixes_the_context_and_forbids_cutting_and_thinking() -> None:
+    with ollama_double(["yes"], model=MODEL) as server:
+        client = client_of(server.url, temperature=0.3, keep_alive="10m")
+        client.chat(QUESTION, nothing)
+        client.chat(LONG_QUESTION[:0] + QUESTION, nothing)
+
+    assert server.asked[0] == server.asked[1]
+    assert {key: value for key, value in server.asked[0].items() if key != "messages"} == {
+        "model": MODEL,
+        "stream": True,
+        "think": False,
+        "truncate": False,
+        "shift": False,
+        "keep_alive": "10m",
+        "options": {"num_ctx": 512, "num_predict": 60, "temperature": 0.3},
+    }
+    assert server.asked[0]["messages"][0] == {"role": "system", "content": "You are brief."}
+
+
+def test_text_with_odd_line_ends_and_half_characters_survives() -> None:
+    text = "a\u2028b\x85c ö\ud83d d"
+
+    with ollama_double(lambda body: Turn(body["messages"][0]["content"]), model=MODEL) as server:
+        answer = client_of(server.url).chat([Message("user", text)], nothing)
+
+    assert answer.text == "a\u2028b\x85c ö? d"
+
+
+@pytest.mark.parametrize(
+    ("turn", "changes", "error", "says"),
+    [
+        (Turn("a b c d", "no_done"), {}, ModelFault, "without saying `done`, after 4 lines"),
+        (Turn("", "no_done"), {}, ModelFault, "without saying `done`, after 0 lines"),
+        (Turn("a b c d", "garbage_line"), {}, ModelFault, "line 3 of the answer is not JSON"),
+        (Turn("a", "drop_before_stream"), {}, ModelAway, "is Ollama running there?"),
+        (Turn("a", "hang"), {"first_s": 0.3}, ModelAway, "sent nothing for 0 s"),
+        (Turn("a b c d", "stall"), {"stall_s": 0.3}, ModelFault, "stopped in the middle"),
+        (Turn("a b " * 500, "slow_trickle", 0.02), {"deadline_s": 0.5}, ModelFault, "had not finished after 0 s"),
+    ],
+)
+def test_server_that_misbehaves_is_given_up_in_time(
+    turn: Turn, changes: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with ollama_double([turn], model=MODEL) as server, pytest.raises(error) as fault:
+        client_of(server.url, **changes).chat(QUESTION, nothing)
+
+    assert says in str(fault.value)
+
+
+def test_tick_is_called_while_the_answer_comes_and_may_give_it_up() -> None:
+    class Enough(Exception):
+        pass
+
+    ticks: list[int] = []
+
+    def tick() -> None:
+        ticks.append(len(ticks))
+        if len(ticks) == 3:
+            raise Enough
+
+    with ollama_double([Turn("never", "hang")], model=MODEL) as server:
+        with pytest.raises(Enough):
+            client_of(server.url).chat(QUESTION, tick)
+
+        assert server.hung_up.wait(10), "the connection is closed, so the server can stop generating"
+
+
+def test_nobody_at_the_address_is_away() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        client = client_of(f"http://127.0.0.1:{bound.getsockname()[1]}")
+
+        with pytest.raises(ModelAway, match="is Ollama running there"):
+            client.chat(QUESTION, nothing)
+        with pytest.raises(ModelAway, match="is Ollama running there"):
+            client.look()
+
+
+@both
+def test_look_finds_the_model_by_any_of_its_names(kind: str) -> None:
+    names = ["smollm2", "SmolLM2:latest", "library/smollm2"]
+    case = (recorded("version", 0) + recorded("tags")) * len(names)
+    with ollama_replay(case) if kind == "recording" else ollama_double([""], model=MODEL) as server:
+        facts = [client_of(server.url, model=name).look() for name in names]
+
+    assert {(fact.version, fact.model) for fact in facts} == {("0.32.15", "smollm2:latest")}
+
+
+@both
+def test_look_says_how_to_get_a_missing_model(kind: str) -> None:
+    case = recorded("version", 0) + recorded("tags")
+    server = ollama_replay(case) if kind == "recording" else ollama_double([""], model=MODEL)
+    with server as listening, pytest.raises(ModelAway, match="ollama pull qwen3:8b"):
+        client_of(listening.url, model="qwen3:8b").look()
+
+
+def test_look_at_something_else_says_so() -> None:
+    not_ollama = pytest.raises(ModelAway, match="not like Ollama; is the address right")
+    with ollama_replay(recorded("version", 2), path="/api/version") as server, not_ollama:
+        client_of(server.url).look()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("0.0.0.0:11434", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("ollama", "http://ollama:11434"),
+        (" ollama:80 ", "http://ollama:80"),
+        ("http://ollama:11434/", "http://ollama:11434"),
+        ("http://ollama", "http://ollama:80"),
+        ("https://gpu.example/api-root/", "https://gpu.example:443/api-root"),
+        ("::1", "http://[::1]:11434"),
+        ("[::]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_host_is_read_as_people_write_it(host: str, url: str) -> None:
+    assert base_url(host) == url
+
+
+@pytest.mark.parametrize("host", ["host:port", "host:99999999", "ftp://host", "http://", "a b:1", "http://[::1"])
+def test_address_that_is_none_stops_the_start_with_an_example(host: str) -> None:
+    with pytest.raises(ValueError, match=r"OLLAMA_HOST is .* write for example http://127\.0\.0\.1:11434"):
+        OllamaClient(OllamaSettings(host, MODEL))
