@@ -1,1 +1,1 @@
-"""Servers that behave as the real ones were recorded, faults included."""
+"""Servers and services that behave as the real ones were recorded, faults included."""

@@ -1,0 +1,212 @@
+"""The LLM as a proposer, over HTTP against the double: every answer ends as a draft, good or refused, with its cost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from researcher.chat import Answer, Message
+from researcher.errors import ModelAway, Rejected
+from researcher.llm import Draft, LlmProposer, PromptContext
+from researcher.ollama import OllamaClient, OllamaSettings
+from researcher.prompt import prompt_tokens
+from researcher.proposal import Proposal, SearchReplace
+from researcher.validation import validate
+from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
+
+SOURCE = (Path(__file__).parent / "small_train.py").read_text()
+CONTEXT = PromptContext("Lower the score.", "profile cpu", SOURCE, "The incumbent scores 1.812.", ("1 discard: x",))
+HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
+
+
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+DEPTH_LINE = "DEPTH = 2  # layers; range 1..8"
+GOOD = HEAD + block(DEPTH_LINE, "DEPTH = 4  # layers; range 1..8")
+DECOY = HEAD + block(DEPTH_LINE, "DEPTH = 8  # layers; range 1..8")
+
+
+def propose(script: Script, context: PromptContext = CONTEXT, **changes: Any) -> tuple[Draft, OllamaDouble]:
+    with ollama_double(script) as server:
+        settings = OllamaSettings(server.url, "small", **{"num_ctx": 8192, "num_predict": 1024, **changes})
+        draft = LlmProposer(OllamaClient(settings)).propose(context, lambda: None, check)
+    return draft, server
+
+
+def check(proposal: Proposal) -> None:
+    validate(proposal, SOURCE, lambda _: None)
+
+
+class DenseTokens:
+    """A server whose vocabulary needs half as many tokens again as estimated."""
+
+    def __init__(self, client: OllamaClient) -> None:
+        self._client = client
+        self.url, self.model = client.url, client.model
+        self.context_tokens, self.answer_tokens = client.context_tokens, client.answer_tokens
+
+    def chat(self, messages: Sequence[Message], tick: Callable[[], None]) -> Answer:
+        return replace(self._client.chat(messages, tick), prompt_tokens=int(1.5 * prompt_tokens(messages)))
+
+
+def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
+    draft, server = propose([GOOD])
+
+    proposal = draft.proposal
+    assert draft.rejected is None
+    assert (proposal.proposer, proposal.title, proposal.hypothesis) == ("llm", "Deeper", "More layers learn more.")
+    assert proposal.edits == (SearchReplace(DEPTH_LINE + "\n", "DEPTH = 4  # layers; range 1..8\n"),)
+    assert proposal.cost is not None
+    assert (proposal.cost.endpoint, proposal.cost.model, proposal.cost.calls) == (server.url, "small", 1)
+    assert proposal.cost.prompt_tokens is not None
+    assert proposal.cost.prompt_tokens > 500
+    assert proposal.cost.answer_tokens
+    assert [exchange.fault for exchange in draft.exchanges] == [None]
+    assert draft.exchanges[0].reply == GOOD
+    assert SOURCE in draft.exchanges[0].prompt
+    assert Proposal.from_json(proposal.to_json()) == proposal
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("I cannot do that.", "neither a '<<<<<<< SEARCH' block nor"),
+        (HEAD + block("DEPTH = 3  # layers", "DEPTH = 4"), "does not stand in train.py"),
+        (HEAD + block(DEPTH_LINE, "DEPTH = (4"), "does not parse: line 6: '(' was never closed: DEPTH = (4"),
+        (HEAD + block(DEPTH_LINE, DEPTH_LINE + " more"), "only comments"),
+        (HEAD + "```python\nx = 1\n```", "must keep the call of evaluate_bpb()"),
+        (Turn(DECOY, length=True), "the answer was cut off"),
+    ],
+)
+def test_bad_answer_gets_one_repair_turn_with_its_real_error(bad: str | Turn, reason: str) -> None:
+    draft, server = propose([bad, GOOD])
+
+    turns = server.asked[1]["messages"]
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.calls == len(draft.exchanges) == 2
+    assert turns[:2] == server.asked[0]["messages"]
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[2]["content"] == (bad.text if isinstance(bad, Turn) else bad).strip()
+    assert reason in turns[3]["content"]
+    assert reason in str(draft.exchanges[0].fault)
+
+
+def test_answer_that_stays_bad_is_refused_after_one_repair() -> None:
+    draft, server = propose([HEAD + block("nowhere", "x"), HEAD + block("nor here", "x"), GOOD])
+
+    assert draft.rejected is not None
+    assert "does not stand in train.py" in draft.rejected
+    assert draft.proposal.title == "Deeper"
+    assert len(server.asked) == len(draft.exchanges) == 2
+
+
+def test_edit_weighed_in_thoughts_is_not_applied_and_not_quoted_back() -> None:
+    draft, server = propose([f"<think>{DECOY}</think>no idea", f"<think>{DECOY}</think>{GOOD}"])
+
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert server.asked[1]["messages"][2]["content"] == "no idea"
+    assert DECOY in draft.exchanges[0].reply, "what is stored is what was said"
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (Turn(""), "the answer is empty"),
+        (Turn(f"<think>{DECOY}"), "empty but for its thoughts"),
+        (Turn(GOOD, "thoughts_only"), "the answer is empty"),
+        (Turn(GOOD, "server_error"), "refused the question (500)"),
+        (Turn(GOOD, "error_line"), "broke off with: an error was encountered"),
+        (Turn(GOOD, "drop_mid_stream"), "broke off in the middle"),
+        (Turn(GOOD, "no_done"), "without saying `done`"),
+        (Turn(GOOD, "garbage_line"), "is not JSON"),
+    ],
+)
+def test_no_answer_is_a_refused_draft_without_a_second_call(turn: Turn, reason: str) -> None:
+    draft, server = propose([turn])
+
+    assert draft.rejected is not None
+    assert reason in draft.rejected
+    assert draft.proposal.edits == ()
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.calls == len(draft.exchanges) == len(server.asked) == 1
+
+
+@pytest.mark.parametrize("fault", ["model_missing", "busy", "drop_before_stream"])
+def test_server_that_cannot_be_asked_is_away(fault: Any) -> None:
+    with pytest.raises(ModelAway):
+        propose([Turn(fault=fault)])
+
+
+def test_server_that_goes_away_before_the_repair_leaves_a_refused_draft() -> None:
+    draft, _ = propose(["no idea", Turn(fault="busy")])
+
+    assert draft.rejected is not None
+    assert re.search(r"neither a .* it could not be repaired: .*503", draft.rejected)
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.calls == 1
+
+
+def test_source_that_does_not_fit_the_context_is_never_sent() -> None:
+    with ollama_double([GOOD]) as server:
+        small = OllamaSettings(server.url, "small", num_ctx=1500, num_predict=1024)
+        with pytest.raises(ModelAway, match="raise NUM_CTX by"):
+            LlmProposer(OllamaClient(small)).propose(CONTEXT, lambda: None, check)
+
+    assert server.asked == []
+
+
+def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() -> None:
+    context = replace(CONTEXT, history=tuple(f"{number} discard: no gain" for number in range(4000)))
+    with ollama_double([GOOD]) as server:
+        client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
+        dense = DenseTokens(client)
+        proposer = LlmProposer(dense)
+        for _ in range(2):
+            proposer.propose(context, lambda: None, check)
+
+    first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
+    assert second / first == pytest.approx(1 / 1.5, abs=0.02)
+
+
+def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
+    def tried_before(proposal: Proposal) -> None:
+        raise Rejected("the same code was tried before (experiment 12: discard, 1.812)")
+
+    with ollama_double([GOOD]) as server:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small")))
+        draft = proposer.propose(CONTEXT, lambda: None, tried_before)
+
+    assert "experiment 12: discard, 1.812" in server.asked[1]["messages"][3]["content"]
+    assert draft.rejected == "the same code was tried before (experiment 12: discard, 1.812)"
+
+
+def test_double_runs_as_a_script_and_nudges_knobs_of_the_train_py_it_is_shown(tmp_path: Path) -> None:
+    script = tmp_path / "replies.json"
+    script.write_text(json.dumps([{"nudge": "MATRIX_LR", "by": 1.5}, GOOD]))
+    command = [sys.executable, "-m", "tests.doubles.ollama_server", "--port", "0", "--script", str(script)]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as double:
+        assert double.stdout is not None
+        url = double.stdout.readline().strip()
+        proposer = LlmProposer(OllamaClient(OllamaSettings(url, "small")))
+
+        drafts = [proposer.propose(CONTEXT, lambda: None, check) for _ in range(2)]
+        double.send_signal(signal.SIGTERM)
+
+        assert double.wait(20) == 0
+    assert [draft.rejected for draft in drafts] == [None, None]
+    assert "MATRIX_LR = 0.06  # range" in str(drafts[0].proposal.edits)

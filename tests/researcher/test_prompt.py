@@ -1,0 +1,113 @@
+"""A prompt always fits its room, keeps the newest lines, and says what it left out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.errors import ModelFault, ResearcherError
+from researcher.prompt import PromptContext, Prompts, prompt_tokens, tokens
+
+CONTEXT = PromptContext(
+    program="Lower the score; {source} stays text.",
+    profile="profile cpu: 15 processor seconds",
+    source="DEPTH = 2\nNAME = '{history}'\n",
+    incumbent="The incumbent scores 1.812.",
+)
+
+
+def text_of(context: PromptContext, room: int = 10_000) -> str:
+    return "\n".join(message.content for message in Prompts.read().messages(context, room))
+
+
+def test_stable_part_stands_first_and_the_growing_part_last() -> None:
+    context = replace(CONTEXT, history=("1 discard",), rejections=("2 no block",), idea="try {more} layers")
+
+    text = text_of(context)
+
+    parts = [
+        "Lower the score",
+        "profile cpu",
+        "DEPTH = 2",
+        "scores 1.812",
+        "- 1 discard",
+        "- 2 no block",
+        "{more} layers",
+    ]
+    assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
+    assert all(part in text for part in parts)
+    assert "discarded" in text.split("DEPTH")[0], "the warning against tampering"
+
+
+def test_braces_in_what_is_filled_in_are_left_alone() -> None:
+    assert "{source} stays text" in text_of(CONTEXT)
+    assert "NAME = '{history}'" in text_of(CONTEXT)
+
+
+def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
+    text = text_of(replace(CONTEXT, program="", source=""))
+
+    assert "{" not in text
+    assert "Propose the next experiment" in text
+    assert text.count("(none yet)") == 2
+
+
+def test_older_lines_are_left_out_first_and_that_is_said() -> None:
+    history = tuple(f"{number} discard, 1.9: a reason of some length" for number in range(500))
+    room = prompt_tokens(Prompts.read().messages(CONTEXT, 10_000)) + 300
+
+    text = text_of(replace(CONTEXT, history=history), room)
+
+    assert "- 499 discard" in text
+    assert "- 0 discard" not in text
+    kept = text.count("- ", text.index("older ones are omitted"))
+    assert f"({500 - text.count(' discard, 1.9')} older ones are omitted for want of room)" in text
+    assert kept >= 5
+
+
+def test_source_that_does_not_fit_names_the_setting_to_raise() -> None:
+    with pytest.raises(ModelFault, match=r"\(20000 of them for train.py\) .* only 2000 are free; raise NUM_CTX by \d+"):
+        text_of(replace(CONTEXT, source="x" * 60_000), 2000)
+
+
+@given(
+    room=st.integers(0, 4000),
+    source=st.text(max_size=2000),
+    history=st.lists(st.text(max_size=600), max_size=30),
+    rejections=st.lists(st.text(max_size=600), max_size=30),
+    idea=st.none() | st.text(max_size=300),
+    reply=st.text(max_size=500),
+)
+def test_no_prompt_and_no_repair_is_larger_than_its_room(
+    room: int, source: str, history: list[str], rejections: list[str], idea: str | None, reply: str
+) -> None:
+    context = PromptContext("goal", "cpu", source, "1.8", tuple(history), tuple(rejections), idea)
+    prompts = Prompts.read()
+
+    for make in (prompts.messages, lambda given, size: prompts.repair(given, size, reply, "a reason")):
+        try:
+            messages = make(context, room)
+        except ModelFault as fault:
+            assert "NUM_CTX" in str(fault)  # noqa: PT017
+        else:
+            assert prompt_tokens(messages) <= room
+
+
+def test_estimate_counts_bytes_so_that_other_scripts_are_not_cheap() -> None:
+    assert tokens("a word") == 2
+    assert tokens("语言模型") == 4
+
+
+def test_prompt_without_its_field_is_refused_by_name(tmp_path: Path) -> None:
+    for name, text in Prompts.read().texts.items():
+        (tmp_path / f"{name}.md").write_text(text.replace("{rejections}", ""))
+
+    with pytest.raises(ResearcherError, match=r"task\.md lacks the field \{rejections\}"):
+        Prompts.read(tmp_path)
+
+
+def test_folder_without_prompts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResearcherError, match=r"system\.md cannot be read"):
+        Prompts.read(tmp_path)
