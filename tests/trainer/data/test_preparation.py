@@ -1,0 +1,203 @@
+"""`prepare` as a whole: repeatable to the bit, resumable after kill -9, never two texts in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.data.conftest import story
+from trainer.data import FolderTaken, NotPrepared, Stage, prepare, read_manifest, verify
+from trainer.jobs import Profile
+
+# The child stops at every stage it reports until it is told to go on.
+CHILD = """
+import dataclasses, sys
+from pathlib import Path
+from trainer.data import prepare
+from trainer.jobs import PROFILES
+constants = {"MAX_SEQ_LEN": 32, "TIME_BUDGET": 1, "VOCAB_SIZE": 300}
+def report(stage):
+    print(f"{stage.name} {stage.done}", flush=True)
+    sys.stdin.readline()
+profile = dataclasses.replace(PROFILES["cpu"], name="tiny", constants=constants)
+prepare(profile, Path(sys.argv[1]), text=Path(sys.argv[2]), report=report)
+"""
+
+
+@contextmanager
+def preparing(folder: Path, text: Path, until: str) -> Iterator[subprocess.Popen[str]]:
+    """A real process that stands still at the stage `until`; killed with -9 at the end."""
+    command = [sys.executable, "-c", CHILD, str(folder), str(text)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            while (line := child.stdout.readline().strip()) != until:
+                assert line, f"the child ended before {until}"
+                child.stdin.write("\n")
+                child.stdin.flush()
+            yield child
+        finally:
+            child.kill()
+            child.wait()
+            child.stdin.close()
+
+
+def test_two_folders_from_the_same_text_are_equal_to_the_bit(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    first = prepare(tiny, tmp_path / "a", text=own_folder)
+    second = prepare(tiny, tmp_path / "b", text=own_folder)
+
+    assert first == second
+    for name in first.sha256:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_one_thread_and_many_give_the_same_digest(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    lines = CHILD.replace("    sys.stdin.readline()\n", "")
+    command = [sys.executable, "-c", lines, str(tmp_path / "a"), str(own_folder)]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    assert prepare(tiny, tmp_path / "b", text=own_folder).digest == read_manifest(tmp_path / "a").digest
+
+
+@pytest.mark.parametrize("until", ["tokenizer 3", "pack val 0", "pack heldout 1", "pack train 0", "pack train 6"])
+def test_a_killed_preparation_ends_with_the_same_digest(
+    own_folder: Path, tiny: Profile, tmp_path: Path, until: str
+) -> None:
+    with preparing(tmp_path / "killed", own_folder, until):
+        pass
+    with pytest.raises(NotPrepared, match="holds no prepared data; run `overnight prepare`"):
+        read_manifest(tmp_path / "killed")
+
+    stages: list[Stage] = []
+    manifest = prepare(tiny, tmp_path / "killed", text=own_folder, report=stages.append)
+
+    assert manifest == prepare(tiny, tmp_path / "whole", text=own_folder)
+    assert verify(tmp_path / "killed") == manifest
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+    done_before = until.startswith("pack")
+    assert ("tokenizer" in {stage.name for stage in stages}) is not done_before
+
+
+def test_two_at_once_are_refused(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    with (
+        preparing(tmp_path / "data", own_folder, "pack val 0"),
+        pytest.raises(FolderTaken, match="another process is preparing"),
+    ):
+        prepare(tiny, tmp_path / "data", text=own_folder)
+
+
+def test_another_text_or_shape_is_refused_and_nothing_changes(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    manifest = prepare(tiny, tmp_path / "data", text=own_folder)
+    wider = dataclasses.replace(tiny, constants={**tiny.constants, "MAX_SEQ_LEN": 64})
+
+    with pytest.raises(FolderTaken, match=r"rows of 32 tokens.*rows of 64 tokens.*name another folder"):
+        prepare(wider, tmp_path / "data", text=own_folder)
+    (own_folder / "new.txt").write_text(story(99), encoding="utf-8")
+    with pytest.raises(FolderTaken, match="name another folder, or remove this one"):
+        prepare(tiny, tmp_path / "data", text=own_folder)
+
+    assert verify(tmp_path / "data") == manifest
+
+
+def test_an_unfinished_folder_is_not_gone_on_with_from_another_text(
+    own_folder: Path, tiny: Profile, tmp_path: Path
+) -> None:
+    with preparing(tmp_path / "data", own_folder, "pack val 0"):
+        pass
+    (own_folder / "new.txt").write_text(story(99), encoding="utf-8")
+
+    with pytest.raises(FolderTaken, match="name another folder, or remove this one"):
+        prepare(tiny, tmp_path / "data", text=own_folder)
+
+
+def test_a_profile_that_differs_in_name_only_shares_the_data(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    first = prepare(tiny, tmp_path / "data", text=own_folder)
+
+    second = prepare(dataclasses.replace(tiny, name="other"), tmp_path / "data", text=own_folder)
+
+    assert second == dataclasses.replace(first, profile="other") == read_manifest(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["train.npy", "private/val.npy", "tokenizer.json", "token_bytes.npy"])
+@pytest.mark.parametrize("damage", ["gone", "shorter", "other"])
+def test_damage_is_noticed_and_made_good_again(
+    own_folder: Path, tiny: Profile, tmp_path: Path, name: str, damage: str
+) -> None:
+    manifest = prepare(tiny, tmp_path / "data", text=own_folder)
+    path = tmp_path / "data" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[:-2] + (b"\7\7" if damage == "other" else b""))
+
+    with pytest.raises(NotPrepared, match=f"{name}.*run `overnight prepare`"):
+        verify(tmp_path / "data")
+    if damage != "other":
+        with pytest.raises(NotPrepared):
+            read_manifest(tmp_path / "data")
+    stages: list[Stage] = []
+    again = prepare(tiny, tmp_path / "data", text=own_folder, report=stages.append)
+
+    assert again == manifest
+    assert verify(tmp_path / "data") == manifest
+    assert stages[0].note.startswith("made again")
+
+
+def test_private_is_closed_to_others_and_the_rest_is_not(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        prepare(tiny, tmp_path / "data", text=own_folder)
+    finally:
+        os.umask(before)
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
+    assert modes.pop("private") == 0o700
+    assert set(modes.values()) == {0o644}
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o755
+    assert {path.name for path in (tmp_path / "data" / "private").iterdir()} == {"heldout.npy", "lock", "val.npy"}
+
+
+def test_no_row_of_a_held_out_slice_is_trained_on(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    prepare(tiny, tmp_path / "data", text=own_folder)
+    rows = {
+        name: {row.tobytes() for row in np.load(tmp_path / "data" / name)}
+        for name in ("train.npy", "private/val.npy", "private/heldout.npy")
+    }
+
+    assert not rows["train.npy"] & rows["private/val.npy"]
+    assert not rows["train.npy"] & rows["private/heldout.npy"]
+    assert not rows["private/val.npy"] & rows["private/heldout.npy"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"manifest\.json is damaged; remove .* and run"),
+        ("{}", r"manifest\.json is damaged; remove .* and run"),
+    ],
+)
+def test_a_manifest_that_is_none_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+
+    with pytest.raises(NotPrepared, match=message):
+        read_manifest(tmp_path)
+
+
+def test_data_of_a_newer_format_are_not_guessed_at(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    prepare(tiny, tmp_path, text=own_folder)
+    manifest = (tmp_path / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+    (tmp_path / "manifest.json").write_text(manifest)
+
+    with pytest.raises(NotPrepared, match="has data format 2, this version reads 1"):
+        read_manifest(tmp_path)
