@@ -48,6 +48,29 @@ class Stopped(Exception):
     """Somebody asked the researcher to stop."""
 
 
+class Voice:
+    """What the researcher is doing and where its LLM is, repeated now and then, for what is said fades."""
+
+    REPEAT_S = 10.0
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._words: dict[str, str] = {}
+        self._said_at = 0.0
+
+    def say(self, who: str, words: str) -> None:
+        """Say it now."""
+        self._words[who] = words
+        self._bus.say(who, words)
+
+    def repeat(self) -> None:
+        """Say everything again, if it was a while ago."""
+        if time.monotonic() - self._said_at >= self.REPEAT_S:
+            self._said_at = time.monotonic()
+            for who, words in self._words.items():
+                self._bus.say(who, words)
+
+
 class StopSwitch:
     """Turned by SIGTERM, SIGINT or a request; looked at between steps."""
 
@@ -97,10 +120,8 @@ def _run(settings: Settings, profile: Profile) -> None:
     try:
         work(lab)
         logger.info("the goal is reached")
-        lab.say("finished")
     except Stopped as stop:
         logger.info("stopped by %s; the same command goes on from here", stop)
-        lab.say("stopped")
     finally:
         workspace.close()
         journal.close()
@@ -117,8 +138,10 @@ def _lab(
 ) -> Lab:
     front = Front(journal, switch.turn)
     desk = Desk.open(bus, front.receive)
+    voice = Voice(bus)
 
     def tick() -> None:
+        voice.repeat()
         desk.serve()
         switch.look()
 
@@ -133,10 +156,12 @@ def _lab(
 
     proposers = Proposers(
         mix=settings.proposer,
+        profile=profile,
         optimizer=Optimizer(seed=run.seed, context=profile.context),
         llm=LlmProposer(OllamaClient(_ollama_settings(settings))),
         program=workspace.program,
         folder=settings.journal_dir / "experiments",
+        say=lambda words: voice.say("llm", words),
     )
     return Lab(
         journal=journal,
@@ -150,7 +175,7 @@ def _lab(
         project=project,
         tick=tick,
         rest=rest,
-        say=lambda doing: bus.say("researcher", doing),
+        say=lambda words: voice.say("researcher", words),
     )
 
 

@@ -113,3 +113,12 @@ def answer(bus: Bus, request: str, wait_s: int) -> str | None:
         lines = (result.exc_string or "it failed").strip().splitlines()
         return f"refused: {lines[-1]}"
     return str(result.return_value)
+
+
+def withdraw(bus: Bus, request: str) -> bool:
+    """Take a request back. False when it is being served already."""
+    queue = bus.queue(REQUESTS)
+    if not queue.connection.lrem(queue.key, 1, request):
+        return False
+    Job.fetch(request, connection=bus.connection, serializer=JSONSerializer).delete()
+    return True

@@ -13,7 +13,8 @@ from researcher.checks import advance_check, check_due, open_check
 from researcher.decision import Ruling, decide
 from researcher.experiment import Decision, Experiment, Run, State, Trial
 from researcher.lab import Lab
-from researcher.proposers import Draft, tried
+from researcher.llm import Draft
+from researcher.proposers import tried
 from researcher.validation import validate
 from researcher.workspace import GitState
 from trainer.jobs import Kind, Outcome

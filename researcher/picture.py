@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,7 +69,7 @@ def _points(axes: Axes, night: Night) -> None:
         [0] * len(night.baseline_scores), night.baseline_scores, s=26, color=INK, zorder=3, label="baseline, each seed"
     )
     measured = [row for row in night.rows[1:] if row.experiment.score is not None]
-    kinds: list[tuple[str, list[Row], dict[str, object]]] = [
+    kinds: list[tuple[str, list[Row], dict[str, Any]]] = [
         ("discard", [row for row in measured if row.status == "discard"], {"color": FAINT, "s": 30}),
         (
             "keep (provisional)",

@@ -10,31 +10,23 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from researcher.digest import prompt_context
 from researcher.errors import ModelAway, Rejected
-from researcher.experiment import Outcome, Request, RequestState
+from researcher.experiment import Request, RequestState
 from researcher.history import History
-from researcher.llm import Exchange, LlmProposer
+from researcher.llm import Draft, LlmProposer
 from researcher.optimizer import Optimizer
 from researcher.proposal import Proposal, Proposer, WholeFile
 from researcher.settings import Mix
 from researcher.validation import validate
+from trainer.jobs import Outcome, Profile
 
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 180.0
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What a proposer offers; `rejected` says why it never becomes a trial."""
-
-    proposal: Proposal
-    rejected: str | None = None
-    exchanges: tuple[Exchange, ...] = ()
 
 
 class Proposers:
@@ -44,21 +36,25 @@ class Proposers:
         self,
         *,
         mix: Mix,
+        profile: Profile,
         optimizer: Optimizer,
         llm: LlmProposer,
         program: Callable[[], str],
         folder: Path,
+        say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mix = mix
+        self._profile = profile
         self._optimizer = optimizer
         self._llm = llm
         self._program = program
         self._folder = folder
+        self._say = say
         self._clock = clock
         self._learned = 0
         self._away_until = 0.0
-        self.away: str | None = None
+        self._away = False
 
     def next_draft(self, journal: History, incumbent: str, tick: Callable[[], None]) -> Draft | None:
         """The next proposal against the source `incumbent`, or None when nobody can propose at the moment."""
@@ -86,7 +82,7 @@ class Proposers:
         if draft.exchanges:
             folder = self._folder / str(number)
             folder.mkdir(parents=True, exist_ok=True)
-            texts = [{"prompt": exchange.prompt, "reply": exchange.reply} for exchange in draft.exchanges]
+            texts = [asdict(exchange) for exchange in draft.exchanges]
             (folder / "exchanges.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
 
     def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
@@ -100,18 +96,27 @@ class Proposers:
     def _ask_llm(
         self, journal: History, incumbent: str, idea: Request | None, tick: Callable[[], None]
     ) -> Draft | None:
-        context = prompt_context(journal, self._program(), incumbent, idea=None if idea is None else idea.body)
+        wish = None if idea is None else idea.body
+        context = prompt_context(journal, self._profile, self._program(), incumbent, wish)
         known = tried(journal)
         try:
             draft = self._llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
         except ModelAway as error:
-            self._away_until = self._clock() + LOOK_AGAIN_S
-            if self.away is None:
-                logger.warning("no LLM: %s. Going on without; looked for again every %.0f s", error, LOOK_AGAIN_S)
-            self.away = str(error)
+            self._note_away(error)
             return None
-        self.away = None
-        return draft
+        self._away = False
+        self._say("")
+        if idea is None:
+            return draft
+        return replace(draft, proposal=replace(draft.proposal, request=idea.id))
+
+    def _note_away(self, error: ModelAway) -> None:
+        """Say it once in the log, and for as long as it lasts to whoever watches."""
+        self._away_until = self._clock() + LOOK_AGAIN_S
+        if not self._away:
+            logger.warning("no LLM: %s. Looked for again every %.0f s", error, LOOK_AGAIN_S)
+        self._away = True
+        self._say(f"none: {error}; the optimiser goes on" if self._mix is Mix.HYBRID else f"none: {error}; waiting")
 
     def _ask_optimizer(self, journal: History, incumbent: str) -> Draft:
         known = tried(journal)

@@ -71,6 +71,9 @@ def open_database(folder: Path, *, read_only: bool = False) -> sqlite3.Connectio
         if not path.exists():
             raise JournalError(f"no journal in {folder}; nothing has run there yet")
         database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
+            database.close()
+            raise JournalError(f"the journal in {folder} is just being made; try again")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=10, isolation_level=None)

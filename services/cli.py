@@ -1,0 +1,315 @@
+"""The `overnight` command: a thin rim around the read model, the request queue and local mode.
+
+Everything a person can do to a night is here. Errors are one sentence with the next step, and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import redis
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+
+from researcher.decision import Rule
+from researcher.errors import ResearcherError
+from researcher.experiment import Experiment
+from researcher.history import History
+from researcher.settings import Mix
+from researcher.view import Night, Row, look, now
+from researcher.workspace import EDITABLE, Workspace
+from services.door import DoorError, ask_and_wait, open_bus
+from services.live import Scene, draw, experiments_table
+from services.machine import default_state, detect_profile, gpus
+from services.state import State, StateError
+from trainer.jobs import ProfileError, profile_named
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Folder of the night.", show_default="~/.local/state/overnight")
+]
+BAD_USE = 2
+
+
+def main() -> None:
+    """Entry point: known errors become one sentence."""
+    from services.redis.server import ServerError  # noqa: PLC0415 - one import for one except clause
+    from trainer.data import DataError  # noqa: PLC0415 - costs numpy, which `status` need not pay
+
+    try:
+        app()
+    except (ResearcherError, StateError, DoorError, ProfileError, ServerError, DataError) as error:
+        console.print(f"[bold red]overnight:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(BAD_USE)
+    except redis.RedisError as error:
+        console.print(f"[bold red]overnight:[/] Redis does not answer: {error}", soft_wrap=True, highlight=False)
+        sys.exit(BAD_USE)
+
+
+def _state(path: Path | None) -> State:
+    return State((path or default_state()).resolve())
+
+
+def _refuse(message: str) -> NoReturn:
+    console.print(f"[bold red]overnight:[/] {message}", soft_wrap=True, highlight=False)
+    raise typer.Exit(BAD_USE)
+
+
+@app.command()
+def run(
+    state: StateOption = None,
+    experiments: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured experiments.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the card, else cpu.")] = None,
+    subject: Annotated[Path | None, typer.Option(help="Your own git repository with train.py and prepare.py.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files to train on.")] = None,
+    proposer: Annotated[Mix, typer.Option(help="Who proposes.")] = Mix.HYBRID,
+    rule: Annotated[Rule, typer.Option(help="How the walk decides.")] = Rule.WALK,
+    redis_url: Annotated[str | None, typer.Option(help="A server of your own, instead of the embedded one.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Name of the run's branch: overnight/TAG.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run's seeds; random if not given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Ollama model.", envvar="MODEL")] = None,
+    ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of the machine.")] = None,
+) -> None:
+    """Run the night on this machine, or go on with it: set-up, baseline, experiments, summary."""
+    from services.local import Wish, run_local  # noqa: PLC0415 - the other commands start faster without it
+
+    researcher = {
+        "PROPOSER": proposer.value,
+        "RULE": rule.value,
+        "TAG": tag,
+        "SEED": None if seed is None else str(seed),
+        "MODEL": model,
+        "OLLAMA_HOST": ollama_host,
+        "PRICE_PER_HOUR": None if price_per_hour is None else str(price_per_hour),
+    }
+    wish = Wish(
+        profile=profile,
+        experiments=experiments,
+        subject=subject,
+        text=text,
+        redis_url=redis_url,
+        researcher={name: value for name, value in researcher.items() if value is not None},
+    )
+    raise typer.Exit(run_local(_state(state), wish, console))
+
+
+@app.command()
+def status(
+    state: StateOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show how the night stands."""
+    folder = _state(state)
+    with _history(folder) as history:
+        night = _night(history, folder)
+        try:
+            bus = open_bus(folder)
+            scene = Scene(night, now(history, bus), None, _age_s(night), "", bus.doing("llm"))
+        except (DoorError, redis.RedisError):
+            scene = Scene(night, None, None, _age_s(night), "not running", None)
+    if as_json:
+        print(json.dumps({"gain": night.gain and asdict(night.gain), "rows": [_row_json(row) for row in night.rows]}))
+        return
+    console.print(draw(scene))
+
+
+@app.command()
+def log(
+    number: Annotated[int | None, typer.Argument(metavar="[ID]", help="An experiment's number.")] = None,
+    state: StateOption = None,
+) -> None:
+    """Tell all experiments, or everything about one: hypothesis, decision, trials, the kept log."""
+    folder = _state(state)
+    with _history(folder) as history:
+        if number is None:
+            console.print(experiments_table(list(_night(history, folder).rows)))
+            return
+        _tell(history, history.numbered(number), folder)
+
+
+@app.command()
+def diff(number: Annotated[int, typer.Argument(metavar="ID")], state: StateOption = None) -> None:
+    """Show what an experiment changed."""
+    folder = _state(state)
+    with _history(folder) as history:
+        experiment = history.numbered(number)
+        if experiment.commit_sha is None or experiment.parent is None:
+            _refuse(f"experiment {number} has no commit of its own ({experiment.reason or experiment.state})")
+        parent = history.experiment(experiment.parent)
+        _show_diff(folder, parent, experiment)
+
+
+@app.command()
+def best(
+    state: StateOption = None,
+    source: Annotated[bool, typer.Option("--source", help="Print its train.py and nothing else.")] = False,
+) -> None:
+    """Show the best state so far: its score, whether it is confirmed, its diff against the baseline."""
+    folder = _state(state)
+    with _history(folder) as history:
+        night = _night(history, folder)
+        head = night.incumbent
+        if head is None:
+            _refuse("the baseline is not measured yet")
+        if source:
+            print(history.source(head.experiment.id), end="")
+            return
+        confirmed = night.run.incumbent == night.run.confirmed
+        console.print(experiments_table([head]))
+        console.print("confirmed" if confirmed else "provisional: no fresh seeds have spoken for it yet")
+        _show_diff(folder, night.rows[0].experiment, head.experiment)
+
+
+@app.command()
+def idea(text: str, state: StateOption = None) -> None:
+    """Put an idea in words before the LLM, which turns it into code."""
+    _ask(state, "idea", text)
+
+
+@app.command()
+def submit(file: Path, state: StateOption = None) -> None:
+    """Put a train.py of your own into the night; it runs as it is."""
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        _refuse(f"cannot read {file} as text: {error}")
+    _ask(state, "submit", f"{file.name}\n{source}")
+
+
+@app.command()
+def pause(state: StateOption = None) -> None:
+    """Hold after the running trial."""
+    _ask(state, "pause")
+
+
+@app.command()
+def resume(state: StateOption = None) -> None:
+    """Go on after a pause."""
+    _ask(state, "resume")
+
+
+@app.command()
+def stop(state: StateOption = None) -> None:
+    """End the night cleanly; `run` goes on with it later."""
+    _ask(state, "stop")
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("overnight-export"),
+    state: StateOption = None,
+) -> None:
+    """Write results.tsv, results.json, progress.png and the best train.py into a folder."""
+    from researcher.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
+    from researcher.projections import results_tsv, write_whole  # noqa: PLC0415
+
+    folder = _state(state)
+    with _history(folder) as history:
+        night = _night(history, folder)
+        to.mkdir(parents=True, exist_ok=True)
+        write_whole(to / "results.tsv", results_tsv(night).encode())
+        write_whole(to / "results.json", json.dumps([_row_json(row) for row in night.rows], indent=1).encode())
+        write_whole(to / "progress.png", draw_picture(night))
+        if night.run.incumbent is not None:
+            write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
+    console.print(f"written to {to.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def prepare(
+    profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files.")] = None,
+    state: StateOption = None,
+) -> None:
+    """Fetch and prepare the text of a profile; `run` does this by itself."""
+    from services.preparation import prepare_data  # noqa: PLC0415 - costs numpy and the tokenizer library
+
+    folder = _state(state)
+    choices = folder.settle(profile=profile, detected=detect_profile(gpus()), subject=None, text=text)
+    manifest = prepare_data(profile_named(choices.profile), folder.data, choices.text and Path(choices.text), console)
+    console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
+
+
+@app.command()
+def trial(
+    file: Path,
+    seed: Annotated[int, typer.Option(help="The trial's seed.")] = 42,
+    state: StateOption = None,
+) -> None:
+    """Run one trusted trial of a train.py by hand, outside of any night, and print its score."""
+    from services.by_hand import run_by_hand  # noqa: PLC0415 - costs the trainer
+
+    raise typer.Exit(run_by_hand(_state(state), file, seed, console))
+
+
+def _ask(state: Path | None, kind: str, body: str = "") -> None:
+    console.print(ask_and_wait(_state(state), kind, body))
+
+
+def _history(folder: State) -> History:
+    folder.require_night()
+    return History(folder.journal)
+
+
+def _night(history: History, folder: State) -> Night:
+    night = look(history, profile_named(folder.require_night().profile))
+    if night is None:
+        _refuse("no run has started yet")
+    return night
+
+
+def _age_s(night: Night) -> float:
+    last = night.rows[-1].experiment
+    return (last.decided_at or last.proposed_at) - night.run.created_at
+
+
+def _show_diff(folder: State, old: Experiment, new: Experiment) -> None:
+    assert old.commit_sha is not None
+    assert new.commit_sha is not None
+    workspace = Workspace(Path(folder.require_night().subject))
+    try:
+        console.print(Syntax(workspace.diff(old.commit_sha, new.commit_sha), "diff", background_color="default"))
+    finally:
+        workspace.close()
+
+
+def _tell(history: History, experiment: Experiment, folder: State) -> None:
+    console.print(f"[bold]{experiment.number}  {experiment.title}[/]  ({experiment.proposer or 'the subject'})")
+    console.print(f"why       {experiment.hypothesis}")
+    console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
+    if experiment.cost is not None:
+        cost = experiment.cost
+        console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
+    for item in history.trials(experiment=experiment.id):
+        score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
+        console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
+        if item.result is not None and item.result.log is not None:
+            console.rule(f"log, {item.result.log.seen_bytes:,} bytes seen")
+            path = folder.trials / item.result.log.path
+            console.out(path.read_text(errors="replace") if path.exists() else item.result.log.tail, highlight=False)
+
+
+def _row_json(row: Row) -> dict[str, object]:
+    item = row.experiment
+    return {
+        "number": item.number,
+        "status": row.status,
+        "confirmed": row.confirmed,
+        "rolled_back": row.rolled_back,
+        "val_bpb": item.score,
+        "memory_gb": row.memory_gb,
+        "commit": item.commit_sha,
+        "proposer": item.proposer,
+        "title": item.title,
+        "hypothesis": item.hypothesis,
+        "reason": item.reason,
+        "seconds": row.took_s,
+    }

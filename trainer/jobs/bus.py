@@ -18,6 +18,7 @@ TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "trainer.work.run_trial"
 PROGRESS_TTL_S = 120
+DOING_TTL_S = 30
 _PATIENT_TRIES = 300
 
 
@@ -92,7 +93,7 @@ class Bus:
     def say(self, who: str, doing: str) -> None:
         """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
         with contextlib.suppress(redis.RedisError):
-            self.connection.set(f"overnight:doing:{who}", doing, ex=PROGRESS_TTL_S)
+            self.connection.set(f"overnight:doing:{who}", doing, ex=DOING_TTL_S)
 
     def doing(self, who: str) -> str | None:
         """What a service last said it is doing, or None when it is silent."""

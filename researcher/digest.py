@@ -1,0 +1,62 @@
+"""What the LLM is told of the night: a deterministic digest of the journal. No held-out score ever goes in here."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from researcher.decision import pooled_sigma
+from researcher.experiment import Experiment
+from researcher.history import History
+from researcher.prompt import PromptContext
+from trainer.jobs import Clock, Outcome, Profile
+
+HISTORY_LINES = 60
+REJECTION_LINES = 5
+
+
+def prompt_context(history: History, profile: Profile, program: str, source: str, idea: str | None) -> PromptContext:
+    """The state of the night for one question about the incumbent's `source`."""
+    recent = history.recent(HISTORY_LINES)
+    measured = [item for item in recent if item.was_measured or item.is_baseline]
+    rejected = [item for item in recent if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
+    return PromptContext(
+        program=program,
+        profile=profile_text(profile),
+        source=source,
+        incumbent=_incumbent_text(history, profile),
+        history=tuple(_line(item) for item in measured),
+        rejections=tuple(f"{item.title}: {item.reason}" for item in rejected),
+        idea=idea,
+    )
+
+
+def profile_text(profile: Profile) -> str:
+    """The machine and the budget, in a sentence each."""
+    unit = {
+        Clock.WALL: "wall seconds",
+        Clock.PROCESSOR: "processor seconds of one thread",
+        Clock.STEPS: "optimiser steps",
+    }[profile.budget.clock]
+    memory = f"{profile.caps.vram_mib} MiB of GPU memory" if profile.caps.vram_mib else "no GPU"
+    return (
+        f"Training takes {profile.budget.amount:g} {unit} on {memory}. "
+        f"Rows are {profile.context} tokens long, the vocabulary has {profile.vocab_size} tokens. "
+        "More steps in the budget usually means a lower score, so what is slower must be worth it."
+    )
+
+
+def _incumbent_text(history: History, profile: Profile) -> str:
+    run = history.run()
+    scores = history.scores()
+    if run is None or run.incumbent is None:
+        return "Its score is being measured."
+    sigma = pooled_sigma(list(scores.values()), profile.sigma_floor)
+    own, baseline = scores[run.incumbent], scores[history.numbered(0).id]
+    return (
+        f"It scores val_bpb {fmean(own):.6f}. The script the night began with scores {fmean(baseline):.6f}. "
+        f"The same code scatters by {sigma:.6f} from seed to seed."
+    )
+
+
+def _line(item: Experiment) -> str:
+    return f"{item.number} {item.decision or item.state}: {item.title}: {item.reason or ''}"

@@ -1,0 +1,58 @@
+"""One trusted trial by hand: the trainer's own supervision and scoring, without a queue or a journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from services.local import render_subject
+from services.preparation import prepare_data
+from services.state import State
+from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, profile_named, trial_id
+from trainer.trial import Places, run_trial
+
+
+def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
+    """Score `file` as a trial would be. Returns 0 when it got a score."""
+    choices = state.require_night()
+    profile = profile_named(choices.profile)
+    manifest = prepare_data(profile, state.data, None if choices.text is None else Path(choices.text), console)
+    files = _files(Path(choices.subject), file, render_subject(profile))
+    spec = TrialSpec(
+        id=trial_id("by-hand", 0, 0, _attempt(state)),
+        kind=Kind.MANUAL,
+        profile=profile.name,
+        files=files,
+        files_sha256=files_digest(files),
+        data_sha256=manifest.digest,
+        seed=seed,
+        budget=profile.budget,
+        caps=profile.caps,
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=1.0)
+
+        def report(progress: Progress) -> None:
+            bars.update(task, description=progress.phase, completed=progress.progress)
+
+        result = run_trial(spec, Places(state.data, state.trials, state.work), report, lambda: False)
+    console.print(f"{result.outcome}: {result.reason}")
+    if result.metric is not None:
+        console.print(f"{result.metric.name}: {result.metric.value:.6f}")
+    if result.log is not None:
+        console.print(f"log: {state.trials / result.log.path}", soft_wrap=True)
+    return 0 if result.outcome is Outcome.OK else 1
+
+
+def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]:
+    """The subject's Python files with `file` in the place of train.py."""
+    found = {path.name: path.read_text() for path in sorted(subject.glob("*.py"))} if subject.is_dir() else default
+    return {name: text for name, text in found.items() if name.endswith(".py")} | {"train.py": file.read_text()}
+
+
+def _attempt(state: State) -> int:
+    return sum(1 for path in state.trials.glob("by-hand-*") if path.is_dir())

@@ -1,0 +1,47 @@
+"""The door to a running night: where its Redis is, and asking it for something.
+
+In a container the address comes from the environment; in local mode from the files the embedded server left.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from researcher.desk import answer, ask, withdraw
+from services.redis.server import find_server
+from services.state import State
+from trainer.jobs import Bus, connect
+
+ANSWER_WITHIN_S = 15
+
+
+class DoorError(Exception):
+    """Nobody answers; the message says what to do."""
+
+
+def open_bus(state: State) -> Bus:
+    """The night's Redis. Raises DoorError when none is known."""
+    url = os.environ.get("REDIS_URL")
+    if url:
+        secret = os.environ.get("REDIS_PASSWORD_FILE")
+        return Bus(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
+    server = find_server(state.redis)
+    if server is None:
+        raise DoorError(f"no night is running in {state.root}; start it with `overnight run`")
+    return Bus(connect(server.url, password=server.password, patient=False))
+
+
+def ask_and_wait(state: State, kind: str, body: str) -> str:
+    """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later night."""
+    state.require_night()
+    bus = open_bus(state)
+    if bus.doing("researcher") is None:
+        raise DoorError("no researcher is at work; start the night with `overnight run`")
+    request = ask(bus, kind, body)
+    said = answer(bus, request, ANSWER_WITHIN_S)
+    if said is not None:
+        return said
+    if withdraw(bus, request):
+        raise DoorError(f"the researcher did not answer within {ANSWER_WITHIN_S} s; nothing was changed, try again")
+    return "taken in, but not answered yet; see `overnight status`"

@@ -1,0 +1,159 @@
+"""The live view: a night on a terminal, as rich renderables made from the read model. Pure: nothing is fetched here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from researcher.view import Night, Now, Row, waiting
+
+ROWS = 10
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
+NO_NUMBER = "—"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the view shows. `night` is None until the run has started; `services` is one word per process."""
+
+    night: Night | None
+    now: Now | None
+    goal: int | None
+    elapsed_s: float
+    services: str
+    llm: str | None
+
+
+def draw(scene: Scene) -> RenderableType:
+    """One screen."""
+    title = "Overnight" if scene.night is None else f"Overnight {scene.night.run.tag} · {scene.night.run.profile}"
+    parts: list[RenderableType] = [_now(scene)]
+    if scene.night is not None:
+        parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
+    if scene.llm:
+        parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
+    parts.append(Text(f"{scene.services} · Ctrl-C stops cleanly, the same command goes on", style="dim"))
+    return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")
+
+
+def _now(scene: Scene) -> RenderableType:
+    line = Table.grid(padding=(0, 1))
+    now = scene.now
+    if now is None or now.trial is None or scene.night is None:
+        line.add_row(Text("now ", style="bold"), Text(now.doing if now else "starting"))
+        return line
+    running = next((row for row in reversed(scene.night.rows) if row.status in ("committed", "measuring")), None)
+    name = running.experiment.title if running else now.trial
+    progress = now.progress
+    figures = [progress.phase if progress else "queued"]
+    if progress and progress.step is not None:
+        figures.append(f"step {progress.step}")
+    if progress and progress.loss is not None:
+        figures.append(f"loss {progress.loss:.4f}")
+    line.add_row(
+        Text("now ", style="bold"),
+        Text(name, overflow="ellipsis", no_wrap=True),
+        ProgressBar(total=1.0, completed=progress.progress if progress else 0.0, width=24),
+        Text(" · ".join(figures)),
+    )
+    return line
+
+
+def _standing(night: Night) -> Text:
+    if night.gain is None:
+        done = len(night.baseline_scores)
+        return Text(f"baseline  {done} of its repeats measured")
+    sigma = NO_NUMBER if night.sigma is None else f"{night.sigma:.4f}"
+    text = Text(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds, σ {sigma}\n")
+    best = night.incumbent
+    if best is not None and not best.experiment.is_baseline:
+        word = "confirmed" if night.run.incumbent == night.run.confirmed else "provisional"
+        text.append(f"best      {_number(best.experiment.score)} {word}: {best.experiment.title}\n", style="green")
+    text.append(gain_text(night), style="bold")
+    return text
+
+
+def gain_text(night: Night) -> str:
+    """The claim, and apart from it what is only believed so far."""
+    if night.gain is None:
+        return ""
+    claim = "none confirmed yet" if night.gain.confirmed is None else f"{night.gain.confirmed:.6f} confirmed"
+    more = "" if night.gain.provisional is None else f", {night.gain.provisional:+.6f} provisional (not yet a claim)"
+    return f"gain      {claim}{more}"
+
+
+def _counts(scene: Scene) -> Text:
+    night = scene.night
+    assert night is not None
+    goal = "" if scene.goal is None else f" of {scene.goal}"
+    text = Text(f"measured  {night.measured}{goal}: ")
+    for status in ("keep", "discard", "crash", "rejected"):
+        text.append(f"{night.count(status)} {status}  ", style=STYLES[status])
+    if night.seconds_each is not None:
+        text.append(f"· {night.seconds_each:.0f} s each")
+        if scene.goal is not None and scene.goal > night.measured:
+            text.append(f", about {clock_text((scene.goal - night.measured) * night.seconds_each)} to go")
+    text.append(f"\ncost      {cost_text(night)}")
+    return text
+
+
+def cost_text(night: Night) -> str:
+    """Seconds, tokens and money, as far as known."""
+    cost = night.cost
+    parts = [f"{clock_text(cost.trial_s)} of trials"]
+    if cost.llm_tokens or cost.llm_s:
+        parts.append(f"LLM {clock_text(cost.llm_s)}, {cost.llm_tokens:,} tokens")
+    if cost.money is not None:
+        parts.append(f"{cost.money:.2f} money")
+    return ", ".join(parts)
+
+
+def _last(night: Night) -> Table:
+    return experiments_table([row for row in night.rows if not row.experiment.is_baseline][-ROWS:])
+
+
+def experiments_table(rows: list[Row]) -> Table:
+    """One experiment a line."""
+    table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("val_bpb", justify="right", no_wrap=True)
+    table.add_column("by", no_wrap=True)
+    table.add_column("what", ratio=2, no_wrap=True, overflow="ellipsis")
+    table.add_column("why", ratio=3, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        item = row.experiment
+        mark = " ✓" if row.confirmed and not item.is_baseline else " ↩" if row.rolled_back else ""
+        table.add_row(
+            str(item.number),
+            row.status + mark,
+            _number(item.score),
+            str(item.proposer or ""),
+            item.title,
+            item.reason or "",
+            style=STYLES.get(row.status, ""),
+        )
+    return table
+
+
+def _requests(night: Night) -> list[RenderableType]:
+    return [Text(f"waits     {request.kind}: {request.body.splitlines()[0][:100]}") for request in waiting(night)]
+
+
+def _number(value: float | None) -> str:
+    return NO_NUMBER if value is None else f"{value:.6f}"
+
+
+def clock_text(seconds: float) -> str:
+    """1:02:03, 2:03 or 3 s."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

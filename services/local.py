@@ -1,0 +1,128 @@
+"""Local mode: one night as plain processes on this machine, with an embedded server, from set-up to summary.
+
+The same services as in containers, started in order and watched until the researcher ends. Everything lies below the
+state folder, so the same command goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from researcher.errors import JournalError
+from researcher.history import History
+from researcher.knobs import set_knobs
+from researcher.store import WriterLock
+from researcher.workspace import EDITABLE, PROGRAM, Workspace, create_repository
+from services.machine import detect_profile, gpus
+from services.preparation import prepare_data
+from services.redis.server import RedisServer, start_server
+from services.state import Choices, State
+from services.supervisor import Child, Supervisor
+from services.watch import summary, watch
+from trainer.jobs import Bus, Profile, connect, profile_named
+
+FIXED = "prepare.py"
+STOP_DEADLINE_S = 20.0
+# The supervisor restarts what dies; these exit codes are a process's last word.
+FINISHED, REFUSED = 0, 2
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for; None where the default, the environment or detection decides."""
+
+    profile: str | None
+    experiments: int | None
+    subject: Path | None
+    text: Path | None
+    redis_url: str | None
+    researcher: dict[str, str]
+
+
+def run_local(state: State, wish: Wish, console: Console) -> int:
+    """Run the night until its goal, a stop or Ctrl-C. Returns the exit code."""
+    choices = state.settle(profile=wish.profile, detected=detect_profile(gpus()), subject=wish.subject, text=wish.text)
+    profile = profile_named(choices.profile)
+    lock = _lock(state)
+    try:
+        prepare_data(profile, state.data, None if choices.text is None else Path(choices.text), console)
+        subject = _subject(choices, profile)
+        server = start_server(state.redis, wish.redis_url)
+        try:
+            return _watch_night(state, wish, profile, subject, server, console)
+        finally:
+            server.stop()
+    finally:
+        lock.release()
+
+
+def _lock(state: State) -> WriterLock:
+    lock = WriterLock(state.root)
+    lock.sign(os.getpid())
+    return lock
+
+
+def _subject(choices: Choices, profile: Profile) -> Path:
+    path = Path(choices.subject)
+    if not path.exists():
+        create_repository(path, render_subject(profile), f"The default subject, profile {profile.name}")
+    Workspace(path).close()
+    return path
+
+
+def render_subject(profile: Profile) -> dict[str, str]:
+    """The default subject's files with the start values of a profile."""
+    folder = resources.files("trainer").joinpath("subject")
+    texts = {name: folder.joinpath(name).read_text() for name in (EDITABLE, FIXED, PROGRAM)}
+    texts[EDITABLE] = set_knobs(texts[EDITABLE], dict(profile.knobs))
+    texts[FIXED] = set_knobs(texts[FIXED], dict(profile.constants))
+    return texts
+
+
+def _watch_night(
+    state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer, console: Console
+) -> int:
+    children = [_trainer(state, server), _researcher(state, wish, profile, subject, server)]
+    bus = Bus(connect(server.url, password=server.password, patient=False))
+    began = time.monotonic()
+    with Supervisor(children) as supervisor:
+        code = watch(state, profile, bus, supervisor, wish.experiments, console)
+        supervisor.stop(STOP_DEADLINE_S)
+    try:
+        with History(state.journal) as history:
+            summary(history, profile, subject, time.monotonic() - began, console)
+    except JournalError as error:
+        console.print(f"[red]{error}")
+        return 1
+    return code
+
+
+def _trainer(state: State, server: RedisServer) -> Child:
+    argv = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host"]
+    argv += ["--password-file", str(server.password_file)] if server.password_file else []
+    argv += ["--data", str(state.data), "--trials", str(state.trials), "--work", str(state.work)]
+    return Child("trainer", argv, dict(os.environ), state.logs / "trainer.log", final=(REFUSED,))
+
+
+def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer) -> Child:
+    env = dict(os.environ) | wish.researcher
+    env |= {
+        "REDIS_URL": server.url,
+        "SUBJECT_DIR": str(subject),
+        "JOURNAL_DIR": str(state.journal),
+        "DATA_DIR": str(state.data),
+        "PROFILE": profile.name,
+    }
+    if server.password_file:
+        env["REDIS_PASSWORD_FILE"] = str(server.password_file)
+    if wish.experiments is not None:
+        env["EXPERIMENTS"] = str(wish.experiments)
+    argv = [sys.executable, "-m", "researcher"]
+    return Child("researcher", argv, env, state.logs / "researcher.log", final=(FINISHED, REFUSED))

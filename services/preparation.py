@@ -1,0 +1,25 @@
+"""Preparing data under progress bars: the terminal's side of `trainer.data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from trainer.data import Manifest, Stage, prepare
+from trainer.jobs import Profile
+
+
+def prepare_data(profile: Profile, folder: Path, text: Path | None, console: Console) -> Manifest:
+    """Fetch and prepare a profile's text into `folder`; what is there already is only checked."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=False) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(stage: Stage) -> None:
+            if stage.name not in bars:
+                bars[stage.name] = progress.add_task(f"{stage.name} ({stage.unit})", total=stage.total)
+            progress.update(bars[stage.name], completed=stage.done, total=stage.total)
+
+        return prepare(profile, folder, text=text, report=report)

@@ -1,0 +1,78 @@
+"""A trainer without training: answers trials at once from marks in the candidate's source.
+
+The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
+ends the trial so. It works the real queue through RQ, with the contract's types, in a process of its own:
+`python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from rq import SimpleWorker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from trainer.jobs import RUN_TRIAL, TRIALS, Metric, Outcome, Timing, TrialResult, TrialSpec, connect
+
+NOISE = 0.002
+
+
+def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
+    """The result of a scripted trial."""
+    spec = TrialSpec.from_json(spec_json)
+    source = spec.files["train.py"]
+    fate = re.search(r"# fate: (\w+)", source)
+    outcome = Outcome(fate.group(1)) if fate else Outcome.OK
+    score = None
+    if outcome is Outcome.OK:
+        level = re.search(r"^LEVEL = ([\d.]+)", source, re.MULTILINE)
+        assert level is not None, "a scripted subject has a LEVEL"
+        score = Metric("val_bpb", float(level.group(1)) + random.Random(spec.seed).gauss(0, NOISE))
+    now = time.time()
+    return TrialResult(
+        id=spec.id,
+        spec_digest=spec.digest,
+        outcome=outcome,
+        reason="as scripted",
+        started_at=now,
+        finished_at=now,
+        timing=Timing(wall_s=0.01, processor_s=0.01),
+        metric=score,
+        peak_memory_mib=512.0,
+    ).to_json()
+
+
+class ScriptedJob(Job):
+    """Knows one function."""
+
+    @property
+    def func(self) -> Any:
+        """The scripted answer."""
+        assert self.func_name == RUN_TRIAL
+        return answer
+
+
+def main() -> None:
+    """Work the queue until killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--redis", required=True)
+    parser.add_argument("--password-file", type=Path)
+    options = parser.parse_args()
+    password = options.password_file.read_text().strip() if options.password_file else None
+    worker = SimpleWorker(
+        [TRIALS],
+        connection=connect(options.redis, password=password),
+        serializer=JSONSerializer,
+        job_class=ScriptedJob,
+    )
+    worker.work(logging_level="WARNING")
+
+
+if __name__ == "__main__":
+    main()
