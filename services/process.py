@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -39,30 +40,34 @@ def wait_for_exit(pidfd: int, timeout_s: float) -> bool:
     return bool(select.select([pidfd], [], [], timeout_s)[0])
 
 
+def send(pidfd: int, number: signal.Signals) -> None:
+    """A signal to a process that may have ended by itself meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
 def end_politely(pidfd: int, grace_s: float) -> bool:
     """SIGTERM, then SIGKILL after `grace_s`. Returns False if it had to be killed."""
-    _send(pidfd, signal.SIGTERM)
+    send(pidfd, signal.SIGTERM)
     if wait_for_exit(pidfd, grace_s):
         return True
-    _send(pidfd, signal.SIGKILL)
+    send(pidfd, signal.SIGKILL)
     wait_for_exit(pidfd, 10)
     return False
 
 
-def kill_session(leader: int, *, timeout_s: float = 10) -> None:
-    """Kill whatever still lives in the session that `leader` opened; the leader itself must be dead and not yet reaped.
+def kill_session(leader: int, *, timeout_s: float = 10) -> list[int]:
+    """Kill whatever still lives in the session that `leader` opened; returns those that would not die (none, mostly).
 
-    By session, not by group: RQ's work horse has a group of its own. Again and again, because a dying tree may fork.
+    The leader must be dead and not yet reaped, or its pid could be somebody else's by now. By session, not by group:
+    RQ's work horse has a group of its own. Again and again, because a dying tree may fork.
     """
     deadline = time.monotonic() + timeout_s
-    while members := _session_members(leader):
+    while (members := _session_members(leader)) and time.monotonic() < deadline:
         for pid in members:
             _kill_member(pid, leader)
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"processes {members} of session {leader} do not die; look at them with ps -o pid,stat,wchan"
-            )
         time.sleep(0.005)
+    return members
 
 
 def _session_members(leader: int) -> list[int]:
@@ -87,13 +92,6 @@ def _kill_member(pid: int, leader: int) -> None:
         return
     try:
         if _is_member(pid, leader):
-            _send(pidfd, signal.SIGKILL)
+            send(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)
-
-
-def _send(pidfd: int, number: signal.Signals) -> None:
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        return  # ended by itself meanwhile

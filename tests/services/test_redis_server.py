@@ -142,7 +142,7 @@ def test_password_is_in_a_private_file_and_on_no_command_line(folder: Path) -> N
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert server.password not in Path(f"/proc/{server.pid}/cmdline").read_text()
     assert server.password not in repr(server)
-    with pytest.raises(BusError, match="authenticated.*redis://:PASSWORD@HOST"):
+    with pytest.raises(BusError, match=r"authenticated.*redis://:PASSWORD@HOST"):
         start_server(folder, server.url)
     server.stop()
 
