@@ -27,7 +27,7 @@ from services.door import DoorError, ask_and_wait, open_bus
 from services.live import Scene, draw, experiments_table
 from services.machine import default_state, detect_profile, gpus
 from services.state import State, StateError
-from trainer.jobs import ProfileError, profile_named
+from trainer.jobs import BusError, ProfileError, profile_named
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -40,12 +40,11 @@ BAD_USE = 2
 
 def main() -> None:
     """Entry point: known errors become one sentence."""
-    from services.redis.server import ServerError  # noqa: PLC0415 - one import for one except clause
     from trainer.data import DataError  # noqa: PLC0415 - costs numpy, which `status` need not pay
 
     try:
         app()
-    except (ResearcherError, StateError, DoorError, ProfileError, ServerError, DataError) as error:
+    except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError) as error:
         console.print(f"[bold red]overnight:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(BAD_USE)
     except redis.RedisError as error:
@@ -234,7 +233,7 @@ def prepare(
 
     folder = _state(state)
     choices = folder.settle(profile=profile, detected=detect_profile(gpus()), subject=None, text=text)
-    manifest = prepare_data(profile_named(choices.profile), folder.data, choices.text and Path(choices.text), console)
+    manifest = prepare_data(profile_named(choices.profile), folder.data, None if choices.text is None else Path(choices.text), console)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
 

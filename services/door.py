@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from researcher.desk import answer, ask, withdraw
-from services.redis.server import find_server
+from services.redis.server import running_server
 from services.state import State
 from trainer.jobs import Bus, connect
 
@@ -26,7 +26,7 @@ def open_bus(state: State) -> Bus:
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
         return Bus(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
-    server = find_server(state.redis)
+    server = running_server(state.redis)
     if server is None:
         raise DoorError(f"no night is running in {state.root}; start it with `overnight run`")
     return Bus(connect(server.url, password=server.password, patient=False))

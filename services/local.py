@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from researcher.errors import JournalError
 from researcher.history import History
 from researcher.knobs import set_knobs
 from researcher.store import WriterLock
@@ -24,13 +23,13 @@ from services.machine import detect_profile, gpus
 from services.preparation import prepare_data
 from services.redis.server import RedisServer, start_server
 from services.state import Choices, State
-from services.supervisor import Child, Supervisor
-from services.watch import summary, watch
+from services.supervisor import Child, ChildStatus, Supervisor
+from services.watch import RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import Bus, Profile, connect, profile_named
 
 FIXED = "prepare.py"
-STOP_DEADLINE_S = 20.0
-# The supervisor restarts what dies; these exit codes are a process's last word.
+STOP_GRACE_S = 20.0
+# The supervisor starts again what dies; these exit codes are a process's last word.
 FINISHED, REFUSED = 0, 2
 
 
@@ -92,23 +91,25 @@ def _watch_night(
     children = [_trainer(state, server), _researcher(state, wish, profile, subject, server)]
     bus = Bus(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
-    with Supervisor(children) as supervisor:
-        code = watch(state, profile, bus, supervisor, wish.experiments, console)
-        supervisor.stop(STOP_DEADLINE_S)
-    try:
-        with History(state.journal) as history:
-            summary(history, profile, subject, time.monotonic() - began, console)
-    except JournalError as error:
-        console.print(f"[red]{error}")
-        return 1
+    with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
+        night = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
+        code = watch(night, console)
+    with History(state.journal) as history:
+        summary(history, profile, subject, time.monotonic() - began, console)
     return code
+
+
+def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus]:
+    server.revived()
+    return supervisor.poll()
 
 
 def _trainer(state: State, server: RedisServer) -> Child:
     argv = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host"]
-    argv += ["--password-file", str(server.password_file)] if server.password_file else []
     argv += ["--data", str(state.data), "--trials", str(state.trials), "--work", str(state.work)]
-    return Child("trainer", argv, dict(os.environ), state.logs / "trainer.log", final=(REFUSED,))
+    if server.password is not None:
+        argv += ["--password-file", str(state.redis / "password")]
+    return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))
 
 
 def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer) -> Child:
@@ -120,9 +121,14 @@ def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, serve
         "DATA_DIR": str(state.data),
         "PROFILE": profile.name,
     }
-    if server.password_file:
-        env["REDIS_PASSWORD_FILE"] = str(server.password_file)
+    if server.password is not None:
+        env["REDIS_PASSWORD_FILE"] = str(state.redis / "password")
     if wish.experiments is not None:
         env["EXPERIMENTS"] = str(wish.experiments)
-    argv = [sys.executable, "-m", "researcher"]
-    return Child("researcher", argv, env, state.logs / "researcher.log", final=(FINISHED, REFUSED))
+    return Child(
+        RESEARCHER,
+        (sys.executable, "-m", "researcher"),
+        state.logs / "researcher.log",
+        env=env,
+        final_codes=frozenset({FINISHED, REFUSED}),
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -16,56 +18,87 @@ from researcher.projections import write_whole
 from researcher.view import Night, Now, look, now
 from services.live import Scene, clock_text, cost_text, draw, experiments_table, gain_text
 from services.state import State
-from services.supervisor import Supervisor
+from services.supervisor import ChildStatus
 from trainer.jobs import Bus, Profile
 
+TRAINER, RESEARCHER = "trainer", "researcher"
 REFRESH_S = 0.5
-PICTURE_EVERY_S = 60.0
 PICTURE = "progress.png"
 
 
-def watch(state: State, profile: Profile, bus: Bus, supervisor: Supervisor, goal: int | None, console: Console) -> int:
-    """Show the night until the researcher has its last word, and return that; 130 after Ctrl-C."""
-    began = time.monotonic()
+@dataclass(frozen=True)
+class Watched:
+    """A night under way. `poll` keeps its processes alive and says how they are."""
+
+    state: State
+    profile: Profile
+    bus: Bus
+    goal: int | None
+    poll: Callable[[], list[ChildStatus]]
+
+
+def watch(night: Watched, console: Console) -> int:
+    """Show the night until a process has its last word, and return its exit code; 130 after Ctrl-C."""
     try:
-        if console.is_terminal:
-            with Live(console=console, refresh_per_second=4, transient=True) as live:
-                while (code := supervisor.final("researcher")) is None:
-                    live.update(draw(_scene(state, profile, bus, supervisor, goal, time.monotonic() - began)))
-                    _moment(supervisor)
-        else:
-            with Tail(state.logs / "researcher.log") as tail:
-                while (code := supervisor.final("researcher")) is None:
-                    tail.print_new(console)
-                    _moment(supervisor)
-                tail.print_new(console)
+        code = _on_terminal(night, console) if console.is_terminal else _as_lines(night, console)
     except KeyboardInterrupt:
         console.print("stopping; the running trial is measured again at the next start")
         return 130
     return code
 
 
-def _moment(supervisor: Supervisor) -> None:
-    supervisor.poll()
-    time.sleep(REFRESH_S)
+def _on_terminal(night: Watched, console: Console) -> int:
+    began = time.monotonic()
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while True:
+            statuses = night.poll()
+            if (last := _last_word(statuses)) is not None:
+                break
+            live.update(draw(_scene(night, statuses, time.monotonic() - began)))
+            time.sleep(REFRESH_S)
+    return _explained(last, night, console)
 
 
-def _scene(
-    state: State, profile: Profile, bus: Bus, supervisor: Supervisor, goal: int | None, elapsed_s: float
-) -> Scene:
-    night: Night | None = None
+def _as_lines(night: Watched, console: Console) -> int:
+    """For a pipe or a log: the researcher's own lines, one an event."""
+    tail = Tail(night.state.logs / f"{RESEARCHER}.log")
+    while (last := _last_word(night.poll())) is None:
+        tail.print_new(console)
+        time.sleep(REFRESH_S)
+    tail.print_new(console)
+    return _explained(last, night, console)
+
+
+def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
+    """The process that ended for good, if any: the night is over then."""
+    return next((each for each in statuses if each.pid is None and each.next_try_s is None), None)
+
+
+def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
+    code = last.last_exit or 0
+    if code:
+        log = night.state.logs / f"{last.name}.log"
+        lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+        console.print(f"[bold red]the {last.name} {last.in_words()}[/]; the end of {log}:", soft_wrap=True)
+        console.out("\n".join(lines), highlight=False)
+    return code
+
+
+def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
+    shown: Night | None = None
     doing: Now | None = None
     llm: str | None = None
     try:
-        with History(state.journal) as history:
-            night = look(history, profile)
-            doing = now(history, bus)
-            llm = bus.doing("llm")
+        with History(night.state.journal) as history:
+            shown = look(history, night.profile)
+            doing = now(history, night.bus)
+            llm = night.bus.doing("llm")
     except JournalError:
         doing = Now("the researcher starts", None, None)
     except redis.RedisError as error:
         doing = Now(f"Redis does not answer: {error}", None, None)
-    return Scene(night, doing, goal, elapsed_s, supervisor.words(), llm)
+    services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
+    return Scene(shown, doing, night.goal, elapsed_s, services, llm)
 
 
 class Tail:
@@ -74,12 +107,6 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = path.stat().st_size if path.exists() else 0
-
-    def __enter__(self) -> Tail:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def print_new(self, console: Console) -> None:
         """Print what came since the last call, whole lines only."""
