@@ -11,6 +11,8 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
@@ -32,26 +34,50 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[str], s
     try:
         source = apply_edits(incumbent_source, proposal.edits)
         _refuse_oversize(source)
-        candidate = Candidate(source, fingerprint(source), code_lines(source) - code_lines(incumbent_source))
-        _compile(source)
-        _refuse_no_change(source, incumbent_source)
-        _refuse_lost_entry_points(source, incumbent_source)
+        facts, incumbent = _facts(source), _facts(incumbent_source)
     except EditError as error:
         raise Rejected(str(error)) from error
-    if earlier := tried(candidate.fingerprint):
+    _compile(source)
+    _refuse_no_change(source == incumbent_source, facts, incumbent)
+    lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
+    if lost:
+        raise Rejected(f"train.py must keep {', '.join(lost)}")
+    if earlier := tried(facts.fingerprint):
         raise Rejected(f"the same code was tried before ({earlier}); propose something else")
-    return candidate
+    return Candidate(source, facts.fingerprint, facts.lines - incumbent.lines)
 
 
 def fingerprint(source: str) -> str:
     """Hash of the normalised syntax tree: comments, layout, docstrings and the form of powers do not count."""
-    return _hash(_normalised(source))
+    return _facts(source).fingerprint
 
 
 def code_lines(source: str) -> int:
     """Logical lines of code: a statement counts one however it is laid out, comments and docstrings none."""
+    return _facts(source).lines
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a source by reading it; `seedless` is its fingerprint whatever seed it chooses."""
+
+    fingerprint: str
+    seedless: str
+    lines: int
+    entry_points: tuple[str, ...]
+
+
+@lru_cache(maxsize=8)  # a reading costs 60 ms, and the incumbent is compared with every proposal
+def _facts(source: str) -> _Facts:
+    tree = _normalised(source)
+    whole, lines, entry_points = _hash(tree), _lines(tree), _entry_points(tree)
+    _blank_seeds(tree)
+    return _Facts(whole, _hash(tree), lines, entry_points)
+
+
+def _lines(tree: ast.Module) -> int:
     counted = (ast.stmt, ast.excepthandler, ast.match_case)
-    return sum(isinstance(node, counted) for node in ast.walk(_normalised(source)))
+    return sum(isinstance(node, counted) for node in ast.walk(tree))
 
 
 def _refuse_oversize(source: str) -> None:
@@ -75,43 +101,33 @@ def _compile(source: str) -> None:
         raise Rejected(f"train.py does not compile: {error or type(error).__name__}") from error
 
 
-def _refuse_no_change(source: str, incumbent_source: str) -> None:
-    if source == incumbent_source:
+def _refuse_no_change(same_text: bool, facts: _Facts, incumbent: _Facts) -> None:
+    if same_text:
         raise Rejected("the edits change nothing")
-    tree, incumbent = _normalised(source), _normalised(incumbent_source)
-    if _hash(tree) == _hash(incumbent):
+    if facts.fingerprint == incumbent.fingerprint:
         raise Rejected("the edits change only comments, docstrings or layout; change what the program does")
-    _blank_seeds(tree)
-    _blank_seeds(incumbent)
-    if _hash(tree) == _hash(incumbent):
+    if facts.seedless == incumbent.seedless:
         raise Rejected("the edits change only the random seed; the trainer sets the seed, so this is no experiment")
 
 
-def _refuse_lost_entry_points(source: str, incumbent_source: str) -> None:
-    lost = [name for name in _entry_points(parse(incumbent_source)) if name not in _entry_points(parse(source))]
-    if lost:
-        raise Rejected(f"train.py must keep {', '.join(lost)}")
-
-
-def _entry_points(tree: ast.Module) -> list[str]:
+def _entry_points(tree: ast.Module) -> tuple[str, ...]:
     """What a trial needs of train.py, in words: the calls into `prepare` and the module-level `model`."""
-    imported = {
-        alias.asname or alias.name: alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "prepare"
-        for alias in node.names
-    }
-    called = set()
+    imported: dict[str, str] = {}
+    called: set[str] = set()
+    fixed: set[str] = set()
     for node in ast.walk(tree):
         match node:
+            case ast.ImportFrom(module="prepare", names=names):
+                imported |= {alias.asname or alias.name: alias.name for alias in names}
             case ast.Call(func=ast.Name(id=name)):
-                called.add(imported.get(name))
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="prepare"), attr=name)):
                 called.add(name)
-    found = [f"the call of {name}() imported from prepare" for name in _FIXED_CALLS if name in called]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="prepare"), attr=name)):
+                fixed.add(name)
+    fixed |= {name for alias, name in imported.items() if alias in called}
+    found = [f"the call of {name}() imported from prepare" for name in _FIXED_CALLS if name in fixed]
     if any(isinstance(node, ast.Name) and node.id == "model" for node in _stored_at_module_level(tree)):
         found.append("the assignment of `model` at module level")
-    return found
+    return tuple(found)
 
 
 def _stored_at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
