@@ -1,11 +1,17 @@
 """Knobs are read from the syntax tree and set by bytes: nothing but the literal may change."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trainer
 from researcher.errors import EditError
 from researcher.knobs import Range, range_faults, read_knobs, set_knobs
+from trainer.jobs import PROFILES
+
+SUBJECT = Path(trainer.__file__).parent / "subject"
 
 SOURCE = '''"""A subject – with a dash."""
 import math
@@ -193,3 +199,14 @@ def test_only_the_literal_changes_and_the_new_value_is_read_back(
     head, tail = source.split("{}", 1) if "{}" not in before else (changed, "")
     assert changed.startswith(head)
     assert changed.endswith(tail)
+
+
+def test_every_profile_can_set_its_start_values_in_the_default_subject() -> None:
+    train, prepare = ((SUBJECT / name).read_text() for name in ("train.py", "prepare.py"))
+
+    assert range_faults(train) == {}
+    for profile in PROFILES.values():
+        assert {
+            name: read_knobs(set_knobs(train, profile.knobs))[name].value for name in profile.knobs
+        } == profile.knobs
+        assert read_knobs(set_knobs(prepare, profile.constants)).keys() >= profile.constants.keys()

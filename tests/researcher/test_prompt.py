@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trainer
 from researcher.errors import ModelFault, ResearcherError
+from researcher.ollama import OllamaSettings
 from researcher.prompt import PromptContext, Prompts, prompt_tokens, tokens
 
 CONTEXT = PromptContext(
@@ -111,3 +113,15 @@ def test_prompt_without_its_field_is_refused_by_name(tmp_path: Path) -> None:
 def test_folder_without_prompts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResearcherError, match=r"system\.md cannot be read"):
         Prompts.read(tmp_path)
+
+
+def test_default_subject_fits_the_default_context_with_room_for_history() -> None:
+    subject = Path(trainer.__file__).parent / "subject" / "train.py"
+    defaults = OllamaSettings("", "any")
+    history = tuple(f"{number} discard: {'a reason ' * 10}" for number in range(40))
+
+    text = text_of(
+        replace(CONTEXT, source=subject.read_text(), history=history), defaults.num_ctx - defaults.num_predict
+    )
+
+    assert "omitted" not in text
