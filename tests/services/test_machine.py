@@ -1,0 +1,116 @@
+"""Facts of the machine, with a driver program that answers what the test says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.machine import Gpu, GpuFault, detect_profile, gpus, look_at_machine, state_folder
+from trainer.jobs import PROFILES
+
+
+@pytest.fixture(autouse=True)
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH without a driver, whatever the machine has."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("cards", "profile"),
+    [
+        ([], "cpu"),
+        ([("GeForce GTX 1080", 8_192)], "cpu"),
+        ([("GeForce RTX 3060", 12_288)], "12gb"),
+        ([("GeForce RTX 4080", 16_376)], "16gb"),
+        ([("GeForce RTX 4090", 24_564)], "24gb"),
+        ([("A100-SXM4-40GB", 40_960)], "24gb"),
+        ([("RTX A6000", 49_140)], "48gb"),
+        ([("H100 80GB HBM3", 81_559)], "80gb"),
+        ([("H200", 143_771)], "80gb"),
+        ([("Tesla T4", 15_360), ("GeForce RTX 4090", 24_564)], "24gb"),
+    ],
+)
+def test_largest_profile_that_fits_the_card_is_taken(cards: list[tuple[str, int]], profile: str) -> None:
+    assert detect_profile(cards) == profile
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(0, 400_000))))
+def test_detected_profile_always_fits_and_is_never_the_one_for_comparison(cards: list[tuple[str, int]]) -> None:
+    profile = PROFILES[detect_profile(cards)]
+
+    assert profile.name != "fork"
+    assert profile.card_gib * 1024 <= max((memory_mib for _, memory_mib in cards), default=0)
+
+
+def test_machine_without_a_driver_has_no_gpus() -> None:
+    assert gpus() == []
+
+
+def test_cards_are_read_as_the_driver_prints_them(path: Path) -> None:
+    install_driver(path, "echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'Some card, with a comma, 24564'")
+
+    assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559), Gpu("Some card, with a comma", 24564)]
+
+
+def test_driver_without_a_card_is_no_gpu(path: Path) -> None:
+    install_driver(path, "echo 'No devices were found'; exit 6")
+
+    assert gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ('echo "NVIDIA-SMI has failed because it couldn\'t communicate"; exit 9', "exit code 9.*couldn't communicate"),
+        ("echo 'NVIDIA GB10, [N/A]'", "how much memory"),
+        ("echo nonsense", "how much memory"),
+    ],
+)
+def test_broken_driver_is_reported_with_the_next_step(path: Path, script: str, said: str) -> None:
+    install_driver(path, script)
+
+    with pytest.raises(GpuFault, match=f"{said}.*--profile cpu"):
+        gpus()
+
+
+def test_driver_that_cannot_be_run_is_reported(path: Path) -> None:
+    (path / "nvidia-smi").write_bytes(b"\x7fELF of another machine")
+    (path / "nvidia-smi").chmod(0o755)
+
+    with pytest.raises(GpuFault, match="nvidia-smi fails"):
+        gpus()
+
+
+def test_facts_of_this_machine_are_possible_and_said_in_words(tmp_path: Path) -> None:
+    machine = look_at_machine(tmp_path / "not" / "there" / "yet")
+
+    assert machine.cores > 0
+    assert 0 < machine.free_memory_mib <= machine.memory_mib
+    assert machine.free_disk_mib > 0
+    assert machine.in_words().startswith("no NVIDIA GPU; ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"OVERNIGHT_STATE": "/nights", "XDG_STATE_HOME": "/x", "HOME": "/h"}, "/nights"),
+        ({"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/overnight"),
+        ({"XDG_STATE_HOME": "relative", "HOME": "/h"}, "/h/.local/state/overnight"),
+        ({"HOME": "/h"}, "/h/.local/state/overnight"),
+        ({"HOME": ""}, "/clone/.overnight"),
+        ({}, "/clone/.overnight"),
+    ],
+)
+def test_state_folder_is_the_named_one_then_the_users_then_the_clones(environment: dict[str, str], folder: str) -> None:
+    assert state_folder(environment, Path("/clone")) == Path(folder)
+
+
+def install_driver(folder: Path, script: str) -> None:
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
