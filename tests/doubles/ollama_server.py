@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.doubles.ollama_shapes import full_name, last_line, line, listed_model, too_long
+
 VERSION = "0.32.15"
 CHARACTERS_PER_TOKEN = 4
 DEFAULT_NUM_CTX = 4096
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/version":
                 self._send_json(200, {"version": VERSION})
             case "/api/tags":
-                self._send_json(200, {"models": [_listed(self.server.model)]})
+                self._send_json(200, {"models": [listed_model(self.server.model)]})
             case "/api/chat" | "/api/show":
                 self._send(405, b"405 method not allowed", "text/plain")
             case _:
@@ -145,10 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(404, b"404 page not found", "text/plain")
 
     def _show(self, body: dict[str, Any]) -> None:
-        if _full(body.get("model", "")) != _full(self.server.model):
+        if full_name(body.get("model", "")) != full_name(self.server.model):
             self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
             return
-        model = _listed(self.server.model)
+        model = listed_model(self.server.model)
         shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
         shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
         self._send_json(200, shown | {key: model[key] for key in ("details", "capabilities", "modified_at")})
@@ -157,14 +159,14 @@ class _Handler(BaseHTTPRequestHandler):
         turn = self.server.next_turn(body)
         asked = sum(len(message["content"]) for message in body.get("messages", [])) // CHARACTERS_PER_TOKEN
         room = int(body.get("options", {}).get("num_ctx", DEFAULT_NUM_CTX))
-        if turn.fault == "model_missing" or _full(body.get("model", "")) != _full(self.server.model):
+        if turn.fault == "model_missing" or full_name(body.get("model", "")) != full_name(self.server.model):
             self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
         elif turn.fault == "busy":
             self._send_json(503, {"error": BUSY})
         elif turn.fault == "server_error":
             self._send_json(500, {"error": "model runner has unexpectedly stopped"})
         elif asked > room and body.get("truncate") is False:
-            self._send_json(400, {"error": json.dumps({"error": _too_long(asked, room)})})
+            self._send_json(400, {"error": json.dumps({"error": too_long(asked, room)})})
         elif turn.fault == "drop_before_stream":
             self.close_connection = True
         else:
@@ -182,13 +184,15 @@ class _Handler(BaseHTTPRequestHandler):
         pieces = re.findall(r"\s*\S+|\s+$", turn.text)
         breaks_off = turn.fault in ("stall", "drop_mid_stream", "error_line", "garbage_line")
         for piece in pieces[: len(pieces) // 2] if breaks_off else pieces:
-            self._chunk(_line(model, **{"thinking" if turn.fault == "thoughts_only" else "content": piece}))
+            self._chunk(line(model, **{"thinking" if turn.fault == "thoughts_only" else "content": piece}))
             if turn.fault == "slow_trickle" and self._pause(turn.latency_s):
                 return
         if self._broke_off(turn):
             return
         if turn.fault != "no_done":
-            self._chunk(_last_line(model, turn, time.monotonic_ns() - started, asked, len(pieces)))
+            self._chunk(
+                last_line(model, time.monotonic_ns() - started, asked, len(pieces), "length" if turn.length else "stop")
+            )
         self.wfile.write(b"0\r\n\r\n")
 
     def _broke_off(self, turn: Turn) -> bool:
@@ -244,18 +248,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Tests want no access log."""
 
 
-def _line(model: str, **said: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": "", **said}
-    return {"model": model, "created_at": _now(), "message": message, "done": False}
-
-
-def _last_line(model: str, turn: Turn, took_ns: int, asked: int, answered: int) -> dict[str, Any]:
-    counts = {"prompt_eval_count": asked, "prompt_eval_duration": 1_000_000, "eval_count": answered}
-    times = {"total_duration": took_ns, "load_duration": 1_000_000}
-    ending = {"done": True, "done_reason": "length" if turn.length else "stop"}
-    return _line(model) | ending | times | counts | {"eval_duration": took_ns}
-
-
 def _spoken(turn: Turn, body: dict[str, Any]) -> Turn:
     """The turn with its text; a nudge is written from the knob's line in the question."""
     if turn.nudge is None:
@@ -265,27 +257,6 @@ def _spoken(turn: Turn, body: dict[str, Any]) -> Turn:
     new = old.replace(found.group(1), repr(round(float(found.group(1)) * turn.by, 8)), 1) if found else old
     blocks = f"<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
     return replace(turn, text=f"TITLE: Nudge {turn.nudge}\nHYPOTHESIS: {turn.by} times may suit it better.\n{blocks}")
-
-
-def _too_long(asked: int, room: int) -> dict[str, Any]:
-    message = f"request ({asked} tokens) exceeds the available context size ({room} tokens), try increasing it"
-    kind = {"type": "exceed_context_size_error", "n_prompt_tokens": asked, "n_ctx": room}
-    return {"code": 400, "message": message, **kind}
-
-
-def _listed(model: str) -> dict[str, Any]:
-    details = {"parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"]}
-    details |= {"parameter_size": "134.52M", "quantization_level": "Q4_1"}
-    listed = {"name": _full(model), "model": _full(model), "modified_at": _now(), "size": 98_362_763}
-    return {**listed, "digest": "4a51" * 16, "details": details, "capabilities": ["completion"]}
-
-
-def _full(model: str) -> str:
-    return (model if ":" in model else f"{model}:latest").lower()
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + ".000000001Z"
 
 
 def main() -> None:

@@ -1,0 +1,44 @@
+"""The shapes of Ollama's JSON, as recorded, for its double."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+
+def line(model: str, **said: str) -> dict[str, Any]:
+    """One piece of a streamed answer."""
+    message = {"role": "assistant", "content": "", **said}
+    return {"model": model, "created_at": _now(), "message": message, "done": False}
+
+
+def last_line(model: str, took_ns: int, asked: int, answered: int, done_reason: str) -> dict[str, Any]:
+    """The line that ends a complete answer."""
+    counts = {"prompt_eval_count": asked, "prompt_eval_duration": 1_000_000, "eval_count": answered}
+    times = {"total_duration": took_ns, "load_duration": 1_000_000}
+    ending = {"done": True, "done_reason": done_reason}
+    return line(model) | ending | times | counts | {"eval_duration": took_ns}
+
+
+def too_long(asked: int, room: int) -> dict[str, Any]:
+    """What llama.cpp says of a prompt beyond its context."""
+    message = f"request ({asked} tokens) exceeds the available context size ({room} tokens), try increasing it"
+    kind = {"type": "exceed_context_size_error", "n_prompt_tokens": asked, "n_ctx": room}
+    return {"code": 400, "message": message, **kind}
+
+
+def listed_model(model: str) -> dict[str, Any]:
+    """A model as /api/tags lists it."""
+    details = {"parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"]}
+    details |= {"parameter_size": "134.52M", "quantization_level": "Q4_1"}
+    listed = {"name": full_name(model), "model": full_name(model), "modified_at": _now(), "size": 98_362_763}
+    return {**listed, "digest": "4a51" * 16, "details": details, "capabilities": ["completion"]}
+
+
+def full_name(model: str) -> str:
+    """Ollama's own name of a model."""
+    return (model if ":" in model else f"{model}:latest").lower()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + ".000000001Z"
