@@ -1,83 +1,113 @@
 """A candidate's output: endless in, bounded out. Head and tail are kept, lines cut, control sequences removed.
 
-Promises: whatever is printed, at most `cap_kib` is kept and the time spent is proportional to the bytes read. The text
-is data: it never decides anything. Does not cover secrets; a candidate is given none.
+Promises: whatever is printed, at most `cap_kib` is kept, memory stays within that and one read, and the time spent is
+proportional to the bytes read. The text is data: it never decides anything. Does not cover secrets; a candidate is
+given none.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 LINE_BYTES = 2000
-_CONTROL = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f]")
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_CONTROLS = bytes(code for code in range(32) if code not in b"\t\n") + b"\x7f"
+_TELLING = re.compile(rb"^(?:step |[a-z][A-Za-z_]{1,40}: ).{1,400}", re.MULTILINE)
+_HEARD_PER_READ = 200
 
 
 class LogSink:
-    """Feed it bytes; `on_line` hears each whole line that is not blank, as bytes without its end."""
+    """Feed it what was read. `on_line` hears the lines that look like a step or a `name: value`; of a read with
+    hundreds of them, the first and the last."""
 
     def __init__(self, cap_kib: int, on_line: Callable[[bytes], None]) -> None:
         self._half_bytes = max(1, cap_kib * 1024 // 2)
         self._on_line = on_line
         self._head: list[bytes] = []
-        self._head_left = self._half_bytes
+        self._head_bytes = 0
+        self._head_is_full = False
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
-        self._left_out_bytes = 0
+        self._dropped_bytes = 0
         self._partial = b""
         self._cutting = False
         self.seen_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take what was read; an unfinished line is kept for the next call, up to the length of a line."""
+        """Take what was read; an unfinished line waits for the next read, up to the length of a line."""
         self.seen_bytes += len(chunk)
         whole, newline, partial = chunk.replace(b"\r", b"\n").rpartition(b"\n")
         if newline:
             if self._cutting:
                 whole = whole.partition(b"\n")[2]
-            for line in _CONTROL.sub(b"", self._partial + whole).split(b"\n"):
-                self._take(line)
+            self._take(self._partial + whole)
             self._partial, self._cutting = b"", False
         if not self._cutting:
             self._partial += partial
             if len(self._partial) > 2 * LINE_BYTES:
-                self._take(_CONTROL.sub(b"", self._partial))
+                self._take(self._partial)
                 self._partial, self._cutting = b"", True
 
     def finish(self) -> None:
         """The output has ended: an unfinished line counts as one."""
-        if self._partial:
-            self._take(_CONTROL.sub(b"", self._partial))
-            self._partial = b""
+        self._take(self._partial)
+        self._partial = b""
 
     def text(self) -> str:
         """What is kept, with a line that says how much is missing."""
-        gap = [f"[{self._left_out_bytes} bytes left out]".encode()] if self._left_out_bytes else []
-        kept = [*self._head, *gap, *self._tail]
-        return b"".join(line + b"\n" for line in kept).decode(errors="replace")
+        tail = self._tail_lines()
+        left_out = self._dropped_bytes + self._tail_bytes - _size(tail)
+        gap = [f"[{left_out} bytes left out]".encode()] if self._dropped_bytes else []
+        return b"".join(line + b"\n" for line in (*self._head, *gap, *tail)).decode(errors="replace")
 
     def last_lines(self, count: int) -> list[str]:
         """The last lines that are not blank."""
-        lines = list(self._tail)[-count:]
-        if len(lines) < count:
-            lines = self._head[-(count - len(lines)) :] + lines
-        return [line.decode(errors="replace") for line in lines]
+        return [line.decode(errors="replace") for line in (self._head + self._tail_lines())[-count:]]
 
-    def _take(self, line: bytes) -> None:
-        if not line or line.isspace():
-            return
-        line = line[:LINE_BYTES].rstrip()
-        self._on_line(line)
-        size = len(line) + 1
-        if size <= self._head_left:
-            self._head.append(line)
-            self._head_left -= size
-            return
-        self._head_left = 0
-        self._tail.append(line)
-        self._tail_bytes += size
-        while self._tail_bytes > self._half_bytes and len(self._tail) > 1:
-            dropped = len(self._tail.popleft()) + 1
+    def _take(self, block: bytes) -> None:
+        """A block of whole lines."""
+        if b"\x1b" in block:
+            block = _ESCAPES.sub(b"", block)
+        block = block.translate(None, _CONTROLS)
+        heard = _TELLING.findall(block)
+        if len(heard) > _HEARD_PER_READ:
+            heard = heard[: _HEARD_PER_READ // 2] + heard[-_HEARD_PER_READ // 2 :]
+        for line in heard:
+            self._on_line(line)
+        if not self._head_is_full:
+            block = self._fill_head(block)
+        self._tail.append(block)
+        self._tail_bytes += len(block)
+        while self._tail_bytes - len(self._tail[0]) > self._half_bytes:
+            dropped = len(self._tail.popleft())
             self._tail_bytes -= dropped
-            self._left_out_bytes += dropped
+            self._dropped_bytes += dropped
+
+    def _fill_head(self, block: bytes) -> bytes:
+        """Add lines until the head is full; the rest of the block."""
+        lines = block.split(b"\n")
+        for at, line in enumerate(lines):
+            for kept in _kept([line]):
+                self._head_bytes += len(kept) + 1
+                if self._head_bytes > self._half_bytes:
+                    self._head_is_full = True
+                    return b"\n".join(lines[at:])
+                self._head.append(kept)
+        return b""
+
+    def _tail_lines(self) -> list[bytes]:
+        lines: deque[bytes] = deque(_kept(b"\n".join(self._tail).split(b"\n")))
+        size = _size(lines)
+        while size > self._half_bytes and len(lines) > 1:
+            size -= len(lines.popleft()) + 1
+        return list(lines)
+
+
+def _kept(lines: Iterable[bytes]) -> list[bytes]:
+    return [line[:LINE_BYTES].rstrip() for line in lines if line and not line.isspace()]
+
+
+def _size(lines: Iterable[bytes]) -> int:
+    return sum(len(line) + 1 for line in lines)

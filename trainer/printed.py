@@ -29,6 +29,7 @@ class Printed:
 
     def line(self, line: bytes) -> None:
         """Look at one line; anything unknown is passed over."""
+        line = line.rstrip()
         if line.startswith(b"step"):
             self._step(line)
         elif b":" in line[:48] and (found := _SUMMARY.match(line)):
