@@ -19,11 +19,12 @@ from trainer.guardian import LAYERS
 from trainer.jobs import Clock, Kind, Metric, Outcome, Progress, Timing, TrialLog, TrialResult, TrialSpec, Trust
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.launch import Guarded, Launch, end_carriers, wipe
+from trainer.observation import Mark
 from trainer.rows import DataFault, ScoringRows, read_rows
 from trainer.runner import RunnerOrders
 from trainer.scoring import EVALUATOR, Buffers, Score, Scoring
 from trainer.verdict import Observed, Stop, judge, printed_agrees
-from trainer.watch import Mark, Watch
+from trainer.watch import Watch
 from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0

@@ -10,13 +10,13 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from trainer import procfs
 from trainer.guardian import Ending
-from trainer.jobs import Budget, Clock, Outcome, Progress, TrialSpec
+from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.launch import Guarded
 from trainer.logs import LogSink
+from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
 from trainer.printed import Printed
 from trainer.scoring import Scoring, Unscorable
 from trainer.verdict import Stop
@@ -24,52 +24,10 @@ from trainer.wire import Channel, ChannelFault, Message, Word
 
 _TICK_S = 0.1
 _SAMPLE_S = 0.5
-_LAST_WORDS_S = 5.0
 _GUARDIAN_S = 15.0
 _READ_BYTES = 2**18
 _READS = 16
 _LOG_LIMIT_BYTES = 2**30
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A moment, on the wall and in processor seconds of the tree."""
-
-    wall_s: float
-    processor_s: float
-
-
-@dataclass
-class Marks:
-    """The moments of a trial, each set once."""
-
-    launched: Mark
-    imported: Mark | None = None
-    first_batch: Mark | None = None
-    warm: Mark | None = None
-    ready: Mark | None = None
-    scored: Mark | None = None
-
-
-@dataclass
-class Claims:
-    """What the candidate's process said of itself in messages."""
-
-    device: str = ""
-    threads: int | None = None
-    memory_mib: float = 0.0
-    steps: int = 0
-    tokens: int | None = None
-    share: float = 0.0
-
-
-@dataclass
-class Peaks:
-    """The most that was seen in samples."""
-
-    rss_mib: float = 0.0
-    processor_s: float = 0.0
-    sampled_s: float = field(default=0.0)
 
 
 class Watch:
@@ -121,13 +79,7 @@ class Watch:
         return self._between(warm, ready) if warm is not None and ready is not None else None
 
     def _between(self, start: Mark, end: Mark) -> float:
-        match self._spec.budget.clock:
-            case Clock.WALL:
-                return end.wall_s - start.wall_s
-            case Clock.PROCESSOR:
-                return end.processor_s - start.processor_s
-            case Clock.STEPS:
-                return float(self.claims.steps)
+        return between(self._spec.budget.clock, start, end, self.claims.steps)
 
     def _mark(self) -> Mark:
         return Mark(time.monotonic(), procfs.usage(self._guarded.pid).processor_s)
@@ -225,25 +177,31 @@ class Watch:
             return
         usage = procfs.usage(self._guarded.pid)
         self.peaks.sampled_s = now
-        self.peaks.rss_mib = max(self.peaks.rss_mib, usage.rss_mib)
         self.peaks.processor_s = max(self.peaks.processor_s, usage.processor_s)
-        caps = self._spec.caps
-        if caps.memory_mib is not None and usage.rss_mib > caps.memory_mib:
-            self._end(
-                Outcome.OUT_OF_MEMORY, f"its processes held {usage.rss_mib:.0f} MiB; the cap is {caps.memory_mib} MiB"
-            )
-        if usage.processes > caps.processes:
-            self._end(Outcome.CRASHED, f"it started {usage.processes} processes; the cap is {caps.processes}")
+        self._hold_to_caps(usage)
         marks = self.marks
         if marks.warm is not None and marks.ready is None:
             self._overtime(self._between(marks.warm, Mark(now, usage.processor_s)))
         self._tell(Mark(now, usage.processor_s))
 
+    def _hold_to_caps(self, usage: procfs.Usage) -> None:
+        caps, held_mib = self._spec.caps, usage.rss_mib
+        if usage.processes > caps.processes:
+            self._end(Outcome.CRASHED, f"it started {usage.processes} processes; the cap is {caps.processes}")
+        elif caps.memory_mib is not None and held_mib > caps.memory_mib:
+            exact_mib = procfs.proportional_mib(self._guarded.pid)
+            held_mib = held_mib if exact_mib is None else exact_mib
+            if held_mib > caps.memory_mib:
+                self._end(
+                    Outcome.OUT_OF_MEMORY, f"its processes held {held_mib:.0f} MiB; the cap is {caps.memory_mib} MiB"
+                )
+        self.peaks.rss_mib = max(self.peaks.rss_mib, held_mib)
+
     def _overtime(self, used: float) -> bool:
         budget = self._spec.budget
         if budget.clock is Clock.STEPS:
             return False
-        over = used > budget.amount * 1.05 + max(2.0, budget.amount * 0.1)
+        over = used > most_timed(budget)
         if over:
             kind = "wall" if budget.clock is Clock.WALL else "processor"
             self._end(Outcome.TIMED_OUT, f"it trained {used:.1f} {kind} seconds; the budget is {budget.amount:g}")
@@ -261,20 +219,9 @@ class Watch:
         first = marks.first_batch
         if first is not None and marks.warm is None and now - first.wall_s >= budget.warmup_cap_s:
             marks.warm = self._mark()
-        for since, limit_s, what in self._limits(budget):
-            if since is not None and now - since.wall_s > limit_s:
-                self._end(Outcome.TIMED_OUT, f"{what} within {limit_s:g} s")
-
-    def _limits(self, budget: Budget) -> list[tuple[Mark | None, float, str]]:
-        marks = self.marks
-        timed_wall_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
-        return [
-            (marks.launched, budget.wall_limit_s, "it did not end"),
-            (None if marks.first_batch or marks.ready else marks.launched, budget.setup_s, "it took no first batch"),
-            (marks.warm if marks.ready is None else None, timed_wall_s, "it did not end its training"),
-            (marks.ready if marks.scored is None else None, budget.scoring_s, "it was not scored"),
-            (marks.scored, _LAST_WORDS_S, "after its score it did not end"),
-        ]
+        for limit in limits(marks, budget):
+            if limit.since is not None and now - limit.since.wall_s > limit.wall_s:
+                self._end(Outcome.TIMED_OUT, f"{limit.failure} within {limit.wall_s:g} s")
 
     def _tell(self, now: Mark) -> None:
         marks, budget = self.marks, self._spec.budget

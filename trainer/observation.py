@@ -1,0 +1,93 @@
+"""What is noted while a candidate runs, and the limits that follow from it: moments, peaks, claims. Values only.
+
+Promises: the limit of every phase is derived from the budget alone. Does not cover acting on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.jobs import Budget, Clock
+
+_LAST_WORDS_S = 5.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment, on the wall and in processor seconds of the tree."""
+
+    wall_s: float
+    processor_s: float
+
+
+@dataclass
+class Marks:
+    """The moments of a trial, each set once."""
+
+    launched: Mark
+    imported: Mark | None = None
+    first_batch: Mark | None = None
+    warm: Mark | None = None
+    ready: Mark | None = None
+    scored: Mark | None = None
+
+
+@dataclass
+class Claims:
+    """What the candidate's process said of itself in messages."""
+
+    device: str = ""
+    threads: int | None = None
+    memory_mib: float = 0.0
+    steps: int = 0
+    tokens: int | None = None
+    share: float = 0.0
+
+
+@dataclass
+class Peaks:
+    """The most that was seen in samples."""
+
+    rss_mib: float = 0.0
+    processor_s: float = 0.0
+    sampled_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """No more than `wall_s` since a moment; None while it does not apply. `failure` is what a person reads."""
+
+    since: Mark | None
+    wall_s: float
+    failure: str
+
+
+def between(clock: Clock, start: Mark, end: Mark, steps: int) -> float:
+    """How much of a budget passed between two moments, in its clock."""
+    match clock:
+        case Clock.WALL:
+            return end.wall_s - start.wall_s
+        case Clock.PROCESSOR:
+            return end.processor_s - start.processor_s
+        case Clock.STEPS:
+            return float(steps)
+
+
+def most_timed(budget: Budget) -> float:
+    """The longest timed phase that counts: the budget, 5 % of grace, and one step, which may be a long one."""
+    return budget.amount * 1.05 + max(2.0, budget.amount * 0.1)
+
+
+def limits(marks: Marks, budget: Budget) -> list[Limit]:
+    """What must have happened by when, in wall seconds."""
+    allotted_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
+    in_setup = marks.first_batch is None and marks.ready is None
+    return [
+        Limit(marks.launched if marks.ready is None else None, budget.wall_limit_s, "it did not end"),
+        Limit(marks.launched if in_setup else None, budget.setup_s, "it took no first batch"),
+        Limit(
+            marks.warm if marks.ready is None else None, max(allotted_s, most_timed(budget)), "it did not end training"
+        ),
+        Limit(marks.ready if marks.scored is None else None, budget.scoring_s, "it was not scored"),
+        Limit(marks.scored, _LAST_WORDS_S, "after its score it did not end"),
+    ]
