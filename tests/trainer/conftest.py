@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from trainer import procfs
@@ -38,7 +39,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "private").mkdir(mode=0o700)
     random = np.random.default_rng(3)
     follows = random.integers(1, VOCAB, size=(VOCAB, 3))
-    arrays = {"token_bytes.npy": np.array([0, *random.integers(1, 5, VOCAB - 1)], dtype=np.int32)}
+    arrays: dict[str, npt.NDArray[np.integer]] = {
+        "token_bytes.npy": np.array([0, *random.integers(1, 5, VOCAB - 1)], dtype=np.int32)
+    }
     for name, rows in (("train.npy", 64), ("private/val.npy", 24), ("private/heldout.npy", 12)):
         tokens = np.zeros((rows, CONTEXT + 1), dtype=np.uint16)
         for at in range(1, CONTEXT + 1):

@@ -70,8 +70,8 @@ class Trainer:
 
     def result(self, job: Job, timeout_s: float = 30) -> TrialResult:
         wait_for(lambda: job.get_status(refresh=True) in ("finished", "failed"), timeout_s)
-        assert job.is_finished, job.latest_result().exc_string
-        return TrialResult.from_json(job.return_value())
+        assert job.is_finished, job.latest_result()
+        return TrialResult.from_json(job.return_value() or {})
 
     def horse(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -117,7 +117,9 @@ def test_job_that_names_another_function_fails_without_running(start: Callable[[
     wait_for(lambda: job.get_status(refresh=True) == "failed", 20)
 
     assert not witness.exists()
-    assert "is no work of a trainer" in str(job.latest_result().exc_string)
+    failure = job.latest_result()
+    assert failure is not None
+    assert "is no work of a trainer" in str(failure.exc_string)
 
 
 def test_callbacks_of_a_job_are_ignored(start: Callable[[], Trainer], spec: MakeSpec, tmp_path: Path) -> None:
@@ -141,12 +143,14 @@ def test_spec_that_does_not_fit_names_its_field(start: Callable[[], Trainer], sp
     assert "budget.amount" in trainer.result(job).reason
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "subject"), [(signal.SIGTERM, "leaves_a_daemon"), (signal.SIGINT, "hangs_in_training")]
+)
 def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
-    start: Callable[[], Trainer], spec: MakeSpec, number: signal.Signals
+    start: Callable[[], Trainer], spec: MakeSpec, number: signal.Signals, subject: str
 ) -> None:
     trainer = start()
-    job = trainer.enqueue(spec("hangs_in_training"))
+    job = trainer.enqueue(spec(subject))
     trainer.wait_until_training(job)
 
     trainer.process.send_signal(number)

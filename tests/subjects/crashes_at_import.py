@@ -1,0 +1,3 @@
+"""Fails before anything else."""
+
+raise RuntimeError("there is no such layer")

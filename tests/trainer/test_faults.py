@@ -1,0 +1,64 @@
+"""Whole trials of subjects that are named for their fault: a typed outcome, a reason, and nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from tests.trainer.conftest import CAPS, STEPS, MakeSpec, everything_dead
+from trainer.jobs import Clock, Outcome, TrialResult, TrialSpec
+from trainer.trial import Places
+
+Run = Callable[[TrialSpec], TrialResult]
+
+SHORT_SETUP = dataclasses.replace(STEPS, setup_s=3)
+SHORT_SCORING = dataclasses.replace(STEPS, scoring_s=1)
+SHORT_PROCESSOR = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=0.4)
+LITTLE_MEMORY = dataclasses.replace(CAPS, memory_mib=500)
+
+
+@pytest.mark.parametrize(
+    ("subject", "fields", "outcome", "reason"),
+    [
+        ("def broken(:\n", {}, Outcome.CRASHED, "exit code 1: SyntaxError"),
+        ("exits_without_a_score", {}, Outcome.UNSCORABLE, "without asking for its score"),
+        ("prints_a_better_score", {}, Outcome.UNSCORABLE, "it printed val_bpb 0.100000"),
+        ("serves_nan", {}, Outcome.UNSCORABLE, "not all finite"),
+        ("serves_losses", {}, Outcome.UNSCORABLE, "not logits of shape"),
+        ("trains_on_validation", {}, Outcome.CRASHED, "serves the split 'train' only"),
+        ("hangs_in_setup", {"budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
+        ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),
+        ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "training"),
+        ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
+        ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
+        ("kills_its_guardian", {}, Outcome.CRASHED, "guardian"),
+        ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 2.42 s"),
+    ],
+)
+def test_fault_has_its_outcome_and_leaves_nothing(
+    subject: str,
+    fields: dict[str, object],
+    outcome: Outcome,
+    reason: str,
+    spec: MakeSpec,
+    run: Run,
+    places: Places,
+) -> None:
+    result = run(spec(subject, **fields))
+
+    assert (result.outcome, result.metric) == (outcome, None), result.reason
+    assert reason in result.reason
+    assert everything_dead(places.work)
+    assert list(places.work.iterdir()) == []
+
+
+def test_flood_of_output_is_bounded(spec: MakeSpec, run: Run, places: Places) -> None:
+    result = run(spec("floods_the_log"))
+
+    assert result.outcome is Outcome.CRASHED
+    assert result.reason == "exit code 3: last words"
+    assert result.log is not None
+    assert result.log.seen_bytes > 190_000_000
+    assert (places.trials / result.log.path).stat().st_size < CAPS.log_kib * 1024 + 100

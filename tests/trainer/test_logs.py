@@ -1,0 +1,83 @@
+"""The bounded log sink and what is read from it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.jobs.result import LOSS_POINTS
+from trainer.logs import LINE_BYTES, LogSink
+from trainer.printed import Printed
+
+
+def fed(chunks: list[bytes], cap_kib: int = 64) -> tuple[LogSink, Printed]:
+    printed = Printed()
+    sink = LogSink(cap_kib, printed.line)
+    for chunk in chunks:
+        sink.feed(chunk)
+    sink.finish()
+    return sink, printed
+
+
+@pytest.mark.parametrize(
+    ("chunks", "text"),
+    [
+        ([b"one\ntwo"], "one\ntwo\n"),
+        ([b"\rbar 1\rbar 2\r", b"\n"], "bar 1\nbar 2\n"),
+        ([b"\x1b[31mred\x1b[0m\x07\x00\n"], "red\n"),
+        ([b"\x1b[3", b"1msplit\n"], "split\n"),
+        ([b"blank\n\n  \nlines\n"], "blank\nlines\n"),
+        ([b"x" * 9000, b"y" * 9000, b"\nnext\n"], "x" * LINE_BYTES + "\nnext\n"),
+        ([b"\xff\xfe\n"], "��\n"),
+    ],
+)
+def test_output_is_cleaned(chunks: list[bytes], text: str) -> None:
+    assert fed(chunks)[0].text() == text
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=40))
+def test_kept_text_is_bounded_and_free_of_controls(chunks: list[bytes]) -> None:
+    sink, _ = fed(chunks, cap_kib=2)
+
+    assert sink.seen_bytes == sum(map(len, chunks))
+    assert len(sink.text().encode(errors="replace")) <= 3 * (2 * 1024 + LINE_BYTES) + 40
+    assert not set(sink.text()) & {"\x1b", "\r", "\x00", "\x07"}
+
+
+def test_head_and_tail_survive_a_flood() -> None:
+    sink, _ = fed([b"first\n", *[b"noise\n" * 1000] * 100, b"last\n"], cap_kib=16)
+
+    lines = sink.text().splitlines()
+
+    assert (lines[0], lines[-1]) == ("first", "last")
+    assert any("bytes left out" in line for line in lines)
+    assert len(sink.text()) <= 16 * 1024 + 40
+
+
+def test_loss_curve_is_thinned_but_keeps_both_ends() -> None:
+    _, printed = fed([b"step %05d (%.1f%%) | loss: %f | lrm: 1.00\r" % (n, n / 10, 9 - n / 1000) for n in range(1000)])
+
+    assert len(printed.curve) <= LOSS_POINTS
+    assert (printed.curve[0].step, printed.curve[-1].step) == (0, 999)
+    assert printed.curve[-1].progress == pytest.approx(0.999)
+    assert printed.steps == 1000
+
+
+def test_summary_is_read_and_a_dash_is_no_number() -> None:
+    summary = "---\nval_bpb:          1.234567\npeak_vram_mb:     —\nnum_steps:        953  \nnum_params_M:     50.3\n"
+
+    _, printed = fed([summary.encode()])
+
+    assert printed.summary == {"val_bpb": 1.234567, "num_steps": 953.0, "num_params_M": 50.3}
+    assert printed.steps == 953
+
+
+@given(st.binary(max_size=500))
+def test_any_line_can_be_printed(line: bytes) -> None:
+    printed = Printed()
+
+    printed.line(line)
+    printed.line(b"step " + line)
+
+    assert len(printed.curve) <= 1

@@ -1,0 +1,126 @@
+"""Whole trials of honest subjects: real processes, real torch, scores recomputed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.trainer.conftest import STEPS, VOCAB, MakeSpec
+from trainer.jobs import Clock, Kind, Outcome, TrialResult, TrialSpec
+from trainer.trial import Places, run_trial
+
+Run = Callable[[TrialSpec], TrialResult]
+
+
+def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Places) -> None:
+    result = run(spec("tiny", score_to_beat=0.01))
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert result.metric is not None
+    assert result.heldout is None
+    assert result.trust is not None
+    assert result.trust.printed_agrees
+    assert (result.steps, result.exit_code, result.worker) == (20, 0, "here")
+    assert [point.step for point in result.loss_curve] == list(range(20))
+    assert result.timing is not None
+    assert result.timing.timed == 20
+    assert None not in dataclasses.astuple(result.timing)
+    assert result.device is not None
+    assert (result.device.kind, result.device.threads) == ("cpu", 1)
+    assert result.log is not None
+    assert (places.trials / result.log.path).read_text().endswith("num_params_M:     0.002304\n")
+    assert list(places.work.iterdir()) == []
+
+
+def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) -> None:
+    result = run(spec("known_table", kind=Kind.CONFIRM))
+
+    assert result.metric is not None
+    assert result.heldout is not None
+    assert result.metric.value == pytest.approx(sines_bpb(places, "val", STEPS.eval_rows), abs=1e-6)
+    assert result.heldout.value == pytest.approx(sines_bpb(places, "heldout", STEPS.heldout_rows), abs=1e-6)
+    assert result.log is not None
+    assert "twice the same: True" in result.log.tail
+
+
+def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows(spec: MakeSpec, run: Run) -> None:
+    result = run(spec("known_table", score_to_beat=99.0))
+
+    assert result.heldout is not None
+
+
+def test_unedited_upstream_script_is_scored(spec: MakeSpec, run: Run) -> None:
+    budget = dataclasses.replace(STEPS, clock=Clock.WALL, amount=0.5, warmup_steps=10, warmup_cap_s=20)
+
+    result = run(spec("upstream_shape", budget=budget))
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert result.trust is not None
+    assert result.trust.printed_agrees
+    assert result.timing is not None
+    assert result.timing.timed == pytest.approx(0.5, abs=2)
+    assert result.steps is not None
+    assert len(result.loss_curve) <= 200
+
+
+def test_processor_seconds_are_the_budget_on_a_shared_machine(spec: MakeSpec, run: Run) -> None:
+    result = run(spec("tiny", budget=dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=0.4)))
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert result.timing is not None
+    assert result.timing.timed == pytest.approx(0.4, abs=0.2)
+
+
+def test_seed_is_imposed_on_a_script_that_sets_its_own(spec: MakeSpec, run: Run) -> None:
+    result = run(spec("seeds_itself", seed=5))
+
+    assert result.log is not None
+    first, second = [line.split()[1:] for line in result.log.tail.splitlines() if line.startswith("drew")]
+    assert first == second
+    assert float(first[0]) == random.Random(5).random()
+    assert float(first[1]) == np.random.RandomState(5).rand()
+
+
+def test_stored_result_is_given_again_without_running(spec: MakeSpec, run: Run) -> None:
+    first = run(spec("crashes_at_import"))
+
+    assert run(spec("crashes_at_import")) == first
+    assert first.log is not None
+    assert 'raise RuntimeError("there is no such layer")' in first.log.tail
+    assert "runner.py" not in first.log.tail
+
+
+def test_other_data_is_a_fault_of_the_machine_and_is_not_replayed(spec: MakeSpec, run: Run) -> None:
+    lost = run(spec("crashes_at_import", data_sha256="0" * 64))
+
+    assert lost.outcome is Outcome.LOST
+    assert "overnight prepare" in lost.reason
+    assert run(spec("crashes_at_import", data_sha256="0" * 64)).started_at > lost.started_at
+
+
+def test_changed_validation_rows_are_noticed(spec: MakeSpec, places: Places, data: object) -> None:
+    copy = shutil.copytree(places.data, places.work.parent / "data")
+    np.save(copy / "private" / "val.npy", np.zeros((24, 33), dtype=np.uint16))
+
+    result = run_trial(spec("tiny"), dataclasses.replace(places, data=copy), lambda progress: None, lambda: False)
+
+    assert result.outcome is Outcome.LOST
+    assert "val.npy" in result.reason
+
+
+def sines_bpb(places: Places, split: str, count: int) -> float:
+    """The bits per byte of tests/subjects/known_table.py, by its definition in double precision."""
+    rows: npt.NDArray[np.int64] = np.load(places.data / "private" / f"{split}.npy")[:count].astype(np.int64)
+    weights = np.load(places.data / "token_bytes.npy")[rows[:, 1:]]
+    angles = np.arange(VOCAB * VOCAB, dtype=np.float32).astype(np.float64)
+    logits = np.sin(angles).reshape(VOCAB, VOCAB)[rows[:, :-1]]
+    logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    losses = -np.take_along_axis(logs, rows[:, 1:, None], axis=-1)[..., 0]
+    return float(losses[weights > 0].sum() / (math.log(2) * weights.sum()))

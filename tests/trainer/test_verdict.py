@@ -1,0 +1,55 @@
+"""Every ending has one outcome and a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from trainer.guardian import Ending
+from trainer.jobs import Outcome
+from trainer.verdict import Observed, Stop, judge
+
+FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
+SCORED = Observed(stop=None, ending=FINE, asked_for_score=True, bpb=1.5, printed_bpb=1.5, last_lines=("num_steps: 3",))
+UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
+
+
+def ended(**how: object) -> Observed:
+    return dataclasses.replace(UNSCORED, ending=dataclasses.replace(FINE, **how))  # type: ignore[arg-type]
+
+
+def saying(observed: Observed, *lines: str) -> Observed:
+    return dataclasses.replace(observed, last_lines=lines)
+
+
+@pytest.mark.parametrize(
+    ("observed", "outcome", "words"),
+    [
+        (SCORED, Outcome.OK, "val_bpb 1.500000"),
+        (dataclasses.replace(SCORED, printed_bpb=None), Outcome.OK, "val_bpb"),
+        (dataclasses.replace(SCORED, printed_bpb=1.5009), Outcome.OK, "val_bpb"),
+        (dataclasses.replace(SCORED, printed_bpb=1.5011), Outcome.UNSCORABLE, "it printed val_bpb 1.501100"),
+        (dataclasses.replace(SCORED, printed_bpb=math.nan), Outcome.UNSCORABLE, "it printed val_bpb nan"),
+        (dataclasses.replace(SCORED, ending=dataclasses.replace(FINE, exit_code=3)), Outcome.CRASHED, "exit code 3"),
+        (UNSCORED, Outcome.UNSCORABLE, "while it was being scored"),
+        (dataclasses.replace(UNSCORED, asked_for_score=False), Outcome.UNSCORABLE, "without asking for its score"),
+        (saying(ended(exit_code=1), "ValueError: x"), Outcome.CRASHED, "exit code 1: ValueError: x"),
+        (saying(ended(exit_code=1)), Outcome.CRASHED, "nothing was printed"),
+        (saying(ended(exit_code=1), "MemoryError"), Outcome.OUT_OF_MEMORY, "MemoryError"),
+        (saying(ended(exit_code=1), "torch.OutOfMemoryError: CUDA out of memory."), Outcome.OUT_OF_MEMORY, "CUDA"),
+        (saying(ended(exit_code=1), "[enforce fail] can't allocate memory", "more"), Outcome.OUT_OF_MEMORY, "more"),
+        (ended(exit_code=None, signal=11), Outcome.CRASHED, "killed by SIGSEGV"),
+        (ended(exit_code=None, signal=9), Outcome.CRASHED, "killed by SIGKILL"),
+        (dataclasses.replace(ended(exit_code=None, signal=9), kernel_oom_kills=1), Outcome.OUT_OF_MEMORY, "kernel"),
+        (ended(exit_code=None, signal=9, ended_by="wall limit"), Outcome.TIMED_OUT, "wall limit"),
+        (dataclasses.replace(UNSCORED, ending=None), Outcome.CRASHED, "guardian process was killed"),
+        (dataclasses.replace(SCORED, stop=Stop(Outcome.PREEMPTED, "told to stop")), Outcome.PREEMPTED, "told to stop"),
+    ],
+)
+def test_ending_has_its_outcome(observed: Observed, outcome: Outcome, words: str) -> None:
+    verdict = judge(observed)
+
+    assert verdict.outcome is outcome
+    assert words in verdict.reason
