@@ -140,7 +140,9 @@ class _Clock:
 
     def progress(self) -> float:
         self.calls += 1
-        if self.started is None or (CUDA and self.calls <= UNCOUNTED_STEPS + 1):
+        if self.started is None:
+            return 0.0
+        if CUDA and self.calls <= UNCOUNTED_STEPS + 1:
             self.started = self.now()
         return min(1.0, (self.now() - self.started) / TIME_BUDGET)
 

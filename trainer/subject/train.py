@@ -380,18 +380,17 @@ print(f"Time budget: {TIME_BUDGET:g}s")
 
 loader = make_dataloader(tokenizer, DEVICE_BATCH_SIZE, MAX_SEQ_LEN, "train")
 gc.collect()
-x, y, epoch = next(loader)
 step, smooth_loss, counted_s, mfu = 0, 0.0, 0.0, None
 
 while (share := progress()) < 1:
     step_started = time.perf_counter()
     loss = 0.0
     for _ in range(ACCUMULATION):
+        x, y, epoch = next(loader)
         with AUTOCAST:
             micro_loss = model(x, y) / ACCUMULATION
         micro_loss.backward()
         loss += micro_loss.detach()
-        x, y, epoch = next(loader)  # the next batch travels while the device works
     lrm = lr_multiplier(share)
     optimizer.step(lrm, WEIGHT_DECAY * (1 - share))
     loss = loss.item()
