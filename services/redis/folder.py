@@ -78,7 +78,7 @@ class ServerFolder:
     def choose_port(self) -> int:
         """The port of the last start, or another one if somebody else listens there now."""
         port = self.port()
-        if port is None or not is_free(port):
+        if port is None or not _is_free(port):
             port = _free_port()
             self._remember("port", str(port))
         return port
@@ -135,7 +135,7 @@ class ServerFolder:
         draft.replace(self.path / name)
 
 
-def is_free(port: int) -> bool:
+def _is_free(port: int) -> bool:
     """Whether nobody listens on the loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -20,13 +20,12 @@ import redis
 
 from services.process import end_politely, spawn
 from services.redis.binary import Binary, choose_binary, parse_version
-from services.redis.folder import ServerFolder, is_free
+from services.redis.folder import ServerFolder
 from trainer.jobs import BusError, connect
 
 log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)  # from here on RQ moves a job in one step; before, a killed worker loses the one it was taking
-_PORT_TRIES = 3
 _GRACE_S = 30
 _READY_S = 30.0
 
@@ -35,7 +34,8 @@ _READY_S = 30.0
 class RedisServer:
     """A server that answers. `given`: the user's; `started`: ours to stop; `shared`: another living run's.
 
-    `url` is without the password of a server of ours; a given one is passed on as it came.
+    `url` is without the password of a server of ours; a given one is passed on as it came. `pid` is the one of the first
+    start, if it was revived.
     """
 
     url: str
@@ -45,21 +45,32 @@ class RedisServer:
     binary: Path | None
     how: Literal["given", "started", "shared"]
     folder: Path | None = None
-    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
-    _lock: IO[bytes] | None = field(default=None, repr=False, compare=False)
+    _hold: _Hold | None = field(default=None, repr=False, compare=False)
 
     def stop(self) -> None:
         """End a server that was started here, its keys on disk; leave any other one alone."""
-        if self._process is not None and self._lock is not None:
-            _end(self._process)
-            self._lock.close()
+        if self._hold is not None:
+            _end(self._hold.process)
+            self._hold.lock.close()
 
-    def revived(self) -> RedisServer:
-        """This server, or if it died one started in its place: same keys and password, the same port if it is free."""
-        if self.folder is None or self._process is None or self._lock is None or self._process.poll() is None:
-            return self
-        log.warning("server %s ended with exit code %s: starting it again", self.pid, self._process.returncode)
-        return _start(ServerFolder(self.folder), self._lock, _READY_S)
+    def revive(self) -> None:
+        """Start it again if it was started here and died: same port, password and keys. Call it every second or so."""
+        if self.folder is None or self._hold is None or self._hold.process.poll() is None:
+            return
+        log.warning(
+            "the server on %s ended with exit code %d: starting it again", self.url, self._hold.process.returncode
+        )
+        place = ServerFolder(self.folder)
+        binary = choose_binary(place.remembered_binary(), OLDEST)
+        self._hold.process, _ = _run(place, binary, place.port() or place.choose_port(), _READY_S)
+
+
+@dataclass
+class _Hold:
+    """What keeps a server ours: the process that runs now, and the folder's lock."""
+
+    process: subprocess.Popen[bytes]
+    lock: IO[bytes]
 
 
 def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _READY_S) -> RedisServer:
@@ -138,27 +149,31 @@ def _end_orphans(place: ServerFolder) -> None:
 
 def _start(place: ServerFolder, lock: IO[bytes], timeout_s: float) -> RedisServer:
     binary = choose_binary(place.remembered_binary(), OLDEST)
+    port = place.choose_port()
+    process, version = _run(place, binary, port, timeout_s)
+    place.remember_binary(binary.path)
+    log.info("%s %s from %s listens on port %d", binary.path.name, version, binary.origin, port)
+    hold = _Hold(process, lock)
+    return RedisServer(_url(port), place.password(), process.pid, version, binary.path, "started", place.path, hold)
+
+
+def _run(place: ServerFolder, binary: Binary, port: int, timeout_s: float) -> tuple[subprocess.Popen[bytes], str]:
+    """The running process and its version."""
     password = place.make_password()
-    for _ in range(_PORT_TRIES):
-        port = place.choose_port()
-        process = _launch(place, binary, place.write_config(port, password))
-        try:
-            version = _wait_until_ready(process, port, password, timeout_s)
-        except BaseException:
-            _end(process)
-            raise
-        if version is not None:
-            place.remember_binary(binary.path)
-            log.info("%s %s from %s listens on port %d", binary.path.name, version, binary.origin, port)
-            url = _url(port)
-            return RedisServer(url, password, process.pid, version, binary.path, "started", place.path, process, lock)
-        if is_free(port):
-            break
-    raise BusError(
-        f"{binary.path} ended at once with exit code {process.returncode}; the end of {place.log}:\n"
-        f"{place.log_tail()}\n"
-        f"If its files are damaged, move {place.path} away: trials are queued again from the journal"
-    )
+    process = _launch(place, binary, place.write_config(port, password))
+    try:
+        version = _wait_until_ready(process, port, password, timeout_s)
+    except BaseException:
+        _end(process)
+        raise
+    if version is None:
+        raise BusError(
+            f"{binary.path} ended at once with exit code {process.returncode}; the end of {place.log}:\n"
+            f"{place.log_tail()}\n"
+            "Address in use: start again, another port is taken then. Damaged files: move "
+            f"{place.path} away, trials are queued again from the journal"
+        )
+    return process, version
 
 
 def _launch(place: ServerFolder, binary: Binary, config: Path) -> subprocess.Popen[bytes]:
