@@ -34,8 +34,8 @@ _READY_S = 30.0
 class RedisServer:
     """A server that answers. `given`: the user's; `started`: ours to stop; `shared`: another living run's.
 
-    `url` is without the password of a server of ours; a given one is passed on as it came. `pid` is the one of the first
-    start, if it was revived.
+    `url` is without the password of a server of ours; a given one is passed on as it came. `pid` is that of the first
+    start, also after a revival.
     """
 
     url: str

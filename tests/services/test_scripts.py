@@ -1,0 +1,306 @@
+"""The shell scripts, run for real on a miniature clone: its torch, tools and package are wheels of a few lines, so the
+set-up is pip's own work without a network. The true packages are installed by whoever runs these tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [path for path in sorted((ROOT / "scripts").iterdir()) if path.is_file()] + [ROOT / ".ci" / "run"]
+NEEDED = [
+    "env",
+    "bash",
+    "dirname",
+    "realpath",
+    "flock",
+    "grep",
+    "ls",
+    "mkdir",
+    "touch",
+    "cat",
+    "sha256sum",
+    "head",
+    "tail",
+    "rm",
+]
+SAYS_ITS_ARGUMENTS = (
+    "import sys\ndef main():\n    print('{name}', *sys.argv[1:])\nif __name__ == '__main__':\n    main()\n"
+)
+BUILD_BACKEND = """\
+from pathlib import Path
+import shutil
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    wheel = Path(__file__).parent / "overnight-1.0-py3-none-any.whl"
+    shutil.copy(wheel, folder)
+    return wheel.name
+"""
+PYPROJECT = """\
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["backend"]
+[project]
+name = "overnight"
+version = "1.0"
+[project.optional-dependencies]
+trainer = ["torch==2.13.0"]
+"""
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A folder with our scripts in it, and a home and wheels beside it."""
+
+    root: Path
+
+    @property
+    def venv(self) -> Path:
+        return self.root / ".venv"
+
+    @property
+    def log(self) -> Path:
+        return self.venv / "setup.log"
+
+    def environment(self, **changed: str) -> dict[str, str]:
+        """An empty home, and pip told by the user's own settings to look beside the clone and nowhere else."""
+        kept = {name: os.environ[name] for name in ("PATH", "PYENV_ROOT") if name in os.environ}
+        wheels = self.root.parent / "wheels"
+        return (
+            kept
+            | {"HOME": str(self.root.parent / "home"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+            | changed
+        )
+
+    def run(self, script: str, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        """From a folder that is not the clone."""
+        return subprocess.run(
+            [self.root / script, *arguments],
+            cwd=self.root.parent,
+            env=self.environment(**changed),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Set up once with the test tools; a test that breaks it repairs it, since that is what is tested."""
+    clone = make_clone(tmp_path_factory.mktemp("machine") / "a clone")
+    answer = clone.run("scripts/setup", "dev")
+    assert answer.returncode == 0, answer.stderr
+    assert re.findall(r"\d/\d", answer.stdout) == ["1/4", "2/4", "3/4", "4/4"]
+    return clone
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Clone:
+    """Nothing set up yet."""
+    return make_clone(tmp_path / "clone")
+
+
+@pytest.mark.parametrize("group", ["dev", "run"])
+def test_second_set_up_changes_nothing_and_asks_no_network(clone: Clone, group: str) -> None:
+    before = clone.log.read_text()
+
+    answer = clone.run("scripts/setup", group, PIP_FIND_LINKS="")
+
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+    assert clone.log.read_text() == before
+
+
+def test_up_sets_up_and_hands_its_options_to_the_command(clone: Clone) -> None:
+    answer = clone.run("scripts/up", "--local", "--experiments", "12", "--state", "a folder")
+
+    assert answer.stdout == "overnight run --experiments 12 --state a folder\n"
+
+
+def test_ci_checks_and_tests_from_any_folder(clone: Clone) -> None:
+    answer = clone.run(".ci/run", "tests/trainer", "-x")
+
+    assert answer.stdout.splitlines() == [
+        "ruff format --check .",
+        "ruff check .",
+        "mypy",
+        "pytest tests/trainer -x",
+    ]
+
+
+def test_test_tools_stay_when_the_night_is_refreshed(clone: Clone) -> None:
+    with (clone.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+
+    answer = clone.run("scripts/setup", "run")
+
+    assert answer.returncode == 0, answer.stderr
+    assert "1/4" not in answer.stdout
+    assert clone.run("scripts/check").stdout.startswith("ruff")
+
+
+def test_failed_refresh_shows_why_and_leaves_the_environment_to_be_refreshed_later(clone: Clone) -> None:
+    pyproject = clone.root / "pyproject.toml"
+    good = pyproject.read_text()
+    pyproject.write_text(good.replace("torch==2.13.0", "torch==2.12.99"))
+
+    refused = clone.run("scripts/setup", "dev")
+    pyproject.write_text(good)
+    repaired = clone.run("scripts/setup", "dev")
+
+    assert refused.returncode == 1
+    assert re.search(r"ERROR: .*set-up failed: pip install torch==2.12.99 \(all of it: ", refused.stderr, re.DOTALL)
+    assert "the same command again" in refused.stderr
+    assert (repaired.returncode, repaired.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("left", ["overnight.started", "overnight.stamp"], ids=["interrupted", "moved here"])
+def test_environment_that_was_interrupted_or_moved_is_made_anew(bare: Clone, left: str) -> None:
+    bare.venv.mkdir()
+    (bare.venv / left).write_text("place /elsewhere /elsewhere/.venv\ngroup run\n")
+    (bare.venv / "half a package").touch()
+
+    answer = bare.run("scripts/up", "--local", PATH=tools(bare))
+
+    assert "starting afresh" in answer.stdout
+    assert not (bare.venv / "half a package").exists()
+
+
+def test_folder_that_is_not_ours_is_left_alone(bare: Clone) -> None:
+    theirs = bare.root.parent / "theirs"
+    theirs.mkdir()
+    (theirs / "precious").touch()
+
+    answer = bare.run("scripts/up", "--local", OVERNIGHT_VENV="theirs")
+
+    assert answer.returncode == 1
+    assert f"{theirs} exists and was not made by scripts/setup" in answer.stderr
+    assert [path.name for path in theirs.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        (None, "no Python >= 3.11.*apt-get install python3 python3-venv"),
+        ('case "$2" in *version_info*) exit 1;; esac', "no Python >= 3.11.*apt-get install python3 python3-venv"),
+        (
+            'case "$2" in *ensurepip*) exit 1;; *print*) echo python3.12-venv;; esac',
+            "venv module is missing.*apt-get install python3.12-venv",
+        ),
+    ],
+    ids=["none", "too old", "without venv"],
+)
+def test_python_that_cannot_be_used_is_said_with_the_line_that_mends_it(
+    bare: Clone, python: str | None, said: str
+) -> None:
+    answer = bare.run("scripts/up", "--local", PATH=tools(bare, python))
+
+    assert answer.returncode == 1
+    assert re.search(said, answer.stderr, re.DOTALL), answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--local", "--help")])
+def test_up_explains_itself_before_any_set_up(bare: Clone, arguments: tuple[str, ...]) -> None:
+    answer = bare.run("scripts/up", *arguments)
+
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("usage: scripts/up --local")
+    assert not bare.venv.exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--cpu",), ("--local", "--cpu"), ("--experiments", "3")])
+def test_up_in_containers_says_that_only_local_mode_exists(bare: Clone, arguments: tuple[str, ...]) -> None:
+    answer = bare.run("scripts/up", *arguments)
+
+    assert answer.returncode == 2
+    assert "only --local exists" in answer.stderr
+    assert not bare.venv.exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_is_valid_strict_and_can_be_run(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    if script.suffix != ".sh":
+        assert "\nset -euo pipefail\n" in script.read_text()
+        assert os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("run.lock", ("trainer",)), ("dev.lock", ("trainer", "dev"))])
+def test_lock_holds_everything_that_the_project_asks_for(lock: str, extras: tuple[str, ...]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [item for extra in extras for item in project["optional-dependencies"][extra]]
+    locked = re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text(), re.MULTILINE)
+
+    missing = {re.split(r"[<>=\[ ]", item)[0] for item in wanted} - set(locked)
+
+    assert missing == {"torch"}, "run scripts/lock after a change of pyproject.toml"
+
+
+def make_clone(root: Path) -> Clone:
+    wheels = root.parent / "wheels"
+    for folder in (root / "requirements", root / "backend", root / ".ci", wheels, root.parent / "home"):
+        folder.mkdir(parents=True)
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    shutil.copy(ROOT / ".ci" / "run", root / ".ci" / "run")
+    (root / "pyproject.toml").write_text(PYPROJECT)
+    (root / "backend" / "backend.py").write_text(BUILD_BACKEND)
+    command = {"overnight_command.py": SAYS_ITS_ARGUMENTS.format(name="overnight")}
+    make_wheel(root / "backend", "overnight", "1.0", command, {"overnight": "overnight_command:main"})
+    make_wheel(wheels, "torch", "2.13.0", {f"{name}.py": "" for name in imported_first()})
+    names = ("ruff", "mypy", "pytest")
+    modules = {f"{name}.py": SAYS_ITS_ARGUMENTS.format(name=name) for name in names}
+    digest = make_wheel(wheels, "tools", "1.0", modules, {name: f"{name}:main" for name in names})
+    (root / "requirements" / "pip.lock").touch()
+    (root / "requirements" / "run.lock").touch()
+    (root / "requirements" / "dev.lock").write_text(f"tools==1.0 --hash=sha256:{digest}\n")
+    return Clone(root)
+
+
+def tools(clone: Clone, python: str | None = None) -> str:
+    """A PATH with what every Debian has, and a python3 that runs this shell script, if any."""
+    folder = clone.root.parent / "tools"
+    folder.mkdir()
+    for name in NEEDED:
+        (folder / name).symlink_to(str(shutil.which(name)))
+    if python is not None:
+        (folder / "python3").write_text(f"#!/bin/sh\n{python}\n")
+        (folder / "python3").chmod(0o755)
+    return str(folder)
+
+
+def imported_first() -> list[str]:
+    """Files for the modules that the set-up imports at its end."""
+    found = re.search(r'^imports="([^"]*)"', (ROOT / "scripts" / "setup").read_text(), re.MULTILINE)
+    assert found is not None
+    dotted = {name for name in found.group(1).split() if "." in name}
+    packages = {name.partition(".")[0] for name in dotted}
+    plain = {name for name in found.group(1).split() if "." not in name} - packages
+    return sorted(plain | {f"{name}/__init__" for name in packages} | {name.replace(".", "/") for name in dotted})
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, files: dict[str, str], scripts: dict[str, str] | None = None
+) -> str:
+    """Returns its sha256."""
+    facts = f"{name}-{version}.dist-info"
+    entries = "".join(f"{script} = {target}\n" for script, target in (scripts or {}).items())
+    files = files | {
+        f"{facts}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{facts}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{facts}/entry_points.txt": f"[console_scripts]\n{entries}",
+    }
+    files[f"{facts}/RECORD"] = "".join(f"{path},,\n" for path in files)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for member, text in files.items():
+            wheel.writestr(member, text)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
