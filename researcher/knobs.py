@@ -92,6 +92,24 @@ def set_knobs(source: str, values: Mapping[str, KnobValue]) -> str:
     return replace_spans(source, spans)
 
 
+def set_ranges(source: str, ranges: Mapping[str, str]) -> str:
+    """`source` with other ranges at the end of the comments; raises EditError if one is missing or broken then."""
+    spans = []
+    for name, text in ranges.items():
+        place = _places(source).get(name)
+        claim = "" if place is None else place.comment.rsplit(";", 1)[-1].strip()
+        if place is None or not claim:
+            raise EditError(f"{name} has no range comment in this file that could be replaced")
+        line = Bytes(source).rest_of_line(place.span[1])
+        start = place.span[1] + len(line[: line.rindex(claim)].encode())
+        spans.append((start, start + len(claim.encode()), text))
+    changed = replace_spans(source, spans)
+    faults = {name: fault for name, fault in range_faults(changed).items() if name in ranges}
+    if faults:
+        raise EditError(f"ranges that do not fit: {faults}")
+    return changed
+
+
 def is_power_of_two(value: int) -> bool:
     """True for 1, 2, 4, ..."""
     return value > 0 and value & (value - 1) == 0

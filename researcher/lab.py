@@ -167,8 +167,7 @@ class Lab:
             trial = self.journal.finish_trial(trial, result, self.clock())
             if result.outcome is Outcome.OK:
                 self.back_off.reset()
-            score = "no score" if result.metric is None else f"val_bpb {result.metric.value:.6f}"
-            logger.info("%s %s: %s, %s", spec.id, result.outcome, score, result.reason)
+            logger.info("%s %s: %s", spec.id, result.outcome, result.reason)
         self.trials.forget(spec.id)
         return trial
 

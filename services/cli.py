@@ -6,6 +6,7 @@ Everything a person can do to a night is here. Errors are one sentence with the 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from researcher.view import Night, Row, look, now
 from researcher.workspace import EDITABLE, Workspace
 from services.door import DoorError, ask_and_wait, open_bus
 from services.live import Scene, draw, experiments_table
-from services.machine import default_state, detect_profile, gpus
+from services.machine import GpuFault, detect_profile, gpus, state_folder
 from services.state import State, StateError
 from trainer.jobs import BusError, ProfileError, profile_named
 
@@ -44,7 +45,7 @@ def main() -> None:
 
     try:
         app()
-    except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError) as error:
+    except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError, GpuFault) as error:
         console.print(f"[bold red]overnight:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(BAD_USE)
     except redis.RedisError as error:
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def _state(path: Path | None) -> State:
-    return State((path or default_state()).resolve())
+    return State((path or state_folder(os.environ, Path.cwd())).resolve())
 
 
 def _refuse(message: str) -> NoReturn:
@@ -232,8 +233,10 @@ def prepare(
     from services.preparation import prepare_data  # noqa: PLC0415 - costs numpy and the tokenizer library
 
     folder = _state(state)
-    choices = folder.settle(profile=profile, detected=detect_profile(gpus()), subject=None, text=text)
-    manifest = prepare_data(profile_named(choices.profile), folder.data, None if choices.text is None else Path(choices.text), console)
+    choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), subject=None, text=text)
+    manifest = prepare_data(
+        profile_named(choices.profile), folder.data, None if choices.text is None else Path(choices.text), console
+    )
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
 

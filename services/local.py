@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.history import History
-from researcher.knobs import set_knobs
+from researcher.knobs import set_knobs, set_ranges
 from researcher.store import WriterLock
 from researcher.workspace import EDITABLE, PROGRAM, Workspace, create_repository
 from services.machine import detect_profile, gpus
@@ -47,7 +47,9 @@ class Wish:
 
 def run_local(state: State, wish: Wish, console: Console) -> int:
     """Run the night until its goal, a stop or Ctrl-C. Returns the exit code."""
-    choices = state.settle(profile=wish.profile, detected=detect_profile(gpus()), subject=wish.subject, text=wish.text)
+    choices = state.settle(
+        profile=wish.profile, detect=lambda: detect_profile(gpus()), subject=wish.subject, text=wish.text
+    )
     profile = profile_named(choices.profile)
     lock = _lock(state)
     try:
@@ -80,8 +82,8 @@ def render_subject(profile: Profile) -> dict[str, str]:
     """The default subject's files with the start values of a profile."""
     folder = resources.files("trainer").joinpath("subject")
     texts = {name: folder.joinpath(name).read_text() for name in (EDITABLE, FIXED, PROGRAM)}
-    texts[EDITABLE] = set_knobs(texts[EDITABLE], dict(profile.knobs))
-    texts[FIXED] = set_knobs(texts[FIXED], dict(profile.constants))
+    texts[EDITABLE] = set_ranges(set_knobs(texts[EDITABLE], profile.knobs), profile.ranges)
+    texts[FIXED] = set_knobs(texts[FIXED], profile.constants)
     return texts
 
 
@@ -100,7 +102,7 @@ def _watch_night(
 
 
 def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus]:
-    server.revived()
+    server.revive()
     return supervisor.poll()
 
 

@@ -21,5 +21,7 @@ def prepare_data(profile: Profile, folder: Path, text: Path | None, console: Con
             if stage.name not in bars:
                 bars[stage.name] = progress.add_task(f"{stage.name} ({stage.unit})", total=stage.total)
             progress.update(bars[stage.name], completed=stage.done, total=stage.total)
+            if stage.note:
+                progress.console.print(stage.note, soft_wrap=True, highlight=False)
 
         return prepare(profile, folder, text=text, report=report)

@@ -6,10 +6,12 @@ One state holds one run of one profile. `night.json` is written once; asking lat
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from researcher.projections import write_whole
+from trainer.jobs import profile_named
 
 
 class StateError(Exception):
@@ -78,15 +80,18 @@ class State:
             raise StateError(f"no night in {self.root}; start one with `overnight run`, or name its --state")
         return found
 
-    def settle(self, *, profile: str | None, detected: str, subject: Path | None, text: Path | None) -> Choices:
+    def settle(
+        self, *, profile: str | None, detect: Callable[[], str], subject: Path | None, text: Path | None
+    ) -> Choices:
         """Write the choices down, or check that they are the ones written. Raises StateError when they differ."""
+        found = self.choices()
         wanted = Choices(
-            profile=profile or detected,
+            profile=profile or (found.profile if found else detect()),
             subject=str((subject or self.subject).resolve()),
             text=None if text is None else str(text.resolve()),
         )
-        found = self.choices()
         if found is None:
+            profile_named(wanted.profile)
             self.root.mkdir(parents=True, exist_ok=True)
             write_whole(self.root / "night.json", json.dumps(asdict(wanted), indent=1).encode())
             return wanted

@@ -23,6 +23,7 @@ class Profile:
     """Start values and budget of a trial.
 
     `knobs` are the start values of train.py, `constants` those of prepare.py; both are module-level ALL_CAPS names.
+    `ranges` replaces range comments of train.py where the reference's would not fit.
     `text` names the source of the data. `sigma_floor` is in bits per byte: the least standard deviation over seeds
     that the decision rule will believe.
     """
@@ -32,6 +33,7 @@ class Profile:
     card_gib: float
     text: str
     knobs: dict[str, KnobValue]
+    ranges: dict[str, str]
     constants: dict[str, int]
     budget: Budget
     caps: Caps
@@ -96,6 +98,7 @@ def _gpu(
             "TOTAL_BATCH_SIZE": total,
             **_SHARED_KNOBS,
         },
+        ranges={},
         constants=_GPU_CONSTANTS,
         budget=_GPU_BUDGET,
         caps=Caps(memory_mib=None, vram_mib=int(vram_gib * 1024), processes=512, file_mib=4096, log_kib=2048),
@@ -105,16 +108,16 @@ def _gpu(
 
 
 def _scaled_to_cpu(reference: Profile) -> Profile:
-    """The rule: sizes shrink by powers of two, everything without a size stays as the reference has it.
+    """The rule: sizes shrink by powers of two and their ranges with them, all else stays as the reference has it.
 
-    Depth and head size a quarter, context and vocabulary an eighth, tokens in a step a 128th (a batch of 16 rows),
+    Depth and head size a quarter, context and vocabulary an eighth, tokens in a step a 256th (one batch of 8 rows),
     budget a twentieth, counted in processor seconds because a CPU is shared.
     """
     knobs = dict(reference.knobs)
     context = reference.context // 8
     knobs["DEPTH"] = int(knobs["DEPTH"]) // 4
     knobs["HEAD_DIM"] = int(knobs["HEAD_DIM"]) // 4
-    knobs["TOTAL_BATCH_SIZE"] = int(knobs["TOTAL_BATCH_SIZE"]) // 128
+    knobs["TOTAL_BATCH_SIZE"] = int(knobs["TOTAL_BATCH_SIZE"]) // 256
     knobs["DEVICE_BATCH_SIZE"] = int(knobs["TOTAL_BATCH_SIZE"]) // context
     constants = {
         "MAX_SEQ_LEN": context,
@@ -140,6 +143,12 @@ def _scaled_to_cpu(reference: Profile) -> Profile:
         card_gib=0,
         text="plays",
         knobs=knobs,
+        ranges={
+            "DEPTH": "range 1..6",
+            "HEAD_DIM": "range 2**4..2**6 pow2",
+            "TOTAL_BATCH_SIZE": "range 2**8..2**13 pow2",
+            "DEVICE_BATCH_SIZE": "range 2**1..2**5 pow2",
+        },
         constants=constants,
         budget=budget,
         caps=caps,
