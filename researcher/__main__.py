@@ -36,7 +36,7 @@ from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
 from researcher.view import look
 from researcher.workspace import EDITABLE, Workspace
-from trainer.jobs import Bus, Profile, ProfileError, connect, profile_named
+from trainer.jobs import Bus, Profile, ProfileError, connect
 
 logger = logging.getLogger("researcher")
 
@@ -98,7 +98,7 @@ def main() -> int:
         settings = Settings()
         lock = WriterLock(settings.journal_dir)
         lock.sign(os.getpid())
-        _run(settings, profile_named(settings.profile))
+        _run(settings, settings.trial_profile())
     except ValidationError as error:
         for fault in error.errors():
             logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
@@ -188,6 +188,11 @@ def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, w
         raise JournalError(
             f"run {run.tag} is of profile {run.profile}, not {profile.name}; use another --state for that"
         )
+    if run.budget != profile.budget.amount:
+        raise JournalError(
+            f"trials of run {run.tag} have a budget of {run.budget:g}, not {profile.budget.amount:g}; "
+            "use another --state for that"
+        )
     if run.data_sha256 != data_sha256:
         raise JournalError(f"the data in {settings.data_dir} is not what run {run.tag} was measured on; restore it")
     return run
@@ -201,6 +206,7 @@ def _start_run(settings: Settings, profile: Profile, journal: Journal, workspace
     return journal.start_run(
         tag=tag,
         profile=profile.name,
+        budget=profile.budget.amount,
         branch=f"overnight/{tag}",
         base_commit=base,
         data_sha256=data_sha256,

@@ -71,6 +71,7 @@ class Run:
     id: int
     tag: str
     profile: str
+    budget: float
     branch: str
     base_commit: str
     data_sha256: str

@@ -40,15 +40,15 @@ class Journal(History):
     # Steps of a run
 
     def start_run(
-        self, *, tag: str, profile: str, branch: str, base_commit: str, data_sha256: str, seed: int,
+        self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
         prices: Prices, source: str, fingerprint: str, at: float,
     ) -> Run:  # fmt: skip
         """Begin a run with its baseline proposed: one transaction, so a run without a baseline never exists."""
         with transaction(self._database) as database:
             run = database.execute(
-                "INSERT INTO run (tag, profile, branch, base_commit, data_sha256, seed, price_per_hour, price_per_kwh,"
-                " price_per_mtoken, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (tag, profile, branch, base_commit, data_sha256, seed, prices.per_hour, prices.per_kwh,
+                "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, price_per_hour,"
+                " price_per_kwh, price_per_mtoken, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (tag, profile, budget, branch, base_commit, data_sha256, seed, prices.per_hour, prices.per_kwh,
                  prices.per_mtoken, at),
             ).lastrowid  # fmt: skip
             database.execute(

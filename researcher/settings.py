@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.decision import Rule
+from trainer.jobs import Profile, profile_named
 
 
 class Mix(StrEnum):
@@ -41,6 +42,7 @@ class Settings(BaseSettings):
     journal_dir: Path
     data_dir: Path
     profile: str = "cpu"
+    budget: float | None = Field(default=None, gt=0)
     tag: str | None = None
     experiments: int | None = Field(default=None, ge=1)
     proposer: Mix = Mix.HYBRID
@@ -55,6 +57,11 @@ class Settings(BaseSettings):
     price_per_hour: float | None = Field(default=None, ge=0)
     price_per_kwh: float | None = Field(default=None, ge=0)
     price_per_mtoken: float | None = Field(default=None, ge=0)
+
+    def trial_profile(self) -> Profile:
+        """The profile with the budget asked for. Raises ProfileError for an unknown name."""
+        profile = profile_named(self.profile)
+        return profile if self.budget is None else profile.with_budget(self.budget)
 
     def password(self) -> str | None:
         """Redis's password, from its file."""

@@ -11,15 +11,15 @@ from rich.progress import Progress as Bars
 from services.local import render_subject
 from services.preparation import prepare_data
 from services.state import State
-from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, profile_named, trial_id
+from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
 from trainer.trial import Places, run_trial
 
 
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     """Score `file` as a trial would be. Returns 0 when it got a score."""
     choices = state.require_night()
-    profile = profile_named(choices.profile)
-    manifest = prepare_data(profile, state.data, None if choices.text is None else Path(choices.text), console)
+    profile = choices.trial_profile()
+    manifest = prepare_data(profile, state.data, choices.text_folder(), console)
     files = _files(Path(choices.subject), file, render_subject(profile))
     spec = TrialSpec(
         id=trial_id("by-hand", 0, 0, _attempt(state)),

@@ -28,7 +28,7 @@ from services.door import DoorError, ask_and_wait, open_bus
 from services.live import Scene, draw, experiments_table
 from services.machine import GpuFault, detect_profile, gpus, state_folder
 from services.state import State, StateError
-from trainer.jobs import BusError, ProfileError, profile_named
+from trainer.jobs import BusError, ProfileError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -67,6 +67,9 @@ def run(
     state: StateOption = None,
     experiments: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured experiments.")] = None,
     profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the card, else cpu.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds a trial trains; the profile's if not given.")
+    ] = None,
     subject: Annotated[Path | None, typer.Option(help="Your own git repository with train.py and prepare.py.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files to train on.")] = None,
     proposer: Annotated[Mix, typer.Option(help="Who proposes.")] = Mix.HYBRID,
@@ -92,6 +95,7 @@ def run(
     }
     wish = Wish(
         profile=profile,
+        budget=budget,
         experiments=experiments,
         subject=subject,
         text=text,
@@ -233,10 +237,8 @@ def prepare(
     from services.preparation import prepare_data  # noqa: PLC0415 - costs numpy and the tokenizer library
 
     folder = _state(state)
-    choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), subject=None, text=text)
-    manifest = prepare_data(
-        profile_named(choices.profile), folder.data, None if choices.text is None else Path(choices.text), console
-    )
+    choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
+    manifest = prepare_data(choices.trial_profile(), folder.data, choices.text_folder(), console)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
 
@@ -262,7 +264,7 @@ def _history(folder: State) -> History:
 
 
 def _night(history: History, folder: State) -> Night:
-    night = look(history, profile_named(folder.require_night().profile))
+    night = look(history, folder.require_night().trial_profile())
     if night is None:
         _refuse("no run has started yet")
     return night

@@ -25,7 +25,7 @@ from services.redis.server import RedisServer, start_server
 from services.state import Choices, State
 from services.supervisor import Child, ChildStatus, Supervisor
 from services.watch import RESEARCHER, TRAINER, Watched, summary, watch
-from trainer.jobs import Bus, Profile, connect, profile_named
+from trainer.jobs import Bus, Profile, connect
 
 FIXED = "prepare.py"
 STOP_GRACE_S = 20.0
@@ -38,6 +38,7 @@ class Wish:
     """What the user asked for; None where the default, the environment or detection decides."""
 
     profile: str | None
+    budget: float | None
     experiments: int | None
     subject: Path | None
     text: Path | None
@@ -48,12 +49,16 @@ class Wish:
 def run_local(state: State, wish: Wish, console: Console) -> int:
     """Run the night until its goal, a stop or Ctrl-C. Returns the exit code."""
     choices = state.settle(
-        profile=wish.profile, detect=lambda: detect_profile(gpus()), subject=wish.subject, text=wish.text
+        profile=wish.profile,
+        budget=wish.budget,
+        subject=wish.subject,
+        text=wish.text,
+        detect=lambda: detect_profile(gpus()),
     )
-    profile = profile_named(choices.profile)
+    profile = choices.trial_profile()
     lock = _lock(state)
     try:
-        prepare_data(profile, state.data, None if choices.text is None else Path(choices.text), console)
+        prepare_data(profile, state.data, choices.text_folder(), console)
         subject = _subject(choices, profile)
         server = start_server(state.redis, wish.redis_url)
         try:
@@ -122,6 +127,7 @@ def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, serve
         "JOURNAL_DIR": str(state.journal),
         "DATA_DIR": str(state.data),
         "PROFILE": profile.name,
+        "BUDGET": str(profile.budget.amount),
     }
     if server.password is not None:
         env["REDIS_PASSWORD_FILE"] = str(state.redis / "password")

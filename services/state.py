@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from researcher.projections import write_whole
-from trainer.jobs import profile_named
+from trainer.jobs import Profile, profile_named
 
 
 class StateError(Exception):
@@ -20,11 +20,21 @@ class StateError(Exception):
 
 @dataclass(frozen=True)
 class Choices:
-    """What makes a night comparable with itself: the profile, the subject repository, the text."""
+    """What makes a night comparable with itself: the profile, the budget, the subject repository, the text."""
 
     profile: str
+    budget: float | None
     subject: str
     text: str | None
+
+    def trial_profile(self) -> Profile:
+        """The profile with the budget that was chosen."""
+        profile = profile_named(self.profile)
+        return profile if self.budget is None else profile.with_budget(self.budget)
+
+    def text_folder(self) -> Path | None:
+        """The user's own text, if they brought one."""
+        return None if self.text is None else Path(self.text)
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,19 @@ class State:
         return found
 
     def settle(
-        self, *, profile: str | None, detect: Callable[[], str], subject: Path | None, text: Path | None
+        self,
+        *,
+        profile: str | None = None,
+        budget: float | None = None,
+        subject: Path | None = None,
+        text: Path | None = None,
+        detect: Callable[[], str],
     ) -> Choices:
         """Write the choices down, or check that they are the ones written. Raises StateError when they differ."""
         found = self.choices()
         wanted = Choices(
             profile=profile or (found.profile if found else detect()),
+            budget=budget if budget is not None else (found.budget if found else None),
             subject=str((subject or self.subject).resolve()),
             text=None if text is None else str(text.resolve()),
         )
@@ -95,7 +112,12 @@ class State:
             self.root.mkdir(parents=True, exist_ok=True)
             write_whole(self.root / "night.json", json.dumps(asdict(wanted), indent=1).encode())
             return wanted
-        asked = {"profile": profile, "subject": subject and wanted.subject, "text": text and wanted.text}
+        asked = {
+            "profile": profile,
+            "budget": budget,
+            "subject": subject and wanted.subject,
+            "text": text and wanted.text,
+        }
         for name, value in asked.items():
             if value is not None and value != getattr(found, name):
                 raise StateError(

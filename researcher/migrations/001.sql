@@ -5,6 +5,7 @@ CREATE TABLE run (
     id              INTEGER PRIMARY KEY,
     tag             TEXT NOT NULL UNIQUE,
     profile         TEXT NOT NULL,
+    budget          REAL NOT NULL,             -- of a trial, in the profile's clock
     branch          TEXT NOT NULL,
     base_commit     TEXT NOT NULL,
     data_sha256     TEXT NOT NULL,

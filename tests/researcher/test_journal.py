@@ -44,6 +44,7 @@ def run(journal: Journal) -> Run:
     run = journal.start_run(
         tag="t",
         profile="cpu",
+        budget=15.0,
         branch="overnight/t",
         base_commit="c0",
         data_sha256="d",
@@ -217,7 +218,7 @@ def test_what_was_written_down_survives_kill_9(tmp_path: Path) -> None:
         "from researcher.experiment import Prices\n"
         "from researcher.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
-        "journal.start_run(tag='t', profile='cpu', branch='b', base_commit='c', data_sha256='d', seed=1,"
+        "journal.start_run(tag='t', profile='cpu', budget=15.0, branch='b', base_commit='c', data_sha256='d', seed=1,"
         " prices=Prices(), source='s', fingerprint='f', at=1.0)\n"
         "os.kill(os.getpid(), 9)\n"
     )

@@ -40,6 +40,11 @@ class Profile:
     baseline_repeats: int
     sigma_floor: float
 
+    def with_budget(self, seconds: float) -> Profile:
+        """The same trials with another training time, in the unit of the profile's clock."""
+        constants = self.constants | {"TIME_BUDGET": max(1, round(seconds))}
+        return replace(self, constants=constants, budget=replace(self.budget, amount=seconds))
+
     @property
     def context(self) -> int:
         """Tokens in a row."""
