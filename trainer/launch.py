@@ -7,26 +7,69 @@ process both end its whole tree. Sweeping ends only processes whose environment 
 from __future__ import annotations
 
 import fcntl
-import json
+import marshal
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict
 
-from trainer import procfs
-from trainer.guardian import Ending, Orders
+from trainer.usage import carriers
 
 MARKER = "OVERNIGHT_WORK"
+GUARDIAN = "OVERNIGHT_GUARDIAN"
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.{module} import main; main()"
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 2**20
 _SWEEP_S = 5.0
+_GUARDIAN_S = 12.0
+
+
+LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
+
+
+class Orders(TypedDict):
+    """What the guardian is told on its stdin, in marshal's format: both ends are the same interpreter, and json would
+    cost the guardian 25 ms of start. `keep_fds` stay open in the candidate."""
+
+    folder: str
+    files: dict[str, str]
+    argv: list[str]
+    env: dict[str, str]
+    log_fd: int
+    keep_fds: list[int]
+    wall_limit_s: float
+    file_mib: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a candidate ended. `ended_by` is itself, request or wall limit; `leftovers` counts what had to be killed."""
+
+    exit_code: int | None
+    signal: int | None
+    ended_by: str
+    processor_s: float
+    peak_rss_mib: float
+    leftovers: int
+
+    @classmethod
+    def from_report(cls, line: str) -> Ending:
+        """Read the guardian's line; a dash is None."""
+        exit_code, number, processor_s, peak_rss_mib, leftovers, ended_by = line.strip().split(" ", 5)
+        return cls(
+            exit_code=None if exit_code == "-" else int(exit_code),
+            signal=None if number == "-" else int(number),
+            ended_by=ended_by,
+            processor_s=float(processor_s),
+            peak_rss_mib=float(peak_rss_mib),
+            leftovers=int(leftovers),
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +115,7 @@ class Guarded:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_write,
-            env={MARKER: str(launch.folder)},
+            env={GUARDIAN: str(launch.folder)},
             pass_fds=(log_write, *launch.keep_fds),
             start_new_session=True,
             cwd="/",
@@ -81,7 +124,7 @@ class Guarded:
         assert process.stdin is not None
         assert process.stdout is not None
         with process.stdin as stdin:
-            stdin.write(json.dumps(asdict(orders)).encode())
+            marshal.dump(dict(orders), stdin)
         os.set_blocking(log_read, False)
         return cls(process, process.stdout, log_read)
 
@@ -104,7 +147,7 @@ class Guarded:
         """Wait for the guardian's report; None if the guardian itself was killed before it could report."""
         line = self._report.read()
         self._process.wait()
-        return Ending(**json.loads(line)) if line else None
+        return Ending.from_report(line.decode()) if line else None
 
     def close(self, folder: Path) -> None:
         """End what may still run and release the descriptors; a guardian that does not answer is killed and swept."""
@@ -133,15 +176,19 @@ def sweep(work: Path) -> int:
 
 
 def end_carriers(folder: Path) -> int:
-    """Kill every process that carries a marker at or below `folder`, until none is left."""
-    ended: set[int] = set()
+    """End every process that carries a marker at or below `folder`; their number.
+
+    Guardians are asked first and given time: only they can find a descendant that wiped its environment.
+    """
+    guardians = _marked(GUARDIAN, folder)
+    _send(guardians, signal.SIGTERM)
+    give_up = time.monotonic() + _GUARDIAN_S
+    while _marked(GUARDIAN, folder) and time.monotonic() < give_up:
+        time.sleep(0.005)
+    ended = set(guardians)
     give_up = time.monotonic() + _SWEEP_S
-    while (found := _marked(folder)) and time.monotonic() < give_up:
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    while (found := _marked(MARKER, folder) + _marked(GUARDIAN, folder)) and time.monotonic() < give_up:
+        _send(found, signal.SIGKILL)
         ended.update(found)
         time.sleep(0.005)
     return len(ended)
@@ -162,10 +209,18 @@ def wipe(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _marked(folder: Path) -> list[int]:
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _marked(name: str, folder: Path) -> list[int]:
     """A zombie's environment reads empty, so what is found still runs."""
-    value = f"{MARKER}={folder}".encode()
-    return procfs.carriers([value + b"\0", value + b"/"])
+    value = f"{name}={folder}".encode()
+    return carriers([value + b"\0", value + b"/"])
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The process table, read from procfs: who descends from whom, what a tree has used, who carries a marker.
+"""The process table, read from procfs: who there is and who descends from whom.
 
 Standard library only, since the guardian uses it. A process may vanish between two reads; that is normal and skipped.
 """
@@ -6,31 +6,25 @@ Standard library only, since the guardian uses it. A process may vanish between 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@dataclass(frozen=True)
 class Process:
-    """One line of the table. `processor_s` includes the children it has waited for."""
+    """One line of the table. `processor_s` includes the children it has waited for.
 
-    pid: int
-    parent: int
-    state: str
-    processor_s: float
-    rss_mib: float
+    A plain class, because importing dataclasses would double the guardian's start.
+    """
 
+    __slots__ = ("parent", "pid", "processor_s", "rss_mib", "state")
 
-@dataclass(frozen=True)
-class Usage:
-    """What a tree uses now. `processor_s` counts ended descendants too, as long as somebody in the tree reaped them."""
-
-    processor_s: float
-    rss_mib: float
-    processes: int
+    def __init__(self, pid: int, parent: int, state: str, processor_s: float, rss_mib: float) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.state = state
+        self.processor_s = processor_s
+        self.rss_mib = rss_mib
 
 
 def process_table() -> dict[int, Process]:
@@ -57,46 +51,6 @@ def descendants(root: int, table: dict[int, Process] | None = None) -> list[Proc
     return found
 
 
-def usage(root: int) -> Usage:
-    """What `root` and everything below it uses."""
-    table = process_table()
-    tree = descendants(root, table)
-    top = [table[root]] if root in table else []
-    return Usage(
-        processor_s=sum(process.processor_s for process in top + tree),
-        rss_mib=sum(process.rss_mib for process in tree),
-        processes=len(tree),
-    )
-
-
-def proportional_mib(root: int) -> float | None:
-    """Memory below `root` with every shared page counted once, None where the kernel does not tell.
-
-    Walks page tables, so it is for the moment when the plain sum, which counts what forks share again and again,
-    looks too large.
-    """
-    total_kib = 0
-    for process in descendants(root):
-        try:
-            with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
-                total_kib += next((int(line.split()[1]) for line in file if line.startswith(b"Pss:")), 0)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        except PermissionError:
-            return None
-    return total_kib / 1024
-
-
-def carriers(markers: Sequence[bytes]) -> list[int]:
-    """Running processes whose environment at their start held one of the markers, this one left out."""
-    found = []
-    for pid in process_table():
-        environment = _environment(pid)
-        if pid != os.getpid() and any(marker in environment for marker in markers):
-            found.append(pid)
-    return found
-
-
 def _read(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -110,11 +64,3 @@ def _read(pid: int) -> Process | None:
         processor_s=sum(map(int, fields[11:15])) / _TICKS_PER_S,
         rss_mib=int(fields[21]) * _PAGE_MIB,
     )
-
-
-def _environment(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""

@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer import archive, machine
-from trainer.guardian import LAYERS
 from trainer.jobs import Clock, Kind, Metric, Outcome, Progress, Timing, TrialLog, TrialResult, TrialSpec, Trust
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
-from trainer.launch import Guarded, Launch, end_carriers, wipe
+from trainer.launch import LAYERS, Guarded, Launch, end_carriers, wipe
 from trainer.observation import Mark
 from trainer.rows import DataFault, ScoringRows, read_rows
 from trainer.runner import RunnerOrders
@@ -83,7 +82,7 @@ def _supervise(
     report: Callable[[Progress], None],
     preempted: Callable[[], bool],
 ) -> tuple[Watch, Scoring, int]:
-    buffers = Buffers(Layout.fitting(rows.context, rows.vocab, most_rows=min(64, spec.budget.eval_rows)))
+    buffers = Buffers(Layout.fitting(rows.context, rows.vocab, spec.budget.eval_rows))
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     folder = places.work / spec.id

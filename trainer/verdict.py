@@ -11,8 +11,8 @@ import re
 import signal
 from dataclasses import dataclass
 
-from trainer.guardian import Ending
 from trainer.jobs import Outcome
+from trainer.launch import Ending
 
 PRINTED_TOLERANCE = 1e-3
 _MEMORY = re.compile(r"MemoryError|OutOfMemoryError|CUDA out of memory|can't allocate memory|not enough memory")

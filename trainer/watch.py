@@ -11,14 +11,13 @@ import selectors
 import time
 from collections.abc import Callable
 
-from trainer import procfs
-from trainer.guardian import Ending
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
-from trainer.launch import Guarded
+from trainer.launch import Ending, Guarded
 from trainer.logs import LogSink
 from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
 from trainer.printed import Printed
 from trainer.scoring import Scoring, Unscorable
+from trainer.usage import Usage, proportional_mib, tree_usage
 from trainer.verdict import Stop
 from trainer.wire import Channel, ChannelFault, Message, Word
 
@@ -82,7 +81,7 @@ class Watch:
         return between(self._spec.budget.clock, start, end, self.claims.steps)
 
     def _mark(self) -> Mark:
-        return Mark(time.monotonic(), procfs.usage(self._guarded.pid).processor_s)
+        return Mark(time.monotonic(), tree_usage(self._guarded.pid).processor_s)
 
     def _end(self, outcome: Outcome, reason: str) -> None:
         if self.stop is None:
@@ -175,7 +174,7 @@ class Watch:
         now = time.monotonic()
         if now - self.peaks.sampled_s < _SAMPLE_S:
             return
-        usage = procfs.usage(self._guarded.pid)
+        usage = tree_usage(self._guarded.pid)
         self.peaks.sampled_s = now
         self.peaks.processor_s = max(self.peaks.processor_s, usage.processor_s)
         self._hold_to_caps(usage)
@@ -184,12 +183,12 @@ class Watch:
             self._overtime(self._between(marks.warm, Mark(now, usage.processor_s)))
         self._tell(Mark(now, usage.processor_s))
 
-    def _hold_to_caps(self, usage: procfs.Usage) -> None:
+    def _hold_to_caps(self, usage: Usage) -> None:
         caps, held_mib = self._spec.caps, usage.rss_mib
         if usage.processes > caps.processes:
             self._end(Outcome.CRASHED, f"it started {usage.processes} processes; the cap is {caps.processes}")
         elif caps.memory_mib is not None and held_mib > caps.memory_mib:
-            exact_mib = procfs.proportional_mib(self._guarded.pid)
+            exact_mib = proportional_mib(self._guarded.pid)
             held_mib = held_mib if exact_mib is None else exact_mib
             if held_mib > caps.memory_mib:
                 self._end(

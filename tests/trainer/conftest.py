@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainer import procfs
 from trainer.jobs import Budget, Caps, Clock, Kind, TrialResult, TrialSpec, files_digest
+from trainer.launch import GUARDIAN, MARKER
 from trainer.trial import Places, run_trial
+from trainer.usage import carriers
 
 SUBJECTS = Path(__file__).parent.parent / "subjects"
 VOCAB, CONTEXT = 48, 32
@@ -109,7 +110,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
 
 def everything_dead(work: Path) -> bool:
     """True when no process carries a marker of this work folder, by its environment or its command line."""
-    return not procfs.carriers([f"OVERNIGHT_WORK={work}/".encode()]) and not [
+    return not carriers([f"{name}={work}/".encode() for name in (MARKER, GUARDIAN)]) and not [
         process for process in Path("/proc").glob("[0-9]*") if LEFTOVER in _command_line(process)
     ]
 

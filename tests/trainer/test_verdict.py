@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from trainer.guardian import Ending
 from trainer.jobs import Outcome
+from trainer.launch import Ending
 from trainer.verdict import Observed, Stop, judge
 
 FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
