@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer import trial
+from trainer.guardian import kill_tree
 from trainer.jobs import RUN_TRIAL, Outcome, Timing, TrialResult, TrialSpec, connect
 from trainer.presence import Publisher
 from trainer.trial import Places
@@ -53,7 +54,7 @@ def tell_to_stop(*_: object) -> None:
 
 
 def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
-    """The job of the queue `trials`."""
+    """The job of the queue `trials`. Afterwards this process, a fork made for it, has no descendant left."""
     if _station is None:
         raise NotStationed("this process is no trainer; start one with `python -m trainer`")
     try:
@@ -68,6 +69,7 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
         result = trial.run_trial(spec, _station.places, news.report, _told_to_stop.is_set)
     finally:
         news.close()
+        kill_tree()
     log.info("%s: %s in %.1f s: %s", spec.id, result.outcome, result.finished_at - result.started_at, result.reason)
     return result.to_json()
 

@@ -94,10 +94,14 @@ class TrialWorker(Worker):
         signal.signal(signal.SIGUSR1, tell_to_stop)  # before any fork, so that no fork is ever without it
 
     def setup_work_horse_signals(self) -> None:
-        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops the trial, and without a parent there is none."""
+        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops the trial, and without a parent there is none.
+
+        Should a candidate kill its guardian, its orphans come to this fork, which ends them after the trial.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, tell_to_stop)
         linux.die_with_parent(signal.SIGKILL, self._parent)
+        linux.become_subreaper()
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Fork; a wish to stop that came before the fork's pid was known is passed on now."""

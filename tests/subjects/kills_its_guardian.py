@@ -1,4 +1,4 @@
-"""Kills the process that guards it, after it started a child that does not care."""
+"""Kills the process that guards it, after it started two children that do not care; one of them is nameless."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
-subprocess.Popen(
-    [sys.executable, "-c", "import time; time.sleep(1000)", "left-over-of-a-miniature-subject"], start_new_session=True
-)
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)", "left-over-of-a-miniature-subject"]
+subprocess.Popen(SLEEPER, start_new_session=True)
+subprocess.Popen(SLEEPER, start_new_session=True, env={})
 os.kill(os.getppid(), signal.SIGKILL)
 time.sleep(1000)

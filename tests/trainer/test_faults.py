@@ -33,7 +33,6 @@ LITTLE_MEMORY = dataclasses.replace(CAPS, memory_mib=500)
         ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "training"),
         ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
         ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
-        ("kills_its_guardian", {}, Outcome.CRASHED, "guardian"),
         ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 2.42 s"),
     ],
 )

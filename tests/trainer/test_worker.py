@@ -193,6 +193,20 @@ def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
     assert trainer.result(trainer.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
 
 
+def test_candidate_that_kills_its_guardian_has_crashed_and_leaves_nothing(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("kills_its_guardian")))
+
+    assert (result.outcome, result.reason) == (
+        Outcome.CRASHED,
+        "its guardian process was killed, so the trial was ended",
+    )
+    assert everything_dead(trainer.places.work)
+
+
 def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:
     first = start()
     wait_for(lambda: first.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
