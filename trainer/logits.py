@@ -18,7 +18,10 @@ _GONE = 75
 
 
 class LogitsServer:
-    """Answers SCORE messages until SCORED. Buffers are the trainer's memory files, mapped when first needed."""
+    """Answers SCORE messages until SCORED. Buffers are the trainer's memory files, mapped when first needed.
+
+    It keeps the number of threads of the training: two threads on a shared machine made scoring three times slower.
+    """
 
     def __init__(self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, pace: Pace) -> None:
         self._channel = channel

@@ -14,6 +14,8 @@ from enum import IntEnum
 _STRUCT = struct.Struct("<B3xIdd104s")
 _TEXT_BYTES = 104
 BUFFERS = 2
+_BUFFER_BYTES = 16 * 2**20
+_FEWEST_ROWS = 4
 
 
 class Word(IntEnum):
@@ -96,9 +98,12 @@ class Layout:
     vocab: int
 
     @classmethod
-    def fitting(cls, context: int, vocab: int, limit_bytes: int = 64 * 2**20, most_rows: int = 64) -> Layout:
-        """As many rows as keep one float32 logits buffer within the limit; at least one."""
-        return cls(max(1, min(most_rows, limit_bytes // (context * vocab * 4))), context, vocab)
+    def fitting(cls, context: int, vocab: int, rows: int) -> Layout:
+        """For scoring `rows` rows: as many at once as keep one float32 buffer within 16 MiB, but at least four.
+
+        Larger batches were not faster on a CPU; on a card four rows of the largest profile are 256 MiB.
+        """
+        return cls(min(rows, max(_FEWEST_ROWS, _BUFFER_BYTES // (context * vocab * 4))), context, vocab)
 
     @property
     def input_bytes(self) -> int:
