@@ -1,0 +1,80 @@
+"""The candidate's clock: the warm-up is bounded, steps are counted once, the marks come in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from trainer.pace import Pace
+from trainer.wire import Channel, Word
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    theirs, ours = Channel.pair()
+    ours.setblocking(False)
+    yield Channel(theirs), Channel(ours)
+    theirs.close()
+    ours.close()
+
+
+def words(channel: Channel) -> list[Word]:
+    heard = []
+    try:
+        while (message := channel.receive()) is not None:
+            heard.append(message.word)
+    except BlockingIOError:
+        return [word for word in heard if word is not Word.PROGRESS]
+    return heard
+
+
+def test_a_budget_of_steps_allows_that_many_steps(ends: tuple[Channel, Channel]) -> None:
+    pace = Pace("steps", 4, 0, 0.0, ends[0])
+    pace.batch_taken(100)
+
+    taken = 0
+    while pace.progress() < 1:
+        taken += 1
+        pace.batch_taken(100)
+
+    assert (taken, pace.steps, pace.tokens) == (4, 4, 500)
+    assert words(ends[1]) == [Word.FIRST_BATCH, Word.WARM]
+
+
+def test_warm_up_costs_nothing_until_its_last_step(ends: tuple[Channel, Channel]) -> None:
+    pace = Pace("steps", 2, 3, 1000.0, ends[0])
+    pace.batch_taken(1)
+
+    shares = [pace.progress() for _ in range(6)]
+
+    assert shares == [0, 0, 0, 0, 0.5, 1]
+    assert words(ends[1]) == [Word.FIRST_BATCH, Word.WARM]
+
+
+def test_warm_up_ends_by_its_seconds_too(ends: tuple[Channel, Channel]) -> None:
+    pace = Pace("wall", 1000, 10, 0.0, ends[0])
+
+    pace.batch_taken(1)
+
+    assert words(ends[1]) == [Word.FIRST_BATCH, Word.WARM]
+
+
+def test_script_that_never_asks_is_counted_by_its_optimiser(ends: tuple[Channel, Channel]) -> None:
+    pace = Pace("wall", 1000, 2, 1000.0, ends[0])
+    pace.batch_taken(1)
+
+    pace.optimizer_stepped()
+    assert words(ends[1]) == [Word.FIRST_BATCH]
+    pace.optimizer_stepped()
+
+    assert words(ends[1]) == [Word.WARM]
+    assert pace.steps == 2
+
+
+def test_progress_before_the_first_batch_is_zero(ends: tuple[Channel, Channel]) -> None:
+    pace = Pace("wall", 1e-9, 0, 0.0, ends[0])
+
+    assert pace.progress() == 0
+    pace.batch_taken(1)
+    assert pace.progress() == 1
