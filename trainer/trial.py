@@ -241,7 +241,6 @@ def _without_run(spec: TrialSpec, places: Places, clock: _Clock, stop: Stop) -> 
         reason=stop.reason,
         started_at=clock.started_at,
         finished_at=time.time(),
-        timing=Timing(wall_s=clock.wall_s, processor_s=0.0),
         worker=places.worker,
     )
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from trainer import trial
 from trainer.guardian import kill_tree
-from trainer.jobs import RUN_TRIAL, Outcome, Timing, TrialResult, TrialSpec, connect
+from trainer.jobs import RUN_TRIAL, Outcome, TrialResult, TrialSpec, connect
 from trainer.presence import Publisher
 from trainer.trial import Places
 
@@ -90,6 +90,5 @@ def _misfit(spec_json: object, fault: ValidationError, worker: str) -> TrialResu
         reason=f"the spec does not fit this trainer: {faults}",
         started_at=now,
         finished_at=now,
-        timing=Timing(wall_s=0.0, processor_s=0.0),
         worker=worker,
     )
