@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from researcher.knobs import range_faults, read_knobs
+from researcher.knobs import range_faults, read_knobs, set_knobs, set_ranges
 from tests.trainer.subject_bench import SOURCE, TINY_CONSTANTS, TINY_KNOBS, Bench
 from trainer.jobs import PROFILES
 
@@ -68,6 +68,8 @@ def test_every_knob_of_a_profile_stands_on_one_line_with_a_sound_range() -> None
             assert found is not None
             assert found.holds(value)
             assert re.search(rf"(?m)^{name} = \S+  # .*; (range|one of) ", source)
+        rendered = set_ranges(set_knobs(source, profile.knobs), profile.ranges)
+        assert range_faults(rendered) == {}
     assert knobs["ADAM_BETAS"].range is None
     assert {name: knobs[name].value for name in PROFILES["80gb"].knobs} == PROFILES["80gb"].knobs
 
