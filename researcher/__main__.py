@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from pydantic import ValidationError
 
@@ -72,12 +73,20 @@ class Voice:
 
 
 class StopSwitch:
-    """Turned by SIGTERM, SIGINT or a request; looked at between steps."""
+    """Turned by SIGTERM, SIGINT or a request.
+
+    A signal raises Stopped wherever the process is, be it ten minutes deep in waiting for Redis: every step can be
+    repeated, so none needs to be finished. A request is looked at between steps, once its answer is stored.
+    """
 
     def __init__(self) -> None:
         self.asked: str | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _frame: self.turn(signal.Signals(received).name))
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, received: int, _frame: FrameType | None) -> None:
+        self.asked = signal.Signals(received).name
+        raise Stopped(self.asked)
 
     def turn(self, by: str) -> None:
         """Ask for a stop."""
@@ -99,6 +108,8 @@ def main() -> int:
         lock = WriterLock(settings.journal_dir)
         lock.sign(os.getpid())
         _run(settings, settings.trial_profile())
+    except Stopped as stop:
+        logger.info("stopped by %s; the same command goes on from here", stop)
     except ValidationError as error:
         for fault in error.errors():
             logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
@@ -120,8 +131,6 @@ def _run(settings: Settings, profile: Profile) -> None:
     try:
         work(lab)
         logger.info("the goal is reached")
-    except Stopped as stop:
-        logger.info("stopped by %s; the same command goes on from here", stop)
     finally:
         workspace.close()
         journal.close()

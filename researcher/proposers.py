@@ -27,6 +27,8 @@ from trainer.jobs import Outcome, Profile
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 180.0
+REFUSALS_BEFORE_REST = 3
+LONGEST_REST_S = 60.0
 
 
 class Proposers:
@@ -55,6 +57,8 @@ class Proposers:
         self._learned = 0
         self._away_until = 0.0
         self._away = False
+        self._refusals = 0
+        self._resting_until = 0.0
 
     def next_draft(self, journal: History, incumbent: str, tick: Callable[[], None]) -> Draft | None:
         """The next proposal against the source `incumbent`, or None when nobody can propose at the moment."""
@@ -63,10 +67,23 @@ class Proposers:
         for request in requests:
             if request.kind == "submit":
                 return _submitted(request, incumbent, tried(journal))
+        if self._clock() < self._resting_until:
+            return None
         idea = next((request for request in requests if request.kind == "idea"), None)
-        if self._is_llms_turn(journal, idea) and (draft := self._ask_llm(journal, incumbent, idea, tick)) is not None:
-            return draft
-        return None if self._mix is Mix.LLM else self._ask_optimizer(journal, incumbent)
+        draft = self._ask_llm(journal, incumbent, idea, tick) if self._is_llms_turn(journal, idea) else None
+        if draft is None and self._mix is not Mix.LLM:
+            draft = self._ask_optimizer(journal, incumbent)
+        if draft is not None:
+            self._rest_after(draft)
+        return draft
+
+    def _rest_after(self, draft: Draft) -> None:
+        """Where nothing but refusals comes, and at once, the journal must not fill with them."""
+        self._refusals = self._refusals + 1 if draft.rejected is not None else 0
+        if self._refusals >= REFUSALS_BEFORE_REST:
+            rest_s = min(2.0 ** (self._refusals - REFUSALS_BEFORE_REST), LONGEST_REST_S)
+            self._resting_until = self._clock() + rest_s
+            logger.warning("%d proposals in a row were refused; resting %.0f s", self._refusals, rest_s)
 
     def learn(self, journal: History) -> None:
         """Teach the optimiser what was decided since the last call."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.decision import Rule
+from researcher.ollama import base_url
 from trainer.jobs import Profile, profile_named
 
 
@@ -57,6 +58,12 @@ class Settings(BaseSettings):
     price_per_hour: float | None = Field(default=None, ge=0)
     price_per_kwh: float | None = Field(default=None, ge=0)
     price_per_mtoken: float | None = Field(default=None, ge=0)
+
+    @field_validator("ollama_host")
+    @classmethod
+    def _names_a_server(cls, host: str) -> str:
+        base_url(host)
+        return host
 
     def trial_profile(self) -> Profile:
         """The profile with the budget asked for. Raises ProfileError for an unknown name."""

@@ -118,7 +118,7 @@ def status(
             bus = open_bus(folder)
             scene = Scene(night, now(history, bus), None, _age_s(night), "", bus.doing("llm"))
         except (DoorError, redis.RedisError):
-            scene = Scene(night, None, None, _age_s(night), "not running", None)
+            scene = Scene(night, None, None, _age_s(night), "", None)
     if as_json:
         print(json.dumps({"gain": night.gain and asdict(night.gain), "rows": [_row_json(row) for row in night.rows]}))
         return
@@ -168,6 +168,9 @@ def best(
             return
         confirmed = night.run.incumbent == night.run.confirmed
         console.print(experiments_table([head]))
+        if head.experiment.is_baseline:
+            console.print("nothing has beaten the baseline yet")
+            return
         console.print("confirmed" if confirmed else "provisional: no fresh seeds have spoken for it yet")
         _show_diff(folder, night.rows[0].experiment, head.experiment)
 
@@ -317,3 +320,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "reason": item.reason,
         "seconds": row.took_s,
     }
+
+
+if __name__ == "__main__":
+    main()

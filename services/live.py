@@ -15,6 +15,7 @@ from researcher.view import Night, Now, Row, waiting
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
 NO_NUMBER = "—"
+NOT_RUNNING = "not running; `overnight run` goes on with it"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def draw(scene: Scene) -> RenderableType:
         parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
     if scene.llm:
         parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
-    parts.append(Text(f"{scene.services} · Ctrl-C stops cleanly, the same command goes on", style="dim"))
+    if scene.services:
+        parts.append(Text(f"{scene.services} · Ctrl-C stops cleanly, the same command goes on", style="dim"))
     return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")
 
 
@@ -45,7 +47,7 @@ def _now(scene: Scene) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     now = scene.now
     if now is None or now.trial is None or scene.night is None:
-        line.add_row(Text("now ", style="bold"), Text(now.doing if now else "starting"))
+        line.add_row(Text("now ", style="bold"), Text(now.doing if now else NOT_RUNNING))
         return line
     running = next((row for row in reversed(scene.night.rows) if row.status in ("committed", "measuring")), None)
     name = running.experiment.title if running else now.trial

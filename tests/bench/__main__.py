@@ -1,0 +1,23 @@
+"""`python -m tests.bench NAME`: real processes, real figures, printed side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.bench import overhead
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="scripts/bench")
+    names = parser.add_subparsers(dest="name", required=True)
+    one = names.add_parser("overhead", help="where the seconds of an experiment go")
+    one.add_argument("--experiments", type=int, default=7)
+    one.add_argument("--budget", type=float, default=10.0, help="seconds of training in a trial")
+    one.add_argument("--llm-latency", type=float, default=0.0, help="seconds until the scripted LLM answers")
+    options = parser.parse_args()
+    overhead.run(options.experiments, options.budget, options.llm_latency)
+
+
+if __name__ == "__main__":
+    main()
