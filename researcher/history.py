@@ -62,7 +62,10 @@ class History:
 
     def numbered(self, number: int) -> Experiment:
         """By the number a person knows. Raises JournalError when there is none."""
-        return self._one(experiment_of, f"{_EXPERIMENT} WHERE number = ? ORDER BY id DESC LIMIT 1", number)
+        rows = self._all(f"{_EXPERIMENT} WHERE number = ? ORDER BY id DESC LIMIT 1", number)
+        if not rows:
+            raise JournalError(f"there is no experiment {number}; `overnight log` lists those there are")
+        return experiment_of(rows[0])
 
     def source(self, experiment: int) -> str:
         """The candidate's train.py. Raises JournalError for a rejected proposal, which never became one."""

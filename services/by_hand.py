@@ -8,16 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from services.door import DoorError, is_running
 from services.local import render_subject
+from services.machine import detect_profile, gpus
 from services.preparation import prepare_data
-from services.state import State
+from services.state import State, StateError
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
 from trainer.trial import Places, run_trial
 
 
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     """Score `file` as a trial would be. Returns 0 when it got a score."""
-    choices = state.require_night()
+    if is_running(state):
+        raise DoorError("a night is running here and would share the machine; put the file into it: `overnight submit`")
+    choices = state.settle(detect=lambda: detect_profile(gpus()))
     profile = choices.trial_profile()
     manifest = prepare_data(profile, state.data, choices.text_folder(), console)
     files = _files(Path(choices.subject), file, render_subject(profile))
@@ -50,8 +54,12 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
 
 def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]:
     """The subject's Python files with `file` in the place of train.py."""
-    found = {path.name: path.read_text() for path in sorted(subject.glob("*.py"))} if subject.is_dir() else default
-    return {name: text for name, text in found.items() if name.endswith(".py")} | {"train.py": file.read_text()}
+    found = {path.name: path.read_text() for path in subject.glob("*.py")} if subject.is_dir() else default
+    python = {name: text for name, text in found.items() if name.endswith(".py")}
+    try:
+        return python | {"train.py": file.read_text(encoding="utf-8")}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"cannot read {file} as text: {error}") from error
 
 
 def _attempt(state: State) -> int:

@@ -5,27 +5,20 @@ Everything a person can do to a night is here. Errors are one sentence with the 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import redis
 import typer
 from rich.console import Console
-from rich.syntax import Syntax
 
 from researcher.decision import Rule
 from researcher.errors import ResearcherError
-from researcher.experiment import Experiment
-from researcher.history import History
 from researcher.settings import Mix
-from researcher.view import Night, Row, look, now
-from researcher.workspace import EDITABLE, Workspace
-from services.door import DoorError, ask_and_wait, open_bus
-from services.live import Scene, draw, experiments_table
+from services import show
+from services.door import DoorError, ask_and_wait
 from services.machine import GpuFault, detect_profile, gpus, state_folder
 from services.state import State, StateError
 from trainer.jobs import BusError, ProfileError
@@ -111,18 +104,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Show how the night stands."""
-    folder = _state(state)
-    with _history(folder) as history:
-        night = _night(history, folder)
-        try:
-            bus = open_bus(folder)
-            scene = Scene(night, now(history, bus), None, _age_s(night), "", bus.doing("llm"))
-        except (DoorError, redis.RedisError):
-            scene = Scene(night, None, None, _age_s(night), "", None)
-    if as_json:
-        print(json.dumps({"gain": night.gain and asdict(night.gain), "rows": [_row_json(row) for row in night.rows]}))
-        return
-    console.print(draw(scene))
+    show.show_status(_state(state), console, as_json=as_json)
 
 
 @app.command()
@@ -131,24 +113,13 @@ def log(
     state: StateOption = None,
 ) -> None:
     """Tell all experiments, or everything about one: hypothesis, decision, trials, the kept log."""
-    folder = _state(state)
-    with _history(folder) as history:
-        if number is None:
-            console.print(experiments_table(list(_night(history, folder).rows)))
-            return
-        _tell(history, history.numbered(number), folder)
+    show.show_log(_state(state), number, console)
 
 
 @app.command()
 def diff(number: Annotated[int, typer.Argument(metavar="ID")], state: StateOption = None) -> None:
     """Show what an experiment changed."""
-    folder = _state(state)
-    with _history(folder) as history:
-        experiment = history.numbered(number)
-        if experiment.commit_sha is None or experiment.parent is None:
-            _refuse(f"experiment {number} has no commit of its own ({experiment.reason or experiment.state})")
-        parent = history.experiment(experiment.parent)
-        _show_diff(folder, parent, experiment)
+    show.show_diff(_state(state), number, console)
 
 
 @app.command()
@@ -157,22 +128,7 @@ def best(
     source: Annotated[bool, typer.Option("--source", help="Print its train.py and nothing else.")] = False,
 ) -> None:
     """Show the best state so far: its score, whether it is confirmed, its diff against the baseline."""
-    folder = _state(state)
-    with _history(folder) as history:
-        night = _night(history, folder)
-        head = night.incumbent
-        if head is None:
-            _refuse("the baseline is not measured yet")
-        if source:
-            print(history.source(head.experiment.id), end="")
-            return
-        confirmed = night.run.incumbent == night.run.confirmed
-        console.print(experiments_table([head]))
-        if head.experiment.is_baseline:
-            console.print("nothing has beaten the baseline yet")
-            return
-        console.print("confirmed" if confirmed else "provisional: no fresh seeds have spoken for it yet")
-        _show_diff(folder, night.rows[0].experiment, head.experiment)
+    show.show_best(_state(state), console, source=source)
 
 
 @app.command()
@@ -215,19 +171,7 @@ def export(
     state: StateOption = None,
 ) -> None:
     """Write results.tsv, results.json, progress.png and the best train.py into a folder."""
-    from researcher.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
-    from researcher.projections import results_tsv, write_whole  # noqa: PLC0415
-
-    folder = _state(state)
-    with _history(folder) as history:
-        night = _night(history, folder)
-        to.mkdir(parents=True, exist_ok=True)
-        write_whole(to / "results.tsv", results_tsv(night).encode())
-        write_whole(to / "results.json", json.dumps([_row_json(row) for row in night.rows], indent=1).encode())
-        write_whole(to / "progress.png", draw_picture(night))
-        if night.run.incumbent is not None:
-            write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
-    console.print(f"written to {to.resolve()}", soft_wrap=True)
+    show.export(_state(state), to, console)
 
 
 @app.command()
@@ -259,67 +203,6 @@ def trial(
 
 def _ask(state: Path | None, kind: str, body: str = "") -> None:
     console.print(ask_and_wait(_state(state), kind, body))
-
-
-def _history(folder: State) -> History:
-    folder.require_night()
-    return History(folder.journal)
-
-
-def _night(history: History, folder: State) -> Night:
-    night = look(history, folder.require_night().trial_profile())
-    if night is None:
-        _refuse("no run has started yet")
-    return night
-
-
-def _age_s(night: Night) -> float:
-    last = night.rows[-1].experiment
-    return (last.decided_at or last.proposed_at) - night.run.created_at
-
-
-def _show_diff(folder: State, old: Experiment, new: Experiment) -> None:
-    assert old.commit_sha is not None
-    assert new.commit_sha is not None
-    workspace = Workspace(Path(folder.require_night().subject))
-    try:
-        console.print(Syntax(workspace.diff(old.commit_sha, new.commit_sha), "diff", background_color="default"))
-    finally:
-        workspace.close()
-
-
-def _tell(history: History, experiment: Experiment, folder: State) -> None:
-    console.print(f"[bold]{experiment.number}  {experiment.title}[/]  ({experiment.proposer or 'the subject'})")
-    console.print(f"why       {experiment.hypothesis}")
-    console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
-    if experiment.cost is not None:
-        cost = experiment.cost
-        console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
-    for item in history.trials(experiment=experiment.id):
-        score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
-        console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
-        if item.result is not None and item.result.log is not None:
-            console.rule(f"log, {item.result.log.seen_bytes:,} bytes seen")
-            path = folder.trials / item.result.log.path
-            console.out(path.read_text(errors="replace") if path.exists() else item.result.log.tail, highlight=False)
-
-
-def _row_json(row: Row) -> dict[str, object]:
-    item = row.experiment
-    return {
-        "number": item.number,
-        "status": row.status,
-        "confirmed": row.confirmed,
-        "rolled_back": row.rolled_back,
-        "val_bpb": item.score,
-        "memory_gb": row.memory_gb,
-        "commit": item.commit_sha,
-        "proposer": item.proposer,
-        "title": item.title,
-        "hypothesis": item.hypothesis,
-        "reason": item.reason,
-        "seconds": row.took_s,
-    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import redis
+
 from researcher.desk import answer, ask, withdraw
 from services.redis.server import running_server
 from services.state import State
@@ -30,6 +32,14 @@ def open_bus(state: State) -> Bus:
     if server is None:
         raise DoorError(f"no night is running in {state.root}; start it with `overnight run`")
     return Bus(connect(server.url, password=server.password, patient=False))
+
+
+def is_running(state: State) -> bool:
+    """True when a researcher is at work on this state."""
+    try:
+        return open_bus(state).doing("researcher") is not None
+    except (DoorError, redis.RedisError):
+        return False
 
 
 def ask_and_wait(state: State, kind: str, body: str) -> str:

@@ -32,9 +32,8 @@ def run(experiments: int, budget: float, llm_latency_s: float) -> None:
     with tempfile.TemporaryDirectory(prefix="overnight-bench-") as folder:
         began = time.monotonic()
         _run_night(Path(folder), experiments, budget, llm_latency_s)
-        print(
-            f"the night took {time.monotonic() - began:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}"
-        )
+        took_s = time.monotonic() - began
+        print(f"the night took {took_s:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}")
         with History(Path(folder) / "state" / "journal") as history:
             rows = [item for item in history.experiments() if item.was_measured]
             trials = [history.trials(experiment=item.id)[0] for item in rows]

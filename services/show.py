@@ -1,0 +1,158 @@
+"""Showing a night: what `overnight status, log, diff, best, export` print or write, from the read model alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import redis
+from rich.console import Console
+from rich.syntax import Syntax
+
+from researcher.errors import ResearcherError
+from researcher.experiment import Experiment
+from researcher.history import History
+from researcher.projections import results_tsv, write_whole
+from researcher.view import Night, Row, look, now
+from researcher.workspace import EDITABLE, Workspace
+from services.door import DoorError, open_bus
+from services.live import Scene, draw, experiments_table
+from services.state import State
+
+
+class NothingToShow(ResearcherError):
+    """The night has not come so far yet; the message says what is missing."""
+
+
+def show_status(state: State, console: Console, *, as_json: bool) -> None:
+    """How the night stands; what is going on right now only if it answers."""
+    with _history(state) as history:
+        night = _night(history, state)
+        try:
+            bus = open_bus(state)
+            scene = Scene(night, now(history, bus), None, _age_s(night), "", bus.doing("llm"))
+        except (DoorError, redis.RedisError):
+            scene = Scene(night, None, None, _age_s(night), "", None)
+    if as_json:
+        print(json.dumps({"gain": night.gain and asdict(night.gain), "rows": [_row_json(row) for row in night.rows]}))
+        return
+    console.print(draw(scene))
+
+
+def show_log(state: State, number: int | None, console: Console) -> None:
+    """All experiments in a table, or everything about one."""
+    with _history(state) as history:
+        if number is None:
+            console.print(experiments_table(list(_night(history, state).rows)))
+        else:
+            _tell(history, history.numbered(number), state, console)
+
+
+def show_diff(state: State, number: int, console: Console) -> None:
+    """What an experiment changed against what it was proposed on."""
+    with _history(state) as history:
+        experiment = history.numbered(number)
+        if experiment.commit_sha is None or experiment.parent is None:
+            why = "it is the baseline" if experiment.is_baseline else experiment.reason or experiment.state
+            raise NothingToShow(f"experiment {number} changed nothing: {why}")
+        _print_diff(state, history.experiment(experiment.parent), experiment, console)
+
+
+def show_best(state: State, console: Console, *, source: bool) -> None:
+    """The best state so far against the baseline, or its train.py and nothing else."""
+    with _history(state) as history:
+        night = _night(history, state)
+        head = night.incumbent
+        if head is None:
+            raise NothingToShow("the baseline is not measured yet")
+        if source:
+            print(history.source(head.experiment.id), end="")
+            return
+        console.print(experiments_table([head]))
+        if head.experiment.is_baseline:
+            console.print("nothing has beaten the baseline yet")
+            return
+        confirmed = night.run.incumbent == night.run.confirmed
+        console.print("confirmed" if confirmed else "provisional: no fresh seeds have spoken for it yet")
+        _print_diff(state, night.rows[0].experiment, head.experiment, console)
+
+
+def export(state: State, to: Path, console: Console) -> None:
+    """results.tsv, results.json, progress.png and the best train.py in a folder."""
+    from researcher.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
+
+    with _history(state) as history:
+        night = _night(history, state)
+        to.mkdir(parents=True, exist_ok=True)
+        write_whole(to / "results.tsv", results_tsv(night).encode())
+        write_whole(to / "results.json", json.dumps([_row_json(row) for row in night.rows], indent=1).encode())
+        write_whole(to / "progress.png", draw_picture(night))
+        if night.run.incumbent is not None:
+            write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
+    console.print(f"written to {to.resolve()}", soft_wrap=True)
+
+
+def _history(state: State) -> History:
+    state.require_night()
+    return History(state.journal)
+
+
+def _night(history: History, state: State) -> Night:
+    night = look(history, state.require_night().trial_profile())
+    if night is None:
+        raise NothingToShow("no run has started yet")
+    return night
+
+
+def _age_s(night: Night) -> float:
+    last = night.rows[-1].experiment
+    return (last.decided_at or last.proposed_at) - night.run.created_at
+
+
+def _print_diff(state: State, old: Experiment, new: Experiment, console: Console) -> None:
+    assert old.commit_sha is not None
+    assert new.commit_sha is not None
+    workspace = Workspace(Path(state.require_night().subject))
+    try:
+        text = workspace.diff(old.commit_sha, new.commit_sha)
+        if console.is_terminal:
+            console.print(Syntax(text, "diff", background_color="default", word_wrap=True))
+        else:
+            print(text)
+    finally:
+        workspace.close()
+
+
+def _tell(history: History, experiment: Experiment, state: State, console: Console) -> None:
+    console.print(f"[bold]{experiment.number}  {experiment.title}[/]  ({experiment.proposer or 'the subject'})")
+    console.print(f"why       {experiment.hypothesis}")
+    console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
+    if experiment.cost is not None:
+        cost = experiment.cost
+        console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
+    for item in history.trials(experiment=experiment.id):
+        score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
+        console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
+        if item.result is not None and item.result.log is not None:
+            console.rule(f"log, {item.result.log.seen_bytes:,} bytes seen")
+            path = state.trials / item.result.log.path
+            console.out(path.read_text(errors="replace") if path.exists() else item.result.log.tail, highlight=False)
+
+
+def _row_json(row: Row) -> dict[str, object]:
+    item = row.experiment
+    return {
+        "number": item.number,
+        "status": row.status,
+        "confirmed": row.confirmed,
+        "rolled_back": row.rolled_back,
+        "val_bpb": item.score,
+        "memory_gb": row.memory_gb,
+        "commit": item.commit_sha,
+        "proposer": item.proposer,
+        "title": item.title,
+        "hypothesis": item.hypothesis,
+        "reason": item.reason,
+        "seconds": row.took_s,
+    }
