@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from researcher.experiment import Verdict
+from researcher.experiment import Decision, Verdict
 from researcher.view import Night, Row
 
 INK, FAINT, KEEP, CLAIM, LOST = "#1f2933", "#9aa5b1", "#0b7a5c", "#d97706", "#c2410c"
@@ -30,7 +31,7 @@ def draw(night: Night) -> bytes:
         _staircase(axes, night)
         _points(axes, night)
         _claims(axes, night)
-        axes.legend(loc="lower left", frameon=False, ncols=3, fontsize=9)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
     axes.set_title(_title(night), loc="left", fontsize=13, color=INK)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -50,18 +51,37 @@ def _frame(axes: Axes) -> None:
 
 
 def _staircase(axes: Axes, night: Night) -> None:
-    """The incumbent's score over the night as it was believed at the time, with one sigma of noise around it."""
-    xs, ys = [0.0], [sum(night.baseline_scores) / len(night.baseline_scores)]
-    for row in night.rows[1:]:
-        if row.status == "keep" and row.experiment.score is not None:
-            xs.append(row.experiment.number)
-            ys.append(row.experiment.score)
-    xs.append(max(row.experiment.number for row in night.rows) + 0.5)
+    """The incumbent's score as it was believed at the time, down with each keep and back up when a claim fails."""
+    xs, ys = [0.0], [_baseline(night)]
+    for x, y in _steps(night):
+        xs.append(x)
+        ys.append(y)
+    xs.append(night.rows[-1].experiment.number + 0.5)
     ys.append(ys[-1])
     sigma = night.sigma or 0.0
     axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], step="post", color=KEEP, alpha=0.12, lw=0)
     axes.step(xs, ys, where="post", color=KEEP, lw=1.6, label=f"incumbent, ±1σ = {sigma:.4f}")
     axes.axhline(ys[0], color=FAINT, lw=1, ls=":")
+
+
+def _steps(night: Night) -> list[tuple[float, float]]:
+    """Where the incumbent changed: keeps at their number, falls half a step after the last decided experiment."""
+    events = [
+        (item.decided_at or 0.0, float(item.number), item.score)
+        for item in (row.experiment for row in night.rows[1:])
+        if item.decision is Decision.KEEP and item.score is not None
+    ]
+    for check in night.confirmations:
+        base = night.row(check.base)
+        if check.verdict in (Verdict.ROLLED_BACK, Verdict.FAILS) and base is not None and check.decided_at:
+            before = [row.experiment for row in night.rows if (row.experiment.decided_at or 0.0) < check.decided_at]
+            score = _baseline(night) if base.experiment.is_baseline else base.experiment.score
+            events.append((check.decided_at, before[-1].number + 0.35, score or 0.0))
+    return [(x, y) for _, x, y in sorted(events)]
+
+
+def _baseline(night: Night) -> float:
+    return fmean(night.baseline_scores)
 
 
 def _points(axes: Axes, night: Night) -> None:
@@ -90,14 +110,15 @@ def _points(axes: Axes, night: Night) -> None:
     _clip_to_interesting(axes, night, measured)
     _failures(axes, night)
     for row in [row for row in measured if row.status == "keep"][-LABELS_LIMIT:]:
+        near_the_end = row.experiment.number > 0.7 * night.rows[-1].experiment.number
         axes.annotate(
             _short(row.experiment.title),
             (row.experiment.number, row.experiment.score or 0.0),
-            xytext=(6, 7),
+            xytext=(-8 if near_the_end else 8, -13),
             textcoords="offset points",
+            ha="right" if near_the_end else "left",
             fontsize=8,
             color=INK,
-            rotation=18,
         )
 
 
@@ -106,9 +127,10 @@ def _clip_to_interesting(axes: Axes, night: Night, measured: list[Row]) -> None:
     scores = [row.experiment.score for row in measured if row.experiment.score is not None]
     top = max(night.baseline_scores)
     low = min([*scores, *night.baseline_scores])
-    height = max(top - low, 8 * (night.sigma or 0.0), 0.02)
-    upper = top + height
-    axes.set_ylim(low - 0.45 * height, upper)
+    sigma = night.sigma or 0.0
+    height = max(top - low, 4 * sigma, 0.01)
+    upper = top + 0.8 * height
+    axes.set_ylim(low - 0.25 * height, upper)
     above = [row.experiment.number for row in measured if (row.experiment.score or 0.0) > upper]
     if above:
         axes.scatter(
@@ -131,24 +153,25 @@ def _claims(axes: Axes, night: Night) -> None:
         if head is None or check.head_score is None or check.threshold is None:
             continue
         confirmed = check.verdict is Verdict.CONFIRMED
-        x = head.experiment.number + 0.25
+        x = head.experiment.number + 0.2
         axes.errorbar(
             [x],
             [check.head_score],
-            yerr=[check.threshold / 2],
+            yerr=[check.threshold],
             fmt="D",
             color=CLAIM if confirmed else LOST,
             ms=7,
             capsize=4,
             zorder=5,
-            label=None if drawn else "fresh seeds of the head",
+            label=None if drawn else "mean of fresh seeds, ±2σ of the difference",
         )
         drawn = True
         axes.annotate(
             f"{'confirmed' if confirmed else 'not confirmed'} {check.gain or 0.0:+.4f}",
             (x, check.head_score),
-            xytext=(8, -14),
+            xytext=(0, 16),
             textcoords="offset points",
+            ha="center",
             fontsize=9,
             color=CLAIM if confirmed else LOST,
             fontweight="bold",

@@ -7,6 +7,7 @@ state folder, so the same command goes on where the last one stopped.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
         detect=lambda: detect_profile(gpus()),
     )
     profile = choices.trial_profile()
+    _stop_like_ctrl_c()
     lock = _lock(state)
     try:
         prepare_data(profile, state.data, choices.text_folder(), console)
@@ -67,6 +69,13 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
             server.stop()
     finally:
         lock.release()
+
+
+def _stop_like_ctrl_c() -> None:
+    """`kill` and a closed terminal stop as cleanly as Ctrl-C; under nohup a closed terminal stops nothing."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _lock(state: State) -> WriterLock:

@@ -81,7 +81,14 @@ class State:
     def choices(self) -> Choices | None:
         """What this night was begun with, or None before the first."""
         path = self.root / "night.json"
-        return Choices(**json.loads(path.read_text())) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return Choices(**json.loads(path.read_text()))
+        except (TypeError, ValueError) as error:
+            raise StateError(
+                f"{path} cannot be read ({error}); move {self.root} away, or use another --state"
+            ) from error
 
     def require_night(self) -> Choices:
         """Raises StateError where no night was begun."""

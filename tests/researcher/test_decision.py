@@ -120,9 +120,12 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
         head_is_baseline, incumbent = True, fmean(chance.gauss(0, 1) for _ in range(5)) + 10
         for _ in range(60):
             score = chance.gauss(10, 1)
-            if decide(
-                Outcome.OK, score, incumbent_scores=[incumbent], added_lines=0, sigma=1, rule=Rule.WALK, detail=""
-            ).decision is Decision.KEEP:
+            if (
+                decide(
+                    Outcome.OK, score, incumbent_scores=[incumbent], added_lines=0, sigma=1, rule=Rule.WALK, detail=""
+                ).decision
+                is Decision.KEEP
+            ):
                 incumbent, head_is_baseline, keeps = score, False, keeps + 1
         if head_is_baseline:
             continue

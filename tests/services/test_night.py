@@ -40,7 +40,11 @@ class Night:
         usual = ["run", "--state", str(self.state), "--profile", "cpu", "--budget", "0.5", "--text", str(self.text)]
         with self.output.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "services.cli", *usual, *arguments], stdout=log, stderr=log, cwd=REPOSITORY
+                [sys.executable, "-m", "services.cli", *usual, *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run behind &
             )
         return self._process
 
@@ -160,11 +164,12 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_and_of_everythi
     }
 
 
-def test_ctrl_c_stops_within_seconds_and_leaves_no_process(night: Night) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(night: Night, number: signal.Signals) -> None:
     process = night.start()
     night.wait_until(trials(2))
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
 
     assert process.wait(40) == 130
     night.wait_for_silence()
