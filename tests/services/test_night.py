@@ -44,7 +44,7 @@ class Night:
                 stdout=log,
                 stderr=log,
                 cwd=REPOSITORY,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run behind &
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - ignored where tests run behind &
             )
         return self._process
 

@@ -127,14 +127,19 @@ def test_up_sets_up_and_hands_its_options_to_the_command(clone: Clone) -> None:
 
 
 def test_ci_checks_and_tests_from_any_folder(clone: Clone) -> None:
-    answer = clone.run(".ci/run", "tests/trainer", "-x")
+    answer = clone.run(".ci/run")
 
     assert answer.stdout.splitlines() == [
         "ruff format --check .",
         "ruff check .",
         "mypy",
-        "pytest tests/trainer -x",
+        "pytest -m not slow -n 3 --dist loadfile",
+        "pytest -m slow",
     ]
+
+
+def test_with_arguments_the_tests_are_pytests_alone(clone: Clone) -> None:
+    assert clone.run("scripts/test", "tests/trainer", "-x").stdout == "pytest tests/trainer -x\n"
 
 
 def test_test_tools_stay_when_the_night_is_refreshed(clone: Clone) -> None:
