@@ -18,7 +18,7 @@ from rich.console import Console
 
 from researcher.history import History
 from researcher.knobs import set_knobs, set_ranges
-from researcher.store import WriterLock
+from researcher.store import JOURNAL_FILE, WriterLock
 from researcher.workspace import EDITABLE, PROGRAM, Workspace, create_repository
 from services.machine import detect_profile, gpus
 from services.preparation import prepare_data
@@ -32,6 +32,8 @@ FIXED = "prepare.py"
 STOP_GRACE_S = 20.0
 # The supervisor starts again what dies; these exit codes are a process's last word.
 FINISHED, REFUSED = 0, 2
+# Names too common to be taken from a shell that may mean something else by them.
+ASKED_BY_OPTION = ("EXPERIMENTS", "SEED", "TAG")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
     _stop_like_ctrl_c()
     lock = _lock(state)
     try:
+        subject = _subject(state, choices, profile)
         prepare_data(profile, state.data, choices.text_folder(), console)
-        subject = _subject(choices, profile)
         server = start_server(state.redis, wish.redis_url)
         try:
             return _watch_night(state, wish, profile, subject, server, console)
@@ -84,11 +86,17 @@ def _lock(state: State) -> WriterLock:
     return lock
 
 
-def _subject(choices: Choices, profile: Profile) -> Path:
+def _subject(state: State, choices: Choices, profile: Profile) -> Path:
+    """The repository under study, made here if it is the default one; looked at before anything takes time."""
     path = Path(choices.subject)
-    if not path.exists():
+    if not path.exists() and path == state.subject:
         create_repository(path, render_subject(profile), f"The default subject, profile {profile.name}")
-    Workspace(path).close()
+    workspace = Workspace(path)
+    try:
+        if not (state.journal / JOURNAL_FILE).exists():
+            workspace.require_clean()
+    finally:
+        workspace.close()
     return path
 
 
@@ -110,8 +118,9 @@ def _watch_night(
     with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
         night = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
         code = watch(night, console)
-    with History(state.journal) as history:
-        summary(history, profile, subject, time.monotonic() - began, console)
+    if code != REFUSED:
+        with History(state.journal) as history:
+            summary(history, profile, subject, time.monotonic() - began, console)
     return code
 
 
@@ -129,7 +138,7 @@ def _trainer(state: State, server: RedisServer) -> Child:
 
 
 def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer) -> Child:
-    env = dict(os.environ) | wish.researcher
+    env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | wish.researcher
     env |= {
         "REDIS_URL": server.url,
         "SUBJECT_DIR": str(subject),

@@ -1,6 +1,6 @@
 """The state folder of local mode: where everything of one night lives, and what was chosen when it began.
 
-One state holds one run of one profile. `night.json` is written once; asking later for something else is refused.
+One state holds one run of one profile. Once its journal exists, asking for something else is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from researcher.projections import write_whole
+from researcher.store import JOURNAL_FILE
 from trainer.jobs import Profile, profile_named
+
+CHOICES_FILE = "night.json"
 
 
 class StateError(Exception):
@@ -80,7 +83,7 @@ class State:
 
     def choices(self) -> Choices | None:
         """What this night was begun with, or None before the first."""
-        path = self.root / "night.json"
+        path = self.root / CHOICES_FILE
         if not path.exists():
             return None
         try:
@@ -107,7 +110,7 @@ class State:
         detect: Callable[[], str],
     ) -> Choices:
         """Write the choices down, or check that they are the ones written. Raises StateError when they differ."""
-        found = self.choices()
+        found = self.choices() if (self.journal / JOURNAL_FILE).exists() else None
         wanted = Choices(
             profile=profile or (found.profile if found else detect()),
             budget=budget if budget is not None else (found.budget if found else None),
@@ -115,9 +118,9 @@ class State:
             text=None if text is None else str(text.resolve()),
         )
         if found is None:
-            profile_named(wanted.profile)
+            wanted.trial_profile()
             self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(self.root / "night.json", json.dumps(asdict(wanted), indent=1).encode())
+            write_whole(self.root / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
             return wanted
         asked = {
             "profile": profile,
