@@ -56,7 +56,7 @@ def _staircase(axes: Axes, night: Night) -> None:
     for x, y in _steps(night):
         xs.append(x)
         ys.append(y)
-    xs.append(night.rows[-1].experiment.number + 0.5)
+    xs.append(night.rows[-1].experiment.number + 1.0)
     ys.append(ys[-1])
     sigma = night.sigma or 0.0
     axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], step="post", color=KEEP, alpha=0.12, lw=0)
@@ -74,14 +74,21 @@ def _steps(night: Night) -> list[tuple[float, float]]:
     for check in night.confirmations:
         base = night.row(check.base)
         if check.verdict in (Verdict.ROLLED_BACK, Verdict.FAILS) and base is not None and check.decided_at:
-            before = [row.experiment for row in night.rows if (row.experiment.decided_at or 0.0) < check.decided_at]
             score = _baseline(night) if base.experiment.is_baseline else base.experiment.score
-            events.append((check.decided_at, before[-1].number + 0.35, score or 0.0))
+            events.append((check.decided_at, _end_of(night, check.decided_at), score or 0.0))
     return [(x, y) for _, x, y in sorted(events)]
 
 
 def _baseline(night: Night) -> float:
-    return fmean(night.baseline_scores)
+    """As it was decided; later repeats belong to the claims they were made for."""
+    score = night.rows[0].experiment.score
+    return fmean(night.baseline_scores) if score is None else score
+
+
+def _end_of(night: Night, at: float) -> float:
+    """Where a check stands: half a step after the last experiment decided before it."""
+    before = [row.experiment.number for row in night.rows if (row.experiment.decided_at or 0.0) < at]
+    return before[-1] + 0.5
 
 
 def _points(axes: Axes, night: Night) -> None:
@@ -109,12 +116,12 @@ def _points(axes: Axes, night: Night) -> None:
             axes.scatter(*zip(*points, strict=True), zorder=4, label=label, **style)
     _clip_to_interesting(axes, night, measured)
     _failures(axes, night)
-    for row in [row for row in measured if row.status == "keep"][-LABELS_LIMIT:]:
+    for index, row in enumerate([row for row in measured if row.status == "keep"][-LABELS_LIMIT:]):
         near_the_end = row.experiment.number > 0.7 * night.rows[-1].experiment.number
         axes.annotate(
             _short(row.experiment.title),
             (row.experiment.number, row.experiment.score or 0.0),
-            xytext=(-8 if near_the_end else 8, -13),
+            xytext=(-8 if near_the_end else 8, -13 - 11 * (index % 2)),
             textcoords="offset points",
             ha="right" if near_the_end else "left",
             fontsize=8,
@@ -149,11 +156,10 @@ def _claims(axes: Axes, night: Night) -> None:
     """Each confirmation's own means: the unbiased numbers, beside the lucky first runs of the keeps."""
     drawn = False
     for check in night.confirmations:
-        head = night.row(check.head)
-        if head is None or check.head_score is None or check.threshold is None:
+        if check.head_score is None or check.threshold is None or check.decided_at is None:
             continue
         confirmed = check.verdict is Verdict.CONFIRMED
-        x = head.experiment.number + 0.2
+        x = _end_of(night, check.decided_at)
         axes.errorbar(
             [x],
             [check.head_score],
@@ -169,9 +175,9 @@ def _claims(axes: Axes, night: Night) -> None:
         axes.annotate(
             f"{'confirmed' if confirmed else 'not confirmed'} {check.gain or 0.0:+.4f}",
             (x, check.head_score),
-            xytext=(0, 16),
+            xytext=(-9, 5),
             textcoords="offset points",
-            ha="center",
+            ha="right",
             fontsize=9,
             color=CLAIM if confirmed else LOST,
             fontweight="bold",

@@ -71,6 +71,24 @@ def test_every_move_stays_inside_the_ranges_and_touches_few_knobs() -> None:
         assert "FIXED" not in moves(proposal)
 
 
+def test_it_looks_on_both_sides_of_a_knob_before_it_turns_to_the_next_one() -> None:
+    optimizer = Optimizer(seed=1, context=256)
+    optimizer.learn(SOURCE, 1.0)
+    depths = set()
+    for _ in range(2):
+        proposal = optimizer.propose(SOURCE, refuse_no_change)
+        depths.add(moves(proposal)["DEPTH"])
+        optimizer.learn(apply_edits(SOURCE, proposal.edits), 1.5)
+
+    assert depths == {1, 3}
+    assert list(moves(optimizer.propose(SOURCE, refuse_no_change))) == ["LR"]
+
+
+def refuse_no_change(proposal: Proposal) -> None:
+    if apply_edits(SOURCE, proposal.edits) == SOURCE:
+        raise Rejected("changes nothing")
+
+
 def test_device_batches_always_fill_a_step() -> None:
     for total in (2**10, 2**12, 2**14):
         for device in (4, 16, 64):
