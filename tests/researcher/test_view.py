@@ -1,0 +1,220 @@
+"""The read model and what is drawn from it: numbers people will believe, so each is checked against the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from researcher.decision import Ruling, judge_claim
+from researcher.experiment import CheckKind, Decision, Prices, Run
+from researcher.journal import Journal
+from researcher.picture import draw
+from researcher.projections import HEADER, results_tsv, write_whole
+from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
+from researcher.view import Night, look
+from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult, profile_named
+
+PROFILE = profile_named("cpu")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Story:
+    """Writes a night down as the loop would, without running anything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = Journal(folder)
+        self.at = 0.0
+        self.journal.start_run(
+            tag="t",
+            profile="cpu",
+            budget=15.0,
+            branch="overnight/t",
+            base_commit="b" * 40,
+            data_sha256="d",
+            seed=1,
+            prices=Prices(per_hour=3600.0, per_mtoken=10.0),
+            source="A = 1\n",
+            fingerprint="f0",
+            at=self.tick(),
+        )
+
+    @property
+    def run(self) -> Run:
+        found = self.journal.run()
+        assert found is not None
+        return found
+
+    def tick(self) -> float:
+        self.at += 1.0
+        return self.at
+
+    def measure(self, experiment: int, kind: Kind, score: float | None, confirmation: int | None = None) -> None:
+        trial = self.journal.add_trial(
+            self.run, experiment, kind, seed=int(self.at), at=self.tick(), confirmation=confirmation
+        )
+        outcome = Outcome.OK if score is not None else Outcome.CRASHED
+        metric = None if score is None else Metric("val_bpb", score)
+        result = TrialResult("i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), metric, peak_memory_mib=953.674)
+        self.journal.finish_trial(trial, result, self.tick())
+
+    def baseline(self, *scores: float) -> None:
+        first = self.journal.numbered(0)
+        self.journal.measuring(first)
+        for score in scores:
+            self.measure(first.id, Kind.BASELINE, score)
+        mean = sum(scores) / len(scores)
+        self.journal.decide(first, Outcome.OK, Ruling(Decision.KEEP, "baseline", mean), 0.01, self.tick())
+        self.journal.applied(first, self.tick())
+
+    def try_out(self, title: str, score: float | None, decision: Decision) -> int:
+        number = len(self.journal.experiments())
+        proposal = Proposal(Proposer.LLM, title, "h", (SetKnobs({"A": 2}),), cost=LlmCost("u", "m", 1, 400, 100, 2.0))
+        item = self.journal.propose(self.run, proposal, Candidate("A = 2\n", f"f{number}", 0), self.tick())
+        self.journal.committed(item, f"{number}" * 40)
+        self.journal.measuring(item)
+        self.measure(item.id, Kind.FIRST, score)
+        outcome = Outcome.OK if score is not None else Outcome.CRASHED
+        self.journal.decide(item, outcome, Ruling(decision, "because", score, 0.0), 0.01, self.tick())
+        self.journal.applied(item, self.tick())
+        return item.id
+
+    def claim(self, head: list[float], base: list[float]) -> None:
+        assert self.run.incumbent is not None
+        assert self.run.confirmed is not None
+        self.journal.open_check(
+            self.run, CheckKind.CLAIM, self.run.incumbent, self.run.confirmed, len(head), self.tick()
+        )
+        check = self.journal.open_confirmation()
+        assert check is not None
+        assert check.base is not None
+        for mine, theirs in zip(head, base, strict=True):
+            self.measure(check.head, Kind.CONFIRM, mine, check.id)
+            self.measure(check.base, Kind.CONFIRM, theirs, check.id)
+        claim = judge_claim(head, base, 0.01)
+        assert claim.verdict is not None
+        self.journal.decide_claim(check, claim.verdict, claim, 0.01, self.tick())
+        decided = self.journal.open_confirmation()
+        assert decided is not None
+        self.journal.check_applied(decided, self.tick())
+
+    def night(self) -> Night:
+        found = look(self.journal, PROFILE)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path)
+    yield made
+    made.journal.close()
+
+
+def test_a_confirmed_gain_is_the_fresh_seeds_mean_and_never_the_lucky_first_run(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("lucky", 1.60, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+
+    gain = story.night().gain
+
+    assert gain is not None
+    assert gain.confirmed == pytest.approx(0.11)
+    assert gain.provisional is None
+
+
+def test_a_rolled_back_keep_is_shown_as_such_and_claims_nothing(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    first = story.try_out("lucky", 1.70, Decision.KEEP)
+    second = story.try_out("luckier", 1.69, Decision.KEEP)
+    story.claim([1.81] * 4, [1.81] * 4)
+
+    night = story.night()
+
+    assert night.gain is not None
+    assert (night.gain.confirmed, night.gain.provisional) == (None, None)
+    rows = {row.experiment.id: row for row in night.rows}
+    assert rows[first].rolled_back
+    assert rows[second].rolled_back
+    assert not rows[second].confirmed
+    assert night.incumbent is not None
+    assert night.incumbent.experiment.is_baseline
+
+
+def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    kept = story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    lucky = story.try_out("lucky", 1.69, Decision.KEEP)
+    story.claim([1.70] * 4, [1.70] * 4)
+
+    night = story.night()
+
+    rows = {row.experiment.id: row for row in night.rows}
+    assert rows[kept].confirmed
+    assert not rows[kept].rolled_back
+    assert rows[lucky].rolled_back
+    assert night.gain is not None
+    assert night.gain.confirmed == pytest.approx(0.11)
+
+
+def test_before_a_claim_a_gain_is_only_provisional(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+
+    gain = story.night().gain
+
+    assert gain is not None
+    assert gain.confirmed is None
+    assert gain.provisional == pytest.approx(0.11)
+
+
+def test_the_cost_counts_trials_tokens_and_money(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("a", 1.70, Decision.KEEP)
+    story.try_out("b", None, Decision.CRASH)
+
+    cost = story.night().cost
+
+    assert (cost.trial_s, cost.llm_s, cost.llm_tokens) == (8.0, 4.0, 1000)
+    assert cost.money == pytest.approx(8.0 + 0.01)
+
+
+def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("tabs\tand\nnewlines", 1.70, Decision.KEEP)
+    story.try_out("broken", None, Decision.CRASH)
+    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+
+    lines = results_tsv(story.night()).splitlines()
+
+    assert lines[0] == HEADER
+    assert [line.split("\t") for line in lines[1:]] == [
+        ["bbbbbbb", "1.810000", "1.0", "keep", "baseline"],
+        ["1111111", "1.700000", "1.0", "keep", "tabs and newlines"],
+        ["2222222", "—", "1.0", "crash", "broken"],
+    ]
+
+
+def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
+    assert draw(story.night()).startswith(PNG)
+
+    story.baseline(1.80, 1.82)
+    assert draw(story.night()).startswith(PNG)
+
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.try_out("far off", 9.0, Decision.DISCARD)
+    story.try_out("broken", None, Decision.CRASH)
+    story.claim([1.70] * 4, [1.81] * 4)
+    assert draw(story.night()).startswith(PNG)
+
+
+def test_a_projection_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.tsv"
+    path.write_text("old and much longer than the new one")
+
+    write_whole(path, b"new")
+
+    assert path.read_bytes() == b"new"
+    assert [item.name for item in tmp_path.iterdir()] == ["results.tsv"]

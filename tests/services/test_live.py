@@ -1,0 +1,56 @@
+"""The live view as text: what a person sees at a glance."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from researcher.experiment import Decision
+from researcher.view import Now
+from services.live import Scene, clock_text, draw
+from tests.researcher.test_view import Story
+from trainer.jobs import Progress
+
+
+def seen(scene: Scene) -> str:
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(draw(scene))
+    return console.export_text()
+
+
+def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
+    assert "the researcher starts" in seen(Scene(None, Now("the researcher starts", None, None), 12, 3.0, "", None))
+
+
+def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("wider", 1.70, Decision.KEEP)
+    story.try_out("broken", None, Decision.CRASH)
+    now = Now("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25))
+
+    text = seen(Scene(story.night(), now, 12, 65.0, "trainer running", "none: away"))
+
+    story.journal.close()
+    for expected in (
+        "timed · step 40 · loss 4.2500",
+        "baseline  1.810000 over 2 seeds",
+        "best      1.700000 provisional: wider",
+        "+0.110000 provisional (not yet a claim)",
+        "2 of 12",
+        "1 keep",
+        "1 crash",
+        "to go",
+        "none: away",
+        "trainer running",
+        "1:05",
+    ):
+        assert expected in text, expected
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
+def test_seconds_are_written_as_people_read_them(seconds: float, text: str) -> None:
+    assert clock_text(seconds) == text
