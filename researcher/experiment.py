@@ -55,6 +55,9 @@ class RequestState(StrEnum):
     REFUSED = "refused"
 
 
+ASKED_TO_PAUSE = "a person asked for it"
+
+
 @dataclass(frozen=True)
 class Prices:
     """What a night costs, in the owner's currency. None where the owner did not say."""

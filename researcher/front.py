@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from researcher.experiment import ASKED_TO_PAUSE
 from researcher.journal import Journal
 
 
@@ -38,7 +39,7 @@ class Front:
             case "submit":
                 return "taken in; it runs next, as it is", True
             case "pause":
-                self._journal.pause(run, "a person asked for it")
+                self._journal.pause(run, ASKED_TO_PAUSE)
                 return "paused after the running trial; `overnight resume` goes on", False
             case "resume":
                 was = "running" if run.paused is None else f"paused ({run.paused})"

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from researcher.checks import advance_check, check_due, open_check
 from researcher.decision import Ruling, decide
-from researcher.experiment import Decision, Experiment, Run, State, Trial
+from researcher.experiment import ASKED_TO_PAUSE, Decision, Experiment, Run, State, Trial
 from researcher.lab import Lab
 from researcher.llm import Draft
 from researcher.proposers import tried
@@ -28,6 +28,8 @@ class Finished(Exception):
 
 def work(lab: Lab) -> None:
     """Make git agree with the journal, then step until the goal is reached. Returns then; never otherwise."""
+    if lab.run.paused not in (None, ASKED_TO_PAUSE):
+        lab.journal.pause(lab.run, None)  # a fault that was held when we were stopped: a start is a try
     lab.workspace.restore(git_state(lab))
     lab.project()
     while True:

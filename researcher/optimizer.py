@@ -30,7 +30,7 @@ from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
 SIGNIFICANT_DIGITS = 3
 DRAWS = 50
 DRAWS_A_KNOB = 4
-NEAR_SHARE = 0.25
+STEP_SHARES = (0.1, 0.25)
 _FREE_KNOBS = (1, 1, 2, 2, 3)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -108,7 +108,7 @@ class Optimizer:
     def _draw(self, knobs: dict[str, Knob], draw: int) -> Proposal:
         chance = random.Random(f"{self._seed} {len(self._observations)} {draw}")
         values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
-        near = self._near(values)[draw // DRAWS_A_KNOB : draw // DRAWS_A_KNOB + 1]
+        near = self._near(values, chance)[draw // DRAWS_A_KNOB : draw // DRAWS_A_KNOB + 1]
         free = near[0] if near else self._some(chance)
         self._study.sampler = TPESampler(n_startup_trials=1, seed=chance.randrange(2**31))
         trial = self._study.ask(free)
@@ -116,12 +116,12 @@ class Optimizer:
         moved = {name: _from_study(trial.params[name], self._ranges[name]) for name in free}
         return _proposal(values, whole_batches(values | moved, self._context))
 
-    def _near(self, values: dict[str, KnobValue]) -> list[dict[str, BaseDistribution]]:
+    def _near(self, values: dict[str, KnobValue], chance: random.Random) -> list[dict[str, BaseDistribution]]:
         """Each knob with an untried side, in the order of the file, and the values near the incumbent's there."""
         found = []
         for name, wanted in self._ranges.items():
             seen = [observation.knobs[name] for observation in self._observations if name in observation.knobs]
-            near = _untried_near(wanted, values[name], seen)
+            near = _untried_near(wanted, values[name], seen, chance)
             if near is not None:
                 found.append({name: near})
         return found
@@ -132,22 +132,31 @@ class Optimizer:
         return {name: _distribution(self._ranges[name]) for name in names}
 
 
-def _untried_near(wanted: Range, value: KnobValue, seen: list[KnobValue]) -> BaseDistribution | None:
-    """Values within a quarter of the range on the sides of `value` where nothing was seen; None when both were."""
+def _untried_near(
+    wanted: Range, value: KnobValue, seen: list[KnobValue], chance: random.Random
+) -> BaseDistribution | None:
+    """A real step from `value` to a side where nothing was seen, or None: from a tenth to a quarter of the range."""
     whole = _distribution(wanted)
     if isinstance(whole, CategoricalDistribution):
         return whole if len(set(seen)) < 2 else None
     assert isinstance(whole, IntDistribution | FloatDistribution)
-    scale, unscale = (math.log, math.exp) if whole.log else (float, float)
     at, known = _number(value, wanted), [_number(each, wanted) for each in seen]
-    reach = NEAR_SHARE * (scale(whole.high) - scale(whole.low))
-    low = at if any(each < at for each in known) else max(whole.low, unscale(scale(at) - reach))
-    high = at if any(each > at for each in known) else min(whole.high, unscale(scale(at) + reach))
+    sides = [side for side in (-1, 1) if not any(side * each > side * at for each in known)]
+    steps = [step for side in sides if (step := _step(whole, at, side)) is not None]
+    return chance.choice(steps) if steps else None
+
+
+def _step(whole: IntDistribution | FloatDistribution, at: float, side: int) -> BaseDistribution | None:
+    scale, unscale = (math.log, math.exp) if whole.log else (float, float)
+    width = scale(whole.high) - scale(whole.low)
+    ends = sorted(unscale(scale(at) + side * share * width) for share in STEP_SHARES)
     if isinstance(whole, IntDistribution):
-        low = at if low == at else max(whole.low, min(round(low), int(at) - 1))
-        high = at if high == at else min(whole.high, max(round(high), int(at) + 1))
-        return IntDistribution(int(low), int(high), log=whole.log) if low < high else None
-    return FloatDistribution(low, high, log=whole.log) if low < high else None
+        nearest = int(at) + side
+        low, high = sorted((nearest if abs(round(end) - at) < 1 else round(end)) for end in ends)
+        low, high = max(low, whole.low), min(high, whole.high)
+        return IntDistribution(int(low), int(high), log=whole.log) if low <= high else None
+    floor, ceiling = max(ends[0], whole.low), min(ends[1], whole.high)
+    return FloatDistribution(floor, ceiling, log=whole.log) if floor < ceiling else None
 
 
 def _number(value: KnobValue, wanted: Range) -> float:

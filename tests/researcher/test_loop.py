@@ -223,6 +223,27 @@ def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(ni
         lambda history: any(trial.attempt >= 2 for trial in history.trials()), "the baseline to be tried once more"
     )
     assert researcher.poll() is None
+    researcher.send_signal(signal.SIGKILL)
+    researcher.wait(10)
+    with history_of(night) as history:
+        attempts = max(trial.attempt for trial in history.trials())
+    night.start_researcher()
+    night.wait_until(
+        lambda history: any(trial.attempt > attempts for trial in history.trials()), "a start to be a try as well"
+    )
+
+
+def test_a_pause_that_a_person_asked_for_outlives_a_restart(night: ScriptedNight) -> None:
+    night.start_trainer()
+    researcher = night.start_researcher()
+    night.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
+    answer(night.bus, ask(night.bus, "pause"), 20)
+    researcher.send_signal(signal.SIGKILL)
+    researcher.wait(10)
+
+    night.start_researcher()
+
+    assert "it was paused" in (answer(night.bus, ask(night.bus, "resume"), 20) or "")
 
 
 @pytest.mark.parametrize(
