@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rq import Queue, SimpleWorker
 from rq.exceptions import DuplicateJobError
@@ -17,7 +17,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import REQUESTS, Bus
+from trainer.jobs import REQUESTS, Bus, ClosedJob
 
 logger = logging.getLogger(__name__)
 
@@ -28,23 +28,10 @@ BODY_LIMIT_CHARACTERS = 300_000
 Receiver = Callable[[str, str, str], str]
 
 
-class RequestJob(Job):
-    """An RQ job that can only be a request, whatever name its hash carries."""
+class RequestJob(ClosedJob):
+    """Asks the researcher for something. The table is filled when the desk opens: the answers come from its journal."""
 
-    receiver: ClassVar[Receiver | None] = None
-
-    @property
-    def func(self) -> Callable[..., Any]:
-        """Raises ValueError for any function but the one of the table."""
-        receiver = type(self).receiver
-        if self.func_name != RECEIVE or self.instance is not None or receiver is None:
-            raise ValueError(f"{self.func_name} is not a request")
-        return receiver
-
-    def restore(self, raw_data: Any) -> None:
-        """Callbacks named in Redis are never imported."""
-        super().restore(raw_data)
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+    functions: ClassVar[dict[str, Receiver]] = {}
 
 
 class Desk(SimpleWorker):
@@ -53,7 +40,7 @@ class Desk(SimpleWorker):
     @classmethod
     def open(cls, bus: Bus, receiver: Receiver) -> Desk:
         """Serve with `receiver(id, kind, body) -> answer`, first what a killed researcher left."""
-        RequestJob.receiver = receiver
+        RequestJob.functions[RECEIVE] = receiver
         queue = bus.queue(REQUESTS)
         desk = cls(
             [queue],

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +21,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from trainer import linux
-from trainer.jobs import TRIALS
+from trainer.jobs import TRIALS, ClosedJob
 from trainer.launch import sweep
 from trainer.presence import IDLE, Presence
 from trainer.work import FUNCTIONS, tell_to_stop
@@ -34,34 +33,14 @@ _PATIENCE_S = 10.0
 _LOCK_S = 2.0
 
 
-class NotInTable(ValueError):
-    """A job asked for a function that is no work of a trainer."""
-
-
 class WorkFolderTaken(RuntimeError):
     """Another worker uses this work folder."""
 
 
-class TrialJob(Job):
-    """A job that can ask for nothing but what is in the table: RQ itself would import any name from Redis."""
+class TrialJob(ClosedJob):
+    """Asks for a trial, or for nothing."""
 
-    @property
-    def func(self) -> Callable[..., Any]:
-        """The function; raises NotInTable."""
-        if self.func_name not in FUNCTIONS:
-            raise NotInTable(f"{self.func_name!r} is no work of a trainer; it does: {', '.join(FUNCTIONS)}")
-        return FUNCTIONS[self.func_name]
-
-    def restore(self, raw_data: Any) -> None:
-        """Read the job, and drop everything in it that would run or call something else."""
-        super().restore(raw_data)
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
-        self.webhooks = []
-        self.retries_left = None
-
-    def _deserialize_data(self) -> None:
-        super()._deserialize_data()  # type: ignore[no-untyped-call]
-        self._instance = None
+    functions = FUNCTIONS
 
 
 class TrialWorker(Worker):

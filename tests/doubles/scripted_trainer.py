@@ -12,13 +12,12 @@ import random
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rq import SimpleWorker
-from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, Metric, Outcome, Timing, TrialResult, TrialSpec, connect
+from trainer.jobs import RUN_TRIAL, TRIALS, ClosedJob, Metric, Outcome, Timing, TrialResult, TrialSpec, connect
 
 NOISE = 0.002
 
@@ -48,14 +47,10 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
     ).to_json()
 
 
-class ScriptedJob(Job):
-    """Knows one function."""
+class ScriptedJob(ClosedJob):
+    """Asks for a scripted answer."""
 
-    @property
-    def func(self) -> Any:
-        """The scripted answer."""
-        assert self.func_name == RUN_TRIAL
-        return answer
+    functions: ClassVar = {RUN_TRIAL: answer}
 
 
 def main() -> None:

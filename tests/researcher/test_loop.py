@@ -14,6 +14,7 @@ from researcher.errors import JournalError
 from researcher.experiment import CheckKind, Decision, RequestState, State, Verdict
 from researcher.history import History
 from tests.researcher.conftest import SUBJECT, ScriptedNight
+from trainer.jobs import REQUESTS
 
 BRANCH = "overnight/night"
 
@@ -182,6 +183,21 @@ def test_a_submitted_file_that_does_not_parse_is_refused_in_words_and_costs_no_t
         request = history.request("submit-bad")
     assert request is not None
     assert "parse" in request.answer
+
+
+def test_a_request_that_names_another_function_is_refused_and_runs_nothing(
+    night: ScriptedNight, tmp_path: Path
+) -> None:
+    night.start_trainer()
+    researcher = night.start_researcher()
+    night.wait_until(lambda history: history.run() is not None, "the run")
+    witness = tmp_path / "witness"
+
+    night.bus.queue(REQUESTS).enqueue_call("os.mkdir", args=(str(witness),), job_id="evil", result_ttl=-1)
+
+    assert "no work of this process" in (answer(night.bus, "evil", 20) or "")
+    assert not witness.exists()
+    assert researcher.poll() is None
 
 
 def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(night: ScriptedNight) -> None:

@@ -119,7 +119,7 @@ def test_job_that_names_another_function_fails_without_running(start: Callable[[
     assert not witness.exists()
     failure = job.latest_result()
     assert failure is not None
-    assert "is no work of a trainer" in str(failure.exc_string)
+    assert "is no work of this process" in str(failure.exc_string)
 
 
 def test_callbacks_of_a_job_are_ignored(start: Callable[[], Trainer], spec: MakeSpec, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ trial a card can carry. Importing this costs neither torch nor a connection.
 """
 
 from trainer.jobs.bus import REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, connect
+from trainer.jobs.closed import ClosedJob, NotInTable
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.result import (
     Device,
@@ -28,10 +29,12 @@ __all__ = [
     "BusError",
     "Caps",
     "Clock",
+    "ClosedJob",
     "Device",
     "Kind",
     "LossPoint",
     "Metric",
+    "NotInTable",
     "Outcome",
     "Profile",
     "ProfileError",
