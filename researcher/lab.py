@@ -146,6 +146,7 @@ class Lab:
                     trial = self._take(trial, spec, result)
                 case Fault(reason):
                     trial = self._lose(trial, spec, reason)
+                    self.trials.forget(spec.id)
                 case Waiting():
                     self._wait(spec)
                 case Absent():

@@ -1,0 +1,111 @@
+"""The researcher's side of the trial queue: handed out once, answered by the right work only, never lost silently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from rq import SimpleWorker
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from services.redis.server import RedisServer
+from tests.doubles.scripted_trainer import ScriptedJob
+from trainer.jobs import TRIALS, Bus, Kind, TrialResult, TrialSpec, connect, files_digest, profile_named
+
+CPU = profile_named("cpu")
+
+
+def spec(trial: str = "t-1-t0-a0", level: str = "1.5") -> TrialSpec:
+    files = {"train.py": f"LEVEL = {level}\n"}
+    return TrialSpec(trial, Kind.FIRST, "cpu", files, files_digest(files), "d", 3, CPU.budget, CPU.caps)
+
+
+@pytest.fixture
+def bus(server: RedisServer) -> Iterator[Bus]:
+    made = Bus(connect(server.url, password=server.password))
+    made.connection.flushall()
+    yield made
+    made.connection.flushall()
+    made.connection.close()
+
+
+def work_off(bus: Bus) -> None:
+    worker = SimpleWorker([TRIALS], connection=bus.connection, serializer=JSONSerializer, job_class=ScriptedJob)
+    worker.work(burst=True, logging_level="WARNING")
+
+
+def test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work(bus: Bus) -> None:
+    queue = TrialQueue(bus)
+    for _ in range(2):
+        queue.hand_out(spec())
+
+    assert bus.queue(TRIALS).get_job_ids() == ["t-1-t0-a0"]
+    assert queue.look("t-1-t0-a0", spec().digest) == Waiting()
+    work_off(bus)
+
+    answer = queue.look("t-1-t0-a0", spec().digest)
+    assert isinstance(answer, TrialResult)
+    assert answer.metric is not None
+
+
+def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: Bus) -> None:
+    queue = TrialQueue(bus)
+    queue.hand_out(spec(level="1.1"))
+    work_off(bus)
+
+    assert isinstance(queue.look("t-1-t0-a0", spec(level="1.5").digest), Fault)
+
+
+def test_an_unknown_trial_is_absent_and_a_forgotten_one_too(bus: Bus) -> None:
+    queue = TrialQueue(bus)
+    assert queue.look("t-1-t0-a0", "d") == Absent()
+
+    queue.hand_out(spec())
+    work_off(bus)
+    queue.forget("t-1-t0-a0")
+    queue.forget("t-1-t0-a0")
+
+    assert queue.look("t-1-t0-a0", spec().digest) == Absent()
+
+
+def test_a_job_that_stands_in_no_list_is_noticed_and_handed_out_again(bus: Bus) -> None:
+    queue = TrialQueue(bus)
+    queue.hand_out(spec())
+    bus.connection.delete(bus.queue(TRIALS).key)
+
+    assert queue.look("t-1-t0-a0", spec().digest) == Absent()
+
+    queue.hand_out(spec())
+    work_off(bus)
+    assert isinstance(queue.look("t-1-t0-a0", spec().digest), TrialResult)
+
+
+def test_a_failed_job_is_a_fault_with_its_last_line(bus: Bus) -> None:
+    queue = TrialQueue(bus)
+    broken = spec(level="none")
+    queue.hand_out(broken)
+    work_off(bus)
+
+    found = queue.look("t-1-t0-a0", broken.digest)
+
+    assert isinstance(found, Fault)
+    assert "a scripted subject has a LEVEL" in found.reason
+
+
+def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends(bus: Bus) -> None:
+    now = [0.0]
+    queue = TrialQueue(bus, clock=lambda: now[0])
+    queue.hand_out(spec())
+    job = Job.fetch("t-1-t0-a0", connection=bus.connection, serializer=JSONSerializer)
+    rq_queue = bus.queue(TRIALS)
+    bus.connection.delete(rq_queue.key)
+    job.set_status(JobStatus.STARTED)
+    bus.connection.zadd(rq_queue.started_job_registry.key, {"t-1-t0-a0:gone": 1.0})
+
+    now[0] += 100
+    found = queue.look("t-1-t0-a0", spec().digest)
+
+    assert isinstance(found, Fault)
+    assert "Abandoned" in found.reason
