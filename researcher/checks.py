@@ -93,8 +93,7 @@ def _add(lab: Lab, check: Confirmation, experiment: int, kind: Kind) -> Trial:
 
 def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
     """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine."""
-    assert trial.result is not None
-    reason = f"experiment {lab.journal.experiment(trial.experiment).number} {trial.outcome}: {trial.result.reason}"
+    reason = f"experiment {lab.journal.experiment(trial.experiment).number} {trial.outcome}: {trial.reason}"
     logger.warning("no claim: %s", reason)
     if trial.experiment == check.head:
         lab.journal.decide_check(check, Verdict.ROLLED_BACK, reason, lab.clock(), fall_back_to=check.base)
@@ -105,11 +104,10 @@ def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
 def _recheck(lab: Lab, check: Confirmation) -> None:
     trials = lab.journal.trials(confirmation=check.id) or [_add(lab, check, check.head, Kind.DRIFT)]
     trial = lab.measure(trials[0])
-    assert trial.result is not None
     if trial.outcome is Outcome.OK:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return
-    reason = f"{trial.outcome}: {trial.result.reason}"
+    reason = f"{trial.outcome}: {trial.reason}"
     target = _fall_back(lab, check.head)
     lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), fall_back_to=target)
     logger.warning("experiment %d fails now: %s", lab.journal.experiment(check.head).number, reason)

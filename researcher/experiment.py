@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from researcher.proposal import LlmCost, Proposer
-from trainer.jobs import Kind, Outcome, TrialResult
+from trainer.jobs import Kind, Outcome
 
 
 class State(StrEnum):
@@ -125,7 +125,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement of an experiment's candidate; `attempt` rises when the machine loses one."""
+    """One measurement of an experiment's candidate; `attempt` rises when the machine loses one.
+
+    The whole result, with its loss curve and log, is asked for by id: `History.result`.
+    """
 
     id: int
     experiment: int
@@ -138,9 +141,11 @@ class Trial:
     score_to_beat: float | None
     finished: bool
     outcome: Outcome | None
+    reason: str | None
     val_bpb: float | None
     heldout_bpb: float | None
-    result: TrialResult | None
+    wall_s: float | None
+    memory_mib: float | None
     queued_at: float
     finished_at: float | None
 

@@ -15,10 +15,15 @@ from researcher.errors import JournalError
 from researcher.experiment import Confirmation, Experiment, Request, RequestState, Run, Trial
 from researcher.proposal import Proposal
 from researcher.store import confirmation_of, experiment_of, open_database, request_of, run_of, trial_of
+from trainer.jobs import TrialResult
 
 Row = TypeVar("Row")
 
-# Sources and proposals stay in the file until asked for: a long night holds megabytes of them.
+# Sources, proposals and results stay in the file until asked for: a long night holds megabytes of them.
+_TRIAL = (
+    "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
+    " val_bpb, heldout_bpb, wall_s, memory_mib, queued_at, finished_at FROM trial"
+)
 _EXPERIMENT = (
     "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"
     " outcome, decision, reason, score, margin, sigma, llm_endpoint, llm_model, llm_calls, llm_prompt_tokens,"
@@ -96,8 +101,7 @@ class History:
         return [
             trial_of(row)
             for row in self._all(
-                "SELECT * FROM trial WHERE (?1 IS NULL OR experiment = ?1) AND (?2 IS NULL OR confirmation = ?2) "
-                "ORDER BY id",
+                f"{_TRIAL} WHERE (?1 IS NULL OR experiment = ?1) AND (?2 IS NULL OR confirmation = ?2) ORDER BY id",
                 experiment,
                 confirmation,
             )
@@ -106,6 +110,19 @@ class History:
     def request(self, request: str) -> Request | None:
         """By its client-made id."""
         return next(map(request_of, self._all("SELECT * FROM request WHERE id = ?", request)), None)
+
+    def trial(self, trial: int) -> Trial:
+        """By id. Raises JournalError when there is none."""
+        return self._one(trial_of, f"{_TRIAL} WHERE id = ?", trial)
+
+    def running_trial(self) -> Trial | None:
+        """The one that is queued or running, if any."""
+        return next(map(trial_of, self._all(f"{_TRIAL} WHERE state = 'queued' ORDER BY id DESC LIMIT 1")), None)
+
+    def result(self, trial: int) -> TrialResult | None:
+        """All that a trainer said of a trial; None before it is finished."""
+        (text,) = self._one(tuple, "SELECT result FROM trial WHERE id = ?", trial)
+        return None if text is None else TrialResult.from_json(json.loads(text))
 
     def trial_count(self) -> int:
         """How many trials were ever asked for."""

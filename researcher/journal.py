@@ -27,7 +27,7 @@ from researcher.experiment import (
 )
 from researcher.history import History
 from researcher.proposal import Candidate, Proposal
-from researcher.store import request_of, run_of, transaction, trial_of
+from researcher.store import request_of, run_of, transaction
 from trainer.jobs import Kind, Outcome, TrialResult
 
 
@@ -153,7 +153,8 @@ class Journal(History):
                 " ?5, ?6, 'queued', ?7)",
                 (run.id, experiment, confirmation, kind, seed, score_to_beat, at),
             ).lastrowid
-        return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial)
+        assert trial is not None
+        return self.trial(trial)
 
     def attempt_again(self, trial: Trial, *, fault: bool) -> Trial:
         """The machine lost an attempt (`fault`), or a stop preempted it: the next one has a new id."""
@@ -162,27 +163,30 @@ class Journal(History):
             " AND state = 'queued'",
             int(fault), trial.id, trial.attempt,
         )  # fmt: skip
-        return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial.id)
+        return self.trial(trial.id)
 
     def measure_again(self, trial: Trial) -> None:
         """A finished trial whose failure was the machine's: forget its result and begin another attempt."""
         self._change(
-            "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, result = NULL,"
-            " finished_at = NULL WHERE id = ? AND state = 'finished' AND val_bpb IS NULL",
+            "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
+            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL"
+            " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL",
             trial.id,
         )
 
     def finish_trial(self, trial: Trial, result: TrialResult, at: float) -> Trial:
         """The answer of the current attempt."""
         self._change(
-            "UPDATE trial SET state = 'finished', outcome = ?, val_bpb = ?, heldout_bpb = ?, result = ?,"
-            " finished_at = ? WHERE id = ? AND attempt = ? AND state = 'queued'",
-            result.outcome,
+            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?, wall_s = ?,"
+            " memory_mib = ?, result = ?, finished_at = ? WHERE id = ? AND attempt = ? AND state = 'queued'",
+            result.outcome, result.reason,
             None if result.metric is None else result.metric.value,
             None if result.heldout is None else result.heldout.value,
+            None if result.timing is None else result.timing.wall_s,
+            result.peak_vram_mib or result.peak_memory_mib,
             json.dumps(result.to_json()), at, trial.id, trial.attempt,
         )  # fmt: skip
-        return self._one(trial_of, "SELECT * FROM trial WHERE id = ?", trial.id)
+        return self.trial(trial.id)
 
     # Steps of a confirmation
 

@@ -144,7 +144,6 @@ def _measure_candidate(lab: Lab, experiment: Experiment) -> None:
     ]
     trial = lab.measure(trials[0])
     assert trial.outcome is not None
-    assert trial.result is not None
     sigma = lab.sigma()
     ruling = decide(
         trial.outcome,
@@ -153,7 +152,7 @@ def _measure_candidate(lab: Lab, experiment: Experiment) -> None:
         added_lines=experiment.added_lines or 0,
         sigma=sigma,
         rule=lab.rule,
-        detail=trial.result.reason,
+        detail=trial.reason or "",
     )
     lab.journal.decide(experiment, trial.outcome, ruling, sigma, lab.clock())
     logger.info("%d %s: %s (%s)", experiment.number, ruling.decision, experiment.title, ruling.reason)
@@ -179,8 +178,7 @@ def _measure_baseline(lab: Lab, experiment: Experiment) -> None:
 
 
 def _baseline_failed(lab: Lab, trial: Trial) -> None:
-    assert trial.result is not None
-    reason = f"the baseline fails ({trial.outcome}: {trial.result.reason})"
+    reason = f"the baseline fails ({trial.outcome}: {trial.reason})"
     lab.journal.measure_again(trial)
     lab.hold(f"{reason}; mend the subject or the machine, then `overnight resume`")
 

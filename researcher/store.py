@@ -7,7 +7,6 @@ committed step survives kill -9 and power loss. Not for network file systems, wh
 from __future__ import annotations
 
 import fcntl
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from researcher.experiment import (
     Verdict,
 )
 from researcher.proposal import LlmCost, Proposer
-from trainer.jobs import Kind, Outcome, TrialResult
+from trainer.jobs import Kind, Outcome
 
 JOURNAL_FILE = "journal.db"
 
@@ -140,12 +139,11 @@ def _cost_of(row: sqlite3.Row) -> LlmCost | None:
 
 
 def trial_of(row: sqlite3.Row) -> Trial:
-    """Column for column; the result is parsed."""
+    """Column for column."""
     values = _plain(row, Trial)
     values["kind"] = Kind(row["kind"])
     values["finished"] = row["state"] == "finished"
     values["outcome"] = _maybe(Outcome, row["outcome"])
-    values["result"] = None if row["result"] is None else TrialResult.from_json(json.loads(row["result"]))
     return Trial(**values)
 
 

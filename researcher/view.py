@@ -23,7 +23,7 @@ from researcher.experiment import (
     Verdict,
 )
 from researcher.history import History
-from trainer.jobs import Bus, Outcome, Profile, Progress, TrialResult, trial_id
+from trainer.jobs import Bus, Outcome, Profile, Progress, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
 
@@ -48,8 +48,7 @@ class Row:
     @property
     def memory_gb(self) -> float | None:
         """Peak memory: the GPU's where there is one, else the process tree's."""
-        result = None if self.trial is None else self.trial.result
-        mib = None if result is None else (result.peak_vram_mib or result.peak_memory_mib)
+        mib = None if self.trial is None else self.trial.memory_mib
         return None if mib is None else mib / MIB_PER_GB
 
 
@@ -154,8 +153,7 @@ def look(history: History, profile: Profile) -> Night | None:
 
 def now(history: History, bus: Bus) -> Now:
     """What is going on, as far as the bus knows."""
-    run, doing = history.run(), bus.doing("researcher")
-    running = next((trial for trial in reversed(history.trials()) if not trial.finished), None)
+    run, doing, running = history.run(), bus.doing("researcher"), history.running_trial()
     if run is None or running is None:
         return Now(doing or "not running", None, None)
     number = history.experiment(running.experiment).number
@@ -197,7 +195,7 @@ def _gain(
 def _cost(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
     costs = [item.cost for item in experiments if item.cost is not None]
     tokens = sum((cost.prompt_tokens or 0) + (cost.answer_tokens or 0) for cost in costs)
-    trial_s = sum(_wall_s(trial.result) for trial in trials)
+    trial_s = sum(trial.wall_s or 0.0 for trial in trials)
     prices = run.prices
     parts = [
         None if prices.per_hour is None else prices.per_hour * trial_s / 3600,
@@ -205,10 +203,6 @@ def _cost(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
     ]
     known = [part for part in parts if part is not None]
     return Cost(trial_s, sum(cost.seconds for cost in costs), tokens, sum(known) if known else None)
-
-
-def _wall_s(result: TrialResult | None) -> float:
-    return 0.0 if result is None or result.timing is None else result.timing.wall_s
 
 
 def waiting(night: Night) -> list[Request]:

@@ -30,7 +30,9 @@ def open_bus(state: State) -> Bus:
         return Bus(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
     server = running_server(state.redis)
     if server is None:
-        raise DoorError(f"no night is running in {state.root}; start it with `overnight run`")
+        raise DoorError(
+            f"no night is running in {state.root}; start it with `overnight run` (or, for one on your own server, set REDIS_URL)"
+        )
     return Bus(connect(server.url, password=server.password, patient=False))
 
 

@@ -134,10 +134,11 @@ def _tell(history: History, experiment: Experiment, state: State, console: Conso
     for item in history.trials(experiment=experiment.id):
         score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
         console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
-        if item.result is not None and item.result.log is not None:
-            console.rule(f"log, {item.result.log.seen_bytes:,} bytes seen")
-            path = state.trials / item.result.log.path
-            console.out(path.read_text(errors="replace") if path.exists() else item.result.log.tail, highlight=False)
+        result = history.result(item.id)
+        if result is not None and result.log is not None:
+            console.rule(f"log, {result.log.seen_bytes:,} bytes seen")
+            path = state.trials / result.log.path
+            console.out(path.read_text(errors="replace") if path.exists() else result.log.tail, highlight=False)
 
 
 def _row_json(row: Row) -> dict[str, object]:

@@ -88,9 +88,12 @@ CREATE TABLE trial (
     score_to_beat   REAL,
     state           TEXT NOT NULL CHECK (state IN ('queued', 'finished')),
     outcome         TEXT,
+    reason          TEXT,
     val_bpb         REAL,
     heldout_bpb     REAL,
-    result          TEXT,                      -- TrialResult as JSON
+    wall_s          REAL,
+    memory_mib      REAL,                      -- peak: of the GPU where there is one, else of the process tree
+    result          TEXT,                      -- the whole TrialResult as JSON
     queued_at       REAL NOT NULL,
     finished_at     REAL,
     UNIQUE (experiment, number)

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from researcher.experiment import Experiment, Trial
 from researcher.history import History
+from trainer.jobs import TrialResult
 
 OVERHEAD_BAR_S, BOOKKEEPING_BAR_S = 4.0, 0.3
 BOOKKEEPING = ("git + journal", "queue", "pick-up", "decision + git")
@@ -37,8 +38,9 @@ def run(experiments: int, budget: float, llm_latency_s: float) -> None:
         with History(Path(folder) / "state" / "journal") as history:
             rows = [item for item in history.experiments() if item.was_measured]
             trials = [history.trials(experiment=item.id)[0] for item in rows]
+            results = [history.result(trial.id) for trial in trials]
             before = [history.experiments(after=item.id - 2)[0] for item in rows]
-    parts = [_parts(*group) for group in zip(before, rows, trials, strict=True)]
+    parts = [_parts(*group) for group in zip(before, rows, trials, results, strict=True)]
     _print(parts, budget, llm_latency_s)
 
 
@@ -58,9 +60,8 @@ def _run_night(folder: Path, experiments: int, budget: float, llm_latency_s: flo
             llm.terminate()
 
 
-def _parts(before: Experiment, item: Experiment, trial: Trial) -> dict[str, float]:
+def _parts(before: Experiment, item: Experiment, trial: Trial, result: TrialResult | None) -> dict[str, float]:
     """Seconds by part; they sum to the wall time from the last experiment's end to this one's."""
-    result = trial.result
     assert result is not None
     timing = result.timing
     assert timing is not None

@@ -142,7 +142,7 @@ def test_only_the_current_attempts_answer_is_taken(journal: Journal, run: Run) -
 
     finished = journal.finish_trial(second, result(1.7), 8.0)
     assert (finished.val_bpb, finished.attempt, finished.faults) == (1.7, 1, 1)
-    assert finished.result == result(1.7)
+    assert journal.result(finished.id) == result(1.7)
 
 
 def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) -> None:

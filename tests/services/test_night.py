@@ -88,9 +88,9 @@ class Night:
                     found[int(entry.name)] = words.strip()
         return found
 
-    def pid_of(self, module: str) -> int:
-        """The main process of a service."""
-        return min(pid for pid, words in self.processes().items() if f"-m {module}" in words)
+    def pid_of(self, words: str) -> int:
+        """The main process of a service, by words of its command line."""
+        return min(pid for pid, line in self.processes().items() if words in line)
 
     def wait_for_silence(self) -> None:
         """Fails when something of this night is still alive after half a minute."""
@@ -118,13 +118,15 @@ def trials(count: int) -> Callable[[History], bool]:
 
 
 @pytest.mark.slow
-def test_a_night_survives_the_death_of_its_worker_its_researcher_and_of_everything(night: Night) -> None:
+def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_of_everything(night: Night) -> None:
     night.start("--experiments", "3", "--proposer", "optimizer")
 
     night.wait_until(trials(2))
-    os.kill(night.pid_of("trainer"), signal.SIGKILL)
+    os.kill(night.pid_of("-m trainer"), signal.SIGKILL)
     night.wait_until(trials(4))
-    os.kill(night.pid_of("researcher"), signal.SIGKILL)
+    os.kill(night.pid_of("-m researcher"), signal.SIGKILL)
+    night.wait_until(trials(5))
+    os.kill(night.pid_of("-server 127.0.0.1"), signal.SIGKILL)
     night.wait_until(lambda history: history.measured_count() >= 1)
     for pid in night.processes():
         os.kill(pid, signal.SIGKILL)
