@@ -31,7 +31,8 @@ def open_bus(state: State) -> Bus:
     server = running_server(state.redis)
     if server is None:
         raise DoorError(
-            f"no night is running in {state.root}; start it with `overnight run` (or, for one on your own server, set REDIS_URL)"
+            f"no night is running in {state.root}; start it with `overnight run`"
+            " (if it runs on a server of your own, set REDIS_URL)"
         )
     return Bus(connect(server.url, password=server.password, patient=False))
 
