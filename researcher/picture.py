@@ -121,7 +121,7 @@ def _points(axes: Axes, night: Night) -> None:
         axes.annotate(
             _short(row.experiment.title),
             (row.experiment.number, row.experiment.score or 0.0),
-            xytext=(-8 if near_the_end else 8, -13 - 11 * (index % 2)),
+            xytext=(-8 if near_the_end else 8, -13 - 11 * (index % 3)),
             textcoords="offset points",
             ha="right" if near_the_end else "left",
             fontsize=8,
