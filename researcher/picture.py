@@ -34,7 +34,7 @@ def draw(night: Night) -> bytes:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
     axes.set_title(_title(night), loc="left", fontsize=13, color=INK)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -109,29 +109,29 @@ class State:
         text: Path | None = None,
         detect: Callable[[], str],
     ) -> Choices:
-        """Write the choices down, or check that they are the ones written. Raises StateError when they differ."""
-        found = self.choices() if (self.journal / JOURNAL_FILE).exists() else None
+        """What this night is: what is asked for now, else what was chosen before, else the default; written down.
+
+        Raises StateError when a run has begun with other choices. What only failed to start binds nobody.
+        """
+        has_begun = (self.journal / JOURNAL_FILE).exists()
+        before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
         wanted = Choices(
-            profile=profile or (found.profile if found else detect()),
-            budget=budget if budget is not None else (found.budget if found else None),
-            subject=str((subject or self.subject).resolve()),
-            text=None if text is None else str(text.resolve()),
+            profile=profile or (before.profile if before else detect()),
+            budget=budget if budget is not None else (before.budget if before else None),
+            subject=str(subject.resolve() if subject else before.subject if before else self.subject.resolve()),
+            text=str(text.resolve()) if text else (before.text if before else None),
         )
-        if found is None:
-            wanted.trial_profile()
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(self.root / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
-            return wanted
-        asked = {
-            "profile": profile,
-            "budget": budget,
-            "subject": subject and wanted.subject,
-            "text": text and wanted.text,
-        }
-        for name, value in asked.items():
-            if value is not None and value != getattr(found, name):
+        if before is not None and has_begun:
+            self._refuse_change(before, wanted)
+        wanted.trial_profile()
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_whole(self.root / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
+        return wanted
+
+    def _refuse_change(self, before: Choices, wanted: Choices) -> None:
+        for name, value in asdict(wanted).items():
+            if value != getattr(before, name):
                 raise StateError(
-                    f"the night in {self.root} was begun with {name} {getattr(found, name)}, not {value}; "
+                    f"the night in {self.root} was begun with {name} {getattr(before, name)}, not {value}; "
                     "use another --state for that"
                 )
-        return found

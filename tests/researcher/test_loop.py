@@ -222,7 +222,8 @@ def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(nig
 def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(night: ScriptedNight) -> None:
     repository = git.Repo(night.subject)
     (night.subject / "train.py").write_text(SUBJECT + "# fate: crashed\n")
-    repository.git.commit("-am", "broken")
+    repository.index.add(["train.py"])
+    repository.index.commit("broken", author=git.Actor("A", "a@example.com"), committer=git.Actor("A", "a@example.com"))
     repository.close()
     night.start_trainer()
     researcher = night.start_researcher()
