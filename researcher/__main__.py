@@ -210,6 +210,7 @@ def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, w
 def _start_run(settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data_sha256: str) -> Run:
     workspace.require_clean()
     base = workspace.head()
+    workspace.require_portable(base)
     source = workspace.files(base)[EDITABLE]
     tag = _free_tag(settings.tag, workspace.branches())
     return journal.start_run(

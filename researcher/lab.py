@@ -162,8 +162,6 @@ class Lab:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
-        elif result.outcome is Outcome.LOST:
-            trial = self._lose(trial, spec, result.reason)
         else:
             trial = self.journal.finish_trial(trial, result, self.clock())
             if result.outcome is Outcome.OK:

@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Progress, TrialResult, TrialSpec
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, Progress, TrialResult, TrialSpec
 
 CLEAN_UP_EVERY_S = 5.0
 _RQ_GRACE_S = 120
@@ -123,6 +123,8 @@ def _answer(job: Job, spec_digest: str) -> TrialResult | Fault:
     if result is None or not isinstance(result.return_value, dict):
         return Fault("the job finished without an answer")
     answer = TrialResult.from_json(result.return_value)
+    if answer.outcome is Outcome.LOST:
+        return Fault(answer.reason)
     if answer.spec_digest != spec_digest:
         return Fault("the answer belongs to other work of the same name")
     return answer

@@ -18,7 +18,7 @@ from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
 from researcher.proposal import Candidate, Proposal
 from researcher.source import parse, syntax_fault
-from trainer.jobs.spec import SOURCE_LIMIT_BYTES
+from trainer.jobs import TRAIN_LIMIT_BYTES
 
 _FIXED_CALLS = ("evaluate_bpb", "make_dataloader", "progress")
 _SEED_CALLS = {"manual_seed", "manual_seed_all", "seed", "seed_all"}
@@ -85,8 +85,8 @@ def _refuse_oversize(source: str) -> None:
         size = len(source.encode())
     except UnicodeEncodeError as error:
         raise Rejected(f"train.py is not text: {error.reason} at character {error.start}") from error
-    if size > SOURCE_LIMIT_BYTES:
-        raise Rejected(f"train.py would have {size} bytes; the limit is {SOURCE_LIMIT_BYTES}")
+    if size > TRAIN_LIMIT_BYTES:
+        raise Rejected(f"train.py would have {size} bytes; the limit is {TRAIN_LIMIT_BYTES}")
 
 
 def _compile(source: str) -> None:

@@ -16,6 +16,7 @@ import git
 from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
 
 from researcher.errors import SubjectError
+from trainer.jobs import SOURCE_LIMIT_BYTES, TRAIN_LIMIT_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ EDITABLE = "train.py"
 NEEDED = (EDITABLE, "prepare.py")
 PROGRAM = "program.md"
 PROJECTIONS = ("results.tsv", ".results.tsv.partial", "progress.png", ".progress.png.partial")
-_BLOB_LIMIT_BYTES = 256 * 1024
 _IDENTITY = git.Actor("Overnight", "overnight@localhost")
 
 
@@ -81,12 +81,28 @@ class Workspace:
         return {head.name for head in self._repo.heads}
 
     def files(self, commit: str) -> dict[str, str]:
-        """The Python files of a commit, by path: what a trial needs of the subject."""
+        """The Python files of a commit, by path: what a trial needs. Raises SubjectError where one is not UTF-8."""
         found: dict[str, str] = {}
         for blob in self._repo.commit(commit).tree.traverse():
-            if isinstance(blob, git.Blob) and blob.name.endswith(".py") and blob.size <= _BLOB_LIMIT_BYTES:
-                found[str(blob.path)] = blob.data_stream.read().decode("utf-8")
+            if isinstance(blob, git.Blob) and blob.name.endswith(".py"):
+                try:
+                    found[str(blob.path)] = blob.data_stream.read().decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise SubjectError(
+                        f"{blob.path} in {self.path} is not UTF-8 ({error}); convert it first"
+                    ) from error
         return found
+
+    def require_portable(self, commit: str) -> None:
+        """Raises SubjectError when the Python files are more than a trial carries to a trainer."""
+        sizes = {name: len(text.encode()) for name, text in self.files(commit).items()}
+        besides = sum(sizes.values()) - sizes[EDITABLE]
+        room = SOURCE_LIMIT_BYTES - TRAIN_LIMIT_BYTES
+        if sizes[EDITABLE] > TRAIN_LIMIT_BYTES or besides > room:
+            raise SubjectError(
+                f"{self.path} has {sizes[EDITABLE]} bytes of {EDITABLE} and {besides} bytes of other Python files; "
+                f"a trial carries at most {TRAIN_LIMIT_BYTES} and {room}: keep only what {EDITABLE} needs"
+            )
 
     def program(self) -> str:
         """The human's goal, from the work tree: they may edit it during the night."""

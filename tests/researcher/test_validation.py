@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from researcher.errors import Rejected
 from researcher.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
 from researcher.validation import code_lines, fingerprint, validate
-from trainer.jobs.spec import SOURCE_LIMIT_BYTES
+from trainer.jobs.spec import TRAIN_LIMIT_BYTES
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 
@@ -61,7 +61,7 @@ def test_growth_is_counted_in_statements_so_that_layout_buys_nothing(edit: Edit,
         (swap("DEPTH = 2 ", "DEPTH = '\ud800' "), "not text"),
         (swap("tokenizer = ", "return\ntokenizer = "), "does not compile: line 30: 'return' outside function: return"),
         (WholeFile(SOURCE + "x = " + "-" * 5000 + "1\n"), "does not parse"),
-        (WholeFile(SOURCE + "#" * SOURCE_LIMIT_BYTES), f"the limit is {SOURCE_LIMIT_BYTES}"),
+        (WholeFile(SOURCE + "#" * TRAIN_LIMIT_BYTES), f"the limit is {TRAIN_LIMIT_BYTES}"),
         (swap("# relu squared", "# gelu"), "only comments, docstrings or layout"),
         (swap('"""Embeds and projects."""', '"""Other words."""'), "only comments, docstrings or layout"),
         (swap("model = Model(", "model  =  Model("), "only comments, docstrings or layout"),

@@ -110,6 +110,16 @@ def test_a_repository_without_a_needed_file_is_refused(tmp_path: Path, missing: 
         Workspace(tmp_path / "bare")
 
 
+def test_more_python_than_a_trial_carries_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    create_repository(tmp_path / "big", FILES | {"library.py": "#" * 300_000}, "big")
+    workspace = Workspace(tmp_path / "big")
+
+    with pytest.raises(SubjectError, match="300000|300006"):
+        workspace.require_portable(workspace.head())
+
+    workspace.close()
+
+
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SubjectError, match="no git repository"):
         Workspace(tmp_path)

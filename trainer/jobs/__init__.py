@@ -17,12 +17,24 @@ from trainer.jobs.result import (
     TrialResult,
     Trust,
 )
-from trainer.jobs.spec import Budget, Caps, Clock, Kind, TrialSpec, files_digest, trial_id
+from trainer.jobs.spec import (
+    SOURCE_LIMIT_BYTES,
+    TRAIN_LIMIT_BYTES,
+    Budget,
+    Caps,
+    Clock,
+    Kind,
+    TrialSpec,
+    files_digest,
+    trial_id,
+)
 
 __all__ = [
     "PROFILES",
     "REQUESTS",
     "RUN_TRIAL",
+    "SOURCE_LIMIT_BYTES",
+    "TRAIN_LIMIT_BYTES",
     "TRIALS",
     "Budget",
     "Bus",
