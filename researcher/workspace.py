@@ -88,9 +88,7 @@ class Workspace:
                 try:
                     found[str(blob.path)] = blob.data_stream.read().decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise SubjectError(
-                        f"{blob.path} in {self.path} is not UTF-8 ({error}); convert it first"
-                    ) from error
+                    raise SubjectError(f"{blob.path} in {self.path} is not UTF-8 ({error}); convert it") from error
         return found
 
     def require_portable(self, commit: str) -> None:

@@ -114,7 +114,7 @@ def test_more_python_than_a_trial_carries_is_refused_with_both_sizes(tmp_path: P
     create_repository(tmp_path / "big", FILES | {"library.py": "#" * 300_000}, "big")
     workspace = Workspace(tmp_path / "big")
 
-    with pytest.raises(SubjectError, match="300000|300006"):
+    with pytest.raises(SubjectError, match="300006 bytes of other Python"):
         workspace.require_portable(workspace.head())
 
     workspace.close()
