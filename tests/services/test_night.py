@@ -154,7 +154,7 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
         "status": "3:",
         "log": "baseline",
         "log 1": "step 00000",
-        "best": "baseline",
+        "best": "val_bpb",
         f"export --to {night.state.parent / 'out'}": "written to",
     }.items():
         assert expected in night.say(*command.split()), command
