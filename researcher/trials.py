@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, Progress, TrialResult, TrialSpec
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, Progress, TrialResult, TrialSpec
 
 CLEAN_UP_EVERY_S = 5.0
 _RQ_GRACE_S = 120
@@ -45,7 +45,7 @@ class TrialQueue:
     def __init__(self, bus: Bus, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._bus = bus
         self._queue = bus.queue(TRIALS)
-        self._started = StartedJobRegistry(queue=self._queue)
+        self._started = StartedJobRegistry(queue=self._queue, job_class=ClosedJob)
         self._clock = clock
         self._cleaned_at = -CLEAN_UP_EVERY_S
 

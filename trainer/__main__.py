@@ -11,8 +11,9 @@ from pathlib import Path
 
 import redis
 
-from trainer.jobs import connect
+from trainer.jobs import TRIALS, Bus, connect
 from trainer.presence import Presence
+from trainer.takeover import take_over
 from trainer.trial import Places
 from trainer.work import Station, take_station
 from trainer.worker import TrialWorker, WorkFolderTaken, take_work_folder
@@ -37,8 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     impatient = connect(options.redis, password=password, patient=False)
     try:
         _look_for_server(impatient)
+        connection = connect(options.redis, password=password)
+        if options.single_host:
+            take_over(Bus(connection).queue(TRIALS))
         worker = TrialWorker(
-            connect(options.redis, password=password),
+            connection,
             Presence(impatient, name),
             places.work,
             single_host=options.single_host,
