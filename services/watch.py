@@ -132,8 +132,8 @@ def summary(history: History, profile: Profile, subject: Path, took_s: float, co
     kept = [row for row in night.rows if row.status == "keep" and not row.experiment.is_baseline]
     console.rule(f"Overnight {night.run.tag}")
     console.print(
-        f"{night.measured} experiments in {clock_text(took_s)}: {night.count('keep')} kept, "
-        f"{night.count('discard')} discarded, {night.count('crash')} crashed, {night.count('rejected')} rejected"
+        f"{night.measured} experiments: {night.count('keep')} kept, {night.count('discard')} discarded, "
+        f"{night.count('crash')} crashed, {night.count('rejected')} rejected; since this start {clock_text(took_s)}"
     )
     if night.gain is not None:
         console.print(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds")
