@@ -173,9 +173,9 @@ def _claims(axes: Axes, night: Night) -> None:
         )
         drawn = True
         axes.annotate(
-            f"{'confirmed' if confirmed else 'not confirmed'} {check.gain or 0.0:+.4f}",
+            f"{'confirmed' if confirmed else 'not confirmed'}: gain {check.gain or 0.0:.4f}",
             (x, check.head_score),
-            xytext=(-9, 5),
+            xytext=(-9, 12),
             textcoords="offset points",
             ha="right",
             fontsize=9,
