@@ -251,10 +251,6 @@ class Journal(History):
         )
         return self._one(request_of, "SELECT * FROM request WHERE id = ?", request)
 
-    def refuse(self, request: str, answer: str, at: float) -> None:
-        """A waiting request that cannot be served."""
-        self._close_request(request, RequestState.REFUSED, answer, at)
-
     def _close_request(self, request: str, state: RequestState, answer: str, at: float) -> None:
         self._change(
             "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE id = ? AND state = 'waiting'",

@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, Progress, TrialResult, TrialSpec
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, TrialResult, TrialSpec
 
 CLEAN_UP_EVERY_S = 5.0
 _RQ_GRACE_S = 120
@@ -95,10 +95,6 @@ class TrialQueue:
             Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer).delete()
         except NoSuchJobError:
             return
-
-    def progress(self, trial: str) -> Progress | None:
-        """What the running trial is doing, if it says."""
-        return self._bus.read_progress(trial)
 
     def _clean_up(self) -> None:
         """Let RQ notice abandoned jobs: nobody else looks while the only worker is away."""

@@ -41,16 +41,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A trusted measurement. Compare with `better_than`; values alone do not know their direction."""
+    """A trusted measurement, with the direction that its value alone does not know."""
 
     name: str
     value: float
     lower_is_better: bool = True
-
-    def better_than(self, other: Metric, margin: float = 0.0) -> bool:
-        """True when this gains more than `margin`, in the metric's own unit, over `other`."""
-        gain = other.value - self.value if self.lower_is_better else self.value - other.value
-        return gain > margin
 
 
 @dataclass(frozen=True)
