@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)", "left-over-of-a-miniature-subject"]
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)", os.getcwd()]
 subprocess.Popen(SLEEPER, start_new_session=True)
 subprocess.Popen(SLEEPER, start_new_session=True, env={})
 os.kill(os.getppid(), signal.SIGKILL)

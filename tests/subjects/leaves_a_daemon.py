@@ -7,7 +7,7 @@ import time
 
 from prepare import make_dataloader
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)", "left-over-of-a-miniature-subject"]
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)", os.getcwd()]
 subprocess.Popen(SLEEPER)
 subprocess.Popen(SLEEPER, start_new_session=True)
 if os.fork() == 0:

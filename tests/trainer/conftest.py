@@ -20,7 +20,6 @@ from trainer.usage import carriers
 
 SUBJECTS = Path(__file__).parent.parent / "subjects"
 VOCAB, CONTEXT = 48, 32
-LEFTOVER = b"left-over-of-a-miniature-subject"
 STEPS = Budget(
     amount=20,
     clock=Clock.STEPS,
@@ -109,9 +108,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
 
 
 def everything_dead(work: Path) -> bool:
-    """True when no process carries a marker of this work folder, by its environment or its command line."""
+    """True when no process carries a marker of this work folder, or names the folder in its command line.
+
+    The folder, not a word: a trial of another test may run beside this one.
+    """
     return not carriers([f"{name}={work}/".encode() for name in (MARKER, GUARDIAN)]) and not [
-        process for process in Path("/proc").glob("[0-9]*") if LEFTOVER in _command_line(process)
+        process for process in Path("/proc").glob("[0-9]*") if f"{work}/".encode() in _command_line(process)
     ]
 
 
