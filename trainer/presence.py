@@ -1,4 +1,4 @@
-"""What a trainer shows of itself in Redis: live progress of the trial and `overnight:trainer`, its phase and heartbeat.
+"""What a trainer shows of itself in Redis: live progress of the trial, and its profile, phase and heartbeat.
 
 Promises: publishing can never delay or end a trial. It happens on a thread of its own that keeps only the newest news,
 at most twice a second; a server that is away costs the news, nothing else.
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import redis
 
 from trainer.jobs import Bus, Progress
+from trainer.jobs.bus import TRAINER
 
-TRAINER = "overnight:trainer"
 TOKENS = "overnight:trainer:token"
 IDLE = "idle"
 TTL_S = 60
@@ -24,10 +24,15 @@ _EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Presence:
-    """The trainer's own key. `token` grows with every trial, so a reader can tell an old holder from the current."""
+    """The trainer's own key. `token` grows with every trial, so a reader can tell an old holder from the current.
+
+    `profile` and `vram_cap_mib` are what this trainer was started with; None is not shown.
+    """
 
     connection: redis.Redis
     worker: str
+    profile: str | None = None
+    vram_cap_mib: int | None = None
 
     def next_token(self) -> int | None:
         """A number larger than any before, or None if the server is away."""
@@ -37,9 +42,16 @@ class Presence:
 
     def show(self, phase: str, trial: str = "", token: int | None = None) -> None:
         """Say what this trainer does now; it fades after TTL_S without another word."""
-        values = {"phase": phase, "trial": trial, "pid": str(os.getpid()), "worker": self.worker}
-        if token is not None:
-            values["token"] = str(token)
+        every = {
+            "phase": phase,
+            "trial": trial,
+            "pid": os.getpid(),
+            "worker": self.worker,
+            "profile": self.profile,
+            "vram_cap_mib": self.vram_cap_mib,
+            "token": token,
+        }
+        values = {name: str(value) for name, value in every.items() if value is not None}
         with contextlib.suppress(redis.RedisError):
             pipeline = self.connection.pipeline()
             pipeline.delete(TRAINER)
@@ -56,9 +68,9 @@ class Presence:
 class Publisher:
     """Publishes a trial's progress from a thread; `report` only leaves the newest where the thread finds it."""
 
-    def __init__(self, connection: redis.Redis, worker: str, trial: str) -> None:
-        self._bus = Bus(connection)
-        self._presence = Presence(connection, worker)
+    def __init__(self, presence: Presence, trial: str) -> None:
+        self._bus = Bus(presence.connection)
+        self._presence = presence
         self._trial = trial
         self._newest: Progress | None = None
         self._news = threading.Event()

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from trainer import trial
 from trainer.guardian import kill_tree
 from trainer.jobs import RUN_TRIAL, Outcome, TrialResult, TrialSpec, connect
-from trainer.presence import Publisher
+from trainer.presence import Presence, Publisher
 from trainer.trial import Places
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class Station:
     worker: str
     redis_url: str
     password: str | None
+    profile: str | None = None
+    vram_cap_mib: int | None = None
 
 
 class NotStationed(RuntimeError):
@@ -62,9 +64,9 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as fault:
         return _misfit(spec_json, fault, _station.worker).to_json()
     log.info("%s: started (%s, seed %d)", spec.id, spec.kind, spec.seed)
-    news = Publisher(
-        connect(_station.redis_url, password=_station.password, patient=False), _station.worker, trial=spec.id
-    )
+    impatient = connect(_station.redis_url, password=_station.password, patient=False)
+    presence = Presence(impatient, _station.worker, _station.profile, _station.vram_cap_mib)
+    news = Publisher(presence, trial=spec.id)
     try:
         result = trial.run_trial(spec, _station.places, news.report, _told_to_stop.is_set)
     finally:

@@ -4,7 +4,7 @@
 trial a card can carry. Importing this costs neither torch nor a connection.
 """
 
-from trainer.jobs.bus import REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, connect
+from trainer.jobs.bus import REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
 from trainer.jobs.closed import ClosedJob, NotInTable
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.result import (
@@ -51,6 +51,7 @@ __all__ = [
     "Profile",
     "ProfileError",
     "Progress",
+    "Seen",
     "Timing",
     "TrialLog",
     "TrialResult",

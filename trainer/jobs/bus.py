@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "trainer.work.run_trial"
+TRAINER = "overnight:trainer"
 PROGRESS_TTL_S = 120
 DOING_TTL_S = 30
 _PATIENT_TRIES = 300
@@ -54,6 +55,16 @@ class Progress:
     loss: float | None = None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A trainer as it last showed itself; `profile` and `vram_cap_mib` are None where it was started without them."""
+
+    worker: str
+    phase: str
+    profile: str | None
+    vram_cap_mib: int | None
+
+
 class Bus:
     """Queues and live keys on one connection. Publish progress on an impatient one: a trial must not wait for Redis."""
 
@@ -79,7 +90,7 @@ class Bus:
 
     def read_progress(self, trial: str) -> Progress | None:
         """What is known of a running trial, or None."""
-        values = {_text(key): _text(value) for key, value in self.connection.hgetall(_progress_key(trial)).items()}
+        values = self._hash(_progress_key(trial))
         if not {"phase", "progress", "elapsed_s"} <= values.keys():
             return None
         return Progress(
@@ -90,6 +101,14 @@ class Bus:
             loss=float(values["loss"]) if "loss" in values else None,
         )
 
+    def trainer(self) -> Seen | None:
+        """The trainer that last showed itself, or None when none did for a minute."""
+        values = self._hash(TRAINER)
+        if not {"worker", "phase"} <= values.keys():
+            return None
+        cap = values.get("vram_cap_mib")
+        return Seen(values["worker"], values["phase"], values.get("profile"), None if cap is None else int(cap))
+
     def say(self, who: str, doing: str) -> None:
         """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
         with contextlib.suppress(redis.RedisError):
@@ -99,6 +118,9 @@ class Bus:
         """What a service last said it is doing, or None when it is silent."""
         said = self.connection.get(f"overnight:doing:{who}")
         return None if said is None else _text(said)
+
+    def _hash(self, key: str) -> dict[str, str]:
+        return {_text(name): _text(value) for name, value in self.connection.hgetall(key).items()}
 
 
 def _progress_key(trial: str) -> str:
