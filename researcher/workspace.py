@@ -24,6 +24,7 @@ EDITABLE = "train.py"
 NEEDED = (EDITABLE, "prepare.py")
 PROGRAM = "program.md"
 PROJECTIONS = ("results.tsv", ".results.tsv.partial", "progress.png", ".progress.png.partial")
+_PARTIAL = ".overnight-partial"
 _IDENTITY = git.Actor("Overnight", "overnight@localhost")
 
 
@@ -171,14 +172,27 @@ class Workspace:
         return True
 
 
+def needs_repository(path: Path) -> bool:
+    """True for a folder that is missing, empty, or in which making a repository was interrupted."""
+    return not path.exists() or not any(path.iterdir()) or (path / _PARTIAL).exists()
+
+
 def create_repository(path: Path, files: dict[str, str], message: str) -> None:
-    """A new subject repository with `files` in its first commit; it appears at `path` whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    """A new subject repository with `files` in its first commit; interrupted, it is made again by the next call.
+
+    It is built inside `path`, which may be a volume's root and then cannot be renamed to.
+    """
+    partial = path / _PARTIAL
     if partial.exists():
         shutil.rmtree(partial)
-    with git.Repo.init(partial, initial_branch="main") as repo:
+    with git.Repo.init(partial, mkdir=True, initial_branch="main") as repo:
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
         repo.index.add(list(files))
         repo.index.commit(message, author=_IDENTITY, committer=_IDENTITY)
-    partial.rename(path)
+    for entry in partial.iterdir():
+        target = path / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        entry.rename(target)
+    partial.rmdir()

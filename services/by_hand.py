@@ -9,10 +9,10 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from services.door import DoorError, is_running
-from services.local import render_subject
 from services.machine import detect_profile, gpus
 from services.preparation import prepare_data
 from services.state import State, StateError
+from services.subject import render_subject
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
 from trainer.trial import Places, run_trial
 

@@ -11,24 +11,21 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
 
 from researcher.history import History
-from researcher.knobs import set_knobs, set_ranges
-from researcher.store import JOURNAL_FILE, WriterLock
-from researcher.workspace import EDITABLE, PROGRAM, Workspace, create_repository
+from researcher.store import WriterLock
 from services.machine import detect_profile, gpus
 from services.preparation import prepare_data
 from services.redis.server import RedisServer, start_server
-from services.state import Choices, State
+from services.state import State
+from services.subject import settle_subject
 from services.supervisor import Child, ChildStatus, Supervisor
 from services.watch import RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import Bus, Profile, connect
 
-FIXED = "prepare.py"
 STOP_GRACE_S = 20.0
 # The supervisor starts again what dies; these exit codes are a process's last word.
 FINISHED, REFUSED = 0, 2
@@ -62,7 +59,7 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
     _stop_like_ctrl_c()
     lock = _lock(state)
     try:
-        subject = _subject(state, choices, profile)
+        subject = settle_subject(state, choices, profile)
         prepare_data(profile, state.data, choices.text_folder(), console)
         server = start_server(state.redis, wish.redis_url)
         try:
@@ -84,29 +81,6 @@ def _lock(state: State) -> WriterLock:
     lock = WriterLock(state.root)
     lock.sign(os.getpid())
     return lock
-
-
-def _subject(state: State, choices: Choices, profile: Profile) -> Path:
-    """The repository under study, made here if it is the default one; looked at before anything takes time."""
-    path = Path(choices.subject)
-    if not path.exists() and path == state.subject:
-        create_repository(path, render_subject(profile), f"The default subject, profile {profile.name}")
-    workspace = Workspace(path)
-    try:
-        if not (state.journal / JOURNAL_FILE).exists():
-            workspace.require_clean()
-    finally:
-        workspace.close()
-    return path
-
-
-def render_subject(profile: Profile) -> dict[str, str]:
-    """The default subject's files with the start values of a profile."""
-    folder = resources.files("trainer").joinpath("subject")
-    texts = {name: folder.joinpath(name).read_text() for name in (EDITABLE, FIXED, PROGRAM)}
-    texts[EDITABLE] = set_ranges(set_knobs(texts[EDITABLE], profile.knobs), profile.ranges)
-    texts[FIXED] = set_knobs(texts[FIXED], profile.constants)
-    return texts
 
 
 def _watch_night(

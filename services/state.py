@@ -83,7 +83,7 @@ class State:
 
     def choices(self) -> Choices | None:
         """What this night was begun with, or None before the first."""
-        path = self.root / CHOICES_FILE
+        path = self.journal / CHOICES_FILE
         if not path.exists():
             return None
         try:
@@ -124,8 +124,8 @@ class State:
         if before is not None and has_begun:
             self._refuse_change(before, wanted)
         wanted.trial_profile()
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_whole(self.root / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
+        self.journal.mkdir(parents=True, exist_ok=True)
+        write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
         return wanted
 
     def _refuse_change(self, before: Choices, wanted: Choices) -> None:

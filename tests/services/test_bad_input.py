@@ -11,8 +11,8 @@ import pytest
 
 from researcher.journal import Journal
 from researcher.workspace import create_repository
-from services.local import render_subject
 from services.state import State
+from services.subject import render_subject
 from trainer.jobs import profile_named
 
 REPOSITORY = Path(__file__).parents[2]
@@ -81,6 +81,7 @@ def test_a_mistyped_start_binds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "night.json").write_text("{half")
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "night.json").write_text("{half")
 
     refused(overnight("status", state=tmp_path), "night.json", "another --state")
