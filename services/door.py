@@ -16,6 +16,8 @@ from services.state import State
 from trainer.jobs import Bus, connect
 
 ANSWER_WITHIN_S = 15
+# How what a researcher's container says begins once its researcher has ended for good.
+ENDED, REFUSED = "ended", "refused"
 
 
 class DoorError(Exception):
@@ -40,17 +42,21 @@ def open_bus(state: State) -> Bus:
 def is_running(state: State) -> bool:
     """True when a researcher is at work on this state."""
     try:
-        return open_bus(state).doing("researcher") is not None
+        doing = open_bus(state).doing("researcher")
     except (DoorError, redis.RedisError):
         return False
+    return doing is not None and not doing.startswith((ENDED, REFUSED))
 
 
 def ask_and_wait(state: State, kind: str, body: str) -> str:
     """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later night."""
     state.require_night()
     bus = open_bus(state)
-    if bus.doing("researcher") is None:
+    doing = bus.doing("researcher")
+    if doing is None:
         raise DoorError("no researcher is at work; start the night with `overnight run`")
+    if doing.startswith((ENDED, REFUSED)):
+        raise DoorError(f"no researcher is at work ({doing}); start it with `scripts/up`")
     request = ask(bus, kind, body)
     said = answer(bus, request, ANSWER_WITHIN_S)
     if said is not None:

@@ -1,0 +1,37 @@
+"""The researcher's health check: the journal can be read, and the researcher says in Redis what it does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import redis
+
+from researcher.errors import JournalError
+from researcher.history import History
+from researcher.store import JOURNAL_FILE
+from services.door import REFUSED, open_bus
+from services.state import State
+
+
+def main() -> int:
+    """0 when healthy; else one line says why not."""
+    state = State(Path(os.environ["OVERNIGHT_STATE"]))
+    try:
+        doing = open_bus(state).doing("researcher")
+        if (state.journal / JOURNAL_FILE).exists():
+            with History(state.journal) as history:
+                history.run()
+    except redis.RedisError as error:
+        print(f"Redis does not answer: {error}")
+        return 1
+    except JournalError as error:
+        print(error)
+        return 1
+    print(doing or "the researcher says nothing")
+    return 1 if doing is None or doing.startswith(REFUSED) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

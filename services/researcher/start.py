@@ -1,0 +1,149 @@
+"""The researcher container's entry point: settle what this night is, run the researcher, and stay when it has ended.
+
+An ended night keeps its container, so that `overnight` still answers there and nothing restarts it; a new start of the
+container goes on. What the researcher refuses shows as unhealthy instead of restarting for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import redis
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from researcher.errors import ResearcherError
+from services.door import ENDED, REFUSED
+from services.state import Choices, State, StateError
+from services.subject import settle_subject
+from trainer.jobs import Bus, ProfileError, connect
+
+logger = logging.getLogger("researcher")
+
+AUTO = "auto"
+FINISHED_CODE, REFUSED_CODE = 0, 2
+SAY_EVERY_S = 10.0
+
+
+class Settings(BaseSettings):
+    """What is settled here; the researcher itself reads the rest of the environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: str
+    redis_password_file: Path
+    overnight_state: Path
+    profile: str = AUTO
+    budget: float | None = None
+
+
+class Told(Exception):
+    """SIGTERM: the container is being stopped."""
+
+
+class OtherCard(ResearcherError):
+    """The run was begun on another kind of card than the one found now."""
+
+
+def main() -> int:
+    """Until SIGTERM; the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, _told)
+    try:
+        settings = Settings()
+        bus = Bus(connect(settings.redis_url, password=settings.redis_password_file.read_text().strip()))
+        _stay(bus, _night(settings, bus))
+    except Told:
+        return 0
+    except ValidationError as error:
+        for fault in error.errors():
+            logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
+        return REFUSED_CODE
+
+
+def _told(number: int, _frame: FrameType | None) -> None:
+    raise Told(number)
+
+
+def _night(settings: Settings, bus: Bus) -> str:
+    """Run the researcher until it ends for good; how it ended, in words for whoever watches."""
+    try:
+        choices = settle(settings, bus)
+        state = State(settings.overnight_state)
+        subject = settle_subject(state, choices, choices.trial_profile())
+    except (ResearcherError, StateError, ProfileError) as error:
+        logger.error("%s", error)
+        return f"{REFUSED}: {error}"
+    places = {"SUBJECT_DIR": subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
+    env = os.environ | {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
+    code = _run(env)
+    if code == REFUSED_CODE:
+        return f"{REFUSED}: its log says why"
+    if code != FINISHED_CODE:
+        logger.error("the researcher ended with %d; the container starts again", code)
+        raise SystemExit(1)
+    return f"{ENDED}: {bus.doing('researcher') or 'it was stopped'}"
+
+
+def settle(settings: Settings, bus: Bus) -> Choices:
+    """What makes this night comparable with itself. With PROFILE=auto the trainer says which card there is.
+
+    Raises StateError or OtherCard where a run was begun with something else.
+    """
+    state = State(settings.overnight_state)
+    if settings.profile != AUTO:
+        return state.settle(profile=settings.profile, budget=settings.budget, detect=lambda: settings.profile)
+    found = _profile_of_trainer(bus)
+    choices = state.settle(budget=settings.budget, detect=lambda: found)
+    if choices.profile != found:
+        raise OtherCard(
+            f"this night was begun with profile {choices.profile}, and the card found now is a {found}; "
+            f"scores would not compare. Next: PROFILE={choices.profile} in gpu.env to go on all the same, "
+            "or another journal volume for another night"
+        )
+    return choices
+
+
+def _profile_of_trainer(bus: Bus) -> str:
+    waiting = False
+    while True:
+        seen = bus.trainer()
+        if seen is not None and seen.profile is not None:
+            return seen.profile
+        if not waiting:
+            logger.info("waiting for the trainer to say which card it found")
+            waiting = True
+        bus.say("researcher", "waiting for the trainer to say which card it found")
+        time.sleep(1)
+
+
+def _run(env: dict[str, str]) -> int:
+    child = subprocess.Popen([sys.executable, "-m", "researcher"], env=env)
+    try:
+        return child.wait()
+    except Told:
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+        raise
+
+
+def _stay(bus: Bus, words: str) -> NoReturn:
+    logger.info("%s; `docker compose restart researcher` goes on", words)
+    while True:
+        try:
+            bus.say("researcher", words)
+        except redis.RedisError as error:
+            logger.warning("Redis does not answer: %s", error)
+        time.sleep(SAY_EVERY_S)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The trainer's container: which profile its card has, then the worker."""

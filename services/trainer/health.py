@@ -1,0 +1,30 @@
+"""The trainer's health check: the worker's heartbeat is fresh in Redis, read with the worker's own rights."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import redis
+
+from trainer.jobs import Bus, connect
+
+
+def main() -> int:
+    """0 when healthy; else one line says why not."""
+    password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
+    try:
+        seen = Bus(connect(os.environ["REDIS_URL"], password=password, patient=False)).trainer()
+    except redis.RedisError as error:
+        print(f"Redis does not answer: {error}")
+        return 1
+    if seen is None:
+        print("no trainer has shown itself in Redis lately")
+        return 1
+    print(f"{seen.worker}: {seen.phase}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The one-shot `data`: prepare the profile's text in the data volume; what is there already is only checked.
+
+Profiles of GPU cards share their text, so `auto` needs no card here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+from services.preparation import prepare_data
+from services.trainer.start import AUTO, STATE
+from trainer.data import DataError
+from trainer.jobs import ProfileError, profile_named
+
+ANY_CARD = "80gb"
+
+
+def main() -> int:
+    """Prepare; the exit code."""
+    name = os.environ.get("PROFILE") or AUTO
+    console = Console(stderr=False, soft_wrap=True, highlight=False)
+    try:
+        prepare_data(profile_named(ANY_CARD if name == AUTO else name), STATE / "data", None, console)
+    except (DataError, ProfileError) as error:
+        console.print(f"data: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The trainer container's entry point: find out which profile fits the card, then become the worker.
+
+With `PROFILE=auto` the card's memory as NVML tells it decides; the worker publishes the profile, so that the researcher
+need not see a card. Ends with 2 where that cannot be known.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.machine import GpuFault, detect_profile, gpus
+from trainer.jobs import ProfileError, profile_named
+
+logger = logging.getLogger("trainer")
+
+AUTO = "auto"
+REFUSED = 2
+STATE = Path("/state")
+WORK = Path("/run/overnight/work")
+CANDIDATE_USER = 64001
+
+
+class NoCard(Exception):
+    """PROFILE=auto, and no card that a profile fits."""
+
+
+class Settings(BaseSettings):
+    """The container's environment; an empty value is none."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: str
+    redis_password_file: Path
+    profile: str = AUTO
+    trainer_cap_mib: int | None = Field(default=None, gt=0)
+
+
+def main() -> int:
+    """Become the worker; the exit code where that is refused."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    try:
+        settings = Settings()
+        profile = card_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
+    except ValidationError as error:
+        for fault in error.errors():
+            logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
+        return REFUSED
+    except (NoCard, GpuFault, ProfileError) as error:
+        logger.error("%s", error)
+        return REFUSED
+    logger.info("profile %s%s", profile, ", by the card" if settings.profile == AUTO else "")
+    arguments = worker(settings, profile, name=f"trainer-{secrets.token_hex(4)}")
+    return os.execv(sys.executable, arguments)
+
+
+def card_profile(cards: Sequence[tuple[str, int]]) -> str:
+    """The profile of the largest card (name, MiB). Raises NoCard: a processor is chosen, never fallen back to."""
+    profile = detect_profile(cards)
+    if profile != "cpu":
+        return profile
+    seen = ", ".join(f"{name} with {mib} MiB" for name, mib in cards) or "none"
+    raise NoCard(
+        f"PROFILE=auto needs an NVIDIA card that a profile fits, and this container sees {seen}; "
+        "next: scripts/doctor, or without a card: scripts/up --cpu"
+    )
+
+
+def worker(settings: Settings, profile: str, *, name: str) -> list[str]:
+    """The worker's command line. Its name is new at every start: RQ refuses one that a killed worker still holds."""
+    arguments = [sys.executable, "-m", "trainer", "--redis", settings.redis_url]
+    arguments += ["--password-file", str(settings.redis_password_file)]
+    arguments += ["--data", str(STATE / "data"), "--trials", str(STATE / "trials"), "--work", str(WORK)]
+    arguments += ["--single-host", "--name", name, "--profile", profile, "--candidate-user", str(CANDIDATE_USER)]
+    if settings.trainer_cap_mib is not None:
+        arguments += ["--vram-cap-mib", str(settings.trainer_cap_mib)]
+    return arguments
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
