@@ -1,8 +1,9 @@
 """Profiles: what a trial of the default subject is on a given card.
 
 `80gb` is the reference set-up and `fork` its local-LLM descendant; the card profiles follow the arithmetic of trainer
-memory per depth and batch. `cpu` is derived from `80gb` by one rule (`_scaled_to_cpu`), not tuned by hand.
-A profile is part of an experiment's identity: scores of different profiles do not compare.
+memory per depth and batch; their caps leave room for the LLM on the smallest card that the profile is chosen for.
+`cpu` is derived from `80gb` by one rule (`_scaled_to_cpu`), not tuned by hand. A profile is
+part of an experiment's identity: scores of different profiles do not compare.
 """
 
 from __future__ import annotations
@@ -168,11 +169,11 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         _scaled_to_cpu(_REFERENCE),
-        _gpu("12gb", 11, 10, depth=4, batch=32, total=2**16),
+        _gpu("12gb", 11, 9.5, depth=4, batch=32, total=2**16),
         _gpu("16gb", 15, 13.5, depth=4, batch=32, total=2**16),
-        _gpu("24gb", 22, 11, depth=4, batch=32, total=2**16),
-        _gpu("48gb", 44, 31, depth=8, batch=64, total=2**18),
+        _gpu("24gb", 22, 10, depth=4, batch=32, total=2**16),
+        _gpu("48gb", 44, 30, depth=8, batch=64, total=2**18),
         _REFERENCE,
-        _gpu("fork", 44, 31, depth=4, batch=32, total=2**16, windows="L"),
+        _gpu("fork", 44, 30, depth=4, batch=32, total=2**16, windows="L"),
     )
 }

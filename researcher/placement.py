@@ -1,0 +1,101 @@
+"""Where the LLM goes on a card of each profile, and whether it and the trainer fit there: pure arithmetic.
+
+Sizes are MiB of the card's own memory, totals as NVML tells them (a "48 GB" card has 44 to 48 GiB). The reserves are
+computed, not measured on a card: weights, f16 KV, compute buffers, the CUDA context, and about a tenth more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.jobs import Profile, profile_named
+
+_GIB = 1024
+SMALL_CARD_MIB = 22 * _GIB  # NVML shows 22 GiB and more for a "24 GB" card
+LEAST_CAP_MIB = 2 * _GIB  # below this the smallest profile does not train
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is asked of Ollama. `reserve_mib` is the most of the card it may take, None without a card.
+
+    Where it is not `resident` it leaves the card before a trial begins. `num_batch` is fixed because Ollama's own
+    choice grows with the context and takes up to 2 GiB.
+    """
+
+    model: str
+    num_ctx: int
+    reserve_mib: int | None
+    resident: bool = True
+    num_batch: int = 512
+
+
+_PLACEMENTS = {
+    "cpu": Placement("qwen3.5:4b", 16384, None),
+    "12gb": Placement("qwen3.5:4b", 16384, 6656, resident=False),
+    "16gb": Placement("qwen3.5:9b", 16384, 10 * _GIB, resident=False),
+    "24gb": Placement("qwen3.5:9b", 16384, 10 * _GIB),
+    "48gb": Placement("qwen3.5:9b", 32768, 12 * _GIB),
+    "80gb": Placement("qwen3.5:9b", 65536, 14 * _GIB),
+    "fork": Placement("qwen3.5:9b", 32768, 12 * _GIB),
+}
+
+
+def placement_for(profile_name: str) -> Placement:
+    """Raises ProfileError for a name that is not in the table of profiles."""
+    return _PLACEMENTS[profile_named(profile_name).name]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One card shared by an LLM and a trainer. A `resident` LLM is there while the trainer runs, another is not."""
+
+    total_mib: int
+    reserve_mib: int
+    cap_mib: int
+    margin_mib: int
+    resident: bool = True
+
+    @property
+    def largest_cap_mib(self) -> int:
+        """The most a trainer could have."""
+        return self.total_mib - self.margin_mib - (self.reserve_mib if self.resident else 0)
+
+    @property
+    def free_mib(self) -> int:
+        """What is left; below zero it does not fit."""
+        llm_and_trainer = (self.reserve_mib, self.cap_mib)
+        return self.total_mib - self.margin_mib - (sum if self.resident else max)(llm_and_trainer)
+
+    @property
+    def fits(self) -> bool:
+        """True where nothing is missing."""
+        return self.free_mib >= 0
+
+    def told(self) -> str:
+        """The arithmetic in one line, with the way out where it does not fit."""
+        llm, trainer = f"{self.reserve_mib} LLM", f"{self.cap_mib} trainer"
+        taken = f"{llm} - {trainer}" if self.resident else f"the larger of {llm} and {trainer}, in turn"
+        sum_ = f"{self.total_mib} total - {taken} - {self.margin_mib} margin = {self.free_mib} MiB"
+        return f"{sum_} free" if self.fits else f"{sum_}: does not fit; {self._way_out()}"
+
+    def _way_out(self) -> str:
+        llm_fits = self.reserve_mib + self.margin_mib <= self.total_mib
+        if llm_fits and self.largest_cap_mib >= LEAST_CAP_MIB:
+            return f"lower TRAINER_CAP_MIB to {self.largest_cap_mib}"
+        return "set a smaller MODEL or NUM_CTX and lower LLM_RESERVE_MIB, or set LLM=none"
+
+
+def margin_mib(total_mib: int) -> int:
+    """What stays free for CUDA contexts, fragments and buffers that grow."""
+    return 1536 if total_mib < SMALL_CARD_MIB else 2048
+
+
+def split_for(profile: Profile, total_mib: int, *, reserve_mib: int | None = None, cap_mib: int | None = None) -> Split:
+    """The split of a card under a GPU profile; what is given replaces the profile's own numbers. No LLM reserves 0."""
+    placement = placement_for(profile.name)
+    reserve_mib = placement.reserve_mib if reserve_mib is None else reserve_mib
+    cap_mib = profile.caps.vram_mib if cap_mib is None else cap_mib
+    assert reserve_mib is not None, f"profile {profile.name} has no card to split"
+    assert cap_mib is not None, f"profile {profile.name} has no card to split"
+    return Split(total_mib, reserve_mib, cap_mib, margin_mib(total_mib), placement.resident)
