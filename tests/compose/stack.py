@@ -1,0 +1,154 @@
+"""A running stack of a checkout: compose as a user calls it, kills as a machine does them, and an eye from outside.
+
+The eye is a container of its own with the stack's volumes, so that what is seen does not depend on what is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.compose.checkout import BASE
+
+CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
+STAY_UP = ("redis", "ollama", "trainer", "researcher")
+USER = "1000:1000"
+DEADLINE_S = 300.0
+AUDIT = Path(__file__).parent / "audit.py"
+QUERY = """
+import json, sqlite3, sys
+try:
+    journal = sqlite3.connect("file:/state/journal/journal.db?mode=ro", uri=True, timeout=10)
+    print(json.dumps(journal.execute(sys.argv[1]).fetchall()))
+except sqlite3.OperationalError as error:
+    if "unable to open" not in str(error) and "no such table" not in str(error):
+        raise
+    print("[]")  # not made yet
+"""
+MEASURED = "SELECT count(*) FROM experiment WHERE number > 0 AND decision IS NOT NULL AND outcome <> 'rejected'"
+FINISHED = "SELECT count(*) FROM trial WHERE state = 'finished'"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One compose project. `shell` is what the user's shell says besides gpu.env."""
+
+    project: str
+    root: Path
+    shell: Mapping[str, str] = field(default_factory=dict)
+    user: str = USER
+    subject: str | None = None
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "DOCKER_HOST")}
+        return kept | {"COMPOSE_PROJECT_NAME": self.project, "DOCKER_BUILDKIT": "1", **self.shell, **more}
+
+    def compose(self, *arguments: str, check: bool = True, **shell: str) -> subprocess.CompletedProcess[str]:
+        return run("docker", "compose", *CPU, *arguments, cwd=self.root, env=self.environment(**shell), check=check)
+
+    def up(self, **shell: str) -> None:
+        self.compose("up", "--detach", "--wait", **shell)
+
+    def execute(self, service: str, *command: str, check: bool = True) -> str:
+        """What a command in a service's container prints."""
+        return self.compose("exec", "-T", service, *command, check=check).stdout
+
+    def container(self, service: str) -> dict[str, Any]:
+        """As the engine describes it, also when it has ended."""
+        name = f"{self.project}-{service}-1"
+        described: dict[str, Any] = json.loads(run("docker", "inspect", name).stdout)[0]
+        return described
+
+    def kill(self, *services: str) -> None:
+        """SIGKILL of the containers' first processes: `docker kill` would count as a stop that somebody asked for."""
+        pids = [str(self.container(service)["State"]["Pid"]) for service in services]
+        assert "0" not in pids, "not running"
+        run("docker", "run", "--rm", "--pid", "host", BASE, "kill", "-KILL", *pids)
+
+    # The eye
+
+    @property
+    def eye(self) -> str:
+        return f"{self.project}-eye"
+
+    def open_eye(self) -> None:
+        places = {name: f"{self.project}_{name}" for name in ("subject", "journal", "trials")}
+        if self.subject is not None:
+            places["subject"] = self.subject
+        mounts = [word for name, place in places.items() for word in ("--volume", f"{place}:/state/{name}")]
+        usual = ("--detach", "--init", "--restart", "always", "--network", "none", "--user", self.user)
+        run("docker", "run", *usual, "--name", self.eye, *mounts, BASE, "sleep", "infinity")
+
+    def seen(self, *command: str) -> str:
+        return run("docker", "exec", self.eye, *command).stdout
+
+    def ask(self, query: str) -> Any:
+        """The first value of the first row of a question to the journal; None without a row."""
+        rows = json.loads(self.seen("python3", "-c", QUERY, query))
+        return rows[0][0] if rows else None
+
+    def audit(self) -> dict[str, Any]:
+        """What tests/compose/audit.py found."""
+        done = run("docker", "exec", "--interactive", self.eye, "python3", "-", text=AUDIT.read_text())
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def wait_for(self, query: str, wanted: int, deadline_s: float = DEADLINE_S) -> None:
+        """Until the journal answers with at least `wanted`."""
+        give_up = time.monotonic() + deadline_s
+        while (self.ask(query) or 0) < wanted:
+            assert time.monotonic() < give_up, f"{query}: not {wanted} within {deadline_s:.0f} s\n{self.last_words()}"
+            time.sleep(0.3)
+
+    def wait_for_end(self, deadline_s: float = DEADLINE_S) -> None:
+        """Until the researcher says that the night has ended."""
+        give_up = time.monotonic() + deadline_s
+        while "goes on\n" not in self.compose("logs", "--no-log-prefix", "--tail", "1", "researcher").stdout:
+            assert time.monotonic() < give_up, f"the night does not end\n{self.last_words()}"
+            time.sleep(0.5)
+
+    def wait_until_healthy(self, deadline_s: float = DEADLINE_S) -> None:
+        give_up = time.monotonic() + deadline_s
+        while not all(self.is_healthy(service) for service in STAY_UP):
+            assert time.monotonic() < give_up, f"not healthy again\n{self.last_words()}"
+            time.sleep(0.3)
+
+    def is_healthy(self, service: str) -> bool:
+        state = self.container(service)["State"]
+        return bool(state["Running"] and state["Health"]["Status"] == "healthy")
+
+    def last_words(self) -> str:
+        shown = self.compose("ps", "--all", check=False).stdout
+        return shown + self.compose("logs", "--tail", "25", check=False).stdout
+
+    def remove(self) -> None:
+        """Containers, networks and volumes of this project and of no other."""
+        run("docker", "rm", "--force", self.eye, check=False)
+        self.compose("down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
+
+
+@contextmanager
+def removed_at_the_end(stack: Stack) -> Iterator[Stack]:
+    stack.remove()  # of a run that was killed
+    try:
+        yield stack
+    finally:
+        stack.remove()
+
+
+def run(
+    *command: str, cwd: Path | None = None, env: dict[str, str] | None = None, check: bool = True, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, input=text, check=False)
+    if check:
+        assert done.returncode == 0, (
+            f"{' '.join(command)[:300]}: {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-6000:]}"
+        )
+    return done

@@ -1,0 +1,229 @@
+"""The compose files as they ship, merged by Compose itself: what no container may have, and what each must have.
+
+Needs the compose CLI and no engine. The GPU stack cannot start where there is no GPU; this is all that is proven of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compose.checkout import ROOT
+from tests.compose.stack import CPU, run
+
+pytestmark = pytest.mark.docker
+
+Service = dict[str, Any]
+GPU = ("-f", "compose.yaml")
+ONE_SHOTS = {"secrets", "data", "model"}
+SERVERS = {"redis", "ollama", "trainer", "researcher"}
+CAPABILITIES = {"secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"}, "trainer": {"SETUID", "SETGID", "KILL"}}
+ROOT_INSIDE = {"secrets", "data", "trainer"}
+
+
+@cache
+def merged(files: tuple[str, ...], *shell: str) -> dict[str, Any]:
+    environment = dict(word.split("=", 1) for word in shell) | {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    done = run("docker", "compose", *files, "config", "--format", "json", cwd=ROOT, env=environment)
+    config: dict[str, Any] = json.loads(done.stdout)
+    return config
+
+
+def services(files: tuple[str, ...], *shell: str) -> dict[str, Service]:
+    found: dict[str, Service] = merged(files, *shell)["services"]
+    return found
+
+
+every = pytest.mark.parametrize(
+    ("files", "name"),
+    [(files, name) for files in (GPU, CPU) for name in sorted(ONE_SHOTS | SERVERS)],
+    ids=lambda value: value if isinstance(value, str) else "cpu" if value == CPU else "gpu",
+)
+both = pytest.mark.parametrize("files", [GPU, CPU], ids=["gpu", "cpu"])
+
+
+@both
+def test_stack_is_these_services_and_no_other(files: tuple[str, ...]) -> None:
+    assert set(services(files)) == ONE_SHOTS | SERVERS
+    assert set(services(files, "LLM=none")) == (ONE_SHOTS | SERVERS) - {"ollama", "model"}
+
+
+@every
+def test_service_has_no_right_that_it_does_not_need(files: tuple[str, ...], name: str) -> None:
+    service = services(files)[name]
+
+    assert service["cap_drop"] == ["ALL"]
+    assert set(service.get("cap_add", [])) == CAPABILITIES.get(name, set())
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert (service["user"].split(":")[0] == "0") == (name in ROOT_INSIDE)
+    for word in ("privileged", "pid", "ipc", "userns_mode", "devices", "ports", "cgroup_parent"):
+        assert not service.get(word), word
+    assert "docker.sock" not in json.dumps(service)
+
+
+@every
+def test_service_is_bounded(files: tuple[str, ...], name: str) -> None:
+    service = services(files)[name]
+
+    assert int(service["mem_limit"]) > 0
+    assert service["pids_limit"] > 0
+    assert service["init"] is True
+    assert service["logging"]["driver"] == "json-file"
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    for folder in service.get("tmpfs", []):
+        assert "size=" in folder, folder
+
+
+@every
+def test_servers_come_back_and_one_shots_do_not(files: tuple[str, ...], name: str) -> None:
+    service = services(files)[name]
+
+    if name in ONE_SHOTS:
+        assert service["restart"] == "no"
+        return
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"]
+    assert service["stop_grace_period"] in ("20s", "30s")
+
+
+@both
+def test_nobody_starts_before_what_it_needs(files: tuple[str, ...]) -> None:
+    waits = {
+        name: {
+            other: wait["condition"].removeprefix("service_") for other, wait in service.get("depends_on", {}).items()
+        }
+        for name, service in services(files).items()
+    }
+
+    done, healthy = "completed_successfully", "healthy"
+    assert waits == {
+        "secrets": {},
+        "data": {"secrets": done},
+        "model": {"secrets": done},
+        "redis": {"secrets": done},
+        "ollama": {"model": done},
+        "trainer": {"redis": healthy, "data": done},
+        "researcher": {"redis": healthy, "trainer": healthy, "ollama": healthy},
+    }
+
+
+@both
+def test_images_are_pinned_in_one_place(files: tuple[str, ...]) -> None:
+    config = merged(files)
+    pinned = config["x-images"]
+    image = {name: service["image"] for name, service in config["services"].items()}
+
+    assert all(re.search(r":[^:/]*\d+\.\d+\.\d+", name) and "latest" not in name for name in pinned.values())
+    assert image["redis"] == pinned["redis"]
+    assert image["ollama"] == image["model"] == pinned["ollama"]
+    assert image["trainer"] == image["data"]
+    assert image["researcher"] == image["secrets"]
+    for name in ("trainer", "researcher"):
+        assert config["services"][name]["build"]["args"] == {"PYTHON_IMAGE": pinned["python"]}
+
+
+@both
+@pytest.mark.parametrize("llm", ["ollama", "none", "openai"])
+def test_networks_give_a_way_out_to_whom_it_is_meant_for(files: tuple[str, ...], llm: str) -> None:
+    config = merged(files, f"LLM={llm}")
+    joined = {name: set(service.get("networks", {})) for name, service in config["services"].items()}
+    outward = {name for name, network in config["networks"].items() if not network.get("internal")}
+
+    assert joined["redis"] == joined["trainer"] == {"bus"}
+    assert joined["researcher"] == {"bus", f"llm-{llm}"}
+    assert joined.get("ollama") == ({"llm-ollama"} if llm == "ollama" else None)
+    assert joined["data"] == {"fetch"}
+    assert config["services"]["secrets"]["network_mode"] == "none"
+    assert outward == {"fetch"} | ({"llm-openai"} if llm == "openai" else set())
+
+
+@pytest.mark.parametrize(("uuid", "card"), [("", "0"), ("GPU-11112222", "GPU-11112222")])
+def test_ollama_and_trainer_reserve_the_same_card_and_nobody_else_one(uuid: str, card: str) -> None:
+    found = services(GPU, f"GPU_UUID={uuid}")
+    reserved = {
+        name: service["deploy"]["resources"]["reservations"]["devices"]
+        for name, service in found.items()
+        if service.get("deploy")
+    }
+
+    device = {"driver": "nvidia", "device_ids": [card], "capabilities": ["gpu"]}
+    assert reserved == {"ollama": [device], "trainer": [device]}
+
+
+def test_cpu_stack_reserves_no_card_and_never_looks_for_one() -> None:
+    found = services(CPU)
+
+    assert not any(service.get("deploy") for service in found.values())
+    assert {found[name]["environment"]["PROFILE"] for name in ("data", "trainer", "researcher")} == {"cpu"}
+
+
+@both
+def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) -> None:
+    config = merged(files)
+    mounted = {
+        (volume["source"], name): "ro" if volume.get("read_only") else "rw"
+        for name, service in config["services"].items()
+        for volume in service.get("volumes", [])
+        if volume["type"] == "volume" and name != "secrets"
+    }
+
+    assert mounted == {
+        ("secret-redis", "redis"): "ro",
+        ("secret-trainer", "trainer"): "ro",
+        ("secret-researcher", "researcher"): "ro",
+        ("redis", "redis"): "rw",
+        ("models", "model"): "rw",
+        ("models", "ollama"): "rw",
+        ("data", "data"): "rw",
+        ("data", "trainer"): "ro",
+        ("data", "researcher"): "ro",
+        ("trials", "trainer"): "rw",
+        ("trials", "researcher"): "ro",
+        ("subject", "researcher"): "rw",
+        ("journal", "researcher"): "rw",
+    }
+    text = (ROOT / "compose.yaml").read_text()
+    for name in config["volumes"]:
+        if not name.startswith("secret-"):
+            assert re.search(rf"^  {name}: \{{\}} # .+Lost: ", text, re.MULTILINE), (
+                f"{name}: what it holds, what its loss means"
+            )
+
+
+def test_own_repository_is_mounted_in_place_of_the_volume(tmp_path: Path) -> None:
+    found = services(GPU, f"SUBJECT_DIR={tmp_path}", "RESEARCHER_USER=1234:5678")
+
+    for name in ("secrets", "researcher"):
+        (subject,) = (volume for volume in found[name]["volumes"] if volume["target"] == "/state/subject")
+        assert (subject["type"], subject["source"]) == ("bind", str(tmp_path))
+    assert found["researcher"]["user"] == "1234:5678"
+
+
+def test_secrets_are_nowhere_in_the_environment() -> None:
+    for name, service in services(GPU).items():
+        secret = [key for key in service.get("environment", {}) if re.search("PASSWORD|TOKEN|SECRET", key)]
+        assert secret in ([], ["REDIS_PASSWORD_FILE"]), name
+
+
+def test_env_is_a_link_to_gpu_env_so_that_compose_and_containers_read_the_same() -> None:
+    assert (ROOT / ".env").readlink() == Path("gpu.env")
+    listed = subprocess.run(["git", "ls-files", "-s", ".env"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert listed.stdout.startswith("120000"), "as a link, in git too"
+
+
+def test_owners_own_settings_file_is_never_committed() -> None:
+    ignored = subprocess.run(
+        ["git", "check-ignore", "gpu.local.env", "compose.override.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ignored.stdout.split() == ["gpu.local.env", "compose.override.yaml"]
