@@ -19,6 +19,7 @@ from researcher.errors import ResearcherError
 from researcher.settings import Mix
 from services import show
 from services.door import DoorError, ask_and_wait
+from services.follow import follow_night
 from services.machine import GpuFault, detect_profile, gpus, state_folder
 from services.state import State, StateError
 from trainer.jobs import BusError, ProfileError
@@ -102,8 +103,11 @@ def run(
 def status(
     state: StateOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the night has ended; Ctrl-C only leaves.")] = False,
 ) -> None:
     """Show how the night stands."""
+    if follow:
+        raise typer.Exit(follow_night(_state(state), console))
     show.show_status(_state(state), console, as_json=as_json)
 
 

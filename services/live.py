@@ -20,13 +20,13 @@ NOT_RUNNING = "not running; `overnight run` goes on with it"
 
 @dataclass(frozen=True)
 class Scene:
-    """What the view shows. `night` is None until the run has started; `services` is one word per process."""
+    """What the view shows. `night` is None until the run has started; `foot` is its last line."""
 
     night: Night | None
     now: Now | None
     goal: int | None
     elapsed_s: float
-    services: str
+    foot: str
     llm: str | None
 
 
@@ -38,8 +38,8 @@ def draw(scene: Scene) -> RenderableType:
         parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
     if scene.llm:
         parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
-    if scene.services:
-        parts.append(Text(f"{scene.services} · Ctrl-C stops cleanly, the same command goes on", style="dim"))
+    if scene.foot:
+        parts.append(Text(scene.foot, style="dim"))
     return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")
 
 

@@ -31,9 +31,9 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
         night = _night(history, state)
         try:
             bus = open_bus(state)
-            scene = Scene(night, now(history, bus), None, _age_s(night), "", bus.doing("llm"))
+            scene = Scene(night, now(history, bus), None, age_s(night), "", bus.doing("llm"))
         except (DoorError, redis.RedisError):
-            scene = Scene(night, None, None, _age_s(night), "", None)
+            scene = Scene(night, None, None, age_s(night), "", None)
     if as_json:
         print(json.dumps({"gain": night.gain and asdict(night.gain), "rows": [_row_json(row) for row in night.rows]}))
         return
@@ -105,7 +105,8 @@ def _night(history: History, state: State) -> Night:
     return night
 
 
-def _age_s(night: Night) -> float:
+def age_s(night: Night) -> float:
+    """Seconds from the run's start to the last thing that happened to an experiment."""
     last = night.rows[-1].experiment
     return (last.decided_at or last.proposed_at) - night.run.created_at
 

@@ -98,7 +98,8 @@ def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Sce
     except redis.RedisError as error:
         doing = Now(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
-    return Scene(shown, doing, night.goal, elapsed_s, services, llm)
+    foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
+    return Scene(shown, doing, night.goal, elapsed_s, foot, llm)
 
 
 class Tail:

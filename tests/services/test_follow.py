@@ -1,0 +1,153 @@
+"""Following a night, on a real server and a real journal: the story goes on whenever the view rests."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from researcher.experiment import Decision
+from services.door import ENDED, REFUSED, DoorError
+from services.follow import LEFT, OVER, WAS_REFUSED, follow_night
+from services.redis.server import RedisServer, start_server
+from services.state import CHOICES_FILE, Choices, State
+from tests.researcher.test_view import Story
+from trainer.jobs import Bus, connect
+
+Step = Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    started = start_server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def bus(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
+    secret = tmp_path / "password"
+    secret.write_text(server.password or "")
+    monkeypatch.setenv("REDIS_URL", server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(secret))
+    found = Bus(connect(server.url, password=server.password))
+    yield found
+    found.connection.flushall()
+    found.connection.close()
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path / "journal")
+    choices = Choices(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
+    (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
+    yield made
+    made.journal.close()
+
+
+def follow(state: Path, *steps: Step, terminal: bool = False) -> tuple[int, str]:
+    """The exit code and what was shown; each rest of the view is one step."""
+    told = iter(steps)
+    console = Console(width=160, file=io.StringIO(), force_terminal=terminal, record=True)
+
+    def rest() -> None:
+        next(told)()
+
+    code = follow_night(State(state), console, rest)
+    return code, console.export_text()
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_it_follows_until_the_night_has_ended_and_shows_how_it_stands(
+    bus: Bus, story: Story, tmp_path: Path, terminal: bool
+) -> None:
+    story.baseline(1.80, 1.82)
+    bus.say("researcher", "drafting")
+
+    code, text = follow(
+        tmp_path,
+        lambda: story.try_out("wider", 1.70, Decision.KEEP),
+        lambda: bus.say("researcher", f"{ENDED}: the goal is reached"),
+        terminal=terminal,
+    )
+
+    assert code == OVER
+    assert "best      1.700000 provisional: wider" in text
+    assert f"{ENDED}: the goal is reached" in text
+
+
+def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
+    bus: Bus, story: Story, tmp_path: Path
+) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("before", 1.75, Decision.KEEP)
+
+    _, text = follow(
+        tmp_path,
+        lambda: story.try_out("[wider]", 1.70, Decision.KEEP),
+        lambda: story.try_out("broken", None, Decision.CRASH),
+        lambda: bus.say("researcher", ENDED),
+    )
+
+    assert text.splitlines()[:3] == [
+        "following run t; 2 decided before",
+        "2  keep  1.700000  [wider]: because",
+        "3  crash  no score  broken: because",
+    ]
+
+
+def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: Bus, tmp_path: Path) -> None:
+    def begin() -> None:
+        made = Story(tmp_path / "journal")
+        made.baseline(1.80, 1.82)
+        made.journal.close()
+
+    code, text = follow(tmp_path, lambda: None, begin, lambda: bus.say("researcher", ENDED))
+
+    assert code == OVER
+    assert ENDED in text
+
+
+def test_a_server_that_is_away_is_waited_for(
+    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: RedisServer
+) -> None:
+    story.baseline(1.80, 1.82)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+
+    code, _ = follow(
+        tmp_path, lambda: monkeypatch.setenv("REDIS_URL", server.url), lambda: bus.say("researcher", ENDED)
+    )
+
+    assert code == OVER
+
+
+def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: Bus, tmp_path: Path) -> None:
+    bus.say("researcher", f"{REFUSED}: another card")
+
+    code, text = follow(tmp_path)
+
+    assert code == WAS_REFUSED
+    assert "refused: another card" in text
+
+
+def test_ctrl_c_only_leaves(bus: Bus, story: Story, tmp_path: Path) -> None:
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    code, _ = follow(tmp_path, ctrl_c)
+
+    assert code == LEFT
+
+
+def test_without_a_night_on_this_machine_there_is_nothing_to_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+
+    with pytest.raises(DoorError, match="no night is running"):
+        follow(tmp_path)
