@@ -7,8 +7,6 @@ trainer's own answer (abandoned, failed in RQ, an answer to other work) is a fau
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from rq.exceptions import DuplicateJobError, NoSuchJobError
@@ -18,7 +16,6 @@ from rq.serializers import JSONSerializer
 
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, TrialResult, TrialSpec
 
-CLEAN_UP_EVERY_S = 5.0
 _RQ_GRACE_S = 120
 
 
@@ -40,14 +37,12 @@ class Fault:
 
 
 class TrialQueue:
-    """The researcher's side of the queue `trials`."""
+    """The researcher's side of the queue `trials`. It writes no results, not even that of an abandoned attempt."""
 
-    def __init__(self, bus: Bus, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._queue = bus.queue(TRIALS)
         self._started = StartedJobRegistry(queue=self._queue, job_class=ClosedJob)
-        self._clock = clock
-        self._cleaned_at = -CLEAN_UP_EVERY_S
 
     def hand_out(self, spec: TrialSpec) -> None:
         """Enqueue once, however often it is asked. No RQ retry: it cannot tell a bad candidate from a lost machine."""
@@ -67,7 +62,6 @@ class TrialQueue:
 
     def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
         """What became of an attempt. Only an answer to the work with `spec_digest` counts."""
-        self._clean_up()
         try:
             job = Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer)
         except NoSuchJobError:
@@ -78,7 +72,8 @@ class TrialQueue:
             case JobStatus.QUEUED:
                 return Waiting() if self._is_listed(trial) else self._withdraw(job)
             case JobStatus.STARTED:
-                return Waiting()
+                is_abandoned = trial in self._started.get_expired_job_ids()
+                return Fault("the trainer fell silent and its lease has ended") if is_abandoned else Waiting()
             case status:
                 result = job.latest_result()
                 detail = (result.exc_string or "").strip().splitlines()[-1:] if result else []
@@ -92,15 +87,12 @@ class TrialQueue:
     def forget(self, trial: str) -> None:
         """Delete an attempt whose answer the journal holds."""
         try:
-            Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer).delete()
+            job = Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer)
         except NoSuchJobError:
             return
-
-    def _clean_up(self) -> None:
-        """Let RQ notice abandoned jobs: nobody else looks while the only worker is away."""
-        if self._clock() - self._cleaned_at >= CLEAN_UP_EVERY_S:
-            self._started.cleanup()
-            self._cleaned_at = self._clock()
+        # RQ's delete fails on an execution that is listed but gone, and a lease that ends takes the execution along.
+        self._bus.connection.delete(job.execution_registry.key)
+        job.delete()
 
     def _is_listed(self, trial: str) -> bool:
         listed = [*self._queue.get_job_ids(), *self._queue.intermediate_queue.get_job_ids()]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from rq import SimpleWorker
+from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
@@ -94,18 +95,36 @@ def test_a_failed_job_is_a_fault_with_its_last_line(bus: Bus) -> None:
     assert "a scripted subject has a LEVEL" in found.reason
 
 
-def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends(bus: Bus) -> None:
-    now = [0.0]
-    queue = TrialQueue(bus, clock=lambda: now[0])
+def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends_and_can_be_forgotten(bus: Bus) -> None:
+    queue = TrialQueue(bus)
     queue.hand_out(spec())
-    job = Job.fetch("t-1-t0-a0", connection=bus.connection, serializer=JSONSerializer)
-    rq_queue = bus.queue(TRIALS)
-    bus.connection.delete(rq_queue.key)
-    job.set_status(JobStatus.STARTED)
-    bus.connection.zadd(rq_queue.started_job_registry.key, {"t-1-t0-a0:gone": 1.0})
+    job = start_and_vanish(bus, lease_s=0)
 
-    now[0] += 100
-    found = queue.look("t-1-t0-a0", spec().digest)
+    found = queue.look(job.id, spec().digest)
 
     assert isinstance(found, Fault)
-    assert "Abandoned" in found.reason
+    assert "its lease has ended" in found.reason
+    assert job.get_status(refresh=True) is JobStatus.STARTED, "looking writes nothing"
+    queue.forget(job.id)
+    assert queue.look(job.id, spec().digest) == Absent()
+
+
+def test_a_trial_whose_lease_runs_is_waited_for(bus: Bus) -> None:
+    queue = TrialQueue(bus)
+    queue.hand_out(spec())
+    job = start_and_vanish(bus, lease_s=20)
+
+    assert queue.look(job.id, spec().digest) == Waiting()
+
+
+def start_and_vanish(bus: Bus, lease_s: int) -> Job:
+    """Take the trial and begin it as a worker does, then say no more."""
+    queue = bus.queue(TRIALS)
+    taken = queue.dequeue_any([queue], None, bus.connection, serializer=JSONSerializer)
+    assert taken is not None
+    job, _ = taken
+    with bus.connection.pipeline() as pipeline:
+        job.prepare_for_execution("trainer-gone", pipeline)
+        Execution.create(job, lease_s, pipeline, worker_name="trainer-gone")
+        pipeline.execute()
+    return job
