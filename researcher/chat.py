@@ -48,3 +48,10 @@ class ChatClient(Protocol):
         `tick` is called at least twice a second while the answer comes, and may raise to give up.
         """
         ...
+
+    def leave(self, tick: Callable[[], None]) -> None:
+        """Before a trial: returns once no model is on the card that cannot stay there beside it.
+
+        Raises ModelStays where it does not go, ModelAway where nobody can be asked.
+        """
+        ...

@@ -4,6 +4,8 @@ ResearcherError
 ├── EditError        an edit does not fit the source it names
 ├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
 ├── ModelAway        no LLM can be reached, or it cannot serve this model: try again later
+│   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the card
+│   └── ModelStays       it does not leave the card that a trial needs
 ├── ModelFault       the LLM answered, but not with an answer
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
 └── JournalError     the journal is locked, newer than this code, or damaged
@@ -24,6 +26,14 @@ class Rejected(ResearcherError):
 
 class ModelAway(ResearcherError):
     """No LLM can be reached, or it cannot serve this model."""
+
+
+class ModelDoesNotFit(ModelAway):
+    """The model cannot be loaded as asked, or not wholly onto the card."""
+
+
+class ModelStays(ModelAway):
+    """The model does not leave the card that a trial needs."""
 
 
 class ModelFault(ResearcherError):

@@ -74,6 +74,10 @@ class LlmProposer:
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
 
+    def leave(self, tick: Tick) -> None:
+        """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
+        self._client.leave(tick)
+
     def _turn(self, messages: Sequence[Message], tick: Tick, check: Check) -> _Turn:
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
         started = time.monotonic()

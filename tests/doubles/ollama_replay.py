@@ -1,13 +1,13 @@
 """Serves a recording of a real Ollama byte for byte: status, headers, body and chunks, without the waiting.
 
 A request gets the recording's next exchange for its path; `path` serves all of them at another path than recorded, for
-recordings of /api/generate whose statuses and error lines are those of /api/chat.
+recordings of /api/generate whose statuses and error lines are those of /api/chat. What is `beside` keeps its own path.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 from tests.doubles.ollama_server import listening
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "ollama"
+
+Recorded = Sequence[dict[str, Any]]
 
 
 def exchanges(case: str) -> list[dict[str, Any]]:
@@ -29,9 +31,10 @@ class OllamaReplay(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, recorded: list[dict[str, Any]], *, path: str | None = None) -> None:
+    def __init__(self, recorded: Recorded, *, path: str | None = None, beside: Recorded = ()) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.left = [(path or exchange["request"]["path"], exchange["response"]) for exchange in recorded]
+        self.left += [(exchange["request"]["path"], exchange["response"]) for exchange in beside]
 
     @property
     def url(self) -> str:
@@ -40,9 +43,9 @@ class OllamaReplay(ThreadingHTTPServer):
 
 
 @contextmanager
-def ollama_replay(recorded: list[dict[str, Any]], *, path: str | None = None) -> Iterator[OllamaReplay]:
+def ollama_replay(recorded: Recorded, *, path: str | None = None, beside: Recorded = ()) -> Iterator[OllamaReplay]:
     """A replay that listens until the block ends."""
-    server = OllamaReplay(recorded, path=path)
+    server = OllamaReplay(recorded, path=path, beside=beside)
     with listening(server):
         yield server
 

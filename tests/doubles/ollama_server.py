@@ -21,11 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.doubles.ollama_shapes import full_name, last_line, line, listed_model, too_long
+from tests.doubles.ollama_shapes import full_name, last_line, line, listed_model, load_answer, loaded_model, too_long
 
 VERSION = "0.32.15"
 CHARACTERS_PER_TOKEN = 4
 DEFAULT_NUM_CTX = 4096
+SIZE = 9 * 2**30
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 Fault = Literal[
@@ -56,11 +57,23 @@ class Turn:
     by: float = 1.1
 
 
+@dataclass(frozen=True)
+class Held:
+    """The model in memory: `on_card` of its `SIZE` bytes are on the card."""
+
+    context: int
+    on_card: int
+
+
 Script = Sequence[Turn | str] | Callable[[dict[str, Any]], Turn]
 
 
 class OllamaDouble(ThreadingHTTPServer):
-    """Serves the turns of a script on a loopback port; `asked` keeps the bodies of all chat requests."""
+    """Serves the turns of a script on a loopback port.
+
+    `asked` keeps the bodies of all chat requests, `calls` those of loads and unloads too, in their order. The model is
+    on a card where the caller asks for layers there, else beside the processor; `held` is None while it is not loaded.
+    """
 
     daemon_threads = True
 
@@ -68,6 +81,8 @@ class OllamaDouble(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.model = model
         self.asked: list[dict[str, Any]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.held: Held | None = None
         self.hung_up = threading.Event()
         self.closing = threading.Event()
         self._script = script
@@ -87,15 +102,31 @@ class OllamaDouble(ThreadingHTTPServer):
             turn = self._script[(len(self.asked) - 1) % len(self._script)]
         return turn if isinstance(turn, Turn) else Turn(turn)
 
+    def load(self, options: dict[str, Any]) -> str | None:
+        """Hold the model under these options. What went wrong, or None."""
+        context = int(options.get("num_ctx", DEFAULT_NUM_CTX))
+        self.held = Held(context, SIZE if options.get("num_gpu") else 0)
+        return None
+
+    def unload(self) -> None:
+        """Told to let the model go."""
+        self.held = None
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The models in memory."""
+        return [] if self.held is None else [loaded_model(self.model, SIZE, self.held.on_card, self.held.context)]
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is what some tests wait for."""
         self.hung_up.set()
 
 
 @contextmanager
-def ollama_double(script: Script, *, model: str = "small:latest") -> Iterator[OllamaDouble]:
+def ollama_double(
+    script: Script, *, model: str = "small:latest", kind: type[OllamaDouble] = OllamaDouble
+) -> Iterator[OllamaDouble]:
     """A double that listens until the block ends; what hangs then is let go."""
-    server = OllamaDouble(script, model=model)
+    server = kind(script, model=model)
     with listening(server):
         yield server
         server.closing.set()
@@ -126,7 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json(200, {"version": VERSION})
             case "/api/tags":
                 self._send_json(200, {"models": [listed_model(self.server.model)]})
-            case "/api/chat" | "/api/show":
+            case "/api/ps":
+                self._send_json(200, {"models": self.server.listing()})
+            case "/api/chat" | "/api/show" | "/api/generate":
                 self._send(405, b"405 method not allowed", "text/plain")
             case _:
                 self._send(404, b"404 page not found", "text/plain")
@@ -140,11 +173,28 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match self.path:
             case "/api/chat":
+                self.server.calls.append((self.path, body))
                 self._chat(body)
+            case "/api/generate":
+                self.server.calls.append((self.path, body))
+                self._load_or_unload(body)
             case "/api/show":
                 self._show(body)
             case _:
                 self._send(404, b"404 page not found", "text/plain")
+
+    def _load_or_unload(self, body: dict[str, Any]) -> None:
+        if full_name(body.get("model", "")) != full_name(self.server.model):
+            self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
+        elif "prompt" in body:
+            self._send_json(501, {"error": "this double answers no prompts here; use /api/chat"})
+        elif body.get("keep_alive") == 0:
+            self.server.unload()
+            self._send_json(200, load_answer(body["model"], "unload"))
+        elif (fault := self.server.load(body.get("options", {}))) is not None:
+            self._send_json(500, {"error": fault})
+        else:
+            self._send_json(200, load_answer(body["model"], "load"))
 
     def _show(self, body: dict[str, Any]) -> None:
         if full_name(body.get("model", "")) != full_name(self.server.model):
@@ -169,8 +219,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(400, {"error": json.dumps({"error": too_long(asked, room)})})
         elif turn.fault == "drop_before_stream":
             self.close_connection = True
+        elif (fault := self._load_if_needed(room, body)) is not None:
+            self._send_json(500, {"error": fault})
         else:
             self._stream(body["model"], _spoken(turn, body), asked)
+            if body.get("keep_alive") == 0:
+                self.server.unload()
+
+    def _load_if_needed(self, room: int, body: dict[str, Any]) -> str | None:
+        is_held = self.server.held is not None and self.server.held.context == room
+        return None if is_held else self.server.load(body.get("options", {}))
 
     def _stream(self, model: str, turn: Turn, asked: int) -> None:
         started = time.monotonic_ns()

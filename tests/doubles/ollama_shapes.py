@@ -35,6 +35,17 @@ def listed_model(model: str) -> dict[str, Any]:
     return {**listed, "digest": "4a51" * 16, "details": details, "capabilities": ["completion"]}
 
 
+def loaded_model(model: str, size: int, size_vram: int, context: int) -> dict[str, Any]:
+    """A model as /api/ps lists it."""
+    listed = {name: value for name, value in listed_model(model).items() if name not in ("modified_at", "capabilities")}
+    return listed | {"size": size, "expires_at": _now(), "size_vram": size_vram, "context_length": context}
+
+
+def load_answer(model: str, done_reason: str) -> dict[str, Any]:
+    """What /api/generate answers to a call without a prompt: it loads, or unloads."""
+    return {"model": model, "created_at": _now(), "response": "", "done": True, "done_reason": done_reason}
+
+
 def full_name(model: str) -> str:
     """Ollama's own name of a model."""
     return (model if ":" in model else f"{model}:latest").lower()

@@ -30,6 +30,15 @@ def nothing() -> None:
     """A tick with nothing to do."""
 
 
+def in_memory(context: int = 512) -> list[dict[str, Any]]:
+    """The recorded /api/ps of a loaded model, with the context that is asked for here."""
+    exchange = json.loads(json.dumps(recorded("load-keep-alive-minus-1", 1)))[0]
+    response = exchange["response"]
+    response["body"] = response["body"].replace('"context_length":4096', f'"context_length":{context}')
+    response["headers"] = [["Content-Length", str(len(response["body"]))]]
+    return [exchange]
+
+
 def recorded(case: str, *numbers: int) -> list[dict[str, Any]]:
     found = exchanges(case)
     return [found[number] for number in numbers] if numbers else found
@@ -39,7 +48,7 @@ def recorded(case: str, *numbers: int) -> list[dict[str, Any]]:
 def real_or_double(kind: str, case: list[dict[str, Any]], turn: Turn) -> Iterator[str]:
     """The address of a server that answers /api/chat as recorded, or of the double."""
     if kind == "recording":
-        with ollama_replay(case, path="/api/chat") as replay:
+        with ollama_replay(case, path="/api/chat", beside=in_memory()) as replay:
             yield replay.url
     else:
         with ollama_double([turn], model=MODEL) as double:
@@ -172,7 +181,8 @@ def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: s
     ],
 )
 def test_every_other_recorded_status_is_typed(case: str, number: int, error: type[Exception], says: str) -> None:
-    with ollama_replay(recorded(case, number), path="/api/chat") as server, pytest.raises(error) as fault:
+    replay = ollama_replay(recorded(case, number), path="/api/chat", beside=in_memory())
+    with replay as server, pytest.raises(error) as fault:
         client_of(server.url).chat(QUESTION, nothing)
 
     assert says in str(fault.value)
@@ -180,7 +190,7 @@ def test_every_other_recorded_status_is_typed(case: str, number: int, error: typ
 
 def test_every_call_fixes_the_context_and_forbids_cutting_and_thinking() -> None:
     with ollama_double(["yes"], model=MODEL) as server:
-        client = client_of(server.url, temperature=0.3, keep_alive="10m")
+        client = client_of(server.url, temperature=0.3)
         client.chat(QUESTION, nothing)
         client.chat(LONG_QUESTION[:0] + QUESTION, nothing)
 
@@ -191,8 +201,8 @@ def test_every_call_fixes_the_context_and_forbids_cutting_and_thinking() -> None
         "think": False,
         "truncate": False,
         "shift": False,
-        "keep_alive": "10m",
-        "options": {"num_ctx": 512, "num_predict": 60, "temperature": 0.3},
+        "keep_alive": "30m",
+        "options": {"num_ctx": 512, "num_batch": 512, "num_predict": 60, "temperature": 0.3},
     }
     assert server.asked[0]["messages"][0] == {"role": "system", "content": "You are brief."}
 
