@@ -20,9 +20,9 @@ LINE_CAP = 300
 CATCHES_EVERYTHING = {"trainer/runner.py"}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
-# of the GPU profiles lies.
+# of the GPU profiles lies. The last is Debian's name of the package with the Docker engine.
 HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|co|ai|example)\b", re.IGNORECASE)
-KNOWN_HOST = re.compile(r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org")
+KNOWN_HOST = re.compile(r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io")
 FOLDER = re.compile(r"(?<![\w.$}/])/(?:root|work|home/\w+)/")
 
 
