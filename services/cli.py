@@ -205,6 +205,22 @@ def trial(
     raise typer.Exit(run_by_hand(_state(state), file, seed, console))
 
 
+@app.command()
+def doctor(
+    report: Annotated[Path | None, typer.Option(help="Write all of it to a file too, without secrets.")] = None,
+    state: StateOption = None,
+) -> None:
+    """Look at what this machine has and lacks for a night here; change nothing."""
+    from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
+
+    facts = this_machine(Path(__file__).resolve().parents[1], _state(state))
+    findings = examine(Mode.LOCAL, facts)
+    print_findings(findings, console)
+    if report is not None:
+        write_report(report, Mode.LOCAL, findings, facts)
+    raise typer.Exit(exit_code(findings))
+
+
 def _ask(state: Path | None, kind: str, body: str = "") -> None:
     console.print(ask_and_wait(_state(state), kind, body))
 

@@ -28,6 +28,14 @@ class Gpu(NamedTuple):
     memory_mib: int
 
 
+class Card(NamedTuple):
+    """A card, what the engine calls it, and the version of its driver."""
+
+    uuid: str
+    driver: str
+    gpu: Gpu
+
+
 def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
     """The profile for the largest of the cards (name, memory in MiB); `cpu` if there is none that a profile fits.
 
@@ -44,10 +52,19 @@ def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
 
 def gpus() -> list[Gpu]:
     """The NVIDIA cards; none without a driver. Raises GpuFault."""
+    return [_gpu(line) for line in _asked("name,memory.total")]
+
+
+def cards() -> list[Card]:
+    """The same, with what names them and what drives them."""
+    return [_card(line) for line in _asked("uuid,driver_version,name,memory.total")]
+
+
+def _asked(fields: str) -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -56,7 +73,7 @@ def gpus() -> list[Gpu]:
         return []
     if answer.returncode != 0:
         raise _fault(program, f"exit code {answer.returncode}: {(answer.stdout + answer.stderr).strip()}")
-    return [_card(program, line) for line in answer.stdout.splitlines() if line.strip()]
+    return [line for line in answer.stdout.splitlines() if line.strip()]
 
 
 def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
@@ -72,10 +89,16 @@ def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
     return otherwise.absolute() / ".overnight"
 
 
-def _card(program: str, line: str) -> Gpu:
+def _card(line: str) -> Card:
+    uuid, _, rest = line.partition(", ")
+    driver, _, rest = rest.partition(", ")
+    return Card(uuid, driver, _gpu(rest))
+
+
+def _gpu(line: str) -> Gpu:
     name, _, memory = line.rpartition(",")
     if not name or not memory.strip().isdigit():
-        raise _fault(program, f"it does not say how much memory the card has: {line.strip()!r}")
+        raise _fault("nvidia-smi", f"it does not say how much memory the card has: {line.strip()!r}")
     return Gpu(name.strip(), int(memory))
 
 

@@ -1,0 +1,157 @@
+"""Docker on this machine: the engine, its command line plugins, and whether a container gets the card."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.types import DeviceRequest
+
+from services.doctor.facts import Facts
+from services.doctor.finding import Finding, fail, ok, skip
+from services.doctor.minima import COMPOSE, ENGINE
+from services.redis.binary import parse_version
+from services.stack import Stack
+
+PACKAGES = "sudo apt-get install docker.io docker-compose-v2 docker-buildx (Ubuntu 24.04 or newer)"
+TOOLKIT = (
+    "sudo apt-get install nvidia-container-toolkit && sudo nvidia-ctk runtime configure --runtime=docker"
+    " && sudo systemctl restart docker"
+)
+_INSIDE_S = 60
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One that answers, and what it says of itself."""
+
+    client: docker.DockerClient
+    facts: Mapping[str, Any]
+
+
+def reach(facts: Facts) -> tuple[Finding, Engine | None]:
+    """The engine answers and is new enough. The caller closes its client."""
+    try:
+        client = facts.connect()
+    except (DockerException, OSError) as error:
+        return _unreachable(facts, error), None
+    try:
+        engine = Engine(client, client.info())
+    except (DockerException, OSError) as error:
+        client.close()
+        return _unreachable(facts, error), None
+    version = engine.facts["ServerVersion"]
+    wanted = f">= {ENGINE}"
+    if parse_version(version) < parse_version(ENGINE):
+        return fail("engine", version, PACKAGES, wanted), engine
+    return ok("engine", version, wanted), engine
+
+
+def _unreachable(facts: Facts, error: BaseException) -> Finding:
+    causes = list(_causes(error))
+    host = facts.environment.get("DOCKER_HOST")
+    if any(isinstance(cause, PermissionError) for cause in causes):
+        return fail("engine", "this user may not speak to it", 'sudo usermod -aG docker "$USER", then log in again')
+    if host:
+        return fail("engine", f"none answers at DOCKER_HOST={host}", "unset DOCKER_HOST, or start the engine there")
+    if facts.which("dockerd") is None and facts.which("docker") is None:
+        return fail("engine", "Docker is not installed", f"{PACKAGES}; or without Docker: scripts/up --local")
+    if any(isinstance(cause, (FileNotFoundError, ConnectionRefusedError)) for cause in causes):
+        return fail("engine", "Docker is installed, its engine does not run", "sudo systemctl start docker")
+    return fail("engine", f"it does not answer: {error}", "sudo systemctl restart docker")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def compose(facts: Facts) -> Finding:
+    """The compose plugin is there and new enough."""
+    version = _asked(facts, "docker", "compose", "version", "--short")
+    wanted = f">= {COMPOSE}"
+    if version is None:
+        return fail("compose", "`docker compose` does not work", PACKAGES, wanted)
+    if parse_version(version.removeprefix("v")) < parse_version(COMPOSE):
+        return fail("compose", version, f"{PACKAGES}; docker-compose on Debian 13", wanted)
+    return ok("compose", version, wanted)
+
+
+def buildx(facts: Facts) -> Finding:
+    """The plugin that builds images with BuildKit is there."""
+    version = _asked(facts, "docker", "buildx", "version")
+    if version is None:
+        return fail("buildx", "`docker buildx` does not work", "sudo apt-get install docker-buildx", "any version")
+    return ok("buildx", version.split()[1] if len(version.split()) > 1 else version)
+
+
+def _asked(facts: Facts, *command: str) -> str | None:
+    try:
+        answer = facts.run(*command)
+    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 and answer.stdout.strip() else None
+
+
+def toolkit(facts: Facts, engine: Engine) -> Finding:
+    """The engine can give a card to a container: NVIDIA's runtime or hook, or devices by CDI."""
+    if "nvidia" in engine.facts.get("Runtimes", {}):
+        return ok("toolkit", "the engine has NVIDIA's runtime")
+    if any("nvidia.com/gpu" in str(device) for device in engine.facts.get("DiscoveredDevices") or []):
+        return ok("toolkit", "the engine sees the card by CDI")
+    if facts.which("nvidia-container-runtime-hook"):
+        return ok("toolkit", "nvidia-container-toolkit is installed")
+    return fail("toolkit", "the engine has no NVIDIA runtime", TOOLKIT, "nvidia-container-toolkit")
+
+
+def is_built(engine: Engine, image: str) -> bool:
+    """The engine has the image."""
+    try:
+        return engine.client.images.get(image) is not None
+    except ImageNotFound:
+        return False
+
+
+def listened_on(stack: Stack) -> set[tuple[str, int]]:
+    """Addresses that running containers of the stack have published."""
+    return {
+        (bound["HostIp"], int(bound["HostPort"]))
+        for each in stack.containers()
+        for bindings in stack.engine.containers.get(each.id).ports.values()
+        for bound in bindings or []
+    }
+
+
+def card_inside(engine: Engine, image: str, uuid: str) -> Finding:
+    """A container of the trainer's image sees the card; it is made for this and removed."""
+    if not is_built(engine, image):
+        return skip("inside", f"{image} is built at the first start; whether it sees the card shows then")
+    request = DeviceRequest(driver="nvidia", device_ids=[uuid or "0"], capabilities=[["gpu"]])
+    try:
+        code, told = _run_inside(engine.client, image, request)
+    except (APIError, OSError) as error:
+        return fail("inside", f"no container gets the card: {getattr(error, 'explanation', None) or error}", TOOLKIT)
+    if code != 0 or "GPU" not in told:
+        return fail("inside", f"nvidia-smi in a container ends with {code}: {told}", TOOLKIT, "the card")
+    return ok("inside", f"a container sees {told.splitlines()[0]}")
+
+
+def _run_inside(client: docker.DockerClient, image: str, request: DeviceRequest) -> tuple[int, str]:
+    container = client.containers.create(
+        image,
+        ["nvidia-smi", "-L"],
+        device_requests=[request],
+        environment={"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+        network_mode="none",
+    )
+    try:
+        container.start()
+        code = container.wait(timeout=_INSIDE_S)["StatusCode"]
+        return code, container.logs().decode(errors="replace").strip()
+    finally:
+        container.remove(force=True)

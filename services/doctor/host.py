@@ -1,0 +1,97 @@
+"""The machine around a night: disk, ports, clock; for local mode also Python's packages, git and the Redis server."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from services.doctor.facts import Facts
+from services.doctor.finding import Finding, fail, ok, warn
+from services.machine import Card
+from services.redis.binary import choose_binary
+from services.redis.folder import ServerFolder
+from services.redis.server import OLDEST
+from trainer.jobs import BusError
+
+_GIB = 2**30
+_A_DAY = timedelta(days=1)
+
+Port = tuple[str, int]
+
+
+def disk(facts: Facts, folder: Path, wanted_gib: int, fix: str) -> Finding:
+    """Enough is free where images, volumes or the state are kept."""
+    free_gib = facts.free_bytes(folder) / _GIB
+    found, wanted = f"{free_gib:.1f} GiB free in {folder}", f">= {wanted_gib}"
+    return ok("disk", found, wanted) if free_gib >= wanted_gib else fail("disk", found, fix, wanted)
+
+
+def ports(published: Collection[Port], ours: Collection[Port]) -> list[Finding]:
+    """No other program listens where the stack will. `ours` are those that it listens on already."""
+    taken = [port for port in published if port not in ours and not _can_listen(port)]
+    if taken:
+        return [
+            fail("ports", f"{host}:{number} is taken", f"sudo ss -ltnp 'sport = :{number}' says by whom; end that")
+            for host, number in taken
+        ]
+    told = ", ".join(f"{host}:{number}" for host, number in published)
+    return [ok("ports", f"{told} free" if told else "none is published")]
+
+
+def _can_listen(port: Port) -> bool:
+    family = socket.AF_INET6 if ":" in port[0] else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(port)
+        except OSError as error:
+            return error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+    return True
+
+
+def clock(facts: Facts) -> Finding:
+    """Not behind the newest file of this clone; TLS, cost and the times in the journal depend on it."""
+    newest = max(datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in facts.root.iterdir() if path.exists())
+    today = f"{facts.now:%Y-%m-%d %H:%M} UTC"
+    if facts.now < newest - _A_DAY:
+        return warn(
+            "clock", f"{today}, but this clone has a file of {newest:%Y-%m-%d}", "sudo timedatectl set-ntp true"
+        )
+    return ok("clock", today)
+
+
+def git(facts: Facts) -> Finding:
+    """Every candidate is a commit."""
+    try:
+        answer = facts.run("git", "--version")
+    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
+        return fail("git", "not installed", "sudo apt-get install git")
+    return ok("git", answer.stdout.strip().removeprefix("git version "))
+
+
+def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Finding:
+    """torch is in this environment, in a build that can use the card."""
+    python = f"Python {sys.version.split()[0]} in {sys.prefix}"
+    try:
+        torch = installed("torch")
+    except PackageNotFoundError:
+        return fail("python", f"{python}, without torch", "scripts/setup run")
+    if cards and torch.endswith("+cpu"):
+        fix = "reinstall torch from an index with CUDA builds, or overnight run --profile cpu"
+        return fail("python", f"{python}, torch {torch}, which cannot use the card", fix)
+    return ok("python", f"{python}, torch {torch}")
+
+
+def redis_server(facts: Facts) -> Finding:
+    """A program for the embedded server is there."""
+    try:
+        binary = choose_binary(ServerFolder(facts.state.redis).remembered_binary(), OLDEST)
+    except BusError as error:
+        return fail("redis", str(error).partition("; ")[0], "sudo apt-get install redis-server")
+    return ok("redis", f"{binary.path.name} from {binary.origin}")

@@ -1,0 +1,65 @@
+"""A file for an issue: the findings, versions, and the settings in force, without secrets and without this user's name.
+
+Replaced: values of what is named like a secret or looks like one, passwords in addresses, the home folder. Everything
+that is written goes through this, also what checks quote from elsewhere.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from services.doctor.facts import Facts
+from services.doctor.finding import Finding
+from services.doctor.minima import Mode
+
+HIDDEN = "[left out]"
+_SECRET_NAME = re.compile(
+    r"(?P<name>\w*(?:PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH)\w*)(?P<is>\s*[=:]\s*)(?P<value>\S+)", re.IGNORECASE
+)
+_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@]*@")
+_LOOKS_SECRET = re.compile(r"\b(?:sk|hf|ghp|gho|glpat|xox[abp]|nvapi|AKIA)[-_]?[A-Za-z0-9_-]{16,}")
+_PACKAGES = ("overnight", "docker", "redis", "rq", "torch", "optuna", "httpx")
+
+
+def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Facts) -> None:
+    """Write it; a file that is there is replaced."""
+    lines = [f"overnight doctor, mode {mode}, {facts.now:%Y-%m-%d %H:%M} UTC", ""]
+    lines += [finding.line() for finding in findings]
+    lines += ["", *_versions(), "", *_settings(mode, facts)]
+    path.write_text(without_secrets("\n".join(lines), facts.environment.get("HOME", "")) + "\n")
+
+
+def without_secrets(text: str, home: str) -> str:
+    """The text with what is secret or personal replaced."""
+    text = _SECRET_NAME.sub(rf"\g<name>\g<is>{HIDDEN}", text)
+    text = _LOOKS_SECRET.sub(HIDDEN, _IN_ADDRESS.sub(f"{HIDDEN}@", text))
+    return text.replace(home, "~") if home.strip("/") else text
+
+
+def _versions() -> Iterator[str]:
+    yield f"{platform.system()} {platform.release()} {platform.machine()}"
+    try:
+        yield platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        yield "no os-release"
+    yield f"Python {platform.python_version()}"
+    for name in _PACKAGES:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name} is not installed"
+
+
+def _settings(mode: Mode, facts: Facts) -> Iterator[str]:
+    try:
+        files = () if mode is Mode.LOCAL else facts.settings_files(mode)
+    except OSError as error:
+        yield str(error)
+        return
+    for entries in files:
+        yield f"{entries.file}:"
+        yield from (f"  {entry.name}={entry.value}" for entry in entries.entries)

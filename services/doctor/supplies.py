@@ -1,0 +1,103 @@
+"""What a night uses up or asks: the LLM's model and the prepared text, in the containers of a stack or on this machine.
+
+Before a stack's first start neither is there, and both are made by it: that is `skip`, not a fault.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+
+import httpx
+from docker.errors import NotFound
+from pydantic import TypeAdapter, ValidationError
+
+from researcher.ollama import base_url
+from researcher.settings import Settings
+from services.doctor.facts import Facts
+from services.doctor.finding import Finding, fail, ok, skip, warn
+from services.stack import Stack, StackError
+
+MANIFEST_INSIDE = "/state/data/manifest.json"
+_ANSWER_S = 3.0
+_ALONE = "the optimiser works alone"
+
+
+def model_inside(stack: Stack, held: Mapping[str, str], compose: str) -> Finding:
+    """The stack's Ollama has MODEL. `compose`: the command that names the stack."""
+    if held["LLM"] == "none":
+        return skip("model", f"LLM=none: {_ALONE}")
+    if held["LLM"] == "openai":
+        return fail("model", "LLM=openai is not built yet", "set LLM=ollama or LLM=none in gpu.env")
+    if not any(each.service == "ollama" and each.state == "running" for each in stack.containers()):
+        return skip("model", "the stack is not up; its start pulls the model")
+    try:
+        listed = stack.output("ollama", "ollama", "list").decode(errors="replace")
+    except StackError as error:
+        return fail("model", f"ollama does not say what it has: {error}", f"{compose} restart ollama")
+    names = {line.split()[0] for line in listed.splitlines()[1:] if line.strip()}
+    return _among(held["MODEL"], names) or fail(
+        "model", f"ollama has no {held['MODEL']}", f"{compose} up model, or set another MODEL", "the model pulled"
+    )
+
+
+def model_here(facts: Facts) -> Finding:
+    """An Ollama of this machine has the model; without one the optimiser goes on alone."""
+    host = facts.environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
+    wanted = facts.environment.get("MODEL") or Settings.model_fields["model"].default
+    try:
+        url = base_url(host)
+    except ValueError as error:
+        return fail("model", str(error).partition("; ")[0], "export OLLAMA_HOST=http://127.0.0.1:11434")
+    try:
+        answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False).raise_for_status()
+        names = {str(model["name"]) for model in answer.json()["models"]}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return warn("model", f"no Ollama answers at {url} ({type(error).__name__}): {_ALONE}", "ollama serve")
+    return _among(wanted, names) or warn(
+        "model", f"the Ollama at {url} has no {wanted}: {_ALONE}", f"ollama pull {wanted}"
+    )
+
+
+def _among(model: str, names: set[str]) -> Finding | None:
+    name = model if ":" in model else f"{model}:latest"
+    return ok("model", name) if name in names else None
+
+
+def text_inside(stack: Stack, compose: str) -> Finding:
+    """The stack's data volume holds a prepared text; read from the container that prepared it."""
+    prepared = [each for each in stack.containers() if each.service == "data"]
+    if not prepared:
+        return skip("data", "the stack is not up; its start prepares the text")
+    if prepared[0].state == "running":
+        return skip("data", f"being prepared: {compose} logs data")
+    try:
+        chunks, _ = stack.engine.containers.get(prepared[0].id).get_archive(MANIFEST_INSIDE)
+        archive = io.BytesIO(b"".join(chunks))
+    except NotFound:
+        return fail("data", "the volume holds no prepared text", f"{compose} up data")
+    with tarfile.open(fileobj=archive) as tar:
+        manifest = tar.extractfile(tar.getmembers()[0])
+        return _told(manifest.read() if manifest else b"", f"{compose} up data")
+
+
+def text_here(facts: Facts) -> Finding:
+    """The state folder holds a prepared text."""
+    try:
+        manifest = (facts.state.data / "manifest.json").read_bytes()
+    except FileNotFoundError:
+        return skip("data", "none yet; the first start prepares the text")
+    except PermissionError:
+        return fail("data", f"{facts.state.data} cannot be read", f'sudo chown -R "$USER" {facts.state.data}')
+    return _told(manifest, f"rm -r {facts.state.data}, and the next start prepares it again")
+
+
+def _told(manifest: bytes, fix: str) -> Finding:
+    from trainer.data.manifest import Manifest  # noqa: PLC0415 - costs numpy and the tokenizer library
+
+    try:
+        prepared = TypeAdapter(Manifest).validate_json(manifest)
+    except ValidationError as error:
+        return fail("data", f"the manifest is damaged ({error.error_count()} faults)", fix)
+    return ok("data", f"{prepared.text}, {prepared.rows['train']} rows to train on")
