@@ -18,6 +18,7 @@ from services.doctor.facts import Facts, compose_files
 from services.doctor.finding import Finding, Verdict, fail, ok, skip
 from services.doctor.minima import FIRST_GIB, LATER_GIB, LLM_GIB, LOCAL_CARD_GIB, Mode
 from services.gpuenv import faults, settings
+from services.machine import detect_profile
 from services.stack import Stack
 
 _MAKE_ROOM = "`docker system df` tells what takes it, `docker builder prune` removes old builds"
@@ -49,7 +50,7 @@ def _of_local(facts: Facts) -> Iterator[Finding]:
     if facts.state.data.exists():
         wanted_gib = LATER_GIB[Mode.LOCAL]
     yield host.disk(facts, facts.state.root, wanted_gib, "free some, or keep the night elsewhere: --state FOLDER")
-    yield supplies.model_here(facts)
+    yield supplies.model_here(facts, detect_profile([each.gpu for each in cards]))
     yield supplies.text_here(facts)
     yield host.clock(facts)
 

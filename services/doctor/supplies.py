@@ -13,7 +13,8 @@ import httpx
 from docker.errors import NotFound
 from pydantic import TypeAdapter, ValidationError
 
-from researcher.ollama import base_url
+from researcher.endpoint import base_url, same_model
+from researcher.placement import placement_for
 from researcher.settings import Settings
 from services.doctor.facts import Facts
 from services.doctor.finding import Finding, fail, ok, skip, warn
@@ -42,10 +43,12 @@ def model_inside(stack: Stack, held: Mapping[str, str], compose: str) -> Finding
     )
 
 
-def model_here(facts: Facts) -> Finding:
-    """An Ollama of this machine has the model; without one the optimiser goes on alone."""
+def model_here(facts: Facts, profile: str) -> Finding:
+    """An Ollama of this machine has the model of a profile; without one the optimiser goes on alone."""
+    if facts.environment.get("LLM") == "none":
+        return skip("model", f"LLM=none: {_ALONE}")
     host = facts.environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
-    wanted = facts.environment.get("MODEL") or Settings.model_fields["model"].default
+    wanted = facts.environment.get("MODEL") or placement_for(profile).model
     try:
         url = base_url(host)
     except ValueError as error:
@@ -61,8 +64,7 @@ def model_here(facts: Facts) -> Finding:
 
 
 def _among(model: str, names: set[str]) -> Finding | None:
-    name = model if ":" in model else f"{model}:latest"
-    return ok("model", name) if name in names else None
+    return next((ok("model", name) for name in sorted(names) if same_model(name, model)), None)
 
 
 def text_inside(stack: Stack, compose: str) -> Finding:

@@ -34,7 +34,7 @@ from services.machine import Card, Gpu, GpuFault
 from services.state import State
 from tests.doubles.ollama_server import ollama_double
 from trainer.data.manifest import FORMAT, Manifest, write_manifest
-from trainer.jobs import PROFILES
+from trainer.jobs import PROFILES, Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_IMAGE = "overnight-test/python:3.11"
@@ -42,7 +42,12 @@ GIB = 2**30
 H100 = Card("GPU-11111111-2222-3333-4444-555555555555", "580.95.05", Gpu("NVIDIA H100 80GB HBM3", 81559))
 A6000 = Card("GPU-66666666-7777-8888-9999-000000000000", "580.95.05", Gpu("RTX A6000", 46068))
 SHELL = {name: value for name, value in os.environ.items() if name not in {*KEYS, "DOCKER_HOST"}}
-KNOWS_ITS_VERSIONS = 'case "$1 $2" in "compose version") echo 2.26.1;; "buildx version") echo 0.13.1;; *) exit 1;; esac'
+COMMAND_WITHOUT_ENGINE = """case "$*" in
+    "compose version --short") echo 2.26.1;;
+    "buildx version") echo 0.13.1;;
+    *config*) echo '{"name": "some", "services": {"trainer": {"image": "some"}}}';;
+    *) exit 1;;
+esac"""
 MANIFEST = Manifest(
     profile="cpu",
     text="plays",
@@ -151,21 +156,21 @@ def test_machine_without_docker_is_told_what_to_install(well: Facts, tmp_path: P
 
 
 def test_engine_that_does_not_run_is_told_apart(well: Facts, tmp_path: Path) -> None:
-    path = program(tmp_path / "bin", "docker", KNOWS_ITS_VERSIONS)
+    path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
     facts = replace(well, environment={"PATH": path}, connect=lambda: listens_nowhere(tmp_path))
 
-    findings = [finding for finding in examine(Mode.CPU, facts) if finding.name != "files"]
+    line = only_failure(examine(Mode.CPU, facts))
 
-    assert only_failure(findings).endswith("its engine does not run -> sudo systemctl start docker")
+    assert line.endswith("its engine does not run -> sudo systemctl start docker")
 
 
 def test_user_who_may_not_speak_to_the_engine_is_told_apart(well: Facts, tmp_path: Path) -> None:
-    path = program(tmp_path / "bin", "docker", KNOWS_ITS_VERSIONS)
+    path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
     facts = replace(well, environment={"PATH": path}, connect=forbids)
 
-    findings = [finding for finding in examine(Mode.CPU, facts) if finding.name != "files"]
+    line = only_failure(examine(Mode.CPU, facts))
 
-    assert 'sudo usermod -aG docker "$USER"' in only_failure(findings)
+    assert 'sudo usermod -aG docker "$USER"' in line
 
 
 def test_docker_host_that_leads_nowhere_is_named(well: Facts, tmp_path: Path) -> None:
@@ -334,7 +339,9 @@ def toy(tmp_path: Path) -> Iterator[Facts]:
     try:
         compose(facts, "up", "--detach", "--quiet-pull")
         with closing(docker.from_env()) as client:
-            for each in client.containers.list(all=True, filters={"label": f"com.docker.compose.project={name(root)}"}):
+            for each in client.containers.list(
+                all=True, filters={"label": f"com.docker.compose.project={project_of(root)}"}
+            ):
                 if each.labels["com.docker.compose.service"] == "data":
                     each.wait(timeout=60)
         yield facts
@@ -342,7 +349,7 @@ def toy(tmp_path: Path) -> Iterator[Facts]:
         compose(facts, "down", "--volumes", "--timeout", "1")
 
 
-def name(root: Path) -> str:
+def project_of(root: Path) -> str:
     return (root / "compose.yaml").read_text().split()[1]
 
 
@@ -428,8 +435,10 @@ def test_card_is_the_named_one_else_the_first() -> None:
     assert chosen([H100, A6000], "")[1] == H100
 
 
-@pytest.mark.parametrize("profile", [profile for profile in PROFILES.values() if profile.device == "cuda"])
-def test_every_profile_fits_the_smallest_card_it_is_for(profile) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    "profile", [profile for profile in PROFILES.values() if profile.device == "cuda"], ids=lambda profile: profile.name
+)
+def test_every_profile_fits_the_smallest_card_it_is_for(profile: Profile) -> None:
     card = H100._replace(gpu=Gpu("a card", round(profile.card_gib * 1024)))
 
     assert split(card, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Verdict.OK
@@ -576,6 +585,12 @@ def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
     assert exit_code(findings) == 0
     if verdict is Verdict.WARN:
         assert named(findings, "model").fix == "ollama pull large:9b"
+
+
+def test_night_without_an_llm_asks_for_no_model(well: Facts) -> None:
+    findings = examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | {"LLM": "none"}))
+
+    assert named(findings, "model").verdict is Verdict.SKIP
 
 
 def without_torch(name: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.machine import Gpu, GpuFault, detect_profile, gpus, state_folder
+from services.machine import Card, Gpu, GpuFault, cards, detect_profile, gpus, state_folder
 from trainer.jobs import PROFILES
 
 
@@ -56,6 +56,12 @@ def test_cards_are_read_as_the_driver_prints_them(path: Path) -> None:
     install_driver(path, "echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'Some card, with a comma, 24564'")
 
     assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559), Gpu("Some card, with a comma", 24564)]
+
+
+def test_cards_are_read_with_what_names_and_what_drives_them(path: Path) -> None:
+    install_driver(path, "echo 'GPU-5fd4f087-86f3, 580.95.05, Some card, with a comma, 24564'")
+
+    assert cards() == [Card("GPU-5fd4f087-86f3", "580.95.05", Gpu("Some card, with a comma", 24564))]
 
 
 def test_driver_without_a_card_is_no_gpu(path: Path) -> None:
