@@ -156,6 +156,12 @@ class Workspace:
         """Unified diff between two commits."""
         return str(self._repo.git.diff(old, new))
 
+    def bundle(self, branch: str, to: Path) -> None:
+        """Write a run's branch, its tags and every candidate into one file that `git clone` reads."""
+        self._repo.git.bundle(
+            "create", to.resolve(), "HEAD", branch, f"--tags={branch}-confirmed-*", f"--glob=refs/{branch}/*"
+        )
+
     def _exclude_projections(self) -> None:
         exclude = Path(self._repo.common_dir) / "info" / "exclude"
         exclude.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from services.door import DoorError, open_bus
 from services.live import Scene, draw, experiments_table
 from services.state import State
 
+BUNDLE = "subject.bundle"
+
 
 class NothingToShow(ResearcherError):
     """The night has not come so far yet; the message says what is missing."""
@@ -79,7 +81,7 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
 
 
 def export(state: State, to: Path, console: Console) -> None:
-    """results.tsv, results.json, progress.png and the best train.py in a folder."""
+    """results.tsv, results.json, progress.png, the best train.py and the subject's history in a folder."""
     from researcher.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
 
     with _history(state) as history:
@@ -90,6 +92,11 @@ def export(state: State, to: Path, console: Console) -> None:
         write_whole(to / "progress.png", draw_picture(night))
         if night.run.incumbent is not None:
             write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
+    workspace = Workspace(Path(state.require_night().subject))
+    try:
+        workspace.bundle(night.run.branch, to / BUNDLE)
+    finally:
+        workspace.close()
     console.print(f"written to {to.resolve()}", soft_wrap=True)
 
 

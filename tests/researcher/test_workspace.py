@@ -133,3 +133,22 @@ def test_a_repository_creation_that_was_killed_is_begun_anew(tmp_path: Path) -> 
     workspace = Workspace(tmp_path / "subject")
     assert workspace.files(workspace.head())["train.py"] == "A = 1\n"
     workspace.close()
+
+
+def test_a_bundle_holds_the_branch_its_tags_and_what_was_discarded_and_can_be_cloned(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    base = workspace.head()
+    kept = commit(workspace, base)
+    git.Repo(workspace.path).git.update_ref(f"refs/{BRANCH}/7", base)
+    workspace.tag(f"{BRANCH}-confirmed-1", kept)
+
+    workspace.bundle(BRANCH, tmp_path / "subject.bundle")
+
+    clone = git.Repo.clone_from(str(tmp_path / "subject.bundle"), tmp_path / "clone")
+    refs = dict(reversed(line.split()) for line in clone.git.ls_remote("origin").splitlines())
+    assert clone.active_branch.name == BRANCH
+    assert clone.head.commit.hexsha == kept
+    assert refs[f"refs/{BRANCH}/7"] == base
+    assert refs[f"refs/tags/{BRANCH}-confirmed-1"] == kept
+    clone.close()
