@@ -127,6 +127,28 @@ def test_up_sets_up_and_hands_its_options_to_the_command(clone: Clone) -> None:
     assert answer.stdout == "overnight run --experiments 12 --state a folder\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("up", ()),
+        ("up", ("--cpu", "--experiments", "5", "--then", "echo done")),
+        ("status", ()),
+        ("logs", ("trainer", "--follow")),
+        ("down", ()),
+        ("doctor", ("--report", "a file")),
+        ("results", ("a folder",)),
+    ],
+)
+def test_what_is_for_containers_goes_to_the_operators_commands_whatever_lies_in_the_callers_folder(
+    clone: Clone, script: str, arguments: tuple[str, ...]
+) -> None:
+    (clone.root.parent / "services.py").write_text("raise SystemExit('a stranger')\n")
+
+    answer = clone.run(f"scripts/{script}", *arguments)
+
+    assert answer.stdout.splitlines()[-1] == " ".join(("services", script, *arguments))
+
+
 def test_ci_checks_and_tests_from_any_folder(clone: Clone) -> None:
     answer = clone.run(".ci/run")
 
@@ -236,16 +258,7 @@ def test_up_explains_itself_before_any_set_up(bare: Clone, arguments: tuple[str,
     answer = bare.run("scripts/up", *arguments)
 
     assert answer.returncode == 0
-    assert answer.stdout.startswith("usage: scripts/up --local")
-    assert not bare.venv.exists()
-
-
-@pytest.mark.parametrize("arguments", [(), ("--cpu",), ("--local", "--cpu"), ("--experiments", "3")])
-def test_up_in_containers_says_that_only_local_mode_exists(bare: Clone, arguments: tuple[str, ...]) -> None:
-    answer = bare.run("scripts/up", *arguments)
-
-    assert answer.returncode == 2
-    assert "only --local exists" in answer.stderr
+    assert answer.stdout.startswith("usage: scripts/up [--cpu]")
     assert not bare.venv.exists()
 
 
@@ -288,7 +301,10 @@ def make_clone(root: Path) -> Clone:
     shutil.copy(ROOT / ".ci" / "run", root / ".ci" / "run")
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "backend" / "backend.py").write_text(BUILD_BACKEND)
-    command = {"overnight_command.py": SAYS_ITS_ARGUMENTS.format(name="overnight")}
+    command = {
+        "overnight_command.py": SAYS_ITS_ARGUMENTS.format(name="overnight"),
+        "services/__main__.py": SAYS_ITS_ARGUMENTS.format(name="services"),
+    }
     make_wheel(root / "backend", "overnight", "1.0", command, {"overnight": "overnight_command:main"})
     make_wheel(wheels, "torch", "2.13.0", {f"{name}.py": "" for name in imported_first("run")})
     names = ("ruff", "mypy", "pytest")

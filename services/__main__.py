@@ -1,0 +1,212 @@
+"""`python -m services`: the operator's commands behind scripts/, for the stack of containers.
+
+Errors are one sentence with the next step, and exit code 2. What is asked of a night itself is `overnight`, inside the
+researcher's container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from docker.errors import ImageNotFound
+from rich.console import Console
+from rich.markup import escape
+
+from services import doctor
+from services.digests import NoImages, digest_in, pin
+from services.doctor import Facts, Mode, Verdict
+from services.doctor.engine import compose, reach
+from services.machine import state_folder
+from services.results import RESEARCHER, fetch
+from services.stack import ENGINE_AWAY, PROJECT, Container, Stack, StackError
+from services.state import State
+from services.up import Wish, bring_up, prepare, told, watch
+
+ROOT = Path(__file__).resolve().parents[1]
+BAD_USE = 2
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False, soft_wrap=True)
+
+Cpu = Annotated[bool, typer.Option("--cpu", help="Without a GPU.")]
+
+
+def main() -> None:
+    """Entry point: known errors become one sentence."""
+    try:
+        app()
+    except (StackError, NoImages) as error:
+        _refuse(str(error))
+    except ENGINE_AWAY as error:
+        _refuse(f"the Docker engine does not answer any more ({error}); next: scripts/doctor")
+
+
+def _refuse(words: str) -> None:
+    console.print(f"[bold red]overnight:[/] {escape(words)}")
+    sys.exit(BAD_USE)
+
+
+@app.command()
+def up(
+    cpu: Cpu = False,
+    experiments: Annotated[int | None, typer.Option(min=1, help="End after this many measured experiments.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="End after this many hours of GPU time.")] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="End at this cost; needs PRICE_PER_HOUR.")] = None,
+    then: Annotated[str | None, typer.Option(help="Shell command to run here once the night has ended.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
+    file: Annotated[list[str] | None, typer.Option(help="A further compose file of yours.")] = None,
+) -> None:
+    """Check, build, start, wait until all is healthy, and show the night. What runs already is left alone."""
+    if detach and then is not None:
+        raise StackError(
+            "--then waits for the end of the night; next: leave --detach out, and use nohup or systemd-run"
+        )
+    limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
+    wish = Wish(
+        mode=Mode.CPU if cpu else Mode.GPU,
+        limits={name: str(value) for name, value in limits.items() if value is not None},
+        files=file or [],
+        then=then,
+    )
+    facts = _facts(wish.limits)
+    prepare(wish, facts, console)
+    stack = _stack(facts)
+    bring_up(wish, stack, ROOT, console)
+    if not detach:
+        raise typer.Exit(watch(wish, stack, console, terminal=_on_terminal()))
+
+
+@app.command()
+def status() -> None:
+    """Show the containers, and how the night stands."""
+    stack = _stack(_facts())
+    containers = _those_up(stack)
+    for each in containers:
+        console.print(told(stack, each), markup=False)
+    if not any(each.service == RESEARCHER and each.state == "running" for each in containers):
+        raise StackError("the night is not running; next: scripts/up")
+    raise typer.Exit(stack.execute(RESEARCHER, "overnight", "status", terminal=_on_terminal()))
+
+
+@app.command()
+def logs(
+    service: Annotated[str | None, typer.Argument(help="One of them; all if not given.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until Ctrl-C.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="So many lines of each.")] = 100,
+) -> None:
+    """Show what the containers said."""
+    stack = _stack(_facts())
+    known = {each.service for each in _those_up(stack)}
+    if service is not None and service not in known:
+        raise StackError(f"there is no service {service}; next: one of {', '.join(sorted(known))}")
+    words = ["--tail", str(tail), *(["--follow"] if follow else []), *([service] if service else [])]
+    with contextlib.suppress(KeyboardInterrupt):
+        raise typer.Exit(stack.logs(*words))
+
+
+@app.command()
+def down() -> None:
+    """Stop cleanly and remove the containers; everything that a night is made of stays."""
+    stack = _stack(_facts())
+    if not stack.containers():
+        console.print("nothing is up")
+        return
+    code = stack.down()
+    if code == 0:
+        console.print(f"down. Kept: the volumes {', '.join(stack.volumes())}; scripts/up goes on with the night")
+    raise typer.Exit(code)
+
+
+@app.command(name="doctor")
+def examine(
+    cpu: Cpu = False,
+    local: Annotated[bool, typer.Option("--local", help="For a night without containers.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write a file for an issue, without secrets.")] = None,
+) -> None:
+    """Say what this machine has and lacks. Changes nothing."""
+    facts = _facts()
+    mode = Mode.LOCAL if local else Mode.CPU if cpu or _is_up_without_a_gpu(facts) else Mode.GPU
+    findings = doctor.examine(mode, facts)
+    doctor.print_findings(findings, console)
+    if report is not None:
+        doctor.write_report(report, mode, findings, facts)
+        console.print(f"written to {report}", markup=False)
+    raise typer.Exit(doctor.exit_code(findings))
+
+
+@app.command()
+def results(folder: Path) -> None:
+    """Fetch results.tsv, results.json, progress.png, the best train.py and the subject's history (subject.bundle)."""
+    names = fetch(_stack(_facts()), folder)
+    console.print(f"in {folder}: {', '.join(names)}", markup=False)
+    console.print(f"the history: git clone {folder / 'subject.bundle'}", markup=False)
+
+
+@app.command()
+def digests() -> None:
+    """Write the digests of the third-party images that this engine pulled into compose.yaml."""
+    stack = _stack(_facts())
+
+    def digest_of(name: str) -> str | None:
+        try:
+            return digest_in(stack.engine.images.get(name).attrs["RepoDigests"], name)
+        except ImageNotFound:
+            return None
+
+    path = ROOT / "compose.yaml"
+    before = path.read_text()
+    pinned = pin(before, digest_of)
+    if pinned.text != before:
+        path.write_text(pinned.text)
+    console.print("\n".join(pinned.told), markup=False)
+
+
+def _facts(shell: Mapping[str, str] | None = None) -> Facts:
+    environment = {**os.environ, **(shell or {})}
+    return doctor.this_machine(ROOT, State(state_folder(environment, ROOT)), environment)
+
+
+def _stack(facts: Facts) -> Stack:
+    """The stack on this machine's engine. Raises StackError where there is no engine, or no compose that serves."""
+    found, engine = reach(facts)
+    for each in (found, compose(facts)):
+        if each.verdict is Verdict.FAIL:
+            raise StackError(f"{each.name}: {each.found}; next: {each.fix}")
+    assert engine is not None
+    stack = Stack(facts.environment.get("COMPOSE_PROJECT_NAME") or PROJECT, engine.client)
+    elsewhere = {str(each.folder) for each in stack.containers() if each.folder.resolve() != ROOT}
+    if elsewhere:
+        raise StackError(
+            f"a stack named {stack.project} is up from {', '.join(elsewhere)}; next: scripts/down there, or a name of"
+            " its own for this one: export COMPOSE_PROJECT_NAME=..."
+        )
+    return stack
+
+
+def _those_up(stack: Stack) -> list[Container]:
+    found = stack.containers()
+    if not found:
+        raise StackError("nothing is up; next: scripts/up (a night without containers: .venv/bin/overnight status)")
+    return found
+
+
+def _is_up_without_a_gpu(facts: Facts) -> bool:
+    try:
+        containers = _stack(facts).containers()
+    except StackError:  # the doctor says it better
+        return False
+    return any(file.name == "compose.cpu.yaml" for each in containers for file in each.files)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""A stack of containers: the one module that runs the compose CLI and asks the engine, through its SDK, what is there.
+
+What is up is asked for by the project's name alone, so that needs no compose file and no flag, whatever the stack was
+started with. What the services mean is none of its business.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import DockerException
+from requests import RequestException
+
+PROJECT = "overnight"  # as compose.yaml has it in `name`
+LABEL = "com.docker.compose"
+# What the SDK raises when the engine goes away.
+ENGINE_AWAY = (DockerException, RequestException)
+NO_COMPOSE_FILE = Path("/")  # compose looks upwards from where it runs
+
+
+class StackError(Exception):
+    """The stack cannot be asked or changed; the message names the next step."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of the stack. `health` is None without a check, `said` the last thing its check printed."""
+
+    service: str
+    id: str
+    image: str
+    state: str
+    exit_code: int
+    health: str | None
+    said: str
+    is_one_shot: bool
+    started_at: datetime
+    finished_at: datetime
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """It does what it is there for, or has done it."""
+        if self.is_one_shot and self.state == "exited":
+            return self.exit_code == 0
+        return self.state == "running" and self.health in (None, "healthy")
+
+    def in_words(self) -> str:
+        """running, healthy; done; exited with 1; restarting ..."""
+        if self.state == "exited":
+            return "done" if self.is_one_shot and self.exit_code == 0 else f"exited with {self.exit_code}"
+        return self.state if self.health is None or self.state != "running" else f"{self.state}, {self.health}"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A compose project on an engine, whether anything of it is up or not."""
+
+    project: str
+    engine: docker.DockerClient
+
+    def containers(self) -> list[Container]:
+        """Those of the project by name of service, also ended ones."""
+        labels = [f"{LABEL}.project={self.project}", f"{LABEL}.oneoff=False"]
+        found = self.engine.containers.list(all=True, ignore_removed=True, filters={"label": labels})
+        return sorted((container_of(each.attrs) for each in found), key=lambda each: each.service)
+
+    def container(self, service: str) -> Container:
+        """One that is up. Raises StackError."""
+        for each in self.containers():
+            if each.service == service and each.state == "running":
+                return each
+        raise StackError(f"no {service} of the stack {self.project} is running; next: scripts/status, or scripts/up")
+
+    def last_lines(self, container: Container, lines: int) -> list[str]:
+        """The end of its log."""
+        log = self.engine.containers.get(container.id).logs(tail=lines)
+        return [line for line in log.decode(errors="replace").splitlines() if line.strip()]
+
+    def volumes(self) -> list[str]:
+        """Names of the project's volumes."""
+        found = self.engine.volumes.list(filters={"label": f"{LABEL}.project={self.project}"})
+        return sorted(each.attrs["Labels"][f"{LABEL}.volume"] for each in found)
+
+    def up(self, folder: Path, files: Sequence[str], limits: Mapping[str, str]) -> int:
+        """`docker compose up` in a folder, its progress shown; the exit code. `files` are options that name some.
+
+        Without them it is the very call that a user makes by hand, so both end in the same settings. `limits` go as
+        environment, which compose prefers to gpu.env.
+        """
+        return _compose(*files, "up", "--detach", "--wait", "--build", folder=folder, more=limits)
+
+    def execute(self, service: str, *command: str, terminal: bool) -> int:
+        """Run a command in a service, on this terminal or for a pipe; its exit code, or compose's own 1."""
+        return self._by_name("exec", *([] if terminal else ["-T"]), service, *command)
+
+    def output(self, service: str, *command: str) -> bytes:
+        """What a command in a service printed. Raises StackError with what it complained of."""
+        found = self.engine.containers.get(self.container(service).id)
+        code, (out, complaint) = found.exec_run(list(command), demux=True)
+        if code != 0:
+            told = ((out or b"") + (complaint or b"")).decode(errors="replace").strip()
+            raise StackError(told.splitlines()[-1] if told else f"{command[0]} in {service} ended with {code}")
+        return out or b""
+
+    def logs(self, *arguments: str) -> int:
+        """`docker compose logs`; the exit code."""
+        return self._by_name("logs", *arguments)
+
+    def down(self) -> int:
+        """`docker compose down`: containers and networks go, volumes stay; the exit code."""
+        return self._by_name("down")
+
+    def _by_name(self, *arguments: str) -> int:
+        return _compose("-p", self.project, *arguments, folder=NO_COMPOSE_FILE, more={"COMPOSE_FILE": ""})
+
+
+def container_of(facts: Mapping[str, Any]) -> Container:
+    """A container from what the engine tells of it."""
+    state, labels = facts["State"], facts["Config"]["Labels"]
+    checks = (state.get("Health") or {}).get("Log") or []
+    return Container(
+        service=labels[f"{LABEL}.service"],
+        id=facts["Id"],
+        image=facts["Image"],
+        state=state["Status"],
+        exit_code=state["ExitCode"],
+        health=(state.get("Health") or {}).get("Status"),
+        said=checks[-1]["Output"].strip() if checks else "",
+        is_one_shot=facts["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"),
+        started_at=_time(state["StartedAt"]),
+        finished_at=_time(state["FinishedAt"]),
+        folder=Path(labels[f"{LABEL}.project.working_dir"]),
+        files=tuple(map(Path, labels[f"{LABEL}.project.config_files"].split(","))),
+    )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _compose(*arguments: str, folder: Path, more: Mapping[str, str]) -> int:
+    return subprocess.run(
+        ["docker", "compose", *arguments], cwd=folder, env={**os.environ, **more}, check=False
+    ).returncode
