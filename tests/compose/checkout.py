@@ -12,13 +12,13 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE = "overnight-test/python:3.11"  # from scripts/dev/docker-engine; holds redis-server too
+BASE, REDIS = "overnight-test/python:3.11", "overnight-test/redis:8"  # from scripts/dev/docker-engine
 OLLAMA = "overnight-test/ollama"
 MEMORY = "3g"
 
 SWAPPED = {
     "compose.yaml": [
-        (r"&redis-image \S+", f"&redis-image {BASE}"),
+        (r"&redis-image \S+", f"&redis-image {REDIS}"),
         (r"&ollama-image \S+", f"&ollama-image {OLLAMA}"),
         (r"&python-image \S+", f"&python-image {BASE}"),
         (r"image: overnight/", "image: overnight-test/"),
