@@ -20,9 +20,9 @@ LINE_CAP = 300
 CATCHES_EVERYTHING = {"trainer/runner.py"}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
-# of the GPU profiles lies. The last is Debian's name of the package with the Docker engine.
+# of the GPU profiles lies. The last two are no addresses: Debian's package of the Docker engine, CDI's name of a card.
 HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|co|ai|example)\b", re.IGNORECASE)
-KNOWN_HOST = re.compile(r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io")
+KNOWN_HOST = re.compile(r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io|nvidia\.com")
 FOLDER = re.compile(r"(?<![\w.$}/])/(?:root|work|home/\w+)/")
 
 
