@@ -1,6 +1,6 @@
 """What a night uses up or asks: the LLM's model and the prepared text, in the containers of a stack or on this machine.
 
-Before a stack's first start neither is there, and both are made by it: that is `skip`, not a fault.
+A start fetches what is missing: that is `skip` before the first one and `warn` later, and keeps nobody from starting.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def model_inside(stack: Stack, held: Mapping[str, str], compose: str) -> Finding
     try:
         listed = stack.output("ollama", "ollama", "list").decode(errors="replace")
     except StackError as error:
-        return fail("model", f"ollama does not say what it has: {error}", f"{compose} restart ollama")
+        return warn("model", f"ollama does not say what it has: {error}", f"{compose} restart ollama")
     names = {line.split()[0] for line in listed.splitlines()[1:] if line.strip()}
-    return _among(held["MODEL"], names) or fail(
-        "model", f"ollama has no {held['MODEL']}", f"{compose} up model, or set another MODEL", "the model pulled"
+    return _among(held["MODEL"], names) or warn(
+        "model", f"ollama has no {held['MODEL']}: {_ALONE}", f"{compose} up model, or set another MODEL"
     )
 
 
@@ -78,10 +78,13 @@ def text_inside(stack: Stack, compose: str) -> Finding:
         chunks, _ = stack.engine.containers.get(prepared[0].id).get_archive(MANIFEST_INSIDE)
         archive = io.BytesIO(b"".join(chunks))
     except NotFound:
-        return fail("data", "the volume holds no prepared text", f"{compose} up data")
+        return warn("data", "the volume holds no prepared text", f"{compose} up data")
     with tarfile.open(fileobj=archive) as tar:
         manifest = tar.extractfile(tar.getmembers()[0])
-        return _told(manifest.read() if manifest else b"", f"{compose} up data")
+        return _told(
+            manifest.read() if manifest else b"",
+            f"{compose} down && docker volume rm {stack.project}_data, and the next start prepares it again",
+        )
 
 
 def text_here(facts: Facts) -> Finding:

@@ -375,26 +375,31 @@ def test_stack_that_is_up_is_asked_for_its_model_and_its_text(toy: Facts) -> Non
 
 
 @pytest.mark.docker
-def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it(toy: Facts) -> None:
+def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it_and_keeps_nothing_from_starting(
+    toy: Facts,
+) -> None:
     write_manifest(toy.root / "text", MANIFEST)
     (toy.root / "gpu.local.env").write_text("MODEL=qwen3.5:27b\n")
 
-    line = only_failure(examine(Mode.CPU, toy))
+    findings = examine(Mode.CPU, toy)
 
-    assert "model    ollama has no qwen3.5:27b" in line
-    assert " -> docker compose -f compose.yaml -f services/compose.cpu.yaml up model" in line
+    assert exit_code(findings) == 0
+    assert named(findings, "model").line() == (
+        "warn model    ollama has no qwen3.5:27b: the optimiser works alone"
+        " -> docker compose -f compose.yaml -f services/compose.cpu.yaml up model, or set another MODEL"
+    )
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize(("manifest", "said"), [(None, "holds no prepared text"), ("{}", "the manifest is damaged")])
-def test_text_that_was_not_prepared_is_told(toy: Facts, manifest: str | None, said: str) -> None:
-    if manifest is not None:
-        (toy.root / "text" / "manifest.json").write_text(manifest)
+def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_failure(toy: Facts) -> None:
+    missing = named(examine(Mode.CPU, toy), "data")
+    (toy.root / "text" / "manifest.json").write_text("{}")
+    damaged = only_failure(examine(Mode.CPU, toy))
 
-    line = only_failure(examine(Mode.CPU, toy))
-
-    assert said in line
-    assert line.endswith("up data")
+    assert (missing.verdict, missing.found) == (Verdict.WARN, "the volume holds no prepared text")
+    assert missing.fix.endswith("up data")
+    assert "data     the manifest is damaged" in damaged
+    assert f"docker volume rm {project_of(toy.root)}_data" in damaged
 
 
 # --- the card ------------------------------------------------------------------------------------------------------
