@@ -67,15 +67,17 @@ MANIFEST = Manifest(
 )
 
 
-# The SDK leaves the socket of a connection that failed to the garbage collector, which warns.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def left_sockets() -> Iterator[None]:
-    """Collected within the test that left them."""
+    """Collected within the test that left them, where their warning is let pass."""
     yield
     gc.collect()
+
+
+def leaves_a_socket(test: Callable[..., None]) -> Callable[..., None]:
+    """The SDK leaves the socket of a connection that failed to the garbage collector."""
+    ignored = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    return pytest.mark.filterwarnings(ignored)(pytest.mark.usefixtures("left_sockets")(test))
 
 
 @pytest.fixture
@@ -138,6 +140,7 @@ def forbids() -> docker.DockerClient:
 # --- no engine -----------------------------------------------------------------------------------------------------
 
 
+@leaves_a_socket
 @pytest.mark.parametrize("mode", [Mode.CPU, Mode.GPU])
 def test_machine_without_docker_is_told_what_to_install(well: Facts, tmp_path: Path, mode: Mode) -> None:
     empty = tmp_path / "empty"
@@ -155,6 +158,7 @@ def test_machine_without_docker_is_told_what_to_install(well: Facts, tmp_path: P
     assert "scripts/up --local" in line
 
 
+@leaves_a_socket
 def test_engine_that_does_not_run_is_told_apart(well: Facts, tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
     facts = replace(well, environment={"PATH": path}, connect=lambda: listens_nowhere(tmp_path))
@@ -173,6 +177,7 @@ def test_user_who_may_not_speak_to_the_engine_is_told_apart(well: Facts, tmp_pat
     assert 'sudo usermod -aG docker "$USER"' in line
 
 
+@leaves_a_socket
 def test_docker_host_that_leads_nowhere_is_named(well: Facts, tmp_path: Path) -> None:
     host = f"unix://{tmp_path}/none.sock"
     facts = this_machine(well.root, well.state, SHELL | {"DOCKER_HOST": host})
