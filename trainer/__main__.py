@@ -11,12 +11,15 @@ from pathlib import Path
 
 import redis
 
-from trainer.jobs import TRIALS, Bus, connect
+from trainer.jobs import PROFILES, TRIALS, Bus, connect
+from trainer.launch import User, UserRefused
+from trainer.leftovers import NotSwept
 from trainer.presence import Presence
+from trainer.runner import CONTEXT_MIB
 from trainer.takeover import take_over
 from trainer.trial import Places
 from trainer.work import Station, take_station
-from trainer.worker import TrialWorker, WorkFolderTaken, take_work_folder
+from trainer.worker import TrialWorker, WorkFolderRefused, take_work_folder
 
 log = logging.getLogger("trainer")
 
@@ -27,26 +30,29 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"trainer-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
-    places = Places(data=options.data, trials=options.trials, work=options.work.absolute(), worker=name)
+    places = Places(
+        data=options.data,
+        trials=options.trials,
+        work=options.work.absolute(),
+        worker=name,
+        user=options.candidate_user,
+        vram_cap_mib=options.vram_cap_mib,
+    )
     places.trials.mkdir(parents=True, exist_ok=True)
     try:
-        lock = take_work_folder(places.work)
-    except WorkFolderTaken as taken:
-        log.error("%s", taken)
+        lock = take_work_folder(places.work, places.user)
+    except (WorkFolderRefused, NotSwept) as refusal:
+        log.error("%s", refusal)
         return 2
-    take_station(Station(places, name, options.redis, password))
+    take_station(Station(places, name, options.redis, password, options.profile))
     impatient = connect(options.redis, password=password, patient=False)
     try:
         _look_for_server(impatient)
         connection = connect(options.redis, password=password)
         if options.single_host:
             take_over(Bus(connection).queue(TRIALS))
-        worker = TrialWorker(
-            connection,
-            Presence(impatient, name),
-            places.work,
-            single_host=options.single_host,
-        )
+        presence = Presence(impatient, name, options.profile, options.vram_cap_mib)
+        worker = TrialWorker(connection, presence, places, single_host=options.single_host)
         log.info("%s waits for trials; data %s, results %s", name, places.data, places.trials)
         worker.work(logging_level="WARNING")
     except KeyboardInterrupt:
@@ -74,7 +80,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
     parser.add_argument("--name", help="this worker's name in results; default: trainer-HOST-PID")
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
+    parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's card fits")
+    parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the card's memory")
+    parser.add_argument(
+        "--candidate-user",
+        type=_user,
+        metavar="UID[:GID]",
+        help="candidates run as this user, nobody else's, and --work belongs to it; needs root. Default: as we do",
+    )
     return parser
+
+
+def _user(text: str) -> User:
+    try:
+        return User.parse(text)
+    except UserRefused as refusal:
+        raise argparse.ArgumentTypeError(str(refusal)) from None
+
+
+def _vram_cap(text: str) -> int:
+    if not text.isdecimal() or int(text) <= CONTEXT_MIB:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of MiB above the {CONTEXT_MIB} that CUDA itself takes"
+        )
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The small process between the supervisor and a candidate: it starts the candidate and leaves nothing of it behind.
+"""The small process between the supervisor and a candidate: it starts the candidate and leaves no process of it behind.
 
-Promises: the candidate runs in its own session with a clean environment, no foreign descriptors and limits; when it
-ends, is told to end (SIGTERM, also sent by the kernel when the supervisor dies) or outlives the wall limit, its whole
-tree of descendants is dead before the ending is reported. Does not cover: another uid, seccomp, Landlock; they come
-between fork and exec here.
+Promises: the candidate runs in its own session with a clean environment, no foreign descriptors and limits, under a uid
+of its own if one is ordered, and behind the system call filter, or it does not start; when it ends, is told to end
+(SIGTERM, also sent by the kernel when the supervisor dies) or outlives the wall limit, its whole tree of descendants is
+dead before the ending is reported. Does not cover Landlock, and the files it leaves: they are its user's to remove.
 
 It lies on the way of every trial, so it imports no json, dataclasses, pathlib or typing: they would triple its start.
 """
@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 
-from trainer import linux, procfs
+from trainer import linux, procfs, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 _OPEN_FILES = 4096
 _GIVE_UP_S = 10.0
 _NOT_STARTED = 70
+_TASKS_A_PROCESS = 4
+_FOLDERS = ("subject", "home", "tmp", "cache")
 
 
 def main() -> None:
@@ -36,13 +38,15 @@ def main() -> None:
     linux.become_subreaper()
     orders: Orders = marshal.load(sys.stdin.buffer)
     deadline = time.monotonic() + orders["wall_limit_s"]
-    write_files(orders["folder"], orders["files"])
-    candidate = _start(orders)
-    for fd in (*orders["keep_fds"], orders["log_fd"]):
+    failed_read, failed_write = os.pipe()
+    candidate = _start(orders, failed_write)
+    for fd in (*orders["keep_fds"], orders["log_fd"], failed_write):
         os.close(fd)
     status, ended_by = _wait(candidate, deadline)
     reaped = kill_tree()
     status = reaped.pop(candidate, None) if status is None else status
+    if os.read(failed_read, 1):
+        ended_by = "not started"
     print(_report(status, ended_by, len(reaped)), flush=True)
 
 
@@ -73,46 +77,63 @@ def kill_tree() -> dict[int, int]:
     return statuses
 
 
-def _start(orders: Orders) -> int:
-    """Fork; the child never returns."""
+def _start(orders: Orders, failed_fd: int) -> int:
+    """Fork; the child never returns. On `failed_fd` it says that it never became the candidate: an exit code could be
+    the candidate's own."""
     guardian = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
-        _become_candidate(orders, guardian)
-    except OSError as error:
-        os.write(2, f"the candidate could not be started: {error}\n".encode())
+        _become_candidate(orders, guardian, failed_fd)
+    except (OSError, ValueError) as error:
+        os.write(2, f"{error}\n".encode())
     finally:
+        os.write(failed_fd, b"!")
         os._exit(_NOT_STARTED)
 
 
-def _become_candidate(orders: Orders, guardian: int) -> None:
+def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
+    """Rights go first, files come last: whatever is made in the work folder is made by the candidate's user."""
     os.setsid()
-    linux.die_with_parent(signal.SIGKILL, guardian)
-    _limit(orders["file_mib"])
+    _limit(orders)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (orders["log_fd"], 1), (orders["log_fd"], 2)):
         os.dup2(source, target)
-    _close_all_but({0, 1, 2, *orders["keep_fds"]})
+    _close_all_but({0, 1, 2, failed_fd, *orders["keep_fds"]})
     for fd in orders["keep_fds"]:
         os.set_inheritable(fd, True)
-    os.chdir(orders["folder"])
+    if orders["user"] is not None:
+        linux.become(*orders["user"])
+    linux.die_with_parent(signal.SIGKILL, guardian)
+    linux.forbid_new_privileges()
+    seccomp.confine()
+    for name in _FOLDERS:
+        os.makedirs(os.path.join(orders["folder"], name))
+    subject = os.path.join(orders["folder"], "subject")
+    write_files(subject, orders["files"])
+    os.chdir(subject)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execve(orders["argv"][0], orders["argv"], orders["env"])
 
 
-def _limit(file_mib: int) -> None:
-    """First to go when memory ends, no core files, bounded files. RLIMIT_NPROC counts every process of the uid on the
-    host, so it waits for a uid of our own; RLIMIT_AS would break CUDA."""
+def _limit(orders: Orders) -> None:
+    """First to go when memory ends, no core files, bounded files. RLIMIT_AS would break CUDA.
+
+    RLIMIT_NPROC counts every thread of the uid on the host, so only a uid of its own is limited; it is the wall behind
+    the supervisor's count of processes, which looks twice a second.
+    """
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
-    for what, most in (
+    limits = [
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, file_mib * 2**20),
+        (resource.RLIMIT_FSIZE, orders["file_mib"] * 2**20),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
-    ):
+    ]
+    if orders["user"] is not None:
+        limits.append((resource.RLIMIT_NPROC, orders["processes"] * _TASKS_A_PROCESS))
+    for what, most in limits:
         hard = resource.getrlimit(what)[1]
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (bound, bound))

@@ -1,7 +1,7 @@
-"""The supervisor's side of the guardian: start a candidate under it, stop it, learn how it ended, sweep what is left.
+"""The supervisor's side of the guardian: start a candidate under it, stop it, learn how it ended.
 
 Promises: a candidate gets a work folder of its own and an environment of ours; `Guarded.stop` and the death of this
-process both end its whole tree. Sweeping ends only processes whose environment names the given work folder.
+process both end its whole tree. Does not cover a guardian that was killed: `leftovers` ends what that leaves.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 import fcntl
 import marshal
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypedDict
-
-from trainer.usage import carriers
 
 MARKER = "OVERNIGHT_WORK"
 GUARDIAN = "OVERNIGHT_GUARDIAN"
@@ -26,11 +22,46 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.{module} import main; main()"
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 2**20
-_SWEEP_S = 5.0
-_GUARDIAN_S = 12.0
+_CLOSE_S = 5.0
+_FIRST_FREE_UID, _NOBODY = 60_000, 65_534
+_LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
+_CONFINED = ("no-new-privileges", "seccomp")
+_OF_A_USER = ("other-uid", "process-limit")
 
 
-LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
+class UserRefused(ValueError):
+    """This must not be the candidates' user; the message says why."""
+
+
+@dataclass(frozen=True)
+class User:
+    """The uid and gid that candidates run under, nobody else's: whatever runs under the uid gets killed.
+
+    Raises UserRefused for a uid that Debian gives to people or daemons.
+    """
+
+    uid: int
+    gid: int
+
+    def __post_init__(self) -> None:
+        if self.uid < _FIRST_FREE_UID or self.uid == _NOBODY:
+            raise UserRefused(
+                f"uid {self.uid} may be somebody's, and whatever runs under it is killed between trials; "
+                f"name one from {_FIRST_FREE_UID} up that nobody uses, such as 64001"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> User:
+        """From `UID` or `UID:GID`."""
+        uid, _, gid = text.partition(":")
+        if not (uid.isdecimal() and (gid or uid).isdecimal()):
+            raise UserRefused(f"{text!r} is not UID or UID:GID in digits, such as 64001")
+        return cls(int(uid), int(gid or uid))
+
+
+def layers(user: User | None) -> tuple[str, ...]:
+    """What stands around every candidate that was started: where one of these cannot be had, it is not started."""
+    return (*_LAYERS, *_CONFINED, *(_OF_A_USER if user is not None else ()))
 
 
 class Orders(TypedDict):
@@ -41,15 +72,18 @@ class Orders(TypedDict):
     files: dict[str, str]
     argv: list[str]
     env: dict[str, str]
+    user: tuple[int, int] | None
     log_fd: int
     keep_fds: list[int]
     wall_limit_s: float
     file_mib: int
+    processes: int
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a candidate ended. `ended_by` is itself, request or wall limit; `leftovers` counts what had to be killed."""
+    """How a candidate ended. `ended_by` is itself, request, wall limit or not started, which the log then explains;
+    `leftovers` counts what had to be killed."""
 
     exit_code: int | None
     signal: int | None
@@ -57,6 +91,11 @@ class Ending:
     processor_s: float
     peak_rss_mib: float
     leftovers: int
+
+    @property
+    def started(self) -> bool:
+        """False when our own part failed before the candidate's began."""
+        return self.ended_by != "not started"
 
     @classmethod
     def from_report(cls, line: str) -> Ending:
@@ -74,7 +113,9 @@ class Ending:
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start: `orders` is the runner's JSON argument, `env` what the candidate sees beyond the usual."""
+    """What to start: `orders` is the runner's JSON argument, `env` what the candidate sees beyond the usual, `user`
+    whom it runs as if not as ourselves. `processes` limits the kernel's count of such a user's, with room for threads.
+    """
 
     folder: Path
     files: dict[str, str]
@@ -83,6 +124,8 @@ class Launch:
     keep_fds: tuple[int, ...]
     wall_limit_s: float
     file_mib: int
+    processes: int
+    user: User | None = None
 
 
 class Guarded:
@@ -95,23 +138,23 @@ class Guarded:
 
     @classmethod
     def start(cls, launch: Launch) -> Guarded:
-        """Make the folder, start the guardian, hand it its orders."""
-        for name in ("subject", "home", "tmp", "cache"):
-            (launch.folder / name).mkdir(parents=True)
+        """Start the guardian and hand it its orders; the candidate's process makes the folder itself."""
         log_read, log_write = os.pipe()
         fcntl.fcntl(log_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         orders = Orders(
-            folder=str(launch.folder / "subject"),
+            folder=str(launch.folder),
             files=launch.files,
             argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module="runner"), _ROOT, launch.orders],
             env=_environment(launch.folder) | launch.env,
+            user=(launch.user.uid, launch.user.gid) if launch.user is not None else None,
             log_fd=log_write,
             keep_fds=list(launch.keep_fds),
             wall_limit_s=launch.wall_limit_s,
             file_mib=launch.file_mib,
+            processes=launch.processes,
         )
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BOOT.format(module="guardian"), _ROOT, str(os.getpid())],
+            helper("guardian", str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_write,
@@ -149,78 +192,21 @@ class Guarded:
         self._process.wait()
         return Ending.from_report(line.decode()) if line else None
 
-    def close(self, folder: Path) -> None:
-        """End what may still run and release the descriptors; a guardian that does not answer is killed and swept."""
+    def close(self) -> None:
+        """End what may still run and release the descriptors; a guardian that does not answer is killed."""
         self.stop()
         try:
-            self._process.wait(_SWEEP_S)
+            self._process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.returncode != 0:
-            end_carriers(folder)
         self._report.close()
         os.close(self.log_fd)
 
 
-def sweep(work: Path) -> int:
-    """End what a killed worker left running below `work` and wipe its folders; the number of processes ended.
-
-    Only processes whose environment names a folder below `work` are touched.
-    """
-    ended = end_carriers(work)
-    for folder in work.iterdir() if work.is_dir() else ():
-        if folder.is_dir() and not folder.is_symlink():
-            wipe(folder)
-    return ended
-
-
-def end_carriers(folder: Path) -> int:
-    """End every process that carries a marker at or below `folder`; their number.
-
-    Guardians are asked first and given time: only they can find a descendant that wiped its environment.
-    """
-    guardians = _marked(GUARDIAN, folder)
-    _send(guardians, signal.SIGTERM)
-    give_up = time.monotonic() + _GUARDIAN_S
-    while _marked(GUARDIAN, folder) and time.monotonic() < give_up:
-        time.sleep(0.005)
-    ended = set(guardians)
-    give_up = time.monotonic() + _SWEEP_S
-    while (found := _marked(MARKER, folder) + _marked(GUARDIAN, folder)) and time.monotonic() < give_up:
-        _send(found, signal.SIGKILL)
-        ended.update(found)
-        time.sleep(0.005)
-    return len(ended)
-
-
-def wipe(folder: Path) -> None:
-    """Remove a work folder, also where the candidate took away its own right to."""
-    if not folder.exists():
-        return
-    try:
-        shutil.rmtree(folder)
-    except PermissionError:
-        for parent, names, _ in os.walk(folder):
-            for name in names:
-                path = Path(parent, name)
-                if not path.is_symlink():
-                    path.chmod(0o700)
-        shutil.rmtree(folder)
-
-
-def _send(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
-
-
-def _marked(name: str, folder: Path) -> list[int]:
-    """A zombie's environment reads empty, so what is found still runs."""
-    value = f"{name}={folder}".encode()
-    return carriers([value + b"\0", value + b"/"])
+def helper(module: str, *arguments: str) -> list[str]:
+    """The command line of a small process of ours: no site, nothing imported but what it names."""
+    return [sys.executable, "-I", "-S", "-c", _BOOT.format(module=module), _ROOT, *arguments]
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""The few Linux calls that Python does not offer: parent-death signal, subreaper, memory files that cannot shrink.
+"""The few Linux calls that Python does not offer: parent-death signal, subreaper, memory files that cannot shrink; and
+changing to another user for good.
 
 Standard library only: the guardian imports it before anything else runs.
 """
@@ -12,6 +13,7 @@ import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 class KernelRefused(OSError):
@@ -31,6 +33,18 @@ def die_with_parent(send: signal.Signals, parent: int) -> None:
 def become_subreaper() -> None:
     """Make every orphaned descendant a child of this process, whatever session or group it moved to."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process or a descendant starts gains a right by being started, for good."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def become(uid: int, gid: int) -> None:
+    """Take another user for good, with no group but `gid`; every capability goes with uid 0."""
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def sealed_memory(name: str, size_bytes: int) -> int:

@@ -51,6 +51,20 @@ def descendants(root: int, table: dict[int, Process] | None = None) -> list[Proc
     return found
 
 
+def processes_of(uid: int) -> list[int]:
+    """Running processes of a user; a zombie does not run."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                owner = os.stat(f"/proc/{name}").st_uid
+            except FileNotFoundError:
+                continue
+            if owner == uid and (process := _read(int(name))) is not None and process.state != "Z":
+                found.append(process.pid)
+    return found
+
+
 def _read(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -23,6 +23,8 @@ from trainer.logits import LogitsServer
 from trainer.pace import Pace
 from trainer.wire import Channel, Layout, Message, Word
 
+CONTEXT_MIB = 600  # of CUDA's context, which torch does not count
+
 
 @dataclass(frozen=True)
 class RunnerOrders:
@@ -162,13 +164,25 @@ def _device_facts(vram_mib: int | None) -> Message:
         return Message(Word.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
     device = torch.cuda.get_device_properties(0)
     if vram_mib is not None:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, vram_mib * 2**20 / device.total_memory))
+        torch.cuda.set_per_process_memory_fraction(memory_fraction(vram_mib, device.total_memory / 2**20))
     return Message(
         Word.IMPORTED,
         number=torch.get_num_threads(),
         x=device.total_memory / 2**20,
         text=f"{torch.__version__}|{device.name}",
     )
+
+
+def memory_fraction(cap_mib: int, total_mib: float) -> float:
+    """The share of a card that torch may allocate so that the whole process stays below a cap.
+
+    Raises ValueError for a cap that CUDA's own context fills.
+    """
+    if cap_mib <= CONTEXT_MIB:
+        raise ValueError(
+            f"a cap of {cap_mib} MiB of the card's memory leaves none: CUDA itself takes {CONTEXT_MIB} MiB"
+        )
+    return min(1.0, (cap_mib - CONTEXT_MIB) / total_mib)
 
 
 def _without_ours(error: BaseException) -> list[str]:

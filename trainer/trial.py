@@ -17,7 +17,8 @@ from pathlib import Path
 from trainer import archive, machine
 from trainer.jobs import Clock, Kind, Metric, Outcome, Progress, Timing, TrialLog, TrialResult, TrialSpec, Trust
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
-from trainer.launch import LAYERS, Guarded, Launch, end_carriers, wipe
+from trainer.launch import Guarded, Launch, User, layers
+from trainer.leftovers import clear
 from trainer.observation import Mark
 from trainer.rows import DataFault, ScoringRows, read_rows
 from trainer.runner import RunnerOrders
@@ -27,17 +28,20 @@ from trainer.watch import Watch
 from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0
-_LAYERS = (*LAYERS, "memory-watchdog", "wall-limit")
+_WATCHED = ("memory-watchdog", "wall-limit")
 
 
 @dataclass(frozen=True)
 class Places:
-    """Folders of this trainer: a profile's data, results that stay, work folders that do not; and the worker's name."""
+    """What is this trainer's: folders of a profile's data, of results that stay, of work that does not; its worker's
+    name; the user that candidates run as, if not our own; and its own cap of a card's memory."""
 
     data: Path
     trials: Path
     work: Path
     worker: str | None = None
+    user: User | None = None
+    vram_cap_mib: int | None = None
 
 
 def run_trial(
@@ -56,12 +60,11 @@ def run_trial(
     except DataFault as fault:
         return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
     folder = places.work / spec.id
-    end_carriers(folder)
-    wipe(folder)
+    clear(folder, places.user)
     try:
         watch, scoring, oom_kills = _supervise(spec, places, rows, report, preempted)
     finally:
-        wipe(folder)
+        clear(folder, places.user)
     return archive.store(places.trials, _result(spec, places, clock, watch, scoring, oom_kills))
 
 
@@ -96,7 +99,7 @@ def _supervise(
             watch = Watch(spec, guarded, Channel(ours), scoring, report, preempted)
             watch.run()
         finally:
-            guarded.close(folder)
+            guarded.close()
     finally:
         theirs.close()
         ours.close()
@@ -120,7 +123,7 @@ def _launch(spec: TrialSpec, places: Places, folder: Path, buffers: Buffers, con
         amount=budget.amount,
         warmup_steps=budget.warmup_steps,
         warmup_cap_s=budget.warmup_cap_s,
-        vram_mib=spec.caps.vram_mib,
+        vram_mib=_vram_mib(spec, places),
         rows=layout.rows,
         context=layout.context,
         vocab=layout.vocab,
@@ -138,7 +141,14 @@ def _launch(spec: TrialSpec, places: Places, folder: Path, buffers: Buffers, con
         keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd),
         wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=spec.caps.file_mib,
+        processes=spec.caps.processes,
+        user=places.user,
     )
+
+
+def _vram_mib(spec: TrialSpec, places: Places) -> int | None:
+    """The smaller cap of the card's memory: the trial's or this trainer's."""
+    return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
 
 
 def _threads(clock: Clock) -> int:
@@ -160,6 +170,7 @@ def _result(
             printed_bpb=printed_bpb,
             last_lines=tuple(watch.sink.last_lines(5)),
             kernel_oom_kills=oom_kills,
+            vram_mib=_vram_mib(spec, places) if watch.claims.memory_mib else None,
         )
     )
     ok = stop.outcome is Outcome.OK
@@ -186,7 +197,7 @@ def _result(
         params_m=_finite(watch.printed.summary.get("num_params_M")),
         exit_code=ending.exit_code if ending is not None else None,
         loss_curve=watch.printed.curve,
-        layers=_LAYERS,
+        layers=() if ending is not None and not ending.started else (*layers(places.user), *_WATCHED),
         device=machine.device(watch.claims.device, watch.claims.threads, watch.claims.memory_mib),
         worker=places.worker,
         log=_log(spec, places, watch),

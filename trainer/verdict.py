@@ -15,7 +15,8 @@ from trainer.jobs import Outcome
 from trainer.launch import Ending
 
 PRINTED_TOLERANCE = 1e-3
-_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|CUDA out of memory|can't allocate memory|not enough memory")
+_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory")
+_CARD_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Stop:
 
 @dataclass(frozen=True)
 class Observed:
-    """How a candidate ended. `ending` is None when its guardian was killed; `bpb` is ours, `printed_bpb` its claim."""
+    """How a candidate ended. `ending` is None when its guardian was killed; `bpb` is ours, `printed_bpb` its claim;
+    `vram_mib` is its cap on a card."""
 
     stop: Stop | None
     ending: Ending | None
@@ -37,15 +39,26 @@ class Observed:
     printed_bpb: float | None
     last_lines: tuple[str, ...]
     kernel_oom_kills: int = 0
+    vram_mib: int | None = None
 
 
 def judge(observed: Observed) -> Stop:
     """The outcome, and why in one sentence."""
     if observed.stop is not None:
         return observed.stop
-    ending = observed.ending
-    if ending is None:
+    if observed.ending is None:
         return Stop(Outcome.CRASHED, "its guardian process was killed, so the trial was ended")
+    return _ended(observed.ending, observed)
+
+
+def printed_agrees(bpb: float, printed_bpb: float) -> bool:
+    """True when the printed number is ours, as far as printing goes."""
+    return math.isfinite(printed_bpb) and abs(bpb - printed_bpb) <= PRINTED_TOLERANCE
+
+
+def _ended(ending: Ending, observed: Observed) -> Stop:
+    if not ending.started:
+        return Stop(Outcome.LOST, f"the trainer could not start it{_last_line(observed)}")
     if ending.ended_by == "wall limit":
         return Stop(Outcome.TIMED_OUT, "it was ended by the guardian's wall limit")
     if ending.signal is not None:
@@ -55,11 +68,6 @@ def judge(observed: Observed) -> Stop:
     return _scored(observed)
 
 
-def printed_agrees(bpb: float, printed_bpb: float) -> bool:
-    """True when the printed number is ours, as far as printing goes."""
-    return math.isfinite(printed_bpb) and abs(bpb - printed_bpb) <= PRINTED_TOLERANCE
-
-
 def _killed(number: int, observed: Observed) -> Stop:
     if number == signal.SIGKILL and observed.kernel_oom_kills:
         return Stop(Outcome.OUT_OF_MEMORY, "the kernel killed it when the machine or container ran out of memory")
@@ -67,8 +75,13 @@ def _killed(number: int, observed: Observed) -> Stop:
 
 
 def _failed(exit_code: int | None, observed: Observed) -> Stop:
+    if any(_CARD_MEMORY.search(line) for line in observed.last_lines):
+        cap = f"; its cap is {observed.vram_mib} MiB" if observed.vram_mib is not None else ""
+        return Stop(Outcome.OUT_OF_MEMORY, f"the card's memory did not do{cap}{_last_line(observed)}")
     if any(_MEMORY.search(line) for line in observed.last_lines):
         return Stop(Outcome.OUT_OF_MEMORY, f"out of memory{_last_line(observed)}")
+    if observed.kernel_oom_kills:
+        return Stop(Outcome.OUT_OF_MEMORY, f"the kernel killed a process of it for memory{_last_line(observed)}")
     return Stop(Outcome.CRASHED, f"exit code {exit_code}{_last_line(observed)}")
 
 

@@ -190,9 +190,11 @@ class Watch:
         elif caps.memory_mib is not None and held_mib > caps.memory_mib:
             exact_mib = proportional_mib(self._guarded.pid)
             held_mib = held_mib if exact_mib is None else exact_mib
+            counted = "" if exact_mib is not None else ", what they share counted for each"
             if held_mib > caps.memory_mib:
                 self._end(
-                    Outcome.OUT_OF_MEMORY, f"its processes held {held_mib:.0f} MiB; the cap is {caps.memory_mib} MiB"
+                    Outcome.OUT_OF_MEMORY,
+                    f"its processes held {held_mib:.0f} MiB{counted}; the cap is {caps.memory_mib} MiB",
                 )
         self.peaks.rss_mib = max(self.peaks.rss_mib, held_mib)
 

@@ -22,8 +22,10 @@ from rq.serializers import JSONSerializer
 
 from trainer import linux
 from trainer.jobs import TRIALS, ClosedJob
-from trainer.launch import sweep
+from trainer.launch import User
+from trainer.leftovers import clear_all
 from trainer.presence import IDLE, Presence
+from trainer.trial import Places
 from trainer.work import FUNCTIONS, tell_to_stop
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,8 @@ _PATIENCE_S = 10.0
 _LOCK_S = 2.0
 
 
-class WorkFolderTaken(RuntimeError):
-    """Another worker uses this work folder."""
+class WorkFolderRefused(RuntimeError):
+    """This work folder cannot be used; the message says why and what to do."""
 
 
 class TrialJob(ClosedJob):
@@ -51,9 +53,9 @@ class TrialWorker(Worker):
 
     job_class = TrialJob
 
-    def __init__(self, connection: redis.Redis, presence: Presence, work: Path, *, single_host: bool) -> None:
+    def __init__(self, connection: redis.Redis, presence: Presence, places: Places, *, single_host: bool) -> None:
         self._presence = presence
-        self._work = work
+        self._places = places
         self._single_host = single_host
         self._stopping_s: float | None = None
         self._parent = os.getpid()
@@ -102,7 +104,7 @@ class TrialWorker(Worker):
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """The fork ended without a word; its guardian ends the candidate, and this makes sure of it."""
         log.error("%s: its supervisor was killed (wait status %s)", job.id, ret_val)
-        sweep(self._work)
+        clear_all(self._places.work, self._places.user)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Seconds without a heartbeat after which a trial counts as abandoned."""
@@ -128,13 +130,17 @@ class TrialWorker(Worker):
                 return
 
 
-def take_work_folder(work: Path) -> int:
+def take_work_folder(work: Path, user: User | None) -> int:
     """Lock the folder for this process and sweep what a killed worker left; the lock's descriptor.
 
-    Waits a moment for the fork of a worker that was just killed; raises WorkFolderTaken.
+    The lock lies beside the folder, which may be the candidates' own. Waits a moment for the fork of a worker that was
+    just killed; raises WorkFolderRefused.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    lock = os.open(work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        work.mkdir(mode=0o777 if user is None else 0o700, parents=True, exist_ok=True)
+        lock = os.open(work.with_name(f"{work.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise WorkFolderRefused(f"{error}; the folder above {work} must be writable for the trainer") from error
     give_up = time.monotonic() + _LOCK_S
     while True:
         try:
@@ -143,9 +149,22 @@ def take_work_folder(work: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > give_up:
                 os.close(lock)
-                raise WorkFolderTaken(f"another trainer works in {work}; stop it, or give this one --work") from None
+                raise WorkFolderRefused(f"another trainer works in {work}; stop it, or give this one --work") from None
             time.sleep(0.05)
-    ended = sweep(work)
+    if user is not None:
+        _give_to(user, work)
+    ended = clear_all(work, user)
     if ended:
         log.warning("ended %d processes that a killed trainer had left", ended)
     return lock
+
+
+def _give_to(user: User, work: Path) -> None:
+    """The folder is the candidates' own and nobody else may look into it; raises WorkFolderRefused."""
+    try:
+        if work.stat().st_uid != user.uid:
+            os.chown(work, user.uid, user.gid)
+    except PermissionError as error:
+        raise WorkFolderRefused(f"{work} must belong to uid {user.uid}: chown {user.uid}:{user.gid} {work}") from error
+    if work.stat().st_mode & 0o077:
+        raise WorkFolderRefused(f"{work} is open to others: chmod 700 {work}")

@@ -1,12 +1,22 @@
-"""A tiny data folder in the real format, specs for the miniature subjects, and places for a trial."""
+"""A tiny data folder in the real format, specs for the miniature subjects, and places for a trial.
+
+A test that takes `as_user` runs as candidates do in local mode and again as in a container, under a uid of their own;
+its folders then lie where that uid may go, which pytest's own do not.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +24,7 @@ import numpy.typing as npt
 import pytest
 
 from trainer.jobs import Budget, Caps, Clock, Kind, TrialResult, TrialSpec, files_digest
-from trainer.launch import GUARDIAN, MARKER
+from trainer.launch import GUARDIAN, MARKER, User
 from trainer.trial import Places, run_trial
 from trainer.usage import carriers
 
@@ -33,9 +43,48 @@ STEPS = Budget(
 CAPS = Caps(memory_mib=2048, vram_mib=None, processes=64, file_mib=64, log_kib=256)
 
 
+as_user = pytest.mark.parametrize("user", ["same-uid", "other-uid"], indirect=True)
+as_other_user = pytest.mark.parametrize("user", ["other-uid"], indirect=True)
+
+
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
+def ground() -> Iterator[Path]:
+    """A folder that every uid may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="overnight-test-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def stranger(ground: Path) -> tuple[User, Path]:
+    """A user for candidates that no other test run has, and this interpreter where that user can start it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: only root can start a process under another uid")
+    uid = 60_000 + os.getpid() % 5_000
+    user, python = User(uid, uid), Path(sys.executable)
+    if not _can_start(user, python):
+        python = _linked_interpreter(ground / "python")
+    if not _can_start(user, python):
+        pytest.skip(f"needs packages and a checkout that uid {user.uid} can read")
+    return user, python
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> User | None:
+    """Who candidates run as; None is as ourselves."""
+    if getattr(request, "param", "same-uid") == "same-uid":
+        return None
+    stranger, python = request.getfixturevalue("stranger")
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("LD_LIBRARY_PATH", _library_path(python))
+    return User(stranger.uid, stranger.gid)
+
+
+@pytest.fixture(scope="session")
+def data(ground: Path) -> Path:
+    folder = ground / "data"
+    folder.mkdir()
     (folder / "private").mkdir(mode=0o700)
     random = np.random.default_rng(3)
     follows = random.integers(1, VOCAB, size=(VOCAB, 3))
@@ -58,10 +107,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path, data: Path) -> Places:
-    (tmp_path / "trials").mkdir()
-    (tmp_path / "work").mkdir()
-    return Places(data=data, trials=tmp_path / "trials", work=tmp_path / "work", worker="here")
+def places(tmp_path: Path, ground: Path, data: Path, user: User | None) -> Places:
+    folder = tmp_path
+    if user is not None:
+        folder = Path(tempfile.mkdtemp(dir=ground))
+        folder.chmod(0o755)
+    (folder / "trials").mkdir()
+    (folder / "work").mkdir(mode=0o700)
+    if user is not None:
+        os.chown(folder / "work", user.uid, user.gid)
+    return Places(data=data, trials=folder / "trials", work=folder / "work", worker="here", user=user)
 
 
 MakeSpec = Callable[..., TrialSpec]
@@ -115,6 +170,49 @@ def everything_dead(work: Path) -> bool:
     return not carriers([f"{name}={work}/".encode() for name in (MARKER, GUARDIAN)]) and not [
         process for process in Path("/proc").glob("[0-9]*") if f"{work}/".encode() in _command_line(process)
     ]
+
+
+def _can_start(user: User, python: Path) -> bool:
+    """True when a process of that user can import what a candidate does."""
+    try:
+        done = subprocess.run(
+            [python, "-c", "import numpy, trainer.runner"],
+            check=False,
+            user=user.uid,
+            group=user.gid,
+            extra_groups=[],
+            env={"LD_LIBRARY_PATH": _library_path(python)},
+            stderr=subprocess.DEVNULL,
+        )
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
+def _library_path(python: Path) -> str:
+    """Where a linked interpreter finds its own libpython; its file names the folder it was linked from."""
+    return str(python.parent.parent / "lib")
+
+
+def _linked_interpreter(folder: Path) -> Path:
+    """This interpreter under another name, without its tests: it may lie in the home of root."""
+    library = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    skipped = shutil.ignore_patterns("test", "site-packages")
+    shutil.copytree(Path(sys.base_prefix, library), folder / library, copy_function=_link, ignore=skipped)
+    for shared in Path(sys.base_prefix, "lib").glob("libpython*"):
+        _link(shared, folder / "lib" / shared.name)
+    (folder / library / "site-packages").mkdir()
+    (folder / library / "site-packages" / "installed.pth").write_text("\n".join(site.getsitepackages()))
+    (folder / "bin").mkdir()
+    _link(Path(sys.executable).resolve(), folder / "bin" / "python")
+    return folder / "bin" / "python"
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def _command_line(process: Path) -> bytes:

@@ -19,22 +19,28 @@ SHORT_PROCESSOR = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=0.4)
 LITTLE_MEMORY = dataclasses.replace(CAPS, memory_mib=500)
 
 
+FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
+    ("def broken(:\n", {}, Outcome.CRASHED, "exit code 1: SyntaxError"),
+    ("exits_without_a_score", {}, Outcome.UNSCORABLE, "without asking for its score"),
+    ("prints_a_better_score", {}, Outcome.UNSCORABLE, "it printed val_bpb 0.100000"),
+    ("serves_nan", {}, Outcome.UNSCORABLE, "not all finite"),
+    ("serves_losses", {}, Outcome.UNSCORABLE, "not logits of shape"),
+    ("trains_on_validation", {}, Outcome.CRASHED, "serves the split 'train' only"),
+    ("hangs_in_setup", {"budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
+    ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),
+    ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "training"),
+    ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
+    ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
+    ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 2.42 s"),
+]
+WHERE_THE_USER_MATTERS = ("exits_without_a_score", "hogs_memory", "forks_without_end", "leaves_a_daemon")
+
+
 @pytest.mark.parametrize(
-    ("subject", "fields", "outcome", "reason"),
-    [
-        ("def broken(:\n", {}, Outcome.CRASHED, "exit code 1: SyntaxError"),
-        ("exits_without_a_score", {}, Outcome.UNSCORABLE, "without asking for its score"),
-        ("prints_a_better_score", {}, Outcome.UNSCORABLE, "it printed val_bpb 0.100000"),
-        ("serves_nan", {}, Outcome.UNSCORABLE, "not all finite"),
-        ("serves_losses", {}, Outcome.UNSCORABLE, "not logits of shape"),
-        ("trains_on_validation", {}, Outcome.CRASHED, "serves the split 'train' only"),
-        ("hangs_in_setup", {"budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
-        ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),
-        ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "training"),
-        ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
-        ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
-        ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 2.42 s"),
-    ],
+    ("user", "subject", "fields", "outcome", "reason"),
+    [("same-uid", *fault) for fault in FAULTS]
+    + [("other-uid", *fault) for fault in FAULTS if fault[0] in WHERE_THE_USER_MATTERS],
+    indirect=["user"],
 )
 def test_fault_has_its_outcome_and_leaves_nothing(
     subject: str,

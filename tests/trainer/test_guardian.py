@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainer.guardian import write_files
-from trainer.launch import Ending, wipe
+from trainer.launch import Ending
+from trainer.leftovers import wipe
 
 
 @pytest.mark.parametrize("name", ["../train.py", "a/../../b", "/etc/passwd", ""])

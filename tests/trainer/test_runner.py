@@ -1,0 +1,50 @@
+"""The cap of a card's memory inside the candidate's process. No GPU was used: `CardOf48Gib` stands for torch.cuda and
+only notes what is asked of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from trainer.runner import _device_facts, memory_fraction
+
+
+class CardOf48Gib:
+    """What the runner asks of torch.cuda, on a card that is not there."""
+
+    def __init__(self) -> None:
+        self.fraction: float | None = None
+
+    def is_available(self) -> bool:
+        return True
+
+    def get_device_properties(self, device: int) -> SimpleNamespace:
+        return SimpleNamespace(name="Card", total_memory=48 * 2**30)
+
+    def set_per_process_memory_fraction(self, fraction: float) -> None:
+        self.fraction = fraction
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> CardOf48Gib:
+    card = CardOf48Gib()
+    monkeypatch.setattr(torch, "cuda", card)
+    return card
+
+
+@pytest.mark.parametrize(("cap_mib", "fraction"), [(None, None), (12_888, 0.25), (601, 1 / (48 * 1024)), (90_000, 1.0)])
+def test_torch_gets_the_cap_less_what_cuda_itself_takes(
+    cap_mib: int | None, fraction: float | None, card: CardOf48Gib
+) -> None:
+    said = _device_facts(cap_mib)
+
+    assert card.fraction == fraction
+    assert (said.x, said.text) == (48 * 1024, f"{torch.__version__}|Card")
+
+
+@pytest.mark.parametrize("cap_mib", [0, 600])
+def test_cap_that_cuda_alone_fills_is_refused(cap_mib: int) -> None:
+    with pytest.raises(ValueError, match=f"a cap of {cap_mib} MiB .* leaves none"):
+        memory_fraction(cap_mib, 48 * 1024)
