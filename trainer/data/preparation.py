@@ -38,6 +38,7 @@ from trainer.data.manifest import (
 from trainer.data.owntext import own_text
 from trainer.data.pack import pack
 from trainer.data.plays import Plays
+from trainer.data.rights import give_rights
 from trainer.data.rows import write_rows
 from trainer.data.shards import BASE_URL, BASE_URL_KEY, TRAIN_SHARDS, Climbmix
 from trainer.data.tokenizer import encode, load_tokenizer, token_bytes, train_tokenizer
@@ -100,7 +101,9 @@ def prepare(
             chosen = _choose_text(profile, folder, text, base_url, train_shards)
             plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size)
             desk = Desk(folder, plan, report)
-            return _finished(desk, profile) or _make(desk, profile, chosen)
+            manifest = _finished(desk, profile) or _make(desk, profile, chosen)
+            give_rights(folder)
+            return manifest
     except OSError as error:
         raise DataError(
             f"preparing {folder} stopped: {error}; make room or give rights there, then run `overnight prepare` again: "
@@ -110,9 +113,7 @@ def prepare(
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        folder.chmod(0o755)  # candidates run under another uid and read what is not private
+    folder.mkdir(parents=True, exist_ok=True)
     private = folder / "private"
     private.mkdir(mode=0o700, exist_ok=True)
     private.chmod(0o700)
@@ -165,8 +166,6 @@ def _make(desk: Desk, profile: Profile, text: Text) -> Manifest:
     packed = {split: _pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
     manifest = _manifest(desk, profile, text, packed)
     write_manifest(desk.folder, manifest)
-    for name in (MANIFEST, TOKENIZER, TOKEN_BYTES, ROWS["train"]):
-        (desk.folder / name).chmod(0o644)
     shutil.rmtree(desk.work)
     desk.report(Stage("ready", 1, 1, "folder", note=f"{desk.folder} is prepared; {manifest.how_split}"))
     return manifest

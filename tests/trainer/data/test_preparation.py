@@ -17,6 +17,7 @@ import pytest
 from tests.trainer.data.conftest import story
 from trainer.data import FolderTaken, NotPrepared, Stage, prepare, read_manifest, verify
 from trainer.jobs import Profile
+from trainer.launch import User
 
 # The child stops at every stage it reports until it is told to go on.
 CHILD = """
@@ -154,18 +155,65 @@ def test_damage_is_noticed_and_made_good_again(
     assert stages[0].note.startswith("made again")
 
 
-def test_private_is_closed_to_others_and_the_rest_is_not(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
-    before = os.umask(0o077)
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_private_is_closed_to_others_and_the_rest_is_not(
+    umask: int, own_folder: Path, tiny: Profile, tmp_path: Path
+) -> None:
+    prepare_under(umask, tiny, tmp_path / "data", own_folder)
+
+    folder = tmp_path / "data"
+    modes = {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+    assert modes == {
+        ".": 0o755,
+        "manifest.json": 0o644,
+        "token_bytes.npy": 0o644,
+        "tokenizer.json": 0o644,
+        "train.npy": 0o644,
+        "private": 0o700,
+        "private/heldout.npy": 0o600,
+        "private/lock": 0o600,
+        "private/val.npy": 0o600,
+    }
+
+
+def test_rights_that_were_lost_are_given_again(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
+    prepare(tiny, tmp_path / "data", text=own_folder)
+    (tmp_path / "data" / "private" / "val.npy").chmod(0o644)
+    (tmp_path / "data" / "train.npy").chmod(0o600)
+
+    prepare(tiny, tmp_path / "data", text=own_folder)
+
+    assert stat.S_IMODE((tmp_path / "data" / "private" / "val.npy").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "data" / "train.npy").stat().st_mode) == 0o644
+
+
+def test_another_user_reads_what_trains_and_nothing_that_scores(
+    own_folder: Path, tiny: Profile, ground: Path, stranger: tuple[User, Path]
+) -> None:
+    prepare_under(0o077, tiny, ground / "prepared", own_folder)
+
+    files = [path for path in (ground / "prepared").rglob("*") if path.is_file()]
+    assert {path.name for path in files if can_read(stranger[0], path)} == {
+        "manifest.json",
+        "token_bytes.npy",
+        "tokenizer.json",
+        "train.npy",
+    }
+
+
+def prepare_under(umask: int, profile: Profile, folder: Path, text: Path) -> None:
+    before = os.umask(umask)
     try:
-        prepare(tiny, tmp_path / "data", text=own_folder)
+        prepare(profile, folder, text=text)
     finally:
         os.umask(before)
 
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
-    assert modes.pop("private") == 0o700
-    assert set(modes.values()) == {0o644}
-    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o755
-    assert {path.name for path in (tmp_path / "data" / "private").iterdir()} == {"heldout.npy", "lock", "val.npy"}
+
+def can_read(user: User, path: Path) -> bool:
+    done = subprocess.run(
+        ["cat", path], check=False, capture_output=True, user=user.uid, group=user.gid, extra_groups=[]
+    )
+    return done.returncode == 0
 
 
 def test_no_row_of_a_held_out_slice_is_trained_on(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
