@@ -60,7 +60,6 @@ def up(
     max_cost: Annotated[float | None, typer.Option(min=0, help="End at this cost; needs PRICE_PER_HOUR.")] = None,
     then: Annotated[str | None, typer.Option(help="Shell command to run here once the night has ended.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
-    file: Annotated[list[str] | None, typer.Option(help="A further compose file of yours.")] = None,
 ) -> None:
     """Check, build, start, wait until all is healthy, and show the night. What runs already is left alone."""
     if detach and then is not None:
@@ -71,7 +70,6 @@ def up(
     wish = Wish(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},
-        files=file or [],
         then=then,
     )
     facts = _facts(wish.limits)

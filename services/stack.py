@@ -54,7 +54,9 @@ class Container:
         return self.state == "running" and self.health in (None, "healthy")
 
     def in_words(self) -> str:
-        """running, healthy; done; exited with 1; restarting ..."""
+        """running, healthy; done; exited with 1; not started: it waits for others; restarting ..."""
+        if self.state == "created":
+            return "not started: it waits for others"
         if self.state == "exited":
             return "done" if self.is_one_shot and self.exit_code == 0 else f"exited with {self.exit_code}"
         return self.state if self.health is None or self.state != "running" else f"{self.state}, {self.health}"

@@ -6,7 +6,7 @@ user wants done when the night has ended. A second call changes nothing and says
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,11 +30,10 @@ next   scripts/status            how it stands            scripts/logs researche
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for. `limits` are settings of gpu.env for this start, `files` further compose files."""
+    """What was asked for. `limits` are settings of gpu.env for this start."""
 
     mode: Mode
     limits: Mapping[str, str]
-    files: Sequence[str]
     then: str | None
 
 
@@ -54,7 +53,7 @@ def bring_up(wish: Wish, stack: Stack, folder: Path, console: Console) -> None:
     """Build and start what is not up; say what changed. Raises StackError when not everything gets healthy."""
     before, began = stack.containers(), datetime.now(UTC)
     try:
-        code = stack.up(folder, compose_options(wish), wish.limits)
+        code = stack.up(folder, compose_files(wish.mode), wish.limits)
     except KeyboardInterrupt:
         raise StackError("interrupted; what is up stays up. Next: the same command again, or scripts/down") from None
     after, ended = stack.containers(), datetime.now(UTC)
@@ -70,18 +69,10 @@ def bring_up(wish: Wish, stack: Stack, folder: Path, console: Console) -> None:
     console.print(NEXT.format(project=stack.project), markup=False, end="")
 
 
-def compose_options(wish: Wish) -> list[str]:
-    """Options that name the compose files; none where compose finds them by itself."""
-    named = list(compose_files(wish.mode))
-    if wish.files and not named:
-        named = ["-f", "compose.yaml"]
-    return named + [word for file in wish.files for word in ("-f", str(Path(file).resolve()))]
-
-
 def told(stack: Stack, container: Container) -> str:
     """One line about a container; where it is not well, also what it said last."""
     line = f"{container.service:<11}{container.in_words()}"
-    if container.is_well:
+    if container.is_well or container.state == "created":
         return line
     last = container.said or next(iter(stack.last_lines(container, 1)), "it said nothing")
     return f"{line}: {' '.join(last.splitlines())}"

@@ -28,7 +28,7 @@ from services.doctor import Mode
 from services.night import Ending, run_after, watch_night
 from services.results import fetch, unpack
 from services.stack import Container, Stack, StackError
-from services.up import Wish, bring_up, compose_options
+from services.up import Wish, bring_up
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = """\
@@ -69,7 +69,7 @@ case "$1 $2" in
 esac
 """
 BEGAN = datetime(2026, 11, 22, 20, tzinfo=UTC)
-WISH = Wish(Mode.GPU, {}, (), None)
+WISH = Wish(Mode.GPU, {}, None)
 
 
 class Toy:
@@ -262,19 +262,6 @@ def test_the_command_at_the_end_runs_in_a_shell_and_its_exit_code_is_reported() 
     assert "exit 7: ended with 7" in said(lambda console: run_after("exit 7", console))
 
 
-@pytest.mark.parametrize(
-    ("mode", "files", "options"),
-    [
-        (Mode.GPU, (), []),
-        (Mode.CPU, (), ["-f", "compose.yaml", "-f", "services/compose.cpu.yaml"]),
-        (Mode.GPU, ("/a.yaml",), ["-f", "compose.yaml", "-f", "/a.yaml"]),
-        (Mode.CPU, ("/a.yaml",), ["-f", "compose.yaml", "-f", "services/compose.cpu.yaml", "-f", "/a.yaml"]),
-    ],
-)
-def test_the_gpu_stack_is_the_call_a_user_makes_by_hand(mode: Mode, files: tuple[str, ...], options: list[str]) -> None:
-    assert compose_options(replace(WISH, mode=mode, files=files)) == options
-
-
 def container(service: str, **changed: object) -> Container:
     plain = Container(
         service=service,
@@ -338,6 +325,7 @@ def test_times_are_those_of_this_call_and_name_the_one_shots_that_took_long() ->
         ({"state": "exited", "is_one_shot": True}, "done", True),
         ({"state": "exited", "is_one_shot": True, "exit_code": 1}, "exited with 1", False),
         ({"state": "restarting"}, "restarting", False),
+        ({"state": "created", "health": None}, "not started: it waits for others", False),
     ],
 )
 def test_a_container_is_told_in_words(changed: dict[str, object], words: str, is_well: bool) -> None:
