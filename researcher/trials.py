@@ -77,7 +77,7 @@ class TrialQueue:
             case status:
                 result = job.latest_result()
                 detail = (result.exc_string or "").strip().splitlines()[-1:] if result else []
-                return Fault(f"the job is {status}" + (f": {detail[0]}" if detail else ""))
+                return Fault(f"the job is {status.value}" + (f": {detail[0]}" if detail else ""))
 
     def wait(self, trial: str) -> None:
         """Return when the attempt is answered, or after a second."""

@@ -1,1 +1,1 @@
-"""The Redis-protocol server of local mode."""
+"""The Redis-protocol server: local mode's own, and the users of the stack's."""

@@ -1,0 +1,166 @@
+"""Who may do what in the stack's Redis: one user per service, as the text of the server's ACL file.
+
+Derived from what RQ 3 and our own code send; tests work real trials and requests as these users and find nothing
+refused. Promises: the researcher cannot write a trial's result, the trainer cannot ask for anything, nobody is an
+administrator. Not covered: what a service does to its own work. For Redis 7 and newer, and Valkey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.jobs import REQUESTS, TRIALS
+
+# Patterns of the ids that `trainer.jobs.trial_id` and `researcher.desk.ask` make. No id fits both: a trial's has a
+# digit before its last dash, a request's a letter.
+TRIAL = "*-t[0-9]*-a[0-9]*"
+REQUEST = "*[a-z]-" + 12 * "[0-9a-f]"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Some commands (`-` takes away) on some keys. Grants do not mix: a command must fit one with all its keys."""
+
+    commands: str
+    keys: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+    def rule(self) -> str:
+        """As one selector of an ACL rule."""
+        words = [f"~{key}" for key in self.keys] + [f"%R~{key}" for key in self.reads]
+        words += [f"%W~{key}" for key in self.writes] + [f"&{channel}" for channel in self.channels]
+        words += [word if word.startswith("-") else f"+{word}" for word in self.commands.split()]
+        return f"({' '.join(words)})"
+
+
+@dataclass(frozen=True)
+class User:
+    """A service in Redis. Without a password whoever reaches the server may be it."""
+
+    name: str
+    grants: tuple[Grant, ...]
+    has_password: bool = True
+
+    def line(self, secret: str) -> str:
+        """Its line of the file."""
+        return f"user {self.name} on {secret} {' '.join(grant.rule() for grant in self.grants)}"
+
+
+def _works(queue: str, jobs: tuple[str, ...], worker: str) -> tuple[Grant, ...]:
+    """What RQ needs to work one queue."""
+    return (
+        # Take a job, start it, keep its lease, write its result, fail what was abandoned or never started.
+        Grant(
+            "blmove lmove llen lpush lrange lrem get set del expire persist hget hgetall hset smembers watch"
+            " zadd zrange zrangebyscore zrem zremrangebyscore xadd",
+            keys=(
+                f"rq:queue:{queue}",
+                f"rq:queue:{queue}:intermediate*",
+                *(f"rq:{registry}:{queue}" for registry in ("wip", "finished", "failed", "ready", "clean_registries")),
+                *jobs,
+            ),
+        ),
+        # The worker's own record, and the list of workers, from which it strikes the dead.
+        Grant(
+            "del exists expire hexists hget hgetall hincrby hincrbyfloat hset sadd smembers srem",
+            keys=("rq:workers", f"rq:workers:{queue}", f"rq:worker:{worker}"),
+        ),
+        # Housekeeping looks for what we do not use: suspension, rate limits, groups.
+        Grant("exists smembers", reads=("rq:suspended", "rq:rl-keys", "rq:groups")),
+        Grant("set", writes=("rq:clean_groups",)),
+    )
+
+
+def _asks(queue: str, ids: str) -> Grant:
+    """RQ's unique enqueue: a script, which is held to the same rights."""
+    return Grant("evalsha exists hset rpush", keys=(f"rq:job:{ids}", f"rq:queue:{queue}"))
+
+
+# RQ asks for the server's version and names its connection; the client library tells its own version, by a command that
+# Redis 7.0 does not have, and a file that names it would not load there.
+_CONNECTS = Grant("client -@dangerous info ping multi exec unwatch")
+
+# A trial's own keys; its pattern ends in `*` and so covers what RQ appends to the id.
+_TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
+_REQUEST_JOB = (
+    *(f"rq:job:{REQUEST}{relatives}" for relatives in ("", ":dependents", ":dependencies")),
+    f"rq:execution:{REQUEST}:*",
+    *(f"rq:{kind}:{REQUEST}" for kind in ("executions", "results")),
+)
+
+TRAINER = User(
+    "trainer",
+    (
+        _CONNECTS,
+        *_works(TRIALS, (*_TRIAL_JOB, f"rq:results:{TRIAL}"), "trainer-*"),
+        # RQ's stop and shutdown commands come to it; it may send none.
+        Grant("subscribe unsubscribe", channels=("rq:pubsub:trainer-*",)),
+        # What it shows of itself and of the running trial; its health check reads it.
+        Grant(
+            "del expire hgetall hset incrby",
+            keys=("overnight:trainer", "overnight:trainer:token", f"overnight:trial:{TRIAL}"),
+        ),
+    ),
+)
+
+RESEARCHER = User(  # and the `overnight` command in its container
+    "researcher",
+    (
+        _CONNECTS,
+        # Hand out a trial or ask for something.
+        Grant("script|load"),
+        _asks(TRIALS, TRIAL),
+        _asks(REQUESTS, REQUEST),
+        Grant("sadd", writes=("rq:queues",)),
+        # See what became of a trial, and who runs it.
+        Grant(
+            "hget hgetall lrange xread xrevrange zrange zrangebyscore",
+            reads=(
+                *_TRIAL_JOB,
+                f"rq:results:{TRIAL}",
+                "rq:queue:trials",
+                "rq:queue:trials:intermediate",
+                "rq:wip:trials",
+                "overnight:trainer",
+                f"overnight:trial:{TRIAL}",
+            ),
+        ),
+        # Forget a trial whose answer the journal holds. Nothing here writes a result: no xadd.
+        Grant(
+            "del lrem zrem zremrangebyscore",
+            writes=(
+                *_TRIAL_JOB,
+                f"rq:results:{TRIAL}",
+                "rq:queue:trials",
+                *(f"rq:{registry}:trials" for registry in ("wip", "finished", "failed")),
+            ),
+        ),
+        # Serve its own desk, and read the answers.
+        *_works(REQUESTS, _REQUEST_JOB, "researcher-*"),
+        Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
+        # Say what it does.
+        Grant("get set", keys=("overnight:doing:researcher",)),
+    ),
+)
+
+HEALTH = User("health", (Grant("ping"),), has_password=False)
+
+USERS = (TRAINER, RESEARCHER, HEALTH)
+SERVICES = tuple(user.name for user in USERS if user.has_password)
+
+
+def acl_file(passwords: Mapping[str, str]) -> str:
+    """The file's text, with the passwords of `SERVICES` as hashes. The user that clients without a name get is off."""
+    lines = ["user default off"]
+    for user in USERS:
+        secret = f"#{_sha256(passwords[user.name])}" if user.has_password else "nopass"
+        lines.append(user.line(secret))
+    return "\n".join(lines) + "\n"
+
+
+def _sha256(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
