@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -31,7 +31,7 @@ from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
 from researcher.projections import results_tsv, write_whole
 from researcher.proposers import Proposers
-from researcher.settings import Settings
+from researcher.settings import Mix, Settings
 from researcher.store import WriterLock
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
@@ -129,8 +129,7 @@ def _run(settings: Settings, profile: Profile) -> None:
     lab = _lab(settings, profile, run, journal, workspace, bus, switch)
     logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
     try:
-        work(lab)
-        logger.info("the goal is reached")
+        logger.info("the night has ended: %s", work(lab))
     finally:
         workspace.close()
         journal.close()
@@ -167,7 +166,7 @@ def _lab(
         mix=settings.proposer,
         profile=profile,
         optimizer=Optimizer(seed=run.seed, context=profile.context),
-        llm=LlmProposer(OllamaClient(_ollama_settings(settings))),
+        llm=_llm(settings, profile, lambda words: voice.say("llm", words)),
         program=workspace.program,
         folder=settings.journal_dir / "experiments",
         say=lambda words: voice.say("llm", words),
@@ -180,7 +179,7 @@ def _lab(
         profile=profile,
         rule=settings.rule,
         crash_reset=settings.crash_reset,
-        goal=Goal(settings.experiments),
+        goal=Goal(settings.experiments, settings.hours, settings.max_cost),
         project=project,
         tick=tick,
         rest=rest,
@@ -204,6 +203,7 @@ def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, w
         )
     if run.data_sha256 != data_sha256:
         raise JournalError(f"the data in {settings.data_dir} is not what run {run.tag} was measured on; restore it")
+    journal.price(run, _prices(settings))
     return run
 
 
@@ -221,11 +221,15 @@ def _start_run(settings: Settings, profile: Profile, journal: Journal, workspace
         base_commit=base,
         data_sha256=data_sha256,
         seed=settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31),
-        prices=Prices(settings.price_per_hour, settings.price_per_kwh, settings.price_per_mtoken),
+        prices=_prices(settings),
         source=source,
         fingerprint=fingerprint(source),
         at=time.time(),
     )
+
+
+def _prices(settings: Settings) -> Prices:
+    return Prices(settings.price_per_hour, settings.price_per_kwh, settings.price_per_mtoken)
 
 
 def _free_tag(wanted: str | None, branches: set[str]) -> str:
@@ -245,12 +249,29 @@ def _data_digest(folder: Path) -> str:
         raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error
 
 
-def _ollama_settings(settings: Settings) -> OllamaSettings:
-    return replace(
-        OllamaSettings(host=settings.ollama_host, model=settings.model),
-        num_ctx=settings.num_ctx,
-        num_predict=settings.num_predict,
-        deadline_s=settings.llm_deadline_s,
+def _llm(settings: Settings, profile: Profile, say: Callable[[str], None]) -> LlmProposer | None:
+    """The LLM as a proposer, or None where it was not asked for."""
+    if settings.proposer is Mix.OPTIMIZER:
+        return None
+    if settings.llm == "none":
+        logger.info("no LLM, as LLM=none asks; the optimiser proposes alone")
+        say("none, as LLM=none asks; the optimiser proposes alone")
+        return None
+    placement = settings.placement()
+    return LlmProposer(
+        OllamaClient(
+            OllamaSettings(
+                host=settings.ollama_host,
+                model=placement.model,
+                num_ctx=placement.num_ctx,
+                num_batch=placement.num_batch,
+                num_predict=settings.num_predict,
+                on_gpu=profile.device == "cuda",
+                resident=placement.resident,
+                reserve_mib=placement.reserve_mib,
+                deadline_s=settings.llm_deadline_s,
+            )
+        )
     )
 
 

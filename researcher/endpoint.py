@@ -24,7 +24,7 @@ ALL_LAYERS = 999
 class OllamaSettings:
     """Where to ask, how the model is placed, and how long to wait.
 
-    `resident` says that it stays loaded while a trial runs, `reserve_mib` the most of the card that it may take.
+    `resident` says that it stays loaded while a trial runs, `reserve_mib` the most of the card that it may take then.
     `first_s` bounds the silence before the first token (a cold load, reading the prompt), `stall_s` each later one,
     `deadline_s` the whole answer, `leave_s` how long an unloaded model may linger.
     """

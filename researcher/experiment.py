@@ -84,6 +84,7 @@ class Run:
     paused: str | None
     prices: Prices
     created_at: float
+    ended: str | None = None  # why the night is over; None while it goes on, and in a journal older than this
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,18 @@ class Journal(History):
         """Hold before the next experiment, or go on (`reason` None)."""
         self._change("UPDATE run SET paused = ? WHERE id = ?", reason, run.id)
 
+    def price(self, run: Run, prices: Prices) -> None:
+        """What it costs from the beginning on, as the owner says now; what is not said stays."""
+        self._change(
+            "UPDATE run SET price_per_hour = COALESCE(?, price_per_hour), price_per_kwh = COALESCE(?, price_per_kwh),"
+            " price_per_mtoken = COALESCE(?, price_per_mtoken) WHERE id = ?",
+            prices.per_hour, prices.per_kwh, prices.per_mtoken, run.id,
+        )  # fmt: skip
+
+    def end(self, run: Run, reason: str | None) -> None:
+        """The goal is reached, or a new start goes on (`reason` None)."""
+        self._change("UPDATE run SET ended = ? WHERE id = ?", reason, run.id)
+
     # Steps of an experiment
 
     def propose(self, run: Run, proposal: Proposal, candidate: Candidate, at: float) -> Experiment:

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from researcher.decision import Rule, pooled_sigma
+from researcher.errors import ModelStays
 from researcher.experiment import Experiment, Run, Trial
 from researcher.journal import Journal
 from researcher.proposers import Proposers
 from researcher.settings import CrashReset
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.view import Cost, cost_of
 from researcher.workspace import Workspace
 from trainer.jobs import Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
 
@@ -28,9 +30,21 @@ FAULTS_LIMIT = 3
 
 @dataclass(frozen=True)
 class Goal:
-    """When the night is over: after `experiments` measured ones, or never (None)."""
+    """When the night is over: at whatever limit is reached first. None is no limit; `hours` are those of `Cost`."""
 
-    experiments: int | None
+    experiments: int | None = None
+    hours: float | None = None
+    max_cost: float | None = None
+
+    def reached(self, measured: int, cost: Cost) -> str | None:
+        """Why the night is over, in words; None while it is not."""
+        if self.experiments is not None and measured >= self.experiments:
+            return f"{measured} of {self.experiments} experiments are measured"
+        if self.hours is not None and cost.hours >= self.hours:
+            return f"{cost.hours:.2f} of {self.hours:g} hours of trials and LLM are used"
+        if self.max_cost is not None and cost.money is not None and cost.money >= self.max_cost:
+            return f"{cost.money:.2f} of {self.max_cost:g} are spent"
+        return None
 
 
 class BackOff:
@@ -119,9 +133,11 @@ class Lab:
         """The seed of the next trial: a fixed sequence per run, so that a night can be told again."""
         return random.Random(f"{self.run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
 
-    def goal_reached(self) -> bool:
-        """True when as many experiments as asked for were measured."""
-        return self.goal.experiments is not None and self.journal.measured_count() >= self.goal.experiments
+    def goal_reached(self) -> str | None:
+        """Why the night is over, in words, from the journal alone; None while it is not."""
+        journal = self.journal
+        cost = cost_of(self.run, journal.experiments(), journal.trials())
+        return self.goal.reached(journal.measured_count(), cost)
 
     def hold(self, reason: str) -> None:
         """A fault of the machine or the subject: pause, longer each time, and go on by itself or on `resume`."""
@@ -140,7 +156,6 @@ class Lab:
         while not trial.finished:
             spec = self.spec(trial)
             self.say(f"trial {spec.id}")
-            self.trials.hand_out(spec)
             match self.trials.look(spec.id, spec.digest):
                 case TrialResult() as result:
                     trial = self._take(trial, spec, result)
@@ -150,8 +165,19 @@ class Lab:
                 case Waiting():
                     self._wait(spec)
                 case Absent():
-                    continue
+                    self._free_card()
+                    self.trials.hand_out(spec)
         return trial
+
+    def _free_card(self) -> None:
+        """No trial begins on a card that an LLM fills: its candidate would look out of memory by its own fault."""
+        while True:
+            try:
+                self.proposers.leave_card(self.tick)
+            except ModelStays as stays:
+                self.hold(str(stays))
+            else:
+                return
 
     def _wait(self, spec: TrialSpec) -> None:
         while isinstance(self.trials.look(spec.id, spec.digest), Waiting):

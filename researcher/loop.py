@@ -23,20 +23,22 @@ logger = logging.getLogger(__name__)
 
 
 class Finished(Exception):
-    """The goal is reached and the head's gain is confirmed or rolled back."""
+    """The goal is reached and the head's gain is confirmed or rolled back. Says which goal."""
 
 
-def work(lab: Lab) -> None:
-    """Make git agree with the journal, then step until the goal is reached. Returns then; never otherwise."""
+def work(lab: Lab) -> str:
+    """Make git agree with the journal, then step until the goal is reached. Returns which; never otherwise."""
     if lab.run.paused not in (None, ASKED_TO_PAUSE):
         lab.journal.pause(lab.run, None)  # a fault that was held when we were stopped: a start is a try
+    lab.journal.end(lab.run, None)
     lab.workspace.restore(git_state(lab))
     lab.project()
     while True:
         try:
             step(lab)
-        except Finished:
-            return
+        except Finished as finished:
+            lab.journal.end(lab.run, str(finished))
+            return str(finished)
 
 
 def git_state(lab: Lab) -> GitState:
@@ -71,8 +73,9 @@ def _choose(lab: Lab) -> None:
     if due is not None:
         open_check(lab, due)
         return
-    if lab.goal_reached():
-        raise Finished
+    reached = lab.goal_reached()
+    if reached is not None:
+        raise Finished(reached)
     _propose(lab, run)
 
 

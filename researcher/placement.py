@@ -17,7 +17,7 @@ LEAST_CAP_MIB = 2 * _GIB  # below this the smallest profile does not train
 
 @dataclass(frozen=True)
 class Placement:
-    """What is asked of Ollama. `reserve_mib` is the most of the card it may take, None without a card.
+    """What is asked of Ollama. `reserve_mib` is what is set aside of the card for it, None without a card.
 
     Where it is not `resident` it leaves the card before a trial begins. `num_batch` is fixed because Ollama's own
     choice grows with the context and takes up to 2 GiB.

@@ -1,7 +1,7 @@
 """Whose turn it is, and what they offer: human requests first, then the LLM and the optimiser in turn.
 
-An LLM that is away is said once and looked for again every few minutes; the optimiser goes on. A bad answer becomes a
-typed rejection with its cost, never a trial.
+Without an LLM the optimiser proposes alone. One that is away is said once and looked for again every few minutes; the
+optimiser goes on. A bad answer becomes a typed rejection with its cost, never a trial.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from researcher.digest import prompt_context
-from researcher.errors import ModelAway, Rejected
+from researcher.errors import ModelAway, ModelStays, Rejected
 from researcher.experiment import Request, RequestState
 from researcher.history import History
 from researcher.llm import Draft, LlmProposer
@@ -32,7 +32,10 @@ LONGEST_REST_S = 60.0
 
 
 class Proposers:
-    """The optimiser, and the LLM when one answers. `folder` keeps prompts and answers, one folder an experiment."""
+    """The optimiser, and the LLM where there is one and it answers.
+
+    `folder` keeps prompts and answers, one folder an experiment.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Proposers:
         mix: Mix,
         profile: Profile,
         optimizer: Optimizer,
-        llm: LlmProposer,
+        llm: LlmProposer | None,
         program: Callable[[], str],
         folder: Path,
         say: Callable[[str], None],
@@ -70,12 +73,26 @@ class Proposers:
         if self._clock() < self._resting_until:
             return None
         idea = next((request for request in requests if request.kind == "idea"), None)
-        draft = self._ask_llm(journal, incumbent, idea, tick) if self._is_llms_turn(journal, idea) else None
+        draft = None
+        if self._llm is not None and self._is_llms_turn(journal, idea):
+            draft = self._ask_llm(self._llm, journal, incumbent, idea, tick)
         if draft is None and self._mix is not Mix.LLM:
             draft = self._ask_optimizer(journal, incumbent)
         if draft is not None:
             self._rest_after(draft)
         return draft
+
+    def leave_card(self, tick: Callable[[], None]) -> None:
+        """Before a trial: returns once no model is in its way. Raises ModelStays."""
+        if self._llm is None:
+            return
+        try:
+            self._llm.leave(tick)
+        except ModelStays:
+            raise
+        except ModelAway as error:  # who cannot be asked holds no card
+            if not self._away:
+                self._note_away(error)
 
     def _rest_after(self, draft: Draft) -> None:
         """Where nothing but refusals comes, and at once, the journal must not fill with them."""
@@ -103,21 +120,19 @@ class Proposers:
             (folder / "exchanges.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
 
     def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
-        if self._mix is Mix.OPTIMIZER:
-            return False
         if self._clock() < self._away_until:
             return False
         last = journal.recent(1)[-1]
         return self._mix is Mix.LLM or idea is not None or last.proposer is not Proposer.LLM
 
     def _ask_llm(
-        self, journal: History, incumbent: str, idea: Request | None, tick: Callable[[], None]
+        self, llm: LlmProposer, journal: History, incumbent: str, idea: Request | None, tick: Callable[[], None]
     ) -> Draft | None:
         wish = None if idea is None else idea.body
         context = prompt_context(journal, self._profile, self._program(), incumbent, wish)
         known = tried(journal)
         try:
-            draft = self._llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
+            draft = llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
         except ModelAway as error:
             self._note_away(error)
             return None

@@ -88,8 +88,8 @@ class Residence:
             beside = "beside the trainer" if settings.resident else "onto the card"
             spilt, size = (found.size - found.on_card) / _GIB, found.size / _GIB
             return f"{settings.model} does not fit {beside}: {spilt:.1f} of {size:.1f} GiB on the CPU; {_SMALLER}"
-        reserve_mib = settings.reserve_mib
-        if settings.on_gpu and reserve_mib is not None and found.on_card > reserve_mib * 2**20:
+        reserve_mib = settings.reserve_mib if settings.on_gpu and settings.resident else None
+        if reserve_mib is not None and found.on_card > reserve_mib * 2**20:
             return (
                 f"{settings.model} takes {found.on_card / _GIB:.1f} GiB of the card, and {reserve_mib / 1024:.1f} GiB "
                 f"are set aside for it; {_SMALLER}, or raise LLM_RESERVE_MIB and lower TRAINER_CAP_MIB"

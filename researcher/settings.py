@@ -1,19 +1,22 @@
 """The researcher's settings, read from the environment once, at the edge.
 
-A bad value stops the start and is named with its key. Folders are volumes of their own in a container and neighbours
-below one state folder in local mode.
+A bad value stops the start and is named with its key; an empty one counts as not set. Folders are volumes of their own
+in a container and neighbours below one state folder in local mode.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.decision import Rule
-from researcher.ollama import base_url
+from researcher.endpoint import base_url
+from researcher.placement import Placement, placement_for
 from trainer.jobs import Profile, profile_named
 
 
@@ -35,7 +38,7 @@ class CrashReset(StrEnum):
 class Settings(BaseSettings):
     """One field, one environment variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     redis_url: str
     redis_password_file: Path | None = None
@@ -44,20 +47,25 @@ class Settings(BaseSettings):
     data_dir: Path
     profile: str = "cpu"
     budget: float | None = Field(default=None, gt=0)
+    trainer_cap_mib: int | None = Field(default=None, gt=0)
     tag: str | None = None
+    price_per_hour: float | None = Field(default=None, ge=0)
+    price_per_kwh: float | None = Field(default=None, ge=0)
+    price_per_mtoken: float | None = Field(default=None, ge=0)
     experiments: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    max_cost: float | None = Field(default=None, gt=0)
     proposer: Mix = Mix.HYBRID
     rule: Rule = Rule.WALK
     crash_reset: CrashReset = CrashReset.CONFIRMED
     seed: int | None = None
+    llm: Literal["ollama", "none", "openai"] = "ollama"
     ollama_host: str = "http://127.0.0.1:11434"
-    model: str = "qwen3.5:9b"
-    num_ctx: int = Field(default=16384, ge=2048)
+    model: str | None = None
+    num_ctx: int | None = Field(default=None, ge=2048)
+    llm_reserve_mib: int | None = Field(default=None, gt=0)
     num_predict: int = Field(default=4096, ge=256)
     llm_deadline_s: float = Field(default=600, gt=0)
-    price_per_hour: float | None = Field(default=None, ge=0)
-    price_per_kwh: float | None = Field(default=None, ge=0)
-    price_per_mtoken: float | None = Field(default=None, ge=0)
 
     @field_validator("ollama_host")
     @classmethod
@@ -65,10 +73,40 @@ class Settings(BaseSettings):
         base_url(host)
         return host
 
+    @field_validator("max_cost")
+    @classmethod
+    def _has_a_price(cls, max_cost: float | None, others: ValidationInfo) -> float | None:
+        if max_cost is not None and others.data.get("price_per_hour") is None:
+            raise ValueError("MAX_COST needs a price to count with; set PRICE_PER_HOUR, or HOURS instead of it")
+        return max_cost
+
+    @field_validator("llm")
+    @classmethod
+    def _can_be_asked(cls, llm: str, others: ValidationInfo) -> str:
+        if llm == "openai":
+            raise ValueError("LLM=openai comes with a later version; set LLM=ollama or LLM=none")
+        if llm == "none" and others.data.get("proposer") is Mix.LLM:
+            raise ValueError("with LLM=none nobody can propose for PROPOSER=llm; set PROPOSER=hybrid or LLM=ollama")
+        return llm
+
     def trial_profile(self) -> Profile:
-        """The profile with the budget asked for. Raises ProfileError for an unknown name."""
+        """The profile with the budget and the cap asked for. Raises ProfileError for an unknown name."""
         profile = profile_named(self.profile)
-        return profile if self.budget is None else profile.with_budget(self.budget)
+        if self.budget is not None:
+            profile = profile.with_budget(self.budget)
+        if self.trainer_cap_mib is not None and profile.caps.vram_mib is not None:
+            profile = replace(profile, caps=replace(profile.caps, vram_mib=self.trainer_cap_mib))
+        return profile
+
+    def placement(self) -> Placement:
+        """Where the LLM goes: as the profile has it, but for what was asked for."""
+        placement = placement_for(self.profile)
+        return replace(
+            placement,
+            model=self.model or placement.model,
+            num_ctx=self.num_ctx or placement.num_ctx,
+            reserve_mib=self.llm_reserve_mib or placement.reserve_mib,
+        )
 
     def password(self) -> str | None:
         """Redis's password, from its file."""

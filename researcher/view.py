@@ -6,7 +6,7 @@ Everything is derived from the journal; what is going on right now comes from th
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from researcher.decision import pooled_sigma
@@ -63,12 +63,18 @@ class Gain:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the night took. Money is None where no price was given."""
+    """What the night took. An hour of the machine costs the same in a trial and while the LLM answers; money is None
+    where no price was given."""
 
     trial_s: float
     llm_s: float
     llm_tokens: int
     money: float | None
+
+    @property
+    def hours(self) -> float:
+        """Of the machine at work: trials and answers, not pauses."""
+        return (self.trial_s + self.llm_s) / 3600
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def look(history: History, profile: Profile) -> Night | None:
         baseline_scores=baseline,
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, confirmations, scores),
-        cost=_cost(run, experiments, trials),
+        cost=cost_of(run, experiments, trials),
     )
 
 
@@ -155,7 +161,8 @@ def now(history: History, bus: Bus) -> Now:
     """What is going on, as far as the bus knows."""
     run, doing, running = history.run(), bus.doing("researcher"), history.running_trial()
     if run is None or running is None:
-        return Now(doing or "not running", None, None)
+        ended = "not running" if run is None or run.ended is None else f"ended: {run.ended}"
+        return Now(doing or ended, None, None)
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)
     return Now(doing or "not running", name, bus.read_progress(name))
@@ -192,17 +199,18 @@ def _gain(
     )
 
 
-def _cost(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
+def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
+    """What a run took so far. A trial that the machine lost is not in it, for nobody measured it."""
     costs = [item.cost for item in experiments if item.cost is not None]
     tokens = sum((cost.prompt_tokens or 0) + (cost.answer_tokens or 0) for cost in costs)
-    trial_s = sum(trial.wall_s or 0.0 for trial in trials)
+    took = Cost(sum(trial.wall_s or 0.0 for trial in trials), sum(cost.seconds for cost in costs), tokens, None)
     prices = run.prices
     parts = [
-        None if prices.per_hour is None else prices.per_hour * trial_s / 3600,
+        None if prices.per_hour is None else prices.per_hour * took.hours,
         None if prices.per_mtoken is None else prices.per_mtoken * tokens / 1e6,
     ]
     known = [part for part in parts if part is not None]
-    return Cost(trial_s, sum(cost.seconds for cost in costs), tokens, sum(known) if known else None)
+    return replace(took, money=sum(known)) if known else took
 
 
 def waiting(night: Night) -> list[Request]:

@@ -73,7 +73,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of the run's seeds; random if not given.")] = None,
     model: Annotated[str | None, typer.Option(help="Ollama model.", envvar="MODEL")] = None,
     ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop after this many hours of trials and LLM.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of the machine.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop at this cost; needs --price-per-hour.")] = None,
 ) -> None:
     """Run the night on this machine, or go on with it: set-up, baseline, experiments, summary."""
     from services.local import Wish, run_local  # noqa: PLC0415 - the other commands start faster without it
@@ -86,6 +88,8 @@ def run(
         "MODEL": model,
         "OLLAMA_HOST": ollama_host,
         "PRICE_PER_HOUR": None if price_per_hour is None else str(price_per_hour),
+        "HOURS": None if hours is None else str(hours),
+        "MAX_COST": None if max_cost is None else str(max_cost),
     }
     wish = Wish(
         profile=profile,
@@ -174,7 +178,7 @@ def export(
     to: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("overnight-export"),
     state: StateOption = None,
 ) -> None:
-    """Write results.tsv, results.json, progress.png and the best train.py into a folder."""
+    """Write results.tsv, results.json, progress.png, the best train.py and subject.bundle (git) into a folder."""
     show.export(_state(state), to, console)
 
 

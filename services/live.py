@@ -47,7 +47,7 @@ def _now(scene: Scene) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     now = scene.now
     if now is None or now.trial is None or scene.night is None:
-        line.add_row(Text("now ", style="bold"), Text(now.doing if now else NOT_RUNNING))
+        line.add_row(Text("now ", style="bold"), Text(now.doing if now else _at_rest(scene.night)))
         return line
     running = next((row for row in reversed(scene.night.rows) if row.status in ("committed", "measuring")), None)
     name = running.experiment.title if running else now.trial
@@ -64,6 +64,10 @@ def _now(scene: Scene) -> RenderableType:
         Text(" · ".join(figures)),
     )
     return line
+
+
+def _at_rest(night: Night | None) -> str:
+    return NOT_RUNNING if night is None or night.run.ended is None else f"ended: {night.run.ended}"
 
 
 def _standing(night: Night) -> Text:

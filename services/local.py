@@ -30,7 +30,7 @@ STOP_GRACE_S = 20.0
 # The supervisor starts again what dies; these exit codes are a process's last word.
 FINISHED, REFUSED = 0, 2
 # Names too common to be taken from a shell that may mean something else by them.
-ASKED_BY_OPTION = ("EXPERIMENTS", "SEED", "TAG")
+ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,8 @@ def summary(history: History, profile: Profile, subject: Path, took_s: float, co
         f"{night.measured} experiments: {night.count('keep')} kept, {night.count('discard')} discarded, "
         f"{night.count('crash')} crashed, {night.count('rejected')} rejected; since this start {clock_text(took_s)}"
     )
+    if night.run.ended is not None:
+        console.print(f"ended     {night.run.ended}")
     if night.gain is not None:
         console.print(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds")
         console.print(gain_text(night))

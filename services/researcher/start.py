@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.errors import ResearcherError
+from researcher.history import History
 from services.door import ENDED, REFUSED
 from services.state import Choices, State, StateError
 from services.subject import settle_subject
@@ -90,7 +91,9 @@ def _night(settings: Settings, bus: Bus) -> str:
     if code != FINISHED_CODE:
         logger.error("the researcher ended with %d; the container starts again", code)
         raise SystemExit(1)
-    return f"{ENDED}: {bus.doing('researcher') or 'it was stopped'}"
+    with History(state.journal) as history:
+        run = history.run()
+    return f"{ENDED}: {(run and run.ended) or 'it was stopped'}"
 
 
 def settle(settings: Settings, bus: Bus) -> Choices:

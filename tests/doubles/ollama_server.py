@@ -73,6 +73,7 @@ class OllamaDouble(ThreadingHTTPServer):
 
     `asked` keeps the bodies of all chat requests, `calls` those of loads and unloads too, in their order. The model is
     on a card where the caller asks for layers there, else beside the processor; `held` is None while it is not loaded.
+    `looks` counts what only looks.
     """
 
     daemon_threads = True
@@ -83,6 +84,7 @@ class OllamaDouble(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.held: Held | None = None
+        self.looks = 0
         self.hung_up = threading.Event()
         self.closing = threading.Event()
         self._script = script
@@ -150,6 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: OllamaDouble
 
     def do_GET(self) -> None:
+        self.server.looks += 1
         match self.path:
             case "/":
                 self._send(200, b"Ollama is running", "text/plain; charset=utf-8")

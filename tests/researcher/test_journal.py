@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,43 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> No
 
     with pytest.raises(JournalError, match="newer version"):
         Journal(tmp_path)
+
+
+def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_its_writer(tmp_path: Path) -> None:
+    first = resources.files("researcher").joinpath("migrations", "001.sql").read_text()
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        database.executescript(f"{first}; PRAGMA user_version = 1")
+        database.execute(
+            "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, created_at)"
+            " VALUES ('old', 'cpu', 15, 'b', 'c', 'd', 1, 1)"
+        )
+    database.close()
+
+    with History(tmp_path) as history:
+        before = history.run()
+    journal = Journal(tmp_path)
+    run = journal.run()
+    assert run is not None
+    journal.end(run, "5 of 5 experiments are measured")
+    after = journal.run()
+    journal.close()
+
+    assert before is not None
+    assert (before.tag, before.ended) == ("old", None)
+    assert after is not None
+    assert (after.tag, after.ended) == ("old", "5 of 5 experiments are measured")
+
+
+def test_a_price_said_later_counts_from_the_beginning_and_what_is_not_said_stays(journal: Journal, run: Run) -> None:
+    journal.price(run, Prices(per_mtoken=3.0))
+    said = journal.run()
+    journal.price(run, Prices(per_hour=1.0))
+    changed = journal.run()
+
+    assert said is not None
+    assert said.prices == Prices(per_hour=2.0, per_mtoken=3.0)
+    assert changed is not None
+    assert changed.prices == Prices(per_hour=1.0, per_mtoken=3.0)
 
 
 def test_what_was_written_down_survives_kill_9(tmp_path: Path) -> None:

@@ -190,6 +190,13 @@ def test_a_model_that_takes_more_than_its_reserve_is_refused() -> None:
         client_of(replace(RESIDENT, reserve_mib=6656), server).chat(QUESTION, nothing)
 
 
+def test_a_model_that_leaves_before_a_trial_may_take_the_card() -> None:
+    with ollama_double(["yes"], model=MODEL) as server:
+        answer = client_of(replace(SWAPPED, reserve_mib=6656), server).chat(QUESTION, nothing)
+
+    assert answer.text == "yes"
+
+
 def test_the_seconds_of_an_answer_hold_those_of_the_load() -> None:
     class SlowToLoad(OllamaDouble):
         """Takes its time to load."""

@@ -178,7 +178,7 @@ def test_the_cost_counts_trials_tokens_and_money(story: Story) -> None:
     cost = story.night().cost
 
     assert (cost.trial_s, cost.llm_s, cost.llm_tokens) == (8.0, 4.0, 1000)
-    assert cost.money == pytest.approx(8.0 + 0.01)
+    assert cost.money == pytest.approx(8.0 + 4.0 + 0.01), "the machine costs the same while the LLM answers"
 
 
 def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(story: Story) -> None:

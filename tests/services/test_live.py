@@ -51,6 +51,17 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         assert expected in text, expected
 
 
+def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    assert "not running; `overnight run` goes on" in seen(Scene(story.night(), None, None, 1.0, "", None))
+
+    story.journal.end(story.run, "8 of 8 experiments are measured")
+
+    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.night(), None, None, 1.0, "", None))
+    story.journal.close()
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
 def test_seconds_are_written_as_people_read_them(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text

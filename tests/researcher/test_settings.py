@@ -1,0 +1,79 @@
+"""What is read from the environment, and what is refused in one sentence that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from researcher.placement import Placement
+from researcher.settings import Mix, Settings
+from trainer.jobs import ProfileError, profile_named
+
+PLACES = {"REDIS_URL": "redis://redis/0", "SUBJECT_DIR": "subject", "JOURNAL_DIR": "journal", "DATA_DIR": "data"}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Settings from an environment of these names and nothing else."""
+
+    def settings(**environment: str) -> Settings:
+        for name in Settings.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+        for name, value in (PLACES | environment).items():
+            monkeypatch.setenv(name, value)
+        return Settings()
+
+    return settings
+
+
+def test_an_empty_value_is_not_set(read) -> None:
+    empty = {name.upper(): "" for name in Settings.model_fields if name.upper() not in PLACES}
+
+    assert read(**empty) == read()
+    assert (read(**empty).hours, read(**empty).proposer, read(**empty).llm) == (None, Mix.HYBRID, "ollama")
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"LLM": "openai"}, "LLM=openai comes with a later version; set LLM=ollama or LLM=none"),
+        ({"LLM": "gpt"}, "Input should be 'ollama', 'none' or 'openai'"),
+        ({"LLM": "none", "PROPOSER": "llm"}, "with LLM=none nobody can propose for PROPOSER=llm"),
+        ({"MAX_COST": "5"}, "MAX_COST needs a price to count with; set PRICE_PER_HOUR"),
+        ({"MAX_COST": "0", "PRICE_PER_HOUR": "1"}, "greater than 0"),
+        ({"HOURS": "-1"}, "greater than 0"),
+        ({"NUM_CTX": "100"}, "greater than or equal to 2048"),
+        ({"TRAINER_CAP_MIB": "12 GB"}, "valid integer"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_next_step(read, environment: dict[str, str], says: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        read(**environment)
+
+    (fault,) = refused.value.errors()
+    assert says in fault["msg"]
+    assert fault["loc"] == (next(iter(environment)),) or fault["loc"] == (next(iter(environment)).lower(),)
+
+
+def test_the_placement_is_the_profiles_but_for_what_was_set(read) -> None:
+    assert read(PROFILE="48gb").placement() == Placement("qwen3.5:9b", 32768, 12288)
+    assert read(PROFILE="12gb").placement() == Placement("qwen3.5:4b", 16384, 6656, resident=False)
+    assert read(PROFILE="48gb", MODEL="other:7b", NUM_CTX="8192", LLM_RESERVE_MIB="9000").placement() == Placement(
+        "other:7b", 8192, 9000
+    )
+
+
+def test_the_trainers_cap_replaces_the_profiles_on_a_card_and_nowhere_else(read) -> None:
+    capped = read(PROFILE="48gb", TRAINER_CAP_MIB="20000", BUDGET="60").trial_profile()
+
+    assert (capped.caps.vram_mib, capped.budget.amount) == (20000, 60)
+    assert capped.caps.processes == profile_named("48gb").caps.processes
+    assert read(PROFILE="cpu", TRAINER_CAP_MIB="20000").trial_profile() == profile_named("cpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "9000gb"])
+def test_a_profile_that_is_not_in_the_table_is_refused_with_those_that_are(read, name: str) -> None:
+    with pytest.raises(ProfileError, match=f"{name}' is not known; choose one of: cpu, 12gb"):
+        read(PROFILE=name).trial_profile()
