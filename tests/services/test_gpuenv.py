@@ -5,19 +5,35 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from researcher.settings import Settings
 from services.gpuenv import KEYS, LOCAL, Entries, Key, Reader, faults, read, render_local, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (ROOT / "gpu.env").read_text()
 GOOD = "RESEARCHER_USER=1000:1000\nLLM=ollama\nCOMPOSE_PROFILES=${LLM}\nPROFILE=auto\nPROPOSER=hybrid\nMODEL=m:9b\n"
+OTHER = {key.name: key.example for key in KEYS.values()} | {
+    "RESEARCHER_USER": "1001:1002",
+    "LLM": "none",
+    "COMPOSE_PROFILES": "none",
+    "PROFILE": "24gb",
+    "PROPOSER": "optimizer",
+    "MODEL": "other:1b",
+}
+NEEDED = {
+    "REDIS_URL": "redis://one",
+    "SUBJECT_DIR": "/subject",
+    "JOURNAL_DIR": "/journal",
+    "DATA_DIR": "/data",
+    "PRICE_PER_HOUR": "1",
+}
 COUNTS = st.integers(1, 999_999_999).map(str)
 DETECTED = st.fixed_dictionaries(
     {
@@ -57,13 +73,31 @@ def test_keys_of_compose_stand_before_those_of_the_containers() -> None:
     assert {KEYS[entry.name].reader for entry in gpu_env(containers).entries} == {Reader.CONTAINERS}
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS.values() if key.reader is Reader.COMPOSE], ids=lambda key: key.name
-)
-def test_every_key_of_compose_is_read_by_the_compose_file_or_compose_itself(key: Key) -> None:
-    compose = (ROOT / "compose.yaml").read_text()
+@pytest.mark.docker
+@pytest.mark.parametrize("name", [key.name for key in KEYS.values() if key.reader is Reader.COMPOSE])
+def test_another_value_of_a_key_of_compose_makes_another_stack(name: str) -> None:
+    assert merged({name: OTHER[name]}) != merged({})
 
-    assert key.name == "COMPOSE_PROFILES" or f"${{{key.name}" in compose
+
+@pytest.mark.parametrize("name", [name for name in KEYS if name.lower() in Settings.model_fields])
+def test_another_value_of_a_setting_is_another_setting_of_the_researcher(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in set(KEYS) & set(os.environ):
+        monkeypatch.delenv(variable)
+    for variable, value in NEEDED.items():
+        monkeypatch.setenv(variable, value)
+    before = Settings()
+
+    monkeypatch.setenv(name, OTHER[name])
+
+    assert getattr(Settings(), name.lower()) != getattr(before, name.lower())
+
+
+def test_every_key_of_the_containers_is_a_setting_of_the_researcher() -> None:
+    containers = {key.name.lower() for key in KEYS.values() if key.reader is Reader.CONTAINERS}
+
+    assert containers - set(Settings.model_fields) == set()
 
 
 @pytest.mark.parametrize("key", list(KEYS.values()), ids=lambda key: key.name)
@@ -164,6 +198,20 @@ def test_later_files_win_and_the_shell_decides_what_compose_reads_and_nothing_el
     }
 
 
+def merged(shell: dict[str, str], folder: Path = ROOT) -> dict[str, Any]:
+    """What compose makes of its files in a folder, called from such a shell."""
+    answer = subprocess.run(
+        ["docker", "compose", "config", "--format", "json"],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name not in KEYS} | shell,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    parsed: dict[str, Any] = json.loads(answer.stdout)
+    return parsed
+
+
 @given(DETECTED, st.text(), st.text())
 def test_what_was_detected_is_read_back_as_it_was(values: dict[str, str], card: str, split: str) -> None:
     local = read(render_local(values, card, split), LOCAL)
@@ -176,8 +224,6 @@ def test_what_was_detected_is_read_back_as_it_was(values: dict[str, str], card: 
 @pytest.mark.docker
 @pytest.mark.parametrize("shell", [{}, {"LLM": "none", "HOURS": "2"}], ids=["bare", "shell overrides"])
 def test_compose_reads_the_same_out_of_the_same_files(tmp_path: Path, shell: dict[str, str]) -> None:
-    if shutil.which("docker") is None:
-        pytest.skip("no docker command here")
     own = 'MODEL="quoted:1" # and a comment\nNUM_CTX=4096   # four\nTRAINER_CAP_MIB=\n export BUDGET=30\n'
     (tmp_path / "gpu.env").write_text(SHIPPED.replace("TRAINER_CAP_MIB=", "TRAINER_CAP_MIB=9000"))
     (tmp_path / "gpu.local.env").write_text(own)
@@ -191,16 +237,8 @@ def test_compose_reads_the_same_out_of_the_same_files(tmp_path: Path, shell: dic
         + "\n  two:\n    image: none\n    profiles: [ollama]\n"
     )
 
-    answer = subprocess.run(
-        ["docker", "compose", "config", "--format", "json"],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name not in KEYS} | shell,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    merged = json.loads(answer.stdout)["services"]
+    services = merged(shell, tmp_path)["services"]
     held = settings(gpu_env((tmp_path / "gpu.env").read_text()), (read(own, LOCAL),), shell)
 
-    assert {name: value for name, value in merged["one"]["environment"].items() if value} == held
-    assert ("two" in merged) == (held["LLM"] == "ollama")
+    assert {name: value for name, value in services["one"]["environment"].items() if value} == held
+    assert ("two" in services) == (held["LLM"] == "ollama")
