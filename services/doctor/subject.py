@@ -50,9 +50,9 @@ def of_this_user(facts: Facts) -> Finding:
     except StateError as error:
         return fail("subject", str(error).partition("; ")[0], f"move {facts.state.root} away")
     folder = facts.state.subject if choices is None else Path(choices.subject)
-    if folder == facts.state.subject and not folder.exists():
-        return ok("subject", "the built-in one, made at the first start")
     try:
+        if folder == facts.state.subject and needs_repository(folder):
+            return ok("subject", "the built-in one, made at the next start")
         broken = _not_a_repository(folder)
     except PermissionError:
         return fail("subject", f"{folder} cannot be read by this user", f'sudo chown -R "$USER" {folder}')
@@ -68,8 +68,6 @@ def _not_a_repository(folder: Path) -> Finding | None:
         return fail(
             "subject", f"{folder} is not there", f"git clone your repository to {folder}, or name another folder"
         )
-    if needs_repository(folder):
-        return None  # the built-in subject is made in an empty one
     if not (folder / ".git").exists():
         return fail("subject", f"{folder} is no git repository", f"git -C {folder} init, add and commit its files")
     if not (folder / EDITABLE).is_file():

@@ -549,6 +549,16 @@ def test_folder_that_is_no_subject_is_told(well: Facts, repository: Path, remove
     assert said in finding.found
 
 
+def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(well: Facts, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    finding = in_containers(well, {"SUBJECT_DIR": str(empty), "RESEARCHER_USER": "1000:1000"})
+
+    assert finding.verdict is Verdict.FAIL
+    assert "is no git repository" in finding.found
+
+
 # --- local mode ----------------------------------------------------------------------------------------------------
 
 
