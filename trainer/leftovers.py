@@ -90,8 +90,8 @@ def _sweep_as(user: User, work: Path) -> int:
         if done.returncode != -signal.SIGKILL:
             break
     if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
-        raise NotSwept(f"sweeping {work} as uid {user.uid}: {last[0]}")
+        said = "; ".join(done.stderr.splitlines()[-3:]) or f"ended with {done.returncode}"
+        raise NotSwept(f"sweeping {work} as uid {user.uid}: {said}")
     return int(done.stdout)
 
 

@@ -50,10 +50,13 @@ def remove_files_of_this_user(places: list[str]) -> None:
     away its own right to; find and rm manage depths at which Python's own recursion ends."""
     own = [*filter(os.path.isdir, places), "-ignore_readdir_race", "-mindepth", "1", "-maxdepth", "1"]
     own += ["-uid", str(os.getuid())]
-    _find([*own, "-type", "d", "-exec", "chmod", "-R", "u+rwX", "--", "{}", "+"])  # whether it was enough, rm says
-    if _find([*own, "-exec", "rm", "-rf", "--", "{}", "+"]) != 0:
-        sys.exit(f"what uid {os.getuid()} left in {places} could not be removed")
+    remove = [*own, "-exec", "rm", "-rf", "--", "{}", "+"]
+    if _find(remove) != 0:
+        _find([*own, "-type", "d", "-exec", "chmod", "-R", "u+rwX", "--", "{}", "+"])
+        if _find(remove) != 0:
+            sys.exit(f"what uid {os.getuid()} left in {places} could not be removed")
 
 
 def _find(arguments: list[str]) -> int:
-    return os.spawnvp(os.P_WAIT, "find", ["find", *arguments])
+    """By its path: to search for it, Python would import what this user may not be able to read."""
+    return os.spawnv(os.P_WAIT, "/usr/bin/find", ["find", *arguments])
