@@ -90,7 +90,7 @@ def to_settle(wanted: Mapping[Path, Rights], found: Mapping[Path, Rights]) -> di
 def complaint(subject: str, at: str, found: Rights, top: Rights, researcher: Owner) -> str:
     """Why the researcher cannot work in the user's repository, and what to do about it."""
     if top.owner.uid in (ROOT.uid, researcher.uid):
-        remedy = f"next: sudo chown -R {researcher} {subject}"
+        remedy = f"next: sudo chown -R {researcher} {subject} && sudo chmod -R u+rwX {subject}"
     else:
         remedy = f"next: write RESEARCHER_USER={top.owner} into gpu.env"
     return (

@@ -17,6 +17,7 @@ from tests.trainer import conftest as trainer_tests
 ground = trainer_tests.ground  # every uid may enter it, which it may not pytest's own folders
 
 RESEARCHER, SOMEBODY = Owner(1000, 1000), Owner(1001, 100)
+HAND_OVER = "sudo chown -R 1000:1000 /home/me/lab && sudo chmod -R u+rwX /home/me/lab"
 VOLUMES = ("redis", "subject", "journal", "trials", "data", "models")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives folders to other uids")
@@ -210,7 +211,7 @@ def test_a_repository_that_the_researcher_cannot_write_is_refused_in_one_line(st
     done = stack.run(SUBJECT_DIR="/home/me/lab")
 
     assert done.returncode == 2
-    remedy = "write RESEARCHER_USER=1001:100 into gpu.env" if wrong == "." else "sudo chown -R 1000:1000 /home/me/lab"
+    remedy = "write RESEARCHER_USER=1001:100 into gpu.env" if wrong == "." else HAND_OVER
     assert done.stdout.splitlines() == [
         f"secrets: SUBJECT_DIR /home/me/lab: {wrong} belongs to 1001:100 (mode "
         f"{rights(stack.subject / wrong).mode:o}) and the researcher, 1000:1000, cannot write there; next: {remedy}"
@@ -269,11 +270,11 @@ def test_only_what_differs_is_settled() -> None:
     ("top", "remedy"),
     [
         (SOMEBODY, "next: write RESEARCHER_USER=1001:100 into gpu.env"),
-        (ROOT, "next: sudo chown -R 1000:1000 ./lab"),  # never become root
-        (RESEARCHER, "next: sudo chown -R 1000:1000 ./lab"),
+        (ROOT, f"next: {HAND_OVER}"),  # never become root
+        (RESEARCHER, f"next: {HAND_OVER}"),
     ],
 )
 def test_the_remedy_follows_from_whose_the_repository_is(top: Owner, remedy: str) -> None:
-    said = complaint("./lab", ".git", Rights(ROOT, 0o755), Rights(top, 0o755), RESEARCHER)
+    said = complaint("/home/me/lab", ".git", Rights(ROOT, 0o755), Rights(top, 0o755), RESEARCHER)
 
     assert said.endswith(remedy)
