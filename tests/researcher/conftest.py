@@ -79,6 +79,19 @@ class ScriptedNight:
         }
         return self._start(["-m", "researcher"], {key: str(value) for key, value in (usual | settings).items()})
 
+    def start_container(self, **settings: object) -> subprocess.Popen[bytes]:
+        """The entry point of the researcher's container on the same state."""
+        usual = {
+            "OVERNIGHT_STATE": self._folder,
+            "REDIS_URL": self.server.url,
+            "REDIS_PASSWORD_FILE": self.password_file,
+            "PROPOSER": "optimizer",
+            "LLM": "none",
+        }
+        return self._start(
+            ["-m", "services.researcher.start"], {key: str(value) for key, value in (usual | settings).items()}
+        )
+
     def _start(self, argv: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self._folder / "output.log").open("ab") as log:
             process = subprocess.Popen(

@@ -1,0 +1,155 @@
+"""The containers' entry points as processes: what they settle, when they stay, what they refuse."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import git
+import pytest
+
+from researcher.history import History
+from services.door import ENDED, REFUSED, DoorError, ask_and_wait
+from services.state import State
+from services.trainer import start as trainer_start
+from tests.researcher.conftest import ScriptedNight, night, server  # noqa: F401 - fixtures
+from tests.trainer.conftest import wait_for
+from trainer.presence import IDLE, Presence
+
+ROOT = Path(__file__).parents[2]
+TEN_S = 10
+
+
+@pytest.mark.parametrize(
+    ("cards", "profile"),
+    [([("small", 12 * 1024)], "12gb"), ([("L40S", 46068)], "48gb"), ([("old", 2048), ("big", 81920)], "80gb")],
+)
+def test_card_decides_the_profile(cards: list[tuple[str, int]], profile: str) -> None:
+    assert trainer_start.card_profile(cards) == profile
+
+
+@pytest.mark.parametrize(("cards", "seen"), [([], "sees none"), ([("tiny", 2048)], "tiny with 2048 MiB")])
+def test_without_a_fitting_card_auto_is_refused_instead_of_falling_back_to_the_processor(
+    cards: list[tuple[str, int]], seen: str
+) -> None:
+    with pytest.raises(trainer_start.NoCard, match=re.escape(seen)) as refusal:
+        trainer_start.card_profile(cards)
+
+    assert "scripts/up --cpu" in str(refusal.value)
+
+
+def test_worker_accepts_the_command_line_that_the_container_gives_it() -> None:
+    settings = trainer_start.Settings(
+        redis_url="redis://trainer@redis:6379/0", redis_password_file=Path("/run/secret"), trainer_cap_mib=11264
+    )
+
+    line = trainer_start.worker(settings, "24gb", name="trainer-1")
+    told = subprocess.run([*line, "--help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert [word for word in line if word.startswith("--") and word not in told] == []
+    assert line[line.index("--vram-cap-mib") + 1] == "11264"
+    assert line[line.index("--profile") + 1] == "24gb"
+
+
+def test_trainer_container_names_a_bad_setting_and_an_unknown_profile() -> None:
+    def refused(**environment: str) -> str:
+        usual = {"REDIS_URL": "redis://h", "REDIS_PASSWORD_FILE": "/none", "PATH": "/usr/bin:/bin"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "services.trainer.start"],
+            env=usual | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+        )
+        assert ended.returncode == trainer_start.REFUSED
+        return ended.stdout
+
+    assert "setting TRAINER_CAP_MIB" in refused(TRAINER_CAP_MIB="lots", PROFILE="cpu")
+    assert "profile '13gb' is not known" in refused(PROFILE="13gb")
+
+
+def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
+    night: ScriptedNight,  # noqa: F811
+) -> None:
+    state = emptied(night)
+    container = night.start_container()
+    wait_for(lambda: "waiting for the trainer" in (night.bus.doing("researcher") or ""), TEN_S)
+
+    Presence(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+
+    wait_for(lambda: "run " in night.output(), TEN_S)
+    assert state.choices() is not None
+    with git.Repo(night.subject) as repository:
+        assert "profile 12gb" in str(repository.commit("main").message)
+    assert re.search(r"^DEPTH = 4\b", (night.subject / "train.py").read_text(), re.MULTILINE)
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(TEN_S) == 0
+
+
+def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
+    night: ScriptedNight,  # noqa: F811
+) -> None:
+    emptied(night)
+    Presence(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+    first = night.start_container()
+    wait_for(lambda: "run " in night.output(), TEN_S)
+    first.send_signal(signal.SIGTERM)
+    first.wait(TEN_S)
+    Presence(night.bus.connection, "trainer-2", profile="24gb").show(IDLE)
+
+    second = night.start_container()
+
+    wait_for(lambda: (night.bus.doing("researcher") or "").startswith(REFUSED), TEN_S)
+    assert "begun with profile 12gb, and the card found now is a 24gb" in (night.bus.doing("researcher") or "")
+    assert "PROFILE=12gb" in night.output()
+    assert second.poll() is None
+    assert health(night, State(night.journal.parent)) == 1
+
+
+def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
+    night: ScriptedNight,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    night.start_trainer()
+    state = State(night.journal.parent)
+    container = night.start_container(PROFILE="cpu", EXPERIMENTS=1)
+
+    wait_for(lambda: (night.bus.doing("researcher") or "").startswith(ENDED), 60)
+
+    assert container.poll() is None
+    assert health(night, state) == 0
+    monkeypatch.setenv("REDIS_URL", night.server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(night.password_file))
+    with pytest.raises(DoorError, match="ended"):
+        ask_and_wait(state, "idea", "too late")
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(TEN_S) == 0
+
+    night.start_container(PROFILE="cpu", EXPERIMENTS=2)
+
+    night.wait_until(lambda history: history.measured_count() == 2, "the second experiment")
+    with History(night.journal) as history:
+        assert len({item.number for item in history.experiments()}) == len(history.experiments())
+
+
+def emptied(night: ScriptedNight) -> State:  # noqa: F811
+    """The state as a new volume has it: folders, nothing in them."""
+    state = State(night.journal.parent)
+    subprocess.run(["rm", "-rf", str(night.subject)], check=True)
+    night.subject.mkdir()
+    return state
+
+
+def health(night: ScriptedNight, state: State) -> int:  # noqa: F811
+    """The researcher's health check as the container runs it."""
+    environment = {
+        "OVERNIGHT_STATE": str(state.root),
+        "REDIS_URL": night.server.url,
+        "REDIS_PASSWORD_FILE": str(night.password_file),
+    }
+    command = [sys.executable, "-m", "services.researcher.health"]
+    return subprocess.run(command, env=environment, check=False, cwd=ROOT, capture_output=True).returncode
