@@ -1,10 +1,10 @@
-"""`python -m tests.bench NAME`: real processes, real figures, printed side by side."""
+"""`python -m tests.bench NAME`: figures printed side by side."""
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import overhead
+from tests.bench import decision, overhead
 
 
 def main() -> None:
@@ -15,8 +15,15 @@ def main() -> None:
     one.add_argument("--experiments", type=int, default=7)
     one.add_argument("--budget", type=float, default=10.0, help="seconds of training in a trial")
     one.add_argument("--llm-latency", type=float, default=0.0, help="seconds until the scripted LLM answers")
+    one = names.add_parser("decision", help="what the decision rule finds and invents in simulated nights")
+    one.add_argument("--nights", type=int, default=2000, help="in each world, under each rule")
+    one.add_argument("--experiments", type=int, default=120)
     options = parser.parse_args()
-    overhead.run(options.experiments, options.budget, options.llm_latency)
+    match options.name:
+        case "overhead":
+            overhead.run(options.experiments, options.budget, options.llm_latency)
+        case "decision":
+            decision.run(options.nights, options.experiments)
 
 
 if __name__ == "__main__":

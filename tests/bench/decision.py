@@ -1,0 +1,54 @@
+"""What the decision rule is worth: thousands of simulated nights in each world, ours beside keeping every lower score.
+
+Bars, from earlier simulations of 120 trials a night: out of no gain at most 0.11 claims a night; of true gain at least
+4.2 s where gains are small, 13.1 where they are middling, 50.7 where they are big.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from multiprocessing import Pool
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from researcher.decision import Rule
+from tests.bench.nights import WORLDS, simulate
+
+WIDTH = 110  # what the table needs, also where nobody looks at a terminal
+COLUMNS = ("keeps", "claims", "false ones", "nights with one", "told", "true", "trials")
+
+
+def run(nights: int, experiments: int) -> None:
+    """Simulate and print the table."""
+    began = time.monotonic()
+    rates = [(world, rule, nights, experiments) for world in range(len(WORLDS)) for rule in Rule]
+    with Pool(os.cpu_count()) as pool:
+        rows = pool.starmap(row, rates, chunksize=1)
+    table = Table(title=f"means over {nights} nights of {experiments} experiments; gains (told, true) in s")
+    for name in ("world", "rule", *COLUMNS):
+        table.add_column(name, justify="left" if name in ("world", "rule") else "right", no_wrap=True)
+    for (world, rule, *_), values in zip(rates, rows, strict=True):
+        table.add_row(WORLDS[world].name if rule is Rule.WALK else "", rule, *values, end_section=rule is Rule.GREEDY)
+    console = Console(width=WIDTH)
+    console.print(table)
+    console.print(
+        "bars: false claims at most 0.11 out of no gain; true gain at least 4.2 (small), 13.1 (mid), 50.7 (big).\n"
+        f"Took {time.monotonic() - began:.0f} s"
+    )
+
+
+def row(world: int, rule: Rule, nights: int, experiments: int) -> tuple[str, ...]:
+    """One line's figures; the world by its number, for its functions cannot be sent to another process."""
+    told = [simulate(WORLDS[world], rule, experiments, f"{WORLDS[world].name} {night}") for night in range(nights)]
+    return (
+        f"{fmean(night.keeps for night in told):.2f}",
+        f"{fmean(night.claims for night in told):.2f}",
+        f"{fmean(night.false_claims for night in told):.3f}",
+        f"{fmean(night.false_claims > 0 for night in told):.1%}",
+        f"{fmean(night.gain for night in told):.2f}",
+        f"{fmean(night.true_gain for night in told):.2f}",
+        f"{fmean(night.trials for night in told):.0f}",
+    )

@@ -1,0 +1,214 @@
+"""Simulated nights: the real decision functions, driven as the loop drives them, in worlds whose truth is known.
+
+Scores are in s, the standard deviation of one code over seeds. A night is the walk, the claims at checkpoints and at
+the end, the roll-backs, and sigma pooled from every repeat; a test replays a night of the real loop and finds the same
+decisions. Not in it: failures, rechecks, restarts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from statistics import fmean
+
+from researcher.checks import KEEPS_BEFORE_CLAIM, NEAR_THE_END
+from researcher.decision import CLAIM_PAIRS, Claim, Rule, decide, judge_claim, pooled_sigma
+from researcher.experiment import Decision, Verdict
+from trainer.jobs import Outcome
+
+BASELINE_REPEATS = 5
+SIGMA_FLOOR = 0.5  # half of the truth, for a profile's floor is a guess, and one too high would flatter the claims
+LONGER_CODE = range(1, 21)  # lines that every second candidate adds
+
+
+@dataclass(frozen=True)
+class World:
+    """`gain` draws what a candidate is truly worth over its incumbent, `noise` what the n-th trial adds to a score."""
+
+    name: str
+    gain: Callable[[Random], float]
+    noise: Callable[[Random, int], float]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposal: its true gain over the incumbent, and how many lines longer it is."""
+
+    gain: float
+    added_lines: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a night says in the morning, and how much of it is so. Gains are over the untouched subject.
+
+    A greedy night claims each of its keeps and the score of its head.
+    """
+
+    keeps: int
+    claims: int
+    false_claims: int
+    gain: float
+    true_gain: float
+    trials: int
+
+
+@dataclass
+class Code:
+    """Kept code: its true score, and every score measured."""
+
+    truth: float
+    scores: list[float]
+
+
+class SimulatedNight:
+    """One night under a rule. `measure` gives the score of the next trial, of code with that true score."""
+
+    def __init__(self, rule: Rule, measure: Callable[[float], float], floor: float = SIGMA_FLOOR) -> None:
+        self.decisions: list[Decision] = []
+        self.verdicts: list[Verdict] = []
+        self._rule = rule
+        self._measure = measure
+        self._floor = floor
+        self._trials = self._keeps_since_claim = self._false_claims = 0
+        self._told_gain = 0.0
+        self._baseline = self._incumbent = self._confirmed = Code(0.0, [])
+        for _ in range(BASELINE_REPEATS):
+            self._score(self._baseline)
+        self._repeated = [self._baseline]
+        self._sigma = self._pooled()
+
+    def run(self, experiments: int, propose: Callable[[], Candidate]) -> Told:
+        """All of it, to its end."""
+        for left in reversed(range(experiments)):
+            self._try(propose())
+            if self._rule is Rule.WALK and self._is_claim_due(left):
+                self._claim()
+        keeps = self.decisions.count(Decision.KEEP)
+        if self._rule is Rule.GREEDY:
+            gain = fmean(self._baseline.scores) - fmean(self._incumbent.scores)
+            return Told(keeps, keeps, self._false_claims, gain, -self._incumbent.truth, self._trials)
+        claims = self.verdicts.count(Verdict.CONFIRMED)
+        return Told(keeps, claims, self._false_claims, self._told_gain, -self._confirmed.truth, self._trials)
+
+    def _try(self, candidate: Candidate) -> None:
+        code = Code(self._incumbent.truth - candidate.gain, [])
+        ruling = decide(
+            Outcome.OK,
+            self._score(code),
+            incumbent_scores=self._incumbent.scores,
+            added_lines=candidate.added_lines,
+            sigma=self._sigma,
+            rule=self._rule,
+            detail="",
+        )
+        self.decisions.append(ruling.decision)
+        if ruling.decision is Decision.KEEP:
+            self._incumbent = code
+            self._keeps_since_claim += 1
+            self._false_claims += self._rule is Rule.GREEDY and candidate.gain <= 0
+
+    def _is_claim_due(self, left: int) -> bool:
+        """As `checks.check_due` has it, for a night whose goal is a number of experiments."""
+        if self._incumbent is self._confirmed:
+            return False
+        return left == 0 or (self._keeps_since_claim >= KEEPS_BEFORE_CLAIM and left >= NEAR_THE_END)
+
+    def _claim(self) -> None:
+        head, base = self._incumbent, self._confirmed
+        claim = self._settled_claim(head, base)
+        assert claim.verdict is not None
+        self.verdicts.append(claim.verdict)
+        self._keeps_since_claim = 0
+        if claim.verdict is Verdict.CONFIRMED:
+            self._confirmed = head
+            self._told_gain += claim.gain
+            self._false_claims += head.truth >= base.truth
+        else:
+            self._incumbent = base
+
+    def _settled_claim(self, head: Code, base: Code) -> Claim:
+        """Fresh pairs in turn until there is a verdict; their scores are in sigma before it is used on them."""
+        self._repeated.append(head)
+        fresh_head: list[float] = []
+        fresh_base: list[float] = []
+        pairs = CLAIM_PAIRS
+        while True:
+            while len(fresh_head) < pairs:
+                fresh_head.append(self._score(head))
+                fresh_base.append(self._score(base))
+            self._sigma = self._pooled()
+            claim = judge_claim(fresh_head, fresh_base, self._sigma)
+            if claim.verdict is not None:
+                return claim
+            pairs += 1
+
+    def _score(self, code: Code) -> float:
+        self._trials += 1
+        code.scores.append(self._measure(code.truth))
+        return code.scores[-1]
+
+    def _pooled(self) -> float:
+        return pooled_sigma([code.scores for code in self._repeated], self._floor)
+
+
+def simulate(world: World, rule: Rule, experiments: int, seed: str) -> Told:
+    """A night of a world. Seeds are texts, so that `repr` of what they stand for will do."""
+    chance = Random(seed)
+    trial = count()
+    night = SimulatedNight(rule, lambda truth: truth + world.noise(chance, next(trial)))
+
+    def propose() -> Candidate:
+        return Candidate(world.gain(chance), chance.choice(LONGER_CODE) if chance.random() < 0.5 else 0)
+
+    return night.run(experiments, propose)
+
+
+def _none(_: Random) -> float:
+    return 0.0
+
+
+def _some(share: float, least: float, most: float, harm: float = 3.0) -> Callable[[Random], float]:
+    """A share of candidates is better by `least` to `most`, the others are worse by |N(0, harm)|."""
+
+    def gain(chance: Random) -> float:
+        return chance.uniform(least, most) if chance.random() < share else -abs(chance.gauss(0, harm))
+
+    return gain
+
+
+def _normal(chance: Random, _: int) -> float:
+    return chance.gauss()
+
+
+def _heavy(chance: Random, _: int) -> float:
+    """Student's t with 3 degrees of freedom, scaled to the same standard deviation."""
+    return chance.gauss() / math.sqrt(chance.gammavariate(1.5, 2))
+
+
+def _falling(chance: Random, trial: int) -> float:
+    """A machine that gets quieter all night: 2.4 s in 120 trials."""
+    return chance.gauss() - 0.02 * trial
+
+
+def _swinging(chance: Random, trial: int) -> float:
+    """A machine whose load comes and goes: 3 s up and down every 40 trials."""
+    return chance.gauss() + 1.5 * math.sin(2 * math.pi * trial / 40)
+
+
+WORLDS = (
+    World("no gain", _none, _normal),
+    World("small: 10 % by 0.2 to 2", _some(0.10, 0.2, 2), _normal),
+    World("mid: 12 % by 0.3 to 3", _some(0.12, 0.3, 3), _normal),
+    World("big: 8 % by 2 to 10", _some(0.08, 2, 10), _normal),
+    World("few: 2 % by 1 to 4", _some(0.02, 1, 4), _normal),
+    World("many: 30 % by 0.1 to 0.5", _some(0.30, 0.1, 0.5, harm=1.0), _normal),
+    World("no gain, heavy tails", _none, _heavy),
+    World("no gain, falling", _none, _falling),
+    World("no gain, swinging", _none, _swinging),
+    World("mid, heavy tails", _some(0.12, 0.3, 3), _heavy),
+    World("mid, swinging", _some(0.12, 0.3, 3), _swinging),
+)
