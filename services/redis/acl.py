@@ -142,8 +142,8 @@ RESEARCHER = User(  # and the `overnight` command in its container
         # Serve its own desk, and read the answers.
         *_works(REQUESTS, _REQUEST_JOB, "researcher-*"),
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
-        # Say what it does.
-        Grant("get set", keys=("overnight:doing:researcher",)),
+        # Say what it and the LLM do.
+        Grant("get set", keys=("overnight:doing:*",)),
     ),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from services.process import spawn
 from services.redis.acl import REQUEST, SERVICES, TRIAL, acl_file
 from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
+from services.state import CHOICES_FILE, Choices
 from tests.researcher.conftest import ScriptedNight
 from tests.trainer import conftest as trainer_tests
 from tests.trainer.conftest import MakeSpec, wait_for
@@ -271,22 +275,24 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
     assert [answer(bus, request, 1) for request in (left, good)] == ["taken in", "taken in"]
     assert answer(bus, bad, 1) == "refused: ValueError: broken"
     assert withdraw(bus, late)
-    bus.say("researcher", "serving")
-    assert bus.doing("researcher") == "serving"
+    for who in ("researcher", "llm"):
+        bus.say(who, "serving")
+        assert bus.doing(who) == "serving"
     assert server.refusals() == []
 
 
-def test_a_night_of_the_researcher_is_refused_nothing(server: Guarded, tmp_path: Path) -> None:
+def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Guarded, tmp_path: Path) -> None:
     everything = RedisServer(server.url("test"), PASSWORDS["test"], None, "", None, "given")
     night = ScriptedNight(tmp_path, everything)
     try:
         night.start_trainer()
-        researcher = night.start_researcher(
-            REDIS_URL=server.url("researcher"),
-            REDIS_PASSWORD_FILE=server.password_file("researcher"),
-            EXPERIMENTS=3,
-        )
+        door = {"REDIS_URL": server.url("researcher"), "REDIS_PASSWORD_FILE": str(server.password_file("researcher"))}
+        researcher = night.start_researcher(**door, EXPERIMENTS=3, PROPOSER="hybrid")
         assert researcher.wait(90) == 0, night.output()
+        choices = Choices("cpu", None, str(night.subject), None)
+        (night.journal / CHOICES_FILE).write_text(json.dumps(dataclasses.asdict(choices)))
+        look = [sys.executable, "-m", "services.cli", "status", "--state", str(tmp_path)]
+        subprocess.run(look, env=os.environ | door, check=True, timeout=60)
         assert server.refusals() == []
     finally:
         night.end()
