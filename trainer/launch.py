@@ -218,6 +218,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": str(folder / "home"),
+        "USER": "candidate",  # the uid may have no name, and torch asks for it
         "TMPDIR": str(folder / "tmp"),
         "XDG_CACHE_HOME": str(cache),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),

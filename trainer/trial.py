@@ -17,7 +17,7 @@ from pathlib import Path
 from trainer import archive, machine
 from trainer.jobs import Clock, Kind, Metric, Outcome, Progress, Timing, TrialLog, TrialResult, TrialSpec, Trust
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
-from trainer.launch import Guarded, Launch, User, layers
+from trainer.launch import Ending, Guarded, Launch, User, layers
 from trainer.leftovers import clear
 from trainer.observation import Mark
 from trainer.rows import DataFault, ScoringRows, read_rows
@@ -28,7 +28,6 @@ from trainer.watch import Watch
 from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0
-_WATCHED = ("memory-watchdog", "wall-limit")
 
 
 @dataclass(frozen=True)
@@ -197,11 +196,19 @@ def _result(
         params_m=_finite(watch.printed.summary.get("num_params_M")),
         exit_code=ending.exit_code if ending is not None else None,
         loss_curve=watch.printed.curve,
-        layers=() if ending is not None and not ending.started else (*layers(places.user), *_WATCHED),
+        layers=_layers(spec, places, ending),
         device=machine.device(watch.claims.device, watch.claims.threads, watch.claims.memory_mib),
         worker=places.worker,
         log=_log(spec, places, watch),
     )
+
+
+def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str, ...]:
+    """What stood around the candidate; nothing around one that was never there."""
+    if ending is not None and not ending.started:
+        return ()
+    watchdog = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
+    return (*layers(places.user), *watchdog, "wall-limit")
 
 
 def _timing(clock: _Clock, watch: Watch) -> Timing:

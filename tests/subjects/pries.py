@@ -1,5 +1,6 @@
 """Tries what a candidate must not, at targets that a test put in the place of the empty ones; prints what it could."""
 
+import getpass
 import os
 import resource
 import signal
@@ -63,6 +64,7 @@ TRIES = {
     "start and hear a process": fork_and_talk,
     "share memory with a process": share_memory,
     "run a thread": run_thread,
+    "name its user": getpass.getuser,
 }
 for what, attempt in TRIES.items():
     try:

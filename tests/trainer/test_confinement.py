@@ -22,6 +22,7 @@ HARMLESS = {
     "start and hear a process",
     "share memory with a process",
     "run a thread",
+    "name its user",
 }
 # Under our own uid only the system call filter stands between.
 OPEN_TO_OUR_OWN_UID = {
