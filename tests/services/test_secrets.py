@@ -17,7 +17,7 @@ from tests.trainer import conftest as trainer_tests
 ground = trainer_tests.ground  # every uid may enter it, which it may not pytest's own folders
 
 RESEARCHER, SOMEBODY = Owner(1000, 1000), Owner(1001, 100)
-HAND_OVER = "sudo chown -R 1000:1000 /home/me/lab && sudo chmod -R u+rwX /home/me/lab"
+HAND_OVER = "sudo chown -R 1000:1000 ../lab && sudo chmod -R u+rwX ../lab"
 VOLUMES = ("redis", "subject", "journal", "trials", "data", "models")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives folders to other uids")
@@ -194,7 +194,7 @@ def test_a_repository_of_the_users_own_is_left_as_it_is(stack: Stack) -> None:
     give(stack.subject, SOMEBODY)
     before = {path: rights(path) for path in (stack.subject, *stack.subject.rglob("*"))}
 
-    done = stack.run(SUBJECT_DIR="/home/me/lab", RESEARCHER_USER=str(SOMEBODY))
+    done = stack.run(SUBJECT_DIR="../lab", RESEARCHER_USER=str(SOMEBODY))
 
     assert done.returncode == 0
     assert {path: rights(path) for path in before} == before
@@ -208,12 +208,12 @@ def test_a_repository_that_the_researcher_cannot_write_is_refused_in_one_line(st
     os.chown(stack.subject / wrong, 1001, 100)
     before = stack.everything()
 
-    done = stack.run(SUBJECT_DIR="/home/me/lab")
+    done = stack.run(SUBJECT_DIR="../lab")
 
     assert done.returncode == 2
     remedy = "write RESEARCHER_USER=1001:100 into gpu.env" if wrong == "." else HAND_OVER
     assert done.stdout.splitlines() == [
-        f"secrets: SUBJECT_DIR /home/me/lab: {wrong} belongs to 1001:100 (mode "
+        f"secrets: SUBJECT_DIR ../lab: {wrong} belongs to 1001:100 (mode "
         f"{rights(stack.subject / wrong).mode:o}) and the researcher, 1000:1000, cannot write there; next: {remedy}"
     ]
     assert stack.everything() == before
@@ -275,6 +275,6 @@ def test_only_what_differs_is_settled() -> None:
     ],
 )
 def test_the_remedy_follows_from_whose_the_repository_is(top: Owner, remedy: str) -> None:
-    said = complaint("/home/me/lab", ".git", Rights(ROOT, 0o755), Rights(top, 0o755), RESEARCHER)
+    said = complaint("../lab", ".git", Rights(ROOT, 0o755), Rights(top, 0o755), RESEARCHER)
 
     assert said.endswith(remedy)
