@@ -7,14 +7,10 @@ JournalError and changes nothing. So every step can be repeated after a crash, a
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from researcher.decision import Claim, Ruling
-from researcher.errors import JournalError
+from researcher.decision import Ruling
 from researcher.experiment import (
-    CheckKind,
-    Confirmation,
     Decision,
     Experiment,
     Prices,
@@ -23,19 +19,15 @@ from researcher.experiment import (
     Run,
     State,
     Trial,
-    Verdict,
 )
-from researcher.history import History
 from researcher.proposal import Candidate, Proposal
+from researcher.steps import CheckSteps
 from researcher.store import request_of, run_of, transaction
 from trainer.jobs import Kind, Outcome, TrialResult
 
 
-class Journal(History):
+class Journal(CheckSteps):
     """The one writer's view: hold `researcher.store.WriterLock` while using it."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, writable=True)
 
     # Steps of a run
 
@@ -200,58 +192,6 @@ class Journal(History):
         )  # fmt: skip
         return self.trial(trial.id)
 
-    # Steps of a confirmation
-
-    def open_check(self, run: Run, kind: CheckKind, head: int, base: int | None, pairs: int, at: float) -> None:
-        """Ask for fresh trials."""
-        self._change(
-            "INSERT INTO confirmation (run, kind, head, base, pairs, state, started_at)"
-            " VALUES (?, ?, ?, ?, ?, 'measuring', ?)",
-            run.id, kind, head, base, pairs, at,
-        )  # fmt: skip
-
-    def one_more_pair(self, check: Confirmation) -> None:
-        """The scores could not tell yet."""
-        self._change(
-            "UPDATE confirmation SET pairs = pairs + 1 WHERE id = ? AND pairs = ? AND state = 'measuring'",
-            check.id, check.pairs,
-        )  # fmt: skip
-
-    def decide_claim(self, check: Confirmation, verdict: Verdict, claim: Claim, sigma: float, at: float) -> None:
-        """Confirm the head or go back to the base, and move the run's marks: one transaction."""
-        with transaction(self._database):
-            self._change(
-                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
-                " sigma = ?, head_score = ?, base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
-                verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.head_score, claim.base_score, at,
-                check.id,
-            )  # fmt: skip
-            if verdict is Verdict.CONFIRMED:
-                self._move("confirmed", check.head)
-            else:
-                assert check.base is not None
-                self._move("incumbent", check.base)
-
-    def decide_check(
-        self, check: Confirmation, verdict: Verdict, reason: str, at: float, *, fall_back_to: int | None = None
-    ) -> None:
-        """Close a check without a comparison: the head still works, or it does not and the run falls back."""
-        with transaction(self._database):
-            self._change(
-                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?,"
-                " base = COALESCE(base, ?) WHERE id = ? AND state = 'measuring'",
-                verdict, reason, at, fall_back_to, check.id,
-            )  # fmt: skip
-            if fall_back_to is not None:
-                self._move("incumbent", fall_back_to)
-
-    def check_applied(self, check: Confirmation, at: float) -> None:
-        """Git and the projections follow."""
-        self._change(
-            "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
-            at, check.id,
-        )  # fmt: skip
-
     # Steps of a request
 
     def receive(self, request: str, kind: str, body: str, answer: str, *, waiting: bool, at: float) -> Request:
@@ -268,14 +208,3 @@ class Journal(History):
             "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE id = ? AND state = 'waiting'",
             state, answer, at, request,
         )  # fmt: skip
-
-    def _move(self, mark: str, experiment: int) -> None:
-        self._database.execute(
-            f"UPDATE run SET {mark} = ? WHERE id = (SELECT run FROM experiment WHERE id = ?)", (experiment, experiment)
-        )
-
-    def _change(self, statement: str, *values: Any) -> None:
-        if self._database.execute(statement, values).rowcount == 0:
-            raise JournalError(
-                f"a step does not fit the journal's state: {statement.split(' WHERE', maxsplit=1)[0]} {values}"
-            )
