@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import redis
 from rich.console import Console
@@ -35,7 +36,7 @@ def follow_night(state: State, console: Console, rest: Callable[[], None] = lamb
         last = _on_terminal(scenes, console) if console.is_terminal else _as_lines(scenes, console)
     except KeyboardInterrupt:
         return LEFT
-    console.print(draw(last))
+    console.print(draw(replace(last, foot="")))
     return WAS_REFUSED if last.now is not None and last.now.doing.startswith(REFUSED) else OVER
 
 

@@ -26,6 +26,9 @@ next   scripts/status            how it stands            scripts/logs researche
        scripts/down              stop; all is kept        scripts/results FOLDER    fetch what came of it
        docker compose -p {project} exec researcher overnight idea "try a wider MLP"
 """
+OVER = """\
+the night has ended; its researcher stays for questions. Next: scripts/results FOLDER, scripts/down,
+or more of it: scripts/up with a larger limit, docker compose restart researcher without one"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def watch(wish: Wish, stack: Stack, console: Console, *, terminal: bool) -> int:
     """Show the night until it has ended, then do what was asked for; the exit code."""
     ending = watch_night(stack, console, terminal=terminal)
     if ending is Ending.OVER:
-        console.print("the night has ended; its researcher stays for questions: scripts/results FOLDER, scripts/down")
+        console.print(OVER)
         return run_after(wish.then, console) if wish.then is not None else 0
     words = {
         Ending.LEFT: "the night goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
