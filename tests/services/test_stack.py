@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -20,11 +22,15 @@ from uuid import uuid4
 
 import docker
 import pytest
+import yaml
 from rich.console import Console
+from typer.main import get_command
 
+from services.__main__ import app
 from services.changes import changes, times
 from services.digests import NoImages, digest_in, pin
 from services.doctor import Mode
+from services.gpuenv import KEYS
 from services.night import Ending, run_after, watch_night
 from services.results import fetch, unpack
 from services.stack import Container, Stack, StackError
@@ -398,3 +404,17 @@ def test_what_comes_out_of_a_container_stays_in_the_folder(tmp_path: Path) -> No
 
     assert names == ["absolute", "outside", "results.tsv"]
     assert sorted(path.name for path in (tmp_path / "a" / "folder").iterdir()) == names
+
+
+def test_the_cloud_example_calls_what_there_is_and_sets_what_is_read() -> None:
+    example = yaml.safe_load((ROOT / "services" / "cloud-init.yaml").read_text())
+    (unit,) = (file["content"] for file in example["write_files"])
+    (call,) = re.findall(r"^ExecStart=/opt/overnight/(.*)$", unit, re.MULTILINE)
+    script, *arguments = shlex.split(call)
+    (name,) = re.findall(r"s/\^(\w+)=", " ".join(example["runcmd"]))
+
+    known = {option for parameter in get_command(app).commands["up"].params for option in parameter.opts}
+
+    assert (ROOT / script).exists()
+    assert {word for word in arguments if word.startswith("--")} <= known
+    assert name in KEYS
