@@ -129,6 +129,16 @@ def test_second_up_changes_nothing_and_says_so_and_a_changed_limit_renews_who_re
 
 
 @pytest.mark.docker
+def test_what_is_up_is_also_what_a_bare_docker_compose_up_wants(toy: Toy) -> None:
+    toy.up()
+    before = toy.stack.containers()
+
+    subprocess.run(["docker", "compose", "up", "--detach"], cwd=toy.folder, check=True, capture_output=True)
+
+    assert changes(before, toy.stack.containers()) == []
+
+
+@pytest.mark.docker
 def test_what_does_not_get_healthy_is_told_with_what_its_check_said(toy: Toy) -> None:
     (toy.shared / "health").unlink()
     console = Console(width=200, file=io.StringIO(), record=True)
