@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -70,7 +71,7 @@ class Stack:
         """SIGKILL of the containers' first processes: `docker kill` would count as a stop that somebody asked for."""
         pids = [str(self.container(service)["State"]["Pid"]) for service in services]
         assert "0" not in pids, "not running"
-        run("docker", "run", "--rm", "--pid", "host", BASE, "kill", "-KILL", *pids)
+        run("docker", "run", "--rm", "--pid", "host", BASE, "sh", "-c", f"kill -KILL {' '.join(pids)}")
 
     # The eye
 
@@ -89,9 +90,14 @@ class Stack:
     def seen(self, *command: str) -> str:
         return run("docker", "exec", self.eye, *command).stdout
 
+    def rows(self, query: str) -> list[list[Any]]:
+        """What the journal answers; nothing before it is made."""
+        found: list[list[Any]] = json.loads(self.seen("python3", "-c", QUERY, query))
+        return found
+
     def ask(self, query: str) -> Any:
-        """The first value of the first row of a question to the journal; None without a row."""
-        rows = json.loads(self.seen("python3", "-c", QUERY, query))
+        """The first value of the first row; None without a row."""
+        rows = self.rows(query)
         return rows[0][0] if rows else None
 
     def audit(self) -> dict[str, Any]:
@@ -99,6 +105,21 @@ class Stack:
         done = run("docker", "exec", "--interactive", self.eye, "python3", "-", text=AUDIT.read_text())
         found: dict[str, Any] = json.loads(done.stdout)
         return found
+
+    def submit(self, name: str, before: str) -> tuple[str, str]:
+        """Put code before the best train.py and have it measured, with a change too bad to keep; outcome and log."""
+        best = self.execute("researcher", "overnight", "best", "--source")
+        source = before + "\n" + re.sub(r"^MATRIX_LR = \S+", "MATRIX_LR = 1e-6", best, flags=re.MULTILINE)
+        usual = ("docker", "compose", *CPU, "exec", "-T", "researcher")
+        run(*usual, "sh", "-c", f"cat >/tmp/{name}", cwd=self.root, env=self.environment(), text=source)
+        self.execute("researcher", "overnight", "submit", f"/tmp/{name}")
+        self.wait_for(f"SELECT count(*) FROM experiment WHERE title = 'submitted: {name}' AND state = 'applied'", 1)
+        ((trial, outcome),) = self.rows(
+            "SELECT run.tag || '-' || experiment.number || '-t' || trial.number || '-a' || attempt, trial.outcome"
+            " FROM trial JOIN experiment ON experiment.id = trial.experiment JOIN run ON run.id = trial.run"
+            f" WHERE title = 'submitted: {name}'"
+        )
+        return outcome, self.seen("cat", f"/state/trials/{trial}/log.txt")
 
     def wait_for(self, query: str, wanted: int, deadline_s: float = DEADLINE_S) -> None:
         """Until the journal answers with at least `wanted`."""

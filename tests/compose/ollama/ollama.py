@@ -2,8 +2,8 @@
 """`ollama serve | list | show NAME | pull NAME`, as far as the stack uses it: the double of Ollama's server with models
 that are files of the models volume.
 
-A pull succeeds only where there is a way out (a default route), so that tests see who has one. An answer moves one knob
-of the train.py in the question by a factor of chance, so the double never runs out of new edits.
+A pull succeeds only where the machine's package mirror can be reached, so that tests see who has a way out. An answer
+moves one knob of the train.py in the question by a factor of chance, so the double never runs out of new edits.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.doubles.ollama_server import OllamaDouble, Turn, _Handler, listening
 from tests.doubles.ollama_shapes import full_name, listed_model
@@ -57,11 +59,11 @@ class Handler(_Handler):
             super().do_POST()
             return
         name = full_name(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"])
-        if has_default_route():
+        if has_way_out():
             models().joinpath(name).touch()
             self._send_json(200, {"status": "success"})
         else:
-            self._send_json(200, {"error": "pull model manifest: dial tcp: network is unreachable"})
+            self._send_json(200, {"error": "pull model manifest: dial tcp: lookup: no such host"})
 
 
 def models() -> Path:
@@ -72,9 +74,15 @@ def pulled() -> list[str]:
     return sorted(path.name for path in models().glob("*:*"))
 
 
-def has_default_route() -> bool:
-    routes = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
-    return any(route[1] == "00000000" for route in routes)
+def has_way_out() -> bool:
+    mirror = urlsplit(Path("/etc/apt/sources.list").read_text().split()[1])
+    try:
+        socket.create_connection(
+            (mirror.hostname, mirror.port or {"http": 80, "https": 443}[mirror.scheme]), timeout=5
+        ).close()
+    except OSError:
+        return False
+    return True
 
 
 def nudge(_: dict[str, Any]) -> Turn:

@@ -1,0 +1,89 @@
+"""A whole night in containers: from nothing to decided experiments, through the death of every part of it."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.compose.checkout import ROOT
+from tests.compose.conftest import timed
+from tests.compose.stack import FINISHED, MEASURED, STAY_UP, Stack, run
+
+pytestmark = pytest.mark.docker
+
+
+def test_five_experiments_are_decided_from_nothing(stack: Stack) -> None:
+    assert all(stack.is_healthy(service) for service in STAY_UP)
+
+    with timed("five experiments, the baseline before them"):
+        stack.wait_for(MEASURED, 5)
+
+    assert stack.ask("SELECT count(*) FROM experiment WHERE llm_answer_tokens > 0"), "the LLM was asked, and answered"
+    assert "5:" in stack.execute("researcher", "overnight", "status")
+
+
+def test_up_changes_nothing_of_what_bare_compose_started_and_says_so(stack: Stack) -> None:
+    before = {service: started(stack, service) for service in STAY_UP}
+
+    for _ in range(2):
+        said = run("scripts/up", "--cpu", "--detach", cwd=stack.root, env=stack.environment()).stdout
+        assert "already up: nothing changed" in said
+
+    assert {service: started(stack, service) for service in STAY_UP} == before
+
+
+@pytest.mark.parametrize("killed", [*[(service,) for service in STAY_UP], STAY_UP], ids="+".join)
+def test_night_goes_on_after_a_kill(stack: Stack, killed: tuple[str, ...]) -> None:
+    before = stack.ask(FINISHED)
+    restarts = {service: stack.container(service)["RestartCount"] for service in killed}
+
+    stack.kill(*killed)
+
+    with timed(f"back at work after SIGKILL of {', '.join(killed)}"):
+        stack.wait_for(FINISHED, before + 1)
+    for service in killed:
+        assert stack.container(service)["RestartCount"] > restarts[service]
+    stack.wait_until_healthy()
+    assert "AOF-loading-client" not in stack.compose("logs", "redis").stdout, "redis lost a part of what it had"
+
+
+def test_night_goes_on_after_the_engine_is_killed_and_started_again(stack: Stack) -> None:
+    others = set(run("docker", "ps", "--format", "{{.Names}}").stdout.split())
+    others -= {stack.eye, *(f"{stack.project}-{service}-1" for service in STAY_UP)}
+    if others:
+        pytest.skip(f"other containers run on this engine ({', '.join(sorted(others))}), and would be stopped with it")
+    before = stack.ask(FINISHED)
+
+    restarted = subprocess.run(
+        [ROOT / "scripts" / "dev" / "docker-engine", "--restart"], capture_output=True, text=True, check=False
+    )
+    if restarted.returncode != 0:
+        pytest.skip(f"the engine is not ours to kill: {restarted.stderr}")
+
+    with timed("back at work after a kill of the engine"):
+        stack.wait_for(FINISHED, before + 1)
+    stack.wait_until_healthy()
+
+
+def test_down_and_up_resumes_and_the_whole_night_tells_one_story(stack: Stack) -> None:
+    measured = stack.ask(MEASURED)
+    stack.compose("down")
+    assert all(f"{stack.project}_{volume}" in volumes() for volume in ("subject", "journal", "trials", "redis"))
+
+    with timed("up again, to healthy"):
+        stack.up(EXPERIMENTS=str(measured + 1))
+    stack.wait_for_end()
+
+    found = stack.audit()
+    assert found["faults"] == []
+    assert found["experiments"] == measured + 1
+
+
+def started(stack: Stack, service: str) -> tuple[str, str]:
+    described = stack.container(service)
+    return described["Id"], described["State"]["StartedAt"]
+
+
+def volumes() -> set[str]:
+    return set(run("docker", "volume", "ls", "--quiet").stdout.split())
