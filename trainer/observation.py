@@ -39,6 +39,7 @@ class Claims:
     device: str = ""
     threads: int | None = None
     memory_mib: float = 0.0
+    calibration_s: float = 0.0
     steps: int = 0
     tokens: int | None = None
     share: float = 0.0

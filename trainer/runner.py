@@ -157,8 +157,10 @@ def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]
 
 
 def _device_facts(vram_mib: int | None) -> Message:
-    """What the candidate runs on, with torch's own memory cap set where there is one."""
+    """What the candidate runs on, with torch's own memory cap set where there is one, and how fast the card is now."""
     import torch  # noqa: PLC0415
+
+    from trainer.calibration import card_s  # noqa: PLC0415
 
     if not torch.cuda.is_available():
         return Message(Word.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
@@ -169,6 +171,7 @@ def _device_facts(vram_mib: int | None) -> Message:
         Word.IMPORTED,
         number=torch.get_num_threads(),
         x=device.total_memory / 2**20,
+        y=card_s(),
         text=f"{torch.__version__}|{device.name}",
     )
 

@@ -14,8 +14,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer import archive, machine
-from trainer.jobs import Clock, Kind, Metric, Outcome, Progress, Timing, TrialLog, TrialResult, TrialSpec, Trust
+from trainer import archive, calibration, machine
+from trainer.jobs import (
+    Calibration,
+    Clock,
+    Kind,
+    Metric,
+    Outcome,
+    Progress,
+    Timing,
+    TrialLog,
+    TrialResult,
+    TrialSpec,
+    Trust,
+)
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.launch import Ending, Guarded, Launch, User, layers
 from trainer.leftovers import clear
@@ -60,11 +72,19 @@ def run_trial(
         return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
     folder = places.work / spec.id
     clear(folder, places.user)
+    before_s = _calibrate(spec)
     try:
         watch, scoring, oom_kills = _supervise(spec, places, rows, report, preempted)
     finally:
         clear(folder, places.user)
-    return archive.store(places.trials, _result(spec, places, clock, watch, scoring, oom_kills))
+    after_s = None if preempted() else _calibrate(spec)
+    speed = Calibration(before_s or _finite(watch.claims.calibration_s or None), after_s)
+    return archive.store(places.trials, _result(spec, places, clock, watch, scoring, oom_kills, speed))
+
+
+def _calibrate(spec: TrialSpec) -> float | None:
+    """Where wall seconds count, the candidate's process does it on the card."""
+    return None if spec.budget.clock is Clock.WALL else calibration.processor_s()
 
 
 @dataclass(frozen=True)
@@ -156,7 +176,7 @@ def _threads(clock: Clock) -> int:
 
 
 def _result(
-    spec: TrialSpec, places: Places, clock: _Clock, watch: Watch, scoring: Scoring, oom_kills: int
+    spec: TrialSpec, places: Places, clock: _Clock, watch: Watch, scoring: Scoring, oom_kills: int, speed: Calibration
 ) -> TrialResult:
     printed_bpb = watch.printed.summary.get("val_bpb")
     bpb = scoring.val.bpb if scoring.val is not None and watch.marks.scored is not None else None
@@ -191,6 +211,7 @@ def _result(
         tokens=tokens,
         tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
         load=os.getloadavg()[0],
+        calibration=speed if speed.before_s is not None else None,
         peak_memory_mib=max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0) or None,
         peak_vram_mib=_finite(watch.printed.summary.get("peak_vram_mb")),
         params_m=_finite(watch.printed.summary.get("num_params_M")),

@@ -111,6 +111,7 @@ class Watch:
             case Word.IMPORTED if marks.imported is None:
                 marks.imported = self._mark()
                 claims.device, claims.threads, claims.memory_mib = message.text, message.number, message.x
+                claims.calibration_s = message.y
             case Word.FIRST_BATCH if marks.first_batch is None:
                 marks.first_batch = self._mark()
             case Word.WARM if marks.warm is None and marks.first_batch is not None:

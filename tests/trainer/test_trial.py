@@ -39,6 +39,24 @@ def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Place
     assert list(places.work.iterdir()) == []
 
 
+def test_how_fast_the_machine_was_is_measured_on_both_sides_of_a_trial(spec: MakeSpec, run: Run) -> None:
+    speed = run(spec("tiny")).calibration
+
+    assert speed is not None
+    assert speed.before_s is not None
+    assert speed.after_s is not None
+    assert speed.before_s > 0
+    assert speed.after_s > 0
+
+
+def test_a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration(spec: MakeSpec, places: Places) -> None:
+    preempted = run_trial(spec("hangs_in_setup"), places, lambda progress: None, lambda: True)
+
+    assert preempted.outcome is Outcome.PREEMPTED
+    assert preempted.calibration is not None
+    assert preempted.calibration.after_s is None
+
+
 def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) -> None:
     result = run(spec("known_table", kind=Kind.CONFIRM))
 

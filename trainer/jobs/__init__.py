@@ -8,6 +8,7 @@ from trainer.jobs.bus import REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progres
 from trainer.jobs.closed import ClosedJob, NotInTable
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.result import (
+    Calibration,
     Device,
     LossPoint,
     Metric,
@@ -39,6 +40,7 @@ __all__ = [
     "Budget",
     "Bus",
     "BusError",
+    "Calibration",
     "Caps",
     "Clock",
     "ClosedJob",

@@ -63,6 +63,14 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Seconds of one fixed piece of work just before and after a trial; None where it was not done."""
+
+    before_s: float | None
+    after_s: float | None
+
+
+@dataclass(frozen=True)
 class LossPoint:
     """Training loss as the candidate printed it: shown, never decided on. `progress` is 0..1 of the budget."""
 
@@ -126,6 +134,7 @@ class TrialResult:
     tokens: int | None = None
     tokens_per_s: float | None = None
     load: float | None = None
+    calibration: Calibration | None = None
     peak_memory_mib: float | None = None
     peak_vram_mib: float | None = None
     params_m: float | None = None
