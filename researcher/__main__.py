@@ -179,6 +179,7 @@ def _lab(
         profile=profile,
         rule=settings.rule,
         crash_reset=settings.crash_reset,
+        claim_hours=settings.claim_hours,
         goal=Goal(settings.experiments, settings.hours, settings.max_cost),
         project=project,
         tick=tick,

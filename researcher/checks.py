@@ -8,10 +8,19 @@ the baseline fails the machine is at fault.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
-from researcher.decision import CLAIM_PAIRS, judge_claim, needs_recheck
-from researcher.experiment import CheckKind, Confirmation, State, Trial, Verdict
-from researcher.lab import Lab
+from researcher.decision import (
+    CLAIM_PAIRS,
+    FAILURES_BEFORE_RECHECK,
+    Rule,
+    is_implausible,
+    judge_claim,
+    needs_recheck,
+)
+from researcher.drift import remeasure_due
+from researcher.experiment import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
+from researcher.lab import Held, Lab
 from researcher.settings import CrashReset
 from trainer.jobs import Kind, Outcome
 
@@ -19,39 +28,87 @@ logger = logging.getLogger(__name__)
 
 KEEPS_BEFORE_CLAIM = 5
 NEAR_THE_END = 10
+LOOKED_AT = 10  # measured experiments in which three failures in a row are looked for
 
 
-def check_due(lab: Lab) -> CheckKind | None:
-    """What the journal asks for before the next proposal: a recheck, a claim at a checkpoint or at the end, nothing."""
+@dataclass(frozen=True)
+class Due:
+    """A check that comes before the next proposal, and why."""
+
+    kind: CheckKind
+    why: str
+
+
+def check_due(lab: Lab) -> Due | None:
+    """What the journal asks for before the next proposal: a recheck, a claim of the head, nothing."""
     run, checks = lab.run, lab.journal.confirmations()
-    rechecked = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.RECHECK), default=0.0)
-    since = [item for item in lab.journal.recent(10) if item.was_measured and (item.decided_at or 0.0) > rechecked]
-    if needs_recheck([item.outcome for item in since if item.outcome is not None]) or _falling(lab, checks):
-        return CheckKind.RECHECK
-    if run.incumbent == run.confirmed:
+    outcomes = _outcomes(lab, checks)
+    if needs_recheck(outcomes):
+        return Due(CheckKind.RECHECK, f"{FAILURES_BEFORE_RECHECK} failures in a row")
+    if _falling(checks):
+        return Due(CheckKind.RECHECK, "the run fell back to it")
+    stale = _stale(lab, outcomes)
+    if stale is not None:
+        return Due(CheckKind.RECHECK, stale)
+    if run.incumbent is None or run.incumbent == run.confirmed:
         return None
-    if lab.goal_reached():
-        return CheckKind.CLAIM
+    why = _asked(lab) or _jump(lab, run.incumbent) or lab.goal_reached() or _checkpoint(lab, checks)
+    return None if why is None else Due(CheckKind.CLAIM, why)
+
+
+def _outcomes(lab: Lab, checks: list[Confirmation]) -> list[Outcome]:
+    """What the last candidates came to, oldest first, as far as the incumbent was not looked at since."""
+    rechecked = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.RECHECK), default=0.0)
+    since = lab.journal.measured_since(rechecked, LOOKED_AT)
+    return [item.outcome for item in since if item.outcome is not None]
+
+
+def _stale(lab: Lab, outcomes: list[Outcome]) -> str | None:
+    """Machines drift, and the first score of a keep is a lucky one. Failures that may become three come first."""
+    incumbent, failing = lab.run.incumbent, bool(outcomes) and outcomes[-1].is_failure
+    if lab.rule is Rule.GREEDY or incumbent is None or failing:
+        return None
+    return remeasure_due(lab.journal.trials_since(incumbent))
+
+
+def _asked(lab: Lab) -> str | None:
+    waits = any(request.kind == CONFIRM for request in lab.journal.requests(RequestState.WAITING))
+    return "a person asked for it" if waits else None
+
+
+def _jump(lab: Lab, head: int) -> str | None:
+    """A head that looks too good is looked at before anything is built on it. The plain rule takes what it gets."""
+    score, to_beat = lab.journal.experiment(head), lab.journal.trials(experiment=head)[0].score_to_beat
+    if lab.rule is Rule.GREEDY or score.score is None or score.sigma is None or to_beat is None:
+        return None
+    gain = to_beat - score.score
+    return f"a gain of {gain:.6f} is hard to believe" if is_implausible(score.score, to_beat, score.sigma) else None
+
+
+def _checkpoint(lab: Lab, checks: list[Confirmation]) -> str | None:
+    """Every five keeps and every few hours, unless the end, whose claim serves both, is near."""
+    if lab.goal.experiments is not None and lab.goal.experiments - lab.journal.measured_count() < NEAR_THE_END:
+        return None
     claimed = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.CLAIM), default=0.0)
-    keeps = lab.journal.keeps_since(claimed)
-    left = None if lab.goal.experiments is None else lab.goal.experiments - lab.journal.measured_count()
-    if keeps >= KEEPS_BEFORE_CLAIM and (left is None or left >= NEAR_THE_END):
-        return CheckKind.CLAIM  # nearer to the end, the claim there serves both
+    if lab.journal.keeps_since(claimed) >= KEEPS_BEFORE_CLAIM:
+        return f"{KEEPS_BEFORE_CLAIM} keeps since the last one"
+    if lab.journal.trial_hours_since(claimed) >= lab.claim_hours:
+        return f"{lab.claim_hours:g} hours of trials since the last one"
     return None
 
 
-def _falling(lab: Lab, checks: list[Confirmation]) -> bool:
+def _falling(checks: list[Confirmation]) -> bool:
     """True after a recheck that failed: what the run fell back to is looked at next."""
     return bool(checks) and checks[-1].verdict is Verdict.FAILS and checks[-1].kind is CheckKind.RECHECK
 
 
-def open_check(lab: Lab, kind: CheckKind) -> None:
+def open_check(lab: Lab, due: Due) -> None:
     """Begin one on the present head."""
     run = lab.run
     assert run.incumbent is not None
-    base = run.confirmed if kind is CheckKind.CLAIM else None
-    lab.journal.open_check(run, kind, run.incumbent, base, CLAIM_PAIRS, lab.clock())
-    logger.info("%s of experiment %d begins", kind, lab.journal.experiment(run.incumbent).number)
+    base = run.confirmed if due.kind is CheckKind.CLAIM else None
+    lab.journal.open_check(run, due.kind, run.incumbent, base, CLAIM_PAIRS, lab.clock())
+    logger.info("%s of experiment %d begins: %s", due.kind, lab.journal.experiment(run.incumbent).number, due.why)
 
 
 def advance_check(lab: Lab, check: Confirmation) -> None:
@@ -68,13 +125,14 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
     """One trial, or the verdict once all are there. Head and base take turns, so that drift meets both alike."""
     assert check.base is not None
     trials = lab.journal.trials(confirmation=check.id)
-    if len(trials) < 2 * check.pairs and all(trial.finished for trial in trials):
+    if len(trials) < 2 * check.pairs and all(trial.outcome is Outcome.OK for trial in trials):
         side = check.base if len(trials) % 2 else check.head
         trials.append(_add(lab, check, side, Kind.CONFIRM))
-    if not trials[-1].finished:
-        trial = lab.measure(trials[-1])
-        if trial.outcome is not Outcome.OK:
-            _claim_failed(lab, check, trial)
+    trials[-1] = lab.insist(trials[-1])
+    if trials[-1].outcome is not Outcome.OK:
+        _claim_failed(lab, check, trials[-1])
+        return
+    if len(trials) < 2 * check.pairs:
         return
     head = [trial.val_bpb for trial in trials if trial.experiment == check.head and trial.val_bpb is not None]
     base = [trial.val_bpb for trial in trials if trial.experiment == check.base and trial.val_bpb is not None]
@@ -102,34 +160,47 @@ def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
 
 
 def _recheck(lab: Lab, check: Confirmation) -> None:
+    """From a head that fails to the last confirmed state, from there to the baseline; the baseline stays where it is.
+
+    `CRASH_RESET=baseline` goes straight to the baseline and asks nothing.
+    """
+    run, baseline, head = lab.run, lab.journal.numbered(0).id, lab.journal.experiment(check.head)
+    failing = needs_recheck(_outcomes(lab, lab.journal.confirmations()))
+    if lab.crash_reset is CrashReset.BASELINE and failing and not head.is_baseline:
+        reason = f"{FAILURES_BEFORE_RECHECK} failures in a row and CRASH_RESET=baseline: back to the baseline"
+        lab.journal.decide_check(check, Verdict.ROLLED_BACK, reason, lab.clock(), fall_back_to=baseline)
+        logger.warning("experiment %d is given up: %s", head.number, reason)
+        return
     trials = lab.journal.trials(confirmation=check.id) or [_add(lab, check, check.head, Kind.DRIFT)]
-    trial = lab.measure(trials[0])
+    trial = lab.insist(trials[0])
     if trial.outcome is Outcome.OK:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return
     reason = f"{trial.outcome}: {trial.reason}"
-    target = _fall_back(lab, check.head)
+    target = baseline if run.confirmed is None or check.head == run.confirmed else run.confirmed
     lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), fall_back_to=target)
-    logger.warning("experiment %d fails now: %s", lab.journal.experiment(check.head).number, reason)
+    logger.warning("experiment %d fails now: %s", head.number, reason)
 
 
-def _fall_back(lab: Lab, head: int) -> int:
-    """From the head to the last confirmed state, from there to the baseline; the baseline stays where it is."""
-    run, baseline = lab.run, lab.journal.numbered(0).id
-    if lab.crash_reset is CrashReset.BASELINE or run.confirmed is None or head == run.confirmed:
-        return baseline
-    return run.confirmed
+def tag_confirmed(lab: Lab) -> None:
+    """Every state that fresh seeds confirmed has its tag, also one that somebody deleted."""
+    for check in lab.journal.confirmations():
+        if check.verdict is Verdict.CONFIRMED:
+            head = lab.journal.experiment(check.head)
+            assert head.commit_sha is not None, "what was confirmed was measured"
+            lab.workspace.tag_confirmed(lab.run.tag, head.number, head.commit_sha)
 
 
 def _apply(lab: Lab, check: Confirmation) -> None:
-    run = lab.run
     lab.workspace.settle(lab.incumbent_commit())
     head = lab.journal.experiment(check.head)
-    if check.verdict is Verdict.CONFIRMED:
-        lab.workspace.tag(f"{run.branch}-confirmed-{head.number}", lab.incumbent_commit())
+    tag_confirmed(lab)
     lab.journal.check_applied(check, lab.clock())
     lab.project()
     if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):
         lab.hold(
-            f"what ran before does not run any more ({check.reason}); look at the machine, then `overnight resume`"
+            Held.SUBJECT,
+            f"what ran before does not run any more ({check.reason}); look at the machine, then `overnight resume`",
         )
+    else:
+        lab.back_off.reset(Held.SUBJECT)

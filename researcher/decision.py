@@ -22,6 +22,9 @@ MARGIN_LIMIT = 0.5
 CLAIM_FACTOR = 2.0
 CLAIM_PAIRS = 3
 CLAIM_PAIRS_LIMIT = 4
+CLAIM_HOURS = 4.0  # of trials between two claims of a night without five keeps
+JUMP_SIGMAS = 6.0
+JUMP_SHARE = 0.03
 FAILURES_BEFORE_RECHECK = 3
 
 
@@ -100,6 +103,11 @@ def decide(
     return Ruling(Decision.DISCARD, f"{compared}: worse by {-gain:.6f}", score, margin)
 
 
+def is_implausible(score: float, incumbent: float, sigma: float) -> bool:
+    """True for a gain beyond 6 sigma and beyond 3 %: a fluke, a leak or a find; each is to be seen again first."""
+    return incumbent - score > max(JUMP_SIGMAS * sigma, JUMP_SHARE * abs(incumbent))
+
+
 def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float) -> Claim:
     """Compare fresh scores of head and base, both non-empty.
 
@@ -119,6 +127,10 @@ def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float) -> C
 
 
 def needs_recheck(outcomes: Sequence[Outcome]) -> bool:
-    """True when the last candidates (oldest first, rejections left out) failed three times in a row."""
-    last = [outcome for outcome in outcomes if outcome is not Outcome.REJECTED][-FAILURES_BEFORE_RECHECK:]
+    """True when the last candidates (oldest first) failed three times in a row.
+
+    A rejection ran nothing and what the machine lost says nothing of a candidate: neither counts, neither interrupts.
+    """
+    spoke = [outcome for outcome in outcomes if outcome is not Outcome.REJECTED and not outcome.is_infrastructure]
+    last = spoke[-FAILURES_BEFORE_RECHECK:]
     return len(last) == FAILURES_BEFORE_RECHECK and all(outcome.is_failure for outcome in last)

@@ -17,12 +17,13 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from researcher.experiment import CONFIRM
 from trainer.jobs import REQUESTS, Bus, ClosedJob
 
 logger = logging.getLogger(__name__)
 
 RECEIVE = "researcher.desk.receive"
-KINDS = ("idea", "submit", "pause", "resume", "stop")
+KINDS = ("idea", "submit", CONFIRM, "pause", "resume", "stop")
 BODY_LIMIT_CHARACTERS = 300_000
 
 Receiver = Callable[[str, str, str], str]

@@ -46,6 +46,11 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     FAILS = "fails"
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self.value.replace("_", " ")
+
 
 class RequestState(StrEnum):
     """What became of a request."""
@@ -55,6 +60,7 @@ class RequestState(StrEnum):
     REFUSED = "refused"
 
 
+CONFIRM = "confirm"  # the kind of request that asks for a claim
 ASKED_TO_PAUSE = "a person asked for it"
 
 
@@ -149,6 +155,8 @@ class Trial:
     memory_mib: float | None
     queued_at: float
     finished_at: float | None
+    differed: int = 0  # attempts on a machine that was not as usual
+    machine: str | None = None  # how the last of them differed, in words
 
 
 @dataclass(frozen=True)

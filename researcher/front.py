@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from researcher.experiment import ASKED_TO_PAUSE
+from researcher.experiment import ASKED_TO_PAUSE, CheckKind, Run
 from researcher.journal import Journal
 
 
@@ -38,6 +38,8 @@ class Front:
                 return "taken in; it is turned into code when the LLM's next turn comes", True
             case "submit":
                 return "taken in; it runs next, as it is", True
+            case "confirm":
+                return self._confirm(run)
             case "pause":
                 self._journal.pause(run, ASKED_TO_PAUSE)
                 return "paused after the running trial; `overnight resume` goes on", False
@@ -50,3 +52,18 @@ class Front:
                 return "stopping now; the running trial is measured again at the next start", False
             case _:
                 raise ValueError(f"{kind!r} is no kind of request")
+
+    def _confirm(self, run: Run) -> tuple[str, bool]:
+        if run.incumbent is None or run.confirmed is None:
+            return "nothing to confirm: the baseline is still being measured", False
+        head = self._journal.experiment(run.incumbent)
+        if head.is_baseline:
+            return "nothing to confirm: no experiment beats the baseline so far", False
+        if run.incumbent == run.confirmed:
+            return f"nothing to confirm: experiment {head.number} is confirmed already", False
+        check = self._journal.open_confirmation()
+        if check is not None and check.kind is CheckKind.CLAIM:
+            return f"fresh seeds of experiment {head.number} are being measured already; see `overnight status`", False
+        base = self._journal.experiment(run.confirmed)
+        when = "after the running trial" if run.paused is None else f"once it goes on (paused: {run.paused})"
+        return f"taken in; fresh seeds of experiment {head.number} against experiment {base.number} {when}", True

@@ -11,18 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from researcher.drift import REFERENCE_TRIALS, REPEATS_LIMIT
 from researcher.errors import JournalError
 from researcher.experiment import Confirmation, Experiment, Request, RequestState, Run, Trial
 from researcher.proposal import Proposal
 from researcher.store import confirmation_of, experiment_of, open_database, request_of, run_of, trial_of
-from trainer.jobs import TrialResult
+from trainer.jobs import Calibration, TrialResult
 
 Row = TypeVar("Row")
 
 # Sources, proposals and results stay in the file until asked for: a long night holds megabytes of them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
-    " val_bpb, heldout_bpb, wall_s, memory_mib, queued_at, finished_at FROM trial"
+    " val_bpb, heldout_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine FROM trial"
 )
 _EXPERIMENT = (
     "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"
@@ -124,6 +125,23 @@ class History:
         (text,) = self._one(tuple, "SELECT result FROM trial WHERE id = ?", trial)
         return None if text is None else TrialResult.from_json(json.loads(text))
 
+    def known_speed(self) -> list[Calibration]:
+        """How fast the machine was around the first trials, or around the first since it changed for good."""
+        rows = self._all(
+            "SELECT before_s, after_s FROM trial WHERE COALESCE(before_s, after_s) IS NOT NULL"
+            " AND id >= (SELECT IFNULL(MAX(id), 0) FROM trial WHERE differed > ?) ORDER BY id LIMIT ?",
+            REPEATS_LIMIT,
+            REFERENCE_TRIALS,
+        )
+        return [Calibration(row["before_s"], row["after_s"]) for row in rows]
+
+    def trials_since(self, experiment: int) -> list[Trial]:
+        """Those after the last one of an experiment's candidate, oldest first."""
+        rows = self._all(
+            f"{_TRIAL} WHERE id > (SELECT MAX(id) FROM trial WHERE experiment = ?) ORDER BY id", experiment
+        )
+        return [trial_of(row) for row in rows]
+
     def trial_count(self) -> int:
         """How many trials were ever asked for."""
         (count,) = self._one(tuple, "SELECT COUNT(*) FROM trial")
@@ -137,12 +155,27 @@ class History:
         )
         return int(count)
 
+    def measured_since(self, at: float, count: int) -> list[Experiment]:
+        """The last `count` experiments that were measured and decided after a time, oldest first."""
+        rows = self._all(
+            f"{_EXPERIMENT} WHERE number > 0 AND decision IS NOT NULL AND outcome <> 'rejected' AND decided_at > ?"
+            " ORDER BY id DESC LIMIT ?",
+            at,
+            count,
+        )
+        return [experiment_of(row) for row in reversed(rows)]
+
     def keeps_since(self, at: float) -> int:
         """Keeps decided after a time, the baseline left out."""
         (count,) = self._one(
             tuple, "SELECT COUNT(*) FROM experiment WHERE number > 0 AND decision = 'keep' AND decided_at > ?", at
         )
         return int(count)
+
+    def trial_hours_since(self, at: float) -> float:
+        """Hours that candidates' first trials took since a time."""
+        (seconds,) = self._one(tuple, "SELECT TOTAL(wall_s) FROM trial WHERE kind = 'first' AND finished_at > ?", at)
+        return float(seconds) / 3600
 
     def scores(self) -> dict[int, list[float]]:
         """Every trusted score, by experiment id."""

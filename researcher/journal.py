@@ -23,7 +23,7 @@ from researcher.experiment import (
 from researcher.proposal import Candidate, Proposal
 from researcher.steps import CheckSteps
 from researcher.store import request_of, run_of, transaction
-from trainer.jobs import Kind, Outcome, TrialResult
+from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 
 
 class Journal(CheckSteps):
@@ -169,26 +169,40 @@ class Journal(CheckSteps):
         )  # fmt: skip
         return self.trial(trial.id)
 
-    def measure_again(self, trial: Trial) -> None:
+    def repeat_trial(self, trial: Trial, machine: str) -> Trial:
+        """The machine was not as usual (`machine` says how): another attempt, and nothing is judged by this one."""
+        self._change(
+            "UPDATE trial SET attempt = attempt + 1, differed = differed + 1, machine = ? WHERE id = ? AND attempt = ?"
+            " AND state = 'queued'",
+            machine, trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    def measure_again(self, trial: Trial) -> Trial:
         """A finished trial whose failure was the machine's: forget its result and begin another attempt."""
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
-            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL"
+            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
+            " differed = 0, machine = NULL"
             " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL",
             trial.id,
         )
+        return self.trial(trial.id)
 
-    def finish_trial(self, trial: Trial, result: TrialResult, at: float) -> Trial:
-        """The answer of the current attempt."""
+    def finish_trial(self, trial: Trial, result: TrialResult, at: float, machine: str | None = None) -> Trial:
+        """The answer of the current attempt; `machine` where it is taken although the machine was not as usual."""
+        speed = result.calibration or Calibration(None, None)
         self._change(
             "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?, wall_s = ?,"
-            " memory_mib = ?, result = ?, finished_at = ? WHERE id = ? AND attempt = ? AND state = 'queued'",
+            " memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?, differed = differed + ?,"
+            " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
             result.outcome, result.reason,
             None if result.metric is None else result.metric.value,
             None if result.heldout is None else result.heldout.value,
             None if result.timing is None else result.timing.wall_s,
             result.peak_vram_mib or result.peak_memory_mib,
-            json.dumps(result.to_json()), at, trial.id, trial.attempt,
+            json.dumps(result.to_json()), at, speed.before_s, speed.after_s, machine is not None, machine,
+            trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)
 

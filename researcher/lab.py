@@ -11,8 +11,11 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
 
-from researcher.decision import Rule, pooled_sigma
+from researcher.decision import CLAIM_HOURS, Rule, pooled_sigma
+from researcher.drift import REPEATS_LIMIT, machine_differed
 from researcher.errors import ModelStays
 from researcher.experiment import Experiment, Run, Trial
 from researcher.journal import Journal
@@ -21,7 +24,7 @@ from researcher.settings import CrashReset
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
 from researcher.view import Cost, cost_of
 from researcher.workspace import Workspace
-from trainer.jobs import Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
+from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
 
 logger = logging.getLogger(__name__)
 
@@ -47,24 +50,32 @@ class Goal:
         return None
 
 
-class BackOff:
-    """How long to hold after each fault of the machine in a row: 30 s, doubled up to half an hour."""
+class Held(StrEnum):
+    """What holds the night: trials that get lost, a state that ran and fails now, an LLM that does not leave."""
 
-    FIRST_S = 30.0
+    MACHINE = "machine"
+    SUBJECT = "subject"
+    CARD = "card"
+
+
+class BackOff:
+    """How long to hold after each fault of a kind in a row: its first time, doubled up to half an hour."""
+
+    FIRST_S: ClassVar = {Held.MACHINE: 10.0, Held.SUBJECT: 30.0, Held.CARD: 30.0}
     LAST_S = 1800.0
 
     def __init__(self) -> None:
-        self._next_s = self.FIRST_S
+        self._next_s = dict(self.FIRST_S)
 
-    def next_s(self) -> float:
-        """This time's hold; the next one is longer."""
-        now_s = self._next_s
-        self._next_s = min(2 * now_s, self.LAST_S)
+    def next_s(self, held: Held) -> float:
+        """This time's hold; the next one of the kind is longer."""
+        now_s = self._next_s[held]
+        self._next_s[held] = min(2 * now_s, self.LAST_S)
         return now_s
 
-    def reset(self) -> None:
-        """The machine works again."""
-        self._next_s = self.FIRST_S
+    def reset(self, held: Held) -> None:
+        """It works again."""
+        self._next_s[held] = self.FIRST_S[held]
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class Lab:
     tick: Callable[[], None]
     rest: Callable[[], None]
     say: Callable[[str], None]
+    claim_hours: float = CLAIM_HOURS
     clock: Callable[[], float] = time.time
     back_off: BackOff = field(default_factory=BackOff)
 
@@ -139,9 +151,9 @@ class Lab:
         cost = cost_of(self.run, journal.experiments(), journal.trials())
         return self.goal.reached(journal.measured_count(), cost)
 
-    def hold(self, reason: str) -> None:
-        """A fault of the machine or the subject: pause, longer each time, and go on by itself or on `resume`."""
-        back_off_s = self.back_off.next_s()
+    def hold(self, held: Held, reason: str) -> None:
+        """A fault that no proposal can mend: pause, longer each time, and go on by itself or on `resume`."""
+        back_off_s = self.back_off.next_s(held)
         logger.error("PAUSED for %.0f s: %s", back_off_s, reason)
         self.journal.pause(self.run, reason)
         until = self.clock() + back_off_s
@@ -162,11 +174,21 @@ class Lab:
                 case Fault(reason):
                     trial = self._lose(trial, spec, reason)
                     self.trials.forget(spec.id)
+                    if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
+                        self.hold(Held.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
                 case Waiting():
                     self._wait(spec)
                 case Absent():
                     self._free_card()
                     self.trials.hand_out(spec)
+        return trial
+
+    def insist(self, trial: Trial) -> Trial:
+        """Measure what must not be lost: a trial that the machine loses for good is held and begun anew."""
+        while (trial := self.measure(trial)).outcome is Outcome.LOST:
+            reason = trial.reason or ""
+            trial = self.journal.measure_again(trial)
+            self.hold(Held.MACHINE, _look_at_trainer(reason))
         return trial
 
     def _free_card(self) -> None:
@@ -175,8 +197,9 @@ class Lab:
             try:
                 self.proposers.leave_card(self.tick)
             except ModelStays as stays:
-                self.hold(str(stays))
+                self.hold(Held.CARD, str(stays))
             else:
+                self.back_off.reset(Held.CARD)
                 return
 
     def _wait(self, spec: TrialSpec) -> None:
@@ -188,13 +211,21 @@ class Lab:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
+        elif (machine := self._machine(trial, result)) is not None and trial.differed < REPEATS_LIMIT:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, machine)
+            trial = self.journal.repeat_trial(trial, machine)
         else:
-            trial = self.journal.finish_trial(trial, result, self.clock())
-            if result.outcome is Outcome.OK:
-                self.back_off.reset()
+            trial = self.journal.finish_trial(trial, result, self.clock(), machine)
+            self.back_off.reset(Held.MACHINE)
             logger.info("%s %s: %s", spec.id, result.outcome, result.reason)
         self.trials.forget(spec.id)
         return trial
+
+    def _machine(self, trial: Trial, result: TrialResult) -> str | None:
+        """How the machine differed from the usual one, where that can have decided; the baseline says what is usual."""
+        if trial.kind is Kind.BASELINE or result.outcome not in (Outcome.OK, Outcome.TIMED_OUT):
+            return None
+        return machine_differed(result.calibration, self.journal.known_speed())
 
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
         logger.warning("%s was lost to the machine: %s", spec.id, reason)
@@ -210,3 +241,7 @@ class Lab:
             finished_at=now,
         )
         return self.journal.finish_trial(trial, gone, now)
+
+
+def _look_at_trainer(reason: str) -> str:
+    return f"{reason}; look at the trainer's log. It is tried again by itself, or now by `overnight resume`"

@@ -7,12 +7,14 @@ before the next. What the next step is follows from the journal alone, so a kill
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from statistics import fmean
 
-from researcher.checks import advance_check, check_due, open_check
+from researcher.checks import advance_check, check_due, open_check, tag_confirmed
 from researcher.decision import Ruling, decide
+from researcher.drift import told
 from researcher.experiment import ASKED_TO_PAUSE, Decision, Experiment, Run, State, Trial
-from researcher.lab import Lab
+from researcher.lab import Held, Lab
 from researcher.llm import Draft
 from researcher.proposers import tried
 from researcher.validation import validate
@@ -32,6 +34,7 @@ def work(lab: Lab) -> str:
         lab.journal.pause(lab.run, None)  # a fault that was held when we were stopped: a start is a try
     lab.journal.end(lab.run, None)
     lab.workspace.restore(git_state(lab))
+    tag_confirmed(lab)
     lab.project()
     while True:
         try:
@@ -157,6 +160,8 @@ def _measure_candidate(lab: Lab, experiment: Experiment) -> None:
         rule=lab.rule,
         detail=trial.reason or "",
     )
+    if (machine := told(trial)) is not None:
+        ruling = replace(ruling, reason=f"{ruling.reason}; {machine}")
     lab.journal.decide(experiment, trial.outcome, ruling, sigma, lab.clock())
     logger.info("%d %s: %s (%s)", experiment.number, ruling.decision, experiment.title, ruling.reason)
 
@@ -165,25 +170,27 @@ def _measure_baseline(lab: Lab, experiment: Experiment) -> None:
     """Repeat the baseline with its own seeds; a baseline that fails is a fault of the machine or of the subject."""
     run = lab.run
     trials = lab.journal.trials(experiment=experiment.id)
-    while len(trials) < lab.profile.baseline_repeats or not trials[-1].finished:
-        if not trials or trials[-1].finished:
+    scores: list[float] = []
+    for number in range(lab.profile.baseline_repeats):
+        if number == len(trials):
             trial = lab.journal.add_trial(run, experiment.id, Kind.BASELINE, seed=lab.next_seed(), at=lab.clock())
             trials.append(trial)
-        trials[-1] = lab.measure(trials[-1])
-        if trials[-1].outcome is not Outcome.OK:
-            _baseline_failed(lab, trials[-1])
+        trial = lab.insist(trials[number])
+        if trial.val_bpb is None:
+            _baseline_failed(lab, trial)
             return
-    scores = [trial.val_bpb for trial in trials if trial.val_bpb is not None]
+        scores.append(trial.val_bpb)
     sigma = lab.sigma()
     reason = f"baseline {fmean(scores):.6f} over {len(scores)} seeds, sigma {sigma:.6f}"
     lab.journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, lab.clock())
+    lab.back_off.reset(Held.SUBJECT)
     logger.info("0 %s", reason)
 
 
 def _baseline_failed(lab: Lab, trial: Trial) -> None:
     reason = f"the baseline fails ({trial.outcome}: {trial.reason})"
     lab.journal.measure_again(trial)
-    lab.hold(f"{reason}; mend the subject or the machine, then `overnight resume`")
+    lab.hold(Held.SUBJECT, f"{reason}; mend the subject or the machine, then `overnight resume`")
 
 
 def _apply(lab: Lab, experiment: Experiment) -> None:

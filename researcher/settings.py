@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from researcher.decision import Rule
+from researcher.decision import CLAIM_HOURS, Rule
 from researcher.endpoint import base_url
 from researcher.placement import Placement, placement_for
 from trainer.jobs import Profile, profile_named
@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     proposer: Mix = Mix.HYBRID
     rule: Rule = Rule.WALK
     crash_reset: CrashReset = CrashReset.CONFIRMED
+    claim_hours: float = Field(default=CLAIM_HOURS, gt=0)
     seed: int | None = None
     llm: Literal["ollama", "none", "openai"] = "ollama"
     ollama_host: str = "http://127.0.0.1:11434"

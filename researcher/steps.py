@@ -10,7 +10,7 @@ from typing import Any
 
 from researcher.decision import Claim
 from researcher.errors import JournalError
-from researcher.experiment import CheckKind, Confirmation, Run, Verdict
+from researcher.experiment import CONFIRM, CheckKind, Confirmation, RequestState, Run, Verdict
 from researcher.history import History
 from researcher.store import transaction
 
@@ -50,11 +50,15 @@ class CheckSteps(History):
             else:
                 assert check.base is not None
                 self._move("incumbent", check.base)
+            self._answer_confirm(f"{verdict.words}: {claim.reason}", at)
 
     def decide_check(
         self, check: Confirmation, verdict: Verdict, reason: str, at: float, *, fall_back_to: int | None = None
     ) -> None:
-        """Close a check without a comparison: the head still works, or it does not and the run falls back."""
+        """Close a check without a comparison: the head still works, or it does not and the run falls back.
+
+        What falls behind the last confirmed state takes that mark along.
+        """
         with transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?,"
@@ -63,6 +67,9 @@ class CheckSteps(History):
             )  # fmt: skip
             if fall_back_to is not None:
                 self._move("incumbent", fall_back_to)
+                self._database.execute("UPDATE run SET confirmed = ?1 WHERE confirmed > ?1", (fall_back_to,))
+            if fall_back_to is not None or check.kind is CheckKind.CLAIM:
+                self._answer_confirm(f"{verdict.words}: {reason}", at)
 
     def check_applied(self, check: Confirmation, at: float) -> None:
         """Git and the projections follow."""
@@ -70,6 +77,13 @@ class CheckSteps(History):
             "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
             at, check.id,
         )  # fmt: skip
+
+    def _answer_confirm(self, answer: str, at: float) -> None:
+        """Whoever asked for the claim, or asked while there was something to claim, is answered by what came of it."""
+        self._database.execute(
+            "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE kind = ? AND state = 'waiting'",
+            (RequestState.DONE, answer, at, CONFIRM),
+        )
 
     def _move(self, mark: str, experiment: int) -> None:
         self._database.execute(

@@ -214,5 +214,5 @@ def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cos
 
 
 def waiting(night: Night) -> list[Request]:
-    """Ideas and files that still wait for their turn."""
+    """Ideas, files and claims asked for that still wait for their turn."""
     return [request for request in night.requests if request.state is RequestState.WAITING]

@@ -24,6 +24,7 @@ EDITABLE = "train.py"
 NEEDED = (EDITABLE, "prepare.py")
 PROGRAM = "program.md"
 PROJECTIONS = ("results.tsv", ".results.tsv.partial", "progress.png", ".progress.png.partial")
+CONFIRMED_TAGS = "refs/tags/confirmed"
 _PARTIAL = ".overnight-partial"
 _IDENTITY = git.Actor("Overnight", "overnight@localhost")
 
@@ -123,6 +124,8 @@ class Workspace:
             # The human may edit the goal during the night; without this every reset would take their words away.
             self._repo.git.update_index("--skip-worktree", PROGRAM)
         self._exclude_projections()
+        if CONFIRMED_TAGS in self._confirmed_tags():
+            raise SubjectError(f"the tag `confirmed` in {self.path} leaves no room for tags confirmed/<n>; rename it")
 
     def commit_candidate(self, *, branch: str, parent: str, source: str, message: str, at: float, ref: str) -> str:
         """Commit `source` as train.py on top of `parent`, dated `at`; the same arguments give the same sha."""
@@ -148,9 +151,17 @@ class Workspace:
         """`git reset --hard`: the branch and the files show `commit`."""
         self._repo.git.reset("--hard", commit)
 
-    def tag(self, name: str, commit: str) -> None:
-        """Tag `commit`; the same tag on the same commit again is no error."""
-        self._repo.git.tag("--force", name, commit)
+    def tag_confirmed(self, run: str, number: int, commit: str) -> None:
+        """Tag a run's confirmed state `confirmed/<number>`; again it changes nothing.
+
+        Where another run's tag of that name points elsewhere, ours gets the run's name in front of the number.
+        """
+        tags = self._confirmed_tags()
+        name = f"{CONFIRMED_TAGS}/{number}"
+        if tags.get(name, commit) != commit:
+            name = f"{CONFIRMED_TAGS}/{run}-{number}"
+        if tags.get(name) != commit:
+            self._repo.git.update_ref(name, commit)  # `git tag` would sign, or ask for a text, where the user's does
 
     def diff(self, old: str, new: str) -> str:
         """Unified diff between two commits."""
@@ -158,9 +169,11 @@ class Workspace:
 
     def bundle(self, branch: str, to: Path) -> None:
         """Write a run's branch, its tags and every candidate into one file that `git clone` reads."""
-        self._repo.git.bundle(
-            "create", to.resolve(), "HEAD", branch, f"--tags={branch}-confirmed-*", f"--glob=refs/{branch}/*"
-        )
+        self._repo.git.bundle("create", to.resolve(), "HEAD", branch, "--tags=confirmed/*", f"--glob=refs/{branch}/*")
+
+    def _confirmed_tags(self) -> dict[str, str]:
+        lines = self._repo.git.for_each_ref("--format=%(refname) %(objectname)", CONFIRMED_TAGS).splitlines()
+        return dict(line.split() for line in lines)
 
     def _exclude_projections(self) -> None:
         exclude = Path(self._repo.common_dir) / "info" / "exclude"

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from researcher.decision import Rule
 from researcher.errors import ResearcherError
+from researcher.experiment import CONFIRM
 from researcher.settings import Mix
 from services import show
 from services.door import DoorError, ask_and_wait
@@ -153,6 +154,12 @@ def submit(file: Path, state: StateOption = None) -> None:
     except (OSError, UnicodeDecodeError) as error:
         _refuse(f"cannot read {file} as text: {error}")
     _ask(state, "submit", f"{file.name}\n{source}")
+
+
+@app.command()
+def confirm(state: StateOption = None) -> None:
+    """Run the best state so far with fresh seeds now, against the last confirmed one."""
+    _ask(state, CONFIRM)
 
 
 @app.command()

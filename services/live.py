@@ -148,7 +148,8 @@ def experiments_table(rows: list[Row]) -> Table:
 
 
 def _requests(night: Night) -> list[RenderableType]:
-    return [Text(f"waits     {request.kind}: {request.body.splitlines()[0][:100]}") for request in waiting(night)]
+    first_lines = [(request.kind, request.body.partition("\n")[0][:100]) for request in waiting(night)]
+    return [Text(f"waits     {kind}: {line}" if line else f"waits     {kind}") for kind, line in first_lines]
 
 
 def _number(value: float | None) -> str:

@@ -15,7 +15,7 @@ from random import Random
 from statistics import fmean
 
 from researcher.checks import KEEPS_BEFORE_CLAIM, NEAR_THE_END
-from researcher.decision import CLAIM_PAIRS, Claim, Rule, decide, judge_claim, pooled_sigma
+from researcher.decision import CLAIM_PAIRS, Claim, Rule, decide, is_implausible, judge_claim, pooled_sigma
 from researcher.experiment import Decision, Verdict
 from trainer.jobs import Outcome
 
@@ -74,7 +74,7 @@ class SimulatedNight:
         self._measure = measure
         self._floor = floor
         self._trials = self._keeps_since_claim = self._false_claims = 0
-        self._told_gain = 0.0
+        self._told_gain, self._jumped = 0.0, False
         self._baseline = self._incumbent = self._confirmed = Code(0.0, [])
         for _ in range(BASELINE_REPEATS):
             self._score(self._baseline)
@@ -96,9 +96,10 @@ class SimulatedNight:
 
     def _try(self, candidate: Candidate) -> None:
         code = Code(self._incumbent.truth - candidate.gain, [])
+        score = self._score(code)
         ruling = decide(
             Outcome.OK,
-            self._score(code),
+            score,
             incumbent_scores=self._incumbent.scores,
             added_lines=candidate.added_lines,
             sigma=self._sigma,
@@ -107,6 +108,7 @@ class SimulatedNight:
         )
         self.decisions.append(ruling.decision)
         if ruling.decision is Decision.KEEP:
+            self._jumped = is_implausible(score, fmean(self._incumbent.scores), self._sigma)
             self._incumbent = code
             self._keeps_since_claim += 1
             self._false_claims += self._rule is Rule.GREEDY and candidate.gain <= 0
@@ -115,14 +117,15 @@ class SimulatedNight:
         """As `checks.check_due` has it, for a night whose goal is a number of experiments."""
         if self._incumbent is self._confirmed:
             return False
-        return left == 0 or (self._keeps_since_claim >= KEEPS_BEFORE_CLAIM and left >= NEAR_THE_END)
+        at_checkpoint = self._keeps_since_claim >= KEEPS_BEFORE_CLAIM and left >= NEAR_THE_END
+        return self._jumped or left == 0 or at_checkpoint
 
     def _claim(self) -> None:
         head, base = self._incumbent, self._confirmed
         claim = self._settled_claim(head, base)
         assert claim.verdict is not None
         self.verdicts.append(claim.verdict)
-        self._keeps_since_claim = 0
+        self._keeps_since_claim, self._jumped = 0, False
         if claim.verdict is Verdict.CONFIRMED:
             self._confirmed = head
             self._told_gain += claim.gain

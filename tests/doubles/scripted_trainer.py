@@ -1,7 +1,8 @@
 """A trainer without training: answers trials at once from marks in the candidate's source.
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
-ends the trial so. It works the real queue through RQ, with the contract's types, in a process of its own:
+ends the trial so, `# fate of drift: crashed` only trials of that kind; `# luck: 0.1` lowers the score of the first
+trial. It works the real queue through RQ, with the contract's types, in a process of its own:
 `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
@@ -17,22 +18,25 @@ from typing import Any, ClassVar
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, ClosedJob, Metric, Outcome, Timing, TrialResult, TrialSpec, connect
+from trainer.jobs import RUN_TRIAL, TRIALS, ClosedJob, Kind, Metric, Outcome, Timing, TrialResult, TrialSpec, connect
 
 NOISE = 0.002
+TRIAL_S = 0.01
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
     """The result of a scripted trial."""
     spec = TrialSpec.from_json(spec_json)
     source = spec.files["train.py"]
-    fate = re.search(r"# fate: (\w+)", source)
-    outcome = Outcome(fate.group(1)) if fate else Outcome.OK
+    fates = dict(re.findall(r"# fate(?: of (\w+))?: (\w+)", source))
+    outcome = Outcome(fates.get(spec.kind) or fates.get("") or Outcome.OK)
     score = None
     if outcome is Outcome.OK:
         level = re.search(r"^LEVEL = ([\d.]+)", source, re.MULTILINE)
         assert level is not None, "a scripted subject has a LEVEL"
-        score = Metric("val_bpb", float(level.group(1)) + random.Random(spec.seed).gauss(0, NOISE))
+        luck = re.search(r"# luck: ([\d.]+)", source) if spec.kind is Kind.FIRST else None
+        seen = float(level.group(1)) - (float(luck.group(1)) if luck else 0.0)
+        score = Metric("val_bpb", seen + random.Random(spec.seed).gauss(0, NOISE))
     now = time.time()
     return TrialResult(
         id=spec.id,
@@ -41,7 +45,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         reason="as scripted",
         started_at=now,
         finished_at=now,
-        timing=Timing(wall_s=0.01, processor_s=0.01),
+        timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S),
         metric=score,
         peak_memory_mib=512.0,
     ).to_json()

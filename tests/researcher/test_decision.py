@@ -15,6 +15,7 @@ from researcher.decision import (
     CLAIM_PAIRS_LIMIT,
     Rule,
     decide,
+    is_implausible,
     judge_claim,
     needs_recheck,
     pooled_sigma,
@@ -113,6 +114,22 @@ def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back
     assert judge_claim(head, base, sigma=0.01).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("score", "incumbent", "sigma", "expected"),
+    [
+        (1.75, 1.8, 0.003, False),  # 2.8 %
+        (1.745, 1.8, 0.003, True),  # 3.1 %
+        (1.72, 1.8, 0.02, False),  # 4.4 %, but 4 sigma
+        (1.67, 1.8, 0.02, True),  # 6.5 sigma
+        (1.9, 1.8, 0.003, False),
+    ],
+)
+def test_a_gain_is_hard_to_believe_beyond_six_sigma_and_three_percent(
+    score: float, incumbent: float, sigma: float, expected: bool
+) -> None:
+    assert is_implausible(score, incumbent, sigma) is expected
+
+
 def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
     chance = random.Random(5)
     nights, confirmed, keeps = 400, 0, 0
@@ -151,9 +168,11 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
         (["crashed", "ok", "crashed", "crashed"], False),
         (["crashed", "unscorable", "crashed", "crashed"], False),
         (["crashed", "crashed", "crashed", "ok"], False),
+        (["crashed", "lost", "crashed", "lost", "crashed"], True),
+        (["lost", "lost", "lost"], False),
     ],
 )
-def test_three_failures_in_a_row_ask_for_a_recheck_and_rejections_do_not_count(
+def test_three_failures_in_a_row_ask_for_a_recheck_and_neither_rejections_nor_lost_trials_count(
     outcomes: list[str], expected: bool
 ) -> None:
     assert needs_recheck([Outcome(name) for name in outcomes]) is expected

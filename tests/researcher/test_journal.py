@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from researcher.decision import Claim, Ruling
 from researcher.errors import JournalError
-from researcher.experiment import CheckKind, Decision, Prices, RequestState, Run, State, Verdict
+from researcher.experiment import CONFIRM, CheckKind, Confirmation, Decision, Prices, RequestState, Run, State, Verdict
 from researcher.history import History
 from researcher.journal import Journal
 from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
@@ -164,6 +165,60 @@ def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) ->
     assert after.incumbent == after.confirmed == run.confirmed
     (decided,) = journal.confirmations()
     assert (decided.verdict, decided.gain, decided.threshold) == (Verdict.ROLLED_BACK, 0.001, 0.01)
+
+
+def keep(journal: Journal, run: Run, number: int) -> int:
+    experiment = journal.propose(run, PROPOSAL, replace(CANDIDATE, fingerprint=f"f{number}"), 6.0)
+    journal.committed(experiment, f"c{number}")
+    journal.measuring(experiment)
+    journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, "better", 1.7, 0.0), 0.01, 7.0)
+    journal.applied(journal.numbered(number), 7.5)
+    return experiment.id
+
+
+def open_check(journal: Journal, run: Run, kind: CheckKind, head: int) -> Confirmation:
+    journal.open_check(run, kind, head, run.confirmed if kind is CheckKind.CLAIM else None, 3, 8.0)
+    check = journal.open_confirmation()
+    assert check is not None
+    return check
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "falls", "state"),
+    [
+        (CheckKind.CLAIM, Verdict.FAILS, False, RequestState.DONE),
+        (CheckKind.CLAIM, Verdict.ROLLED_BACK, True, RequestState.DONE),
+        (CheckKind.RECHECK, Verdict.FAILS, True, RequestState.DONE),
+        (CheckKind.RECHECK, Verdict.HOLDS, False, RequestState.WAITING),
+    ],
+)
+def test_who_asked_for_a_claim_is_answered_by_any_check_that_leaves_none_to_make(
+    journal: Journal, run: Run, kind: CheckKind, verdict: Verdict, falls: bool, state: RequestState
+) -> None:
+    check = open_check(journal, run, kind, keep(journal, run, 1))
+    journal.receive("r1", CONFIRM, "", "taken in", waiting=True, at=8.5)
+
+    journal.decide_check(check, verdict, "why", 9.0, fall_back_to=run.confirmed if falls else None)
+
+    request = journal.request("r1")
+    assert request is not None
+    assert request.state is state
+    assert request.answer == ("taken in" if state is RequestState.WAITING else f"{verdict.words}: why")
+
+
+def test_a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more(journal: Journal, run: Run) -> None:
+    kept = keep(journal, run, 1)
+    claim = open_check(journal, run, CheckKind.CLAIM, kept)
+    journal.decide_claim(claim, Verdict.CONFIRMED, Claim(Verdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes"), 0.01, 9.0)
+    journal.check_applied(claim, 9.5)
+
+    journal.decide_check(
+        open_check(journal, run, CheckKind.RECHECK, kept), Verdict.FAILS, "crashed", 10.0, fall_back_to=run.confirmed
+    )
+
+    after = journal.run()
+    assert after is not None
+    assert after.incumbent == after.confirmed == run.confirmed
 
 
 def test_a_request_asked_twice_is_taken_in_once_and_keeps_its_first_answer(journal: Journal, run: Run) -> None:

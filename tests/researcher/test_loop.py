@@ -62,9 +62,9 @@ def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_
         assert run is not None
         assert len(history.trials(experiment=history.numbered(0).id)) >= 5
         assert history.measured_count() == 8
-        (claim,) = history.confirmations()
-        assert claim.kind is CheckKind.CLAIM
-        assert claim.verdict is Verdict.CONFIRMED, "the knob LEVEL is the score: any keep of the walk is real"
+        claims = history.confirmations()
+        assert {claim.kind for claim in claims} == {CheckKind.CLAIM}
+        assert Verdict.CONFIRMED in {claim.verdict for claim in claims}, "LEVEL is the score: its moves are real"
         assert run.confirmed == run.incumbent
 
 
@@ -211,12 +211,14 @@ def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(nig
         ask(night.bus, "submit", f"bad{number}.py\n{file}")
     answer(night.bus, ask(night.bus, "resume"), 20)
 
-    night.wait_until(lambda history: bool(history.confirmations()), "the recheck")
-    night.wait_until(lambda history: history.confirmations()[0].state is State.APPLIED, "its end")
+    night.wait_until(
+        lambda history: (
+            (CheckKind.RECHECK, Verdict.HOLDS)
+            in {(check.kind, check.verdict) for check in history.confirmations() if check.state is State.APPLIED}
+        ),
+        "the recheck and its end",
+    )
 
-    with history_of(night) as history:
-        check = history.confirmations()[0]
-    assert (check.kind, check.verdict) == (CheckKind.RECHECK, Verdict.HOLDS)
     assert researcher.poll() is None
 
 

@@ -141,7 +141,7 @@ def test_a_bundle_holds_the_branch_its_tags_and_what_was_discarded_and_can_be_cl
     base = workspace.head()
     kept = commit(workspace, base)
     git.Repo(workspace.path).git.update_ref(f"refs/{BRANCH}/7", base)
-    workspace.tag(f"{BRANCH}-confirmed-1", kept)
+    workspace.tag_confirmed("test", 1, kept)
 
     workspace.bundle(BRANCH, tmp_path / "subject.bundle")
 
@@ -150,5 +150,5 @@ def test_a_bundle_holds_the_branch_its_tags_and_what_was_discarded_and_can_be_cl
     assert clone.active_branch.name == BRANCH
     assert clone.head.commit.hexsha == kept
     assert refs[f"refs/{BRANCH}/7"] == base
-    assert refs[f"refs/tags/{BRANCH}-confirmed-1"] == kept
+    assert refs["refs/tags/confirmed/1"] == kept
     clone.close()

@@ -1,0 +1,105 @@
+"""A night told in advance: the real loop, journal, git and queue in the test's process, and a list of what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from researcher.decision import CLAIM_HOURS, Rule
+from researcher.experiment import Prices
+from researcher.journal import Journal
+from researcher.lab import Goal, Lab
+from researcher.llm import Draft
+from researcher.loop import work
+from researcher.proposal import Proposal, Proposer, WholeFile
+from researcher.settings import CrashReset
+from researcher.store import WriterLock
+from researcher.trials import TrialQueue
+from researcher.validation import fingerprint
+from researcher.workspace import Workspace
+from tests.researcher.conftest import SUBJECT, ScriptedNight
+from trainer.jobs import profile_named
+
+BRANCH = "overnight/night"
+REFUSED = Draft(Proposal(Proposer.LLM, "no Python", "", ()), rejected="train.py does not parse")
+Happening = str | Draft | Callable[[Lab], None]
+
+
+def level(score: float, *marks: str) -> str:
+    """A train.py with that score; the marks are for the scripted trainer."""
+    return SUBJECT.replace("LEVEL = 1.8", f"LEVEL = {score}") + "".join(f"# {mark}\n" for mark in marks)
+
+
+class ToldAll(Exception):
+    """The list has no more."""
+
+
+class ListedProposers:
+    """Offers each train.py or draft of a list in turn; what is neither is done in the proposal's place."""
+
+    def __init__(self, happenings: list[Happening]) -> None:
+        self.lab: Lab | None = None
+        self._happenings = iter(happenings)
+
+    def next_draft(self, *_: object, **__: object) -> Draft | None:
+        """The next of the list. Raises ToldAll after the last."""
+        happening = next(self._happenings, None)
+        if happening is None:
+            raise ToldAll
+        if isinstance(happening, str):
+            return Draft(Proposal(Proposer.LLM, "as listed", "", (WholeFile(happening),)))
+        if isinstance(happening, Draft):
+            return happening
+        assert self.lab is not None
+        happening(self.lab)
+        return None
+
+    def learn(self, _: object) -> None:
+        """Nothing."""
+
+    def store_exchanges(self, *_: object) -> None:
+        """Nothing."""
+
+    def leave_card(self, _: object) -> None:
+        """There is none."""
+
+
+@contextmanager
+def opened(
+    night: ScriptedNight,
+    happenings: list[Happening],
+    *,
+    rule: Rule = Rule.WALK,
+    crash_reset: CrashReset = CrashReset.CONFIRMED,
+    claim_hours: float = CLAIM_HOURS,
+    goal: Goal | None = None,
+) -> Iterator[Lab]:
+    """A lab on the night's journal, begun if it is new."""
+    lock, profile = WriterLock(night.journal), profile_named("cpu")
+    journal, workspace, proposers = Journal(night.journal), Workspace(night.subject), ListedProposers(happenings)
+    if journal.run() is None:
+        journal.start_run(
+            tag="night", profile="cpu", budget=15.0, branch=BRANCH, base_commit=workspace.head(), data_sha256="d" * 64,
+            seed=7, prices=Prices(), source=SUBJECT, fingerprint=fingerprint(SUBJECT), at=1.0,
+        )  # fmt: skip
+    measured = sum(isinstance(happening, str) for happening in happenings)
+    lab = Lab(
+        journal=journal, workspace=workspace, trials=TrialQueue(night.bus), proposers=proposers,
+        profile=profile, rule=rule, crash_reset=crash_reset, claim_hours=claim_hours,
+        goal=goal or Goal(journal.measured_count() + measured),
+        project=lambda: None, tick=lambda: None, rest=lambda: None, say=lambda _: None,
+    )  # fmt: skip
+    proposers.lab = lab
+    try:
+        yield lab
+    finally:
+        workspace.close()
+        journal.close()
+        lock.release()
+
+
+def tell(night: ScriptedNight, happenings: list[Happening], **settings: Any) -> None:
+    """The night to the end of the list, or to its goal, which is the number of sources in the list unless given."""
+    with opened(night, happenings, **settings) as lab, suppress(ToldAll):
+        work(lab)
