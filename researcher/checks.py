@@ -68,7 +68,8 @@ def _stale(lab: Lab, outcomes: list[Outcome]) -> str | None:
     incumbent, failing = lab.run.incumbent, bool(outcomes) and outcomes[-1].is_failure
     if lab.rule is Rule.GREEDY or incumbent is None or failing:
         return None
-    return remeasure_due(lab.journal.trials_since(incumbent))
+    why = remeasure_due(lab.journal.trials_since(incumbent))
+    return None if why is None or lab.goal_reached() is not None else why
 
 
 def _asked(lab: Lab) -> str | None:

@@ -2,7 +2,8 @@
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
 ends the trial so, `# fate of drift: crashed` only trials of that kind; `# luck: 0.1` lowers the score of the first
-trial. It works the real queue through RQ, with the contract's types, in a process of its own:
+trial; `# slow: 2` has the machine slow in the first two attempts of every trial. It works the real queue through RQ,
+with the contract's types, in a process of its own:
 `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
@@ -18,7 +19,19 @@ from typing import Any, ClassVar
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, ClosedJob, Kind, Metric, Outcome, Timing, TrialResult, TrialSpec, connect
+from trainer.jobs import (
+    RUN_TRIAL,
+    TRIALS,
+    Calibration,
+    ClosedJob,
+    Kind,
+    Metric,
+    Outcome,
+    Timing,
+    TrialResult,
+    TrialSpec,
+    connect,
+)
 
 NOISE = 0.002
 TRIAL_S = 0.01
@@ -37,6 +50,8 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         luck = re.search(r"# luck: ([\d.]+)", source) if spec.kind is Kind.FIRST else None
         seen = float(level.group(1)) - (float(luck.group(1)) if luck else 0.0)
         score = Metric("val_bpb", seen + random.Random(spec.seed).gauss(0, NOISE))
+    slow = re.search(r"# slow: (\d+)", source)
+    took_s = 0.15 if slow and int(spec.id.rpartition("-a")[2]) < int(slow.group(1)) else 0.1
     now = time.time()
     return TrialResult(
         id=spec.id,
@@ -47,6 +62,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         finished_at=now,
         timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S),
         metric=score,
+        calibration=Calibration(took_s, took_s),
         peak_memory_mib=512.0,
     ).to_json()
 

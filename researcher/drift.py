@@ -1,0 +1,73 @@
+"""Did the machine change between two trials? Pure: calibrations and trials in, a reason in words or None out.
+
+A trial is out of line when the machine was slower, or faster, than the reference by more than a band, both before it
+and after it. The reference is the median of the first trials (the baseline's), or of those since the machine was
+found changed for good; the band is three deviations of the same calibrations, at least 15 %.
+
+Measured on two shared cores under a load of 5 to 6: calibrations lay between 0.100 and 0.139 s (band 25 %) and
+training between 9.7 and 12.2 steps a processor second; no pair was out of line. Two more busy neighbours made it
+0.124 to 0.145 s and 9.3 to 11.5 steps: 1 pair of 7. Against an idle reference (0.100 s) six of those 7 are.
+Does not cover what changes within a trial and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from researcher.experiment import Trial
+from trainer.jobs import Calibration, Kind
+
+REPEATS_LIMIT = 2
+REMEASURE_EVERY = 15
+REFERENCE_TRIALS = 5
+BAND_FLOOR = 0.15
+_BAND_DEVIATIONS = 3.0
+_DEVIATION_PER_MEDIAN = 1.4826  # of the absolute deviations, for a normal distribution
+
+
+def machine_differed(speed: Calibration | None, known: Sequence[Calibration]) -> str | None:
+    """How far the machine was from the reference, in words; None within the band, or where nothing was measured."""
+    reference = [side for each in known for side in _sides(each)]
+    sides = [] if speed is None else _sides(speed)
+    if not reference or not sides:
+        return None
+    usual_s, allowed = median(reference), band(reference)
+    if min(sides) > usual_s * (1 + allowed):
+        return f"the machine was {min(sides) / usual_s - 1:.0%} slower than usual, {allowed:.0%} is allowed"
+    if max(sides) < usual_s / (1 + allowed):
+        return f"the machine was {usual_s / max(sides) - 1:.0%} faster than usual, {allowed:.0%} is allowed"
+    return None
+
+
+def band(calibrations_s: Sequence[float]) -> float:
+    """The share of their median by which a calibration may differ."""
+    middle = median(calibrations_s)
+    spread = median(abs(each - middle) for each in calibrations_s) / middle
+    return max(BAND_FLOOR, _BAND_DEVIATIONS * _DEVIATION_PER_MEDIAN * spread)
+
+
+def changed_for_good(trial: Trial) -> bool:
+    """True for a trial that was judged although the machine differed to the last of its attempts."""
+    return trial.differed > REPEATS_LIMIT
+
+
+def remeasure_due(since: Sequence[Trial]) -> str | None:
+    """Why the incumbent is to be measured again, from the trials since it last was; None while it is not."""
+    if any(map(changed_for_good, since)):
+        return "the machine has changed"
+    firsts = sum(trial.kind is Kind.FIRST for trial in since)
+    return f"{firsts} trials without it" if firsts >= REMEASURE_EVERY else None
+
+
+def told(trial: Trial) -> str | None:
+    """What the machine did to a trial, for a person; None when it did nothing."""
+    if not trial.differed:
+        return None
+    if changed_for_good(trial):
+        return f"judged all the same after {REPEATS_LIMIT} repeats: {trial.machine}"
+    return f"measured again ({trial.differed} of at most {REPEATS_LIMIT}): {trial.machine}"
+
+
+def _sides(speed: Calibration) -> list[float]:
+    return [side for side in (speed.before_s, speed.after_s) if side is not None]

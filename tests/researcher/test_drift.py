@@ -1,0 +1,189 @@
+"""Drift: what counts as another machine, and what a night does when it has one. Calibrations as values, nights real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from researcher.drift import BAND_FLOOR, REMEASURE_EVERY, machine_differed, remeasure_due
+from researcher.experiment import CheckKind, Experiment, Trial, Verdict
+from researcher.history import History
+from researcher.journal import Journal
+from researcher.lab import Goal
+from researcher.trials import TrialQueue
+from tests.researcher.conftest import ScriptedNight
+from tests.researcher.laboratory import Happening, level, tell
+from trainer.jobs import Calibration, Kind, Outcome, profile_named
+
+STEADY = [Calibration(0.100, 0.101), Calibration(0.099, 0.100), Calibration(0.100, 0.102)]
+UNEASY = [Calibration(0.100, 0.125), Calibration(0.119, 0.102), Calibration(0.102, 0.100), Calibration(0.118, 0.110)]
+
+
+@pytest.mark.parametrize(
+    ("known", "before_s", "after_s", "said"),
+    [
+        (STEADY, 0.110, 0.112, None),
+        (STEADY, 0.150, 0.140, "40% slower"),
+        (STEADY, 0.150, 0.100, None),
+        (STEADY, 0.100, 0.150, None),
+        (STEADY, 0.070, 0.050, "43% faster"),
+        (STEADY, 0.070, 0.100, None),
+        (STEADY, 0.150, 0.070, None),
+        (STEADY, 0.130, None, "30% slower"),
+        (UNEASY, 0.130, 0.130, None),
+        (UNEASY, 0.200, 0.190, "slower"),
+        ([], 0.5, 0.5, None),
+    ],
+)
+def test_a_machine_differs_when_it_was_out_of_the_band_on_both_sides(
+    known: list[Calibration], before_s: float, after_s: float | None, said: str | None
+) -> None:
+    differed = machine_differed(Calibration(before_s, after_s), known)
+
+    assert (differed is None) == (said is None)
+    assert said is None or said in str(differed)
+
+
+def test_the_band_is_never_narrower_than_its_floor_and_the_reason_names_it() -> None:
+    assert f"{BAND_FLOOR:.0%} is allowed" in str(machine_differed(Calibration(0.2, 0.2), STEADY[:1]))
+
+
+def test_a_trial_that_nobody_calibrated_does_not_differ() -> None:
+    assert machine_differed(None, STEADY) is None
+
+
+def trial(kind: Kind, differed: int = 0) -> Trial:
+    numbers: dict[str, Any] = dict.fromkeys(("score_to_beat", "reason", "heldout_bpb", "memory_mib", "finished_at"))
+    return Trial(
+        id=1, experiment=1, confirmation=None, kind=kind, number=0, attempt=0, faults=0, seed=1, finished=True,
+        outcome=Outcome.OK, val_bpb=1.0, wall_s=1.0, queued_at=0.0, differed=differed, **numbers,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("since", "due"),
+    [
+        ([], False),
+        ([trial(Kind.FIRST)] * (REMEASURE_EVERY - 1), False),
+        ([trial(Kind.FIRST)] * REMEASURE_EVERY, True),
+        ([trial(Kind.CONFIRM)] * REMEASURE_EVERY, False),
+        ([trial(Kind.FIRST, differed=2)], False),
+        ([trial(Kind.FIRST, differed=3), trial(Kind.FIRST)], True),
+    ],
+)
+def test_the_incumbent_is_measured_again_after_so_many_trials_or_on_a_changed_machine(
+    since: list[Trial], due: bool
+) -> None:
+    assert (remeasure_due(since) is not None) == due
+
+
+def told_of(night: ScriptedNight, number: int) -> tuple[Experiment, Trial]:
+    with History(night.journal) as history:
+        experiment = history.numbered(number)
+        return experiment, history.trials(experiment=experiment.id)[0]
+
+
+def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.79, "slow: 1")])
+
+    experiment, first = told_of(night, 1)
+    assert (first.attempt, first.differed, first.faults) == (1, 1, 0)
+    assert "measured again (1 of at most 2): the machine was 50% slower than usual" in (experiment.reason or "")
+
+
+class Killed(BaseException):
+    """The researcher ends here."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Journal, "repeat_trial"), (TrialQueue, "forget")],
+    ids=["before it is written down", "after it is written down"],
+)
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
+    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
+) -> None:
+    night.start_trainer()
+    tell(night, [level(1.9)])
+    happenings: list[Happening] = [level(1.79, "slow: 2")]
+    whole: Callable[..., Any] = getattr(owner, name)
+    calls: list[object] = []
+
+    def killed(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == step:
+            raise Killed
+        return whole(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(Killed):
+            tell(night, happenings)
+    tell(night, [level(1.95)], goal=Goal(3))
+
+    experiment, first = told_of(night, 2)
+    assert (first.attempt, first.differed) == (2, 2)
+    assert experiment.decision is not None
+    with History(night.journal) as history:
+        assert [item.number for item in history.experiments()] == [0, 1, 2, 3]
+
+
+def test_a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_one_from_then_on(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.75, "slow: 99"), level(1.9, "slow: 99")])
+
+    changed, first = told_of(night, 1)
+    assert (first.attempt, first.differed) == (2, 3)
+    assert "judged all the same after 2 repeats: the machine was 50% slower" in (changed.reason or "")
+    assert changed.decision == "keep"
+    assert told_of(night, 2)[1].differed == 0
+
+
+def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.9, "slow: 99"), level(1.91)])
+
+    with History(night.journal) as history:
+        check = history.confirmations()[0]
+        (again,) = history.trials(confirmation=check.id)
+    assert (check.kind, check.verdict) == (CheckKind.RECHECK, Verdict.HOLDS)
+    assert (again.kind, again.experiment) == (Kind.DRIFT, check.head)
+
+
+def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_meets_the_mean_of_both(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
+
+    with History(night.journal) as history:
+        (check,) = history.confirmations()
+        (again,) = history.trials(confirmation=check.id)
+        (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
+        scores = history.scores()[check.head]
+    assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, Verdict.HOLDS, Kind.DRIFT)
+    assert len(scores) == profile_named("cpu").baseline_repeats + 1
+    assert last.score_to_beat == pytest.approx(fmean(scores))
+
+
+def test_failures_that_may_become_three_in_a_row_are_not_interrupted(night: ScriptedNight) -> None:
+    night.start_trainer()
+    trials: list[Happening] = [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY - 1)]
+
+    tell(night, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
+
+    with History(night.journal) as history:
+        (check,) = history.confirmations()
+        assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
+    assert check.verdict is Verdict.HOLDS
