@@ -180,6 +180,12 @@ class Confirmation:
     decided_at: float | None
     applied_at: float | None
 
+    @property
+    def fell(self) -> bool:
+        """True when the run went back from the head to the base."""
+        recheck_failed = self.kind is CheckKind.RECHECK and self.verdict is Verdict.FAILS
+        return recheck_failed or self.verdict is Verdict.ROLLED_BACK
+
 
 @dataclass(frozen=True)
 class Request:

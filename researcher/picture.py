@@ -12,11 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from researcher.experiment import Decision, Verdict
-from researcher.view import Night, Row
+from researcher.view import Night, Row, tally_text
+from trainer.jobs import Outcome
 
 INK, FAINT, KEEP, CLAIM, LOST = "#1f2933", "#9aa5b1", "#0b7a5c", "#d97706", "#c2410c"
 LABELS_LIMIT = 8
 LABEL_CHARACTERS = 44
+FAILURE_MARKERS = {
+    Outcome.CRASHED: "x",
+    Outcome.OUT_OF_MEMORY: "+",
+    Outcome.TIMED_OUT: "1",
+    Outcome.UNSCORABLE: "2",
+    Outcome.LOST: "3",
+}
 
 
 def draw(night: Night) -> bytes:
@@ -72,11 +80,16 @@ def _steps(night: Night) -> list[tuple[float, float]]:
         if item.decision is Decision.KEEP and item.score is not None
     ]
     for check in night.confirmations:
-        base = night.row(check.base)
-        if check.verdict in (Verdict.ROLLED_BACK, Verdict.FAILS) and base is not None and check.decided_at:
-            score = _baseline(night) if base.experiment.is_baseline else base.experiment.score
-            events.append((check.decided_at, _end_of(night, check.decided_at), score or 0.0))
+        if check.fell and check.decided_at is not None:
+            events.append((check.decided_at, _end_of(night, check.decided_at), _score_of(night, check.base)))
     return [(x, y) for _, x, y in sorted(events)]
+
+
+def _score_of(night: Night, experiment: int | None) -> float:
+    """As it was believed when it was kept; the baseline's for none."""
+    row = night.row(experiment)
+    score = None if row is None or row.experiment.is_baseline else row.experiment.score
+    return _baseline(night) if score is None else score
 
 
 def _baseline(night: Night) -> float:
@@ -146,47 +159,43 @@ def _clip_to_interesting(axes: Axes, night: Night, measured: list[Row]) -> None:
 
 
 def _failures(axes: Axes, night: Night) -> None:
-    crashed = [row.experiment.number for row in night.rows if row.status == "crash"]
-    if crashed:
-        low, high = axes.get_ylim()
-        axes.scatter(crashed, [low + 0.96 * (high - low)] * len(crashed), marker="x", color=LOST, s=40, label="crash")
+    low, high = axes.get_ylim()
+    for outcome, marker in FAILURE_MARKERS.items():
+        at = [row.experiment.number for row in night.rows if row.experiment.outcome is outcome]
+        if at:
+            label = outcome.value.replace("_", " ")
+            axes.scatter(at, [low + 0.96 * (high - low)] * len(at), marker=marker, color=LOST, s=40, label=label)
 
 
 def _claims(axes: Axes, night: Night) -> None:
-    """Each confirmation's own means: the unbiased numbers, beside the lucky first runs of the keeps."""
-    drawn = False
-    for check in night.confirmations:
-        if check.head_score is None or check.threshold is None or check.decided_at is None:
+    """Each claim's own means, the unbiased numbers beside the lucky first runs of the keeps; and what fell, and why."""
+    label: str | None = "mean of fresh seeds, ±2σ of the difference"
+    for index, check in enumerate(night.confirmations):
+        if check.decided_at is None or check.verdict in (None, Verdict.HOLDS):
             continue
-        confirmed = check.verdict is Verdict.CONFIRMED
-        x = _end_of(night, check.decided_at)
-        axes.errorbar(
-            [x],
-            [check.head_score],
-            yerr=[check.threshold],
-            fmt="D",
-            color=CLAIM if confirmed else LOST,
-            ms=7,
-            capsize=4,
-            zorder=5,
-            label=None if drawn else "mean of fresh seeds, ±2σ of the difference",
-        )
-        drawn = True
+        x, color = _end_of(night, check.decided_at), CLAIM if check.verdict is Verdict.CONFIRMED else LOST
+        why = check.reason or ""
+        y = _score_of(night, check.base)
+        if check.head_score is not None and check.threshold is not None:
+            y, why = check.head_score, f"gain {check.gain or 0.0:+.4f}, {check.threshold:.4f} needed"
+            axes.errorbar(
+                [x], [y], yerr=[check.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
+            )
+            label = None
         axes.annotate(
-            f"{'confirmed' if confirmed else 'not confirmed'}: gain {check.gain or 0.0:.4f}",
-            (x, check.head_score),
-            xytext=(-9, 12),
+            _short(f"{check.verdict.words}: {why}"),
+            (x, y),
+            xytext=(-9, 12 + 13 * (index % 3)),
             textcoords="offset points",
             ha="right",
             fontsize=9,
-            color=CLAIM if confirmed else LOST,
+            color=color,
             fontweight="bold",
         )
 
 
 def _title(night: Night) -> str:
-    counts = f"{night.measured} experiments: {night.count('keep')} kept, {night.count('discard')} discarded"
-    counts += f", {night.count('crash')} crashed, {night.count('rejected')} rejected"
+    counts = f"{night.measured} experiments: {tally_text(night)}"
     gain = "no gain confirmed" if night.gain is None or night.gain.confirmed is None else _confirmed(night)
     return f"Overnight {night.run.tag} ({night.run.profile})   {counts}   {gain}"
 

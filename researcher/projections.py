@@ -17,7 +17,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def results_tsv(night: Night) -> str:
-    """The table users of this kind of loop know: measured experiments, oldest first; an em dash for no number."""
+    """The table users of this kind of loop know: measured experiments, oldest first; an em dash for no number.
+
+    Every keep of the walk is a `keep`; whether it is confirmed, provisional or rolled back ends its description.
+    """
     lines = [_line(row) for row in night.rows if row.experiment.decision is not None and row.status != "rejected"]
     return "\n".join([HEADER, *lines]) + "\n"
 
@@ -30,7 +33,7 @@ def _line(row: Row) -> str:
             NO_NUMBER if item.score is None else f"{item.score:.6f}",
             NO_NUMBER if row.memory_gb is None else f"{row.memory_gb:.1f}",
             row.status,
-            _CONTROL.sub(" ", item.title).strip(),
+            _CONTROL.sub(" ", f"{item.title.strip()} ({row.note})" if row.note else item.title).strip(),
         )
     )
 

@@ -11,14 +11,12 @@ from statistics import fmean
 
 from researcher.decision import pooled_sigma
 from researcher.experiment import (
-    CheckKind,
     Confirmation,
     Decision,
     Experiment,
     Request,
     RequestState,
     Run,
-    State,
     Trial,
     Verdict,
 )
@@ -26,17 +24,33 @@ from researcher.history import History
 from trainer.jobs import Bus, Outcome, Profile, Progress, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
+FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment in a line. `rolled_back` marks a keep that did not survive its confirmation."""
+    """One experiment in a line. `fallen` says why a check threw this keep away, None for all others."""
 
     experiment: Experiment
     trial: Trial | None
     confirmed: bool
-    rolled_back: bool
+    fallen: str | None
     took_s: float | None
+
+    @property
+    def rolled_back(self) -> bool:
+        """True for a keep that did not survive a check."""
+        return self.fallen is not None
+
+    @property
+    def note(self) -> str:
+        """What must be known beside the status: how far a keep is a claim, which failure it was; often nothing."""
+        item = self.experiment
+        if item.decision is Decision.KEEP and not item.is_baseline:
+            return f"rolled back: {self.fallen}" if self.fallen else "confirmed" if self.confirmed else "provisional"
+        if item.decision is None or item.outcome in (None, Outcome.OK, Outcome.REJECTED):
+            return ""
+        return item.outcome.value.replace("_", " ")
 
     @property
     def status(self) -> str:
@@ -95,13 +109,21 @@ class Night:
     confirmations: tuple[Confirmation, ...]
     requests: tuple[Request, ...]
     baseline_scores: tuple[float, ...]
+    incumbent_scores: tuple[float, ...]
+    lost_attempts: int
     sigma: float | None
     gain: Gain | None
     cost: Cost
 
-    def count(self, status: str) -> int:
-        """How many experiments ended as `status`, the baseline left out."""
-        return Counter(row.status for row in self.rows if not row.experiment.is_baseline)[status]
+    @property
+    def tally(self) -> dict[str, int]:
+        """What became of the experiments, each failure by its kind; `infrastructure` counts attempts instead."""
+        decided = [row.experiment for row in self.rows if not row.experiment.is_baseline and row.experiment.decision]
+        scored = Counter(item.decision for item in decided if item.outcome is Outcome.OK)
+        failed = Counter(item.outcome for item in decided)
+        counts = {str(decision): scored[decision] for decision in (Decision.KEEP, Decision.DISCARD)}
+        counts |= {outcome.value: failed[outcome] for outcome in FAILURES}
+        return counts | {"infrastructure": self.lost_attempts}
 
     @property
     def measured(self) -> int:
@@ -132,13 +154,13 @@ def look(history: History, profile: Profile) -> Night | None:
     experiments, confirmations = history.experiments(), history.confirmations()
     trials = history.trials()
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
-    lost = _rolled_back(experiments, confirmations)
+    fallen = _fallen(experiments, confirmations)
     rows = tuple(
         Row(
             experiment=item,
             trial=first.get(item.id),
-            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in lost,
-            rolled_back=item.id in lost,
+            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in fallen,
+            fallen=fallen.get(item.id),
             took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
         )
         for item in experiments
@@ -151,9 +173,21 @@ def look(history: History, profile: Profile) -> Night | None:
         confirmations=tuple(confirmations),
         requests=tuple(history.requests()),
         baseline_scores=baseline,
+        incumbent_scores=tuple(scores.get(run.incumbent or 0, ())),
+        lost_attempts=sum(trial.faults + (trial.outcome is Outcome.LOST) for trial in trials),
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
-        gain=_gain(run, experiments, confirmations, scores),
+        gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
         cost=cost_of(run, experiments, trials),
+    )
+
+
+def tally_text(night: Night) -> str:
+    """The tally in words; what did not happen is left out, but for keeps and discards."""
+    words = {"keep": "kept", "discard": "discarded", "infrastructure": "attempts lost to the machine"}
+    return ", ".join(
+        f"{count} {words.get(name) or name.replace('_', ' ')}"
+        for name, count in night.tally.items()
+        if count or name in ("keep", "discard")
     )
 
 
@@ -168,29 +202,26 @@ def now(history: History, bus: Bus) -> Now:
     return Now(doing or "not running", name, bus.read_progress(name))
 
 
-def _rolled_back(experiments: list[Experiment], confirmations: list[Confirmation]) -> set[int]:
-    """Keeps that a check threw away: everything kept after what the run fell back to, up to the head."""
-    lost: set[int] = set()
+def _fallen(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
+    """Keeps that a check threw away, and why: everything kept after what the run fell back to, up to the head."""
+    fallen: dict[int, str] = {}
     parents = {item.id: item.parent for item in experiments}
     for check in confirmations:
-        falls = check.verdict is Verdict.ROLLED_BACK or (
-            check.verdict is Verdict.FAILS and check.kind is CheckKind.RECHECK
-        )
-        if falls and check.state in (State.DECIDED, State.APPLIED):
+        if check.fell:
             at: int | None = check.head
             while at is not None and at != check.base and parents.get(at) is not None:
-                lost.add(at)
+                fallen.setdefault(at, check.reason or check.kind)
                 at = parents[at]
-    return lost
+    return fallen
 
 
 def _gain(
-    run: Run, experiments: list[Experiment], confirmations: list[Confirmation], scores: dict[int, list[float]]
+    run: Run, experiments: list[Experiment], standing: list[Confirmation], scores: dict[int, list[float]]
 ) -> Gain | None:
     if run.incumbent is None:
         return None
     baseline = fmean(scores[experiments[0].id])
-    confirmed = sum(check.gain or 0.0 for check in confirmations if check.verdict is Verdict.CONFIRMED)
+    confirmed = sum(check.gain or 0.0 for check in standing if check.verdict is Verdict.CONFIRMED)
     head = fmean(scores[run.incumbent])
     return Gain(
         baseline=baseline,

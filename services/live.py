@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -10,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from researcher.view import Night, Now, Row, waiting
+from researcher.view import Night, Now, Row, tally_text, waiting
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
@@ -78,9 +79,13 @@ def _standing(night: Night) -> Text:
     text = Text(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds, σ {sigma}\n")
     best = night.incumbent
     if best is not None and not best.experiment.is_baseline:
-        word = "confirmed" if night.run.incumbent == night.run.confirmed else "provisional"
-        text.append(f"best      {_number(best.experiment.score)} {word}: {best.experiment.title}\n", style="green")
+        scores = night.incumbent_scores
+        value = f"{fmean(scores):.6f}" + (f" over {len(scores)} seeds" if len(scores) > 1 else "")
+        text.append(f"best      {value} {best.note}: {best.experiment.title}\n", style="green")
     text.append(gain_text(night), style="bold")
+    fell = next((check for check in reversed(night.confirmations) if check.fell), None)
+    if fell is not None and (head := night.row(fell.head)) is not None:
+        text.append(f"\nfell      experiment {head.experiment.number}: {fell.reason}", style="yellow")
     return text
 
 
@@ -98,10 +103,9 @@ def _counts(scene: Scene) -> Text:
     assert night is not None
     goal = "" if scene.goal is None else f" of {scene.goal}"
     text = Text(f"measured  {night.measured}{goal}: ")
-    for status in ("keep", "discard", "crash", "rejected"):
-        text.append(f"{night.count(status)} {status}  ", style=STYLES[status])
+    text.append(tally_text(night))
     if night.seconds_each is not None:
-        text.append(f"· {night.seconds_each:.0f} s each")
+        text.append(f" · {night.seconds_each:.0f} s each")
         if scene.goal is not None and scene.goal > night.measured:
             text.append(f", about {clock_text((scene.goal - night.measured) * night.seconds_each)} to go")
     text.append(f"\ncost      {cost_text(night)}")
@@ -141,7 +145,7 @@ def experiments_table(rows: list[Row]) -> Table:
             _number(item.score),
             str(item.proposer or ""),
             item.title,
-            item.reason or "",
+            row.note if row.rolled_back else item.reason or "",
             style=STYLES.get(row.status, ""),
         )
     return table

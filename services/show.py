@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import redis
 from rich.console import Console
@@ -37,7 +38,8 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
         except (DoorError, redis.RedisError):
             scene = Scene(night, None, None, age_s(night), "", None)
     if as_json:
-        print(json.dumps({"gain": night.gain and asdict(night.gain), "rows": [_row_json(row) for row in night.rows]}))
+        gain, rows = night.gain and asdict(night.gain), [_row_json(row) for row in night.rows]
+        print(json.dumps({"gain": gain, "tally": night.tally, "rows": rows}))
         return
     console.print(draw(scene))
 
@@ -75,8 +77,9 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
         if head.experiment.is_baseline:
             console.print("nothing has beaten the baseline yet")
             return
+        mean = f"{fmean(night.incumbent_scores):.6f} over {len(night.incumbent_scores)} seeds"
         confirmed = night.run.incumbent == night.run.confirmed
-        console.print("confirmed" if confirmed else "provisional: no fresh seeds have spoken for it yet")
+        console.print(f"{mean}, {'confirmed' if confirmed else 'provisional: no claim was made for it yet'}")
         _print_diff(state, night.rows[0].experiment, head.experiment, console)
 
 
@@ -156,6 +159,8 @@ def _row_json(row: Row) -> dict[str, object]:
         "status": row.status,
         "confirmed": row.confirmed,
         "rolled_back": row.rolled_back,
+        "outcome": item.outcome,
+        "note": row.note,
         "val_bpb": item.score,
         "memory_gb": row.memory_gb,
         "commit": item.commit_sha,

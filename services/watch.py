@@ -15,7 +15,7 @@ from researcher.errors import JournalError
 from researcher.history import History
 from researcher.picture import draw as draw_picture
 from researcher.projections import write_whole
-from researcher.view import Night, Now, look, now
+from researcher.view import Night, Now, look, now, tally_text
 from services.live import Scene, clock_text, cost_text, draw, experiments_table, gain_text
 from services.state import State
 from services.supervisor import ChildStatus
@@ -132,10 +132,7 @@ def summary(history: History, profile: Profile, subject: Path, took_s: float, co
     write_whole(picture, draw_picture(night))
     kept = [row for row in night.rows if row.status == "keep" and not row.experiment.is_baseline]
     console.rule(f"Overnight {night.run.tag}")
-    console.print(
-        f"{night.measured} experiments: {night.count('keep')} kept, {night.count('discard')} discarded, "
-        f"{night.count('crash')} crashed, {night.count('rejected')} rejected; since this start {clock_text(took_s)}"
-    )
+    console.print(f"{night.measured} experiments: {tally_text(night)}; since this start {clock_text(took_s)}")
     if night.run.ended is not None:
         console.print(f"ended     {night.run.ended}")
     if night.gain is not None:

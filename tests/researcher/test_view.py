@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from researcher.decision import Ruling, judge_claim
-from researcher.experiment import CheckKind, Decision, Prices, Run
+from researcher.experiment import CheckKind, Decision, Prices, Run, Verdict
 from researcher.journal import Journal
 from researcher.picture import draw
 from researcher.projections import HEADER, results_tsv, write_whole
 from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
-from researcher.view import Night, look
+from researcher.view import Night, look, tally_text
 from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult, profile_named
 
 PROFILE = profile_named("cpu")
@@ -50,11 +50,20 @@ class Story:
         self.at += 1.0
         return self.at
 
-    def measure(self, experiment: int, kind: Kind, score: float | None, confirmation: int | None = None) -> None:
+    def measure(
+        self,
+        experiment: int,
+        kind: Kind,
+        score: float | None,
+        confirmation: int | None = None,
+        outcome: Outcome = Outcome.OK,
+        faults: int = 0,
+    ) -> None:
         trial = self.journal.add_trial(
             self.run, experiment, kind, seed=int(self.at), at=self.tick(), confirmation=confirmation
         )
-        outcome = Outcome.OK if score is not None else Outcome.CRASHED
+        for _ in range(faults):
+            trial = self.journal.attempt_again(trial, fault=True)
         metric = None if score is None else Metric("val_bpb", score)
         result = TrialResult("i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), metric, peak_memory_mib=953.674)
         self.journal.finish_trial(trial, result, self.tick())
@@ -68,14 +77,16 @@ class Story:
         self.journal.decide(first, Outcome.OK, Ruling(Decision.KEEP, "baseline", mean), 0.01, self.tick())
         self.journal.applied(first, self.tick())
 
-    def try_out(self, title: str, score: float | None, decision: Decision) -> int:
+    def try_out(
+        self, title: str, score: float | None, decision: Decision, outcome: Outcome | None = None, faults: int = 0
+    ) -> int:
         number = len(self.journal.experiments())
         proposal = Proposal(Proposer.LLM, title, "h", (SetKnobs({"A": 2}),), cost=LlmCost("u", "m", 1, 400, 100, 2.0))
         item = self.journal.propose(self.run, proposal, Candidate("A = 2\n", f"f{number}", 0), self.tick())
         self.journal.committed(item, f"{number}" * 40)
         self.journal.measuring(item)
-        self.measure(item.id, Kind.FIRST, score)
-        outcome = Outcome.OK if score is not None else Outcome.CRASHED
+        outcome = outcome or (Outcome.OK if score is not None else Outcome.CRASHED)
+        self.measure(item.id, Kind.FIRST, score, outcome=outcome, faults=faults)
         self.journal.decide(item, outcome, Ruling(decision, "because", score, 0.0), 0.01, self.tick())
         self.journal.applied(item, self.tick())
         return item.id
@@ -98,6 +109,15 @@ class Story:
         decided = self.journal.open_confirmation()
         assert decided is not None
         self.journal.check_applied(decided, self.tick())
+
+    def fall(self, reason: str) -> None:
+        assert self.run.incumbent is not None
+        self.journal.open_check(self.run, CheckKind.RECHECK, self.run.incumbent, None, 3, self.tick())
+        check = self.journal.open_confirmation()
+        assert check is not None
+        baseline = self.journal.numbered(0).id
+        self.journal.decide_check(check, Verdict.FAILS, reason, self.tick(), fall_back_to=baseline)
+        self.journal.check_applied(check, self.tick())
 
     def night(self) -> Night:
         found = look(self.journal, PROFILE)
@@ -159,6 +179,23 @@ def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story
     assert night.gain.confirmed == pytest.approx(0.11)
 
 
+def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    fallen = story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.fall("crashed: no memory")
+    story.try_out("new", 1.75, Decision.KEEP)
+    story.claim([1.75] * 4, [1.81] * 4)
+
+    night = story.night()
+
+    row = night.row(fallen)
+    assert row is not None
+    assert row.note == "rolled back: crashed: no memory"
+    assert night.gain is not None
+    assert night.gain.confirmed == pytest.approx(0.06)
+
+
 def test_before_a_claim_a_gain_is_only_provisional(story: Story) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("good", 1.70, Decision.KEEP)
@@ -192,9 +229,62 @@ def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(s
     assert lines[0] == HEADER
     assert [line.split("\t") for line in lines[1:]] == [
         ["bbbbbbb", "1.810000", "1.0", "keep", "baseline"],
-        ["1111111", "1.700000", "1.0", "keep", "tabs and newlines"],
-        ["2222222", "—", "1.0", "crash", "broken"],
+        ["1111111", "1.700000", "1.0", "keep", "tabs and newlines (provisional)"],
+        ["2222222", "—", "1.0", "crash", "broken (crashed)"],
     ]
+
+
+def test_results_tsv_says_which_keeps_are_confirmed_which_provisional_and_which_fell_and_why(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.try_out("lucky", 1.69, Decision.KEEP)
+    story.claim([1.70] * 4, [1.70] * 4)
+    story.try_out("new", 1.68, Decision.KEEP)
+    story.try_out("worse", 1.78, Decision.DISCARD)
+
+    rows = [line.split("\t") for line in results_tsv(story.night()).splitlines()]
+
+    assert [row[3] for row in rows[2:]] == ["keep", "keep", "keep", "discard"]
+    assert [row[4] for row in rows[2:]] == [
+        "good (confirmed)",
+        "lucky (rolled back: 4 fresh seeds give 1.700000 against 1.700000: gain +0.000000, 0.014142 needed)",
+        "new (provisional)",
+        "worse",
+    ]
+
+
+def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_attempt(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.try_out("worse", 1.90, Decision.DISCARD)
+    for outcome in (Outcome.CRASHED, Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT):
+        story.try_out("bad", None, Decision.CRASH, outcome)
+    story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
+    gone = story.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
+    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+
+    night = story.night()
+
+    assert night.tally == {
+        "keep": 1, "discard": 1, "crashed": 2, "out_of_memory": 1, "timed_out": 1, "unscorable": 1, "rejected": 1,
+        "infrastructure": 3,
+    }  # fmt: skip
+    assert tally_text(night) == (
+        "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected,"
+        " 3 attempts lost to the machine"
+    )
+    row = night.row(gone)
+    assert row is not None
+    assert row.note == "lost"
+
+
+def test_the_incumbent_is_known_by_all_its_runs(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("lucky", 1.60, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+
+    assert story.night().incumbent_scores == (1.60, 1.70, 1.70, 1.70, 1.70)
 
 
 def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
@@ -206,7 +296,9 @@ def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
     story.try_out("good", 1.70, Decision.KEEP)
     story.try_out("far off", 9.0, Decision.DISCARD)
     story.try_out("broken", None, Decision.CRASH)
+    story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
     story.claim([1.70] * 4, [1.81] * 4)
+    story.fall("crashed: no memory")
     assert draw(story.night()).startswith(PNG)
 
 

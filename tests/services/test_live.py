@@ -41,8 +41,8 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "best      1.700000 provisional: wider",
         "+0.110000 provisional (not yet a claim)",
         "2 of 12",
-        "1 keep",
-        "1 crash",
+        "1 kept",
+        "1 crashed",
         "to go",
         "none: away",
         "trainer running",
@@ -60,6 +60,21 @@ def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_pat
 
     assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.night(), None, None, 1.0, "", None))
     story.journal.close()
+
+
+def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_runs(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.60, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.try_out("lucky", 1.59, Decision.KEEP)
+    story.claim([1.70] * 4, [1.70] * 4)
+
+    text = seen(Scene(story.night(), None, None, 1.0, "", None))
+
+    story.journal.close()
+    assert "best      1.688889 over 9 seeds confirmed: good" in text
+    assert "fell      experiment 2: 4 fresh seeds give 1.700000 against 1.700000: gain +0.000000" in text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
