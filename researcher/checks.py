@@ -163,11 +163,11 @@ def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
 def _recheck(lab: Lab, check: Confirmation) -> None:
     """From a head that fails to the last confirmed state, from there to the baseline; the baseline stays where it is.
 
-    `CRASH_RESET=baseline` goes straight to the baseline and asks nothing.
+    `CRASH_RESET=baseline` goes straight to the baseline, and after three failures asks nothing.
     """
     run, baseline, head = lab.run, lab.journal.numbered(0).id, lab.journal.experiment(check.head)
-    failing = needs_recheck(_outcomes(lab, lab.journal.confirmations()))
-    if lab.crash_reset is CrashReset.BASELINE and failing and not head.is_baseline:
+    straight = lab.crash_reset is CrashReset.BASELINE and not head.is_baseline
+    if straight and needs_recheck(_outcomes(lab, lab.journal.confirmations())):
         reason = f"{FAILURES_BEFORE_RECHECK} failures in a row and CRASH_RESET=baseline: back to the baseline"
         lab.journal.decide_check(check, Verdict.ROLLED_BACK, reason, lab.clock(), fall_back_to=baseline)
         logger.warning("experiment %d is given up: %s", head.number, reason)
@@ -178,7 +178,7 @@ def _recheck(lab: Lab, check: Confirmation) -> None:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return
     reason = f"{trial.outcome}: {trial.reason}"
-    target = baseline if run.confirmed is None or check.head == run.confirmed else run.confirmed
+    target = baseline if straight or run.confirmed is None or check.head == run.confirmed else run.confirmed
     lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), fall_back_to=target)
     logger.warning("experiment %d fails now: %s", head.number, reason)
 

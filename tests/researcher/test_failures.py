@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from researcher.drift import REMEASURE_EVERY
 from researcher.experiment import CheckKind, Verdict
 from researcher.history import History
 from researcher.lab import BackOff, Goal, Held
@@ -68,6 +69,15 @@ def test_the_way_down_asks_every_state_and_the_straight_one_none(night: Scripted
 
     tell(night, [level(1.6), *map(again, BAD)], crash_reset=CrashReset.BASELINE)
     assert verdicts(night)[4:] == [claim, (CheckKind.RECHECK, Verdict.ROLLED_BACK)]
+
+
+def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(night: ScriptedNight) -> None:
+    night.start_trainer()
+    worse: list[Happening] = [level(1.75 + number / 1000) for number in range(REMEASURE_EVERY + 1)]
+
+    tell(night, [level(1.7), *worse], crash_reset=CrashReset.BASELINE)
+
+    assert verdicts(night) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
 
 
 def again(source: Happening) -> str:
