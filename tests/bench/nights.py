@@ -1,8 +1,8 @@
 """Simulated nights: the real decision functions, driven as the loop drives them, in worlds whose truth is known.
 
-Scores are in s, the standard deviation of one code over seeds. A night is the walk, the claims at checkpoints and at
-the end, the roll-backs, and sigma pooled from every repeat; a test replays a night of the real loop and finds the same
-decisions. Not in it: failures, rechecks, restarts.
+Scores are in s, the standard deviation of one code over seeds. A night is the walk, the claims at checkpoints, at jumps
+and at the end, the roll-backs, the incumbent measured again, and sigma pooled from every repeat; a test replays a night
+of the real loop and finds the same decisions. Not in it: failures, restarts, trials repeated for the machine's sake.
 """
 
 from __future__ import annotations
@@ -15,11 +15,23 @@ from random import Random
 from statistics import fmean
 
 from researcher.checks import KEEPS_BEFORE_CLAIM, NEAR_THE_END
-from researcher.decision import CLAIM_PAIRS, Claim, Rule, decide, is_implausible, judge_claim, pooled_sigma
+from researcher.decision import (
+    CLAIM_HOURS,
+    CLAIM_PAIRS,
+    Claim,
+    Rule,
+    decide,
+    is_implausible,
+    judge_claim,
+    pooled_sigma,
+)
+from researcher.drift import REMEASURE_EVERY
 from researcher.experiment import Decision, Verdict
 from trainer.jobs import Outcome
 
+BASELINE = 500.0  # the untouched subject's true score; a bits per byte of 1.8 at a sigma of 0.0036
 BASELINE_REPEATS = 5
+TRIAL_HOURS = 330 / 3600  # of a GPU profile
 SIGMA_FLOOR = 0.5  # half of the truth, for a profile's floor is a guess, and one too high would flatter the claims
 LONGER_CODE = range(1, 21)  # lines that every second candidate adds
 
@@ -56,7 +68,7 @@ class Told:
     trials: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Code:
     """Kept code: its true score, and every score measured."""
 
@@ -67,32 +79,40 @@ class Code:
 class SimulatedNight:
     """One night under a rule. `measure` gives the score of the next trial, of code with that true score."""
 
-    def __init__(self, rule: Rule, measure: Callable[[float], float], floor: float = SIGMA_FLOOR) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        measure: Callable[[float], float],
+        *,
+        floor: float = SIGMA_FLOOR,
+        trial_hours: float = TRIAL_HOURS,
+    ) -> None:
         self.decisions: list[Decision] = []
         self.verdicts: list[Verdict] = []
         self._rule = rule
         self._measure = measure
         self._floor = floor
-        self._trials = self._keeps_since_claim = self._false_claims = 0
+        self._firsts_before_claim = CLAIM_HOURS / trial_hours
+        self._trials = self._false_claims = 0
+        self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
         self._told_gain, self._jumped = 0.0, False
-        self._baseline = self._incumbent = self._confirmed = Code(0.0, [])
-        for _ in range(BASELINE_REPEATS):
-            self._score(self._baseline)
-        self._repeated = [self._baseline]
-        self._sigma = self._pooled()
+        self._baseline = self._incumbent = self._confirmed = Code(BASELINE, [])
+        self._repeated: list[Code] = []
+        self._sigma = self._repeat(*[self._baseline] * BASELINE_REPEATS)
 
     def run(self, experiments: int, propose: Callable[[], Candidate]) -> Told:
         """All of it, to its end."""
         for left in reversed(range(experiments)):
             self._try(propose())
-            if self._rule is Rule.WALK and self._is_claim_due(left):
-                self._claim()
+            if self._rule is Rule.WALK:
+                self._check(left)
         keeps = self.decisions.count(Decision.KEEP)
         if self._rule is Rule.GREEDY:
             gain = fmean(self._baseline.scores) - fmean(self._incumbent.scores)
-            return Told(keeps, keeps, self._false_claims, gain, -self._incumbent.truth, self._trials)
+            return Told(keeps, keeps, self._false_claims, gain, BASELINE - self._incumbent.truth, self._trials)
         claims = self.verdicts.count(Verdict.CONFIRMED)
-        return Told(keeps, claims, self._false_claims, self._told_gain, -self._confirmed.truth, self._trials)
+        true_gain = BASELINE - self._confirmed.truth
+        return Told(keeps, claims, self._false_claims, self._told_gain, true_gain, self._trials)
 
     def _try(self, candidate: Candidate) -> None:
         code = Code(self._incumbent.truth - candidate.gain, [])
@@ -107,25 +127,36 @@ class SimulatedNight:
             detail="",
         )
         self.decisions.append(ruling.decision)
+        self._firsts_since_claim += 1
+        self._firsts_since_incumbent += 1
         if ruling.decision is Decision.KEEP:
             self._jumped = is_implausible(score, fmean(self._incumbent.scores), self._sigma)
             self._incumbent = code
             self._keeps_since_claim += 1
+            self._firsts_since_incumbent = 0
             self._false_claims += self._rule is Rule.GREEDY and candidate.gain <= 0
 
-    def _is_claim_due(self, left: int) -> bool:
+    def _check(self, left: int) -> None:
         """As `checks.check_due` has it, for a night whose goal is a number of experiments."""
-        if self._incumbent is self._confirmed:
-            return False
-        at_checkpoint = self._keeps_since_claim >= KEEPS_BEFORE_CLAIM and left >= NEAR_THE_END
-        return self._jumped or left == 0 or at_checkpoint
+        if self._firsts_since_incumbent >= REMEASURE_EVERY and left > 0:
+            self._sigma = self._repeat(self._incumbent)
+            self._firsts_since_incumbent = 0
+        if self._incumbent is not self._confirmed and (self._jumped or left == 0 or self._is_checkpoint(left)):
+            self._claim()
+
+    def _is_checkpoint(self, left: int) -> bool:
+        has_enough = (
+            self._keeps_since_claim >= KEEPS_BEFORE_CLAIM or self._firsts_since_claim >= self._firsts_before_claim
+        )
+        return has_enough and left >= NEAR_THE_END
 
     def _claim(self) -> None:
         head, base = self._incumbent, self._confirmed
         claim = self._settled_claim(head, base)
         assert claim.verdict is not None
         self.verdicts.append(claim.verdict)
-        self._keeps_since_claim, self._jumped = 0, False
+        self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
+        self._jumped = False
         if claim.verdict is Verdict.CONFIRMED:
             self._confirmed = head
             self._told_gain += claim.gain
@@ -135,27 +166,25 @@ class SimulatedNight:
 
     def _settled_claim(self, head: Code, base: Code) -> Claim:
         """Fresh pairs in turn until there is a verdict; their scores are in sigma before it is used on them."""
-        self._repeated.append(head)
-        fresh_head: list[float] = []
-        fresh_base: list[float] = []
         pairs = CLAIM_PAIRS
-        while True:
-            while len(fresh_head) < pairs:
-                fresh_head.append(self._score(head))
-                fresh_base.append(self._score(base))
-            self._sigma = self._pooled()
-            claim = judge_claim(fresh_head, fresh_base, self._sigma)
-            if claim.verdict is not None:
-                return claim
+        self._sigma = self._repeat(*[head, base] * pairs)
+        while (claim := judge_claim(head.scores[-pairs:], base.scores[-pairs:], self._sigma)).verdict is None:
             pairs += 1
+            self._sigma = self._repeat(head, base)
+        return claim
+
+    def _repeat(self, *codes: Code) -> float:
+        """Measure again, in this order. Returns sigma as it is then."""
+        for code in codes:
+            self._score(code)
+            if code not in self._repeated:
+                self._repeated.append(code)
+        return pooled_sigma([code.scores for code in self._repeated], self._floor)
 
     def _score(self, code: Code) -> float:
         self._trials += 1
         code.scores.append(self._measure(code.truth))
         return code.scores[-1]
-
-    def _pooled(self) -> float:
-        return pooled_sigma([code.scores for code in self._repeated], self._floor)
 
 
 def simulate(world: World, rule: Rule, experiments: int, seed: str) -> Told:

@@ -15,6 +15,7 @@ from tests.researcher.conftest import ScriptedNight
 from trainer.jobs import profile_named
 
 NIGHTS, EXPERIMENTS = 200, 120
+TRIAL_S = 0.01  # of a scripted trial
 NO_GAIN = [world.name for world in WORLDS if world.name.startswith("no gain")]
 
 
@@ -29,8 +30,12 @@ def test_where_nothing_is_better_hardly_a_night_claims_anything(world: str) -> N
     told = nights(world, Rule.WALK)
 
     assert fmean(night.keeps for night in told) > 3, "the walk is meant to be free"
-    assert fmean(night.claims for night in told) < 0.11
+    assert fmean(night.claims for night in told) < 0.15
     assert all(night.false_claims == night.claims for night in told)
+
+
+def test_over_all_such_worlds_there_is_at_most_a_claim_in_nine_nights() -> None:
+    assert fmean(night.claims for world in NO_GAIN for night in nights(world, Rule.WALK)) < 0.11
 
 
 def test_where_nothing_is_better_keeping_every_lower_score_believes_in_two_and_a_half_sigma() -> None:
@@ -41,7 +46,7 @@ def test_where_nothing_is_better_keeping_every_lower_score_believes_in_two_and_a
     assert fmean(night.true_gain for night in told) == 0
 
 
-@pytest.mark.parametrize(("world", "least"), [("small", 3.6), ("mid", 12.1), ("big", 48.0)])
+@pytest.mark.parametrize(("world", "least"), [("small", 4.2), ("mid", 13.1), ("big", 50.7)])
 def test_real_gains_are_claimed_nearly_whole_and_nearly_nothing_beside_them(world: str, least: float) -> None:
     (name,) = (each.name for each in WORLDS if each.name.startswith(f"{world}:"))
     ours, greedy = nights(name, Rule.WALK), nights(name, Rule.GREEDY)
@@ -60,7 +65,9 @@ def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(ni
         experiments = [item for item in history.experiments() if item.was_measured]
         scores = iter([trial.val_bpb for trial in history.trials()])
         verdicts = [check.verdict for check in history.confirmations() if check.kind is CheckKind.CLAIM]
-    told = SimulatedNight(Rule.WALK, lambda _: next(scores), profile_named("cpu").sigma_floor)
+    told = SimulatedNight(
+        Rule.WALK, lambda _: next(scores), floor=profile_named("cpu").sigma_floor, trial_hours=TRIAL_S / 3600
+    )
     lengths = iter([item.added_lines or 0 for item in experiments])
 
     told.run(len(experiments), lambda: Candidate(0.0, next(lengths)))
