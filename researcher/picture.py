@@ -39,6 +39,7 @@ def draw(night: Night) -> bytes:
         _staircase(axes, night)
         _points(axes, night)
         _claims(axes, night)
+        _remeasured(axes, night)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
     axes.set_title(_title(night), loc="left", fontsize=13, color=INK)
     buffer = io.BytesIO()
@@ -192,6 +193,14 @@ def _claims(axes: Axes, night: Night) -> None:
             color=color,
             fontweight="bold",
         )
+
+
+def _remeasured(axes: Axes, night: Night) -> None:
+    """The incumbent's later runs: level with its step while the machine is what it was."""
+    xs = [_end_of(night, trial.finished_at or 0.0) for trial in night.remeasured]
+    if xs:
+        ys = [trial.val_bpb or 0.0 for trial in night.remeasured]
+        axes.scatter(xs, ys, marker="_", color=INK, s=60, zorder=5, label="incumbent, run again")
 
 
 def _title(night: Night) -> str:

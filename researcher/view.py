@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from researcher.decision import pooled_sigma
+from researcher.drift import REPEATS_LIMIT
 from researcher.experiment import (
     Confirmation,
     Decision,
@@ -21,7 +22,7 @@ from researcher.experiment import (
     Verdict,
 )
 from researcher.history import History
-from trainer.jobs import Bus, Outcome, Profile, Progress, trial_id
+from trainer.jobs import Bus, Kind, Outcome, Profile, Progress, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
@@ -102,11 +103,12 @@ class Now:
 
 @dataclass(frozen=True)
 class Night:
-    """A run as far as it is."""
+    """A run as far as it is. `remeasured`: runs of incumbents to see whether they still work and the machine drifts."""
 
     run: Run
     rows: tuple[Row, ...]
     confirmations: tuple[Confirmation, ...]
+    remeasured: tuple[Trial, ...]
     requests: tuple[Request, ...]
     baseline_scores: tuple[float, ...]
     incumbent_scores: tuple[float, ...]
@@ -171,10 +173,11 @@ def look(history: History, profile: Profile) -> Night | None:
         run=run,
         rows=rows,
         confirmations=tuple(confirmations),
+        remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
         requests=tuple(history.requests()),
         baseline_scores=baseline,
         incumbent_scores=tuple(scores.get(run.incumbent or 0, ())),
-        lost_attempts=sum(trial.faults + (trial.outcome is Outcome.LOST) for trial in trials),
+        lost_attempts=sum(map(_lost_attempts, trials)),
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
         cost=cost_of(run, experiments, trials),
@@ -228,6 +231,11 @@ def _gain(
         confirmed=confirmed if run.confirmed != experiments[0].id else None,
         provisional=baseline - head if run.incumbent != run.confirmed else None,
     )
+
+
+def _lost_attempts(trial: Trial) -> int:
+    """Those that the machine took, or that ran when it was not itself."""
+    return trial.faults + (trial.outcome is Outcome.LOST) + min(trial.differed, REPEATS_LIMIT)
 
 
 def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:

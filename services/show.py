@@ -11,6 +11,7 @@ import redis
 from rich.console import Console
 from rich.syntax import Syntax
 
+from researcher.drift import told
 from researcher.errors import ResearcherError
 from researcher.experiment import Experiment
 from researcher.history import History
@@ -145,6 +146,8 @@ def _tell(history: History, experiment: Experiment, state: State, console: Conso
     for item in history.trials(experiment=experiment.id):
         score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
         console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
+        if (machine := told(item)) is not None:
+            console.print(f"          {machine}")
         result = history.result(item.id)
         if result is not None and result.log is not None:
             console.rule(f"log, {result.log.seen_bytes:,} bytes seen")

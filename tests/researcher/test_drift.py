@@ -13,7 +13,9 @@ from researcher.experiment import CheckKind, Experiment, Trial, Verdict
 from researcher.history import History
 from researcher.journal import Journal
 from researcher.lab import Goal
+from researcher.picture import draw
 from researcher.trials import TrialQueue
+from researcher.view import look
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import Happening, level, tell
 from trainer.jobs import Calibration, Kind, Outcome, profile_named
@@ -33,7 +35,7 @@ UNEASY = [Calibration(0.100, 0.125), Calibration(0.119, 0.102), Calibration(0.10
         (STEADY, 0.070, 0.100, None),
         (STEADY, 0.150, 0.070, None),
         (STEADY, 0.130, None, "30% slower"),
-        (UNEASY, 0.130, 0.130, None),
+        (UNEASY, 0.125, 0.125, None),
         (UNEASY, 0.200, 0.190, "slower"),
         ([], 0.5, 0.5, None),
     ],
@@ -93,6 +95,10 @@ def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next
 
     experiment, first = told_of(night, 1)
     assert (first.attempt, first.differed, first.faults) == (1, 1, 0)
+    with History(night.journal) as history:
+        shown, repeated = look(history, profile_named("cpu")), sum(each.differed for each in history.trials())
+    assert shown is not None
+    assert shown.tally["infrastructure"] == repeated, "its claim's trials were slow at first, too"
     assert "measured again (1 of at most 2): the machine was 50% slower than usual" in (experiment.reason or "")
 
 
@@ -172,9 +178,13 @@ def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_me
         (again,) = history.trials(confirmation=check.id)
         (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
         scores = history.scores()[check.head]
+        shown = look(history, profile_named("cpu"))
     assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, Verdict.HOLDS, Kind.DRIFT)
     assert len(scores) == profile_named("cpu").baseline_repeats + 1
     assert last.score_to_beat == pytest.approx(fmean(scores))
+    assert shown is not None
+    assert [each.id for each in shown.remeasured] == [again.id]
+    assert draw(shown).startswith(b"\x89PNG")
 
 
 def test_failures_that_may_become_three_in_a_row_are_not_interrupted(night: ScriptedNight) -> None:
