@@ -126,6 +126,12 @@ def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float) -> C
     return Claim(verdict, gain, threshold, head_score, base_score, compared)
 
 
+def is_banned(outcomes: Sequence[Outcome]) -> bool:
+    """True for a change that was discarded once or failed twice. `outcomes` are those of the times it was not kept."""
+    failures = sum(outcome.is_failure for outcome in outcomes)
+    return failures > 1 or any(outcome in (Outcome.OK, Outcome.UNSCORABLE) for outcome in outcomes)
+
+
 def needs_recheck(outcomes: Sequence[Outcome]) -> bool:
     """True when the last candidates (oldest first) failed three times in a row.
 

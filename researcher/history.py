@@ -129,7 +129,7 @@ class History:
         """How fast the machine was around the first trials, or around the first since it changed for good."""
         rows = self._all(
             "SELECT before_s, after_s FROM trial WHERE COALESCE(before_s, after_s) IS NOT NULL"
-            " AND id >= (SELECT IFNULL(MAX(id), 0) FROM trial WHERE differed > ?) ORDER BY id LIMIT ?",
+            " AND id >= (SELECT IFNULL(MAX(+id), 0) FROM trial WHERE differed > ?) ORDER BY id LIMIT ?",
             REPEATS_LIMIT,
             REFERENCE_TRIALS,
         )
@@ -188,6 +188,11 @@ class History:
         """The experiment that already ran this code, if any."""
         rows = self._all(f"{_EXPERIMENT} WHERE fingerprint = ? ORDER BY id LIMIT 1", fingerprint)
         return next(iter(map(experiment_of, rows)), None)
+
+    def not_kept(self, change: str) -> list[Experiment]:
+        """Experiments that made the same change, on whatever code, and were not kept; oldest first."""
+        rows = self._all(f"{_EXPERIMENT} WHERE change = ? AND decision IN ('discard', 'crash') ORDER BY id", change)
+        return [experiment_of(row) for row in rows]
 
     def requests(self, state: RequestState | None = None) -> list[Request]:
         """In the order they arrived."""

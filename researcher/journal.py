@@ -73,8 +73,8 @@ class Journal(CheckSteps):
         """Write a candidate down before anything else knows of it."""
         return self._insert_experiment(
             run, proposal, at,
-            source=candidate.source, fingerprint=candidate.fingerprint, added_lines=candidate.added_lines,
-            state=State.PROPOSED,
+            source=candidate.source, fingerprint=candidate.fingerprint, change=candidate.change,
+            added_lines=candidate.added_lines, state=State.PROPOSED,
         )  # fmt: skip
 
     def reject(self, run: Run, proposal: Proposal, reason: str, at: float) -> Experiment:

@@ -100,7 +100,7 @@ def _write_down(lab: Lab, run: Run, draft: Draft, incumbent: str) -> None:
         logger.info("%d rejected: %s: %s", experiment.number, proposal.title, draft.rejected)
         lab.project()
     else:
-        candidate = validate(proposal, incumbent, tried(lab.journal))
+        candidate = validate(proposal, incumbent, tried(lab.journal, proposal.proposer))
         experiment = lab.journal.propose(run, proposal, candidate, lab.clock())
         logger.info("%d proposed by %s: %s", experiment.number, proposal.proposer, proposal.title)
     lab.proposers.store_exchanges(experiment.number, draft)

@@ -84,12 +84,14 @@ class Proposal:
 class Candidate:
     """The subject's train.py after the edits.
 
-    `fingerprint` is the hash of its normalised syntax tree: layout and comments do not count. `added_lines` is the net
+    `fingerprint` is the hash of its normalised syntax tree: layout and comments do not count. `change` is that of the
+    statements that differ from the incumbent's, the same wherever the same edit is made. `added_lines` is the net
     growth in lines of code over the incumbent, negative when the code got shorter.
     """
 
     source: str
     fingerprint: str
+    change: str
     added_lines: int
 
 

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from researcher.decision import is_banned
 from researcher.digest import prompt_context
 from researcher.errors import ModelAway, ModelStays, Rejected
-from researcher.experiment import Request, RequestState
+from researcher.experiment import Experiment, Request, RequestState
 from researcher.history import History
 from researcher.llm import Draft, LlmProposer
 from researcher.optimizer import Optimizer
-from researcher.proposal import Proposal, Proposer, WholeFile
+from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
 from researcher.settings import Mix
 from researcher.validation import validate
 from trainer.jobs import Outcome, Profile
@@ -69,7 +70,7 @@ class Proposers:
         requests = journal.requests(RequestState.WAITING)
         for request in requests:
             if request.kind == "submit":
-                return _submitted(request, incumbent, tried(journal))
+                return _submitted(request, incumbent, tried(journal, Proposer.HUMAN))
         if self._clock() < self._resting_until:
             return None
         idea = next((request for request in requests if request.kind == "idea"), None)
@@ -130,7 +131,7 @@ class Proposers:
     ) -> Draft | None:
         wish = None if idea is None else idea.body
         context = prompt_context(journal, self._profile, self._program(), incumbent, wish)
-        known = tried(journal)
+        known = tried(journal, Proposer.LLM)
         try:
             draft = llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
         except ModelAway as error:
@@ -151,7 +152,7 @@ class Proposers:
         self._say(f"none: {error}; the optimiser goes on" if self._mix is Mix.HYBRID else f"none: {error}; waiting")
 
     def _ask_optimizer(self, journal: History, incumbent: str) -> Draft:
-        known = tried(journal)
+        known = tried(journal, Proposer.OPTIMIZER)
         try:
             return Draft(self._optimizer.propose(incumbent, lambda proposal: validate(proposal, incumbent, known)))
         except Rejected as error:
@@ -159,20 +160,30 @@ class Proposers:
             return Draft(nothing, rejected=str(error))
 
 
-def tried(journal: History) -> Callable[[str], str | None]:
-    """What the journal says of code with a fingerprint, in words, or None for new code."""
+def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
+    """What the journal says against a candidate, in words: its code was tried, or its change has failed elsewhere.
 
-    def answer(fingerprint: str) -> str | None:
-        experiment = journal.tried(fingerprint)
-        if experiment is None:
-            return None
-        score = "" if experiment.score is None else f", {experiment.score:.6f}"
-        return f"experiment {experiment.number}: {experiment.decision or experiment.state}{score}"
+    A person may try a change again on other code.
+    """
+
+    def answer(candidate: Candidate) -> str | None:
+        same = journal.tried(candidate.fingerprint)
+        if same is not None:
+            return f"the same code was tried before ({_told(same)})"
+        before = [] if by is Proposer.HUMAN else journal.not_kept(candidate.change)
+        if is_banned([item.outcome for item in before if item.outcome is not None]):
+            return f"the same change was tried on other code ({'; '.join(map(_told, before[-2:]))})"
+        return None
 
     return answer
 
 
-def _submitted(request: Request, incumbent: str, known: Callable[[str], str | None]) -> Draft:
+def _told(experiment: Experiment) -> str:
+    score = "" if experiment.score is None else f", {experiment.score:.6f}"
+    return f"experiment {experiment.number}: {experiment.decision or experiment.state}{score}"
+
+
+def _submitted(request: Request, incumbent: str, known: Callable[[Candidate], str | None]) -> Draft:
     name, _, text = request.body.partition("\n")
     proposal = Proposal(
         Proposer.HUMAN, f"submitted: {name}", "a person asked for it", (WholeFile(text),), request=request.id

@@ -7,6 +7,7 @@ A proposal that passes here parses and compiles, changes what the program does, 
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import re
 import warnings
@@ -25,11 +26,11 @@ _SEED_CALLS = {"manual_seed", "manual_seed_all", "seed", "seed_all"}
 _SEED_NAME = re.compile(r"(?:.*_)?seed(?:_.*)?", re.IGNORECASE)
 
 
-def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[str], str | None]) -> Candidate:
+def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candidate], str | None]) -> Candidate:
     """The candidate that `proposal` makes of the incumbent.
 
-    `tried` answers for a fingerprint what came of it before ("experiment 12: discard, 1.812"), or None. Raises Rejected
-    with a reason that the next prompt can show, and nothing else.
+    `tried` says what came of the same before ("the same code was tried before (experiment 12: discard, 1.812)"), or
+    None. Raises Rejected with a reason that the next prompt can show, and nothing else.
     """
     try:
         source = apply_edits(incumbent_source, proposal.edits)
@@ -42,9 +43,11 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[str], s
     lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
     if lost:
         raise Rejected(f"train.py must keep {', '.join(lost)}")
-    if earlier := tried(facts.fingerprint):
-        raise Rejected(f"the same code was tried before ({earlier}); propose something else")
-    return Candidate(source, facts.fingerprint, facts.lines - incumbent.lines)
+    change = _change(incumbent.statements, facts.statements)
+    candidate = Candidate(source, facts.fingerprint, change, facts.lines - incumbent.lines)
+    if earlier := tried(candidate):
+        raise Rejected(f"{earlier}; propose something else")
+    return candidate
 
 
 def fingerprint(source: str) -> str:
@@ -59,10 +62,14 @@ def code_lines(source: str) -> int:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of a source by reading it; `seedless` is its fingerprint whatever seed it chooses."""
+    """What is known of a source by reading it; `seedless` is its fingerprint whatever seed it chooses.
+
+    `statements` are normalised, in their order, each without those inside it.
+    """
 
     fingerprint: str
     seedless: str
+    statements: tuple[str, ...]
     lines: int
     entry_points: tuple[str, ...]
 
@@ -70,14 +77,29 @@ class _Facts:
 @lru_cache(maxsize=8)  # a reading costs 60 ms, and the incumbent is compared with every proposal
 def _facts(source: str) -> _Facts:
     tree = _normalised(source)
-    whole, lines, entry_points = _hash(tree), _lines(tree), _entry_points(tree)
+    whole, statements, entry_points = _hash(tree), tuple(_statements(tree)), _entry_points(tree)
     _blank_seeds(tree)
-    return _Facts(whole, _hash(tree), lines, entry_points)
+    return _Facts(whole, _hash(tree), statements, len(statements) - 1, entry_points)
 
 
-def _lines(tree: ast.Module) -> int:
-    counted = (ast.stmt, ast.excepthandler, ast.match_case)
-    return sum(isinstance(node, counted) for node in ast.walk(tree))
+def _statements(node: ast.AST) -> Iterator[str]:
+    """Every statement, except handler and case below `node`, itself first, as text."""
+    inner = {name: value for name, value in ast.iter_fields(node) if _is_block(value)}
+    yield ast.dump(type(node)(**(dict(ast.iter_fields(node)) | {name: [] for name in inner})))
+    for block in inner.values():
+        for statement in block:
+            yield from _statements(statement)
+
+
+def _is_block(value: object) -> bool:
+    blocks = (ast.stmt, ast.excepthandler, ast.match_case)
+    return isinstance(value, list) and bool(value) and isinstance(value[0], blocks)
+
+
+def _change(old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    """Hash of the statements that went and those that came, wherever they stand."""
+    changed = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if not line.startswith("@@")]
+    return hashlib.sha256("\n".join(changed).encode()).hexdigest()
 
 
 def _refuse_oversize(source: str) -> None:

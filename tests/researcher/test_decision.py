@@ -15,6 +15,7 @@ from researcher.decision import (
     CLAIM_PAIRS_LIMIT,
     Rule,
     decide,
+    is_banned,
     is_implausible,
     judge_claim,
     needs_recheck,
@@ -156,6 +157,24 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
 
     assert keeps / nights > 2, "the walk is meant to be free"
     assert confirmed / nights < 0.06, "a claim out of nothing must be rare"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([], False),
+        (["ok"], True),
+        (["unscorable"], True),
+        (["crashed"], False),
+        (["crashed", "out_of_memory"], True),
+        (["timed_out", "lost"], False),
+        (["lost", "lost"], False),
+    ],
+)
+def test_a_change_that_was_discarded_once_or_failed_twice_is_not_tried_again(
+    outcomes: list[str], expected: bool
+) -> None:
+    assert is_banned([Outcome(name) for name in outcomes]) is expected
 
 
 @pytest.mark.parametrize(

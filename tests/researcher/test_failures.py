@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 
 import pytest
 
 from researcher.drift import REMEASURE_EVERY
+from researcher.errors import Rejected
 from researcher.experiment import CheckKind, Verdict
 from researcher.history import History
-from researcher.lab import BackOff, Goal, Held
+from researcher.lab import BackOff, Goal, Held, Lab
 from researcher.loop import work
+from researcher.proposal import Proposal, Proposer, WholeFile
+from researcher.proposers import tried
 from researcher.settings import CrashReset
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.validation import validate
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import REFUSED, Happening, level, opened, tell
 from trainer.jobs import Bus, Kind, Outcome, TrialResult
@@ -92,6 +96,45 @@ def test_a_dozen_refusals_between_failures_hide_none(night: ScriptedNight) -> No
     tell(night, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
 
     assert verdicts(night) == [(CheckKind.RECHECK, Verdict.HOLDS)]
+
+
+def wider(source: str) -> str:
+    return source.replace("WIDTH = 64", "WIDTH = 128")
+
+
+def objection(lab: Lab, source: str, by: Proposer) -> str | None:
+    """What is said against a train.py as the next candidate."""
+    assert lab.run.incumbent is not None
+    proposal = Proposal(by, "wider", "", (WholeFile(source),))
+    try:
+        validate(proposal, lab.journal.source(lab.run.incumbent), tried(lab.journal, by))
+    except Rejected as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("fate", "times", "refused"), [("unscorable", 1, True), ("crashed", 1, False), ("crashed", 2, True)]
+)
+def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_too_but_not_to_a_person(
+    night: ScriptedNight, fate: str, times: int, refused: bool
+) -> None:
+    night.start_trainer()
+    scores = [1.8, 1.78, 1.76][: times + 1]
+    tries: list[Happening] = [wider(level(score, f"fate: {fate}")) for score in scores[:-1]]
+    keeps: list[Happening] = [level(score) for score in scores[1:]]
+    said: list[str | None] = []
+
+    def ask(lab: Lab) -> None:
+        said.extend(objection(lab, wider(level(scores[-1])), by) for by in (Proposer.LLM, Proposer.HUMAN))
+
+    tell(night, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
+
+    to_llm, to_person = said
+    assert to_person is None
+    assert (to_llm is not None) is refused
+    if to_llm is not None:
+        assert "the same change was tried on other code (experiment 1: " in to_llm
 
 
 class LosingTrials(TrialQueue):

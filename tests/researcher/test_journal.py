@@ -25,7 +25,7 @@ from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
 COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5)
 PROPOSAL = Proposal(Proposer.LLM, "LR 1 -> 2", "faster", (SetKnobs({"LR": 2}),), cost=COST)
-CANDIDATE = Candidate("LR = 2\n", "f2", 0)
+CANDIDATE = Candidate("LR = 2\n", "f2", "c2", 0)
 
 
 def result(val_bpb: float | None, outcome: Outcome = Outcome.OK) -> TrialResult:

@@ -16,7 +16,9 @@ SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 
 
 def check(*edits: Edit, source: str = SOURCE, tried: dict[str, str] | None = None) -> Candidate:
-    return validate(Proposal(Proposer.LLM, "title", "hypothesis", edits), source, (tried or {}).get)
+    said = tried or {}
+    proposal = Proposal(Proposer.LLM, "title", "hypothesis", edits)
+    return validate(proposal, source, lambda candidate: said.get(candidate.fingerprint))
 
 
 def swap(old: str, new: str) -> WholeFile:
@@ -89,8 +91,22 @@ def test_proposal_that_cannot_become_a_trial_is_rejected_with_the_reason(edit: E
     assert reason in str(rejection.value)
 
 
+def test_the_same_change_is_known_again_on_other_code_and_another_one_is_not() -> None:
+    elsewhere = SOURCE.replace("DEPTH = 2", "DEPTH = 3").replace("    loss.backward()\n", "    loss.backward()  # !\n")
+    edit = SearchReplace("        x = torch.relu(x).square()\n", "        x = torch.relu(x)\n")
+    laid_out = SearchReplace(
+        "        x = torch.relu(x).square()\n", "        x = torch.relu(  # plain\n            x)\n"
+    )
+
+    change = check(edit).change
+
+    assert check(edit, source=elsewhere).change == check(laid_out, source=elsewhere).change == change
+    assert check(SetKnobs({"DEPTH": 4})).change != check(SetKnobs({"DEPTH": 4}), source=elsewhere).change
+    assert check(SetKnobs({"DEPTH": 4})).change != change
+
+
 def test_code_that_was_tried_before_is_rejected_with_what_came_of_it() -> None:
-    tried = {fingerprint(SOURCE.replace("DEPTH = 2", "DEPTH = 4")): "experiment 12: discard, 1.812"}
+    tried = {fingerprint(SOURCE.replace("DEPTH = 2", "DEPTH = 4")): "tried before (experiment 12: discard, 1.812)"}
     other_layout = SOURCE.replace("DEPTH = 2 ", "DEPTH = (4) ")
 
     with pytest.raises(Rejected, match=r"tried before \(experiment 12: discard, 1.812\)"):

@@ -82,7 +82,9 @@ class Story:
     ) -> int:
         number = len(self.journal.experiments())
         proposal = Proposal(Proposer.LLM, title, "h", (SetKnobs({"A": 2}),), cost=LlmCost("u", "m", 1, 400, 100, 2.0))
-        item = self.journal.propose(self.run, proposal, Candidate("A = 2\n", f"f{number}", 0), self.tick())
+        item = self.journal.propose(
+            self.run, proposal, Candidate("A = 2\n", f"f{number}", f"c{number}", 0), self.tick()
+        )
         self.journal.committed(item, f"{number}" * 40)
         self.journal.measuring(item)
         outcome = outcome or (Outcome.OK if score is not None else Outcome.CRASHED)
