@@ -65,7 +65,9 @@ def _parts(before: Experiment, item: Experiment, trial: Trial, result: TrialResu
     assert result is not None
     timing = result.timing
     assert timing is not None
+    speed = result.calibration
     inside = {
+        "calibration": 0.0 if speed is None else (speed.before_s or 0.0) + (speed.after_s or 0.0),
         "start + import": timing.start_s or 0.0,
         "set-up": timing.setup_s or 0.0,
         "warm-up": timing.warmup_s or 0.0,
