@@ -43,10 +43,14 @@ class Bytes:
         for line in _LINE.finditer(self.raw):
             self._starts.append(line.end())
 
-    def span(self, node: ast.expr) -> tuple[int, int]:
+    def line_start(self, line: int) -> int:
+        """First byte of a line; lines count from 1."""
+        return self._starts[line - 1]
+
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         """Start and end byte of `node`."""
         if node.end_lineno is None or node.end_col_offset is None:
-            raise EditError(f"train.py line {node.lineno}: the parser gives no end for this expression")
+            raise EditError(f"train.py line {node.lineno}: the parser gives no end for what begins there")
         return self._starts[node.lineno - 1] + node.col_offset, self._starts[node.end_lineno - 1] + node.end_col_offset
 
     def rest_of_line(self, offset: int) -> str:

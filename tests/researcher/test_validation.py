@@ -1,5 +1,6 @@
 """What can be known without running a source is known here, and said in words."""
 
+import ast
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import researcher
 from researcher.errors import Rejected
 from researcher.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
 from researcher.validation import code_lines, fingerprint, validate
@@ -153,3 +155,28 @@ def test_no_text_raises_anything_but_the_rejection(text: str) -> None:
 @given(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=50))
 def test_comments_never_change_the_fingerprint(comment: str) -> None:
     assert fingerprint(SOURCE.replace("# relu squared", "# " + comment)) == fingerprint(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("source", "plain"),
+    [
+        ("x = 1; y = 2\n", "x = 1\ny = 2\n"),
+        ("x = 1; \\\n y = 2\n", "x = 1\ny = 2\n"),
+        ("x = 1 \\\n\ny = 2;\n", "x = 1\ny = 2\n"),
+        ("\x0cx = 1\n\x0cy = 2", "x = 1\ny = 2\n"),
+        ("x = 1\r# one\ry = 2\r\n", "x = 1\ny = 2\n"),
+        ('x = """ä\n  b"""; y = 2\nz = "ö"; w = 3\n', 'x = "ä\\n  b"\ny = 2\nz = "ö"\nw = 3\n'),
+        ("@ one\n# why\n@two(\n3)\ndef f(): return 1\ny = 2\n", "@one\n@two(3)\ndef f():\n    return 1\ny = 2\n"),
+        ("if x: y = 1\nelse: y = 2\nz = 3\n", "if x:\n    y = 1\nelse:\n    y = 2\nz = 3\n"),
+    ],
+)
+def test_layout_never_changes_the_fingerprint(source: str, plain: str) -> None:
+    assert fingerprint(source) == fingerprint(plain)
+    assert code_lines(source) == code_lines(plain)
+
+
+@pytest.mark.parametrize("path", sorted(Path(researcher.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_a_real_module_is_the_same_program_after_python_has_laid_it_out_anew(path: Path) -> None:
+    source = path.read_text()
+
+    assert fingerprint(source) == fingerprint(ast.unparse(ast.parse(source)))
