@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean, variance
+from statistics import fmean
 
 from researcher.experiment import Decision, Verdict
 from trainer.jobs import Outcome
@@ -63,8 +63,8 @@ def pooled_sigma(groups: Sequence[Sequence[float]], floor: float) -> float:
     freedom = sum(len(group) - 1 for group in repeated)
     if freedom == 0:
         return floor
-    pooled = sum((len(group) - 1) * variance(group) for group in repeated) / freedom
-    return max(floor, math.sqrt(pooled))
+    squares = sum((score - mean) ** 2 for group in repeated for mean in [fmean(group)] for score in group)
+    return max(floor, math.sqrt(squares / freedom))
 
 
 def walk_margin(added_lines: int, sigma: float, rule: Rule) -> float:

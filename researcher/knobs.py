@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from researcher.errors import EditError
@@ -131,7 +132,8 @@ class _Place:
     comment: str
 
 
-def _places(source: str) -> dict[str, _Place]:
+@lru_cache(maxsize=8)  # the incumbent is read for every proposal
+def _places(source: str) -> Mapping[str, _Place]:
     tree = parse(source)
     where = Bytes(source)
     places: dict[str, _Place] = {}
