@@ -19,6 +19,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
+from researcher.alarm import alarm
 from researcher.desk import Desk
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.experiment import Prices, Run
@@ -35,7 +36,8 @@ from researcher.settings import Mix, Settings
 from researcher.store import WriterLock
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
-from researcher.view import look
+from researcher.view import look, now
+from researcher.voice import RESEARCHER, Voice
 from researcher.workspace import EDITABLE, Workspace
 from trainer.jobs import Bus, Profile, ProfileError, connect
 
@@ -47,29 +49,6 @@ REST_S = 0.2
 
 class Stopped(Exception):
     """Somebody asked the researcher to stop."""
-
-
-class Voice:
-    """What the researcher is doing and where its LLM is, repeated now and then, for what is said fades."""
-
-    REPEAT_S = 10.0
-
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._words: dict[str, str] = {}
-        self._said_at = 0.0
-
-    def say(self, who: str, words: str) -> None:
-        """Say it now."""
-        self._words[who] = words
-        self._bus.say(who, words)
-
-    def repeat(self) -> None:
-        """Say everything again, if it was a while ago."""
-        if time.monotonic() - self._said_at >= self.REPEAT_S:
-            self._said_at = time.monotonic()
-            for who, words in self._words.items():
-                self._bus.say(who, words)
 
 
 class StopSwitch:
@@ -146,7 +125,11 @@ def _lab(
 ) -> Lab:
     front = Front(journal, switch.turn)
     desk = Desk.open(bus, front.receive)
-    voice = Voice(bus)
+
+    def worry() -> str | None:
+        return alarm(lab.run, journal.trials(), profile.budget, now(journal, bus), time.time())
+
+    voice = Voice(bus, worry)
 
     def tick() -> None:
         voice.repeat()
@@ -171,7 +154,7 @@ def _lab(
         folder=settings.journal_dir / "experiments",
         say=lambda words: voice.say("llm", words),
     )
-    return Lab(
+    lab = Lab(
         journal=journal,
         workspace=workspace,
         trials=TrialQueue(bus),
@@ -184,8 +167,9 @@ def _lab(
         project=project,
         tick=tick,
         rest=rest,
-        say=lambda words: voice.say("researcher", words),
+        say=lambda words: voice.say(RESEARCHER, words),
     )
+    return lab
 
 
 def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, workspace: Workspace) -> Run:

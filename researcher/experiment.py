@@ -91,6 +91,7 @@ class Run:
     prices: Prices
     created_at: float
     ended: str | None = None  # why the night is over; None while it goes on, and in a journal older than this
+    going_since: float | None = None  # the last start, or the end of the last pause
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Front:
                 return "paused after the running trial; `overnight resume` goes on", False
             case "resume":
                 was = "running" if run.paused is None else f"paused ({run.paused})"
-                self._journal.pause(run, None)
+                self._journal.go_on(run, self._clock())
                 return f"going on; it was {was}", False
             case "stop":
                 self._stop("a request")

@@ -51,9 +51,13 @@ class Journal(CheckSteps):
             )
         return self._one(run_of, "SELECT * FROM run WHERE id = ?", run)
 
-    def pause(self, run: Run, reason: str | None) -> None:
-        """Hold before the next experiment, or go on (`reason` None)."""
+    def pause(self, run: Run, reason: str) -> None:
+        """Hold before the next experiment."""
         self._change("UPDATE run SET paused = ? WHERE id = ?", reason, run.id)
+
+    def go_on(self, run: Run, at: float) -> None:
+        """After a pause."""
+        self._change("UPDATE run SET paused = NULL, going_since = ? WHERE id = ?", at, run.id)
 
     def price(self, run: Run, prices: Prices) -> None:
         """What it costs from the beginning on, as the owner says now; what is not said stays."""
@@ -63,8 +67,12 @@ class Journal(CheckSteps):
             prices.per_hour, prices.per_kwh, prices.per_mtoken, run.id,
         )  # fmt: skip
 
-    def end(self, run: Run, reason: str | None) -> None:
-        """The goal is reached, or a new start goes on (`reason` None)."""
+    def begin(self, run: Run, at: float) -> None:
+        """A researcher starts; what ended goes on."""
+        self._change("UPDATE run SET ended = NULL, going_since = ? WHERE id = ?", at, run.id)
+
+    def end(self, run: Run, reason: str) -> None:
+        """The goal is reached."""
         self._change("UPDATE run SET ended = ? WHERE id = ?", reason, run.id)
 
     # Steps of an experiment

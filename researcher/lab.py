@@ -161,7 +161,7 @@ class Lab:
             self.say(f"paused: {reason}")
             self.rest()
         if self.run.paused == reason:
-            self.journal.pause(self.run, None)
+            self.journal.go_on(self.run, self.clock())
 
     def measure(self, trial: Trial) -> Trial:
         """Wait until a trial is finished, through lost machines and restarts, and write its result down."""

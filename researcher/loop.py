@@ -31,8 +31,8 @@ class Finished(Exception):
 def work(lab: Lab) -> str:
     """Make git agree with the journal, then step until the goal is reached. Returns which; never otherwise."""
     if lab.run.paused not in (None, ASKED_TO_PAUSE):
-        lab.journal.pause(lab.run, None)  # a fault that was held when we were stopped: a start is a try
-    lab.journal.end(lab.run, None)
+        lab.journal.go_on(lab.run, lab.clock())  # a fault that was held when we were stopped: a start is a try
+    lab.journal.begin(lab.run, lab.clock())
     lab.workspace.restore(git_state(lab))
     tag_confirmed(lab)
     lab.project()

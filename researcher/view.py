@@ -22,7 +22,7 @@ from researcher.experiment import (
     Verdict,
 )
 from researcher.history import History
-from trainer.jobs import Bus, Kind, Outcome, Profile, Progress, trial_id
+from trainer.jobs import Bus, Kind, Outcome, Profile, Progress, Seen, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
@@ -94,11 +94,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Now:
-    """What is going on. `trial` and `progress` are None between trials."""
+    """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
+
+    `at_work` is False where no researcher speaks; `doing` then says so.
+    """
 
     doing: str
     trial: str | None
     progress: Progress | None
+    trainer: Seen | None = None
+    at_work: bool = True
 
 
 @dataclass(frozen=True)
@@ -196,13 +201,14 @@ def tally_text(night: Night) -> str:
 
 def now(history: History, bus: Bus) -> Now:
     """What is going on, as far as the bus knows."""
-    run, doing, running = history.run(), bus.doing("researcher"), history.running_trial()
+    run, said, running = history.run(), bus.doing("researcher"), history.running_trial()
+    doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
+    trainer, at_work = bus.trainer(), said is not None
     if run is None or running is None:
-        ended = "not running" if run is None or run.ended is None else f"ended: {run.ended}"
-        return Now(doing or ended, None, None)
+        return Now(doing, None, None, trainer, at_work)
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)
-    return Now(doing or "not running", name, bus.read_progress(name))
+    return Now(doing, name, bus.read_progress(name), trainer, at_work)
 
 
 def _fallen(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:

@@ -14,6 +14,7 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
+from researcher.alarm import alarm
 from researcher.errors import JournalError
 from researcher.history import History
 from researcher.view import Night, Now, Row, look, now
@@ -52,6 +53,7 @@ def _scenes(state: State, rest: Callable[[], None]) -> Iterator[Scene]:
 def _see(state: State) -> Scene:
     shown: Night | None = None
     llm: str | None = None
+    worry: str | None = None
     bus = open_bus(state)
     try:
         llm = bus.doing("llm")
@@ -61,6 +63,8 @@ def _see(state: State) -> Scene:
             with History(state.journal) as history:
                 shown = look(history, choices.trial_profile())
                 doing = now(history, bus)
+                if shown is not None:
+                    worry = alarm(shown.run, history.trials(), choices.trial_profile().budget, doing, time.time())
     except JournalError as error:  # not begun yet, mostly
         doing = Now(str(error), None, None)
     except redis.RedisError as error:
@@ -68,7 +72,7 @@ def _see(state: State) -> Scene:
     finally:
         bus.connection.close()
     elapsed_s = 0.0 if shown is None else time.time() - shown.run.created_at
-    return Scene(shown, doing, None, elapsed_s, FOOT, llm)
+    return Scene(shown, doing, None, elapsed_s, FOOT, llm, worry)
 
 
 def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:

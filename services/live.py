@@ -29,12 +29,14 @@ class Scene:
     elapsed_s: float
     foot: str
     llm: str | None
+    alarm: str | None = None
 
 
 def draw(scene: Scene) -> RenderableType:
     """One screen."""
     title = "Overnight" if scene.night is None else f"Overnight {scene.night.run.tag} · {scene.night.run.profile}"
-    parts: list[RenderableType] = [_now(scene)]
+    parts: list[RenderableType] = [Text(f"ALARM {scene.alarm}", style="bold red")] if scene.alarm else []
+    parts.append(_now(scene))
     if scene.night is not None:
         parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
     if scene.llm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -11,12 +12,13 @@ import redis
 from rich.console import Console
 from rich.syntax import Syntax
 
+from researcher.alarm import alarm
 from researcher.drift import told
 from researcher.errors import ResearcherError
 from researcher.experiment import Experiment
 from researcher.history import History
 from researcher.projections import results_tsv, write_whole
-from researcher.view import Night, Row, look, now
+from researcher.view import Night, Now, Row, look, now
 from researcher.workspace import EDITABLE, Workspace
 from services.door import DoorError, open_bus
 from services.live import Scene, draw, experiments_table
@@ -33,16 +35,14 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
     """How the night stands; what is going on right now only if it answers."""
     with _history(state) as history:
         night = _night(history, state)
-        try:
-            bus = open_bus(state)
-            scene = Scene(night, now(history, bus), None, age_s(night), "", bus.doing("llm"))
-        except (DoorError, redis.RedisError):
-            scene = Scene(night, None, None, age_s(night), "", None)
+        seen, llm = _seen(state, history)
+        budget = state.require_night().trial_profile().budget
+        worry = alarm(night.run, history.trials(), budget, seen, time.time())
     if as_json:
         gain, rows = night.gain and asdict(night.gain), [_row_json(row) for row in night.rows]
-        print(json.dumps({"gain": gain, "tally": night.tally, "rows": rows}))
+        print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "rows": rows}))
         return
-    console.print(draw(scene))
+    console.print(draw(Scene(night, seen, None, age_s(night), "", llm, worry)))
 
 
 def show_log(state: State, number: int | None, console: Console) -> None:
@@ -107,6 +107,15 @@ def export(state: State, to: Path, console: Console) -> None:
 def _history(state: State) -> History:
     state.require_night()
     return History(state.journal)
+
+
+def _seen(state: State, history: History) -> tuple[Now | None, str | None]:
+    """What is going on, and what the LLM does; None where nobody can be asked."""
+    try:
+        bus = open_bus(state)
+        return now(history, bus), bus.doing("llm")
+    except (DoorError, redis.RedisError):
+        return None, None
 
 
 def _night(history: History, state: State) -> Night:

@@ -11,6 +11,7 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
+from researcher.alarm import alarm
 from researcher.errors import JournalError
 from researcher.history import History
 from researcher.picture import draw as draw_picture
@@ -88,18 +89,21 @@ def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Sce
     shown: Night | None = None
     doing: Now | None = None
     llm: str | None = None
+    worry: str | None = None
     try:
         with History(night.state.journal) as history:
             shown = look(history, night.profile)
             doing = now(history, night.bus)
             llm = night.bus.doing("llm")
+            if shown is not None:
+                worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
     except JournalError:
         doing = Now("the researcher starts", None, None)
     except redis.RedisError as error:
         doing = Now(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
     foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
-    return Scene(shown, doing, night.goal, elapsed_s, foot, llm)
+    return Scene(shown, doing, night.goal, elapsed_s, foot, llm, worry)
 
 
 class Tail:

@@ -62,6 +62,14 @@ def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_pat
     story.journal.close()
 
 
+def test_an_alarm_comes_first() -> None:
+    now = Now("trial t-3-t0-a0", None, None)
+
+    text = seen(Scene(None, now, None, 1.0, "", None, "no trial has ended for 61 s"))
+
+    assert "ALARM no trial has ended for 61 s" in text.splitlines()[1]
+
+
 def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_runs(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)

@@ -1,0 +1,50 @@
+"""What the researcher says of itself on the bus, for whoever watches: what it does, where its LLM is, an alarm.
+
+What is said fades, so it is repeated; nobody decides anything by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from trainer.jobs import Bus
+
+logger = logging.getLogger(__name__)
+
+RESEARCHER = "researcher"
+
+
+class Voice:
+    """Repeats itself every few seconds.
+
+    `worry` is asked as often: an alarm is added to what the researcher does, and logged when it begins.
+    """
+
+    REPEAT_S = 10.0
+
+    def __init__(self, bus: Bus, worry: Callable[[], str | None]) -> None:
+        self._bus = bus
+        self._worry = worry
+        self._worried = False
+        self._words: dict[str, str] = {}
+        self._said_at = 0.0
+
+    def say(self, who: str, words: str) -> None:
+        """Say it now."""
+        self._words[who] = words
+        self._bus.say(who, words)
+
+    def repeat(self) -> None:
+        """Say everything again, if it was a while ago."""
+        if time.monotonic() - self._said_at >= self.REPEAT_S:
+            self._said_at = time.monotonic()
+            for who, words in self._words.items():
+                self._bus.say(who, words)
+            worry = self._worry()
+            if worry is not None:
+                self._bus.say(RESEARCHER, f"{self._words.get(RESEARCHER, '')}; ALARM: {worry}")
+                if not self._worried:
+                    logger.error("ALARM: %s", worry)
+            self._worried = worry is not None

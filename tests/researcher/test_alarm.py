@@ -1,0 +1,124 @@
+"""When status must be loud: a table of nights that get nowhere, and of those that only look so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from researcher.alarm import alarm, expected_s
+from researcher.experiment import ASKED_TO_PAUSE, Prices, Run, Trial
+from researcher.view import Now
+from researcher.voice import RESEARCHER, Voice
+from services.redis.server import RedisServer
+from trainer.jobs import Bus, Kind, Outcome, Progress, Seen, connect, profile_named
+
+BUDGET = profile_named("cpu").budget  # 15 s, and at most 180 s
+BEGAN = 1_000.0
+RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, 1, None, Prices(), created_at=BEGAN)
+TRAINER = Seen("worker", "timed", "cpu", None)
+WORKS = Now("trial t-3-t0-a0", "t-3-t0-a0", Progress("timed", 0.5, 7.0), TRAINER)
+WAITS = Now("trial t-3-t0-a0", "t-3-t0-a0", None, None)
+THINKS = Now("proposing", None, None, TRAINER)
+SILENT = Now("not running", None, None, None, at_work=False)
+
+
+def trials(*ends: float) -> list[Trial]:
+    return [
+        Trial(
+            number, 1, None, Kind.FIRST, number, 0, 0, 1, None, True, Outcome.OK, "", 1.8, None, 15.0, None, BEGAN, end
+        )
+        for number, end in enumerate(ends)
+    ]
+
+
+EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the last at 1240
+
+
+@pytest.mark.parametrize(
+    ("run", "done", "seen", "at", "expected"),
+    [
+        (RUN, EVERY_20_S, WORKS, 1299, None),
+        (
+            RUN,
+            EVERY_20_S,
+            WORKS,
+            1301,
+            "no trial has ended for 61 s, one takes about 20 s; the researcher says: trial t-3",
+        ),
+        (
+            RUN,
+            EVERY_20_S,
+            THINKS,
+            1600,
+            "no trial has ended for 6 minutes, one takes about 20 s; the researcher says: prop",
+        ),
+        (RUN, EVERY_20_S, SILENT, 1299, None),
+        (RUN, EVERY_20_S, SILENT, 1301, "the researcher is silent; start it again: `overnight run`"),
+        (RUN, EVERY_20_S, None, 1301, "the researcher is silent"),
+        (RUN, [], WORKS, BEGAN + 539, None),
+        (RUN, [], WORKS, BEGAN + 541, "one takes about 3 minutes"),
+        (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1340, None),
+        (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1351, "no trial has ended for 61 s"),
+        (RUN, EVERY_20_S, WAITS, 1299, None),
+        (replace(RUN, going_since=1290), EVERY_20_S, replace(WAITS, trainer=TRAINER), 1350, None),
+        (replace(RUN, paused=ASKED_TO_PAUSE), EVERY_20_S, WORKS, 99_999, None),
+        (
+            replace(RUN, paused="the baseline fails; mend it"),
+            EVERY_20_S,
+            SILENT,
+            1241,
+            "no progress: the baseline fails; m",
+        ),
+        (replace(RUN, ended="8 of 8 experiments are measured"), EVERY_20_S, SILENT, 99_999, None),
+    ],
+)
+def test_status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be(
+    run: Run, done: list[Trial], seen: Now | None, at: float, expected: str | None
+) -> None:
+    said = alarm(run, done, BUDGET, seen, at)
+
+    assert (said is None) is (expected is None)
+    assert (expected or "") in (said or "")
+
+
+def test_a_trial_that_waits_for_a_trainer_that_is_not_there_is_told_after_a_minute() -> None:
+    slow = trials(*(BEGAN + 200 * number for number in range(1, 13)))
+
+    assert alarm(RUN, slow, BUDGET, WAITS, slow[-1].finished_at + 59) is None  # type: ignore[operator]
+    said = alarm(RUN, slow, BUDGET, WAITS, slow[-1].finished_at + 61)  # type: ignore[operator]
+
+    assert said == "t-3-t0-a0 waits and no trainer shows itself; look at the trainer's log and start it again"
+
+
+def test_what_a_trial_takes_is_known_from_the_journal_and_one_long_pause_teaches_nothing() -> None:
+    with_llm = [BEGAN]
+    for number in range(20):
+        with_llm.append(with_llm[-1] + (20 if number % 2 else 140))
+    with_llm[-1] += 30_000
+
+    assert expected_s(trials(*with_llm), BUDGET) == 140
+    assert expected_s(trials(*range(20)), BUDGET) == 15, "never less than the budget"
+
+
+@pytest.fixture
+def bus(server: RedisServer) -> Iterator[Bus]:
+    found = Bus(connect(server.url, password=server.password))
+    yield found
+    found.connection.flushall()
+    found.connection.close()
+
+
+def test_an_alarm_is_said_beside_what_the_researcher_does_and_logged_once(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    voice = Voice(bus, lambda: "no trial has ended")
+    voice.REPEAT_S = 0.0
+    voice.say(RESEARCHER, "trial t-3-t0-a0")
+
+    voice.repeat()
+    voice.repeat()
+
+    assert bus.doing(RESEARCHER) == "trial t-3-t0-a0; ALARM: no trial has ended"
+    assert [record.getMessage() for record in caplog.records] == ["ALARM: no trial has ended"]
