@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,7 +58,7 @@ def main() -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
 
     impose_seed(orders.seed)
-    channel.send(_device_facts(orders.vram_mib))
+    channel.send(_calibrated(_device_facts(orders.vram_mib)))
     pace = Pace(orders.clock, orders.amount, orders.warmup_steps, orders.warmup_cap_s, channel)
     register_optimizer_step_post_hook(pace.optimizer_stepped)
     server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, pace)
@@ -157,10 +157,8 @@ def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]
 
 
 def _device_facts(vram_mib: int | None) -> Message:
-    """What the candidate runs on, with torch's own memory cap set where there is one, and how fast the card is now."""
+    """What the candidate runs on, with torch's own memory cap set where there is one."""
     import torch  # noqa: PLC0415
-
-    from trainer.calibration import card_s  # noqa: PLC0415
 
     if not torch.cuda.is_available():
         return Message(Word.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
@@ -171,9 +169,15 @@ def _device_facts(vram_mib: int | None) -> Message:
         Word.IMPORTED,
         number=torch.get_num_threads(),
         x=device.total_memory / 2**20,
-        y=card_s(),
         text=f"{torch.__version__}|{device.name}",
     )
+
+
+def _calibrated(facts: Message) -> Message:
+    """With how fast the card is, where there is one."""
+    from trainer.calibration import card_s  # noqa: PLC0415
+
+    return replace(facts, y=card_s()) if facts.x else facts
 
 
 def memory_fraction(cap_mib: int, total_mib: float) -> float:
