@@ -1,6 +1,7 @@
 """The journal's questions: everything that was written down, for the loop and for any number of readers.
 
-Rows come back as the dataclasses of `researcher.experiment`. The steps that write are in `researcher.journal`.
+Rows come back as the dataclasses of `researcher.experiment`; those that cannot change any more are read once. The steps
+that write are in `researcher.journal`.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from researcher.drift import REFERENCE_TRIALS, REPEATS_LIMIT
 from researcher.errors import JournalError
-from researcher.experiment import Confirmation, Experiment, Request, RequestState, Run, Trial
+from researcher.experiment import Confirmation, Decision, Experiment, Request, RequestState, Run, State, Trial
 from researcher.proposal import Proposal
 from researcher.store import confirmation_of, experiment_of, open_database, request_of, run_of, trial_of
-from trainer.jobs import Calibration, TrialResult
+from trainer.jobs import Calibration, Kind, TrialResult
 
 Row = TypeVar("Row")
 
@@ -39,6 +41,8 @@ class History:
         """Raises JournalError where nothing was written yet, or by a newer version."""
         self.folder = folder
         self._database = open_database(folder, read_only=not writable)
+        self._applied: list[Experiment] = []
+        self._closed: list[Trial] = []  # only the newest trial may be begun again
 
     def close(self) -> None:
         """Close the file."""
@@ -56,7 +60,11 @@ class History:
 
     def experiments(self, *, after: int = 0) -> list[Experiment]:
         """Those with an id above `after`, oldest first."""
-        return [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", after)]
+        known = self._applied[-1].id if self._applied else 0
+        fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
+        found = [*self._applied, *fresh]
+        self._applied += takewhile(lambda item: item.state is State.APPLIED, fresh)
+        return [item for item in found if item.id > after]
 
     def recent(self, count: int) -> list[Experiment]:
         """The last `count`, oldest first."""
@@ -99,13 +107,14 @@ class History:
 
     def trials(self, *, experiment: int | None = None, confirmation: int | None = None) -> list[Trial]:
         """All, those of one experiment's candidate, or those one confirmation asked for; oldest first."""
+        known = self._closed[-1].id if self._closed else 0
+        fresh = [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", known)]
+        found = [*self._closed, *fresh]
+        self._closed += takewhile(lambda trial: trial.finished, fresh[:-1])
         return [
-            trial_of(row)
-            for row in self._all(
-                f"{_TRIAL} WHERE (?1 IS NULL OR experiment = ?1) AND (?2 IS NULL OR confirmation = ?2) ORDER BY id",
-                experiment,
-                confirmation,
-            )
+            trial
+            for trial in found
+            if experiment in (None, trial.experiment) and confirmation in (None, trial.confirmation)
         ]
 
     def request(self, request: str) -> Request | None:
@@ -149,45 +158,33 @@ class History:
 
     def measured_count(self) -> int:
         """How many experiments were measured: not the baseline, not the rejected."""
-        (count,) = self._one(
-            tuple,
-            "SELECT COUNT(*) FROM experiment WHERE number > 0 AND decision IS NOT NULL AND outcome <> 'rejected'",
-        )
-        return int(count)
+        return sum(item.was_measured for item in self.experiments())
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
         """The last `count` experiments that were measured and decided after a time, oldest first."""
-        rows = self._all(
-            f"{_EXPERIMENT} WHERE number > 0 AND decision IS NOT NULL AND outcome <> 'rejected' AND decided_at > ?"
-            " ORDER BY id DESC LIMIT ?",
-            at,
-            count,
-        )
-        return [experiment_of(row) for row in reversed(rows)]
+        return [item for item in self.experiments() if item.was_measured and (item.decided_at or 0.0) > at][-count:]
 
     def keeps_since(self, at: float) -> int:
         """Keeps decided after a time, the baseline left out."""
-        (count,) = self._one(
-            tuple, "SELECT COUNT(*) FROM experiment WHERE number > 0 AND decision = 'keep' AND decided_at > ?", at
-        )
-        return int(count)
+        measured = [item for item in self.experiments() if item.was_measured and (item.decided_at or 0.0) > at]
+        return sum(item.decision is Decision.KEEP for item in measured)
 
     def trial_hours_since(self, at: float) -> float:
         """Hours that candidates' first trials took since a time."""
-        (seconds,) = self._one(tuple, "SELECT TOTAL(wall_s) FROM trial WHERE kind = 'first' AND finished_at > ?", at)
-        return float(seconds) / 3600
+        firsts = [trial for trial in self.trials() if trial.kind is Kind.FIRST and (trial.finished_at or 0.0) > at]
+        return sum(trial.wall_s or 0.0 for trial in firsts) / 3600
 
     def scores(self) -> dict[int, list[float]]:
         """Every trusted score, by experiment id."""
         scores: dict[int, list[float]] = {}
-        for row in self._all("SELECT experiment, val_bpb FROM trial WHERE val_bpb IS NOT NULL ORDER BY id"):
-            scores.setdefault(row["experiment"], []).append(row["val_bpb"])
+        for trial in self.trials():
+            if trial.val_bpb is not None:
+                scores.setdefault(trial.experiment, []).append(trial.val_bpb)
         return scores
 
     def tried(self, fingerprint: str) -> Experiment | None:
         """The experiment that already ran this code, if any."""
-        rows = self._all(f"{_EXPERIMENT} WHERE fingerprint = ? ORDER BY id LIMIT 1", fingerprint)
-        return next(iter(map(experiment_of, rows)), None)
+        return next((item for item in self.experiments() if item.fingerprint == fingerprint), None)
 
     def not_kept(self, change: str) -> list[Experiment]:
         """Experiments that made the same change, on whatever code, and were not kept; oldest first."""
