@@ -53,12 +53,17 @@ def _fail_started(queue: Queue, dead: set[str]) -> list[str]:
 
 
 def _put_back_taken(queue: Queue) -> list[str]:
-    """Only where no worker is left that may be about to start one of them."""
-    started = {job_id for job_id, _ in queue.started_job_registry.get_job_and_execution_ids(cleanup=False)}
-    taken = [job_id for job_id in queue.intermediate_queue.get_job_ids() if job_id not in started]
-    for job_id in taken:
+    """Only where no worker is left that may be about to start one of them.
+
+    A worker lists a trial as started before its fork begins it; one that died in between has started nothing.
+    """
+    registry = queue.started_job_registry
+    taken = {job_id: queue.fetch_job(job_id) for job_id in queue.intermediate_queue.get_job_ids()}
+    for job_id, job in taken.items():
+        for listed, execution in registry.get_job_and_execution_ids(cleanup=False):
+            if listed == job_id:
+                queue.connection.zrem(registry.key, f"{listed}:{execution}")
         queue.intermediate_queue.remove(job_id)
-        job = queue.fetch_job(job_id)
         if job is not None and job.is_queued:
             queue.push_job_id(job_id, at_front=True)
-    return taken
+    return list(taken)

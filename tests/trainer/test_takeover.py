@@ -64,15 +64,19 @@ def test_a_started_trial_of_a_dead_worker_fails_at_once(queue: Queue, gone: int)
     assert take_over(queue) == []
 
 
-def test_a_taken_trial_that_nobody_started_is_put_back(queue: Queue, gone: int) -> None:
+@pytest.mark.parametrize("listed", [False, True], ids=["taken", "about to be started"])
+def test_a_taken_trial_that_nobody_started_is_put_back(queue: Queue, gone: int, listed: bool) -> None:
     register(queue, "dead", gone)
     job = queue.enqueue_call("x.y", job_id="t-1-t0-a0")
     queue.connection.lmove(queue.key, queue.intermediate_queue.key)
+    if listed:
+        queue.connection.zadd(queue.started_job_registry.key, {f"{job.id}:e1": 2e10})
 
     assert take_over(queue) == [job.id]
 
     assert queue.get_job_ids() == [job.id]
     assert queue.intermediate_queue.get_job_ids() == []
+    assert queue.started_job_registry.get_job_ids(cleanup=False) == []
 
 
 def test_what_a_living_worker_holds_is_left_alone(queue: Queue, gone: int) -> None:
