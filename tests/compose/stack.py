@@ -21,7 +21,7 @@ from tests.compose.checkout import BASE
 CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
 STAY_UP = ("redis", "ollama", "trainer", "researcher")
 USER = "1000:1000"
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 AUDIT = Path(__file__).parent / "audit.py"
 QUERY = """
 import json, sqlite3, sys
@@ -108,6 +108,7 @@ class Stack:
 
     def submit(self, name: str, before: str) -> tuple[str, str]:
         """Put code before the best train.py and have it measured, with a change too bad to keep; outcome and log."""
+        self.wait_for("SELECT count(incumbent) FROM run", 1)
         best = self.execute("researcher", "overnight", "best", "--source")
         source = before + "\n" + re.sub(r"^MATRIX_LR = \S+", "MATRIX_LR = 1e-6", best, flags=re.MULTILINE)
         usual = ("docker", "compose", *CPU, "exec", "-T", "researcher")

@@ -105,7 +105,7 @@ def ask(path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
     """The server's answer. Raises SystemExit, as the client does, for an error and for no answer."""
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", data, timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", data, timeout=60) as reply:
             answer: dict[str, Any] = json.loads(reply.read())
     except urllib.error.HTTPError as error:
         answer = json.loads(error.read())
