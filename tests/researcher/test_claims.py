@@ -192,6 +192,8 @@ def test_a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_
     (claim,) = checks_of(night)
     assert claim.verdict is Verdict.ROLLED_BACK
     assert "experiment 1 crashed" in (claim.reason or "")
+    with History(night.journal) as history:
+        assert len(history.trials(confirmation=claim.id)) == 1, "the one that crashed is enough"
     with git.Repo(night.subject) as repository:
         assert repository.head.commit.hexsha == experiment(night, 0).commit_sha
 

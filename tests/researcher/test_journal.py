@@ -147,6 +147,48 @@ def test_only_the_current_attempts_answer_is_taken(journal: Journal, run: Run) -
     assert journal.result(finished.id) == result(1.7)
 
 
+def test_an_attempt_is_given_up_once(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    trial = journal.add_trial(run, experiment.id, Kind.FIRST, seed=1, at=6.0)
+    journal.attempt_again(trial, fault=True)
+
+    with pytest.raises(JournalError):
+        journal.attempt_again(trial, fault=True)
+
+    assert journal.trial(trial.id).attempt == 1
+
+
+def test_a_measured_trial_is_never_measured_again(journal: Journal, run: Run) -> None:
+    (trial,) = journal.trials(experiment=run.incumbent)
+
+    with pytest.raises(JournalError):
+        journal.measure_again(trial)
+
+    assert journal.trial(trial.id) == trial
+
+
+def test_a_check_is_opened_widened_and_decided_once(journal: Journal, run: Run) -> None:
+    kept = keep(journal, run, 1)
+    check = open_check(journal, run, CheckKind.CLAIM, kept)
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.open_check(run, CheckKind.CLAIM, kept, run.confirmed, 3, 8.1)
+    journal.one_more_pair(check)
+    with pytest.raises(JournalError):
+        journal.one_more_pair(check)
+    claim = Claim(Verdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes")
+    journal.decide_claim(check, Verdict.CONFIRMED, claim, 0.01, 9.0)
+
+    with pytest.raises(JournalError):
+        journal.decide_claim(check, Verdict.ROLLED_BACK, claim, 0.01, 9.1)
+    with pytest.raises(JournalError):
+        journal.decide_check(check, Verdict.ROLLED_BACK, "no", 9.2, fall_back_to=run.confirmed)
+
+    after = journal.run()
+    assert after is not None
+    assert after.incumbent == after.confirmed == kept
+    assert [(item.pairs, item.verdict) for item in journal.confirmations()] == [(4, Verdict.CONFIRMED)]
+
+
 def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) -> None:
     experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
     journal.committed(experiment, "c1")

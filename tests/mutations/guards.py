@@ -1,0 +1,273 @@
+"""Every guard of journal, decision and their neighbours: what its removal looks like, and the test that notices.
+
+A guard is a condition that must hold for the history to be true; it costs nothing in a night without accidents, so only
+a test that fails without it shows that it is there. `old` stands exactly once in `file`. New guards: append a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Guard:
+    """`test` is a node id below tests/, of a test that takes seconds."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+_JOURNAL = "researcher/test_journal.py::test_"
+_DECISION = "researcher/test_decision.py::test_"
+_WORKSPACE = "researcher/test_workspace.py::test_"
+_CLAIMS = "researcher/test_claims.py::test_"
+_FAILURES = "researcher/test_failures.py::test_"
+
+GUARDS = (
+    # The journal: every step names the state it starts from
+    Guard(
+        "an experiment is decided once",
+        "researcher/journal.py",
+        " WHERE id = ? AND state = 'measuring' AND decision IS NULL",
+        " WHERE id = ?",
+        _JOURNAL + "nothing_is_decided_twice",
+    ),
+    Guard(
+        "steps come in order",
+        "researcher/journal.py",
+        "SET state = 'measuring' WHERE id = ? AND state = 'committed'",
+        "SET state = 'measuring' WHERE id = ?",
+        _JOURNAL + "a_step_out_of_order_changes_nothing",
+    ),
+    Guard(
+        "a late answer is fenced out",
+        "researcher/journal.py",
+        " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
+        " machine = COALESCE(?, machine) WHERE id = ? AND attempt >= ? AND state = 'queued'",
+        _JOURNAL + "only_the_current_attempts_answer_is_taken",
+    ),
+    Guard(
+        "an attempt is given up once",
+        "researcher/journal.py",
+        '''faults = faults + ? WHERE id = ? AND attempt = ?"''',
+        '''faults = faults + ? WHERE id = ? AND attempt >= ?"''',
+        _JOURNAL + "an_attempt_is_given_up_once",
+    ),
+    Guard(
+        "a score is never measured away",
+        "researcher/journal.py",
+        " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL",
+        " WHERE id = ? AND state = 'finished'",
+        _JOURNAL + "a_measured_trial_is_never_measured_again",
+    ),
+    Guard(
+        "a request is taken in once",
+        "researcher/journal.py",
+        "ON CONFLICT (id) DO NOTHING",
+        "ON CONFLICT (id) DO UPDATE SET body = excluded.body, answer = excluded.answer",
+        _JOURNAL + "a_request_asked_twice_is_taken_in_once_and_keeps_its_first_answer",
+    ),
+    Guard(
+        "one experiment at a time",
+        "researcher/migrations/001.sql",
+        "CREATE UNIQUE INDEX one_open_experiment",
+        "CREATE INDEX one_open_experiment",
+        _JOURNAL + "only_one_experiment_is_under_way_at_a_time",
+    ),
+    Guard(
+        "one check at a time",
+        "researcher/migrations/001.sql",
+        "CREATE UNIQUE INDEX one_open_confirmation",
+        "CREATE INDEX one_open_confirmation",
+        _JOURNAL + "a_check_is_opened_widened_and_decided_once",
+    ),
+    Guard(
+        "a claim gets one more pair once",
+        "researcher/steps.py",
+        " WHERE id = ? AND pairs = ? AND state = 'measuring'",
+        " WHERE id = ? AND pairs >= ? AND state = 'measuring'",
+        _JOURNAL + "a_check_is_opened_widened_and_decided_once",
+    ),
+    Guard(
+        "a claim is decided once",
+        "researcher/steps.py",
+        "base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
+        "base_score = ?, decided_at = ? WHERE id = ?",
+        _JOURNAL + "a_check_is_opened_widened_and_decided_once",
+    ),
+    Guard(
+        "a roll-back moves the incumbent",
+        "researcher/steps.py",
+        '                self._move("incumbent", check.base)',
+        "                pass",
+        _JOURNAL + "a_claim_moves_the_marks_with_its_verdict",
+    ),
+    Guard(
+        "what falls takes the confirmed mark along",
+        "researcher/steps.py",
+        "WHERE confirmed > ?1",
+        "WHERE confirmed > ?1 AND 0",
+        _JOURNAL + "a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more",
+    ),
+    Guard(
+        "one writer",
+        "researcher/store.py",
+        "fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        _JOURNAL + "a_second_writer_is_told_who_holds_the_journal",
+    ),
+    Guard(
+        "a newer journal is left alone",
+        "researcher/store.py",
+        "if version > len(scripts):",
+        "if False:",
+        _JOURNAL + "a_journal_of_a_newer_version_is_refused_untouched",
+    ),
+    # The decision
+    Guard(
+        "longer code must win by more",
+        "researcher/decision.py",
+        "if gain > margin:",
+        "if gain > 0:",
+        _DECISION + "the_walk_keeps_what_is_better_and_asks_more_of_longer_code",
+    ),
+    Guard(
+        "the incumbent is the mean of its runs",
+        "researcher/decision.py",
+        "    incumbent = fmean(incumbent_scores)",
+        "    incumbent = min(incumbent_scores)",
+        _DECISION + "the_incumbent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
+    ),
+    Guard(
+        "sigma has a floor",
+        "researcher/decision.py",
+        "return max(floor, math.sqrt(squares / freedom))",
+        "return math.sqrt(squares / freedom)",
+        _DECISION + "sigma_never_falls_below_its_floor",
+    ),
+    Guard(
+        "a claim needs two sigma",
+        "researcher/decision.py",
+        "CLAIM_FACTOR = 2.0",
+        "CLAIM_FACTOR = 0.5",
+        _DECISION + "a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back",
+    ),
+    Guard(
+        "an undecided claim gets one more pair",
+        "researcher/decision.py",
+        "CLAIM_PAIRS_LIMIT = 4",
+        "CLAIM_PAIRS_LIMIT = 3",
+        _DECISION + "a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back",
+    ),
+    Guard(
+        "rejections are no failures",
+        "researcher/decision.py",
+        "outcome is not Outcome.REJECTED and not outcome.is_infrastructure",
+        "not outcome.is_infrastructure",
+        _DECISION + "three_failures_in_a_row_ask_for_a_recheck_and_neither_rejections_nor_lost_trials_count",
+    ),
+    Guard(
+        "one failure bans nothing",
+        "researcher/decision.py",
+        "return failures > 1 or",
+        "return failures > 0 or",
+        _DECISION + "a_change_that_was_discarded_once_or_failed_twice_is_not_tried_again",
+    ),
+    # Checks and the loop
+    Guard(
+        "a jump is claimed at once",
+        "researcher/checks.py",
+        " if is_implausible(score.score, to_beat, score.sigma) else None",
+        " if False else None",
+        _CLAIMS + "a_jump_that_is_hard_to_believe_is_claimed_before_anything_else",
+    ),
+    Guard(
+        "a roll-back reaches the files",
+        "researcher/checks.py",
+        "    lab.workspace.settle(lab.incumbent_commit())\n    head",
+        "    head",
+        _CLAIMS + "a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back",
+    ),
+    Guard(
+        "a claim that failed before a kill is decided after it",
+        "researcher/checks.py",
+        "all(trial.outcome is Outcome.OK for trial in trials)",
+        "all(trial.finished for trial in trials)",
+        _CLAIMS + "a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_is_written_down",
+    ),
+    Guard(
+        "what the machine lost rolls nothing back",
+        "researcher/checks.py",
+        "    trial = lab.insist(trials[0])",
+        "    trial = lab.measure(trials[0])",
+        _FAILURES + "what_the_machine_loses_rolls_nothing_back",
+    ),
+    Guard(
+        "tags are made again",
+        "researcher/loop.py",
+        "    tag_confirmed(lab)\n",
+        "",
+        _CLAIMS + "confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again",
+    ),
+    Guard(
+        "a lost baseline repeat is measured again",
+        "researcher/loop.py",
+        "trial = lab.insist(trials[number])",
+        "trial = lab.measure(trials[number])",
+        _FAILURES + "a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held",
+    ),
+    # Git and the queue
+    Guard(
+        "a discarded candidate leaves the files",
+        "researcher/workspace.py",
+        '''files show `commit`."""
+        self._repo.git.reset("--hard", commit)''',
+        '''files show `commit`."""''',
+        _WORKSPACE + "a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable",
+    ),
+    Guard(
+        "unsaved work is not thrown away",
+        "researcher/workspace.py",
+        "        if changed:",
+        "        if False:",
+        _WORKSPACE + "uncommitted_work_of_the_user_is_refused_by_name_not_thrown_away",
+    ),
+    Guard(
+        "locks of the dead are removed",
+        "researcher/workspace.py",
+        "            lock.unlink()\n",
+        "",
+        _WORKSPACE + "restoring_after_a_kill_removes_dead_locks_and_half_written_files",
+    ),
+    Guard(
+        "a goal edited by hand survives",
+        "researcher/workspace.py",
+        'self._repo.git.update_index("--skip-worktree", PROGRAM)',
+        "pass",
+        _WORKSPACE + "the_goal_that_a_human_edits_during_the_night_survives_every_reset",
+    ),
+    Guard(
+        "a trial is handed out once",
+        "researcher/trials.py",
+        "                unique=True,\n",
+        "",
+        "researcher/test_trials.py::test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work",
+    ),
+    Guard(
+        "an answer to other work is none",
+        "researcher/trials.py",
+        "    if answer.spec_digest != spec_digest:",
+        "    if False:",
+        "researcher/test_trials.py::test_an_answer_to_other_work_of_the_same_name_is_a_fault",
+    ),
+    Guard(
+        "the same code is not tried twice",
+        "researcher/validation.py",
+        "    if earlier := tried(candidate):",
+        "    if earlier := None:",
+        "researcher/test_validation.py::test_code_that_was_tried_before_is_rejected_with_what_came_of_it",
+    ),
+)

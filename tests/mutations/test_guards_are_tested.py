@@ -1,0 +1,64 @@
+"""Take a guard away and its test must fail: the packages are copied, one line is changed, that one test is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.guards import GUARDS, Guard
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("researcher", "trainer", "services", "tests")
+TEST_FAILED = 1  # pytest's exit code; a test that cannot be collected has another
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_the_guard_stands_where_the_table_says_and_its_test_exists(guard: Guard) -> None:
+    file, _, test = guard.test.partition("::")
+
+    assert (ROOT / guard.file).read_text().count(guard.old) == 1
+    assert f"def {test}(" in (ROOT / "tests" / file).read_text()
+
+
+@pytest.mark.slow
+def test_with_all_guards_every_test_passes(tmp_path: Path) -> None:
+    copy_to(tmp_path)
+
+    done = run(tmp_path, *sorted({guard.test for guard in GUARDS}))
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_without_the_guard_its_test_fails(tmp_path: Path, guard: Guard) -> None:
+    copy_to(tmp_path)
+    mutated = tmp_path / guard.file
+    mutated.write_text(mutated.read_text().replace(guard.old, guard.new))
+
+    done = run(tmp_path, guard.test)
+
+    assert done.returncode == TEST_FAILED, f"{guard.name}: {done.stdout}{done.stderr}"
+
+
+def copy_to(folder: Path) -> None:
+    for name in COPIED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def run(folder: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    """These tests alone, on the packages in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
