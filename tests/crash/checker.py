@@ -1,0 +1,307 @@
+"""Was anything lost, doubled or wrong? Git, journal, results.tsv and the trainer's own results of a night that is over.
+
+It shares no code with what it looks at: SQLite, the git command and JSON, nothing of ours. So it also runs where only
+Python and git are: `python3 - STATE < checker.py`. Prints JSON: each fault as a sentence with its kind, and counts.
+Does not cover a night that is under way, and several runs in one journal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+LOST, DOUBLED, WRONG = "lost", "doubled", "wrong"
+OF_THE_MACHINE = ("preempted", "lost")  # outcomes after which a trial is attempted again
+FAILURES = ("crashed", "out_of_memory", "timed_out")
+FALLS_BACK = (("claim", "rolled_back"), ("recheck", "rolled_back"), ("recheck", "fails"))
+
+Row = sqlite3.Row
+Fault = tuple[str, str]  # its kind, and a sentence
+
+
+@dataclass(frozen=True)
+class Night:
+    """What stands in the journal, and where the rest is."""
+
+    subject: Path
+    trials_folder: Path
+    run: Row
+    experiments: list[Row]
+    trials: list[Row]
+    checks: list[Row]
+    requests: list[Row]
+
+    @classmethod
+    def read(cls, state: Path) -> Night:
+        database = sqlite3.connect(f"file:{state / 'journal' / 'journal.db'}?mode=ro", uri=True)
+        database.row_factory = sqlite3.Row
+        (run,) = database.execute("SELECT * FROM run")
+        tables = ("experiment", "trial", "confirmation", "request")
+        rows = [list(database.execute(f"SELECT * FROM {table} ORDER BY rowid")) for table in tables]
+        database.close()
+        return cls(state / "subject", state / "trials", run, *rows)
+
+    @property
+    def measured(self) -> list[Row]:
+        """Experiments that had a candidate, the baseline left out."""
+        return [item for item in self.experiments if item["number"] > 0 and item["outcome"] != "rejected"]
+
+    def place(self, trial: Row) -> str:
+        """The name that all attempts of a trial begin with."""
+        number = next(item["number"] for item in self.experiments if item["id"] == trial["experiment"])
+        return f"{self.run['tag']}-{number}-t{trial['number']}"
+
+    def answers(self, place: str) -> dict[int, dict[str, Any]]:
+        """What the trainer measured of a trial, by attempt; what was lost to the machine left out."""
+        found = {}
+        for path in self.trials_folder.glob(f"{place}-a*/result.json"):
+            result = json.loads(path.read_text())
+            if result["outcome"] not in OF_THE_MACHINE:
+                found[int(path.parent.name.rpartition("-a")[2])] = result
+        return found
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-c", f"safe.directory={self.subject}", "-C", str(self.subject), *arguments]
+        environment = {"GIT_OPTIONAL_LOCKS": "0", "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or done.stderr.strip()
+
+
+def check(state: Path) -> dict[str, Any]:
+    """Everything that can be told of a night: `faults`, how many of each kind, and what was counted."""
+    night = Night.read(state)
+    faults = [
+        *each_experiment_is_decided_once(night),
+        *each_trial_has_its_own_answer(night),
+        *each_decision_follows_from_its_trial(night),
+        *each_check_follows_from_its_trials(night),
+        *the_run_is_where_its_decisions_led(night),
+        *each_request_is_served_once(night),
+        *each_commit_is_in_its_place(night),
+        *the_branch_is_the_kept_commits(night),
+        *the_work_tree_is_clean(night),
+        *the_table_says_the_same(night),
+    ]
+    kinds = Counter(kind for kind, _ in faults)
+    attempts = sum(trial["attempt"] + 1 for trial in night.trials)
+    return {
+        "faults": [f"{kind}: {sentence}" for kind, sentence in faults],
+        **{kind: kinds[kind] for kind in (LOST, DOUBLED, WRONG)},
+        "experiments": len(night.measured),
+        **{name: sum(item["decision"] == name for item in night.measured) for name in ("keep", "discard", "crash")},
+        "trials": len(night.trials),
+        "attempts": attempts,
+        "unused": sum(len(night.answers(night.place(trial))) for trial in night.trials) - len(answered(night)),
+        "checks": len(night.checks),
+    }
+
+
+def answered(night: Night) -> list[Row]:
+    """Trials whose answer is a trainer's; the researcher itself writes down the loss of the last attempt."""
+    return [trial for trial in night.trials if trial["state"] == "finished" and trial["outcome"] != "lost"]
+
+
+def each_experiment_is_decided_once(night: Night) -> Iterator[Fault]:
+    numbers = [item["number"] for item in night.experiments]
+    if numbers != list(range(len(numbers))):
+        yield LOST, f"numbers are not 0, 1, 2, ...: {numbers}"
+    for item in night.experiments:
+        if item["state"] != "applied" or item["decision"] is None:
+            yield LOST, f"experiment {item['number']} is {item['state']}, its decision {item['decision']}"
+    for name in ("fingerprint", "commit_sha"):
+        for value, count in Counter(item[name] for item in night.experiments if item["commit_sha"]).items():
+            if count > 1:
+                yield DOUBLED, f"{count} experiments have the same {name} {value}"
+
+
+def each_trial_has_its_own_answer(night: Night) -> Iterator[Fault]:
+    """The current attempt's, for this work; and the trainer measured nothing that the journal does not know."""
+    firsts = Counter(trial["experiment"] for trial in night.trials if trial["kind"] == "first")
+    for item in night.measured:
+        if firsts[item["id"]] != 1:
+            kind = DOUBLED if firsts[item["id"]] else LOST
+            yield kind, f"experiment {item['number']} has {firsts[item['id']]} first trials"
+    places = {night.place(trial) for trial in night.trials}
+    ours = re.compile(rf"({re.escape(night.run['tag'])}-\d+-t\d+)-a\d+")
+    on_disk = [match.group(1) for path in night.trials_folder.iterdir() if (match := ours.fullmatch(path.name))]
+    if strangers := set(on_disk) - places:
+        yield LOST, f"the trainer has trials that the journal does not know: {sorted(strangers)}"
+    for trial in night.trials:
+        yield from _has_its_own_answer(night, trial)
+    for digest, count in Counter(json.loads(trial["result"])["spec_digest"] for trial in answered(night)).items():
+        if count > 1:
+            yield DOUBLED, f"{count} trials have the answer to the same work {digest[:12]}"
+
+
+def _has_its_own_answer(night: Night, trial: Row) -> Iterator[Fault]:
+    place, answers = night.place(trial), night.answers(night.place(trial))
+    current = f"{place}-a{trial['attempt']}"
+    if trial["state"] != "finished" or trial["result"] is None:
+        yield LOST, f"trial {current} is {trial['state']}"
+        return
+    if later := [attempt for attempt in answers if attempt > trial["attempt"]]:
+        yield WRONG, f"trial {current}: the trainer measured attempts {later} that nobody asked for"
+    credited = json.loads(trial["result"])
+    if credited["id"] != current:
+        yield WRONG, f"trial {current} is credited with the answer of {credited['id']}"
+    score = None if credited["metric"] is None else credited["metric"]["value"]
+    if (credited["outcome"], score) != (trial["outcome"], trial["val_bpb"]):
+        yield WRONG, f"trial {current} is {trial['outcome']} {trial['val_bpb']}, its answer says otherwise"
+    if trial["outcome"] == "lost":
+        return
+    if credited != answers.get(trial["attempt"]):
+        yield WRONG, f"trial {current}: the trainer itself has another answer, or none"
+
+
+def each_decision_follows_from_its_trial(night: Night) -> Iterator[Fault]:
+    """From the answer of its first trial alone; the baseline's score is the mean of its own."""
+    for item in night.experiments:
+        own = [trial for trial in night.trials if trial["experiment"] == item["id"] and trial["confirmation"] is None]
+        if item["outcome"] == "rejected" or not own:
+            continue
+        if item["number"] == 0:
+            score, decision = fmean(trial["val_bpb"] for trial in own), "keep"
+        else:
+            score, decision = own[0]["val_bpb"], _implied(own[0], item["margin"])
+        if item["score"] != score or item["outcome"] != own[0]["outcome"]:
+            yield WRONG, f"experiment {item['number']} is {item['outcome']} {item['score']}, its trial says otherwise"
+        if item["decision"] != decision:
+            yield WRONG, f"experiment {item['number']} is a {item['decision']}, its trial makes it a {decision}"
+
+
+def _implied(trial: Row, margin: float | None) -> str:
+    if trial["outcome"] in FAILURES:
+        return "crash"
+    if trial["val_bpb"] is None or margin is None:
+        return "discard"
+    return "keep" if trial["score_to_beat"] - trial["val_bpb"] > margin else "discard"
+
+
+def each_check_follows_from_its_trials(night: Night) -> Iterator[Fault]:
+    for item in night.checks:
+        if item["state"] != "applied" or item["verdict"] is None:
+            yield LOST, f"check {item['id']} is {item['state']}, its verdict {item['verdict']}"
+        own = [trial for trial in night.trials if trial["confirmation"] == item["id"]]
+        if item["gain"] is None:
+            continue
+        if len(own) != 2 * item["pairs"]:
+            yield DOUBLED if len(own) > 2 * item["pairs"] else LOST, f"claim {item['id']} has {len(own)} trials"
+        for side in ("head", "base"):
+            scores = [trial["val_bpb"] for trial in own if trial["experiment"] == item[side]]
+            if not scores or fmean(scores) != item[f"{side}_score"]:
+                yield WRONG, f"the {side} of claim {item['id']} is not the mean of its fresh seeds"
+        if (item["verdict"] == "confirmed") != (item["gain"] > item["threshold"]):
+            yield WRONG, f"claim {item['id']} is {item['verdict']} with a gain of {item['gain']}"
+
+
+def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
+    """All keeps and verdicts in the order of time give the parents, the incumbent and what is confirmed."""
+    run, incumbent, confirmed = night.run, None, None
+    events = [(item["proposed_at"], "proposed", item) for item in night.experiments]
+    events += [(item["decided_at"] or 0.0, "decided", item) for item in night.experiments]
+    events += [(item["decided_at"] or 0.0, "checked", item) for item in night.checks]
+    for _, what, item in sorted(events, key=lambda event: event[0]):
+        if what == "proposed" and item["parent"] != incumbent:
+            yield WRONG, f"experiment {item['number']} was built on {item['parent']}, the incumbent was {incumbent}"
+        elif what == "decided" and item["decision"] == "keep":
+            incumbent = item["id"]
+            confirmed = confirmed or incumbent
+        elif what == "checked" and item["verdict"] == "confirmed":
+            confirmed = item["head"]
+        elif what == "checked" and (item["kind"], item["verdict"]) in FALLS_BACK:
+            incumbent = item["base"]
+            confirmed = min(confirmed or incumbent, incumbent)
+    if (run["incumbent"], run["confirmed"]) != (incumbent, confirmed):
+        stands = f"incumbent {run['incumbent']}, confirmed {run['confirmed']}"
+        yield WRONG, f"the run has {stands}; its decisions led to {incumbent} and {confirmed}"
+
+
+def each_request_is_served_once(night: Night) -> Iterator[Fault]:
+    for request in night.requests:
+        became = sum(item["request"] == request["id"] for item in night.experiments)
+        if became > 1:
+            yield DOUBLED, f"request {request['id']} became {became} experiments"
+        if became == 0 and request["kind"] in ("idea", "submit") and request["state"] != "waiting":
+            yield LOST, f"request {request['id']} is {request['state']} and became no experiment"
+
+
+def each_commit_is_in_its_place(night: Night) -> Iterator[Fault]:
+    """Every experiment that was measured is one commit on its parent, holds its code, and has its name."""
+    commits = {item["id"]: item["commit_sha"] for item in night.experiments}
+    for item in night.measured:
+        sha, number = item["commit_sha"], item["number"]
+        if sha is None:
+            continue
+        if night.git("rev-parse", f"refs/overnight/{night.run['tag']}/{number}") != sha:
+            yield LOST, f"the ref of experiment {number} is not its commit"
+        if night.git("rev-list", "--parents", "--max-count=1", sha).split()[1:] != [commits[item["parent"]]]:
+            yield WRONG, f"the commit of experiment {number} does not stand on its parent"
+        if night.git("show", f"{sha}:train.py") != item["source"].strip():
+            yield WRONG, f"the commit of experiment {number} holds other code"
+    refs = night.git("for-each-ref", "--format=%(objectname)", f"refs/overnight/{night.run['tag']}").split()
+    if sorted(refs) != sorted(item["commit_sha"] for item in night.measured if item["commit_sha"]):
+        yield WRONG, "the refs are not the experiments, each once"
+    for item in night.checks:
+        tags = night.git("tag", "--points-at", commits[item["head"]]).split()
+        if item["verdict"] == "confirmed" and not any(tag.startswith("confirmed/") for tag in tags):
+            yield LOST, f"what claim {item['id']} confirmed has no tag"
+
+
+def the_branch_is_the_kept_commits(night: Night) -> Iterator[Fault]:
+    """From the baseline to the head stand the kept commits; one that is missing was rolled back by a check."""
+    by_id = {item["id"]: item for item in night.experiments}
+    chain = []
+    at = by_id[night.run["incumbent"]]
+    while at["number"] != 0:
+        chain.append(at)
+        at = by_id[at["parent"]]
+    shown = night.git("rev-list", "--reverse", f"{night.run['base_commit']}..{night.run['branch']}").split()
+    if shown != [item["commit_sha"] for item in reversed(chain)]:
+        yield WRONG, f"the branch shows {shown}, the journal's line is {[item['number'] for item in reversed(chain)]}"
+    if any(item["decision"] != "keep" for item in chain):
+        yield WRONG, "the branch holds a commit that was not kept"
+    rolled_back = any(item["verdict"] in ("rolled_back", "fails") for item in night.checks)
+    kept = {item["id"] for item in night.measured if item["decision"] == "keep"}
+    if kept != {item["id"] for item in chain} and not rolled_back:
+        yield LOST, "a kept commit is not on the branch, and no check rolled it back"
+
+
+def the_work_tree_is_clean(night: Night) -> Iterator[Fault]:
+    if night.git("symbolic-ref", "HEAD") != f"refs/heads/{night.run['branch']}":
+        yield WRONG, "another branch is checked out"
+    if changed := night.git("status", "--porcelain"):
+        yield WRONG, f"the work tree is not clean: {changed}"
+    if broken := night.git("fsck", "--no-dangling", "--no-progress"):
+        yield WRONG, f"git fsck: {broken}"
+    if left := [str(path) for path in (night.subject / ".git").rglob("*.lock")]:
+        yield WRONG, f"left by a killed git: {left}"
+
+
+def the_table_says_the_same(night: Night) -> Iterator[Fault]:
+    told = [item for item in night.experiments if item["decision"] and item["outcome"] != "rejected"]
+    expected = [
+        (item["commit_sha"][:7], "—" if item["score"] is None else f"{item['score']:.6f}", item["decision"])
+        for item in told
+        if item["commit_sha"]
+    ]
+    lines = [line.split("\t") for line in (night.subject / "results.tsv").read_text().splitlines()[1:]]
+    shown = [(line[0], line[1], line[3]) for line in lines]
+    if missing := Counter(expected) - Counter(shown):
+        yield LOST, f"results.tsv lacks {sorted(missing)}"
+    if more := Counter(shown) - Counter(expected):
+        yield DOUBLED if more.keys() <= set(expected) else WRONG, f"results.tsv tells more: {sorted(more)}"
+    if not missing and not more and shown != expected:
+        yield WRONG, "results.tsv tells the experiments in another order"
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(Path(sys.argv[1]))))

@@ -1,0 +1,43 @@
+"""A night of forked processes on a server of its own, and the figures of all nights, told at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.redis.server import RedisServer, start_server
+from tests.crash.nights import ForkedNight
+
+FIGURES = ("kills", "experiments", "attempts", "unused", "checks", "lost", "doubled", "wrong")
+TOLD: dict[str, Counter[str]] = {}
+
+
+def tell(what: str, found: dict[str, Any], kills: int) -> None:
+    """Add a night that was checked to the figures."""
+    figures = TOLD.setdefault(what, Counter())
+    figures["nights"] += 1
+    figures.update({name: (found | {"kills": kills})[name] for name in FIGURES})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for what, figures in TOLD.items():
+        line = ", ".join(f"{figures[name]} {name}" for name in ("nights", *FIGURES))
+        terminalreporter.write_line(f"{what}: {line}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    started = start_server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedNight]:
+    made = ForkedNight(tmp_path, server)
+    yield made
+    made.end()
