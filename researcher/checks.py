@@ -186,16 +186,20 @@ def _recheck(lab: Lab, check: Confirmation) -> None:
 def tag_confirmed(lab: Lab) -> None:
     """Every state that fresh seeds confirmed has its tag, also one that somebody deleted."""
     for check in lab.journal.confirmations():
-        if check.verdict is Verdict.CONFIRMED:
-            head = lab.journal.experiment(check.head)
-            assert head.commit_sha is not None, "what was confirmed was measured"
-            lab.workspace.tag_confirmed(lab.run.tag, head.number, head.commit_sha)
+        _tag(lab, check)
+
+
+def _tag(lab: Lab, check: Confirmation) -> None:
+    if check.verdict is Verdict.CONFIRMED:
+        head = lab.journal.experiment(check.head)
+        assert head.commit_sha is not None, "what was confirmed was measured"
+        lab.workspace.tag_confirmed(lab.run.tag, head.number, head.commit_sha)
 
 
 def _apply(lab: Lab, check: Confirmation) -> None:
     lab.workspace.settle(lab.incumbent_commit())
     head = lab.journal.experiment(check.head)
-    tag_confirmed(lab)
+    _tag(lab, check)
     lab.journal.check_applied(check, lab.clock())
     lab.project()
     if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):

@@ -8,6 +8,7 @@ from researcher.decision import pooled_sigma
 from researcher.experiment import Experiment
 from researcher.history import History
 from researcher.prompt import PromptContext
+from researcher.view import fallen_keeps
 from trainer.jobs import Clock, Outcome, Profile
 
 HISTORY_LINES = 60
@@ -18,13 +19,14 @@ def prompt_context(history: History, profile: Profile, program: str, source: str
     """The state of the night for one question about the incumbent's `source`."""
     recent = history.recent(HISTORY_LINES)
     measured = [item for item in recent if item.was_measured or item.is_baseline]
+    fallen = fallen_keeps(history.experiments(), history.confirmations())
     rejected = [item for item in recent if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
     return PromptContext(
         program=program,
         profile=profile_text(profile),
         source=source,
         incumbent=_incumbent_text(history, profile),
-        history=tuple(_line(item) for item in measured),
+        history=tuple(_line(item, fallen.get(item.id)) for item in measured),
         rejections=tuple(f"{item.title}: {item.reason}" for item in rejected),
         idea=idea,
     )
@@ -58,5 +60,7 @@ def _incumbent_text(history: History, profile: Profile) -> str:
     )
 
 
-def _line(item: Experiment) -> str:
+def _line(item: Experiment, fallen: str | None) -> str:
+    if fallen is not None:
+        return f"{item.number} rolled back: {item.title}: {fallen}"
     return f"{item.number} {item.decision or item.state}: {item.title}: {item.reason or ''}"

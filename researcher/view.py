@@ -161,7 +161,7 @@ def look(history: History, profile: Profile) -> Night | None:
     experiments, confirmations = history.experiments(), history.confirmations()
     trials = history.trials()
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
-    fallen = _fallen(experiments, confirmations)
+    fallen = fallen_keeps(experiments, confirmations)
     rows = tuple(
         Row(
             experiment=item,
@@ -211,7 +211,7 @@ def now(history: History, bus: Bus) -> Now:
     return Now(doing, name, bus.read_progress(name), trainer, at_work)
 
 
-def _fallen(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
+def fallen_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
     """Keeps that a check threw away, and why: everything kept after what the run fell back to, up to the head."""
     fallen: dict[int, str] = {}
     parents = {item.id: item.parent for item in experiments}

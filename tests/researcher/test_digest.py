@@ -39,6 +39,18 @@ def test_the_digest_tells_scores_reasons_and_refusals_and_never_the_held_out_sco
     assert str(HELD_OUT) not in repr(context)
 
 
+def test_a_keep_that_was_rolled_back_is_told_as_such(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("lucky", 1.70, Decision.KEEP)
+    story.claim([1.81] * 4, [1.81] * 4)
+
+    context = prompt_context(story.journal, PROFILE, "", "A = 2\n", idea=None)
+
+    story.journal.close()
+    assert context.history[-1].startswith("1 rolled back: lucky: 4 fresh seeds give 1.810000")
+
+
 def test_the_digest_of_a_long_night_stays_bounded(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
