@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from dotenv.parser import parse_stream
 
-from researcher.settings import Mix
+from researcher.settings import CrashReset, Mix
 from trainer.jobs import PROFILES
 
 GPU_ENV = "gpu.env"
@@ -122,6 +122,8 @@ KEYS = {
         Key("PROFILE", _CONTAINERS, *_any_of(["auto", *PROFILES]), optional=False),
         Key("BUDGET", _CONTAINERS, _above_zero, "a number of seconds above 0", "300"),
         Key("PROPOSER", _CONTAINERS, *_any_of([mix.value for mix in Mix]), optional=False),
+        Key("CRASH_RESET", _CONTAINERS, *_any_of([CrashReset.BASELINE.value, CrashReset.CONFIRMED.value])),
+        Key("CLAIM_HOURS", _CONTAINERS, _above_zero, "a number of hours above 0", "2"),
         Key(
             "MODEL",
             _CONTAINERS,
