@@ -59,19 +59,18 @@ def step(lab: Lab) -> None:
     if experiment is not None:
         _advance(lab, experiment)
         return
-    check = lab.journal.open_confirmation()
-    if check is not None:
+    run, check = lab.run, lab.journal.open_confirmation()
+    if check is not None and (run.paused is None or check.state is State.DECIDED or lab.journal.running_trial()):
         advance_check(lab, check)
-        return
-    _choose(lab)
+    elif run.paused is not None:
+        lab.say(f"paused: {run.paused}")
+        lab.rest()
+    else:
+        _choose(lab)
 
 
 def _choose(lab: Lab) -> None:
     run = lab.run
-    if run.paused is not None:
-        lab.say(f"paused: {run.paused}")
-        lab.rest()
-        return
     due = check_due(lab)
     if due is not None:
         open_check(lab, due)

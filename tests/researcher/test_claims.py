@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import git
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from researcher.checks import KEEPS_BEFORE_CLAIM
 from researcher.decision import Rule
 from researcher.errors import SubjectError
-from researcher.experiment import CONFIRM, Confirmation, Experiment, RequestState, Verdict
+from researcher.experiment import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
 from researcher.front import Front
 from researcher.history import History
 from researcher.lab import Goal, Lab
@@ -18,6 +20,7 @@ from researcher.loop import work
 from tests.doubles.scripted_trainer import TRIAL_S
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import Happening, level, opened, tell
+from trainer.jobs import Kind
 
 JUMP = level(1.7)  # 5.6 % below the baseline's 1.8
 FLUKE = level(1.81, "luck: 0.1")
@@ -132,6 +135,31 @@ def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(nig
         "nothing to confirm: experiment 1 is confirmed already",
         "taken in; fresh seeds of experiment 2 against experiment 1 after the running trial",
     ]
+
+
+def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedNight) -> None:
+    night.start_trainer()
+    rests: list[int] = []
+
+    with opened(night, [JUMP]) as lab:
+        finish = lab.journal.finish_trial
+
+        def finish_and_pause(trial: Trial, *rest: Any) -> Trial:
+            if trial.kind is Kind.CONFIRM and not rests:
+                lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+            return finish(trial, *rest)
+
+        def rest() -> None:
+            rests.append(lab.journal.trial_count())
+            if len(rests) == 3:
+                lab.journal.go_on(lab.run, lab.clock())
+
+        lab.journal.finish_trial = finish_and_pause  # type: ignore[method-assign]
+        work(replace(lab, rest=rest))
+
+    assert len(rests) == 3
+    assert len(set(rests)) == 1, "no trial is asked for while it is paused"
+    assert [claim.verdict for claim in checks_of(night)] == [Verdict.CONFIRMED]
 
 
 def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(night: ScriptedNight) -> None:

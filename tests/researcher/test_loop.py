@@ -129,7 +129,9 @@ def test_sigterm_stops_cleanly_with_exit_code_0_and_a_second_start_goes_on(night
     assert_coherent(night)
 
 
-def test_pause_resume_submit_and_stop_are_served_and_answered_while_the_night_runs(night: ScriptedNight) -> None:
+def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_night_runs(
+    night: ScriptedNight,
+) -> None:
     night.start_trainer()
     researcher = night.start_researcher()
     night.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
@@ -142,6 +144,8 @@ def test_pause_resume_submit_and_stop_are_served_and_answered_while_the_night_ru
         run = history.run()
         assert run is not None
         assert run.paused == "a person asked for it"
+    said = answer(night.bus, ask(night.bus, "confirm"), 20) or ""
+    assert said.startswith(("nothing to confirm", "taken in", "fresh seeds of experiment"))
     assert "going on" in (answer(night.bus, ask(night.bus, "resume"), 20) or "")
     night.wait_until(
         lambda history: (found := history.request(submitted)) is not None and found.state is RequestState.DONE,
