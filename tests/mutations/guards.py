@@ -25,6 +25,9 @@ _DECISION = "researcher/test_decision.py::test_"
 _WORKSPACE = "researcher/test_workspace.py::test_"
 _CLAIMS = "researcher/test_claims.py::test_"
 _FAILURES = "researcher/test_failures.py::test_"
+_DRIFT = "researcher/test_drift.py::test_"
+_TRIAL = "trainer/test_trial.py::test_"
+_WORKER = "trainer/test_worker.py::test_"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -269,5 +272,70 @@ GUARDS = (
         "    if earlier := tried(candidate):",
         "    if earlier := None:",
         "researcher/test_validation.py::test_code_that_was_tried_before_is_rejected_with_what_came_of_it",
+    ),
+    # Drift
+    Guard(
+        "both sides of a trial must differ",
+        "researcher/drift.py",
+        "if min(sides) > usual_s",
+        "if max(sides) > usual_s",
+        _DRIFT + "a_machine_differs_when_it_was_out_of_the_band_on_both_sides",
+    ),
+    Guard(
+        "repeats have an end",
+        "researcher/lab.py",
+        " and trial.differed < REPEATS_LIMIT",
+        "",
+        _DRIFT + "a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_one_from_then_on",
+    ),
+    Guard(
+        "a repeat is another attempt",
+        "researcher/journal.py",
+        "SET attempt = attempt + 1, differed = differed + 1,",
+        "SET differed = differed + 1,",
+        _DRIFT + "a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt",
+    ),
+    Guard(
+        "a routine look does not interrupt failures in a row",
+        "researcher/checks.py",
+        "incumbent is None or failing:",
+        "incumbent is None:",
+        _DRIFT + "failures_that_may_become_three_in_a_row_are_not_interrupted",
+    ),
+    # The guardian and who stands around it
+    Guard(
+        "a guardian ends when its supervisor does",
+        "trainer/guardian.py",
+        "    linux.die_with_parent(signal.SIGTERM, int(sys.argv[2]))\n",
+        "",
+        _WORKER + "killed_worker_takes_its_trial_along",
+    ),
+    Guard(
+        "a supervisor ends when its worker does",
+        "trainer/worker.py",
+        "        linux.die_with_parent(signal.SIGKILL, self._parent)\n",
+        "",
+        _WORKER + "killed_worker_takes_its_trial_along",
+    ),
+    Guard(
+        "a supervisor inherits what a killed guardian had",
+        "trainer/worker.py",
+        "        linux.become_subreaper()\n",
+        "",
+        _WORKER + "candidate_that_kills_its_guardian_has_crashed_and_leaves_nothing",
+    ),
+    Guard(
+        "an answer is kept for whoever asks again",
+        "trainer/trial.py",
+        "    if known is not None:",
+        "    if False:",
+        _TRIAL + "stored_result_is_given_again_without_running",
+    ),
+    Guard(
+        "a preempted trial makes room at once",
+        "trainer/trial.py",
+        "None if preempted() else _calibrate(spec)",
+        "_calibrate(spec)",
+        _TRIAL + "a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration",
     ),
 )
