@@ -181,6 +181,7 @@ class Lab:
                 case Absent():
                     self._free_card()
                     self.trials.hand_out(spec)
+                    self._wait(spec)
         return trial
 
     def insist(self, trial: Trial) -> Trial:
