@@ -14,6 +14,15 @@ from tests.mutations.guards import GUARDS, Guard
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("researcher", "trainer", "services", "tests")
+NOTHING_LEFT = """\
+import os, subprocess, sys
+from trainer import guardian, linux
+
+linux.become_subreaper()
+done = subprocess.run([sys.executable, *sys.argv[2:]], env=os.environ | {"PYTHONPATH": sys.argv[1]})
+guardian.kill_tree()
+sys.exit(done.returncode)
+"""
 TEST_FAILED = 1  # pytest's exit code; a test that cannot be collected has another
 
 
@@ -53,11 +62,12 @@ def copy_to(folder: Path) -> None:
 
 
 def run(folder: Path, *tests: str) -> subprocess.CompletedProcess[str]:
-    """These tests alone, on the packages in `folder`."""
+    """These tests alone, on the packages in `folder`; what a trainer without its guards leaves running is ended."""
+    pytest_argv = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)],
+        [sys.executable, "-P", "-c", NOTHING_LEFT, folder, *pytest_argv],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
