@@ -22,7 +22,7 @@ CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
 STAY_UP = ("redis", "ollama", "trainer", "researcher")
 USER = "1000:1000"
 DEADLINE_S = 600.0
-AUDIT = Path(__file__).parent / "audit.py"
+CHECKER = Path(__file__).parents[1] / "crash" / "checker.py"
 QUERY = """
 import json, sqlite3, sys
 try:
@@ -101,8 +101,8 @@ class Stack:
         return rows[0][0] if rows else None
 
     def audit(self) -> dict[str, Any]:
-        """What tests/compose/audit.py found."""
-        done = run("docker", "exec", "--interactive", self.eye, "python3", "-", text=AUDIT.read_text())
+        """What tests/crash/checker.py found."""
+        done = run("docker", "exec", "--interactive", self.eye, "python3", "-", "/state", text=CHECKER.read_text())
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
@@ -151,9 +151,10 @@ class Stack:
         return shown + self.compose("logs", "--tail", "25", check=False).stdout
 
     def remove(self) -> None:
-        """Containers, networks and volumes of this project and of no other."""
+        """Containers, networks and volumes of this project and of no other; by its name, so no file is needed."""
         run("docker", "rm", "--force", self.eye, check=False)
-        self.compose("down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
+        gone = ("down", "--volumes", "--timeout", "5")
+        run("docker", "compose", "--project-name", self.project, *gone, cwd=Path("/"), check=False)
 
 
 @contextmanager

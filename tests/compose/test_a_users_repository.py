@@ -1,4 +1,7 @@
-"""A user's own repository in the place of the volume: whose it is, and what is said when it is somebody else's."""
+"""A user's own repository in the place of the volume: whose it is, and what is said when it is somebody else's.
+
+Named to run first: the stack of the other tests has a night under way that would take half of the processor.
+"""
 
 from __future__ import annotations
 
