@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import decision, overhead
+from tests.bench import decision, overhead, scale
 
 
 def main() -> None:
@@ -18,12 +18,17 @@ def main() -> None:
     one = names.add_parser("decision", help="what the decision rule finds and invents in simulated nights")
     one.add_argument("--nights", type=int, default=2000, help="in each world, under each rule")
     one.add_argument("--experiments", type=int, default=120)
+    one = names.add_parser("scale", help="a thousand experiments without training")
+    one.add_argument("--experiments", type=int, default=1000, help="whole hundreds")
+    one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
     options = parser.parse_args()
     match options.name:
         case "overhead":
             overhead.run(options.experiments, options.budget, options.llm_latency)
         case "decision":
             decision.run(options.nights, options.experiments)
+        case "scale":
+            scale.run(options.experiments, options.optimizer)
 
 
 if __name__ == "__main__":

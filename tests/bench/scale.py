@@ -1,0 +1,133 @@
+"""A thousand experiments without training: does the researcher's own work stay small and alike to the end.
+
+The loop, journal, git, queue and projections are real, on the default subject; the trainer answers at once and the
+proposals come from a script (or, asked for, from the real optimiser). Bars: an experiment of the last hundred within
+1.2 times one of the first, 60 processor seconds of the researcher and its git a thousand, memory and descriptors flat.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from researcher.workspace import create_repository
+from services.redis.server import RedisServer, start_server
+from services.subject import render_subject
+from tests.bench.scripted_researcher import READ_EVERY, START_LEVEL
+from trainer.jobs import connect, profile_named
+
+GROWTH_BAR, PROCESSOR_BAR_S = 1.2, 60.0
+WIDTH = 100  # what the table needs, also where nobody looks at a terminal
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the researcher used until this many proposals; `git_mib` is its git processes' memory.
+
+    `fixed_work_s` are the processor seconds of a fixed piece of work: it tells a busy machine from a slow researcher.
+    """
+
+    proposals: int
+    at: float
+    processor_s: float
+    fixed_work_s: float
+    own_mib: float
+    git_mib: float
+    descriptors: int
+
+
+def run(experiments: int, real: bool) -> None:
+    """Run the night and print the table."""
+    with tempfile.TemporaryDirectory(prefix="overnight-bench-") as name:
+        folder = Path(name)
+        server = start_server(folder / "redis")
+        try:
+            _set_up(folder, server)
+            _run_night(folder, server, experiments, real)
+            readings = [Reading(**json.loads(line)) for line in (folder / "readings").read_text().splitlines()]
+            _print(readings)
+            sizes = {part: _disk_mib(folder / part) for part in ("journal", "subject/.git", "subject/results.tsv")}
+            print(", ".join(f"{part} {mib:.1f} MiB" for part, mib in sizes.items()))
+            with connect(server.url, password=server.password) as connection:
+                print(f"Redis: {connection.dbsize()} keys, {connection.info('memory')['used_memory'] / 2**20:.1f} MiB")
+        finally:
+            server.stop()
+
+
+def _set_up(folder: Path, server: RedisServer) -> None:
+    files = render_subject(profile_named("cpu"))
+    level = f"LEVEL = {START_LEVEL}  # what the scripted trainer reads; range 1..5\n"
+    files["train.py"] = files["train.py"].replace("DEPTH = ", f"{level}DEPTH = ", 1)
+    create_repository(folder / "subject", files, "The default subject with a LEVEL")
+    (folder / "data").mkdir()
+    (folder / "data" / "manifest.json").write_text(json.dumps({"digest": "0" * 64}))
+    (folder / "password").write_text(server.password or "")
+
+
+def _run_night(folder: Path, server: RedisServer, experiments: int, real: bool) -> None:
+    password = folder / "password"
+    trainer = ["-m", "tests.doubles.scripted_trainer", "--redis", server.url, "--password-file", str(password)]
+    researcher = ["-m", "tests.bench.scripted_researcher", str(folder / "readings"), *(["--real"] if real else [])]
+    settings = {
+        "REDIS_URL": server.url,
+        "REDIS_PASSWORD_FILE": str(password),
+        "SUBJECT_DIR": str(folder / "subject"),
+        "JOURNAL_DIR": str(folder / "journal"),
+        "DATA_DIR": str(folder / "data"),
+        "PROPOSER": "optimizer",
+        "EXPERIMENTS": str(experiments),
+        "SEED": "7",
+    }
+    with (folder / "log").open("wb") as log:
+        working = subprocess.Popen([sys.executable, *trainer], stdout=log, stderr=log)
+        try:
+            ended = subprocess.run(
+                [sys.executable, *researcher], env=os.environ | settings, stdout=log, stderr=log, check=False
+            )
+        finally:
+            working.kill()
+            working.wait()
+    if ended.returncode != 0:
+        raise SystemExit(f"the researcher ended with {ended.returncode}:\n{(folder / 'log').read_text()[-3000:]}")
+
+
+def _print(readings: list[Reading]) -> None:
+    table = Table(title="the researcher and its git; seconds are an experiment's")
+    for name in ("until", "wall s", "processor s", "fixed work s", "own MiB", "git MiB", "descriptors"):
+        table.add_column(name, justify="right")
+    each = [_each(*pair) for pair in pairwise(readings)]
+    for reading, (wall_s, processor_s) in zip(readings[1:], each, strict=True):
+        table.add_row(
+            str(reading.proposals),
+            f"{wall_s:.4f}",
+            f"{processor_s:.4f}",
+            f"{reading.fixed_work_s:.3f}",
+            f"{reading.own_mib:.0f}",
+            f"{reading.git_mib:.0f}",
+            str(reading.descriptors),
+        )
+    Console(width=WIDTH).print(table)
+    wall, processor = (last / first for first, last in zip(each[0], each[-1], strict=True))
+    print(f"last against first {READ_EVERY}: wall {wall:.2f}, processor {processor:.2f} (bar {GROWTH_BAR})")
+    print(f"{readings[-1].processor_s:.1f} processor seconds in all (bar {PROCESSOR_BAR_S:.0f} a thousand)")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def _each(before: Reading, after: Reading) -> tuple[float, float]:
+    """Wall and processor seconds an experiment."""
+    count = after.proposals - before.proposals
+    return (after.at - before.at) / count, (after.processor_s - before.processor_s) / count
+
+
+def _disk_mib(path: Path) -> float:
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    return sum(item.stat().st_blocks for item in files) * 512 / 2**20

@@ -1,0 +1,115 @@
+"""The researcher as a process whose optimiser reads a script: every tenth proposal is truly better, no other is.
+
+So a thousand experiments are alike: keeps and claims come at the same pace from the first to the last. The rest is the
+real thing: loop, journal, git, queue, projections. Takes a reading before each hundredth proposal and at the end.
+`python -m tests.bench.scripted_researcher READINGS [--real]`; `--real` has the real optimiser propose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import researcher.__main__ as process
+from researcher.lab import Lab
+from researcher.loop import work
+from researcher.optimizer import Optimizer
+from researcher.proposal import Proposal, Proposer, SetKnobs
+from trainer import calibration
+from trainer.procfs import process_table
+from trainer.usage import tree_usage
+
+READ_EVERY = 100
+BETTER_EVERY = 10
+START_LEVEL = 4.0
+STEP = 0.02  # ten times the scripted trainer's noise
+
+
+class Readings:
+    """Lines of JSON: what this process and its children used up to a number of proposals."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._proposals = 0
+        self._reading_s = self._reading_processor_s = 0.0
+
+    def count(self) -> int:
+        """One more proposal is asked for. Returns how many were before it."""
+        if self._proposals % READ_EVERY == 0:
+            self.take()
+        self._proposals += 1
+        return self._proposals - 1
+
+    def take(self) -> None:
+        """Read now, and time a fixed piece of work; neither is counted."""
+        tree, began = tree_usage(os.getpid()), time.monotonic()
+        fixed_work_s = calibration.processor_s()
+        reading = {
+            "proposals": self._proposals,
+            "at": began - self._reading_s,
+            "processor_s": tree.processor_s - self._reading_processor_s,
+            "fixed_work_s": fixed_work_s,
+            "own_mib": process_table()[os.getpid()].rss_mib,
+            "git_mib": tree.rss_mib,
+            "descriptors": len(os.listdir("/proc/self/fd")),
+        }
+        with self._path.open("a") as file:
+            print(json.dumps(reading), file=file)
+        self._reading_s += time.monotonic() - began
+        self._reading_processor_s += tree_usage(os.getpid()).processor_s - tree.processor_s
+
+
+class ScriptedOptimizer:
+    """Moves LEVEL by the script, never to where it was before."""
+
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
+
+    def learn(self, source: str, score: float | None) -> None:
+        """It knows already."""
+
+    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+        """The next line of the script."""
+        number = self._readings.count() + 1
+        level = START_LEVEL - STEP * (number // BETTER_EVERY)
+        if number % BETTER_EVERY:
+            level += STEP + 1e-6 * number
+        moves = SetKnobs({"LEVEL": round(level, 6)})
+        return Proposal(Proposer.OPTIMIZER, f"LEVEL -> {level:.6f}", "as the script has it", (moves,))
+
+
+class ReadOptimizer(Optimizer):
+    """The real one, read as often."""
+
+    readings: Readings
+
+    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+        """As it would."""
+        self.readings.count()
+        return super().propose(source, check)
+
+
+def main() -> int:
+    """The researcher's own `main`, with another optimiser."""
+    readings = Readings(Path(sys.argv[1]))
+    if "--real" in sys.argv:
+        ReadOptimizer.readings = readings
+        process.Optimizer = ReadOptimizer
+    else:
+        process.Optimizer = lambda **_: ScriptedOptimizer(readings)
+    process.work = lambda lab: _work(lab, readings)
+    return process.main()
+
+
+def _work(lab: Lab, readings: Readings) -> str:
+    reason = work(lab)
+    readings.take()
+    return reason
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
