@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from tests.bench import decision, overhead, scale
+from tests.bench import campaign, decision, overhead, scale
 
 
 def main() -> None:
@@ -21,6 +22,11 @@ def main() -> None:
     one = names.add_parser("scale", help="a thousand experiments without training")
     one.add_argument("--experiments", type=int, default=1000, help="whole hundreds")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
+    one = names.add_parser("campaign", help="what real nights of the optimiser confirm")
+    one.add_argument("--dir", type=Path, required=True, help="where the campaigns lie; the same one goes on")
+    one.add_argument("--campaigns", type=int, default=5)
+    one.add_argument("--experiments", type=int, default=20)
+    one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
     options = parser.parse_args()
     match options.name:
         case "overhead":
@@ -29,6 +35,8 @@ def main() -> None:
             decision.run(options.nights, options.experiments)
         case "scale":
             scale.run(options.experiments, options.optimizer)
+        case "campaign":
+            campaign.run(options.dir, options.campaigns, options.experiments, options.budget)
 
 
 if __name__ == "__main__":
