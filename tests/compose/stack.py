@@ -106,11 +106,13 @@ class Stack:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def submit(self, name: str, before: str) -> tuple[str, str]:
-        """Put code before the best train.py and have it measured, with a change too bad to keep; outcome and log."""
+    def best(self) -> str:
+        """The best train.py, as soon as there is one."""
         self.wait_for("SELECT count(incumbent) FROM run", 1)
-        best = self.execute("researcher", "overnight", "best", "--source")
-        source = before + "\n" + re.sub(r"^MATRIX_LR = \S+", "MATRIX_LR = 1e-6", best, flags=re.MULTILINE)
+        return self.execute("researcher", "overnight", "best", "--source")
+
+    def submit(self, name: str, source: str) -> tuple[str, str]:
+        """Have a train.py of one's own measured; its outcome and its log."""
         usual = ("docker", "compose", *CPU, "exec", "-T", "researcher")
         run(*usual, "sh", "-c", f"cat >/tmp/{name}", cwd=self.root, env=self.environment(), text=source)
         self.execute("researcher", "overnight", "submit", f"/tmp/{name}")
@@ -164,6 +166,11 @@ def removed_at_the_end(stack: Stack) -> Iterator[Stack]:
         yield stack
     finally:
         stack.remove()
+
+
+def spoiled(source: str, before: str = "") -> str:
+    """A train.py that does something first, and then trains too badly to be kept."""
+    return before + "\n" + re.sub(r"^MATRIX_LR = \S+", "MATRIX_LR = 1e-6", source, flags=re.MULTILINE)
 
 
 def run(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from services.subject import render_subject
-from tests.compose.stack import Stack, removed_at_the_end, run
+from tests.compose.stack import Stack, removed_at_the_end, run, spoiled
 from trainer.jobs import profile_named
 
 pytestmark = [
@@ -58,6 +58,7 @@ def test_night_on_ones_own_repository_leaves_commits_that_are_the_owners(own: St
 
     own.up()
     own.open_eye()
+    own.submit("worse.py", spoiled(before))  # not kept, so there is no claim to measure
     own.wait_for_end()
 
     assert own.audit()["faults"] == []
