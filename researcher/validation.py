@@ -31,7 +31,6 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
         facts, incumbent = read_facts(source), read_facts(incumbent_source)
     except EditError as error:
         raise Rejected(str(error)) from error
-    _compile(source)
     _refuse_no_change(source == incumbent_source, facts, incumbent)
     lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
     if lost:
@@ -40,6 +39,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     candidate = Candidate(source, facts.fingerprint, change, facts.lines - incumbent.lines)
     if earlier := tried(candidate):
         raise Rejected(f"{earlier}; propose something else")
+    _compile(source)
     return candidate
 
 
