@@ -41,7 +41,7 @@ def draw(night: Night) -> bytes:
         _claims(axes, night)
         _remeasured(axes, night)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
-    axes.set_title(_title(night), loc="left", fontsize=13, color=INK)
+    axes.set_title(_title(night), loc="left", fontsize=12, color=INK)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -183,12 +183,13 @@ def _claims(axes: Axes, night: Night) -> None:
                 [x], [y], yerr=[check.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
             )
             label = None
+        early = x < 0.4 * night.rows[-1].experiment.number
         axes.annotate(
             _short(f"{check.verdict.words}: {why}"),
             (x, y),
-            xytext=(-9, 12 + 13 * (index % 3)),
+            xytext=(9 if early else -9, 12 + 13 * (index % 3)),
             textcoords="offset points",
-            ha="right",
+            ha="left" if early else "right",
             fontsize=9,
             color=color,
             fontweight="bold",

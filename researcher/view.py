@@ -191,7 +191,7 @@ def look(history: History, profile: Profile) -> Night | None:
 
 def tally_text(night: Night) -> str:
     """The tally in words; what did not happen is left out, but for keeps and discards."""
-    words = {"keep": "kept", "discard": "discarded", "infrastructure": "attempts lost to the machine"}
+    words = {"keep": "kept", "discard": "discarded", "infrastructure": "lost to the machine"}
     return ", ".join(
         f"{count} {words.get(name) or name.replace('_', ' ')}"
         for name, count in night.tally.items()
