@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -111,11 +112,11 @@ class History:
         fresh = [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", known)]
         found = [*self._closed, *fresh]
         self._closed += takewhile(lambda trial: trial.finished, fresh[:-1])
-        return [
-            trial
-            for trial in found
-            if experiment in (None, trial.experiment) and confirmation in (None, trial.confirmation)
-        ]
+        if experiment is not None:
+            found = [trial for trial in found if trial.experiment == experiment]
+        if confirmation is not None:
+            found = [trial for trial in found if trial.confirmation == confirmation]
+        return found
 
     def request(self, request: str) -> Request | None:
         """By its client-made id."""
@@ -176,11 +177,11 @@ class History:
 
     def scores(self) -> dict[int, list[float]]:
         """Every trusted score, by experiment id."""
-        scores: dict[int, list[float]] = {}
+        scores = defaultdict[int, list[float]](list)
         for trial in self.trials():
             if trial.val_bpb is not None:
-                scores.setdefault(trial.experiment, []).append(trial.val_bpb)
-        return scores
+                scores[trial.experiment].append(trial.val_bpb)
+        return dict(scores)
 
     def tried(self, fingerprint: str) -> Experiment | None:
         """The experiment that already ran this code, if any."""

@@ -26,14 +26,14 @@ def results_tsv(night: Night) -> str:
 
 
 def _line(row: Row) -> str:
-    item = row.experiment
+    item, memory_gb, note = row.experiment, row.memory_gb, row.note
     return "\t".join(
         (
             (item.commit_sha or NO_NUMBER)[:7],
             NO_NUMBER if item.score is None else f"{item.score:.6f}",
-            NO_NUMBER if row.memory_gb is None else f"{row.memory_gb:.1f}",
+            NO_NUMBER if memory_gb is None else f"{memory_gb:.1f}",
             row.status,
-            _CONTROL.sub(" ", f"{item.title.strip()} ({row.note})" if row.note else item.title).strip(),
+            _CONTROL.sub(" ", f"{item.title.strip()} ({note})" if note else item.title).strip(),
         )
     )
 
