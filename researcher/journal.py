@@ -187,12 +187,15 @@ class Journal(CheckSteps):
         return self.trial(trial.id)
 
     def measure_again(self, trial: Trial) -> Trial:
-        """A finished trial whose failure was the machine's: forget its result and begin another attempt."""
+        """A finished trial whose failure was the machine's: forget its result and begin another attempt.
+
+        Only the newest is: what came before it is read once and remembered.
+        """
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
             " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
             " differed = 0, machine = NULL"
-            " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL",
+            " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
             trial.id,
         )
         return self.trial(trial.id)

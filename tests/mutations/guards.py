@@ -67,6 +67,13 @@ GUARDS = (
         _JOURNAL + "a_measured_trial_is_never_measured_again",
     ),
     Guard(
+        "what was read for good is never measured again",
+        "researcher/journal.py",
+        " AND id = (SELECT MAX(id) FROM trial)",
+        "",
+        _JOURNAL + "only_the_newest_trial_is_begun_again",
+    ),
+    Guard(
         "a request is taken in once",
         "researcher/journal.py",
         "ON CONFLICT (id) DO NOTHING",

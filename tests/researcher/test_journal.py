@@ -167,6 +167,19 @@ def test_a_measured_trial_is_never_measured_again(journal: Journal, run: Run) ->
     assert journal.trial(trial.id) == trial
 
 
+def test_only_the_newest_trial_is_begun_again(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    lost = journal.finish_trial(
+        journal.add_trial(run, experiment.id, Kind.FIRST, seed=1, at=6.0), result(None, Outcome.LOST), 7.0
+    )
+    journal.add_trial(run, experiment.id, Kind.CONFIRM, seed=2, at=8.0)
+
+    with pytest.raises(JournalError):
+        journal.measure_again(lost)
+
+    assert journal.trial(lost.id) == lost
+
+
 def test_a_check_is_opened_widened_and_decided_once(journal: Journal, run: Run) -> None:
     kept = keep(journal, run, 1)
     check = open_check(journal, run, CheckKind.CLAIM, kept)
