@@ -48,11 +48,6 @@ def fingerprint(source: str) -> str:
     return read_facts(source).fingerprint
 
 
-def code_lines(source: str) -> int:
-    """Logical lines of code: a statement counts one however it is laid out, comments and docstrings none."""
-    return read_facts(source).lines
-
-
 def _change(old: tuple[str, ...], new: tuple[str, ...]) -> str:
     """Hash of the statements that went and those that came, wherever they stand."""
     changed = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if not line.startswith("@@")]

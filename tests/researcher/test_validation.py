@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import researcher
 from researcher.errors import Rejected
 from researcher.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
-from researcher.validation import code_lines, fingerprint, validate
+from researcher.reading import read_facts
+from researcher.validation import fingerprint, validate
 from trainer.jobs.spec import TRAIN_LIMIT_BYTES
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
@@ -140,7 +141,7 @@ def test_entry_points_are_seen_through_other_names_and_blocks() -> None:
     ],
 )
 def test_logical_lines_are_counted(source: str, lines: int) -> None:
-    assert code_lines(source) == lines
+    assert read_facts(source).lines == lines
 
 
 @given(st.text(max_size=200) | st.text(alphabet="abx=(){}[]:'\"\\\n\t #0129*.lambda", max_size=200))
@@ -172,7 +173,7 @@ def test_comments_never_change_the_fingerprint(comment: str) -> None:
 )
 def test_layout_never_changes_the_fingerprint(source: str, plain: str) -> None:
     assert fingerprint(source) == fingerprint(plain)
-    assert code_lines(source) == code_lines(plain)
+    assert read_facts(source).lines == read_facts(plain).lines
 
 
 @pytest.mark.parametrize("path", sorted(Path(researcher.__file__).parent.glob("*.py")), ids=lambda path: path.name)
