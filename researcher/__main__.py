@@ -32,7 +32,7 @@ from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
 from researcher.projections import results_tsv, write_whole
 from researcher.proposers import Proposers
-from researcher.settings import Mix, Settings
+from researcher.settings import Mix, Settings, faults
 from researcher.store import WriterLock
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
@@ -90,8 +90,8 @@ def main() -> int:
     except Stopped as stop:
         logger.info("stopped by %s; the same command goes on from here", stop)
     except ValidationError as error:
-        for fault in error.errors():
-            logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
+        for fault in faults(error):
+            logger.error("%s", fault)
         return REFUSED
     except (ResearcherError, ProfileError) as error:
         logger.error("%s", error)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.decision import CLAIM_HOURS, Rule
@@ -112,3 +112,8 @@ class Settings(BaseSettings):
     def password(self) -> str | None:
         """Redis's password, from its file."""
         return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
+
+
+def faults(error: ValidationError) -> list[str]:
+    """What is wrong with the environment, a sentence for each key."""
+    return [f"setting {'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]

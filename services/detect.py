@@ -12,7 +12,7 @@ from researcher.placement import placement_for, split_for
 from researcher.projections import write_whole
 from services.doctor.card import chosen
 from services.gpuenv import KEYS, LOCAL, render_local
-from services.machine import Card, detect_profile
+from services.machine import AUTO, Card, detect_profile
 from trainer.jobs import Profile, profile_named
 
 
@@ -24,7 +24,7 @@ def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
     _, card = chosen(cards, held.get("GPU_UUID", ""))
     if card is None:
         return f"{LOCAL} is not written: the card's memory cannot be read here, the trainer will decide"
-    profile = profile_named(held["PROFILE"] if held["PROFILE"] != "auto" else detect_profile([card.gpu]))
+    profile = profile_named(held["PROFILE"] if held["PROFILE"] != AUTO else detect_profile([card.gpu]))
     if profile.device == "cpu":
         return f"{LOCAL} is not written: profile cpu leaves the card alone"
     values = detected(profile, held)
@@ -50,5 +50,5 @@ def detected(profile: Profile, held: Mapping[str, str]) -> dict[str, str]:
             "NUM_CTX": str(placement.num_ctx),
             "LLM_RESERVE_MIB": str(placement.reserve_mib),
         }
-    untouched = {"auto", KEYS["MODEL"].example, ""}
+    untouched = {AUTO, KEYS["MODEL"].example, ""}
     return {name: value for name, value in found.items() if held.get(name, "") in untouched}

@@ -16,6 +16,7 @@ from enum import StrEnum
 from dotenv.parser import parse_stream
 
 from researcher.settings import CrashReset, Mix
+from services.machine import AUTO
 from trainer.jobs import PROFILES
 
 GPU_ENV = "gpu.env"
@@ -119,7 +120,7 @@ KEYS = {
         Key("EXPERIMENTS", _COMPOSE, *_COUNT),
         Key("HOURS", _COMPOSE, *_LIMIT),
         Key("MAX_COST", _COMPOSE, *_LIMIT),
-        Key("PROFILE", _CONTAINERS, *_any_of(["auto", *PROFILES]), optional=False),
+        Key("PROFILE", _CONTAINERS, *_any_of([AUTO, *PROFILES]), optional=False),
         Key("BUDGET", _CONTAINERS, _above_zero, "a number of seconds above 0", "300"),
         Key("PROPOSER", _CONTAINERS, *_any_of([mix.value for mix in Mix]), optional=False),
         Key("CRASH_RESET", _CONTAINERS, *_any_of([CrashReset.BASELINE.value, CrashReset.CONFIRMED.value])),

@@ -36,6 +36,9 @@ class Card(NamedTuple):
     gpu: Gpu
 
 
+AUTO = "auto"  # the PROFILE that means: by the card
+
+
 def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
     """The profile for the largest of the cards (name, memory in MiB); `cpu` if there is none that a profile fits.
 

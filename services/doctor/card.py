@@ -8,7 +8,7 @@ from researcher.placement import split_for
 from services.doctor.facts import Facts
 from services.doctor.finding import Finding, fail, ok, skip
 from services.doctor.minima import DRIVER, Mode
-from services.machine import Card, GpuFault, detect_profile
+from services.machine import AUTO, Card, GpuFault, detect_profile
 from services.redis.binary import parse_version
 from trainer.jobs import profile_named
 
@@ -51,7 +51,7 @@ def chosen(cards: Sequence[Card], uuid: str) -> tuple[Finding, Card | None]:
 def split(card: Card, held: Mapping[str, str]) -> Finding:
     """LLM, trainer and margin fit the card; the arithmetic is what was found."""
     name = held["PROFILE"]
-    if name == "auto":
+    if name == AUTO:
         name = detect_profile([card.gpu])
         if name == "cpu":
             return fail("split", f"no profile fits a card of {card.gpu.memory_mib} MiB", "scripts/up --cpu")

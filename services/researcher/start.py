@@ -22,14 +22,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.errors import ResearcherError
 from researcher.history import History
+from researcher.settings import faults
 from services.door import ENDED, REFUSED
+from services.machine import AUTO
 from services.state import Choices, State, StateError
 from services.subject import settle_subject
 from trainer.jobs import Bus, ProfileError, connect
 
 logger = logging.getLogger("researcher")
 
-AUTO = "auto"
 FINISHED_CODE, REFUSED_CODE = 0, 2
 SAY_EVERY_S = 10.0
 
@@ -65,8 +66,8 @@ def main() -> int:
     except Told:
         return 0
     except ValidationError as error:
-        for fault in error.errors():
-            logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
+        for fault in faults(error):
+            logger.error("%s", fault)
         return REFUSED_CODE
 
 

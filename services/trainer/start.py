@@ -16,12 +16,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.machine import GpuFault, detect_profile, gpus
+from researcher.settings import faults
+from services.machine import AUTO, GpuFault, detect_profile, gpus
 from trainer.jobs import ProfileError, profile_named
 
 logger = logging.getLogger("trainer")
 
-AUTO = "auto"
 REFUSED = 2
 STATE = Path("/state")
 WORK = Path("/run/overnight/work")
@@ -50,8 +50,8 @@ def main() -> int:
         settings = Settings()
         profile = card_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
-        for fault in error.errors():
-            logger.error("setting %s: %s", "_".join(map(str, fault["loc"])).upper(), fault["msg"])
+        for fault in faults(error):
+            logger.error("%s", fault)
         return REFUSED
     except (NoCard, GpuFault, ProfileError) as error:
         logger.error("%s", error)
