@@ -163,6 +163,7 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
         "results.json",
         "progress.png",
         "train.py",
+        "subject.bundle",
     }
 
 
