@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import campaign, decision, overhead, scale
+from tests.bench import aa, campaign, decision, overhead, scale
 
 
 def main() -> None:
@@ -27,6 +27,10 @@ def main() -> None:
     one.add_argument("--campaigns", type=int, default=5)
     one.add_argument("--experiments", type=int, default=20)
     one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
+    one = names.add_parser("aa", help="what a real night makes of edits that change nothing, under changing load")
+    one.add_argument("--dir", type=Path, required=True, help="where the night lies")
+    one.add_argument("--experiments", type=int, default=20)
+    one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
     options = parser.parse_args()
     match options.name:
         case "overhead":
@@ -37,6 +41,8 @@ def main() -> None:
             scale.run(options.experiments, options.optimizer)
         case "campaign":
             campaign.run(options.dir, options.campaigns, options.experiments, options.budget)
+        case "aa":
+            aa.run(options.dir, options.experiments, options.budget)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""A real night of edits that change nothing, on a machine whose load changes: what does the rule make of them?
+
+Each file submitted prints another word and trains alike, so that validation lets it pass (it refuses comments alone)
+and every gain is an accident. Burners come and go with the experiments. Bar: nothing confirmed. Beside it, what keeping
+every lower score would have kept of the same scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from researcher.desk import ask
+from researcher.errors import JournalError
+from researcher.experiment import Verdict
+from researcher.history import History
+from researcher.view import Night, look
+from services.door import DoorError, open_bus
+from services.state import State
+from services.subject import render_subject
+from trainer.jobs import profile_named
+
+PROFILE = "cpu"
+WORDS = 'print(f"Time budget: {TIME_BUDGET:g}s'  # what the subject prints before it trains
+BURNERS = (0, 0, 1, 3, 3, 1, 0, 2, 4, 2)  # for each core, experiment by experiment, again and again
+BURN = "while True: pass"
+WIDTH = 110
+LOOK_EVERY_S = 0.5
+
+
+def run(folder: Path, experiments: int, budget: float | None) -> None:
+    """Run the night and print the table; exits with 1 where anything was confirmed."""
+    state = State(folder.resolve())
+    argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
+    argv += ["--experiments", str(experiments), "--proposer", "optimizer", "--seed", "1"]
+    argv += [] if budget is None else ["--budget", str(budget)]
+    loads: dict[int, int] = {}
+    with subprocess.Popen(argv) as night, _burners() as burn:
+        _submit(state, experiments, night)
+        while night.poll() is None:
+            at = _under_way(state)
+            loads[at] = burn(BURNERS[at % len(BURNERS)])
+            time.sleep(LOOK_EVERY_S)
+    if night.returncode != 0:
+        raise SystemExit(f"the night ended with {night.returncode}; the same command goes on from here")
+    with History(state.journal) as history:
+        told = look(history, profile_named(PROFILE))
+    assert told is not None, "a night that ended has a run"
+    _print(told, loads)
+    if told.gain is not None and told.gain.confirmed:
+        raise SystemExit(f"{told.gain.confirmed:.6f} was confirmed where there is no gain")
+
+
+def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
+    """Before the baseline is measured: what people submit comes before what the optimiser proposes."""
+    source = render_subject(profile_named(PROFILE))["train.py"]
+    assert WORDS in source, "the subject prints something else now"
+    while night.poll() is None:
+        try:
+            bus = open_bus(state)
+            if bus.doing("researcher") is not None:
+                break
+        except DoorError:  # the server is not up yet
+            pass
+        time.sleep(LOOK_EVERY_S)
+    for number in range(1, count + 1):
+        file = source.replace(WORDS, f"{WORDS}, edit {number}")
+        ask(bus, "submit", f"alike-{number}.py\n{file}", request=f"alike-{number}")
+
+
+def _under_way(state: State) -> int:
+    """The number of the experiment under way, or of the last one."""
+    try:
+        with History(state.journal) as history:
+            return max((item.number for item in history.experiments()), default=0)
+    except JournalError:  # not made yet
+        return 0
+
+
+@contextlib.contextmanager
+def _burners() -> Iterator[Burn]:
+    burn = Burn()
+    try:
+        yield burn
+    finally:
+        burn(0)
+
+
+class Burn:
+    """Called with a number: so many processes a core that do nothing but use it."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, each: int) -> int:
+        wanted = each * len(os.sched_getaffinity(0))
+        while len(self._running) < wanted:
+            self._running.append(subprocess.Popen([sys.executable, "-c", BURN]))
+        while len(self._running) > wanted:
+            ended = self._running.pop()
+            ended.kill()
+            ended.wait()
+        return each
+
+
+def _print(night: Night, loads: dict[int, int]) -> None:
+    table = Table(title=f"edits that change nothing, profile {PROFILE}")
+    for name in ("", "burners a core", "val_bpb", "decision"):
+        table.add_column(name, justify="right")
+    table.add_column("what became of it")
+    rows = [row for row in night.rows if row.experiment.decision is not None]
+    for row in rows:
+        item = row.experiment
+        score = "—" if item.score is None else f"{item.score:.6f}"
+        table.add_row(str(item.number), str(loads.get(item.number, "—")), score, str(item.decision), row.note or "")
+    Console(width=WIDTH).print(table)
+    scores = [row.experiment.score for row in rows if row.experiment.score is not None]
+    lowest = list(accumulate(scores, min))
+    greedy = sum(now < before for before, now in pairwise(lowest))
+    confirmed = sum(check.verdict is Verdict.CONFIRMED for check in night.confirmations)
+    print(f"sigma {night.sigma:.6f}, scores from {min(scores):.6f} to {max(scores):.6f}, baseline {scores[0]:.6f}")
+    print(
+        f"walked through {night.tally['keep']} keeps, {len(night.confirmations)} checks, {confirmed} confirmed (bar 0)"
+    )
+    print(f"keeping every lower score would have kept {greedy} and told of {scores[0] - min(scores):+.6f}")
