@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Guard:
-    """`test` is a node id below tests/, of a test that takes seconds."""
+    """`test` is a node id below tests/, of a test (or a case of one, in brackets) that takes seconds."""
 
     name: str
     file: str
@@ -26,6 +26,7 @@ _WORKSPACE = "researcher/test_workspace.py::test_"
 _CLAIMS = "researcher/test_claims.py::test_"
 _FAILURES = "researcher/test_failures.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
+_FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
 
@@ -316,6 +317,34 @@ GUARDS = (
         "    linux.die_with_parent(signal.SIGTERM, int(sys.argv[2]))\n",
         "",
         _WORKER + "killed_worker_takes_its_trial_along",
+    ),
+    Guard(
+        "a candidate ends when its guardian does",
+        "trainer/guardian.py",
+        "    linux.die_with_parent(signal.SIGKILL, guardian)\n",
+        "",
+        _WORKER + "candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_at_once",
+    ),
+    Guard(
+        "a candidate has a session of its own",
+        "trainer/guardian.py",
+        "    os.setsid()\n",
+        "",
+        _FAULT + "[same-uid-kills_its_group]",
+    ),
+    Guard(
+        "a guardian inherits whom a candidate leaves",
+        "trainer/guardian.py",
+        "    linux.become_subreaper()\n",
+        "",
+        _FAULT + "[same-uid-leaves_a_daemon]",
+    ),
+    Guard(
+        "a tree is killed until none of it is left",
+        "trainer/guardian.py",
+        "    while (tree := procfs",
+        "    if (tree := procfs",
+        "trainer/test_guardian.py::test_tree_that_forks_while_it_is_killed_is_dead_at_the_end",
     ),
     Guard(
         "a supervisor ends when its worker does",

@@ -31,16 +31,21 @@ FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "training"),
     ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
     ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
-    ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 2.42 s"),
+    ("kills_its_group", {}, Outcome.CRASHED, "killed by SIGKILL"),
+    ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 4 s"),
 ]
 WHERE_THE_USER_MATTERS = ("exits_without_a_score", "hogs_memory", "forks_without_end", "leaves_a_daemon")
 
 
+CASES = [("same-uid", *fault) for fault in FAULTS]
+CASES += [("other-uid", *fault) for fault in FAULTS if fault[0] in WHERE_THE_USER_MATTERS]
+
+
 @pytest.mark.parametrize(
     ("user", "subject", "fields", "outcome", "reason"),
-    [("same-uid", *fault) for fault in FAULTS]
-    + [("other-uid", *fault) for fault in FAULTS if fault[0] in WHERE_THE_USER_MATTERS],
+    CASES,
     indirect=["user"],
+    ids=[f"{user}-{subject.split()[0]}" for user, subject, *_ in CASES],
 )
 def test_fault_has_its_outcome_and_leaves_nothing(
     subject: str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,23 @@ def test_wiping_follows_no_link(tmp_path: Path) -> None:
 
     assert not work.exists()
     assert (outside / "kept").exists()
+
+
+KILLS_A_TREE = """\
+import os, subprocess, sys
+from trainer import guardian, linux, procfs
+
+linux.become_subreaper()
+with subprocess.Popen([sys.executable, sys.argv[1]], stdout=subprocess.PIPE) as tree:
+    tree.stdout.readline()
+    guardian.kill_tree()
+    print(len(procfs.descendants(os.getpid())))
+"""
+
+
+def test_tree_that_forks_while_it_is_killed_is_dead_at_the_end() -> None:
+    subject = Path(__file__).parents[1] / "subjects" / "respawns.py"
+
+    done = subprocess.run([sys.executable, "-c", KILLS_A_TREE, subject], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "0\n"

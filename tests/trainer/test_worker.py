@@ -22,7 +22,7 @@ from tests.trainer.conftest import CAPS, MakeSpec, as_other_user, as_user, every
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
 from trainer.launch import User
 from trainer.presence import TRAINER
-from trainer.procfs import descendants, processes_of
+from trainer.procfs import descendants, process_table, processes_of
 from trainer.trial import Places
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
@@ -276,6 +276,21 @@ def test_next_worker_ends_what_is_left_when_all_who_could_were_killed_at_once(
     again = second.result(second.enqueue(spec("exits_without_a_score", trial="e-1-t1-a2")))
     assert again.outcome is Outcome.UNSCORABLE
     assert processes_of(user.uid) == []
+
+
+def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_at_once(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+    trainer.wait_until_training(trainer.enqueue(spec("hangs_in_training")))
+    supervisor, guardian, candidate = descendants(trainer.process.pid)
+    ours = [trainer.process.pid, supervisor.pid, guardian.pid]
+
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in ours:
+            os.kill(pid, number)
+
+    wait_for(lambda: (now := process_table().get(candidate.pid)) is None or now.state == "Z", 5)
 
 
 @as_other_user
