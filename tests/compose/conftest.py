@@ -12,6 +12,7 @@ import pytest
 
 from tests.compose.checkout import BASE, OLLAMA, ROOT, make_checkout
 from tests.compose.stack import Stack, removed_at_the_end, run
+from tests.crash import conftest as nights
 
 TIMES: list[str] = []
 SETTINGS = "BUDGET=4\n"  # processor seconds: few, and still some when the machine is shared
@@ -29,6 +30,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("times of the container stack")
         for line in TIMES:
             terminalreporter.write_line(line)
+    if not terminalreporter.config.pluginmanager.is_registered(nights):  # where only these tests were asked for
+        nights.pytest_terminal_summary(terminalreporter)
 
 
 @pytest.fixture(scope="session")

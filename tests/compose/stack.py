@@ -10,19 +10,20 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.compose.checkout import BASE
+from tests.compose.checkout import BASE, ROOT
 
 CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
 STAY_UP = ("redis", "ollama", "trainer", "researcher")
 USER = "1000:1000"
 DEADLINE_S = 600.0
 CHECKER = Path(__file__).parents[1] / "crash" / "checker.py"
+ENGINE = ROOT / "scripts" / "dev" / "docker-engine"
 QUERY = """
 import json, sqlite3, sys
 try:
@@ -35,6 +36,10 @@ except sqlite3.OperationalError as error:
 """
 MEASURED = "SELECT count(*) FROM experiment WHERE number > 0 AND decision IS NOT NULL AND outcome <> 'rejected'"
 FINISHED = "SELECT count(*) FROM trial WHERE state = 'finished'"
+
+
+class EngineNotOurs(Exception):
+    """This engine must not be stopped; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,43 @@ class Stack:
         """What a command in a service's container prints."""
         return self.compose("exec", "-T", service, *command, check=check).stdout
 
+    def name(self, service: str) -> str:
+        """Its container's."""
+        return f"{self.project}-{service}-1"
+
     def container(self, service: str) -> dict[str, Any]:
         """As the engine describes it, also when it has ended."""
-        name = f"{self.project}-{service}-1"
-        described: dict[str, Any] = json.loads(run("docker", "inspect", name).stdout)[0]
+        described: dict[str, Any] = json.loads(run("docker", "inspect", self.name(service)).stdout)[0]
         return described
 
     def kill(self, *services: str) -> None:
-        """SIGKILL of the containers' first processes: `docker kill` would count as a stop that somebody asked for."""
-        pids = [str(self.container(service)["State"]["Pid"]) for service in services]
-        assert "0" not in pids, "not running"
-        run("docker", "run", "--rm", "--pid", "host", BASE, "sh", "-c", f"kill -KILL {' '.join(pids)}")
+        """SIGKILL of the first processes of containers that run."""
+        assert self.kill_running(*services) == len(services), "not running"
+
+    def kill_running(self, *services: str) -> int:
+        """The same of those that run; their number. `docker kill` would count as a stop that somebody asked for."""
+        pids = [str(pid) for service in services if (pid := self.container(service)["State"]["Pid"])]
+        if pids:
+            run("docker", "run", "--rm", "--pid", "host", BASE, "sh", "-c", f"kill -KILL {' '.join(pids)} || true")
+        return len(pids)
+
+    def wipe(self, service: str, place: str) -> None:
+        """It is stopped at once, all that it keeps at `place` is gone, and it starts again."""
+        run("docker", "stop", "--time", "0", self.name(service))
+        volumes = ("--volumes-from", self.name(service))
+        run("docker", "run", "--rm", *volumes, BASE, "find", place, "-mindepth", "1", "-delete")
+        run("docker", "start", self.name(service))
+
+    def restart_engine(self, how: str) -> None:
+        """As scripts/dev/docker-engine does it. Raises EngineNotOurs."""
+        others = set(run("docker", "ps", "--format", "{{.Names}}").stdout.split())
+        others -= {self.eye, *map(self.name, STAY_UP)}
+        if others:
+            raise EngineNotOurs(f"other containers run on it and would be stopped: {', '.join(sorted(others))}")
+        restarted = run(str(ENGINE), how, check=False)
+        if "no engine runs that this script started" in restarted.stderr:
+            raise EngineNotOurs("scripts/dev/docker-engine did not start it")
+        assert restarted.returncode == 0, restarted.stderr
 
     # The eye
 
@@ -124,23 +155,29 @@ class Stack:
         )
         return outcome, self.seen("cat", f"/state/trials/{trial}/log.txt")
 
-    def wait_for(self, query: str, wanted: int, deadline_s: float = DEADLINE_S) -> None:
+    def wait_for(self, query: str, wanted: int) -> None:
         """Until the journal answers with at least `wanted`."""
-        give_up = time.monotonic() + deadline_s
-        while (self.ask(query) or 0) < wanted:
-            assert time.monotonic() < give_up, f"{query}: not {wanted} within {deadline_s:.0f} s\n{self.last_words()}"
+        self._wait_while_trials_end(lambda: (self.ask(query) or 0) >= wanted, f"{query}: not {wanted}")
+
+    def wait_for_end(self) -> None:
+        """Until the researcher says that the night has ended."""
+        told = ("logs", "--no-log-prefix", "--tail", "1", "researcher")
+        self._wait_while_trials_end(lambda: "goes on\n" in self.compose(*told).stdout, "the night does not end")
+
+    def _wait_while_trials_end(self, is_there: Callable[[], bool], what: str) -> None:
+        """A busy machine may take its time: this fails where no trial ends within the deadline."""
+        finished, give_up = 0, time.monotonic() + DEADLINE_S
+        while not is_there():
+            if time.monotonic() > give_up:
+                before, finished = finished, self.ask(FINISHED) or 0
+                assert finished > before, f"{what}, and no trial ended in {DEADLINE_S:.0f} s\n{self.last_words()}"
+                give_up = time.monotonic() + DEADLINE_S
             time.sleep(0.3)
 
-    def wait_for_end(self, deadline_s: float = DEADLINE_S) -> None:
-        """Until the researcher says that the night has ended."""
-        give_up = time.monotonic() + deadline_s
-        while "goes on\n" not in self.compose("logs", "--no-log-prefix", "--tail", "1", "researcher").stdout:
-            assert time.monotonic() < give_up, f"the night does not end\n{self.last_words()}"
-            time.sleep(0.5)
-
-    def wait_until_healthy(self, deadline_s: float = DEADLINE_S) -> None:
-        give_up = time.monotonic() + deadline_s
-        while not all(self.is_healthy(service) for service in STAY_UP):
+    def wait_until_healthy(self, *services: str) -> None:
+        """All of them where none is named."""
+        give_up = time.monotonic() + DEADLINE_S
+        while not all(self.is_healthy(service) for service in services or STAY_UP):
             assert time.monotonic() < give_up, f"not healthy again\n{self.last_words()}"
             time.sleep(0.3)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
-from tests.compose.checkout import ROOT
 from tests.compose.conftest import timed
-from tests.compose.stack import FINISHED, MEASURED, STAY_UP, Stack, run
+from tests.compose.stack import FINISHED, MEASURED, STAY_UP, EngineNotOurs, Stack, run
 
 pytestmark = pytest.mark.docker
 
@@ -51,17 +48,12 @@ def test_night_goes_on_after_a_kill(stack: Stack, killed: tuple[str, ...]) -> No
 @pytest.mark.parametrize("how", ["--restart", "--power-cut"])
 def test_night_goes_on_after_the_engine_is_started_again(stack: Stack, how: str) -> None:
     """Not covered: an engine that dies alone. The next one stops its containers as if somebody had asked for it."""
-    others = set(run("docker", "ps", "--format", "{{.Names}}").stdout.split())
-    others -= {stack.eye, *(f"{stack.project}-{service}-1" for service in STAY_UP)}
-    if others:
-        pytest.skip(f"other containers run on this engine ({', '.join(sorted(others))}), and would be stopped with it")
     before = stack.ask(FINISHED)
 
-    engine = ROOT / "scripts" / "dev" / "docker-engine"
-    restarted = subprocess.run([engine, how], capture_output=True, text=True, check=False)
-    if "no engine runs that this script started" in restarted.stderr:
-        pytest.skip("the engine is not ours to stop")
-    assert restarted.returncode == 0, restarted.stderr
+    try:
+        stack.restart_engine(how)
+    except EngineNotOurs as reason:
+        pytest.skip(str(reason))
 
     with timed(f"back at work after the engine's {how.strip('-')}"):
         stack.wait_for(FINISHED, before + 1)
