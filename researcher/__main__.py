@@ -1,19 +1,19 @@
 """The researcher as a process: `python -m researcher`, settings from the environment, one line of log per event.
 
 Ends with 0 when the goal is reached or somebody asked it to stop, with 2 when it refuses to start; anything else is a
-fault, and starting it again goes on where it was.
+fault, and starting it again goes on where it was. A bad day of its surroundings (a full disk, no Redis) ends nothing.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -21,11 +21,12 @@ from pydantic import ValidationError
 
 from researcher.alarm import alarm
 from researcher.desk import Desk
+from researcher.endurance import endure
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.experiment import Prices, Run
 from researcher.front import Front
 from researcher.journal import Journal
-from researcher.lab import Goal, Lab
+from researcher.lab import BackOff, Goal, Lab
 from researcher.llm import LlmProposer
 from researcher.loop import work
 from researcher.ollama import OllamaClient, OllamaSettings
@@ -33,7 +34,6 @@ from researcher.optimizer import Optimizer
 from researcher.projections import results_tsv, write_whole
 from researcher.proposers import Proposers
 from researcher.settings import Mix, Settings, faults
-from researcher.store import WriterLock
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
 from researcher.view import look, now
@@ -45,6 +45,7 @@ logger = logging.getLogger("researcher")
 
 REFUSED = 2
 REST_S = 0.2
+REDIS_TRIES = 4  # in a command about twenty seconds: a server's restart goes unnoticed, a longer absence is said
 
 
 class Stopped(Exception):
@@ -84,9 +85,8 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = Settings()
-        lock = WriterLock(settings.journal_dir)
-        lock.sign(os.getpid())
-        _run(settings, settings.trial_profile())
+        profile, switch = settings.trial_profile(), StopSwitch()
+        endure(settings, lambda back_off: _run(settings, profile, switch, back_off))
     except Stopped as stop:
         logger.info("stopped by %s; the same command goes on from here", stop)
     except ValidationError as error:
@@ -99,19 +99,17 @@ def main() -> int:
     return 0
 
 
-def _run(settings: Settings, profile: Profile) -> None:
-    switch = StopSwitch()
-    workspace = Workspace(settings.subject_dir)
-    journal = Journal(settings.journal_dir)
-    run = _find_or_start_run(settings, profile, journal, workspace)
-    bus = Bus(connect(settings.redis_url, password=settings.password()))
-    lab = _lab(settings, profile, run, journal, workspace, bus, switch)
-    logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
-    try:
+def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: BackOff) -> None:
+    server = connect(settings.redis_url, password=settings.password(), tries=REDIS_TRIES)
+    with (
+        closing(Workspace(settings.subject_dir)) as workspace,
+        closing(Journal(settings.journal_dir)) as journal,
+        closing(server),
+    ):
+        run = _find_or_start_run(settings, profile, journal, workspace)
+        lab = _lab(settings, profile, run, journal, workspace, Bus(server), switch, back_off)
+        logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
         logger.info("the night has ended: %s", work(lab))
-    finally:
-        workspace.close()
-        journal.close()
 
 
 def _lab(
@@ -122,6 +120,7 @@ def _lab(
     workspace: Workspace,
     bus: Bus,
     switch: StopSwitch,
+    back_off: BackOff,
 ) -> Lab:
     front = Front(journal, switch.turn)
     desk = Desk.open(bus, front.receive)
@@ -168,6 +167,7 @@ def _lab(
         tick=tick,
         rest=rest,
         say=lambda words: voice.say(RESEARCHER, words),
+        back_off=back_off,
     )
     return lab
 

@@ -12,7 +12,7 @@ from statistics import quantiles
 
 from researcher.experiment import ASKED_TO_PAUSE, Run, Trial
 from researcher.view import Now
-from trainer.jobs import Budget, Clock
+from trainer.jobs import HELD, Budget, Clock
 
 STALLED_AFTER = 3.0
 TRAINER_MISSED_AFTER_S = 60.0
@@ -27,8 +27,8 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: Now | None, a
     """
     if run.ended is not None or run.paused == ASKED_TO_PAUSE:
         return None
-    if run.paused is not None:
-        return f"no progress: {run.paused}"
+    if (held := run.paused or _held(seen)) is not None:
+        return f"no progress: {held}"
     quiet_s = at - max(run.going_since or run.created_at, *(trial.finished_at or 0.0 for trial in trials), 0.0)
     at_work = seen is not None and seen.at_work
     if seen is not None and at_work and _misses_trainer(seen) and quiet_s > TRAINER_MISSED_AFTER_S:
@@ -52,6 +52,15 @@ def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
         return budget.wall_limit_s
     *_, upper = quantiles((later - earlier for earlier, later in pairwise(ends)), n=4)
     return max(upper, 0.0 if budget.clock is Clock.STEPS else budget.amount)
+
+
+def _held(seen: Now | None) -> str | None:
+    """What the surroundings do not let happen, as those say who are held."""
+    if seen is not None and seen.doing.startswith(HELD):
+        return f"the researcher is {seen.doing}"
+    if seen is not None and seen.trainer is not None and seen.trainer.phase.startswith(HELD):
+        return f"the trainer is {seen.trainer.phase}"
+    return None
 
 
 def _misses_trainer(seen: Now) -> bool:

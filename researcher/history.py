@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,7 +19,7 @@ from researcher.drift import REFERENCE_TRIALS, REPEATS_LIMIT
 from researcher.errors import JournalError
 from researcher.experiment import Confirmation, Decision, Experiment, Request, RequestState, Run, State, Trial
 from researcher.proposal import Proposal
-from researcher.store import confirmation_of, experiment_of, open_database, request_of, run_of, trial_of
+from researcher.store import confirmation_of, damage, experiment_of, open_database, request_of, run_of, trial_of
 from trainer.jobs import Calibration, Kind, TrialResult
 
 Row = TypeVar("Row")
@@ -41,7 +42,9 @@ class History:
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         """Raises JournalError where nothing was written yet, or by a newer version."""
         self.folder = folder
-        self._database = open_database(folder, read_only=not writable)
+        self._writable = writable
+        with self._told():
+            self._database = open_database(folder, read_only=not writable)
         self._applied: list[Experiment] = []
         self._closed: list[Trial] = []  # only the newest trial may be begun again
 
@@ -198,7 +201,19 @@ class History:
         return [request_of(row) for row in rows]
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
-        return self._database.execute(statement, values).fetchall()
+        with self._told():
+            return self._database.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """A reader can do nothing about a journal that cannot be read; its writer knows more."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if self._writable:
+                raise
+            words = damage(error, self.folder) or f"the journal in {self.folder} cannot be read now: {error}"
+            raise JournalError(words) from error
 
     def _one(self, parse: Callable[[sqlite3.Row], Row], statement: str, *values: Any) -> Row:
         rows = self._all(statement, *values)

@@ -51,18 +51,20 @@ class Goal:
 
 
 class Held(StrEnum):
-    """What holds the night: trials that get lost, a state that ran and fails now, an LLM that does not leave."""
+    """What holds the night: trials that get lost, a state that ran and fails now, an LLM that does not leave, a disk or
+    a server that is not as it must be."""
 
     MACHINE = "machine"
     SUBJECT = "subject"
     CARD = "card"
+    SURROUNDINGS = "surroundings"
 
 
 class BackOff:
-    """How long to hold after each fault of a kind in a row: its first time, doubled up to half an hour."""
+    """How long to hold after each fault of a kind in a row: its first time, doubled up to its last."""
 
-    FIRST_S: ClassVar = {Held.MACHINE: 10.0, Held.SUBJECT: 30.0, Held.CARD: 30.0}
-    LAST_S = 1800.0
+    FIRST_S: ClassVar = {Held.MACHINE: 10.0, Held.SUBJECT: 30.0, Held.CARD: 30.0, Held.SURROUNDINGS: 5.0}
+    LAST_S: ClassVar = {Held.MACHINE: 1800.0, Held.SUBJECT: 1800.0, Held.CARD: 1800.0, Held.SURROUNDINGS: 60.0}
 
     def __init__(self) -> None:
         self._next_s = dict(self.FIRST_S)
@@ -70,7 +72,7 @@ class BackOff:
     def next_s(self, held: Held) -> float:
         """This time's hold; the next one of the kind is longer."""
         now_s = self._next_s[held]
-        self._next_s[held] = min(2 * now_s, self.LAST_S)
+        self._next_s[held] = min(2 * now_s, self.LAST_S[held])
         return now_s
 
     def reset(self, held: Held) -> None:
@@ -218,6 +220,7 @@ class Lab:
         else:
             trial = self.journal.finish_trial(trial, result, self.clock(), machine)
             self.back_off.reset(Held.MACHINE)
+            self.back_off.reset(Held.SURROUNDINGS)
             logger.info("%s %s: %s", spec.id, result.outcome, result.reason)
         self.trials.forget(spec.id)
         return trial

@@ -7,6 +7,7 @@ committed step survives kill -9 and power loss. Not for network file systems, wh
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from researcher.proposal import LlmCost, Proposer
 from trainer.jobs import Kind, Outcome
 
 JOURNAL_FILE = "journal.db"
+BUSY_S = 10.0  # how long another program may hold the file locked unnoticed
 
 
 class WriterLock:
@@ -54,9 +56,8 @@ class WriterLock:
 
     def sign(self, pid: int) -> None:
         """Leave a name for the error message of whoever comes second."""
-        self._file.truncate(0)
-        self._file.write(str(pid))
-        self._file.flush()
+        os.ftruncate(self._file.fileno(), 0)
+        os.write(self._file.fileno(), str(pid).encode())
 
     def release(self) -> None:
         """Give it back; the end of the process does the same."""
@@ -69,19 +70,58 @@ def open_database(folder: Path, *, read_only: bool = False) -> sqlite3.Connectio
     if read_only:
         if not path.exists():
             raise JournalError(f"no journal in {folder}; nothing has run there yet")
-        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+        database = _open_for_reading(path)
         if database.execute("PRAGMA user_version").fetchone() == (0,):
             database.close()
             raise JournalError(f"the journal in {folder} is just being made; try again")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(path, timeout=10, isolation_level=None)
+        database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        _require_sound(database, folder)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
         _migrate(database, path)
     database.row_factory = sqlite3.Row
     return database
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    """Where a disk takes no file that readers would share, the journal alone is read: without a `-wal` it is whole."""
+    try:
+        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_S)
+        database.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+    return database
+
+
+def _require_sound(database: sqlite3.Connection, folder: Path) -> None:
+    """Before anything is written: a page that was overwritten may be met only after hours."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise JournalError(_damage_told(found.partition("\n")[2], folder))
+
+
+def error_is(error: sqlite3.DatabaseError, names: tuple[str, ...]) -> bool:
+    """SQLite's extended codes begin with the name of the plain one. An error of Python's own module has none."""
+    return getattr(error, "sqlite_errorname", "").startswith(names)
+
+
+def damage(error: sqlite3.DatabaseError, folder: Path) -> str | None:
+    """What to do about a journal that cannot be read any more; None for any other error."""
+    return _damage_told(str(error), folder) if error_is(error, ("SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
+
+
+def _damage_told(found: str, folder: Path) -> str:
+    return (
+        f"the journal {folder / JOURNAL_FILE} is damaged ({found}); nothing more is written to it. What was measured "
+        "is still there: every candidate is a commit of the subject (`git for-each-ref refs/overnight`), results.tsv "
+        f"lies beside train.py, and the trainer keeps each result as a file. Next: copy {folder} away; "
+        f"`sqlite3 {JOURNAL_FILE} .recover` rescues what can be read; or begin anew with another --state"
+    )
 
 
 def _migrate(database: sqlite3.Connection, path: Path) -> None:
@@ -102,7 +142,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     try:
         yield database
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # a full disk has rolled it back already
+            database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import redis
 
+from trainer import room
 from trainer.jobs import PROFILES, TRIALS, Bus, connect
 from trainer.launch import User, UserRefused
 from trainer.leftovers import NotSwept
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         user=options.candidate_user,
         vram_cap_mib=options.vram_cap_mib,
     )
+    room.wait_for((places.trials, places.work), lambda _: True)
     places.trials.mkdir(parents=True, exist_ok=True)
     try:
         lock = take_work_folder(places.work, places.user)
@@ -57,6 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
         worker.work(logging_level="WARNING")
     except KeyboardInterrupt:
         log.info("stopped before the first trial")
+    except redis.AuthenticationError as refusal:
+        log.error(
+            "Redis refuses this trainer's password (%s). Next: write its password to %s, or start Redis with the one "
+            "that is there; each new start tries again", refusal, options.password_file or "a --password-file",
+        )  # fmt: skip
+        return 1
     finally:
         os.close(lock)
     log.info("%s has stopped", name)
@@ -67,6 +75,8 @@ def _look_for_server(connection: redis.Redis) -> None:
     """Say so when nobody answers; the worker's own connection then waits ten minutes."""
     try:
         connection.ping()
+    except redis.AuthenticationError:
+        raise
     except (redis.ConnectionError, redis.TimeoutError) as away:
         log.warning("the server does not answer yet (%s); waiting", away)
 

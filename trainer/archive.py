@@ -1,20 +1,33 @@
 """Results on the trainer's own disk: written before anybody is told, so a lost answer can be given again.
 
-Promises: a result file is whole or absent. Does not cover deleting old ones.
+Promises: a result file is whole or absent; a result without one is told as `lost`. Does not cover deleting old ones.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from trainer.jobs import TrialResult, TrialSpec
+from trainer.jobs import Outcome, TrialResult, TrialSpec
+
+log = logging.getLogger(__name__)
 
 
 def store(trials: Path, result: TrialResult) -> TrialResult:
-    """Write `<trials>/<id>/result.json` and return what was written."""
-    folder = trials / result.id
+    """Write `<trials>/<id>/result.json` and return what was written, or why nothing was: that trial is `lost`."""
+    try:
+        _write(trials / result.id, result)
+    except OSError as fault:
+        reason = f"its result could not be stored: {fault}"
+        log.error("%s: %s", result.id, reason)
+        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None)
+    return result
+
+
+def _write(folder: Path, result: TrialResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "result.json.new"
     with temporary.open("w", encoding="utf-8") as file:
@@ -23,7 +36,6 @@ def store(trials: Path, result: TrialResult) -> TrialResult:
         os.fsync(file.fileno())
     temporary.replace(folder / "result.json")
     _sync(folder)
-    return result
 
 
 def stored(trials: Path, spec: TrialSpec) -> TrialResult | None:
@@ -37,10 +49,13 @@ def stored(trials: Path, spec: TrialSpec) -> TrialResult | None:
 
 
 def store_log(trials: Path, trial: str, text: str) -> str:
-    """Write the kept log; its path relative to the trials folder."""
+    """Write the kept log; its path relative to the trials folder. A result does without it: its end is in there too."""
     folder = trials / trial
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "log.txt").write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").write_text(text, encoding="utf-8")
+    except OSError as fault:
+        log.error("%s: its log could not be stored: %s", trial, fault)
     return f"{trial}/log.txt"
 
 

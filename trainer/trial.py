@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer import archive, calibration, machine
+from trainer import archive, calibration, machine, room
 from trainer.jobs import (
     Calibration,
     Clock,
@@ -66,6 +66,8 @@ def run_trial(
     if known is not None:
         return known
     clock = _Clock(time.time(), time.monotonic())
+    if (words := room.lacking(places.trials, places.work)) is not None:
+        return _without_run(spec, places, clock, Stop(Outcome.LOST, f"it was not begun: {words}"))
     try:
         rows = read_rows(places.data, spec.data_sha256)
     except DataFault as fault:
@@ -190,6 +192,7 @@ def _result(
             last_lines=tuple(watch.sink.last_lines(5)),
             kernel_oom_kills=oom_kills,
             vram_mib=_vram_mib(spec, places) if watch.claims.memory_mib else None,
+            no_room=room.lacking(places.work),
         )
     )
     ok = stop.outcome is Outcome.OK

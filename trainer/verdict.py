@@ -16,6 +16,7 @@ from trainer.launch import Ending
 
 PRINTED_TOLERANCE = 1e-3
 _MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory")
+_DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _CARD_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -30,7 +31,7 @@ class Stop:
 @dataclass(frozen=True)
 class Observed:
     """How a candidate ended. `ending` is None when its guardian was killed; `bpb` is ours, `printed_bpb` its claim;
-    `vram_mib` is its cap on a card."""
+    `vram_mib` is its cap on a card; `no_room` is what its disk lacks also without its files."""
 
     stop: Stop | None
     ending: Ending | None
@@ -40,6 +41,7 @@ class Observed:
     last_lines: tuple[str, ...]
     kernel_oom_kills: int = 0
     vram_mib: int | None = None
+    no_room: str | None = None
 
 
 def judge(observed: Observed) -> Stop:
@@ -82,7 +84,18 @@ def _failed(exit_code: int | None, observed: Observed) -> Stop:
         return Stop(Outcome.OUT_OF_MEMORY, f"out of memory{_last_line(observed)}")
     if observed.kernel_oom_kills:
         return Stop(Outcome.OUT_OF_MEMORY, f"the kernel killed a process of it for memory{_last_line(observed)}")
+    if any(_DISK.search(line) for line in observed.last_lines):
+        return _out_of_disk(observed)
     return Stop(Outcome.CRASHED, f"exit code {exit_code}{_last_line(observed)}")
+
+
+def _out_of_disk(observed: Observed) -> Stop:
+    """There was room when it began, and its files are gone: room that is back was taken by it."""
+    if observed.no_room is not None:
+        return Stop(
+            Outcome.LOST, f"it found no room on the disk, and there is none without its files: {observed.no_room}"
+        )
+    return Stop(Outcome.CRASHED, f"it filled the disk of the work folder{_last_line(observed)}")
 
 
 def _scored(observed: Observed) -> Stop:

@@ -21,8 +21,8 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer import linux
-from trainer.jobs import TRIALS, ClosedJob
+from trainer import linux, room
+from trainer.jobs import HELD, TRIALS, ClosedJob
 from trainer.launch import User
 from trainer.leftovers import clear_all
 from trainer.presence import IDLE, Presence
@@ -59,6 +59,7 @@ class TrialWorker(Worker):
         self._places = places
         self._single_host = single_host
         self._stopping_s: float | None = None
+        self._phase = IDLE
         self._parent = os.getpid()
         super().__init__(
             [TRIALS],
@@ -114,11 +115,37 @@ class TrialWorker(Worker):
         """Seconds without a heartbeat after which a trial counts as abandoned."""
         return SINGLE_HOST_LEASE_S if self._single_host else int(super().get_heartbeat_ttl(job, working_time))
 
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Take a trial only where its result can be stored."""
+        room.wait_for((self._places.trials, self._places.work), self._hold)
+        self._phase = IDLE
+        return None if self._stop_requested else super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+
+    def _hold(self, words: str) -> bool:
+        self._phase = f"{HELD}: {words}"
+        self.heartbeat()
+        return not self._stop_requested
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """A password that changes under a trial costs its answer's way; the answer itself lies on disk."""
+        try:
+            super().execute_job(job, queue)
+        except redis.AuthenticationError:
+            raise SystemExit(1) from None
+
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """RQ's heartbeat, and ours while nothing runs; during a trial its fork speaks."""
-        super().heartbeat(timeout, pipeline)
+        """RQ's heartbeat, and ours while nothing runs; during a trial its fork speaks.
+
+        RQ would ask a server that refuses our password for ever; a new start reads the password anew.
+        """
+        try:
+            super().heartbeat(timeout, pipeline)
+        except redis.AuthenticationError:
+            raise SystemExit(1) from None
         if not self.is_horse and not self.horse_pid:
-            self._presence.show(IDLE)
+            self._presence.show(self._phase)
 
     def teardown(self) -> None:
         """Say goodbye."""

@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
@@ -53,8 +53,13 @@ class ForkedNight(ScriptedNight):
         self._end_trainer()
         self._trainers_kill = kill
 
-    def run_researcher(self, experiments: int, kill: Kill | None = None) -> int | None:
-        """One researcher from its start to its end; the exit code, which is negative for a signal."""
+    def run_researcher(
+        self, experiments: int, kill: Kill | None = None, meanwhile: Iterator[None] | None = None, **more: object
+    ) -> int | None:
+        """One researcher from its start to its end; the exit code, which is negative for a signal.
+
+        `meanwhile` is taken one step further every some hundredths of a second; `more` are settings.
+        """
         settings = {
             "REDIS_URL": self.server.url,
             "REDIS_PASSWORD_FILE": self.password_file,
@@ -66,12 +71,14 @@ class ForkedNight(ScriptedNight):
             "TAG": "night",
             "SEED": 7,
             "EXPERIMENTS": experiments,
+            **more,
         }
         process = self._fork(be_researcher, {name: str(value) for name, value in settings.items()}, kill)
         give_up = time.monotonic() + DEADLINE_S
         while process.exitcode is None:
             assert time.monotonic() < give_up, f"still at work after {DEADLINE_S} s\n{self.output()[-6000:]}"
             self._keep_trainer()
+            next(meanwhile or iter(()), None)
             process.join(0.02)
         return process.exitcode
 

@@ -4,7 +4,7 @@
 trial a card can carry. Importing this costs neither torch nor a connection.
 """
 
-from trainer.jobs.bus import REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
+from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
 from trainer.jobs.closed import ClosedJob, NotInTable
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.result import (
@@ -31,6 +31,7 @@ from trainer.jobs.spec import (
 )
 
 __all__ = [
+    "HELD",
     "PROFILES",
     "REQUESTS",
     "RUN_TRIAL",

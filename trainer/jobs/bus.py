@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, fields
+from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -18,6 +19,7 @@ TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "trainer.work.run_trial"
 TRAINER = "overnight:trainer"
+HELD = "held"  # how what somebody says begins while its surroundings do not let it work
 PROGRESS_TTL_S = 120
 DOING_TTL_S = 30
 _PATIENT_TRIES = 300
@@ -27,12 +29,21 @@ class BusError(Exception):
     """Redis cannot be used; the message says which server and what to do."""
 
 
-def connect(url: str, *, password: str | None = None, patient: bool = True) -> redis.Redis:
+class _Patience(Retry):
+    """For a server that is away. One that refuses a password will do so again."""
+
+    def call_with_retry(self, do: Any, fail: Any, *_: Any, **how: Any) -> Any:
+        """As redis-py calls it."""
+        how["is_retryable"] = lambda error: not isinstance(error, redis.AuthenticationError)
+        return super().call_with_retry(do, fail, **how)
+
+
+def connect(url: str, *, password: str | None = None, patient: bool = True, tries: int = _PATIENT_TRIES) -> redis.Redis:
     """A connection that outlives a ten-minute outage of the server; with `patient=False` it fails within two seconds.
 
     redis-py's own default gives up after about 5 s, and RQ's worker then ends in the middle of a trial.
     """
-    retry = Retry(ExponentialBackoff(cap=2, base=0.1), _PATIENT_TRIES if patient else 2)
+    retry = _Patience(ExponentialBackoff(cap=2, base=0.1), tries if patient else 2)
     return redis.Redis.from_url(
         url,
         password=password,

@@ -1,0 +1,256 @@
+"""Bad days of storage, clock and Redis: each ends with a sentence that a tired person understands, and then the night
+goes on by itself. The processes, the disks, the server and git are real; only the training is scripted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from researcher import store
+from researcher.alarm import alarm
+from researcher.history import History
+from researcher.view import now
+from services.redis.server import RedisServer, start_server
+from tests.crash.checker import check
+from tests.crash.nights import ForkedNight
+from tests.disks import Disk
+from trainer.jobs import profile_named
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+GOAL = 3
+SIZES = {"journal": "4m", "subject": "4m", "log": "1m", "trials": "16m"}
+GOES_ON = "The night goes on by itself"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    started = start_server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """Of one of the night's folders, named by the test."""
+    made = Disk(tmp_path / request.param, SIZES[request.param])
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedNight]:
+    made = ForkedNight(tmp_path, server)
+    yield made
+    made.end()
+
+
+def until(condition: Callable[[], bool]) -> Iterator[None]:
+    while not condition():
+        yield
+
+
+def alarm_of(night: ForkedNight) -> str | None:
+    """As `overnight status` has it."""
+    with History(night.journal) as history:
+        run = history.run()
+        assert run is not None
+        return alarm(run, history.trials(), profile_named("cpu").budget, now(history, night.bus), time.time())
+
+
+def has_begun(night: ForkedNight) -> Callable[[], bool]:
+    """True once a first trial is written down; dozens of steps are still to come."""
+    return lambda: "night-0-t0-a0 ok" in night.output()
+
+
+def held(night: ForkedNight) -> list[str]:
+    """What was said, once for each try."""
+    return [line.partition("HELD")[2] for line in night.output().splitlines() if "HELD" in line]
+
+
+def assert_it_went_on(night: ForkedNight, code: int | None) -> None:
+    assert code == 0, night.output()[-6000:]
+    assert "Traceback" not in night.output()
+    found = check(night.folder)
+    assert found["faults"] == []
+    assert found["experiments"] == GOAL
+
+
+@pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
+def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
+    disk: Disk, night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: len(held(night)) > 1)
+        disk.free()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert f"the disk of {disk.folder} is full, 0 KiB are free. Next: delete" in held(night)[0]
+    assert GOES_ON in held(night)[0]
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.parametrize("disk", ["log"], indirect=True)
+def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedNight) -> None:
+    (night.folder / "output.log").symlink_to(disk.folder / "output.log")
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: night.row("SELECT count(*) FROM experiment WHERE state = 'applied'") == (3,))
+        disk.free()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.parametrize("disk", ["subject"], indirect=True)
+def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_remounted(
+    disk: Disk, night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.make_read_only()
+        yield from until(lambda: len(held(night)) > 1)
+        disk.make_writable()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert f"the disk of {disk.folder} is read-only. Next: `dmesg` tells" in held(night)[0]
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.parametrize("disk", ["journal"], indirect=True)
+def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_one(
+    disk: Disk, night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        before = len(held(night))
+        yield from until(lambda: len(held(night)) > before)
+        disk.make_writable()
+
+    disk.make_read_only()
+    first = night.run_researcher(1, meanwhile=day())
+    disk.make_read_only()
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert first == 0
+    assert len(held(night)) > 1
+    assert all("is read-only" in words for words in held(night))
+    assert_it_went_on(night, code)
+
+
+def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BUSY_S", 0.1)
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        with closing(sqlite3.connect(night.journal / "journal.db", isolation_level=None)) as browser:
+            browser.execute("BEGIN IMMEDIATE")
+            yield from until(lambda: len(held(night)) > 1)
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert f"another program holds the journal in {night.journal} locked. Next: close" in held(night)[0]
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.parametrize("garbage_from", [0, 8192])
+def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
+    night: ForkedNight, garbage_from: int
+) -> None:
+    assert night.run_researcher(1) == 0
+    journal = night.journal / "journal.db"
+    with journal.open("r+b") as file:
+        file.seek(garbage_from)
+        file.write(b"garbage!" * 2048)
+    damaged = journal.read_bytes()
+
+    code = night.run_researcher(2)
+
+    assert code == 2
+    assert journal.read_bytes() == damaged
+    said = night.output().splitlines()[-1]
+    assert f"the journal {journal} is damaged" in said
+    assert "nothing more is written to it" in said
+    assert "`git for-each-ref refs/overnight`" in said
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_text("commit\tval_bp"), Path.unlink], ids=["half", "gone"])
+def test_results_that_are_half_written_or_deleted_are_there_again_with_the_next_experiment(
+    damage: Callable[[Path], object], night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(lambda: "1 discard" in night.output())
+        damage(night.subject / "results.tsv")
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert_it_went_on(night, code)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    started = start_server(tmp_path / "redis")
+    yield started
+    started.stop()
+
+
+def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
+    tmp_path: Path, own_server: RedisServer
+) -> None:
+    night = ForkedNight(tmp_path, own_server)
+
+    def change_password() -> None:
+        server = night.bus.connection
+        server.config_set("requirepass", "another")
+        server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def day() -> Iterator[None]:
+        yield from until(lambda: len(held(night)) > 1)
+        night.password_file.write_text(own_server.password or "")
+        yield from until(has_begun(night))
+        change_password()
+        before = len(held(night))
+        yield from until(lambda: len(held(night)) > before)
+        night.password_file.write_text("another")
+
+    night.password_file.write_text("not this one")
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    night.end()
+    assert all("refuses the password of this night" in words for words in held(night))
+    assert "Next: write its password to the file" in held(night)[0]
+    assert "Redis refuses this trainer's password" in night.output()
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.parametrize("disk", ["trials"], indirect=True)
+def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself(
+    disk: Disk, night: ForkedNight
+) -> None:
+    said: list[str] = []
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: len(held(night)) > 0 and alarm_of(night) is not None)
+        said.append(alarm_of(night) or "")
+        disk.free()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    expected = f"the disk of {disk.folder} is full, 0 KiB are free and a trial needs 8192. Next: delete"
+    assert expected in held(night)[0]
+    assert f"no progress: the trainer is held: {expected}" in said[0]
+    assert_it_went_on(night, code)
