@@ -33,6 +33,7 @@ class RequestJob(ClosedJob):
     """Asks the researcher for something. The table is filled when the desk opens: the answers come from its journal."""
 
     functions: ClassVar[dict[str, Receiver]] = {}
+    works = REQUESTS
 
 
 class Desk(SimpleWorker):

@@ -22,7 +22,7 @@ from researcher.experiment import (
     Verdict,
 )
 from researcher.history import History
-from trainer.jobs import Bus, Kind, Outcome, Profile, Progress, Seen, trial_id
+from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, foreign, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
@@ -96,7 +96,7 @@ class Cost:
 class Now:
     """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
 
-    `at_work` is False where no researcher speaks; `doing` then says so.
+    `at_work` is False where no researcher speaks; `doing` then says so. `foreign` tells of jobs that are none of ours.
     """
 
     doing: str
@@ -104,6 +104,7 @@ class Now:
     progress: Progress | None
     trainer: Seen | None = None
     at_work: bool = True
+    foreign: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,12 +204,14 @@ def now(history: History, bus: Bus) -> Now:
     """What is going on, as far as the bus knows."""
     run, said, running = history.run(), bus.doing("researcher"), history.running_trial()
     doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
-    trainer, at_work = bus.trainer(), said is not None
+    trainer, at_work, refused = bus.trainer(), said is not None, bus.doing("desk")
+    if trainer is not None and trainer.refused:
+        refused = foreign(trainer.refused, TRIALS)
     if run is None or running is None:
-        return Now(doing, None, None, trainer, at_work)
+        return Now(doing, None, None, trainer, at_work, refused)
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)
-    return Now(doing, name, bus.read_progress(name), trainer, at_work)
+    return Now(doing, name, bus.read_progress(name), trainer, at_work, refused)
 
 
 def fallen_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:

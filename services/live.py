@@ -41,6 +41,8 @@ def draw(scene: Scene) -> RenderableType:
         parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
     if scene.llm:
         parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
+    if scene.now is not None and scene.now.foreign:
+        parts.append(Text(f"jobs {scene.now.foreign}", style="yellow"))
     if scene.foot:
         parts.append(Text(scene.foot, style="dim"))
     return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")

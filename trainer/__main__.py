@@ -20,7 +20,7 @@ from trainer.runner import CONTEXT_MIB
 from trainer.takeover import take_over
 from trainer.trial import Places
 from trainer.work import Station, take_station
-from trainer.worker import TrialWorker, WorkFolderRefused, take_work_folder
+from trainer.worker import TrialJob, TrialWorker, WorkFolderRefused, take_work_folder
 
 log = logging.getLogger("trainer")
 
@@ -46,14 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (WorkFolderRefused, NotSwept) as refusal:
         log.error("%s", refusal)
         return 2
-    take_station(Station(places, name, options.redis, password, options.profile))
+    take_station(Station(places, name, options.redis, password, options.profile, lambda: TrialJob.refused))
     impatient = connect(options.redis, password=password, patient=False)
     try:
         _look_for_server(impatient)
         connection = connect(options.redis, password=password)
         if options.single_host:
             take_over(Bus(connection).queue(TRIALS))
-        presence = Presence(impatient, name, options.profile, options.vram_cap_mib)
+        presence = Presence(impatient, name, options.profile, options.vram_cap_mib, lambda: TrialJob.refused)
         worker = TrialWorker(connection, presence, places, single_host=options.single_host)
         log.info("%s waits for trials; data %s, results %s", name, places.data, places.trials)
         worker.work(logging_level="WARNING")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import redis
@@ -27,12 +28,14 @@ class Presence:
     """The trainer's own key. `token` grows with every trial, so a reader can tell an old holder from the current.
 
     `profile` and `vram_cap_mib` are what this trainer was started with; None is not shown.
+    `refused` counts foreign jobs.
     """
 
     connection: redis.Redis
     worker: str
     profile: str | None = None
     vram_cap_mib: int | None = None
+    refused: Callable[[], int] = int
 
     def next_token(self) -> int | None:
         """A number larger than any before, or None if the server is away."""
@@ -49,6 +52,7 @@ class Presence:
             "worker": self.worker,
             "profile": self.profile,
             "vram_cap_mib": self.vram_cap_mib,
+            "refused": self.refused() or None,
             "token": token,
         }
         values = {name: str(value) for name, value in every.items() if value is not None}

@@ -33,6 +33,7 @@ class Station:
     redis_url: str
     password: str | None
     profile: str | None = None
+    refused: Callable[[], int] = int
 
 
 class NotStationed(RuntimeError):
@@ -64,7 +65,8 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
         return _misfit(spec_json, fault, _station.worker).to_json()
     log.info("%s: started (%s, seed %d)", spec.id, spec.kind, spec.seed)
     impatient = connect(_station.redis_url, password=_station.password, patient=False)
-    presence = Presence(impatient, _station.worker, _station.profile, _station.places.vram_cap_mib)
+    cap_mib = _station.places.vram_cap_mib
+    presence = Presence(impatient, _station.worker, _station.profile, cap_mib, _station.refused)
     news = Publisher(presence, trial=spec.id)
     try:
         result = trial.run_trial(spec, _station.places, news.report, _told_to_stop.is_set)

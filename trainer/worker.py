@@ -44,6 +44,7 @@ class TrialJob(ClosedJob):
     """Asks for a trial, or for nothing."""
 
     functions = FUNCTIONS
+    works = TRIALS
 
 
 class TrialWorker(Worker):

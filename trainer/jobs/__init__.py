@@ -5,7 +5,7 @@ trial a card can carry. Importing this costs neither torch nor a connection.
 """
 
 from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
-from trainer.jobs.closed import ClosedJob, NotInTable
+from trainer.jobs.closed import ClosedJob, NotInTable, foreign
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.result import (
     Calibration,
@@ -62,6 +62,7 @@ __all__ = [
     "Trust",
     "connect",
     "files_digest",
+    "foreign",
     "profile_named",
     "trial_id",
 ]

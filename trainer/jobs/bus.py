@@ -68,12 +68,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Seen:
-    """A trainer as it last showed itself; `profile` and `vram_cap_mib` are None where it was started without them."""
+    """A trainer as it last showed itself; `profile` and `vram_cap_mib` are None where it was started without them.
+
+    `refused` counts the foreign jobs that it met.
+    """
 
     worker: str
     phase: str
     profile: str | None
     vram_cap_mib: int | None
+    refused: int = 0
 
 
 class Bus:
@@ -118,7 +122,8 @@ class Bus:
         if not {"worker", "phase"} <= values.keys():
             return None
         cap = values.get("vram_cap_mib")
-        return Seen(values["worker"], values["phase"], values.get("profile"), None if cap is None else int(cap))
+        cap_mib = None if cap is None else int(cap)
+        return Seen(values["worker"], values["phase"], values.get("profile"), cap_mib, int(values.get("refused", 0)))
 
     def say(self, who: str, doing: str) -> None:
         """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
