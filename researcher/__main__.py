@@ -20,7 +20,8 @@ from types import FrameType
 from pydantic import ValidationError
 
 from researcher.alarm import alarm
-from researcher.desk import Desk
+from researcher.clock import NightClock
+from researcher.desk import Desk, RequestJob
 from researcher.endurance import endure
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.experiment import Prices, Run
@@ -39,7 +40,7 @@ from researcher.validation import fingerprint
 from researcher.view import look, now
 from researcher.voice import RESEARCHER, Voice
 from researcher.workspace import EDITABLE, Workspace
-from trainer.jobs import Bus, Profile, ProfileError, connect
+from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, foreign
 
 logger = logging.getLogger("researcher")
 
@@ -106,8 +107,9 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
         closing(Journal(settings.journal_dir)) as journal,
         closing(server),
     ):
-        run = _find_or_start_run(settings, profile, journal, workspace)
-        lab = _lab(settings, profile, run, journal, workspace, Bus(server), switch, back_off)
+        clock = NightClock(journal.newest_time())
+        run = _find_or_start_run(settings, profile, journal, workspace, clock)
+        lab = _lab(settings, profile, run, journal, workspace, Bus(server), switch, back_off, clock)
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
         logger.info("the night has ended: %s", work(lab))
 
@@ -121,18 +123,28 @@ def _lab(
     bus: Bus,
     switch: StopSwitch,
     back_off: BackOff,
+    clock: NightClock,
 ) -> Lab:
-    front = Front(journal, switch.turn)
+    jumps = clock.jumps
+    front = Front(journal, switch.turn, clock=clock)
     desk = Desk.open(bus, front.receive)
 
     def worry() -> str | None:
-        return alarm(lab.run, journal.trials(), profile.budget, now(journal, bus), time.time())
+        return alarm(lab.run, journal.trials(), profile.budget, now(journal, bus), clock())
 
     voice = Voice(bus, worry)
 
     def tick() -> None:
+        nonlocal jumps
+        at = clock()
+        if clock.jumps > jumps:
+            jumps = clock.jumps
+            journal.begin(run, at)  # or whoever watches would take the jump for a night that stands still
         voice.repeat()
+        refused = RequestJob.refused
         desk.serve()
+        if RequestJob.refused > refused:
+            voice.say("desk", foreign(RequestJob.refused, REQUESTS))
         switch.look()
 
     def rest() -> None:
@@ -156,7 +168,7 @@ def _lab(
     lab = Lab(
         journal=journal,
         workspace=workspace,
-        trials=TrialQueue(bus),
+        trials=TrialQueue(bus, clock.leases_count),
         proposers=proposers,
         profile=profile,
         rule=settings.rule,
@@ -167,16 +179,19 @@ def _lab(
         tick=tick,
         rest=rest,
         say=lambda words: voice.say(RESEARCHER, words),
+        clock=clock,
         back_off=back_off,
     )
     return lab
 
 
-def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, workspace: Workspace) -> Run:
+def _find_or_start_run(
+    settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, clock: NightClock
+) -> Run:
     data_sha256 = _data_digest(settings.data_dir)
     run = journal.run()
     if run is None:
-        return _start_run(settings, profile, journal, workspace, data_sha256)
+        return _start_run(settings, profile, journal, workspace, data_sha256, clock())
     if run.profile != profile.name:
         raise JournalError(
             f"run {run.tag} is of profile {run.profile}, not {profile.name}; use another --state for that"
@@ -192,7 +207,9 @@ def _find_or_start_run(settings: Settings, profile: Profile, journal: Journal, w
     return run
 
 
-def _start_run(settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data_sha256: str) -> Run:
+def _start_run(
+    settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data_sha256: str, at: float
+) -> Run:
     workspace.require_clean()
     base = workspace.head()
     workspace.require_portable(base)
@@ -209,7 +226,7 @@ def _start_run(settings: Settings, profile: Profile, journal: Journal, workspace
         prices=_prices(settings),
         source=source,
         fingerprint=fingerprint(source),
-        at=time.time(),
+        at=at,
     )
 
 

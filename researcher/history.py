@@ -155,6 +155,18 @@ class History:
         )
         return [trial_of(row) for row in rows]
 
+    def newest_time(self) -> float:
+        """The latest of all times that are written down; 0 before the first."""
+        (newest,) = self._one(
+            tuple,
+            "SELECT MAX(at) FROM (SELECT MAX(created_at, IFNULL(going_since, 0)) AS at FROM run"
+            " UNION ALL SELECT MAX(proposed_at, IFNULL(decided_at, 0), IFNULL(applied_at, 0)) FROM experiment"
+            " UNION ALL SELECT MAX(queued_at, IFNULL(finished_at, 0)) FROM trial"
+            " UNION ALL SELECT MAX(started_at, IFNULL(decided_at, 0), IFNULL(applied_at, 0)) FROM confirmation"
+            " UNION ALL SELECT MAX(received_at, IFNULL(done_at, 0)) FROM request)",
+        )
+        return newest or 0.0
+
     def trial_count(self) -> int:
         """How many trials were ever asked for."""
         (count,) = self._one(tuple, "SELECT COUNT(*) FROM trial")

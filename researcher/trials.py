@@ -7,6 +7,7 @@ trainer's own answer (abandoned, failed in RQ, an answer to other work) is a fau
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rq.exceptions import DuplicateJobError, NoSuchJobError
@@ -39,8 +40,10 @@ class Fault:
 class TrialQueue:
     """The researcher's side of the queue `trials`. It writes no results, not even that of an abandoned attempt."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, leases_count: Callable[[], bool] = lambda: True) -> None:
+        """`leases_count` is False while the clock does not tell whether a lease has ended."""
         self._bus = bus
+        self._leases_count = leases_count
         self._queue = bus.queue(TRIALS)
         self._started = StartedJobRegistry(queue=self._queue, job_class=ClosedJob)
 
@@ -72,7 +75,7 @@ class TrialQueue:
             case JobStatus.QUEUED:
                 return Waiting() if self._is_listed(trial) else self._withdraw(job)
             case JobStatus.STARTED:
-                is_abandoned = trial in self._started.get_expired_job_ids()
+                is_abandoned = trial in self._started.get_expired_job_ids() and self._leases_count()
                 return Fault("the trainer fell silent and its lease has ended") if is_abandoned else Waiting()
             case status:
                 result = job.latest_result()

@@ -8,19 +8,23 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import rq.utils
+from rq.job import Job
 
 from researcher import store
 from researcher.alarm import alarm
+from researcher.desk import ask
 from researcher.history import History
 from researcher.view import now
 from services.redis.server import RedisServer, start_server
 from tests.crash.checker import check
 from tests.crash.nights import ForkedNight
 from tests.disks import Disk
-from trainer.jobs import profile_named
+from trainer.jobs import REQUESTS, TRIALS, profile_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -82,7 +86,7 @@ def assert_it_went_on(night: ForkedNight, code: int | None) -> None:
     assert found["experiments"] == GOAL
 
 
-@pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
+@pytest.mark.parametrize("disk", ["journal", pytest.param("subject", marks=pytest.mark.slow)], indirect=True)
 def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
     disk: Disk, night: ForkedNight
 ) -> None:
@@ -99,6 +103,7 @@ def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once
     assert_it_went_on(night, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["log"], indirect=True)
 def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedNight) -> None:
     (night.folder / "output.log").symlink_to(disk.folder / "output.log")
@@ -114,6 +119,7 @@ def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: Fo
     assert_it_went_on(night, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["subject"], indirect=True)
 def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_remounted(
     disk: Disk, night: ForkedNight
@@ -130,6 +136,7 @@ def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_re
     assert_it_went_on(night, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["journal"], indirect=True)
 def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_one(
     disk: Disk, night: ForkedNight
@@ -150,6 +157,7 @@ def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_o
     assert_it_went_on(night, code)
 
 
+@pytest.mark.slow
 def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "BUSY_S", 0.1)
 
@@ -165,7 +173,7 @@ def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, mo
     assert_it_went_on(night, code)
 
 
-@pytest.mark.parametrize("garbage_from", [0, 8192])
+@pytest.mark.parametrize("garbage_from", [pytest.param(0, marks=pytest.mark.slow), 8192])
 def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
     night: ForkedNight, garbage_from: int
 ) -> None:
@@ -186,6 +194,7 @@ def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_sti
     assert "`git for-each-ref refs/overnight`" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("commit\tval_bp"), Path.unlink], ids=["half", "gone"])
 def test_results_that_are_half_written_or_deleted_are_there_again_with_the_next_experiment(
     damage: Callable[[Path], object], night: ForkedNight
@@ -206,6 +215,7 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     started.stop()
 
 
+@pytest.mark.slow
 def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
     tmp_path: Path, own_server: RedisServer
 ) -> None:
@@ -235,6 +245,7 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
     assert_it_went_on(night, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["trials"], indirect=True)
 def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself(
     disk: Disk, night: ForkedNight
@@ -253,4 +264,93 @@ def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_
     expected = f"the disk of {disk.folder} is full, 0 KiB are free and a trial needs 8192. Next: delete"
     assert expected in held(night)[0]
     assert f"no progress: the trainer is held: {expected}" in said[0]
+    assert_it_went_on(night, code)
+
+
+FOREIGN = 500  # of each kind
+PICKLED = b"\x80\x04\x95\x14\x00\x00\x00\x00\x00\x00\x00(\x8c\x08os.mkdir\x94N)}\x94t\x94."
+
+
+def crowd(night: ForkedNight, name: str) -> None:
+    """Other people's jobs: not our function, bytes that are no JSON, a hash that is no job, no hash at all."""
+    queue, pipeline = night.bus.queue(name), night.bus.connection.pipeline()
+    for number in range(FOREIGN):
+        queue.enqueue_call("os.mkdir", args=(str(night.folder / "made"),), job_id=f"theirs-{number}", pipeline=pipeline)
+        for kind, mapping in (
+            ("pickled", {"data": PICKLED, "status": "queued", "origin": name}),
+            ("garbage", {"data": b"?", "status": "asleep", "created_at": "yesterday", "timeout": "soon"}),
+        ):
+            pipeline.hset(f"rq:job:{kind}-{number}", mapping=mapping)
+            pipeline.rpush(queue.key, f"{kind}-{number}")
+        pipeline.rpush(queue.key, f"nothing-{number}")
+    pipeline.execute()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("queue", [TRIALS, REQUESTS])
+def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through(
+    queue: str, night: ForkedNight
+) -> None:
+    said: list[str] = []
+    crowd(night, queue)
+    ask(night.bus, "idea", "try a wider MLP", request="idea-1")
+
+    def day() -> Iterator[None]:
+        yield from until(lambda: "1 discard" in night.output())
+        with History(night.journal) as history:
+            said.append(now(history, night.bus).foreign or "")
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    lines = [line for line in night.output().splitlines() if "none of this night" in line]
+    assert f"{3 * FOREIGN} jobs in the queue {queue} were none of this night and were refused. Next: find" in said[0]
+    assert len(lines) == 1
+    assert not (night.folder / "made").exists()
+    assert Job.fetch("theirs-0", connection=night.bus.connection).get_status() == "failed"
+    assert night.row("SELECT kind FROM request") == ("idea",)
+    assert_it_went_on(night, code)
+
+
+@pytest.fixture
+def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock of all processes of the night, by seconds; those that run notice at once."""
+    offset, real_time, real_now = tmp_path / "offset", time.time, rq.utils.now
+
+    def read_s() -> float:
+        return float(offset.read_text())
+
+    def change(by_s: float) -> None:
+        offset.with_suffix(".new").write_text(str(by_s))
+        offset.with_suffix(".new").replace(offset)
+
+    change(0.0)
+    monkeypatch.setattr(time, "time", lambda: real_time() + read_s())
+    monkeypatch.setattr(rq.utils, "now", lambda: real_now() + timedelta(seconds=read_s()))
+    return change
+
+
+@pytest.mark.slow
+def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it(
+    night: ForkedNight, set_clock: Callable[[float], None]
+) -> None:
+    alarms: list[str | None] = []
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        set_clock(3 * 3600.0)
+        yield from until(lambda: "0-t4-a0 ok" in night.output())
+        alarms.append(alarm_of(night))
+        set_clock(-3 * 3600.0)
+        yield from until(lambda: "1 discard" in night.output())
+        alarms.append(alarm_of(night))
+
+    first = night.run_researcher(2, meanwhile=day())
+    set_clock(1000.0 - time.time())
+    code = night.run_researcher(GOAL)
+
+    assert first == 0, night.output()[-6000:]
+    assert "the machine's clock went forward by 180 minutes; nothing is decided by that" in night.output()
+    assert "the machine's clock was set back by 360 minutes; nothing is decided by that" in night.output()
+    assert alarms == [None, None]
+    assert "was lost to the machine" not in night.output()
     assert_it_went_on(night, code)

@@ -49,6 +49,7 @@ def test_disk_that_is_read_only_has_no_room(disk: Disk) -> None:
     assert f"the disk of {disk.folder}/trials is read-only" in (room.lacking(disk.folder / "trials") or "")
 
 
+@pytest.mark.slow
 def test_result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room(
     disk: Disk, places: Places, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_candidate_that_fills_the_disk_has_crashed_and_the_next_has_room_again(
     assert after.outcome is Outcome.OK
 
 
+@pytest.mark.slow
 def test_candidate_that_finds_a_disk_filled_by_others_is_lost_to_the_machine(
     disk: Disk, places: Places, spec: MakeSpec
 ) -> None:
