@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,6 +21,7 @@ import redis
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from researcher.badday import BAD_DAYS, explain
 from researcher.errors import ResearcherError
 from researcher.history import History
 from researcher.settings import faults
@@ -27,7 +29,7 @@ from services.door import ENDED, REFUSED
 from services.machine import AUTO
 from services.state import Choices, State, StateError
 from services.subject import settle_subject
-from trainer.jobs import Bus, ProfileError, connect
+from trainer.jobs import HELD, Bus, ProfileError, connect
 
 logger = logging.getLogger("researcher")
 
@@ -61,8 +63,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _told)
     try:
         settings = Settings()
-        bus = Bus(connect(settings.redis_url, password=settings.redis_password_file.read_text().strip()))
-        _stay(bus, _night(settings, bus))
+        _stay(settings, _night(settings))
     except Told:
         return 0
     except ValidationError as error:
@@ -75,12 +76,11 @@ def _told(number: int, _frame: FrameType | None) -> None:
     raise Told(number)
 
 
-def _night(settings: Settings, bus: Bus) -> str:
+def _night(settings: Settings) -> str:
     """Run the researcher until it ends for good; how it ended, in words for whoever watches."""
+    state = State(settings.overnight_state)
     try:
-        choices = settle(settings, bus)
-        state = State(settings.overnight_state)
-        subject = settle_subject(state, choices, choices.trial_profile())
+        choices, subject = _settle_through_bad_days(settings, state)
     except (ResearcherError, StateError, ProfileError) as error:
         logger.error("%s", error)
         return f"{REFUSED}: {error}"
@@ -95,6 +95,27 @@ def _night(settings: Settings, bus: Bus) -> str:
     with History(state.journal) as history:
         run = history.run()
     return f"{ENDED}: {(run and run.ended) or 'it was stopped'}"
+
+
+def _settle_through_bad_days(settings: Settings, state: State) -> tuple[Choices, Path]:
+    """The researcher itself holds in the same way; ending here would only start the container again and again."""
+    while True:
+        try:
+            with closing(_open(settings)) as server:
+                choices = settle(settings, Bus(server))
+            return choices, settle_subject(state, choices, choices.trial_profile())
+        except BAD_DAYS as error:
+            words = explain(error, (state.journal, state.root), settings.redis_url)
+            if words is None:
+                raise
+            logger.error("%s: %s", HELD.upper(), words)
+        time.sleep(SAY_EVERY_S)
+
+
+def _open(settings: Settings) -> redis.Redis:
+    """With the password as it is now: a wrong one is mended in its file."""
+    password = settings.redis_password_file.read_text().strip()
+    return connect(settings.redis_url, password=password, patient=False)
 
 
 def settle(settings: Settings, bus: Bus) -> Choices:
@@ -139,13 +160,11 @@ def _run(env: dict[str, str]) -> int:
         raise
 
 
-def _stay(bus: Bus, words: str) -> NoReturn:
+def _stay(settings: Settings, words: str) -> NoReturn:
     logger.info("%s; `docker compose restart researcher` goes on", words)
     while True:
-        try:
-            bus.say("researcher", words)
-        except redis.RedisError as error:
-            logger.warning("Redis does not answer: %s", error)
+        with closing(_open(settings)) as server:
+            Bus(server).say("researcher", words)
         time.sleep(SAY_EVERY_S)
 
 
