@@ -29,6 +29,8 @@ _DRIFT = "researcher/test_drift.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
+_BAD_DAYS = "test_bad_days.py::test_"
+_ROOM = "trainer/test_room.py::test_"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -373,5 +375,69 @@ GUARDS = (
         "None if preempted() else _calibrate(spec)",
         "_calibrate(spec)",
         _TRIAL + "a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration",
+    ),
+    # Bad days
+    Guard(
+        "a bad day is held",
+        "researcher/endurance.py",
+        "        except BAD_DAYS as error:",
+        "        except BlockingIOError as error:",
+        _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some",
+    ),
+    Guard(
+        "what a full disk rolled back is not rolled back again",
+        "researcher/store.py",
+        "        if database.in_transaction:",
+        "        if True:",
+        _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some",
+    ),
+    Guard(
+        "a damaged journal is written to no more",
+        "researcher/store.py",
+        "        _require_sound(database, folder)\n",
+        "",
+        _BAD_DAYS + "damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is",
+    ),
+    Guard(
+        "a refused password is not tried for minutes",
+        "trainer/jobs/bus.py",
+        "lambda error: not isinstance(error, redis.AuthenticationError)",
+        "lambda error: True",
+        _BAD_DAYS + "redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file",
+    ),
+    Guard(
+        "no trial is taken without room for it",
+        "trainer/worker.py",
+        "        room.wait_for((self._places.trials, self._places.work), self._hold)\n",
+        "",
+        _BAD_DAYS + "trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself",
+    ),
+    Guard(
+        "what is not stored is not told",
+        "trainer/archive.py",
+        "        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None)",
+        "        return result",
+        _ROOM + "result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room",
+    ),
+    Guard(
+        "a candidate does not answer for the files of others",
+        "trainer/verdict.py",
+        "    if observed.no_room is not None:",
+        "    if False:",
+        _ROOM + "candidate_that_finds_a_disk_filled_by_others_is_lost_to_the_machine",
+    ),
+    Guard(
+        "a foreign job does not exist",
+        "trainer/jobs/closed.py",
+        "            _ = job.func\n",
+        "",
+        _BAD_DAYS + "queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through",
+    ),
+    Guard(
+        "the night's clock never goes back",
+        "researcher/clock.py",
+        "max(expected, wall)",
+        "wall",
+        _BAD_DAYS + "clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it",
     ),
 )
