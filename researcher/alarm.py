@@ -25,9 +25,9 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: Now | None, a
 
     `seen` is None where nobody could be asked.
     """
-    if run.ended is not None or run.paused == ASKED_TO_PAUSE:
+    if (held := _held(seen)) is None and (run.ended is not None or run.paused == ASKED_TO_PAUSE):
         return None
-    if (held := run.paused or _held(seen)) is not None:
+    if (held := held or run.paused) is not None:
         return f"no progress: {held}"
     quiet_s = at - max(run.going_since or run.created_at, *(trial.finished_at or 0.0 for trial in trials), 0.0)
     at_work = seen is not None and seen.at_work

@@ -29,7 +29,7 @@ def explain(error: BaseException, places: Iterable[Path], server: str) -> str | 
     """What happened in words, or None. `places` are the folders that the night writes to, the journal's first; `server`
     is Redis's address.
     """
-    words = _words(error, list(places), server.rpartition("@")[2])
+    words = _words(error, list(places), server.partition("://")[2].rpartition("@")[2])
     return None if words is None else f"{words}. {GOES_ON}"
 
 

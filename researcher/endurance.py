@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from researcher.badday import BAD_DAYS, explain
@@ -34,19 +34,23 @@ def endure(settings: Settings, night: Callable[[BackOff], None]) -> None:
 
     Raises JournalError where another researcher is at work, or where the journal is damaged.
     """
-    back_off, lock = BackOff(), None
-    while True:
-        try:
-            lock = lock or WriterLock(settings.journal_dir)
-            lock.sign(os.getpid())
-            night(back_off)
-            return
-        except BAD_DAYS as error:
-            words = explain(error, (settings.journal_dir, settings.subject_dir), settings.redis_url)
-            if words is None:
-                _refuse_damaged(error, settings.journal_dir)
-                raise
-        _hold(settings, words, back_off.next_s(Held.SURROUNDINGS), may_write=lock is not None)
+    back_off = BackOff()
+    with ExitStack() as at_the_end:
+        lock: WriterLock | None = None
+        while True:
+            try:
+                if lock is None:
+                    lock = WriterLock(settings.journal_dir)
+                    at_the_end.callback(lock.release)
+                lock.sign(os.getpid())
+                night(back_off)
+                return
+            except BAD_DAYS as error:
+                words = explain(error, (settings.journal_dir, settings.subject_dir), settings.redis_url)
+                if words is None:
+                    _refuse_damaged(error, settings.journal_dir)
+                    raise
+            _hold(settings, words, back_off.next_s(Held.SURROUNDINGS), may_write=lock is not None)
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:

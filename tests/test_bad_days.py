@@ -4,6 +4,9 @@ goes on by itself. The processes, the disks, the server and git are real; only t
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +21,17 @@ from rq.job import Job
 from researcher import store
 from researcher.alarm import alarm
 from researcher.desk import ask
+from researcher.endurance import endure
+from researcher.experiment import ASKED_TO_PAUSE
 from researcher.history import History
+from researcher.lab import BackOff
+from researcher.settings import Settings
 from researcher.view import now
 from services.redis.server import RedisServer, start_server
 from tests.crash.checker import check
 from tests.crash.nights import ForkedNight
 from tests.disks import Disk
+from tests.researcher.laboratory import opened
 from trainer.jobs import REQUESTS, TRIALS, profile_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -68,6 +76,14 @@ def alarm_of(night: ForkedNight) -> str | None:
         return alarm(run, history.trials(), profile_named("cpu").budget, now(history, night.bus), time.time())
 
 
+def alarm_in_journal(night: ForkedNight) -> str | None:
+    """As `overnight status` has it where Redis does not answer."""
+    with History(night.journal) as history:
+        run = history.run()
+        assert run is not None
+        return alarm(run, history.trials(), profile_named("cpu").budget, None, time.time())
+
+
 def has_begun(night: ForkedNight) -> Callable[[], bool]:
     """True once a first trial is written down; dozens of steps are still to come."""
     return lambda: "night-0-t0-a0 ok" in night.output()
@@ -90,16 +106,20 @@ def assert_it_went_on(night: ForkedNight, code: int | None) -> None:
 def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
     disk: Disk, night: ForkedNight
 ) -> None:
+    alarms: list[str] = []
+
     def day() -> Iterator[None]:
         yield from until(has_begun(night))
         disk.fill()
         yield from until(lambda: len(held(night)) > 1)
+        yield from until(lambda: bool(alarms.append(alarm_of(night) or "") or "no progress" in alarms[-1]))
         disk.free()
 
     code = night.run_researcher(GOAL, meanwhile=day())
 
-    assert f"the disk of {disk.folder} is full, 0 KiB are free. Next: delete" in held(night)[0]
-    assert GOES_ON in held(night)[0]
+    expected = f"the disk of {disk.folder} is full, 0 KiB are free. Next: delete or move something on it. {GOES_ON}"
+    assert expected in held(night)[0]
+    assert expected in alarms[-1]
     assert_it_went_on(night, code)
 
 
@@ -141,9 +161,12 @@ def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_re
 def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_one(
     disk: Disk, night: ForkedNight
 ) -> None:
+    alarms: list[str | None] = []
+
     def day() -> Iterator[None]:
         before = len(held(night))
-        yield from until(lambda: len(held(night)) > before)
+        yield from until(lambda: len(held(night)) > before + 1)
+        alarms.append(alarm_of(night) if (night.journal / "journal.db").exists() else None)
         disk.make_writable()
 
     disk.make_read_only()
@@ -152,7 +175,8 @@ def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_o
     code = night.run_researcher(GOAL, meanwhile=day())
 
     assert first == 0
-    assert len(held(night)) > 1
+    assert alarms[0] is None
+    assert f"no progress: the researcher is held: the disk of {disk.folder}" in (alarms[1] or "")
     assert all("is read-only" in words for words in held(night))
     assert_it_went_on(night, code)
 
@@ -354,3 +378,49 @@ def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_a
     assert alarms == [None, None]
     assert "was lost to the machine" not in night.output()
     assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
+    tmp_path: Path, own_server: RedisServer
+) -> None:
+    night, alarms = ForkedNight(tmp_path, own_server), list[str | None]()
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        assert own_server.pid is not None
+        os.kill(own_server.pid, signal.SIGKILL)
+        yield from until(lambda: len(held(night)) > 0)
+        yield from until(lambda: bool(alarms.append(alarm_in_journal(night)) or alarms[-1]))
+        own_server.revive()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    night.end()
+    address = own_server.url.rpartition("/")[0].removeprefix("redis://")
+    assert f"Redis at {address}" in held(night)[0]
+    assert f"no progress: Redis at {address}/0 does not answer" in (alarms[-1] or "")
+    assert_it_went_on(night, code)
+
+
+def test_pause_that_a_person_asked_for_outlives_a_bad_day(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 0.1))
+    with opened(night, []) as lab:
+        lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+    settings = Settings(
+        redis_url=night.server.url, redis_password_file=night.password_file, subject_dir=night.subject,
+        journal_dir=night.journal, data_dir=night.folder / "data", profile="cpu",
+    )  # fmt: skip
+    days = iter([OSError(errno.ENOSPC, "No space left on device"), None])
+
+    def enter(_: BackOff) -> None:
+        if (day := next(days)) is not None:
+            raise day
+
+    endure(settings, enter)
+
+    with History(night.journal) as history:
+        run = history.run()
+    assert run is not None
+    assert run.paused == ASKED_TO_PAUSE
+    assert list(days) == []

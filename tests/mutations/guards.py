@@ -385,6 +385,13 @@ GUARDS = (
         _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some",
     ),
     Guard(
+        "a person's pause outlives a bad day",
+        "researcher/endurance.py",
+        " and run.paused != ASKED_TO_PAUSE",
+        "",
+        _BAD_DAYS + "pause_that_a_person_asked_for_outlives_a_bad_day",
+    ),
+    Guard(
         "what a full disk rolled back is not rolled back again",
         "researcher/store.py",
         "        if database.in_transaction:",

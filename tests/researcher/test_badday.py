@@ -1,0 +1,86 @@
+"""What is wrong with a disk, a journal or Redis, in words; and what is a fault of ours and keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+import redis
+from git.exc import GitCommandError
+
+from researcher.badday import GOES_ON, explain
+
+SERVER = "redis://:secret@cache:6379/0"
+
+
+def of_sqlite(name: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("as SQLite says it")
+    error.sqlite_errorname = name
+    return error
+
+
+def of_git(said: str) -> GitCommandError:
+    return GitCommandError(["git", "reset"], 128, stderr=f"fatal: cannot create train.py: {said}")
+
+
+def of_disk(code: int, *where: str) -> OSError:
+    return OSError(code, os.strerror(code), *where)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (of_disk(errno.ENOSPC), "is full, "),
+        (of_disk(errno.ENOSPC, "/proc/train.py"), "the disk of /proc/train.py is full, 0 KiB are free. Next: delete"),
+        (of_disk(errno.EDQUOT), "the quota of the disk of"),
+        (of_disk(errno.EROFS), "is read-only. Next: `dmesg`"),
+        (of_disk(errno.EACCES, "/proc/train.py"), "may not write /proc/train.py"),
+        (of_disk(errno.EIO), "fails ([Errno 5] Input/output error). Next: look at `dmesg`"),
+        (of_git("No space left on device"), "is full, "),
+        (of_git("Read-only file system"), "is read-only. Next: `dmesg`"),
+        (of_git("Permission denied"), "Next: give it the right with chown or chmod"),
+        (of_sqlite("SQLITE_FULL"), "is full, "),
+        (of_sqlite("SQLITE_BUSY_SNAPSHOT"), "another program holds the journal in"),
+        (of_sqlite("SQLITE_READONLY"), "Next: give it the right"),
+        (of_sqlite("SQLITE_IOERR_FSYNC"), "fails (as SQLite says it). Next: look at `dmesg`"),
+        (
+            redis.AuthenticationError("WRONGPASS"),
+            "Redis at cache:6379/0 refuses the password of this night (WRONGPASS)",
+        ),
+        (redis.exceptions.NoPermissionError("no HSET"), "denies this user a right (no HSET)"),
+        (redis.exceptions.OutOfMemoryError("OOM"), "has used up its memory. Next: raise its maxmemory"),
+        (redis.ReadOnlyError("replica"), "is a replica, which takes no work"),
+        (redis.ResponseError("MISCONF Errors writing to the AOF file"), "cannot write to its own disk (MISCONF"),
+        (redis.BusyLoadingError("loading"), "is still reading its files"),
+        (redis.TimeoutError("timed out"), "Redis at cache:6379/0 does not answer (timed out). Next: start it"),
+    ],
+    ids=repr,
+)
+def test_bad_day_is_told_with_its_place_and_the_next_step(error: Exception, words: str, tmp_path: Path) -> None:
+    said = explain(error, (tmp_path / "journal", tmp_path / "subject"), SERVER)
+
+    assert said is not None
+    assert words in said
+    assert said.endswith(GOES_ON)
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        of_disk(errno.ENOENT, "/proc/train.py"),
+        of_disk(errno.EBADF),
+        of_git("not something we can merge"),
+        of_sqlite("SQLITE_CONSTRAINT"),
+        of_sqlite("SQLITE_CORRUPT"),
+        sqlite3.ProgrammingError("Cannot operate on a closed database."),
+        redis.ResponseError("unknown command"),
+        AssertionError(),
+    ],
+    ids=repr,
+)
+def test_fault_of_ours_and_a_damaged_journal_are_no_bad_day(error: Exception, tmp_path: Path) -> None:
+    assert explain(error, (tmp_path,), SERVER) is None
