@@ -34,6 +34,7 @@ from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
 from researcher.projections import results_tsv, write_whole
 from researcher.proposers import Proposers
+from researcher.rescue import open_subject
 from researcher.settings import Mix, Settings, faults
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
@@ -103,8 +104,8 @@ def main() -> int:
 def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: BackOff) -> None:
     server = connect(settings.redis_url, password=settings.password(), tries=REDIS_TRIES)
     with (
-        closing(Workspace(settings.subject_dir)) as workspace,
         closing(Journal(settings.journal_dir)) as journal,
+        closing(open_subject(settings.subject_dir, journal)) as workspace,
         closing(server),
     ):
         clock = NightClock(journal.newest_time())
@@ -132,7 +133,7 @@ def _lab(
     def worry() -> str | None:
         return alarm(lab.run, journal.trials(), profile.budget, now(journal, bus), clock())
 
-    voice = Voice(bus, worry)
+    voice = Voice(bus, worry, workspace.look)
 
     def tick() -> None:
         nonlocal jumps

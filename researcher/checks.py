@@ -21,6 +21,7 @@ from researcher.decision import (
 from researcher.drift import remeasure_due
 from researcher.experiment import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
 from researcher.lab import Held, Lab
+from researcher.rescue import keep_copy
 from researcher.settings import CrashReset
 from trainer.jobs import Kind, Outcome
 
@@ -200,6 +201,7 @@ def _apply(lab: Lab, check: Confirmation) -> None:
     lab.workspace.settle(lab.incumbent_commit())
     head = lab.journal.experiment(check.head)
     _tag(lab, check)
+    keep_copy(lab.workspace.path, lab.journal.folder)
     lab.journal.check_applied(check, lab.clock())
     lab.project()
     if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):

@@ -8,6 +8,7 @@ ResearcherError
 │   └── ModelStays       it does not leave the card that a trial needs
 ├── ModelFault       the LLM answered, but not with an answer
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
+│   └── SubjectDamaged   it cannot be read or written any more
 └── JournalError     the journal is locked, newer than this code, or damaged
 """
 
@@ -42,6 +43,10 @@ class ModelFault(ResearcherError):
 
 class SubjectError(ResearcherError):
     """The repository under study is missing, dirty or of the wrong shape."""
+
+
+class SubjectDamaged(SubjectError):
+    """The repository under study is gone or corrupted; the message says how."""
 
 
 class JournalError(ResearcherError):

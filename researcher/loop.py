@@ -11,12 +11,15 @@ from dataclasses import replace
 from statistics import fmean
 
 from researcher.checks import advance_check, check_due, open_check, tag_confirmed
+from researcher.commits import planned
 from researcher.decision import Ruling, decide
 from researcher.drift import told
+from researcher.errors import SubjectDamaged, SubjectError
 from researcher.experiment import ASKED_TO_PAUSE, Decision, Experiment, Run, State, Trial
 from researcher.lab import Held, Lab
 from researcher.llm import Draft
 from researcher.proposers import tried
+from researcher.rescue import ensure_commits, keep_copy, mend
 from researcher.validation import validate
 from researcher.workspace import GitState
 from trainer.jobs import Kind, Outcome
@@ -33,15 +36,39 @@ def work(lab: Lab) -> str:
     if lab.run.paused not in (None, ASKED_TO_PAUSE):
         lab.journal.go_on(lab.run, lab.clock())  # a fault that was held when we were stopped: a start is a try
     lab.journal.begin(lab.run, lab.clock())
-    lab.workspace.restore(git_state(lab))
-    tag_confirmed(lab)
-    lab.project()
+    act = agree
     while True:
         try:
-            step(lab)
+            act(lab)
+            act = step
+        except SubjectDamaged as damaged:
+            mend_subject(lab, damaged)
+            act = agree
         except Finished as finished:
             lab.journal.end(lab.run, str(finished))
             return str(finished)
+
+
+def agree(lab: Lab) -> None:
+    """Make git, its copy and the projections agree with the journal."""
+    ensure_commits(lab.workspace, lab.journal)
+    lab.workspace.restore(git_state(lab))
+    tag_confirmed(lab)
+    keep_copy(lab.workspace.path, lab.journal.folder)
+    lab.project()
+
+
+def mend_subject(lab: Lab, damaged: SubjectDamaged) -> None:
+    """Make the repository again; hold where that cannot be done, or where nothing is found to mend."""
+    try:
+        mended = mend(lab.workspace.path, lab.journal, str(damaged))
+        lab.workspace.reopen()
+        if ensure_commits(lab.workspace, lab.journal) or mended:
+            return
+    except SubjectError as error:
+        lab.hold(Held.SUBJECT, str(error))
+    else:
+        lab.hold(Held.SUBJECT, f"git fails in {lab.workspace.path}: {damaged}")
 
 
 def git_state(lab: Lab) -> GitState:
@@ -121,15 +148,7 @@ def _advance(lab: Lab, experiment: Experiment) -> None:
 
 def _commit(lab: Lab, experiment: Experiment) -> None:
     run = lab.run
-    sha = lab.workspace.commit_candidate(
-        branch=run.branch,
-        parent=lab.incumbent_commit(),
-        source=lab.journal.source(experiment.id),
-        message=f"{experiment.title}\n\n{experiment.hypothesis}\n\nExperiment: {experiment.number}\n"
-        f"Proposer: {experiment.proposer}\n",
-        at=experiment.proposed_at,
-        ref=f"refs/overnight/{run.tag}/{experiment.number}",
-    )
+    sha = lab.workspace.commit_candidate(run.branch, planned(lab.journal, run, experiment))
     lab.journal.committed(experiment, sha)
 
 

@@ -14,19 +14,22 @@ from trainer.jobs import Bus
 logger = logging.getLogger(__name__)
 
 RESEARCHER = "researcher"
+SUBJECT = "subject"
 
 
 class Voice:
     """Repeats itself every few seconds.
 
-    `worry` is asked as often: an alarm is added to what the researcher does, and logged when it begins.
+    `worry` is asked as often: an alarm is added to what the researcher does, and logged when it begins. So is
+    `subject`, for what a person did there.
     """
 
     REPEAT_S = 10.0
 
-    def __init__(self, bus: Bus, worry: Callable[[], str | None]) -> None:
+    def __init__(self, bus: Bus, worry: Callable[[], str | None], subject: Callable[[], str] = str) -> None:
         self._bus = bus
         self._worry = worry
+        self._subject = subject
         self._worried = False
         self._words: dict[str, str] = {}
         self._said_at = 0.0
@@ -40,6 +43,7 @@ class Voice:
         """Say everything again, if it was a while ago."""
         if time.monotonic() - self._said_at >= self.REPEAT_S:
             self._said_at = time.monotonic()
+            self._words[SUBJECT] = self._subject()
             for who, words in self._words.items():
                 self._bus.say(who, words)
             worry = self._worry()

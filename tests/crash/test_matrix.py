@@ -28,7 +28,7 @@ STEPS = (
         )
     ),
     *(f"researcher.workspace.Workspace.{step}" for step in ("restore", "commit_candidate", "settle", "tag_confirmed")),
-    *(f"git {word}" for word in ("reset", "add", "write-tree", "update-ref")),
+    *(f"git {word}" for word in ("status", "update-ref", "symbolic-ref", "reset", "push")),
     *(f"researcher.trials.TrialQueue.{step}" for step in ("hand_out", "look", "forget")),
     "researcher.desk.Desk.execute_job",
     "pathlib.Path.replace",  # of results.tsv

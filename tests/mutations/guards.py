@@ -23,6 +23,7 @@ class Guard:
 _JOURNAL = "researcher/test_journal.py::test_"
 _DECISION = "researcher/test_decision.py::test_"
 _WORKSPACE = "researcher/test_workspace.py::test_"
+_SUBJECT_DAYS = "researcher/test_subject_days.py::test_"
 _CLAIMS = "researcher/test_claims.py::test_"
 _FAILURES = "researcher/test_failures.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
@@ -236,9 +237,8 @@ GUARDS = (
     Guard(
         "a discarded candidate leaves the files",
         "researcher/workspace.py",
-        '''files show `commit`."""
-        self._repo.git.reset("--hard", commit)''',
-        '''files show `commit`."""''',
+        "            self._tree.show(GitState(self._tree.branch, commit))\n",
+        "            pass\n",
         _WORKSPACE + "a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable",
     ),
     Guard(
@@ -251,14 +251,14 @@ GUARDS = (
     Guard(
         "locks of the dead are removed",
         "researcher/workspace.py",
-        "            lock.unlink()\n",
+        "                lock.unlink()\n",
         "",
         _WORKSPACE + "restoring_after_a_kill_removes_dead_locks_and_half_written_files",
     ),
     Guard(
         "a goal edited by hand survives",
         "researcher/workspace.py",
-        'self._repo.git.update_index("--skip-worktree", PROGRAM)',
+        'self.repository.git.update_index("--skip-worktree", PROGRAM)',
         "pass",
         _WORKSPACE + "the_goal_that_a_human_edits_during_the_night_survives_every_reset",
     ),
@@ -446,5 +446,34 @@ GUARDS = (
         "max(expected, wall)",
         "wall",
         _BAD_DAYS + "clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it",
+    ),
+    # People in the subject, and a repository that is lost
+    Guard(
+        "local changes are never overwritten",
+        "researcher/worktree.py",
+        "        if not theirs and not edited:\n",
+        "        if not theirs:\n",
+        _SUBJECT_DAYS + "what_people_do_in_the_subject_stays_as_it_is_and_is_said",
+    ),
+    Guard(
+        "a commit made by hand stays reachable",
+        "researcher/worktree.py",
+        "        if commit is None or self._is_known(commit, state):\n",
+        "        if True:\n",
+        _SUBJECT_DAYS + "a_commit_made_by_hand_keeps_a_branch_of_its_own_and_the_nights_history_stays_true",
+    ),
+    Guard(
+        "what a killed move left is no edit by hand",
+        "researcher/worktree.py",
+        'return self._git.git.hash_object("--", EDITABLE) in known',
+        "return False",
+        _WORKSPACE + "a_candidate_that_a_killed_move_left_in_the_files_is_no_edit_by_hand",
+    ),
+    Guard(
+        "a commit made again has the journal's sha",
+        "researcher/commits.py",
+        "    if expected is not None and commit.hexsha != expected:\n",
+        "    if False:\n",
+        _SUBJECT_DAYS + "a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_names_it",
     ),
 )

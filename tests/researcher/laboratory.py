@@ -13,11 +13,11 @@ from researcher.lab import Goal, Lab
 from researcher.llm import Draft
 from researcher.loop import work
 from researcher.proposal import Proposal, Proposer, WholeFile
+from researcher.rescue import open_subject
 from researcher.settings import CrashReset
 from researcher.store import WriterLock
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
-from researcher.workspace import Workspace
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from trainer.jobs import profile_named
 
@@ -77,7 +77,8 @@ def opened(
 ) -> Iterator[Lab]:
     """A lab on the night's journal, begun if it is new."""
     lock, profile = WriterLock(night.journal), profile_named("cpu")
-    journal, workspace, proposers = Journal(night.journal), Workspace(night.subject), ListedProposers(happenings)
+    journal, proposers = Journal(night.journal), ListedProposers(happenings)
+    workspace = open_subject(night.subject, journal)
     if journal.run() is None:
         journal.start_run(
             tag="night", profile="cpu", budget=15.0, branch=BRANCH, base_commit=workspace.head(), data_sha256="d" * 64,

@@ -8,11 +8,13 @@ from pathlib import Path
 import git
 import pytest
 
+from researcher.commits import Planned
 from researcher.errors import SubjectError
 from researcher.workspace import GitState, Workspace, create_repository
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
 BRANCH = "overnight/test"
+REF = f"refs/{BRANCH}/1"
 
 
 @pytest.fixture
@@ -30,9 +32,7 @@ def workspace(path: Path) -> Iterator[Workspace]:
 
 
 def commit(workspace: Workspace, parent: str, source: str = "A = 2\n") -> str:
-    return workspace.commit_candidate(
-        branch=BRANCH, parent=parent, source=source, message="try A = 2", at=1_790_000_000.7, ref="refs/overnight/t/1"
-    )
+    return workspace.commit_candidate(BRANCH, Planned(REF, parent, source, "try A = 2", at=1_790_000_000.7))
 
 
 def test_the_same_candidate_committed_twice_is_the_same_commit(workspace: Workspace) -> None:
@@ -52,20 +52,42 @@ def test_a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable(workspace
     repository = git.Repo(path)
     assert (path / "train.py").read_text() == FILES["train.py"]
     assert not repository.is_dirty()
-    assert repository.commit("refs/overnight/t/1").hexsha == sha
+    assert repository.commit(REF).hexsha == sha
     repository.close()
 
 
 def test_restoring_after_a_kill_removes_dead_locks_and_half_written_files(workspace: Workspace, path: Path) -> None:
     base = workspace.head()
-    (path / "train.py").write_text("half of a candi")
+    (path / ".train.py.partial").write_text("half of a candi")
     (path / ".git" / "index.lock").write_text("")
     (path / ".git" / "refs" / "heads" / "overnight" / "test.lock").write_text("")
 
     workspace.restore(GitState(BRANCH, base))
 
     assert (path / "train.py").read_text() == FILES["train.py"]
+    assert not (path / ".train.py.partial").exists()
     assert not list((path / ".git").rglob("*.lock"))
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_candidate_that_a_killed_move_left_in_the_files_is_no_edit_by_hand(path: Path, staged: bool) -> None:
+    killed = Workspace(path)
+    base = killed.head()
+    killed.restore(GitState(BRANCH, base))
+    commit(killed, base)
+    killed.settle(base)
+    (path / "train.py").write_text("A = 2\n")
+    if staged:
+        killed.repository.git.add("train.py")
+    killed.close()
+    workspace = Workspace(path)
+
+    workspace.restore(GitState(BRANCH, base))
+
+    assert workspace.look() == ""
+    assert (path / "train.py").read_text() == FILES["train.py"]
+    assert not workspace.repository.is_dirty()
+    workspace.close()
 
 
 def test_the_goal_that_a_human_edits_during_the_night_survives_every_reset(workspace: Workspace, path: Path) -> None:
