@@ -53,10 +53,11 @@ def _scenes(state: State, rest: Callable[[], None]) -> Iterator[Scene]:
 def _see(state: State) -> Scene:
     shown: Night | None = None
     llm: str | None = None
+    subject: str | None = None
     worry: str | None = None
     bus = open_bus(state)
     try:
-        llm = bus.doing("llm")
+        llm, subject = bus.doing("llm"), bus.doing("subject")
         doing = Now(bus.doing("researcher") or "the researcher starts", None, None)
         choices = state.choices()
         if choices is not None:
@@ -72,7 +73,7 @@ def _see(state: State) -> Scene:
     finally:
         bus.connection.close()
     elapsed_s = 0.0 if shown is None else time.time() - shown.run.created_at
-    return Scene(shown, doing, None, elapsed_s, FOOT, llm, worry)
+    return Scene(shown, doing, None, elapsed_s, FOOT, llm, worry, subject)
 
 
 def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:

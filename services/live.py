@@ -30,6 +30,7 @@ class Scene:
     foot: str
     llm: str | None
     alarm: str | None = None
+    subject: str | None = None
 
 
 def draw(scene: Scene) -> RenderableType:
@@ -41,6 +42,8 @@ def draw(scene: Scene) -> RenderableType:
         parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
     if scene.llm:
         parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
+    if scene.subject:
+        parts.append(Text(f"git  {scene.subject}", style="yellow"))
     if scene.now is not None and scene.now.foreign:
         parts.append(Text(f"jobs {scene.now.foreign}", style="yellow"))
     if scene.foot:

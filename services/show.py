@@ -35,14 +35,14 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
     """How the night stands; what is going on right now only if it answers."""
     with _history(state) as history:
         night = _night(history, state)
-        seen, llm = _seen(state, history)
+        seen, llm, subject = _seen(state, history)
         budget = state.require_night().trial_profile().budget
         worry = alarm(night.run, history.trials(), budget, seen, time.time())
     if as_json:
         gain, rows = night.gain and asdict(night.gain), [_row_json(row) for row in night.rows]
-        print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "rows": rows}))
+        print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "subject": subject, "rows": rows}))
         return
-    console.print(draw(Scene(night, seen, None, age_s(night), "", llm, worry)))
+    console.print(draw(Scene(night, seen, None, age_s(night), "", llm, worry, subject)))
 
 
 def show_log(state: State, number: int | None, console: Console) -> None:
@@ -109,13 +109,13 @@ def _history(state: State) -> History:
     return History(state.journal)
 
 
-def _seen(state: State, history: History) -> tuple[Now | None, str | None]:
-    """What is going on, and what the LLM does; None where nobody can be asked."""
+def _seen(state: State, history: History) -> tuple[Now | None, str | None, str | None]:
+    """What is going on, what the LLM does and what people did in the subject; None where nobody can be asked."""
     try:
         bus = open_bus(state)
-        return now(history, bus), bus.doing("llm")
+        return now(history, bus), bus.doing("llm"), bus.doing("subject")
     except (DoorError, redis.RedisError):
-        return None, None
+        return None, None, None
 
 
 def _night(history: History, state: State) -> Night:

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from researcher.knobs import set_knobs, set_ranges
+from researcher.rescue import COPY
 from researcher.store import JOURNAL_FILE
 from researcher.workspace import EDITABLE, PROGRAM, Workspace, create_repository, needs_repository
 from services.state import Choices, State
@@ -20,6 +21,8 @@ def settle_subject(state: State, choices: Choices, profile: Profile) -> Path:
     Raises SubjectError for a repository that a night cannot begin with.
     """
     path = Path(choices.subject)
+    if (state.journal / COPY).exists():
+        return path  # of a run that has begun: the researcher itself makes good what is lost
     if path == state.subject and needs_repository(path):
         create_repository(path, render_subject(profile), f"The default subject, profile {profile.name}")
     workspace = Workspace(path)

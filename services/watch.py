@@ -89,12 +89,13 @@ def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Sce
     shown: Night | None = None
     doing: Now | None = None
     llm: str | None = None
+    subject: str | None = None
     worry: str | None = None
     try:
         with History(night.state.journal) as history:
             shown = look(history, night.profile)
             doing = now(history, night.bus)
-            llm = night.bus.doing("llm")
+            llm, subject = night.bus.doing("llm"), night.bus.doing("subject")
             if shown is not None:
                 worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
     except JournalError:
@@ -103,7 +104,7 @@ def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Sce
         doing = Now(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
     foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
-    return Scene(shown, doing, night.goal, elapsed_s, foot, llm, worry)
+    return Scene(shown, doing, night.goal, elapsed_s, foot, llm, worry, subject)
 
 
 class Tail:
