@@ -26,7 +26,8 @@ from trainer.jobs import Outcome
 logger = logging.getLogger(__name__)
 
 COPY = "subject.git"
-_EVERYTHING = "+refs/*:refs/*"
+_PLAINLY = ("--quiet", "--no-signed", "--no-follow-tags", "--recurse-submodules=no")  # whatever the user has set
+_REFS = "+refs/*:refs/*"
 
 
 def open_subject(path: Path, history: History) -> Workspace:
@@ -49,7 +50,7 @@ def keep_copy(path: Path, folder: Path) -> None:
             _make_copy(path, copy)
         for lock in copy.rglob("*.lock"):
             lock.unlink()
-        _git(path).push("--quiet", str(copy), _EVERYTHING)
+        _git(path).push(*_PLAINLY, str(copy), _REFS)
     except (GitCommandError, OSError) as error:
         if damage(path) is not None:
             raise
@@ -65,7 +66,7 @@ def _make_copy(path: Path, copy: Path) -> None:
     with git.Repo.init(partial, bare=True) as made, made.config_writer() as settings:
         settings.set_value("receive", "autogc", "false")
         settings.set_value("receive", "shallowUpdate", "true")
-    _git(path).push("--quiet", str(partial), _EVERYTHING)
+    _git(path).push(*_PLAINLY, str(partial), _REFS)
     partial.rename(copy)
 
 
@@ -116,12 +117,13 @@ def mend(path: Path, history: History, why: str) -> bool:
 def _mend_index(path: Path) -> bool:
     """Git's list of what is checked out can be made again from the commit that is."""
     index = path / ".git" / "index"
-    if not index.exists() or _runs(path, "ls-files") or not _runs(path, "cat-file", "-e", "HEAD^{tree}"):
+    gone = not index.exists()
+    if not _runs(path, "cat-file", "-e", "HEAD^{tree}") or (not gone and _runs(path, "ls-files")):
         return False
-    aside = _free(index)
-    index.rename(aside)
+    aside = None if gone else index.rename(_free(index))
     _git(path).read_tree("HEAD")
-    logger.warning("git's index in %s was damaged; it is made again. What was broken is kept as %s", path, aside)
+    kept = "" if aside is None else f"; what was broken is kept as {aside}"
+    logger.warning("git's index in %s was damaged or lost; it is made again%s", path, kept)
     return True
 
 

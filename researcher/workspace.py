@@ -109,7 +109,7 @@ class Workspace:
             halves = Path(self.repository.odb.root_path()).glob("obj?*")
             for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
                 half.unlink(missing_ok=True)
-            if self._tracked(PROGRAM, state.commit):
+            if self.repository.git.ls_files("--", PROGRAM):
                 # The human may edit the goal during the night; that is no edit to go on beside.
                 self.repository.git.update_index("--skip-worktree", PROGRAM)
             self._exclude_what_is_ours()
@@ -240,6 +240,7 @@ def git_environment(path: Path) -> dict[str, str]:
     valued = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
     return {
         "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",  # a look is in nobody's way
         "GIT_CEILING_DIRECTORIES": str(path.resolve().parent),  # never a repository around one that is lost
         "GIT_CONFIG_COUNT": str(len(settings)),
         **named,

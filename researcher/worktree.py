@@ -61,6 +61,7 @@ class WorkTree:
         self._folder = Path(repository.git_dir)
         self._wanted: GitState | None = None
         self._trace: Trace | None = None
+        self._is_as_committed = False  # at the last look
 
     @property
     def branch(self) -> str:
@@ -181,7 +182,10 @@ class WorkTree:
 
     def _edited(self, state: GitState) -> list[str]:
         """Tracked files that are not as the night or a commit has them. A needed one that was deleted comes back."""
+        if not (self._folder / "index").exists():
+            raise SubjectDamaged(f"{self._folder / 'index'} is gone")
         lines = self._git.git.status("--porcelain=v2", "--untracked-files=no").splitlines()
+        self._is_as_committed = not lines
         changes = [Change.of(line) for line in lines]
         for change in changes:
             if change.is_gone:
@@ -217,7 +221,8 @@ class WorkTree:
         if not path.exists() or path.read_bytes() != content:
             write_whole(path, content)
             path.chmod(0o755 if blob.mode & 0o100 else 0o644)
-        if self._trace is not None and before == state.commit:
+        if before == state.commit and (self._trace is not None or self._is_as_committed):
+            self._trace = self._trace or self._read_trace(state)
             return
         self._trace = None
         try:

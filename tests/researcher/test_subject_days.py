@@ -230,6 +230,15 @@ def test_a_git_command_of_somebodys_is_not_disturbed_and_what_a_dead_one_left_is
     assert f"removing {lock}" in caplog.text
 
 
+def test_a_look_that_finds_nothing_changes_nothing(workspace: Workspace, path: Path) -> None:
+    candidate(workspace, 1, workspace.head())
+    before = git(path, "reflog"), (path / ".git" / "index").stat().st_ino
+
+    assert workspace.look() == ""
+
+    assert (git(path, "reflog"), (path / ".git" / "index").stat().st_ino) == before
+
+
 def test_what_was_done_by_hand_is_repeated_to_whoever_watches(night: ScriptedNight) -> None:
     with closing(Workspace(night.subject)) as workspace:
         workspace.restore(GitState(BRANCH, workspace.head()))
@@ -292,6 +301,10 @@ def empty_index(path: Path) -> None:
     (path / ".git" / "index").write_bytes(b"")
 
 
+def lose_index(path: Path) -> None:
+    (path / ".git" / "index").unlink()
+
+
 def lose_all(path: Path) -> None:
     shutil.rmtree(path)
 
@@ -302,7 +315,7 @@ LOSSES = (
         pytest.param(loss, marks=pytest.mark.slow)
         for loss in (
             empty_object, spoil_object, cut_branch, empty_branch, cut_packed_refs, empty_head, spoil_config,
-            spoil_index, empty_index, lose_all,
+            spoil_index, empty_index, lose_index, lose_all,
         )
     ),
 )  # fmt: skip
