@@ -197,15 +197,15 @@ def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, mo
     assert_it_went_on(night, code)
 
 
-@pytest.mark.parametrize("garbage_from", [pytest.param(0, marks=pytest.mark.slow), 8192])
+@pytest.mark.parametrize("page", [pytest.param(0, marks=pytest.mark.slow), 13], ids=["header", "an index"])
 def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
-    night: ForkedNight, garbage_from: int
+    night: ForkedNight, page: int
 ) -> None:
     assert night.run_researcher(1) == 0
     journal = night.journal / "journal.db"
     with journal.open("r+b") as file:
-        file.seek(garbage_from)
-        file.write(b"garbage!" * 2048)
+        file.seek(page * 4096)
+        file.write(b"garbage!" * 512)
     damaged = journal.read_bytes()
 
     code = night.run_researcher(2)
@@ -239,11 +239,18 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     started.stop()
 
 
+@pytest.fixture
+def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedNight]:
+    made = ForkedNight(tmp_path, own_server)
+    yield made
+    made.end()
+
+
 @pytest.mark.slow
 def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
-    tmp_path: Path, own_server: RedisServer
+    night_alone: ForkedNight, own_server: RedisServer
 ) -> None:
-    night = ForkedNight(tmp_path, own_server)
+    night = night_alone
 
     def change_password() -> None:
         server = night.bus.connection
@@ -262,7 +269,6 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
     night.password_file.write_text("not this one")
     code = night.run_researcher(GOAL, meanwhile=day())
 
-    night.end()
     assert all("refuses the password of this night" in words for words in held(night))
     assert "Next: write its password to the file" in held(night)[0]
     assert "Redis refuses this trainer's password" in night.output()
@@ -382,9 +388,9 @@ def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_a
 
 @pytest.mark.slow
 def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
-    tmp_path: Path, own_server: RedisServer
+    night_alone: ForkedNight, own_server: RedisServer
 ) -> None:
-    night, alarms = ForkedNight(tmp_path, own_server), list[str | None]()
+    night, alarms = night_alone, list[str | None]()
 
     def day() -> Iterator[None]:
         yield from until(has_begun(night))
@@ -396,7 +402,6 @@ def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_go
 
     code = night.run_researcher(GOAL, meanwhile=day())
 
-    night.end()
     address = own_server.url.rpartition("/")[0].removeprefix("redis://")
     assert f"Redis at {address}" in held(night)[0]
     assert f"no progress: Redis at {address}/0 does not answer" in (alarms[-1] or "")

@@ -392,13 +392,6 @@ GUARDS = (
         _BAD_DAYS + "pause_that_a_person_asked_for_outlives_a_bad_day",
     ),
     Guard(
-        "what a full disk rolled back is not rolled back again",
-        "researcher/store.py",
-        "        if database.in_transaction:",
-        "        if True:",
-        _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some",
-    ),
-    Guard(
         "a damaged journal is written to no more",
         "researcher/store.py",
         "        _require_sound(database, folder)\n",
