@@ -114,8 +114,11 @@ def _seen(state: State, history: History) -> tuple[Now | None, str | None, str |
     try:
         bus = open_bus(state)
         return now(history, bus), bus.doing("llm"), bus.doing("subject")
-    except (DoorError, redis.RedisError):
+    except DoorError:
         return None, None, None
+    except redis.RedisError as error:
+        silent = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
+        return Now(silent, None, None, at_work=False), None, None
 
 
 def _night(history: History, state: State) -> Night:

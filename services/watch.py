@@ -16,6 +16,7 @@ from researcher.errors import JournalError
 from researcher.history import History
 from researcher.picture import draw as draw_picture
 from researcher.projections import write_whole
+from researcher.store import JOURNAL_FILE
 from researcher.view import Night, Now, look, now, tally_text
 from services.live import Scene, clock_text, cost_text, draw, experiments_table, gain_text
 from services.state import State
@@ -98,8 +99,9 @@ def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Sce
             llm, subject = night.bus.doing("llm"), night.bus.doing("subject")
             if shown is not None:
                 worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
-    except JournalError:
-        doing = Now("the researcher starts", None, None)
+    except JournalError as error:
+        begun = (night.state.journal / JOURNAL_FILE).exists()
+        doing = Now(str(error) if begun else "the researcher starts", None, None)
     except redis.RedisError as error:
         doing = Now(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)

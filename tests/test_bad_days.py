@@ -5,17 +5,21 @@ goes on by itself. The processes, the disks, the server and git are real; only t
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import rq.utils
+from rich.console import Console
 from rq.job import Job
 
 from researcher import store
@@ -28,6 +32,8 @@ from researcher.lab import BackOff
 from researcher.settings import Settings
 from researcher.view import now
 from services.redis.server import RedisServer, start_server
+from services.show import show_status
+from services.state import CHOICES_FILE, Choices, State
 from tests.crash.checker import check
 from tests.crash.nights import ForkedNight
 from tests.disks import Disk
@@ -82,6 +88,15 @@ def alarm_in_journal(night: ForkedNight) -> str | None:
         run = history.run()
         assert run is not None
         return alarm(run, history.trials(), profile_named("cpu").budget, None, time.time())
+
+
+def status_of(night: ForkedNight) -> str:
+    """What `overnight status` prints."""
+    choices = Choices(profile="cpu", budget=None, subject=str(night.subject), text=None)
+    (night.journal / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
+    console = Console(width=900, file=io.StringIO())
+    show_status(State(night.folder), console, as_json=False)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def has_begun(night: ForkedNight) -> Callable[[], bool]:
@@ -388,9 +403,11 @@ def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_a
 
 @pytest.mark.slow
 def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
-    night_alone: ForkedNight, own_server: RedisServer
+    night_alone: ForkedNight, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    night, alarms = night_alone, list[str | None]()
+    night, alarms, said = night_alone, list[str | None](), list[str]()
+    monkeypatch.setenv("REDIS_URL", own_server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(night.password_file))
 
     def day() -> Iterator[None]:
         yield from until(has_begun(night))
@@ -398,13 +415,15 @@ def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_go
         os.kill(own_server.pid, signal.SIGKILL)
         yield from until(lambda: len(held(night)) > 0)
         yield from until(lambda: bool(alarms.append(alarm_in_journal(night)) or alarms[-1]))
+        said.append(status_of(night))
         own_server.revive()
 
     code = night.run_researcher(GOAL, meanwhile=day())
 
     address = own_server.url.rpartition("/")[0].removeprefix("redis://")
     assert f"Redis at {address}" in held(night)[0]
-    assert f"no progress: Redis at {address}/0 does not answer" in (alarms[-1] or "")
+    assert f"ALARM no progress: Redis at {address}/0 does not answer" in said[0]
+    assert "so what goes on now cannot be told; the rest is from the journal" in said[0]
     assert_it_went_on(night, code)
 
 
