@@ -43,7 +43,7 @@ def _words(error: BaseException, places: list[Path], server: str) -> str | None:
             known = [code for code in _OF_DISKS if os.strerror(code) in str(error.stderr)]
             return _of_disk(known[0] if known else _state(_worst(places)), _worst(places), str(error.stderr).strip())
         case OSError() if error.filename is not None:
-            return _of_disk(error.errno, Path(os.fsdecode(error.filename)), str(error))
+            return _of_disk(error.errno, _place_of(Path(os.fsdecode(error.filename)), places), str(error))
         case OSError():
             return _of_disk(error.errno, _worst(places), str(error))
     return None
@@ -104,6 +104,11 @@ def _of_redis(error: redis.RedisError, server: str) -> str | None:
         case redis.ConnectionError() | redis.TimeoutError():
             words = f"does not answer ({said}). Next: start it, or correct REDIS_URL"
     return None if words is None else f"Redis at {server} {words}"
+
+
+def _place_of(file: Path, places: list[Path]) -> Path:
+    """The night's folder that a file lies in, or the file itself."""
+    return next((place for place in places if file.is_relative_to(place)), file)
 
 
 def _worst(places: list[Path]) -> Path:

@@ -66,6 +66,7 @@ def test_result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_th
     assert again.outcome is Outcome.OK
 
 
+@pytest.mark.slow
 def test_candidate_that_fills_the_disk_has_crashed_and_the_next_has_room_again(
     disk: Disk, places: Places, spec: MakeSpec
 ) -> None:
