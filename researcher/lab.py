@@ -170,7 +170,7 @@ class Lab:
         while not trial.finished:
             spec = self.spec(trial)
             self.say(f"trial {spec.id}")
-            match self.trials.look(spec.id, spec.digest):
+            match self._answer(spec):
                 case TrialResult() as result:
                     trial = self._take(trial, spec, result)
                 case Fault(reason):
@@ -178,12 +178,6 @@ class Lab:
                     self.trials.forget(spec.id)
                     if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
                         self.hold(Held.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
-                case Waiting():
-                    self._wait(spec)
-                case Absent():
-                    self._free_card()
-                    self.trials.hand_out(spec)
-                    self._wait(spec)
         return trial
 
     def insist(self, trial: Trial) -> Trial:
@@ -205,10 +199,18 @@ class Lab:
                 self.back_off.reset(Held.CARD)
                 return
 
-    def _wait(self, spec: TrialSpec) -> None:
-        while isinstance(self.trials.look(spec.id, spec.digest), Waiting):
-            self.tick()
-            self.trials.wait(spec.id)
+    def _answer(self, spec: TrialSpec) -> TrialResult | Fault:
+        """Handed out where nobody has it, and waited for."""
+        while True:
+            match self.trials.look(spec.id, spec.digest):
+                case Waiting():
+                    self.tick()
+                    self.trials.wait(spec.id)
+                case Absent():
+                    self._free_card()
+                    self.trials.hand_out(spec)
+                case answer:
+                    return answer
 
     def _take(self, trial: Trial, spec: TrialSpec, result: TrialResult) -> Trial:
         if result.outcome is Outcome.PREEMPTED:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import git
@@ -235,7 +235,7 @@ class WorkTree:
         found = (self._folder / "ORIG_HEAD").read_text().strip()
         if before is not None and found != before:  # somebody committed between two of our steps
             self._keep(found, state)
-        self._trace = self._read_trace(state)
+        self._trace = replace(self._read_files(), branch=state.commit)
 
     def _about_head(self, on: str | None, state: GitState) -> str:
         return about_head(
@@ -248,8 +248,11 @@ class WorkTree:
             logger.warning("%s", words or f"{self._path} shows the night again")
 
     def _read_trace(self, state: GitState) -> Trace:
+        return replace(self._read_files(), branch=self._commit(state.branch))
+
+    def _read_files(self) -> Trace:
         head = (self._folder / "HEAD").read_text()
-        return Trace(head, self._commit(state.branch), _stat(self._folder / "index"), _stat(self._path / EDITABLE))
+        return Trace(head, None, _stat(self._folder / "index"), _stat(self._path / EDITABLE))
 
     def _checked_out(self) -> str | None:
         """The branch, or None for a commit by itself."""
