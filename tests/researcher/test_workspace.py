@@ -99,6 +99,8 @@ def test_the_goal_that_a_human_edits_during_the_night_survives_every_reset(works
     workspace.restore(GitState(BRANCH, sha))
 
     assert workspace.program() == "Mind the memory.\n"
+    assert workspace.look() == ""
+    assert (path / "train.py").read_text() == "A = 2\n"
     assert workspace.files(sha) == {"train.py": "A = 2\n", "prepare.py": "B = 1\n"}
 
 
