@@ -77,6 +77,9 @@ def run(
     hours: Annotated[float | None, typer.Option(help="Stop after this many hours of trials and LLM.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of the machine.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Stop at this cost; needs --price-per-hour.")] = None,
+    unsafe_local: Annotated[
+        bool, typer.Option("--unsafe-local", help="Run candidates also where the kernel cannot wall them in.")
+    ] = False,
 ) -> None:
     """Run the night on this machine, or go on with it: set-up, baseline, experiments, summary."""
     from services.local import Wish, run_local  # noqa: PLC0415 - the other commands start faster without it
@@ -99,6 +102,7 @@ def run(
         subject=subject,
         text=text,
         redis_url=redis_url,
+        unsafe=unsafe_local,
         researcher={name: value for name, value in researcher.items() if value is not None},
     )
     raise typer.Exit(run_local(_state(state), wish, console))

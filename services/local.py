@@ -43,6 +43,7 @@ class Wish:
     subject: Path | None
     text: Path | None
     redis_url: str | None
+    unsafe: bool
     researcher: dict[str, str]
 
 
@@ -86,7 +87,7 @@ def _lock(state: State) -> WriterLock:
 def _watch_night(
     state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer, console: Console
 ) -> int:
-    children = [_trainer(state, server), _researcher(state, wish, profile, subject, server)]
+    children = [_trainer(state, wish, server), _researcher(state, wish, profile, subject, server)]
     bus = Bus(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
@@ -103,9 +104,10 @@ def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus
     return supervisor.poll()
 
 
-def _trainer(state: State, server: RedisServer) -> Child:
+def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:
     argv = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host"]
     argv += ["--data", str(state.data), "--trials", str(state.trials), "--work", str(state.work)]
+    argv += ["--unsafe-local"] if wish.unsafe else []
     if server.password is not None:
         argv += ["--password-file", str(state.redis / "password")]
     return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))

@@ -17,6 +17,7 @@ from trainer.launch import User, UserRefused
 from trainer.leftovers import NotSwept
 from trainer.presence import Presence
 from trainer.runner import CONTEXT_MIB
+from trainer.selftest import Unsafe, try_walls
 from trainer.takeover import take_over
 from trainer.trial import Places
 from trainer.work import Station, take_station
@@ -43,7 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
     places.trials.mkdir(parents=True, exist_ok=True)
     try:
         lock = take_work_folder(places.work, places.user)
-    except (WorkFolderRefused, NotSwept) as refusal:
+        walls = try_walls(places, options.password_file)
+        log.info(
+            "around a candidate: %s; it could: %s", ", ".join(walls.layers), ", ".join(walls.open) or "nothing of it"
+        )
+        if not options.unsafe_local:
+            walls.require()
+    except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
     take_station(Station(places, name, options.redis, password, options.profile, lambda: TrialJob.refused))
@@ -92,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
     parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's card fits")
     parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the card's memory")
+    parser.add_argument(
+        "--unsafe-local", action="store_true", help="work also where the walls around a candidate have a hole"
+    )
     parser.add_argument(
         "--candidate-user",
         type=_user,

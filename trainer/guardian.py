@@ -1,9 +1,10 @@
 """The small process between the supervisor and a candidate: it starts the candidate and leaves no process of it behind.
 
 Promises: the candidate runs in its own session with a clean environment, no foreign descriptors and limits, under a uid
-of its own if one is ordered, and behind the system call filter, or it does not start; when it ends, is told to end
-(SIGTERM, also sent by the kernel when the supervisor dies) or outlives the wall limit, its whole tree of descendants is
-dead before the ending is reported. Does not cover Landlock, and the files it leaves: they are its user's to remove.
+of its own if one is ordered, without capabilities, behind the system call filter and what the kernel has of Landlock,
+or it does not start; when it ends, is told to end (SIGTERM, also sent by the kernel when the supervisor dies) or
+outlives the wall limit, its whole tree of descendants is dead before the ending is reported. Does not cover the files
+it leaves: they are its user's to remove.
 
 It lies on the way of every trial, so it imports no json, dataclasses, pathlib or typing: they would triple its start.
 """
@@ -17,7 +18,7 @@ import signal
 import sys
 import time
 
-from trainer import linux, procfs, seccomp
+from trainer import landlock, linux, procfs, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,16 +104,23 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
     _close_all_but({0, 1, 2, failed_fd, *orders["keep_fds"]})
     for fd in orders["keep_fds"]:
         os.set_inheritable(fd, True)
+    ancestors = procfs.ancestors(os.getpid())
+    untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
+    wall = landlock.prepare(orders["grants"])
     if orders["user"] is not None:
         linux.become(*orders["user"])
     linux.die_with_parent(signal.SIGKILL, guardian)
-    linux.forbid_new_privileges()
-    seccomp.confine()
     for name in _FOLDERS:
         os.makedirs(os.path.join(orders["folder"], name))
     subject = os.path.join(orders["folder"], "subject")
     write_files(subject, orders["files"])
     os.chdir(subject)
+    linux.forbid_new_privileges()
+    linux.drop_capabilities()
+    if wall is not None:
+        landlock.grant(wall, orders["folder"], landlock.ALL)
+        landlock.confine(wall)
+    seccomp.confine(untouchable)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execve(orders["argv"][0], orders["argv"], orders["env"])

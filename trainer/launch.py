@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypedDict
 
+from trainer import landlock
+from trainer.grants import Grant
+
 MARKER = "OVERNIGHT_WORK"
 GUARDIAN = "OVERNIGHT_GUARDIAN"
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -25,7 +28,7 @@ _PIPE_BYTES = 2**20
 _CLOSE_S = 5.0
 _FIRST_FREE_UID, _NOBODY = 60_000, 65_534
 _LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
-_CONFINED = ("no-new-privileges", "seccomp")
+_CONFINED = ("no-new-privileges", "no-capabilities", "seccomp")
 _OF_A_USER = ("other-uid", "process-limit")
 
 
@@ -60,8 +63,13 @@ class User:
 
 
 def layers(user: User | None) -> tuple[str, ...]:
-    """What stands around every candidate that was started: where one of these cannot be had, it is not started."""
-    return (*_LAYERS, *_CONFINED, *(_OF_A_USER if user is not None else ()))
+    """What stands around every candidate that was started: where one of these cannot be had, it is not started.
+
+    Landlock is the exception, since not every kernel has it; its version is told.
+    """
+    version = landlock.abi()
+    wall = (f"landlock-{version}",) if version else ()
+    return (*_LAYERS, *_CONFINED, *wall, *(_OF_A_USER if user is not None else ()))
 
 
 class Orders(TypedDict):
@@ -73,6 +81,7 @@ class Orders(TypedDict):
     argv: list[str]
     env: dict[str, str]
     user: tuple[int, int] | None
+    grants: list[tuple[str, int]]
     log_fd: int
     keep_fds: list[int]
     wall_limit_s: float
@@ -113,8 +122,9 @@ class Ending:
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start: `orders` is the runner's JSON argument, `env` what the candidate sees beyond the usual, `user`
-    whom it runs as if not as ourselves. `processes` limits the kernel's count of such a user's, with room for threads.
+    """What to start: `orders` is the JSON argument of `module`, the runner or the probe, `env` what it sees beyond the
+    usual, `user` whom it runs as if not as ourselves. `processes` limits the kernel's count of such a user's, with room
+    for threads.
     """
 
     folder: Path
@@ -125,7 +135,9 @@ class Launch:
     wall_limit_s: float
     file_mib: int
     processes: int
+    grants: list[Grant]
     user: User | None = None
+    module: str = "runner"
 
 
 class Guarded:
@@ -144,9 +156,10 @@ class Guarded:
         orders = Orders(
             folder=str(launch.folder),
             files=launch.files,
-            argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module="runner"), _ROOT, launch.orders],
+            argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module=launch.module), _ROOT, launch.orders],
             env=_environment(launch.folder) | launch.env,
             user=(launch.user.uid, launch.user.gid) if launch.user is not None else None,
+            grants=launch.grants,
             log_fd=log_write,
             keep_fds=list(launch.keep_fds),
             wall_limit_s=launch.wall_limit_s,

@@ -14,6 +14,7 @@ import signal
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 class KernelRefused(OSError):
@@ -45,6 +46,15 @@ def become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def drop_capabilities() -> None:
+    """Root becomes a user like any other for good: with new privileges forbidden, no program gives them back."""
+    nothing = (ctypes.c_uint32 * 6)()
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing) != 0:
+        number = ctypes.get_errno()
+        raise KernelRefused(number, f"capset: {os.strerror(number)}")
 
 
 def sealed_memory(name: str, size_bytes: int) -> int:

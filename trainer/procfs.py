@@ -51,6 +51,15 @@ def descendants(root: int, table: dict[int, Process] | None = None) -> list[Proc
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """The parent of a process, that one's parent, and so on."""
+    table, found = process_table(), []
+    while (process := table.get(pid)) is not None and process.parent:
+        pid = process.parent
+        found.append(pid)
+    return found
+
+
 def processes_of(uid: int) -> list[int]:
     """Running processes of a user; a zombie does not run."""
     found = []

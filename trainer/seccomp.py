@@ -35,6 +35,7 @@ _REFUSED = {
         "msgget": (68, 186),
         "semget": (64, 190),
         "mq_open": (240, 180),
+        "ioprio_set": (251, 30),
     },
     errno.ENOSYS: {
         "io_uring_setup": (425, 425),
@@ -44,6 +45,20 @@ _REFUSED = {
     },
 }
 _SOCKETS = {"socket": (41, 198), "socketpair": (53, 199)}
+_TO_A_PROCESS = {  # their first argument is a process, or a group with its sign turned
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_open": (434, 434),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+}
+_EVERYBODY = 0xFFFFFFFF  # kill(-1)
+_SETPRIORITY = (141, 140)
 _PRLIMIT64 = (302, 261)
 _CLONE = (56, 220)
 _SECCOMP = (317, 277)
@@ -58,6 +73,7 @@ _SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and i
 
 # offsets in struct seccomp_data; of an argument the lower half, all that these calls read
 _NUMBER, _MACHINE, _ARGUMENT = 0, 4, 16
+_MOST_COMPARED = 100  # a jump goes 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
@@ -66,12 +82,16 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
-def confine() -> None:
-    """Put the filter on this process for good; it must have given up new privileges. Raises KernelRefused."""
+def confine(untouchable: list[int]) -> None:
+    """Put the filter on this process for good; it must have given up new privileges. Raises KernelRefused.
+
+    `untouchable` are processes that get neither a signal nor another priority from behind it, nor do their groups:
+    under one uid nothing else prevents that on kernels before 6.12.
+    """
     machine = os.uname().machine
     if machine not in _COLUMNS:
         raise KernelRefused(errno.ENOSYS, f"no system call filter for {machine}; candidates run on x86_64 and aarch64")
-    steps = program(machine)
+    steps = program(machine, untouchable)
     libc = ctypes.CDLL(None, use_errno=True)
     laid_out = _Program(len(steps) // 8, steps)
     number = ctypes.c_long(_SECCOMP[_COLUMNS[machine]])
@@ -86,7 +106,7 @@ def confine() -> None:
     )
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, untouchable: list[int]) -> bytes:
     """The filter for an architecture, in classic BPF."""
     column = _COLUMNS[machine]
     steps = [(_LOAD, 0, 0, _MACHINE), (_EQUAL, 1, 0, _AUDIT_NAMES[column]), (_RETURN, 0, 0, _KILL_PROCESS)]
@@ -98,6 +118,9 @@ def program(machine: str) -> bytes:
             steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _FAIL | error)]
     for numbers in _SOCKETS.values():
         steps += _when(numbers[column], (_EQUAL, _AF_UNIX), _ALLOW, _FAIL | errno.EAFNOSUPPORT)
+    for numbers in _TO_A_PROCESS.values():
+        steps += _unless_among(numbers[column], [_EVERYBODY, *untouchable, *(2**32 - pid for pid in untouchable)])
+    steps += _only_for_itself(_SETPRIORITY[column])
     steps += _when(_PRLIMIT64[column], (_EQUAL, 0), _ALLOW, _FAIL | errno.EPERM)
     steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)
     steps += [(_RETURN, 0, 0, _ALLOW)]
@@ -113,4 +136,30 @@ def _when(number: int, test: tuple[int, int], met: int, unmet: int) -> list[tupl
         (comparison, 0, 1, value),
         (_RETURN, 0, 0, met),
         (_RETURN, 0, 0, unmet),
+    ]
+
+
+def _unless_among(number: int, refused: list[int]) -> list[tuple[int, int, int, int]]:
+    """For one call: EPERM where its first argument is one of these."""
+    refused = refused[:_MOST_COMPARED]
+    compared = [(_EQUAL, len(refused) - at, 0, value) for at, value in enumerate(refused)]
+    return [
+        (_EQUAL, 0, len(compared) + 3, number),
+        (_LOAD, 0, 0, _ARGUMENT),
+        *compared,
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _FAIL | errno.EPERM),
+    ]
+
+
+def _only_for_itself(number: int) -> list[tuple[int, int, int, int]]:
+    """For setpriority: a process (0), the calling one (0)."""
+    return [
+        (_EQUAL, 0, 6, number),
+        (_LOAD, 0, 0, _ARGUMENT),
+        (_EQUAL, 0, 3, 0),
+        (_LOAD, 0, 0, _ARGUMENT + 8),
+        (_EQUAL, 0, 1, 0),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _FAIL | errno.EPERM),
     ]

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer import archive, calibration, machine, room
+from trainer.grants import grants
 from trainer.jobs import (
     Calibration,
     Clock,
@@ -163,6 +164,7 @@ def _launch(spec: TrialSpec, places: Places, folder: Path, buffers: Buffers, con
         wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=spec.caps.file_mib,
         processes=spec.caps.processes,
+        grants=grants(places.data),
         user=places.user,
     )
 

@@ -32,6 +32,7 @@ _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "test_bad_days.py::test_"
 _ROOM = "trainer/test_room.py::test_"
+_OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_reaches_nothing_but_its_folder"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -360,7 +361,7 @@ GUARDS = (
         "trainer/worker.py",
         "        linux.become_subreaper()\n",
         "",
-        _WORKER + "candidate_that_kills_its_guardian_has_crashed_and_leaves_nothing",
+        _WORKER + "trial_whose_guardian_is_killed_has_crashed_and_leaves_nothing",
     ),
     Guard(
         "an answer is kept for whoever asks again",
@@ -468,5 +469,41 @@ GUARDS = (
         "    if expected is not None and commit.hexsha != expected:\n",
         "    if False:\n",
         _SUBJECT_DAYS + "a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_names_it",
+    ),
+    # What stands around a candidate, layer by layer
+    Guard(
+        "a candidate under our own uid sees only what is granted",
+        "trainer/guardian.py",
+        "        landlock.confine(wall)\n",
+        "        os.close(wall)\n",
+        _OWN_UID,
+    ),
+    Guard(
+        "the data that scores is granted to nobody",
+        "trainer/grants.py",
+        " if entry.name != PRIVATE]",
+        "]",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate has no capabilities",
+        "trainer/guardian.py",
+        "    linux.drop_capabilities()\n",
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate is behind the system call filter",
+        "trainer/guardian.py",
+        "    seccomp.confine(untouchable)\n",
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "no signal reaches those around a candidate",
+        "trainer/seccomp.py",
+        "    for numbers in _TO_A_PROCESS.values():\n",
+        "    for numbers in ():\n",
+        "trainer/test_seccomp.py::test_call_is_refused",
     ),
 )

@@ -18,14 +18,14 @@ BEHIND = """
 import ctypes, errno, os, resource, signal, socket, subprocess, sys, threading
 from trainer import linux, seccomp
 linux.forbid_new_privileges()
-seccomp.confine()
+seccomp.confine([os.getppid()])
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
 def call(name, *arguments):
     numbers = next(calls[name] for calls in (*seccomp._REFUSED.values(), OTHERS) if name in calls)
     if libc.syscall(ctypes.c_long(numbers[0 if X86 else 1]), *map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), name)
-OTHERS = {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
+OTHERS = seccomp._TO_A_PROCESS | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
 """
 
 
@@ -61,6 +61,22 @@ def behind_the_filter(code: str) -> subprocess.CompletedProcess[str]:
         ("call('msgget', 0, 0o1600)", errno.EPERM),
         ("call('semget', 0, 1, 0o1600)", errno.EPERM),
         ("call('mq_open', 0, 0, 0, 0)", errno.EPERM),
+        *(
+            (f"call('{name}', {who}, 0, 0)", errno.EPERM)
+            for name in (
+                "kill",
+                "tkill",
+                "tgkill",
+                "rt_sigqueueinfo",
+                "pidfd_open",
+                "sched_setaffinity",
+                "sched_setattr",
+            )
+            for who in ("os.getppid()", "-os.getppid()", "-1")
+        ),
+        ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)", errno.EPERM),
+        ("os.setpriority(os.PRIO_USER, 0, 0)", errno.EPERM),
+        ("call('ioprio_set', 0, 0, 0)", errno.EPERM),
         ("resource.prlimit(os.getppid(), resource.RLIMIT_CORE)", errno.EPERM),
     ],
 )
@@ -77,6 +93,9 @@ def test_call_is_refused(attempt: str, error: int) -> None:
     [
         "socket.socket(socket.AF_UNIX).bind(b'\\0overnight-' + str(os.getpid()).encode())",
         "socket.socketpair()",
+        "os.kill(0, 0)",
+        "os.nice(1)",
+        "os.sched_setaffinity(0, os.sched_getaffinity(0))",
         "resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))",
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
         "t = threading.Thread(target=print); t.start(); t.join()",
@@ -110,9 +129,11 @@ def test_second_entry_of_the_kernel_is_closed() -> None:
 
 def test_filter_of_another_architecture_kills_the_process() -> None:
     other = {"x86_64": "aarch64", "aarch64": "x86_64"}[MACHINE]
-    swap = f"steps = seccomp.program({other!r}); seccomp.program = lambda machine: steps; seccomp.confine()"
+    swap = (
+        f"steps = seccomp.program({other!r}, []); seccomp.program = lambda *_: steps; seccomp.confine([os.getppid()])"
+    )
 
-    done = subprocess.run([sys.executable, "-c", BEHIND.replace("seccomp.confine()", swap)], check=False)
+    done = subprocess.run([sys.executable, "-c", BEHIND.replace("seccomp.confine([os.getppid()])", swap)], check=False)
 
     assert done.returncode == -signal.SIGSYS
 
@@ -121,4 +142,4 @@ def test_unknown_architecture_is_refused_in_words(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "riscv64")))
 
     with pytest.raises(KernelRefused, match="no system call filter for riscv64"):
-        confine()
+        confine([])

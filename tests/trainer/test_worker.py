@@ -229,13 +229,18 @@ def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
     assert trainer.result(trainer.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
 
 
-def test_candidate_that_kills_its_guardian_has_crashed_and_leaves_nothing(
+@as_user
+def test_trial_whose_guardian_is_killed_has_crashed_and_leaves_nothing(
     start: Callable[[], Trainer], spec: MakeSpec
 ) -> None:
     trainer = start()
+    job = trainer.enqueue(spec("leaves_a_daemon"))
+    trainer.wait_until_training(job)
+    _, guardian, *_ = descendants(trainer.process.pid)
 
-    result = trainer.result(trainer.enqueue(spec("kills_its_guardian")))
+    os.kill(guardian.pid, signal.SIGKILL)
 
+    result = trainer.result(job)
     assert (result.outcome, result.reason) == (
         Outcome.CRASHED,
         "its guardian process was killed, so the trial was ended",
@@ -243,8 +248,8 @@ def test_candidate_that_kills_its_guardian_has_crashed_and_leaves_nothing(
     assert everything_dead(trainer.places.work)
 
 
-@as_other_user
-def test_candidate_of_another_uid_cannot_kill_its_guardian(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+@as_user
+def test_candidate_cannot_kill_its_guardian(start: Callable[[], Trainer], spec: MakeSpec) -> None:
     trainer = start()
 
     result = trainer.result(trainer.enqueue(spec("kills_its_guardian")))
