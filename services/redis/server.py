@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 OLDEST = (6, 2)  # from here on RQ moves a job in one step; before, a killed worker loses the one it was taking
 _GRACE_S = 30
 _READY_S = 30.0
+_TRY_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,30 @@ class RedisServer:
             self._hold.lock.close()
 
     def revive(self) -> None:
-        """Start it again if it was started here and died: same port, password and keys. Call it every second or so."""
-        if self.folder is None or self._hold is None or self._hold.process.poll() is None:
+        """Start it again if it was started here and died: same port, password and keys. Call it every second or so.
+
+        Where it cannot be started, a full disk say, that is said and tried again a while later.
+        """
+        hold = self._hold
+        if self.folder is None or hold is None or hold.process.poll() is None or time.monotonic() < hold.next_try_s:
             return
-        log.warning(
-            "the server on %s ended with exit code %d: starting it again", self.url, self._hold.process.returncode
-        )
+        log.warning("the server on %s ended with exit code %d: starting it again", self.url, hold.process.returncode)
         place = ServerFolder(self.folder)
-        binary = choose_binary(place.remembered_binary(), OLDEST)
-        self._hold.process, _ = _run(place, binary, place.port() or place.choose_port(), _READY_S)
+        try:
+            binary = choose_binary(place.remembered_binary(), OLDEST)
+            hold.process, _ = _run(place, binary, place.port() or place.choose_port(), _READY_S)
+        except (BusError, OSError) as fault:
+            hold.next_try_s = time.monotonic() + _TRY_AGAIN_S
+            log.error("the server cannot be started again: %s; tried again in %.0f s", fault, _TRY_AGAIN_S)
 
 
 @dataclass
 class _Hold:
-    """What keeps a server ours: the process that runs now, and the folder's lock."""
+    """What keeps a server ours: the process that runs now, and the folder's lock. Started again not before a time."""
 
     process: subprocess.Popen[bytes]
     lock: IO[bytes]
+    next_try_s: float = 0.0
 
 
 def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _READY_S) -> RedisServer:

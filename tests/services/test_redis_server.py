@@ -71,6 +71,24 @@ def test_keys_outlive_a_server_that_is_killed(folder: Path) -> None:
     assert ServerFolder(folder).server_pids() == []
 
 
+def test_server_that_cannot_be_started_again_is_said_and_tried_again_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("services.redis.server._TRY_AGAIN_S", 0)
+    server = start_server(folder)
+    (pid,) = ServerFolder(folder).server_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not ServerFolder(folder).server_pids())
+    with socket.create_server(("127.0.0.1", int(server.url.rpartition(":")[2].partition("/")[0]))):
+        server.revive()
+    assert "the server cannot be started again" in caplog.text
+
+    server.revive()
+
+    assert len(ServerFolder(folder).server_pids()) == 1
+    server.stop()
+
+
 def test_server_ends_with_a_run_that_is_killed_and_the_next_run_has_its_keys(folder: Path) -> None:
     code = (
         "import sys, pathlib, services.redis.server as s; s.start_server(pathlib.Path(sys.argv[1])); print(); input()"
