@@ -28,7 +28,7 @@ FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("trains_on_validation", {}, Outcome.CRASHED, "serves the split 'train' only"),
     ("hangs_in_setup", {"budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
     ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),
-    ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "training"),
+    ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "processor seconds; the budget is 0.4"),
     ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
     ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
     ("kills_its_group", {}, Outcome.CRASHED, "killed by SIGKILL"),
