@@ -42,17 +42,22 @@ class Facts:
 @lru_cache(maxsize=8)  # the incumbent is compared with every proposal
 def read_facts(source: str) -> Facts:
     """Raises EditError for a source that does not parse or cannot be compared."""
-    pieces = [_read(text) for text in _pieces(source)]
+    read = [_read(text) for text in pieces(source)]
     return Facts(
-        fingerprint=_hash(piece.whole for piece in pieces),
-        seedless=_hash(piece.seedless for piece in pieces),
-        statements=tuple(statement for piece in pieces for statement in piece.statements),
-        entry_points=_entry_points(pieces),
+        fingerprint=_hash(piece.whole for piece in read),
+        seedless=_hash(piece.seedless for piece in read),
+        statements=tuple(statement for piece in read for statement in piece.statements),
+        entry_points=_entry_points(read),
     )
 
 
-def _pieces(source: str) -> Iterator[str]:
+@lru_cache(maxsize=8)
+def pieces(source: str) -> tuple[str, ...]:
     """The statements at module level, each a text that parses alone; what shares a line stays together."""
+    return tuple(_split(source))
+
+
+def _split(source: str) -> Iterator[str]:
     tree = parse(source)
     where = Bytes(source)
     start = end = 0

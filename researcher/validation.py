@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 
 from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
 from researcher.proposal import Candidate, Proposal
-from researcher.reading import Facts, read_facts
+from researcher.reading import Facts, pieces, read_facts
 from researcher.source import syntax_fault
 from trainer.jobs import TRAIN_LIMIT_BYTES
+
+_MEANS_OTHERS = re.compile(r"\b(?:__future__|global)\b")  # words by which one statement makes another a fault
 
 
 def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candidate], str | None]) -> Candidate:
@@ -64,7 +68,25 @@ def _refuse_oversize(source: str) -> None:
 
 
 def _compile(source: str) -> None:
-    """Refuse what only the compiler minds: `return` outside a function, a name both local and global."""
+    """Refuse what only the compiler minds: `return` outside a function, a name both local and global.
+
+    Statement by statement, of which a candidate has few new ones; whole where one changes what the others mean, and to
+    say where the fault is.
+    """
+    if _MEANS_OTHERS.search(source) or not all(map(_compiles, pieces(source))):
+        _compile_whole(source)
+
+
+@lru_cache(maxsize=1024)
+def _compiles(piece: str) -> bool:
+    try:
+        _compile_whole(piece)
+    except Rejected:
+        return False
+    return True
+
+
+def _compile_whole(source: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
