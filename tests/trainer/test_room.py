@@ -84,9 +84,9 @@ def test_candidate_that_fills_the_disk_has_crashed_and_the_next_has_room_again(
 def test_candidate_that_finds_a_disk_filled_by_others_is_lost_to_the_machine(
     disk: Disk, places: Places, spec: MakeSpec
 ) -> None:
-    others = f"open({str(disk.folder)!r} + '/of-others', 'wb').write(bytes(2**26))\n"
+    waits = "import os\nwhile os.statvfs('.').f_bavail:\n    pass\nopen('mine', 'wb').write(bytes(2**20))\n"
 
-    result = run(spec(others, caps=replace(CAPS, file_mib=1024)), replace(places, work=disk.folder))
+    result = run_trial(spec(waits), replace(places, work=disk.folder), lambda _: disk.fill(), lambda: False)
 
     assert result.outcome is Outcome.LOST
     assert "it found no room on the disk, and there is none without its files: the disk of" in result.reason
