@@ -31,7 +31,7 @@ FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "processor seconds; the budget is 0.4"),
     ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
     ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
-    ("kills_its_group", {}, Outcome.CRASHED, "killed by SIGKILL"),
+    ("kills_its_group", {}, Outcome.CRASHED, "killed by SIGKILL: it leads its session: True"),
     ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 4 s"),
 ]
 WHERE_THE_USER_MATTERS = ("exits_without_a_score", "hogs_memory", "forks_without_end", "leaves_a_daemon")
