@@ -1,8 +1,8 @@
 """A repository that is lost or corrupted, made again from a bare copy in the journal's folder and from the journal.
 
-The copy holds what can be reached from any ref; candidates since then are committed again from the journal, with the
-same shas. What is broken is kept aside, what people have in the work tree is not touched. A commit of theirs that is
-younger than the last claim, or the last start, is not in the copy.
+The copy holds branches and tags, which are few; candidates are committed again from the journal, with the same shas.
+What is broken is kept aside, what people have in the work tree is not touched. A commit of theirs that is younger than
+the last claim, or the last start, is not in the copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 COPY = "subject.git"
 _PLAINLY = ("--quiet", "--no-signed", "--no-follow-tags", "--recurse-submodules=no")  # whatever the user has set
-_REFS = "+refs/*:refs/*"
+_REFS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 
 
 def open_subject(path: Path, history: History) -> Workspace:
@@ -50,7 +50,7 @@ def keep_copy(path: Path, folder: Path) -> None:
             _make_copy(path, copy)
         for lock in copy.rglob("*.lock"):
             lock.unlink()
-        _git(path).push(*_PLAINLY, str(copy), _REFS)
+        _git(path).push(*_PLAINLY, str(copy), *_REFS)
     except (GitCommandError, OSError) as error:
         if damage(path) is not None:
             raise
@@ -66,7 +66,7 @@ def _make_copy(path: Path, copy: Path) -> None:
     with git.Repo.init(partial, bare=True) as made, made.config_writer() as settings:
         settings.set_value("receive", "autogc", "false")
         settings.set_value("receive", "shallowUpdate", "true")
-    _git(path).push(*_PLAINLY, str(partial), _REFS)
+    _git(path).push(*_PLAINLY, str(partial), *_REFS)
     partial.rename(copy)
 
 

@@ -442,4 +442,4 @@ def test_a_copy_that_is_broken_is_made_anew(
     keep_copy(path, tmp_path)
 
     assert f"no fresh copy of {path} in {tmp_path / COPY}" in caplog.text
-    assert git(tmp_path / COPY, "rev-parse", f"refs/{BRANCH}/1") == git(path, "rev-parse", "HEAD")
+    assert git(tmp_path / COPY, "rev-parse", f"refs/heads/{BRANCH}") == git(path, "rev-parse", "HEAD")
