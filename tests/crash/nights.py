@@ -44,7 +44,6 @@ class ForkedNight(ScriptedNight):
     def __init__(self, folder: Path, server: RedisServer) -> None:
         super().__init__(folder, server)
         self.folder = folder
-        (folder / "output.log").touch()  # whoever waits for a line may look before the first
         self.trainers = 0
         self._forked: list[ForkProcess] = []
         self._trainer: ForkProcess | None = None

@@ -101,8 +101,9 @@ class ScriptedNight:
         return process
 
     def output(self) -> str:
-        """Everything the processes said."""
-        return (self._folder / "output.log").read_text()
+        """Everything the processes said; nothing before the first of them is there."""
+        log = self._folder / "output.log"
+        return log.read_text() if log.exists() else ""
 
     def wait_until(self, condition: Callable[[History], bool], what: str) -> None:
         """Look until the journal satisfies `condition`."""
