@@ -30,7 +30,7 @@ _DRIFT = "researcher/test_drift.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
-_BAD_DAYS = "test_bad_days.py::test_"
+_BAD_DAYS = "crash/test_bad_days.py::test_"
 _ROOM = "trainer/test_room.py::test_"
 _OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_reaches_nothing_but_its_folder"
 

@@ -47,26 +47,12 @@ SIZES = {"journal": "4m", "subject": "4m", "log": "1m", "trials": "16m"}
 GOES_ON = "The night goes on by itself"
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = start_server(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
-
-
 @pytest.fixture
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     """Of one of the night's folders, named by the test."""
     made = Disk(tmp_path / request.param, SIZES[request.param])
     yield made
     made.remove()
-
-
-@pytest.fixture
-def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedNight]:
-    made = ForkedNight(tmp_path, server)
-    yield made
-    made.end()
 
 
 def until(condition: Callable[[], bool]) -> Iterator[None]:
