@@ -73,7 +73,7 @@ _SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and i
 
 # offsets in struct seccomp_data; of an argument the lower half, all that these calls read
 _NUMBER, _MACHINE, _ARGUMENT = 0, 4, 16
-_MOST_COMPARED = 100  # a jump goes 255 steps at most
+_MOST_COMPARED = 250  # a jump goes 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
@@ -140,8 +140,9 @@ def _when(number: int, test: tuple[int, int], met: int, unmet: int) -> list[tupl
 
 
 def _unless_among(number: int, refused: list[int]) -> list[tuple[int, int, int, int]]:
-    """For one call: EPERM where its first argument is one of these."""
-    refused = refused[:_MOST_COMPARED]
+    """For one call: EPERM where its first argument is one of these. Raises KernelRefused for too many."""
+    if len(refused) > _MOST_COMPARED:
+        raise KernelRefused(errno.E2BIG, f"{len(refused)} processes to keep a candidate from; {_MOST_COMPARED} fit")
     compared = [(_EQUAL, len(refused) - at, 0, value) for at, value in enumerate(refused)]
     return [
         (_EQUAL, 0, len(compared) + 3, number),

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from trainer.linux import KernelRefused
-from trainer.seccomp import confine
+from trainer.seccomp import confine, program
 
 MACHINE = os.uname().machine
 BEHIND = """
@@ -143,3 +143,8 @@ def test_unknown_architecture_is_refused_in_words(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(KernelRefused, match="no system call filter for riscv64"):
         confine([])
+
+
+def test_more_processes_than_a_filter_can_name_are_refused_not_left_out() -> None:
+    with pytest.raises(KernelRefused, match="2001 processes to keep a candidate from; 250 fit"):
+        program(MACHINE, list(range(1, 1001)))
