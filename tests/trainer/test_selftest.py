@@ -35,7 +35,7 @@ def test_nothing_gets_through_the_walls_as_they_are(places: Places, password: Pa
     assert list(places.work.iterdir()) == []
 
 
-def test_without_landlock_our_own_uid_could_read_and_write_what_we_can(
+def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
     places: Places, password: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = [("/", selftest.grants(places.data)[0][1])]
