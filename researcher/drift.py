@@ -13,10 +13,11 @@ Does not cover what changes within a trial and back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from researcher.experiment import Trial
-from trainer.jobs import Calibration, Kind
+from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 
 REPEATS_LIMIT = 2
 REMEASURE_EVERY = 15
@@ -26,24 +27,68 @@ _BAND_DEVIATIONS = 2.5
 _DEVIATION_PER_MEDIAN = 1.4826  # of the absolute deviations, for a normal distribution
 
 
-def machine_differed(speed: Calibration | None, known: Sequence[Calibration]) -> str | None:
-    """How far the machine was from the reference, in words; None within the band, or where nothing was measured."""
+@dataclass(frozen=True)
+class Difference:
+    """How far the machine was from the reference, in words, and to which side."""
+
+    words: str
+    faster: bool
+
+
+def machine_differed(speed: Calibration | None, known: Sequence[Calibration]) -> Difference | None:
+    """How far the machine was from the reference; None within the band, or where nothing was measured."""
     reference = [side for each in known for side in _sides(each)]
     sides = [] if speed is None else _sides(speed)
     if not reference or not sides:
         return None
     usual_s, allowed = median(reference), band(reference)
     if min(sides) > usual_s * (1 + allowed):
-        return f"the machine was {min(sides) / usual_s - 1:.0%} slower than usual, {allowed:.0%} is allowed"
+        words = f"the machine was {min(sides) / usual_s - 1:.0%} slower than usual, {allowed:.0%} is allowed"
+        return Difference(words, faster=False)
     if max(sides) < usual_s / (1 + allowed):
-        return f"the machine was {usual_s / max(sides) - 1:.0%} faster than usual, {allowed:.0%} is allowed"
+        words = f"the machine was {usual_s / max(sides) - 1:.0%} faster than usual, {allowed:.0%} is allowed"
+        return Difference(words, faster=True)
     return None
 
 
-def band(calibrations_s: Sequence[float]) -> float:
-    """The share of their median by which a calibration may differ."""
-    middle = median(calibrations_s)
-    spread = median(abs(each - middle) for each in calibrations_s) / middle
+def judged_all_the_same(
+    trial: Trial, result: TrialResult, difference: Difference, earlier: Sequence[TrialResult]
+) -> str | None:
+    """Why the difference decided nothing, in words; None where it may have. `earlier` ran the same code."""
+    if _as_fast_as(result, earlier):
+        return "its code ran as fast as in its other trials"
+    if difference.faster and trial.kind is Kind.FIRST and _lost(trial, result):
+        return "it lost all the same"
+    return None
+
+
+def _lost(trial: Trial, result: TrialResult) -> bool:
+    if result.outcome is Outcome.TIMED_OUT:
+        return True
+    beaten = trial.score_to_beat
+    return result.metric is not None and beaten is not None and result.metric.value >= beaten
+
+
+def _as_fast_as(result: TrialResult, earlier: Sequence[TrialResult]) -> bool:
+    """True when its training made as many steps for its budget as the same code did before, within their band."""
+    paces = [pace for each in earlier if (pace := _pace(each)) is not None]
+    pace = _pace(result)
+    if pace is None or not paces:
+        return False
+    ratio, allowed = pace / median(paces), band(paces)
+    return 1 / (1 + allowed) <= ratio <= 1 + allowed
+
+
+def _pace(result: TrialResult) -> float | None:
+    """Steps a unit of the budget."""
+    timed = None if result.timing is None else result.timing.timed
+    return result.steps / timed if result.steps and timed else None
+
+
+def band(measured: Sequence[float]) -> float:
+    """The share of their median by which another of the same kind may differ."""
+    middle = median(measured)
+    spread = median(abs(each - middle) for each in measured) / middle
     return max(BAND_FLOOR, _BAND_DEVIATIONS * _DEVIATION_PER_MEDIAN * spread)
 
 

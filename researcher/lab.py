@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from researcher.decision import CLAIM_HOURS, Rule, pooled_sigma
-from researcher.drift import REPEATS_LIMIT, machine_differed
+from researcher.drift import REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.errors import ModelStays
 from researcher.experiment import Experiment, Run, Trial
 from researcher.journal import Journal
@@ -231,7 +231,15 @@ class Lab:
         """How the machine differed from the usual one, where that can have decided; the baseline says what is usual."""
         if trial.kind is Kind.BASELINE or result.outcome not in (Outcome.OK, Outcome.TIMED_OUT):
             return None
-        return machine_differed(result.calibration, self.journal.known_speed())
+        difference = machine_differed(result.calibration, self.journal.known_speed())
+        if difference is None:
+            return None
+        others = map(self.journal.result, [each.id for each in self.journal.trials(experiment=trial.experiment)])
+        why = judged_all_the_same(trial, result, difference, [other for other in others if other is not None])
+        if why is None:
+            return difference.words
+        logger.info("%s: %s, but %s", result.id, difference.words, why)
+        return None
 
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
         logger.warning("%s was lost to the machine: %s", spec.id, reason)

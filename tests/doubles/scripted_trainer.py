@@ -2,8 +2,8 @@
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
 ends the trial so, `# fate of drift: crashed` only trials of that kind; `# luck: 0.1` lowers the score of the first
-trial; `# slow: 2` has the machine slow in the first two attempts of every trial. It works the real queue through RQ,
-with the contract's types, in a process of its own:
+trial; `# slow: 2` (or fast) has the machine slow in the first two attempts of every trial, and `# steady` has the
+training as fast as ever. It works the real queue through RQ, with the contract's types, in a process of its own:
 `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
@@ -35,6 +35,7 @@ from trainer.jobs import (
 
 NOISE = 0.002
 TRIAL_S = 0.01
+STEPS = 100
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +51,9 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         luck = re.search(r"# luck: ([\d.]+)", source) if spec.kind is Kind.FIRST else None
         seen = float(level.group(1)) - (float(luck.group(1)) if luck else 0.0)
         score = Metric("val_bpb", seen + random.Random(spec.seed).gauss(0, NOISE))
-    slow = re.search(r"# slow: (\d+)", source)
-    took_s = 0.15 if slow and int(spec.id.rpartition("-a")[2]) < int(slow.group(1)) else 0.1
+    speed = re.search(r"# (slow|fast): (\d+)", source)
+    out_of_line = speed is not None and int(spec.id.rpartition("-a")[2]) < int(speed.group(2))
+    took_s = {"slow": 0.15, "fast": 0.05}[speed.group(1)] if speed is not None and out_of_line else 0.1
     now = time.time()
     return TrialResult(
         id=spec.id,
@@ -60,8 +62,9 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         reason="as scripted",
         started_at=now,
         finished_at=now,
-        timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S),
+        timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S, timed=TRIAL_S),
         metric=score,
+        steps=STEPS if "# steady" in source else None,
         calibration=Calibration(took_s, took_s),
         peak_memory_mib=512.0,
     ).to_json()

@@ -293,6 +293,20 @@ GUARDS = (
         _DRIFT + "a_machine_differs_when_it_was_out_of_the_band_on_both_sides",
     ),
     Guard(
+        "a win on a faster machine is measured again",
+        "researcher/drift.py",
+        "and result.metric.value >= beaten",
+        "",
+        _DRIFT + "only_a_trial_that_the_machine_may_have_decided_is_measured_again[won on a faster machine]",
+    ),
+    Guard(
+        "a loss on a slower machine is measured again",
+        "researcher/drift.py",
+        "if difference.faster and trial",
+        "if trial",
+        _DRIFT + "only_a_trial_that_the_machine_may_have_decided_is_measured_again[lost on a slower machine]",
+    ),
+    Guard(
         "repeats have an end",
         "researcher/lab.py",
         " and trial.differed < REPEATS_LIMIT",

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import pytest
 
-from researcher.drift import BAND_FLOOR, REMEASURE_EVERY, machine_differed, remeasure_due
+from researcher.drift import (
+    BAND_FLOOR,
+    REMEASURE_EVERY,
+    Difference,
+    judged_all_the_same,
+    machine_differed,
+    remeasure_due,
+)
 from researcher.experiment import CheckKind, Experiment, Trial, Verdict
 from researcher.history import History
 from researcher.journal import Journal
@@ -18,7 +26,7 @@ from researcher.trials import TrialQueue
 from researcher.view import look
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import Happening, level, tell
-from trainer.jobs import Calibration, Kind, Outcome, profile_named
+from trainer.jobs import Calibration, Kind, Metric, Outcome, Timing, TrialResult, profile_named
 
 STEADY = [Calibration(0.100, 0.101), Calibration(0.099, 0.100), Calibration(0.100, 0.102)]
 UNEASY = [Calibration(0.100, 0.125), Calibration(0.119, 0.102), Calibration(0.102, 0.100), Calibration(0.118, 0.110)]
@@ -46,11 +54,17 @@ def test_a_machine_differs_when_it_was_out_of_the_band_on_both_sides(
     differed = machine_differed(Calibration(before_s, after_s), known)
 
     assert (differed is None) == (said is None)
-    assert said is None or said in str(differed)
+    if differed is not None:
+        assert said is not None
+        assert said in differed.words
+        assert differed.faster == ("faster" in said)
 
 
 def test_the_band_is_never_narrower_than_its_floor_and_the_reason_names_it() -> None:
-    assert f"{BAND_FLOOR:.0%} is allowed" in str(machine_differed(Calibration(0.2, 0.2), STEADY[:1]))
+    differed = machine_differed(Calibration(0.2, 0.2), STEADY[:1])
+
+    assert differed is not None
+    assert f"{BAND_FLOOR:.0%} is allowed" in differed.words
 
 
 def test_a_trial_that_nobody_calibrated_does_not_differ() -> None:
@@ -100,6 +114,71 @@ def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next
     assert shown is not None
     assert shown.tally["infrastructure"] == repeated, "its claim's trials were slow at first, too"
     assert "measured again (1 of at most 2): the machine was 50% slower than usual" in (experiment.reason or "")
+
+
+def result(steps: int | None, timed: float | None = 15.0, bpb: float = 1.0) -> TrialResult:
+    times = Timing(wall_s=20.0, processor_s=20.0, timed=timed)
+    return TrialResult(
+        id="one", spec_digest="", outcome=Outcome.OK, reason="", started_at=0.0, finished_at=0.0,
+        timing=times, steps=steps, metric=Metric("val_bpb", bpb),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "faster", "given", "earlier", "why"),
+    [
+        (Kind.CONFIRM, False, result(300), [result(280), result(290)], "as fast as"),
+        (Kind.CONFIRM, True, result(300), [result(300, timed=10.0)], None),
+        (Kind.CONFIRM, False, result(200), [result(280), result(290)], None),
+        (Kind.CONFIRM, False, result(300), [], None),
+        (Kind.CONFIRM, False, result(300), [result(None)], None),
+        (Kind.CONFIRM, False, result(None), [result(300)], None),
+        (Kind.CONFIRM, False, result(300, timed=None), [result(300)], None),
+        (Kind.CONFIRM, True, result(None, bpb=3.0), [], None),
+        (Kind.FIRST, True, result(300, bpb=2.1), [], "lost all the same"),
+        (Kind.FIRST, True, result(300, bpb=1.9), [], None),
+        (Kind.FIRST, False, result(300, bpb=2.1), [], None),
+        (Kind.FIRST, True, replace(result(300), outcome=Outcome.TIMED_OUT, metric=None), [], "lost all the same"),
+    ],
+)
+def test_a_difference_decides_nothing_where_the_code_ran_as_ever_or_lost_on_a_faster_machine(
+    kind: Kind, faster: bool, given: TrialResult, earlier: list[TrialResult], why: str | None
+) -> None:
+    judged = judged_all_the_same(
+        replace(trial(kind), score_to_beat=2.0), given, Difference("it differed", faster), earlier
+    )
+
+    assert (judged is None) == (why is None)
+    assert why is None or why in str(judged)
+
+
+@pytest.mark.parametrize(
+    ("score", "mark", "repeats"),
+    [(1.9, "fast: 1", 0), (1.9, "slow: 1", 1), (1.79, "fast: 1", 1)],
+    ids=["lost on a faster machine", "lost on a slower machine", "won on a faster machine"],
+)
+def test_only_a_trial_that_the_machine_may_have_decided_is_measured_again(
+    night: ScriptedNight, score: float, mark: str, repeats: int
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(score, mark)])
+
+    assert told_of(night, 1)[1].differed == repeats
+
+
+def test_a_claim_goes_on_where_the_training_was_as_fast_as_ever_whatever_was_timed_beside_it(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.79, "slow: 1", "steady")])
+
+    with History(night.journal) as history:
+        first, *checks = history.trials(experiment=told_of(night, 1)[0].id)
+    assert (first.kind, first.differed) == (Kind.FIRST, 1), "nobody knew yet how fast it runs"
+    assert checks
+    assert {(each.kind, each.differed) for each in checks} == {(Kind.CONFIRM, 0)}
 
 
 class Killed(BaseException):
