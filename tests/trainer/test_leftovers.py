@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import trainer
 from tests.trainer.conftest import as_other_user, wait_for
 from trainer.launch import User
-from trainer.leftovers import NotSwept, clear_all
+from trainer.leftovers import NotSwept, clear, clear_all
 from trainer.procfs import processes_of
 from trainer.trial import Places
 
@@ -93,3 +94,39 @@ def test_work_folder_that_the_user_cannot_empty_is_said(places: Places, user: Us
 
     with pytest.raises(NotSwept, match=rf"as uid {user.uid}: .*{places.work}.* could not be removed"):
         clear_all(places.work, user)
+
+
+PLANTS = {
+    "a link to what is precious": "os.symlink('../precious', at)",
+    "a link to nothing": "os.symlink('nowhere', at)",
+    "a pipe": "os.mkfifo(at)",
+    "a file of 10 GB without content": "os.truncate(os.open(at, os.O_CREAT | os.O_RDWR), 10**10)",
+    "links in it": "os.mkdir(at); os.symlink('../../precious', at + '/link'); os.link('../precious/kept', at + '/h')",
+    "folders deeper than a path can name": "[(os.mkdir(at), os.chdir(at)) for _ in range(3000)]",
+    "names that look like options": "os.makedirs(at + '/-rf/--/ *\\n'); open(at + '/-i', 'w').close()",
+}
+
+
+@pytest.mark.parametrize("code", PLANTS.values(), ids=PLANTS)
+def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str, places: Places) -> None:
+    precious = places.work.parent / "precious"
+    precious.mkdir()
+    (precious / "kept").touch()
+    folder = places.work / "e-1-t1-a1"
+    subprocess.run([sys.executable, "-c", f"import os\nat = '{folder.name}'\n{code}"], cwd=places.work, check=True)
+
+    clear(folder, None)
+
+    assert list(places.work.iterdir()) == []
+    assert list(precious.iterdir()) == [precious / "kept"]
+
+
+@as_other_user
+def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_root(places: Places, user: User) -> None:
+    closes = "os.makedirs('x/a/b'); os.chmod('x/a/b', 0); os.chmod('x/a', 0); os.chmod('x', 0)"
+    wipes = "from trainer.leftovers import wipe; wipe(pathlib.Path('x').absolute())"
+    ours = str(Path(trainer.__file__).parents[1])
+
+    run_as(user, f"import os, pathlib, sys; {closes}; sys.path.append({ours!r}); {wipes}", places.work)
+
+    assert list(places.work.iterdir()) == []
