@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer import archive, calibration, machine, room
+from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
 from trainer.jobs import (
     Calibration,
@@ -118,7 +119,8 @@ def _supervise(
         guarded = Guarded.start(_launch(spec, places, folder, buffers, theirs.fileno()))
         theirs.close()
         try:
-            watch = Watch(spec, guarded, Channel(ours), scoring, report, preempted)
+            holdings = Holdings(folder) if can_be_counted(places.work) else None
+            watch = Watch(spec, guarded, Channel(ours), scoring, report, preempted, holdings)
             watch.run()
         finally:
             guarded.close()
@@ -233,8 +235,9 @@ def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str
     """What stood around the candidate; nothing around one that was never there."""
     if ending is not None and not ending.started:
         return ()
-    watchdog = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
-    return (*layers(places.user), *watchdog, "wall-limit")
+    memory = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
+    disk = ("disk-watchdog",) if can_be_counted(places.work) else ()
+    return (*layers(places.user), *memory, *disk, "wall-limit")
 
 
 def _timing(clock: _Clock, watch: Watch) -> Timing:

@@ -18,7 +18,7 @@ class Usage:
 
     processor_s: float
     rss_mib: float
-    processes: int
+    pids: tuple[int, ...]
 
 
 def tree_usage(root: int) -> Usage:
@@ -29,7 +29,7 @@ def tree_usage(root: int) -> Usage:
     return Usage(
         processor_s=sum(process.processor_s for process in top + tree),
         rss_mib=sum(process.rss_mib for process in tree),
-        processes=len(tree),
+        pids=tuple(process.pid for process in tree),
     )
 
 

@@ -11,6 +11,7 @@ import selectors
 import time
 from collections.abc import Callable
 
+from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.launch import Ending, Guarded
 from trainer.logs import LogSink
@@ -40,8 +41,10 @@ class Watch:
         scoring: Scoring,
         report: Callable[[Progress], None],
         preempted: Callable[[], bool],
+        holdings: Holdings | None,
     ) -> None:
         self._spec = spec
+        self._holdings = holdings
         self._guarded = guarded
         self._channel = channel
         self._scoring = scoring
@@ -179,6 +182,7 @@ class Watch:
         self.peaks.sampled_s = now
         self.peaks.processor_s = max(self.peaks.processor_s, usage.processor_s)
         self._hold_to_caps(usage)
+        self._hold_to_disk(usage)
         marks = self.marks
         if marks.warm is not None and marks.ready is None:
             self._overtime(self._between(marks.warm, Mark(now, usage.processor_s)))
@@ -186,8 +190,8 @@ class Watch:
 
     def _hold_to_caps(self, usage: Usage) -> None:
         caps, held_mib = self._spec.caps, usage.rss_mib
-        if usage.processes > caps.processes:
-            self._end(Outcome.CRASHED, f"it started {usage.processes} processes; the cap is {caps.processes}")
+        if len(usage.pids) > caps.processes:
+            self._end(Outcome.CRASHED, f"it started {len(usage.pids)} processes; the cap is {caps.processes}")
         elif caps.memory_mib is not None and held_mib > caps.memory_mib:
             exact_mib = proportional_mib(self._guarded.pid)
             held_mib = held_mib if exact_mib is None else exact_mib
@@ -198,6 +202,20 @@ class Watch:
                     f"its processes held {held_mib:.0f} MiB{counted}; the cap is {caps.memory_mib} MiB",
                 )
         self.peaks.rss_mib = max(self.peaks.rss_mib, held_mib)
+
+    def _hold_to_disk(self, usage: Usage) -> None:
+        if self._holdings is None or self.stop is not None:
+            return
+        try:
+            held = self._holdings.look(usage.pids)
+        except Hidden as hidden:
+            self._end(Outcome.CRASHED, f"it made {hidden}")
+            return
+        if held.mib > (cap_mib := self._spec.caps.folder_mib):
+            self._end(
+                Outcome.CRASHED,
+                f"it filled the disk with {held.files} files, {held.mib:.0f} MiB; the cap is {cap_mib} MiB",
+            )
 
     def _overtime(self, used: float) -> bool:
         budget = self._spec.budget

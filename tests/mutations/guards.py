@@ -520,4 +520,12 @@ GUARDS = (
         "    for numbers in ():\n",
         "trainer/test_seccomp.py::test_call_is_refused",
     ),
+    # What a candidate may take and leave
+    Guard(
+        "the disk of a work folder without a size is watched",
+        "trainer/watch.py",
+        "        if held.mib > (cap_mib := self._spec.caps.folder_mib):",
+        "        if held.mib > (cap_mib := 128):",
+        _FAULT + "[same-uid-fills_the_disk_with_files]",
+    ),
 )

@@ -17,6 +17,7 @@ SHORT_SETUP = dataclasses.replace(STEPS, setup_s=3)
 SHORT_SCORING = dataclasses.replace(STEPS, scoring_s=1)
 SHORT_PROCESSOR = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=0.4)
 LITTLE_MEMORY = dataclasses.replace(CAPS, memory_mib=500)
+LITTLE_DISK = dataclasses.replace(CAPS, file_mib=16)
 
 
 FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
@@ -30,22 +31,33 @@ FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),
     ("overruns_its_budget", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "processor seconds; the budget is 0.4"),
     ("hogs_memory", {"caps": LITTLE_MEMORY}, Outcome.OUT_OF_MEMORY, "the cap is 500 MiB"),
+    ("fills_the_disk_with_one_file", {"caps": LITTLE_DISK}, Outcome.CRASHED, "OSError: [Errno 27] File too large"),
+    ("fills_the_disk_with_files", {"caps": LITTLE_DISK}, Outcome.CRASHED, "MiB; the cap is 32 MiB"),
     ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
     ("kills_its_group", {}, Outcome.CRASHED, "killed by SIGKILL: it leads its session: True"),
     ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 4 s"),
 ]
-WHERE_THE_USER_MATTERS = ("exits_without_a_score", "hogs_memory", "forks_without_end", "leaves_a_daemon")
+WHERE_THE_USER_MATTERS = (
+    "exits_without_a_score",
+    "hogs_memory",
+    "fills_the_disk_with_files",
+    "forks_without_end",
+    "leaves_a_daemon",
+)
 
 
+SLOW = {("same-uid", "fills_the_disk_with_one_file"), ("other-uid", "fills_the_disk_with_files")}
 CASES = [("same-uid", *fault) for fault in FAULTS]
 CASES += [("other-uid", *fault) for fault in FAULTS if fault[0] in WHERE_THE_USER_MATTERS]
 
 
 @pytest.mark.parametrize(
     ("user", "subject", "fields", "outcome", "reason"),
-    CASES,
+    [
+        pytest.param(*case, id=f"{case[0]}-{case[1].split()[0]}", marks=pytest.mark.slow if case[:2] in SLOW else ())
+        for case in CASES
+    ],
     indirect=["user"],
-    ids=[f"{user}-{subject.split()[0]}" for user, subject, *_ in CASES],
 )
 def test_fault_has_its_outcome_and_leaves_nothing(
     subject: str,

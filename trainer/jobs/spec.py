@@ -75,6 +75,11 @@ class Caps:
     file_mib: int
     log_kib: int
 
+    @property
+    def folder_mib(self) -> int:
+        """All that the work folder may hold: the largest file twice, since one is replaced by writing the next."""
+        return 2 * self.file_mib
+
 
 @dataclass(frozen=True)
 class TrialSpec:
