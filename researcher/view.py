@@ -119,19 +119,20 @@ class Night:
     baseline_scores: tuple[float, ...]
     incumbent_scores: tuple[float, ...]
     lost_attempts: int
+    repeated_attempts: int
     sigma: float | None
     gain: Gain | None
     cost: Cost
 
     @property
     def tally(self) -> dict[str, int]:
-        """What became of the experiments, each failure by its kind; `infrastructure` counts attempts instead."""
+        """What became of the experiments, each failure by its kind; the last two count attempts, not experiments."""
         decided = [row.experiment for row in self.rows if not row.experiment.is_baseline and row.experiment.decision]
         scored = Counter(item.decision for item in decided if item.outcome is Outcome.OK)
         failed = Counter(item.outcome for item in decided)
         counts = {str(decision): scored[decision] for decision in (Decision.KEEP, Decision.DISCARD)}
         counts |= {outcome.value: failed[outcome] for outcome in FAILURES}
-        return counts | {"infrastructure": self.lost_attempts}
+        return counts | {"infrastructure": self.lost_attempts, "repeated": self.repeated_attempts}
 
     @property
     def measured(self) -> int:
@@ -183,7 +184,8 @@ def look(history: History, profile: Profile) -> Night | None:
         requests=tuple(history.requests()),
         baseline_scores=baseline,
         incumbent_scores=tuple(scores.get(run.incumbent or 0, ())),
-        lost_attempts=sum(map(_lost_attempts, trials)),
+        lost_attempts=sum(trial.faults + (trial.outcome is Outcome.LOST) for trial in trials),
+        repeated_attempts=sum(min(trial.differed, REPEATS_LIMIT) for trial in trials),
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
         cost=cost_of(run, experiments, trials),
@@ -192,7 +194,12 @@ def look(history: History, profile: Profile) -> Night | None:
 
 def tally_text(night: Night) -> str:
     """The tally in words; what did not happen is left out, but for keeps and discards."""
-    words = {"keep": "kept", "discard": "discarded", "infrastructure": "lost to the machine"}
+    words = {
+        "keep": "kept",
+        "discard": "discarded",
+        "infrastructure": "lost to the machine",
+        "repeated": "measured again",
+    }
     return ", ".join(
         f"{count} {words.get(name) or name.replace('_', ' ')}"
         for name, count in night.tally.items()
@@ -240,11 +247,6 @@ def _gain(
         confirmed=confirmed if run.confirmed != experiments[0].id else None,
         provisional=baseline - head if run.incumbent != run.confirmed else None,
     )
-
-
-def _lost_attempts(trial: Trial) -> int:
-    """Those that the machine took, or that ran when it was not itself."""
-    return trial.faults + (trial.outcome is Outcome.LOST) + min(trial.differed, REPEATS_LIMIT)
 
 
 def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:

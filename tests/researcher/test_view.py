@@ -270,7 +270,7 @@ def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_att
 
     assert night.tally == {
         "keep": 1, "discard": 1, "crashed": 2, "out_of_memory": 1, "timed_out": 1, "unscorable": 1, "rejected": 1,
-        "infrastructure": 3,
+        "infrastructure": 3, "repeated": 0,
     }  # fmt: skip
     assert tally_text(night) == (
         "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected, 3 lost to the machine"
