@@ -1,8 +1,8 @@
-"""A candidate's output: endless in, bounded out. Head and tail are kept, lines cut, control sequences removed.
+"""A candidate's output: endless in, bounded out. Head and tail are kept, lines cut, controls and secrets taken out.
 
 Promises: whatever is printed, at most `cap_kib` is kept, memory stays within that and one read, and the time spent is
-proportional to the bytes read. The text is data: it never decides anything. Does not cover secrets; a candidate is
-given none.
+proportional to the bytes read; secrets are looked for in whole lines of what is kept. The text is data: it never
+decides anything.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from trainer.redaction import Redact
+
 LINE_BYTES = 2000
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n") + b"\x7f"
+_HIDDEN = re.compile(
+    "[\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)  # more controls, and what turns text around
 _TELLING = re.compile(rb"^(?:step |[a-z][A-Za-z_]{1,40}: ).{1,400}", re.MULTILINE)
 _HEARD_PER_READ = 200
 
@@ -22,14 +27,16 @@ class LogSink:
     """Feed it what was read. `on_line` hears the lines that look like a step or a `name: value`; of a read with
     hundreds of them, the first and the last."""
 
-    def __init__(self, cap_kib: int, on_line: Callable[[bytes], None]) -> None:
+    def __init__(self, cap_kib: int, on_line: Callable[[bytes], None], redact: Redact) -> None:
         self._half_bytes = max(1, cap_kib * 1024 // 2)
         self._on_line = on_line
+        self._redact = redact
         self._head: list[bytes] = []
         self._head_bytes = 0
         self._head_is_full = False
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
+        self._tail_lines: list[bytes] = []
         self._dropped_bytes = 0
         self._partial = b""
         self._cutting = False
@@ -51,20 +58,24 @@ class LogSink:
                 self._partial, self._cutting = b"", True
 
     def finish(self) -> None:
-        """The output has ended: an unfinished line counts as one."""
+        """The output has ended: an unfinished line counts as one. Only now there is a text."""
         self._take(self._partial)
         self._partial = b""
+        lines = deque(_kept(self._redact(b"\n".join(self._tail))))
+        size = _size(lines)
+        while size > self._half_bytes and len(lines) > 1:
+            size -= len(lines.popleft()) + 1
+        self._tail_lines = list(lines)
 
     def text(self) -> str:
         """What is kept, with a line that says how much is missing."""
-        tail = self._tail_lines()
-        left_out = self._dropped_bytes + self._tail_bytes - _size(tail)
+        left_out = self._dropped_bytes + self._tail_bytes - _size(self._tail_lines)
         gap = [f"[{left_out} bytes left out]".encode()] if self._dropped_bytes else []
-        return b"".join(line + b"\n" for line in (*self._head, *gap, *tail)).decode(errors="replace")
+        return _text(b"".join(line + b"\n" for line in (*self._head, *gap, *self._tail_lines)))
 
     def last_lines(self, count: int) -> list[str]:
         """The last lines that are not blank."""
-        return [line.decode(errors="replace") for line in (self._head + self._tail_lines())[-count:]]
+        return [_text(line) for line in (self._head + self._tail_lines)[-count:]]
 
     def _take(self, block: bytes) -> None:
         """A block of whole lines."""
@@ -89,7 +100,7 @@ class LogSink:
         """Add lines until the head is full; the rest of the block."""
         lines = block.split(b"\n")
         for at, line in enumerate(lines):
-            for kept in _kept([line]):
+            for kept in _kept(self._redact(line)):
                 self._head_bytes += len(kept) + 1
                 if self._head_bytes > self._half_bytes:
                     self._head_is_full = True
@@ -97,16 +108,18 @@ class LogSink:
                 self._head.append(kept)
         return b""
 
-    def _tail_lines(self) -> list[bytes]:
-        lines: deque[bytes] = deque(_kept(b"\n".join(self._tail).split(b"\n")))
-        size = _size(lines)
-        while size > self._half_bytes and len(lines) > 1:
-            size -= len(lines.popleft()) + 1
-        return list(lines)
+
+def readable(said: str, redact: Redact) -> str:
+    """A candidate's own words in one line, as clean as its log."""
+    return _text(redact(said.encode(errors="replace").translate(None, _CONTROLS)).replace(b"\n", b" "))
 
 
-def _kept(lines: Iterable[bytes]) -> list[bytes]:
-    return [line[:LINE_BYTES].rstrip() for line in lines if line and not line.isspace()]
+def _kept(block: bytes) -> list[bytes]:
+    return [line[:LINE_BYTES].rstrip() for line in block.split(b"\n") if line and not line.isspace()]
+
+
+def _text(kept: bytes) -> str:
+    return _HIDDEN.sub("", kept.decode(errors="replace"))
 
 
 def _size(lines: Iterable[bytes]) -> int:

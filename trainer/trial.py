@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trainer import archive, calibration, machine, room
@@ -34,6 +34,7 @@ from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.launch import Ending, Guarded, Launch, User, layers
 from trainer.leftovers import clear
 from trainer.observation import Mark
+from trainer.redaction import redaction
 from trainer.rows import DataFault, ScoringRows, read_rows
 from trainer.runner import RunnerOrders
 from trainer.scoring import EVALUATOR, Buffers, Score, Scoring
@@ -47,7 +48,7 @@ _GUARDIAN_GRACE_S = 10.0
 @dataclass(frozen=True)
 class Places:
     """What is this trainer's: folders of a profile's data, of results that stay, of work that does not; its worker's
-    name; the user that candidates run as, if not our own; and its own cap of a card's memory."""
+    name; the user that candidates run as, if not our own; its own cap of a card's memory; what no log may show."""
 
     data: Path
     trials: Path
@@ -55,6 +56,7 @@ class Places:
     worker: str | None = None
     user: User | None = None
     vram_cap_mib: int | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 def run_trial(
@@ -120,7 +122,7 @@ def _supervise(
         theirs.close()
         try:
             holdings = Holdings(folder) if can_be_counted(places.work) else None
-            watch = Watch(spec, guarded, Channel(ours), scoring, report, preempted, holdings)
+            watch = Watch(spec, guarded, Channel(ours), scoring, report, preempted, holdings, redaction(places.secrets))
             watch.run()
         finally:
             guarded.close()

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.launch import Ending, Guarded
-from trainer.logs import LogSink
+from trainer.logs import LogSink, readable
 from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
 from trainer.printed import Printed
+from trainer.redaction import Redact
 from trainer.scoring import Scoring, Unscorable
 from trainer.usage import Usage, proportional_mib, tree_usage
 from trainer.verdict import Stop
@@ -42,16 +43,18 @@ class Watch:
         report: Callable[[Progress], None],
         preempted: Callable[[], bool],
         holdings: Holdings | None,
+        redact: Redact,
     ) -> None:
         self._spec = spec
         self._holdings = holdings
+        self._redact = redact
         self._guarded = guarded
         self._channel = channel
         self._scoring = scoring
         self._report = report
         self._preempted = preempted
         self.printed = Printed()
-        self.sink = LogSink(spec.caps.log_kib, self.printed.line)
+        self.sink = LogSink(spec.caps.log_kib, self.printed.line, redact)
         self.claims = Claims()
         self.peaks = Peaks()
         self.marks = Marks(Mark(time.monotonic(), 0.0))
@@ -113,8 +116,8 @@ class Watch:
         match message.word:
             case Word.IMPORTED if marks.imported is None:
                 marks.imported = self._mark()
-                claims.device, claims.threads, claims.memory_mib = message.text, message.number, message.x
-                claims.calibration_s = message.y
+                claims.device = readable(message.text, self._redact)
+                claims.threads, claims.memory_mib, claims.calibration_s = message.number, message.x, message.y
             case Word.FIRST_BATCH if marks.first_batch is None:
                 marks.first_batch = self._mark()
             case Word.WARM if marks.warm is None and marks.first_batch is not None:
@@ -127,7 +130,7 @@ class Watch:
                 if self._scoring.served(message):
                     marks.scored = self._mark()
             case Word.FAULT:
-                self._end(Outcome.UNSCORABLE, message.text)
+                self._end(Outcome.UNSCORABLE, readable(message.text, self._redact))
             case _:
                 return
 
@@ -170,7 +173,7 @@ class Watch:
         try:
             while (message := self._channel.receive()) is not None:
                 if message.word is Word.FAULT and self.stop is None:
-                    self.stop = Stop(Outcome.UNSCORABLE, message.text)
+                    self.stop = Stop(Outcome.UNSCORABLE, readable(message.text, self._redact))
         except (BlockingIOError, ConnectionResetError, ChannelFault):
             return
 

@@ -528,4 +528,18 @@ GUARDS = (
         "        if held.mib > (cap_mib := 128):",
         _FAULT + "[same-uid-fills_the_disk_with_files]",
     ),
+    Guard(
+        "a secret of the trainer is taken out of what is kept of a log",
+        "trainer/logs.py",
+        "_kept(self._redact(line))",
+        "_kept(line)",
+        "trainer/test_logs.py::test_secret_is_found_wherever_reads_and_lines_are_cut",
+    ),
+    Guard(
+        "the trainer's password is known to whom takes it out",
+        "trainer/trial.py",
+        "redaction(places.secrets)",
+        "redaction()",
+        _TRIAL + "secret_of_the_trainer_is_in_nothing_that_is_kept_or_told",
+    ),
 )

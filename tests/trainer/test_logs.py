@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from trainer.jobs.result import LOSS_POINTS
 from trainer.logs import LINE_BYTES, LogSink
 from trainer.printed import Printed
+from trainer.redaction import redaction
 
 
 def fed(chunks: list[bytes], cap_kib: int = 64) -> tuple[LogSink, Printed]:
     printed = Printed()
-    sink = LogSink(cap_kib, printed.line)
+    sink = LogSink(cap_kib, printed.line, redaction(["bicycle-42"]))
     for chunk in chunks:
         sink.feed(chunk)
     sink.finish()
@@ -30,10 +31,22 @@ def fed(chunks: list[bytes], cap_kib: int = 64) -> tuple[LogSink, Printed]:
         ([b"blank\n\n  \nlines\n"], "blank\nlines\n"),
         ([b"x" * 9000, b"y" * 9000, b"\nnext\n"], "x" * LINE_BYTES + "\nnext\n"),
         ([b"\xff\xfe\n"], "��\n"),
+        (["\x9b31mred\u202eder\u200b\n".encode()], "31mredder\n"),
     ],
 )
 def test_output_is_cleaned(chunks: list[bytes], text: str) -> None:
     assert fed(chunks)[0].text() == text
+
+
+@pytest.mark.parametrize("at", range(40))
+def test_secret_is_found_wherever_reads_and_lines_are_cut(at: int) -> None:
+    printed = b"x" * (LINE_BYTES - 20) + b" bicycle-42 is it\nit is bicycle-42\nbicycle-42"
+    cut = LINE_BYTES - 30 + at
+
+    for cap_kib in (1, 64):
+        sink, _ = fed([printed[:cut], printed[cut:]], cap_kib)
+        assert "bicycle" not in sink.text()
+        assert sink.last_lines(2)[-1] == "[redacted]"
 
 
 @given(st.lists(st.binary(max_size=3000), max_size=40))

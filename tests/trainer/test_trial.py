@@ -115,6 +115,18 @@ def test_stored_result_is_given_again_without_running(spec: MakeSpec, run: Run) 
     assert "runner.py" not in first.log.tail
 
 
+def test_secret_of_the_trainer_is_in_nothing_that_is_kept_or_told(spec: MakeSpec, places: Places) -> None:
+    prints = "print('the password is bicycle-42', flush=True)\nraise SystemExit(3)\n"
+
+    result = run_trial(
+        spec(prints), dataclasses.replace(places, secrets=("bicycle-42",)), lambda _: None, lambda: False
+    )
+
+    assert result.reason == "exit code 3: the password is [redacted]"
+    assert "bicycle" not in str(result.to_json())
+    assert [file.name for file in places.trials.rglob("*") if file.is_file() and b"bicycle" in file.read_bytes()] == []
+
+
 def test_other_data_is_a_fault_of_the_machine_and_is_not_replayed(spec: MakeSpec, run: Run) -> None:
     lost = run(spec("crashes_at_import", data_sha256="0" * 64))
 

@@ -1,0 +1,40 @@
+"""Secrets are taken out of text before it is kept or told: those we know, and what is written like one.
+
+A second net, since a candidate is given none: it finds what libraries and tracebacks print, not what somebody hides on
+purpose (in pieces, encoded). Rather conservative, so that logs of language models, full of tokens, stay readable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+_MARK = b"[redacted]"
+_SHORTEST = 8  # a shorter literal would be found in ordinary words
+_IN_URL = re.compile(rb"(://[^\s/:@]{0,100}:)[^\s/@]{1,200}@")
+_NAMED = re.compile(
+    rb"""((?:passw(?:or)?d|secret|api[_-]?key|secret[_-]?key|access[_-]?key)["']?\s{0,3}[=:]\s{0,3}["']?)[^\s"',;&]{4,200}"""
+    rb"""|((?:token|bearer)["']?(?:\s{0,3}[=:]\s{0,3}|\s)["']?)(?=[\w.~+/-]{0,100}\d)[\w.~+/-]{16,500}""",
+    re.IGNORECASE,
+)
+_PREFIXED = re.compile(
+    rb"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    rb"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+)
+
+Redact = Callable[[bytes], bytes]
+
+
+def redaction(secrets: Iterable[str] = ()) -> Redact:
+    """What takes these out, and what looks like them."""
+    known = [re.escape(secret.encode()) for secret in secrets if len(secret) >= _SHORTEST]
+    literal = re.compile(b"|".join(known)) if known else None
+
+    def redact(text: bytes) -> bytes:
+        if literal is not None:
+            text = literal.sub(_MARK, text)
+        text = _IN_URL.sub(rb"\1" + _MARK + b"@", text)
+        text = _NAMED.sub(lambda found: (found[1] or found[2]) + _MARK, text)
+        return _PREFIXED.sub(_MARK, text)
+
+    return redact
