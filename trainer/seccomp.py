@@ -28,6 +28,7 @@ _REFUSED = {
         "mount": (165, 40),
         "umount2": (166, 39),
         "bpf": (321, 280),
+        "perf_event_open": (298, 241),
         "keyctl": (250, 219),
         "add_key": (248, 217),
         "request_key": (249, 218),
@@ -36,6 +37,7 @@ _REFUSED = {
         "semget": (64, 190),
         "mq_open": (240, 180),
         "ioprio_set": (251, 30),
+        "pidfd_send_signal": (424, 424),  # takes a process's folder in procfs too, which names no pid
     },
     errno.ENOSYS: {
         "io_uring_setup": (425, 425),
@@ -58,6 +60,10 @@ _TO_A_PROCESS = {  # their first argument is a process, or a group with its sign
     "sched_setattr": (314, 274),
 }
 _EVERYBODY = 0xFFFFFFFF  # kill(-1)
+_TO_AN_OWNER = {  # name: numbers, second arguments that give a descriptor an owner, whom the kernel then signals
+    "fcntl": ((72, 25), [8, 15]),
+    "ioctl": ((16, 29), [0x8901, 0x8902]),
+}
 _SETPRIORITY = (141, 140)
 _PRLIMIT64 = (302, 261)
 _CLONE = (56, 220)
@@ -72,7 +78,7 @@ _SET_MODE_FILTER = 1
 _SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and its speed is what is measured
 
 # offsets in struct seccomp_data; of an argument the lower half, all that these calls read
-_NUMBER, _MACHINE, _ARGUMENT = 0, 4, 16
+_NUMBER, _MACHINE, _ARGUMENT, _SECOND = 0, 4, 16, 24
 _MOST_COMPARED = 250  # a jump goes 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
@@ -120,6 +126,8 @@ def program(machine: str, untouchable: list[int]) -> bytes:
         steps += _when(numbers[column], (_EQUAL, _AF_UNIX), _ALLOW, _FAIL | errno.EAFNOSUPPORT)
     for numbers in _TO_A_PROCESS.values():
         steps += _unless_among(numbers[column], [_EVERYBODY, *untouchable, *(2**32 - pid for pid in untouchable)])
+    for numbers, commands in _TO_AN_OWNER.values():
+        steps += _unless_among(numbers[column], commands, _SECOND)
     steps += _only_for_itself(_SETPRIORITY[column])
     steps += _when(_PRLIMIT64[column], (_EQUAL, 0), _ALLOW, _FAIL | errno.EPERM)
     steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)
@@ -139,14 +147,14 @@ def _when(number: int, test: tuple[int, int], met: int, unmet: int) -> list[tupl
     ]
 
 
-def _unless_among(number: int, refused: list[int]) -> list[tuple[int, int, int, int]]:
-    """For one call: EPERM where its first argument is one of these. Raises KernelRefused for too many."""
+def _unless_among(number: int, refused: list[int], argument: int = _ARGUMENT) -> list[tuple[int, int, int, int]]:
+    """For one call: EPERM where an argument, the first, is one of these. Raises KernelRefused for too many."""
     if len(refused) > _MOST_COMPARED:
         raise KernelRefused(errno.E2BIG, f"{len(refused)} processes to keep a candidate from; {_MOST_COMPARED} fit")
     compared = [(_EQUAL, len(refused) - at, 0, value) for at, value in enumerate(refused)]
     return [
         (_EQUAL, 0, len(compared) + 3, number),
-        (_LOAD, 0, 0, _ARGUMENT),
+        (_LOAD, 0, 0, argument),
         *compared,
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _FAIL | errno.EPERM),
@@ -159,7 +167,7 @@ def _only_for_itself(number: int) -> list[tuple[int, int, int, int]]:
         (_EQUAL, 0, 6, number),
         (_LOAD, 0, 0, _ARGUMENT),
         (_EQUAL, 0, 3, 0),
-        (_LOAD, 0, 0, _ARGUMENT + 8),
+        (_LOAD, 0, 0, _SECOND),
         (_EQUAL, 0, 1, 0),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _FAIL | errno.EPERM),

@@ -15,7 +15,7 @@ from trainer.seccomp import confine, program
 
 MACHINE = os.uname().machine
 BEHIND = """
-import ctypes, errno, os, resource, signal, socket, subprocess, sys, threading
+import ctypes, errno, fcntl, os, resource, signal, socket, subprocess, sys, threading
 from trainer import linux, seccomp
 linux.forbid_new_privileges()
 seccomp.confine([os.getppid()])
@@ -54,6 +54,7 @@ def behind_the_filter(code: str) -> subprocess.CompletedProcess[str]:
         ("call('process_vm_writev', os.getpid(), 0, 0, 0, 0, 0)", errno.EPERM),
         ("call('pidfd_getfd', 0, 0, 0)", errno.EPERM),
         ("call('bpf', 0, 0, 0)", errno.EPERM),
+        ("call('perf_event_open', 0, 0, 0, 0, 0)", errno.EPERM),
         ("call('keyctl', 0, 0)", errno.EPERM),
         ("call('add_key', 0, 0, 0, 0, 0)", errno.EPERM),
         ("call('request_key', 0, 0, 0, 0)", errno.EPERM),
@@ -77,6 +78,11 @@ def behind_the_filter(code: str) -> subprocess.CompletedProcess[str]:
         ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)", errno.EPERM),
         ("os.setpriority(os.PRIO_USER, 0, 0)", errno.EPERM),
         ("call('ioprio_set', 0, 0, 0)", errno.EPERM),
+        ("call('pidfd_send_signal', os.open(f'/proc/{os.getppid()}', os.O_RDONLY), 0, 0, 0)", errno.EPERM),
+        ("fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", errno.EPERM),
+        ("fcntl.fcntl(0, 15, bytes(8))", errno.EPERM),
+        ("fcntl.ioctl(socket.socketpair()[0], 0x8901, bytes(4))", errno.EPERM),
+        ("fcntl.ioctl(socket.socketpair()[0], 0x8902, bytes(4))", errno.EPERM),
         ("resource.prlimit(os.getppid(), resource.RLIMIT_CORE)", errno.EPERM),
     ],
 )
@@ -102,6 +108,8 @@ def test_call_is_refused(attempt: str, error: int) -> None:
         "assert os.waitpid(os.fork() or os._exit(0), 0)[1] == 0",
         "subprocess.run(['true'], check=True)",
         "os.close(os.memfd_create('m'))",
+        "fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL))",
+        "fcntl.ioctl(socket.socketpair()[0], 0x541B, bytes(4))",
         "os.kill(os.getpid(), 0)",
     ],
 )
