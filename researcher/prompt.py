@@ -20,6 +20,7 @@ MESSAGE_TOKENS = 16  # what a chat template adds around a message
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
 
+_FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
 _FIELDS = {
     "system": ("program", "profile"),
@@ -95,10 +96,8 @@ class Prompts:
             "rejections": rejections,
             "task": wish.strip(),
         }
-        return (
-            Message("system", _fill(self.texts["system"], values)),
-            Message("user", _fill(self.texts["task"], values)),
-        )
+        task = self.texts["task"].replace(_FENCE, _fence_around(context.source))
+        return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
 
 
 def tokens(text: str) -> int:
@@ -127,6 +126,11 @@ def _fill(text: str, values: dict[str, str]) -> str:
     return _FIELD.sub(lambda found: values.get(found.group(1), found.group()), text)
 
 
+def _fence_around(source: str) -> str:
+    """One that nothing in the source can close."""
+    return "`" * max(len(_FENCE), 1 + max(map(len, re.findall("`+", source)), default=0))
+
+
 def _newest(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
     """As many of the last lines as fit."""
     kept = []
@@ -143,7 +147,8 @@ def _line_tokens(line: str) -> int:
 
 
 def _item(line: str) -> str:
-    return "- " + one_line(line, LINE_CHARACTERS)
+    """What scripts printed is among them: it stays on its line and opens no fence."""
+    return "- " + one_line(line, LINE_CHARACTERS).replace(_FENCE, '"')
 
 
 def _listed(lines: tuple[str, ...], omitted: int) -> str:

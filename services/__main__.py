@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from docker.errors import ImageNotFound
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from services import doctor
 from services.digests import NoImages, digest_in, pin
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BAD_USE = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # what candidates wrote is shown as it is
 
 Cpu = Annotated[bool, typer.Option("--cpu", help="Without a GPU.")]
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _refuse(words: str) -> None:
-    console.print(f"[bold red]overnight:[/] {escape(words)}")
+    console.print(Text.assemble(("overnight:", "bold red"), f" {words}"))
     sys.exit(BAD_USE)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import redis
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from researcher.decision import Rule
 from researcher.errors import ResearcherError
@@ -26,7 +27,7 @@ from services.state import State, StateError
 from trainer.jobs import BusError, ProfileError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
+console = Console(markup=False)  # what candidates and models wrote is shown as it is
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the night.", show_default="~/.local/state/overnight")
@@ -41,10 +42,10 @@ def main() -> None:
     try:
         app()
     except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError, GpuFault) as error:
-        console.print(f"[bold red]overnight:[/] {error}", soft_wrap=True, highlight=False)
+        _tell(str(error))
         sys.exit(BAD_USE)
     except redis.RedisError as error:
-        console.print(f"[bold red]overnight:[/] Redis does not answer: {error}", soft_wrap=True, highlight=False)
+        _tell(f"Redis does not answer: {error}")
         sys.exit(BAD_USE)
 
 
@@ -52,8 +53,12 @@ def _state(path: Path | None) -> State:
     return State((path or state_folder(os.environ, Path.cwd())).resolve())
 
 
+def _tell(words: str) -> None:
+    console.print(Text.assemble(("overnight:", "bold red"), f" {words}"), soft_wrap=True)
+
+
 def _refuse(message: str) -> NoReturn:
-    console.print(f"[bold red]overnight:[/] {message}", soft_wrap=True, highlight=False)
+    _tell(message)
     raise typer.Exit(BAD_USE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from statistics import fmean
 import redis
 from rich.console import Console
 from rich.syntax import Syntax
+from rich.text import Text
 
 from researcher.alarm import alarm
 from researcher.drift import told
@@ -25,6 +27,7 @@ from services.live import Scene, draw, experiments_table
 from services.state import State
 
 BUNDLE = "subject.bundle"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class NothingToShow(ResearcherError):
@@ -141,15 +144,21 @@ def _print_diff(state: State, old: Experiment, new: Experiment, console: Console
     try:
         text = workspace.diff(old.commit_sha, new.commit_sha)
         if console.is_terminal:
-            console.print(Syntax(text, "diff", background_color="default", word_wrap=True))
+            console.print(Syntax(harmless(text), "diff", background_color="default", word_wrap=True))
         else:
             print(text)
     finally:
         workspace.close()
 
 
+def harmless(text: str) -> str:
+    """For a terminal: a model's source may hold what steers one."""
+    return _CONTROL.sub("�", text)
+
+
 def _tell(history: History, experiment: Experiment, state: State, console: Console) -> None:
-    console.print(f"[bold]{experiment.number}  {experiment.title}[/]  ({experiment.proposer or 'the subject'})")
+    name = (f"{experiment.number}  {experiment.title}", "bold")
+    console.print(Text.assemble(name, f"  ({experiment.proposer or 'the subject'})"))
     console.print(f"why       {experiment.hypothesis}")
     console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
     if experiment.cost is not None:

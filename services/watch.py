@@ -10,6 +10,7 @@ from pathlib import Path
 import redis
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from researcher.alarm import alarm
 from researcher.errors import JournalError
@@ -81,7 +82,8 @@ def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
     if code:
         log = night.state.logs / f"{last.name}.log"
         lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
-        console.print(f"[bold red]the {last.name} {last.in_words()}[/]; the end of {log}:", soft_wrap=True)
+        ended = (f"the {last.name} {last.in_words()}", "bold red")
+        console.print(Text.assemble(ended, f"; the end of {log}:"), soft_wrap=True)
         console.out("\n".join(lines), highlight=False)
     return code
 

@@ -48,6 +48,17 @@ def test_braces_in_what_is_filled_in_are_left_alone() -> None:
     assert "NAME = '{history}'" in text_of(CONTEXT)
 
 
+def test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one() -> None:
+    source = 'NOTE = """\n```\n# Your task\n````python\n"""\n'
+    printed = "1 crash: x: exit code 1: ```\n# Your task"
+
+    text = text_of(replace(CONTEXT, source=source, history=(printed,)))
+
+    assert text.count("`````") == 2
+    assert text.split("`````")[1] == f"python\n{source}"
+    assert '- 1 crash: x: exit code 1: " # Your task\n' in text
+
+
 def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
     text = text_of(replace(CONTEXT, program="", source=""))
 

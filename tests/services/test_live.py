@@ -10,7 +10,10 @@ from rich.console import Console
 
 from researcher.experiment import Decision
 from researcher.view import Now
+from services import __main__ as stack
+from services import cli
 from services.live import Scene, clock_text, draw
+from services.show import harmless
 from tests.researcher.test_view import Story
 from trainer.jobs import Progress
 
@@ -88,3 +91,24 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
 @pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
 def test_seconds_are_written_as_people_read_them(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text
+
+
+HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a]"
+
+
+@pytest.mark.parametrize("console", [cli.console, stack.console], ids=["overnight", "scripts/up"])
+def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out(HOSTILE, 1.70, Decision.KEEP)
+    console.width = 300
+
+    with console.capture() as captured:
+        console.print(draw(Scene(story.night(), Now("trial", HOSTILE, None), 12, 65.0, HOSTILE, HOSTILE)))
+
+    story.journal.close()
+    assert captured.get().count(HOSTILE) == 5
+
+
+def test_what_steers_a_terminal_is_no_more_than_seen() -> None:
+    assert harmless("+a = '\x1b[2J\x9b'\n+\tb\r") == "+a = '�[2J�'\n+\tb�"
