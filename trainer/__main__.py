@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Literal
 
 import redis
 
@@ -19,9 +20,10 @@ from trainer.presence import Presence
 from trainer.runner import CONTEXT_MIB
 from trainer.selftest import Unsafe, try_walls
 from trainer.takeover import take_over
+from trainer.tenancy import AUTO, Tenancy, WorkFolderRefused, move_in
 from trainer.trial import Places
 from trainer.work import Station, take_station
-from trainer.worker import TrialJob, TrialWorker, WorkFolderRefused, take_work_folder
+from trainer.worker import TrialJob, TrialWorker
 
 log = logging.getLogger("trainer")
 
@@ -32,18 +34,21 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"trainer-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
-    places = Places(
-        data=options.data,
-        trials=options.trials,
-        work=options.work.absolute(),
-        worker=name,
-        user=options.candidate_user,
-        vram_cap_mib=options.vram_cap_mib,
-    )
-    room.wait_for((places.trials, places.work), lambda _: True)
-    places.trials.mkdir(parents=True, exist_ok=True)
+    work = options.work.absolute()
+    room.wait_for((options.trials, work), lambda _: True)
+    options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        lock = take_work_folder(places.work, places.user)
+        tenancy = move_in(work, options.data, options.candidate_user)
+        places = Places(
+            data=options.data,
+            trials=options.trials,
+            work=work,
+            worker=name,
+            user=tenancy.user,
+            vram_cap_mib=options.vram_cap_mib,
+            secrets=() if password is None else (password,),
+        )
+        _tell(tenancy)
         walls = try_walls(places, options.password_file)
         log.info(
             "around a candidate: %s; it could: %s", ", ".join(walls.layers), ", ".join(walls.open) or "nothing of it"
@@ -73,9 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         return 1
     finally:
-        os.close(lock)
+        tenancy.leave()
     log.info("%s has stopped", name)
     return 0
+
+
+def _tell(tenancy: Tenancy) -> None:
+    if tenancy.ended:
+        log.warning("ended %d processes that a killed trainer had left", tenancy.ended)
+    if tenancy.reason is not None:
+        log.warning("candidates run as root without its rights, not as a user of their own: %s", tenancy.reason)
 
 
 def _look_for_server(connection: redis.Redis) -> None:
@@ -105,15 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--candidate-user",
         type=_user,
-        metavar="UID[:GID]",
-        help="candidates run as this user, nobody else's, and --work belongs to it; needs root. Default: as we do",
+        metavar="UID[:GID]|auto",
+        help="candidates run as this user, nobody else's, and --work belongs to it; needs root. auto: one that is free "
+        "and may read what they need, where we are root. Default: as we do",
     )
     return parser
 
 
-def _user(text: str) -> User:
+def _user(text: str) -> User | Literal["auto"]:
     try:
-        return User.parse(text)
+        return AUTO if text == AUTO else User.parse(text)
     except UserRefused as refusal:
         raise argparse.ArgumentTypeError(str(refusal)) from None
 

@@ -21,7 +21,7 @@ from trainer.grants import Grant
 
 MARKER = "OVERNIGHT_WORK"
 GUARDIAN = "OVERNIGHT_GUARDIAN"
-_ROOT = str(Path(__file__).resolve().parent.parent)
+ROOT = str(Path(__file__).resolve().parent.parent)
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.{module} import main; main()"
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 2**20
@@ -156,8 +156,8 @@ class Guarded:
         orders = Orders(
             folder=str(launch.folder),
             files=launch.files,
-            argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module=launch.module), _ROOT, launch.orders],
-            env=_environment(launch.folder) | launch.env,
+            argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module=launch.module), ROOT, launch.orders],
+            env=environment(launch.folder) | launch.env,
             user=(launch.user.uid, launch.user.gid) if launch.user is not None else None,
             grants=launch.grants,
             log_fd=log_write,
@@ -219,10 +219,10 @@ class Guarded:
 
 def helper(module: str, *arguments: str) -> list[str]:
     """The command line of a small process of ours: no site, nothing imported but what it names."""
-    return [sys.executable, "-I", "-S", "-c", _BOOT.format(module=module), _ROOT, *arguments]
+    return [sys.executable, "-I", "-S", "-c", _BOOT.format(module=module), ROOT, *arguments]
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """All that a candidate inherits; no cache is shared between trials, since it would carry code and weights."""
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     cache = folder / "cache"

@@ -6,13 +6,11 @@ Promises: no job can name another function, object or callback; SIGTERM and Ctrl
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,7 +21,6 @@ from rq.serializers import JSONSerializer
 
 from trainer import linux, room
 from trainer.jobs import HELD, TRIALS, ClosedJob
-from trainer.launch import User
 from trainer.leftovers import clear_all
 from trainer.presence import IDLE, Presence
 from trainer.trial import Places
@@ -33,11 +30,6 @@ log = logging.getLogger(__name__)
 
 SINGLE_HOST_LEASE_S = 20
 _PATIENCE_S = 10.0
-_LOCK_S = 15.0  # a worker that is leaving is gone by then
-
-
-class WorkFolderRefused(RuntimeError):
-    """This work folder cannot be used; the message says why and what to do."""
 
 
 class TrialJob(ClosedJob):
@@ -166,43 +158,3 @@ def _leave() -> None:
     """A server that is away is waited for ten minutes, but not by one who was told to stop. The fork dies with us."""
     log.error("the server could not be told within %.0f s; leaving", _PATIENCE_S)
     os._exit(1)
-
-
-def take_work_folder(work: Path, user: User | None) -> int:
-    """Lock the folder for this process and sweep what a killed worker left; the lock's descriptor.
-
-    The lock lies beside the folder, which may be the candidates' own. Waits for a worker that was told to stop, and for
-    the fork of one that was killed; raises WorkFolderRefused.
-    """
-    try:
-        work.mkdir(mode=0o777 if user is None else 0o700, parents=True, exist_ok=True)
-        lock = os.open(work.with_name(f"{work.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise WorkFolderRefused(f"{error}; the folder above {work} must be writable for the trainer") from error
-    give_up = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                os.close(lock)
-                raise WorkFolderRefused(f"another trainer works in {work}; stop it, or give this one --work") from None
-            time.sleep(0.05)
-    if user is not None:
-        _give_to(user, work)
-    ended = clear_all(work, user)
-    if ended:
-        log.warning("ended %d processes that a killed trainer had left", ended)
-    return lock
-
-
-def _give_to(user: User, work: Path) -> None:
-    """The folder is the candidates' own and nobody else may look into it; raises WorkFolderRefused."""
-    try:
-        if work.stat().st_uid != user.uid:
-            os.chown(work, user.uid, user.gid)
-    except PermissionError as error:
-        raise WorkFolderRefused(f"{work} must belong to uid {user.uid}: chown {user.uid}:{user.gid} {work}") from error
-    if work.stat().st_mode & 0o077:
-        raise WorkFolderRefused(f"{work} is open to others: chmod 700 {work}")

@@ -32,6 +32,7 @@ _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
 _ROOM = "trainer/test_room.py::test_"
+_TENANCY = "trainer/test_tenancy.py::test_"
 _OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_reaches_nothing_but_its_folder"
 
 GUARDS = (
@@ -541,5 +542,27 @@ GUARDS = (
         "redaction(places.secrets)",
         "redaction()",
         _TRIAL + "secret_of_the_trainer_is_in_nothing_that_is_kept_or_told",
+    ),
+    # Whom candidates run as
+    Guard(
+        "no two trainers have one user",
+        "trainer/tenancy.py",
+        "        if _locked(lock):\n            return User",
+        "        if True:\n            return User",
+        _TENANCY + "two_trainers_at_once_have_two_users",
+    ),
+    Guard(
+        "a user that cannot read what candidates need is not taken",
+        "trainer/tenancy.py",
+        "        if reason is None:\n",
+        "        if True:\n",
+        _TENANCY + "without_a_user_of_their_own_the_reason_is_told_and_the_folder_is_ours_again",
+    ),
+    Guard(
+        "a folder that changes hands is emptied by root",
+        "trainer/tenancy.py",
+        "        ended = clear_all(work, None)  #",
+        "        ended = 0  #",
+        _TENANCY + "what_another_users_candidate_left_is_gone_when_the_folder_changes_hands",
     ),
 )

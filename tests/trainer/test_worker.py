@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,14 +65,17 @@ ROOT_OF_A_CONTAINER = ["setpriv", "--no-new-privs", "--bounding-set=-all,+setuid
 
 
 class Trainer:
-    """`python -m trainer` as a process; with a user for candidates it has the rights that it has in a container."""
+    """`python -m trainer` as a process; with a user for candidates it has the rights that it has in a container, and
+    where it may choose one, those of root."""
 
-    def __init__(self, server: Server, places: Places) -> None:
+    def __init__(self, server: Server, places: Places, *, chooses: bool = False) -> None:
         self.bus = server.bus
         self.places = places
         command = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host", "--profile=cpu"]
         command += [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
-        if places.user is not None:
+        if chooses:
+            command += ["--candidate-user=auto"]
+        elif places.user is not None:
             command = [*ROOT_OF_A_CONTAINER, *command, f"--candidate-user={places.user.uid}:{places.user.gid}"]
         self.process = subprocess.Popen(
             command,
@@ -103,8 +107,8 @@ def start(server: Server, places: Places) -> Iterator[Callable[[], Trainer]]:
     server.bus.connection.flushdb()
     started: list[Trainer] = []
 
-    def begin() -> Trainer:
-        started.append(Trainer(server, places))
+    def begin(places: Places = places, *, chooses: bool = False) -> Trainer:
+        started.append(Trainer(server, places, chooses=chooses))
         return started[-1]
 
     yield begin
@@ -296,6 +300,27 @@ def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_
             os.kill(pid, number)
 
     wait_for(lambda: (now := process_table().get(candidate.pid)) is None or now.state == "Z", 5)
+
+
+@as_other_user
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_root_runs_candidates_as_another_user_where_that_one_may_read_what_they_need_and_else_says_why(
+    closed: bool, start: Callable[..., Trainer], places: Places, spec: MakeSpec
+) -> None:
+    state = places.trials.parent
+    if closed:
+        shutil.copytree(places.data, state / "closed" / "data")
+        (state / "closed").chmod(0o700)
+        places = dataclasses.replace(places, data=state / "closed" / "data")
+    trainer = start(places, chooses=True)
+
+    result = trainer.result(trainer.enqueue(spec("tiny")))
+    trainer.process.terminate()
+    said = str(trainer.process.stdout.read())
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert ("other-uid" in result.layers) is not closed
+    assert (f"may not enter {state}/closed, on the way to" in said) is closed, said
 
 
 @as_other_user
