@@ -50,7 +50,8 @@ def is_running(state: State) -> bool:
 
 def ask_and_wait(state: State, kind: str, body: str) -> str:
     """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later night."""
-    state.require_night()
+    if not os.environ.get("REDIS_URL"):  # with it, the night may be on another machine
+        state.require_night()
     bus = open_bus(state)
     doing = bus.doing("researcher")
     if doing is None:

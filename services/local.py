@@ -19,6 +19,7 @@ from researcher.history import History
 from researcher.store import WriterLock
 from services.machine import detect_profile, gpus
 from services.preparation import prepare_data
+from services.redis import acl
 from services.redis.server import RedisServer, start_server
 from services.state import State
 from services.subject import settle_subject
@@ -105,26 +106,26 @@ def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus
 
 
 def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:
-    argv = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host"]
+    argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(acl.TRAINER.name), "--single-host"]
     argv += ["--data", str(state.data), "--trials", str(state.trials), "--work", str(state.work)]
     argv += ["--unsafe-local"] if wish.unsafe else []
-    if server.password is not None:
-        argv += ["--password-file", str(state.redis / "password")]
+    if (password_file := server.password_file(acl.TRAINER.name)) is not None:
+        argv += ["--password-file", str(password_file)]
     return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))
 
 
 def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer) -> Child:
     env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | wish.researcher
     env |= {
-        "REDIS_URL": server.url,
+        "REDIS_URL": server.url_for(acl.RESEARCHER.name),
         "SUBJECT_DIR": str(subject),
         "JOURNAL_DIR": str(state.journal),
         "DATA_DIR": str(state.data),
         "PROFILE": profile.name,
         "BUDGET": str(profile.budget.amount),
     }
-    if server.password is not None:
-        env["REDIS_PASSWORD_FILE"] = str(state.redis / "password")
+    if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:
+        env["REDIS_PASSWORD_FILE"] = str(password_file)
     if wish.experiments is not None:
         env["EXPERIMENTS"] = str(wish.experiments)
     return Child(

@@ -73,6 +73,7 @@ def volumes(state: Path, secret: Path, researcher: Owner, *, subject_is_ours: bo
         secret / "redis": Rights(REDIS, 0o700),
         secret / "trainer": Rights(ROOT, 0o700),
         secret / "researcher": Rights(researcher, 0o700),
+        secret / "client": Rights(ROOT, 0o700),  # no container has it: for whoever may read volumes
         state / "redis": Rights(REDIS, 0o700),
         state / "journal": Rights(researcher, 0o755),
         state / "trials": Rights(Owner(ROOT.uid, researcher.gid), 0o750),  # logs are the researcher's to read

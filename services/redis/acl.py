@@ -1,8 +1,9 @@
-"""Who may do what in the stack's Redis: one user per service, as the text of the server's ACL file.
+"""Who may do what in our Redis, in containers and in local mode: one user per service, as the text of its ACL file.
 
 Derived from what RQ 3 and our own code send; tests work real trials and requests as these users and find nothing
-refused. Promises: the researcher cannot write a trial's result, the trainer cannot ask for anything, nobody is an
-administrator. Not covered: what a service does to its own work. For Redis 7 and newer, and Valkey.
+refused. Promises: the researcher cannot write a trial's result, the trainer cannot ask for anything, a client may send
+requests and no trials, nobody is an administrator. Not covered: what a service does to its own work, and how much a
+client sends. For Redis 7 and newer, and Valkey.
 """
 
 from __future__ import annotations
@@ -147,9 +148,24 @@ RESEARCHER = User(  # and the `overnight` command in its container
     ),
 )
 
+CLIENT = User(  # a person's `overnight idea` from afar, through a tunnel
+    "client",
+    (
+        _CONNECTS,
+        Grant("script|load"),
+        _asks(REQUESTS, REQUEST),
+        Grant("sadd", writes=("rq:queues",)),
+        # Read the answer, and take back what nobody answered.
+        Grant("hget hgetall xread xrevrange zrange", reads=_REQUEST_JOB),
+        Grant("del lrem zremrangebyscore", writes=(f"rq:queue:{REQUESTS}", *_REQUEST_JOB)),
+        # See what the night does.
+        Grant("get hgetall", reads=("overnight:doing:*", "overnight:trainer", f"overnight:trial:{TRIAL}")),
+    ),
+)
+
 HEALTH = User("health", (Grant("ping"),), has_password=False)
 
-USERS = (TRAINER, RESEARCHER, HEALTH)
+USERS = (TRAINER, RESEARCHER, CLIENT, HEALTH)
 SERVICES = tuple(user.name for user in USERS if user.has_password)
 
 

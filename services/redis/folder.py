@@ -1,4 +1,4 @@
-"""The folder of a server: lock, password, port, configuration and log, and which processes serve from it.
+"""The folder of a server: lock, users, port, configuration and log, and which processes serve from it.
 
 The port is chosen once, so that a running night finds its server again after a restart.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from services.redis.acl import SERVICES, acl_file
 from services.redis.binary import NAMES
 
 _LOG_CAP_BYTES = 10_000_000
@@ -21,8 +22,8 @@ _LOG_CAP_BYTES = 10_000_000
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
-requirepass {password}
 dir "{folder}"
+aclfile users.acl
 appendonly yes
 appendfsync everysec
 aof-load-truncated yes
@@ -33,7 +34,7 @@ maxmemory-policy noeviction
 
 @dataclass(frozen=True)
 class ServerFolder:
-    """Readable by its owner alone: it holds the password and everything that is queued."""
+    """Readable by its owner alone: it holds the passwords and everything that is queued."""
 
     path: Path
 
@@ -58,16 +59,22 @@ class ServerFolder:
             return None
         return file
 
-    def password(self) -> str | None:
-        """None before the first start."""
-        return self._recall("password")
+    def password_file(self, user: str) -> Path:
+        """For the service that is `user` in Redis, and for no other."""
+        return self.path / f"{user}.password"
 
-    def make_password(self) -> str:
-        """The password, made up at the first start."""
-        if (known := self.password()) is not None:
-            return known
-        password = secrets.token_hex(24)
-        self._remember("password", password)
+    def password(self, user: str) -> str | None:
+        """None before the first start."""
+        return self._recall(self.password_file(user).name)
+
+    def make_users(self) -> None:
+        """What the server reads its users from; their passwords are made up once."""
+        self._remember("users.acl", acl_file({user: self._make_password(user) for user in SERVICES}))
+        (self.path / "password").unlink(missing_ok=True)  # an earlier version's, for everybody
+
+    def _make_password(self, user: str) -> str:
+        password = self.password(user) or secrets.token_hex(24)
+        self._remember(self.password_file(user).name, password)
         return password
 
     def port(self) -> int | None:
@@ -92,10 +99,10 @@ class ServerFolder:
         """See `remembered_binary`."""
         self._remember("binary", str(path))
 
-    def write_config(self, port: int, password: str) -> Path:
-        """In a file, because everybody can read a command line."""
+    def write_config(self, port: int) -> Path:
+        """What the server is started with."""
         quoted = str(self.path).replace("\\", "\\\\").replace('"', '\\"')
-        self._remember("server.conf", _CONFIG.format(port=port, password=password, folder=quoted))
+        self._remember("server.conf", _CONFIG.format(port=port, folder=quoted))
         return self.path / "server.conf"
 
     def open_log(self) -> IO[bytes]:

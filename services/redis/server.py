@@ -1,6 +1,6 @@
 """A Redis-protocol server for a state folder: the user's own, or one that is started here and ends with us.
 
-Hides where the binary comes from, the port, the password, and what a killed run left behind. Promises one server per
+Hides where the binary comes from, the port, the users, and what a killed run left behind. Promises one server per
 folder: the folder's lock is held as long as its owner lives, and a server without an owner is ended before a new one
 starts. Not covered: TLS and other hosts, which are the user's own server's affair. Call from the main thread: the
 server ends when the thread that started it ends.
@@ -19,13 +19,15 @@ from typing import IO, Literal
 import redis
 
 from services.process import end_politely, spawn
+from services.redis.acl import RESEARCHER
 from services.redis.binary import Binary, choose_binary, parse_version
 from services.redis.folder import ServerFolder
 from trainer.jobs import BusError, connect
 
 log = logging.getLogger(__name__)
 
-OLDEST = (6, 2)  # from here on RQ moves a job in one step; before, a killed worker loses the one it was taking
+OLDEST = (7, 0)  # from here on a user can have several grants, as ours do
+OLDEST_GIVEN = (6, 2)  # from here on RQ moves a job in one step; before, a killed worker loses the one it was taking
 _GRACE_S = 30
 _READY_S = 30.0
 _TRY_AGAIN_S = 10.0
@@ -35,8 +37,8 @@ _TRY_AGAIN_S = 10.0
 class RedisServer:
     """A server that answers. `given`: the user's; `started`: ours to stop; `shared`: another living run's.
 
-    `url` is without the password of a server of ours; a given one is passed on as it came. `pid` is that of the first
-    start, also after a revival.
+    `url` and `password` are the researcher's, as which the `overnight` command looks in too; a given URL is passed
+    on as it came. `pid` is that of the first start, also after a revival.
     """
 
     url: str
@@ -48,6 +50,14 @@ class RedisServer:
     folder: Path | None = None
     _hold: _Hold | None = field(default=None, repr=False, compare=False)
 
+    def url_for(self, user: str) -> str:
+        """Where a service finds it, as its own user; a given one has no users of ours."""
+        return self.url if self.folder is None else f"redis://{user}@{self.url.rpartition('@')[2]}"
+
+    def password_file(self, user: str) -> Path | None:
+        """What proves that a service is `user`; None for a given server."""
+        return None if self.folder is None else ServerFolder(self.folder).password_file(user)
+
     def stop(self) -> None:
         """End a server that was started here, its keys on disk; leave any other one alone."""
         if self._hold is not None:
@@ -55,7 +65,7 @@ class RedisServer:
             self._hold.lock.close()
 
     def revive(self) -> None:
-        """Start it again if it was started here and died: same port, password and keys. Call it every second or so.
+        """Start it again if it was started here and died: same port, users and keys. Call it every second or so.
 
         Where it cannot be started, a full disk say, that is said and tried again a while later.
         """
@@ -100,7 +110,7 @@ def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _RE
 def running_server(folder: Path) -> RedisServer | None:
     """The server that runs on `folder` now, or None; starts nothing, makes nothing."""
     place = ServerFolder(folder.resolve())
-    port, password = place.port(), place.password()
+    port, password = place.port(), place.password(RESEARCHER.name)
     if port is None or password is None:
         return None
     url = _url(port)
@@ -121,8 +131,8 @@ def _given(url: str) -> RedisServer:
             f"Redis at {_without_password(url)} cannot be used: {error}; start it, correct the URL "
             "(redis://:PASSWORD@HOST:PORT/0), or leave the URL out to have a server started here"
         ) from error
-    if parse_version(facts.version) < OLDEST:
-        wanted = ".".join(map(str, OLDEST))
+    if parse_version(facts.version) < OLDEST_GIVEN:
+        wanted = ".".join(map(str, OLDEST_GIVEN))
         raise BusError(f"Redis at {_without_password(url)} is version {facts.version}; {wanted} or newer is needed")
     return RedisServer(url, None, None, facts.version, None, "given")
 
@@ -162,15 +172,16 @@ def _start(place: ServerFolder, lock: IO[bytes], timeout_s: float) -> RedisServe
     place.remember_binary(binary.path)
     log.info("%s %s from %s listens on port %d", binary.path.name, version, binary.origin, port)
     hold = _Hold(process, lock)
-    return RedisServer(_url(port), place.password(), process.pid, version, binary.path, "started", place.path, hold)
+    password = place.password(RESEARCHER.name)
+    return RedisServer(_url(port), password, process.pid, version, binary.path, "started", place.path, hold)
 
 
 def _run(place: ServerFolder, binary: Binary, port: int, timeout_s: float) -> tuple[subprocess.Popen[bytes], str]:
     """The running process and its version."""
-    password = place.make_password()
-    process = _launch(place, binary, place.write_config(port, password))
+    place.make_users()
+    process = _launch(place, binary, place.write_config(port))
     try:
-        version = _wait_until_ready(process, port, password, timeout_s)
+        version = _wait_until_ready(process, port, place.password(RESEARCHER.name), timeout_s)
     except BaseException:
         _end(process)
         raise
@@ -189,7 +200,9 @@ def _launch(place: ServerFolder, binary: Binary, config: Path) -> subprocess.Pop
         return spawn([binary.path, config], output=output, cwd=place.path)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, password: str, timeout_s: float) -> str | None:
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], port: int, password: str | None, timeout_s: float
+) -> str | None:
     """The version once it answers; None if it ended. Reading a long append-only file counts as not ready."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None:
@@ -237,7 +250,7 @@ def _facts(url: str, password: str | None) -> _Facts:
 
 
 def _url(port: int) -> str:
-    return f"redis://127.0.0.1:{port}/0"
+    return f"redis://{RESEARCHER.name}@127.0.0.1:{port}/0"
 
 
 def _without_password(url: str) -> str:

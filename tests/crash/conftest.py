@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from services.redis.server import RedisServer, start_server
+from services.redis.server import RedisServer
 from tests.crash.nights import ForkedNight
+from tests.servers import open_server
 
 FIGURES = ("kills", "experiments", "attempts", "unused", "checks", "lost", "doubled", "wrong")
 TOLD: dict[str, Counter[str]] = {}
@@ -31,9 +32,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = start_server(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
+    with open_server(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 @pytest.fixture

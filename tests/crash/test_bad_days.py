@@ -31,13 +31,14 @@ from researcher.history import History
 from researcher.lab import BackOff
 from researcher.settings import Settings
 from researcher.view import now
-from services.redis.server import RedisServer, start_server
+from services.redis.server import RedisServer
 from services.show import show_status
 from services.state import CHOICES_FILE, Choices, State
 from tests.crash.checker import check
 from tests.crash.nights import ForkedNight
 from tests.disks import Disk
 from tests.researcher.laboratory import opened
+from tests.servers import open_server
 from trainer.jobs import REQUESTS, TRIALS, profile_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -235,9 +236,8 @@ def test_results_that_are_half_written_or_deleted_are_there_again_with_the_next_
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    started = start_server(tmp_path / "redis")
-    yield started
-    started.stop()
+    with open_server(tmp_path / "redis") as started:
+        yield started
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
 
     def change_password() -> None:
         server = night.bus.connection
-        server.config_set("requirepass", "another")
+        server.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
         server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def day() -> Iterator[None]:
@@ -406,7 +406,7 @@ def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_go
 
     code = night.run_researcher(GOAL, meanwhile=day())
 
-    address = own_server.url.rpartition("/")[0].removeprefix("redis://")
+    address = own_server.url.rpartition("/")[0].rpartition("@")[2]
     assert f"Redis at {address}" in held(night)[0]
     assert f"ALARM no progress: Redis at {address}/0 does not answer" in said[0]
     assert "so what goes on now cannot be told; the rest is from the journal" in said[0]

@@ -17,7 +17,8 @@ import pytest
 from researcher.errors import JournalError
 from researcher.history import History
 from researcher.workspace import create_repository
-from services.redis.server import RedisServer, start_server
+from services.redis.server import RedisServer
+from tests.servers import open_server
 from trainer.jobs import Bus, connect
 
 SUBJECT = '''\
@@ -38,9 +39,8 @@ DEADLINE_S = 90.0
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = start_server(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
+    with open_server(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 class ScriptedNight:

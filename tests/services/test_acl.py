@@ -22,7 +22,7 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from researcher.desk import KINDS, Desk, answer, ask, withdraw
+from researcher.desk import KINDS, RECEIVE, Desk, answer, ask, withdraw
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
 from services.process import spawn
 from services.redis.acl import REQUEST, SERVICES, TRIAL, acl_file
@@ -281,6 +281,54 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
     assert server.refusals() == []
 
 
+def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(server: Guarded) -> None:
+    client = server.bus_of("client")
+    desk = Desk.open(server.bus_of("researcher"), receive)
+
+    asked = [ask(client, kind, "body") for kind in KINDS]
+    desk.serve()
+    late = ask(client, "stop")
+
+    assert [answer(client, request, 1) for request in asked] == ["taken in"] * len(KINDS)
+    assert answer(client, late, 1) is None
+    assert withdraw(client, late)
+    client.doing("researcher"), client.trainer(), client.read_progress("e-1-t0-a0")
+    assert server.refusals() == []
+
+
+def test_what_a_client_may_write_cannot_move_the_desk_to_anything_else(
+    server: Guarded, trials: TrialQueue, spec: MakeSpec, tmp_path: Path
+) -> None:
+    client, waiting, witness = server.bus_of("client"), spec("tiny"), tmp_path / "witness"
+    trials.hand_out(waiting)
+    forge(client, "idea-00000000000a", "os.mkdir", str(witness))
+    for number, field in enumerate(("success", "failure", "stopped")):
+        forge(
+            client,
+            f"idea-00000000000{number}",
+            RECEIVE,
+            "x",
+            "idea",
+            "wider",
+            **{f"{field}_callback_name": "os.getpid"},
+        )
+    forge(client, "idea-00000000000b", RECEIVE, "x", "idea", "wider", group_id="g")
+    forge(client, "idea-00000000000c", RECEIVE, "x", "idea", "wider", repeats_left="3", repeat_intervals="[0]")
+    forge(client, "idea-00000000000d", RECEIVE, "x", "idea", "wider", rate_limit_key="k", rate_limit_concurrency="1")
+    forge(client, "idea-00000000000e", RECEIVE, "x", "idea", "wider", dependency_ids=json.dumps([waiting.id]))
+    forge(client, "idea-00000000000f", "os.mkdir", str(witness), origin=TRIALS)
+    client.connection.rpush("rq:queue:requests", waiting.id, "rubbish")
+
+    Desk.open(server.bus_of("researcher"), receive).serve()
+
+    assert not witness.exists()
+    assert trials.look(waiting.id, waiting.digest) == Waiting()
+    assert server.bus.connection.llen("rq:queue:requests:intermediate") == 0
+    for number in "012bcde":
+        assert answer(client, f"idea-00000000000{number}", 1) == "taken in"
+    assert "is no work of this process" in str(answer(client, "idea-00000000000a", 1))
+
+
 def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Guarded, tmp_path: Path) -> None:
     everything = RedisServer(server.url("test"), PASSWORDS["test"], None, "", None, "given")
     night = ScriptedNight(tmp_path, everything)
@@ -296,6 +344,13 @@ def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: 
         assert server.refusals() == []
     finally:
         night.end()
+
+
+def forge(client: Bus, request: str, function: str, *arguments: str, **fields: str) -> None:
+    """Write a request by hand, with whatever RQ would read in it."""
+    work = json.dumps([function, None, arguments, {}])
+    client.connection.hset(f"rq:job:{request}", mapping={"data": work, "origin": REQUESTS, "status": "queued"} | fields)
+    client.connection.rpush("rq:queue:requests", request)
 
 
 def receive(request: str, kind: str, body: str) -> str:
@@ -390,6 +445,25 @@ REFUSED = {
         "HSET overnight:trial:e-1-t0-a0 phase timed",
         "INCR overnight:trainer:token",
         f"EVALSHA {40 * '0'} 2 rq:job:{AN_IDEA} rq:queue:trials",
+    ],
+    "client": [
+        # handing out a trial, changing one or its result, answering a request, taking one off another's hands
+        "RPUSH rq:queue:trials e-1-t0-a0",
+        "HSET rq:job:e-1-t0-a0 data x",
+        "HGETALL rq:job:e-1-t0-a0",
+        "DEL rq:job:e-1-t0-a0",
+        "LREM rq:queue:trials 1 e-1-t0-a0",
+        "XADD rq:results:e-1-t0-a0 * type 1",
+        "XREVRANGE rq:results:e-1-t0-a0 + -",
+        f"EVALSHA {40 * '0'} 2 rq:job:e-1-t0-a0 rq:queue:trials",
+        f"EVALSHA {40 * '0'} 2 rq:job:{AN_IDEA} rq:queue:trials",
+        f"XADD rq:results:{AN_IDEA} * type 1",
+        "LRANGE rq:queue:requests 0 -1",
+        "LMOVE rq:queue:requests rq:queue:requests:intermediate LEFT RIGHT",
+        "HSET rq:worker:researcher-0 state busy",
+        "SET overnight:doing:researcher x",
+        "HSET overnight:trainer phase idle",
+        "HSET overnight:trial:e-1-t0-a0 phase timed",
     ],
     "health": [
         "INFO",

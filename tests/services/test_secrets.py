@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.redis.acl import acl_file
+from services.redis.acl import SERVICES, acl_file
 from services.secrets import ROOT, Owner, Refused, Rights, complaint, researcher_from, to_settle
 from tests.trainer import conftest as trainer_tests
 
@@ -30,7 +30,7 @@ class Stack:
         self.secrets = folder / "secrets"
         self.state = folder / "state"
         self.subject = self.state / "subject"
-        for path in [self.secrets / name for name in ("redis", "trainer", "researcher")]:
+        for path in [self.secrets / name for name in ("redis", *SERVICES)]:
             path.mkdir(parents=True)
         for path in [self.state / name for name in VOLUMES]:
             path.mkdir(parents=True)
@@ -103,6 +103,7 @@ def test_fresh_volumes_get_owners_and_passwords_that_only_their_service_reads(st
         stack.secrets / "redis" / "users.acl": redis,
         stack.secrets / "trainer" / "password": ROOT,
         stack.secrets / "researcher" / "password": RESEARCHER,
+        stack.secrets / "client" / "password": ROOT,
     }
     assert {path: rights(path) for path in secrets} == {path: Rights(owner, 0o400) for path, owner in secrets.items()}
     candidate = Owner(64001, 64001)
@@ -118,9 +119,9 @@ def test_fresh_volumes_get_owners_and_passwords_that_only_their_service_reads(st
 def test_users_of_redis_are_made_from_the_passwords(stack: Stack) -> None:
     stack.run()
 
-    passwords = {service: stack.password(service) for service in ("trainer", "researcher")}
+    passwords = {service: stack.password(service) for service in SERVICES}
     assert (stack.secrets / "redis" / "users.acl").read_text() == acl_file(passwords)
-    assert len(set(passwords.values())) == 2
+    assert len(set(passwords.values())) == 3
     assert min(map(len, passwords.values())) >= 32
 
 
@@ -147,7 +148,7 @@ def test_a_lost_password_is_made_anew_and_the_other_stays(stack: Stack) -> None:
     assert "docker compose restart redis" in done.stdout
     assert stack.password("researcher") == kept
     assert (stack.secrets / "redis" / "users.acl").read_text() == acl_file(
-        {"trainer": stack.password("trainer"), "researcher": kept}
+        {service: stack.password(service) for service in SERVICES}
     )
 
 

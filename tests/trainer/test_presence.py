@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.redis.server import start_server
+from tests.servers import open_server
 from tests.trainer.conftest import wait_for
 from trainer.jobs import Bus, Progress, Seen, connect
 from trainer.jobs.bus import TRAINER
@@ -15,11 +15,10 @@ from trainer.presence import IDLE, TTL_S, Presence, Publisher
 
 @pytest.fixture(scope="module")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
-    server = start_server(tmp_path_factory.mktemp("server"))
-    connection = connect(server.url, password=server.password, patient=False)
-    yield Bus(connection)
-    connection.close()
-    server.stop()
+    with open_server(tmp_path_factory.mktemp("server")) as server:
+        connection = connect(server.url, password=server.password, patient=False)
+        yield Bus(connection)
+        connection.close()
 
 
 def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Bus) -> None:

@@ -11,18 +11,17 @@ from rq import Queue, Worker
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from services.redis.server import start_server
+from tests.servers import open_server
 from trainer.jobs import TRIALS, Bus, connect
 from trainer.takeover import take_over
 
 
 @pytest.fixture(scope="module")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
-    server = start_server(tmp_path_factory.mktemp("server"))
-    made = Bus(connect(server.url, password=server.password))
-    yield made
-    made.connection.close()
-    server.stop()
+    with open_server(tmp_path_factory.mktemp("server")) as server:
+        made = Bus(connect(server.url, password=server.password))
+        yield made
+        made.connection.close()
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ class ClosedJob(Job):
             log.warning("%s; the last: %s: %s", foreign(cls.refused, str(cls.works)), job.id, why[:200])
         pipeline = job.connection.pipeline()
         pipeline.lrem(f"rq:queue:{cls.works}:intermediate", 1, job.id)
-        if job.origin:  # it could be read, so its owner can be told
+        if job.origin == cls.works:  # it could be read, and is not another queue's: its owner can be told
             job.set_status(JobStatus.FAILED, pipeline=pipeline)
             Result.create_failure(job, _OWNER_MAY_READ_S, why, pipeline=pipeline)
         pipeline.execute()
@@ -89,11 +89,11 @@ class ClosedJob(Job):
         return self.functions[self.func_name]
 
     def restore(self, raw_data: Any) -> None:
-        """Read the job, and drop everything in it that would run or call something else."""
+        """Read the job, and drop everything in it that would run or call something else, or touch other jobs."""
         super().restore(raw_data)
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
         self.webhooks = []
-        self.retries_left = None
+        self.retries_left = self.repeats_left = self.group_id = self.rate_limit_key = None
 
     def _deserialize_data(self) -> None:
         super()._deserialize_data()  # type: ignore[no-untyped-call]
