@@ -14,6 +14,8 @@ from services.preparation import prepare_data
 from services.state import State, StateError
 from services.subject import render_subject
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
+from trainer.leftovers import NotSwept
+from trainer.tenancy import AUTO, WorkFolderRefused, move_in
 from trainer.trial import Places, run_trial
 
 
@@ -36,6 +38,13 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         budget=profile.budget,
         caps=profile.caps,
     )
+    state.trials.mkdir(mode=0o700, exist_ok=True)
+    try:
+        tenancy = move_in(state.work, state.data, AUTO)
+    except (WorkFolderRefused, NotSwept) as refusal:
+        raise DoorError(str(refusal)) from refusal
+    if tenancy.reason is not None:
+        console.print(f"{file.name} runs as root without its rights: {tenancy.reason}", soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
@@ -43,7 +52,9 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         def report(progress: Progress) -> None:
             bars.update(task, description=progress.phase, completed=progress.progress)
 
-        result = run_trial(spec, Places(state.data, state.trials, state.work), report, lambda: False)
+        places = Places(state.data, state.trials, state.work, user=tenancy.user)
+        result = run_trial(spec, places, report, lambda: False)
+    tenancy.leave()
     console.print(f"{result.outcome}: {result.reason}")
     if result.metric is not None:
         console.print(f"{result.metric.name}: {result.metric.value:.6f}")

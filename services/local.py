@@ -26,6 +26,7 @@ from services.subject import settle_subject
 from services.supervisor import Child, ChildStatus, Supervisor
 from services.watch import RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import Bus, Profile, connect
+from trainer.tenancy import AUTO
 
 STOP_GRACE_S = 20.0
 # The supervisor starts again what dies; these exit codes are a process's last word.
@@ -108,6 +109,7 @@ def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus
 def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:
     argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(acl.TRAINER.name), "--single-host"]
     argv += ["--data", str(state.data), "--trials", str(state.trials), "--work", str(state.work)]
+    argv += ["--candidate-user", AUTO]
     argv += ["--unsafe-local"] if wish.unsafe else []
     if (password_file := server.password_file(acl.TRAINER.name)) is not None:
         argv += ["--password-file", str(password_file)]

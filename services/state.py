@@ -124,9 +124,16 @@ class State:
         if before is not None and has_begun:
             self._refuse_change(before, wanted)
         wanted.trial_profile()
-        self.journal.mkdir(parents=True, exist_ok=True)
+        self._make()
         write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
         return wanted
+
+    def _make(self) -> None:
+        """Candidates may be another user: that one passes through, and sees nothing of the journal."""
+        if not self.root.exists():
+            self.root.mkdir(parents=True)
+            self.root.chmod(0o711)
+        self.journal.mkdir(mode=0o700, exist_ok=True)
 
     def _refuse_change(self, before: Choices, wanted: Choices) -> None:
         for name, value in asdict(wanted).items():

@@ -220,7 +220,7 @@ class _Place:
 
 def _open_log(path: Path) -> IO[bytes]:
     """For appending; a long one becomes `NAME.log.1`, in place of the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LOG_CAP_BYTES:
         path.replace(path.with_name(f"{path.name}.1"))
     return path.open("ab")
