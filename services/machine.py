@@ -5,7 +5,9 @@ A driver that is there but broken is an error, never "no GPU".
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from trainer.jobs import PROFILES
 
 _SMI_TIMEOUT_S = 30
 _SMI_NO_DEVICE = 6
+_OF_THE_MACHINE = Path("/var/lib/overnight")
 
 
 class GpuFault(Exception):
@@ -80,7 +83,11 @@ def _asked(fields: str) -> list[str]:
 
 
 def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
-    """Where a night is kept unless told: OVERNIGHT_STATE, the user's state folder, or (no HOME) below `otherwise`."""
+    """Where a night is kept unless told: OVERNIGHT_STATE, the user's state folder, or (no HOME) below `otherwise`.
+
+    Root's home is mostly closed to others, and there candidates could not be another user: where no night was begun in
+    one, it is the machine's state folder.
+    """
     if named := environment.get("OVERNIGHT_STATE"):
         return Path(named).expanduser().absolute()
     if (base := environment.get("XDG_STATE_HOME")) and Path(
@@ -88,8 +95,13 @@ def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
     ).is_absolute():  # relative ones are void, its standard says
         return Path(base) / "overnight"
     if home := environment.get("HOME"):
-        return Path(home).absolute() / ".local" / "state" / "overnight"
+        own = Path(home).absolute() / ".local" / "state" / "overnight"
+        return own if (own / "journal").exists() or not _is_roots_alone(Path(home)) else _OF_THE_MACHINE
     return otherwise.absolute() / ".overnight"
+
+
+def _is_roots_alone(home: Path) -> bool:
+    return os.geteuid() == 0 and home.exists() and not home.stat().st_mode & stat.S_IXOTH
 
 
 def _card(line: str) -> Card:

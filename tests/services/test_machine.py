@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,26 @@ def test_driver_that_cannot_be_run_is_reported(path: Path) -> None:
 )
 def test_state_folder_is_the_named_one_then_the_users_then_the_clones(environment: dict[str, str], folder: str) -> None:
     assert state_folder(environment, Path("/clone")) == Path(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others stay in their own home")
+@pytest.mark.parametrize(
+    ("mode", "begun", "folder"),
+    [
+        (0o700, False, "/var/lib/overnight"),
+        (0o700, True, "{home}/.local/state/overnight"),
+        (0o711, False, "{home}/.local/state/overnight"),
+    ],
+    ids=["closed", "closed, with a night in it", "open"],
+)
+def test_root_whose_home_is_closed_keeps_a_new_night_where_candidates_may_be_another_user(
+    mode: int, begun: bool, folder: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    (home / ".local" / "state" / "overnight" / ("journal" if begun else "")).mkdir(parents=True)
+    home.chmod(mode)
+
+    assert str(state_folder({"HOME": str(home)}, Path("/clone"))) == folder.format(home=home)
 
 
 def install_driver(folder: Path, script: str) -> None:
