@@ -44,6 +44,7 @@ def _of_local(facts: Facts) -> Iterator[Finding]:
     found, cards = card.driver(Mode.LOCAL, facts)
     yield found
     yield host.packages(cards)
+    yield host.candidates(facts)
     yield host.redis_server(facts)
     yield subject.of_this_user(facts)
     wanted_gib = LOCAL_CARD_GIB if cards else FIRST_GIB[Mode.LOCAL]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from services.redis.binary import choose_binary
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST
 from trainer.jobs import BusError
+from trainer.launch import User
+from trainer.tenancy import UIDS, obstacle
 
 _GIB = 2**30
 _A_DAY = timedelta(days=1)
@@ -86,6 +89,17 @@ def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Fi
         fix = "reinstall torch from an index with CUDA builds, or overnight run --profile cpu"
         return fail("python", f"{python}, torch {torch}, which cannot use the card", fix)
     return ok("python", f"{python}, torch {torch}")
+
+
+def candidates(facts: Facts) -> Finding:
+    """Where root starts a night, candidates can be another user, if that one may read what they need."""
+    if os.geteuid() != 0:
+        return ok("user", "candidates run as you, without any right")
+    closed = obstacle(User(UIDS[0], UIDS[0]), facts.state.work, facts.state.data)
+    if closed is None:
+        return ok("user", f"candidates run as a uid of their own, from {UIDS[0]}")
+    found, _, fix = closed.partition(". Next: ")
+    return warn("user", f"candidates run as root, without its rights: {found}", fix)
 
 
 def redis_server(facts: Facts) -> Finding:

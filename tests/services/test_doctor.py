@@ -578,6 +578,17 @@ def test_local_mode_without_git_is_told_what_to_install(well: Facts, tmp_path: P
     assert only_failure(examine(Mode.LOCAL, facts)) == "FAIL git      not installed -> sudo apt-get install git"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others' candidates run as themselves")
+def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well: Facts, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "user")
+
+    assert finding.verdict is Verdict.WARN
+    assert "may not enter " in finding.found
+    assert "--state /var/lib/overnight" in finding.fix
+
+
 def test_full_disk_in_local_mode_is_told_with_another_place(well: Facts) -> None:
     facts = replace(well, cards=list, free_bytes=lambda _: GIB // 2)
 
