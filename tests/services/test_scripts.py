@@ -253,6 +253,24 @@ def test_python_that_cannot_be_used_is_said_with_the_line_that_mends_it(
     assert re.search(said, answer.stderr, re.DOTALL), answer.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others may keep their Python to themselves")
+@pytest.mark.parametrize("others", [True, False], ids=["another is there", "it is the only one"])
+def test_root_prefers_a_python_that_other_users_can_start(bare: Clone, others: bool) -> None:
+    cannot_make = "case $1 in -V) echo Python {}; exit;; -m) exit 1;; esac; "
+    path = tools(bare, cannot_make.format("of root") + "case $2 in *setuid*) exit 1;; esac")
+    if others:
+        open_to_all = bare.root.parent / "open"
+        open_to_all.mkdir()
+        (open_to_all / "python3").write_text("#!/bin/sh\n" + cannot_make.format("of all"))
+        (open_to_all / "python3").chmod(0o755)
+        path += f":{open_to_all}"
+
+    answer = bare.run("scripts/setup", "operate", PATH=path)
+
+    assert f"environment of Python of {'all' if others else 'root'} in" in answer.stdout
+    assert ("since no other user can start" in answer.stderr) is others
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--local", "--help")])
 def test_up_explains_itself_before_any_set_up(bare: Clone, arguments: tuple[str, ...]) -> None:
     answer = bare.run("scripts/up", *arguments)
