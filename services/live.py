@@ -44,6 +44,9 @@ def draw(scene: Scene) -> RenderableType:
         parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
     if scene.subject:
         parts.append(Text(f"git  {scene.subject}", style="yellow"))
+    if scene.now is not None and scene.now.trainer is not None and scene.now.trainer.no_user is not None:
+        why = scene.now.trainer.no_user.partition(". Next: ")[0]
+        parts.append(Text(f"user candidates run as root, without its rights: {why}", style="yellow"))
     if scene.now is not None and scene.now.foreign:
         parts.append(Text(f"jobs {scene.now.foreign}", style="yellow"))
     if scene.foot:

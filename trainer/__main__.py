@@ -58,14 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
-    take_station(Station(places, name, options.redis, password, options.profile, lambda: TrialJob.refused))
+    take_station(Station(places, name, options.redis, password, options.profile, _refused, tenancy.reason))
     impatient = connect(options.redis, password=password, patient=False)
     try:
         _look_for_server(impatient)
         connection = connect(options.redis, password=password)
         if options.single_host:
             take_over(Bus(connection).queue(TRIALS))
-        presence = Presence(impatient, name, options.profile, options.vram_cap_mib, lambda: TrialJob.refused)
+        presence = Presence(impatient, name, options.profile, options.vram_cap_mib, _refused, tenancy.reason)
         worker = TrialWorker(connection, presence, places, single_host=options.single_host)
         log.info("%s waits for trials; data %s, results %s", name, places.data, places.trials)
         worker.work(logging_level="WARNING")
@@ -81,6 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
         tenancy.leave()
     log.info("%s has stopped", name)
     return 0
+
+
+def _refused() -> int:
+    return TrialJob.refused
 
 
 def _tell(tenancy: Tenancy) -> None:

@@ -27,7 +27,8 @@ _EVERY_S = 0.5
 class Presence:
     """The trainer's own key. `token` grows with every trial, so a reader can tell an old holder from the current.
 
-    `profile` and `vram_cap_mib` are what this trainer was started with; None is not shown.
+    `profile` and `vram_cap_mib` are what this trainer was started with, `no_user` why its candidates have no user of
+    their own; None is not shown.
     `refused` counts foreign jobs.
     """
 
@@ -36,6 +37,7 @@ class Presence:
     profile: str | None = None
     vram_cap_mib: int | None = None
     refused: Callable[[], int] = int
+    no_user: str | None = None
 
     def next_token(self) -> int | None:
         """A number larger than any before, or None if the server is away."""
@@ -53,6 +55,7 @@ class Presence:
             "profile": self.profile,
             "vram_cap_mib": self.vram_cap_mib,
             "refused": self.refused() or None,
+            "no_user": self.no_user,
             "token": token,
         }
         values = {name: str(value) for name, value in every.items() if value is not None}

@@ -34,6 +34,7 @@ class Station:
     password: str | None
     profile: str | None = None
     refused: Callable[[], int] = int
+    no_user: str | None = None
 
 
 class NotStationed(RuntimeError):
@@ -66,7 +67,7 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
     log.info("%s: started (%s, seed %d)", spec.id, spec.kind, spec.seed)
     impatient = connect(_station.redis_url, password=_station.password, patient=False)
     cap_mib = _station.places.vram_cap_mib
-    presence = Presence(impatient, _station.worker, _station.profile, cap_mib, _station.refused)
+    presence = Presence(impatient, _station.worker, _station.profile, cap_mib, _station.refused, _station.no_user)
     news = Publisher(presence, trial=spec.id)
     try:
         result = trial.run_trial(spec, _station.places, news.report, _told_to_stop.is_set)

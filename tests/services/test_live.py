@@ -15,7 +15,7 @@ from services import cli
 from services.live import Scene, clock_text, draw
 from services.show import harmless
 from tests.researcher.test_view import Story
-from trainer.jobs import Progress
+from trainer.jobs import Progress, Seen
 
 
 def seen(scene: Scene) -> str:
@@ -26,6 +26,14 @@ def seen(scene: Scene) -> str:
 
 def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
     assert "the researcher starts" in seen(Scene(None, Now("the researcher starts", None, None), 12, 3.0, "", None))
+
+
+def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
+    trainer = Seen("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
+
+    text = seen(Scene(None, Now("waiting", None, None, trainer), None, 3.0, "", None))
+
+    assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
 
 
 def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Bus) 
 
 
 def test_while_a_trial_runs_its_publisher_shows_them_too(bus: Bus) -> None:
-    publisher = Publisher(Presence(bus.connection, "trainer-b", profile="cpu"), "t-1-t0-a0")
+    publisher = Publisher(Presence(bus.connection, "trainer-b", profile="cpu", no_user="all are taken"), "t-1-t0-a0")
 
     publisher.report(Progress("scoring", 1.0, 15.0))
-    wait_for(lambda: bus.trainer() == Seen("trainer-b", "scoring", "cpu", None), 10)
+    wait_for(lambda: bus.trainer() == Seen("trainer-b", "scoring", "cpu", None, no_user="all are taken"), 10)
     publisher.close()
 
 

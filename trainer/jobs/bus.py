@@ -70,7 +70,7 @@ class Progress:
 class Seen:
     """A trainer as it last showed itself; `profile` and `vram_cap_mib` are None where it was started without them.
 
-    `refused` counts the foreign jobs that it met.
+    `refused` counts the foreign jobs that it met; `no_user` is why root's candidates run as root, where they do.
     """
 
     worker: str
@@ -78,6 +78,7 @@ class Seen:
     profile: str | None
     vram_cap_mib: int | None
     refused: int = 0
+    no_user: str | None = None
 
 
 class Bus:
@@ -123,7 +124,8 @@ class Bus:
             return None
         cap = values.get("vram_cap_mib")
         cap_mib = None if cap is None else int(cap)
-        return Seen(values["worker"], values["phase"], values.get("profile"), cap_mib, int(values.get("refused", 0)))
+        refused, no_user = int(values.get("refused", 0)), values.get("no_user")
+        return Seen(values["worker"], values["phase"], values.get("profile"), cap_mib, refused, no_user)
 
     def say(self, who: str, doing: str) -> None:
         """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
