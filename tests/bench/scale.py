@@ -1,8 +1,10 @@
 """A thousand experiments without training: does the researcher's own work stay small and alike to the end.
 
 The loop, journal, git, queue and projections are real, on the default subject; the trainer answers at once and the
-proposals come from a script (or, asked for, from the real optimiser). Bars: an experiment of the last hundred within
-1.2 times one of the first, 60 processor seconds of the researcher and its git a thousand, memory and descriptors flat.
+proposals come from a script (or, asked for, from the real optimiser). A shared machine changes its speed by a third
+within a minute, so the last hundred run at the same time as the first hundred of another, new night. Bars: an
+experiment of the last hundred within 1.2 times one of those first, 60 processor seconds of the researcher and its git
+a thousand, memory and descriptors flat.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.workspace import create_repository
-from services.redis.server import RedisServer, start_server
+from services.redis.server import RedisServer
 from services.subject import render_subject
 from tests.bench.scripted_researcher import READ_EVERY, START_LEVEL
+from tests.servers import open_server
 from trainer.jobs import connect, profile_named
 
 GROWTH_BAR, PROCESSOR_BAR_S = 1.2, 60.0
@@ -46,21 +50,21 @@ class Reading:
 
 
 def run(experiments: int, real: bool) -> None:
-    """Run the night and print the table."""
+    """Run the nights and print the table."""
     with tempfile.TemporaryDirectory(prefix="overnight-bench-") as name:
-        folder = Path(name)
-        server = start_server(folder / "redis")
-        try:
-            _set_up(folder, server)
-            _run_night(folder, server, experiments, real)
-            readings = [Reading(**json.loads(line)) for line in (folder / "readings").read_text().splitlines()]
-            _print(readings)
-            sizes = {part: _disk_mib(folder / part) for part in ("journal", "subject/.git", "subject/results.tsv")}
+        old, new = Path(name, "old"), Path(name, "new")
+        with open_server(old / "redis") as server, open_server(new / "redis") as other:
+            _set_up(old, server)
+            _set_up(new, other)
+            readings = _run_night(old, server, 0, experiments - READ_EVERY, real)
+            with ThreadPoolExecutor(2) as both:
+                last = both.submit(_run_night, old, server, experiments - READ_EVERY, experiments, real)
+                first = both.submit(_run_night, new, other, 0, READ_EVERY, real)
+            _print(readings, last.result(), first.result())
+            sizes = {part: _disk_mib(old / part) for part in ("journal", "subject/.git", "subject/results.tsv")}
             print(", ".join(f"{part} {mib:.1f} MiB" for part, mib in sizes.items()))
             with connect(server.url, password=server.password) as connection:
                 print(f"Redis: {connection.dbsize()} keys, {connection.info('memory')['used_memory'] / 2**20:.1f} MiB")
-        finally:
-            server.stop()
 
 
 def _set_up(folder: Path, server: RedisServer) -> None:
@@ -73,10 +77,11 @@ def _set_up(folder: Path, server: RedisServer) -> None:
     (folder / "password").write_text(server.password or "")
 
 
-def _run_night(folder: Path, server: RedisServer, experiments: int, real: bool) -> None:
-    password = folder / "password"
+def _run_night(folder: Path, server: RedisServer, done: int, experiments: int, real: bool) -> list[Reading]:
+    """Go on from so many experiments to so many; what was read on the way."""
+    password, readings = folder / "password", folder / f"readings-{done}"
     trainer = ["-m", "tests.doubles.scripted_trainer", "--redis", server.url, "--password-file", str(password)]
-    researcher = ["-m", "tests.bench.scripted_researcher", str(folder / "readings"), *(["--real"] if real else [])]
+    researcher = ["-m", "tests.bench.scripted_researcher", str(readings), str(done), *(["--real"] if real else [])]
     settings = {
         "REDIS_URL": server.url,
         "REDIS_PASSWORD_FILE": str(password),
@@ -87,7 +92,7 @@ def _run_night(folder: Path, server: RedisServer, experiments: int, real: bool) 
         "EXPERIMENTS": str(experiments),
         "SEED": "7",
     }
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         working = subprocess.Popen([sys.executable, *trainer], stdout=log, stderr=log)
         try:
             ended = subprocess.run(
@@ -98,28 +103,29 @@ def _run_night(folder: Path, server: RedisServer, experiments: int, real: bool) 
             working.wait()
     if ended.returncode != 0:
         raise SystemExit(f"the researcher ended with {ended.returncode}:\n{(folder / 'log').read_text()[-3000:]}")
+    return [Reading(**json.loads(line)) for line in readings.read_text().splitlines()]
 
 
-def _print(readings: list[Reading]) -> None:
+def _print(readings: list[Reading], last: list[Reading], first: list[Reading]) -> None:
     table = Table(title="the researcher and its git; seconds are an experiment's")
     for name in ("until", "wall s", "processor s", "fixed work s", "own MiB", "git MiB", "descriptors"):
         table.add_column(name, justify="right")
-    each = [_each(*pair) for pair in pairwise(readings)]
-    for reading, (wall_s, processor_s) in zip(readings[1:], each, strict=True):
-        table.add_row(
-            str(reading.proposals),
-            f"{wall_s:.4f}",
-            f"{processor_s:.4f}",
-            f"{reading.fixed_work_s:.3f}",
-            f"{reading.own_mib:.0f}",
-            f"{reading.git_mib:.0f}",
-            str(reading.descriptors),
-        )
+    for before, reading in pairwise(readings):
+        table.add_row(*_row(str(reading.proposals), before, reading))
+    table.add_section()
+    table.add_row(*_row("the last", last[0], last[-1]))
+    table.add_row(*_row("the first, beside it", first[0], first[-1]))
     Console(width=WIDTH).print(table)
-    wall, processor = (last / first for first, last in zip(each[0], each[-1], strict=True))
+    wall, processor = (ours / its for ours, its in zip(_each(*last), _each(*first), strict=True))
     print(f"last against first {READ_EVERY}: wall {wall:.2f}, processor {processor:.2f} (bar {GROWTH_BAR})")
-    print(f"{readings[-1].processor_s:.1f} processor seconds in all (bar {PROCESSOR_BAR_S:.0f} a thousand)")
+    print(f"{readings[-1].processor_s + last[-1].processor_s:.1f} processor s (bar {PROCESSOR_BAR_S:.0f} a thousand)")
     print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def _row(name: str, before: Reading, reading: Reading) -> list[str]:
+    wall_s, processor_s = _each(before, reading)
+    figures = [f"{wall_s:.4f}", f"{processor_s:.4f}", f"{reading.fixed_work_s:.3f}"]
+    return [name, *figures, f"{reading.own_mib:.0f}", f"{reading.git_mib:.0f}", str(reading.descriptors)]
 
 
 def _each(before: Reading, after: Reading) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 So a thousand experiments are alike: keeps and claims come at the same pace from the first to the last. The rest is the
 real thing: loop, journal, git, queue, projections. Takes a reading before each hundredth proposal and at the end.
-`python -m tests.bench.scripted_researcher READINGS [--real]`; `--real` has the real optimiser propose.
+`python -m tests.bench.scripted_researcher READINGS DONE [--real]`: DONE proposals were made before; `--real` has the
+real optimiser propose.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ class Readings:
 class ScriptedOptimizer:
     """Moves LEVEL by the script, never to where it was before."""
 
-    def __init__(self, readings: Readings) -> None:
-        self._readings = readings
+    def __init__(self, readings: Readings, done: int) -> None:
+        self._readings, self._done = readings, done
 
     def learn(self, source: str, score: float | None) -> None:
         """It knows already."""
 
     def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
         """The next line of the script."""
-        number = self._readings.count() + 1
+        number = self._done + self._readings.count() + 1
         level = START_LEVEL - STEP * (number // BETTER_EVERY)
         if number % BETTER_EVERY:
             level += STEP + 1e-6 * number
@@ -100,7 +101,7 @@ def main() -> int:
         ReadOptimizer.readings = readings
         process.Optimizer = ReadOptimizer
     else:
-        process.Optimizer = lambda **_: ScriptedOptimizer(readings)
+        process.Optimizer = lambda **_: ScriptedOptimizer(readings, int(sys.argv[2]))
     process.work = lambda lab: _work(lab, readings)
     return process.main()
 
