@@ -30,7 +30,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console(markup=False)  # what candidates and models wrote is shown as it is
 
 StateOption = Annotated[
-    Path | None, typer.Option("--state", help="Folder of the night.", show_default="~/.local/state/overnight")
+    Path | None,
+    typer.Option(
+        "--state", help="Folder of the night.", show_default="~/.local/state/overnight; root: /var/lib/overnight"
+    ),
 ]
 BAD_USE = 2
 
