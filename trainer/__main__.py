@@ -12,7 +12,7 @@ from typing import Literal
 
 import redis
 
-from trainer import room
+from trainer import linux, room
 from trainer.jobs import PROFILES, TRIALS, Bus, connect
 from trainer.launch import User, UserRefused
 from trainer.leftovers import NotSwept
@@ -30,6 +30,7 @@ log = logging.getLogger("trainer")
 
 def main(arguments: list[str] | None = None) -> int:
     """Start the worker; the exit code."""
+    linux.become_undumpable()  # before the password is read; the forks that supervise stay so
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"trainer-{socket.gethostname()}-{os.getpid()}"

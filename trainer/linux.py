@@ -1,5 +1,5 @@
-"""The few Linux calls that Python does not offer: parent-death signal, subreaper, memory files that cannot shrink; and
-changing to another user for good.
+"""The few Linux calls that Python does not offer: parent-death signal, subreaper, a closed process, memory files that
+cannot shrink; and changing to another user for good.
 
 Standard library only: the guardian imports it before anything else runs.
 """
@@ -12,6 +12,7 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -34,6 +35,12 @@ def die_with_parent(send: signal.Signals, parent: int) -> None:
 def become_subreaper() -> None:
     """Make every orphaned descendant a child of this process, whatever session or group it moved to."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def become_undumpable() -> None:
+    """No process of this user may look into this one: not at its memory, its environment, its descriptors. Forks stay
+    so; a program that is started does not."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def forbid_new_privileges() -> None:

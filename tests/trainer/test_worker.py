@@ -208,6 +208,17 @@ def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
     assert trainer.process.wait(10) == 0
 
 
+@as_other_user
+def test_worker_is_closed_to_other_processes_of_its_user(start: Callable[[], Trainer]) -> None:
+    trainer = start()
+    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+
+    looks = [*ROOT_OF_A_CONTAINER, "cat", f"/proc/{trainer.process.pid}/environ"]
+    looked = subprocess.run(looks, check=False, capture_output=True, text=True)
+
+    assert (looked.stdout, "Permission denied" in looked.stderr) == ("", True)
+
+
 @as_user
 def test_killed_worker_takes_its_trial_along(start: Callable[[], Trainer], spec: MakeSpec) -> None:
     trainer = start()
