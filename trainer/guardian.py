@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from trainer import landlock, linux, procfs, seccomp
+from trainer import landlock, linux, mounts, procfs, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
         os.set_inheritable(fd, True)
     ancestors = procfs.ancestors(os.getpid())
     untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
+    if orders["own_shared_memory"]:
+        mounts.own_shared_memory()
     wall = landlock.prepare(orders["grants"])
     if orders["user"] is not None:
         linux.become(*orders["user"])

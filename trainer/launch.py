@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, TypedDict
 
@@ -65,11 +66,12 @@ class User:
 def layers(user: User | None) -> tuple[str, ...]:
     """What stands around every candidate that was started: where one of these cannot be had, it is not started.
 
-    Landlock is the exception, since not every kernel has it; its version is told.
+    Landlock is an exception, since not every kernel has it; its version is told. So is shared memory of one's own.
     """
     version = landlock.abi()
     wall = (f"landlock-{version}",) if version else ()
-    return (*_LAYERS, *_CONFINED, *wall, *(_OF_A_USER if user is not None else ()))
+    memory = ("own-shared-memory",) if _can_own_shared_memory() else ()
+    return (*_LAYERS, *_CONFINED, *wall, *memory, *(_OF_A_USER if user is not None else ()))
 
 
 class Orders(TypedDict):
@@ -82,6 +84,7 @@ class Orders(TypedDict):
     env: dict[str, str]
     user: tuple[int, int] | None
     grants: list[tuple[str, int]]
+    own_shared_memory: bool
     log_fd: int
     keep_fds: list[int]
     wall_limit_s: float
@@ -160,6 +163,7 @@ class Guarded:
             env=environment(launch.folder) | launch.env,
             user=(launch.user.uid, launch.user.gid) if launch.user is not None else None,
             grants=launch.grants,
+            own_shared_memory=_can_own_shared_memory(),
             log_fd=log_write,
             keep_fds=list(launch.keep_fds),
             wall_limit_s=launch.wall_limit_s,
@@ -215,6 +219,12 @@ class Guarded:
             self._process.wait()
         self._report.close()
         os.close(self.log_fd)
+
+
+@cache
+def _can_own_shared_memory() -> bool:
+    """Tried, since every kernel and container has rules of its own; first by the worker, so its forks know."""
+    return subprocess.run(helper("mounts"), check=False, stderr=subprocess.DEVNULL, cwd="/", env={}).returncode == 0
 
 
 def helper(module: str, *arguments: str) -> list[str]:

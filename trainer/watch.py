@@ -153,7 +153,7 @@ class Watch:
                 return
             self.sink.feed(chunk)
         if self.sink.seen_bytes > _LOG_LIMIT_BYTES:
-            self._end(Outcome.CRASHED, f"it printed more than {_LOG_LIMIT_BYTES / 2**30:g} GiB")
+            self._end(Outcome.CRASHED, f"log flood: it printed more than {_LOG_LIMIT_BYTES // 2**20} MiB")
 
     def _read_report(self) -> None:
         self.ending = self._guarded.ending()

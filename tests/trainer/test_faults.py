@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.trainer.conftest import CAPS, STEPS, MakeSpec, everything_dead
-from trainer.jobs import Clock, Outcome, TrialResult, TrialSpec
-from trainer.trial import Places
+from tests.trainer.conftest import CAPS, STEPS, SUBJECTS, MakeSpec, everything_dead
+from trainer import watch
+from trainer.jobs import Clock, Outcome, Progress, TrialResult, TrialSpec
+from trainer.trial import Places, run_trial
 
 Run = Callable[[TrialSpec], TrialResult]
 
@@ -76,11 +79,65 @@ def test_fault_has_its_outcome_and_leaves_nothing(
     assert list(places.work.iterdir()) == []
 
 
-def test_flood_of_output_is_bounded(spec: MakeSpec, run: Run, places: Places) -> None:
-    result = run(spec("floods_the_log"))
+@pytest.mark.parametrize(
+    "printed",
+    [
+        pytest.param({"lines": 70, "bar": 70, "line": 70}, id="all of it"),
+        *(pytest.param({kind: 210}, id=kind, marks=pytest.mark.slow) for kind in ("lines", "bar", "line")),
+    ],
+)
+def test_flood_of_output_is_bounded_and_so_is_what_is_reported_of_it(
+    printed: dict[str, int], spec: MakeSpec, places: Places
+) -> None:
+    source = (SUBJECTS / "floods_the_log.py").read_text()
+    reports: list[Progress] = []
+
+    result = run_trial(
+        spec(re.sub("MEGABYTES = .*", f"MEGABYTES = {printed}", source)), places, reports.append, lambda: False
+    )
 
     assert result.outcome is Outcome.CRASHED
     assert result.reason == "exit code 3: last words"
     assert result.log is not None
     assert result.log.seen_bytes > 190_000_000
     assert (places.trials / result.log.path).stat().st_size < CAPS.log_kib * 1024 + 100
+    assert result.timing is not None
+    assert len(reports) <= 1 + 2 * result.timing.wall_s
+
+
+def test_flood_without_end_ends_the_trial(spec: MakeSpec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_LOG_LIMIT_BYTES", 2**24)
+
+    result = run(spec("floods_the_log"))
+
+    assert result.outcome is Outcome.CRASHED
+    assert result.reason == "log flood: it printed more than 16 MiB"
+
+
+@pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
+def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: Run, places: Places) -> None:
+    precious = places.work.parent / "precious"
+    precious.mkdir(mode=0o777)
+    (precious / "kept").touch()
+    source = (SUBJECTS / "plants.py").read_text()
+
+    result = run(spec(source.replace('PRECIOUS = "/"', f"PRECIOUS = {str(precious)!r}")))
+
+    assert result.outcome is Outcome.UNSCORABLE, result.reason
+    assert list(places.work.iterdir()) == []
+    assert list(precious.iterdir()) == [precious / "kept"]
+    assert sorted(path.name for path in places.trials.rglob("*")) == ["e-1-t1-a1", "log.txt", "result.json"]
+    assert run(spec("crashes_at_import", trial="e-1-t1-a2")).outcome is Outcome.CRASHED
+
+
+@pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
+def test_nothing_is_shared_between_two_candidates(spec: MakeSpec, run: Run) -> None:
+    results = [run(spec("remembers", trial=f"e-1-t1-a{attempt}")) for attempt in (1, 2)]
+    Path("/dev/shm/left-by-a-candidate").unlink(missing_ok=True)
+
+    if not {"own-shared-memory", "other-uid"} & set(results[0].layers):
+        pytest.skip("needs the right to mount, or to make a user namespace: shared memory is shared here")
+    for result in results:
+        assert result.log is not None
+        assert "left: /dev/shm" in result.log.tail
+        assert "found: " not in result.log.tail
