@@ -33,6 +33,8 @@ _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
 _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
+_SERVER = "services/test_redis_server.py::test_"
+_ACL = "services/test_acl.py::test_"
 _OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_reaches_nothing_but_its_folder"
 
 GUARDS = (
@@ -564,5 +566,76 @@ GUARDS = (
         "        ended = clear_all(work, None)  #",
         "        ended = 0  #",
         _TENANCY + "what_another_users_candidate_left_is_gone_when_the_folder_changes_hands",
+    ),
+    # Who may do what in Redis
+    Guard(
+        "a client hands out no trial",
+        "services/redis/acl.py",
+        '        Grant("hget hgetall xread xrevrange zrange", reads=_REQUEST_JOB),\n',
+        '        Grant("hget hgetall xread xrevrange zrange", reads=_REQUEST_JOB),\n        _asks(TRIALS, TRIAL),\n',
+        _SERVER + "each_service_may_do_its_own_part_only",
+    ),
+    Guard(
+        "a client answers no request",
+        "services/redis/acl.py",
+        '        Grant("del lrem zremrangebyscore", writes=',
+        '        Grant("del lrem xadd zremrangebyscore", writes=',
+        _SERVER + "each_service_may_do_its_own_part_only",
+    ),
+    Guard(
+        "nobody gets in without a name",
+        "services/redis/acl.py",
+        '["user default off ~',
+        '["user default on nopass ~',
+        _SERVER + "nobody_gets_in_without_a_password_or_with_anothers",
+    ),
+    Guard(
+        "in local mode too each service has a password of its own",
+        "services/redis/folder.py",
+        "self.password(user) or secrets.token_hex(24)\n",
+        'self.password("trainer") or secrets.token_hex(24)\n',
+        _SERVER + "nobody_gets_in_without_a_password_or_with_anothers",
+    ),
+    Guard(
+        "a password is its owner's to read",
+        "services/redis/folder.py",
+        "os.O_EXCL, 0o600)",
+        "os.O_EXCL, 0o644)",
+        _SERVER + "each_services_password_is_in_a_private_file_of_its_own_kept_between_starts_and_on_no_command_line",
+    ),
+    Guard(
+        "a password for everybody does not outlive its version",
+        "services/redis/folder.py",
+        '        (self.path / "password").unlink(missing_ok=True)',
+        "        pass",
+        _SERVER + "folder_of_an_earlier_version_with_one_password_for_everybody_goes_on",
+    ),
+    Guard(
+        "a server without grants is not started",
+        "services/redis/server.py",
+        "OLDEST = (7, 0)",
+        "OLDEST = (6, 2)",
+        _SERVER + "server_on_the_path_is_preferred_and_one_too_old_is_passed_over",
+    ),
+    Guard(
+        "a job of another queue is nobody's to fail",
+        "trainer/jobs/closed.py",
+        "        if job.origin == cls.works:",
+        "        if job.origin:",
+        _ACL + "what_a_client_may_write_cannot_move_the_desk_to_anything_else",
+    ),
+    Guard(
+        "a request calls nothing when it is done",
+        "trainer/jobs/closed.py",
+        "        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None\n",
+        "",
+        _ACL + "what_a_client_may_write_cannot_move_the_desk_to_anything_else",
+    ),
+    Guard(
+        "a request touches no other job",
+        "trainer/jobs/closed.py",
+        "        self.retries_left = self.repeats_left = self.group_id = self.rate_limit_key = None\n",
+        "",
+        _ACL + "what_a_client_may_write_cannot_move_the_desk_to_anything_else",
     ),
 )

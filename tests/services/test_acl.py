@@ -296,6 +296,22 @@ def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(serve
     assert server.refusals() == []
 
 
+def test_overnight_asks_as_a_client_where_no_night_is(server: Guarded, tmp_path: Path) -> None:
+    researcher = server.bus_of("researcher")
+    desk = Desk.open(researcher, receive)
+    researcher.say("researcher", "measuring")
+    door = {"REDIS_URL": server.url("client"), "REDIS_PASSWORD_FILE": str(server.password_file("client"))}
+    argv = [sys.executable, "-m", "services.cli", "idea", "wider", "--state", str(tmp_path)]
+
+    with subprocess.Popen(argv, env=os.environ | door, stdout=subprocess.PIPE, text=True) as asking:
+        wait_for(lambda: desk.queues[0].count > 0, 30)
+        desk.serve()
+        said, _ = asking.communicate(timeout=30)
+
+    assert said.strip() == "taken in"
+    assert server.refusals() == []
+
+
 def test_what_a_client_may_write_cannot_move_the_desk_to_anything_else(
     server: Guarded, trials: TrialQueue, spec: MakeSpec, tmp_path: Path
 ) -> None:
