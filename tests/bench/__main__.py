@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, overhead, scale
+from tests.bench import aa, campaign, decision, overhead, sandbox, scale
 
 
 def main() -> None:
@@ -31,6 +31,9 @@ def main() -> None:
     one.add_argument("--dir", type=Path, required=True, help="where the night lies")
     one.add_argument("--experiments", type=int, default=20)
     one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
+    one = names.add_parser("sandbox", help="what the walls around a candidate cost")
+    one.add_argument("--starts", type=int, default=40, help="bare and launched, in turn")
+    one.add_argument("--kills", type=int, default=5, help="of trees that respawn")
     options = parser.parse_args()
     match options.name:
         case "overhead":
@@ -41,6 +44,8 @@ def main() -> None:
             scale.run(options.experiments, options.optimizer)
         case "campaign":
             campaign.run(options.dir, options.campaigns, options.experiments, options.budget)
+        case "sandbox":
+            sandbox.run(options.starts, options.kills)
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 

@@ -62,10 +62,9 @@ def stranger(ground: Path) -> tuple[User, Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root: only root can start a process under another uid")
     uid = 60_000 + os.getpid() % 5_000
-    user, python = User(uid, uid), Path(sys.executable)
-    if not _can_start(user, python):
-        python = _linked_interpreter(ground / "python")
-    if not _can_start(user, python):
+    user = User(uid, uid)
+    python = interpreter_for(user, ground)
+    if python is None:
         pytest.skip(f"needs packages and a checkout that uid {user.uid} can read")
     return user, python
 
@@ -77,13 +76,17 @@ def user(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Use
         return None
     stranger, python = request.getfixturevalue("stranger")
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setenv("LD_LIBRARY_PATH", _library_path(python))
+    monkeypatch.setenv("LD_LIBRARY_PATH", library_path(python))
     return User(stranger.uid, stranger.gid)
 
 
 @pytest.fixture(scope="session")
 def data(ground: Path) -> Path:
-    folder = ground / "data"
+    return tiny_data(ground / "data")
+
+
+def tiny_data(folder: Path) -> Path:
+    """In the real format, readable for every uid but for what scores."""
     folder.mkdir()
     (folder / "private").mkdir(mode=0o700)
     random = np.random.default_rng(3)
@@ -126,26 +129,28 @@ MakeSpec = Callable[..., TrialSpec]
 def spec(data: Path) -> MakeSpec:
     """Makes a spec for a miniature subject: a name below tests/subjects, or the text of a train.py."""
 
-    def make(subject: str, /, *, trial: str = "e-1-t1-a1", **fields: object) -> TrialSpec:
-        path = SUBJECTS / f"{subject}.py"
-        train = path.read_text() if "\n" not in subject and path.exists() else subject
-        if subject == "tiny":
-            train = (SUBJECTS / "tiny" / "train.py").read_text()
-        files = {"train.py": train, "prepare.py": (SUBJECTS / "tiny" / "prepare.py").read_text()}
-        whole = TrialSpec(
-            id=trial,
-            kind=Kind.FIRST,
-            profile="cpu",
-            files=files,
-            files_sha256=files_digest(files),
-            data_sha256=json.loads((data / "manifest.json").read_text())["digest"],
-            seed=11,
-            budget=STEPS,
-            caps=CAPS,
-        )
-        return dataclasses.replace(whole, **fields)  # type: ignore[arg-type]
+    return lambda subject, /, **fields: miniature(data, subject, **fields)
 
-    return make
+
+def miniature(data: Path, subject: str, /, *, trial: str = "e-1-t1-a1", **fields: object) -> TrialSpec:
+    """A name below tests/subjects, or the text of a train.py; twenty steps, small caps."""
+    path = SUBJECTS / f"{subject}.py"
+    train = path.read_text() if "\n" not in subject and path.exists() else subject
+    if subject == "tiny":
+        train = (SUBJECTS / "tiny" / "train.py").read_text()
+    files = {"train.py": train, "prepare.py": (SUBJECTS / "tiny" / "prepare.py").read_text()}
+    whole = TrialSpec(
+        id=trial,
+        kind=Kind.FIRST,
+        profile="cpu",
+        files=files,
+        files_sha256=files_digest(files),
+        data_sha256=json.loads((data / "manifest.json").read_text())["digest"],
+        seed=11,
+        budget=STEPS,
+        caps=CAPS,
+    )
+    return dataclasses.replace(whole, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -172,6 +177,14 @@ def everything_dead(work: Path) -> bool:
     ]
 
 
+def interpreter_for(user: User, ground: Path) -> Path | None:
+    """This interpreter where that user can start it: where it lies, or linked below `ground`."""
+    python = Path(sys.executable)
+    if not _can_start(user, python):
+        python = _linked_interpreter(ground / "python")
+    return python if _can_start(user, python) else None
+
+
 def _can_start(user: User, python: Path) -> bool:
     """True when a process of that user can import what a candidate does."""
     try:
@@ -181,7 +194,7 @@ def _can_start(user: User, python: Path) -> bool:
             user=user.uid,
             group=user.gid,
             extra_groups=[],
-            env={"LD_LIBRARY_PATH": _library_path(python)},
+            env={"LD_LIBRARY_PATH": library_path(python)},
             stderr=subprocess.DEVNULL,
         )
     except PermissionError:
@@ -189,7 +202,7 @@ def _can_start(user: User, python: Path) -> bool:
     return done.returncode == 0
 
 
-def _library_path(python: Path) -> str:
+def library_path(python: Path) -> str:
     """Where a linked interpreter finds its own libpython; its file names the folder it was linked from."""
     return str(python.parent.parent / "lib")
 

@@ -1,0 +1,197 @@
+"""What the walls around a candidate cost: its start, the end of a tree that respawns, floods of output; as ourselves
+and, where we are root, as another user.
+
+Bars: a start within 30 ms of a bare interpreter's (median, taken in turn), a tree gone within half a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.trainer.conftest import CAPS, SUBJECTS, interpreter_for, library_path, miniature, tiny_data
+from trainer.grants import grants
+from trainer.jobs import TrialResult, TrialSpec
+from trainer.launch import MARKER, ROOT, Guarded, Launch, User, environment
+from trainer.procfs import descendants
+from trainer.trial import Places, run_trial
+from trainer.usage import carriers
+
+START_BAR_MS, KILL_BAR_MS = 30, 500
+LINKS, SEEN = 75, 40  # of a tree; so many of them, which live for milliseconds, must be met before it is killed
+PROBE = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.probe import main; main()"
+FLOODS = {"none": {}, "lines": {"lines": 200}, "one line": {"line": 200}, "CR": {"bar": 200}}
+Row = tuple[str, str, str]
+
+
+def run(repeats: int, kills: int) -> None:
+    """Print the table."""
+    ground = Path(tempfile.mkdtemp(prefix="overnight-bench-", dir="/var/tmp"))
+    try:
+        ground.chmod(0o755)
+        columns = {"same uid": _measured(ground, None, repeats, kills)}
+        if os.geteuid() == 0:
+            user = User(60_000 + os.getpid() % 5_000, 60_000 + os.getpid() % 5_000)
+            python = interpreter_for(user, ground)
+            if python is None:
+                sys.exit(f"uid {user.uid} can start no interpreter here; run this as another user, or mend that")
+            sys.executable = str(python)
+            os.environ["LD_LIBRARY_PATH"] = library_path(python)
+            columns["other uid"] = _measured(ground, user, repeats, kills)
+    finally:
+        shutil.rmtree(ground)
+    table = Table(title=f"walls around a candidate; load {os.getloadavg()[0]:.1f}")
+    for name in ("what", *columns, "bar"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for rows in zip(*columns.values(), strict=True):
+        table.add_row(rows[0][0], *(row[1] for row in rows), rows[0][2])
+    Console(width=110).print(table)
+
+
+def _measured(ground: Path, user: User | None, repeats: int, kills: int) -> list[Row]:
+    folder = ground / ("other" if user else "same")
+    (folder / "trials").mkdir(parents=True)
+    (folder / "work").mkdir(mode=0o700)
+    if user is not None:
+        os.chown(folder / "work", user.uid, user.gid)
+    places = Places(tiny_data(folder / "data"), folder / "trials", folder / "work", user=user)
+    return [*_starts(places, repeats), *_kills(places, kills), *_floods(places)]
+
+
+def _starts(places: Places, repeats: int) -> list[Row]:
+    """The probe with nothing to try, bare and behind all walls, in turn; until it has ended."""
+    folder = places.work / "start"
+    bare = [sys.executable, "-s", "-P", "-c", PROBE, ROOT, "{}"]
+    took: dict[str, list[float]] = {"bare": [], "launched": []}
+    for _ in range(repeats):
+        began = time.monotonic()
+        subprocess.run(bare, env=environment(folder), check=True, cwd="/")
+        took["bare"].append(time.monotonic() - began)
+        began = time.monotonic()
+        guarded = Guarded.start(_probe(places, folder))
+        select.select([guarded.report_fd], [], [])
+        took["launched"].append(time.monotonic() - began)
+        ending = guarded.ending()
+        guarded.close()
+        shutil.rmtree(folder)
+        assert ending is not None
+        assert ending.exit_code == 0, ending
+    bare_ms, launched_ms = (1000 * median(times) for times in took.values())
+    more_ms = 1000 * median(map(float.__sub__, took["launched"], took["bare"]))
+    return [
+        (f"bare interpreter, median of {repeats}, ms", f"{bare_ms:.1f}", ""),
+        ("launched, ms", f"{launched_ms:.1f}", ""),
+        ("more, ms", f"{more_ms:.1f}", f"<= {START_BAR_MS}"),
+    ]
+
+
+def _probe(places: Places, folder: Path) -> Launch:
+    return Launch(
+        folder=folder,
+        files={},
+        orders="{}",
+        env={},
+        keep_fds=(),
+        wall_limit_s=60,
+        file_mib=1,
+        processes=64,
+        grants=grants(places.data),
+        user=places.user,
+        module="probe",
+    )
+
+
+def _kills(places: Places, kills: int) -> list[Row]:
+    """From the wish to stop to the guardian's word that nothing is left."""
+    source = (SUBJECTS / "respawns.py").read_text().replace("range(40)", f"range({LINKS})")
+    told: list[float] = []
+    over: list[float] = []
+    alive: list[int] = []
+    left = 0
+    stop, ending = Guarded.stop, Guarded.ending
+    for number in range(kills):
+        spec = miniature(places.data, source, trial=f"k-1-t{number}-a1", caps=dataclasses.replace(CAPS, processes=500))
+        marker = f"{MARKER}={places.work / spec.id}".encode()
+        with (
+            mock.patch.object(Guarded, "stop", lambda self: (told.append(time.monotonic()), stop(self))),
+            mock.patch.object(Guarded, "ending", lambda self: (over.append(time.monotonic()), ending(self))[1]),
+        ):
+            run_trial(spec, places, lambda _: None, _once_alive(alive))
+        del told[len(over) :]
+        left += len(carriers([marker]))
+    took_ms = [1000 * (end - start) for start, end in zip(told, over, strict=True)]
+    return [
+        (f"respawning trees of {LINKS} killed; met alive, least", f"{kills}; {min(alive)}", ""),
+        ("left over", f"{left}", "0"),
+        (
+            "until nothing is left, median / most, ms",
+            f"{median(took_ms):.0f} / {max(took_ms):.0f}",
+            f"<= {KILL_BAR_MS}",
+        ),
+    ]
+
+
+def _once_alive(alive: list[int]) -> Callable[[], bool]:
+    """Tells to stop as soon as the tree has grown, and notes how many there were."""
+    stopped = False
+
+    def preempted() -> bool:
+        nonlocal stopped
+        if not stopped and (seen := len(descendants(os.getpid()))) >= SEEN:
+            alive.append(seen)
+            stopped = True
+        return stopped
+
+    return preempted
+
+
+def _floods(places: Places) -> list[Row]:
+    """Trials in a fork each, whose own processor seconds and peak memory are the sink's; against one that is silent."""
+    source = (SUBJECTS / "floods_the_log.py").read_text()
+    seen = {}
+    for number, (name, printed) in enumerate(FLOODS.items()):
+        train = re.sub("MEGABYTES = .*", f"MEGABYTES = {printed}", source)
+        seen[name] = _in_a_fork(miniature(places.data, train, trial=f"f-1-t{number}-a1"), places)
+    wall_s, own_s, _, peak_mib = seen.pop("none")
+    rows = [("worker's peak without a flood, MiB", f"{peak_mib:.0f}", "")]
+    for name, figures in seen.items():
+        told = f"{figures[0] - wall_s:.1f} / {figures[1] - own_s:.1f} / {figures[2] / 2**10:.0f} / {figures[3]:.0f}"
+        kept = f"kept <= {CAPS.log_kib}"
+        rows.append((f"200 MB in {name}: wall s / worker's s / KiB kept / peak MiB", told, kept))
+    return rows
+
+
+def _in_a_fork(spec: TrialSpec, places: Places) -> tuple[float, float, int, float]:
+    """Wall seconds, the fork's processor seconds, bytes kept, the fork's peak memory."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        result: TrialResult = run_trial(spec, places, lambda _: None, lambda: False)
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        assert result.log is not None
+        assert result.timing is not None
+        own_s = spent.ru_utime + spent.ru_stime
+        os.write(
+            writing, json.dumps([result.timing.wall_s, own_s, result.log.kept_bytes, spent.ru_maxrss / 1024]).encode()
+        )
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        wall_s, own_s, kept, peak_mib = json.loads(file.read())
+    os.wait()
+    return wall_s, own_s, kept, peak_mib
