@@ -7,19 +7,69 @@ addresses answers the trainer's root too. The candidate has no socket that could
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests import battery
+from tests.battery import Report
 from tests.compose.checkout import BASE
-from tests.compose.stack import Stack, run, spoiled
+from tests.compose.stack import CPU, Stack, run, spoiled
+from trainer.landlock import abi
 
 pytestmark = pytest.mark.docker
 
-ATTACK = Path(__file__).parent / "attack.py"
+SUBJECTS = Path(__file__).parents[1] / "subjects"
+USES_TORCH, ONE_FILE = SUBJECTS / "uses_torch.py", SUBJECTS / "fills_the_disk_with_one_file.py"
 HOG = "held = []\nwhile True:\n    held.append(b'x' * 2**27)\n"
-DENIED = {"Permission denied", "Operation not permitted", "Read-only file system"}
+FORKS = "import subprocess\nkept = [subprocess.Popen(['sleep', '1000']) for _ in range(400)]\nkept[0].wait()\n"
+MANY_FILES = "for number in range(10**6):\n    open(f'{number}', 'wb').write(bytes(2**24))\n"
+WORK = "/run/overnight/work"
+ABSTRACT, OPEN_SOCKET = "overnight-test", "/tmp/open"
+TARGETS: dict[str, object] = {
+    "abstract": ABSTRACT,
+    "path": OPEN_SOCKET,
+    "password": "/run/secrets/overnight/password",
+    "data": "/state/data",
+    "trials": "/state/trials",
+    "work": WORK,
+    "code": "/opt/overnight/trainer",
+    "repository": "/state/subject",
+    "shared": "/dev/shm/left-behind",
+    "daemon": "98765",
+}
+LISTENING = """
+import os, socket, sys
+services = []
+for address in ("\\0" + sys.argv[1], sys.argv[2]):
+    services.append(socket.socket(socket.AF_UNIX))
+    services[-1].bind(address)
+    services[-1].listen()
+os.chmod(sys.argv[2], 0o777)
+print("listening", flush=True)
+sys.stdin.read()
+os.unlink(sys.argv[2])
+"""
+TRIAL = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from services.trainer.start import CANDIDATE_USER, STATE, WORK
+from trainer.jobs import Kind, TrialSpec, files_digest, profile_named
+from trainer.launch import User
+from trainer.trial import Places, run_trial
+profile, files = profile_named("cpu"), {"train.py": sys.argv[1]}
+data = json.loads((STATE / "data" / "manifest.json").read_text())["digest"]
+budget = replace(profile.budget, setup_s=500)
+spec = TrialSpec("e-1-t1-a1", Kind.FIRST, "cpu", files, files_digest(files), data, 11, budget, profile.caps)
+places = Places(STATE / "data", Path("/tmp"), WORK, user=User(CANDIDATE_USER, CANDIDATE_USER))
+result = run_trial(spec, places, lambda progress: None, lambda: False)
+print(result.reason, result.log.tail)
+"""
+RESOLVE = "import socket; print(socket.gethostbyname('redis'))"
 KILL, SETGID, SETUID = 1 << 5, 1 << 6, 1 << 7
 REACH = """
 import json, socket, sys
@@ -115,66 +165,87 @@ def test_one_service_does_not_see_the_password_of_another(stack: Stack) -> None:
     assert "password" not in stack.execute("redis", "ls", "/run/secrets/overnight").split()
 
 
+@contextmanager
+def listening(stack: Stack) -> Iterator[None]:
+    """A service of root's in the trainer's container, on two unix sockets, until its stdin ends."""
+    command = ("docker", "compose", *CPU, "exec", "-T", "trainer", "python3", "-c", LISTENING, ABSTRACT, OPEN_SOCKET)
+    with subprocess.Popen(
+        command, cwd=stack.root, env=stack.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as service:
+        assert service.stdin is not None
+        assert service.stdout is not None
+        assert service.stdout.readline() == "listening\n"
+        yield
+        service.stdin.close()
+
+
 @pytest.fixture(scope="module")
-def attack(stack: Stack) -> dict[str, Any]:
+def attack(stack: Stack) -> Report:
     """What a candidate that tries everything found, before it went on to train."""
-    _, log = stack.submit("attack.py", spoiled(stack.best(), ATTACK.read_text()))
-    found = [line for line in log.splitlines() if line.startswith("ATTACK ")]
-    assert len(found) == 1, log
-    report: dict[str, Any] = json.loads(found[0].removeprefix("ATTACK "))
-    return report
+    targets = TARGETS | {"server": [stack.execute("trainer", "python3", "-c", RESOLVE).strip(), 6379]}
+    with listening(stack):
+        _, log = stack.submit("attacks.py", spoiled(stack.best(), battery.source(targets)))
+    return Report.read(log)
 
 
-def test_candidate_is_nobody(attack: dict[str, Any]) -> None:
-    assert attack["uid"] == [64001, 64001, 64001]
-    assert attack["groups"] == []
-    assert attack["capabilities"] == 0
-    assert (attack["no_new_privileges"], attack["seccomp"]) == ("1", "2")
+def test_candidate_finds_the_battery_as_the_table_has_it(attack: Report) -> None:
+    assert attack.unlike("container") == []
 
 
-@pytest.mark.parametrize("way", ["outside", "name server", "redis by its name", "datagram", "netlink"])
-def test_candidate_has_no_way_to_any_network(attack: dict[str, Any], way: str) -> None:
-    denied = "Address family not supported by protocol"  # the filter's answer; names cannot even be asked for
-    assert attack["attempts"][way] == ("gaierror" if "name" in way else denied)
+def test_candidate_is_nobody(attack: Report) -> None:
+    nature = attack.nature
+    assert nature["uids"] == nature["gids"] == [64001, 64001, 64001]
+    assert nature["groups"] == []
+    assert nature["capabilities"] == 0
+    assert (nature["no_new_privileges"], nature["seccomp"]) == ("1", "2")
+
+
+def test_candidate_writes_only_where_the_next_one_finds_nothing(attack: Report, stack: Stack) -> None:
+    elsewhere = {place for place in attack.nature["writable"] if not place.startswith(WORK)}
+    assert "/dev/shm" in elsewhere
+    assert elsewhere <= {"/dev/shm"} if abi() else {"/tmp", "/dev/shm", "/dev/mqueue"}
+
+    left = stack.execute("trainer", "find", "/tmp", "/dev/shm", "/dev/mqueue", "-user", "64001")
+
+    assert left == ""
+
+
+def test_daemon_of_a_candidate_is_dead_when_its_trial_is_over(attack: Report, stack: Stack) -> None:
+    assert attack.answers["leave a daemon"] == "done"
+
+    running = stack.execute("trainer", "sh", "-c", "cat /proc/[0-9]*/cmdline").split("\0")
+
+    assert "python" in " ".join(running)
+    assert TARGETS["daemon"] not in running
+
+
+def test_compiling_loading_with_workers_and_saving_work_inside(stack: Stack) -> None:
+    """In a container of its own, with minutes instead of the profile's one: a busy machine compiles slowly."""
+    beside = ("run", "--rm", "--no-deps", "-T", "trainer", "python", "-c", TRIAL, USES_TORCH.read_text())
+
+    assert "all of it works" in stack.compose(*beside).stdout
 
 
 @pytest.mark.parametrize(
-    "what",
+    ("name", "source", "outcome"),
     [
-        "password",
-        "validation data",
-        "another's result",
-        "write data",
-        "write results",
-        "write code",
-        "write root",
-        "write beside work",
-        "become root",
-        "signal the worker",
-        "signal the first process",
-        "user namespace",
+        ("forks.py", FORKS, "crashed"),
+        ("one-file.py", ONE_FILE.read_text(), "crashed"),
+        ("many-files.py", MANY_FILES, "out_of_memory"),  # a tmpfs is memory, of which this container has less
     ],
+    ids=["forks", "one-file", "many-files"],
 )
-def test_candidate_is_denied(attack: dict[str, Any], what: str) -> None:
-    assert attack["attempts"][what] in DENIED
+def test_candidate_that_takes_too_much_is_ended_and_the_worker_lives_on(
+    stack: Stack, name: str, source: str, outcome: str
+) -> None:
+    worker = stack.container("trainer")["State"]
 
+    seen, log = stack.submit(name, spoiled(stack.best(), source))
 
-def test_candidate_can_still_start_programs_of_its_own(attack: dict[str, Any]) -> None:
-    assert attack["attempts"]["another program"] == "done"
-
-
-def test_candidate_sees_no_environment_but_its_own_and_no_password_there(attack: dict[str, Any]) -> None:
-    assert attack["environments"] == []
-    assert [name for name in attack["environment"] if "REDIS" in name or "PASSWORD" in name] == []
-
-
-def test_candidate_writes_only_where_the_next_one_finds_nothing(attack: dict[str, Any], stack: Stack) -> None:
-    own = "/run/overnight/work"
-    assert {place for place in attack["writable"] if not place.startswith(own)} <= {"/tmp", "/dev/shm", "/dev/mqueue"}
-
-    left = stack.execute("trainer", "find", "/tmp", "/dev/shm", "/dev/mqueue", "-name", "left-behind")
-
-    assert left == ""
+    assert seen == outcome, log
+    after = stack.container("trainer")["State"]
+    assert (after["Pid"], after["Running"]) == (worker["Pid"], True)
+    assert int(stack.execute("trainer", "df", "--output=used", WORK).split()[-1]) < 2**18, "KiB of files are left"
 
 
 def test_candidate_that_takes_all_memory_is_out_of_memory_and_the_worker_lives_on(stack: Stack) -> None:

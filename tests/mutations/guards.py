@@ -35,7 +35,10 @@ _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
 _SERVER = "services/test_redis_server.py::test_"
 _ACL = "services/test_acl.py::test_"
-_OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_reaches_nothing_but_its_folder"
+_OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it"
+_OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
+_CALL = "trainer/test_seccomp.py::test_call_is_refused"
+_WALL = "trainer/test_landlock.py::test_"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -523,6 +526,310 @@ GUARDS = (
         "    for numbers in ():\n",
         "trainer/test_seccomp.py::test_call_is_refused",
     ),
+    Guard(
+        "a candidate's stdin is empty",
+        "trainer/guardian.py",
+        "((null, 0), (orders",
+        "((orders",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate holds no descriptor that nobody gave it",
+        "trainer/guardian.py",
+        '    _close_all_but({0, 1, 2, failed_fd, *orders["keep_fds"]})\n',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate's environment is ours",
+        "trainer/launch.py",
+        "    return passed | {\n",
+        "    return dict(os.environ) | {\n",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate writes no core files",
+        "trainer/guardian.py",
+        "        (resource.RLIMIT_CORE, 0),\n",
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate's files are bounded",
+        "trainer/guardian.py",
+        '        (resource.RLIMIT_FSIZE, orders["file_mib"] * 2**20),\n',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate's descriptors are bounded",
+        "trainer/guardian.py",
+        "        (resource.RLIMIT_NOFILE, _OPEN_FILES),\n",
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "a candidate goes first when memory ends",
+        "trainer/guardian.py",
+        'file.write("1000")',
+        'file.write("0")',
+        _OWN_UID,
+    ),
+    Guard(
+        "the kernel counts the processes of a user of their own",
+        "trainer/guardian.py",
+        '    if orders["user"] is not None:\n        limits',
+        "    if False:\n        limits",
+        _OTHER_UID,
+    ),
+    Guard(
+        "a candidate runs as the user that was ordered",
+        "trainer/guardian.py",
+        '        linux.become(*orders["user"])\n',
+        "        pass\n",
+        _OTHER_UID,
+    ),
+    Guard(
+        "another user takes no group along",
+        "trainer/linux.py",
+        "    os.setgroups([])\n",
+        "",
+        _OTHER_UID,
+    ),
+    Guard(
+        "no program gives a candidate new privileges",
+        "trainer/guardian.py",
+        "    linux.forbid_new_privileges()\n",
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "all who stand around a candidate are out of its reach",
+        "trainer/guardian.py",
+        "    untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})\n",
+        "    untouchable = []\n",
+        "trainer/test_confinement.py::test_table_holds_where_the_kernel_has_less_of_landlock[4]",
+    ),
+    Guard(
+        "a candidate's files stay in its folder",
+        "trainer/guardian.py",
+        '        if not name or name.startswith("/") or ".." in name.split("/"):\n',
+        "        if False:\n",
+        "trainer/test_guardian.py::test_file_that_would_leave_the_work_folder_is_refused",
+    ),
+    Guard(
+        "nobody of its user looks into a worker",
+        "trainer/__main__.py",
+        "    linux.become_undumpable()",
+        "    pass",
+        _WORKER + "worker_is_closed_to_other_processes_of_its_user",
+    ),
+    Guard(
+        "a worker refuses walls with a hole",
+        "trainer/selftest.py",
+        "        if self.open:\n",
+        "        if False:\n",
+        "trainer/test_selftest.py::test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands",
+    ),
+    # The system call filter, rule by rule
+    Guard(
+        "calls of another architecture end a candidate",
+        "trainer/seccomp.py",
+        "(_EQUAL, 1, 0, _AUDIT_NAMES[column])",
+        "(_EQUAL, 1, 1, _AUDIT_NAMES[column])",
+        "trainer/test_seccomp.py::test_filter_of_another_architecture_kills_the_process",
+    ),
+    Guard(
+        "the second entry of the kernel is closed",
+        "trainer/seccomp.py",
+        '    if machine == "x86_64":  # the x32',
+        "    if False:  # the x32",
+        "trainer/test_seccomp.py::test_second_entry_of_the_kernel_is_closed",
+    ),
+    Guard(
+        "no socket but unix sockets",
+        "trainer/seccomp.py",
+        "    for numbers in _SOCKETS.values():\n",
+        "    for numbers in ():\n",
+        f"{_CALL}[socket.socket(socket.AF_INET)-97]",
+    ),
+    Guard(
+        "no look into other processes",
+        "trainer/seccomp.py",
+        '        "ptrace": (101, 117),\n'
+        '        "process_vm_readv": (310, 270),\n'
+        '        "process_vm_writev": (311, 271),\n'
+        '        "pidfd_getfd": (438, 438),\n',
+        "",
+        f"{_CALL}[call('ptrace', 0, 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no namespace left or entered",
+        "trainer/seccomp.py",
+        '        "unshare": (272, 97),\n        "setns": (308, 268),\n',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "no process in a new namespace",
+        "trainer/seccomp.py",
+        "    steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)\n",
+        "",
+        f"{_CALL}[call('clone', 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no process by a call whose flags no filter can read",
+        "trainer/seccomp.py",
+        '"clone3": (435, 435),',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "nothing mounted",
+        "trainer/seccomp.py",
+        '        "mount": (165, 40),\n        "umount2": (166, 39),\n',
+        "",
+        f"{_CALL}[call('mount', 0, 0, 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no io_uring",
+        "trainer/seccomp.py",
+        '        "io_uring_setup": (425, 425),\n'
+        '        "io_uring_enter": (426, 426),\n'
+        '        "io_uring_register": (427, 427),\n',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "no program in the kernel",
+        "trainer/seccomp.py",
+        '        "bpf": (321, 280),\n',
+        "",
+        f"{_CALL}[call('bpf', 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no events of the processor",
+        "trainer/seccomp.py",
+        '        "perf_event_open": (298, 241),\n',
+        "",
+        f"{_CALL}[call('perf_event_open', 0, 0, 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no keys of the kernel",
+        "trainer/seccomp.py",
+        '        "keyctl": (250, 219),\n        "add_key": (248, 217),\n        "request_key": (249, 218),\n',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "nothing in the kernel outlives a candidate",
+        "trainer/seccomp.py",
+        '        "shmget": (29, 194),  # System V memory and queues outlive their maker: a channel between two trials\n'
+        '        "msgget": (68, 186),\n'
+        '        "semget": (64, 190),\n'
+        '        "mq_open": (240, 180),\n',
+        "",
+        _OWN_UID,
+    ),
+    Guard(
+        "no other priority for disks",
+        "trainer/seccomp.py",
+        '        "ioprio_set": (251, 30),\n',
+        "",
+        f"{_CALL}[call('ioprio_set', 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no signal through a folder of procfs",
+        "trainer/seccomp.py",
+        '        "pidfd_send_signal": (424, 424),  # takes a process\'s folder in procfs too, which names no pid\n',
+        "",
+        f"{_CALL}[call('pidfd_send_signal', os.open(f'/proc/{{os.getppid()}}', os.O_RDONLY), 0, 0, 0)-1]",
+    ),
+    Guard(
+        "no signal by owning a descriptor",
+        "trainer/seccomp.py",
+        "    for numbers, commands in _TO_AN_OWNER.values():\n",
+        "    for numbers, commands in ():\n",
+        f"{_CALL}[fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())-1]",
+    ),
+    Guard(
+        "no signal to everybody",
+        "trainer/seccomp.py",
+        "[_EVERYBODY, *untouchable,",
+        "[*untouchable,",
+        f"{_CALL}[call('kill', -1, 0, 0)-1]",
+    ),
+    Guard(
+        "no signal to the groups of those around a candidate",
+        "trainer/seccomp.py",
+        ", *(2**32 - pid for pid in untouchable)]",
+        "]",
+        f"{_CALL}[call('kill', -os.getppid(), 0, 0)-1]",
+    ),
+    Guard(
+        "no other priority for other processes",
+        "trainer/seccomp.py",
+        "    steps += _only_for_itself(_SETPRIORITY[column])\n",
+        "",
+        f"{_CALL}[os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)-1]",
+    ),
+    Guard(
+        "no other limits for other processes",
+        "trainer/seccomp.py",
+        "    steps += _when(_PRLIMIT64[column], (_EQUAL, 0), _ALLOW, _FAIL | errno.EPERM)\n",
+        "",
+        f"{_CALL}[resource.prlimit(os.getppid(), resource.RLIMIT_CORE)-1]",
+    ),
+    # Landlock, right by right
+    Guard(
+        "what lies outside is not cut short",
+        "trainer/landlock.py",
+        "3: _TRUNCATE, ",
+        "",
+        f"{_WALL}nothing_else_does[os.truncate(here / 'read' / 'file', 0)]",
+    ),
+    Guard(
+        "a device is not controlled by who may only read it",
+        "trainer/landlock.py",
+        ", 5: _IOCTL}",
+        "}",
+        f"{_WALL}device_is_controlled_only_where_that_is_granted[zero-Permission denied]",
+    ),
+    Guard(
+        "no TCP connection is awaited",
+        "trainer/landlock.py",
+        "_TCP_SINCE, _TCP = 4, 0b11",
+        "_TCP_SINCE, _TCP = 4, 0b10",
+        f"{_WALL}no_tcp_connection_is_made_nor_awaited[bind(('127.0.0.1', 0))]",
+    ),
+    Guard(
+        "no TCP connection is made",
+        "trainer/landlock.py",
+        "_TCP = 4, 0b11",
+        "_TCP = 4, 0b01",
+        f"{_WALL}no_tcp_connection_is_made_nor_awaited[connect(('127.0.0.1', 9))]",
+    ),
+    Guard(
+        "no signal goes out",
+        "trainer/landlock.py",
+        "_SCOPES_SINCE, _SCOPES = 6, 0b11",
+        "_SCOPES_SINCE, _SCOPES = 6, 0b01",
+        f"{_WALL}no_signal_reaches_a_process_outside",
+    ),
+    Guard(
+        "no abstract socket is reached",
+        "trainer/landlock.py",
+        "_SCOPES = 6, 0b11",
+        "_SCOPES = 6, 0b10",
+        f"{_WALL}no_abstract_socket_reaches_a_process_outside",
+    ),
+    Guard(
+        "procfs is written only where a card needs it",
+        "trainer/grants.py",
+        "    if cards:\n",
+        "    if True:\n",
+        f"{_WALL}card_may_be_used_where_there_is_one_and_threads_be_named",
+    ),
     # What a candidate may take and leave
     Guard(
         "the disk of a work folder without a size is watched",
@@ -566,6 +873,20 @@ GUARDS = (
         "        ended = clear_all(work, None)  #",
         "        ended = 0  #",
         _TENANCY + "what_another_users_candidate_left_is_gone_when_the_folder_changes_hands",
+    ),
+    Guard(
+        "a candidate has shared memory of its own",
+        "trainer/guardian.py",
+        "        mounts.own_shared_memory()\n",
+        "        pass\n",
+        "trainer/test_faults.py::test_nothing_is_shared_between_two_candidates[same-uid]",
+    ),
+    Guard(
+        "a flood without end ends the trial",
+        "trainer/watch.py",
+        "        if self.sink.seen_bytes > _LOG_LIMIT_BYTES:",
+        "        if False:",
+        "trainer/test_faults.py::test_flood_without_end_ends_the_trial",
     ),
     # Who may do what in Redis
     Guard(

@@ -1,16 +1,28 @@
-"""What a candidate can reach, as ourselves and under another uid: a whole trial of a subject that tries."""
+"""What a candidate can reach, as ourselves and under another uid: the battery of tests/battery.py in a whole trial.
+
+The third column, the shipped container, is tried in tests/compose/test_isolation.py.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
-import re
+import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.trainer.conftest import CAPS, STEPS, SUBJECTS, MakeSpec, as_other_user
+from tests import battery
+from tests.battery import BATTERY, Elsewhere, Report
+from tests.mutations.test_guards_are_tested import copied
+from tests.mutations.test_guards_are_tested import run as run_copied
+from tests.trainer.conftest import CAPS, STEPS, MakeSpec, as_other_user, everything_dead
+from trainer import linux
 from trainer.jobs import Outcome, TrialResult, TrialSpec, profile_named
 from trainer.landlock import abi
 from trainer.launch import User, UserRefused
@@ -18,65 +30,160 @@ from trainer.trial import Places
 
 Run = Callable[[TrialSpec], TrialResult]
 
-HARMLESS = {
-    "read the training rows",
-    "write at home",
-    "start and hear a process",
-    "share memory with a process",
-    "run a thread",
-    "name its user",
-}
+TESTS = Path(__file__).parents[1]
+GIVEN = ["/dev/null", "/memfd", "/memfd", "pipe", "pipe", "socket"]  # stdin, the two buffers, the log twice, the wire
+ENVIRONMENT = {
+    "CUDA_CACHE_PATH", "HOME", "LANG", "OMP_NUM_THREADS", "OVERNIGHT_DATA", "OVERNIGHT_SEED", "OVERNIGHT_WORK", "PATH",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTORCH_ALLOC_CONF", "TMPDIR",
+    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "USER", "XDG_CACHE_HOME",
+}  # fmt: skip
+PASSED_ON = {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH"}
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What came of it, and what was left behind once it was over."""
+
+    result: TrialResult
+    report: Report
+    left: list[Path]
 
 
 @pytest.fixture
-def prying(spec: MakeSpec, places: Places) -> Iterator[TrialSpec]:
-    """The subject, told where everything is."""
-    secret = places.trials.parent / "secret"
-    secret.write_text("pass")
-    secret.chmod(0o600)
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def attack(
+    spec: MakeSpec, places: Places, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Attacked]]:
+    """A candidate that tries everything, with all of it within reach."""
+    folder = places.trials.parent
+    password, repository, shared = folder / "password", folder / "repository", Path(f"/dev/shm/left-{os.getpid()}")
+    password.write_text("sesame")
+    password.chmod(0o600)
+    repository.mkdir()
+    monkeypatch.setenv("REDIS_PASSWORD", "sesame")
+    linux.become_undumpable()  # as the worker is
+    with ExitStack() as listening:
+        server = listening.enter_context(socket.create_server(("127.0.0.1", 0)))
+        abstract, path = f"overnight-test-{os.getpid()}", folder / "open"
+        for address in (f"\0{abstract}", str(path)):
+            service = listening.enter_context(socket.socket(socket.AF_UNIX))
+            service.bind(address)
+            service.listen()
+        path.chmod(0o777)
         targets = {
-            "port": server.getsockname()[1],
-            "secret": str(secret),
-            "val": str(places.data / "private" / "val.npy"),
-            "trainer": os.getpid(),
-            "trials": str(places.trials),
+            "server": server.getsockname()[:2],
+            "abstract": abstract,
+            "path": str(path),
+            "password": str(password),
             "data": str(places.data),
+            "trials": str(places.trials),
             "work": str(places.work),
+            "code": str(TESTS.parent / "trainer"),
+            "repository": str(repository),
+            "shared": str(shared),
+            "daemon": f"1000.{os.getpid()}",
         }
-        source = (SUBJECTS / "pries.py").read_text()
-        yield spec(source.replace("TARGETS = {}", f"TARGETS = {targets!r}"))
-    (places.data / "forged").unlink(missing_ok=True)
+
+        def try_all() -> Attacked:
+            result = run(spec(battery.source(targets)))
+            assert result.log is not None, result.reason
+            report = Report.read((places.trials / result.log.path).read_text())
+            assert b"1000.%d" % os.getpid() not in b"".join(map(command_line, Path("/proc").glob("[0-9]*")))
+            assert everything_dead(places.work)
+            return Attacked(result, report, [shared] if shared.exists() else [])
+
+        yield try_all
+    shared.unlink(missing_ok=True)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 
 
-def could(log: str) -> set[str]:
-    return set(re.findall(r"^could: (.*)", log, re.MULTILINE))
+def test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it(attack: Callable[[], Attacked]) -> None:
+    attacked = attack()
 
-
-@pytest.mark.skipif(abi() < 6, reason="needs Landlock with signals, Linux 6.12")
-def test_candidate_of_our_own_uid_reaches_nothing_but_its_folder(prying: TrialSpec, run: Run) -> None:
-    result = run(prying)
-
-    assert result.log is not None
-    assert could(result.log.tail) == HARMLESS, (result.reason, result.log.tail)
-    assert {"seccomp", "no-new-privileges", "no-capabilities", f"landlock-{abi()}"} <= set(result.layers)
-    assert "other-uid" not in result.layers
-    assert "CapEff:\t0000000000000000" in result.log.tail
-    assert "NoNewPrivs:\t1" in result.log.tail
-    assert "Seccomp:\t2" in result.log.tail
+    assert attacked.report.unlike("same_uid") == []
+    nature = attacked.report.nature
+    assert nature["uids"] == [os.getuid()] * 3
+    assert nature["capabilities"] == 0
+    assert [place for place in nature["writable"] if not place.endswith("/subject")] == ["/dev/shm"] or abi() == 0
+    assert_common(attacked)
+    assert "other-uid" not in attacked.result.layers
+    assert bool(attacked.left) == ("own-shared-memory" not in attacked.result.layers)
 
 
 @as_other_user
-def test_candidate_of_another_uid_reaches_nothing_but_its_folder(prying: TrialSpec, run: Run, user: User) -> None:
-    result = run(prying)
+def test_candidate_of_another_uid_finds_the_battery_as_the_table_has_it(
+    attack: Callable[[], Attacked], user: User
+) -> None:
+    groups = os.getgroups()
+    os.setgroups([*groups, user.gid + 1])
+    try:
+        attacked = attack()
+    finally:
+        os.setgroups(groups)
 
-    assert result.log is not None
-    assert could(result.log.tail) == HARMLESS, result.log.tail
-    assert {"seccomp", "no-new-privileges", "other-uid", "process-limit"} <= set(result.layers)
-    assert f"Uid:\t{user.uid}\t{user.uid}\t{user.uid}\t{user.uid}" in result.log.tail
-    assert "Groups:\n" in result.log.tail
-    assert "CapEff:\t0000000000000000" in result.log.tail
-    assert f"Tasks: {4 * CAPS.processes}" in result.log.tail
+    assert attacked.report.unlike("other_uid") == []
+    nature = attacked.report.nature
+    assert (nature["uids"], nature["gids"], nature["groups"]) == ([user.uid] * 3, [user.gid] * 3, [])
+    assert nature["capabilities"] == 0
+    assert nature["tasks"] == [4 * CAPS.processes] * 2
+    assert_common(attacked)
+    assert {"other-uid", "process-limit"} <= set(attacked.result.layers)
+    assert attacked.left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [0, 1, 4])
+def test_table_holds_where_the_kernel_has_less_of_landlock(version: int) -> None:
+    told = "return max(int(version), 0)"
+    columns = (
+        test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it,
+        test_candidate_of_another_uid_finds_the_battery_as_the_table_has_it,
+    )
+    with copied() as folder:
+        wall = folder / "trainer" / "landlock.py"
+        assert wall.read_text().count(told) == 1
+        wall.write_text(wall.read_text().replace(told, f"return {min(version, abi())}"))
+
+        done = run_copied(folder, *(f"trainer/test_confinement.py::{column.__name__}" for column in columns))
+
+    assert done.returncode == 0, done.stdout
+
+
+def assert_common(attacked: Attacked) -> None:
+    """What holds under every uid."""
+    nature, layers = attacked.report.nature, attacked.result.layers
+    assert set(nature["environment"]) - PASSED_ON == ENVIRONMENT
+    assert nature["descriptors"] == GIVEN
+    assert nature["leads its session"]
+    assert nature["ends with its guardian by"] == signal.SIGKILL
+    assert nature["out of memory first"] == "1000"
+    assert nature["core_bytes"] == [0, 0]
+    assert nature["file_bytes"] == [CAPS.file_mib * 2**20] * 2
+    assert nature["files"] == [4096] * 2
+    assert (nature["no_new_privileges"], nature["seccomp"]) == ("1", "2")
+    assert {"seccomp", "no-new-privileges", "no-capabilities"} <= set(layers)
+    assert (f"landlock-{abi()}" in layers) == (abi() > 0)
+
+
+def command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        cell.test
+        for row in BATTERY
+        for cell in (row.same_uid, row.other_uid, row.container)
+        if isinstance(cell, Elsewhere)
+    ],
+)
+def test_cell_of_the_battery_that_is_asserted_elsewhere_is(test: str) -> None:
+    file, _, name = test.partition("[")[0].partition("::")
+
+    assert f"def {name}(" in (TESTS / file).read_text()
 
 
 @as_other_user
