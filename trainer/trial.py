@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trainer import archive, calibration, machine, room
+from trainer import archive, calibration, card, machine, room
 from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
 from trainer.jobs import (
@@ -70,7 +70,7 @@ def run_trial(
     if known is not None:
         return known
     clock = _Clock(time.time(), time.monotonic())
-    if (words := room.lacking(places.trials, places.work)) is not None:
+    if (words := room.lacking(places.trials, places.work) or card.lacking(spec.caps)) is not None:
         return _without_run(spec, places, clock, Stop(Outcome.LOST, f"it was not begun: {words}"))
     try:
         rows = read_rows(places.data, spec.data_sha256)

@@ -1,0 +1,48 @@
+"""Is the card free of the dead? A process that was killed may stay on the driver's list for a while, with its memory.
+
+Promises: no trial begins beside one, as long as driver and trainer count processes alike, which in a container they do
+not: there nothing is asked. Does not cover living processes on the card, such as the LLM's. Unproven on a card.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+
+from trainer.jobs import Caps
+
+log = logging.getLogger(__name__)
+
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the kernel's own number of it
+_ASK = ("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader,nounits")
+_ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
+
+
+def lacking(caps: Caps) -> str | None:
+    """What stands against a trial with these caps, as half a sentence; None if nothing does. Waits for the driver."""
+    if caps.vram_mib is None or os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
+        return None
+    give_up = time.monotonic() + _PATIENCE_S
+    while dead := [pid for pid in _listed() if not os.path.exists(f"/proc/{pid}")]:
+        if time.monotonic() > give_up:
+            return (
+                f"the card still holds processes that are gone ({', '.join(map(str, dead))}) and their memory. "
+                "Next: `nvidia-smi`; if they stay, restart the machine"
+            )
+        time.sleep(_LOOK_AGAIN_S)
+    return None
+
+
+def _listed() -> list[int]:
+    """Whom the driver says to be on our card; nobody where it cannot be asked, which the trial itself will show."""
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        said = subprocess.run(
+            [*_ASK, *(["--id", cards] if cards else [])], check=True, capture_output=True, text=True, timeout=_ASK_S
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as fault:
+        log.warning("who is on the card cannot be told: %s", fault)
+        return []
+    return [int(line) for line in said.split() if line.isdecimal()]
