@@ -959,4 +959,11 @@ GUARDS = (
         "",
         _ACL + "what_a_client_may_write_cannot_move_the_desk_to_anything_else",
     ),
+    Guard(
+        "no trial begins beside the dead on a card",
+        "trainer/trial.py",
+        " or card.lacking(spec.caps)) is not None",
+        ") is not None",
+        "trainer/test_card.py::test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which",
+    ),
 )
