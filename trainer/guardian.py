@@ -69,7 +69,7 @@ def kill_tree() -> dict[int, int]:
     """
     statuses: dict[int, int] = {}
     give_up = time.monotonic() + _GIVE_UP_S
-    while (tree := procfs.descendants(os.getpid())) and time.monotonic() < give_up:
+    while _has_children() and (tree := procfs.descendants(os.getpid())) and time.monotonic() < give_up:
         for process in tree:
             if process.state != "Z":
                 _kill(process.pid)
@@ -169,6 +169,15 @@ def _wait(candidate: int, deadline: float) -> tuple[int | None, str]:
         statuses = _reap()
         if candidate in statuses:
             return statuses[candidate], "itself"
+
+
+def _has_children() -> bool:
+    """Without any there is no descendant either; asking is cheaper than reading the whole table."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _reap() -> dict[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+from functools import cache
 
 from trainer.linux import KernelRefused
 
@@ -103,5 +104,6 @@ def _call(number: int, *arguments: object) -> int:
     return int(answer)
 
 
+@cache  # to open it anew for every path takes longer than the calls
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)

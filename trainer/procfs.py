@@ -53,8 +53,8 @@ def descendants(root: int, table: dict[int, Process] | None = None) -> list[Proc
 
 def ancestors(pid: int) -> list[int]:
     """The parent of a process, that one's parent, and so on."""
-    table, found = process_table(), []
-    while (process := table.get(pid)) is not None and process.parent:
+    found: list[int] = []
+    while (process := _read(pid)) is not None and process.parent:
         pid = process.parent
         found.append(pid)
     return found

@@ -365,8 +365,8 @@ GUARDS = (
     Guard(
         "a tree is killed until none of it is left",
         "trainer/guardian.py",
-        "    while (tree := procfs",
-        "    if (tree := procfs",
+        "    while _has_children() and (tree := procfs",
+        "    if _has_children() and (tree := procfs",
         "trainer/test_guardian.py::test_tree_that_forks_while_it_is_killed_is_dead_at_the_end",
     ),
     Guard(
