@@ -20,6 +20,7 @@ SHORT_SETUP = dataclasses.replace(STEPS, setup_s=3)
 SHORT_SCORING = dataclasses.replace(STEPS, scoring_s=1)
 SHORT_PROCESSOR = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=0.4)
 LITTLE_MEMORY = dataclasses.replace(CAPS, memory_mib=500)
+MANY_PROCESSES = dataclasses.replace(CAPS, processes=500)
 LITTLE_DISK = dataclasses.replace(CAPS, file_mib=16)
 
 
@@ -37,6 +38,7 @@ FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("fills_the_disk_with_one_file", {"caps": LITTLE_DISK}, Outcome.CRASHED, "OSError: [Errno 27] File too large"),
     ("fills_the_disk_with_files", {"caps": LITTLE_DISK}, Outcome.CRASHED, "MiB; the cap is 32 MiB"),
     ("forks_without_end", {}, Outcome.CRASHED, "the cap is 64"),
+    ("respawns", {"caps": MANY_PROCESSES, "budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
     ("kills_its_group", {}, Outcome.CRASHED, "killed by SIGKILL: it leads its session: True"),
     ("leaves_a_daemon", {"budget": SHORT_PROCESSOR}, Outcome.TIMED_OUT, "it did not end training within 4 s"),
 ]
@@ -44,12 +46,18 @@ WHERE_THE_USER_MATTERS = (
     "exits_without_a_score",
     "hogs_memory",
     "fills_the_disk_with_files",
+    "respawns",
     "forks_without_end",
     "leaves_a_daemon",
 )
 
 
-SLOW = {("same-uid", "fills_the_disk_with_one_file"), ("other-uid", "fills_the_disk_with_files")}
+SLOW = {
+    ("same-uid", "fills_the_disk_with_one_file"),
+    ("other-uid", "fills_the_disk_with_files"),
+    ("same-uid", "respawns"),
+    ("other-uid", "respawns"),
+}
 CASES = [("same-uid", *fault) for fault in FAULTS]
 CASES += [("other-uid", *fault) for fault in FAULTS if fault[0] in WHERE_THE_USER_MATTERS]
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import marshal
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.trainer.conftest import everything_dead
+from trainer.grants import grants
 from trainer.guardian import write_files
-from trainer.launch import Ending
+from trainer.launch import MARKER, Ending, Orders, helper
 from trainer.leftovers import wipe
 
 
@@ -69,3 +74,39 @@ def test_tree_that_forks_while_it_is_killed_is_dead_at_the_end() -> None:
     done = subprocess.run([sys.executable, "-c", KILLS_A_TREE, subject], capture_output=True, text=True, check=True)
 
     assert done.stdout == "0\n"
+
+
+def test_guardian_alone_ends_at_its_wall_limit_what_ignores_everything(tmp_path: Path) -> None:
+    """As when the supervisor is stopped and neither asks nor dies."""
+    reading, writing = os.pipe()
+    folder = tmp_path / "work" / "e-1-t1-a1"
+    folder.parent.mkdir()
+    orders = Orders(
+        folder=str(folder),
+        files={},
+        argv=["/bin/sh", "-c", "trap '' TERM HUP INT; setsid sleep 1000 & sleep 1000"],
+        env={MARKER: str(folder)},
+        user=None,
+        grants=grants(tmp_path),
+        own_shared_memory=False,
+        log_fd=writing,
+        keep_fds=[],
+        wall_limit_s=0.5,
+        file_mib=1,
+        processes=64,
+    )
+
+    done = subprocess.run(
+        helper("guardian", str(os.getpid())),
+        check=True,
+        input=marshal.dumps(dict(orders)),
+        capture_output=True,
+        pass_fds=[writing],
+    )
+
+    ending = Ending.from_report(done.stdout.decode())
+    assert (ending.ended_by, ending.signal) == ("wall limit", signal.SIGKILL), done.stderr
+    assert ending.leftovers >= 1
+    assert everything_dead(folder.parent)
+    os.close(reading)
+    os.close(writing)

@@ -56,3 +56,18 @@ def test_no_trainer_is_none(bus: Bus) -> None:
     presence.fade()
 
     assert bus.trainer() is None
+
+
+def test_however_often_a_trial_reports_redis_hears_only_the_newest_now_and_then(bus: Bus) -> None:
+    def written() -> int:
+        return int(bus.connection.info("commandstats").get("cmdstat_hset", {"calls": 0})["calls"])
+
+    before = written()
+    publisher = Publisher(Presence(bus.connection, "trainer-d"), "t-1-t0-a0")
+
+    for step in range(10_000):
+        publisher.report(Progress("timed", 0.5, 1.0, step=step))
+
+    wait_for(lambda: (seen := bus.read_progress("t-1-t0-a0")) is not None and seen.step == 9_999, 10)
+    publisher.close()
+    assert written() - before < 100
