@@ -7,42 +7,39 @@ behind, and has written the result to disk before it returns. Knows nothing of R
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trainer import archive, calibration, card, machine, room
+from trainer import archive, calibration, card, machine, record, room
 from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
 from trainer.jobs import (
     Calibration,
     Clock,
     Kind,
-    Metric,
     Outcome,
     Progress,
-    Timing,
     TrialLog,
     TrialResult,
     TrialSpec,
-    Trust,
 )
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.launch import Ending, Guarded, Launch, User, layers
 from trainer.leftovers import clear
-from trainer.observation import Mark
+from trainer.record import finite
 from trainer.redaction import redaction
 from trainer.rows import DataFault, ScoringRows, read_rows
 from trainer.runner import RunnerOrders
-from trainer.scoring import EVALUATOR, Buffers, Score, Scoring
-from trainer.verdict import Observed, Stop, judge, printed_agrees
+from trainer.scoring import Buffers, Counts, Scoring
+from trainer.verdict import Observed, Stop, judge
 from trainer.watch import Watch
 from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0
+FIRST_AGAIN_ROWS, CLAIM_AGAIN_ROWS = 512, 2048
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def run_trial(
     finally:
         clear(folder, places.user)
     after_s = None if preempted() else _calibrate(spec)
-    speed = Calibration(before_s or _finite(watch.claims.calibration_s or None), after_s)
+    speed = Calibration(before_s or finite(watch.claims.calibration_s or None), after_s)
     return archive.store(places.trials, _result(spec, places, clock, watch, scoring, oom_kills, speed))
 
 
@@ -114,8 +111,9 @@ def _supervise(
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     folder = places.work / spec.id
-    counts = (spec.budget.eval_rows, spec.budget.heldout_rows)
-    scoring = Scoring(Channel(ours), buffers, rows, counts, lambda bpb: _deserves_heldout(spec, bpb))
+    again = FIRST_AGAIN_ROWS if spec.kind is Kind.FIRST else CLAIM_AGAIN_ROWS
+    counts = Counts(spec.budget.eval_rows, again, spec.budget.heldout_rows)
+    scoring = Scoring(Channel(ours), buffers, rows, counts, lambda bpb: _deserves_more(spec, bpb))
     oom_kills = machine.kernel_oom_kills()
     try:
         guarded = Guarded.start(_launch(spec, places, folder, buffers, theirs.fileno()))
@@ -134,7 +132,8 @@ def _supervise(
     return watch, scoring, machine.kernel_oom_kills() - oom_kills
 
 
-def _deserves_heldout(spec: TrialSpec, bpb: float) -> bool:
+def _deserves_more(spec: TrialSpec, bpb: float) -> bool:
+    """Only a score that may be kept pays for a closer look."""
     return spec.kind is not Kind.FIRST or (spec.score_to_beat is not None and bpb < spec.score_to_beat)
 
 
@@ -202,9 +201,10 @@ def _result(
         )
     )
     ok = stop.outcome is Outcome.OK
-    timing = _timing(clock, watch)
     tokens = watch.claims.tokens
     ending = watch.ending
+    processor_s = ending.processor_s if ending is not None else watch.peaks.processor_s
+    timing = record.timing(clock.wall_s, processor_s, watch.marks, watch.timed)
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
@@ -213,20 +213,21 @@ def _result(
         started_at=clock.started_at,
         finished_at=time.time(),
         timing=timing,
-        metric=_metric(scoring.val) if ok else None,
-        heldout=_metric(scoring.heldout) if ok else None,
-        trust=_trust(bpb, printed_bpb),
+        metric=record.metric(scoring.val) if ok else None,
+        heldout=record.metric(scoring.heldout) if ok else None,
+        trust=record.trust(bpb, printed_bpb, scoring.finding),
         steps=watch.printed.steps if watch.printed.steps is not None else watch.claims.steps or None,
         tokens=tokens,
         tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
         load=os.getloadavg()[0],
         calibration=speed if speed.before_s is not None else None,
         peak_memory_mib=max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0) or None,
-        peak_vram_mib=_finite(watch.printed.summary.get("peak_vram_mb")),
-        params_m=_finite(watch.printed.summary.get("num_params_M")),
+        peak_vram_mib=finite(watch.printed.summary.get("peak_vram_mb")),
+        params_m=finite(watch.printed.summary.get("num_params_M")),
         exit_code=ending.exit_code if ending is not None else None,
         loss_curve=watch.printed.curve,
         layers=_layers(spec, places, ending),
+        probes=record.probes(scoring.finding),
         device=machine.device(watch.claims.device, watch.claims.threads, watch.claims.memory_mib),
         worker=places.worker,
         log=_log(spec, places, watch),
@@ -240,36 +241,6 @@ def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str
     memory = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
     disk = ("disk-watchdog",) if can_be_counted(places.work) else ()
     return (*layers(places.user), *memory, *disk, "wall-limit")
-
-
-def _timing(clock: _Clock, watch: Watch) -> Timing:
-    marks = watch.marks
-    processor_s = watch.ending.processor_s if watch.ending is not None else watch.peaks.processor_s
-    return Timing(
-        wall_s=clock.wall_s,
-        processor_s=processor_s,
-        start_s=_wall_between(marks.launched, marks.imported),
-        setup_s=_wall_between(marks.imported, marks.first_batch),
-        warmup_s=_wall_between(marks.first_batch, marks.warm),
-        timed=watch.timed,
-        timed_wall_s=_wall_between(marks.warm, marks.ready),
-        scoring_s=_wall_between(marks.ready, marks.scored),
-    )
-
-
-def _wall_between(start: Mark | None, end: Mark | None) -> float | None:
-    return end.wall_s - start.wall_s if start is not None and end is not None else None
-
-
-def _metric(score: Score | None) -> Metric | None:
-    return Metric("val_bpb", score.bpb) if score is not None else None
-
-
-def _trust(bpb: float | None, printed_bpb: float | None) -> Trust | None:
-    if bpb is None:
-        return None
-    agrees = printed_agrees(bpb, printed_bpb) if printed_bpb is not None else None
-    return Trust(evaluator=EVALUATOR, printed_bpb=_finite(printed_bpb), printed_agrees=agrees)
 
 
 def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
@@ -292,7 +263,3 @@ def _without_run(spec: TrialSpec, places: Places, clock: _Clock, stop: Stop) -> 
         finished_at=time.time(),
         worker=places.worker,
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -31,6 +31,7 @@ _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
+_CAUSALITY = "trainer/test_causality.py::test_"
 _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
 _SERVER = "services/test_redis_server.py::test_"
@@ -289,6 +290,49 @@ GUARDS = (
         "    if earlier := tried(candidate):",
         "    if earlier := None:",
         "researcher/test_validation.py::test_code_that_was_tried_before_is_rejected_with_what_came_of_it",
+    ),
+    # The closer look at a score that may be kept
+    Guard(
+        "logits that change with the tokens behind them are no score",
+        "trainer/causality.py",
+        "if self.change > self.tolerance:",
+        "if False:",
+        _CAUSALITY + "a_model_that_sees_more_than_the_past_of_its_row_is_found[no mask]",
+    ),
+    Guard(
+        "answers that cannot be repeated are no score",
+        "trainer/causality.py",
+        "if self.noise > MOST_TOLERANCE:",
+        "if False:",
+        _CAUSALITY + "a_model_that_sees_more_than_the_past_of_its_row_is_found[learning]",
+    ),
+    Guard(
+        "what is no number differs",
+        "trainer/causality.py",
+        "nan=np.inf",
+        "nan=0.0",
+        _CAUSALITY + "a_model_that_sees_more_than_the_past_of_its_row_is_found[nan]",
+    ),
+    Guard(
+        "the position just before a cut is looked at",
+        "trainer/causality.py",
+        "self._positions[:, 0] = self._cuts - 1",
+        "",
+        _CAUSALITY + "how_often_a_look_ahead_is_found_is_what_the_theory_says[0.1]",
+    ),
+    Guard(
+        "noise widens the tolerance only so far",
+        "trainer/causality.py",
+        "min(MOST_TOLERANCE, max(TOLERANCE, _NOISE_FACTOR * self.noise))",
+        "max(TOLERANCE, _NOISE_FACTOR * self.noise)",
+        _CAUSALITY + "noise_widens_what_counts_as_the_same_but_not_far",
+    ),
+    Guard(
+        "what the closer look finds ends the trial",
+        "trainer/scoring.py",
+        "            if self.finding.fault is not None:",
+        "            if False:",
+        _FAULT + "[same-uid-looks_ahead]",
     ),
     # Drift
     Guard(

@@ -27,6 +27,7 @@ def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Place
     assert result.heldout is None
     assert result.trust is not None
     assert result.trust.printed_agrees
+    assert result.trust.probe is None, "it beats nothing, so nothing more is paid for"
     assert (result.steps, result.exit_code, result.worker) == (20, 0, "here")
     assert [point.step for point in result.loss_curve] == list(range(20))
     assert result.timing is not None
@@ -66,6 +67,10 @@ def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) 
     assert result.heldout.value == pytest.approx(sines_bpb(places, "heldout", STEPS.heldout_rows), abs=1e-6)
     assert result.log is not None
     assert "twice the same: True" in result.log.tail
+    assert result.trust is not None
+    assert (result.trust.probe, result.trust.probe_rows) == ("rows asked again", STEPS.eval_rows - STEPS.eval_rows // 8)
+    assert result.probes["change"] == result.probes["noise"] == 0.0
+    assert result.probes["caught_share"] < 0.25
 
 
 def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows(spec: MakeSpec, run: Run) -> None:

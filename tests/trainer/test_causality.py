@@ -1,0 +1,183 @@
+"""Rows asked again: what honest models and models that cheat look like. Models are functions of tokens, in numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from trainer.causality import MOST_TOLERANCE, Causality, Finding
+
+Tokens = npt.NDArray[np.integer]
+Logits = npt.NDArray[np.float32]
+Model = Callable[[Tokens], Logits]
+
+VOCAB, CONTEXT, ROWS, BATCH = 50, 40, 96, 8
+RANDOM = np.random.default_rng(5)
+TABLE = RANDOM.standard_normal((VOCAB, VOCAB)).astype(np.float32)
+VAL = RANDOM.integers(0, VOCAB, (ROWS, CONTEXT + 1)).astype(np.uint16)
+
+
+def past(tokens: Tokens) -> Logits:
+    """Each position sees the mean of what is up to it."""
+    seen = TABLE[tokens].cumsum(axis=1) / np.arange(1, tokens.shape[1] + 1)[None, :, None]
+    return (3 * seen).astype(np.float32)
+
+
+def everything(tokens: Tokens) -> Logits:
+    """Attention without its mask."""
+    return past(tokens) + TABLE[tokens].mean(axis=1, keepdims=True)
+
+
+def peek(share: float) -> Model:
+    """One token ahead at a share of positions, which depends on the token there."""
+
+    def model(tokens: Tokens) -> Logits:
+        logits, ahead = past(tokens), np.zeros_like(tokens)
+        ahead[:, :-1] = tokens[:, 1:]
+        here = np.arange(tokens.shape[1]) % 100 < share * 100 if share < 0.05 else (tokens * 7 + 3) % 100 < share * 100
+        return logits + np.where(np.broadcast_to(here, tokens.shape)[..., None], 4 * TABLE[ahead], 0)
+
+    return model
+
+
+def blocks(tokens: Tokens) -> Logits:
+    """Averages over blocks of eight positions."""
+    means = TABLE[tokens].reshape(len(tokens), -1, 8, VOCAB).mean(axis=2)
+    return past(tokens) + means.repeat(8, axis=1)
+
+
+def circular(tokens: Tokens) -> Logits:
+    """A filter in frequency space without padding: what is at the end comes round to the beginning."""
+    kernel = np.zeros(tokens.shape[1])
+    kernel[:4] = 0.25
+    turned = np.fft.ifft(np.fft.fft(TABLE[tokens], axis=1) * np.fft.fft(kernel)[None, :, None], axis=1).real
+    return past(tokens) + turned.astype(np.float32)
+
+
+def mixed(tokens: Tokens) -> Logits:
+    """The rows of a batch see each other."""
+    return past(tokens) + 0.5 * past(tokens).mean(axis=0, keepdims=True)
+
+
+def noisy(size: float) -> Model:
+    """Dropout that was left on."""
+    chance = np.random.default_rng(1)
+    return lambda tokens: past(tokens) + (size * chance.uniform(-1, 1, (*tokens.shape, VOCAB))).astype(np.float32)
+
+
+def learning() -> Model:
+    """It trains on what it is asked."""
+    state = np.zeros(VOCAB, dtype=np.float32)
+
+    def model(tokens: Tokens) -> Logits:
+        state[:] += 0.5 * np.bincount(tokens.reshape(-1), minlength=VOCAB) / tokens.size * VOCAB
+        return past(tokens) + state
+
+    return model
+
+
+def not_a_number_when_asked_again() -> Model:
+    asked = iter(range(10**6))
+
+    def model(tokens: Tokens) -> Logits:
+        logits = past(tokens)
+        return logits if next(asked) < ROWS // BATCH else logits * np.nan
+
+    return model
+
+
+def examine(model: Model, seed: int = 0, rows: int = ROWS, kind: type[np.floating] = np.float32) -> Finding:
+    """As the trainer does it: all validation rows in order, then those to ask again."""
+    causality = Causality(VAL, rows, np.random.default_rng(seed))
+    for tokens, take in ((VAL, causality.remember), (causality.tokens, causality.compare)):
+        for first in range(0, len(tokens), BATCH):
+            batch = tokens[first : first + BATCH, :-1].astype(np.int64)
+            whole = np.zeros((BATCH, CONTEXT), dtype=np.int64)
+            whole[: len(batch)] = batch
+            take(first, model(whole)[: len(batch)].astype(kind).reshape(-1, VOCAB), len(batch))
+    return causality.finding
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (everything, "looks ahead"),
+        (peek(1.0), "looks ahead"),
+        (peek(0.1), "looks ahead"),
+        (blocks, "looks ahead"),
+        (circular, "looks ahead"),
+        (mixed, "other rows of a batch"),
+        (learning(), "earlier calls"),
+        (noisy(0.6), "chance"),
+        (not_a_number_when_asked_again(), "differ by inf"),
+    ],
+    ids=[
+        "no mask",
+        "one token",
+        "one token at a tenth",
+        "blocks",
+        "circular filter",
+        "batch mixing",
+        "learning",
+        "noise",
+        "nan",
+    ],
+)
+def test_a_model_that_sees_more_than_the_past_of_its_row_is_found(model: Model, said: str) -> None:
+    fault = examine(model).fault
+
+    assert fault is not None
+    assert said in fault
+
+
+@pytest.mark.parametrize("model", [past, noisy(0.02), noisy(0.1)], ids=["exact", "rounding", "dropout left on"])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_an_honest_model_passes_every_time(model: Model, kind: type[np.floating]) -> None:
+    assert [examine(model, seed, kind=kind).fault for seed in range(20)] == 20 * [None]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
+def test_how_often_a_look_ahead_is_found_is_what_the_theory_says(share: float) -> None:
+    nights = 80
+
+    found = sum(examine(peek(share), seed, rows=32).fault is not None for seed in range(nights))
+
+    here = np.arange(CONTEXT - 1) % 100 < share * 100
+    true = here.mean() if share < 0.05 else share
+    expected = 1 - (1 - true) ** examine(past, rows=32).rows
+    assert found / nights == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / nights) + 0.03)
+
+
+def test_the_share_that_is_found_surely_follows_from_the_rows() -> None:
+    finding = Finding(rows=448, noise=0.0, change=0.0, position=0)
+
+    assert finding.caught_share == pytest.approx(0.0102, abs=1e-4)
+    assert 1 - (1 - finding.caught_share) ** finding.rows == pytest.approx(0.99)
+    assert replace(finding, rows=0).caught_share == 1.0
+
+
+def test_noise_widens_what_counts_as_the_same_but_not_far() -> None:
+    assert [Finding(1, noise, 0.0, 0).tolerance for noise in (0.0, 0.03, 0.4)] == [0.05, 0.12, MOST_TOLERANCE]
+
+
+def test_rows_asked_again_are_the_same_up_to_their_cut_and_go_on_differently_at_once() -> None:
+    causality = Causality(VAL, ROWS, np.random.default_rng(3))
+
+    originals = {row[:1].tobytes() + row[1:2].tobytes(): row for row in VAL}
+    differing = [
+        int(np.argmax(asked != originals[asked[:1].tobytes() + asked[1:2].tobytes()]))
+        for asked in causality.tokens
+        if asked[:1].tobytes() + asked[1:2].tobytes() in originals
+    ]
+    assert sum(at > 0 for at in differing) > ROWS / 2
+    assert len(causality.tokens) == ROWS
+    assert causality.finding.rows == ROWS - ROWS // 8
+
+
+def test_a_text_of_one_row_can_be_examined() -> None:
+    Causality(VAL[:1], 512, np.random.default_rng(0))

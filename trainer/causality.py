@@ -1,0 +1,129 @@
+"""Rows asked again, with another text behind a cut, among other neighbours, in another order: is the model causal?
+
+A logit may depend on its row's tokens up to its position, and on nothing else. Promises: a finding is made of logits
+that the trainer copied, for rows, cuts and positions that nobody could guess. A look-ahead of one token shows only just
+before the cut, so a row examines one position: `caught_share` says what that finds. Does not cover a process that
+remembers its earlier answers, or recognises that it is asked again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.rows import Tokens
+
+TOLERANCE = 0.05  # on logits; the same shapes on the same device gave the same bits
+MOST_TOLERANCE = 0.5
+_NOISE_FACTOR = 4.0
+_POSITIONS = 4
+_UNCHANGED_SHARE, _MOST_UNCHANGED = 8, 64
+_CONFIDENCE = 0.99
+
+Logits = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The largest changes of a logit: `noise` in rows asked again as they were, `change` before a cut, at `position`.
+
+    `rows` counts those with a cut.
+    """
+
+    rows: int
+    noise: float
+    change: float
+    position: int
+
+    @property
+    def tolerance(self) -> float:
+        """What counts as the same: dropout that was left on is honest, so the model's own noise widens it, not far."""
+        return min(MOST_TOLERANCE, max(TOLERANCE, _NOISE_FACTOR * self.noise))
+
+    @property
+    def caught_share(self) -> float:
+        """The smallest share of positions at which a look-ahead is found 99 times in 100."""
+        return float(1 - (1 - _CONFIDENCE) ** (1 / self.rows)) if self.rows else 1.0
+
+    @property
+    def fault(self) -> str | None:
+        """Why such a model cannot be scored, in a sentence; None for one that passes."""
+        if self.noise > MOST_TOLERANCE:
+            return (
+                f"asked again for the same rows, its logits differ by {self.noise:.3g}, and {MOST_TOLERANCE:g} "
+                "is allowed: they depend on its earlier calls, on the other rows of a batch, or on chance"
+            )
+        if self.change > self.tolerance:
+            return (
+                f"its logits at position {self.position} of a row changed by {self.change:.3g} with the tokens behind "
+                f"it, and {self.tolerance:.3g} is allowed: it looks ahead"
+            )
+        return None
+
+
+class Causality:
+    """Remembers some logits while the validation rows are scored, then compares. `tokens` are the rows to ask again,
+    T+1 wide like all others, in the order to ask them in."""
+
+    def __init__(self, rows: Tokens, count: int, random: np.random.Generator) -> None:
+        context = rows.shape[1] - 1
+        self._rows = random.permutation(len(rows))[:count]
+        count = len(self._rows)
+        unchanged = min(_MOST_UNCHANGED, count // _UNCHANGED_SHARE)
+        self._cuts = random.integers(1, context, count)
+        self._cuts[random.permutation(count)[:unchanged]] = context
+        self._positions = random.integers(0, self._cuts[:, None], (count, _POSITIONS))
+        self._positions[:, 0] = self._cuts - 1
+        self.tokens = _swapped(rows, self._rows, self._cuts, random)
+        self._kept: list[Logits | None] = [None] * count
+        self._noise = self._change = 0.0
+        self._position = 0
+        self._questions = {int(row): at for at, row in enumerate(self._rows)}
+
+    def remember(self, first: int, logits: Logits, rows: int) -> None:
+        """The logits of `rows` validation rows from the row `first` on, (rows * context, vocabulary)."""
+        by_row = logits.reshape(rows, -1, logits.shape[1])
+        for at in range(rows):
+            question = self._questions.get(first + at)
+            if question is not None:
+                self._kept[question] = by_row[at, self._positions[question]].copy()
+
+    def compare(self, first: int, logits: Logits, rows: int) -> None:
+        """The same for `rows` of `tokens` from `first` on."""
+        by_row = logits.reshape(rows, -1, logits.shape[1])
+        for at in range(rows):
+            kept, positions = self._kept[first + at], self._positions[first + at]
+            assert kept is not None, "every validation row was scored before"
+            difference = by_row[at, positions].astype(np.float32) - kept.astype(np.float32)
+            changes = np.nan_to_num(np.abs(difference), nan=np.inf).max(axis=1)
+            self._note(self._cuts[first + at] < by_row.shape[1], positions, changes)
+
+    def _note(self, was_cut: bool, positions: npt.NDArray[np.integer], changes: npt.NDArray[np.float32]) -> None:
+        worst = int(changes.argmax())
+        if not was_cut:
+            self._noise = max(self._noise, float(changes[worst]))
+        elif changes[worst] > self._change:
+            self._change, self._position = float(changes[worst]), int(positions[worst])
+
+    @property
+    def finding(self) -> Finding:
+        """What came out, once all was compared."""
+        context = self.tokens.shape[1] - 1
+        return Finding(int((self._cuts < context).sum()), self._noise, self._change, self._position)
+
+
+def _swapped(
+    rows: Tokens, chosen: npt.NDArray[np.integer], cuts: npt.NDArray[np.integer], random: np.random.Generator
+) -> Tokens:
+    """Each chosen row up to its cut, and from there on a row that goes on differently at once, where there is one."""
+    donors = random.integers(0, len(rows), len(chosen))
+    for _ in range(10):
+        alike = rows[donors, cuts] == rows[chosen, cuts]
+        if not alike.any():
+            break
+        donors[alike] = random.integers(0, len(rows), int(alike.sum()))
+    width = rows.shape[1]
+    behind = (np.arange(width) >= cuts[:, None]) & (cuts < width - 1)[:, None]
+    return np.where(behind, rows[donors], rows[chosen])

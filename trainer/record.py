@@ -1,0 +1,61 @@
+"""What a result says of a trial's times, its metric and how far that is to be believed. Values in, values out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from trainer.causality import Finding
+from trainer.jobs import Metric, Timing, Trust
+from trainer.observation import Mark, Marks
+from trainer.scoring import EVALUATOR, Score
+from trainer.verdict import printed_agrees
+
+PROBE = "rows asked again"
+
+
+def timing(wall_s: float, processor_s: float, marks: Marks, timed: float | None) -> Timing:
+    """The phases, from the moments that were noted."""
+    return Timing(
+        wall_s=wall_s,
+        processor_s=processor_s,
+        start_s=_wall_between(marks.launched, marks.imported),
+        setup_s=_wall_between(marks.imported, marks.first_batch),
+        warmup_s=_wall_between(marks.first_batch, marks.warm),
+        timed=timed,
+        timed_wall_s=_wall_between(marks.warm, marks.ready),
+        scoring_s=_wall_between(marks.ready, marks.scored),
+    )
+
+
+def metric(score: Score | None) -> Metric | None:
+    """As the contract has it."""
+    return Metric("val_bpb", score.bpb) if score is not None else None
+
+
+def trust(bpb: float | None, printed_bpb: float | None, finding: Finding | None) -> Trust | None:
+    """None without a score; without a closer look no probe is named."""
+    if bpb is None:
+        return None
+    agrees = printed_agrees(bpb, printed_bpb) if printed_bpb is not None else None
+    plain = Trust(evaluator=EVALUATOR, printed_bpb=finite(printed_bpb), printed_agrees=agrees)
+    if finding is None:
+        return plain
+    return replace(plain, probe=PROBE, probe_rows=finding.rows, tolerance=finding.tolerance)
+
+
+def probes(finding: Finding | None) -> dict[str, float]:
+    """What the closer look saw: the largest changes of logits, and the smallest share of peeking positions it finds."""
+    if finding is None:
+        return {}
+    seen = {"noise": finite(finding.noise), "change": finite(finding.change), "caught_share": finding.caught_share}
+    return {name: value for name, value in seen.items() if value is not None}
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is no number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _wall_between(start: Mark | None, end: Mark | None) -> float | None:
+    return end.wall_s - start.wall_s if start is not None and end is not None else None
