@@ -55,7 +55,7 @@ class TrialQueue:
                 args=(spec.to_json(),),
                 job_id=spec.id,
                 unique=True,
-                timeout=int(spec.budget.wall_limit_s) + _RQ_GRACE_S,
+                timeout=int(spec.budget.wall_limit_s + spec.budget.replica_limit_s) + _RQ_GRACE_S,
                 result_ttl=-1,
                 failure_ttl=-1,
                 description=spec.id,

@@ -15,8 +15,9 @@ from services.state import State, StateError
 from services.subject import render_subject
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
 from trainer.leftovers import NotSwept
+from trainer.places import Places
 from trainer.tenancy import AUTO, WorkFolderRefused, move_in
-from trainer.trial import Places, run_trial
+from trainer.trial import run_trial
 
 
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:

@@ -16,12 +16,12 @@ from trainer import linux, room
 from trainer.jobs import PROFILES, TRIALS, Bus, connect
 from trainer.launch import User, UserRefused
 from trainer.leftovers import NotSwept
+from trainer.places import Places
 from trainer.presence import Presence
 from trainer.runner import CONTEXT_MIB
 from trainer.selftest import Unsafe, try_walls
 from trainer.takeover import take_over
 from trainer.tenancy import AUTO, Tenancy, WorkFolderRefused, move_in
-from trainer.trial import Places
 from trainer.work import Station, take_station
 from trainer.worker import TrialJob, TrialWorker
 

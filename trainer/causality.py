@@ -3,7 +3,7 @@
 A logit may depend on its row's tokens up to its position, and on nothing else. Promises: a finding is made of logits
 that the trainer copied, for rows, cuts and positions that nobody could guess. A look-ahead of one token shows only just
 before the cut, so a row examines one position: `caught_share` says what that finds. Does not cover a process that
-remembers its earlier answers, or recognises that it is asked again.
+remembers its earlier answers, or recognises that it is asked again: a replica has nothing to remember.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOLERANCE = 0.05  # on logits; the same shapes on the same device gave the same 
 MOST_TOLERANCE = 0.5
 _NOISE_FACTOR = 4.0
 _POSITIONS = 4
-_UNCHANGED_SHARE, _MOST_UNCHANGED = 8, 64
+_UNCHANGED_SHARE, _FEWEST_UNCHANGED, _MOST_UNCHANGED = 8, 8, 64
 _CONFIDENCE = 0.99
 
 Logits = npt.NDArray[np.floating]
@@ -71,7 +71,7 @@ class Causality:
         context = rows.shape[1] - 1
         self._rows = random.permutation(len(rows))[:count]
         count = len(self._rows)
-        unchanged = min(_MOST_UNCHANGED, count // _UNCHANGED_SHARE)
+        unchanged = min(_MOST_UNCHANGED, max(count // _UNCHANGED_SHARE, min(_FEWEST_UNCHANGED, count // 2)))
         self._cuts = random.integers(1, context, count)
         self._cuts[random.permutation(count)[:unchanged]] = context
         self._positions = random.integers(0, self._cuts[:, None], (count, _POSITIONS))
@@ -107,11 +107,12 @@ class Causality:
         elif changes[worst] > self._change:
             self._change, self._position = float(changes[worst]), int(positions[worst])
 
-    @property
     def finding(self) -> Finding:
-        """What came out, once all was compared."""
+        """What came out, once all was compared; the next comparison begins anew."""
         context = self.tokens.shape[1] - 1
-        return Finding(int((self._cuts < context).sum()), self._noise, self._change, self._position)
+        found = Finding(int((self._cuts < context).sum()), self._noise, self._change, self._position)
+        self._noise, self._change, self._position = 0.0, 0.0, 0
+        return found
 
 
 def _swapped(

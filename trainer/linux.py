@@ -72,6 +72,16 @@ def sealed_memory(name: str, size_bytes: int) -> int:
     return fd
 
 
+def growing_memory(name: str) -> int:
+    """A memory file that its writer makes as large as it needs, up to the limit of its files."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def freeze_memory(fd: int) -> None:
+    """Nobody changes it from now on; OSError while somebody has it mapped for writing."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
 def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:

@@ -1,13 +1,16 @@
 """The candidate's side of scoring: `evaluate_bpb` becomes a server of logits for tokens that the trainer chooses.
 
 Promises: the first call counts, a second one returns the same value. It never sees targets, the row count, or which
-rows decide. The number it returns is the trainer's.
+rows decide. The number it returns is the trainer's. A replica, a fresh process with the same script and the weights of
+the first, answers in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import mmap
+import os
+import sys
 from typing import Any, NoReturn
 
 from trainer.pace import Pace
@@ -23,8 +26,11 @@ class LogitsServer:
     It keeps the number of threads of the training: two threads on a shared machine made scoring three times slower.
     """
 
-    def __init__(self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, pace: Pace) -> None:
+    def __init__(
+        self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, weights_fd: int, pace: Pace
+    ) -> None:
         self._channel = channel
+        self._weights_fd = weights_fd
         self._layout = layout
         self._inputs_fd = inputs_fd
         self._logits_fd = logits_fd
@@ -54,6 +60,9 @@ class LogitsServer:
                 raise SystemExit(_GONE)
             if message.word is Word.SCORED:
                 return message.x
+            if message.word is Word.SAVE:
+                self._save(torch, model)
+                continue
             buffer = message.number
             tokens = torch.frombuffer(
                 inputs, dtype=torch.int32, count=layout.rows * layout.context, offset=buffer * layout.input_bytes
@@ -65,6 +74,17 @@ class LogitsServer:
             room.view(answer.shape).copy_(answer)
             self._channel.send(Message(Word.SERVED, number=buffer, x=float(room.element_size())))
 
+    def _save(self, torch: Any, model: Any) -> None:
+        """For the replica: the weights into the trainer's memory file, the model's name and precision by message."""
+        inner = unwrapped(model)
+        names = [name for name, value in vars(sys.modules["__main__"]).items() if unwrapped(value) is inner]
+        if not names or not isinstance(inner, torch.nn.Module):
+            self._refuse("what evaluate_bpb is given must be a torch module that a module-level name holds")
+        os.ftruncate(self._weights_fd, 0)
+        with open(os.dup(self._weights_fd), "wb") as file:
+            torch.save(inner.state_dict(), file)
+        self._channel.send(Message(Word.SAVED, text=f"{names[0]}|{_precision(torch, model)}"))
+
     def _check(self, answer: Any, expected: tuple[int, int, int]) -> None:
         found = getattr(answer, "shape", None)
         if found is None or tuple(found) != expected:
@@ -74,6 +94,17 @@ class LogitsServer:
     def _refuse(self, text: str) -> NoReturn:
         self._channel.send(Message(Word.FAULT, text=text))
         raise SystemExit(text)
+
+
+def unwrapped(model: Any) -> Any:
+    """What torch.compile wrapped, if it did."""
+    return getattr(model, "_orig_mod", model)
+
+
+def _precision(torch: Any, model: Any) -> str:
+    """The type that autocast computes in, empty without it."""
+    kind = _device_of(torch, model).type
+    return str(torch.get_autocast_dtype(kind)).partition(".")[2] if torch.is_autocast_enabled(kind) else ""
 
 
 def _fits_half(torch: Any, answer: Any) -> bool:

@@ -58,13 +58,17 @@ class Pace:
         self._end_warmup()
         self._report(self._share())
 
+    def end_warmup(self) -> None:
+        """Now, whatever was done; the first batch was taken."""
+        self._warm_at, self._warm_step = self._now(), self.steps
+        self._channel.send(Message(Word.WARM, number=self.steps))
+
     def _end_warmup(self) -> None:
         if self._warm_at is not None or self._first_batch_at is None:
             return
         waited_s = time.monotonic() - self._first_batch_at
         if self.steps >= self._warmup_steps or waited_s >= self._warmup_cap_s:
-            self._warm_at, self._warm_step = self._now(), self.steps
-            self._channel.send(Message(Word.WARM, number=self.steps))
+            self.end_warmup()
 
     def _share(self) -> float:
         if self._warm_at is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainer.logits import LogitsServer
+from trainer.logits import LogitsServer, unwrapped
 from trainer.pace import Pace
 from trainer.wire import Channel, Layout, Message, Word
 
@@ -28,11 +28,14 @@ CONTEXT_MIB = 600  # of CUDA's context, which torch does not count
 
 @dataclass(frozen=True)
 class RunnerOrders:
-    """The runner's only argument, as JSON. The descriptors are inherited."""
+    """The runner's only argument, as JSON. The descriptors are inherited. `replica_of` names the model whose weights
+    are in `weights_fd`, and after a bar the precision; None for a candidate that is to train."""
 
     control_fd: int
     inputs_fd: int
     logits_fd: int
+    weights_fd: int
+    replica_of: str | None
     seed: int
     clock: str
     amount: float
@@ -61,8 +64,9 @@ def main() -> None:
     channel.send(_calibrated(_device_facts(orders.vram_mib)))
     pace = Pace(orders.clock, orders.amount, orders.warmup_steps, orders.warmup_cap_s, channel)
     register_optimizer_step_post_hook(pace.optimizer_stepped)
-    server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, pace)
-    code = run_guarded(lambda: _run(orders, server, pace))
+    server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, orders.weights_fd, pace)
+    run = _run if orders.replica_of is None else _run_replica
+    code = run_guarded(lambda: run(orders, server, pace))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -105,13 +109,41 @@ def run_guarded(work: Callable[[], None]) -> int:
     return 0
 
 
+class _FirstBatch(BaseException):
+    """The replica's script wants to train. No exception of a script's own kind: it shall not catch it."""
+
+
+def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
+    """The script up to its first batch, then the weights of the candidate, then questions."""
+    import torch  # noqa: PLC0415
+
+    assert orders.replica_of is not None
+    try:
+        _run(orders, server, pace)
+    except _FirstBatch:
+        name, _, precision = orders.replica_of.partition("|")
+    else:
+        raise SystemExit("the replica took no batch from make_dataloader")
+    model = getattr(sys.modules["__main__"], name, None)
+    if not isinstance(unwrapped(model), torch.nn.Module):
+        raise SystemExit(f"before its first batch the script has no torch module named {name}")
+    with open(os.dup(orders.weights_fd), "rb") as file:
+        file.seek(0)
+        unwrapped(model).load_state_dict(torch.load(file, weights_only=True))
+    device = next(iter(unwrapped(model).parameters()), torch.zeros(0)).device.type
+    pace.batch_taken(0)
+    pace.end_warmup()
+    with torch.autocast(device, getattr(torch, precision)) if precision else contextlib.nullcontext():
+        server.evaluate_bpb(model)
+
+
 def _run(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
     folder = Path.cwd()
     if (folder / "prepare.py").exists():
         prepare = _load_prepare(folder / "prepare.py")
         prepare.evaluate_bpb = server.evaluate_bpb  # type: ignore[attr-defined]
         prepare.progress = pace.progress  # type: ignore[attr-defined]
-        prepare.make_dataloader = _marking(prepare.make_dataloader, pace)  # type: ignore[attr-defined]
+        prepare.make_dataloader = _marking(prepare.make_dataloader, pace, orders)  # type: ignore[attr-defined]
         if orders.clock != "steps":
             prepare.TIME_BUDGET = orders.amount  # type: ignore[attr-defined]
     path = folder / "train.py"
@@ -132,12 +164,17 @@ def _load_prepare(path: Path) -> ModuleType:
     return module
 
 
-def _marking(make_dataloader: Callable[..., Iterator[Any]], pace: Pace) -> Callable[..., Iterator[Any]]:
-    """The subject's own loader, with its first batch reported and every split but the training one refused."""
+def _marking(
+    make_dataloader: Callable[..., Iterator[Any]], pace: Pace, orders: RunnerOrders
+) -> Callable[..., Iterator[Any]]:
+    """The subject's own loader, with its first batch reported, or refused to a replica, and every split but the
+    training one refused."""
 
     def make_marked(tokenizer: object, B: int, T: int, split: str = "train", *rest: Any, **named: Any) -> Iterator[Any]:  # noqa: N803
         if split != "train":
             raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
+        if orders.replica_of is not None:
+            return map(_refuse, range(1))
         return _marked(make_dataloader(tokenizer, B, T, split, *rest, **named), B * T, pace)
 
     return make_marked
@@ -147,6 +184,10 @@ def _marked(batches: Iterator[Any], tokens: int, pace: Pace) -> Iterator[Any]:
     for batch in batches:
         pace.batch_taken(tokens)
         yield batch
+
+
+def _refuse(_: int) -> Any:
+    raise _FirstBatch
 
 
 def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from trainer.grants import PRIVATE, grants
 from trainer.launch import Guarded, Launch, layers
 from trainer.leftovers import clear
+from trainer.places import Places
 from trainer.probe import TRIED
-from trainer.trial import Places
 
 _WALL_S = 30.0
 _CODE = Path(__file__).resolve().parent

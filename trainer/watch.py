@@ -10,7 +10,9 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from typing import Protocol
 
+from trainer.dialogue import Unscorable
 from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.launch import Ending, Guarded
@@ -18,7 +20,6 @@ from trainer.logs import LogSink, readable
 from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
 from trainer.printed import Printed
 from trainer.redaction import Redact
-from trainer.scoring import Scoring, Unscorable
 from trainer.usage import Usage, proportional_mib, tree_usage
 from trainer.verdict import Stop
 from trainer.wire import Channel, ChannelFault, Message, Word
@@ -31,6 +32,20 @@ _READS = 16
 _LOG_LIMIT_BYTES = 2**30
 
 
+class Examination(Protocol):
+    """What is done with a candidate's answers once it asks to be scored."""
+
+    @property
+    def share(self) -> float:
+        """How far it is, 0..1."""
+
+    def begin(self, *, half: bool) -> None:
+        """Ask for the first batches."""
+
+    def served(self, message: Message) -> bool:
+        """Take an answer; True after the last. Raises Unscorable."""
+
+
 class Watch:
     """Watches one candidate until it is gone. `run` is called once; afterwards the attributes tell what happened."""
 
@@ -39,7 +54,7 @@ class Watch:
         spec: TrialSpec,
         guarded: Guarded,
         channel: Channel,
-        scoring: Scoring,
+        scoring: Examination,
         report: Callable[[Progress], None],
         preempted: Callable[[], bool],
         holdings: Holdings | None,
@@ -126,7 +141,7 @@ class Watch:
                 claims.steps, claims.share = message.number, message.x
             case Word.READY if marks.ready is None and self.stop is None:
                 self._ready(message)
-            case Word.SERVED if marks.ready is not None and self.stop is None:
+            case Word.SERVED | Word.SAVED if marks.ready is not None and self.stop is None:
                 if self._scoring.served(message):
                     marks.scored = self._mark()
             case Word.FAULT:

@@ -19,7 +19,7 @@ _FEWEST_ROWS = 4
 
 
 class Word(IntEnum):
-    """The kinds of message. Up to FAULT the candidate's process speaks, from SCORE on the trainer."""
+    """The kinds of message. Up to SAVED the candidate's process speaks, from SCORE on the trainer."""
 
     STARTED = 1
     IMPORTED = 2
@@ -29,8 +29,10 @@ class Word(IntEnum):
     READY = 6
     SERVED = 7
     FAULT = 8
+    SAVED = 9
     SCORE = 32
     SCORED = 33
+    SAVE = 34
 
 
 class ChannelFault(Exception):

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from trainer import trial
 from trainer.guardian import kill_tree
 from trainer.jobs import RUN_TRIAL, Outcome, TrialResult, TrialSpec, connect
+from trainer.places import Places
 from trainer.presence import Presence, Publisher
-from trainer.trial import Places
 
 log = logging.getLogger(__name__)
 

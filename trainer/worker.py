@@ -22,8 +22,8 @@ from rq.serializers import JSONSerializer
 from trainer import linux, room
 from trainer.jobs import HELD, TRIALS, ClosedJob
 from trainer.leftovers import clear_all
+from trainer.places import Places
 from trainer.presence import IDLE, Presence
-from trainer.trial import Places
 from trainer.work import FUNCTIONS, tell_to_stop
 
 log = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ from tests.doubles.scripted_trainer import answer
 from tests.researcher.conftest import ScriptedNight
 from trainer import archive, linux, trial
 from trainer.jobs import TrialResult, TrialSpec
+from trainer.places import Places
 from trainer.selftest import Walls
-from trainer.trial import Places
 
 FORK = multiprocessing.get_context("fork")
 DEADLINE_S = 60.0

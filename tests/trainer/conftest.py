@@ -25,7 +25,8 @@ import pytest
 
 from trainer.jobs import Budget, Caps, Clock, Kind, TrialResult, TrialSpec, files_digest
 from trainer.launch import GUARDIAN, MARKER, User
-from trainer.trial import Places, run_trial
+from trainer.places import Places
+from trainer.trial import run_trial
 from trainer.usage import carriers
 
 SUBJECTS = Path(__file__).parent.parent / "subjects"

@@ -100,7 +100,7 @@ def examine(model: Model, seed: int = 0, rows: int = ROWS, kind: type[np.floatin
             whole = np.zeros((BATCH, CONTEXT), dtype=np.int64)
             whole[: len(batch)] = batch
             take(first, model(whole)[: len(batch)].astype(kind).reshape(-1, VOCAB), len(batch))
-    return causality.finding
+    return causality.finding()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_rows_asked_again_are_the_same_up_to_their_cut_and_go_on_differently_at_
     ]
     assert sum(at > 0 for at in differing) > ROWS / 2
     assert len(causality.tokens) == ROWS
-    assert causality.finding.rows == ROWS - ROWS // 8
+    assert causality.finding().rows == ROWS - ROWS // 8
 
 
 def test_a_text_of_one_row_can_be_examined() -> None:

@@ -12,7 +12,8 @@ import pytest
 from tests.trainer.conftest import CAPS, STEPS, SUBJECTS, MakeSpec, everything_dead
 from trainer import watch
 from trainer.jobs import Clock, Outcome, Progress, TrialResult, TrialSpec
-from trainer.trial import Places, run_trial
+from trainer.places import Places
+from trainer.trial import run_trial
 
 Run = Callable[[TrialSpec], TrialResult]
 

@@ -15,8 +15,8 @@ import trainer
 from tests.trainer.conftest import as_other_user, wait_for
 from trainer.launch import User
 from trainer.leftovers import NotSwept, clear, clear_all
+from trainer.places import Places
 from trainer.procfs import processes_of
-from trainer.trial import Places
 
 
 def run_as(user: User, code: str, folder: Path) -> None:

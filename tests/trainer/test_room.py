@@ -12,7 +12,8 @@ from tests.disks import Disk
 from tests.trainer.conftest import CAPS, MakeSpec
 from trainer import room
 from trainer.jobs import Outcome, TrialResult, TrialSpec
-from trainer.trial import Places, run_trial
+from trainer.places import Places
+from trainer.trial import run_trial
 
 FILLS = "open('filler', 'wb').write(bytes(2**26))\n"
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.dialogue import Buffers, Unscorable
 from trainer.rows import ScoringRows
-from trainer.scoring import Buffers, Counts, Scoring, Unscorable, nats
+from trainer.scoring import Plan, Scoring, nats
 from trainer.wire import BUFFERS, Channel, ChannelFault, Layout, Message, Word
 
 VOCAB, CONTEXT = 5, 4
@@ -84,7 +85,7 @@ def test_batches_of_both_slices_are_scored_rows_are_asked_again_and_the_answer_g
     rows = ScoringRows(val, heldout, np.array([0, 1, 2, 3, 4], dtype=np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = (Channel(end) for end in Channel.pair())
-    scoring = Scoring(ours, buffers, rows, Counts(7, 4, 3), lambda bpb: bpb > 0)
+    scoring = Scoring(ours, buffers, rows, Plan(7, 4, 3, replica=False, wants_more=lambda bpb: bpb > 0))
     answers: list[float] = []
     candidate = threading.Thread(target=serve_zeros, args=(theirs, answers))
     candidate.start()
@@ -101,7 +102,7 @@ def test_batches_of_both_slices_are_scored_rows_are_asked_again_and_the_answer_g
     assert answers == [scoring.val.bpb]
     assert scoring.heldout is not None
     assert scoring.finding is not None
-    assert (scoring.finding.rows, scoring.finding.change) == (4, 0.0)
+    assert (scoring.finding.rows, scoring.finding.change) == (2, 0.0)
     for end in (ours.end, theirs.end):
         end.close()
     buffers.close()
@@ -111,7 +112,7 @@ def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
     rows = ScoringRows(np.zeros((2, 5), np.uint16), np.zeros((1, 5), np.uint16), np.ones(VOCAB, np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = Channel.pair()
-    scoring = Scoring(Channel(ours), buffers, rows, Counts(2, 2, 1), lambda bpb: False)
+    scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 2, 1, replica=False, wants_more=lambda bpb: False))
     scoring.begin(half=False)
 
     with pytest.raises(Unscorable, match="not asked"):

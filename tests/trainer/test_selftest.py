@@ -10,8 +10,8 @@ import pytest
 from tests.trainer.conftest import as_user
 from trainer import launch, selftest
 from trainer.landlock import abi
+from trainer.places import Places
 from trainer.selftest import Unsafe, Walls, try_walls
-from trainer.trial import Places
 
 needs_landlock = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
 

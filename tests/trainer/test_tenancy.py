@@ -18,9 +18,9 @@ import pytest
 from tests.trainer.conftest import as_other_user
 from trainer import tenancy
 from trainer.launch import User
+from trainer.places import Places
 from trainer.reach import MOVE
 from trainer.tenancy import AUTO, UIDS, Tenancy, move_in
-from trainer.trial import Places
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else can start a process as another user")
 

@@ -22,9 +22,9 @@ from rq.job import Job
 from tests.trainer.conftest import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
 from trainer.launch import User
+from trainer.places import Places
 from trainer.presence import TRAINER
 from trainer.procfs import descendants, process_table, processes_of
-from trainer.trial import Places
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
 

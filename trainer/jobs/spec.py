@@ -64,6 +64,11 @@ class Budget:
         timed_s = {Clock.WALL: 1.2, Clock.PROCESSOR: 10.0, Clock.STEPS: 10.0}[self.clock] * self.amount
         return self.setup_s + self.warmup_cap_s + timed_s + self.scoring_s
 
+    @property
+    def replica_limit_s(self) -> float:
+        """Wall seconds that a replica may take after that."""
+        return self.setup_s + self.scoring_s
+
 
 @dataclass(frozen=True)
 class Caps:
@@ -106,6 +111,11 @@ class TrialSpec:
         size = sum(len(text.encode()) for text in self.files.values())
         if size > SOURCE_LIMIT_BYTES:
             raise ValueError(f"trial {self.id} carries {size} bytes of source; the limit is {SOURCE_LIMIT_BYTES}")
+
+    @property
+    def is_first_of_its_code(self) -> bool:
+        """True for trial 0 of an experiment, whatever the attempt."""
+        return "-t0-a" in self.id
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,70 @@
+"""A score is borne out by a fresh process that knows the script and the weights alone. Whole trials, subjects named for
+their fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.trainer.conftest import MakeSpec, everything_dead
+from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec
+from trainer.places import Places
+from trainer.replica import replica_fault
+from trainer.verdict import Stop
+
+Run = Callable[[TrialSpec], TrialResult]
+NOT_ITS_OWN = "not made of the script and the model's state_dict"
+FIRST = {"trial": "e-1-t0-a1", "score_to_beat": 99.0}
+
+
+@pytest.mark.parametrize(
+    ("subject", "reason"),
+    [
+        ("remembers_prefixes", "a fresh process with its weights differs: its logits"),
+        ("known_table", "must be a torch module that a module-level name holds"),
+        pytest.param(
+            "keeps_weights_beside", "not made of the script and the model's state_dict", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "saves_other_weights", "not made of the script and the model's state_dict", marks=pytest.mark.slow
+        ),
+        pytest.param("builds_its_model_late", "has no torch module named model", marks=pytest.mark.slow),
+    ],
+)
+def test_score_that_a_replica_does_not_bear_out_does_not_count(
+    subject: str, reason: str, spec: MakeSpec, run: Run, places: Places
+) -> None:
+    result = run(spec(subject, **FIRST))
+
+    assert result.outcome is Outcome.UNSCORABLE, result.reason
+    assert reason in result.reason
+    assert (result.metric, result.heldout) == (None, None)
+    assert everything_dead(places.work)
+    assert list(places.work.iterdir()) == []
+
+
+def test_in_one_process_an_answer_that_is_remembered_hides_a_look_ahead(spec: MakeSpec, run: Run) -> None:
+    """Why there are replicas; and a later trial of the same code, which has none, is believed."""
+    result = run(spec("remembers_prefixes", trial="e-1-t1-a1", kind=Kind.CONFIRM))
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert result.trust is not None
+    assert result.trust.probe == "rows asked again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", ["averages_its_weights", "upstream_shape"])
+def test_honest_script_is_borne_out(subject: str, spec: MakeSpec, run: Run) -> None:
+    result = run(spec(subject, **FIRST))
+
+    assert result.outcome is Outcome.OK, (result.reason, result.log)
+    assert result.trust is not None
+    assert result.trust.probe == "rows asked again, also of a replica"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PREEMPTED, Outcome.LOST])
+def test_what_the_machine_did_to_a_replica_is_not_the_candidates_fault(outcome: Outcome) -> None:
+    stop = Stop(outcome, "the worker was told to stop")
+
+    assert replica_fault(None, stop, None, []) == stop

@@ -1,0 +1,73 @@
+"""A replica: a fresh process with the same script, stopped before its first batch, and the weights that were scored.
+
+It is asked the rows that were asked again, and compared with what the candidate answered when it was scored. Promises:
+who passes computes its logits from its script, its weights and the past of a row alone; nothing that the first process
+remembered is there. Does not cover a model that recognises a replica, say by the order of the rows, and behaves.
+"""
+
+from __future__ import annotations
+
+from trainer.causality import MOST_TOLERANCE, Causality, Finding
+from trainer.dialogue import Buffers, Dialogue
+from trainer.jobs import Outcome
+from trainer.launch import Ending
+from trainer.verdict import Stop
+from trainer.wire import Channel, Message, Word
+
+
+class ReplicaExam:
+    """Its examination, driven by its answers. `finding` is None until all are there."""
+
+    def __init__(self, channel: Channel, buffers: Buffers, causality: Causality) -> None:
+        self._dialogue = Dialogue(channel, buffers)
+        self._causality = causality
+        self.finding: Finding | None = None
+
+    @property
+    def share(self) -> float:
+        """How far it is, 0..1."""
+        return self._dialogue.share
+
+    def begin(self, *, half: bool) -> None:
+        """Ask for the first batches."""
+        self._dialogue.half = half
+        self._dialogue.ask(self._causality.tokens)
+
+    def served(self, message: Message) -> bool:
+        """Take an answer; True when all is compared and the replica was told. Raises Unscorable."""
+        answer = self._dialogue.answered(message)
+        self._causality.compare(answer.first, answer.logits, len(answer.rows))
+        if not self._dialogue.over:
+            return False
+        self.finding = self._causality.finding()
+        self._dialogue.channel.send(Message(Word.SCORED))
+        return True
+
+
+def replica_fault(
+    finding: Finding | None, stop: Stop | None, ending: Ending | None, last_lines: list[str]
+) -> Stop | None:
+    """Why the candidate's score does not count; None when the replica bears it out."""
+    if stop is not None and stop.outcome in (Outcome.PREEMPTED, Outcome.LOST):
+        return stop
+    if ending is not None and not ending.started:
+        return Stop(Outcome.LOST, f"the trainer could not start its replica{_last(last_lines)}")
+    if stop is not None:
+        return Stop(Outcome.UNSCORABLE, f"its replica cannot be asked: {stop.reason}")
+    if finding is None:
+        return Stop(Outcome.UNSCORABLE, f"its replica ended before it was asked{_last(last_lines)}")
+    fault = _difference(finding)
+    return None if fault is None else Stop(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {fault}")
+
+
+def _difference(finding: Finding) -> str | None:
+    if finding.noise > MOST_TOLERANCE:
+        return (
+            f"its logits for the same rows are off by {finding.noise:.3g}, and {MOST_TOLERANCE:g} is allowed: what "
+            "was scored is not made of the script and the model's state_dict alone"
+        )
+    return finding.fault
+
+
+def _last(lines: list[str]) -> str:
+    return f": {lines[-1].strip()[:300]}" if lines else ""

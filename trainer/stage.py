@@ -1,0 +1,179 @@
+"""A candidate on its stage: launched, supervised and scored; and after it, where its score may be kept, its replica.
+
+Promises: both run behind the same walls, one after the other, in a folder that is empty when each begins; `supervise`
+returns when all processes are dead. Does not cover what a trial makes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from trainer import linux, machine
+from trainer.causality import Finding
+from trainer.dialogue import Buffers
+from trainer.disk import Holdings, can_be_counted
+from trainer.grants import grants
+from trainer.jobs import (
+    Clock,
+    Kind,
+    Progress,
+    TrialSpec,
+)
+from trainer.launch import Guarded, Launch
+from trainer.leftovers import clear
+from trainer.places import Places
+from trainer.redaction import redaction
+from trainer.replica import ReplicaExam, replica_fault
+from trainer.rows import ScoringRows
+from trainer.runner import RunnerOrders
+from trainer.scoring import Plan, Scoring
+from trainer.verdict import Stop
+from trainer.watch import Examination, Watch
+from trainer.wire import Channel, Layout
+
+_GUARDIAN_GRACE_S = 10.0
+Exam = TypeVar("Exam", bound=Examination)
+FIRST_AGAIN_ROWS, CLAIM_AGAIN_ROWS = 512, 2048
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What supervision saw: of the candidate, and of its replica if there was one. `stop` is the reason of either."""
+
+    watch: Watch
+    scoring: Scoring
+    replica: Finding | None
+    stop: Stop | None
+    oom_kills: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a candidate and its replica have in common."""
+
+    spec: TrialSpec
+    places: Places
+    rows: ScoringRows
+    weights_fd: int
+    preempted: Callable[[], bool]
+
+    @property
+    def folder(self) -> Path:
+        return self.places.work / self.spec.id
+
+
+def supervise(stage: Stage, report: Callable[[Progress], None]) -> Seen:
+    spec, oom_kills = stage.spec, machine.kernel_oom_kills()
+    plan = Plan(
+        val=spec.budget.eval_rows,
+        again=FIRST_AGAIN_ROWS if spec.kind is Kind.FIRST else CLAIM_AGAIN_ROWS,
+        heldout=spec.budget.heldout_rows,
+        replica=spec.is_first_of_its_code,
+        wants_more=lambda bpb: _deserves_more(spec, bpb),
+    )
+    watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
+    scoring.close()
+    stop, finding = watch.stop, None
+    if stop is None and scoring.saved is not None and watch.ending is not None and watch.ending.exit_code == 0:
+        clear(stage.folder, stage.places.user)
+        linux.freeze_memory(stage.weights_fd)
+        replica, exam = _watched(
+            stage,
+            lambda _: None,
+            scoring.saved,
+            lambda channel, buffers: ReplicaExam(channel, buffers, scoring.causality),
+        )
+        finding = exam.finding
+        stop = replica_fault(finding, replica.stop, replica.ending, replica.sink.last_lines(1))
+    return Seen(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
+
+
+def _nobody(_: Progress) -> None:
+    """A replica's few seconds are not shown."""
+
+
+def _watched(
+    stage: Stage,
+    report: Callable[[Progress], None],
+    replica_of: str | None,
+    examination: Callable[[Channel, Buffers], Exam],
+) -> tuple[Watch, Exam]:
+    """Run one process to its end."""
+    spec, places = stage.spec, stage.places
+    buffers = Buffers(Layout.fitting(stage.rows.context, stage.rows.vocab, spec.budget.eval_rows))
+    ours, theirs = Channel.pair()
+    ours.setblocking(False)
+    exam = examination(Channel(ours), buffers)
+    try:
+        guarded = Guarded.start(_launch(stage, buffers, theirs.fileno(), replica_of))
+        theirs.close()
+        try:
+            holdings = Holdings(stage.folder) if can_be_counted(places.work) else None
+            redact = redaction(places.secrets)
+            watch = Watch(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
+            watch.run()
+        finally:
+            guarded.close()
+    finally:
+        theirs.close()
+        ours.close()
+        buffers.close()
+    return watch, exam
+
+
+def _deserves_more(spec: TrialSpec, bpb: float) -> bool:
+    """Only a score that may be kept pays for a closer look."""
+    return spec.kind is not Kind.FIRST or (spec.score_to_beat is not None and bpb < spec.score_to_beat)
+
+
+def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
+    spec, places, layout = stage.spec, stage.places, buffers.layout
+    budget = spec.budget
+    orders = RunnerOrders(
+        control_fd=control_fd,
+        inputs_fd=buffers.inputs_fd,
+        logits_fd=buffers.logits_fd,
+        weights_fd=stage.weights_fd,
+        replica_of=replica_of,
+        seed=spec.seed,
+        clock=budget.clock.value,
+        amount=budget.amount,
+        warmup_steps=budget.warmup_steps,
+        warmup_cap_s=budget.warmup_cap_s,
+        vram_mib=vram_mib(spec, places),
+        rows=layout.rows,
+        context=layout.context,
+        vocab=layout.vocab,
+    )
+    return Launch(
+        folder=stage.folder.absolute(),
+        files=spec.files,
+        orders=json.dumps(asdict(orders)),
+        env={
+            "OVERNIGHT_DATA": str(places.data.absolute()),
+            "OVERNIGHT_SEED": str(spec.seed),
+            "OMP_NUM_THREADS": str(_threads(budget.clock)),
+            "PYTHONHASHSEED": str(spec.seed % 2**32),
+        },
+        keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd, stage.weights_fd),
+        wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
+        file_mib=spec.caps.file_mib,
+        processes=spec.caps.processes,
+        grants=grants(places.data),
+        user=places.user,
+    )
+
+
+def vram_mib(spec: TrialSpec, places: Places) -> int | None:
+    """The smaller cap of the card's memory: the trial's or this trainer's."""
+    return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
+
+
+def _threads(clock: Clock) -> int:
+    """One where processor seconds or steps are counted: a second buys the same work whatever the number of cores."""
+    return os.cpu_count() or 1 if clock is Clock.WALL else 1
