@@ -29,8 +29,9 @@ from tests.trainer.conftest import CAPS, SUBJECTS, interpreter_for, library_path
 from trainer.grants import grants
 from trainer.jobs import TrialResult, TrialSpec
 from trainer.launch import MARKER, ROOT, Guarded, Launch, User, environment
+from trainer.places import Places
 from trainer.procfs import descendants
-from trainer.trial import Places, run_trial
+from trainer.trial import run_trial
 from trainer.usage import carriers
 
 START_BAR_MS, KILL_BAR_MS = 30, 500

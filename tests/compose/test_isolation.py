@@ -60,7 +60,8 @@ from pathlib import Path
 from services.trainer.start import CANDIDATE_USER, STATE, WORK
 from trainer.jobs import Kind, TrialSpec, files_digest, profile_named
 from trainer.launch import User
-from trainer.trial import Places, run_trial
+from trainer.places import Places
+from trainer.trial import run_trial
 profile, files = profile_named("cpu"), {"train.py": sys.argv[1]}
 data = json.loads((STATE / "data" / "manifest.json").read_text())["digest"]
 budget = replace(profile.budget, setup_s=500)

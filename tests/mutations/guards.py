@@ -32,6 +32,7 @@ _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
 _CAUSALITY = "trainer/test_causality.py::test_"
+_REPLICA = "trainer/test_replica.py::test_"
 _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
 _SERVER = "services/test_redis_server.py::test_"
@@ -333,6 +334,20 @@ GUARDS = (
         "            if self.finding.fault is not None:",
         "            if False:",
         _FAULT + "[same-uid-looks_ahead]",
+    ),
+    Guard(
+        "a score that may be kept is borne out by a replica",
+        "trainer/stage.py",
+        "replica=spec.is_first_of_its_code",
+        "replica=False",
+        _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
+    ),
+    Guard(
+        "what a replica shows decides",
+        "trainer/replica.py",
+        "    fault = _difference(finding)",
+        "    fault = None",
+        _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
     ),
     # Drift
     Guard(
@@ -891,7 +906,7 @@ GUARDS = (
     ),
     Guard(
         "the trainer's password is known to whom takes it out",
-        "trainer/trial.py",
+        "trainer/stage.py",
         "redaction(places.secrets)",
         "redaction()",
         _TRIAL + "secret_of_the_trainer_is_in_nothing_that_is_kept_or_told",

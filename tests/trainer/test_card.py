@@ -12,7 +12,8 @@ import pytest
 from tests.trainer.conftest import CAPS, MakeSpec
 from trainer import card
 from trainer.jobs import Outcome
-from trainer.trial import Places, run_trial
+from trainer.places import Places
+from trainer.trial import run_trial
 
 ON_A_CARD = dataclasses.replace(CAPS, vram_mib=9000)
 

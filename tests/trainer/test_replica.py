@@ -18,27 +18,26 @@ NOT_ITS_OWN = "not made of the script and the model's state_dict"
 FIRST = {"trial": "e-1-t0-a1", "score_to_beat": 99.0}
 
 
+SLOW = ("keeps_weights_beside", "saves_other_weights", "builds_its_model_late")
+FAULTS = {
+    "remembers_prefixes": "a fresh process with its weights differs: its logits",
+    "known_table": "must be a torch module that a module-level name holds",
+    "keeps_weights_beside": NOT_ITS_OWN,
+    "saves_other_weights": NOT_ITS_OWN,
+    "builds_its_model_late": "has no torch module named model",
+}
+
+
 @pytest.mark.parametrize(
-    ("subject", "reason"),
-    [
-        ("remembers_prefixes", "a fresh process with its weights differs: its logits"),
-        ("known_table", "must be a torch module that a module-level name holds"),
-        pytest.param(
-            "keeps_weights_beside", "not made of the script and the model's state_dict", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "saves_other_weights", "not made of the script and the model's state_dict", marks=pytest.mark.slow
-        ),
-        pytest.param("builds_its_model_late", "has no torch module named model", marks=pytest.mark.slow),
-    ],
+    "subject", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FAULTS]
 )
 def test_score_that_a_replica_does_not_bear_out_does_not_count(
-    subject: str, reason: str, spec: MakeSpec, run: Run, places: Places
+    subject: str, spec: MakeSpec, run: Run, places: Places
 ) -> None:
     result = run(spec(subject, **FIRST))
 
     assert result.outcome is Outcome.UNSCORABLE, result.reason
-    assert reason in result.reason
+    assert FAULTS[subject] in result.reason
     assert (result.metric, result.heldout) == (None, None)
     assert everything_dead(places.work)
     assert list(places.work.iterdir()) == []
