@@ -26,7 +26,7 @@ from trainer import linux
 from trainer.jobs import Outcome, TrialResult, TrialSpec, profile_named
 from trainer.landlock import abi
 from trainer.launch import User, UserRefused
-from trainer.places import Places
+from trainer.trial import Places
 
 Run = Callable[[TrialSpec], TrialResult]
 
