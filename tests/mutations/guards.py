@@ -1025,4 +1025,32 @@ GUARDS = (
         ") is not None",
         "trainer/test_card.py::test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which",
     ),
+    Guard(
+        "nothing in a source closes the fence around it",
+        "researcher/prompt.py",
+        ".replace(_FENCE, _fence_around(context.source))",
+        "",
+        "researcher/test_prompt.py::test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one",
+    ),
+    Guard(
+        "what a candidate printed is no markup",
+        "services/cli.py",
+        "Console(markup=False)",
+        "Console()",
+        "services/test_live.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
+    ),
+    Guard(
+        "a file with many names counts once",
+        "trainer/disk.py",
+        " / max(file.st_nlink, 1)",
+        "",
+        "trainer/test_disk.py::test_files_count_by_the_room_they_take_and_no_link_is_followed_or_counted_twice",
+    ),
+    Guard(
+        "a file without a name counts too",
+        "trainer/disk.py",
+        "            for file in _nameless(pid):\n",
+        "            for file in ():\n",
+        "trainer/test_disk.py::test_open_files_without_a_name_count_once_whoever_holds_them",
+    ),
 )
