@@ -224,7 +224,8 @@ TRIES = {
     "connect to an abstract unix socket of a service": lambda: connect_unix("\0" + TARGETS["abstract"]),
     "connect to a unix socket that lies open to all": lambda: connect_unix(TARGETS["path"]),
     # other processes
-    "read another's environment": lambda: find(
+    "read the worker's environment": lambda: read(f"/proc/{WORKER}/environ"),
+    "read anybody's environment": lambda: find(
         [pid for pid in others() if succeeds(lambda pid=pid: read(f"/proc/{pid}/environ"))]
     ),
     "open the worker's memory": lambda: os.close(os.open(f"/proc/{WORKER}/mem", os.O_RDONLY)),

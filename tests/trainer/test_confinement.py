@@ -10,6 +10,8 @@ import dataclasses
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,18 +28,29 @@ from trainer import linux
 from trainer.jobs import Outcome, TrialResult, TrialSpec, profile_named
 from trainer.landlock import abi
 from trainer.launch import User, UserRefused
-from trainer.trial import Places
+from trainer.places import Places
 
 Run = Callable[[TrialSpec], TrialResult]
 
 TESTS = Path(__file__).parents[1]
-GIVEN = ["/dev/null", "/memfd", "/memfd", "pipe", "pipe", "socket"]  # stdin, the two buffers, the log twice, the wire
+GIVEN = [
+    "/dev/null",
+    "/memfd",
+    "/memfd",
+    "/memfd",
+    "pipe",
+    "pipe",
+    "socket",
+]  # stdin, buffers and weights, the log twice, the wire
 ENVIRONMENT = {
     "CUDA_CACHE_PATH", "HOME", "LANG", "OMP_NUM_THREADS", "OVERNIGHT_DATA", "OVERNIGHT_SEED", "OVERNIGHT_WORK", "PATH",
     "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTORCH_ALLOC_CONF", "TMPDIR",
     "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "USER", "XDG_CACHE_HOME",
 }  # fmt: skip
 PASSED_ON = {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH"}
+
+
+NEIGHBOUR = "import sys; from trainer import linux; linux.drop_capabilities(); print(flush=True); sys.stdin.read()"
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,11 @@ def attack(
     monkeypatch.setenv("REDIS_PASSWORD", "sesame")
     linux.become_undumpable()  # as the worker is
     with ExitStack() as listening:
+        neighbour = listening.enter_context(
+            subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        assert neighbour.stdout is not None
+        assert neighbour.stdout.readline() == b"\n"
         server = listening.enter_context(socket.create_server(("127.0.0.1", 0)))
         abstract, path = f"overnight-test-{os.getpid()}", folder / "open"
         for address in (f"\0{abstract}", str(path)):
