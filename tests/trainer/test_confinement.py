@@ -33,15 +33,8 @@ from trainer.places import Places
 Run = Callable[[TrialSpec], TrialResult]
 
 TESTS = Path(__file__).parents[1]
-GIVEN = [
-    "/dev/null",
-    "/memfd",
-    "/memfd",
-    "/memfd",
-    "pipe",
-    "pipe",
-    "socket",
-]  # stdin, buffers and weights, the log twice, the wire
+# stdin, two buffers and the weights, the log twice, the wire
+GIVEN = ["/dev/null", "/memfd", "/memfd", "/memfd", "pipe", "pipe", "socket"]
 ENVIRONMENT = {
     "CUDA_CACHE_PATH", "HOME", "LANG", "OMP_NUM_THREADS", "OVERNIGHT_DATA", "OVERNIGHT_SEED", "OVERNIGHT_WORK", "PATH",
     "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTORCH_ALLOC_CONF", "TMPDIR",
