@@ -25,6 +25,7 @@ from researcher.workspace import EDITABLE, Workspace
 from services.door import DoorError, open_bus
 from services.live import Scene, draw, experiments_table
 from services.state import State
+from trainer.jobs import TrialResult
 
 BUNDLE = "subject.bundle"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -170,10 +171,23 @@ def _tell(history: History, experiment: Experiment, state: State, console: Conso
         if (machine := told(item)) is not None:
             console.print(f"          {machine}")
         result = history.result(item.id)
+        if result is not None and result.layers:
+            console.print(f"          behind {', '.join(result.layers)}")
+        if result is not None and (looked := closer_look(result)) is not None:
+            console.print(f"          {looked}")
         if result is not None and result.log is not None:
             console.rule(f"log, {result.log.seen_bytes:,} bytes seen")
             path = state.trials / result.log.path
             console.out(path.read_text(errors="replace") if path.exists() else result.log.tail, highlight=False)
+
+
+def closer_look(result: TrialResult) -> str | None:
+    """How a score was examined, and what that finds; None for one that nobody examined."""
+    trust, share = result.trust, result.probes.get("caught_share")
+    if trust is None or trust.probe is None or share is None:
+        return None
+    found = f"a look-ahead at {share:.1%} of the positions shows 99 times in 100"
+    return f"{trust.probe}: {trust.probe_rows} with another future, {found}"
 
 
 def _row_json(row: Row) -> dict[str, object]:

@@ -78,8 +78,8 @@ class Scoring:
             _Part.HELDOUT: rows.heldout[: plan.heldout],
         }
         self._part = _Part.VAL
-        self._left = [_Part.AGAIN, *([_Part.SAVE] if plan.replica else ())]
-        self._left += [_Part.HELDOUT] if len(self._slices[_Part.HELDOUT]) else []
+        wanted = {_Part.AGAIN: plan.again, _Part.SAVE: plan.replica, _Part.HELDOUT: plan.heldout}
+        self._left = [part for part, is_wanted in wanted.items() if is_wanted]
         self._scores: dict[_Part, Score] = {}
         self._nats, self._bytes = 0.0, 0
         self.finding: Finding | None = None

@@ -71,7 +71,7 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Seen:
     spec, oom_kills = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
-        again=FIRST_AGAIN_ROWS if spec.kind is Kind.FIRST else CLAIM_AGAIN_ROWS,
+        again=_again_rows(spec),
         heldout=spec.budget.heldout_rows,
         replica=spec.is_first_of_its_code,
         wants_more=lambda bpb: _deserves_more(spec, bpb),
@@ -124,6 +124,14 @@ def _watched(
         ours.close()
         buffers.close()
     return watch, exam
+
+
+def _again_rows(spec: TrialSpec) -> int:
+    """Many at a code's first trial; more in a claim, where there are more."""
+    if spec.is_first_of_its_code:
+        return FIRST_AGAIN_ROWS
+    more = spec.kind is Kind.CONFIRM and spec.budget.eval_rows > FIRST_AGAIN_ROWS
+    return CLAIM_AGAIN_ROWS if more else 0
 
 
 def _deserves_more(spec: TrialSpec, bpb: float) -> bool:

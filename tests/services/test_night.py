@@ -151,7 +151,8 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
     assert (night.state / "subject" / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert "3 experiments" in night.output.read_text()
     for command, expected in {
-        "status": "3:",
+        "status": "measured  3:",
+        "log 0": "rows asked again, also of a replica: ",
         "log": "baseline",
         "log 1": "step 00000",
         "best": "val_bpb",

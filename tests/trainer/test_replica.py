@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.trainer.conftest import MakeSpec, everything_dead
-from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec
+from trainer.jobs import Outcome, TrialResult, TrialSpec
 from trainer.places import Places
 from trainer.replica import replica_fault
 from trainer.verdict import Stop
@@ -41,15 +41,6 @@ def test_score_that_a_replica_does_not_bear_out_does_not_count(
     assert (result.metric, result.heldout) == (None, None)
     assert everything_dead(places.work)
     assert list(places.work.iterdir()) == []
-
-
-def test_in_one_process_an_answer_that_is_remembered_hides_a_look_ahead(spec: MakeSpec, run: Run) -> None:
-    """Why there are replicas; and a later trial of the same code, which has none, is believed."""
-    result = run(spec("remembers_prefixes", trial="e-1-t1-a1", kind=Kind.CONFIRM))
-
-    assert result.outcome is Outcome.OK, result.reason
-    assert result.trust is not None
-    assert result.trust.probe == "rows asked again"
 
 
 @pytest.mark.slow
