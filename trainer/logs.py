@@ -88,7 +88,7 @@ class LogSink:
         for line in heard:
             self._on_line(line)
         if not self._head_is_full:
-            block = self._fill_head(block)
+            block = self._fill_head(self._redact(block))
         self._tail.append(block)
         self._tail_bytes += len(block)
         while self._tail_bytes - len(self._tail[0]) > self._half_bytes:
@@ -100,7 +100,7 @@ class LogSink:
         """Add lines until the head is full; the rest of the block."""
         lines = block.split(b"\n")
         for at, line in enumerate(lines):
-            for kept in _kept(self._redact(line)):
+            for kept in _kept(line):
                 self._head_bytes += len(kept) + 1
                 if self._head_bytes > self._half_bytes:
                     self._head_is_full = True
