@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from rq import Queue, SimpleWorker
@@ -42,7 +43,7 @@ class Desk(SimpleWorker):
     @classmethod
     def open(cls, bus: Bus, receiver: Receiver) -> Desk:
         """Serve with `receiver(id, kind, body) -> answer`, first what a killed researcher left."""
-        RequestJob.functions[RECEIVE] = receiver
+        RequestJob.functions[RECEIVE] = partial(_receive, receiver)
         queue = bus.queue(REQUESTS)
         desk = cls(
             [queue],
@@ -66,6 +67,12 @@ class Desk(SimpleWorker):
         """Leave the process's name alone: this is the researcher."""
 
 
+def _receive(receiver: Receiver, request: str, kind: str, body: str) -> str:
+    """Whoever may write into the queue may write anything: what `ask` refuses is refused here, too."""
+    _require(kind, body)
+    return receiver(request, kind, body)
+
+
 def _put_back(queue: Queue) -> None:
     """This is the only reader, so whatever is under way belongs to the dead."""
     started = StartedJobRegistry(queue=queue)
@@ -78,10 +85,7 @@ def _put_back(queue: Queue) -> None:
 
 def ask(bus: Bus, kind: str, body: str = "", *, request: str | None = None) -> str:
     """Put a request on the queue and return its id; the same id again is the same request."""
-    if kind not in KINDS:
-        raise ValueError(f"{kind!r} is no kind of request; the kinds are {', '.join(KINDS)}")
-    if len(body) > BODY_LIMIT_CHARACTERS:
-        raise ValueError(f"a request carries at most {BODY_LIMIT_CHARACTERS} characters; this one has {len(body)}")
+    _require(kind, body)
     name = request or f"{kind}-{uuid.uuid4().hex[:12]}"
     try:
         bus.queue(REQUESTS).enqueue_call(
@@ -90,6 +94,15 @@ def ask(bus: Bus, kind: str, body: str = "", *, request: str | None = None) -> s
     except DuplicateJobError:
         logger.info("request %s was asked before", name)
     return name
+
+
+def _require(kind: str, body: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of request; the kinds are {', '.join(KINDS)}")
+    if not isinstance(body, str):
+        raise TypeError(f"a request carries text, not {type(body).__name__}")
+    if len(body) > BODY_LIMIT_CHARACTERS:
+        raise ValueError(f"a request carries at most {BODY_LIMIT_CHARACTERS} characters; this one has {len(body)}")
 
 
 def answer(bus: Bus, request: str, wait_s: int) -> str | None:

@@ -10,7 +10,7 @@ from statistics import fmean
 import git
 import pytest
 
-from researcher.desk import answer, ask
+from researcher.desk import RECEIVE, answer, ask
 from researcher.errors import JournalError
 from researcher.experiment import CheckKind, Decision, RequestState, State, Verdict
 from researcher.history import History
@@ -190,7 +190,7 @@ def test_a_submitted_file_that_does_not_parse_is_refused_in_words_and_costs_no_t
     assert "parse" in request.answer
 
 
-def test_a_request_that_names_another_function_is_refused_and_runs_nothing(
+def test_a_request_that_names_another_function_or_carries_too_much_is_refused_and_does_nothing(
     night: ScriptedNight, tmp_path: Path
 ) -> None:
     night.start_trainer()
@@ -202,6 +202,11 @@ def test_a_request_that_names_another_function_is_refused_and_runs_nothing(
 
     assert "no work of this process" in (answer(night.bus, "evil", 20) or "")
     assert not witness.exists()
+    for name, body, said in (("large", 300_001 * "x", "at most 300000 characters"), ("odd", 7, "text, not int")):
+        night.bus.queue(REQUESTS).enqueue_call(RECEIVE, args=(name, "idea", body), job_id=name, result_ttl=-1)
+        assert said in (answer(night.bus, name, 20) or "")
+    with History(night.journal) as history:
+        assert history.requests() == []
     assert researcher.poll() is None
 
 
