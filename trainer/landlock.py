@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from functools import cache
 
 from trainer.linux import KernelRefused
 
@@ -24,6 +23,7 @@ _PATH_BENEATH = 1
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
+_LIBC = ctypes.CDLL(None, use_errno=True)  # once: to open it for every path takes longer than the calls
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
 _FIRST = (1 << 13) - 1  # all that the first version knows
 _ADDED = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL}
@@ -49,7 +49,7 @@ class _Beneath(ctypes.Structure):
 
 def abi() -> int:
     """The kernel's version of Landlock; 0 where it has none, or a container does not let us ask."""
-    version = _libc().syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION))
+    version = _LIBC.syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION))
     return max(int(version), 0)
 
 
@@ -97,13 +97,8 @@ def _known_rights() -> int:
 
 
 def _call(number: int, *arguments: object) -> int:
-    answer = _libc().syscall(ctypes.c_long(number), *arguments)
+    answer = _LIBC.syscall(ctypes.c_long(number), *arguments)
     if answer < 0:
         error = ctypes.get_errno()
         raise KernelRefused(error, f"Landlock, call {number}: {os.strerror(error)}")
     return int(answer)
-
-
-@cache  # to open it anew for every path takes longer than the calls
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
