@@ -168,7 +168,11 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(night: Night, number: signal.Signals) -> None:
     process = night.start()
     night.wait_until(trials(2))

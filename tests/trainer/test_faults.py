@@ -56,6 +56,8 @@ WHERE_THE_USER_MATTERS = (
 
 
 SLOW = {
+    ("same-uid", "overruns_its_budget"),
+    ("other-uid", "leaves_a_daemon"),
     ("same-uid", "fills_the_disk_with_one_file"),
     ("other-uid", "fills_the_disk_with_files"),
     ("same-uid", "respawns"),

@@ -182,6 +182,7 @@ def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
     assert trainer.bus.connection.exists(TRAINER) == 0
 
 
+@pytest.mark.slow
 def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_for_that(
     start: Callable[[], Trainer], spec: MakeSpec, places: Places, tmp_path: Path
 ) -> None:
@@ -385,6 +386,7 @@ def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: 
     assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:
     first = start()
     wait_for(lambda: first.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
