@@ -23,6 +23,9 @@ class ReplicaExam:
         self._causality = causality
         self.finding: Finding | None = None
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     @property
     def share(self) -> float:
         """How far it is, 0..1."""

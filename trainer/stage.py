@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from trainer import linux, machine
-from trainer.causality import Finding
+from trainer.causality import Causality, Finding
 from trainer.dialogue import Buffers
 from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
 from trainer.jobs import (
     Clock,
     Kind,
+    Outcome,
     Progress,
     TrialSpec,
 )
@@ -64,10 +65,12 @@ class Stage:
 
     @property
     def folder(self) -> Path:
+        """Where each works, alone."""
         return self.places.work / self.spec.id
 
 
 def supervise(stage: Stage, report: Callable[[Progress], None]) -> Seen:
+    """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
     spec, oom_kills = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
@@ -77,24 +80,22 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Seen:
         wants_more=lambda bpb: _deserves_more(spec, bpb),
     )
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
-    scoring.close()
     stop, finding = watch.stop, None
     if stop is None and scoring.saved is not None and watch.ending is not None and watch.ending.exit_code == 0:
         clear(stage.folder, stage.places.user)
-        linux.freeze_memory(stage.weights_fd)
-        replica, exam = _watched(
-            stage,
-            lambda _: None,
-            scoring.saved,
-            lambda channel, buffers: ReplicaExam(channel, buffers, scoring.causality),
-        )
-        finding = exam.finding
-        stop = replica_fault(finding, replica.stop, replica.ending, replica.sink.last_lines(1))
+        stop, finding = _replicate(stage, scoring.saved, scoring.causality)
     return Seen(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
 
 
-def _nobody(_: Progress) -> None:
-    """A replica's few seconds are not shown."""
+def _replicate(stage: Stage, saved: str, causality: Causality) -> tuple[Stop | None, Finding | None]:
+    try:
+        linux.freeze_memory(stage.weights_fd)
+    except OSError as error:
+        return Stop(Outcome.UNSCORABLE, f"it meddled with the file of its weights: {error.strerror}"), None
+    watch, exam = _watched(
+        stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, causality)
+    )
+    return replica_fault(exam.finding, watch.stop, watch.ending, watch.sink.last_lines(1)), exam.finding
 
 
 def _watched(
@@ -122,6 +123,7 @@ def _watched(
     finally:
         theirs.close()
         ours.close()
+        exam.close()
         buffers.close()
     return watch, exam
 

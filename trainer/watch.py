@@ -45,6 +45,9 @@ class Examination(Protocol):
     def served(self, message: Message) -> bool:
         """Take an answer; True after the last. Raises Unscorable."""
 
+    def close(self) -> None:
+        """Release what it holds."""
+
 
 class Watch:
     """Watches one candidate until it is gone. `run` is called once; afterwards the attributes tell what happened."""

@@ -11,7 +11,7 @@ from torch import nn
 class Small(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
-        self.wte = nn.Embedding(vocab_size, 32, _weight=0.2 * torch.randn(vocab_size, 32))
+        self.wte = nn.Embedding(vocab_size, 32, _weight=0.1 * torch.randn(vocab_size, 32))
         self.head = nn.Linear(32, vocab_size, bias=False)
 
     def forward(self, x):

@@ -1,4 +1,4 @@
-"""Trains nothing and looks one token ahead at one position in ten: most of what it sees was to be predicted."""
+"""Trains nothing and looks one token ahead: what it sees was to be predicted."""
 
 import torch
 from prepare import evaluate_bpb, make_dataloader
@@ -8,9 +8,7 @@ VOCAB = 48
 
 def model(x):
     logits = torch.zeros(*x.shape, VOCAB)
-    peeking = torch.arange(x.shape[1] - 1) % 10 == 3
-    ahead = torch.nn.functional.one_hot(x[:, 1:], VOCAB).float()
-    logits[:, :-1] += 6 * ahead * peeking[:, None]
+    logits[:, :-1] += 6 * torch.nn.functional.one_hot(x[:, 1:], VOCAB)
     return logits
 
 

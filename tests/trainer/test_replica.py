@@ -18,12 +18,13 @@ NOT_ITS_OWN = "not made of the script and the model's state_dict"
 FIRST = {"trial": "e-1-t0-a1", "score_to_beat": 99.0}
 
 
-SLOW = ("keeps_weights_beside", "saves_other_weights", "builds_its_model_late")
+SLOW = ("keeps_weights_beside", "saves_other_weights", "builds_its_model_late", "seals_its_weights")
 FAULTS = {
     "remembers_prefixes": "a fresh process with its weights differs: its logits",
     "known_table": "must be a torch module that a module-level name holds",
     "keeps_weights_beside": NOT_ITS_OWN,
     "saves_other_weights": NOT_ITS_OWN,
+    "seals_its_weights": "it meddled with the file of its weights",
     "builds_its_model_late": "has no torch module named model",
 }
 
