@@ -84,6 +84,7 @@ def test_the_same_command_after_the_end_measures_nothing_more_and_a_higher_goal_
     assert_coherent(night)
 
 
+@pytest.mark.slow
 def test_kill_9_again_and_again_leaves_one_coherent_history(night: ScriptedNight) -> None:
     chance = random.Random(11)
     trainer = night.start_trainer()

@@ -43,7 +43,9 @@ def refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
         (["run", "--experiments", "0"], ["experiments"]),
         (["run", "--profile", "cpu", "--text", "/nowhere/at/all"], ["/nowhere/at/all"]),
         (["run", "--profile", "cpu", "--subject", "/nowhere/at/all"], ["/nowhere/at/all", "git"]),
-        (["run", "--profile", "cpu", "--redis-url", "redis://127.0.0.1:9/0"], ["127.0.0.1:9"]),
+        pytest.param(
+            ["run", "--profile", "cpu", "--redis-url", "redis://127.0.0.1:9/0"], ["127.0.0.1:9"], marks=pytest.mark.slow
+        ),
         (["run", "--profile", "cpu", "--proposer", "oracle"], ["oracle"]),
         (["status"], ["overnight run"]),
         (["idea", "wider"], ["overnight run"]),

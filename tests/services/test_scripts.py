@@ -167,6 +167,7 @@ def test_with_arguments_the_tests_are_pytests_alone(clone: Clone) -> None:
     assert clone.run("scripts/test", "tests/trainer", "-x").stdout == "pytest tests/trainer -x\n"
 
 
+@pytest.mark.slow
 def test_test_tools_stay_when_the_night_is_refreshed(clone: Clone) -> None:
     with (clone.root / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
@@ -178,6 +179,7 @@ def test_test_tools_stay_when_the_night_is_refreshed(clone: Clone) -> None:
     assert clone.run("scripts/check").stdout.startswith("ruff")
 
 
+@pytest.mark.slow
 def test_environment_for_containers_has_no_torch_until_a_night_without_them_needs_it(bare: Clone) -> None:
     torch = ("-c", "import torch")
 

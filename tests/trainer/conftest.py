@@ -44,7 +44,9 @@ STEPS = Budget(
 CAPS = Caps(memory_mib=2048, vram_mib=None, processes=64, file_mib=64, log_kib=256)
 
 
-as_user = pytest.mark.parametrize("user", ["same-uid", "other-uid"], indirect=True)
+as_user = pytest.mark.parametrize(
+    "user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True
+)
 as_other_user = pytest.mark.parametrize("user", ["other-uid"], indirect=True)
 
 

@@ -18,7 +18,7 @@ NOT_ITS_OWN = "not made of the script and the model's state_dict"
 FIRST = {"trial": "e-1-t0-a1", "score_to_beat": 99.0}
 
 
-SLOW = ("keeps_weights_beside", "saves_other_weights", "builds_its_model_late", "seals_its_weights")
+SLOW = ("known_table", "keeps_weights_beside", "saves_other_weights", "builds_its_model_late", "seals_its_weights")
 FAULTS = {
     "remembers_prefixes": "a fresh process with its weights differs: its logits",
     "known_table": "must be a torch module that a module-level name holds",
