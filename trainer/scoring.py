@@ -16,6 +16,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from trainer import linux
 from trainer.causality import Causality, Finding
 from trainer.dialogue import Answer, Buffers, Dialogue, Unscorable
 from trainer.rows import ScoringRows
@@ -42,25 +43,26 @@ class Score:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rows are scored, asked again, and scored held out; whether the weights are kept for a replica; and who,
-    seeing the first score, says whether all that is wanted."""
+    """How many rows are scored, asked again, and scored held out; the memory file that keeps the weights for a replica,
+    if there may be one; and who, seeing the first score, says whether the rest is wanted."""
 
     val: int
     again: int
     heldout: int
-    replica: bool
+    weights_fd: int | None
     wants_more: Callable[[float], bool]
 
 
 class _Part(Enum):
-    VAL = 0
-    AGAIN = 1
-    SAVE = 2
+    SAVE = 0
+    VAL = 1
+    AGAIN = 2
     HELDOUT = 3
 
 
 class Scoring:
-    """One candidate's examination, driven by its answers.
+    """One candidate's examination, driven by its answers. The weights are kept, and closed to it, before its first
+    question: later they could hold what it was asked.
 
     Afterwards: `val` and `heldout`, None where it did not come to that; `finding` of the rows asked again, `causality`
     for others to compare with, and `saved`, the name of the model whose weights were written down.
@@ -77,9 +79,10 @@ class Scoring:
             _Part.AGAIN: self.causality.tokens,
             _Part.HELDOUT: rows.heldout[: plan.heldout],
         }
-        self._part = _Part.VAL
-        wanted = {_Part.AGAIN: plan.again, _Part.SAVE: plan.replica, _Part.HELDOUT: plan.heldout}
-        self._left = [part for part, is_wanted in wanted.items() if is_wanted]
+        self._weights_fd = plan.weights_fd
+        wanted = {_Part.AGAIN: plan.again, _Part.HELDOUT: plan.heldout}
+        self._left = [part for part, rows_wanted in wanted.items() if rows_wanted]
+        self._part = _Part.SAVE
         self._scores: dict[_Part, Score] = {}
         self._nats, self._bytes = 0.0, 0
         self.finding: Finding | None = None
@@ -103,15 +106,20 @@ class Scoring:
         return self._dialogue.share
 
     def begin(self, *, half: bool) -> None:
-        """Ask for the first batches."""
+        """Ask for the weights, or for the first batches."""
         self._dialogue.half = half
-        self._dialogue.ask(self._slices[self._part])
+        if self._weights_fd is None:
+            self._ask(_Part.VAL)
+        else:
+            self._dialogue.channel.send(Message(Word.SAVE))
 
     def served(self, message: Message) -> bool:
         """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
-        if self._part is _Part.SAVE and message.word is Word.SAVED:
+        if self._part is _Part.SAVE and self._weights_fd is not None and message.word is Word.SAVED:
+            self._close_weights(self._weights_fd)
             self.saved = message.text
-            return self._go_on()
+            self._ask(_Part.VAL)
+            return False
         self._take(self._dialogue.answered(message))
         return self._part_is_done() if self._dialogue.over else False
 
@@ -119,6 +127,16 @@ class Scoring:
         """Release the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+    def _ask(self, part: _Part) -> None:
+        self._part = part
+        self._dialogue.ask(self._slices[part])
+
+    def _close_weights(self, fd: int) -> None:
+        try:
+            linux.freeze_memory(fd)
+        except OSError as error:
+            raise Unscorable(f"it meddled with the file of its weights: {error.strerror}") from error
 
     def _take(self, answer: Answer) -> None:
         if self._part is _Part.AGAIN:
@@ -147,11 +165,7 @@ class Scoring:
         if not self._left or not self._wants_more(val):
             self._dialogue.channel.send(Message(Word.SCORED, x=val))
             return True
-        self._part = self._left.pop(0)
-        if self._part is _Part.SAVE:
-            self._dialogue.channel.send(Message(Word.SAVE))
-        else:
-            self._dialogue.ask(self._slices[self._part])
+        self._ask(self._left.pop(0))
         return False
 
 

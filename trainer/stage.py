@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trainer import linux, machine
+from trainer import machine
 from trainer.causality import Causality, Finding
 from trainer.dialogue import Buffers
 from trainer.disk import Holdings, can_be_counted
@@ -21,7 +21,6 @@ from trainer.grants import grants
 from trainer.jobs import (
     Clock,
     Kind,
-    Outcome,
     Progress,
     TrialSpec,
 )
@@ -43,7 +42,7 @@ FIRST_AGAIN_ROWS, CLAIM_AGAIN_ROWS = 512, 2048
 
 
 @dataclass(frozen=True)
-class Seen:
+class Supervised:
     """What supervision saw: of the candidate, and of its replica if there was one. `stop` is the reason of either."""
 
     watch: Watch
@@ -69,29 +68,26 @@ class Stage:
         return self.places.work / self.spec.id
 
 
-def supervise(stage: Stage, report: Callable[[Progress], None]) -> Seen:
+def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
     spec, oom_kills = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
         again=_again_rows(spec),
         heldout=spec.budget.heldout_rows,
-        replica=spec.is_first_of_its_code,
+        weights_fd=stage.weights_fd if spec.is_first_of_its_code else None,
         wants_more=lambda bpb: _deserves_more(spec, bpb),
     )
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
     stop, finding = watch.stop, None
-    if stop is None and scoring.saved is not None and watch.ending is not None and watch.ending.exit_code == 0:
+    ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
+    if ended_well and scoring.saved is not None and scoring.finding is not None:
         clear(stage.folder, stage.places.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality)
-    return Seen(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
+    return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
 
 
 def _replicate(stage: Stage, saved: str, causality: Causality) -> tuple[Stop | None, Finding | None]:
-    try:
-        linux.freeze_memory(stage.weights_fd)
-    except OSError as error:
-        return Stop(Outcome.UNSCORABLE, f"it meddled with the file of its weights: {error.strerror}"), None
     watch, exam = _watched(
         stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, causality)
     )

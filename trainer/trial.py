@@ -28,7 +28,7 @@ from trainer.leftovers import clear
 from trainer.places import Places
 from trainer.record import finite
 from trainer.rows import DataFault, read_rows
-from trainer.stage import Seen, Stage, supervise, vram_mib
+from trainer.stage import Stage, Supervised, supervise, vram_mib
 from trainer.verdict import Observed, Stop, judge
 from trainer.watch import Watch
 
@@ -79,7 +79,7 @@ class _Clock:
         return time.monotonic() - self.started_s
 
 
-def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Seen, speed: Calibration) -> TrialResult:
+def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, speed: Calibration) -> TrialResult:
     watch, scoring = seen.watch, seen.scoring
     printed_bpb = watch.printed.summary.get("val_bpb")
     bpb = scoring.val.bpb if scoring.val is not None and watch.marks.scored is not None else None

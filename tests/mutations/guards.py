@@ -333,13 +333,20 @@ GUARDS = (
         "trainer/scoring.py",
         "            if self.finding.fault is not None:",
         "            if False:",
-        _FAULT + "[same-uid-looks_ahead]",
+        _REPLICA + "a_plain_look_ahead_is_found_in_the_process_that_was_scored",
     ),
     Guard(
         "a score that may be kept is borne out by a replica",
         "trainer/stage.py",
-        "replica=spec.is_first_of_its_code",
-        "replica=False",
+        "weights_fd=stage.weights_fd if spec.is_first_of_its_code else None",
+        "weights_fd=None",
+        _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
+    ),
+    Guard(
+        "the weights for a replica are those from before the first question",
+        "trainer/scoring.py",
+        "            linux.freeze_memory(fd)",
+        "            pass",
         _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
     ),
     Guard(

@@ -32,7 +32,6 @@ FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("prints_a_better_score", {}, Outcome.UNSCORABLE, "it printed val_bpb 0.100000"),
     ("serves_nan", {}, Outcome.UNSCORABLE, "not all finite"),
     ("serves_losses", {}, Outcome.UNSCORABLE, "not logits of shape"),
-    ("looks_ahead", {"trial": "e-1-t0-a1", "score_to_beat": 99.0}, Outcome.UNSCORABLE, "it looks ahead"),
     ("trains_on_validation", {}, Outcome.CRASHED, "serves the split 'train' only"),
     ("hangs_in_setup", {"budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
     ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),

@@ -44,6 +44,14 @@ def test_score_that_a_replica_does_not_bear_out_does_not_count(
     assert list(places.work.iterdir()) == []
 
 
+def test_a_plain_look_ahead_is_found_in_the_process_that_was_scored(spec: MakeSpec, run: Run) -> None:
+    result = run(spec("looks_ahead", **FIRST))
+
+    assert result.outcome is Outcome.UNSCORABLE
+    assert result.reason.startswith("its logits at position")
+    assert result.reason.endswith("it looks ahead")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", ["averages_its_weights", "upstream_shape"])
 def test_honest_script_is_borne_out(subject: str, spec: MakeSpec, run: Run) -> None:
