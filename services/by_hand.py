@@ -54,8 +54,10 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
             bars.update(task, description=progress.phase, completed=progress.progress)
 
         places = Places(state.data, state.trials, state.work, user=tenancy.user)
-        result = run_trial(spec, places, report, lambda: False)
-    tenancy.leave()
+        try:
+            result = run_trial(spec, places, report, lambda: False)
+        finally:
+            tenancy.leave()
     console.print(f"{result.outcome}: {result.reason}")
     if result.metric is not None:
         console.print(f"{result.metric.name}: {result.metric.value:.6f}")

@@ -36,8 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield started
 
 
-@pytest.fixture
-def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedNight]:
-    made = ForkedNight(tmp_path, server)
+def until_the_test_ends(folder: Path, server: RedisServer) -> Iterator[ForkedNight]:
+    made = ForkedNight(folder, server)
     yield made
     made.end()
+
+
+@pytest.fixture
+def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedNight]:
+    yield from until_the_test_ends(tmp_path, server)

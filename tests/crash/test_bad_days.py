@@ -35,6 +35,7 @@ from services.redis.server import RedisServer
 from services.show import show_status
 from services.state import CHOICES_FILE, Choices, State
 from tests.crash.checker import check
+from tests.crash.conftest import until_the_test_ends
 from tests.crash.nights import ForkedNight
 from tests.disks import Disk
 from tests.researcher.laboratory import opened
@@ -242,9 +243,7 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedNight]:
-    made = ForkedNight(tmp_path, own_server)
-    yield made
-    made.end()
+    yield from until_the_test_ends(tmp_path, own_server)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_secret_is_taken_out_and_the_rest_stays(line: str, left: str) -> None:
         "bos_token = 1234567890",
         "a task-sk-x, a disk-space-of-the-machine-is-low, hf_hub_download(repo)",
         "https://host:8080/path?query=1 @ noon",
-        'File "/run/overnight/work/e-1-t1-a1/subject/train.py", line 12, in <module>',
+        'File "/srv/e-1-t1-a1/subject/train.py", line 12, in <module>',
         "x" * 5000,
     ],
 )
