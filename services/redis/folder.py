@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import secrets
 import socket
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from typing import IO
 
 from services.redis.acl import SERVICES, acl_file
 from services.redis.binary import NAMES
+from trainer.jobs import BusError
 
 _LOG_CAP_BYTES = 10_000_000
+_PORTS = 10_000
 
 # save "": keys are kept by the append-only file alone; a snapshot at exit would only be a second, older truth.
 _CONFIG = """\
@@ -154,7 +157,12 @@ def _is_free(port: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Below those that the system gives to outgoing connections: one of them could take it while the server is down."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(max(1024, first_given - _PORTS), first_given)
+    for port in random.sample(ports, len(ports)):
+        if _is_free(port):
+            return port
+    raise BusError(
+        f"no port of {ports.start} to {ports.stop - 1} is free on 127.0.0.1 for the server in a state folder"
+    )

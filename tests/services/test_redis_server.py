@@ -84,7 +84,9 @@ def test_server_that_cannot_be_started_again_is_said_and_tried_again_later(
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not ServerFolder(folder).server_pids())
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended are in nobody's way
         holder.bind(("127.0.0.1", int(server.url.rpartition(":")[2].partition("/")[0])))
+        holder.listen()
         wait_until(lambda: server.revive() or "the server cannot be started again" in caplog.text)
 
     server.revive()
