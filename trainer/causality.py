@@ -2,12 +2,14 @@
 
 A logit may depend on its row's tokens up to its position, and on nothing else. Promises: a finding is made of logits
 that the trainer copied, for rows, cuts and positions that nobody could guess. A look-ahead of one token shows only just
-before the cut, so a row examines one position: `caught_share` says what that finds. Does not cover a process that
-remembers its earlier answers, or recognises that it is asked again: a replica has nothing to remember.
+before the cut, so a question examines one position of one row, and no two the same: `caught_share` says what that
+finds, also where there are more questions than rows. Does not cover a process that remembers its earlier answers, or
+recognises that it is asked again: a replica has nothing to remember.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,7 @@ TOLERANCE = 0.05  # on logits; the same shapes on the same device gave the same 
 MOST_TOLERANCE = 0.5
 _NOISE_FACTOR = 4.0
 _POSITIONS = 4
-_UNCHANGED_SHARE, _FEWEST_UNCHANGED, _MOST_UNCHANGED = 8, 8, 64
+_UNCHANGED_SHARE = 8  # one in so many is asked as it was
 _CONFIDENCE = 0.99
 
 Logits = npt.NDArray[np.floating]
@@ -29,7 +31,7 @@ Logits = npt.NDArray[np.floating]
 class Finding:
     """The largest changes of a logit: `noise` in rows asked again as they were, `change` before a cut, at `position`.
 
-    `rows` counts those with a cut.
+    `rows` counts the questions that go on differently at a cut.
     """
 
     rows: int
@@ -44,7 +46,7 @@ class Finding:
 
     @property
     def caught_share(self) -> float:
-        """The smallest share of positions at which a look-ahead is found 99 times in 100."""
+        """The smallest share of positions at which a look-ahead is found 99 times in 100, however they are chosen."""
         return float(1 - (1 - _CONFIDENCE) ** (1 / self.rows)) if self.rows else 1.0
 
     @property
@@ -65,30 +67,39 @@ class Finding:
 
 class Causality:
     """Remembers some logits while the validation rows are scored, then compares. `tokens` are the rows to ask again,
-    T+1 wide like all others, in the order to ask them in."""
+    T+1 wide like all others, in the order to ask them in: at most `count`, any first part of them as good a sample."""
 
     def __init__(self, rows: Tokens, count: int, random: np.random.Generator) -> None:
         context = rows.shape[1] - 1
-        self._rows = random.permutation(len(rows))[:count]
-        count = len(self._rows)
-        unchanged = min(_MOST_UNCHANGED, max(count // _UNCHANGED_SHARE, min(_FEWEST_UNCHANGED, count // 2)))
-        self._cuts = random.integers(1, context, count)
-        self._cuts[random.permutation(count)[:unchanged]] = context
-        self._positions = random.integers(0, self._cuts[:, None], (count, _POSITIONS))
+        places = len(rows) * (context - 1)
+        chosen, cuts = np.divmod(random.choice(places, min(count, places), replace=False), context - 1)
+        self._cuts = cuts + 1
+        firsts = np.arange(0, len(chosen), _UNCHANGED_SHARE)
+        unchanged = firsts + random.integers(0, _UNCHANGED_SHARE, len(firsts))
+        self._cuts[np.minimum(unchanged, len(chosen) - 1)] = context
+        self._positions = random.integers(0, self._cuts[:, None], (len(chosen), _POSITIONS))
         self._positions[:, 0] = self._cuts - 1
-        self.tokens = _swapped(rows, self._rows, self._cuts, random)
-        self._kept: list[Logits | None] = [None] * count
+        self.tokens = _swapped(rows, chosen, self._cuts, random)
+        each = np.arange(len(chosen))
+        self._differs = self.tokens[each, self._cuts] != rows[chosen, self._cuts]
+        self._kept: list[Logits | None] = [None] * len(chosen)
         self._noise = self._change = 0.0
         self._position = 0
-        self._questions = {int(row): at for at, row in enumerate(self._rows)}
+        self._questions = defaultdict[int, list[int]](list)
+        for question, row in enumerate(chosen):
+            self._questions[int(row)].append(question)
 
     def remember(self, first: int, logits: Logits, rows: int) -> None:
         """The logits of `rows` validation rows from the row `first` on, (rows * context, vocabulary)."""
         by_row = logits.reshape(rows, -1, logits.shape[1])
         for at in range(rows):
-            question = self._questions.get(first + at)
-            if question is not None:
+            for question in self._questions.get(first + at, ()):
                 self._kept[question] = by_row[at, self._positions[question]].copy()
+
+    def ask_only(self, count: int) -> None:
+        """The first `count` questions, from now on; what was remembered for the others is let go."""
+        self.tokens = self.tokens[:count]
+        del self._kept[count:]
 
     def compare(self, first: int, logits: Logits, rows: int) -> None:
         """The same for `rows` of `tokens` from `first` on."""
@@ -109,8 +120,8 @@ class Causality:
 
     def finding(self) -> Finding:
         """What came out, once all was compared; the next comparison begins anew."""
-        context = self.tokens.shape[1] - 1
-        found = Finding(int((self._cuts < context).sum()), self._noise, self._change, self._position)
+        rows = int(self._differs[: len(self.tokens)].sum())
+        found = Finding(rows, self._noise, self._change, self._position)
         self._noise, self._change, self._position = 0.0, 0.0, 0
         return found
 

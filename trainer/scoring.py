@@ -43,14 +43,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rows are scored, asked again, and scored held out; the memory file that keeps the weights for a replica,
-    if there may be one; and who, seeing the first score, says whether the rest is wanted."""
+    """How many rows are scored, asked again at most, and scored held out; the memory file that keeps the weights for a
+    replica, if there may be one; and who, seeing the first score, says how many are asked again, or None: it ends."""
 
     val: int
     again: int
     heldout: int
     weights_fd: int | None
-    wants_more: Callable[[float], bool]
+    closer: Callable[[float], int | None]
 
 
 class _Part(Enum):
@@ -71,17 +71,11 @@ class Scoring:
     def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
         self._dialogue = Dialogue(channel, buffers)
         self._token_bytes = rows.token_bytes
-        self._wants_more = plan.wants_more
+        self._plan = plan
         val = rows.val[: plan.val]
         self.causality = Causality(val, plan.again, np.random.default_rng())
-        self._slices = {
-            _Part.VAL: val,
-            _Part.AGAIN: self.causality.tokens,
-            _Part.HELDOUT: rows.heldout[: plan.heldout],
-        }
-        self._weights_fd = plan.weights_fd
-        wanted = {_Part.AGAIN: plan.again, _Part.HELDOUT: plan.heldout}
-        self._left = [part for part, rows_wanted in wanted.items() if rows_wanted]
+        self._slices = {_Part.VAL: val, _Part.HELDOUT: rows.heldout[: plan.heldout]}
+        self._left: list[_Part] = []
         self._part = _Part.SAVE
         self._scores: dict[_Part, Score] = {}
         self._nats, self._bytes = 0.0, 0
@@ -108,15 +102,15 @@ class Scoring:
     def begin(self, *, half: bool) -> None:
         """Ask for the weights, or for the first batches."""
         self._dialogue.half = half
-        if self._weights_fd is None:
+        if self._plan.weights_fd is None:
             self._ask(_Part.VAL)
         else:
             self._dialogue.channel.send(Message(Word.SAVE))
 
     def served(self, message: Message) -> bool:
         """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
-        if self._part is _Part.SAVE and self._weights_fd is not None and message.word is Word.SAVED:
-            self._close_weights(self._weights_fd)
+        if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is Word.SAVED:
+            self._close_weights(self._plan.weights_fd)
             self.saved = message.text
             self._ask(_Part.VAL)
             return False
@@ -156,14 +150,22 @@ class Scoring:
             if self.finding.fault is not None:
                 raise Unscorable(self.finding.fault)
         else:
-            self._scores[self._part] = Score(self._nats, self._bytes)
+            self._scores[self._part] = score = Score(self._nats, self._bytes)
             self._nats, self._bytes = 0.0, 0
+            if self._part is _Part.VAL:
+                self._look_closer(self._plan.closer(score.bpb))
         return self._go_on()
 
+    def _look_closer(self, questions: int | None) -> None:
+        if questions is None:
+            return
+        self.causality.ask_only(questions)
+        self._slices[_Part.AGAIN] = self.causality.tokens
+        self._left = [part for part in (_Part.AGAIN, _Part.HELDOUT) if len(self._slices[part])]
+
     def _go_on(self) -> bool:
-        val = self._scores[_Part.VAL].bpb
-        if not self._left or not self._wants_more(val):
-            self._dialogue.channel.send(Message(Word.SCORED, x=val))
+        if not self._left:
+            self._dialogue.channel.send(Message(Word.SCORED, x=self._scores[_Part.VAL].bpb))
             return True
         self._ask(self._left.pop(0))
         return False

@@ -7,6 +7,7 @@ returns when all processes are dead. Does not cover what a trial makes of it.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -38,7 +39,8 @@ from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0
 Exam = TypeVar("Exam", bound=Examination)
-FIRST_AGAIN_ROWS, CLAIM_AGAIN_ROWS = 512, 2048
+QUESTIONS, MORE_QUESTIONS = 512, 2048
+JUMP_SHARE = 0.03  # a gain beyond it is hard to believe; the researcher's rule for jumps asks for six sigma, too
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     spec, oom_kills = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
-        again=_again_rows(spec),
+        again=questions(spec, -math.inf) or 0,
         heldout=spec.budget.heldout_rows,
         weights_fd=stage.weights_fd if spec.is_first_of_its_code else None,
-        wants_more=lambda bpb: _deserves_more(spec, bpb),
+        closer=lambda bpb: questions(spec, bpb),
     )
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
     stop, finding = watch.stop, None
@@ -124,17 +126,19 @@ def _watched(
     return watch, exam
 
 
-def _again_rows(spec: TrialSpec) -> int:
-    """Many at a code's first trial; more in a claim, where there are more."""
-    if spec.is_first_of_its_code:
-        return FIRST_AGAIN_ROWS
-    more = spec.kind is Kind.CONFIRM and spec.budget.eval_rows > FIRST_AGAIN_ROWS
-    return CLAIM_AGAIN_ROWS if more else 0
+def questions(spec: TrialSpec, bpb: float) -> int | None:
+    """How many rows a score is worth asking again; None for one that is not looked at any further.
 
-
-def _deserves_more(spec: TrialSpec, bpb: float) -> bool:
-    """Only a score that may be kept pays for a closer look."""
-    return spec.kind is not Kind.FIRST or (spec.score_to_beat is not None and bpb < spec.score_to_beat)
+    Many for a code's first score that may be kept, more for one that is a jump, and more in the first trial after it:
+    whatever code has one was kept, and a claim's head had one before it is confirmed.
+    """
+    to_beat = spec.score_to_beat
+    if spec.kind is Kind.FIRST and (to_beat is None or bpb >= to_beat):
+        return None
+    if spec.number == 0:
+        jump = to_beat is not None and to_beat - bpb > JUMP_SHARE * abs(to_beat)
+        return MORE_QUESTIONS if jump else QUESTIONS
+    return MORE_QUESTIONS if spec.number == 1 and spec.kind in (Kind.CONFIRM, Kind.DRIFT) else 0
 
 
 def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:

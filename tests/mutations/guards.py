@@ -356,6 +356,34 @@ GUARDS = (
         "    fault = None",
         _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
     ),
+    Guard(
+        "a jump is asked more",
+        "trainer/stage.py",
+        "return MORE_QUESTIONS if jump else QUESTIONS",
+        "return QUESTIONS",
+        _CAUSALITY + "the_more_is_at_stake_the_more_is_asked[t0-first-2.07-2048]",
+    ),
+    Guard(
+        "what a claim is made for was asked more",
+        "trainer/stage.py",
+        "spec.kind in (Kind.CONFIRM, Kind.DRIFT) else 0",
+        "spec.kind is Kind.CONFIRM else 0",
+        _CAUSALITY + "the_more_is_at_stake_the_more_is_asked[t1-drift-None-2048]",
+    ),
+    Guard(
+        "no two questions examine the same position of the same row",
+        "trainer/causality.py",
+        "min(count, places), replace=False)",
+        "min(count, places), replace=True)",
+        _CAUSALITY + "more_questions_than_rows_examine_as_many_positions_and_say_so",
+    ),
+    Guard(
+        "a question that changes nothing finds nothing, and is not counted",
+        "trainer/causality.py",
+        "rows = int(self._differs[: len(self.tokens)].sum())",
+        "rows = len(self.tokens) - len(self.tokens) // 8",
+        _CAUSALITY + "no_more_is_promised_than_there_are_positions_that_can_be_examined",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.trainer.conftest import MakeSpec
 from trainer.causality import MOST_TOLERANCE, Causality, Finding
+from trainer.jobs import Kind
+from trainer.stage import questions
 
 Tokens = npt.NDArray[np.integer]
 Logits = npt.NDArray[np.float32]
@@ -91,10 +94,15 @@ def not_a_number_when_asked_again() -> Model:
     return model
 
 
-def examine(model: Model, seed: int = 0, rows: int = ROWS, kind: type[np.floating] = np.float32) -> Finding:
-    """As the trainer does it: all validation rows in order, then those to ask again."""
-    causality = Causality(VAL, rows, np.random.default_rng(seed))
-    for tokens, take in ((VAL, causality.remember), (causality.tokens, causality.compare)):
+def examine(
+    model: Model, seed: int = 0, questions: int = ROWS, kind: type[np.floating] = np.float32, most: int = 2 * ROWS
+) -> Finding:
+    """As the trainer does it: all validation rows in order, then those to ask again, of more that it might have."""
+    causality = Causality(VAL, max(questions, most), np.random.default_rng(seed))
+    for take in (causality.remember, causality.compare):
+        if take == causality.compare:
+            causality.ask_only(questions)
+        tokens = VAL if take == causality.remember else causality.tokens
         for first in range(0, len(tokens), BATCH):
             batch = tokens[first : first + BATCH, :-1].astype(np.int64)
             whole = np.zeros((BATCH, CONTEXT), dtype=np.int64)
@@ -145,11 +153,11 @@ def test_an_honest_model_passes_every_time(model: Model, kind: type[np.floating]
 def test_how_often_a_look_ahead_is_found_is_what_the_theory_says(share: float) -> None:
     nights = 80
 
-    found = sum(examine(peek(share), seed, rows=32).fault is not None for seed in range(nights))
+    found = sum(examine(peek(share), seed, questions=32).fault is not None for seed in range(nights))
 
     here = np.arange(CONTEXT - 1) % 100 < share * 100
     true = here.mean() if share < 0.05 else share
-    expected = 1 - (1 - true) ** examine(past, rows=32).rows
+    expected = 1 - (1 - true) ** examine(past, questions=32).rows
     assert found / nights == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / nights) + 0.03)
 
 
@@ -179,5 +187,45 @@ def test_rows_asked_again_are_the_same_up_to_their_cut_and_go_on_differently_at_
     assert causality.finding().rows == ROWS - ROWS // 8
 
 
-def test_a_text_of_one_row_can_be_examined() -> None:
-    Causality(VAL[:1], 512, np.random.default_rng(0))
+def test_more_questions_than_rows_examine_as_many_positions_and_say_so() -> None:
+    count = 4 * ROWS
+
+    causality = Causality(VAL, count, np.random.default_rng(3))
+
+    asked = {row.tobytes() for row in causality.tokens}
+    assert len(asked) >= count - count // 8, "only those asked as they were can be twice the same"
+    assert causality.finding().rows == count - count // 8
+    assert examine(past, questions=count).fault is None
+    assert examine(peek(0.02), questions=count).fault is not None
+
+
+def test_no_more_is_promised_than_there_are_positions_that_can_be_examined() -> None:
+    alike = np.repeat(VAL[:1], 3, axis=0)
+
+    found = [Causality(rows, 10**6, np.random.default_rng(0)).finding() for rows in (VAL, VAL[:1], alike)]
+
+    places = ROWS * (CONTEXT - 1)
+    assert found[0].rows == places - places // 8
+    assert [each.caught_share for each in found[1:]] == [1.0, 1.0], "no row goes on differently anywhere"
+
+
+@pytest.mark.parametrize(
+    ("trial", "kind", "to_beat", "asked"),
+    [
+        ("t0", Kind.BASELINE, None, 512),
+        ("t1", Kind.BASELINE, None, 0),
+        ("t0", Kind.MANUAL, None, 512),
+        ("t0", Kind.FIRST, None, None),
+        ("t0", Kind.FIRST, 2.0, None),
+        ("t0", Kind.FIRST, 2.001, 512),
+        ("t0", Kind.FIRST, 2.05, 512),
+        ("t0", Kind.FIRST, 2.07, 2048),
+        ("t1", Kind.CONFIRM, None, 2048),
+        ("t1", Kind.DRIFT, None, 2048),
+        ("t2", Kind.CONFIRM, None, 0),
+    ],
+)
+def test_the_more_is_at_stake_the_more_is_asked(
+    spec: MakeSpec, trial: str, kind: Kind, to_beat: float | None, asked: int | None
+) -> None:
+    assert questions(spec("tiny", trial=f"x-t0-3-{trial}-a0", kind=kind, score_to_beat=to_beat), 2.0) == asked

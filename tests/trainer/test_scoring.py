@@ -85,7 +85,7 @@ def test_batches_of_both_slices_are_scored_rows_are_asked_again_and_the_answer_g
     rows = ScoringRows(val, heldout, np.array([0, 1, 2, 3, 4], dtype=np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = (Channel(end) for end in Channel.pair())
-    scoring = Scoring(ours, buffers, rows, Plan(7, 4, 3, weights_fd=None, wants_more=lambda bpb: bpb > 0))
+    scoring = Scoring(ours, buffers, rows, Plan(7, 24, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else 0))
     answers: list[float] = []
     candidate = threading.Thread(target=serve_zeros, args=(theirs, answers))
     candidate.start()
@@ -102,7 +102,7 @@ def test_batches_of_both_slices_are_scored_rows_are_asked_again_and_the_answer_g
     assert answers == [scoring.val.bpb]
     assert scoring.heldout is not None
     assert scoring.finding is not None
-    assert (scoring.finding.rows, scoring.finding.change) == (2, 0.0)
+    assert (scoring.finding.rows, scoring.finding.change) == (14, 0.0), "one in eight is asked as it was"
     for end in (ours.end, theirs.end):
         end.close()
     buffers.close()
@@ -112,7 +112,7 @@ def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
     rows = ScoringRows(np.zeros((2, 5), np.uint16), np.zeros((1, 5), np.uint16), np.ones(VOCAB, np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = Channel.pair()
-    scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 2, 1, weights_fd=None, wants_more=lambda bpb: False))
+    scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 2, 1, weights_fd=None, closer=lambda bpb: None))
     scoring.begin(half=False)
 
     with pytest.raises(Unscorable, match="not asked"):

@@ -137,7 +137,7 @@ def _scaled_to_cpu(reference: Profile) -> Profile:
         warmup_steps=0,
         warmup_cap_s=0,
         setup_s=60,
-        scoring_s=60,
+        scoring_s=180,
         eval_rows=256,
         heldout_rows=256,
     )

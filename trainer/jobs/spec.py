@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 SOURCE_LIMIT_BYTES = 512 * 1024  # all files of a trial
 TRAIN_LIMIT_BYTES = 256 * 1024  # train.py alone; what a candidate adds never pushes a trial over the limit
-_TRIAL_ID = re.compile(r"[A-Za-z0-9_-]+-t\d+-a\d+")
+_TRIAL_ID = re.compile(r"[A-Za-z0-9_-]+-t(\d+)-a\d+")
 
 
 class Clock(StrEnum):
@@ -115,7 +115,14 @@ class TrialSpec:
     @property
     def is_first_of_its_code(self) -> bool:
         """True for trial 0 of an experiment, whatever the attempt."""
-        return "-t0-a" in self.id
+        return self.number == 0
+
+    @property
+    def number(self) -> int:
+        """Which of its experiment's trials it is, from 0 on."""
+        named = _TRIAL_ID.fullmatch(self.id)
+        assert named is not None, "checked when the spec was made"
+        return int(named[1])
 
     @property
     def digest(self) -> str:
