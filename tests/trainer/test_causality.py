@@ -192,11 +192,18 @@ def test_more_questions_than_rows_examine_as_many_positions_and_say_so() -> None
 
     causality = Causality(VAL, count, np.random.default_rng(3))
 
-    asked = {row.tobytes() for row in causality.tokens}
-    assert len(asked) >= count - count // 8, "only those asked as they were can be twice the same"
+    places = [place for place in map(examined, causality.tokens) if 3 < place[1] <= CONTEXT]
+    assert len(places) > count / 2
+    assert len(set(places)) == len(places)
     assert causality.finding().rows == count - count // 8
     assert examine(past, questions=count).fault is None
     assert examine(peek(0.02), questions=count).fault is not None
+
+
+def examined(asked: Tokens) -> tuple[int, int]:
+    """The row it was made of, and how long it is the same; other rows are so for three tokens at most."""
+    same = np.cumprod(asked == VAL, axis=1).sum(axis=1)
+    return int(same.argmax()), int(same.max())
 
 
 def test_no_more_is_promised_than_there_are_positions_that_can_be_examined() -> None:
