@@ -33,13 +33,13 @@ from researcher.llm import LlmProposer
 from researcher.loop import work
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
-from researcher.projections import results_tsv, write_whole
+from researcher.projections import ResultsTable, write_whole
 from researcher.proposers import Proposers
 from researcher.rescue import open_subject
 from researcher.settings import Mix, Settings, faults
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
-from researcher.view import look, now
+from researcher.view import now
 from researcher.voice import RESEARCHER, Voice
 from researcher.workspace import EDITABLE, Workspace
 from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, foreign
@@ -135,7 +135,7 @@ def _lab(
     def worry() -> str | None:
         return alarm(lab.run, journal.trials(), profile.budget, now(journal, bus), clock())
 
-    voice = Voice(bus, worry, workspace.look)
+    voice, table = Voice(bus, worry, workspace.look), ResultsTable(journal)
 
     def tick() -> None:
         nonlocal jumps
@@ -155,9 +155,7 @@ def _lab(
         time.sleep(REST_S)
 
     def project() -> None:
-        night = look(journal, profile)
-        assert night is not None
-        write_whole(settings.subject_dir / "results.tsv", results_tsv(night).encode())
+        write_whole(settings.subject_dir / "results.tsv", table.text().encode())
 
     proposers = Proposers(
         mix=settings.proposer,

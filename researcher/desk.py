@@ -84,8 +84,10 @@ def _put_back(queue: Queue) -> None:
 
 
 def ask(bus: Bus, kind: str, body: str = "", *, request: str | None = None) -> str:
-    """Put a request on the queue and return its id; the same id again is the same request."""
+    """Put a request on the queue and return its id; the same id again is the same request. It begins with the kind."""
     _require(kind, body)
+    if request is not None and not request.startswith(f"{kind}-"):
+        raise ValueError(f"the id of a request begins with its kind: {kind}-..., not {request!r}")
     name = request or f"{kind}-{uuid.uuid4().hex[:12]}"
     try:
         bus.queue(REQUESTS).enqueue_call(

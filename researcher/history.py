@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -46,7 +45,10 @@ class History:
         with self._told():
             self._database = open_database(folder, read_only=not writable)
         self._applied: list[Experiment] = []
+        self._measured = 0  # of those
+        self._settled: list[Confirmation] = []
         self._closed: list[Trial] = []  # only the newest trial may be begun again
+        self._scores: dict[int, list[float]] = {}  # of those
 
     def close(self) -> None:
         """Close the file."""
@@ -64,11 +66,8 @@ class History:
 
     def experiments(self, *, after: int = 0) -> list[Experiment]:
         """Those with an id above `after`, oldest first."""
-        known = self._applied[-1].id if self._applied else 0
-        fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
-        found = [*self._applied, *fresh]
-        self._applied += takewhile(lambda item: item.state is State.APPLIED, fresh)
-        return [item for item in found if item.id > after]
+        open_ones = self._read_experiments()
+        return [item for item in (*self._applied, *open_ones) if item.id > after]
 
     def recent(self, count: int) -> list[Experiment]:
         """The last `count`, oldest first."""
@@ -107,14 +106,17 @@ class History:
 
     def confirmations(self) -> list[Confirmation]:
         """All of them, oldest first."""
-        return [confirmation_of(row) for row in self._all("SELECT * FROM confirmation ORDER BY id")]
+        known = self._settled[-1].id if self._settled else 0
+        rows = self._all("SELECT * FROM confirmation WHERE id > ? ORDER BY id", known)
+        fresh = [confirmation_of(row) for row in rows]
+        found = [*self._settled, *fresh]
+        self._settled += takewhile(lambda item: item.state is State.APPLIED, fresh)
+        return found
 
     def trials(self, *, experiment: int | None = None, confirmation: int | None = None) -> list[Trial]:
         """All, those of one experiment's candidate, or those one confirmation asked for; oldest first."""
-        known = self._closed[-1].id if self._closed else 0
-        fresh = [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", known)]
-        found = [*self._closed, *fresh]
-        self._closed += takewhile(lambda trial: trial.finished, fresh[:-1])
+        open_ones = self._read_trials()
+        found = [*self._closed, *open_ones]
         if experiment is not None:
             found = [trial for trial in found if trial.experiment == experiment]
         if confirmation is not None:
@@ -174,29 +176,31 @@ class History:
 
     def measured_count(self) -> int:
         """How many experiments were measured: not the baseline, not the rejected."""
-        return sum(item.was_measured for item in self.experiments())
+        open_ones = self._read_experiments()
+        return self._measured + sum(item.was_measured for item in open_ones)
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
         """The last `count` experiments that were measured and decided after a time, oldest first."""
-        return [item for item in self.experiments() if item.was_measured and (item.decided_at or 0.0) > at][-count:]
+        return [*islice(self._newest_measured(at), count)][::-1]
 
     def keeps_since(self, at: float) -> int:
         """Keeps decided after a time, the baseline left out."""
-        measured = [item for item in self.experiments() if item.was_measured and (item.decided_at or 0.0) > at]
-        return sum(item.decision is Decision.KEEP for item in measured)
+        return sum(item.decision is Decision.KEEP for item in self._newest_measured(at))
 
     def trial_hours_since(self, at: float) -> float:
         """Hours that candidates' first trials took since a time."""
-        firsts = [trial for trial in self.trials() if trial.kind is Kind.FIRST and (trial.finished_at or 0.0) > at]
-        return sum(trial.wall_s or 0.0 for trial in firsts) / 3600
+        ended = (trial for trial in reversed(self.trials()) if trial.finished_at is not None)
+        recent = takewhile(lambda trial: (trial.finished_at or 0.0) > at, ended)
+        return sum(trial.wall_s or 0.0 for trial in recent if trial.kind is Kind.FIRST) / 3600
 
     def scores(self) -> dict[int, list[float]]:
         """Every trusted score, by experiment id."""
-        scores = defaultdict[int, list[float]](list)
-        for trial in self.trials():
+        open_ones = self._read_trials()
+        found = dict(self._scores)
+        for trial in open_ones:
             if trial.val_bpb is not None:
-                scores[trial.experiment].append(trial.val_bpb)
-        return dict(scores)
+                found[trial.experiment] = [*found.get(trial.experiment, ()), trial.val_bpb]
+        return found
 
     def tried(self, fingerprint: str) -> Experiment | None:
         """The experiment that already ran this code, if any."""
@@ -211,6 +215,31 @@ class History:
         """In the order they arrived."""
         rows = self._all("SELECT * FROM request WHERE ?1 IS NULL OR state = ?1 ORDER BY received_at, id", state)
         return [request_of(row) for row in rows]
+
+    def _read_experiments(self) -> list[Experiment]:
+        """Those that may still change, oldest first; all others are in `_applied` then."""
+        known = self._applied[-1].id if self._applied else 0
+        fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
+        applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]
+        self._applied += applied
+        self._measured += sum(item.was_measured for item in applied)
+        return fresh[len(applied) :]
+
+    def _read_trials(self) -> list[Trial]:
+        """The same for trials and `_closed`."""
+        known = self._closed[-1].id if self._closed else 0
+        fresh = [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", known)]
+        closed = [*takewhile(lambda trial: trial.finished, fresh[:-1])]
+        self._closed += closed
+        for trial in closed:
+            if trial.val_bpb is not None:
+                self._scores[trial.experiment] = [*self._scores.get(trial.experiment, ()), trial.val_bpb]
+        return fresh[len(closed) :]
+
+    def _newest_measured(self, after: float) -> Iterator[Experiment]:
+        """Measured experiments that were decided after a time, newest first; times rise with the ids."""
+        decided = (item for item in reversed(self.experiments()) if item.decided_at is not None)
+        return (item for item in takewhile(lambda item: (item.decided_at or 0.0) > after, decided) if item.was_measured)
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._told():

@@ -162,23 +162,12 @@ def look(history: History, profile: Profile) -> Night | None:
         return None
     experiments, confirmations = history.experiments(), history.confirmations()
     trials = history.trials()
-    first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
     fallen = fallen_keeps(experiments, confirmations)
-    rows = tuple(
-        Row(
-            experiment=item,
-            trial=first.get(item.id),
-            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in fallen,
-            fallen=fallen.get(item.id),
-            took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
-        )
-        for item in experiments
-    )
     scores = history.scores()
     baseline = tuple(scores.get(experiments[0].id, ()))
     return Night(
         run=run,
-        rows=rows,
+        rows=rows_of(run, experiments, trials, fallen),
         confirmations=tuple(confirmations),
         remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
         requests=tuple(history.requests()),
@@ -189,6 +178,21 @@ def look(history: History, profile: Profile) -> Night | None:
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
         cost=cost_of(run, experiments, trials),
+    )
+
+
+def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]) -> tuple[Row, ...]:
+    """A row for each experiment; `trials` holds at least theirs, `fallen` is of the whole night."""
+    first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
+    return tuple(
+        Row(
+            experiment=item,
+            trial=first.get(item.id),
+            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in fallen,
+            fallen=fallen.get(item.id),
+            took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
+        )
+        for item in experiments
     )
 
 
@@ -224,6 +228,8 @@ def now(history: History, bus: Bus) -> Now:
 def fallen_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
     """Keeps that a check threw away, and why: everything kept after what the run fell back to, up to the head."""
     fallen: dict[int, str] = {}
+    if not any(check.fell for check in confirmations):
+        return fallen
     parents = {item.id: item.parent for item in experiments}
     for check in confirmations:
         if check.fell:

@@ -19,7 +19,7 @@ from researcher.drift import told
 from researcher.errors import ResearcherError
 from researcher.experiment import Experiment
 from researcher.history import History
-from researcher.projections import results_tsv, write_whole
+from researcher.projections import ResultsTable, write_whole
 from researcher.view import Night, Now, Row, look, now
 from researcher.workspace import EDITABLE, Workspace
 from services.door import DoorError, open_bus
@@ -95,7 +95,7 @@ def export(state: State, to: Path, console: Console) -> None:
     with _history(state) as history:
         night = _night(history, state)
         to.mkdir(parents=True, exist_ok=True)
-        write_whole(to / "results.tsv", results_tsv(night).encode())
+        write_whole(to / "results.tsv", ResultsTable(history).text().encode())
         write_whole(to / "results.json", json.dumps([_row_json(row) for row in night.rows], indent=1).encode())
         write_whole(to / "progress.png", draw_picture(night))
         if night.run.incumbent is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from researcher.decision import Ruling, judge_claim
 from researcher.experiment import CheckKind, Decision, Prices, Run, Verdict
 from researcher.journal import Journal
 from researcher.picture import draw
-from researcher.projections import HEADER, results_tsv, write_whole
+from researcher.projections import HEADER, ResultsTable, write_whole
 from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
 from researcher.view import Night, look, tally_text
 from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult, profile_named
@@ -226,7 +226,7 @@ def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(s
     story.try_out("broken", None, Decision.CRASH)
     story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
 
-    lines = results_tsv(story.night()).splitlines()
+    lines = ResultsTable(story.journal).text().splitlines()
 
     assert lines[0] == HEADER
     assert [line.split("\t") for line in lines[1:]] == [
@@ -234,6 +234,25 @@ def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(s
         ["1111111", "1.700000", "1.0", "keep", "tabs and newlines (provisional)"],
         ["2222222", "—", "1.0", "crash", "broken (crashed)"],
     ]
+
+
+def test_results_tsv_that_was_kept_all_night_is_the_one_made_at_its_end(story: Story) -> None:
+    kept = ResultsTable(story.journal)
+    steps: list[Callable[[], object]] = [
+        lambda: story.baseline(1.80, 1.82),
+        lambda: story.try_out("good", 1.70, Decision.KEEP),
+        lambda: story.claim([1.70] * 4, [1.81] * 4),
+        lambda: story.try_out("lucky", 1.69, Decision.KEEP),
+        lambda: story.try_out("broken", None, Decision.CRASH),
+        lambda: story.claim([1.70] * 4, [1.70] * 4),
+        lambda: story.try_out("worse", 1.78, Decision.DISCARD),
+    ]
+
+    for step in steps:
+        step()
+        assert kept.text() == ResultsTable(story.journal).text()
+    assert kept.text().count("rolled back") == 1
+    assert kept.text().count("confirmed") == 1
 
 
 def test_results_tsv_says_which_keeps_are_confirmed_which_provisional_and_which_fell_and_why(story: Story) -> None:
@@ -245,7 +264,7 @@ def test_results_tsv_says_which_keeps_are_confirmed_which_provisional_and_which_
     story.try_out("new", 1.68, Decision.KEEP)
     story.try_out("worse", 1.78, Decision.DISCARD)
 
-    rows = [line.split("\t") for line in results_tsv(story.night()).splitlines()]
+    rows = [line.split("\t") for line in ResultsTable(story.journal).text().splitlines()]
 
     assert [row[3] for row in rows[2:]] == ["keep", "keep", "keep", "discard"]
     assert [row[4] for row in rows[2:]] == [
