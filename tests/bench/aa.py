@@ -74,7 +74,7 @@ def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
         time.sleep(LOOK_EVERY_S)
     for number in range(1, count + 1):
         file = source.replace(WORDS, f"{WORDS}, edit {number}")
-        ask(bus, "submit", f"alike-{number}.py\n{file}", request=f"submit-alike-{number}")
+        ask(bus, "submit", f"alike-{number}.py\n{file}", request=f"submit-{number:012x}")
 
 
 def _under_way(state: State) -> int:
