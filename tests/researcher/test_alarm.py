@@ -14,7 +14,7 @@ from researcher.voice import RESEARCHER, Voice
 from services.redis.server import RedisServer
 from trainer.jobs import Bus, Kind, Outcome, Progress, Seen, connect, profile_named
 
-BUDGET = profile_named("cpu").budget  # 15 s, and at most 180 s
+BUDGET = profile_named("cpu").budget  # 15 s
 BEGAN = 1_000.0
 RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, 1, None, Prices(), created_at=BEGAN)
 TRAINER = Seen("worker", "timed", "cpu", None)
@@ -57,8 +57,8 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
         (RUN, EVERY_20_S, SILENT, 1299, None),
         (RUN, EVERY_20_S, SILENT, 1301, "the researcher is silent; start it again: `overnight run`"),
         (RUN, EVERY_20_S, None, 1301, "the researcher is silent"),
-        (RUN, [], WORKS, BEGAN + 809, None),
-        (RUN, [], WORKS, BEGAN + 811, "one takes about 4 minutes"),
+        (RUN, [], WORKS, BEGAN + 3 * BUDGET.wall_limit_s - 1, None),
+        (RUN, [], WORKS, BEGAN + 3 * BUDGET.wall_limit_s + 1, "one takes about 6 minutes"),
         (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1340, None),
         (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1351, "no trial has ended for 61 s"),
         (RUN, EVERY_20_S, WAITS, 1299, None),
