@@ -90,7 +90,7 @@ def main() -> int:
     try:
         settings = Settings()
         profile, switch = settings.trial_profile(), StopSwitch()
-        endure(settings, lambda back_off: _run(settings, profile, switch, back_off))
+        endure(settings, lambda back_off: _run(settings, profile, switch, back_off), switch)
     except Stopped as stop:
         logger.info("stopped by %s; the same command goes on from here", stop)
     except ValidationError as error:

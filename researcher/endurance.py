@@ -1,7 +1,8 @@
 """The night through bad days of its surroundings: said, held, and entered again.
 
 Recovery is the loop: after each the journal, git and Redis are opened anew and nothing is trusted that was open before.
-Holds the journal's lock all the while. What `researcher.badday` has no words for goes on to the caller.
+Holds the journal's lock all the while, and serves requests as far as the journal can be written; a stop is taken in any
+case. What `researcher.badday` has no words for goes on to the caller.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Protocol
+
+import redis
 
 from researcher.badday import BAD_DAYS, explain
+from researcher.clock import NightClock
+from researcher.desk import Desk
 from researcher.errors import JournalError
 from researcher.experiment import ASKED_TO_PAUSE
+from researcher.front import Front
 from researcher.journal import Journal
 from researcher.lab import BackOff, Held
 from researcher.settings import Settings
@@ -26,13 +33,23 @@ from trainer.jobs import HELD, Bus, connect
 
 logger = logging.getLogger(__name__)
 
-SAY_AGAIN_S = 5.0
+SAY_AGAIN_S = 1.0
 
 
-def endure(settings: Settings, night: Callable[[BackOff], None]) -> None:
+class Switch(Protocol):
+    """How somebody ends the night: turned by a request; `look` raises once it is."""
+
+    def turn(self, by: str) -> None:
+        """Ask for a stop."""
+
+    def look(self) -> None:
+        """Raises what ends the process."""
+
+
+def endure(settings: Settings, night: Callable[[BackOff], None], switch: Switch) -> None:
     """Call `night` until it returns, after each bad day once more; it is given the one back-off of this process.
 
-    Raises JournalError where another researcher is at work, or where the journal is damaged.
+    Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
     """
     back_off = BackOff()
     with ExitStack() as at_the_end:
@@ -50,7 +67,8 @@ def endure(settings: Settings, night: Callable[[BackOff], None]) -> None:
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
                     raise
-            _hold(settings, words, back_off.next_s(Held.SURROUNDINGS), may_write=lock is not None)
+            desk = _HeldDesk(settings, words, switch, may_write=lock is not None)
+            _hold(desk, back_off.next_s(Held.SURROUNDINGS))
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:
@@ -59,26 +77,58 @@ def _refuse_damaged(error: Exception, folder: Path) -> None:
         raise JournalError(words) from error
 
 
-def _hold(settings: Settings, words: str, for_s: float, *, may_write: bool) -> None:
-    """Say it in the log, in Redis and in the journal: one of them will be there to be read."""
+class _HeldDesk:
+    """What can be said and served while the night is held: one of log, Redis and journal will be there to be read."""
+
+    def __init__(self, settings: Settings, words: str, switch: Switch, *, may_write: bool) -> None:
+        self._settings = settings
+        self.words = words
+        self.switch = switch
+        self._may_write = may_write
+        self.go_on = False
+
+    def write_down(self) -> None:
+        """As the reason of a pause, which ends when the loop is entered again; a person's own pause is left alone."""
+        if not self._may_write:
+            return
+        with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
+            run = journal.run()
+            if run is not None and run.paused != ASKED_TO_PAUSE:
+                journal.pause(run, self.words)
+
+    def serve(self) -> None:
+        """Say it and answer what waits. The password is read anew each time: it may be what is being mended."""
+        with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
+            bus = Bus(server)
+            bus.say(RESEARCHER, f"{HELD}: {self.words}")
+            Desk.open(bus, self._receive).serve()
+
+    def _connect(self) -> redis.Redis:
+        return connect(self._settings.redis_url, password=self._settings.password(), patient=False)
+
+    def _receive(self, request: str, kind: str, body: str) -> str:
+        """A stop that cannot be written down is done once all the same: its job ends before this process does."""
+        if self._may_write:
+            with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
+                clock = NightClock(journal.newest_time())
+                said = Front(journal, self.switch.turn, clock=clock).receive(request, kind, body)
+                self.go_on = self.go_on or kind == "resume"
+                return said
+        if kind != "stop":
+            raise JournalError(f"it cannot be written down: {self.words}")
+        self.switch.turn("a request")
+        return f"stopping now, though it cannot be written down: {self.words}"
+
+
+def _hold(desk: _HeldDesk, for_s: float) -> None:
+    """Until it is time to try again, or somebody says so; at least one look at the requests."""
+    logger.error("HELD for %.0f s: %s", for_s, desk.words)
     until = time.monotonic() + for_s
-    logger.error("HELD for %.0f s: %s", for_s, words)
-    if may_write:
-        _write_down(settings.journal_dir, words)
-    while (left_s := until - time.monotonic()) > 0:
-        _say(settings, words)
+    desk.write_down()
+    while True:
+        desk.serve()
+        desk.switch.look()
+        left_s = until - time.monotonic()
+        if desk.go_on or left_s <= 0:
+            return
         time.sleep(min(SAY_AGAIN_S, left_s))
-
-
-def _write_down(folder: Path, words: str) -> None:
-    """As the reason of a pause, which ends when the loop is entered again; a person's own pause is left as it is."""
-    with suppress(*BAD_DAYS), closing(Journal(folder)) as journal:
-        run = journal.run()
-        if run is not None and run.paused != ASKED_TO_PAUSE:
-            journal.pause(run, words)
-
-
-def _say(settings: Settings, words: str) -> None:
-    """The password is read anew each time: it may be what is being mended."""
-    with suppress(OSError), closing(connect(settings.redis_url, password=settings.password(), patient=False)) as server:
-        Bus(server).say(RESEARCHER, f"{HELD}: {words}")

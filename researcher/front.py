@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from researcher.errors import JournalError
 from researcher.experiment import ASKED_TO_PAUSE, CheckKind, Run
 from researcher.journal import Journal
 
@@ -31,8 +32,12 @@ class Front:
         return self._journal.receive(request, kind, body, answer, waiting=waiting, at=self._clock()).answer
 
     def _settle(self, kind: str, body: str) -> tuple[str, bool]:
+        if kind == "stop":
+            self._stop("a request")
+            return "stopping now; the running trial is measured again at the next start", False
         run = self._journal.run()
-        assert run is not None, "requests are served only once a run has started"
+        if run is None:
+            raise JournalError("the night is held before its first run; ask again once that has started")
         match kind:
             case "idea":
                 return "taken in; it is turned into code when the LLM's next turn comes", True
@@ -47,9 +52,6 @@ class Front:
                 was = "running" if run.paused is None else f"paused ({run.paused})"
                 self._journal.go_on(run, self._clock())
                 return f"going on; it was {was}", False
-            case "stop":
-                self._stop("a request")
-                return "stopping now; the running trial is measured again at the next start", False
             case _:
                 raise ValueError(f"{kind!r} is no kind of request")
 

@@ -23,8 +23,9 @@ from rich.console import Console
 from rq.job import Job
 
 from researcher import store
+from researcher.__main__ import Stopped, StopSwitch
 from researcher.alarm import alarm
-from researcher.desk import ask
+from researcher.desk import answer, ask
 from researcher.endurance import endure
 from researcher.experiment import ASKED_TO_PAUSE
 from researcher.history import History
@@ -412,24 +413,80 @@ def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_go
     assert_it_went_on(night, code)
 
 
-def test_pause_that_a_person_asked_for_outlives_a_bad_day(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def switch() -> Iterator[StopSwitch]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield StopSwitch()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def settings(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a night in this process, with a run begun."""
     monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 0.1))
-    with opened(night, []) as lab:
-        lab.journal.pause(lab.run, ASKED_TO_PAUSE)
-    settings = Settings(
+    with opened(night, []):
+        pass
+    return Settings(
         redis_url=night.server.url, redis_password_file=night.password_file, subject_dir=night.subject,
         journal_dir=night.journal, data_dir=night.folder / "data", profile="cpu",
     )  # fmt: skip
+
+
+def held_once() -> Callable[[BackOff], None]:
+    """A night that finds no room, and ends when it is entered again."""
     days = iter([OSError(errno.ENOSPC, "No space left on device"), None])
 
     def enter(_: BackOff) -> None:
         if (day := next(days)) is not None:
             raise day
 
-    endure(settings, enter)
+    return enter
+
+
+def test_pause_that_a_person_asked_for_outlives_a_bad_day(
+    night: ForkedNight, settings: Settings, switch: StopSwitch
+) -> None:
+    with opened(night, []) as lab:
+        lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+
+    endure(settings, held_once(), switch)
 
     with History(night.journal) as history:
         run = history.run()
     assert run is not None
     assert run.paused == ASKED_TO_PAUSE
-    assert list(days) == []
+
+
+def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
+    night: ForkedNight, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 3600.0))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    idea, resume = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "resume")
+
+    endure(settings, held_once(), switch)
+
+    assert (answer(night.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
+    assert (answer(night.bus, idea, 1) or "").startswith("taken in")
+    with History(night.journal) as history:
+        assert [request.kind for request in history.requests()] == ["idea", "resume"]
+
+
+@pytest.mark.parametrize("disk", ["journal"], indirect=True)
+def test_held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down(
+    disk: Disk, night: ForkedNight, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    disk.fill()
+    idea, stop = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "stop")
+
+    with pytest.raises(Stopped, match="a request"):
+        endure(settings, held_once(), switch)
+    disk.free()
+
+    assert "it cannot be written down: the disk of" in (answer(night.bus, idea, 1) or "")
+    assert (answer(night.bus, stop, 1) or "").startswith("stopping now, though it cannot be written down: the disk of")
+    assert night.bus.queue(REQUESTS).is_empty()
+    with History(night.journal) as history:
+        assert history.requests() == []

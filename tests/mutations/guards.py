@@ -384,6 +384,20 @@ GUARDS = (
         "rows = len(self.tokens) - len(self.tokens) // 8",
         _CAUSALITY + "no_more_is_promised_than_there_are_positions_that_can_be_examined",
     ),
+    Guard(
+        "a held night is asked",
+        "researcher/endurance.py",
+        "        desk.serve()\n",
+        "",
+        _BAD_DAYS + "held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume",
+    ),
+    Guard(
+        "a stop is taken where nothing can be written down",
+        "researcher/endurance.py",
+        '        if kind != "stop":\n            raise JournalError',
+        "        if True:\n            raise JournalError",
+        _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",
