@@ -6,6 +6,7 @@ and the fork that it makes for each trial, the server, git and SQLite are real.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -45,6 +46,8 @@ class ForkedNight(ScriptedNight):
         super().__init__(folder, server)
         self.folder = folder
         self.trainers = 0
+        self._began_at = 0
+        self._ended_with: int | None = None
         self._forked: list[ForkProcess] = []
         self._trainer: ForkProcess | None = None
         self._trainers_kill: Kill | None = None
@@ -74,14 +77,20 @@ class ForkedNight(ScriptedNight):
             "EXPERIMENTS": experiments,
             **more,
         }
+        self._began_at, self._ended_with = len(self.output()), None
         process = self._fork(be_researcher, {name: str(value) for name, value in settings.items()}, kill)
         give_up = time.monotonic() + DEADLINE_S
         while process.exitcode is None:
-            assert time.monotonic() < give_up, f"still at work after {DEADLINE_S} s\n{self.output()[-6000:]}"
+            assert time.monotonic() < give_up, f"still at work after {DEADLINE_S} s\n{self.last_words()}"
             self._keep_trainer()
             next(meanwhile or iter(()), None)
             process.join(0.02)
+        self._ended_with = process.exitcode
         return process.exitcode
+
+    def last_words(self) -> str:
+        """How the last researcher ended, and all that was said since it began: trainers say much, also after it."""
+        return f"the researcher's exit code is {self._ended_with}; since it began:\n{self.output()[self._began_at :]}"
 
     def row(self, question: str) -> tuple[object, ...] | None:
         """What the journal answers."""
@@ -103,7 +112,7 @@ class ForkedNight(ScriptedNight):
         if self._trainer is not None:
             self._trainer.terminate()
             self._trainer.join(10)
-            assert self._trainer.exitcode is not None, self.output()[-6000:]
+            assert self._trainer.exitcode is not None, self.last_words()
             self._trainer = None
 
     def _keep_trainer(self) -> None:
@@ -174,5 +183,6 @@ def _begin(kill: Kill | None, log: Path) -> None:
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     for descriptor in (1, 2):
         os.dup2(sys.stdout.fileno(), descriptor)
+    faulthandler.enable(sys.stderr)
     if kill is not None:
         kills.prepare(kill)

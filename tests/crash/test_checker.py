@@ -1,4 +1,6 @@
-"""The checker itself: it finds nothing in a sound night, and each corruption that is planted in one."""
+"""The checker itself: it finds nothing in a sound night, and each corruption that is planted in one. And what a failed
+night leaves to be read.
+"""
 
 from __future__ import annotations
 
@@ -139,6 +141,17 @@ def test_each_planted_corruption_is_found(state: Path, plant: Callable[[Path], N
     plant(state)
 
     assert check(state)[kind] > 0
+
+
+def test_researcher_that_ends_badly_is_told_whole_however_much_trainers_say_after_it(night: ForkedNight) -> None:
+    night.run_researcher(1, PROPOSER="nobody")
+    with (night.folder / "output.log").open("a") as log:
+        log.write("a trainer's line\n" * 10_000)
+
+    words = night.last_words()
+
+    assert words.startswith("the researcher's exit code is 2; since it began:\n")
+    assert "PROPOSER" in words
 
 
 def test_it_runs_where_nothing_of_ours_is(sound: Path) -> None:

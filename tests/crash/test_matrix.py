@@ -62,7 +62,7 @@ def test_researcher_that_dies_at_a_step_and_again_while_it_recovers_loses_and_do
             deaths += [moment] * dies(night, number, Kill((step,), moment, night.folder / "armed"))
         anywhere = Kill(STEPS, Moment.BEFORE, night.folder / "armed", skip=(5 * place + number) % 40)
         deaths += [Moment.BEFORE] * dies(night, number, anywhere)
-        assert night.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, night.output()[-6000:]
+        assert night.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, night.last_words()
 
     assert set(deaths) == set(Moment), "the step was never passed"
     assert_nothing_lost_doubled_or_wrong(night, "steps of the researcher", len(deaths))
@@ -81,7 +81,7 @@ def test_trial_whose_fork_or_worker_dies_twice_is_measured_again_and_credited_on
         kill = Kill((step,), moment, night.folder / "armed", victim=victim)
         kill.arm(2)
         night.prepare_trainer(kill)
-        assert night.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, night.output()[-6000:]
+        assert night.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, night.last_words()
         assert kill.left() == 0, "the step was never passed"
 
     assert_nothing_lost_doubled_or_wrong(night, "steps of a trial", 2 * len(Moment))
@@ -91,7 +91,7 @@ def dies(night: ForkedNight, number: int, kill: Kill) -> bool:
     """Starts a researcher, which may reach the end of the round before it dies. True when it died."""
     kill.arm()
     code = night.run_researcher(number * EXPERIMENTS_A_ROUND, kill)
-    assert code == (0 if kill.left() else -signal.SIGKILL), night.output()[-6000:]
+    assert code == (0 if kill.left() else -signal.SIGKILL), night.last_words()
     return code != 0
 
 
@@ -101,7 +101,7 @@ def assert_nothing_lost_doubled_or_wrong(night: ForkedNight, what: str, kills: i
     while night.row("SELECT count(*) FROM request WHERE state = 'done'") != (len(ROUNDS),):
         goal += 1
         assert goal <= LAST_GOAL, "a request was lost"
-        assert night.run_researcher(goal) == 0, night.output()[-6000:]
+        assert night.run_researcher(goal) == 0, night.last_words()
     found = check(night.folder)
     tell(what, found, kills)
     assert found["faults"] == []
