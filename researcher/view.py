@@ -21,6 +21,7 @@ from researcher.experiment import (
     Trial,
     Verdict,
 )
+from researcher.heldout import HeldOut, held_out
 from researcher.history import History
 from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, foreign, trial_id
 
@@ -123,6 +124,7 @@ class Night:
     sigma: float | None
     gain: Gain | None
     cost: Cost
+    heldout: HeldOut
 
     @property
     def tally(self) -> dict[str, int]:
@@ -178,6 +180,7 @@ def look(history: History, profile: Profile) -> Night | None:
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
         cost=cost_of(run, experiments, trials),
+        heldout=held_out(experiments, confirmations, fallen, trials),
     )
 
 

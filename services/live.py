@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from researcher.experiment import Confirmation
+from researcher.heldout import Compared
 from researcher.view import Night, Now, Row, tally_text, waiting
 
 ROWS = 10
@@ -93,6 +95,8 @@ def _standing(night: Night) -> Text:
         value = f"{fmean(scores):.6f}" + (f" over {len(scores)} seeds" if len(scores) > 1 else "")
         text.append(f"best      {value} {best.note}: {best.experiment.title}\n", style="green")
     text.append(gain_text(night), style="bold")
+    if unseen := heldout_text(night):
+        text.append(f"\n{unseen}")
     fell = next((check for check in reversed(night.confirmations) if check.fell), None)
     if fell is not None and (head := night.row(fell.head)) is not None:
         text.append(f"\nfell      experiment {head.experiment.number}: {fell.reason}", style="yellow")
@@ -106,6 +110,32 @@ def gain_text(night: Night) -> str:
     claim = "none confirmed yet" if night.gain.confirmed is None else f"{night.gain.confirmed:.6f} confirmed"
     more = "" if night.gain.provisional is None else f", {night.gain.provisional:+.6f} provisional (not yet a claim)"
     return f"gain      {claim}{more}"
+
+
+def heldout_text(night: Night) -> str:
+    """The gains on text that no decision saw, and the best's gap beside the baseline's; empty where it was not scored
+    there."""
+    confirmed, best = night.heldout.confirmed, night.heldout.keeps.get(night.run.incumbent or 0)
+    gains = [] if confirmed is None else [f"{confirmed:.6f} confirmed"]
+    if best is not None and night.run.incumbent != night.run.confirmed:
+        gains.append(f"{best.heldout_gain:+.6f} provisional")
+    parts = [", ".join(gains)] if gains else []
+    parts += [] if best is None else [gap_text(best)]
+    return f"held out  {'; '.join(parts)}" if parts else ""
+
+
+def gap_text(compared: Compared) -> str:
+    """What some code scores on both slices, and what it scored more on one of them than the baseline did."""
+    code, base = compared.code, compared.base
+    return (
+        f"val {code.val:.6f} is {code.heldout:.6f} there: a gap of {code.gap:+.6f}, the baseline's is {base.gap:+.6f}"
+    )
+
+
+def claimed_text(night: Night, check: Confirmation) -> str:
+    """What a claim's fresh seeds gained on text that no decision saw."""
+    claimed = night.heldout.claims.get(check.id)
+    return "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
 
 
 def _counts(scene: Scene) -> Text:

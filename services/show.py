@@ -17,13 +17,14 @@ from rich.text import Text
 from researcher.alarm import alarm
 from researcher.drift import told
 from researcher.errors import ResearcherError
-from researcher.experiment import Experiment
+from researcher.experiment import Confirmation, Experiment
+from researcher.heldout import Compared
 from researcher.history import History
 from researcher.projections import ResultsTable, write_whole
 from researcher.view import Night, Now, Row, look, now
 from researcher.workspace import EDITABLE, Workspace
 from services.door import DoorError, open_bus
-from services.live import Scene, draw, experiments_table
+from services.live import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text
 from services.state import State
 from trainer.jobs import TrialResult
 
@@ -43,7 +44,7 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
         budget = state.require_night().trial_profile().budget
         worry = alarm(night.run, history.trials(), budget, seen, time.time())
     if as_json:
-        gain, rows = night.gain and asdict(night.gain), [_row_json(row) for row in night.rows]
+        gain, rows = _gain_json(night), [_row_json(night, row) for row in night.rows]
         print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "subject": subject, "rows": rows}))
         return
     console.print(draw(Scene(night, seen, None, age_s(night), "", llm, worry, subject)))
@@ -55,7 +56,7 @@ def show_log(state: State, number: int | None, console: Console) -> None:
         if number is None:
             console.print(experiments_table(list(_night(history, state).rows)))
         else:
-            _tell(history, history.numbered(number), state, console)
+            _tell(history, _night(history, state), history.numbered(number), state, console)
 
 
 def show_diff(state: State, number: int, console: Console) -> None:
@@ -85,6 +86,8 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
         mean = f"{fmean(night.incumbent_scores):.6f} over {len(night.incumbent_scores)} seeds"
         confirmed = night.run.incumbent == night.run.confirmed
         console.print(f"{mean}, {'confirmed' if confirmed else 'provisional: no claim was made for it yet'}")
+        if unseen := heldout_text(night):
+            console.print(unseen)
         _print_diff(state, night.rows[0].experiment, head.experiment, console)
 
 
@@ -96,7 +99,7 @@ def export(state: State, to: Path, console: Console) -> None:
         night = _night(history, state)
         to.mkdir(parents=True, exist_ok=True)
         write_whole(to / "results.tsv", ResultsTable(history).text().encode())
-        write_whole(to / "results.json", json.dumps([_row_json(row) for row in night.rows], indent=1).encode())
+        write_whole(to / "results.json", json.dumps([_row_json(night, row) for row in night.rows], indent=1).encode())
         write_whole(to / "progress.png", draw_picture(night))
         if night.run.incumbent is not None:
             write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
@@ -157,16 +160,22 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("�", text)
 
 
-def _tell(history: History, experiment: Experiment, state: State, console: Console) -> None:
+def _tell(history: History, night: Night, experiment: Experiment, state: State, console: Console) -> None:
     name = (f"{experiment.number}  {experiment.title}", "bold")
     console.print(Text.assemble(name, f"  ({experiment.proposer or 'the subject'})"))
     console.print(f"why       {experiment.hypothesis}")
     console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
+    if (compared := night.heldout.keeps.get(experiment.id)) is not None:
+        gains = f"gain {compared.heldout_gain:+.6f} where it is {compared.val_gain:+.6f} on val"
+        console.print(f"held out  {gains}; {gap_text(compared)}")
+    for check in _claims_of(night, experiment):
+        console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(night, check)}")
     if experiment.cost is not None:
         cost = experiment.cost
         console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
     for item in history.trials(experiment=experiment.id):
         score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
+        score += "" if item.heldout_bpb is None else f", held out {item.heldout_bpb:.6f}"
         console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
         if (machine := told(item)) is not None:
             console.print(f"          {machine}")
@@ -190,8 +199,19 @@ def closer_look(result: TrialResult) -> str | None:
     return f"{trust.probe}: {trust.probe_rows} with another future, {found}"
 
 
-def _row_json(row: Row) -> dict[str, object]:
+def _claims_of(night: Night, experiment: Experiment) -> list[Confirmation]:
+    """Checks of it that have come to something."""
+    return [check for check in night.confirmations if check.head == experiment.id and check.verdict is not None]
+
+
+def _gain_json(night: Night) -> dict[str, object] | None:
+    return None if night.gain is None else asdict(night.gain) | {"confirmed_heldout": night.heldout.confirmed}
+
+
+def _row_json(night: Night, row: Row) -> dict[str, object]:
     item = row.experiment
+    keep = night.heldout.keeps.get(item.id)
+    claims = [(check, night.heldout.claims.get(check.id)) for check in _claims_of(night, item)]
     return {
         "number": item.number,
         "status": row.status,
@@ -207,4 +227,13 @@ def _row_json(row: Row) -> dict[str, object]:
         "hypothesis": item.hypothesis,
         "reason": item.reason,
         "seconds": row.took_s,
+        "heldout": None if keep is None else asdict(keep) | _gains_json(keep),
+        "claims": [
+            {"verdict": check.verdict, "gain": check.gain} | (_gains_json(compared) if compared is not None else {})
+            for check, compared in claims
+        ],
     }
+
+
+def _gains_json(compared: Compared) -> dict[str, object]:
+    return {"val_gain": compared.val_gain, "heldout_gain": compared.heldout_gain}

@@ -19,7 +19,16 @@ from researcher.picture import draw as draw_picture
 from researcher.projections import write_whole
 from researcher.store import JOURNAL_FILE
 from researcher.view import Night, Now, look, now, tally_text
-from services.live import Scene, clock_text, cost_text, draw, experiments_table, gain_text
+from services.live import (
+    Scene,
+    claimed_text,
+    clock_text,
+    cost_text,
+    draw,
+    experiments_table,
+    gain_text,
+    heldout_text,
+)
 from services.state import State
 from services.supervisor import ChildStatus
 from trainer.jobs import Bus, Profile
@@ -147,9 +156,11 @@ def summary(history: History, profile: Profile, subject: Path, took_s: float, co
     if night.gain is not None:
         console.print(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds")
         console.print(gain_text(night))
+        if unseen := heldout_text(night):
+            console.print(unseen)
     for check in night.confirmations:
         if check.verdict is not None:
-            console.print(f"{check.kind}     {check.verdict}: {check.reason}")
+            console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(night, check)}")
     console.print(f"cost      {cost_text(night)}")
     if kept:
         console.print(experiments_table(kept))

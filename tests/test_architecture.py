@@ -19,6 +19,13 @@ LINE_CAP = 300
 # Outermost frames: each records what it caught. A handler that raises again needs no entry.
 CATCHES_EVERYTHING = {"trainer/runner.py"}
 
+# What knows the held-out scores, and what draws the read model, which carries them: for people, and no prompt.
+NAMES_HELD_OUT = {
+    f"researcher/{name}" for name in ("experiment.py", "journal.py", "history.py", "heldout.py", "view.py")
+}
+NAMES_HELD_OUT |= {"researcher/migrations/001.sql"}
+SHOWS_THE_NIGHT = {"researcher/picture.py"}
+
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
 # of the GPU profiles lies. The last two are no addresses: Debian's package of the Docker engine, CDI's name of a card.
 HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|co|ai|example)\b", re.IGNORECASE)
@@ -70,6 +77,22 @@ def test_nobody_imports_the_subject(module: Path) -> None:
 @pytest.mark.parametrize("module", modules("trainer/subject"), ids=str)
 def test_subject_imports_nothing_of_ours(module: Path) -> None:
     assert {name for name in imports(module) if below(name, *PACKAGES)} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "researcher").rglob("*.*")), ids=lambda path: path.name)
+def test_only_the_journal_and_what_people_read_name_the_held_out_scores(path: Path) -> None:
+    if path.suffix == ".pyc" or str(path.relative_to(ROOT)) in NAMES_HELD_OUT:
+        return
+
+    assert re.findall(r"held_?out", path.read_text(), re.IGNORECASE) == []
+
+
+@pytest.mark.parametrize("module", modules("researcher"), ids=str)
+def test_nothing_that_proposes_or_decides_looks_at_the_night_as_people_do(module: Path) -> None:
+    if str(module) in SHOWS_THE_NIGHT:
+        return
+
+    assert imports(module) & {"researcher.view", "researcher.view.look", "researcher.view.Night"} == set()
 
 
 @pytest.mark.parametrize("module", modules("researcher"), ids=str)

@@ -398,6 +398,21 @@ GUARDS = (
         "        if True:\n            raise JournalError",
         _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
     ),
+    # The held-out slice
+    Guard(
+        "no prompt knows a held-out score",
+        "researcher/digest.py",
+        'f"It scores val_bpb {fmean(own):.6f}. ',
+        'f"It scores {[each.heldout_bpb for each in history.trials()]} {fmean(own):.6f}. ',
+        "researcher/test_heldout.py::test_no_prompt_and_no_table_for_the_subject_knows_it",
+    ),
+    Guard(
+        "what fell is no gain on held-out text",
+        "researcher/heldout.py",
+        " and check.head not in fallen]",
+        "]",
+        "researcher/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

@@ -1,0 +1,146 @@
+"""The held-out slice: shown to people beside every gain, and told to no model."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from researcher.digest import prompt_context
+from researcher.experiment import Decision
+from researcher.projections import ResultsTable
+from researcher.prompt import Prompts
+from services.show import show_log, show_status
+from services.state import CHOICES_FILE, Choices, State
+from services.watch import summary
+from tests.researcher.test_view import PROFILE, Story
+from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult
+
+PLANTED = 7.0  # far from every score: a digit of it anywhere gives it away
+
+
+class SeenStory(Story):
+    """Every trial but those of discards is scored held out, as a trainer does it, `gap` above its score."""
+
+    def __init__(self, folder: Path, gap: float = PLANTED) -> None:
+        super().__init__(folder)
+        self.gap = gap
+
+    def measure(
+        self,
+        experiment: int,
+        kind: Kind,
+        score: float | None,
+        confirmation: int | None = None,
+        outcome: Outcome = Outcome.OK,
+        faults: int = 0,
+    ) -> None:
+        assert not faults
+        trial = self.journal.add_trial(self.run, experiment, kind, seed=1, at=self.tick(), confirmation=confirmation)
+        both = [None if score is None else Metric("val_bpb", value) for value in (score, (score or 0.0) + self.gap)]
+        result = TrialResult("i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), *both)
+        self.journal.finish_trial(trial, result, self.tick())
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[SeenStory]:
+    made = SeenStory(tmp_path / "journal")
+    yield made
+    made.journal.close()
+
+
+def a_night(story: SeenStory) -> None:
+    """A keep that fits the validation rows by 0.02, confirmed all the same; and one after it."""
+    story.baseline(1.80, 1.82)
+    story.gap = PLANTED + 0.02
+    story.try_out("wider", 1.70, Decision.KEEP)
+    story.gap = PLANTED
+    story.claim([1.71] * 4, [1.81] * 4)
+    story.try_out("broken", None, Decision.CRASH)
+    story.gap = PLANTED + 0.03
+    story.try_out("deeper", 1.66, Decision.KEEP)
+
+
+def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baselines(story: SeenStory) -> None:
+    a_night(story)
+
+    night = story.night()
+
+    keep = night.heldout.keeps[night.run.incumbent or 0]
+    assert (keep.code.val, keep.code.heldout) == pytest.approx((1.66, 8.69))
+    assert (keep.code.gap, keep.base.gap) == pytest.approx((7.03, 7.0))
+    assert keep.val_gain - keep.heldout_gain == pytest.approx(0.03)
+    assert (keep.code.trials, keep.base.trials) == (1, 6)
+    assert night.heldout.confirmed == pytest.approx(0.1)
+    assert len(night.heldout.claims) == 1
+
+
+def test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing(tmp_path: Path) -> None:
+    without, fell = Story(tmp_path / "without"), SeenStory(tmp_path / "fell")
+    for story in (without, fell):
+        story.baseline(1.80, 1.82)
+        story.try_out("good", 1.70, Decision.KEEP)
+        story.claim([1.70] * 4, [1.81] * 4)
+    fell.fall("crashed: no memory")
+
+    held = [story.night().heldout for story in (without, fell)]
+
+    for story in (without, fell):
+        story.journal.close()
+    assert (held[0].keeps, held[0].claims, held[0].confirmed) == ({}, {}, None)
+    assert (len(held[1].keeps), len(held[1].claims), held[1].confirmed) == (1, 1, None)
+
+
+def test_people_see_it_in_the_status_the_log_and_the_summary(
+    story: SeenStory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_night(story)
+    state = State(tmp_path)
+    choices = Choices(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
+    (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
+    (tmp_path / "subject").mkdir()
+    console = Console(width=160, file=io.StringIO(), record=True)
+
+    show_status(state, console, as_json=False)
+    status = console.export_text()
+    show_status(state, console, as_json=True)
+    show_log(state, 1, console)
+    log = console.export_text()
+    summary(story.journal, PROFILE, tmp_path / "subject", 3.0, console)
+    told = console.export_text()
+
+    line = "held out  0.100000 confirmed, +0.120000 provisional; val 1.660000 is 8.690000 there: a gap of +7.030000"
+    assert line in status
+    assert line in told
+    assert "gain +0.100000, 0.014142 needed; held out +0.100000" in told
+    assert "held out  gain +0.098000 where it is +0.102000 on val; val 1.708000 is 8.712000 there" in log
+    assert "val_bpb 1.700000, held out 8.720000" in log
+    found = json.loads(capsys.readouterr().out)
+    assert found["gain"]["confirmed_heldout"] == pytest.approx(0.1)
+    assert [row["heldout"] and row["heldout"]["code"]["trials"] for row in found["rows"]] == [None, 5, None, 1]
+    assert found["rows"][1]["claims"][0]["heldout_gain"] == pytest.approx(0.1)
+
+
+def test_no_prompt_and_no_table_for_the_subject_knows_it(tmp_path: Path) -> None:
+    worlds = []
+    for gap in (PLANTED, 0.0):
+        story = SeenStory(tmp_path / str(gap), gap)
+        story.baseline(1.80, 1.82)
+        story.try_out("wider", 1.64, Decision.KEEP)
+        story.claim([1.61] * 4, [1.81] * 4)
+        story.try_out("broken", None, Decision.CRASH)
+        story.try_out("lucky", 1.53, Decision.KEEP)
+        story.claim([1.65] * 4, [1.61] * 4)
+        context = prompt_context(story.journal, PROFILE, "Go down.", "A = 2\n", idea="try it")
+        prompts = Prompts.read()
+        asked = [*prompts.messages(context, 9000), *prompts.repair(context, 9000, "no edit", "no block")]
+        worlds.append([repr(context), *(message.content for message in asked), ResultsTable(story.journal).text()])
+        story.journal.close()
+
+    assert worlds[0] == worlds[1]
+    assert not [text for text in worlds[0] for score in ("8.81", "8.64", "8.61", "8.53") if score in text]
