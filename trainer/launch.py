@@ -26,6 +26,10 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.{module} import main; main()"
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 2**20
+_SHARED_MEMORY = "/dev/shm"
+_SOCKET_CHARACTERS = 107 - len(
+    "/pymp-12345678/listener-12345678"
+)  # of a unix socket's path, less multiprocessing's own
 _CLOSE_S = 5.0
 _FIRST_FREE_UID, _NOBODY = 60_000, 65_534
 _LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
@@ -154,16 +158,17 @@ class Guarded:
     @classmethod
     def start(cls, launch: Launch) -> Guarded:
         """Start the guardian and hand it its orders; the candidate's process makes the folder itself."""
+        own_shared_memory = _can_own_shared_memory()
         log_read, log_write = os.pipe()
         fcntl.fcntl(log_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         orders = Orders(
             folder=str(launch.folder),
             files=launch.files,
             argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module=launch.module), ROOT, launch.orders],
-            env=environment(launch.folder) | launch.env,
+            env=environment(launch.folder, emptied=own_shared_memory or launch.user is not None) | launch.env,
             user=(launch.user.uid, launch.user.gid) if launch.user is not None else None,
             grants=launch.grants,
-            own_shared_memory=_can_own_shared_memory(),
+            own_shared_memory=own_shared_memory,
             log_fd=log_write,
             keep_fds=list(launch.keep_fds),
             wall_limit_s=launch.wall_limit_s,
@@ -232,8 +237,14 @@ def helper(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _BOOT.format(module=module), ROOT, *arguments]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """All that a candidate inherits; no cache is shared between trials, since it would carry code and weights."""
+def environment(folder: Path, *, emptied: bool = False) -> dict[str, str]:
+    """All that a candidate inherits; no cache is shared between trials, since it would carry code and weights.
+
+    A folder whose path is too long for sockets below it would break every DataLoader with workers: temporary files are
+    made in shared memory then, if that is `emptied` after each candidate.
+    """
+    tmp = folder / "tmp"
+    is_long = len(os.fsencode(tmp)) > _SOCKET_CHARACTERS
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     cache = folder / "cache"
     return passed | {
@@ -242,7 +253,7 @@ def environment(folder: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "HOME": str(folder / "home"),
         "USER": "candidate",  # the uid may have no name, and torch asks for it
-        "TMPDIR": str(folder / "tmp"),
+        "TMPDIR": _SHARED_MEMORY if is_long and emptied else str(tmp),
         "XDG_CACHE_HOME": str(cache),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),

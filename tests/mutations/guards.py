@@ -413,6 +413,14 @@ GUARDS = (
         "]",
         "researcher/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
     ),
+    Guard(
+        "sockets of a candidate's workers have a short path",
+        "trainer/launch.py",
+        "_SHARED_MEMORY if is_long and emptied else str(tmp)",
+        "str(tmp)",
+        "trainer/test_confinement.py::"
+        "test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is[same-uid]",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

@@ -29,6 +29,7 @@ from trainer.jobs import Outcome, TrialResult, TrialSpec, profile_named
 from trainer.landlock import abi
 from trainer.launch import User, UserRefused
 from trainer.places import Places
+from trainer.trial import run_trial
 
 Run = Callable[[TrialSpec], TrialResult]
 
@@ -220,6 +221,25 @@ def test_user_that_may_be_somebodys_is_refused(text: str) -> None:
 def test_group_is_the_uid_unless_it_is_named() -> None:
     assert User.parse("64001") == User(64001, 64001)
     assert User.parse("64001:70000") == User(64001, 70000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", ["same-uid", "other-uid"], indirect=True)
+def test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is(
+    spec: MakeSpec, places: Places
+) -> None:
+    deep = places.work.parent / ("deep" * 20)
+    deep.mkdir()
+    places = dataclasses.replace(places, work=places.work.rename(deep / "work"))
+    before = set(os.listdir("/dev/shm"))
+
+    result = run_trial(spec("loads_in_a_worker"), places, lambda _: None, lambda: False)
+
+    assert result.log is not None
+    if not {"own-shared-memory", "other-uid"} & set(result.layers):
+        pytest.skip("needs the right to mount, or to make a user namespace: what is left in shared memory stays")
+    assert "loaded 8.0" in result.log.tail, result.log.tail
+    assert set(os.listdir("/dev/shm")) <= before
 
 
 @pytest.mark.slow
