@@ -1,23 +1,28 @@
 """What a tree of processes uses, and who carries a marker: measured from outside, through procfs.
 
-A process may vanish between two reads; that is normal and skipped.
+A process may vanish between two reads; that is normal and skipped. Does not cover memory without an owner in the tree,
+but for what lies in a /dev/shm of its own.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainer.procfs import descendants, process_table
 
+_SHARED_MEMORY = "/dev/shm"
+
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tree uses now. `processor_s` counts ended descendants too, as long as somebody in the tree reaped them."""
+    """What a tree uses now. `processor_s` counts ended descendants too, as long as somebody in the tree reaped them;
+    `files_mib` is what its own /dev/shm holds, mapped or not."""
 
     processor_s: float
     rss_mib: float
+    files_mib: float
     pids: tuple[int, ...]
 
 
@@ -29,26 +34,46 @@ def tree_usage(root: int) -> Usage:
     return Usage(
         processor_s=sum(process.processor_s for process in top + tree),
         rss_mib=sum(process.rss_mib for process in tree),
+        files_mib=_own_shared_memory_mib(process.pid for process in tree),
         pids=tuple(process.pid for process in tree),
     )
 
 
-def proportional_mib(root: int) -> float | None:
-    """Memory below `root` with every shared page counted once, None where the kernel does not tell.
+def held_once_mib(root: int, files_mib: float) -> float | None:
+    """Memory below `root`, and `files_mib` of its /dev/shm, with every shared page counted once; None where the kernel
+    does not tell. Files that are mapped are in both, so the larger counts.
 
     Walks page tables, so it is for the moment when the plain sum, which counts what forks share again and again,
     looks too large.
     """
-    total_kib = 0
+    kib = {b"Pss:": 0, b"Pss_Shmem:": 0}
     for process in descendants(root):
         try:
             with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
-                total_kib += next((int(line.split()[1]) for line in file if line.startswith(b"Pss:")), 0)
+                for line in file:
+                    name, _, value = line.partition(b" ")
+                    if name in kib:
+                        kib[name] += int(value.split()[0])
         except (FileNotFoundError, ProcessLookupError):
             continue
         except PermissionError:
             return None
-    return total_kib / 1024
+    mapped_mib = kib[b"Pss_Shmem:"] / 1024
+    return kib[b"Pss:"] / 1024 - mapped_mib + max(mapped_mib, files_mib)
+
+
+def _own_shared_memory_mib(pids: Iterable[int]) -> float:
+    """0 where the tree has none of its own, or we may not look."""
+    ours = os.stat(_SHARED_MEMORY).st_dev
+    for pid in pids:
+        place = f"/proc/{pid}/root{_SHARED_MEMORY}"
+        try:
+            if os.stat(place).st_dev != ours:
+                seen = os.statvfs(place)
+                return (seen.f_blocks - seen.f_bfree) * seen.f_frsize / 2**20
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return 0.0
 
 
 def carriers(markers: Sequence[bytes]) -> list[int]:

@@ -421,6 +421,13 @@ GUARDS = (
         "trainer/test_confinement.py::"
         "test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is[same-uid]",
     ),
+    Guard(
+        "memory in files of a candidate's own /dev/shm counts",
+        "trainer/usage.py",
+        "        files_mib=_own_shared_memory_mib(process.pid for process in tree),\n",
+        "        files_mib=0.0,\n",
+        "trainer/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",
