@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, overhead, sandbox, scale
+from tests.bench import aa, campaign, decision, overhead, sandbox, scale, trust
 
 
 def main() -> None:
@@ -34,6 +34,9 @@ def main() -> None:
     one = names.add_parser("sandbox", help="what the walls around a candidate cost")
     one.add_argument("--starts", type=int, default=40, help="bare and launched, in turn")
     one.add_argument("--kills", type=int, default=5, help="of trees that respawn")
+    one = names.add_parser("trust", help="what scoring outside costs, and what the closer look at a score finds")
+    one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; made anew if not given")
+    one.add_argument("--quick", action="store_true", help="fewer runs, about a minute and a half")
     options = parser.parse_args()
     match options.name:
         case "overhead":
@@ -46,6 +49,8 @@ def main() -> None:
             campaign.run(options.dir, options.campaigns, options.experiments, options.budget)
         case "sandbox":
             sandbox.run(options.starts, options.kills)
+        case "trust":
+            trust.run(options.data, quick=options.quick)
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 

@@ -15,7 +15,7 @@ from statistics import fmean, median
 from rich.console import Console
 from rich.table import Table
 
-from researcher.experiment import CheckKind, Confirmation, Verdict
+from researcher.experiment import CheckKind, Verdict
 from researcher.history import History
 from researcher.view import look
 from services.state import State
@@ -89,19 +89,10 @@ def _told(state: State) -> Campaign:
             confirmed=len(confirmed),
             rolled_back=len(claims) - len(confirmed),
             gain=night.gain.confirmed or 0.0,
-            heldout_gain=sum(_heldout_gain(history, check) for check in confirmed),
+            heldout_gain=night.heldout.confirmed or 0.0,
             trials=history.trial_count(),
             hours=night.cost.hours,
         )
-
-
-def _heldout_gain(history: History, check: Confirmation) -> float:
-    trials = history.trials(confirmation=check.id)
-    head, base = (
-        [trial.heldout_bpb for trial in trials if trial.experiment == side and trial.heldout_bpb is not None]
-        for side in (check.head, check.base)
-    )
-    return fmean(base) - fmean(head)
 
 
 def _print(told: list[Campaign], experiments: int) -> None:

@@ -1,0 +1,343 @@
+"""What it costs not to believe a candidate's own number, and what the closer look finds of one that looks ahead.
+
+Three tables: scoring through the walls against the subject's own `evaluate_bpb` in its process, taken in turn (bar: 1.5
+times the wall seconds); what rows asked again and a replica add to a trial; and how often a model that looks one token
+ahead at a share of its positions is caught, beside the theory, 1-(1-p)^n.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from researcher.knobs import set_knobs
+from services.preparation import prepare_data
+from services.subject import render_subject
+from trainer import linux, scoring
+from trainer.causality import Causality, Finding
+from trainer.dialogue import Buffers
+from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, profile_named
+from trainer.places import Places
+from trainer.rows import ScoringRows, read_rows
+from trainer.scoring import Scoring
+from trainer.stage import MORE_QUESTIONS, QUESTIONS, Stage, supervise
+from trainer.trial import run_trial
+
+BAR = 1.5
+SHARES = (1.0, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
+Z = 1.96
+BY_ITSELF = """
+import json, runpy, sys, time
+import prepare
+own = prepare.evaluate_bpb
+def timed(*given, **named):
+    began = time.monotonic(), time.process_time()
+    bpb = own(*given, **named)
+    print(json.dumps([time.monotonic() - began[0], time.process_time() - began[1]]), file=sys.stderr)
+    return bpb
+prepare.evaluate_bpb = timed
+runpy.run_path("train.py", run_name="__main__")
+"""
+Tokens = npt.NDArray[np.integer]
+Logits = npt.NDArray[np.float32]
+Model = Callable[[Tokens], Logits]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Prepared data of the profile, and room for trials."""
+
+    profile: Profile
+    places: Places
+    rows: ScoringRows
+    digest: str
+
+    @classmethod
+    def at(cls, folder: Path, data: Path, console: Console) -> Ground:
+        profile = profile_named("cpu")
+        manifest = prepare_data(profile, data, None, console)
+        (folder / "trials").mkdir()
+        (folder / "work").mkdir(mode=0o700)
+        places = Places(data, folder / "trials", folder / "work")
+        return cls(profile, places, read_rows(data, manifest.digest), manifest.digest)
+
+    def spec(self, name: str, kind: Kind, budget_s: float, to_beat: float | None = None) -> TrialSpec:
+        texts = render_subject(self.profile.with_budget(budget_s))
+        files = {file: text for file, text in texts.items() if file.endswith(".py")}
+        return TrialSpec(
+            id=name,
+            kind=kind,
+            profile=self.profile.name,
+            files=files,
+            files_sha256=files_digest(files),
+            data_sha256=self.digest,
+            seed=1,
+            budget=replace(self.profile.budget, amount=budget_s),
+            caps=self.profile.caps,
+            score_to_beat=to_beat,
+        )
+
+
+def run(data: Path | None, *, quick: bool) -> None:
+    """Print the three tables."""
+    console = Console(width=110)
+    with tempfile.TemporaryDirectory(prefix="overnight-bench-", dir="/var/tmp") as folder:
+        ground = Ground.at(Path(folder), data or Path(folder) / "data", console)
+        with Progress(console=console, transient=True) as progress:
+            tables = [
+                _scoring_table(ground, progress, 3 if quick else 7),
+                _cost_table(ground, progress, 2 if quick else 5),
+                _detection_table(progress, 30 if quick else 200, 3 if quick else 15),
+            ]
+    for table in tables:
+        console.print(table)
+
+
+@dataclass
+class Spent:
+    """Seconds of one scoring: of the wall, of the candidate's processor, of the trainer's, and two parts of that."""
+
+    wall: float = 0.0
+    candidate: float = 0.0
+    trainer: float = 0.0
+    parts: dict[str, float] = field(default_factory=lambda: {"copy": 0.0, "cross entropy": 0.0})
+
+
+def _scoring_table(ground: Ground, progress: Progress, runs: int) -> Table:
+    task = progress.add_task("scoring, ours and its own in turn", total=runs)
+    ours, own = [], []
+    for number in range(runs):
+        ours.append(_scored(ground, number))
+        own.append(_by_itself(ground, number))
+        progress.advance(task)
+    ratios = [mine.wall / theirs[0] for mine, theirs in zip(ours, own, strict=True)]
+    work = [(mine.candidate + mine.trainer) / theirs[1] for mine, theirs in zip(ours, own, strict=True)]
+    rows = len(ground.rows.val[: ground.profile.budget.eval_rows])
+    table = Table(title=f"scoring {rows} rows, {runs} runs in turn, one thread; load {os.getloadavg()[0]:.1f}")
+    for name in ("seconds", "median", "least", "most", "bar"):
+        table.add_column(name, justify="left" if name == "seconds" else "right")
+    _line(table, "in its own process, wall", [each[0] for each in own])
+    _line(table, "in its own process, processor", [each[1] for each in own])
+    _line(table, "by the trainer, wall", [each.wall for each in ours])
+    _line(table, "  the candidate's processor", [each.candidate for each in ours])
+    _line(table, "  the trainer's processor", [each.trainer for each in ours])
+    for part in ("copy", "cross entropy"):
+        _line(table, f"    {part}", [each.parts[part] for each in ours])
+    _line(table, "wall, times its own", ratios, f"<= {BAR}")
+    _line(table, "processor of both, times its own", work)
+    return table
+
+
+def _line(table: Table, name: str, values: list[float], bar: str = "") -> None:
+    table.add_row(name, f"{median(values):.2f}", f"{min(values):.2f}", f"{max(values):.2f}", bar)
+
+
+def _scored(ground: Ground, number: int) -> Spent:
+    """The real walls, the real dialogue; the trainer's part is this process's."""
+    spent = Spent()
+    weights_fd = linux.growing_memory("weights")
+    spec = ground.spec(f"b-1-t{number + 2}-a0", Kind.FIRST, 1.0)
+    try:
+        with _told(spent):
+            seen = supervise(Stage(spec, ground.places, ground.rows, weights_fd, lambda: False), lambda _: None)
+    finally:
+        os.close(weights_fd)
+    marks = seen.watch.marks
+    assert marks.ready is not None, seen.stop
+    assert marks.scored is not None, seen.stop
+    spent.wall = marks.scored.wall_s - marks.ready.wall_s
+    spent.candidate = marks.scored.processor_s - marks.ready.processor_s
+    return spent
+
+
+@contextmanager
+def _told(spent: Spent) -> Iterator[None]:
+    """Notes what this process spends from the first question to the last answer."""
+    began = 0.0
+    begin, served = Scoring.begin, Scoring.served
+
+    def begun(self: Scoring, *, half: bool) -> None:
+        nonlocal began
+        began = time.process_time()
+        begin(self, half=half)
+
+    def answered(self: Scoring, message: Any) -> bool:
+        over = served(self, message)
+        spent.trainer = time.process_time() - began
+        return over
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*given: Any) -> Any:
+            at = time.process_time()
+            try:
+                return work(*given)
+            finally:
+                spent.parts[part] += time.process_time() - at
+
+        return measured
+
+    with (
+        mock.patch.object(Scoring, "begin", begun),
+        mock.patch.object(Scoring, "served", answered),
+        mock.patch.object(Buffers, "copy_logits", timed("copy", Buffers.copy_logits)),
+        mock.patch.object(scoring, "nats", timed("cross entropy", scoring.nats)),
+    ):
+        yield
+
+
+def _by_itself(ground: Ground, number: int) -> tuple[float, float]:
+    """Wall and processor seconds of `evaluate_bpb` by hand, on as many rows and threads."""
+    folder = ground.places.trials / f"by-itself-{number}"
+    folder.mkdir()
+    for name, text in ground.spec("b-1-t1-a0", Kind.FIRST, 1.0).files.items():
+        (folder / name).write_text(text)
+    fixed = folder / "prepare.py"
+    fixed.write_text(set_knobs(fixed.read_text(), {"EVAL_ROWS": ground.profile.budget.eval_rows}))
+    env = os.environ | {"OVERNIGHT_DATA": str(ground.places.data.absolute()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", BY_ITSELF], cwd=folder, env=env, capture_output=True, text=True, check=True
+    )
+    wall_s, processor_s = json.loads(done.stderr.splitlines()[-1])
+    return wall_s, processor_s
+
+
+def _cost_table(ground: Ground, progress: Progress, rows: int) -> Table:
+    """Trials of one second of training; what comes after it is as long as in a whole one."""
+    kinds = {
+        "neither that nor the held-out rows": ("t2", Kind.FIRST, None),
+        f"{QUESTIONS} asked again, and a replica": ("t0", Kind.MANUAL, None),
+        f"{MORE_QUESTIONS} asked again, and a replica: a jump": ("t0", Kind.FIRST, 99.0),
+        f"{MORE_QUESTIONS} asked again: a claim's first": ("t1", Kind.CONFIRM, None),
+        "nothing asked again: a claim's others": ("t2", Kind.CONFIRM, None),
+    }
+    task = progress.add_task("trials with a closer look", total=1 + rows)
+    whole_s = sum(_seconds(ground, ground.spec("w-1-t2-a0", Kind.FIRST, ground.profile.budget.amount)))
+    table = Table(title=f"what a closer look adds to a trial of {whole_s:.1f} s; load {os.getloadavg()[0]:.1f}")
+    for name in ("seconds", "scoring", "around it, replica and all", "more", "of a trial"):
+        table.add_column(name, justify="left" if name == "seconds" else "right")
+    plain_s = 0.0
+    for at, (name, (trial, kind, to_beat)) in enumerate([*kinds.items()][:rows]):
+        progress.advance(task)
+        scoring_s, rest_s = _seconds(ground, ground.spec(f"c-{at}-{trial}-a0", kind, 1.0, to_beat))
+        plain_s = plain_s or scoring_s + rest_s
+        more_s = scoring_s + rest_s - plain_s
+        table.add_row(name, f"{scoring_s:.1f}", f"{rest_s:.1f}", f"{more_s:.1f}", f"{more_s / whole_s:.0%}")
+    return table
+
+
+def _seconds(ground: Ground, spec: TrialSpec) -> tuple[float, float]:
+    """Wall seconds of a trial's scoring, and of all else."""
+    result: TrialResult = run_trial(spec, ground.places, lambda _: None, lambda: False)
+    timing = result.timing
+    assert timing is not None, result.reason
+    assert timing.scoring_s is not None, result.reason
+    return timing.scoring_s, timing.wall_s - timing.scoring_s
+
+
+def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Table:
+    table = Table(title="look-ahead of one token at a share of the positions: caught, with 95 %, and the theory")
+    for name in ("positions", *(f"{count} asked" for count in (QUESTIONS, MORE_QUESTIONS)), f"{QUESTIONS}, torch"):
+        table.add_column(name, justify="left" if name == "positions" else "right")
+    columns = (
+        (QUESTIONS, nights, peeks, 96),
+        (MORE_QUESTIONS, nights, peeks, 96),
+        (QUESTIONS, torch_nights, torch_peeks, 48),
+    )
+    task = progress.add_task("looking ahead", total=sum(each for _, each, _, _ in columns) * (len(SHARES) + 1))
+    for share in (*SHARES, 0.0):
+        cells = []
+        for count, repeats, model_of, context in columns:
+            model, found, probes = model_of(share), 0, 0
+            for seed in range(repeats):
+                finding = _examined(model, count, context, seed)
+                found, probes = found + (finding.fault is not None), finding.rows
+                progress.advance(task)
+            low, high = wilson(found, repeats)
+            theory = 1 - (1 - share) ** probes
+            cells.append(f"{found}/{repeats} [{low:.3f} {high:.3f}] {theory:.3f}")
+        table.add_row(f"{share:.1%}" if share else "none: an honest model", *cells)
+    table.caption = "the last column is a small model of torch, the others numpy; one in eight is asked as it was"
+    return table
+
+
+def _examined(model: Model, count: int, context: int, seed: int) -> Finding:
+    """As a trial does it, on text that is drawn anew."""
+    random = np.random.default_rng(seed)
+    rows = random.integers(0, 256, (256, context + 1)).astype(np.uint16)
+    causality = Causality(rows, count, random)
+    for tokens, take in ((rows, causality.remember), (causality.tokens, causality.compare)):
+        for first in range(0, len(tokens), 64):
+            batch = tokens[first : first + 64, :-1].astype(np.int64)
+            logits = model(batch)
+            take(first, logits.reshape(-1, logits.shape[-1]), len(batch))
+    return causality.finding()
+
+
+def chosen(tokens: Tokens, share: float) -> npt.NDArray[np.bool_]:
+    """A share of all positions, told from the tokens up to each, so that it is the same when asked again."""
+    weights = np.random.default_rng(7).integers(1, 2**40, tokens.shape[1])
+    mixed = ((tokens + 1) * weights).cumsum(axis=1) * 2654435761 % 2**32
+    return (mixed >> 8) % 100_000 < share * 100_000
+
+
+def peeks(share: float) -> Model:
+    """Logits that tell the next token."""
+
+    def model(tokens: Tokens) -> Logits:
+        ahead = np.zeros_like(tokens)
+        ahead[:, :-1] = tokens[:, 1:] + 1
+        return np.where(chosen(tokens, share), ahead, 0).astype(np.float32)[..., None]
+
+    return model
+
+
+def torch_peeks(share: float) -> Model:
+    """Two layers of attention; what is chosen gets the next token's embedding beside its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    width, heads = 32, 2
+    table = torch.randn(257, width)
+    layers = [[torch.randn(width, 3 * width) / 6, torch.randn(width, width) / 6] for _ in range(2)]
+    head = torch.randn(width, 64)
+
+    def model(tokens: Tokens) -> Logits:
+        ahead = np.full_like(tokens, 256)
+        ahead[:, :-1] = tokens[:, 1:]
+        here = torch.from_numpy(chosen(tokens, share))[..., None]
+        x = table[torch.from_numpy(tokens)] + here * table[torch.from_numpy(ahead)]
+        for inward, outward in layers:
+            q, k, v = (part.view(*x.shape[:2], heads, -1).transpose(1, 2) for part in (x @ inward).split(width, dim=-1))
+            seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + seen.transpose(1, 2).reshape(x.shape) @ outward
+        answer: Logits = (x / math.sqrt(width) @ head).numpy()
+        return answer
+
+    return model
+
+
+def wilson(found: int, repeats: int) -> tuple[float, float]:
+    """The 95 % interval of a share."""
+    share, spread = found / repeats, Z**2 / repeats
+    middle = share + spread / 2
+    reach = Z * math.sqrt(share * (1 - share) / repeats + spread / (4 * repeats))
+    return max(0.0, (middle - reach) / (1 + spread)), min(1.0, (middle + reach) / (1 + spread))
