@@ -1,14 +1,16 @@
 """`overnight status --follow`: a running night until it has ended. It only looks: leaving it stops nothing.
 
 On a terminal the live view; for a pipe one line for each decision. What is away for a moment (Redis, a restarting
-researcher) is said and waited for.
+researcher) is said and waited for. Whatever cannot change any more is read once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import redis
 from rich.console import Console
@@ -24,7 +26,36 @@ from services.state import State
 
 OVER, LEFT, WAS_REFUSED = 0, 130, 3
 REFRESH_S = 1.0
+RENEW_S = 60.0
 FOOT = "Ctrl-C leaves this view; the night goes on"
+
+
+class OpenJournal:
+    """One history for every look of a view. It is opened anew after a fault and once a minute: another file may lie in
+    its place, or a disk may be writable again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._history: History | None = None
+        self._since_s = 0.0
+
+    @contextmanager
+    def look(self) -> Iterator[History]:
+        """For one look. Raises JournalError, and inside too."""
+        if self._history is None or time.monotonic() - self._since_s > RENEW_S:
+            self.close()
+            self._history, self._since_s = History(self._folder), time.monotonic()
+        try:
+            yield self._history
+        except JournalError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file, if it is open."""
+        if self._history is not None:
+            self._history.close()
+            self._history = None
 
 
 def follow_night(state: State, console: Console, rest: Callable[[], None] = lambda: time.sleep(REFRESH_S)) -> int:
@@ -32,25 +63,26 @@ def follow_night(state: State, console: Console, rest: Callable[[], None] = lamb
 
     Raises DoorError where a night on this machine is not running.
     """
-    scenes = _scenes(state, rest)
-    try:
-        last = _on_terminal(scenes, console) if console.is_terminal else _as_lines(scenes, console)
-    except KeyboardInterrupt:
-        return LEFT
+    with closing(OpenJournal(state.journal)) as journal:
+        scenes = _scenes(state, journal, rest)
+        try:
+            last = _on_terminal(scenes, console) if console.is_terminal else _as_lines(scenes, console)
+        except KeyboardInterrupt:
+            return LEFT
     console.print(draw(replace(last, foot="")))
     return WAS_REFUSED if last.now is not None and last.now.doing.startswith(REFUSED) else OVER
 
 
-def _scenes(state: State, rest: Callable[[], None]) -> Iterator[Scene]:
+def _scenes(state: State, journal: OpenJournal, rest: Callable[[], None]) -> Iterator[Scene]:
     while True:
-        scene = _see(state)
+        scene = _see(state, journal)
         yield scene
         if scene.now is not None and scene.now.doing.startswith((ENDED, REFUSED)):
             return
         rest()
 
 
-def _see(state: State) -> Scene:
+def _see(state: State, journal: OpenJournal) -> Scene:
     shown: Night | None = None
     llm: str | None = None
     subject: str | None = None
@@ -61,7 +93,7 @@ def _see(state: State) -> Scene:
         doing = Now(bus.doing("researcher") or "the researcher starts", None, None)
         choices = state.choices()
         if choices is not None:
-            with History(state.journal) as history:
+            with journal.look() as history:
                 shown = look(history, choices.trial_profile())
                 doing = now(history, bus)
                 if shown is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from researcher.picture import draw as draw_picture
 from researcher.projections import write_whole
 from researcher.store import JOURNAL_FILE
 from researcher.view import Night, Now, look, now, tally_text
+from services.follow import OpenJournal
 from services.live import (
     Scene,
     claimed_text,
@@ -61,12 +63,15 @@ def watch(night: Watched, console: Console) -> int:
 
 def _on_terminal(night: Watched, console: Console) -> int:
     began = time.monotonic()
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with (
+        closing(OpenJournal(night.state.journal)) as journal,
+        Live(console=console, refresh_per_second=4, transient=True) as live,
+    ):
         while True:
             statuses = night.poll()
             if (last := _last_word(statuses)) is not None:
                 break
-            live.update(draw(_scene(night, statuses, time.monotonic() - began)))
+            live.update(draw(_scene(night, journal, statuses, time.monotonic() - began)))
             time.sleep(REFRESH_S)
     return _explained(last, night, console)
 
@@ -97,14 +102,14 @@ def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
     return code
 
 
-def _scene(night: Watched, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
+def _scene(night: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
     shown: Night | None = None
     doing: Now | None = None
     llm: str | None = None
     subject: str | None = None
     worry: str | None = None
     try:
-        with History(night.state.journal) as history:
+        with journal.look() as history:
             shown = look(history, night.profile)
             doing = now(history, night.bus)
             llm, subject = night.bus.doing("llm"), night.bus.doing("subject")

@@ -428,6 +428,20 @@ GUARDS = (
         "        files_mib=0.0,\n",
         "trainer/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
     ),
+    Guard(
+        "a view keeps what it read",
+        "services/follow.py",
+        "        if self._history is None or time",
+        "        if True or time",
+        "services/test_follow.py::test_what_cannot_change_any_more_is_read_once_however_long_it_follows",
+    ),
+    Guard(
+        "a view opens its journal anew",
+        "services/follow.py",
+        " or time.monotonic() - self._since_s > RENEW_S",
+        "",
+        "services/test_follow.py::test_another_journal_in_its_place_is_seen_after_a_while",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

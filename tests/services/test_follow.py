@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from researcher.experiment import Decision
+import services.follow
+from researcher import history
+from researcher.experiment import Decision, Experiment
+from researcher.store import experiment_of
 from services.door import ENDED, REFUSED, DoorError
 from services.follow import LEFT, OVER, WAS_REFUSED, follow_night
 from services.redis.server import RedisServer
@@ -99,6 +104,43 @@ def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
         "2  keep  1.700000  [wider]: because",
         "3  crash  no score  broken: because",
     ]
+
+
+def test_what_cannot_change_any_more_is_read_once_however_long_it_follows(
+    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(row: sqlite3.Row) -> Experiment:
+        read.append(row["title"])
+        return experiment_of(row)
+
+    story.baseline(1.80, 1.82)
+    story.try_out("wider", 1.70, Decision.KEEP)
+    story.try_out("deeper", 1.75, Decision.DISCARD)
+    monkeypatch.setattr(history, "experiment_of", counted)
+
+    follow(tmp_path, *[lambda: None] * 5, lambda: bus.say("researcher", ENDED), terminal=True)
+
+    assert sorted(read) == ["baseline", "deeper", "wider"]
+
+
+def test_another_journal_in_its_place_is_seen_after_a_while(
+    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace() -> None:
+        (tmp_path / "journal").rename(tmp_path / "before")
+        made = Story(tmp_path / "journal")
+        made.baseline(1.60, 1.62)
+        made.journal.close()
+        shutil.copy(tmp_path / "before" / CHOICES_FILE, tmp_path / "journal")
+        monkeypatch.setattr(services.follow, "RENEW_S", 0.0)
+
+    story.baseline(1.80, 1.82)
+
+    _, text = follow(tmp_path, replace, lambda: bus.say("researcher", ENDED))
+
+    assert "baseline  1.610000 over 2 seeds" in text
 
 
 def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: Bus, tmp_path: Path) -> None:
