@@ -27,9 +27,12 @@ NAMES_HELD_OUT |= {"researcher/migrations/001.sql"}
 SHOWS_THE_NIGHT = {"researcher/picture.py"}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
-# of the GPU profiles lies. The last two are no addresses: Debian's package of the Docker engine, CDI's name of a card.
+# of the GPU profiles lies. The last three are no addresses: Debian's package of the Docker engine, CDI's name of a
+# card, the namespace of SVG.
 HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|co|ai|example)\b", re.IGNORECASE)
-KNOWN_HOST = re.compile(r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io|nvidia\.com")
+KNOWN_HOST = re.compile(
+    r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io|nvidia\.com|www\.w3\.org"
+)
 FOLDER = re.compile(r"(?<![\w.$}/])/(?:root|work|home/\w+)/")
 
 
