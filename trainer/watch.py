@@ -20,7 +20,7 @@ from trainer.logs import LogSink, readable
 from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
 from trainer.printed import Printed
 from trainer.redaction import Redact
-from trainer.usage import Usage, proportional_mib, tree_usage
+from trainer.usage import Usage, held_once_mib, tree_usage
 from trainer.verdict import Stop
 from trainer.wire import Channel, ChannelFault, Message, Word
 
@@ -210,17 +210,17 @@ class Watch:
         self._tell(Mark(now, usage.processor_s))
 
     def _hold_to_caps(self, usage: Usage) -> None:
-        caps, held_mib = self._spec.caps, usage.rss_mib
+        caps, held_mib = self._spec.caps, usage.rss_mib + usage.files_mib
         if len(usage.pids) > caps.processes:
             self._end(Outcome.CRASHED, f"it started {len(usage.pids)} processes; the cap is {caps.processes}")
         elif caps.memory_mib is not None and held_mib > caps.memory_mib:
-            exact_mib = proportional_mib(self._guarded.pid)
+            exact_mib = held_once_mib(self._guarded.pid, usage.files_mib)
             held_mib = held_mib if exact_mib is None else exact_mib
             counted = "" if exact_mib is not None else ", what they share counted for each"
             if held_mib > caps.memory_mib:
                 self._end(
                     Outcome.OUT_OF_MEMORY,
-                    f"its processes held {held_mib:.0f} MiB{counted}; the cap is {caps.memory_mib} MiB",
+                    f"it held {held_mib:.0f} MiB{counted}; the cap is {caps.memory_mib} MiB",
                 )
         self.peaks.rss_mib = max(self.peaks.rss_mib, held_mib)
 

@@ -140,6 +140,16 @@ def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: R
 
 
 @pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
+def test_memory_that_a_candidate_hides_in_files_counts(spec: MakeSpec, run: Run) -> None:
+    result = run(spec("fills_shared_memory", caps=LITTLE_MEMORY, budget=dataclasses.replace(STEPS, setup_s=10)))
+
+    if "own-shared-memory" not in result.layers:
+        pytest.skip("needs the right to mount, or to make a user namespace: shared memory is shared here")
+    assert result.outcome is Outcome.OUT_OF_MEMORY, result.reason
+    assert "the cap is 500 MiB" in result.reason
+
+
+@pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
 def test_nothing_is_shared_between_two_candidates(spec: MakeSpec, run: Run) -> None:
     results = [run(spec("remembers", trial=f"e-1-t1-a{attempt}")) for attempt in (1, 2)]
     Path("/dev/shm/left-by-a-candidate").unlink(missing_ok=True)
