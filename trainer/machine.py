@@ -1,4 +1,6 @@
-"""Facts about the machine that the kernel tells: the processor's name, the card's driver, its kills for memory."""
+"""Facts about the machine that the kernel tells: the processor's name, the card's driver, its kills for memory, and
+what our control group holds.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,38 @@ def kernel_oom_kills(root: Path = Path("/")) -> int:
     """How many processes the kernel has killed for memory: of our own control group, so in our container; where no
     group counts, on the whole machine. 0 where nothing says. Compare two calls.
     """
-    for counter in (*_group_counters(root), root / "proc/vmstat"):
-        for line in _text(counter).splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
+    for counter in (*_group_files(root, "memory.events", "memory.oom_control"), root / "proc/vmstat"):
+        if (count := _counts(counter).get("oom_kill")) is not None:
+            return count
     return 0
 
 
-def _group_counters(root: Path) -> Iterator[Path]:
+def group_memory_mib(root: Path = Path("/")) -> float | None:
+    """What the processes of our own control group hold, so all of our container's, every shared page counted once and
+    files on disks left out; None where no group counts. Compare two calls.
+    """
+    for counter in _group_files(root, "memory.stat", "memory.stat"):
+        counts = _counts(counter)
+        for own, shared in (("anon", "shmem"), ("total_rss", "total_shmem")):
+            if own in counts:
+                return (counts[own] + counts.get(shared, 0)) / 2**20
+    return None
+
+
+def _counts(counter: Path) -> dict[str, int]:
+    return {name: int(count) for name, _, count in (line.partition(" ") for line in _text(counter).splitlines())}
+
+
+def _group_files(root: Path, in_v2: str, in_v1: str) -> Iterator[Path]:
     """Of both versions of control groups. In a container the group's path is the host's and its folder is mounted at
     the top; elsewhere it is below."""
     mounted = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, own = line.split(":", 2)
         if number == "0":
-            folder, counter = mounted, "memory.events"
+            folder, counter = mounted, in_v2
         elif "memory" in controllers.split(","):
-            folder, counter = mounted / "memory", "memory.oom_control"
+            folder, counter = mounted / "memory", in_v1
         else:
             continue
         yield folder / own.lstrip("/") / counter

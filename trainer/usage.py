@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from trainer.machine import group_memory_mib
 from trainer.procfs import descendants, process_table
 
 _SHARED_MEMORY = "/dev/shm"
@@ -39,10 +40,11 @@ def tree_usage(root: int) -> Usage:
     )
 
 
-def held_once_mib(root: int, files_mib: float) -> float | None:
+def held_once_mib(root: int, files_mib: float, group_before_mib: float | None) -> float | None:
     """Memory below `root`, and `files_mib` of its /dev/shm, with every shared page counted once; None where the kernel
     does not tell. Files that are mapped are in both, so the larger counts.
 
+    In a container we may not look into another user's processes: there it is what the group holds more than before.
     Walks page tables, so it is for the moment when the plain sum, which counts what forks share again and again,
     looks too large.
     """
@@ -57,7 +59,8 @@ def held_once_mib(root: int, files_mib: float) -> float | None:
         except (FileNotFoundError, ProcessLookupError):
             continue
         except PermissionError:
-            return None
+            now_mib = group_memory_mib()
+            return None if now_mib is None or group_before_mib is None else now_mib - group_before_mib
     mapped_mib = kib[b"Pss_Shmem:"] / 1024
     return kib[b"Pss:"] / 1024 - mapped_mib + max(mapped_mib, files_mib)
 

@@ -17,6 +17,7 @@ from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.launch import Ending, Guarded
 from trainer.logs import LogSink, readable
+from trainer.machine import group_memory_mib
 from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
 from trainer.printed import Printed
 from trainer.redaction import Redact
@@ -76,6 +77,7 @@ class Watch:
         self.claims = Claims()
         self.peaks = Peaks()
         self.marks = Marks(Mark(time.monotonic(), 0.0))
+        self._group_before_mib = group_memory_mib()
         self.stop: Stop | None = None
         self.ending: Ending | None = None
         self._stopped_s: float | None = None
@@ -214,9 +216,9 @@ class Watch:
         if len(usage.pids) > caps.processes:
             self._end(Outcome.CRASHED, f"it started {len(usage.pids)} processes; the cap is {caps.processes}")
         elif caps.memory_mib is not None and held_mib > caps.memory_mib:
-            exact_mib = held_once_mib(self._guarded.pid, usage.files_mib)
-            held_mib = held_mib if exact_mib is None else exact_mib
-            counted = "" if exact_mib is not None else ", what they share counted for each"
+            once_mib = held_once_mib(self._guarded.pid, usage.files_mib, self._group_before_mib)
+            held_mib = held_mib if once_mib is None else min(held_mib, once_mib)
+            counted = "" if once_mib is not None else ", what they share counted for each"
             if held_mib > caps.memory_mib:
                 self._end(
                     Outcome.OUT_OF_MEMORY,

@@ -442,6 +442,14 @@ GUARDS = (
         "",
         "services/test_follow.py::test_another_journal_in_its_place_is_seen_after_a_while",
     ),
+    Guard(
+        "what forks share is no memory of each",
+        "trainer/usage.py",
+        "            now_mib = group_memory_mib()\n",
+        "            now_mib = None\n",
+        "trainer/test_worker.py::"
+        "test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them[other-uid]",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

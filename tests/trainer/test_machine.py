@@ -1,4 +1,4 @@
-"""Where the kernel's kills for memory are counted, on file trees as the versions of control groups show them."""
+"""Where the kernel counts memory and its kills for it, on file trees as the versions of control groups show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.machine import kernel_oom_kills
+from trainer.machine import group_memory_mib, kernel_oom_kills
 
 HYBRID = "9:name=systemd:/\n4:memory:/docker/abc\n1:cpu:/docker/abc\n0::/docker/abc\n"
 V1_KILLS = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
@@ -34,3 +34,28 @@ def test_kills_are_counted_as_near_as_possible(files: dict[str, str], kills: int
         (tmp_path / name).write_text(text)
 
     assert kernel_oom_kills(tmp_path) == kills
+
+
+V1_MEMORY = "cache 9437184\nrss 1048576\nshmem 0\ntotal_cache 9437184\ntotal_rss 3145728\ntotal_shmem 2097152\n"
+V2_MEMORY = "anon 4194304\nfile 9437184\nkernel 1\nshmem 2097152\nanon_thp 0\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "mib"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.stat": V2_MEMORY}, 6),
+        ({"proc/self/cgroup": "0::/night.scope\n", "sys/fs/cgroup/night.scope/memory.stat": V2_MEMORY}, 6),
+        ({"proc/self/cgroup": HYBRID, "sys/fs/cgroup/memory/memory.stat": V1_MEMORY}, 5),
+    ],
+    ids=["nothing", "machine", "container v2", "host v2", "container v1"],
+)
+def test_memory_of_the_group_is_what_processes_hold_without_what_is_cached_of_disks(
+    files: dict[str, str], mib: float | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert group_memory_mib(tmp_path) == mib

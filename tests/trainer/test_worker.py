@@ -22,6 +22,7 @@ from rq.job import Job
 from tests.trainer.conftest import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
 from trainer.launch import User
+from trainer.machine import group_memory_mib
 from trainer.places import Places
 from trainer.presence import TRAINER
 from trainer.procfs import descendants, process_table, processes_of
@@ -344,7 +345,23 @@ def test_memory_is_watched_without_the_right_to_look_into_the_candidate(
     result = trainer.result(trainer.enqueue(spec("hogs_memory", caps=dataclasses.replace(CAPS, memory_mib=500))))
 
     assert result.outcome is Outcome.OUT_OF_MEMORY
-    assert "MiB, what they share counted for each; the cap is 500 MiB" in result.reason
+    assert "the cap is 500 MiB" in result.reason
+
+
+@as_other_user
+def test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    if group_memory_mib() is None:
+        pytest.skip("no control group counts memory here")
+    trainer = start()
+
+    result = trainer.result(
+        trainer.enqueue(spec("forks_what_it_holds", caps=dataclasses.replace(CAPS, memory_mib=2000)))
+    )
+
+    assert result.outcome is Outcome.CRASHED, result.reason
+    assert "processes; the cap is 64" in result.reason
 
 
 @as_other_user
