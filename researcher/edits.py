@@ -1,7 +1,8 @@
-"""Edits become source: knob assignments, search/replace pairs, whole files, applied in their order.
+"""Edits become source: knob assignments, definitions, search/replace pairs, whole files, applied in their order.
 
-A search must name exactly one place. Whole lines are compared without their trailing blanks; a text that matches no
-line is looked for inside the lines. Nothing is guessed: what does not fit is refused with the nearest real lines.
+A search must name exactly one place. Whole lines are compared without their trailing blanks, then with all of them
+indented otherwise, and the replacement is indented alike; a text that matches no line is looked for inside the lines.
+Nothing is guessed: what does not fit is refused with the nearest real lines.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
+from researcher.definitions import replace_definition
 from researcher.errors import EditError
 from researcher.knobs import set_knobs
-from researcher.proposal import Edit, SearchReplace, SetKnobs, WholeFile
+from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source import LINE_END, line_end
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _WORD = re.compile(r"\w")
 _NEAREST_LINES = 12
 _COMPARED_CHARACTERS = 200
@@ -31,10 +33,12 @@ def apply_edits(source: str, edits: Iterable[Edit]) -> str:
         match edit:
             case SetKnobs(knobs=values):
                 source = set_knobs(source, values)
+            case ReplaceFunction(name=name, definition=definition):
+                source = replace_definition(source, name, definition, number)
             case SearchReplace(search=search, replace=replace):
                 source = _replaced(source, search, replace, number)
             case WholeFile(text=text):
-                source = _LINE_END.sub(_line_end(source), text if text.endswith("\n") else text + "\n")
+                source = LINE_END.sub(line_end(source), text if text.endswith("\n") else text + "\n")
             case _:
                 assert_never(edit)
     return source
@@ -45,32 +49,39 @@ def _replaced(source: str, search: str, replace: str, number: int) -> str:
     if not wanted:
         raise EditError(f"SEARCH of edit {number} is empty; copy the lines of train.py that are to be replaced")
     lines = _LINE.findall(source)
-    places = _line_places([line.rstrip() for line in lines], [line.rstrip() for line in wanted])
+    real, wanted = [line.rstrip() for line in lines], [line.rstrip() for line in wanted]
+    places, more, less = _line_places(real, wanted), "", ""
+    if not places:
+        shifts = list(_shifted_places(real, wanted))
+        places = [place for place, _, _ in shifts]
+        if len(shifts) == 1:
+            _, more, less = shifts[0]
     if len(places) > 1:
         raise _ambiguous(number, [place + 1 for place in places])
-    if places:
-        start, end = places[0], places[0] + len(wanted)
-        return "".join([*lines[:start], *_with_line_ends(new, lines[end - 1], source), *lines[end:]])
-    return _replaced_inside_lines(source, "\n".join(wanted), "\n".join(new), number)
+    if not places:
+        return _replaced_inside_lines(source, "\n".join(wanted), "\n".join(new), number)
+    start, end = places[0], places[0] + len(wanted)
+    shifted = [_shifted(line, more, less, number) for line in new]
+    return "".join([*lines[:start], *_with_line_ends(shifted, lines[end - 1], source), *lines[end:]])
 
 
 def _replaced_inside_lines(source: str, search: str, replace: str, number: int) -> str:
-    line_end = _line_end(source)
-    text = search.replace("\n", line_end)
+    end = line_end(source)
+    text = search.replace("\n", end)
     # A search that begins or ends within a name would change another name than the one meant.
     pattern = (
         (r"(?<!\w)" if _WORD.match(text[0]) else "") + re.escape(text) + (r"(?!\w)" if _WORD.match(text[-1]) else "")
     )
     starts = [found.start() for found in re.finditer(pattern, source)]
     if len(starts) > 1:
-        raise _ambiguous(number, [len(_LINE_END.findall(source, 0, start)) + 1 for start in starts])
+        raise _ambiguous(number, [len(LINE_END.findall(source, 0, start)) + 1 for start in starts])
     if not starts:
         raise EditError(_not_found(source, search, replace, number))
-    return source[: starts[0]] + replace.replace("\n", line_end) + source[starts[0] + len(text) :]
+    return source[: starts[0]] + replace.replace("\n", end) + source[starts[0] + len(text) :]
 
 
 def _bare_lines(text: str) -> list[str]:
-    return [_LINE_END.sub("", line) for line in _LINE.findall(text)]
+    return [LINE_END.sub("", line) for line in _LINE.findall(text)]
 
 
 def _without_outer_blanks(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
@@ -91,14 +102,29 @@ def _line_places(lines: list[str], wanted: list[str]) -> list[int]:
     ]
 
 
-def _line_end(source: str) -> str:
-    found = _LINE_END.search(source)
-    return found.group() if found else "\n"
+def _shifted_places(lines: list[str], wanted: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Where all of `wanted` stands behind `more` blanks than it was written with, or behind `less`."""
+    for start in _line_places([line.strip() for line in lines], [line.strip() for line in wanted]):
+        pairs = [(line, lines[start + offset]) for offset, line in enumerate(wanted) if line]
+        own, there = (line[: len(line) - len(line.lstrip())] for line in pairs[0])
+        shared = min(len(own), len(there))
+        more, less = there[: len(there) - shared], own[: len(own) - shared]
+        if all(more + line == less + found for line, found in pairs):
+            yield start, more, less
+
+
+def _shifted(line: str, more: str, less: str, number: int) -> str:
+    if line.strip() and not line.startswith(less):
+        raise EditError(
+            f"SEARCH of edit {number} is indented by {len(less)} more than train.py, but not so this line of its "
+            f"replacement: {line.strip()[:_COMPARED_CHARACTERS]}; copy the lines exactly, with their indentation"
+        )
+    return more + line[len(less) :] if line.strip() else line
 
 
 def _with_line_ends(new: list[str], last_replaced: str, source: str) -> list[str]:
-    lines = [line + _line_end(source) for line in new]
-    if lines and not _LINE_END.search(last_replaced):
+    lines = [line + line_end(source) for line in new]
+    if lines and not LINE_END.search(last_replaced):
         lines[-1] = new[-1]
     return lines
 

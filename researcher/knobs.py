@@ -16,10 +16,8 @@ from functools import lru_cache
 from typing import Literal
 
 from researcher.errors import EditError
-from researcher.proposal import KnobValue
+from researcher.proposal import KnobLiteral, KnobValue
 from researcher.source import Bytes, parse, replace_spans
-
-KnobLiteral = KnobValue | tuple[KnobValue, ...]
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _COMMENT = re.compile(r"[\s)]*#(.*)")
@@ -77,7 +75,19 @@ def range_faults(source: str) -> dict[str, str]:
     return {name: fault for name, fault in faults.items() if fault}
 
 
-def set_knobs(source: str, values: Mapping[str, KnobValue]) -> str:
+def read_literal(text: str) -> KnobLiteral | None:
+    """The value that `text` is in a source, with a comment or without; None if no knob can have it."""
+    try:
+        tree = parse(text.strip())
+    except EditError:
+        return None
+    match tree.body:
+        case [ast.Expr(value=node)]:
+            return _literal(node)
+    return None
+
+
+def set_knobs(source: str, values: Mapping[str, KnobLiteral]) -> str:
     """`source` with new values; only the literals' bytes change. Raises EditError and changes nothing if one is bad."""
     places = _places(source)
     spans = []
@@ -246,8 +256,19 @@ def _number(text: str) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
-def _fitting(knob: Knob, value: KnobValue) -> KnobValue:
+def _fitting(knob: Knob, value: KnobLiteral) -> KnobLiteral:
     """`value` in the knob's own type."""
+    if isinstance(value, tuple) and isinstance(knob.value, tuple) and len(value) == len(knob.value):
+        return tuple(_fitting_one(Knob(knob.name, old), new) for old, new in zip(knob.value, value, strict=True))
+    if isinstance(value, tuple) or isinstance(knob.value, tuple):
+        items = f" of {len(knob.value)} items" if isinstance(knob.value, tuple) else ""
+        raise EditError(
+            f"{knob.name} = {value!r}: its value {knob.value!r} is of type {type(knob.value).__name__}{items}"
+        )
+    return _fitting_one(knob, value)
+
+
+def _fitting_one(knob: Knob, value: KnobValue) -> KnobValue:
     if isinstance(value, int) and abs(value) > _LARGEST_INT:
         raise EditError(f"{knob.name}: the number has {value.bit_length()} bits; at most 63 are written")
     if knob.range is not None:
@@ -264,7 +285,7 @@ def _fitting(knob: Knob, value: KnobValue) -> KnobValue:
     return value
 
 
-def _rendered(value: KnobValue, old_text: str) -> str:
+def _rendered(value: KnobLiteral, old_text: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and "**" in old_text and is_power_of_two(value):
         return power_text(value)
     if isinstance(value, str):

@@ -5,6 +5,7 @@ A proposal is complete when it is made; a candidate exists only after `researche
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 KnobValue = int | float | str
+KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # `bool` by name, or JSON makes a number of it
 
 
 class Proposer(StrEnum):
@@ -26,7 +28,15 @@ class Proposer(StrEnum):
 class SetKnobs:
     """Assign knobs of train.py."""
 
-    knobs: dict[str, KnobValue]
+    knobs: Mapping[str, KnobLiteral]
+
+
+@dataclass(frozen=True)
+class ReplaceFunction:
+    """Replace the function, class or method `name` (`Model.forward`); None for the only one of the new one's name."""
+
+    name: str | None
+    definition: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class WholeFile:
     text: str
 
 
-Edit = SetKnobs | SearchReplace | WholeFile
+Edit = SetKnobs | ReplaceFunction | SearchReplace | WholeFile
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,21 @@
 """What a model wrote becomes a title, a hypothesis and edits; every oddity is refused with a reason it can act on.
 
-The form asked for: `TITLE:` and `HYPOTHESIS:` lines, then search/replace blocks
+The form: lines `TITLE: what` and `HYPOTHESIS: why`, then edits. Three kinds say what they are, may be mixed, and are
+carried out in the order they stand, each on what the one before it left:
+
+    SET KNOB = value
+
+    FUNCTION Class.method
+    ```python
+    ```
 
     <<<<<<< SEARCH
     =======
     >>>>>>> REPLACE
 
-or, without any block, a whole train.py in a fence (the longest fence counts). Thoughts are taken out before anything
-else is read, so that an edit weighed there is never applied.
+Neighbouring SET lines count at once. Where none of the three stands, fences count: each that is one definition
+replaces the only one of its name; else the longest is the whole train.py. Thoughts are taken out before anything else
+is read, so that an edit weighed there is never applied.
 """
 
 from __future__ import annotations
@@ -16,9 +24,10 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from researcher.definitions import defined_name
 from researcher.errors import EditError, ModelFault, Rejected
-from researcher.proposal import Edit, SearchReplace, WholeFile
-from researcher.source import parse
+from researcher.knobs import read_literal
+from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
@@ -29,6 +38,8 @@ _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
 _FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})\s*([\w.+/-]*)[^`]*")
+_SET = re.compile(r"[\s>*`-]*SET\s+`?(?:([\w.]+)`?\s*=(.*?)[\s*`]*|[A-Z][A-Z0-9_]*\b.*)")
+_FUNCTION = re.compile(r"[\s#>*`-]*(?:FUNCTION|METHOD|CLASS)\s*:?\s+[`*]*([\w.]+)(?:\(\))?[\s*`:]*")
 _LABEL = re.compile(r"[\s*#_>-]*(TITLE|HYPOTHESIS)\s*\**\s*:(.*)", re.IGNORECASE)
 
 
@@ -47,13 +58,11 @@ def read_reply(text: str) -> Reply:
     if not answer:
         raise ModelFault("the answer is empty" + (" but for its thoughts" if text.strip() else ""))
     lines = _LINE_END.sub("\n", answer).split("\n")
-    blocks, prose = _blocks(lines)
-    edits: tuple[Edit, ...] = tuple(blocks)
-    if not blocks:
-        whole, prose = _longest_fence(lines)
-        edits = (WholeFile(whole),)
+    edits, fences, prose = _read(lines)
+    if not edits:
+        edits = _unheaded(fences)
     title, hypothesis = _labels(prose)
-    return Reply(title, hypothesis, edits)
+    return Reply(title, hypothesis, tuple(edits))
 
 
 def without_thoughts(text: str) -> str:
@@ -79,22 +88,102 @@ def one_line(text: str, limit: int) -> str:
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
 
 
-def _blocks(lines: list[str]) -> tuple[list[SearchReplace], list[str]]:
-    """The search/replace pairs, and the lines outside of them."""
-    blocks: list[SearchReplace] = []
-    prose = []
+@dataclass(frozen=True)
+class _Fence:
+    """A fenced text, and the line that ends it; one that is cut off reaches to the end of the answer."""
+
+    lines: list[str]
+    end: int
+    closed: bool
+
+    @property
+    def text(self) -> str:
+        return _text(self.lines)
+
+
+def _read(lines: list[str]) -> tuple[list[Edit], list[_Fence], list[str]]:
+    """The edits that say what they are, the fences without a heading, and the lines outside of both."""
+    edits: list[Edit] = []
+    fences, prose = [], []
+    around: set[int] = set()
     position = 0
     while position < len(lines):
-        if _SEARCH.fullmatch(lines[position]):
-            end = _end_of_block(lines, position, len(blocks) + 1)
-            blocks.append(_block(lines[position + 1 : end], len(blocks) + 1))
+        line = lines[position]
+        if _SEARCH.fullmatch(line):
+            end = _end_of_block(lines, position, len(edits) + 1)
+            edits.append(_block(lines[position + 1 : end], len(edits) + 1))
             position = end
-        elif _REPLACE.fullmatch(lines[position]):
+        elif _REPLACE.fullmatch(line):
             raise Rejected("a line '>>>>>>> REPLACE' stands without its '<<<<<<< SEARCH'; write both around each edit")
+        elif setting := _SET.fullmatch(line):
+            _set(edits, setting)
+        elif heading := _FUNCTION.fullmatch(line):
+            fence = _fence_below(lines, position, heading.group(1))
+            edits.append(_definition(fence, heading.group(1)))
+            position = fence.end
+        elif position not in around and (found := _fence_at(lines, position)):
+            if _is_around_edits(found.lines):
+                around.add(found.end)
+            else:
+                fences.append(found)
+                position = found.end
         else:
-            prose.append(lines[position])
+            prose.append(line)
         position += 1
-    return blocks, prose
+    return edits, fences, prose
+
+
+def _set(edits: list[Edit], line: re.Match[str]) -> None:
+    """Add the assignment to the last edit, if that is of its kind: neighbours are set at once."""
+    name, text = line.group(1), line.group(2)
+    value = None if text is None else read_literal(text)
+    if value is None:
+        raise Rejected(
+            f"the line '{one_line(line.group(), TITLE_CHARACTERS)}' is not 'SET KNOB = value'; the value is a number, "
+            'a "text", True, False or a (tuple) of them, and nothing follows it'
+        )
+    last = edits[-1] if edits else None
+    before = last.knobs if isinstance(last, SetKnobs) else {}
+    if name in before and before[name] != value:
+        raise Rejected(f"{name} is set twice, to {before[name]!r} and to {value!r}; write one SET line for each knob")
+    edits[len(edits) - bool(before) :] = [SetKnobs({**before, name: value})]
+
+
+def _fence_at(lines: list[str], position: int) -> _Fence | None:
+    opening = _FENCE.fullmatch(lines[position])
+    if opening is None:
+        return None
+    end = _end_of_fence(lines, position, opening.group(1))
+    return _Fence(lines[position + 1 : end], end, end < len(lines))
+
+
+def _fence_below(lines: list[str], heading: int, name: str) -> _Fence:
+    below = next((position for position in range(heading + 1, len(lines)) if lines[position].strip()), None)
+    fence = None if below is None else _fence_at(lines, below)
+    if fence is None:
+        raise Rejected(f"FUNCTION {name} is not followed by a fence (```python) with its whole new definition")
+    if not fence.closed:
+        raise Rejected(f"the fence after FUNCTION {name} is not closed; was the answer cut off?")
+    return fence
+
+
+def _definition(fence: _Fence, name: str) -> ReplaceFunction:
+    try:
+        own = defined_name(fence.text)
+    except EditError as error:
+        raise Rejected(f"FUNCTION {name}: {error}") from error
+    if own is None:
+        raise Rejected(f"the fence after FUNCTION {name} wants one whole def or class, and nothing else")
+    if own != name.rpartition(".")[2]:
+        raise Rejected(f"the fence after FUNCTION {name} defines {own}; it wants the whole new {name}")
+    return ReplaceFunction(name, fence.text)
+
+
+def _is_around_edits(lines: list[str]) -> bool:
+    """Some models put all that they say, or all their edits, into one fence."""
+    first = next((line for line in lines if line.strip()), "")
+    begins = any(form.fullmatch(first) for form in (_SET, _FUNCTION, _LABEL)) and not first.lstrip().startswith("#")
+    return begins or any(_SEARCH.fullmatch(line) or _REPLACE.fullmatch(line) for line in lines)
 
 
 def _end_of_block(lines: list[str], start: int, number: int) -> int:
@@ -129,34 +218,36 @@ def _text(lines: list[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _longest_fence(lines: list[str]) -> tuple[str, list[str]]:
-    """The text of the longest fenced block, which must parse, and the lines outside of all of them."""
-    longest: list[str] = []
-    closed = True
-    prose = []
-    position = 0
-    while position < len(lines):
-        if opening := _FENCE.fullmatch(lines[position]):
-            end = _end_of_fence(lines, position, opening.group(1))
-            inside = lines[position + 1 : end]
-            if sum(map(len, inside)) > sum(map(len, longest)):
-                longest, closed = inside, end < len(lines)
-            position = end
-        else:
-            prose.append(lines[position])
-        position += 1
-    if not longest:
-        raise Rejected("the answer holds neither a '<<<<<<< SEARCH' block nor a fenced train.py")
-    if not closed:
-        raise Rejected("the fenced train.py is not closed; was the answer cut off? Use SEARCH/REPLACE blocks")
-    text = _text(longest)
+def _unheaded(fences: list[_Fence]) -> list[Edit]:
+    """Definitions, each for the one of its name, or the longest fence as the whole file."""
+    longest = max(fences, key=lambda fence: len(fence.text), default=None)
+    if longest is None or not longest.text.strip():
+        raise Rejected("the answer holds no edit: write it in one of the forms asked for, after TITLE and HYPOTHESIS")
+    if not longest.closed:
+        raise Rejected("the longest fence is not closed; was the answer cut off? Write only what changes")
     try:
-        parse(text)
+        is_definition = defined_name(longest.text) is not None
     except EditError as error:
         raise Rejected(
-            f"without SEARCH/REPLACE blocks the longest fence counts as the whole file, but {error}"
+            f"without SET, FUNCTION or SEARCH the longest fence counts as the whole file: {error}"
         ) from error
-    return text, prose
+    return _definitions(fences) if is_definition else [WholeFile(longest.text)]
+
+
+def _definitions(fences: list[_Fence]) -> list[Edit]:
+    edits: dict[str | None, Edit] = {}
+    for fence in fences:
+        try:
+            name = defined_name(fence.text)
+        except EditError:
+            name = None
+        if name is None or name in edits:
+            raise Rejected(
+                "of several fences it is not clear what each replaces; write a line 'FUNCTION name' before each new "
+                "definition, and no other fence"
+            )
+        edits[name] = ReplaceFunction(None, fence.text)
+    return list(edits.values())
 
 
 def _end_of_fence(lines: list[str], start: int, mark: str) -> int:

@@ -11,19 +11,20 @@ import warnings
 
 from researcher.errors import EditError
 
+LINE_END = re.compile(r"\r\n|\r|\n")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
-def parse(source: str) -> ast.Module:
+def parse(source: str, what: str = "train.py") -> ast.Module:
     """Raises EditError with the line and its text; no source makes it raise anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in a subject is its author's business
             return ast.parse(source)
     except SyntaxError as error:
-        raise EditError(f"train.py does not parse: {syntax_fault(error, source)}") from error
+        raise EditError(f"{what} does not parse: {syntax_fault(error, source)}") from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise EditError(f"train.py does not parse: {error or type(error).__name__}") from error
+        raise EditError(f"{what} does not parse: {error or type(error).__name__}") from error
 
 
 def replace_spans(source: str, spans: list[tuple[int, int, str]]) -> str:
@@ -32,6 +33,12 @@ def replace_spans(source: str, spans: list[tuple[int, int, str]]) -> str:
     for start, end, text in sorted(spans, reverse=True):
         raw = raw[:start] + text.encode() + raw[end:]
     return raw.decode()
+
+
+def line_end(source: str) -> str:
+    """The first line end of `source`, for lines that are added to it."""
+    found = LINE_END.search(source)
+    return found.group() if found else "\n"
 
 
 class Bytes:

@@ -64,9 +64,36 @@ def test_missing_search_is_refused_with_the_nearest_real_lines() -> None:
     assert "23:     def forward(self, x):\n24:         # relu squared" in str(refusal.value)
 
 
-def test_search_with_the_wrong_indentation_is_shown_the_right_one() -> None:
-    with pytest.raises(EditError, match=r"25:         x = self.embed\(x\)"):
-        apply_edits(SOURCE, [SearchReplace("x = self.embed(x)\nx = torch.relu(x).square()\n", "x = 1\n")])
+@pytest.mark.parametrize(
+    ("search", "replace", "before", "after"),
+    [
+        ("b = 2", "b = 3\n\nif c:\n    d = 5", "if a:\n  b = 2\n", "if a:\n  b = 3\n\n  if c:\n      d = 5\n"),
+        ("  if a:\n\n    b = 2", "  if b:\n    a = 2", "    if a:\n\n      b = 2\n", "    if b:\n      a = 2\n"),
+        ("    if a:\n        b = 2", "    if b:\n        b = 2", "if a:\n    b = 2\n", "if b:\n    b = 2\n"),
+        ("if a:\n\tb = 2", "if b:\n\tb = 2", "\tif a:\r\n\t\tb = 2\r\n", "\tif b:\r\n\t\tb = 2\r\n"),
+        ("b = 2", "b = 3", "  b = 2  # why\n  b = 2\n", "  b = 2  # why\n  b = 3\n"),
+    ],
+)  # fmt: skip
+def test_search_that_is_indented_otherwise_is_replaced_by_lines_indented_alike(
+    search: str, replace: str, before: str, after: str
+) -> None:
+    assert apply_edits(before, [SearchReplace(search, replace)]) == after
+
+
+@pytest.mark.parametrize(
+    ("search", "replace", "says"),
+    [
+        ("if a:\n  b = 2", "", "does not stand in train.py"),
+        ("\tif a:\n\t    b = 2", "", "does not stand in train.py"),
+        ("b = 2", "b = 3", r"matches 2 places in train.py \(lines 3, 5\)"),
+        ("        c = 2", "        c = 3\nd = 4", "indented by 6 more than train.py, but not so .*: d = 4"),
+    ],
+)
+def test_indentation_that_differs_in_itself_or_in_two_places_is_refused(search: str, replace: str, says: str) -> None:
+    source = "  c = 2\n    if a:\n        b = 2\nelse:\n    b = 2\n"
+
+    with pytest.raises(EditError, match=says):
+        apply_edits(source, [SearchReplace(search, replace)])
 
 
 def test_edit_that_was_applied_before_is_recognised() -> None:
@@ -82,6 +109,21 @@ def test_search_for_nothing_is_refused(search: str) -> None:
 
 def test_whole_file_takes_the_line_ends_of_the_source() -> None:
     assert apply_edits("a = 1\r\n", [WholeFile("a = 2\nb = 3")]) == "a = 2\r\nb = 3\r\n"
+
+
+@given(
+    st.lists(st.sampled_from(["if a:", "b = 2", "", "(", "# c", "ä"]), min_size=1, max_size=5),
+    st.sampled_from(["", "  ", "    ", "\t"]),
+    st.sampled_from(["", "  ", "    ", "\t"]),
+)
+def test_lines_that_are_put_back_indented_otherwise_leave_every_byte_as_it_was(
+    lines: list[str], more: str, less: str
+) -> None:
+    source = "head = 1\r\n" + "".join(f"{more}{less}{line}\r\n" if line else "\r\n" for line in lines) + "tail = 1"
+    quoted = "\n".join(less + line if line else "" for line in lines)
+
+    with suppress(EditError):  # what stands there twice
+        assert apply_edits(source, [SearchReplace(quoted, quoted)]) == source
 
 
 @given(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import trainer
 from researcher.errors import EditError
-from researcher.knobs import Range, range_faults, read_knobs, set_knobs
+from researcher.knobs import Range, range_faults, read_knobs, read_literal, set_knobs
+from researcher.proposal import KnobLiteral
 from trainer.jobs import PROFILES
 
 SUBJECT = Path(trainer.__file__).parent / "subject"
@@ -120,6 +121,33 @@ def test_setting_knobs_keeps_comments_layout_and_the_form_of_powers() -> None:
     )
 
 
+def test_tuple_is_set_item_by_item_in_the_types_it_has() -> None:
+    assert "BETAS = (1.0, 0.98)\n" in set_knobs(SOURCE, {"BETAS": (1, 0.98)})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" 4 ", 4),
+        ("2**14  # tokens", 2**14),
+        ("-0.5", -0.5),
+        ("True", True),
+        ("(0.9, 'x')", (0.9, "x")),
+        ("DEPTH * 2", None),
+        ("4; 5", None),
+        ("[1]", None),
+        ("SSSL", None),
+        ("(4", None),
+        ("", None),
+        ("\0\ud800", None),
+    ],
+)
+def test_only_what_can_stand_on_a_knobs_line_is_read_as_its_value(text: str, value: KnobLiteral | None) -> None:
+    read = read_literal(text)
+
+    assert (read, type(read)) == (value, type(value))
+
+
 def test_knobs_after_non_ascii_text_on_the_same_line_are_found_by_bytes() -> None:
     assert 'ÄRGER = "ö"; SEED = 7  # no range' in set_knobs(SOURCE, {"SEED": 7})
 
@@ -138,11 +166,14 @@ def test_knobs_after_non_ascii_text_on_the_same_line_are_found_by_bytes() -> Non
         ({"SEED": 1.5}, "of type int"),
         ({"SEED": 10**400}, "bits"),
         ({"BETAS": 0.9}, "of type tuple"),
+        ({"BETAS": (0.9,)}, "of type tuple of 2 items"),
+        ({"BETAS": (0.9, "x")}, "of type float"),
+        ({"SEED": (1, 2)}, "of type int"),
         ({"NAME": 3}, "of type str"),
         ({"DEPTH": 4, "SEED": "x"}, "of type int"),
     ],
 )
-def test_value_that_does_not_fit_is_refused_by_name(values: dict[str, int | float | str], says: str) -> None:
+def test_value_that_does_not_fit_is_refused_by_name(values: dict[str, KnobLiteral], says: str) -> None:
     with pytest.raises(EditError) as refusal:
         set_knobs(SOURCE, values)
 

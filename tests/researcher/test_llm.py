@@ -80,7 +80,7 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("I cannot do that.", "neither a '<<<<<<< SEARCH' block nor"),
+        ("I cannot do that.", "the answer holds no edit"),
         (HEAD + block("DEPTH = 3  # layers", "DEPTH = 4"), "does not stand in train.py"),
         (HEAD + block(DEPTH_LINE, "DEPTH = (4"), "does not parse: line 6: '(' was never closed: DEPTH = (4"),
         (HEAD + block(DEPTH_LINE, DEPTH_LINE + " more"), "only comments"),
@@ -154,7 +154,7 @@ def test_server_that_goes_away_before_the_repair_leaves_a_refused_draft() -> Non
     draft, _ = propose(["no idea", Turn(fault="busy")])
 
     assert draft.rejected is not None
-    assert re.search(r"neither a .* it could not be repaired: .*503", draft.rejected)
+    assert re.search(r"holds no edit: .* it could not be repaired: .*503", draft.rejected)
     assert draft.proposal.cost is not None
     assert draft.proposal.cost.calls == 1
 

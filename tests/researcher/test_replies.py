@@ -7,14 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import ModelFault, Rejected
-from researcher.proposal import SearchReplace, WholeFile
+from researcher.edits import apply_edits
+from researcher.errors import EditError, ModelFault, Rejected
+from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.replies import HYPOTHESIS_CHARACTERS, Reply, one_line, read_reply, without_thoughts
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
 BLOCK = "<<<<<<< SEARCH\nDEPTH = 2\n=======\nDEPTH = 4\n>>>>>>> REPLACE\n"
 WANTED = Reply("Deeper", "More layers learn more.", (SearchReplace("DEPTH = 2\n", "DEPTH = 4\n"),))
+MARKS = (
+    "```python",
+    "```",
+    "~~~",
+    "<think>",
+    "</think>",
+    "x",
+    "SET DEPTH = 3",
+    "SET DEPTH = (",
+    "FUNCTION one",
+    "CLASS M",
+)
 DECOY = BLOCK.replace("DEPTH = 4", "DEPTH = 64")
 
 
@@ -63,6 +76,42 @@ def test_longest_fence_counts_as_the_whole_file_when_there_is_no_block() -> None
     assert reply == Reply("Deeper", "More layers learn more.", (WholeFile(SOURCE),))
 
 
+ONE = "def one(x):\n    return x\n"
+TWO = "    @staticmethod\n    def two(x):\n        return x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "edits"),
+    [
+        ("SET DEPTH = 4", (SetKnobs({"DEPTH": 4}),)),
+        ('SET DEPTH = 4\nSET LR=0.5  # less\n- `SET P = "L"`', (SetKnobs({"DEPTH": 4, "LR": 0.5, "P": "L"}),)),
+        ("```\nSET DEPTH = 2**3\nSET DEPTH = 8\n```", (SetKnobs({"DEPTH": 8}),)),
+        ("SET BETAS = (0.9, 0.95)\nSET ON = True", (SetKnobs({"BETAS": (0.9, 0.95), "ON": True}),)),
+        (f"FUNCTION one\n```python\n{ONE}```", (ReplaceFunction("one", ONE),)),
+        (f"### FUNCTION: `M.two()`\n\n~~~\n{TWO}~~~", (ReplaceFunction("M.two", TWO),)),
+        (f"so:\n```\n{ONE}```\nand\n```python\n{TWO}```", (ReplaceFunction(None, ONE), ReplaceFunction(None, TWO))),
+        (f"```python\n# FUNCTION one\n{ONE}```", (ReplaceFunction(None, f"# FUNCTION one\n{ONE}"),)),
+        (
+            f"SET A = 1\n{BLOCK}SET B = 2\nFUNCTION one\n```\n{ONE}```\nIt was\n```\n{ONE}```",
+            (SetKnobs({"A": 1}), *WANTED.edits, SetKnobs({"B": 2}), ReplaceFunction("one", ONE)),
+        ),
+        (
+            f'```python\nSETTING = 1\n"""\nSET A = 1\nFUNCTION one\n"""\n{ONE}```',
+            (WholeFile(f'SETTING = 1\n"""\nSET A = 1\nFUNCTION one\n"""\n{ONE}'),),
+        ),
+    ],
+)
+def test_every_kind_of_edit_is_read_in_the_order_it_stands(text: str, edits: tuple[Edit, ...]) -> None:
+    assert read_reply(HEAD + text).edits == edits
+    assert read_reply(HEAD + text.replace("\n", "\r\n")).edits == edits
+
+
+def test_answer_in_one_fence_is_read_with_the_fences_inside_it() -> None:
+    text = f"```\n{HEAD}FUNCTION one\n```python\n{ONE}```\n```\n"
+
+    assert read_reply(text) == Reply("Deeper", "More layers learn more.", (ReplaceFunction("one", ONE),))
+
+
 def test_hypothesis_serves_as_the_title_where_none_is_given() -> None:
     assert read_reply("HYPOTHESIS: More layers learn more.\n" + BLOCK).title == "More layers learn more."
 
@@ -78,7 +127,7 @@ def test_answer_without_a_word_is_a_fault(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("I would rather not.", "neither a '<<<<<<< SEARCH' block nor a fenced train.py"),
+        ("I would rather not.", "holds no edit"),
         (BLOCK, "no line 'HYPOTHESIS:"),
         ("TITLE: x\n" + BLOCK, "no line 'HYPOTHESIS:"),
         ("HYPOTHESIS: \x00\u200b\u202e\n" + BLOCK, "no line 'HYPOTHESIS:"),
@@ -91,7 +140,21 @@ def test_answer_without_a_word_is_a_fault(text: str) -> None:
         (HEAD + BLOCK.replace("<<<<<<< SEARCH\n", ""), "without its '<<<<<<< SEARCH'"),
         (HEAD + "```python\ndef f(:\n```", "does not parse: line 1"),
         (HEAD + f"```python\n{SOURCE}", "not closed"),
-        (HEAD + "```\n```", "neither"),
+        (HEAD + "```\n```", "holds no edit"),
+        (HEAD + "SET DEPTH = four", "the line 'SET DEPTH = four' is not 'SET KNOB = value'"),
+        (HEAD + "SET DEPTH = 4 layers", "is not 'SET KNOB = value'"),
+        (HEAD + "SET DEPTH =", "is not 'SET KNOB = value'"),
+        (HEAD + "SET DEPTH to 4\n" + BLOCK, "the line 'SET DEPTH to 4' is not"),
+        (HEAD + "SET DEPTH = 4\nSET DEPTH = 5", "DEPTH is set twice, to 4 and to 5"),
+        (HEAD + "FUNCTION one\n" + ONE, "FUNCTION one is not followed by a fence"),
+        (HEAD + "FUNCTION one", "FUNCTION one is not followed by a fence"),
+        (HEAD + "FUNCTION one\n```\n" + ONE, "the fence after FUNCTION one is not closed"),
+        (HEAD + "FUNCTION one\n```\ndef one(:\n```", "FUNCTION one: the definition does not parse: line 1"),
+        (HEAD + f"FUNCTION one\n```\nimport os\n{ONE}```", "wants one whole def or class, and nothing else"),
+        (HEAD + f"FUNCTION M.two\n```\n{ONE}```", "defines one; it wants the whole new M.two"),
+        (HEAD + f"```\n{ONE}```\n```\n{ONE}```", "not clear what each replaces"),
+        (HEAD + f"```\n{ONE}```\n```\nDEPTH = 4\n```", "not clear what each replaces"),
+        (HEAD + f"```\n{ONE}```\n```\n(\n```", "not clear what each replaces"),
     ],
 )
 def test_answer_that_is_not_of_the_form_is_refused_with_the_reason(text: str, reason: str) -> None:
@@ -116,10 +179,7 @@ def test_a_line_for_a_table_is_clean_and_short(text: str, line: str) -> None:
 
 @given(
     st.lists(
-        st.sampled_from(
-            [*HEAD.splitlines(), *BLOCK.splitlines(), "```python", "```", "<think>", "</think>", "~~~", "x"]
-        )
-        | st.text(max_size=12),
+        st.sampled_from([*MARKS, *HEAD.splitlines(), *BLOCK.splitlines(), *ONE.splitlines()]) | st.text(max_size=12),
         max_size=14,
     ),
     st.sampled_from(["\n", "\r\n", "\r"]),
@@ -128,6 +188,8 @@ def test_no_answer_raises_anything_but_the_two_refusals(lines: list[str], end: s
     with suppress(ModelFault, Rejected):
         reply = read_reply(end.join(lines))
 
+        with suppress(EditError):
+            apply_edits(SOURCE, reply.edits)
         assert reply.edits
         assert reply.title.isprintable()
         assert 0 < len(reply.hypothesis) <= HYPOTHESIS_CHARACTERS
