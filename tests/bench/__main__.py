@@ -36,7 +36,7 @@ def main() -> None:
     one.add_argument("--kills", type=int, default=5, help="of trees that respawn")
     one = names.add_parser("trust", help="what scoring outside costs, and what the closer look at a score finds")
     one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; made anew if not given")
-    one.add_argument("--quick", action="store_true", help="fewer runs, about a minute and a half")
+    one.add_argument("--quick", action="store_true", help="fewer runs, two minutes")
     options = parser.parse_args()
     match options.name:
         case "overhead":
