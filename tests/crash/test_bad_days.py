@@ -128,6 +128,23 @@ def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
+def test_night_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_later(
+    disk: Disk, night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: len(held(night)) > 2)
+        ask(night.bus, "stop")
+
+    assert night.run_researcher(GOAL, meanwhile=day()) == 0, night.last_words()
+    assert "stopped by a request" in night.output()
+    disk.free()
+    assert_it_went_on(night, night.run_researcher(GOAL))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["log"], indirect=True)
 def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedNight) -> None:
     (night.folder / "output.log").symlink_to(disk.folder / "output.log")
