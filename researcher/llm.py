@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from researcher.chat import Answer, ChatClient, Message
-from researcher.errors import ModelAway, ModelFault, Rejected
+from researcher.edits import apply_edits
+from researcher.errors import EditError, ModelAway, ModelFault, Rejected
 from researcher.prompt import PromptContext, Prompts, prompt_tokens
-from researcher.proposal import LlmCost, Proposal, Proposer
-from researcher.replies import read_reply, without_thoughts
+from researcher.proposal import Attempt, LlmCost, Proposal, Proposer, Stage, lanes_of
+from researcher.replies import lanes_meant, read_reply, without_thoughts
 
 __all__ = ["Draft", "Exchange", "LlmProposer", "PromptContext"]
 
@@ -27,11 +28,12 @@ Check = Callable[[Proposal], object]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What was sent and what came back; `fault` says why the answer was not used."""
+    """What was sent and what came back; `fault` says why the answer was not used, `cut` that it had no end."""
 
     prompt: str
     reply: str
     fault: str | None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class LlmProposer:
         self._undercount = 1.0
 
     @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._client.model
+
+    @property
     def _room(self) -> int:
         """Estimated tokens that a question may have, corrected by how many more the server was seen to count."""
         return int((self._client.context_tokens - self._client.answer_tokens) / self._undercount)
@@ -65,11 +72,11 @@ class LlmProposer:
             question = self._prompts.messages(context, self._room)
         except ModelFault as error:
             raise ModelAway(str(error)) from error
-        turns = [self._turn(question, tick, check)]
+        turns = [self._turn(question, context, tick, check)]
         if turns[0].fault is not None and turns[0].said:
             turns.append(self._repaired(turns[0], context, tick, check))
         return Draft(
-            proposal=replace(turns[-1].proposal, cost=self._cost(turns)),
+            proposal=replace(turns[-1].proposal, cost=self._cost(turns), attempts=_attempts(turns)),
             rejected=turns[-1].fault,
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
@@ -78,7 +85,7 @@ class LlmProposer:
         """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
         self._client.leave(tick)
 
-    def _turn(self, messages: Sequence[Message], tick: Tick, check: Check) -> _Turn:
+    def _turn(self, messages: Sequence[Message], context: PromptContext, tick: Tick, check: Check) -> _Turn:
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
         started = time.monotonic()
         try:
@@ -87,16 +94,17 @@ class LlmProposer:
             return _Turn(_UNREAD, str(error), Exchange(prompt, "", str(error)), None, time.monotonic() - started)
         if answer.prompt_tokens is not None:
             self._undercount = max(self._undercount, answer.prompt_tokens / prompt_tokens(messages))
-        proposal, fault = _judged(answer, check)
+        cut = answer.done_reason == "length"
+        proposal, fault = judged(answer.text, context.source, check, cut=cut)
         reply = f"<think>{answer.thoughts}</think>\n{answer.text}" if answer.thoughts else answer.text
-        return _Turn(proposal, fault, Exchange(prompt, reply, fault), answer, answer.seconds)
+        return _Turn(proposal, fault, Exchange(prompt, reply, fault, cut), answer, answer.seconds)
 
     def _repaired(self, failed: _Turn, context: PromptContext, tick: Tick, check: Check) -> _Turn:
         """One more turn; where none can be had, the failed one's fault says so."""
         assert failed.fault is not None
         try:
             messages = self._prompts.repair(context, self._room, failed.said, failed.fault)
-            turn = self._turn(messages, tick, check)
+            turn = self._turn(messages, context, tick, check)
         except (ModelAway, ModelFault) as error:
             turn = _Turn(_UNREAD, str(error), None, None, 0.0)
         if turn.answer is not None:
@@ -131,21 +139,32 @@ class _Turn:
         return without_thoughts(self.answer.text).strip() if self.answer else ""
 
 
-def _judged(answer: Answer, check: Check) -> tuple[Proposal, str | None]:
-    """The proposal in `answer` and why it cannot be used, if so."""
-    if answer.done_reason == "length":
+def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal, str | None]:
+    """The proposal in an answer about `source`, with this one attempt, and why it cannot be used, if so."""
+    unread = replace(_UNREAD, attempts=(Attempt(lanes_meant(text), Stage.PARSE),))
+    if cut:
         # What is left of a cut answer can parse and still be half an idea.
-        return _UNREAD, "the answer was cut off at its longest allowed length; write only the lines that change"
+        return unread, "the answer was cut off at its longest allowed length; write only the lines that change"
     try:
-        reply = read_reply(answer.text)
+        reply = read_reply(text)
     except (Rejected, ModelFault) as error:
-        return _UNREAD, str(error)
+        return unread, str(error)
+    lanes = lanes_of(reply.edits)
     proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
+    stage: Stage | None = Stage.APPLY
+    fault = None
     try:
+        apply_edits(source, reply.edits)
+        stage = Stage.VALIDATE
         check(proposal)
-    except Rejected as error:
-        return proposal, str(error)
-    return proposal, None
+        stage = None
+    except (EditError, Rejected) as error:
+        fault = str(error)
+    return replace(proposal, attempts=(Attempt(lanes, stage),)), fault
+
+
+def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:
+    return tuple(attempt for turn in turns if turn.answer is not None for attempt in turn.proposal.attempts)
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from researcher.chat import Message
 from researcher.errors import ModelFault, ResearcherError
+from researcher.proposal import Lane
 from researcher.replies import one_line
 
 BYTES_PER_TOKEN = 3  # usual vocabularies take 3 to 4 bytes of Python or English; numbers and other scripts fewer
@@ -22,18 +23,22 @@ QUOTED_CHARACTERS = 8_000
 
 _FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
-_FIELDS = {
-    "system": ("program", "profile"),
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "system": ("program", "profile", "lanes"),
     "task": ("source", "incumbent", "history", "rejections", "task"),
     "next": (),
     "idea": ("idea",),
     "repair": ("reason",),
+    **dict.fromkeys(Lane, ()),
 }
 
 
 @dataclass(frozen=True)
 class PromptContext:
-    """What a model is told. `history` and `rejections` are lines, oldest first; `idea` is a person's wish or None."""
+    """What a model is told. `history` and `rejections` are lines, oldest first; `idea` is a person's wish or None.
+
+    `lanes` are the forms of edits that it is offered.
+    """
 
     program: str
     profile: str
@@ -42,6 +47,7 @@ class PromptContext:
     history: tuple[str, ...] = ()
     rejections: tuple[str, ...] = ()
     idea: str | None = None
+    lanes: tuple[Lane, ...] = tuple(Lane)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Prompts:
         values = {
             "program": context.program.strip(),
             "profile": context.profile,
+            "lanes": "\n\n".join(self.texts[lane].strip() for lane in context.lanes),
             "source": context.source.rstrip("\n"),
             "incumbent": context.incumbent,
             "history": history,

@@ -5,7 +5,7 @@ A proposal is complete when it is made; a candidate exists only after `researche
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,23 @@ from pydantic import TypeAdapter
 
 KnobValue = int | float | str
 KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # `bool` by name, or JSON makes a number of it
+
+
+class Lane(StrEnum):
+    """The forms in which a model can write an edit, and the names of the prompt files that explain them."""
+
+    SET = "set"
+    FUNCTION = "function"
+    SEARCH = "search"
+    FILE = "file"
+
+
+class Stage(StrEnum):
+    """Where an answer fails before it becomes a candidate."""
+
+    PARSE = "parse"
+    APPLY = "apply"
+    VALIDATE = "validate"
 
 
 class Proposer(StrEnum):
@@ -57,6 +74,27 @@ class WholeFile:
 Edit = SetKnobs | ReplaceFunction | SearchReplace | WholeFile
 
 
+_LANES: dict[type[Edit], Lane] = {
+    SetKnobs: Lane.SET,
+    ReplaceFunction: Lane.FUNCTION,
+    SearchReplace: Lane.SEARCH,
+    WholeFile: Lane.FILE,
+}
+
+
+def lanes_of(edits: Iterable[Edit]) -> tuple[Lane, ...]:
+    """The lanes that edits were written in, each once."""
+    return tuple(dict.fromkeys(_LANES[type(edit)] for edit in edits))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One answer on the way to a proposal: the lanes it tried, and where it failed, if it did."""
+
+    lanes: tuple[Lane, ...]
+    failed: Stage | None = None
+
+
 @dataclass(frozen=True)
 class LlmCost:
     """What asking cost, over all calls for one proposal. None where the server did not say."""
@@ -71,7 +109,10 @@ class LlmCost:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One idea: `title` names it in a line, `hypothesis` says why it should help."""
+    """One idea: `title` names it in a line, `hypothesis` says why it should help.
+
+    `attempts` are all answers of a model to the question it came from; an older journal has none.
+    """
 
     proposer: Proposer
     title: str
@@ -79,6 +120,7 @@ class Proposal:
     edits: tuple[Edit, ...]
     cost: LlmCost | None = None
     request: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the journal."""

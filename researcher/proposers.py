@@ -18,6 +18,7 @@ from researcher.digest import prompt_context
 from researcher.errors import ModelAway, ModelStays, Rejected
 from researcher.experiment import Experiment, Request, RequestState
 from researcher.history import History
+from researcher.lanes import offered_lanes
 from researcher.llm import Draft, LlmProposer
 from researcher.optimizer import Optimizer
 from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
@@ -131,6 +132,7 @@ class Proposers:
     ) -> Draft | None:
         wish = None if idea is None else idea.body
         context = prompt_context(journal, self._profile, self._program(), incumbent, wish)
+        context = replace(context, lanes=offered_lanes(journal, llm.model))
         known = tried(journal, Proposer.LLM)
         try:
             draft = llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from researcher.definitions import defined_name
 from researcher.errors import EditError, ModelFault, Rejected
 from researcher.knobs import read_literal
-from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.proposal import Edit, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
@@ -63,6 +63,14 @@ def read_reply(text: str) -> Reply:
         edits = _unheaded(fences)
     title, hypothesis = _labels(prose)
     return Reply(title, hypothesis, tuple(edits))
+
+
+def lanes_meant(text: str) -> tuple[Lane, ...]:
+    """The lanes that an answer shows, whether it can be read or not."""
+    lines = _LINE_END.sub("\n", without_thoughts(text)).split("\n")
+    headed = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
+    found = [lane for lane, forms in headed.items() if any(form.fullmatch(line) for form in forms for line in lines)]
+    return tuple(found) or ((Lane.FILE,) if any(map(_FENCE.fullmatch, lines)) else ())
 
 
 def without_thoughts(text: str) -> str:

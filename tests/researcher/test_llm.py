@@ -15,7 +15,7 @@ import pytest
 
 from researcher.chat import Answer, Message
 from researcher.errors import ModelAway, Rejected
-from researcher.llm import Draft, LlmProposer, PromptContext
+from researcher.llm import Draft, LlmProposer, PromptContext, judged
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.prompt import prompt_tokens
 from researcher.proposal import Proposal, SearchReplace
@@ -75,6 +75,40 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
     assert draft.exchanges[0].reply == GOOD
     assert SOURCE in draft.exchanges[0].prompt
     assert Proposal.from_json(proposal.to_json()) == proposal
+
+
+@pytest.mark.parametrize(
+    ("text", "lanes", "stage"),
+    [
+        (GOOD, ("search",), None),
+        (HEAD + "SET DEPTH = 4", ("set",), None),
+        ("SET DEPTH = 4\n" + block("x", "y"), ("set", "search"), "parse"),
+        (HEAD + "FUNCTION Model.forward\nreturn x", ("function",), "parse"),
+        (f"<think>{DECOY}</think>I would rather not", (), "parse"),
+        (HEAD + "```\nimport (", ("file",), "parse"),
+        (HEAD + "SET DEPTH = 9", ("set",), "apply"),
+        (HEAD + "```\nx = 1\n```", ("file",), "validate"),
+    ],
+)
+def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
+    text: str, lanes: tuple[str, ...], stage: str | None
+) -> None:
+    proposal, fault = judged(text, SOURCE, check, cut=False)
+
+    (attempt,) = proposal.attempts
+    assert (attempt.lanes, attempt.failed) == (lanes, stage)
+    assert (fault is None) == (stage is None)
+    assert Proposal.from_json(proposal.to_json()) == proposal
+
+
+def test_both_answers_count_where_the_first_was_repaired() -> None:
+    draft, _ = propose([Turn(HEAD + "SET DEPTH = 3", length=True), GOOD])
+
+    assert [exchange.cut for exchange in draft.exchanges] == [True, False]
+    assert [(attempt.lanes, attempt.failed) for attempt in draft.proposal.attempts] == [
+        (("set",), "parse"),
+        (("search",), None),
+    ]
 
 
 @pytest.mark.parametrize(

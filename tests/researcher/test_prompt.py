@@ -1,5 +1,6 @@
 """A prompt always fits its room, keeps the newest lines, and says what it left out."""
 
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer
+from researcher import replies
 from researcher.errors import ModelFault, ResearcherError
 from researcher.ollama import OllamaSettings
 from researcher.prompt import PromptContext, Prompts, prompt_tokens, tokens
+from researcher.proposal import Lane, lanes_of
 
 CONTEXT = PromptContext(
     program="Lower the score; {source} stays text.",
@@ -65,6 +68,25 @@ def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
     assert "{" not in text
     assert "Propose the next experiment" in text
     assert text.count("(none yet)") == 2
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_every_lane_is_explained_in_its_form_with_an_example_that_is_read_as_meant(lane: Lane) -> None:
+    text = Prompts.read().texts[lane]
+    forms = [paragraph for paragraph in replies.__doc__.split("\n\n") if paragraph.startswith("    ")]
+    form = {Lane.SET: forms[0], Lane.FUNCTION: forms[1], Lane.SEARCH: forms[2], Lane.FILE: ""}[lane]
+
+    assert [line for line in textwrap.dedent(form).splitlines() if f"\n{line}\n" not in text] == []
+    assert lanes_of(replies.read_reply(text.split("Example:")[1]).edits) == (lane,)
+
+
+def test_only_the_lanes_that_are_offered_are_explained() -> None:
+    texts = Prompts.read().texts
+
+    text = text_of(replace(CONTEXT, lanes=(Lane.SET, Lane.SEARCH)))
+
+    assert [lane for lane in Lane if texts[lane].strip() in text] == [Lane.SET, Lane.SEARCH]
+    assert text_of(CONTEXT).index("SET KNOB") < text_of(CONTEXT).index("FUNCTION Class"), "the smallest first"
 
 
 def test_older_lines_are_left_out_first_and_that_is_said() -> None:
