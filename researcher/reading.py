@@ -17,19 +17,22 @@ from researcher.errors import EditError
 from researcher.source import Bytes, parse
 
 _FIXED_CALLS = ("evaluate_bpb", "make_dataloader", "progress")
+_NUMBER = re.compile(r"Constant\(value=[0-9.][^)]*\)")  # in a dump
 _SEED_CALLS = {"manual_seed", "manual_seed_all", "seed", "seed_all"}
 _SEED_NAME = re.compile(r"(?:.*_)?seed(?:_.*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """`fingerprint` is the hash of the normalised syntax tree, `seedless` that of it whatever seed the source chooses.
+    """`fingerprint` is the hash of the normalised syntax tree, `seedless` that of it whatever seed the source chooses,
+    `numberless` that of it whatever numbers stand in it: a source that only differs in them uses no other names.
 
     `statements` are normalised, in their order, each without those inside it; `entry_points` is what a trial needs.
     """
 
     fingerprint: str
     seedless: str
+    numberless: str
     statements: tuple[str, ...]
     entry_points: tuple[str, ...]
 
@@ -46,6 +49,7 @@ def read_facts(source: str) -> Facts:
     return Facts(
         fingerprint=_hash(piece.whole for piece in read),
         seedless=_hash(piece.seedless for piece in read),
+        numberless=_hash(piece.numberless for piece in read),
         statements=tuple(statement for piece in read for statement in piece.statements),
         entry_points=_entry_points(read),
     )
@@ -79,6 +83,7 @@ class _Piece:
 
     whole: str
     seedless: str
+    numberless: str
     statements: tuple[str, ...]
     imported: dict[str, str]
     called: frozenset[str]
@@ -110,7 +115,8 @@ def _read(text: str) -> _Piece:
         raise EditError("train.py nests expressions too deeply to be compared") from error
     except ValueError as error:
         raise EditError(f"train.py holds a constant that cannot be compared: {error}") from error
-    return _Piece(whole, seedless, statements, imported, frozenset(called), frozenset(fixed), makes_model)
+    numberless = _NUMBER.sub("Constant()", whole)
+    return _Piece(whole, seedless, numberless, statements, imported, frozenset(called), frozenset(fixed), makes_model)
 
 
 def _dump(tree: ast.Module) -> str:

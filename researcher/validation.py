@@ -1,7 +1,8 @@
 """From a proposal to a candidate, or to a reason in words: everything that can be known without running the source.
 
-A proposal that passes here parses and compiles, changes what the program does, is new, and still speaks to
-`prepare`. Whether it builds, fits the memory or is any good is for a trial to find out.
+A proposal that passes here parses and compiles, changes what the program does, is new, still speaks to `prepare`, has
+a value for every name, and does nothing new that no experiment needs. Whether it builds or is any good is for a trial
+to find out.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
+from researcher.denylist import Deed, denied_deeds
 from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
-from researcher.proposal import Candidate, Proposal
+from researcher.names import Undefined, undefined_names
+from researcher.proposal import Candidate, Proposal, Proposer
 from researcher.reading import Facts, pieces, read_facts
-from researcher.source import syntax_fault
+from researcher.source import parse, syntax_fault
 from trainer.jobs import TRAIN_LIMIT_BYTES
 
+TOLD = 3  # faults at a time: with more a small model loses the thread
 _MEANS_OTHERS = re.compile(r"\b(?:__future__|global)\b")  # words by which one statement makes another a fault
 
 
@@ -44,6 +48,10 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     if earlier := tried(candidate):
         raise Rejected(f"{earlier}; propose something else")
     _compile(source)
+    if facts.numberless != incumbent.numberless:  # a moved knob costs no look at all the names
+        _refuse_undefined(source, incumbent_source)
+        if proposal.proposer is not Proposer.HUMAN:
+            _refuse_denied(source, incumbent_source)
     return candidate
 
 
@@ -95,6 +103,25 @@ def _compile_whole(source: str) -> None:
         raise Rejected(f"train.py does not compile: {syntax_fault(error, source)}") from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise Rejected(f"train.py does not compile: {error or type(error).__name__}") from error
+
+
+def _refuse_undefined(source: str, incumbent_source: str) -> None:
+    known = {undefined.name for undefined in _look(incumbent_source)[0]}
+    if new := [undefined.words for undefined in _look(source)[0] if undefined.name not in known]:
+        raise Rejected(f"train.py would crash: {'; '.join(new[:TOLD])}")
+
+
+def _refuse_denied(source: str, incumbent_source: str) -> None:
+    """What the incumbent does already is its author's business."""
+    known = {deed.what for deed in _look(incumbent_source)[1]}
+    if new := [deed.words for deed in _look(source)[1] if deed.what not in known]:
+        raise Rejected(f"train.py may not do this: {'; '.join(new[:TOLD])}")
+
+
+@lru_cache(maxsize=8)
+def _look(source: str) -> tuple[tuple[Undefined, ...], tuple[Deed, ...]]:
+    tree = parse(source)
+    return undefined_names(tree), denied_deeds(tree)
 
 
 def _refuse_no_change(same_text: bool, facts: Facts, incumbent: Facts) -> None:

@@ -26,6 +26,8 @@ _WORKSPACE = "researcher/test_workspace.py::test_"
 _SUBJECT_DAYS = "researcher/test_subject_days.py::test_"
 _CLAIMS = "researcher/test_claims.py::test_"
 _FAILURES = "researcher/test_failures.py::test_"
+_NAMES = "researcher/test_names.py::test_"
+_DENYLIST = "researcher/test_denylist.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
@@ -449,6 +451,28 @@ GUARDS = (
         "            now_mib = None\n",
         "trainer/test_worker.py::"
         "test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them[other-uid]",
+    ),
+    # Validation
+    Guard(
+        "a name that nothing gives costs no trial",
+        "researcher/validation.py",
+        "        _refuse_undefined(source, incumbent_source)",
+        "        pass",
+        _NAMES + "proposal_with_a_missing_name_is_rejected_and_the_incumbents_own_faults_do_not_count",
+    ),
+    Guard(
+        "what no experiment needs costs no trial",
+        "researcher/validation.py",
+        "            _refuse_denied(source, incumbent_source)",
+        "            pass",
+        _DENYLIST + "the_refusal_names_line_and_thing_and_no_more_than_three",
+    ),
+    Guard(
+        "what the incumbent does already is its author's business",
+        "researcher/validation.py",
+        "if deed.what not in known]",
+        "]",
+        _DENYLIST + "what_the_incumbent_does_already_is_its_authors_business",
     ),
     # Drift
     Guard(
