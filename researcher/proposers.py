@@ -28,6 +28,7 @@ from trainer.jobs import Outcome, Profile
 
 logger = logging.getLogger(__name__)
 
+EXCHANGES_FILE = "exchanges.json"
 LOOK_AGAIN_S = 180.0
 REFUSALS_BEFORE_REST = 3
 LONGEST_REST_S = 60.0
@@ -119,7 +120,7 @@ class Proposers:
             folder = self._folder / str(number)
             folder.mkdir(parents=True, exist_ok=True)
             texts = [asdict(exchange) for exchange in draft.exchanges]
-            (folder / "exchanges.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+            (folder / EXCHANGES_FILE).write_text(json.dumps(texts, indent=1), encoding="utf-8")
 
     def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
         if self._clock() < self._away_until:

@@ -153,6 +153,14 @@ def best(
 
 
 @app.command()
+def replay_proposals(state: StateOption = None) -> None:
+    """Read all stored answers of the LLM again with today's code: what is parsed, applied, valid, by model and lane."""
+    from services import replay  # noqa: PLC0415 - costs the proposers
+
+    replay.replay_proposals(_state(state), console)
+
+
+@app.command()
 def idea(text: str, state: StateOption = None) -> None:
     """Put an idea in words before the LLM, which turns it into code."""
     _ask(state, "idea", text)

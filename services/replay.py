@@ -1,0 +1,106 @@
+"""Stored answers of models read again with today's code: at which step each fails, by model and lane.
+
+An answer is applied to the incumbent of its time; that the same was tried before does not count. Beside it stands what
+the journal says ran and what crashed. Nothing is asked, trained or changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from researcher.experiment import Experiment
+from researcher.history import History
+from researcher.llm import judged
+from researcher.proposal import Lane, Proposal, Stage, lanes_of
+from researcher.proposers import EXCHANGES_FILE
+from researcher.validation import validate
+from services.state import State
+from trainer.jobs import Outcome
+
+NO_LANE = "none"
+PASSED = {None: 3, Stage.VALIDATE: 2, Stage.APPLY: 1, Stage.PARSE: 0}  # of the steps below
+
+# What is counted for a model and a lane; an answer that passes a step has passed those before it.
+STEPS = ("parse", "apply", "validate")
+COLUMNS = ("answers", *STEPS, "ran", "crashed")
+
+Counts = Counter[tuple[str, str, str]]
+
+
+def replay_proposals(state: State, console: Console) -> None:
+    """Print the rates."""
+    state.require_night()
+    counts: Counts = Counter()
+    with History(state.journal) as history:
+        for item in history.experiments():
+            if item.cost is None:
+                continue
+            try:
+                replies = list(_replies(state.journal / "experiments" / str(item.number) / EXCHANGES_FILE))
+            except (OSError, ValueError, KeyError) as error:
+                console.print(f"the answers of experiment {item.number} cannot be read: {error!r}", soft_wrap=True)
+                replies = []
+            counts += _read_again(history, item, item.cost.model, replies)
+            counts += _became(history, item, item.cost.model)
+    console.print(_table(counts))
+
+
+def _replies(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each answer and whether it was cut off; where a server failed there is none."""
+    for stored in json.loads(path.read_text(encoding="utf-8")):
+        if stored["reply"]:
+            yield stored["reply"], stored.get("cut", False)
+
+
+def _read_again(history: History, item: Experiment, model: str, replies: Sequence[tuple[str, bool]]) -> Counts:
+    assert item.parent is not None
+    source = history.source(item.parent)
+
+    def check(proposal: Proposal) -> None:
+        validate(proposal, source, lambda _: None)
+
+    counts: Counts = Counter()
+    for reply, cut in replies:
+        proposal, _ = judged(reply, source, check, cut=cut)
+        for attempt in proposal.attempts:
+            for lane in attempt.lanes or (NO_LANE,):
+                counts.update((model, lane, what) for what in ("answers", *STEPS[: PASSED[attempt.failed]]))
+    return counts
+
+
+def _became(history: History, item: Experiment, model: str) -> Counts:
+    proposal = history.proposal(item.id)
+    lanes = () if proposal is None or item.outcome is None else lanes_of(proposal.edits)
+    if item.outcome is Outcome.OK:
+        return Counter((model, lane, "ran") for lane in lanes)
+    if item.outcome is not None and item.outcome.is_failure:
+        return Counter((model, lane, "crashed") for lane in lanes)
+    return Counter()
+
+
+def _table(counts: Counts) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("model")
+    table.add_column("lane")
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    for model in sorted({model for model, _, _ in counts}):
+        for lane in (*Lane, NO_LANE):
+            found = [counts[model, lane, column] for column in COLUMNS]
+            if any(found):
+                table.add_row(
+                    model, lane, *(_cell(column, n, found[0]) for column, n in zip(COLUMNS, found, strict=True))
+                )
+    return table
+
+
+def _cell(column: str, count: int, answers: int) -> str:
+    if column not in STEPS:
+        return str(count)
+    return f"{count / answers:.0%}" if answers else "-"
