@@ -37,10 +37,11 @@ _LINE_END = re.compile(r"\r\n|\r")
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
-_FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})\s*([\w.+/-]*)[^`]*")
-_SET = re.compile(r"[\s>*`-]*SET\s+`?(?:([\w.]+)`?\s*=(.*?)[\s*`]*|[A-Z][A-Z0-9_]*\b.*)")
-_FUNCTION = re.compile(r"[\s#>*`-]*(?:FUNCTION|METHOD|CLASS)\s*:?\s+[`*]*([\w.]+)(?:\(\))?[\s*`:]*")
-_LABEL = re.compile(r"[\s*#_>-]*(TITLE|HYPOTHESIS)\s*\**\s*:(.*)", re.IGNORECASE)
+# Possessive (`++`, `*+`) where two parts could share a run of blanks: a model that repeats itself writes long ones.
+_FENCE = re.compile(r"\s{0,3}(`{3,}+|~{3,}+)[^`]*+")
+_SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
+_FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
+_LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _read(lines: list[str]) -> tuple[list[Edit], list[_Fence], list[str]]:
 def _set(edits: list[Edit], line: re.Match[str]) -> None:
     """Add the assignment to the last edit, if that is of its kind: neighbours are set at once."""
     name, text = line.group(1), line.group(2)
-    value = None if text is None else read_literal(text)
+    value = None if text is None else read_literal(text.strip(" \t*`"))
     if value is None:
         raise Rejected(
             f"the line '{one_line(line.group(), TITLE_CHARACTERS)}' is not 'SET KNOB = value'; the value is a number, "

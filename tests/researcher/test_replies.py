@@ -165,6 +165,15 @@ def test_answer_that_is_not_of_the_form_is_refused_with_the_reason(text: str, re
 
 
 @pytest.mark.parametrize(
+    "start", ["", "SET A = 1", "SET", "FUNCTION", "TITLE", "```", "~~~", "<<<<<<< SEARCH", "======="]
+)
+@pytest.mark.parametrize("run", [" ", "~", "a", "*"])
+def test_model_that_repeats_a_character_without_end_is_refused_at_once(start: str, run: str) -> None:
+    with pytest.raises(Rejected):
+        read_reply(f"{start}{run * 200_000}`!")
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         ("a\tb\r\nc\x00\x1b[31m", "a b c [31m"),
