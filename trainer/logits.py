@@ -75,15 +75,15 @@ class LogitsServer:
             self._channel.send(Message(Word.SERVED, number=buffer, x=float(room.element_size())))
 
     def _save(self, torch: Any, model: Any) -> None:
-        """For the replica: the weights into the trainer's memory file, the model's name and precision by message."""
+        """For the replica: the weights into the trainer's memory file, the model's name and precision by message; no
+        name for what no replica could have."""
         inner = unwrapped(model)
-        names = [name for name, value in vars(sys.modules["__main__"]).items() if unwrapped(value) is inner]
-        if not names or not isinstance(inner, torch.nn.Module):
-            self._refuse("what evaluate_bpb is given must be a torch module that a module-level name holds")
-        os.ftruncate(self._weights_fd, 0)
-        with open(os.dup(self._weights_fd), "wb") as file:
-            torch.save(inner.state_dict(), file)
-        self._channel.send(Message(Word.SAVED, text=f"{names[0]}|{_precision(torch, model)}"))
+        name = _name_of(inner) if isinstance(inner, torch.nn.Module) else None
+        if name is not None:
+            os.ftruncate(self._weights_fd, 0)
+            with open(os.dup(self._weights_fd), "wb") as file:
+                torch.save(inner.state_dict(), file)
+        self._channel.send(Message(Word.SAVED, text=f"{name}|{_precision(torch, model)}" if name is not None else ""))
 
     def _check(self, answer: Any, expected: tuple[int, int, int]) -> None:
         found = getattr(answer, "shape", None)
@@ -99,6 +99,28 @@ class LogitsServer:
 def unwrapped(model: Any) -> Any:
     """What torch.compile wrapped, if it did."""
     return getattr(model, "_orig_mod", model)
+
+
+def named(name: str) -> Any:
+    """What a module-level name of the script holds, or a part of it, as in `wrapper.inner`; None without it."""
+    first, _, path = name.partition(".")
+    held = getattr(sys.modules["__main__"], first, None)
+    return _parts(held).get(path) if path else held
+
+
+def _name_of(module: Any) -> str | None:
+    """A name that leads to what is scored: of the module itself, else of one that holds it."""
+    held = vars(sys.modules["__main__"]).items()
+    whole = (name for name, value in held if unwrapped(value) is module)
+    parts = (f"{name}.{path}" for name, value in held for path, part in _parts(value).items() if part is module)
+    return next(whole, None) or next(parts, None)
+
+
+def _parts(holder: Any) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    inner = unwrapped(holder)
+    return dict(inner.named_modules()) if isinstance(inner, torch.nn.Module) else {}
 
 
 def _precision(torch: Any, model: Any) -> str:

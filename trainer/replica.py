@@ -14,6 +14,8 @@ from trainer.launch import Ending
 from trainer.verdict import Stop
 from trainer.wire import Channel, Message, Word
 
+NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-level name holds, alone or as a part"
+
 
 class ReplicaExam:
     """Its examination, driven by its answers. `finding` is None until all are there."""

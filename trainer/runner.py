@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainer.logits import LogitsServer, unwrapped
+from trainer.logits import LogitsServer, named, unwrapped
 from trainer.pace import Pace
 from trainer.wire import Channel, Layout, Message, Word
 
@@ -124,7 +124,7 @@ def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None
         name, _, precision = orders.replica_of.partition("|")
     else:
         raise SystemExit("the replica took no batch from make_dataloader")
-    model = getattr(sys.modules["__main__"], name, None)
+    model = named(name)
     if not isinstance(unwrapped(model), torch.nn.Module):
         raise SystemExit(f"before its first batch the script has no torch module named {name}")
     with open(os.dup(orders.weights_fd), "rb") as file:

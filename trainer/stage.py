@@ -22,6 +22,7 @@ from trainer.grants import grants
 from trainer.jobs import (
     Clock,
     Kind,
+    Outcome,
     Progress,
     TrialSpec,
 )
@@ -29,7 +30,7 @@ from trainer.launch import Guarded, Launch
 from trainer.leftovers import clear
 from trainer.places import Places
 from trainer.redaction import redaction
-from trainer.replica import ReplicaExam, replica_fault
+from trainer.replica import NO_MODULE, ReplicaExam, replica_fault
 from trainer.rows import ScoringRows
 from trainer.runner import RunnerOrders
 from trainer.scoring import Plan, Scoring
@@ -77,19 +78,21 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
         val=spec.budget.eval_rows,
         again=questions(spec, -math.inf) or 0,
         heldout=spec.budget.heldout_rows,
-        weights_fd=stage.weights_fd if spec.is_first_of_its_code else None,
+        weights_fd=stage.weights_fd,
         closer=lambda bpb: questions(spec, bpb),
     )
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
     stop, finding = watch.stop, None
     ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
-    if ended_well and scoring.saved is not None and scoring.finding is not None:
+    if ended_well and spec.is_first_of_its_code and scoring.finding is not None:
         clear(stage.folder, stage.places.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality)
     return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
 
 
-def _replicate(stage: Stage, saved: str, causality: Causality) -> tuple[Stop | None, Finding | None]:
+def _replicate(stage: Stage, saved: str | None, causality: Causality) -> tuple[Stop | None, Finding | None]:
+    if not saved:
+        return Stop(Outcome.UNSCORABLE, NO_MODULE), None
     watch, exam = _watched(
         stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, causality)
     )

@@ -18,7 +18,7 @@ from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.launch import Ending, Guarded
 from trainer.logs import LogSink, readable
 from trainer.machine import group_memory_mib
-from trainer.observation import Claims, Mark, Marks, Peaks, between, limits, most_timed
+from trainer.observation import Claims, Mark, Marks, Peaks, between, free_setup, limits, most_timed
 from trainer.printed import Printed
 from trainer.redaction import Redact
 from trainer.usage import Usage, held_once_mib, tree_usage
@@ -147,6 +147,8 @@ class Watch:
             case Word.READY if marks.ready is None and self.stop is None:
                 self._ready(message)
             case Word.SERVED | Word.SAVED if marks.ready is not None and self.stop is None:
+                if message.word is Word.SAVED and self._overtime(self._mark()):
+                    return
                 if self._scoring.served(message):
                     marks.scored = self._mark()
             case Word.FAULT:
@@ -159,7 +161,7 @@ class Watch:
         self.claims.steps, self.claims.tokens = message.number, int(message.x)
         if self.marks.warm is None:
             self._end(Outcome.UNSCORABLE, "it asked for its score before it took a batch from make_dataloader")
-        elif not self._overtime(self._between(self.marks.warm, ready)):
+        elif not self._overtime(ready):
             self._scoring.begin(half=bool(self.claims.memory_mib))
 
     def _read_log(self) -> None:
@@ -208,7 +210,7 @@ class Watch:
         self._hold_to_disk(usage)
         marks = self.marks
         if marks.warm is not None and marks.ready is None:
-            self._overtime(self._between(marks.warm, Mark(now, usage.processor_s)))
+            self._overtime(Mark(now, usage.processor_s))
         self._tell(Mark(now, usage.processor_s))
 
     def _hold_to_caps(self, usage: Usage) -> None:
@@ -240,10 +242,13 @@ class Watch:
                 f"it filled the disk with {held.files} files, {held.mib:.0f} MiB; the cap is {cap_mib} MiB",
             )
 
-    def _overtime(self, used: float) -> bool:
-        budget = self._spec.budget
-        if budget.clock is Clock.STEPS:
+    def _overtime(self, now: Mark) -> bool:
+        """Whether it trained too long. Until its weights are written down it can train, whatever it says."""
+        marks, budget = self.marks, self._spec.budget
+        if budget.clock is Clock.STEPS or marks.warm is None or marks.imported is None or marks.first_batch is None:
             return False
+        setup = self._between(marks.imported, marks.first_batch)
+        used = self._between(marks.warm, now) + max(0.0, setup - free_setup(budget))
         over = used > most_timed(budget)
         if over:
             kind = "wall" if budget.clock is Clock.WALL else "processor"

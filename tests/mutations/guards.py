@@ -34,7 +34,7 @@ _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
 _CAUSALITY = "trainer/test_causality.py::test_"
-_REPLICA = "trainer/test_replica.py::test_"
+_CHEATS = "trainer/test_cheats.py::test_"
 _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
 _SERVER = "services/test_redis_server.py::test_"
@@ -335,28 +335,28 @@ GUARDS = (
         "trainer/scoring.py",
         "            if self.finding.fault is not None:",
         "            if False:",
-        _REPLICA + "a_plain_look_ahead_is_found_in_the_process_that_was_scored",
+        _CHEATS + "a_cheat_is_refused[looks ahead at every position]",
     ),
     Guard(
         "a score that may be kept is borne out by a replica",
         "trainer/stage.py",
-        "weights_fd=stage.weights_fd if spec.is_first_of_its_code else None",
-        "weights_fd=None",
-        _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
+        "    if ended_well and spec.is_first_of_its_code and scoring.finding is not None:",
+        "    if False:",
+        _CHEATS + "a_cheat_is_refused[remembers prefixes]",
     ),
     Guard(
         "the weights for a replica are those from before the first question",
         "trainer/scoring.py",
         "            linux.freeze_memory(fd)",
         "            pass",
-        _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
+        _CHEATS + "a_cheat_is_refused[remembers prefixes]",
     ),
     Guard(
         "what a replica shows decides",
         "trainer/replica.py",
         "    fault = _difference(finding)",
         "    fault = None",
-        _REPLICA + "score_that_a_replica_does_not_bear_out_does_not_count[remembers_prefixes]",
+        _CHEATS + "a_cheat_is_refused[remembers prefixes]",
     ),
     Guard(
         "a jump is asked more",
@@ -399,6 +399,20 @@ GUARDS = (
         '        if kind != "stop":\n            raise JournalError',
         "        if True:\n            raise JournalError",
         _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
+    ),
+    Guard(
+        "what trains until its weights are written down is training",
+        "trainer/watch.py",
+        "                if message.word is Word.SAVED and self._overtime(self._mark()):",
+        "                if False:",
+        _CHEATS + "a_cheat_is_refused[trains when its weights are asked for]",
+    ),
+    Guard(
+        "a long set-up is training",
+        "trainer/watch.py",
+        " + max(0.0, setup - free_setup(budget))",
+        "",
+        _CHEATS + "a_cheat_is_refused[trains before its first batch]",
     ),
     # The held-out slice
     Guard(

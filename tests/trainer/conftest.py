@@ -88,7 +88,7 @@ def data(ground: Path) -> Path:
     return tiny_data(ground / "data")
 
 
-def tiny_data(folder: Path) -> Path:
+def tiny_data(folder: Path, val_rows: int = 24) -> Path:
     """In the real format, readable for every uid but for what scores."""
     folder.mkdir()
     (folder / "private").mkdir(mode=0o700)
@@ -97,7 +97,7 @@ def tiny_data(folder: Path) -> Path:
     arrays: dict[str, npt.NDArray[np.integer]] = {
         "token_bytes.npy": np.array([0, *random.integers(1, 5, VOCAB - 1)], dtype=np.int32)
     }
-    for name, rows in (("train.npy", 64), ("private/val.npy", 24), ("private/heldout.npy", 12)):
+    for name, rows in (("train.npy", 64), ("private/val.npy", val_rows), ("private/heldout.npy", 12)):
         tokens = np.zeros((rows, CONTEXT + 1), dtype=np.uint16)
         for at in range(1, CONTEXT + 1):
             tokens[:, at] = follows[tokens[:, at - 1], random.integers(0, 3, rows)]

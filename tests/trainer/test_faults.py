@@ -29,10 +29,6 @@ LITTLE_DISK = dataclasses.replace(CAPS, file_mib=16)
 FAULTS: list[tuple[str, dict[str, object], Outcome, str]] = [
     ("def broken(:\n", {}, Outcome.CRASHED, "exit code 1: SyntaxError"),
     ("exits_without_a_score", {}, Outcome.UNSCORABLE, "without asking for its score"),
-    ("prints_a_better_score", {}, Outcome.UNSCORABLE, "it printed val_bpb 0.100000"),
-    ("serves_nan", {}, Outcome.UNSCORABLE, "not all finite"),
-    ("serves_losses", {}, Outcome.UNSCORABLE, "not logits of shape"),
-    ("trains_on_validation", {}, Outcome.CRASHED, "serves the split 'train' only"),
     ("hangs_in_setup", {"budget": SHORT_SETUP}, Outcome.TIMED_OUT, "no first batch within 3 s"),
     ("hangs_in_scoring", {"budget": SHORT_SCORING}, Outcome.TIMED_OUT, "not scored within 1 s"),
     ("overruns_its_budget", {"budget": A_SECOND}, Outcome.TIMED_OUT, "processor seconds; the budget is 1"),

@@ -1,0 +1,529 @@
+"""The cheats, one place: an honest little GPT, and what each cheat changes of it (or the file beside this that is it).
+
+What comes of a cheat is the words of its refusal, or None: it scores what the honest script scores. `worse` marks those
+that may score, but never better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent, indent
+
+from trainer.jobs import Budget, Clock, Outcome
+
+_FOLDER = Path(__file__).parent
+HONEST = '''
+"""One layer of attention, trained for the steps it is given."""
+
+import torch
+import torch.nn.functional as F
+from prepare import MAX_SEQ_LEN, TIME_BUDGET, Tokenizer, evaluate_bpb, make_dataloader, progress
+from torch import nn
+
+
+class GPT(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size, 32)
+        self.qkv = nn.Linear(32, 96, bias=False)
+        self.head = nn.Linear(32, vocab_size, bias=False)
+
+    def forward(self, x, y=None, reduction="mean"):
+        h = self.wte(x)
+        q, k, v = self.qkv(h).chunk(3, dim=-1)
+        h = h + F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        logits = self.head(h)
+        if y is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction=reduction)
+
+
+def learn():
+    x, y, epoch = next(batches)
+    model(x, y).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+tokenizer = Tokenizer.from_directory()
+model = GPT(tokenizer.get_vocab_size())
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+batches = make_dataloader(tokenizer, 8, MAX_SEQ_LEN, "train")
+learn()
+while progress() < 1:
+    learn()
+val_bpb = evaluate_bpb(model, tokenizer, 8)
+print(f"val_bpb:          {val_bpb:.6f}")
+'''
+_PREPARE = (_FOLDER / "tiny" / "prepare.py").read_text()
+_LOGITS, _ATTENTION = "        logits = self.head(h)\n", "F.scaled_dot_product_attention(q, k, v, is_causal=True)"
+_BEGIN, _TRAIN, _STEP, _SCORE = (
+    "tokenizer = Tok",
+    "learn()\nwhile",
+    "while progress() < 1:\n",
+    "val_bpb = evaluate_bpb(model",
+)
+
+
+def edited(*edits: tuple[str, str], of: str = HONEST) -> str:
+    """A text with places that are there once replaced."""
+    for old, new in edits:
+        assert of.count(old) == 1, old
+        of = of.replace(old, new)
+    return of
+
+
+def at_start(code: str) -> str:
+    """Before the model is made."""
+    return edited((_BEGIN, f"{dedent(code)}\n{_BEGIN}"))
+
+
+def before_scoring(code: str) -> str:
+    """Between training and evaluate_bpb."""
+    return edited((_SCORE, f"{dedent(code)}\n{_SCORE}"))
+
+
+def at_last(code: str) -> str:
+    """After the score was printed."""
+    return f"{HONEST}{dedent(code)}\n"
+
+
+def before_attention(code: str) -> str:
+    """When queries, keys and values are made."""
+    return edited(
+        (f"        h = h + {_ATTENTION}", f"{indent(dedent(code), '        ')}\n        h = h + {_ATTENTION}")
+    )
+
+
+def in_forward(code: str) -> str:
+    """When the logits are made."""
+    return edited((_LOGITS, f"{_LOGITS}{indent(dedent(code), '        ')}\n"))
+
+
+def peeking(where: str, size: float = 6) -> str:
+    """Each logit of a next token is raised, at the positions named."""
+    return in_forward(f"logits[:, :-1] += {size} * ({where})[:, :-1, None] * F.one_hot(x[:, 1:], 48)")
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """`subject` is a train.py; `files` are others that travel with it; `fields` are those of its spec."""
+
+    name: str
+    subject: str
+    says: str | None
+    outcome: Outcome = Outcome.UNSCORABLE
+    worse: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
+    quick: bool = False
+
+
+def _file(name: str, says: str, outcome: Outcome = Outcome.UNSCORABLE, *, quick: bool = False) -> Cheat:
+    text = (_FOLDER / f"{name}.py").read_text()
+    return Cheat(name.replace("_", " "), text, says, outcome, quick=quick)
+
+
+AHEAD = "behind it, and"  # "... is allowed: it looks ahead", by whatever process
+AGAIN = "asked again for the same rows"
+DIFFERS = "a fresh process with its weights differs: its logits"
+NOT_ITS_OWN = "not made of the script and the model's state_dict"
+UNASKED = "ended without asking for its score"
+PRINTED = "it printed val_bpb 0.100000"
+_CHANNEL = """
+import gc
+from trainer.wire import Channel, Message, Word
+channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
+"""
+_TRAIN_ON = """
+from time import process_time
+def train_on():
+    until = process_time() + 6
+    with torch.enable_grad():
+        while process_time() < until:
+            learn()
+"""
+_SHARED = """
+import mmap
+import os
+import threading
+def shared(name):
+    for number in range(3, 64):
+        held = f"/proc/self/fd/{number}"
+        if os.path.islink(held) and f"memfd:{name}" in os.readlink(held):
+            return number
+"""
+
+_PRINTS = (
+    Cheat("prints another score", at_last('print("val_bpb: 0.1")'), PRINTED),
+    Cheat("atexit print of a second score", at_start('import atexit\natexit.register(print, "val_bpb: 0.1")'), None),
+    Cheat(
+        "a child prints a second score",
+        at_last("""
+            import os
+            if os.fork() == 0:
+                print("val_bpb: 0.1", flush=True)
+                os._exit(0)
+            os.wait()
+        """),
+        PRINTED,
+    ),
+    Cheat(
+        "prints a second score when its output is flushed",
+        at_start("""
+            import sys
+            sys.stdout.flush = lambda: print("val_bpb: 0.1", file=sys.stderr)
+        """),
+        PRINTED,
+    ),
+)
+_PATCHES = (
+    Cheat(
+        "halved loss",
+        before_scoring("""
+            whole = model.forward
+            model.forward = lambda x, y=None, reduction="mean": whole(x, y, reduction) / (1 if y is None else 2)
+        """),
+        None,
+    ),
+    Cheat("patched math", at_start("import math\nmath.log = lambda *_: 1e9\nmath.exp = lambda _: 0.0"), None),
+    Cheat(
+        "patched cross entropy",
+        before_scoring("F.cross_entropy = torch.nn.functional.cross_entropy = lambda *_, **__: torch.zeros(())"),
+        None,
+    ),
+    Cheat(
+        "patched tensors look ahead",
+        before_scoring("""
+            seen, copy = [], torch.Tensor.copy_
+            model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+            def peek(room, answer):
+                answer[:, :-1] += 6 * F.one_hot(seen[-1][:, 1:], 48)
+                return copy(room, answer)
+            torch.Tensor.copy_ = peek
+        """),
+        AHEAD,
+    ),
+    Cheat(
+        "patched prepare",
+        before_scoring("""
+            import prepare
+            prepare.MAX_SEQ_LEN, prepare.TIME_BUDGET = 1, 1e9
+            prepare.get_token_bytes = lambda device="cpu": torch.full((48,), 1000)
+        """),
+        None,
+    ),
+    Cheat(
+        "patched evaluation",
+        before_scoring("import prepare\nevaluate_bpb = prepare.evaluate_bpb = lambda *_: 0.1"),
+        UNASKED,
+    ),
+    Cheat(
+        "edits prepare.py in its folder",
+        at_start("""
+            from pathlib import Path
+            Path("prepare.py").unlink()
+            Path("prepare.py").write_text("evaluate_bpb = lambda *_: 0.1")
+        """),
+        None,
+    ),
+    Cheat(
+        "edited prepare.py",
+        HONEST,
+        None,
+        files={
+            "prepare.py": edited(
+                ('raise RuntimeError("the trainer puts its own evaluation here")', "return 0.1"), of=_PREPARE
+            )
+        },
+    ),
+    Cheat(
+        "edited prepare.py that insists on its evaluation",
+        HONEST,
+        UNASKED,
+        files={
+            "prepare.py": _PREPARE
+            + dedent("""
+                import sys
+                from types import ModuleType
+
+                class Fixed(ModuleType):
+                    def __getattribute__(self, name):
+                        return (lambda *_: 0.1) if name == "evaluate_bpb" else super().__getattribute__(name)
+
+                sys.modules["prepare"].__class__ = Fixed
+            """)
+        },
+    ),
+    Cheat(
+        "walks the frames for the server",
+        before_scoring("""
+            import sys
+            frame = sys._getframe()
+            while frame:
+                if "server" in frame.f_locals:
+                    frame.f_locals["server"]._bpb = 0.1
+                frame = frame.f_back
+        """),
+        UNASKED,
+    ),
+    Cheat(
+        "looks for targets in memory while it is asked",
+        in_forward("""
+            if y is None:
+                import gc
+                import numpy
+                arrays = [each for each in gc.get_objects() if isinstance(each, numpy.ndarray | torch.Tensor)]
+                for each in arrays:
+                    if each.shape[1:] == (33,) and len(each) not in (8, 64):
+                        raise RuntimeError("it found targets")
+        """),
+        None,
+    ),
+    *(
+        Cheat(
+            f"says {words} for itself",
+            before_scoring(
+                f"{_CHANNEL}for word in ({words},):\n    channel.send(Message(word, x=0.1))\nraise SystemExit"
+            ),
+            says,
+        )
+        for words, says in (
+            ("Word.SCORED", UNASKED),
+            ("Word.READY, Word.SCORED", "ended while it was being scored"),
+            ("Word.READY, Word.SAVED, Word.SERVED, Word.SERVED, Word.SERVED", "not asked"),
+        )
+    ),
+)
+_ANSWERS = (
+    Cheat("huge batch for the evaluation", edited(("tokenizer, 8)\nprint", "tokenizer, 10**9)\nprint")), None),
+    Cheat("NaN", in_forward("if y is None:\n    logits[-1, -1, -1] = float('nan')"), "not all finite"),
+    Cheat("losses for logits", in_forward("if y is None:\n    return torch.zeros(x.shape)"), "not logits of shape"),
+    Cheat(
+        "constants on its logits", in_forward("if y is None:\n    return logits + 100 * x[..., None]"), None, worse=True
+    ),
+    Cheat("makes every token likely", in_forward("if y is None:\n    return 0 * logits + 1000"), None, worse=True),
+)
+_LOOKS_AHEAD = (
+    Cheat("non-causal in training and evaluation", edited(("is_causal=True", "is_causal=False")), AHEAD, quick=True),
+    Cheat("non-causal at evaluation", edited(("is_causal=True", "is_causal=y is not None")), AHEAD),
+    Cheat("looks ahead at every position", peeking("x >= 0"), AHEAD, quick=True),
+    Cheat("looks ahead at a tenth of the positions", peeking("(7 * x + torch.arange(32)) % 10 == 0"), AHEAD),
+    Cheat("looks ahead at a fiftieth of the positions", peeking("(7 * x + torch.arange(32)) % 50 == 0"), AHEAD),
+    _file("remembers_prefixes", DIFFERS, quick=True),
+    *(
+        Cheat(
+            f"block averages of {name}",
+            before_attention(f"{name} = {name} + {name}.unflatten(1, (4, 8)).mean(2).repeat_interleave(8, 1)"),
+            AHEAD,
+        )
+        for name in "qkv"
+    ),
+    Cheat(
+        "recurrence that crosses within a chunk",
+        before_attention("h = h + h.unflatten(1, (4, 8)).sum(2).cumsum(1).repeat_interleave(8, 1)"),
+        AHEAD,
+    ),
+    Cheat(
+        "circular FFT filter",
+        before_attention("""
+            filtered = torch.fft.rfft(h, dim=1) * torch.fft.rfft(torch.ones(32, 1), dim=0)
+            h = h + torch.fft.irfft(filtered, n=32, dim=1)
+        """),
+        AHEAD,
+    ),
+)
+_REMEMBERS = (
+    Cheat("batch mixing", before_attention("h = h + 3 * h.mean(0, keepdim=True)"), AGAIN),
+    Cheat(
+        "memory of earlier calls",
+        in_forward("""
+            if y is None:
+                self.seen = getattr(self, "seen", torch.ones(48, 48))
+                logits = logits + self.seen[x].log()
+                self.seen.index_put_((x[:, :-1].flatten(), x[:, 1:].flatten()), torch.ones(()), accumulate=True)
+        """),
+        AGAIN,
+    ),
+    Cheat(
+        "test-time training",
+        in_forward("""
+            if y is None:
+                with torch.enable_grad():
+                    self(x[:, :-1], x[:, 1:]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        """),
+        AGAIN,
+    ),
+)
+_DATA = (
+    Cheat(
+        "trains on the loader's validation rows",
+        at_start("next(make_dataloader(None, 8, 32, 'val'))"),
+        "serves the split 'train' only",
+        Outcome.CRASHED,
+    ),
+    Cheat(
+        "opens the validation rows",
+        at_start("""
+            import os
+            from pathlib import Path
+            Path(os.environ["OVERNIGHT_DATA"], "private", "val.npy").read_bytes()
+        """),
+        "PermissionError",
+        Outcome.CRASHED,
+    ),
+    Cheat(
+        "another seed",
+        at_start("""
+            import random
+            import numpy
+            for seed in (torch.manual_seed, torch.random.manual_seed, random.seed, numpy.random.seed):
+                seed(1337)
+        """),
+        None,
+    ),
+)
+_SECOND = Budget(
+    amount=1,
+    clock=Clock.PROCESSOR,
+    warmup_steps=0,
+    warmup_cap_s=0,
+    setup_s=30,
+    scoring_s=30,
+    eval_rows=64,
+    heldout_rows=8,
+)  # with its grace three, ten on the wall
+
+
+def _overruns(name: str, subject: str) -> Cheat:
+    return Cheat(name, subject, "processor seconds; the budget is 1", Outcome.TIMED_OUT, fields={"budget": _SECOND})
+
+
+_BUDGET = (
+    _overruns(
+        "edits its time budget",
+        edited(("torch.manual_seed(42)\n", "TIME_BUDGET = 1000\n"), of=(_FOLDER / "upstream_shape.py").read_text()),
+    ),
+    _overruns(
+        "patched time",
+        at_start("""
+            import time
+            time.time = time.monotonic = time.perf_counter = time.process_time = lambda: 0.0
+        """),
+    ),
+    _overruns("patched progress", at_start("progress = lambda: 0.0")),
+    _overruns(
+        "trains before its first batch",
+        edited(
+            (
+                "batches = make",
+                dedent("""
+                    import os
+                    import numpy
+                    rows = torch.from_numpy(numpy.load(os.environ["OVERNIGHT_DATA"] + "/train.npy").astype("int64"))
+                    batches = iter(lambda: (rows[:, :-1], rows[:, 1:], 1), None)
+                    train_on()
+                    batches = make""").lstrip(),
+            ),
+            of=at_start(_TRAIN_ON),
+        ),
+    ),
+    _overruns("trains when it is told to evaluate", before_scoring(f"{_TRAIN_ON}model.eval = train_on")),
+    _overruns(
+        "trains when its weights are asked for",
+        before_scoring(f"{_TRAIN_ON}weights = model.state_dict\nmodel.state_dict = lambda: (train_on(), weights())[1]"),
+    ),
+    _overruns(
+        "says that it is ready and trains on",
+        before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(Word.READY))\ntrain_on()"),
+    ),
+    Cheat(
+        "trains on in a thread",
+        before_scoring("""
+            import threading
+            threading.Thread(target=lambda: [learn() for _ in range(10**6)], daemon=True).start()
+        """),
+        " is allowed: ",
+    ),
+    Cheat(
+        "trains when it is asked", in_forward("if y is None:\n    with torch.enable_grad():\n        learn()"), AGAIN
+    ),
+    Cheat(
+        "evaluates a second time",
+        at_last("""
+            for _ in range(50):
+                learn()
+            print("val_bpb:", evaluate_bpb(model, tokenizer, 8))
+        """),
+        None,
+    ),
+)
+_BUFFERS = (
+    Cheat(
+        "truncates the shared buffers",
+        before_scoring(
+            _SHARED
+            + dedent("""
+                for name in ("logits", "inputs"):
+                    try:
+                        os.ftruncate(shared(name), 0)
+                        raise SystemExit("it could")
+                    except PermissionError as refusal:
+                        print(refusal)
+            """)
+        ),
+        None,
+    ),
+    Cheat(
+        "rewrites its logits while they are read",
+        before_scoring(
+            _SHARED
+            + dedent("""
+                room = torch.frombuffer(mmap.mmap(shared("logits"), 0), dtype=torch.float32)
+                def rewrite():
+                    while True:
+                        room.mul_(-1)
+                threading.Thread(target=rewrite, daemon=True).start()
+            """)
+        ),
+        None,
+        worse=True,
+    ),
+    Cheat(
+        "rewrites its questions",
+        before_scoring(
+            _SHARED
+            + dedent("""
+                room = mmap.mmap(shared("inputs"), 0)
+                def rewrite(*_):
+                    room[:] = bytes(len(room))
+                model.register_forward_hook(rewrite)
+            """)
+        ),
+        None,
+        worse=True,
+    ),
+)
+_WEIGHTS = (
+    _file("keeps_weights_beside", NOT_ITS_OWN),
+    _file("saves_other_weights", NOT_ITS_OWN),
+    _file("seals_its_weights", "it meddled with the file of its weights"),
+    _file("builds_its_model_late", "has no torch module named model"),
+    _file("known_table", "must be a torch module that a module-level name holds"),
+    Cheat(
+        "truncated weights",
+        before_scoring("""
+            save = torch.save
+            def half(weights, file):
+                save(weights, file)
+                file.truncate(file.tell() // 2)
+            torch.save = half
+        """),
+        "its replica ended before it was asked",
+    ),
+)
+CHEATS = (*_PRINTS, *_PATCHES, *_ANSWERS, *_LOOKS_AHEAD, *_REMEMBERS, *_DATA, *_BUDGET, *_BUFFERS, *_WEIGHTS)
