@@ -29,6 +29,8 @@ _FAILURES = "researcher/test_failures.py::test_"
 _NAMES = "researcher/test_names.py::test_"
 _DENYLIST = "researcher/test_denylist.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
+_EDITS = "researcher/test_edits.py::test_"
+_LANES = "researcher/test_lanes.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
@@ -487,6 +489,63 @@ GUARDS = (
         "if deed.what not in known]",
         "]",
         _DENYLIST + "what_the_incumbent_does_already_is_its_authors_business",
+    ),
+    # What a model wrote, as edits
+    Guard(
+        "a definition is replaced where its name stands once",
+        "researcher/definitions.py",
+        "    if len(found) == 1:",
+        "    if found:",
+        "researcher/test_definitions.py::test_name_that_is_not_there_once_is_refused_with_the_lines",
+    ),
+    Guard(
+        "a text inside a definition keeps its blanks",
+        "researcher/definitions.py",
+        " and number not in fixed",
+        "",
+        "researcher/test_definitions.py::test_text_inside_the_definition_is_not_indented_and_its_docstring_is",
+    ),
+    Guard(
+        "a search is indented otherwise as a whole",
+        "researcher/edits.py",
+        "        if all(more + line == less + found for line, found in pairs):",
+        "        if True:",
+        _EDITS + "indentation_that_differs_in_itself_or_in_two_places_is_refused",
+    ),
+    Guard(
+        "what cannot be indented as its search is not cut",
+        "researcher/edits.py",
+        "    if line.strip() and not line.startswith(less):",
+        "    if False:",
+        _EDITS + "indentation_that_differs_in_itself_or_in_two_places_is_refused",
+    ),
+    Guard(
+        "a knob has one new value",
+        "researcher/replies.py",
+        "    if name in before and before[name] != value:",
+        "    if False:",
+        "researcher/test_replies.py::test_answer_that_is_not_of_the_form_is_refused_with_the_reason",
+    ),
+    Guard(
+        "half an answer is no idea",
+        "researcher/llm.py",
+        "    if cut:",
+        "    if False:",
+        "researcher/test_llm.py::test_both_answers_count_where_the_first_was_repaired",
+    ),
+    Guard(
+        "no lane is dropped before it was tried enough",
+        "researcher/lanes.py",
+        " if success.tried >= TRIED_ENOUGH}",
+        " if success.tried}",
+        _LANES + "no_lane_is_dropped_before_it_was_tried_enough",
+    ),
+    Guard(
+        "the lanes in a prompt change only now and then",
+        "researcher/lanes.py",
+        " and item.id <= until]",
+        "]",
+        _LANES + "lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
     # Drift
     Guard(
