@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from researcher.errors import EditError
+from researcher.normalform import blocks, normalised, number_locals
 from researcher.source import Bytes, parse
 
 _FIXED_CALLS = ("evaluate_bpb", "make_dataloader", "progress")
@@ -93,7 +94,7 @@ class _Piece:
 
 @lru_cache(maxsize=1024)
 def _read(text: str) -> _Piece:
-    tree = _normalised(text)
+    tree = normalised(text)
     imported: dict[str, str] = {}
     called: set[str] = set()
     fixed: set[str] = set()
@@ -107,8 +108,9 @@ def _read(text: str) -> _Piece:
                 fixed.add(name)
     makes_model = any(isinstance(node, ast.Name) and node.id == "model" for node in _stored_at_module_level(tree))
     try:
-        whole = _dump(tree)
         statements = tuple(text for statement in tree.body for text in _statements(statement))
+        number_locals(tree)  # after the statements: a local name more must not make another of all below it
+        whole = _dump(tree)
         _blank_seeds(tree)
         seedless = _dump(tree)
     except RecursionError as error:
@@ -163,48 +165,10 @@ def _is_block(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], blocks)
 
 
-def _normalised(source: str) -> ast.Module:
-    tree = parse(source)
-    for node in ast.walk(tree):
-        for block in _blocks(node):
-            code = [statement for statement in block if not _is_lone_constant(statement)]
-            block[:] = code if code or isinstance(node, ast.Module) else [ast.Pass()]
-        if isinstance(node, ast.Constant):
-            node.kind = None
-        _fold_powers(node)
-    return tree
-
-
-def _fold_powers(node: ast.AST) -> None:
-    for name, value in ast.iter_fields(node):
-        if isinstance(value, list):
-            value[:] = [_folded(item) for item in value]
-        else:
-            setattr(node, name, _folded(value))
-
-
-def _folded(node: object) -> object:
-    match node:
-        case ast.BinOp(ast.Constant(value=int() as base), ast.Pow(), ast.Constant(value=int() as power)):
-            return ast.Constant(base**power) if base == 2 and 0 <= power < 64 else node
-    return node
-
-
-def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(node, name, None)
-        if isinstance(block, list) and block:
-            yield block
-
-
-def _is_lone_constant(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-
-
 def _blank_seeds(tree: ast.Module) -> None:
     """Take away everything by which a source chooses its seed."""
     for node in ast.walk(tree):
-        for block in _blocks(node):
+        for block in blocks(node):
             code = [statement for statement in block if not _only_seeds(statement)]
             block[:] = code if code or isinstance(node, ast.Module) else [ast.Pass()]
         match node:

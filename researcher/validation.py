@@ -56,7 +56,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
 
 
 def fingerprint(source: str) -> str:
-    """Hash of the normalised syntax tree: comments, layout, docstrings and the form of powers do not count."""
+    """Hash of the normalised syntax tree: see `researcher.normalform` for what does not count."""
     return read_facts(source).fingerprint
 
 
@@ -128,6 +128,9 @@ def _refuse_no_change(same_text: bool, facts: Facts, incumbent: Facts) -> None:
     if same_text:
         raise Rejected("the edits change nothing")
     if facts.fingerprint == incumbent.fingerprint:
-        raise Rejected("the edits change only comments, docstrings or layout; change what the program does")
+        raise Rejected(
+            "the edits change only comments, docstrings or layout, local names or how a number is written;"
+            " change what the program does"
+        )
     if facts.seedless == incumbent.seedless:
         raise Rejected("the edits change only the random seed; the trainer sets the seed, so this is no experiment")

@@ -547,6 +547,13 @@ GUARDS = (
         "]",
         _LANES + "lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
+    Guard(
+        "a variable that a scope inside binds keeps its name",
+        "researcher/normalform.py",
+        " and name.id not in taken",
+        "",
+        "researcher/test_normalform.py::test_two_programs_have_two",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",
