@@ -403,6 +403,20 @@ GUARDS = (
         _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
     ),
     Guard(
+        "small changes that all go one way are a look-ahead",
+        "trainer/causality.py",
+        "        if self.lean > _LEAST_LEAN:",
+        "        if False:",
+        _CAUSALITY + "a_look_ahead_smaller_than_what_is_allowed_is_found_by_where_it_leans[exact]",
+    ),
+    Guard(
+        "chance leans to nothing",
+        "trainer/causality.py",
+        " - _ERRORS * np.std(leans, ddof=1) / np.sqrt(len(leans))",
+        "",
+        _CAUSALITY + "an_honest_model_passes_every_time[float32-dropout left on]",
+    ),
+    Guard(
         "what trains until its weights are written down is training",
         "trainer/watch.py",
         "                if message.word is Word.SAVED and self._overtime(self._mark()):",

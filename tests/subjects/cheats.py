@@ -312,6 +312,15 @@ _LOOKS_AHEAD = (
     Cheat("looks ahead at every position", peeking("x >= 0"), AHEAD, quick=True),
     Cheat("looks ahead at a tenth of the positions", peeking("(7 * x + torch.arange(32)) % 10 == 0"), AHEAD),
     Cheat("looks ahead at a fiftieth of the positions", peeking("(7 * x + torch.arange(32)) % 50 == 0"), AHEAD),
+    Cheat("looks ahead by less than is allowed", peeking("x >= 0", 0.02), "lean by"),
+    Cheat(
+        "looks ahead by less than its noise",
+        edited(
+            (_LOGITS, _LOGITS + "        logits = logits + 0.03 * torch.randn_like(logits)\n"),
+            of=peeking("x >= 0", 0.1),
+        ),
+        "lean by",
+    ),
     _file("remembers_prefixes", DIFFERS, quick=True),
     *(
         Cheat(

@@ -149,6 +149,20 @@ def test_an_honest_model_passes_every_time(model: Model, kind: type[np.floating]
     assert [examine(model, seed, kind=kind).fault for seed in range(20)] == 20 * [None]
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1], ids=["exact", "hidden in noise"])
+def test_a_look_ahead_smaller_than_what_is_allowed_is_found_by_where_it_leans(noise: float) -> None:
+    def model(tokens: Tokens) -> Logits:
+        ahead = np.zeros((*tokens.shape, VOCAB), dtype=np.float32)
+        np.put_along_axis(ahead[:, :-1], tokens[:, 1:, None], 0.04, axis=2)
+        return noisy(noise)(tokens) + ahead
+
+    finding = examine(model, questions=2 * ROWS)
+
+    assert finding.change < finding.tolerance
+    assert finding.fault is not None
+    assert "lean" in finding.fault
+
+
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
 def test_how_often_a_look_ahead_is_found_is_what_the_theory_says(share: float) -> None:
     nights = 80

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.subjects.cheats import CHEATS, HONEST, Cheat
-from tests.trainer.conftest import STEPS, MakeSpec, everything_dead, tiny_data
+from tests.subjects.cheats import CHEATS, HONEST, Cheat, edited
+from tests.trainer.conftest import STEPS, MakeSpec, everything_dead, miniature, tiny_data
 from tests.trainer.test_trial import Run
-from trainer.jobs import Kind, Outcome, TrialSpec, files_digest
+from trainer.jobs import Clock, Kind, Outcome, TrialSpec, files_digest
 from trainer.places import Places
+from trainer.trial import run_trial
 
 FIRST = {"trial": "e-1-t0-a1", "kind": Kind.FIRST, "score_to_beat": 99.0}
 BUDGET = dataclasses.replace(STEPS, eval_rows=64)
@@ -23,10 +24,14 @@ def data(ground: Path) -> Path:
     return tiny_data(ground / "data-for-cheats", val_rows=64)
 
 
-@pytest.fixture
-def honest(spec: MakeSpec, run: Run) -> float:
+@pytest.fixture(scope="module")
+def honest(data: Path, ground: Path) -> float:
     """What the script that all cheats start from scores."""
-    result = run(spec(HONEST, **{**FIRST, "trial": "e-0-t0-a1", "budget": BUDGET}))
+    places = Places(data, ground / "honest" / "trials", ground / "honest" / "work")
+    for folder in (places.trials, places.work):
+        folder.mkdir(parents=True)
+    spec = miniature(data, HONEST, **{**FIRST, "budget": BUDGET})
+    result = run_trial(spec, places, lambda _: None, lambda: False)
     assert result.metric is not None, result
     return result.metric.value
 
@@ -36,6 +41,20 @@ def of(cheat: Cheat, spec: MakeSpec) -> TrialSpec:
     plain = spec(cheat.subject, **{**FIRST, "budget": BUDGET, **cheat.fields})
     files = {**plain.files, **cheat.files}
     return dataclasses.replace(plain, files=files, files_sha256=files_digest(files))
+
+
+@pytest.mark.slow
+def test_slow_first_steps_earn_no_more_than_the_warm_up_may_last(spec: MakeSpec, run: Run) -> None:
+    slow = edited(("def learn():\n", "import time\n\n\ndef learn():\n    time.sleep(0.5)\n"))
+    budget = dataclasses.replace(BUDGET, clock=Clock.WALL, amount=1, warmup_steps=10, warmup_cap_s=2)
+
+    result = run(spec(slow, **{**FIRST, "budget": budget}))
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert result.timing is not None
+    assert result.timing.warmup_s == pytest.approx(2, abs=1), "ten such steps take five seconds"
+    assert result.steps is not None
+    assert result.steps < 10
 
 
 @pytest.mark.parametrize(
