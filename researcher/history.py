@@ -19,9 +19,10 @@ from researcher.errors import JournalError
 from researcher.experiment import Confirmation, Decision, Experiment, Request, RequestState, Run, State, Trial
 from researcher.proposal import Proposal
 from researcher.store import confirmation_of, damage, experiment_of, open_database, request_of, run_of, trial_of
-from trainer.jobs import Calibration, Kind, TrialResult
+from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 
 Row = TypeVar("Row")
+_RAN_OUT_READ = 16
 
 # Sources, proposals and results stay in the file until asked for: a long night holds megabytes of them.
 _TRIAL = (
@@ -210,6 +211,11 @@ class History:
         """Experiments that made the same change, on whatever code, and were not kept; oldest first."""
         rows = self._all(f"{_EXPERIMENT} WHERE change = ? AND decision IN ('discard', 'crash') ORDER BY id", change)
         return [experiment_of(row) for row in rows]
+
+    def ran_out_of_memory(self) -> list[tuple[int, str]]:
+        """Numbers and sources of the last that did, oldest first."""
+        found = [item for item in self.experiments() if item.outcome is Outcome.OUT_OF_MEMORY]
+        return [(item.number, self.source(item.id)) for item in found[-_RAN_OUT_READ:]]
 
     def requests(self, state: RequestState | None = None) -> list[Request]:
         """In the order they arrived."""

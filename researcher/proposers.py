@@ -20,6 +20,7 @@ from researcher.experiment import Experiment, Request, RequestState
 from researcher.history import History
 from researcher.lanes import offered_lanes
 from researcher.llm import Draft, LlmProposer
+from researcher.memory import too_large
 from researcher.optimizer import Optimizer
 from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
 from researcher.settings import Mix
@@ -164,10 +165,13 @@ class Proposers:
 
 
 def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
-    """What the journal says against a candidate, in words: its code was tried, or its change has failed elsewhere.
+    """What the journal says against a candidate, in words: its code was tried, its change has failed elsewhere, or what
+    is no larger ran out of memory.
 
-    A person may try a change again on other code.
+    A person may try a change again on other code, and may try a larger one.
     """
+    run, ran_out = journal.run(), [] if by is Proposer.HUMAN else journal.ran_out_of_memory()
+    incumbent = None if run is None or run.incumbent is None or not ran_out else journal.source(run.incumbent)
 
     def answer(candidate: Candidate) -> str | None:
         same = journal.tried(candidate.fingerprint)
@@ -176,7 +180,7 @@ def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
         before = [] if by is Proposer.HUMAN else journal.not_kept(candidate.change)
         if is_banned([item.outcome for item in before if item.outcome is not None]):
             return f"the same change was tried on other code ({'; '.join(map(_told, before[-2:]))})"
-        return None
+        return None if incumbent is None else too_large(candidate.source, incumbent, ran_out)
 
     return answer
 

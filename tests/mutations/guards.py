@@ -568,6 +568,13 @@ GUARDS = (
         "",
         "researcher/test_normalform.py::test_two_programs_have_two",
     ),
+    Guard(
+        "what the incumbent is as large as did not fail for its size",
+        "researcher/memory.py",
+        " and not runs.holds(size)",
+        "",
+        "researcher/test_memory.py::test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",
