@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, overhead, sandbox, scale, trust
+from tests.bench import aa, campaign, decision, honest, overhead, sandbox, scale, trust
 
 
 def main() -> None:
@@ -37,6 +37,8 @@ def main() -> None:
     one = names.add_parser("trust", help="what scoring outside costs, and what the closer look at a score finds")
     one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; made anew if not given")
     one.add_argument("--quick", action="store_true", help="fewer runs, two minutes")
+    one = names.add_parser("honest", help="whether honest models of many shapes are left alone")
+    one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
     options = parser.parse_args()
     match options.name:
         case "overhead":
@@ -51,6 +53,8 @@ def main() -> None:
             sandbox.run(options.starts, options.kills)
         case "trust":
             trust.run(options.data, quick=options.quick)
+        case "honest":
+            honest.run(options.scorings)
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 
