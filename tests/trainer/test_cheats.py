@@ -10,7 +10,7 @@ import pytest
 from tests.subjects.cheats import CHEATS, HONEST, Cheat, edited
 from tests.trainer.conftest import STEPS, MakeSpec, everything_dead, miniature, tiny_data
 from tests.trainer.test_trial import Run
-from trainer.jobs import Clock, Kind, Outcome, TrialSpec, files_digest
+from trainer.jobs import PROFILES, Clock, Kind, Outcome, Profile, TrialSpec, files_digest
 from trainer.places import Places
 from trainer.trial import run_trial
 
@@ -41,6 +41,11 @@ def of(cheat: Cheat, spec: MakeSpec) -> TrialSpec:
     plain = spec(cheat.subject, **{**FIRST, "budget": BUDGET, **cheat.fields})
     files = {**plain.files, **cheat.files}
     return dataclasses.replace(plain, files=files, files_sha256=files_digest(files))
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_no_profile_lets_slow_first_steps_earn_more_than_a_third(profile: Profile) -> None:
+    assert profile.budget.warmup_cap_s <= profile.budget.amount / 3
 
 
 @pytest.mark.slow
