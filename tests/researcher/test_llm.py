@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from researcher.chat import Answer, Message
 from researcher.errors import ModelAway, Rejected
@@ -33,6 +35,7 @@ def block(search: str, replace: str) -> str:
 
 DEPTH_LINE = "DEPTH = 2  # layers; range 1..8"
 GOOD = HEAD + block(DEPTH_LINE, "DEPTH = 4  # layers; range 1..8")
+FORWARD = "def forward(self, x):\n    return self.head(torch.relu(self.embed(x)))\n"
 DECOY = HEAD + block(DEPTH_LINE, "DEPTH = 8  # layers; range 1..8")
 
 
@@ -82,6 +85,9 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
     [
         (GOOD, ("search",), None),
         (HEAD + "SET DEPTH = 4", ("set",), None),
+        (f"{HEAD}SET DEPTH = 4\nFUNCTION Model.forward\n```\n{FORWARD}```", ("set", "function"), None),
+        (f"{HEAD}```python\n{FORWARD}```", ("function",), None),
+        (HEAD + "```\n" + SOURCE.replace("DEPTH = 2", "DEPTH = 3") + "```", ("file",), None),
         ("SET DEPTH = 4\n" + block("x", "y"), ("set", "search"), "parse"),
         (HEAD + "FUNCTION Model.forward\nreturn x", ("function",), "parse"),
         (f"<think>{DECOY}</think>I would rather not", (), "parse"),
@@ -99,6 +105,22 @@ def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
     assert (attempt.lanes, attempt.failed) == (lanes, stage)
     assert (fault is None) == (stage is None)
     assert Proposal.from_json(proposal.to_json()) == proposal
+
+
+@given(
+    st.lists(
+        st.sampled_from(["SET DEPTH = 4", "SET SEED = 1", "SET NAME = 'x'", 'SET WINDOW_PATTERN = "L"', "```"])
+        | st.sampled_from([f"FUNCTION Model.forward\n```\n{FORWARD}```", f"```\n{FORWARD}```", "def f(: pass"])
+        | st.builds(block, st.sampled_from(SOURCE.splitlines()), st.sampled_from(SOURCE.splitlines()) | st.text())
+        | st.text(max_size=20),
+        max_size=5,
+    )
+)
+def test_whatever_a_model_writes_ends_as_a_proposal_or_a_fault_in_words(parts: list[str]) -> None:
+    proposal, fault = judged(HEAD + "\n".join(parts), SOURCE, check, cut=False)
+
+    assert (fault is None) == (proposal.attempts[0].failed is None)
+    assert fault != ""
 
 
 def test_both_answers_count_where_the_first_was_repaired() -> None:
