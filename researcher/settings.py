@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     data_dir: Path
     profile: str = "cpu"
     budget: float | None = Field(default=None, gt=0)
+    own_constants: dict[str, int] | None = None
     trainer_cap_mib: int | None = Field(default=None, gt=0)
     tag: str | None = None
     price_per_hour: float | None = Field(default=None, ge=0)
@@ -93,6 +94,8 @@ class Settings(BaseSettings):
     def trial_profile(self) -> Profile:
         """The profile with the budget and the cap asked for. Raises ProfileError for an unknown name."""
         profile = profile_named(self.profile)
+        if self.own_constants is not None:
+            profile = profile.adopted(self.own_constants)
         if self.budget is not None:
             profile = profile.with_budget(self.budget)
         if self.trainer_cap_mib is not None and profile.caps.vram_mib is not None:

@@ -1,4 +1,5 @@
-"""The rows that score a candidate, read from a profile's data folder: validation, held out, and bytes per token.
+"""The rows that score a candidate, read from a profile's data folder: validation, held out, and bytes per token; and
+what stands in for the prepare.py that gave them, where that was a user's own.
 
 Promises: what is read has the hashes that the folder's manifest names, and the manifest is the one the trial was made
 for. Does not cover making the data.
@@ -9,18 +10,44 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.jobs import TrialSpec, files_digest
+
+PREPARE = "prepare.py"
 Tokens = npt.NDArray[np.uint16]
 Lengths = npt.NDArray[np.int32]
 
 
+class OtherPrepare(Exception):
+    """The trial's prepare.py is not the one that gave the data; the message says what to do."""
+
+
 class DataFault(Exception):
     """The data folder is missing, damaged, or another one than the trial was made for; the message says which."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What a trial gets in the place of the prepare.py whose sha256 is `pinned`."""
+
+    pinned: str
+    text: str
+
+    def into(self, spec: TrialSpec) -> TrialSpec:
+        """The trial as it is launched. Raises OtherPrepare."""
+        found = hashlib.sha256(spec.files.get(PREPARE, "").encode()).hexdigest()
+        if found != self.pinned:
+            raise OtherPrepare(
+                f"its {PREPARE} ({found[:12]}) is not the one that gave the data ({self.pinned[:12]}) "
+                "and is fixed for a night; restore it, or `overnight init` with the edited one into another --state"
+            )
+        files = spec.files | {PREPARE: self.text}
+        return replace(spec, files=files, files_sha256=files_digest(files))
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,7 @@ class ScoringRows:
     val: Tokens
     heldout: Tokens
     token_bytes: Lengths
+    stand_in: StandIn | None = None
 
     @property
     def context(self) -> int:
@@ -47,7 +75,7 @@ def read_rows(folder: Path, digest: str) -> ScoringRows:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
-        hashes, found = dict(manifest["sha256"]), str(manifest["digest"])
+        hashes, found, pinned = dict(manifest["sha256"]), str(manifest["digest"]), manifest.get("pinned")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataFault(f"{path} cannot be read ({error}); run `overnight prepare`") from error
     if found != digest:
@@ -59,10 +87,16 @@ def read_rows(folder: Path, digest: str) -> ScoringRows:
         val=_read(folder, "private/val.npy", hashes).astype(np.uint16, copy=False),
         heldout=_read(folder, "private/heldout.npy", hashes).astype(np.uint16, copy=False),
         token_bytes=_read(folder, "token_bytes.npy", hashes).astype(np.int32, copy=False),
+        stand_in=None if pinned is None else StandIn(str(pinned), _raw(folder, PREPARE, hashes).decode()),
     )
 
 
 def _read(folder: Path, name: str, hashes: dict[str, str]) -> npt.NDArray[np.integer]:
+    array: npt.NDArray[np.integer] = np.load(io.BytesIO(_raw(folder, name, hashes)), allow_pickle=False)
+    return array
+
+
+def _raw(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
     """Checked every time: in a mode where candidates run under our uid, an earlier one may have changed the file."""
     path = folder / name
     try:
@@ -71,5 +105,4 @@ def _read(folder: Path, name: str, hashes: dict[str, str]) -> npt.NDArray[np.int
         raise DataFault(f"{path} cannot be read ({error}); run `overnight prepare`") from error
     if hashlib.sha256(raw).hexdigest() != hashes.get(name):
         raise DataFault(f"{path} does not have the hash in the manifest; run `overnight prepare` again")
-    array: npt.NDArray[np.integer] = np.load(io.BytesIO(raw), allow_pickle=False)
-    return array
+    return raw

@@ -27,7 +27,7 @@ from trainer.launch import Ending, layers
 from trainer.leftovers import clear
 from trainer.places import Places
 from trainer.record import finite
-from trainer.rows import DataFault, read_rows
+from trainer.rows import DataFault, OtherPrepare, read_rows
 from trainer.stage import Stage, Supervised, supervise, vram_mib
 from trainer.verdict import Observed, Stop, judge
 from trainer.watch import Watch
@@ -48,14 +48,17 @@ def run_trial(
         return _without_run(spec, places, clock, Stop(Outcome.LOST, f"it was not begun: {words}"))
     try:
         rows = read_rows(places.data, spec.data_sha256)
+        launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
     except DataFault as fault:
         return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
+    except OtherPrepare as refusal:
+        return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.UNSCORABLE, str(refusal))))
     folder = places.work / spec.id
     clear(folder, places.user)
     before_s = _calibrate(spec)
     weights_fd = linux.growing_memory("weights")
     try:
-        seen = supervise(Stage(spec, places, rows, weights_fd, preempted), report)
+        seen = supervise(Stage(launched, places, rows, weights_fd, preempted), report)
     finally:
         os.close(weights_fd)
         clear(folder, places.user)

@@ -22,6 +22,7 @@ BOS = 0
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TOKEN_BYTES = "token_bytes.npy"
+STAND_IN = "prepare.py"
 _REPAIR = "run `overnight prepare`, which makes it again"
 ROWS: dict[Split, str] = {"train": "train.npy", "val": "private/val.npy", "heldout": "private/heldout.npy"}
 
@@ -32,6 +33,7 @@ class Manifest:
 
     `source` says what exactly was read and `how_split` by which rule. `bytes` are UTF-8 bytes of the packed documents;
     `left_out` counts documents that another split holds already, `dropped_tokens` the ends that filled no row.
+    `pinned` is the hash of the user's own prepare.py that gave the data; a stand-in for it then lies beside them.
     """
 
     profile: str
@@ -50,6 +52,7 @@ class Manifest:
     digest: str
     bos: int = BOS
     format: int = FORMAT
+    pinned: str | None = None
 
 
 def files_digest(sha256: dict[str, str]) -> str:

@@ -9,14 +9,15 @@ import os
 import stat
 from pathlib import Path
 
-from trainer.data.manifest import MANIFEST, ROWS, TOKEN_BYTES, TOKENIZER
+from trainer.data.manifest import MANIFEST, ROWS, STAND_IN, TOKEN_BYTES, TOKENIZER
 
 
 def give_rights(folder: Path) -> None:
     """Set them on a prepared folder."""
     _set(folder, 0o755)
-    for name in (MANIFEST, TOKENIZER, TOKEN_BYTES, ROWS["train"]):
-        _set(folder / name, 0o644)
+    for name in (MANIFEST, TOKENIZER, STAND_IN, TOKEN_BYTES, ROWS["train"]):
+        if (folder / name).exists():  # data of a user's own have a stand-in instead of a tokenizer
+            _set(folder / name, 0o644)
     for parent, _, files in os.walk(folder / "private"):
         _set(Path(parent), 0o700)
         for name in files:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from trainer.jobs.spec import Budget, Caps, Clock
 
 KnobValue = int | float | str
+OWN_UNCOUNTED_STEPS = 11  # of the field's scripts: these cover compilation
 
 
 class ProfileError(ValueError):
@@ -45,6 +46,18 @@ class Profile:
         """The same trials with another training time, in the unit of the profile's clock."""
         constants = self.constants | {"TIME_BUDGET": max(1, round(seconds))}
         return replace(self, constants=constants, budget=replace(self.budget, amount=seconds))
+
+    def adopted(self, constants: dict[str, int]) -> Profile:
+        """Trials of a script of the user's own, which times itself by the wall from the end of its uncounted steps on;
+        its prepare.py says how long rows are, how many tokens there are, how many seconds it trains."""
+        budget = replace(
+            self.budget,
+            amount=constants["TIME_BUDGET"],
+            clock=Clock.WALL,
+            warmup_steps=OWN_UNCOUNTED_STEPS,
+            warmup_cap_s=_GPU_BUDGET.warmup_cap_s,
+        )
+        return replace(self, constants=self.constants | constants, budget=budget)
 
     @property
     def context(self) -> int:
