@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from services.adopt import settle_data
 from services.door import DoorError, is_running
 from services.machine import detect_profile, gpus
-from services.preparation import prepare_data
 from services.state import State, StateError
 from services.subject import render_subject
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
@@ -26,7 +26,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         raise DoorError("a night is running here and would share the machine; put the file into it: `overnight submit`")
     choices = state.settle(detect=lambda: detect_profile(gpus()))
     profile = choices.trial_profile()
-    manifest = prepare_data(profile, state.data, choices.text_folder(), console)
+    manifest = settle_data(state, choices, console)
     files = _files(Path(choices.subject), file, render_subject(profile))
     spec = TrialSpec(
         id=trial_id("by-hand", 0, 0, _attempt(state)),

@@ -23,6 +23,7 @@ from services import show
 from services.door import DoorError, ask_and_wait
 from services.follow import follow_night
 from services.machine import GpuFault, detect_profile, gpus, state_folder
+from services.shape import ShapeRefused
 from services.state import State, StateError
 from trainer.jobs import BusError, ProfileError
 
@@ -44,7 +45,7 @@ def main() -> None:
 
     try:
         app()
-    except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError, GpuFault) as error:
+    except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError, GpuFault, ShapeRefused) as error:
         _tell(str(error))
         sys.exit(BAD_USE)
     except redis.RedisError as error:
@@ -210,17 +211,35 @@ def export(
 
 
 @app.command()
+def init(
+    subject: Annotated[Path, typer.Option(help="Your own git repository with train.py and prepare.py.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Run its prepare.py without asking.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds a trial trains; else its TIME_BUDGET.")] = None,
+    train_rows: Annotated[int | None, typer.Option(min=1, help="At most; 1 GiB of tokens if not given.")] = None,
+    read: Annotated[list[Path] | None, typer.Option(help="Let its prepare.py read this folder, too.")] = None,
+    state: StateOption = None,
+) -> None:
+    """Take a repository of your own with its data, unedited: look at it, run its prepare.py once behind walls."""
+    from services.adopt import Init, adopt  # noqa: PLC0415 - costs numpy
+
+    wish = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
+    if adopt(_state(state), wish, lambda question: yes or typer.confirm(question), console) is None:
+        _refuse("nothing was run and nothing written; with your yes, or --yes, it goes on")
+
+
+@app.command()
 def prepare(
     profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files.")] = None,
     state: StateOption = None,
 ) -> None:
     """Fetch and prepare the text of a profile; `run` does this by itself."""
-    from services.preparation import prepare_data  # noqa: PLC0415 - costs numpy and the tokenizer library
+    from services.adopt import settle_data  # noqa: PLC0415 - costs numpy and the tokenizer library
 
     folder = _state(state)
     choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
-    manifest = prepare_data(choices.trial_profile(), folder.data, choices.text_folder(), console)
+    manifest = settle_data(folder, choices, console)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
 

@@ -6,6 +6,7 @@ state folder, so the same command goes on where the last one stopped.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -17,15 +18,15 @@ from rich.console import Console
 
 from researcher.history import History
 from researcher.store import WriterLock
+from services.adopt import settle_data
 from services.machine import detect_profile, gpus
-from services.preparation import prepare_data
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
-from services.state import State
+from services.state import Choices, State
 from services.subject import settle_subject
 from services.supervisor import Child, ChildStatus, Supervisor
 from services.watch import RESEARCHER, TRAINER, Watched, summary, watch
-from trainer.jobs import Bus, Profile, connect
+from trainer.jobs import Bus, connect
 from trainer.tenancy import AUTO
 
 STOP_GRACE_S = 20.0
@@ -63,10 +64,10 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
     lock = _lock(state)
     try:
         subject = settle_subject(state, choices, profile)
-        prepare_data(profile, state.data, choices.text_folder(), console)
+        settle_data(state, choices, console)
         server = start_server(state.redis, wish.redis_url)
         try:
-            return _watch_night(state, wish, profile, subject, server, console)
+            return _watch_night(state, wish, choices, subject, server, console)
         finally:
             server.stop()
     finally:
@@ -87,9 +88,10 @@ def _lock(state: State) -> WriterLock:
 
 
 def _watch_night(
-    state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer, console: Console
+    state: State, wish: Wish, choices: Choices, subject: Path, server: RedisServer, console: Console
 ) -> int:
-    children = [_trainer(state, wish, server), _researcher(state, wish, profile, subject, server)]
+    profile = choices.trial_profile()
+    children = [_trainer(state, wish, server), _researcher(state, wish, choices, subject, server)]
     bus = Bus(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
@@ -116,15 +118,16 @@ def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:
     return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))
 
 
-def _researcher(state: State, wish: Wish, profile: Profile, subject: Path, server: RedisServer) -> Child:
+def _researcher(state: State, wish: Wish, choices: Choices, subject: Path, server: RedisServer) -> Child:
     env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | wish.researcher
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),
         "SUBJECT_DIR": str(subject),
         "JOURNAL_DIR": str(state.journal),
         "DATA_DIR": str(state.data),
-        "PROFILE": profile.name,
-        "BUDGET": str(profile.budget.amount),
+        "PROFILE": choices.profile,
+        "BUDGET": str(choices.trial_profile().budget.amount),
+        "OWN_CONSTANTS": "" if choices.constants is None else json.dumps(choices.constants),
     }
     if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:
         env["REDIS_PASSWORD_FILE"] = str(password_file)

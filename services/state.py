@@ -23,16 +23,20 @@ class StateError(Exception):
 
 @dataclass(frozen=True)
 class Choices:
-    """What makes a night comparable with itself: the profile, the budget, the subject repository, the text."""
+    """What makes a night comparable with itself: the profile, the budget, the subject repository, the text; and the
+    constants of an adopted repository's prepare.py."""
 
     profile: str
     budget: float | None
     subject: str
     text: str | None
+    constants: dict[str, int] | None = None
 
     def trial_profile(self) -> Profile:
         """The profile with the budget that was chosen."""
         profile = profile_named(self.profile)
+        if self.constants is not None:
+            profile = profile.adopted(self.constants)
         return profile if self.budget is None else profile.with_budget(self.budget)
 
     def text_folder(self) -> Path | None:
@@ -113,22 +117,36 @@ class State:
 
         Raises StateError when a run has begun with other choices. What only failed to start binds nobody.
         """
-        has_begun = (self.journal / JOURNAL_FILE).exists()
+        has_begun = self.has_begun
         before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
         wanted = Choices(
             profile=profile or (before.profile if before else detect()),
             budget=budget if budget is not None else (before.budget if before else None),
             subject=str(subject.resolve() if subject else before.subject if before else self.subject.resolve()),
             text=str(text.resolve()) if text else (before.text if before else None),
+            constants=before.constants if before else None,
         )
         if before is not None and has_begun:
             self._refuse_change(before, wanted)
+        if before is not None and before.constants and (wanted.subject, wanted.text) != (before.subject, before.text):
+            raise StateError(
+                f"{self.root} holds the data that `overnight init` took from {before.subject}; use another --state"
+            )
         wanted.trial_profile()
-        self._make()
-        write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(wanted), indent=1).encode())
+        self.write(wanted)
         return wanted
 
-    def _make(self) -> None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run here that must stay what it is."""
+        return (self.journal / JOURNAL_FILE).exists()
+
+    def write(self, choices: Choices) -> None:
+        """What this night is to be; of weight once there are data."""
+        self.make()
+        write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(choices), indent=1).encode())
+
+    def make(self) -> None:
         """Candidates may be another user: that one passes through, and sees nothing of the journal."""
         if not self.root.exists():
             self.root.mkdir(parents=True)

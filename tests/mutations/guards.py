@@ -41,6 +41,8 @@ _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
 _SERVER = "services/test_redis_server.py::test_"
 _ACL = "services/test_acl.py::test_"
+_ADOPT = "services/test_adopt.py::test_"
+_ADOPTION = "trainer/test_adoption.py::test_"
 _OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it"
 _OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
 _CALL = "trainer/test_seccomp.py::test_call_is_refused"
@@ -504,6 +506,13 @@ GUARDS = (
         "]",
         _DENYLIST + "what_the_incumbent_does_already_is_its_authors_business",
     ),
+    Guard(
+        "a variable that a scope inside binds keeps its name",
+        "researcher/normalform.py",
+        " and name.id not in taken",
+        "",
+        "researcher/test_normalform.py::test_two_programs_have_two",
+    ),
     # What a model wrote, as edits
     Guard(
         "a definition is replaced where its name stands once",
@@ -561,12 +570,76 @@ GUARDS = (
         "]",
         _LANES + "lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
+    # Adoption of a user's own repository
     Guard(
-        "a variable that a scope inside binds keeps its name",
-        "researcher/normalform.py",
-        " and name.id not in taken",
-        "",
-        "researcher/test_normalform.py::test_two_programs_have_two",
+        "a trial has the prepare.py that gave its data",
+        "trainer/rows.py",
+        "        if found != self.pinned:",
+        "        if False:",
+        _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
+    ),
+    Guard(
+        "a trial gets the stand-in, not the user's prepare.py",
+        "trainer/trial.py",
+        "supervise(Stage(launched, places, rows, weights_fd, preempted), report)",
+        "supervise(Stage(spec, places, rows, weights_fd, preempted), report)",
+        _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
+    ),
+    Guard(
+        "a night begins with the prepare.py that gave its data",
+        "services/adopt.py",
+        "    if not state.has_begun and _sha256(",
+        "    if False and _sha256(",
+        _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
+    ),
+    Guard(
+        "nobody's home is granted to a user's prepare.py",
+        "services/shape.py",
+        "path.exists() and not home.is_relative_to(path)",
+        "path.exists()",
+        _ADOPT + "it_may_read_the_folders_that_its_constants_name_but_no_home",
+    ),
+    Guard(
+        "a user's prepare.py runs after the yes",
+        "services/adopt.py",
+        "    if not agreed(_question(wanted)):",
+        "    if agreed(_question(wanted)) is None:",
+        _ADOPT + "without_a_yes_nothing_is_written_and_the_question_names_what_may_be_read",
+    ),
+    Guard(
+        "a user's prepare.py sees no more than was granted",
+        "trainer/dump.py",
+        "for path in (wanted.repository, *wanted.readable))]",
+        "for path in (wanted.repository, home, *wanted.readable))]",
+        _ADOPTION + "it_reads_what_was_granted_and_neither_reads_writes_nor_reaches_anything_else",
+    ),
+    Guard(
+        "a user's prepare.py that gives nothing is ended",
+        "trainer/dump.py",
+        "time.monotonic() - grown_at > stall_s",
+        "time.monotonic() - grown_at > 9999",
+        _ADOPTION + "prepare_that_gives_nothing_usable_is_told_in_one_sentence_and_soon[prints without end]",
+    ),
+    Guard(
+        "targets are inputs shifted by one",
+        "trainer/adoption.py",
+        "    if (x[:, 1:] != y[:, :-1]).any():",
+        "    if False:",
+        _ADOPTION + "prepare_that_gives_nothing_usable_is_told_in_one_sentence_and_soon[shift]",
+    ),
+    Guard(
+        "adopted tokens are in the vocabulary, whoever gave them",
+        "trainer/data/adopted.py",
+        "        if block.max() >= vocab_size:",
+        "        if False:",
+        _ADOPTION + "numbers_that_cannot_score_are_refused",
+    ),
+    Guard(
+        "no adopted row that scores stands in the training rows",
+        "trainer/data/adopted.py",
+        "known = seen.intersection(_digests(train))",
+        "known: set[bytes] = seen - seen",
+        _ADOPTION + "numbers_become_a_data_folder_without_scored_rows_in_the_training_text",
     ),
     Guard(
         "what the incumbent is as large as did not fail for its size",
