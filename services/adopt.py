@@ -101,12 +101,13 @@ def settle_data(state: State, choices: Choices, console: Console) -> Manifest:
     prepare.py is another one than gave them; of a night that has begun, the trainer looks at every trial's."""
     if choices.constants is None:
         return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console)
-    manifest = verify(state.data)
+    anew = f"overnight init --subject {choices.subject} --state {state.root}"
+    try:
+        manifest = verify(state.data)
+    except NotPrepared as damage:
+        raise StateError(f"the data of {choices.subject} are damaged; restore them or begin anew: {anew}") from damage
     if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
-        raise StateError(
-            f"{FIXED} of {choices.subject} is not the one that gave the data; take it anew: "
-            f"overnight init --subject {choices.subject} --state {state.root}"
-        )
+        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data; take it anew: {anew}")
     return manifest
 
 

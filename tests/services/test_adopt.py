@@ -256,6 +256,9 @@ def test_adopted_repository_is_scored_and_its_script_sees_no_validation_text(
     assert choices is not None
     with pytest.raises(StateError, match="take it anew: overnight init"):
         settle_data(own.state, choices, Console(file=own.said))
+    (own.state.data / "train.npy").write_bytes(b"")
+    with pytest.raises(StateError, match="are damaged; restore them"):
+        settle_data(own.state, choices, Console(file=own.said))
 
 
 @pytest.mark.slow
