@@ -20,3 +20,8 @@ class Places:
     user: User | None = None
     vram_cap_mib: int | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where a candidate works. Its name says nothing: who can tell a claim could be honest until then."""
+        return self.work / "candidate"

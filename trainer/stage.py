@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from trainer import machine
@@ -65,11 +64,6 @@ class Stage:
     weights_fd: int
     preempted: Callable[[], bool]
 
-    @property
-    def folder(self) -> Path:
-        """Where each works, alone."""
-        return self.places.work / self.spec.id
-
 
 def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
@@ -85,7 +79,7 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     stop, finding = watch.stop, None
     ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
     if ended_well and spec.is_first_of_its_code and scoring.finding is not None:
-        clear(stage.folder, stage.places.user)
+        clear(stage.places.folder, stage.places.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality)
     return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
 
@@ -115,7 +109,7 @@ def _watched(
         guarded = Guarded.start(_launch(stage, buffers, theirs.fileno(), replica_of))
         theirs.close()
         try:
-            holdings = Holdings(stage.folder) if can_be_counted(places.work) else None
+            holdings = Holdings(stage.places.folder) if can_be_counted(places.work) else None
             redact = redaction(places.secrets)
             watch = Watch(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
             watch.run()
@@ -164,7 +158,7 @@ def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | N
         vocab=layout.vocab,
     )
     return Launch(
-        folder=stage.folder.absolute(),
+        folder=stage.places.folder.absolute(),
         files=spec.files,
         orders=json.dumps(asdict(orders)),
         env={

@@ -53,7 +53,7 @@ def run_trial(
         return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
     except OtherPrepare as refusal:
         return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.UNSCORABLE, str(refusal))))
-    folder = places.work / spec.id
+    folder = places.folder
     clear(folder, places.user)
     before_s = _calibrate(spec)
     weights_fd = linux.growing_memory("weights")

@@ -248,11 +248,15 @@ class Watch:
         if budget.clock is Clock.STEPS or marks.warm is None or marks.imported is None or marks.first_batch is None:
             return False
         setup = self._between(marks.imported, marks.first_batch)
-        used = self._between(marks.warm, now) + max(0.0, setup - free_setup(budget))
+        counted = max(0.0, setup - free_setup(budget))
+        used = self._between(marks.warm, now) + counted
         over = used > most_timed(budget)
         if over:
             kind = "wall" if budget.clock is Clock.WALL else "processor"
-            self._end(Outcome.TIMED_OUT, f"it trained {used:.1f} {kind} seconds; the budget is {budget.amount:g}")
+            before = f", {counted:.1f} of them before its first batch" if counted else ""
+            self._end(
+                Outcome.TIMED_OUT, f"it trained {used:.1f} {kind} seconds{before}; the budget is {budget.amount:g}"
+            )
         return over
 
     def _check(self) -> None:

@@ -130,7 +130,7 @@ def _kills(places: Places, kills: int) -> list[Row]:
     stop, ending = Guarded.stop, Guarded.ending
     for number in range(kills):
         spec = miniature(places.data, source, trial=f"k-1-t{number}-a1", caps=dataclasses.replace(CAPS, processes=500))
-        marker = f"{MARKER}={places.work / spec.id}".encode()
+        marker = f"{MARKER}={places.folder}".encode()
         with (
             mock.patch.object(Guarded, "stop", lambda self: (told.append(time.monotonic()), stop(self))),
             mock.patch.object(Guarded, "ending", lambda self: (over.append(time.monotonic()), ending(self))[1]),

@@ -49,6 +49,17 @@ def test_no_profile_lets_slow_first_steps_earn_more_than_a_third(profile: Profil
 
 
 @pytest.mark.slow
+def test_a_candidate_cannot_tell_which_of_its_experiments_trials_it_is(spec: MakeSpec, run: Run) -> None:
+    tells = "import os\nprint(os.getcwd(), dict(os.environ), open('/proc/self/cmdline').read())\n"
+
+    first, later = (run(spec(tells, trial=f"e-1-t{number}-a1")).log for number in (0, 3))
+
+    assert first is not None
+    assert later is not None
+    assert first.tail == later.tail
+
+
+@pytest.mark.slow
 def test_slow_first_steps_earn_no_more_than_the_warm_up_may_last(spec: MakeSpec, run: Run) -> None:
     slow = edited(("def learn():\n", "import time\n\n\ndef learn():\n    time.sleep(0.5)\n"))
     budget = dataclasses.replace(BUDGET, clock=Clock.WALL, amount=1, warmup_steps=10, warmup_cap_s=2)
