@@ -409,7 +409,7 @@ _SECOND = Budget(
 
 
 def _overruns(name: str, subject: str) -> Cheat:
-    return Cheat(name, subject, "processor seconds; the budget is 1", Outcome.TIMED_OUT, fields={"budget": _SECOND})
+    return Cheat(name, subject, "; the budget is 1", Outcome.TIMED_OUT, fields={"budget": _SECOND})
 
 
 _BUDGET = (

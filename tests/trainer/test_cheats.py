@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.subjects.cheats import CHEATS, HONEST, Cheat, edited
+from tests.subjects.cheats import CHEATS, DIFFERS, HONEST, NOT_ITS_OWN, Cheat, edited
 from tests.trainer.conftest import STEPS, MakeSpec, everything_dead, miniature, tiny_data
 from tests.trainer.test_trial import Run
 from trainer.jobs import PROFILES, Clock, Kind, Outcome, Profile, TrialSpec, files_digest
@@ -87,6 +87,7 @@ def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, places: Plac
     assert (result.outcome, result.metric, result.heldout) == (cheat.outcome, None, None), (result.reason, result.log)
     assert cheat.says is not None
     assert cheat.says in result.reason, result.log
+    assert result.reason.startswith(DIFFERS) is (cheat.says in (DIFFERS, NOT_ITS_OWN)), "the one that should find it"
     assert everything_dead(places.work)
     assert list(places.work.iterdir()) == []
 
