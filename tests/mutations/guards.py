@@ -428,8 +428,8 @@ GUARDS = (
     Guard(
         "a long set-up is training",
         "trainer/watch.py",
-        " + max(0.0, setup - free_setup(budget))",
-        "",
+        "max(0.0, setup - free_setup(budget))",
+        "0.0",
         _CHEATS + "a_cheat_is_refused[trains before its first batch]",
     ),
     # The held-out slice
