@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-_DefinesName = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+from researcher.source import outside_functions
 
 
 class Denied(StrEnum):
@@ -90,7 +90,7 @@ class _Reader:
 
     def __init__(self, tree: ast.Module) -> None:
         self._nodes = list(ast.walk(tree))
-        self._outermost = list(_outside_functions(tree))
+        self._outermost = list(outside_functions(tree))
         self._stands_for = {name: name for name in _BUILTINS - set(self._bound())}
         for node in self._nodes:
             if isinstance(node, ast.Import):
@@ -238,12 +238,3 @@ def _patched(module: str, attr: str, line: int) -> Iterator[Deed]:
 
 def _is_text(node: ast.expr, text: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == text
-
-
-def _outside_functions(tree: ast.Module) -> Iterator[ast.AST]:
-    waiting: list[ast.AST] = list(tree.body)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not isinstance(node, _DefinesName | ast.Lambda):
-            waiting.extend(ast.iter_child_nodes(node))

@@ -10,9 +10,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from researcher.source import parse
+from researcher.source import parse, worked_out
 
-_FOLDED_BELOW = 2**64
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.Lambda, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SEE_NAMES = {"locals", "vars", "dir", "eval", "exec"}
@@ -108,26 +107,9 @@ def _work_out_numbers(node: ast.AST) -> None:
 def _worked_out(node: object) -> object:
     match node:
         case ast.BinOp(ast.Constant(value=int() as left), operator, ast.Constant(value=int() as right)):
-            known = _result(left, operator, right)
-            return node if known is None else ast.Constant(known)
+            known = worked_out(left, operator, right)
+            return ast.Constant(known) if isinstance(known, int) and known >= 0 else node
     return node
-
-
-def _result(left: int, operator: ast.operator, right: int) -> int | None:
-    match operator:
-        case ast.Pow() if left <= 16 and 0 <= right < 64:
-            known = left**right
-        case ast.LShift() if 0 <= right < 64:
-            known = left << right
-        case ast.Mult():
-            known = left * right
-        case ast.Add():
-            known = left + right
-        case ast.Sub():
-            known = left - right
-        case _:
-            return None
-    return known if 0 <= known < _FOLDED_BELOW else None
 
 
 def _is_lone_constant(statement: ast.stmt) -> bool:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from researcher.errors import EditError
 from researcher.normalform import blocks, normalised, number_locals
-from researcher.source import Bytes, parse
+from researcher.source import Bytes, parse, stored_outside_functions
 
 _FIXED_CALLS = ("evaluate_bpb", "make_dataloader", "progress")
 _NUMBER = re.compile(r"Constant\(value=[0-9.][^)]*\)")  # in a dump
@@ -106,7 +106,7 @@ def _read(text: str) -> _Piece:
                 called.add(name)
             case ast.Call(func=ast.Attribute(value=ast.Name(id="prepare"), attr=name)):
                 fixed.add(name)
-    makes_model = any(isinstance(node, ast.Name) and node.id == "model" for node in _stored_at_module_level(tree))
+    makes_model = "model" in stored_outside_functions(tree)
     try:
         statements = tuple(text for statement in tree.body for text in _statements(statement))
         number_locals(tree)  # after the statements: a local name more must not make another of all below it
@@ -138,17 +138,6 @@ def _entry_points(pieces: list[_Piece]) -> tuple[str, ...]:
     if any(piece.makes_model for piece in pieces):
         found.append("the assignment of `model` at module level")
     return tuple(found)
-
-
-def _stored_at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
-    waiting: list[ast.AST] = list(tree.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
-            continue
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node
-        waiting.extend(ast.iter_child_nodes(node))
 
 
 def _statements(node: ast.AST) -> Iterator[str]:

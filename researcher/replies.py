@@ -28,12 +28,12 @@ from researcher.definitions import defined_name
 from researcher.errors import EditError, ModelFault, Rejected
 from researcher.knobs import read_literal
 from researcher.proposal import Edit, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source import LINE_END
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
 
 _THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-_LINE_END = re.compile(r"\r\n|\r")
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
@@ -58,7 +58,7 @@ def read_reply(text: str) -> Reply:
     answer = without_thoughts(text).strip()
     if not answer:
         raise ModelFault("the answer is empty" + (" but for its thoughts" if text.strip() else ""))
-    lines = _LINE_END.sub("\n", answer).split("\n")
+    lines = LINE_END.sub("\n", answer).split("\n")
     edits, fences, prose = _read(lines)
     if not edits:
         edits = _unheaded(fences)
@@ -68,7 +68,7 @@ def read_reply(text: str) -> Reply:
 
 def lanes_meant(text: str) -> tuple[Lane, ...]:
     """The lanes that an answer shows, whether it can be read or not."""
-    lines = _LINE_END.sub("\n", without_thoughts(text)).split("\n")
+    lines = LINE_END.sub("\n", without_thoughts(text)).split("\n")
     headed = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
     found = [lane for lane, forms in headed.items() if any(form.fullmatch(line) for form in forms for line in lines)]
     return tuple(found) or ((Lane.FILE,) if any(map(_FENCE.fullmatch, lines)) else ())

@@ -8,10 +8,12 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Iterator
 
 from researcher.errors import EditError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
+_LARGEST = 2**64
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
@@ -39,6 +41,46 @@ def line_end(source: str) -> str:
     """The first line end of `source`, for lines that are added to it."""
     found = LINE_END.search(source)
     return found.group() if found else "\n"
+
+
+def outside_functions(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every node that belongs to the module itself; of functions, lambdas and classes no more than that they are."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def stored_outside_functions(tree: ast.Module) -> set[str]:
+    """The names that the module itself assigns."""
+    nodes = outside_functions(tree)
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def worked_out(left: float, operator: ast.operator, right: float) -> int | float | None:
+    """What a sum, product or power of numbers is; None where that is large, undefined or another operation."""
+    if not (abs(left) < _LARGEST and abs(right) < _LARGEST):
+        return None
+    whole = isinstance(left, int) and isinstance(right, int)
+    result: int | float | None = None
+    match operator:
+        case ast.Add():
+            result = left + right
+        case ast.Sub():
+            result = left - right
+        case ast.Mult():
+            result = left * right
+        case ast.Div() if right:
+            result = left / right
+        case ast.FloorDiv() if right:
+            result = left // right
+        case ast.Pow() if 0 <= right < 64 and 0 < left <= 1024:
+            result = left**right
+        case ast.LShift() if whole and 0 <= right < 64:
+            result = int(left) << int(right)
+    return result if result is not None and abs(result) < _LARGEST else None
 
 
 class Bytes:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from researcher.source import worked_out
+
 Value = int | float | str | Path
-_LARGEST = 2**63
 _LONGEST = 4096  # characters of a text
 
 
@@ -112,23 +113,5 @@ def _combined(left: Value | None, op: ast.operator, right: Value | None) -> Valu
         case (str(), ast.Add(), str()) if len(left) + len(right) <= _LONGEST:
             return left + right
         case (int() | float(), _, int() | float()):
-            return _reckoned(left, op, right)
+            return worked_out(left, op, right)
     return None
-
-
-def _reckoned(left: float, op: ast.operator, right: float) -> int | float | None:
-    result: int | float | None = None
-    match op:
-        case ast.Add():
-            result = left + right
-        case ast.Sub():
-            result = left - right
-        case ast.Mult():
-            result = left * right
-        case ast.Div() if right:
-            result = left / right
-        case ast.FloorDiv() if right:
-            result = left // right
-        case ast.Pow() if 0 <= right <= 64 and 0 < abs(left) <= 1024:
-            result = left**right
-    return result if result is not None and abs(result) < _LARGEST else None

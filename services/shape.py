@@ -15,7 +15,7 @@ from pathlib import Path
 
 from researcher.errors import EditError
 from researcher.knobs import read_knobs
-from researcher.source import parse
+from researcher.source import parse, stored_outside_functions
 from services.constants import Surroundings, Value, read_constants
 
 FUNCTIONS = ("Tokenizer", "make_dataloader", "evaluate_bpb", "get_token_bytes")
@@ -120,7 +120,7 @@ def _require_train(train: ast.Module, constants: dict[str, int | float | str]) -
                 )
     if "TIME_BUDGET" not in used:
         raise ShapeRefused("train.py does not import TIME_BUDGET from prepare.py; stop training by it")
-    if not any(name == "model" for name in _stored(train)):
+    if "model" not in stored_outside_functions(train):
         raise ShapeRefused("train.py has no `model` at its module level, where a trial looks for it; name it so")
     return used
 
@@ -147,17 +147,6 @@ def _calls(node: ast.Call, name: str, names: dict[str, str]) -> bool:
         case ast.Attribute(attr=called):
             return called == name
     return False
-
-
-def _stored(tree: ast.Module) -> Iterator[str]:
-    waiting: list[ast.AST] = list(tree.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        waiting.extend(ast.iter_child_nodes(node))
 
 
 def _folders(values: dict[str, Value], around: Surroundings) -> Iterator[Path]:
