@@ -15,7 +15,7 @@ from enum import StrEnum
 from statistics import fmean
 
 from researcher.experiment import Decision, Verdict
-from trainer.jobs import Outcome
+from trainer.jobs import JUMP_SHARE, Outcome
 
 MARGIN_PER_LINE = 0.05
 MARGIN_LIMIT = 0.5
@@ -24,7 +24,6 @@ CLAIM_PAIRS = 3
 CLAIM_PAIRS_LIMIT = 4
 CLAIM_HOURS = 4.0  # of trials between two claims of a night without five keeps
 JUMP_SIGMAS = 6.0
-JUMP_SHARE = 0.03
 FAILURES_BEFORE_RECHECK = 3
 
 

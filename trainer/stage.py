@@ -19,6 +19,7 @@ from trainer.dialogue import Buffers
 from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
 from trainer.jobs import (
+    JUMP_SHARE,
     Clock,
     Kind,
     Outcome,
@@ -40,7 +41,6 @@ from trainer.wire import Channel, Layout
 _GUARDIAN_GRACE_S = 10.0
 Exam = TypeVar("Exam", bound=Examination)
 QUESTIONS, MORE_QUESTIONS = 512, 2048
-JUMP_SHARE = 0.03  # a gain beyond it is hard to believe; the researcher's rule for jumps asks for six sigma, too
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def questions(spec: TrialSpec, bpb: float) -> int | None:
     to_beat = spec.score_to_beat
     if spec.kind is Kind.FIRST and (to_beat is None or bpb >= to_beat):
         return None
-    if spec.number == 0:
+    if spec.is_first_of_its_code:
         jump = to_beat is not None and to_beat - bpb > JUMP_SHARE * abs(to_beat)
         return MORE_QUESTIONS if jump else QUESTIONS
     return MORE_QUESTIONS if spec.number == 1 and spec.kind in (Kind.CONFIRM, Kind.DRIFT) else 0

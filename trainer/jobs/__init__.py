@@ -19,6 +19,7 @@ from trainer.jobs.result import (
     Trust,
 )
 from trainer.jobs.spec import (
+    JUMP_SHARE,
     SOURCE_LIMIT_BYTES,
     TRAIN_LIMIT_BYTES,
     Budget,
@@ -32,6 +33,7 @@ from trainer.jobs.spec import (
 
 __all__ = [
     "HELD",
+    "JUMP_SHARE",
     "PROFILES",
     "REQUESTS",
     "RUN_TRIAL",

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 SOURCE_LIMIT_BYTES = 512 * 1024  # all files of a trial
 TRAIN_LIMIT_BYTES = 256 * 1024  # train.py alone; what a candidate adds never pushes a trial over the limit
+JUMP_SHARE = 0.03  # a gain beyond this share of the score to beat is hard to believe, and looked at more closely
 _TRIAL_ID = re.compile(r"[A-Za-z0-9_-]+-t(\d+)-a\d+")
 
 
