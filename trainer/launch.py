@@ -27,9 +27,7 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.{module} impo
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 2**20
 _SHARED_MEMORY = "/dev/shm"
-_SOCKET_CHARACTERS = 107 - len(
-    "/pymp-12345678/listener-12345678"
-)  # of a unix socket's path, less multiprocessing's own
+_SOCKET_CHARACTERS = 107 - len("/pymp-12345678/listener-12345678")  # a path has 107, the rest is multiprocessing's
 _CLOSE_S = 5.0
 _FIRST_FREE_UID, _NOBODY = 60_000, 65_534
 _LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
