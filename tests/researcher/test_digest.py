@@ -7,7 +7,7 @@ from pathlib import Path
 from researcher.digest import prompt_context
 from researcher.experiment import Decision
 from researcher.proposal import Proposal, Proposer
-from tests.researcher.test_view import PROFILE, Story
+from tests.researcher.story import PROFILE, Story
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
 HELD_OUT = 1.357913

@@ -18,55 +18,31 @@ from researcher.prompt import Prompts
 from services.show import show_log, show_status
 from services.state import CHOICES_FILE, Choices, State
 from services.watch import summary
-from tests.researcher.test_view import PROFILE, Story
-from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult
+from tests.researcher.story import PROFILE, Story
 
 PLANTED = 7.0  # far from every score: a digit of it anywhere gives it away
 
 
-class SeenStory(Story):
-    """Every trial but those of discards is scored held out, as a trainer does it, `gap` above its score."""
-
-    def __init__(self, folder: Path, gap: float = PLANTED) -> None:
-        super().__init__(folder)
-        self.gap = gap
-
-    def measure(
-        self,
-        experiment: int,
-        kind: Kind,
-        score: float | None,
-        confirmation: int | None = None,
-        outcome: Outcome = Outcome.OK,
-        faults: int = 0,
-    ) -> None:
-        assert not faults
-        trial = self.journal.add_trial(self.run, experiment, kind, seed=1, at=self.tick(), confirmation=confirmation)
-        both = [None if score is None else Metric("val_bpb", value) for value in (score, (score or 0.0) + self.gap)]
-        result = TrialResult("i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), *both)
-        self.journal.finish_trial(trial, result, self.tick())
-
-
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[SeenStory]:
-    made = SeenStory(tmp_path / "journal")
+def story(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path / "journal", PLANTED)
     yield made
     made.journal.close()
 
 
-def a_night(story: SeenStory) -> None:
+def a_night(story: Story) -> None:
     """A keep that fits the validation rows by 0.02, confirmed all the same; and one after it."""
     story.baseline(1.80, 1.82)
-    story.gap = PLANTED + 0.02
+    story.heldout_gap = PLANTED + 0.02
     story.try_out("wider", 1.70, Decision.KEEP)
-    story.gap = PLANTED
+    story.heldout_gap = PLANTED
     story.claim([1.71] * 4, [1.81] * 4)
     story.try_out("broken", None, Decision.CRASH)
-    story.gap = PLANTED + 0.03
+    story.heldout_gap = PLANTED + 0.03
     story.try_out("deeper", 1.66, Decision.KEEP)
 
 
-def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baselines(story: SeenStory) -> None:
+def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baselines(story: Story) -> None:
     a_night(story)
 
     night = story.night()
@@ -81,7 +57,7 @@ def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baseli
 
 
 def test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing(tmp_path: Path) -> None:
-    without, fell = Story(tmp_path / "without"), SeenStory(tmp_path / "fell")
+    without, fell = Story(tmp_path / "without"), Story(tmp_path / "fell", PLANTED)
     for story in (without, fell):
         story.baseline(1.80, 1.82)
         story.try_out("good", 1.70, Decision.KEEP)
@@ -97,7 +73,7 @@ def test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing(t
 
 
 def test_people_see_it_in_the_status_the_log_and_the_summary(
-    story: SeenStory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_night(story)
     state = State(tmp_path)
@@ -129,7 +105,7 @@ def test_people_see_it_in_the_status_the_log_and_the_summary(
 def test_no_prompt_and_no_table_for_the_subject_knows_it(tmp_path: Path) -> None:
     worlds = []
     for gap in (PLANTED, 0.0):
-        story = SeenStory(tmp_path / str(gap), gap)
+        story = Story(tmp_path / str(gap), gap)
         story.baseline(1.80, 1.82)
         story.try_out("wider", 1.64, Decision.KEEP)
         story.claim([1.61] * 4, [1.81] * 4)

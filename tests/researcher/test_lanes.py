@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from researcher.experiment import Decision
 from researcher.lanes import TRIED_ENOUGH, Success, attempts_of, offered, offered_lanes, successes
 from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SetKnobs, Stage
-from tests.researcher.test_view import Story
+from tests.researcher.story import Story
 from trainer.jobs import Outcome
 
 SET, SEARCH, FILE = ((lane,) for lane in (Lane.SET, Lane.SEARCH, Lane.FILE))

@@ -7,124 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from researcher.decision import Ruling, judge_claim
-from researcher.experiment import CheckKind, Decision, Prices, Run, Verdict
-from researcher.journal import Journal
+from researcher.experiment import Decision
 from researcher.picture import draw
 from researcher.projections import HEADER, ResultsTable, write_whole
-from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
-from researcher.view import Night, look, tally_text
-from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult, profile_named
+from researcher.proposal import Proposal, Proposer
+from researcher.view import tally_text
+from tests.researcher.story import Story
+from trainer.jobs import Outcome
 
-PROFILE = profile_named("cpu")
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-class Story:
-    """Writes a night down as the loop would, without running anything."""
-
-    def __init__(self, folder: Path) -> None:
-        self.journal = Journal(folder)
-        self.at = 0.0
-        self.journal.start_run(
-            tag="t",
-            profile="cpu",
-            budget=15.0,
-            branch="overnight/t",
-            base_commit="b" * 40,
-            data_sha256="d",
-            seed=1,
-            prices=Prices(per_hour=3600.0, per_mtoken=10.0),
-            source="A = 1\n",
-            fingerprint="f0",
-            at=self.tick(),
-        )
-
-    @property
-    def run(self) -> Run:
-        found = self.journal.run()
-        assert found is not None
-        return found
-
-    def tick(self) -> float:
-        self.at += 1.0
-        return self.at
-
-    def measure(
-        self,
-        experiment: int,
-        kind: Kind,
-        score: float | None,
-        confirmation: int | None = None,
-        outcome: Outcome = Outcome.OK,
-        faults: int = 0,
-    ) -> None:
-        trial = self.journal.add_trial(
-            self.run, experiment, kind, seed=int(self.at), at=self.tick(), confirmation=confirmation
-        )
-        for _ in range(faults):
-            trial = self.journal.attempt_again(trial, fault=True)
-        metric = None if score is None else Metric("val_bpb", score)
-        result = TrialResult("i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), metric, peak_memory_mib=953.674)
-        self.journal.finish_trial(trial, result, self.tick())
-
-    def baseline(self, *scores: float) -> None:
-        first = self.journal.numbered(0)
-        self.journal.measuring(first)
-        for score in scores:
-            self.measure(first.id, Kind.BASELINE, score)
-        mean = sum(scores) / len(scores)
-        self.journal.decide(first, Outcome.OK, Ruling(Decision.KEEP, "baseline", mean), 0.01, self.tick())
-        self.journal.applied(first, self.tick())
-
-    def try_out(
-        self, title: str, score: float | None, decision: Decision, outcome: Outcome | None = None, faults: int = 0
-    ) -> int:
-        number = len(self.journal.experiments())
-        proposal = Proposal(Proposer.LLM, title, "h", (SetKnobs({"A": 2}),), cost=LlmCost("u", "m", 1, 400, 100, 2.0))
-        item = self.journal.propose(
-            self.run, proposal, Candidate("A = 2\n", f"f{number}", f"c{number}", 0), self.tick()
-        )
-        self.journal.committed(item, f"{number}" * 40)
-        self.journal.measuring(item)
-        outcome = outcome or (Outcome.OK if score is not None else Outcome.CRASHED)
-        self.measure(item.id, Kind.FIRST, score, outcome=outcome, faults=faults)
-        self.journal.decide(item, outcome, Ruling(decision, "because", score, 0.0), 0.01, self.tick())
-        self.journal.applied(item, self.tick())
-        return item.id
-
-    def claim(self, head: list[float], base: list[float]) -> None:
-        assert self.run.incumbent is not None
-        assert self.run.confirmed is not None
-        self.journal.open_check(
-            self.run, CheckKind.CLAIM, self.run.incumbent, self.run.confirmed, len(head), self.tick()
-        )
-        check = self.journal.open_confirmation()
-        assert check is not None
-        assert check.base is not None
-        for mine, theirs in zip(head, base, strict=True):
-            self.measure(check.head, Kind.CONFIRM, mine, check.id)
-            self.measure(check.base, Kind.CONFIRM, theirs, check.id)
-        claim = judge_claim(head, base, 0.01)
-        assert claim.verdict is not None
-        self.journal.decide_claim(check, claim.verdict, claim, 0.01, self.tick())
-        decided = self.journal.open_confirmation()
-        assert decided is not None
-        self.journal.check_applied(decided, self.tick())
-
-    def fall(self, reason: str) -> None:
-        assert self.run.incumbent is not None
-        self.journal.open_check(self.run, CheckKind.RECHECK, self.run.incumbent, None, 3, self.tick())
-        check = self.journal.open_confirmation()
-        assert check is not None
-        baseline = self.journal.numbered(0).id
-        self.journal.decide_check(check, Verdict.FAILS, reason, self.tick(), fall_back_to=baseline)
-        self.journal.check_applied(check, self.tick())
-
-    def night(self) -> Night:
-        found = look(self.journal, PROFILE)
-        assert found is not None
-        return found
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from services.door import ENDED, REFUSED, DoorError
 from services.follow import LEFT, OVER, WAS_REFUSED, follow_night
 from services.redis.server import RedisServer
 from services.state import CHOICES_FILE, Choices, State
-from tests.researcher.test_view import Story
+from tests.researcher.story import Story
 from tests.servers import open_server
 from trainer.jobs import Bus, connect
 

@@ -14,7 +14,7 @@ from services import __main__ as stack
 from services import cli
 from services.live import Scene, clock_text, draw
 from services.show import harmless
-from tests.researcher.test_view import Story
+from tests.researcher.story import Story
 from trainer.jobs import Progress, Seen
 
 

@@ -14,7 +14,7 @@ from researcher.proposal import LlmCost, Proposal, Proposer
 from services.cli import app
 from services.replay import replay_proposals
 from services.state import State
-from tests.researcher.test_view import Story
+from tests.researcher.story import Story
 
 HEAD = "TITLE: t\nHYPOTHESIS: h\n"
 
