@@ -12,7 +12,7 @@ from researcher.proposal import Proposal, Proposer, SearchReplace, WholeFile
 from researcher.validation import validate
 
 DEFAULT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
-UPSTREAM = (Path(__file__).parents[1] / "subjects" / "upstream_shape.py").read_text()
+UPSTREAM = (Path(__file__).parents[1] / "subjects" / "own" / "train.py").read_text()
 SMALL = (Path(__file__).parent / "small_train.py").read_text()
 HONEST = [
     "import math, itertools, functools, collections, dataclasses, contextlib, typing, random, warnings, json, copy",

@@ -415,7 +415,7 @@ def _overruns(name: str, subject: str) -> Cheat:
 _BUDGET = (
     _overruns(
         "edits its time budget",
-        edited(("torch.manual_seed(42)\n", "TIME_BUDGET = 1000\n"), of=(_FOLDER / "upstream_shape.py").read_text()),
+        edited(("torch.manual_seed(42)\n", "TIME_BUDGET = 1000\n"), of=(_FOLDER / "own" / "train.py").read_text()),
     ),
     _overruns(
         "patched time",

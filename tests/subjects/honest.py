@@ -137,7 +137,7 @@ HONEST_MODELS = (
         ),
     ),
     Honest("average of its weights", (_FOLDER / "averages_its_weights.py").read_text()),
-    Honest("upstream's shape", (_FOLDER / "upstream_shape.py").read_text()),
+    Honest("upstream's shape", (_FOLDER / "own" / "train.py").read_text()),
     Honest(
         "the default subject",
         set_knobs((SOURCE / "train.py").read_text(), TINY_KNOBS),

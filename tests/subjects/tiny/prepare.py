@@ -1,4 +1,4 @@
-"""The fixed half of the smallest subject: the contract of a prepare.py, nothing more."""
+"""The fixed half of the smallest subject: the contract of a prepare.py, and one constant more that a script takes."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import torch
 
 MAX_SEQ_LEN = 32
 TIME_BUDGET = 1
+LONGEST_WORD = 12
 DATA = Path(os.environ["OVERNIGHT_DATA"])
 
 
