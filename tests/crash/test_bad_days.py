@@ -450,15 +450,15 @@ def settings(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Settings:
     )  # fmt: skip
 
 
-def held_once() -> Callable[[BackOff], None]:
+class HeldOnce:
     """A night that finds no room, and ends when it is entered again."""
-    days = iter([OSError(errno.ENOSPC, "No space left on device"), None])
 
-    def enter(_: BackOff) -> None:
-        if (day := next(days)) is not None:
-            raise day
+    entered = 0
 
-    return enter
+    def __call__(self, _: BackOff) -> None:
+        self.entered += 1
+        if self.entered == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_pause_that_a_person_asked_for_outlives_a_bad_day(
@@ -466,9 +466,11 @@ def test_pause_that_a_person_asked_for_outlives_a_bad_day(
 ) -> None:
     with opened(night, []) as lab:
         lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+    days = HeldOnce()
 
-    endure(settings, held_once(), switch)
+    endure(settings, days, switch)
 
+    assert days.entered == 2
     with History(night.journal) as history:
         run = history.run()
     assert run is not None
@@ -481,9 +483,11 @@ def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
     monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 3600.0))
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
     idea, resume = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "resume")
+    days = HeldOnce()
 
-    endure(settings, held_once(), switch)
+    endure(settings, days, switch)
 
+    assert days.entered == 2
     assert (answer(night.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
     assert (answer(night.bus, idea, 1) or "").startswith("taken in")
     with History(night.journal) as history:
@@ -499,7 +503,7 @@ def test_held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_mu
     idea, stop = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "stop")
 
     with pytest.raises(Stopped, match="a request"):
-        endure(settings, held_once(), switch)
+        endure(settings, HeldOnce(), switch)
     disk.free()
 
     assert "it cannot be written down: the disk of" in (answer(night.bus, idea, 1) or "")
