@@ -94,20 +94,20 @@ def not_a_number_when_asked_again() -> Model:
     return model
 
 
-def examine(
-    model: Model, seed: int = 0, questions: int = ROWS, kind: type[np.floating] = np.float32, most: int = 2 * ROWS
-) -> Finding:
+def examine(model: Model, seed: int = 0, count: int = ROWS, kind: type[np.floating] = np.float32) -> Finding:
     """As the trainer does it: all validation rows in order, then those to ask again, of more that it might have."""
-    causality = Causality(VAL, max(questions, most), np.random.default_rng(seed))
-    for take in (causality.remember, causality.compare):
-        if take == causality.compare:
-            causality.ask_only(questions)
-        tokens = VAL if take == causality.remember else causality.tokens
+    causality = Causality(VAL, max(count, 2 * ROWS), np.random.default_rng(seed))
+
+    def answer(tokens: Tokens, take: Callable[[int, Logits, int], None]) -> None:
         for first in range(0, len(tokens), BATCH):
             batch = tokens[first : first + BATCH, :-1].astype(np.int64)
             whole = np.zeros((BATCH, CONTEXT), dtype=np.int64)
             whole[: len(batch)] = batch
             take(first, model(whole)[: len(batch)].astype(kind).reshape(-1, VOCAB), len(batch))
+
+    answer(VAL, causality.remember)
+    causality.ask_only(count)
+    answer(causality.tokens, causality.compare)
     return causality.finding()
 
 
@@ -156,7 +156,7 @@ def test_a_look_ahead_smaller_than_what_is_allowed_is_found_by_where_it_leans(no
         np.put_along_axis(ahead[:, :-1], tokens[:, 1:, None], 0.04, axis=2)
         return noisy(noise)(tokens) + ahead
 
-    finding = examine(model, questions=2 * ROWS)
+    finding = examine(model, count=2 * ROWS)
 
     assert finding.change < finding.tolerance
     assert finding.fault is not None
@@ -167,11 +167,11 @@ def test_a_look_ahead_smaller_than_what_is_allowed_is_found_by_where_it_leans(no
 def test_how_often_a_look_ahead_is_found_is_what_the_theory_says(share: float) -> None:
     nights = 80
 
-    found = sum(examine(peek(share), seed, questions=32).fault is not None for seed in range(nights))
+    found = sum(examine(peek(share), seed, count=32).fault is not None for seed in range(nights))
 
     here = np.arange(CONTEXT - 1) % 100 < share * 100
     true = here.mean() if share < 0.05 else share
-    expected = 1 - (1 - true) ** examine(past, questions=32).rows
+    expected = 1 - (1 - true) ** examine(past, count=32).rows
     assert found / nights == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / nights) + 0.03)
 
 
@@ -210,8 +210,8 @@ def test_more_questions_than_rows_examine_as_many_positions_and_say_so() -> None
     assert len(places) > count / 2
     assert len(set(places)) == len(places)
     assert causality.finding().rows == count - count // 8
-    assert examine(past, questions=count).fault is None
-    assert examine(peek(0.02), questions=count).fault is not None
+    assert examine(past, count=count).fault is None
+    assert examine(peek(0.02), count=count).fault is not None
 
 
 def examined(asked: Tokens) -> tuple[int, int]:
