@@ -7,12 +7,14 @@ that may score, but never better.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import dedent, indent
 
-from trainer.jobs import Budget, Clock, Outcome
+from tests.trainer.conftest import STEPS
+from trainer.jobs import Clock, Outcome
 
+BUDGET = replace(STEPS, eval_rows=64)
 _FOLDER = Path(__file__).parent
 HONEST = '''
 """One layer of attention, trained for the steps it is given."""
@@ -121,9 +123,8 @@ class Cheat:
     quick: bool = False
 
 
-def _file(name: str, says: str, outcome: Outcome = Outcome.UNSCORABLE, *, quick: bool = False) -> Cheat:
-    text = (_FOLDER / f"{name}.py").read_text()
-    return Cheat(name.replace("_", " "), text, says, outcome, quick=quick)
+def _file(name: str, says: str, *, quick: bool = False) -> Cheat:
+    return Cheat(name.replace("_", " "), (_FOLDER / f"{name}.py").read_text(), says, quick=quick)
 
 
 AHEAD = "behind it, and"  # "... is allowed: it looks ahead", by whatever process
@@ -396,16 +397,7 @@ _DATA = (
         None,
     ),
 )
-_SECOND = Budget(
-    amount=1,
-    clock=Clock.PROCESSOR,
-    warmup_steps=0,
-    warmup_cap_s=0,
-    setup_s=30,
-    scoring_s=30,
-    eval_rows=64,
-    heldout_rows=8,
-)  # with its grace three, ten on the wall
+_SECOND = replace(BUDGET, amount=1, clock=Clock.PROCESSOR)  # with its grace three, ten on the wall
 
 
 def _overruns(name: str, subject: str) -> Cheat:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.subjects.cheats import CHEATS, DIFFERS, HONEST, NOT_ITS_OWN, Cheat, edited
-from tests.trainer.conftest import STEPS, MakeSpec, everything_dead, miniature, tiny_data
+from tests.subjects.cheats import BUDGET, CHEATS, DIFFERS, HONEST, NOT_ITS_OWN, Cheat, edited
+from tests.trainer.conftest import MakeSpec, everything_dead, miniature, tiny_data
 from tests.trainer.test_trial import Run
 from trainer.jobs import PROFILES, Clock, Kind, Outcome, Profile, TrialSpec, files_digest
 from trainer.places import Places
 from trainer.trial import run_trial
 
 FIRST = {"trial": "e-1-t0-a1", "kind": Kind.FIRST, "score_to_beat": 99.0}
-BUDGET = dataclasses.replace(STEPS, eval_rows=64)
 
 
 @pytest.fixture(scope="session")
