@@ -114,9 +114,7 @@ def tiny_data(folder: Path, val_rows: int = 24) -> Path:
 
 @pytest.fixture
 def places(ground: Path, data: Path, user: User | None) -> Places:
-    folder = Path(
-        tempfile.mkdtemp(dir=ground)
-    )  # short: a unix socket of the candidate's has 107 characters for its path
+    folder = Path(tempfile.mkdtemp(dir=ground))  # short: a unix socket's path has 107 characters at most
     folder.chmod(0o755)
     (folder / "trials").mkdir()
     (folder / "work").mkdir(mode=0o700)
@@ -126,6 +124,7 @@ def places(ground: Path, data: Path, user: User | None) -> Places:
 
 
 MakeSpec = Callable[..., TrialSpec]
+Run = Callable[[TrialSpec], TrialResult]
 
 
 @pytest.fixture
@@ -157,7 +156,7 @@ def miniature(data: Path, subject: str, /, *, trial: str = "e-1-t1-a1", **fields
 
 
 @pytest.fixture
-def run(places: Places) -> Callable[[TrialSpec], TrialResult]:
+def run(places: Places) -> Run:
     """Runs a trial here, with nobody listening."""
     return lambda spec: run_trial(spec, places, lambda progress: None, lambda: False)
 

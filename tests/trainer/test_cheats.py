@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.subjects.cheats import BUDGET, CHEATS, DIFFERS, HONEST, NOT_ITS_OWN, Cheat, edited
-from tests.trainer.conftest import MakeSpec, everything_dead, miniature, tiny_data
-from tests.trainer.test_trial import Run
+from tests.trainer.conftest import MakeSpec, Run, everything_dead, miniature, tiny_data
 from trainer.jobs import PROFILES, Clock, Kind, Outcome, Profile, TrialSpec, files_digest
 from trainer.places import Places
 from trainer.trial import run_trial

@@ -23,15 +23,13 @@ from tests import battery
 from tests.battery import BATTERY, Elsewhere, Report
 from tests.mutations.test_guards_are_tested import copied
 from tests.mutations.test_guards_are_tested import run as run_copied
-from tests.trainer.conftest import CAPS, STEPS, MakeSpec, as_other_user, everything_dead
+from tests.trainer.conftest import CAPS, STEPS, MakeSpec, Run, as_other_user, everything_dead
 from trainer import linux
-from trainer.jobs import Outcome, TrialResult, TrialSpec, profile_named
+from trainer.jobs import Outcome, TrialResult, profile_named
 from trainer.landlock import abi
 from trainer.launch import User, UserRefused
 from trainer.places import Places
 from trainer.trial import run_trial
-
-Run = Callable[[TrialSpec], TrialResult]
 
 TESTS = Path(__file__).parents[1]
 # stdin, two buffers and the weights, the log twice, the wire

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.conftest import CAPS, STEPS, SUBJECTS, MakeSpec, everything_dead
+from tests.trainer.conftest import CAPS, STEPS, SUBJECTS, MakeSpec, Run, everything_dead
 from trainer import watch
-from trainer.jobs import Clock, Outcome, Progress, TrialResult, TrialSpec
+from trainer.jobs import Clock, Outcome, Progress
 from trainer.places import Places
 from trainer.trial import run_trial
-
-Run = Callable[[TrialSpec], TrialResult]
 
 SHORT_SETUP = dataclasses.replace(STEPS, setup_s=3)
 SHORT_SCORING = dataclasses.replace(STEPS, scoring_s=1)

@@ -9,8 +9,7 @@ import dataclasses
 import pytest
 
 from tests.subjects.honest import HONEST_MODELS, Honest
-from tests.trainer.conftest import CAPS, STEPS, MakeSpec
-from tests.trainer.test_trial import Run
+from tests.trainer.conftest import CAPS, STEPS, MakeSpec, Run
 from trainer.jobs import Outcome, files_digest
 
 PATIENT = dataclasses.replace(STEPS, setup_s=120, scoring_s=240)  # a compiler takes its time

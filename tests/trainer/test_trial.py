@@ -6,18 +6,15 @@ import dataclasses
 import math
 import random
 import shutil
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.trainer.conftest import CONTEXT, STEPS, VOCAB, MakeSpec
-from trainer.jobs import Clock, Kind, Outcome, TrialResult, TrialSpec
+from tests.trainer.conftest import CONTEXT, STEPS, VOCAB, MakeSpec, Run
+from trainer.jobs import Clock, Kind, Outcome
 from trainer.places import Places
 from trainer.trial import run_trial
-
-Run = Callable[[TrialSpec], TrialResult]
 
 
 def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Places) -> None:
