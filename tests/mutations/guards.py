@@ -391,20 +391,6 @@ GUARDS = (
         _CAUSALITY + "no_more_is_promised_than_there_are_positions_that_can_be_examined",
     ),
     Guard(
-        "a held night is asked",
-        "researcher/endurance.py",
-        "        desk.serve()\n",
-        "",
-        _BAD_DAYS + "held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume",
-    ),
-    Guard(
-        "a stop is taken where nothing can be written down",
-        "researcher/endurance.py",
-        '        if kind != "stop":\n            raise JournalError',
-        "        if True:\n            raise JournalError",
-        _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
-    ),
-    Guard(
         "small changes that all go one way are a look-ahead",
         "trainer/causality.py",
         "        if self.lean > _LEAST_LEAN:",
@@ -447,21 +433,7 @@ GUARDS = (
         "]",
         "researcher/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
     ),
-    Guard(
-        "sockets of a candidate's workers have a short path",
-        "trainer/launch.py",
-        "_SHARED_MEMORY if is_long and emptied else str(tmp)",
-        "str(tmp)",
-        "trainer/test_confinement.py::"
-        "test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is[same-uid]",
-    ),
-    Guard(
-        "memory in files of a candidate's own /dev/shm counts",
-        "trainer/usage.py",
-        "        files_mib=_own_shared_memory_mib(process.pid for process in tree),\n",
-        "        files_mib=0.0,\n",
-        "trainer/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
-    ),
+    # What people see
     Guard(
         "a view keeps what it read",
         "services/follow.py",
@@ -475,14 +447,6 @@ GUARDS = (
         " or time.monotonic() - self._since_s > RENEW_S",
         "",
         "services/test_follow.py::test_another_journal_in_its_place_is_seen_after_a_while",
-    ),
-    Guard(
-        "what forks share is no memory of each",
-        "trainer/usage.py",
-        "            now_mib = group_memory_mib()\n",
-        "            now_mib = None\n",
-        "trainer/test_worker.py::"
-        "test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them[other-uid]",
     ),
     # Validation
     Guard(
@@ -512,6 +476,13 @@ GUARDS = (
         " and name.id not in taken",
         "",
         "researcher/test_normalform.py::test_two_programs_have_two",
+    ),
+    Guard(
+        "what the incumbent is as large as did not fail for its size",
+        "researcher/memory.py",
+        " and not runs.holds(size)",
+        "",
+        "researcher/test_memory.py::test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size",
     ),
     # What a model wrote, as edits
     Guard(
@@ -640,13 +611,6 @@ GUARDS = (
         "known = seen.intersection(_digests(train))",
         "known: set[bytes] = seen - seen",
         _ADOPTION + "numbers_become_a_data_folder_without_scored_rows_in_the_training_text",
-    ),
-    Guard(
-        "what the incumbent is as large as did not fail for its size",
-        "researcher/memory.py",
-        " and not runs.holds(size)",
-        "",
-        "researcher/test_memory.py::test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size",
     ),
     # Drift
     Guard(
@@ -818,6 +782,20 @@ GUARDS = (
         "max(expected, wall)",
         "wall",
         _BAD_DAYS + "clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it",
+    ),
+    Guard(
+        "a held night is asked",
+        "researcher/endurance.py",
+        "        desk.serve()\n",
+        "",
+        _BAD_DAYS + "held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume",
+    ),
+    Guard(
+        "a stop is taken where nothing can be written down",
+        "researcher/endurance.py",
+        '        if kind != "stop":\n            raise JournalError',
+        "        if True:\n            raise JournalError",
+        _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
     ),
     # People in the subject, and a repository that is lost
     Guard(
@@ -1209,6 +1187,29 @@ GUARDS = (
         "redaction(places.secrets)",
         "redaction()",
         _TRIAL + "secret_of_the_trainer_is_in_nothing_that_is_kept_or_told",
+    ),
+    Guard(
+        "sockets of a candidate's workers have a short path",
+        "trainer/launch.py",
+        "_SHARED_MEMORY if is_long and emptied else str(tmp)",
+        "str(tmp)",
+        "trainer/test_confinement.py::"
+        "test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is[same-uid]",
+    ),
+    Guard(
+        "memory in files of a candidate's own /dev/shm counts",
+        "trainer/usage.py",
+        "        files_mib=_own_shared_memory_mib(process.pid for process in tree),\n",
+        "        files_mib=0.0,\n",
+        "trainer/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
+    ),
+    Guard(
+        "what forks share is no memory of each",
+        "trainer/usage.py",
+        "            now_mib = group_memory_mib()\n",
+        "            now_mib = None\n",
+        "trainer/test_worker.py::"
+        "test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them[other-uid]",
     ),
     # Whom candidates run as
     Guard(
