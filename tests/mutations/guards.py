@@ -547,7 +547,7 @@ GUARDS = (
         "trainer/rows.py",
         "        if found != self.pinned:",
         "        if False:",
-        _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
+        _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night",
     ),
     Guard(
         "a trial gets the stand-in, not the user's prepare.py",
@@ -561,7 +561,7 @@ GUARDS = (
         "services/adopt.py",
         "    if not state.has_begun and _sha256(",
         "    if False and _sha256(",
-        _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
+        _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night",
     ),
     Guard(
         "nobody's home is granted to a user's prepare.py",

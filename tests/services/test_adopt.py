@@ -247,11 +247,19 @@ def test_adopted_repository_is_scored_and_its_script_sees_no_validation_text(
     assert "rows closed: [Errno 13]" in told
     assert "text closed: Tokenizer.encode and decode are not there" in told
     assert "longest_word:     12" in told
-    edited = own.trial(tmp_path / "trials", prepare=FILES["prepare.py"] + "\n")
+
+
+@needs_landlock
+def test_what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night(own: Own, tmp_path: Path) -> None:
+    assert own.init()
+    other = FILES["prepare.py"] + "\n"
+
+    edited = own.trial(tmp_path, prepare=other)
+
     assert edited.outcome is Outcome.UNSCORABLE
     assert "is not the one that gave the data" in edited.reason
     assert edited.exit_code is None
-    own.commit(prepare=FILES["prepare.py"] + "\n")
+    own.commit(prepare=other)
     choices = own.state.choices()
     assert choices is not None
     with pytest.raises(StateError, match="take it anew: overnight init"):
