@@ -112,7 +112,7 @@ def test_whole_file_takes_the_line_ends_of_the_source() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["if a:", "b = 2", "", "(", "# c", "ä"]), min_size=1, max_size=5),
+    st.lists(st.sampled_from(["if a:", "b = 2", "", "(", "# c", "ä"]), max_size=5).filter(any),
     st.sampled_from(["", "  ", "    ", "\t"]),
     st.sampled_from(["", "  ", "    ", "\t"]),
 )
@@ -122,8 +122,7 @@ def test_lines_that_are_put_back_indented_otherwise_leave_every_byte_as_it_was(
     source = "head = 1\r\n" + "".join(f"{more}{less}{line}\r\n" if line else "\r\n" for line in lines) + "tail = 1"
     quoted = "\n".join(less + line if line else "" for line in lines)
 
-    with suppress(EditError):  # what stands there twice
-        assert apply_edits(source, [SearchReplace(quoted, quoted)]) == source
+    assert apply_edits(source, [SearchReplace(quoted, quoted)]) == source
 
 
 @given(
