@@ -71,7 +71,6 @@ HONEST_MODELS = (
     Honest(
         "tied embeddings",
         edited(
-            (_PARTS, _PARTS),
             ("vocab_size, bias=False)\n", "vocab_size, bias=False)\n        self.head.weight = self.wte.weight\n"),
         ),
     ),
