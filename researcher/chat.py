@@ -42,6 +42,10 @@ class ChatClient(Protocol):
     @property
     def answer_tokens(self) -> int: ...
 
+    def look(self) -> object:
+        """Asks nothing, loads nothing, within seconds at most. Raises ModelAway unless the server has the model."""
+        ...
+
     def chat(self, messages: Sequence[Message], tick: Callable[[], None]) -> Answer:
         """Raises ModelAway (ask again later) or ModelFault (this question got no answer).
 

@@ -4,6 +4,7 @@ ResearcherError
 ├── EditError        an edit does not fit the source it names
 ├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
 ├── ModelAway        no LLM can be reached, or it cannot serve this model: try again later
+│   ├── ModelSilent      it took a question and never began to answer
 │   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the card
 │   └── ModelStays       it does not leave the card that a trial needs
 ├── ModelFault       the LLM answered, but not with an answer
@@ -27,6 +28,10 @@ class Rejected(ResearcherError):
 
 class ModelAway(ResearcherError):
     """No LLM can be reached, or it cannot serve this model."""
+
+
+class ModelSilent(ModelAway):
+    """The server took a question and never began to answer."""
 
 
 class ModelDoesNotFit(ModelAway):

@@ -81,6 +81,10 @@ class LlmProposer:
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
 
+    def look(self) -> None:
+        """Raises ModelAway where nobody could be asked, as far as that is seen without asking."""
+        self._client.look()
+
     def leave(self, tick: Tick) -> None:
         """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
         self._client.leave(tick)

@@ -18,12 +18,13 @@ import httpx
 
 from researcher.chat import Answer, Message
 from researcher.endpoint import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
-from researcher.errors import ModelAway, ModelFault
+from researcher.errors import ModelAway, ModelFault, ModelSilent
 from researcher.residence import Residence
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
 
 TICK_S = 0.25
+LOOK_S = 2.0
 LONGEST_ANSWER_BYTES = 8 * 2**20
 
 T = TypeVar("T")
@@ -51,9 +52,8 @@ class OllamaClient:
 
     def look(self) -> ServerFacts:
         """Raises ModelAway, with the next step, unless the server answers and has the model."""
-        limits = httpx.Timeout(self.settings.connect_s)
         try:
-            with httpx.Client(base_url=self.url, timeout=limits, trust_env=False) as client:
+            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False) as client:
                 version = json_of(self.settings, client.get("/api/version"))["version"]
                 models = json_of(self.settings, client.get("/api/tags"))["models"]
                 found = next((model for model in models if same_model(model["name"], self.model)), None)
@@ -98,7 +98,7 @@ class OllamaClient:
                 f"({stream.lines} lines came); allow more time or a shorter answer"
             )
         if stream.lines == 0 and now - stream.started > self.settings.first_s:
-            raise ModelAway(f"{self.url} took the question and sent nothing for {self.settings.first_s:.0f} s")
+            raise ModelSilent(f"{self.url} took the question and sent nothing for {self.settings.first_s:.0f} s")
         if stream.lines and now - stream.heard > self.settings.stall_s:
             raise ModelFault(f"{self.model} stopped in the middle: silent for {self.settings.stall_s:.0f} s")
 

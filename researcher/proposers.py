@@ -1,6 +1,6 @@
 """Whose turn it is, and what they offer: human requests first, then the LLM and the optimiser in turn.
 
-Without an LLM the optimiser proposes alone. One that is away is said once and looked for again every few minutes; the
+Without an LLM the optimiser proposes alone. One that is away is said once and looked for every few seconds; the
 optimiser goes on. A bad answer becomes a typed rejection with its cost, never a trial.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from researcher.absence import LOOKS_SHARE, Absence
 from researcher.decision import is_banned
 from researcher.digest import prompt_context
 from researcher.errors import ModelAway, ModelStays, Rejected
@@ -30,7 +31,6 @@ from trainer.jobs import Outcome, Profile
 logger = logging.getLogger(__name__)
 
 EXCHANGES_FILE = "exchanges.json"
-LOOK_AGAIN_S = 180.0
 REFUSALS_BEFORE_REST = 3
 LONGEST_REST_S = 60.0
 
@@ -62,8 +62,7 @@ class Proposers:
         self._say = say
         self._clock = clock
         self._learned = 0
-        self._away_until = 0.0
-        self._away = False
+        self._absence = Absence(clock, 1.0 if mix is Mix.LLM else LOOKS_SHARE)
         self._refusals = 0
         self._resting_until = 0.0
 
@@ -78,7 +77,7 @@ class Proposers:
             return None
         idea = next((request for request in requests if request.kind == "idea"), None)
         draft = None
-        if self._llm is not None and self._is_llms_turn(journal, idea):
+        if self._llm is not None and self._is_llms_turn(journal, idea) and self._absence.is_over(self._llm.look):
             draft = self._ask_llm(self._llm, journal, incumbent, idea, tick)
         if draft is None and self._mix is not Mix.LLM:
             draft = self._ask_optimizer(journal, incumbent)
@@ -95,7 +94,7 @@ class Proposers:
         except ModelStays:
             raise
         except ModelAway as error:  # who cannot be asked holds no card
-            if not self._away:
+            if self._absence.away is None:
                 self._note_away(error)
 
     def _rest_after(self, draft: Draft) -> None:
@@ -124,8 +123,6 @@ class Proposers:
             (folder / EXCHANGES_FILE).write_text(json.dumps(texts, indent=1), encoding="utf-8")
 
     def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
-        if self._clock() < self._away_until:
-            return False
         last = journal.recent(1)[-1]
         return self._mix is Mix.LLM or idea is not None or last.proposer is not Proposer.LLM
 
@@ -141,7 +138,7 @@ class Proposers:
         except ModelAway as error:
             self._note_away(error)
             return None
-        self._away = False
+        self._absence.ends()
         self._say("")
         if idea is None:
             return draft
@@ -149,10 +146,9 @@ class Proposers:
 
     def _note_away(self, error: ModelAway) -> None:
         """Say it once in the log, and for as long as it lasts to whoever watches."""
-        self._away_until = self._clock() + LOOK_AGAIN_S
-        if not self._away:
-            logger.warning("no LLM: %s. Looked for again every %.0f s", error, LOOK_AGAIN_S)
-        self._away = True
+        if self._absence.away is None:
+            logger.warning("no LLM: %s. It is asked again once it is back", error)
+        self._absence.begins(error)
         self._say(f"none: {error}; the optimiser goes on" if self._mix is Mix.HYBRID else f"none: {error}; waiting")
 
     def _ask_optimizer(self, journal: History, incumbent: str) -> Draft:

@@ -612,6 +612,14 @@ GUARDS = (
         "known: set[bytes] = seen - seen",
         _ADOPTION + "numbers_become_a_data_folder_without_scored_rows_in_the_training_text",
     ),
+    # An LLM that is away
+    Guard(
+        "who was seen to be gone is asked as soon as it is back",
+        "researcher/absence.py",
+        "self.away, self._next_question, self._waited_s = error, 0.0, 0.0",
+        "self.away = error",
+        "researcher/test_absence.py::test_one_that_hung_and_was_started_anew_is_asked_at_once",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

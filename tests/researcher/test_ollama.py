@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from researcher.chat import Message
-from researcher.errors import ModelAway, ModelFault
+from researcher.errors import ModelAway, ModelFault, ModelSilent
 from researcher.ollama import OllamaClient, OllamaSettings, base_url
 from tests.doubles.ollama_replay import exchanges, ollama_replay
 from tests.doubles.ollama_server import Turn, ollama_double
@@ -223,7 +223,7 @@ def test_text_with_odd_line_ends_and_half_characters_survives() -> None:
         (Turn("", "no_done"), {}, ModelFault, "without saying `done`, after 0 lines"),
         (Turn("a b c d", "garbage_line"), {}, ModelFault, "line 3 of the answer is not JSON"),
         (Turn("a", "drop_before_stream"), {}, ModelAway, "is Ollama running there?"),
-        (Turn("a", "hang"), {"first_s": 0.3}, ModelAway, "sent nothing for 0 s"),
+        (Turn("a", "hang"), {"first_s": 0.3}, ModelSilent, "sent nothing for 0 s"),
         (Turn("a b c d", "stall"), {"stall_s": 0.3}, ModelFault, "stopped in the middle"),
         (Turn("a b " * 500, "slow_trickle", 0.02), {"deadline_s": 0.5}, ModelFault, "had not finished after 0 s"),
     ],
