@@ -269,6 +269,7 @@ def _llm(settings: Settings, profile: Profile, say: Callable[[str], None]) -> Ll
                 num_ctx=placement.num_ctx,
                 num_batch=placement.num_batch,
                 num_predict=settings.num_predict,
+                think=settings.think,
                 on_gpu=profile.device == "cuda",
                 resident=placement.resident,
                 reserve_mib=placement.reserve_mib,

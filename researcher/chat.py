@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer. `done_reason` is `length` where it was cut at its own limit or at the end of the context."""
+    """A complete answer. `done_reason` is `length` where it was cut at its own limit or at the end of the context.
+
+    `prompt_tokens` are those of the whole prompt where `counts_cached`, else perhaps without those read before.
+    """
 
     text: str
     thoughts: str
@@ -25,6 +28,7 @@ class Answer:
     prompt_tokens: int | None
     answer_tokens: int | None
     seconds: float
+    counts_cached: bool = True
 
 
 class ChatClient(Protocol):
@@ -46,9 +50,17 @@ class ChatClient(Protocol):
         """Asks nothing, loads nothing, within seconds at most. Raises ModelAway unless the server has the model."""
         ...
 
-    def chat(self, messages: Sequence[Message], tick: Callable[[], None]) -> Answer:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tick: Callable[[], None],
+        *,
+        answer_tokens: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answer:
         """Raises ModelAway (ask again later) or ModelFault (this question got no answer).
 
+        `answer_tokens`: another longest answer for this question; `schema`: a JSON schema that the answer keeps to.
         `tick` is called at least twice a second while the answer comes, and may raise to give up.
         """
         ...

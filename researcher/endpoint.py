@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from researcher.errors import ModelAway, ModelFault
+from researcher.thinking import Think
 
 DEFAULT_PORT = 11434
 ALL_LAYERS = 999
@@ -36,6 +37,7 @@ class OllamaSettings:
     num_predict: int = 4096
     temperature: float = 0.7
     on_gpu: bool = False
+    think: Think = Think.OFF
     resident: bool = True
     reserve_mib: int | None = None
     connect_s: float = 5.0
@@ -104,7 +106,10 @@ def refusal(settings: OllamaSettings, response: httpx.Response) -> ModelAway | M
 
 def missing(settings: OllamaSettings) -> ModelAway:
     """The server does not have the model."""
-    return ModelAway(f"{settings.url} does not have the model {settings.model}; run: ollama pull {settings.model}")
+    return ModelAway(
+        f"{settings.url} does not have the model {settings.model}; run: overnight pull {settings.model} "
+        "(in containers: scripts/up)"
+    )
 
 
 def away(settings: OllamaSettings, error: httpx.HTTPError) -> ModelAway:

@@ -6,8 +6,11 @@ ResearcherError
 ├── ModelAway        no LLM can be reached, or it cannot serve this model: try again later
 │   ├── ModelSilent      it took a question and never began to answer
 │   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the card
-│   └── ModelStays       it does not leave the card that a trial needs
+│   ├── ModelStays       it does not leave the card that a trial needs
+│   └── CapReached       what its answer may cost does not fit into what is left to spend
 ├── ModelFault       the LLM answered, but not with an answer
+│   ├── ThoughtsAteTheAnswer  it thought, and nothing came of it
+│   └── PromptWasCut     its server counted fewer words than it was sent
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
 │   └── SubjectDamaged   it cannot be read or written any more
 └── JournalError     the journal is locked, newer than this code, or damaged
@@ -42,8 +45,20 @@ class ModelStays(ModelAway):
     """The model does not leave the card that a trial needs."""
 
 
+class CapReached(ModelAway):
+    """The most that an answer can cost does not fit into what is left of the cap."""
+
+
 class ModelFault(ResearcherError):
     """The LLM answered, but not with an answer: cut off, an error line, an empty text."""
+
+
+class ThoughtsAteTheAnswer(ModelFault):
+    """The LLM thought until its room was used up, or stopped after that."""
+
+
+class PromptWasCut(ModelFault):
+    """The server counted fewer tokens than the question has words: the LLM has not read all of it."""
 
 
 class SubjectError(ResearcherError):

@@ -1,22 +1,35 @@
 """The LLM as a proposer: one question, one answer, at most one repair turn with the real error of that answer.
 
-Every answer becomes a Draft, a bad one too, with its cost and the texts that went back and forth. Only when nothing
-can be asked at all is it an error (ModelAway).
+Where thoughts took all of the answer's room, the question is asked once more with twice of it, kept for the run. Every
+answer becomes a Draft, a bad one too, with its cost and the texts that went back and forth. Only when nothing can be
+asked at all is it an error (ModelAway).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from researcher.chat import Answer, ChatClient, Message
 from researcher.edits import apply_edits
-from researcher.errors import EditError, ModelAway, ModelFault, Rejected
-from researcher.prompt import PromptContext, Prompts, prompt_tokens
-from researcher.proposal import Attempt, LlmCost, Proposal, Proposer, Stage, lanes_of
-from researcher.replies import lanes_meant, read_reply, without_thoughts
+from researcher.errors import (
+    EditError,
+    ModelAway,
+    ModelFault,
+    PromptWasCut,
+    Rejected,
+    ResearcherError,
+    ThoughtsAteTheAnswer,
+)
+from researcher.moves import schema_of
+from researcher.prompt import PromptContext, Prompts
+from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
+from researcher.replies import lanes_meant, read_reply
+from researcher.thoughts import with_thoughts, without_thoughts
+from researcher.window import Window
 
 __all__ = ["Draft", "Exchange", "LlmProposer", "PromptContext"]
 
@@ -51,33 +64,32 @@ class LlmProposer:
     def __init__(self, client: ChatClient, prompts: Path | None = None) -> None:
         self._client = client
         self._prompts = Prompts.read(prompts)
-        self._undercount = 1.0
+        self._window = Window(client.context_tokens, client.answer_tokens)
 
     @property
     def model(self) -> str:
         """The model's name."""
         return self._client.model
 
-    @property
-    def _room(self) -> int:
-        """Estimated tokens that a question may have, corrected by how many more the server was seen to count."""
-        return int((self._client.context_tokens - self._client.answer_tokens) / self._undercount)
-
     def propose(self, context: PromptContext, tick: Tick, check: Check) -> Draft:
         """A proposal that `check` lets pass (it raises Rejected otherwise), or what became of the attempt.
 
         Raises ModelAway when nothing can be asked now: no server, no model, or a train.py that does not fit.
         """
+        asking = _Asking(context, tick, check)
         try:
-            question = self._prompts.messages(context, self._room)
+            question = self._question(context)
         except ModelFault as error:
             raise ModelAway(str(error)) from error
-        turns = [self._turn(question, context, tick, check)]
-        if turns[0].fault is not None and turns[0].said:
-            turns.append(self._repaired(turns[0], context, tick, check))
+        turns = [self._turn(question, asking)]
+        if isinstance(turns[0].fault, ThoughtsAteTheAnswer) and self._window.widen():
+            turns.append(self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking)))
+        if turns[-1].is_repairable:
+            turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
+        fault = turns[-1].fault
         return Draft(
             proposal=replace(turns[-1].proposal, cost=self._cost(turns), attempts=_attempts(turns)),
-            rejected=turns[-1].fault,
+            rejected=None if fault is None else str(fault),
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
 
@@ -89,31 +101,48 @@ class LlmProposer:
         """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
         self._client.leave(tick)
 
-    def _turn(self, messages: Sequence[Message], context: PromptContext, tick: Tick, check: Check) -> _Turn:
+    def _question(self, context: PromptContext) -> Sequence[Message]:
+        return self._window.question(lambda room: self._prompts.messages(context, room))
+
+    def _turn(self, messages: Sequence[Message], asking: _Asking, schema: Mapping[str, Any] | None = None) -> _Turn:
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
         started = time.monotonic()
         try:
-            answer = self._client.chat(messages, tick)
+            answer_tokens = self._window.answer_tokens(messages)
+            answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
         except ModelFault as error:
-            return _Turn(_UNREAD, str(error), Exchange(prompt, "", str(error)), None, time.monotonic() - started)
-        if answer.prompt_tokens is not None:
-            self._undercount = max(self._undercount, answer.prompt_tokens / prompt_tokens(messages))
+            return _Turn(_UNREAD, error, Exchange(prompt, "", str(error)), None, time.monotonic() - started)
         cut = answer.done_reason == "length"
-        proposal, fault = judged(answer.text, context.source, check, cut=cut)
-        reply = f"<think>{answer.thoughts}</think>\n{answer.text}" if answer.thoughts else answer.text
-        return _Turn(proposal, fault, Exchange(prompt, reply, fault, cut), answer, answer.seconds)
-
-    def _repaired(self, failed: _Turn, context: PromptContext, tick: Tick, check: Check) -> _Turn:
-        """One more turn; where none can be had, the failed one's fault says so."""
-        assert failed.fault is not None
+        reply = with_thoughts(answer.thoughts, answer.text)
         try:
-            messages = self._prompts.repair(context, self._room, failed.said, failed.fault)
-            turn = self._turn(messages, context, tick, check)
+            self._window.learn(messages, answer)
+        except PromptWasCut as error:
+            return _Turn(_UNREAD, error, Exchange(prompt, reply, str(error), cut), answer, answer.seconds)
+        proposal, fault = judged(reply, asking.context.source, asking.check, cut=cut)
+        exchange = Exchange(prompt, reply, None if fault is None else str(fault), cut)
+        return _Turn(proposal, fault, exchange, answer, answer.seconds)
+
+    def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
+        """A turn with the failed one's fault; a model that showed no edit is held to a form that it cannot miss."""
+        schema = schema_of(asking.context.source) if failed.shows_no_edit and asking.may_be_a_move else None
+        form: Literal["move", "repair"] = "repair" if schema is None else "move"
+        said, fault = failed.said, str(failed.fault)
+        messages = self._window.question(
+            lambda room: self._prompts.repair(asking.context, room, said, fault, form),
+        )
+        return self._turn(messages, asking, schema)
+
+    @staticmethod
+    def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
+        """One more turn; where none can be had, the failed one's fault says so."""
+        try:
+            turn = ask()
         except (ModelAway, ModelFault) as error:
-            turn = _Turn(_UNREAD, str(error), None, None, 0.0)
+            turn = _Turn(_UNREAD, error, None, None, 0.0)
         if turn.answer is not None:
             return turn
-        return replace(turn, proposal=failed.proposal, fault=f"{failed.fault}; it could not be repaired: {turn.fault}")
+        fault = ModelFault(f"{failed.fault}; it could not be {how}: {turn.fault}")
+        return replace(turn, proposal=failed.proposal, fault=fault)
 
     def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
         answers = [turn.answer for turn in turns if turn.answer is not None]
@@ -128,11 +157,25 @@ class LlmProposer:
 
 
 @dataclass(frozen=True)
+class _Asking:
+    """What one proposal is asked for with."""
+
+    context: PromptContext
+    tick: Tick
+    check: Check
+
+    @property
+    def may_be_a_move(self) -> bool:
+        """A person's idea is seldom a change of knobs."""
+        return Lane.SET in self.context.lanes and self.context.idea is None
+
+
+@dataclass(frozen=True)
 class _Turn:
     """One call and what became of it; `exchange` is None for a call that was never made."""
 
     proposal: Proposal
-    fault: str | None
+    fault: ResearcherError | None
     exchange: Exchange | None
     answer: Answer | None
     seconds: float
@@ -142,28 +185,41 @@ class _Turn:
         """The answer without its thoughts."""
         return without_thoughts(self.answer.text).strip() if self.answer else ""
 
+    @property
+    def is_repairable(self) -> bool:
+        """It said something of the question that it was asked."""
+        return isinstance(self.fault, (Rejected, EditError)) and self.said != ""
 
-def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal, str | None]:
+    @property
+    def shows_no_edit(self) -> bool:
+        """Neither an edit nor the beginning of one but a knob's."""
+        (attempt,) = self.proposal.attempts
+        return attempt.failed is Stage.PARSE and attempt.lanes in ((), (Lane.SET,))
+
+
+def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal, ResearcherError | None]:
     """The proposal in an answer about `source`, with this one attempt, and why it cannot be used, if so."""
     unread = replace(_UNREAD, attempts=(Attempt(lanes_meant(text), Stage.PARSE),))
-    if cut:
-        # What is left of a cut answer can parse and still be half an idea.
-        return unread, "the answer was cut off at its longest allowed length; write only the lines that change"
     try:
-        reply = read_reply(text)
+        reply = None if cut and without_thoughts(text).strip() else read_reply(text)
     except (Rejected, ModelFault) as error:
-        return unread, str(error)
+        return unread, error
+    if reply is None:
+        # What is left of a cut answer can parse and still be half an idea.
+        return unread, Rejected(
+            "the answer was cut off at its longest allowed length; write only the lines that change"
+        )
     lanes = lanes_of(reply.edits)
     proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
     stage: Stage | None = Stage.APPLY
-    fault = None
+    fault: ResearcherError | None = None
     try:
         apply_edits(source, reply.edits)
         stage = Stage.VALIDATE
         check(proposal)
         stage = None
     except (EditError, Rejected) as error:
-        fault = str(error)
+        fault = error
     return replace(proposal, attempts=(Attempt(lanes, stage),)), fault
 
 

@@ -1,7 +1,7 @@
 """Ollama's native API: is the server there with the model, and one streamed answer with deadlines of our own.
 
-`think: false` is safe: models without thinking accept it. ModelAway means ask again later; ModelFault means that this
-question got no answer. No question is asked twice here; before each the model is seen to be in memory as asked.
+ModelAway means ask again later; ModelFault means that this question got no answer. No question is asked twice here;
+before each the model is seen to be in memory as asked, before the first whether it thinks.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import httpx
@@ -20,8 +21,11 @@ from researcher.chat import Answer, Message
 from researcher.endpoint import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
 from researcher.errors import ModelAway, ModelFault, ModelSilent
 from researcher.residence import Residence
+from researcher.thinking import Known, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
+
+logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 LOOK_S = 2.0
@@ -45,6 +49,7 @@ class OllamaClient:
     def __init__(self, settings: OllamaSettings) -> None:
         self.settings = settings
         self._residence = Residence(settings)
+        self._known: Known | None = None
         self.url = settings.url
         self.model = settings.model
         self.context_tokens = settings.num_ctx
@@ -65,13 +70,21 @@ class OllamaClient:
             raise missing(self.settings)
         return ServerFacts(str(version), str(found["name"]), found.get("digest"))
 
-    def chat(self, messages: Sequence[Message], tick: Callable[[], None]) -> Answer:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tick: Callable[[], None],
+        *,
+        answer_tokens: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answer:
         """One answer, streamed; `tick` is called every quarter of a second meanwhile, and may raise to give up.
 
         The model is loaded first where it is not. Raises ModelDoesNotFit where it cannot be as asked.
         """
         stream = _Stream(time.monotonic())
-        return asyncio.run(self._watch(self._ask(messages, stream), stream, tick))
+        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        return asyncio.run(self._watch(self._ask(question, stream), stream, tick))
 
     def leave(self, tick: Callable[[], None]) -> None:
         """Before a trial: returns once the card is free of a model that does not stay there. Raises ModelStays."""
@@ -113,18 +126,33 @@ class OllamaClient:
         except httpx.HTTPError as error:
             raise away(self.settings, error) from error
 
-    async def _ask(self, messages: Sequence[Message], stream: _Stream) -> Answer:
+    async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
         try:
             async with self._connection() as client:
+                known = self._known = self._known or await self._learn(client)
                 await self._residence.enter(client)
-                return await self._read(client, messages, stream)
+                answer = await self._read(client, question | {"think": known.think(self.settings.think)}, stream)
+                return replace(answer, counts_cached=known.counts_cached)
         except httpx.HTTPError as error:
             if stream.lines:
                 raise ModelFault(f"{self.url} broke off in the middle of an answer: {error or repr(error)}") from error
             raise away(self.settings, error) from error
 
-    async def _read(self, client: httpx.AsyncClient, messages: Sequence[Message], stream: _Stream) -> Answer:
-        async with client.stream("POST", "/api/chat", json=self._question(messages)) as response:
+    async def _learn(self, client: httpx.AsyncClient) -> Known:
+        shown = await client.post("/api/show", json={"model": self.model})
+        if shown.status_code != httpx.codes.OK:
+            raise refusal(self.settings, shown)
+        version = json_of(self.settings, await client.get("/api/version"))
+        try:
+            known = Known.of(json_of(self.settings, shown), str(version["version"]))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise stranger(self.settings, error) from error
+        if known.thinks is False and self.settings.think is not Think.OFF:
+            logger.warning("%s cannot think; THINK=%s asks it in vain", self.model, self.settings.think)
+        return known
+
+    async def _read(self, client: httpx.AsyncClient, question: dict[str, Any], stream: _Stream) -> Answer:
+        async with client.stream("POST", "/api/chat", json=question) as response:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise refusal(self.settings, response)
@@ -133,13 +161,17 @@ class OllamaClient:
                     return stream.answer()
         raise ModelFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
 
-    def _question(self, messages: Sequence[Message]) -> dict[str, Any]:
-        return self.settings.call | {
+    def _question(
+        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        call = self.settings.call
+        question = call | {
+            "options": call["options"] | {"num_predict": answer_tokens},  # another one does not load the model anew
             "messages": [{"role": message.role, "content": _unicode(message.content)} for message in messages],
             "stream": True,
-            "think": False,
             "keep_alive": self.settings.keep_alive,
         }
+        return question if schema is None else question | {"format": schema}
 
 
 @dataclass

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from researcher.chat import Message
 from researcher.errors import ModelFault, ResearcherError
@@ -29,6 +30,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "next": (),
     "idea": ("idea",),
     "repair": ("reason",),
+    "move": ("reason",),
     **dict.fromkeys(Lane, ()),
 }
 
@@ -82,12 +84,22 @@ class Prompts:
             _listed(rejections, len(context.rejections) - len(rejections)),
         )
 
-    def repair(self, context: PromptContext, room: int, reply: str, reason: str) -> tuple[Message, ...]:
-        """The question again, the answer that failed, and why; raises ModelFault if that does not fit."""
+    def repair(
+        self,
+        context: PromptContext,
+        room: int,
+        reply: str,
+        reason: str,
+        form: Literal["repair", "move"] = "repair",
+    ) -> tuple[Message, ...]:
+        """The question again, the answer that failed, and why; raises ModelFault if that does not fit.
+
+        `form` names the file that says how to answer now.
+        """
         quoted = reply if len(reply) <= QUOTED_CHARACTERS else reply[:QUOTED_CHARACTERS] + "\n[...]"
         turn = (
             Message("assistant", quoted),
-            Message("user", _fill(self.texts["repair"], {"reason": reason})),
+            Message("user", _fill(self.texts[form], {"reason": reason})),
         )
         return (*self.messages(context, room - prompt_tokens(turn)), *turn)
 

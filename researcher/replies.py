@@ -13,9 +13,9 @@ carried out in the order they stand, each on what the one before it left:
     =======
     >>>>>>> REPLACE
 
-Neighbouring SET lines count at once. Where none of the three stands, fences count: each that is one definition
-replaces the only one of its name; else the longest is the whole train.py. Thoughts are taken out before anything else
-is read, so that an edit weighed there is never applied.
+Neighbouring SET lines count at once. Where none of the three stands, a change of knobs as JSON counts, then fences:
+each that is one definition replaces the only one of its name; else the longest is the whole train.py. Thoughts are
+taken out before anything else is read, so that an edit weighed there is never applied.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import unicodedata
 from dataclasses import dataclass
 
 from researcher.definitions import defined_name
-from researcher.errors import EditError, ModelFault, Rejected
+from researcher.errors import EditError, ModelFault, Rejected, ThoughtsAteTheAnswer
 from researcher.knobs import read_literal
+from researcher.moves import is_move, read_move
 from researcher.proposal import Edit, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.source import LINE_END
+from researcher.thoughts import without_thoughts
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
 
-_THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
@@ -41,6 +42,7 @@ _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
 _FENCE = re.compile(r"\s{0,3}(`{3,}+|~{3,}+)[^`]*+")
 _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
+_HEADINGS = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
 _LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
 
 
@@ -56,38 +58,29 @@ class Reply:
 def read_reply(text: str) -> Reply:
     """Raises ModelFault if there is no answer at all, Rejected (written for the model) if it is not of the form."""
     answer = without_thoughts(text).strip()
+    if not answer and text.strip():
+        raise ThoughtsAteTheAnswer("the answer is empty but for its thoughts")
     if not answer:
-        raise ModelFault("the answer is empty" + (" but for its thoughts" if text.strip() else ""))
+        raise ModelFault("the answer is empty")
     lines = LINE_END.sub("\n", answer).split("\n")
+    if not _headed(lines) and is_move(answer):
+        move = read_move(answer)
+        return Reply(*_words(move.title, move.hypothesis), (SetKnobs(move.knobs),))
     edits, fences, prose = _read(lines)
     if not edits:
         edits = _unheaded(fences)
-    title, hypothesis = _labels(prose)
-    return Reply(title, hypothesis, tuple(edits))
+    return Reply(*_labels(prose), tuple(edits))
 
 
 def lanes_meant(text: str) -> tuple[Lane, ...]:
     """The lanes that an answer shows, whether it can be read or not."""
-    lines = LINE_END.sub("\n", without_thoughts(text)).split("\n")
-    headed = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
-    found = [lane for lane, forms in headed.items() if any(form.fullmatch(line) for form in forms for line in lines)]
-    return tuple(found) or ((Lane.FILE,) if any(map(_FENCE.fullmatch, lines)) else ())
-
-
-def without_thoughts(text: str) -> str:
-    """`text` without its <think> parts; one that never ends takes the rest, one that never began all before it."""
-    kept, depth, position = [], 0, 0
-    for tag in _THOUGHT.finditer(text):
-        if depth == 0:
-            kept.append(text[position : tag.start()])
-        if not tag.group(1):
-            depth += 1
-        elif depth:
-            depth -= 1
-        else:
-            kept.clear()
-        position = tag.end()
-    return "".join(kept) + (text[position:] if depth == 0 else "")
+    answer = without_thoughts(text)
+    lines = LINE_END.sub("\n", answer).split("\n")
+    if headed := _headed(lines):
+        return headed
+    if is_move(answer):
+        return (Lane.SET,)
+    return (Lane.FILE,) if any(map(_FENCE.fullmatch, lines)) else ()
 
 
 def one_line(text: str, limit: int) -> str:
@@ -95,6 +88,13 @@ def one_line(text: str, limit: int) -> str:
     visible = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
     words = " ".join(visible.split())
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
+
+
+def _headed(lines: list[str]) -> tuple[Lane, ...]:
+    """The lanes whose edits say what they are."""
+    return tuple(
+        lane for lane, forms in _HEADINGS.items() if any(form.fullmatch(line) for form in forms for line in lines)
+    )
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,11 @@ def _labels(prose: list[str]) -> tuple[str, str]:
         label = _LABEL.fullmatch(line)
         if label:
             found.setdefault(label.group(1).upper(), label.group(2).strip(" \t*_`"))
-    hypothesis = one_line(found.get("HYPOTHESIS", ""), HYPOTHESIS_CHARACTERS)
+    return _words(found.get("TITLE", ""), found.get("HYPOTHESIS", ""))
+
+
+def _words(title: str, why: str) -> tuple[str, str]:
+    hypothesis = one_line(why, HYPOTHESIS_CHARACTERS)
     if not hypothesis:
         raise Rejected("the answer has no line 'HYPOTHESIS: why this should help'; begin with TITLE: and HYPOTHESIS:")
-    return one_line(found.get("TITLE", ""), TITLE_CHARACTERS) or one_line(hypothesis, TITLE_CHARACTERS), hypothesis
+    return one_line(title, TITLE_CHARACTERS) or one_line(hypothesis, TITLE_CHARACTERS), hypothesis

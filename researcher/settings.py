@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from researcher.decision import CLAIM_HOURS, Rule
 from researcher.endpoint import base_url
 from researcher.placement import Placement, placement_for
+from researcher.thinking import Think
 from trainer.jobs import Profile, profile_named
 
 
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     num_ctx: int | None = Field(default=None, ge=2048)
     llm_reserve_mib: int | None = Field(default=None, gt=0)
     num_predict: int = Field(default=4096, ge=256)
+    think: Think = Think.OFF
     llm_deadline_s: float = Field(default=600, gt=0)
 
     @field_validator("ollama_host")

@@ -26,6 +26,11 @@ def exchanges(case: str) -> list[dict[str, Any]]:
     return list(recording["exchanges"])
 
 
+def known() -> list[dict[str, Any]]:
+    """What is asked of a server before its first question: what the model can do, and the version."""
+    return exchanges("show")[:1] + exchanges("version")[:1]
+
+
 class OllamaReplay(ThreadingHTTPServer):
     """Answers from `recorded`; a path that has no exchange left gets 501."""
 

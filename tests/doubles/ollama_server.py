@@ -47,12 +47,18 @@ Fault = Literal[
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer. `length` says that it was cut at num_predict; `latency_s` passes before its first token."""
+    """One answer. `length` says that it was cut at num_predict; `latency_s` passes before its first token.
+
+    With `thoughts` before it, it is really cut at num_predict, which counts those too; `counts` is what the server says
+    of the prompt instead of its own estimate.
+    """
 
     text: str = ""
     fault: Fault | None = None
     latency_s: float = 0.0
     length: bool = False
+    thoughts: str = ""
+    counts: int | None = None
     nudge: str | None = None
     by: float = 1.1
 
@@ -77,6 +83,10 @@ class OllamaDouble(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+
+    capabilities: tuple[str, ...] = ("completion",)
+    family = "llama"
+    version = VERSION
 
     def __init__(self, script: Script, *, model: str = "small:latest", port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
@@ -157,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/":
                 self._send(200, b"Ollama is running", "text/plain; charset=utf-8")
             case "/api/version":
-                self._send_json(200, {"version": VERSION})
+                self._send_json(200, {"version": self.server.version})
             case "/api/tags":
                 self._send_json(200, {"models": [listed_model(self.server.model)]})
             case "/api/ps":
@@ -203,12 +213,15 @@ class _Handler(BaseHTTPRequestHandler):
         if full_name(body.get("model", "")) != full_name(self.server.model):
             self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
             return
-        model = listed_model(self.server.model)
+        model = listed_model(self.server.model, self.server.capabilities, self.server.family)
         shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
         shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
         self._send_json(200, shown | {key: model[key] for key in ("details", "capabilities", "modified_at")})
 
     def _chat(self, body: dict[str, Any]) -> None:
+        if body.get("think") not in (None, False) and "thinking" not in self.server.capabilities:
+            self._send_json(400, {"error": f'"{body["model"]}" does not support thinking'})
+            return
         turn = self.server.next_turn(body)
         asked = sum(len(message["content"]) for message in body.get("messages", [])) // CHARACTERS_PER_TOKEN
         room = int(body.get("options", {}).get("num_ctx", DEFAULT_NUM_CTX))
@@ -225,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif (fault := self._load_if_needed(room, body)) is not None:
             self._send_json(500, {"error": fault})
         else:
-            self._stream(body["model"], _spoken(turn, body), asked)
+            self._stream(body, _spoken(turn, body), asked if turn.counts is None else turn.counts)
             if body.get("keep_alive") == 0:
                 self.server.unload()
 
@@ -233,7 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_held = self.server.held is not None and self.server.held.context == room
         return None if is_held else self.server.load(body.get("options", {}))
 
-    def _stream(self, model: str, turn: Turn, asked: int) -> None:
+    def _stream(self, body: dict[str, Any], turn: Turn, asked: int) -> None:
+        model = body["model"]
         started = time.monotonic_ns()
         if turn.fault == "hang" or self._pause(turn.latency_s):
             self._wait_for_the_end()
@@ -242,17 +256,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        pieces = re.findall(r"\s*\S+|\s+$", turn.text)
+        field = "thinking" if turn.fault == "thoughts_only" else "content"
+        pieces = [*_pieces("thinking", turn.thoughts), *_pieces(field, turn.text)]
+        longest = int(body.get("options", {}).get("num_predict", len(pieces))) if turn.thoughts else len(pieces)
+        is_cut = turn.length or len(pieces) > longest
         breaks_off = turn.fault in ("stall", "drop_mid_stream", "error_line", "garbage_line")
-        for piece in pieces[: len(pieces) // 2] if breaks_off else pieces:
-            self._chunk(line(model, **{"thinking" if turn.fault == "thoughts_only" else "content": piece}))
+        for name, piece in pieces[: len(pieces) // 2 if breaks_off else longest]:
+            self._chunk(line(model, **{name: piece}))
             if turn.fault == "slow_trickle" and self._pause(turn.latency_s):
                 return
         if self._broke_off(turn):
             return
         if turn.fault != "no_done":
             self._chunk(
-                last_line(model, time.monotonic_ns() - started, asked, len(pieces), "length" if turn.length else "stop")
+                last_line(model, time.monotonic_ns() - started, asked, len(pieces), "length" if is_cut else "stop")
             )
         self.wfile.write(b"0\r\n\r\n")
 
@@ -307,6 +324,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *values: Any) -> None:
         """Tests want no access log."""
+
+
+def _pieces(name: str, text: str) -> list[tuple[str, str]]:
+    """The tokens of a text, with the field that each goes into."""
+    return [(name, piece) for piece in re.findall(r"\s*\S+|\s+$", text)]
 
 
 def _spoken(turn: Turn, body: dict[str, Any]) -> Turn:

@@ -13,7 +13,7 @@ import pytest
 from researcher.chat import Message
 from researcher.errors import ModelAway, ModelFault, ModelSilent
 from researcher.ollama import OllamaClient, OllamaSettings, base_url
-from tests.doubles.ollama_replay import exchanges, ollama_replay
+from tests.doubles.ollama_replay import exchanges, known, ollama_replay
 from tests.doubles.ollama_server import Turn, ollama_double
 
 QUESTION = [Message("system", "You are brief."), Message("user", "Name one primary colour.")]
@@ -48,7 +48,7 @@ def recorded(case: str, *numbers: int) -> list[dict[str, Any]]:
 def real_or_double(kind: str, case: list[dict[str, Any]], turn: Turn) -> Iterator[str]:
     """The address of a server that answers /api/chat as recorded, or of the double."""
     if kind == "recording":
-        with ollama_replay(case, path="/api/chat", beside=in_memory()) as replay:
+        with ollama_replay(case, path="/api/chat", beside=in_memory() + known()) as replay:
             yield replay.url
     else:
         with ollama_double([turn], model=MODEL) as double:
@@ -144,7 +144,7 @@ def test_thoughts_are_no_answer(kind: str) -> None:
             ("unknown-model", 1),
             Turn(fault="model_missing"),
             ModelAway,
-            "does not have the model smollm2; run: ollama pu",
+            "does not have the model smollm2; run: overnight",
         ),
         (("queue-full", 2), Turn(fault="busy"), ModelAway, "503: server busy, please try again"),
         (("runner-dies-non-stream", 0), Turn(fault="server_error"), ModelFault, "refused the question (500): "),
@@ -181,7 +181,7 @@ def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: s
     ],
 )
 def test_every_other_recorded_status_is_typed(case: str, number: int, error: type[Exception], says: str) -> None:
-    replay = ollama_replay(recorded(case, number), path="/api/chat", beside=in_memory())
+    replay = ollama_replay(recorded(case, number), path="/api/chat", beside=in_memory() + known())
     with replay as server, pytest.raises(error) as fault:
         client_of(server.url).chat(QUESTION, nothing)
 
@@ -280,7 +280,7 @@ def test_look_finds_the_model_by_any_of_its_names(kind: str) -> None:
 def test_look_says_how_to_get_a_missing_model(kind: str) -> None:
     case = recorded("version", 0) + recorded("tags")
     server = ollama_replay(case) if kind == "recording" else ollama_double([""], model=MODEL)
-    with server as listening, pytest.raises(ModelAway, match="ollama pull qwen3:8b"):
+    with server as listening, pytest.raises(ModelAway, match="overnight pull qwen3:8b"):
         client_of(listening.url, model="qwen3:8b").look()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from researcher.edits import apply_edits
 from researcher.errors import EditError, ModelFault, Rejected
 from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
-from researcher.replies import HYPOTHESIS_CHARACTERS, Reply, one_line, read_reply, without_thoughts
+from researcher.replies import HYPOTHESIS_CHARACTERS, Reply, one_line, read_reply
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
@@ -202,10 +202,3 @@ def test_no_answer_raises_anything_but_the_two_refusals(lines: list[str], end: s
         assert reply.edits
         assert reply.title.isprintable()
         assert 0 < len(reply.hypothesis) <= HYPOTHESIS_CHARACTERS
-
-
-@given(
-    st.text(alphabet="ab\n", max_size=10), st.text(alphabet="ab\n", max_size=10), st.text(alphabet="ab\n", max_size=10)
-)
-def test_nothing_between_the_tags_is_left(before: str, thought: str, after: str) -> None:
-    assert without_thoughts(f"{before}<think>{thought}</think>{after}") == before + after

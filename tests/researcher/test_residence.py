@@ -22,7 +22,7 @@ from tests.doubles.ollama_faults import (
     SpillingServer,
     StickyServer,
 )
-from tests.doubles.ollama_replay import exchanges, ollama_replay
+from tests.doubles.ollama_replay import exchanges, known, ollama_replay
 from tests.doubles.ollama_server import OllamaDouble, ollama_double
 
 QUESTION = [Message("user", "Name one primary colour.")]
@@ -103,7 +103,8 @@ def test_a_context_longer_than_the_model_was_trained_on_is_not_given(kind: str) 
     if kind == "recording":
         empty = exchanges("unload-keep-alive-0")
         server: Any = ollama_replay(
-            [*empty[1:2], *load, *listing, *listing, *empty[:2], *load, *listing, *listing, *empty]
+            [*empty[1:2], *load, *listing, *listing, *empty[:2], *load, *listing, *listing, *empty],
+            beside=known(),
         )
     else:
         server = ollama_double(["x"], model=MODEL, kind=TrainedOn8192)
@@ -272,5 +273,5 @@ def test_a_listing_that_is_not_ollamas_is_nobodys(listing: str) -> None:
     empty["response"]["body"] = listing
     empty["response"]["headers"] = [["Content-Type", "application/json"], ["Content-Length", str(len(listing))]]
 
-    with ollama_replay([empty]) as server, pytest.raises(ModelAway, match="not like Ollama"):
+    with ollama_replay([empty], beside=known()) as server, pytest.raises(ModelAway, match="not like Ollama"):
         OllamaClient(replace(RESIDENT, host=server.url)).chat(QUESTION, nothing)
