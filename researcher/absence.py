@@ -25,7 +25,7 @@ class Wait:
 
 
 GROWTH = 4.0
-WAITS: dict[type[ModelAway], Wait] = {
+WAITS: dict[type[ModelAway], Wait] = {  # the first that fits
     ModelDoesNotFit: Wait(180, 180),  # a try loads the model
     ModelStays: Wait(180, 180),
     ModelSilent: Wait(LOOK_AGAIN_S, 1800),  # a try takes as long as the silence that is allowed
@@ -64,7 +64,7 @@ class Absence:
 
     def begins(self, error: ModelAway) -> None:
         """A question found it away, or found it so again."""
-        wait = WAITS[type(error)]
+        wait = next(wait for kind, wait in WAITS.items() if isinstance(error, kind))
         self._waited_s = min(max(wait.first_s, self._waited_s * GROWTH), wait.longest_s)
         self.away = error
         self._next_look = self._clock() + LOOK_AGAIN_S

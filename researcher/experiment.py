@@ -189,6 +189,32 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
+class PaidCall:
+    """A question to the stronger model, and `why` it was asked after the experiment `after` (an id).
+
+    `worst` is the most that it can cost, written down before it is asked; `money` what it did cost, None where nobody
+    knows. `cap` is what the run might spend in all at that time. `fault` says why there is no answer.
+    """
+
+    id: int
+    after: int
+    why: str
+    endpoint: str
+    model: str
+    cap: float
+    worst: float
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    money: float | None
+    fault: str | None
+
+    @property
+    def counted(self) -> float:
+        """What it counts in the sum."""
+        return self.worst if self.money is None else self.money
+
+
+@dataclass(frozen=True)
 class Request:
     """Something a person asked for: an idea, a file, a control."""
 

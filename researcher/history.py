@@ -16,9 +16,28 @@ from typing import Any, Self, TypeVar
 
 from researcher.drift import REFERENCE_TRIALS, REPEATS_LIMIT
 from researcher.errors import JournalError
-from researcher.experiment import Confirmation, Decision, Experiment, Request, RequestState, Run, State, Trial
+from researcher.experiment import (
+    Confirmation,
+    Decision,
+    Experiment,
+    PaidCall,
+    Request,
+    RequestState,
+    Run,
+    State,
+    Trial,
+)
 from researcher.proposal import Proposal
-from researcher.store import confirmation_of, damage, experiment_of, open_database, request_of, run_of, trial_of
+from researcher.store import (
+    confirmation_of,
+    damage,
+    experiment_of,
+    open_database,
+    paid_call_of,
+    request_of,
+    run_of,
+    trial_of,
+)
 from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 
 Row = TypeVar("Row")
@@ -216,6 +235,10 @@ class History:
         """Numbers and sources of the last that did, oldest first."""
         found = [item for item in self.experiments() if item.outcome is Outcome.OUT_OF_MEMORY]
         return [(item.number, self.source(item.id)) for item in found[-_RAN_OUT_READ:]]
+
+    def paid_calls(self) -> list[PaidCall]:
+        """Every question to the stronger model, oldest first."""
+        return [paid_call_of(row) for row in self._all("SELECT * FROM paid_call ORDER BY id")]
 
     def requests(self, state: RequestState | None = None) -> list[Request]:
         """In the order they arrived."""

@@ -217,6 +217,33 @@ class Journal(CheckSteps):
         )  # fmt: skip
         return self.trial(trial.id)
 
+    # Steps of a paid call
+
+    def begin_call(self, *, why: str, endpoint: str, model: str, cap: float, worst: float) -> int:
+        """Before it is asked: the most that it can cost counts until the answer says less. Returns its id."""
+        with transaction(self._database) as database:
+            call = database.execute(
+                "INSERT INTO paid_call (run, after, why, endpoint, model, cap, worst) VALUES"
+                " ((SELECT MAX(id) FROM run), (SELECT MAX(id) FROM experiment), ?, ?, ?, ?, ?)",
+                (why, endpoint, model, cap, worst),
+            ).lastrowid
+        assert call is not None
+        return call
+
+    def end_call(
+        self, call: int, *, prompt_tokens: int | None, answer_tokens: int | None, money: float | None, fault: str | None
+    ) -> None:
+        """What came of it."""
+        self._change(
+            "UPDATE paid_call SET prompt_tokens = ?, answer_tokens = ?, money = ?, fault = ? WHERE id = ?"
+            " AND money IS NULL AND fault IS NULL",
+            prompt_tokens, answer_tokens, money, fault, call,
+        )  # fmt: skip
+
+    def drop_call(self, call: int) -> None:
+        """Nobody was there to be asked, so nothing was."""
+        self._change("DELETE FROM paid_call WHERE id = ? AND money IS NULL AND fault IS NULL", call)
+
     # Steps of a request
 
     def receive(self, request: str, kind: str, body: str, answer: str, *, waiting: bool, at: float) -> Request:

@@ -1,4 +1,4 @@
-"""Whose turn it is, and what they offer: human requests first, then the LLM and the optimiser in turn.
+"""Whose turn it is, and what they offer: human requests first, a stronger LLM on a plateau, else LLM and optimiser.
 
 Without an LLM the optimiser proposes alone. One that is away is said once and looked for every few seconds; the
 optimiser goes on. A bad answer becomes a typed rejection with its cost, never a trial.
@@ -6,22 +6,24 @@ optimiser goes on. A bad answer becomes a typed rejection with its cost, never a
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from researcher.absence import LOOKS_SHARE, Absence
 from researcher.decision import is_banned
 from researcher.digest import prompt_context
-from researcher.errors import ModelAway, ModelStays, Rejected
+from researcher.errors import CapReached, ModelAway, ModelStays, Rejected
+from researcher.escalation import reason_to_escalate, spent
+from researcher.exchanges import store_exchanges
 from researcher.experiment import Experiment, Request, RequestState
 from researcher.history import History
 from researcher.lanes import offered_lanes
 from researcher.llm import Draft, LlmProposer
 from researcher.memory import too_large
+from researcher.meter import Meter
 from researcher.optimizer import Optimizer
 from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
 from researcher.settings import Mix
@@ -30,9 +32,16 @@ from trainer.jobs import Outcome, Profile
 
 logger = logging.getLogger(__name__)
 
-EXCHANGES_FILE = "exchanges.json"
 REFUSALS_BEFORE_REST = 3
 LONGEST_REST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Stronger:
+    """A paid model, and what keeps its cap: the client that `llm` asks through."""
+
+    llm: LlmProposer
+    meter: Meter
 
 
 class Proposers:
@@ -48,6 +57,7 @@ class Proposers:
         profile: Profile,
         optimizer: Optimizer,
         llm: LlmProposer | None,
+        stronger: Stronger | None = None,
         program: Callable[[], str],
         folder: Path,
         say: Callable[[str], None],
@@ -57,12 +67,15 @@ class Proposers:
         self._profile = profile
         self._optimizer = optimizer
         self._llm = llm
+        self._stronger = stronger
         self._program = program
         self._folder = folder
         self._say = say
         self._clock = clock
         self._learned = 0
         self._absence = Absence(clock, 1.0 if mix is Mix.LLM else LOOKS_SHARE)
+        self._stronger_absence = Absence(clock)
+        self._cap_reached = False
         self._refusals = 0
         self._resting_until = 0.0
 
@@ -77,7 +90,14 @@ class Proposers:
             return None
         idea = next((request for request in requests if request.kind == "idea"), None)
         draft = None
-        if self._llm is not None and self._is_llms_turn(journal, idea) and self._absence.is_over(self._llm.look):
+        if self._stronger is not None and (idea is None or self._llm is None):
+            draft = self._ask_stronger(self._stronger, journal, incumbent, tick)
+        if (
+            draft is None
+            and self._llm is not None
+            and self._is_llms_turn(journal, idea)
+            and self._absence.is_over(self._llm.look)
+        ):
             draft = self._ask_llm(self._llm, journal, incumbent, idea, tick)
         if draft is None and self._mix is not Mix.LLM:
             draft = self._ask_optimizer(journal, incumbent)
@@ -116,11 +136,7 @@ class Proposers:
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
         """Keep what was asked and answered beside the experiment, for people and for a later replay."""
-        if draft.exchanges:
-            folder = self._folder / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            texts = [asdict(exchange) for exchange in draft.exchanges]
-            (folder / EXCHANGES_FILE).write_text(json.dumps(texts, indent=1), encoding="utf-8")
+        store_exchanges(self._folder / str(number), draft.exchanges)
 
     def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
         last = journal.recent(1)[-1]
@@ -129,12 +145,8 @@ class Proposers:
     def _ask_llm(
         self, llm: LlmProposer, journal: History, incumbent: str, idea: Request | None, tick: Callable[[], None]
     ) -> Draft | None:
-        wish = None if idea is None else idea.body
-        context = prompt_context(journal, self._profile, self._program(), incumbent, wish)
-        context = replace(context, lanes=offered_lanes(journal, llm.model))
-        known = tried(journal, Proposer.LLM)
         try:
-            draft = llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
+            draft = self._ask(llm, journal, incumbent, None if idea is None else idea.body, tick)
         except ModelAway as error:
             self._note_away(error)
             return None
@@ -143,6 +155,37 @@ class Proposers:
         if idea is None:
             return draft
         return replace(draft, proposal=replace(draft.proposal, request=idea.id))
+
+    def _ask(
+        self, llm: LlmProposer, journal: History, incumbent: str, wish: str | None, tick: Callable[[], None]
+    ) -> Draft:
+        context = prompt_context(journal, self._profile, self._program(), incumbent, wish)
+        context = replace(context, lanes=offered_lanes(journal, llm.model))
+        known = tried(journal, Proposer.LLM)
+        return llm.propose(context, tick, lambda proposal: validate(proposal, incumbent, known))
+
+    def _ask_stronger(
+        self, stronger: Stronger, journal: History, incumbent: str, tick: Callable[[], None]
+    ) -> Draft | None:
+        why = None if self._cap_reached else reason_to_escalate(journal.experiments(), journal.paid_calls())
+        if why is None or not self._stronger_absence.is_over(stronger.llm.look):
+            return None
+        meter = stronger.meter
+        meter.why = why
+        try:
+            draft = self._ask(stronger.llm, journal, incumbent, None, tick)
+        except CapReached as error:
+            self._cap_reached = True
+            logger.warning("%s is not asked any more: %s", meter.model, error)
+            return None
+        except ModelAway as error:
+            if self._stronger_absence.away is None:
+                logger.warning("%s cannot be asked: %s. It is asked again once it is back", meter.model, error)
+            self._stronger_absence.begins(error)
+            return None
+        self._stronger_absence.ends()
+        logger.info("%s was asked: %s; %.4f of %g are spent", meter.model, why, spent(journal.paid_calls()), meter.cap)
+        return draft
 
     def _note_away(self, error: ModelAway) -> None:
         """Say it once in the log, and for as long as it lasts to whoever watches."""

@@ -22,6 +22,7 @@ from researcher.experiment import (
     Confirmation,
     Decision,
     Experiment,
+    PaidCall,
     Prices,
     Request,
     RequestState,
@@ -195,6 +196,11 @@ def confirmation_of(row: sqlite3.Row) -> Confirmation:
     values["state"] = State(row["state"])
     values["verdict"] = _maybe(Verdict, row["verdict"])
     return Confirmation(**values)
+
+
+def paid_call_of(row: sqlite3.Row) -> PaidCall:
+    """Column for column."""
+    return PaidCall(**_plain(row, PaidCall))
 
 
 def request_of(row: sqlite3.Row) -> Request:

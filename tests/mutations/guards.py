@@ -31,6 +31,7 @@ _DENYLIST = "researcher/test_denylist.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
 _EDITS = "researcher/test_edits.py::test_"
 _LANES = "researcher/test_lanes.py::test_"
+_ESCALATION = "researcher/test_escalation.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
@@ -619,6 +620,28 @@ GUARDS = (
         "self.away, self._next_question, self._waited_s = error, 0.0, 0.0",
         "self.away = error",
         "researcher/test_absence.py::test_one_that_hung_and_was_started_anew_is_asked_at_once",
+    ),
+    # A paid model
+    Guard(
+        "what may cost more than is left is not asked",
+        "researcher/meter.py",
+        "if worst > left:",
+        "if False:",
+        _ESCALATION + "whatever_comes_back_the_cap_is_never_passed",
+    ),
+    Guard(
+        "a call whose price nobody knows counts with the most",
+        "researcher/experiment.py",
+        "return self.worst if self.money is None else self.money",
+        "return self.money or 0.0",
+        _ESCALATION + "sums_outlive_the_process_and_a_call_that_died_with_it_counts_with_the_most",
+    ),
+    Guard(
+        "a plateau has one question",
+        "researcher/escalation.py",
+        "if last is None or (item.id > last.after and not belongs_to(last, item))",
+        "",
+        _ESCALATION + "it_is_asked_once_a_plateau",
     ),
     # Drift
     Guard(

@@ -80,7 +80,7 @@ def test_what_no_look_sees_waits_longer_each_time(error: type[ModelAway], questi
 def test_one_that_hung_and_was_started_anew_is_asked_at_once() -> None:
     server = Server(lambda now: 20 <= now < 30)
     absence = Absence(server.clock)
-    for _ in range(3):
+    for _ in range(6):
         absence.begins(ModelSilent("it took the question"))
 
     asked = server.asked_at(absence, 100)
