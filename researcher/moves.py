@@ -111,10 +111,8 @@ def _literal(name: str, value: object) -> KnobLiteral:
     """As a source could hold it."""
     literal = read_literal(repr(tuple(value) if isinstance(value, list) else value))
     texts = literal if isinstance(literal, tuple) else (literal,)
-    if (
-        literal is None
-        or not name.isidentifier()
-        or any(isinstance(text, str) and not text.isprintable() for text in texts)
-    ):
-        raise Rejected(f"{ascii(name)[:60]} is not set to a number, a text or a list of them; {_FORM}")
+    if not name.isidentifier():
+        raise Rejected(f"{ascii(name)[:60]} is not the name of a knob; {_FORM}")
+    if literal is None or any(isinstance(text, str) and not text.isprintable() for text in texts):
+        raise Rejected(f"{name} is not set to a number, a text or a list of them; {_FORM}")
     return literal

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)\s*>|\[(/?)THINK\]", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)(?i:think|thinking|thought|reasoning)\s*>|\[(/?)THINK\]")
 
 
 def without_thoughts(text: str) -> str:

@@ -259,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
         field = "thinking" if turn.fault == "thoughts_only" else "content"
         pieces = [*_pieces("thinking", turn.thoughts), *_pieces(field, turn.text)]
         longest = int(body.get("options", {}).get("num_predict", len(pieces))) if turn.thoughts else len(pieces)
-        is_cut = turn.length or len(pieces) > longest
+        is_cut, sent = turn.length or len(pieces) > longest, min(len(pieces), longest)
         breaks_off = turn.fault in ("stall", "drop_mid_stream", "error_line", "garbage_line")
         for name, piece in pieces[: len(pieces) // 2 if breaks_off else longest]:
             self._chunk(line(model, **{name: piece}))
@@ -268,9 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._broke_off(turn):
             return
         if turn.fault != "no_done":
-            self._chunk(
-                last_line(model, time.monotonic_ns() - started, asked, len(pieces), "length" if is_cut else "stop")
-            )
+            self._chunk(last_line(model, time.monotonic_ns() - started, asked, sent, "length" if is_cut else "stop"))
         self.wfile.write(b"0\r\n\r\n")
 
     def _broke_off(self, turn: Turn) -> bool:

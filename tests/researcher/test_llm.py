@@ -20,7 +20,7 @@ from researcher.errors import ModelAway, Rejected
 from researcher.llm import Draft, LlmProposer, PromptContext, judged
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.prompt import prompt_tokens
-from researcher.proposal import Proposal, SearchReplace
+from researcher.proposal import Lane, Proposal, SearchReplace, SetKnobs
 from researcher.validation import validate
 from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
 
@@ -196,6 +196,94 @@ def test_no_answer_is_a_refused_draft_without_a_second_call(turn: Turn, reason: 
     assert draft.proposal.edits == ()
     assert draft.proposal.cost is not None
     assert draft.proposal.cost.calls == len(draft.exchanges) == len(server.asked) == 1
+
+
+LONG = "hm " * 1500  # more than the first 1024 tokens, less than twice of them
+
+
+def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_for_the_run() -> None:
+    with ollama_double([Turn(GOOD, thoughts=LONG)]) as server:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024)))
+        first, second = (proposer.propose(CONTEXT, lambda: None, check) for _ in range(2))
+
+    assert [body["options"].pop("num_predict") for body in server.asked] == [1024, 2048, 2048]
+    assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could load the model anew"
+    assert [exchange.fault for exchange in first.exchanges] == ["the answer is empty but for its thoughts", None]
+    assert (first.rejected, first.exchanges[0].cut, len(second.exchanges)) == (None, True, 1)
+    assert first.proposal.cost is not None
+    assert first.proposal.cost.calls == 2
+    assert 1024 + 1500 < (first.proposal.cost.answer_tokens or 0) < 1024 + 1600
+
+
+def test_thoughts_that_never_end_are_not_paid_for_twice_again() -> None:
+    with ollama_double([Turn(GOOD, thoughts=10 * LONG)]) as server:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024)))
+        calls = [len(proposer.propose(CONTEXT, lambda: None, check).exchanges) for _ in range(3)]
+
+    assert calls == [2, 1, 1]
+
+
+@pytest.mark.parametrize("turn", [Turn(GOOD, "thoughts_only"), Turn(f"<think>{DECOY}"), Turn(f"{DECOY}</think>")])
+def test_an_answer_of_thoughts_alone_is_asked_for_once_more_in_the_same_words(turn: Turn) -> None:
+    draft, server = propose([turn, GOOD])
+
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert server.asked[0]["messages"] == server.asked[1]["messages"]
+
+
+def test_edit_weighed_in_the_field_for_thoughts_is_not_applied() -> None:
+    draft, _ = propose([Turn(GOOD, thoughts=DECOY), "must not be asked for"])
+
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert judged(draft.exchanges[0].reply, SOURCE, check, cut=False)[0].edits == draft.proposal.edits
+
+
+def test_where_it_cannot_be_asked_again_the_first_try_says_so() -> None:
+    draft, _ = propose([Turn(GOOD, "thoughts_only"), Turn(fault="busy")])
+
+    assert draft.rejected is not None
+    assert re.search(r"but for its thoughts; it could not be asked again: .*503", draft.rejected)
+
+
+def test_answer_to_a_question_that_the_server_cut_is_no_answer() -> None:
+    draft, _ = propose([Turn(GOOD, counts=200)])
+
+    assert draft.rejected is not None
+    assert "it cut the question without a word" in draft.rejected
+    assert draft.proposal.cost is not None
+    assert (draft.proposal.cost.calls, draft.proposal.cost.prompt_tokens) == (1, 200)
+
+
+MOVE = '{"title": "Deeper", "hypothesis": "More layers learn more.", "set": {"DEPTH": 4}}'
+
+
+def test_model_that_showed_no_edit_is_held_to_a_change_of_knobs() -> None:
+    draft, server = propose(["I would make it deeper.", MOVE])
+
+    assert draft.rejected is None
+    assert draft.proposal.edits == (SetKnobs({"DEPTH": 4}),)
+    assert "format" not in server.asked[0]
+    assert "DEPTH" in server.asked[1]["format"]["properties"]["set"]["properties"]
+    assert "answer with JSON and nothing else" in server.asked[1]["messages"][3]["content"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "changes"),
+    [
+        (HEAD + "FUNCTION Model.forward\nreturn x", {}),
+        (HEAD + block("nowhere", "x"), {}),
+        (HEAD + "SET DEPTH = 9", {}),
+        ("I cannot do that.", {"idea": "Use another optimiser."}),
+        ("I cannot do that.", {"lanes": (Lane.SEARCH,)}),
+        ("I cannot do that.", {"source": SOURCE.replace("range ", "").replace("one of ", "")}),
+    ],
+)
+def test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form(bad: str, changes: Any) -> None:
+    _, server = propose([bad, GOOD], replace(CONTEXT, **changes))
+
+    assert "format" not in server.asked[1]
 
 
 @pytest.mark.parametrize("fault", ["model_missing", "busy", "drop_before_stream"])

@@ -13,8 +13,9 @@ import pytest
 from researcher.chat import Message
 from researcher.errors import ModelAway, ModelFault, ModelSilent
 from researcher.ollama import OllamaClient, OllamaSettings, base_url
+from researcher.thinking import Known, Think
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
-from tests.doubles.ollama_server import Turn, ollama_double
+from tests.doubles.ollama_server import OllamaDouble, Turn, ollama_double
 
 QUESTION = [Message("system", "You are brief."), Message("user", "Name one primary colour.")]
 LONG_QUESTION = [Message("user", "Item 1 costs 4 euros. " * 400)]
@@ -205,6 +206,100 @@ def test_every_call_fixes_the_context_and_forbids_cutting_and_thinking() -> None
         "options": {"num_ctx": 512, "num_batch": 512, "num_predict": 60, "temperature": 0.3},
     }
     assert server.asked[0]["messages"][0] == {"role": "system", "content": "You are brief."}
+
+
+@both
+def test_model_that_can_think_says_so(kind: str) -> None:
+    server = ollama_replay(recorded("show-thinking")) if kind == "recording" else ollama_double([""], kind=Thinker)
+    with server as listening:
+        shown = httpx.post(f"{listening.url}/api/show", json={"model": "small"}).json()
+
+    told = Known.of(shown, "0.32.15")
+    assert (told.thinks, told.family) == (True, "llama")
+
+
+class Thinker(OllamaDouble):
+    """Has a model that can think."""
+
+    capabilities = ("completion", "thinking")
+
+
+class OnlyLevels(Thinker):
+    """Has one that always does, more or less."""
+
+    family = "gptoss"
+
+
+class OldServer(OllamaDouble):
+    """Its count of a prompt leaves out what it read before."""
+
+    version = "0.30.2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "think", "asked"),
+    [
+        (OllamaDouble, Think.OFF, False),
+        (OllamaDouble, Think.ON, False),
+        (OllamaDouble, Think.HIGH, False),
+        (Thinker, Think.OFF, False),
+        (Thinker, Think.ON, True),
+        (Thinker, Think.LOW, "low"),
+        (OnlyLevels, Think.OFF, "low"),
+        (OnlyLevels, Think.ON, "medium"),
+        (OnlyLevels, Think.HIGH, "high"),
+    ],
+)
+def test_only_a_model_that_can_think_is_asked_to_and_one_that_cannot_stop_for_little(
+    kind: type[OllamaDouble], think: Think, asked: bool | str
+) -> None:
+    with ollama_double(["yes"], model=MODEL, kind=kind) as server:
+        client = client_of(server.url, think=think)
+        answers = [client.chat(QUESTION, nothing) for _ in range(2)]
+
+    assert [body["think"] for body in server.asked] == [asked, asked]
+    assert [(answer.text, answer.counts_cached) for answer in answers] == [("yes", True)] * 2
+
+
+def test_what_a_server_does_not_say_of_thinking_and_counting_is_not_assumed() -> None:
+    told = Known.of({"details": {}}, "0.30.2")
+
+    assert (told.think(Think.OFF), told.think(Think.ON), told.counts_cached) == (False, True, False)
+    with ollama_double(["yes"], model=MODEL, kind=OldServer) as server:
+        assert not client_of(server.url).chat(QUESTION, nothing).counts_cached
+
+
+def test_a_prompt_read_before_is_counted_whole_in_the_recordings() -> None:
+    first, again = (json.loads(each["response"]["body"]) for each in recorded("generate"))
+
+    assert first["prompt_eval_count"] == again["prompt_eval_count"]
+
+
+def test_a_schema_is_sent_as_the_form_of_the_answer() -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}}
+
+    with ollama_double(["{}"], model=MODEL) as server:
+        client_of(server.url).chat(QUESTION, nothing, schema=schema, answer_tokens=99)
+
+    assert (server.asked[0]["format"], server.asked[0]["options"]["num_predict"]) == (schema, 99)
+
+
+@pytest.mark.parametrize("case", ["format-schema-chat-stream", "format-schema-cut-off"])
+def test_answer_kept_to_a_schema_is_text_that_may_be_cut(case: str) -> None:
+    with ollama_replay(recorded(case), beside=in_memory() + known()) as server:
+        answer = client_of(server.url).chat(QUESTION, nothing)
+
+    assert answer.text.startswith('{\n  "name": "Ava')
+    assert (answer.done_reason == "length") == (not answer.text.endswith("}"))
+
+
+@pytest.mark.parametrize(("number", "says"), [(0, "(500): invalid format"), (1, "JSON schema conversion failed")])
+def test_schema_that_the_server_does_not_take_is_a_fault_of_the_question(number: int, says: str) -> None:
+    replay = ollama_replay(recorded("format-invalid-stream", number), beside=in_memory() + known())
+    with replay as server, pytest.raises(ModelFault) as fault:
+        client_of(server.url).chat(QUESTION, nothing)
+
+    assert says in str(fault.value)
 
 
 def test_text_with_odd_line_ends_and_half_characters_survives() -> None:
