@@ -15,6 +15,7 @@ from researcher.experiment import (
     Confirmation,
     Decision,
     Experiment,
+    PaidCall,
     Request,
     RequestState,
     Run,
@@ -125,6 +126,7 @@ class Night:
     gain: Gain | None
     cost: Cost
     heldout: HeldOut
+    paid: tuple[PaidCall, ...]
 
     @property
     def tally(self) -> dict[str, int]:
@@ -181,6 +183,7 @@ def look(history: History, profile: Profile) -> Night | None:
         gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
         cost=cost_of(run, experiments, trials),
         heldout=held_out(experiments, confirmations, fallen, trials),
+        paid=tuple(history.paid_calls()),
     )
 
 

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from researcher.escalation import spent
 from researcher.experiment import Confirmation
 from researcher.heldout import Compared
 from researcher.view import Night, Now, Row, tally_text, waiting
@@ -149,7 +150,21 @@ def _counts(scene: Scene) -> Text:
         if scene.goal is not None and scene.goal > night.measured:
             text.append(f", about {clock_text((scene.goal - night.measured) * night.seconds_each)} to go")
     text.append(f"\ncost      {cost_text(night)}")
+    if night.paid:
+        text.append(f"\nstronger  {paid_text(night)}")
     return text
+
+
+def paid_text(night: Night) -> str:
+    """What the stronger model has cost of its cap, and when and why it was asked last."""
+    last = night.paid[-1]
+    row, calls = night.row(last.after), len(night.paid)
+    number = "?" if row is None else row.experiment.number
+    fault = "" if last.fault is None else f": {last.fault}"
+    return (
+        f"{last.model}: {spent(night.paid):.4f} of {last.cap:g} spent in {calls} call{'s' if calls > 1 else ''}, "
+        f"the last after experiment {number}, because of {last.why}{fault}"
+    )
 
 
 def cost_text(night: Night) -> str:

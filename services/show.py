@@ -17,7 +17,8 @@ from rich.text import Text
 from researcher.alarm import alarm
 from researcher.drift import told
 from researcher.errors import ResearcherError
-from researcher.experiment import Confirmation, Experiment
+from researcher.escalation import belongs_to
+from researcher.experiment import Confirmation, Experiment, PaidCall
 from researcher.heldout import Compared
 from researcher.history import History
 from researcher.projections import ResultsTable, write_whole
@@ -173,6 +174,9 @@ def _tell(history: History, night: Night, experiment: Experiment, state: State, 
     if experiment.cost is not None:
         cost = experiment.cost
         console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
+    for call in night.paid:
+        if belongs_to(call, experiment):
+            console.print(f"stronger  {call_text(call)}")
     for item in history.trials(experiment=experiment.id):
         score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
         score += "" if item.heldout_bpb is None else f", held out {item.heldout_bpb:.6f}"
@@ -188,6 +192,13 @@ def _tell(history: History, night: Night, experiment: Experiment, state: State, 
             console.rule(f"log, {result.log.seen_bytes:,} bytes seen")
             path = state.trials / result.log.path
             console.out(path.read_text(errors="replace") if path.exists() else result.log.tail, highlight=False)
+
+
+def call_text(call: PaidCall) -> str:
+    """One question to the stronger model: why, its tokens, its price."""
+    tokens = "tokens not known" if call.money is None else f"{call.prompt_tokens} + {call.answer_tokens} tokens"
+    price = f"counted with the most it can cost, {call.worst:.4f}" if call.money is None else f"cost {call.money:.4f}"
+    return f"asked because of {call.why}: {tokens}, {price}{'' if call.fault is None else f'; {call.fault}'}"
 
 
 def closer_look(result: TrialResult) -> str | None:

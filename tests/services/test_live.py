@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from researcher.escalation import belongs_to
 from researcher.experiment import Decision
 from researcher.view import Now
 from services import __main__ as stack
 from services import cli
 from services.live import Scene, clock_text, draw
-from services.show import harmless
+from services.show import call_text, harmless
 from tests.researcher.story import Story
 from trainer.jobs import Progress, Seen
 
@@ -120,3 +121,23 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
 
 def test_what_steers_a_terminal_is_no_more_than_seen() -> None:
     assert harmless("+a = '\x1b[2J\x9b'\n+\tb\r") == "+a = '�[2J�'\n+\tb�"
+
+
+def test_it_shows_what_the_stronger_model_cost_of_its_cap_and_why_it_was_asked(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    calls = [story.journal.begin_call(why="a plateau", endpoint="u", model="m", cap=5.0, worst=0.25) for _ in range(2)]
+    told = {"prompt_tokens": 400, "answer_tokens": 100}
+    story.journal.end_call(calls[0], **told, money=0.01, fault=None)
+    item = story.journal.experiment(story.try_out("wider", 1.85, Decision.DISCARD))
+    paid = story.night().paid
+
+    text = seen(Scene(story.night(), None, None, 65.0, "", None))
+
+    story.journal.close()
+    assert "stronger  m: 0.2600 of 5 spent in 2 calls, the last after experiment 0, because of a plateau" in text
+    assert [belongs_to(call, item) for call in paid] == [True, True]
+    assert [call_text(call) for call in paid] == [
+        "asked because of a plateau: 400 + 100 tokens, cost 0.0100",
+        "asked because of a plateau: tokens not known, counted with the most it can cost, 0.2500",
+    ]
