@@ -24,6 +24,7 @@ from researcher.errors import (
     ResearcherError,
     ThoughtsAteTheAnswer,
 )
+from researcher.exchanges import Exchange
 from researcher.moves import schema_of
 from researcher.prompt import PromptContext, Prompts
 from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
@@ -37,16 +38,6 @@ _UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
 
 Tick = Callable[[], None]
 Check = Callable[[Proposal], object]
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What was sent and what came back; `fault` says why the answer was not used, `cut` that it had no end."""
-
-    prompt: str
-    reply: str
-    fault: str | None
-    cut: bool = False
 
 
 @dataclass(frozen=True)

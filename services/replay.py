@@ -6,19 +6,17 @@ the journal says ran and what crashed. Nothing is asked, trained or changed.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from researcher.exchanges import Exchange, Unreadable, stored_exchanges
 from researcher.experiment import Experiment
 from researcher.history import History
 from researcher.llm import judged
 from researcher.proposal import Lane, Proposal, Stage, lanes_of
-from researcher.proposers import EXCHANGES_FILE
 from researcher.validation import validate
 from services.state import State
 from trainer.jobs import Outcome
@@ -42,23 +40,16 @@ def replay_proposals(state: State, console: Console) -> None:
             if item.cost is None:
                 continue
             try:
-                replies = list(_replies(state.journal / "experiments" / str(item.number) / EXCHANGES_FILE))
-            except (OSError, ValueError, KeyError) as error:
-                console.print(f"the answers of experiment {item.number} cannot be read: {error!r}", soft_wrap=True)
-                replies = []
-            counts += _read_again(history, item, item.cost.model, replies)
+                exchanges = stored_exchanges(state.journal / "experiments" / str(item.number))
+            except Unreadable as error:
+                console.print(f"the answers of experiment {item.number} cannot be read: {error}", soft_wrap=True)
+                exchanges = []
+            counts += _read_again(history, item, item.cost.model, exchanges)
             counts += _became(history, item, item.cost.model)
     console.print(_table(counts))
 
 
-def _replies(path: Path) -> Iterator[tuple[str, bool]]:
-    """Each answer and whether it was cut off; where a server failed there is none."""
-    for stored in json.loads(path.read_text(encoding="utf-8")):
-        if stored["reply"]:
-            yield stored["reply"], stored.get("cut", False)
-
-
-def _read_again(history: History, item: Experiment, model: str, replies: Sequence[tuple[str, bool]]) -> Counts:
+def _read_again(history: History, item: Experiment, model: str, exchanges: Sequence[Exchange]) -> Counts:
     assert item.parent is not None
     source = history.source(item.parent)
 
@@ -66,8 +57,10 @@ def _read_again(history: History, item: Experiment, model: str, replies: Sequenc
         validate(proposal, source, lambda _: None)
 
     counts: Counts = Counter()
-    for reply, cut in replies:
-        proposal, _ = judged(reply, source, check, cut=cut)
+    for exchange in exchanges:
+        if not exchange.reply or exchange.abridged:
+            continue  # a server failed, or the answer is not whole here
+        proposal, _ = judged(exchange.reply, source, check, cut=exchange.cut)
         for attempt in proposal.attempts:
             for lane in attempt.lanes or (NO_LANE,):
                 counts.update((model, lane, what) for what in ("answers", *STEPS[: PASSED[attempt.failed]]))

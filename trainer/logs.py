@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from trainer.redaction import Redact
+from trainer.jobs.redaction import Redact
 
 LINE_BYTES = 2000
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")

@@ -26,10 +26,10 @@ from trainer.jobs import (
     Progress,
     TrialSpec,
 )
+from trainer.jobs.redaction import redaction
 from trainer.launch import Guarded, Launch
 from trainer.leftovers import clear
 from trainer.places import Places
-from trainer.redaction import redaction
 from trainer.replica import NO_MODULE, ReplicaExam, replica_fault
 from trainer.rows import ScoringRows
 from trainer.runner import RunnerOrders

@@ -15,12 +15,12 @@ from typing import Protocol
 from trainer.dialogue import Unscorable
 from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
+from trainer.jobs.redaction import Redact
 from trainer.launch import Ending, Guarded
 from trainer.logs import LogSink, readable
 from trainer.machine import group_memory_mib
 from trainer.observation import Claims, Mark, Marks, Peaks, between, free_setup, limits, most_timed
 from trainer.printed import Printed
-from trainer.redaction import Redact
 from trainer.usage import Usage, held_once_mib, tree_usage
 from trainer.verdict import Stop
 from trainer.wire import Channel, ChannelFault, Message, Word

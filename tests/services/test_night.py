@@ -209,7 +209,7 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
     assert "submitted: mine.py" in by
     assert any(item.cost is not None and item.cost.answer_tokens for item in by.values()), "an LLM edit with its cost"
     assert "became experiment" in requests["idea"]
-    exchanges = list((night.state / "journal" / "experiments").glob("*/exchanges.json"))
+    exchanges = list((night.state / "journal" / "experiments").glob("*/exchanges.json.gz"))
     assert exchanges, "prompts and answers are kept beside the experiment"
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.jobs.redaction import redaction
 from trainer.jobs.result import LOSS_POINTS
 from trainer.logs import LINE_BYTES, LogSink
 from trainer.printed import Printed
-from trainer.redaction import redaction
 
 
 def fed(chunks: list[bytes], cap_kib: int = 64) -> tuple[LogSink, Printed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.redaction import redaction
+from trainer.jobs.redaction import redaction
 
 OURS = "bicycle-42"
 # in pieces, so that no scanner of this repository takes them for real ones
