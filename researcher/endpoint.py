@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import ModelAway, ModelFault
+from researcher.errors import ModelAway, ModelFault, ModelMissing
 from researcher.thinking import Think
 
 DEFAULT_PORT = 11434
@@ -104,9 +104,9 @@ def refusal(settings: OllamaSettings, response: httpx.Response) -> ModelAway | M
     return ModelAway(f"{settings.url} answers {response.status_code}: {said or 'without a word'}")
 
 
-def missing(settings: OllamaSettings) -> ModelAway:
+def missing(settings: OllamaSettings) -> ModelMissing:
     """The server does not have the model."""
-    return ModelAway(
+    return ModelMissing(
         f"{settings.url} does not have the model {settings.model}; run: overnight pull {settings.model} "
         "(in containers: scripts/up)"
     )

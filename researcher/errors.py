@@ -4,6 +4,7 @@ ResearcherError
 ├── EditError        an edit does not fit the source it names
 ├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
 ├── ModelAway        no LLM can be reached, or it cannot serve this model: try again later
+│   ├── ModelMissing     the server is there without it
 │   ├── ModelSilent      it took a question and never began to answer
 │   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the card
 │   ├── ModelStays       it does not leave the card that a trial needs
@@ -31,6 +32,10 @@ class Rejected(ResearcherError):
 
 class ModelAway(ResearcherError):
     """No LLM can be reached, or it cannot serve this model."""
+
+
+class ModelMissing(ModelAway):
+    """The server answers, and does not have the model."""
 
 
 class ModelSilent(ModelAway):

@@ -244,6 +244,25 @@ def prepare(
 
 
 @app.command()
+def pull(
+    model: Annotated[
+        str | None, typer.Argument(help="As Ollama names it; MODEL or the profile's if not given.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
+    ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
+) -> None:
+    """Have Ollama pull the LLM's model, and watch; broken off, the same command goes on where it was."""
+    from services.pull import model_wanted, pull_model  # noqa: PLC0415 - costs asyncio and the client
+
+    here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
+    try:
+        wanted = model_wanted(here, profile or detect_profile(gpus()), model)
+    except ValueError as error:
+        _refuse(str(error))
+    pull_model(wanted, console)
+
+
+@app.command()
 def trial(
     file: Path,
     seed: Annotated[int, typer.Option(help="The trial's seed.")] = 42,

@@ -20,6 +20,7 @@ from researcher.history import History
 from researcher.store import WriterLock
 from services.adopt import settle_data
 from services.machine import detect_profile, gpus
+from services.pull import say_if_missing
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
 from services.state import Choices, State
@@ -63,6 +64,7 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
     _stop_like_ctrl_c()
     lock = _lock(state)
     try:
+        say_if_missing(os.environ | wish.researcher, choices.profile, console)
         subject = settle_subject(state, choices, profile)
         settle_data(state, choices, console)
         server = start_server(state.redis, wish.redis_url)

@@ -59,7 +59,7 @@ def model_here(facts: Facts, profile: str) -> Finding:
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return warn("model", f"no Ollama answers at {url} ({type(error).__name__}): {_ALONE}", "ollama serve")
     return _among(wanted, names) or warn(
-        "model", f"the Ollama at {url} has no {wanted}: {_ALONE}", f"ollama pull {wanted}"
+        "model", f"the Ollama at {url} has no {wanted}: {_ALONE}", f"overnight pull {wanted}"
     )
 
 

@@ -124,6 +124,15 @@ class OllamaDouble(ThreadingHTTPServer):
         """Told to let the model go."""
         self.held = None
 
+    def installed(self) -> list[str]:
+        """The models on its disk."""
+        return [self.model]
+
+    def pulled(self, model: str) -> Iterator[dict[str, Any] | None]:
+        """The lines of a pull; None cuts the connection."""
+        yield {"status": "pulling manifest"}
+        yield {"error": "pull model manifest: file does not exist"}
+
     def listing(self) -> list[dict[str, Any]]:
         """The models in memory."""
         return [] if self.held is None else [loaded_model(self.model, SIZE, self.held.on_card, self.held.context)]
@@ -169,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/api/version":
                 self._send_json(200, {"version": self.server.version})
             case "/api/tags":
-                self._send_json(200, {"models": [listed_model(self.server.model)]})
+                self._send_json(200, {"models": [listed_model(name) for name in self.server.installed()]})
             case "/api/ps":
                 self._send_json(200, {"models": self.server.listing()})
             case "/api/chat" | "/api/show" | "/api/generate":
@@ -193,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._load_or_unload(body)
             case "/api/show":
                 self._show(body)
+            case "/api/pull":
+                self._pull(body)
             case _:
                 self._send(404, b"404 page not found", "text/plain")
 
@@ -217,6 +228,18 @@ class _Handler(BaseHTTPRequestHandler):
         shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
         shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
         self._send_json(200, shown | {key: model[key] for key in ("details", "capabilities", "modified_at")})
+
+    def _pull(self, body: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for told in self.server.pulled(body["model"]):
+            if told is None:
+                self.close_connection = True
+                return
+            self._chunk(told)
+        self.wfile.write(b"0\r\n\r\n")
 
     def _chat(self, body: dict[str, Any]) -> None:
         if body.get("think") not in (None, False) and "thinking" not in self.server.capabilities:

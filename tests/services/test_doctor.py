@@ -615,7 +615,7 @@ def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
     assert named(findings, "model").verdict is verdict
     assert exit_code(findings) == 0
     if verdict is Verdict.WARN:
-        assert named(findings, "model").fix == "ollama pull large:9b"
+        assert named(findings, "model").fix == "overnight pull large:9b"
 
 
 def test_night_without_an_llm_asks_for_no_model(well: Facts) -> None:
