@@ -134,6 +134,7 @@ KEYS = {
             optional=False,
         ),
         Key("NUM_CTX", _CONTAINERS, _whole(2048), "a whole number of tokens, at least 2048", "16384"),
+        Key("THINK", _CONTAINERS, *_any_of(["on", "off", "low", "medium", "high"])),
         Key("TRAINER_CAP_MIB", _CONTAINERS, *_MIB),
         Key("LLM_RESERVE_MIB", _CONTAINERS, *_MIB),
         Key("PRICE_PER_HOUR", _CONTAINERS, _number, "a number", "2.49"),
