@@ -31,6 +31,8 @@ _DENYLIST = "researcher/test_denylist.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
 _EDITS = "researcher/test_edits.py::test_"
 _LANES = "researcher/test_lanes.py::test_"
+_THOUGHTS = "researcher/test_thoughts.py::test_"
+_WINDOW = "researcher/test_window.py::test_"
 _ESCALATION = "researcher/test_escalation.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
@@ -524,8 +526,8 @@ GUARDS = (
     Guard(
         "half an answer is no idea",
         "researcher/llm.py",
-        "    if cut:",
-        "    if False:",
+        "None if cut and without_thoughts(text).strip() else read_reply(text)",
+        "read_reply(text)",
         "researcher/test_llm.py::test_both_answers_count_where_the_first_was_repaired",
     ),
     Guard(
@@ -642,6 +644,98 @@ GUARDS = (
         "if last is None or (item.id > last.after and not belongs_to(last, item))",
         "",
         _ESCALATION + "it_is_asked_once_a_plateau",
+    ),
+    # Thoughts, the room for answers, moves by schema, pulls
+    Guard(
+        "what stands before a closing tag was only thought",
+        "researcher/thoughts.py",
+        "            kept.clear()",
+        "            pass",
+        _THOUGHTS + "edit_weighed_in_thoughts_is_never_that_of_the_answer",
+    ),
+    Guard(
+        "a thought that never ends takes the rest",
+        "researcher/thoughts.py",
+        '(text[position:] if depth == 0 else "")',
+        "text[position:]",
+        _THOUGHTS + "thoughts_that_a_template_opened_and_thoughts_that_never_end_are_gone",
+    ),
+    Guard(
+        "a thought within a thought does not end it",
+        "researcher/thoughts.py",
+        "            depth += 1",
+        "            depth = 1",
+        _THOUGHTS + "edit_weighed_in_thoughts_is_never_that_of_the_answer",
+    ),
+    Guard(
+        "stored thoughts are not ended by a tag that they speak of",
+        "researcher/thoughts.py",
+        "{_TAG.sub(lambda tag: '(' + tag.group()[1:], thoughts)}",
+        "{thoughts}",
+        _THOUGHTS + "stored_with_its_thoughts_an_answer_is_read_as_it_was",
+    ),
+    Guard(
+        "a question that thoughts ate is asked again once in a run",
+        "researcher/window.py",
+        "        if self._wanted > self._least:",
+        "        if False:",
+        "researcher/test_llm.py::test_thoughts_that_never_end_are_not_paid_for_twice_again",
+    ),
+    Guard(
+        "a longer answer takes none of what train.py needs",
+        "researcher/window.py",
+        "max(self._least, min(self._wanted, free))",
+        "self._wanted",
+        _WINDOW + "what_train_py_needs_is_not_taken_for_a_longer_answer",
+    ),
+    Guard(
+        "a question that the server cut has no answer",
+        "researcher/window.py",
+        "answer.prompt_tokens < FEWEST_TOKENS_PER_WORD * words:",
+        "False:",
+        "researcher/test_llm.py::test_answer_to_a_question_that_the_server_cut_is_no_answer",
+    ),
+    Guard(
+        "a count without what was read before says nothing of a cut",
+        "researcher/window.py",
+        "        if answer.counts_cached and ",
+        "        if ",
+        _WINDOW + "a_count_that_may_leave_out_what_was_read_before_or_is_missing_says_nothing",
+    ),
+    Guard(
+        "an edit that was begun is repaired as what it is",
+        "researcher/llm.py",
+        "if failed.shows_no_edit and asking.may_be_a_move",
+        "if asking.may_be_a_move",
+        "researcher/test_llm.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+    ),
+    Guard(
+        "a person's idea is not turned into a change of knobs",
+        "researcher/llm.py",
+        " and self.context.idea is None",
+        "",
+        "researcher/test_llm.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+    ),
+    Guard(
+        "a model without thoughts is not asked for them",
+        "researcher/thinking.py",
+        "        if self.thinks is False:",
+        "        if False:",
+        "researcher/test_ollama.py::test_only_a_model_that_can_think_is_asked_to_and_one_that_cannot_stop_for_little",
+    ),
+    Guard(
+        "a knob has one value in JSON too",
+        "researcher/moves.py",
+        "        if name in read and read[name] != value:",
+        "        if False:",
+        "researcher/test_moves.py::test_a_move_that_is_none_is_refused_with_the_reason",
+    ),
+    Guard(
+        "a pull has ended only once it says so",
+        "services/pull.py",
+        "    if status != SUCCESS:",
+        "    if False:",
+        "services/test_pull.py::test_a_pull_that_only_looks_done_is_not_taken_for_it",
     ),
     # Drift
     Guard(
