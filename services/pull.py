@@ -94,7 +94,7 @@ def pull_model(wanted: OllamaSettings, console: Console) -> None:
 
 
 def _show(steps: Iterator[Step], console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bars: dict[str, TaskID] = {}
         said = ""

@@ -198,26 +198,26 @@ def test_no_answer_is_a_refused_draft_without_a_second_call(turn: Turn, reason: 
     assert draft.proposal.cost.calls == len(draft.exchanges) == len(server.asked) == 1
 
 
-LONG = "hm " * 1500  # more than the first 1024 tokens, less than twice of them
+LONG = "hm " * 100  # more than the first 64 tokens, less than twice of them
 
 
 def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_for_the_run() -> None:
     with ollama_double([Turn(GOOD, thoughts=LONG)]) as server:
-        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024)))
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
         first, second = (proposer.propose(CONTEXT, lambda: None, check) for _ in range(2))
 
-    assert [body["options"].pop("num_predict") for body in server.asked] == [1024, 2048, 2048]
+    assert [body["options"].pop("num_predict") for body in server.asked] == [64, 128, 128]
     assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could load the model anew"
     assert [exchange.fault for exchange in first.exchanges] == ["the answer is empty but for its thoughts", None]
     assert (first.rejected, first.exchanges[0].cut, len(second.exchanges)) == (None, True, 1)
     assert first.proposal.cost is not None
     assert first.proposal.cost.calls == 2
-    assert 1024 + 1500 < (first.proposal.cost.answer_tokens or 0) < 1024 + 1600
+    assert 64 + 100 < (first.proposal.cost.answer_tokens or 0) <= 64 + 128
 
 
 def test_thoughts_that_never_end_are_not_paid_for_twice_again() -> None:
     with ollama_double([Turn(GOOD, thoughts=10 * LONG)]) as server:
-        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024)))
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
         calls = [len(proposer.propose(CONTEXT, lambda: None, check).exchanges) for _ in range(3)]
 
     assert calls == [2, 1, 1]

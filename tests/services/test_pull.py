@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -23,6 +24,7 @@ from services.pull import (
 )
 from tests.doubles.ollama_pulls import ForgetfulLibrary, Library, LibraryWithoutEnd, Stranger
 from tests.doubles.ollama_server import OllamaDouble, ollama_double
+from tests.services.test_bad_input import overnight
 
 MODEL = "small:9b"
 
@@ -131,6 +133,18 @@ def test_a_night_says_first_how_to_get_a_missing_model(environment: dict[str, st
     said = console.export_text()
     assert ("run: overnight pull large:70b" in said) == is_said
     assert is_said or said == ""
+
+
+def test_a_night_begins_with_that(tmp_path: Path) -> None:
+    elsewhere = ["--profile", "cpu", "--subject", str(tmp_path / "nowhere")]
+    with ollama_double([""]) as server:
+        done = overnight(
+            "run", "--ollama-host", server.url, "--model", "large:70b", *elsewhere, state=tmp_path / "state"
+        )
+
+    said, _, refused = done.stdout.partition("\n")
+    assert "does not have the model large:70b; run: overnight pull large:70b" in said
+    assert "nowhere" in refused
 
 
 def test_the_command_pulls_what_it_is_told_to_and_refuses_an_address_that_is_none() -> None:
