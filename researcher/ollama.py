@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import httpx
@@ -58,7 +60,7 @@ class OllamaClient:
     def look(self) -> ServerFacts:
         """Raises ModelAway, with the next step, unless the server answers and has the model."""
         try:
-            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False) as client:
+            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=_authorities()) as client:
                 version = json_of(self.settings, client.get("/api/version"))["version"]
                 models = json_of(self.settings, client.get("/api/tags"))["models"]
                 found = next((model for model in models if same_model(model["name"], self.model)), None)
@@ -117,7 +119,7 @@ class OllamaClient:
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
-        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=_authorities())
 
     async def _leave(self) -> None:
         try:
@@ -232,6 +234,12 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
                 yield line
     if rest.strip():
         yield rest
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Read once: that takes longer than a look."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _unicode(text: str) -> str:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_BEFORE_REST = 3
 LONGEST_REST_S = 60.0
+_UNANSWERED = Proposal(Proposer.LLM, "a question without an answer", "", ())  # told once each time it goes away
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Proposers:
         self._learned = 0
         self._absence = Absence(clock, 1.0 if mix is Mix.LLM else LOOKS_SHARE)
         self._stronger_absence = Absence(clock)
+        self._answers = False
         self._cap_reached = False
         self._refusals = 0
         self._resting_until = 0.0
@@ -149,7 +151,9 @@ class Proposers:
             draft = self._ask(llm, journal, incumbent, None if idea is None else idea.body, tick)
         except ModelAway as error:
             self._note_away(error)
-            return None
+            answered, self._answers = self._answers, False
+            return Draft(_UNANSWERED, rejected=str(error)) if answered else None
+        self._answers = True
         self._absence.ends()
         self._say("")
         if idea is None:

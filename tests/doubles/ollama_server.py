@@ -41,6 +41,7 @@ Fault = Literal[
     "error_line",  # half of the answer, then a line with an error
     "garbage_line",  # half of the answer, then a line that is not JSON
     "no_done",  # the whole answer, and the stream ends without `done`
+    "one_token_over",  # 400: the question is longer than the context by one token
     "thoughts_only",  # everything is said in thoughts
 ]
 
@@ -168,6 +169,7 @@ def listening(server: ThreadingHTTPServer) -> Iterator[None]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each token may wait 40 ms for the one before it
     server: OllamaDouble
 
     def do_GET(self) -> None:
@@ -254,6 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(503, {"error": BUSY})
         elif turn.fault == "server_error":
             self._send_json(500, {"error": "model runner has unexpectedly stopped"})
+        elif turn.fault == "one_token_over":
+            self._send_json(400, {"error": json.dumps({"error": too_long(room + 1, room)})})
         elif asked > room and body.get("truncate") is False:
             self._send_json(400, {"error": json.dumps({"error": too_long(asked, room)})})
         elif turn.fault == "drop_before_stream":

@@ -737,6 +737,13 @@ GUARDS = (
         "    if False:",
         "services/test_pull.py::test_a_pull_that_only_looks_done_is_not_taken_for_it",
     ),
+    Guard(
+        "a question that gets no answer is told in the log",
+        "researcher/proposers.py",
+        "Draft(_UNANSWERED, rejected=str(error)) if answered else None",
+        "None",
+        "researcher/test_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

@@ -34,6 +34,7 @@ loader = make_dataloader(None, 1, 1, "train")
 print(evaluate_bpb(model, None, WIDTH))
 '''
 PREPARE = "def make_dataloader(*_): ...\ndef evaluate_bpb(*_): ...\n"
+FILES = {"train.py": SUBJECT, "prepare.py": PREPARE, "program.md": "Go down.\n"}
 DEADLINE_S = 90.0
 
 
@@ -46,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 class ScriptedNight:
     """The researcher and its surroundings as processes of their own."""
 
-    def __init__(self, folder: Path, server: RedisServer) -> None:
+    def __init__(self, folder: Path, server: RedisServer, files: dict[str, str] = FILES) -> None:
         self.subject = folder / "subject"
         self.journal = folder / "journal"
         self.server = server
@@ -57,7 +58,7 @@ class ScriptedNight:
         self._processes: list[subprocess.Popen[bytes]] = []
         (folder / "data").mkdir()
         (folder / "data" / "manifest.json").write_text(json.dumps({"digest": "d" * 64}))
-        create_repository(self.subject, {"train.py": SUBJECT, "prepare.py": PREPARE, "program.md": "Go down.\n"}, "s")
+        create_repository(self.subject, files, "s")
 
     def start_trainer(self) -> subprocess.Popen[bytes]:
         """The scripted trainer."""

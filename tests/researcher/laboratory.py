@@ -74,6 +74,7 @@ def opened(
     crash_reset: CrashReset = CrashReset.CONFIRMED,
     claim_hours: float = CLAIM_HOURS,
     goal: Goal | None = None,
+    source: str = SUBJECT,
 ) -> Iterator[Lab]:
     """A lab on the night's journal, begun if it is new."""
     lock, profile = WriterLock(night.journal), profile_named("cpu")
@@ -82,7 +83,7 @@ def opened(
     if journal.run() is None:
         journal.start_run(
             tag="night", profile="cpu", budget=15.0, branch=BRANCH, base_commit=workspace.head(), data_sha256="d" * 64,
-            seed=7, prices=Prices(), source=SUBJECT, fingerprint=fingerprint(SUBJECT), at=1.0,
+            seed=7, prices=Prices(), source=source, fingerprint=fingerprint(source), at=1.0,
         )  # fmt: skip
     measured = sum(isinstance(happening, str) for happening in happenings)
     lab = Lab(
