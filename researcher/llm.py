@@ -8,8 +8,8 @@ asked at all is it an error (ModelAway).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stag
 from researcher.replies import lanes_meant, read_reply
 from researcher.thoughts import with_thoughts, without_thoughts
 from researcher.window import Window
+from trainer.jobs.redaction import RedactText, text_redaction
 
 __all__ = ["Draft", "Exchange", "LlmProposer", "PromptContext"]
 
@@ -50,12 +51,16 @@ class Draft:
 
 
 class LlmProposer:
-    """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompts/`, the default."""
+    """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompts/`, the default.
 
-    def __init__(self, client: ChatClient, prompts: Path | None = None) -> None:
+    `secrets`, and what is written like one, is in nothing that is asked, stored or told.
+    """
+
+    def __init__(self, client: ChatClient, prompts: Path | None = None, secrets: Iterable[str] = ()) -> None:
         self._client = client
         self._prompts = Prompts.read(prompts)
         self._window = Window(client.context_tokens, client.answer_tokens)
+        self._redact = text_redaction(secrets)
 
     @property
     def model(self) -> str:
@@ -67,7 +72,9 @@ class LlmProposer:
 
         Raises ModelAway when nothing can be asked now: no server, no model, or a train.py that does not fit.
         """
-        asking = _Asking(context, tick, check)
+        source = context.source
+        context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
+        asking = _Asking(context, source, tick, check)
         try:
             question = self._question(context)
         except ModelFault as error:
@@ -77,10 +84,16 @@ class LlmProposer:
             turns.append(self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking)))
         if turns[-1].is_repairable:
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
-        fault = turns[-1].fault
+        proposal, fault = turns[-1].proposal, turns[-1].fault
         return Draft(
-            proposal=replace(turns[-1].proposal, cost=self._cost(turns), attempts=_attempts(turns)),
-            rejected=None if fault is None else str(fault),
+            proposal=replace(
+                proposal,
+                title=self._redact(proposal.title),
+                hypothesis=self._redact(proposal.hypothesis),
+                cost=self._cost(turns),
+                attempts=_attempts(turns),
+            ),
+            rejected=None if fault is None else self._redact(str(fault)),
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
 
@@ -102,22 +115,24 @@ class LlmProposer:
             answer_tokens = self._window.answer_tokens(messages)
             answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
         except ModelFault as error:
-            return _Turn(_UNREAD, error, Exchange(prompt, "", str(error)), None, time.monotonic() - started)
+            return _Turn(_UNREAD, error, self._exchange(prompt, "", error), None, time.monotonic() - started)
         cut = answer.done_reason == "length"
         reply = with_thoughts(answer.thoughts, answer.text)
         try:
             self._window.learn(messages, answer)
         except PromptWasCut as error:
-            return _Turn(_UNREAD, error, Exchange(prompt, reply, str(error), cut), answer, answer.seconds)
-        proposal, fault = judged(reply, asking.context.source, asking.check, cut=cut)
-        exchange = Exchange(prompt, reply, None if fault is None else str(fault), cut)
-        return _Turn(proposal, fault, exchange, answer, answer.seconds)
+            return _Turn(_UNREAD, error, self._exchange(prompt, reply, error, cut=cut), answer, answer.seconds)
+        proposal, fault = judged(reply, asking.source, asking.check, cut=cut)
+        return _Turn(proposal, fault, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
+
+    def _exchange(self, prompt: str, reply: str, fault: ResearcherError | None, *, cut: bool = False) -> Exchange:
+        return Exchange(prompt, self._redact(reply), None if fault is None else self._redact(str(fault)), cut)
 
     def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
         """A turn with the failed one's fault; a model that showed no edit is held to a form that it cannot miss."""
         schema = schema_of(asking.context.source) if failed.shows_no_edit and asking.may_be_a_move else None
         form: Literal["move", "repair"] = "repair" if schema is None else "move"
-        said, fault = failed.said, str(failed.fault)
+        said, fault = self._redact(failed.said), self._redact(str(failed.fault))
         messages = self._window.question(
             lambda room: self._prompts.repair(asking.context, room, said, fault, form),
         )
@@ -149,9 +164,10 @@ class LlmProposer:
 
 @dataclass(frozen=True)
 class _Asking:
-    """What one proposal is asked for with."""
+    """What one proposal is asked for with; `source` is train.py as it is."""
 
     context: PromptContext
+    source: str
     tick: Tick
     check: Check
 
@@ -212,6 +228,15 @@ def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal
     except (EditError, Rejected) as error:
         fault = error
     return replace(proposal, attempts=(Attempt(lanes, stage),)), fault
+
+
+def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:
+    def clean(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(clean, value))
+        return redact(value) if type(value) is str else value
+
+    return PromptContext(**{part.name: clean(getattr(context, part.name)) for part in fields(context)})  # type: ignore[arg-type]
 
 
 def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:

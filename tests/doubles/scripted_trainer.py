@@ -1,10 +1,10 @@
 """A trainer without training: answers trials at once from marks in the candidate's source.
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
-ends the trial so, `# fate of drift: crashed` only trials of that kind; `# luck: 0.1` lowers the score of the first
-trial; `# slow: 2` (or fast) has the machine slow in the first two attempts of every trial, and `# steady` has the
-training as fast as ever. It works the real queue through RQ, with the contract's types, in a process of its own:
-`python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+ends the trial so, `# fate of drift: crashed` only trials of that kind; `# says: words` is the reason it gives; `# luck:
+0.1` lowers the score of the first trial; `# slow: 2` (or fast) has the machine slow in the first two attempts of every
+trial, and `# steady` has the training as fast as ever. It works the real queue through RQ, with the contract's types,
+in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         score = Metric("val_bpb", seen + random.Random(spec.seed).gauss(0, NOISE))
     speed = re.search(r"# (slow|fast): (\d+)", source)
     out_of_line = speed is not None and int(spec.id.rpartition("-a")[2]) < int(speed.group(2))
+    says = re.search(r"# says: (.*)", source)
     took_s = {"slow": 0.15, "fast": 0.05}[speed.group(1)] if speed is not None and out_of_line else 0.1
     now = time.time()
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
         outcome=outcome,
-        reason="as scripted",
+        reason=says.group(1) if says else "as scripted",
         started_at=now,
         finished_at=now,
         timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S, timed=TRIAL_S),

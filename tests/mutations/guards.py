@@ -30,6 +30,7 @@ _NAMES = "researcher/test_names.py::test_"
 _DENYLIST = "researcher/test_denylist.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
 _EDITS = "researcher/test_edits.py::test_"
+_SECRETS = "researcher/test_secrets.py::test_"
 _LANES = "researcher/test_lanes.py::test_"
 _THOUGHTS = "researcher/test_thoughts.py::test_"
 _WINDOW = "researcher/test_window.py::test_"
@@ -743,6 +744,20 @@ GUARDS = (
         "Draft(_UNANSWERED, rejected=str(error)) if answered else None",
         "None",
         "researcher/test_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
+    ),
+    Guard(
+        "secrets are taken out of what a model is told",
+        "researcher/llm.py",
+        "context = _without_secrets(context, self._redact)",
+        "context = context",
+        _SECRETS + "secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer",
+    ),
+    Guard(
+        "secrets are taken out of what is kept of an answer",
+        "researcher/llm.py",
+        "Exchange(prompt, self._redact(reply), ",
+        "Exchange(prompt, reply, ",
+        _SECRETS + "secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer",
     ),
     # Drift
     Guard(

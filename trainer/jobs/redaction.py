@@ -24,6 +24,7 @@ _PREFIXED = re.compile(
 )
 
 Redact = Callable[[bytes], bytes]
+RedactText = Callable[[str], str]
 
 
 def redaction(secrets: Iterable[str] = ()) -> Redact:
@@ -41,3 +42,9 @@ def redaction(secrets: Iterable[str] = ()) -> Redact:
         return _PREFIXED.sub(_MARK, text)
 
     return redact
+
+
+def text_redaction(secrets: Iterable[str] = ()) -> RedactText:
+    """The same for text."""
+    redact = redaction(secrets)
+    return lambda text: redact(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
