@@ -275,7 +275,8 @@ def _llm(settings: Settings, profile: Profile, say: Callable[[str], None]) -> Ll
                 reserve_mib=placement.reserve_mib,
                 deadline_s=settings.llm_deadline_s,
             )
-        )
+        ),
+        secrets=settings.secrets(),
     )
 
 

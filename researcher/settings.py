@@ -10,6 +10,7 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -117,6 +118,10 @@ class Settings(BaseSettings):
     def password(self) -> str | None:
         """Redis's password, from its file."""
         return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
+
+    def secrets(self) -> list[str]:
+        """What this process knows and tells nobody."""
+        return [secret for secret in (self.password(), urlsplit(self.redis_url).password) if secret]
 
 
 def faults(error: ValidationError) -> list[str]:
