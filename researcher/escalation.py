@@ -1,8 +1,8 @@
 """When a stronger, paid model is asked instead of whose turn it is, and what of its cap is spent. Pure.
 
 It is asked after `PLATEAU` measured experiments in a row without a keep, or when `FAILED` proposals of the usual LLM in
-a row became no trial that ran. A keep, and each time it was asked, begin both counts anew: one question, with its one
-repair, per plateau. A call whose price nobody knows counts with the most that it can cost.
+a row became no trial that ran; each time it was asked begins both counts anew. So a plateau costs one question, with
+what it takes to repair its answer. A call whose price nobody knows counts with the most that it can cost.
 """
 
 from __future__ import annotations
