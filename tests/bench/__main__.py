@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, honest, overhead, sandbox, scale, trust
+from tests.bench import aa, campaign, decision, faults, honest, overhead, sandbox, scale, trust
 
 
-def main() -> None:
-    """Run one benchmark."""
+def _chosen() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     names = parser.add_subparsers(dest="name", required=True)
     one = names.add_parser("overhead", help="where the seconds of an experiment go")
@@ -39,7 +38,13 @@ def main() -> None:
     one.add_argument("--quick", action="store_true", help="fewer runs, two minutes")
     one = names.add_parser("honest", help="whether honest models of many shapes are left alone")
     one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
-    options = parser.parse_args()
+    names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one benchmark."""
+    options = _chosen()
     match options.name:
         case "overhead":
             overhead.run(options.experiments, options.budget, options.llm_latency)
@@ -55,6 +60,8 @@ def main() -> None:
             trust.run(options.data, quick=options.quick)
         case "honest":
             honest.run(options.scorings)
+        case "faults":
+            faults.run()
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 

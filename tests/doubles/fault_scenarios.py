@@ -79,6 +79,14 @@ def _fault(name: str, fault: str, said: str, latency_s: float = 0.0) -> Scenario
 NO_IDEA = Turn("asdf ;; %% 0x0x 良い \x07 no edits {{{")
 DECOY = HEAD.format(name="decoy") + "SET RATE = 50.0\n"
 AGAIN = _swap("SEED = 7\ntokenizer", "SEED = 7\nrate = RATE\ntokenizer")
+FORWARD = """\
+def forward(self, x, y=None, reduction="mean"):
+    scores = self.table[x] * 0.9
+    return scores if y is None else nn.functional.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction=reduction)
+"""
+WHOLE = TRAIN.replace("LEVEL = 1.8", "LEVEL = 1.9").replace(
+    "randn(vocab_size, vocab_size) * 0.1", "zeros(vocab_size, vocab_size)"
+)
 
 SCENARIOS = (
     Scenario("garbage ten times", (NO_IDEA,) * 20, "holds no edit", refusals=10),
@@ -127,6 +135,8 @@ SCENARIOS = (
     _answer("a network", _swap("import torch", "import socket\nimport torch"), "may not do this"),
     _answer("out of range", "SET RATE = 900.0\n", "outside of its range"),
     _answer("no such function", "FUNCTION Bigrams.backward\n```\ndef backward(self):\n    pass\n```\n", "backward"),
+    _answer("a method", f"FUNCTION Bigrams.forward\n{_file(FORWARD)}", None),
+    _row("a whole file with CRLF", Turn((HEAD.format(name="file") + _file(WHOLE)).replace("\n", "\r\n")), said=None),
     _row("tabs and control characters in the hypothesis",
          Turn("TITLE: größer\t\x1b[31m良\u202e\nHYPOTHESIS:\ta\x00\u200b b\nSET RATE = 17.0\n" + WORSE), said=None),
 )  # fmt: skip

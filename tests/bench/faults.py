@@ -1,0 +1,95 @@
+"""What small models and their servers do wrong, row by row, and what it costs: the night of test_faults.py.
+
+The night itself is trained by the scripted trainer. Whatever became a trial in it is then trained for real, twenty
+steps on the CPU with the real scoring, since only that shows a crash. Bar: below 5 % of the trials crash.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from researcher.history import History
+from researcher.proposal import Lane, lanes_of
+from services.replay import replay_proposals
+from services.state import State
+from tests.doubles.fault_scenarios import FILES, SCENARIOS
+from tests.researcher.conftest import ScriptedNight
+from tests.researcher.faulty_night import Seen, tell_faults
+from tests.servers import open_server
+from tests.trainer.conftest import miniature, tiny_data
+from trainer.jobs import Outcome
+from trainer.places import Places
+from trainer.trial import run_trial
+
+CRASH_BAR = 0.05
+WIDTH = 150
+
+
+def run() -> None:
+    """Print the tables; exit 1 where too many trials crash."""
+    ground = Path(tempfile.mkdtemp(prefix="overnight-bench-", dir="/var/tmp"))
+    try:
+        console, state = Console(width=WIDTH), State(ground / "night")
+        state.root.mkdir()
+        with open_server(ground / "redis") as server:
+            night = ScriptedNight(state.root, server, FILES)
+            try:
+                night.start_trainer()
+                seen = tell_faults(night)
+            finally:
+                night.end()
+        state.settle(profile="cpu", detect=str)
+        console.print(_rows(seen))
+        replay_proposals(state, console)
+        outcomes = _trained(state, ground)
+    finally:
+        shutil.rmtree(ground)
+    trials, crashed = sum(outcomes.values()), sum(n for (_, ran), n in outcomes.items() if not ran)
+    for lane in Lane:
+        if outcomes[lane, True] or outcomes[lane, False]:
+            console.print(f"trained for real, lane {lane}: {outcomes[lane, True]} ran, {outcomes[lane, False]} crashed")
+    console.print(f"{crashed} of {trials} trials crashed ({crashed / trials:.1%}; bar: below {CRASH_BAR:.0%})")
+    if crashed >= CRASH_BAR * trials:
+        sys.exit(1)
+
+
+def _rows(seen: Mapping[str, Seen]) -> Table:
+    table = Table(title="what goes wrong, and what became of it", box=None, pad_edge=False)
+    for name in ("scenario", "refused", "trials", "went on", "said in the log"):
+        table.add_column(name, justify="left" if name in ("scenario", "said in the log") else "right", no_wrap=True)
+    for row in SCENARIOS:
+        became = seen[row.name]
+        refused = [item for item in became.experiments if item.outcome is Outcome.REJECTED]
+        trials = str(len(became.experiments) - len(refused))
+        went_on = "yes" if became.next_one.outcome is Outcome.OK else "NO"
+        said = " ".join((refused[-1].reason or "").split()) if refused else "read as it was meant"
+        table.add_row(row.name, str(len(refused)), trials, went_on, said)
+    return table
+
+
+def _trained(state: State, ground: Path) -> Counter[tuple[Lane, bool]]:
+    """By the lane of a trial's first edit: did it run to its score?"""
+    data = tiny_data(ground / "data")
+    outcomes: Counter[tuple[Lane, bool]] = Counter()
+    with History(state.journal) as history:
+        measured = [item for item in history.experiments() if item.was_measured]
+        for item in track(measured, "training for real", transient=True):
+            proposal = history.proposal(item.id)
+            assert proposal is not None
+            folder = ground / str(item.number)
+            (folder / "trials").mkdir(parents=True)
+            (folder / "work").mkdir(mode=0o700)
+            spec = miniature(data, history.source(item.id), trial=f"f-{item.number}-t1-a1")
+            places = Places(data, folder / "trials", folder / "work")
+            result = run_trial(spec, places, lambda _: None, lambda: False)
+            outcomes[lanes_of(proposal.edits)[0], result.outcome is Outcome.OK] += 1
+    return outcomes
