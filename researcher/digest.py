@@ -5,20 +5,27 @@ from __future__ import annotations
 from statistics import fmean
 
 from researcher.decision import pooled_sigma
-from researcher.experiment import Experiment
+from researcher.experiment import Decision, Experiment
 from researcher.history import History
 from researcher.prompt import PromptContext
+from researcher.proposal import ReplaceFunction
 from researcher.view import fallen_keeps
 from trainer.jobs import Clock, Outcome, Profile
 
 HISTORY_LINES = 60
+DROPPED_LINES = 20  # at once, the oldest: prompts between keep their beginning
 REJECTION_LINES = 5
+TURN_EXPERIMENTS = 5  # for which a train.py too long to be shown is shown in the same parts
+TOUCHED = 4  # of them may say which parts
 
 
 def prompt_context(history: History, profile: Profile, program: str, source: str, idea: str | None) -> PromptContext:
     """The state of the night for one question about the incumbent's `source`."""
     recent = history.recent(HISTORY_LINES)
-    measured = [item for item in recent if item.was_measured or item.is_baseline]
+    number = recent[-1].number + 1 if recent else 0
+    turn = number // TURN_EXPERIMENTS
+    first = max(0, -(-(number - HISTORY_LINES) // DROPPED_LINES) * DROPPED_LINES)
+    measured = [item for item in recent if item.number >= first and (item.was_measured or item.is_baseline)]
     fallen = fallen_keeps(history.experiments(), history.confirmations())
     rejected = [item for item in recent if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
     return PromptContext(
@@ -29,6 +36,9 @@ def prompt_context(history: History, profile: Profile, program: str, source: str
         history=tuple(_line(item, fallen.get(item.id)) for item in measured),
         rejections=tuple(f"{item.title}: {item.reason}" for item in rejected),
         idea=idea,
+        earlier=first,
+        named=_touched(history, measured, turn * TURN_EXPERIMENTS),
+        turn=turn,
     )
 
 
@@ -45,6 +55,25 @@ def profile_text(profile: Profile) -> str:
         f"Rows are {profile.context} tokens long, the vocabulary has {profile.vocab_size} tokens. "
         "More steps in the budget usually means a lower score, so what is slower must be worth it."
     )
+
+
+def _touched(history: History, measured: list[Experiment], settled: int) -> tuple[str, ...]:
+    """Functions that the newest keeps wrote anew, and near misses before the experiment `settled`, newest first."""
+    scores = history.scores()
+    touching = [
+        item
+        for item in measured
+        if item.decision is Decision.KEEP or (item.number < settled and _was_near(item, scores))
+    ]
+    proposals = [history.proposal(item.id) for item in reversed(touching[-TOUCHED:])]
+    edits = [edit for proposal in proposals if proposal for edit in proposal.edits]
+    return tuple(dict.fromkeys(edit.name for edit in edits if isinstance(edit, ReplaceFunction) and edit.name))
+
+
+def _was_near(item: Experiment, scores: dict[int, list[float]]) -> bool:
+    """Better than its parent, by less than was asked."""
+    beaten = scores.get(item.parent) if item.parent is not None else None
+    return beaten is not None and item.score is not None and item.score < fmean(beaten)
 
 
 def _incumbent_text(history: History, profile: Profile) -> str:

@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import ModelAway, ModelFault, ModelMissing
+from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
 from researcher.thinking import Think
 
 DEFAULT_PORT = 11434
 ALL_LAYERS = 999
+
+_TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def refusal(settings: OllamaSettings, response: httpx.Response) -> ModelAway | M
     if response.status_code == httpx.codes.NOT_FOUND and "not found" in said and "page" not in said:
         return missing(settings)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
-        return ModelFault(f"{settings.url} refused the question ({response.status_code}): {said}")
+        kind = PromptTooLong if _TOO_LONG.search(said) else ModelFault
+        return kind(f"{settings.url} refused the question ({response.status_code}): {said}")
     return ModelAway(f"{settings.url} answers {response.status_code}: {said or 'without a word'}")
 
 

@@ -62,6 +62,10 @@ class ThoughtsAteTheAnswer(ModelFault):
     """The LLM thought until its room was used up, or stopped after that."""
 
 
+class PromptTooLong(ModelFault):
+    """The server refused a question that is longer than its context."""
+
+
 class PromptWasCut(ModelFault):
     """The server counted fewer tokens than the question has words: the LLM has not read all of it."""
 

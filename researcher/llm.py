@@ -19,6 +19,7 @@ from researcher.errors import (
     EditError,
     ModelAway,
     ModelFault,
+    PromptTooLong,
     PromptWasCut,
     Rejected,
     ResearcherError,
@@ -26,6 +27,7 @@ from researcher.errors import (
 )
 from researcher.exchanges import Exchange
 from researcher.moves import schema_of
+from researcher.outline import refuse_marks
 from researcher.prompt import PromptContext, Prompts
 from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
 from researcher.replies import lanes_meant, read_reply
@@ -115,6 +117,8 @@ class LlmProposer:
             answer_tokens = self._window.answer_tokens(messages)
             answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
         except ModelFault as error:
+            if isinstance(error, PromptTooLong):
+                self._window.shrink()
             return _Turn(_UNREAD, error, self._exchange(prompt, "", error), None, time.monotonic() - started)
         cut = answer.done_reason == "length"
         reply = with_thoughts(answer.thoughts, answer.text)
@@ -221,6 +225,7 @@ def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal
     stage: Stage | None = Stage.APPLY
     fault: ResearcherError | None = None
     try:
+        refuse_marks(reply.edits)
         apply_edits(source, reply.edits)
         stage = Stage.VALIDATE
         check(proposal)

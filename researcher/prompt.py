@@ -1,26 +1,32 @@
-"""A prompt that fits: files with {named} fields, the stable part first, the growing part last and cut from its old end.
+"""A prompt that fits: files with {named} fields, what changes least first, the growing part cut from its old end.
 
-Tokens are estimated from bytes, and the caller corrects the room by what servers count; what had to be left out is
-said in the prompt. The files in `researcher/prompts/` are meant to be read and edited.
+A prompt begins as the one before did for as long as can be, since servers read only what is new: cuts are made in
+blocks. Tokens are estimated, and the caller corrects the room by what servers count; what had to be left out is said
+in the prompt. The files in `researcher/prompts/` are meant to be read and edited.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from researcher.chat import Message
-from researcher.errors import ModelFault, ResearcherError
+from researcher.errors import EditError, ModelFault, ResearcherError
+from researcher.outline import outline, part_names
 from researcher.proposal import Lane
 from researcher.replies import one_line
+from researcher.tokens import tokens
 
-BYTES_PER_TOKEN = 3  # usual vocabularies take 3 to 4 bytes of Python or English; numbers and other scripts fewer
 MESSAGE_TOKENS = 16  # what a chat template adds around a message
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
+BLOCK_LINES = 10  # of the history: left out at once, so that its beginning stays for as many experiments
+REJECTIONS_TOKENS = 1000  # kept free, so that the history's beginning does not depend on them
+OUTLINE_SHARE = 0.7  # of what a long train.py may share with the digest
+OUTLINE_STEP = 512  # a view of train.py changes only with that many tokens of room
 
 _FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -29,6 +35,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "task": ("source", "incumbent", "history", "rejections", "task"),
     "next": (),
     "idea": ("idea",),
+    "outline": ("lines",),
     "repair": ("reason",),
     "move": ("reason",),
     **dict.fromkeys(Lane, ()),
@@ -39,7 +46,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 class PromptContext:
     """What a model is told. `history` and `rejections` are lines, oldest first; `idea` is a person's wish or None.
 
-    `lanes` are the forms of edits that it is offered.
+    `lanes` are the forms of edits that it is offered. `earlier` experiments are older than the history's first line.
+    Of a train.py too long to be shown, the parts in `named` are shown first, and others by `turn`.
     """
 
     program: str
@@ -50,6 +58,9 @@ class PromptContext:
     rejections: tuple[str, ...] = ()
     idea: str | None = None
     lanes: tuple[Lane, ...] = tuple(Lane)
+    earlier: int = 0
+    named: tuple[str, ...] = ()
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,24 +76,11 @@ class Prompts:
         return cls({name: _read(folder / f"{name}.md", fields) for name, fields in _FIELDS.items()})
 
     def messages(self, context: PromptContext, room: int) -> tuple[Message, ...]:
-        """The question, of at most `room` estimated tokens.
+        """The question, of at most `room` estimated tokens, with an outline of a train.py that is too long.
 
         Raises ModelFault, naming the setting, if even without any history it does not fit.
         """
-        bare = self._filled(context, _listed((), len(context.history)), _listed((), len(context.rejections)))
-        spare = room - prompt_tokens(bare)
-        if spare < 0:
-            raise ModelFault(
-                f"the prompt needs about {prompt_tokens(bare)} tokens ({tokens(context.source)} of them for train.py) "
-                f"without any history, but only {room} are free; raise NUM_CTX by {-spare} or more"
-            )
-        rejections = _newest(context.rejections, spare // 2)
-        history = _newest(context.history, spare - sum(map(_line_tokens, rejections)))
-        return self._filled(
-            context,
-            _listed(history, len(context.history) - len(history)),
-            _listed(rejections, len(context.rejections) - len(rejections)),
-        )
+        return self._fitted(self._viewed(context, room), room)
 
     def repair(
         self,
@@ -101,7 +99,57 @@ class Prompts:
             Message("assistant", quoted),
             Message("user", _fill(self.texts[form], {"reason": reason})),
         )
-        return (*self.messages(context, room - prompt_tokens(turn)), *turn)
+        left = room - prompt_tokens(turn)
+        try:
+            asked = self._fitted(self._viewed(context, room), left)  # the view of train.py that was answered to
+        except ModelFault:
+            asked = self.messages(context, left)
+        return (*asked, *turn)
+
+    def _viewed(self, context: PromptContext, room: int) -> PromptContext:
+        """With as much of train.py as fits; what is left out cannot be written anew."""
+        if self._spare(context, room) >= 0:
+            return context
+        lanes = tuple(lane for lane in context.lanes if lane is not Lane.FILE) or (Lane.SEARCH,)
+        context = replace(context, lanes=lanes)
+        count = context.source.count("\n") + 1
+        note = _fill(self.texts["outline"], {"lines": str(count)})
+        head = "".join(f"# {line}".rstrip() + "\n" for line in note.strip().splitlines())
+        free = self._spare(replace(context, source=head, idea=None), room)
+        try:
+            names = [name for name in part_names(context.source) if _names(name, context.idea)]
+            view = outline(
+                context.source,
+                int(OUTLINE_SHARE * free) // OUTLINE_STEP * OUTLINE_STEP,
+                (*names, *context.named),
+                context.turn,
+            )
+        except EditError:
+            return context
+        return context if view is None else replace(context, source=head + view)
+
+    def _spare(self, context: PromptContext, room: int) -> int:
+        """Room for history and rejections."""
+        bare = self._filled(
+            context, _listed((), context.earlier + len(context.history)), _listed((), len(context.rejections))
+        )
+        return room - prompt_tokens(bare)
+
+    def _fitted(self, context: PromptContext, room: int) -> tuple[Message, ...]:
+        spare = self._spare(context, room)
+        if spare < 0:
+            raise ModelFault(
+                f"the prompt needs about {room - spare} tokens ({tokens(context.source)} of them for train.py) "
+                f"without any history, but only {room} are free; raise NUM_CTX by {-spare} or more"
+            )
+        kept = min(spare // 2, REJECTIONS_TOKENS) if context.rejections else 0
+        rejections = _newest(context.rejections, kept)
+        history = _newest_blocks(context.history, spare - kept)
+        return self._filled(
+            context,
+            _listed(history, context.earlier + len(context.history) - len(history)),
+            _listed(rejections, len(context.rejections) - len(rejections)),
+        )
 
     def _filled(self, context: PromptContext, history: str, rejections: str) -> tuple[Message, ...]:
         wish = self.texts["next"] if context.idea is None else _fill(self.texts["idea"], {"idea": context.idea})
@@ -117,11 +165,6 @@ class Prompts:
         }
         task = self.texts["task"].replace(_FENCE, _fence_around(context.source))
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
-
-
-def tokens(text: str) -> int:
-    """An estimate; a server has the last word."""
-    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 def prompt_tokens(messages: Sequence[Message]) -> int:
@@ -159,6 +202,21 @@ def _newest(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
             break
         kept.append(line)
     return tuple(reversed(kept))
+
+
+def _newest_blocks(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
+    """All that fit but for whole blocks of the oldest; of the last block, as many as fit."""
+    costs = [*map(_line_tokens, lines)]
+    start, spent = 0, sum(costs)
+    while spent > spare and start + BLOCK_LINES < len(lines):
+        spent -= sum(costs[start : start + BLOCK_LINES])
+        start += BLOCK_LINES
+    return _newest(lines[start:], spare)
+
+
+def _names(name: str, idea: str | None) -> bool:
+    """Whether a person's idea speaks of a part."""
+    return idea is not None and re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", idea) is not None
 
 
 def _line_tokens(line: str) -> int:

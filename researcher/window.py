@@ -13,6 +13,7 @@ from researcher.errors import ModelFault, PromptWasCut
 from researcher.prompt import prompt_tokens
 
 WIDER = 2
+SHRUNK = 0.85
 # Vocabularies split text at blanks before they make tokens of it, so that a prompt has a token for each word at least;
 # usual ones take two to three for a word of code.
 FEWEST_TOKENS_PER_WORD = 1.0
@@ -62,6 +63,10 @@ class Window:
                 f"without a word; look at its own limit of the context, {self._context_tokens} tokens are needed"
             )
         self._undercount = max(self._undercount, answer.prompt_tokens / prompt_tokens(question))
+
+    def shrink(self) -> None:
+        """After a refusal of a question as too long: it had more tokens than was thought."""
+        self._undercount /= SHRUNK
 
     def _room(self, answer_tokens: int) -> int:
         return int((self._context_tokens - answer_tokens) / self._undercount)

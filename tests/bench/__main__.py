@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, faults, honest, overhead, sandbox, scale, trust
+from tests.bench import aa, campaign, decision, faults, honest, overhead, prefix, sandbox, scale, trust
 
 
 def _chosen() -> argparse.Namespace:
@@ -39,6 +39,8 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("honest", help="whether honest models of many shapes are left alone")
     one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
     names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
+    one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
+    one.add_argument("--experiments", type=int, default=100)
     return parser.parse_args()
 
 
@@ -62,6 +64,8 @@ def main() -> None:
             honest.run(options.scorings)
         case "faults":
             faults.run()
+        case "prefix":
+            prefix.run(options.experiments)
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 

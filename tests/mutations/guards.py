@@ -759,6 +759,34 @@ GUARDS = (
         "Exchange(prompt, reply, ",
         _SECRETS + "secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer",
     ),
+    Guard(
+        "a question refused as too long makes the next one shorter",
+        "researcher/llm.py",
+        "            if isinstance(error, PromptTooLong):",
+        "            if False:",
+        "researcher/test_llm.py::test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter",
+    ),
+    Guard(
+        "a comment that stands for lines is no code",
+        "researcher/llm.py",
+        "        refuse_marks(reply.edits)\n",
+        "",
+        "researcher/test_llm.py::test_answer_that_takes_a_comment_of_the_view_for_code_is_refused",
+    ),
+    Guard(
+        "who sees a part of train.py is not offered to write all of it",
+        "researcher/prompt.py",
+        " if lane is not Lane.FILE",
+        "",
+        "researcher/test_outline.py::test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out",
+    ),
+    Guard(
+        "the history loses its oldest in blocks",
+        "researcher/digest.py",
+        "item.number >= first and ",
+        "",
+        "researcher/test_digest.py::test_the_digest_of_a_long_night_stays_bounded",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

@@ -7,7 +7,7 @@ from pathlib import Path
 from researcher.decision import Ruling, judge_claim
 from researcher.experiment import CheckKind, Decision, Prices, Run, Verdict
 from researcher.journal import Journal
-from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
+from researcher.proposal import Candidate, Edit, LlmCost, Proposal, Proposer, SetKnobs
 from researcher.view import Night, look
 from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult, profile_named
 
@@ -80,10 +80,16 @@ class Story:
         self.journal.applied(first, self.tick())
 
     def try_out(
-        self, title: str, score: float | None, decision: Decision, outcome: Outcome | None = None, faults: int = 0
+        self,
+        title: str,
+        score: float | None,
+        decision: Decision,
+        outcome: Outcome | None = None,
+        faults: int = 0,
+        edits: tuple[Edit, ...] = (SetKnobs({"A": 2}),),
     ) -> int:
         number = len(self.journal.experiments())
-        proposal = Proposal(Proposer.LLM, title, "h", (SetKnobs({"A": 2}),), cost=LlmCost("u", "m", 1, 400, 100, 2.0))
+        proposal = Proposal(Proposer.LLM, title, "h", edits, cost=LlmCost("u", "m", 1, 400, 100, 2.0))
         item = self.journal.propose(
             self.run, proposal, Candidate("A = 2\n", f"f{number}", f"c{number}", 0), self.tick()
         )

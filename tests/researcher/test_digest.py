@@ -6,7 +6,8 @@ from pathlib import Path
 
 from researcher.digest import prompt_context
 from researcher.experiment import Decision
-from researcher.proposal import Proposal, Proposer
+from researcher.prompt import Prompts
+from researcher.proposal import Proposal, Proposer, ReplaceFunction
 from tests.researcher.story import PROFILE, Story
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
@@ -62,3 +63,22 @@ def test_the_digest_of_a_long_night_stays_bounded(tmp_path: Path) -> None:
     story.journal.close()
     assert len(context.history) <= 60
     assert "move 119" in context.history[-1]
+    assert "move 79" in context.history[0], "whole twenties are left out, so that the beginning stays"
+    assert context.earlier == 80
+    assert "(80 older ones are omitted" in Prompts.read().messages(context, 12_000)[1].content
+
+
+def test_functions_that_were_kept_or_nearly_kept_are_named_for_a_long_train_py(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    for name, score, decision in (("A.kept", 1.7, Decision.KEEP), ("near", 1.69, Decision.DISCARD)):
+        story.try_out("x", score, decision, edits=(ReplaceFunction(name, "def x(): pass"),))
+    story.try_out("worse", 1.9, Decision.DISCARD, edits=(ReplaceFunction("worse", "def worse(): pass"),))
+
+    before = prompt_context(story.journal, PROFILE, "", "A = 2\n", idea=None)
+    story.try_out("other", 1.9, Decision.DISCARD)
+    after = prompt_context(story.journal, PROFILE, "", "A = 2\n", idea=None)
+
+    story.journal.close()
+    assert (before.turn, before.named) == (0, ("A.kept",)), "near misses wait for the next turn"
+    assert (after.turn, after.named) == (1, ("near", "A.kept"))

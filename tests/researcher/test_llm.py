@@ -323,6 +323,29 @@ def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() ->
     assert second / first == pytest.approx(1 / 1.5, abs=0.02)
 
 
+def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> None:
+    context = replace(CONTEXT, history=tuple(f"{number} discard: no gain" for number in range(4000)))
+    with ollama_double([Turn(GOOD, "one_token_over"), GOOD]) as server:
+        client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
+        proposer = LlmProposer(client)
+        refused, answered = (proposer.propose(context, lambda: None, check) for _ in range(2))
+
+    first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
+    assert "exceeds the available context size" in str(refused.rejected)
+    assert answered.rejected is None
+    assert second / first == pytest.approx(0.85, abs=0.02)
+
+
+def test_answer_that_takes_a_comment_of_the_view_for_code_is_refused() -> None:
+    answer = HEAD + block("# [lines 3-9 are not shown]", "pass")
+
+    draft, _ = propose([answer, answer])
+
+    assert "'# [lines 3-9 are not shown]', which stands for lines of train.py that you cannot see" in str(
+        draft.rejected
+    )
+
+
 def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
     def tried_before(proposal: Proposal) -> None:
         raise Rejected("the same code was tried before (experiment 12: discard, 1.812)")

@@ -12,8 +12,9 @@ import trainer
 from researcher import replies
 from researcher.errors import ModelFault, ResearcherError
 from researcher.ollama import OllamaSettings
-from researcher.prompt import PromptContext, Prompts, prompt_tokens, tokens
+from researcher.prompt import PromptContext, Prompts, prompt_tokens
 from researcher.proposal import Lane, lanes_of
+from researcher.tokens import tokens
 
 CONTEXT = PromptContext(
     program="Lower the score; {source} stays text.",
@@ -36,8 +37,8 @@ def test_stable_part_stands_first_and_the_growing_part_last() -> None:
         "Lower the score",
         "profile cpu",
         "DEPTH = 2",
-        "scores 1.812",
         "- 1 discard",
+        "scores 1.812",
         "- 2 no block",
         "{more} layers",
     ]
@@ -103,8 +104,8 @@ def test_older_lines_are_left_out_first_and_that_is_said() -> None:
 
 
 def test_source_that_does_not_fit_names_the_setting_to_raise() -> None:
-    with pytest.raises(ModelFault, match=r"\(20000 of them for train.py\) .* only 2000 are free; raise NUM_CTX by \d+"):
-        text_of(replace(CONTEXT, source="x" * 60_000), 2000)
+    with pytest.raises(ModelFault, match=r"\(60000 of them for train.py\) .* only 900 are free; raise NUM_CTX by \d+"):
+        text_of(replace(CONTEXT, source="x" * 60_000), 900)
 
 
 @given(
@@ -132,7 +133,7 @@ def test_no_prompt_and_no_repair_is_larger_than_its_room(
 
 def test_estimate_counts_bytes_so_that_other_scripts_are_not_cheap() -> None:
     assert tokens("a word") == 2
-    assert tokens("语言模型") == 4
+    assert tokens("语言模型") == 12
 
 
 def test_prompt_without_its_field_is_refused_by_name(tmp_path: Path) -> None:

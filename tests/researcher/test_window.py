@@ -22,7 +22,7 @@ def counted(prompt_tokens: int | None, *, counts_cached: bool = True) -> Answer:
 def filling(room: int, least: int = 0) -> Sequence[Message]:
     if room < least:
         raise ModelFault("does not fit")
-    return [Message("user", "x" * 3 * (room - 16))]
+    return [Message("user", "ab " * (room - 16))]
 
 
 def test_an_answer_gets_twice_its_share_once_and_the_question_gives_way() -> None:
