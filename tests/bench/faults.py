@@ -19,6 +19,7 @@ from rich.table import Table
 
 from researcher.history import History
 from researcher.proposal import Lane, lanes_of
+from researcher.replies import one_line
 from services.replay import replay_proposals
 from services.state import State
 from tests.doubles.fault_scenarios import FILES, SCENARIOS
@@ -31,7 +32,7 @@ from trainer.places import Places
 from trainer.trial import run_trial
 
 CRASH_BAR = 0.05
-WIDTH = 150
+WIDTH, SAID_CHARACTERS = 150, 72
 
 
 def run() -> None:
@@ -71,7 +72,7 @@ def _rows(seen: Mapping[str, Seen]) -> Table:
         refused = [item for item in became.experiments if item.outcome is Outcome.REJECTED]
         trials = str(len(became.experiments) - len(refused))
         went_on = "yes" if became.next_one.outcome is Outcome.OK else "NO"
-        said = " ".join((refused[-1].reason or "").split()) if refused else "read as it was meant"
+        said = one_line(refused[-1].reason or "", SAID_CHARACTERS) if refused else "read as it was meant"
         table.add_row(row.name, str(len(refused)), trials, went_on, said)
     return table
 
