@@ -12,7 +12,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from researcher.chat import Answer, Message
 from researcher.endpoint import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
 from researcher.errors import ModelAway, ModelFault, ModelSilent
 from researcher.residence import Residence
+from researcher.stream import LONGEST_ANSWER_BYTES, count, unicode, whole_lines
 from researcher.thinking import Known, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 LOOK_S = 2.0
-LONGEST_ANSWER_BYTES = 8 * 2**20
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ class OllamaClient:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise refusal(self.settings, response)
-            async for line in _lines(response):
+            async for line in whole_lines(response):
                 if stream.take(line):
                     return stream.answer()
         raise ModelFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
@@ -169,7 +169,7 @@ class OllamaClient:
         call = self.settings.call
         question = call | {
             "options": call["options"] | {"num_predict": answer_tokens},  # another one does not load the model anew
-            "messages": [{"role": message.role, "content": _unicode(message.content)} for message in messages],
+            "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
             "stream": True,
             "keep_alive": self.settings.keep_alive,
         }
@@ -213,39 +213,16 @@ class _Stream:
     def answer(self) -> Answer:
         """The answer after its last line."""
         return Answer(
-            text=_unicode("".join(self.text)),
-            thoughts=_unicode("".join(self.thoughts)),
+            text=unicode("".join(self.text)),
+            thoughts=unicode("".join(self.thoughts)),
             done_reason="length" if self.last.get("done_reason") == "length" else "stop",
-            prompt_tokens=_count(self.last.get("prompt_eval_count")),
-            answer_tokens=_count(self.last.get("eval_count")),
+            prompt_tokens=count(self.last.get("prompt_eval_count")),
+            answer_tokens=count(self.last.get("eval_count")),
             seconds=time.monotonic() - self.started,
         )
-
-
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Lines ended by LF only: httpx would also split at characters that may stand inside a JSON string."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *complete, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST_ANSWER_BYTES:
-            raise ModelFault(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
-        for line in complete:
-            if line.strip():
-                yield line
-    if rest.strip():
-        yield rest
 
 
 @cache
 def _authorities() -> ssl.SSLContext:
     """Read once: that takes longer than a look."""
     return httpx.create_ssl_context(trust_env=False)
-
-
-def _unicode(text: str) -> str:
-    """Without half a surrogate pair, which JSON can carry and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
