@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
+from researcher.stream import error_text
 from researcher.thinking import Think
 
 DEFAULT_PORT = 11434
@@ -134,15 +135,6 @@ def json_of(settings: OllamaSettings, response: httpx.Response) -> Any:
         return response.json()
     except ValueError as error:
         raise stranger(settings, error) from error
-
-
-def error_text(response: httpx.Response) -> str:
-    """What the server says is wrong."""
-    try:
-        said = response.json()
-    except ValueError:
-        return response.text.strip()[:500]  # not Ollama's own error: a proxy's page, a router's plain text
-    return str(said.get("error", said) if isinstance(said, dict) else said)[:500]
 
 
 def same_model(found: str, wanted: str) -> bool:

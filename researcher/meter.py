@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from researcher.chat import Answer, ChatClient, Message
@@ -18,6 +19,20 @@ from researcher.experiment import PaidCall
 from researcher.prompt import MESSAGE_TOKENS
 
 Price = Callable[[int | None, int | None], float | None]  # of tokens sent and answered; None where one is not known
+
+
+@dataclass(frozen=True)
+class TokenPrice:
+    """Of a million tokens sent, and of a million answered, in the owner's currency."""
+
+    sent: float
+    answered: float
+
+    def __call__(self, prompt_tokens: int | None, answer_tokens: int | None) -> float | None:
+        """None where one of the counts is not known."""
+        if prompt_tokens is None or answer_tokens is None:
+            return None
+        return (prompt_tokens * self.sent + answer_tokens * self.answered) / 1e6
 
 
 class Ledger(Protocol):

@@ -7,33 +7,26 @@ before each the model is seen to be in memory as asked, before the first whether
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
 from researcher.chat import Answer, Message
 from researcher.endpoint import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
-from researcher.errors import ModelAway, ModelFault, ModelSilent
+from researcher.errors import ModelFault
 from researcher.residence import Residence
-from researcher.stream import LONGEST_ANSWER_BYTES, count, unicode, whole_lines
+from researcher.stream import Deadlines, Stream, authorities, count, unicode, watched, whole_lines
 from researcher.thinking import Known, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.25
 LOOK_S = 2.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,11 +49,12 @@ class OllamaClient:
         self.model = settings.model
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
+        self._deadlines = Deadlines(settings.first_s, settings.stall_s, settings.deadline_s)
 
     def look(self) -> ServerFacts:
         """Raises ModelAway, with the next step, unless the server answers and has the model."""
         try:
-            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=_authorities()) as client:
+            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:
                 version = json_of(self.settings, client.get("/api/version"))["version"]
                 models = json_of(self.settings, client.get("/api/tags"))["models"]
                 found = next((model for model in models if same_model(model["name"], self.model)), None)
@@ -84,42 +78,18 @@ class OllamaClient:
 
         The model is loaded first where it is not. Raises ModelDoesNotFit where it cannot be as asked.
         """
-        stream = _Stream(time.monotonic())
+        stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
-        return asyncio.run(self._watch(self._ask(question, stream), stream, tick))
+        return asyncio.run(watched(self._ask(question, stream), stream, self._deadlines, tick))
 
     def leave(self, tick: Callable[[], None]) -> None:
         """Before a trial: returns once the card is free of a model that does not stay there. Raises ModelStays."""
         if not self.settings.resident:
-            asyncio.run(self._watch(self._leave(), _Stream(time.monotonic()), tick))
-
-    async def _watch(self, work: Coroutine[Any, Any, T], stream: _Stream, tick: Callable[[], None]) -> T:
-        working = asyncio.create_task(work)
-        try:
-            while not (await asyncio.wait({working}, timeout=TICK_S))[0]:
-                self._keep_deadlines(stream)
-                tick()
-            return await working
-        finally:
-            working.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ModelAway, ModelFault):
-                await working
-
-    def _keep_deadlines(self, stream: _Stream) -> None:
-        now = time.monotonic()
-        if now - stream.started > self.settings.deadline_s:
-            raise ModelFault(
-                f"{self.model} had not finished after {self.settings.deadline_s:.0f} s "
-                f"({stream.lines} lines came); allow more time or a shorter answer"
-            )
-        if stream.lines == 0 and now - stream.started > self.settings.first_s:
-            raise ModelSilent(f"{self.url} took the question and sent nothing for {self.settings.first_s:.0f} s")
-        if stream.lines and now - stream.heard > self.settings.stall_s:
-            raise ModelFault(f"{self.model} stopped in the middle: silent for {self.settings.stall_s:.0f} s")
+            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self._deadlines, tick))
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
-        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=_authorities())
+        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=authorities())
 
     async def _leave(self) -> None:
         try:
@@ -177,32 +147,17 @@ class OllamaClient:
 
 
 @dataclass
-class _Stream:
-    """What has come of an answer so far."""
+class _Stream(Stream):
+    """In Ollama's lines: an object each, the last one says `done`."""
 
-    started: float
-    heard: float = 0.0
-    lines: int = 0
-    size: int = 0
     text: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
 
     def take(self, line: bytes) -> bool:
         """True for the last line of a complete answer."""
-        self.heard = time.monotonic()
-        self.lines += 1
-        self.size += len(line)
-        if self.size > LONGEST_ANSWER_BYTES:
-            raise ModelFault(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
-        try:
-            parsed = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ModelFault(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
-        if not isinstance(parsed, dict):
-            raise ModelFault(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
-        if "error" in parsed:
-            raise ModelFault(f"the server broke off with: {str(parsed['error'])[:500]}")
+        self.hear(line)
+        parsed = self.parsed(line)
         message = parsed.get("message")
         if isinstance(message, dict):
             self.text.append(str(message.get("content") or ""))
@@ -220,9 +175,3 @@ class _Stream:
             answer_tokens=count(self.last.get("eval_count")),
             seconds=time.monotonic() - self.started,
         )
-
-
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Read once: that takes longer than a look."""
-    return httpx.create_ssl_context(trust_env=False)

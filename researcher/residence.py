@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import httpx
 
-from researcher.endpoint import OllamaSettings, error_text, json_of, refusal, same_model, stranger
+from researcher.endpoint import OllamaSettings, json_of, refusal, same_model, stranger
 from researcher.errors import ModelAway, ModelDoesNotFit, ModelStays
+from researcher.stream import error_text
 
 POLL_S = 0.1
 LOADED_FOR = "5m"  # a load that is told keep_alive 0 is an unload, and a killed researcher must not leave it for ever

@@ -1,17 +1,115 @@
-"""What every protocol shares of a streamed answer: whole lines of bounded length, text that UTF-8 can carry, counts.
-
-Deadlines and what a line means are the client's.
+"""What every protocol shares of a streamed answer: watching it, its deadlines, whole lines of bounded length, text that
+UTF-8 can carry, counts. What a line means is the client's.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
 
 import httpx
 
-from researcher.errors import ModelFault
+from researcher.errors import ModelAway, ModelFault, ModelSilent
 
+TICK_S = 0.25
 LONGEST_ANSWER_BYTES = 8 * 2**20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """`first_s` bounds the silence before the first line, `stall_s` each later one, `deadline_s` the whole answer."""
+
+    first_s: float
+    stall_s: float
+    deadline_s: float
+
+
+@dataclass
+class Stream:
+    """What has come so far of an answer of `model` at `url`."""
+
+    url: str
+    model: str
+    started: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
+    lines: int = 0
+    size: int = 0
+
+    def hear(self, line: bytes) -> None:
+        """Something came. Raises ModelFault when it is too much."""
+        self.heard = time.monotonic()
+        self.lines += 1
+        self.size += len(line)
+        if self.size > LONGEST_ANSWER_BYTES:
+            raise ModelFault(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
+
+    def parsed(self, line: bytes) -> dict[str, Any]:
+        """Raises ModelFault unless it is an object, and one without an error."""
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ModelFault(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
+        if not isinstance(found, dict):
+            raise ModelFault(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
+        if found.get("error") is not None:
+            raise ModelFault(f"the server broke off with: {error_words(found)}")
+        return found
+
+    def keep(self, deadlines: Deadlines) -> None:
+        """Raises ModelSilent or ModelFault when one is past."""
+        now = time.monotonic()
+        if now - self.started > deadlines.deadline_s:
+            raise ModelFault(
+                f"{self.model} had not finished after {deadlines.deadline_s:.0f} s "
+                f"({self.lines} lines came); allow more time or a shorter answer"
+            )
+        if self.lines == 0 and now - self.started > deadlines.first_s:
+            raise ModelSilent(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
+        if self.lines and now - self.heard > deadlines.stall_s:
+            raise ModelFault(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
+
+
+async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadlines, tick: Callable[[], None]) -> T:
+    """What `work` returns; `tick` is called every quarter of a second meanwhile, and may raise to give up."""
+    working = asyncio.create_task(work)
+    try:
+        while not (await asyncio.wait({working}, timeout=TICK_S))[0]:
+            stream.keep(deadlines)
+            tick()
+        return await working
+    finally:
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ModelAway, ModelFault):
+            await working
+
+
+@cache
+def authorities(*, trust_env: bool = False) -> ssl.SSLContext:
+    """Read once: that takes longer than a look."""
+    return httpx.create_ssl_context(trust_env=trust_env)
+
+
+def error_text(response: httpx.Response) -> str:
+    """What the server says is wrong."""
+    try:
+        return error_words(response.json())
+    except ValueError:
+        return response.text.strip()[:500]  # nobody's own error: a proxy's page, a router's plain text
+
+
+def error_words(said: object) -> str:
+    """What the body of an error says is wrong, in either protocol's form."""
+    inner = said.get("error", said) if isinstance(said, dict) else said
+    return str(inner.get("message", inner) if isinstance(inner, dict) else inner)[:500]
 
 
 async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
@@ -34,4 +132,5 @@ def unicode(text: str) -> str:
 
 
 def count(value: object) -> int | None:
+    """None for anything but a whole number."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

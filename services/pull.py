@@ -21,11 +21,12 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from researcher.endpoint import OllamaSettings, away, base_url, error_text
+from researcher.endpoint import OllamaSettings, away, base_url
 from researcher.errors import ModelAway, ModelMissing, ResearcherError
 from researcher.ollama import OllamaClient
 from researcher.placement import placement_for
 from researcher.settings import Mix, Settings
+from researcher.stream import error_text
 
 SILENCE_S = 300.0  # a layer of many GiB is verified without a word
 SUCCESS = "success"
