@@ -13,7 +13,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -29,14 +28,13 @@ from researcher.experiment import Prices, Run
 from researcher.front import Front
 from researcher.journal import Journal
 from researcher.lab import BackOff, Goal, Lab
-from researcher.llm import LlmProposer
+from researcher.llms import first_llm, stronger_llm
 from researcher.loop import work
-from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
 from researcher.projections import ResultsTable, write_whole
 from researcher.proposers import Proposers
 from researcher.rescue import open_subject
-from researcher.settings import Mix, Settings, faults
+from researcher.settings import Settings, faults
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
 from researcher.view import now
@@ -157,11 +155,15 @@ def _lab(
     def project() -> None:
         write_whole(settings.subject_dir / "results.tsv", table.text().encode())
 
+    if settings.llm == "none":
+        logger.info("no LLM, as LLM=none asks; the optimiser proposes alone")
+        voice.say("llm", "none, as LLM=none asks; the optimiser proposes alone")
     proposers = Proposers(
         mix=settings.proposer,
         profile=profile,
         optimizer=Optimizer(seed=run.seed, context=profile.context),
-        llm=_llm(settings, profile, lambda words: voice.say("llm", words)),
+        llm=first_llm(settings, profile),
+        stronger=stronger_llm(settings, journal),
         program=workspace.program,
         folder=settings.journal_dir / "experiments",
         say=lambda words: voice.say("llm", words),
@@ -250,34 +252,6 @@ def _data_digest(folder: Path) -> str:
         return str(json.loads((folder / "manifest.json").read_text())["digest"])
     except (OSError, ValueError, KeyError) as error:
         raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error
-
-
-def _llm(settings: Settings, profile: Profile, say: Callable[[str], None]) -> LlmProposer | None:
-    """The LLM as a proposer, or None where it was not asked for."""
-    if settings.proposer is Mix.OPTIMIZER:
-        return None
-    if settings.llm == "none":
-        logger.info("no LLM, as LLM=none asks; the optimiser proposes alone")
-        say("none, as LLM=none asks; the optimiser proposes alone")
-        return None
-    placement = settings.placement()
-    return LlmProposer(
-        OllamaClient(
-            OllamaSettings(
-                host=settings.ollama_host,
-                model=placement.model,
-                num_ctx=placement.num_ctx,
-                num_batch=placement.num_batch,
-                num_predict=settings.num_predict,
-                think=settings.think,
-                on_gpu=profile.device == "cuda",
-                resident=placement.resident,
-                reserve_mib=placement.reserve_mib,
-                deadline_s=settings.llm_deadline_s,
-            )
-        ),
-        secrets=settings.secrets(),
-    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ _TRIAL = (
 _EXPERIMENT = (
     "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"
     " outcome, decision, reason, score, margin, sigma, llm_endpoint, llm_model, llm_calls, llm_prompt_tokens,"
-    " llm_answer_tokens, llm_s, proposed_at, decided_at, applied_at FROM experiment"
+    " llm_answer_tokens, llm_s, llm_money, proposed_at, decided_at, applied_at FROM experiment"
 )
 
 

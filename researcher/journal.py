@@ -103,6 +103,7 @@ class Journal(CheckSteps):
             columns |= {
                 "llm_endpoint": cost.endpoint, "llm_model": cost.model, "llm_calls": cost.calls, "llm_s": cost.seconds,
                 "llm_prompt_tokens": cost.prompt_tokens, "llm_answer_tokens": cost.answer_tokens,
+                "llm_money": cost.money,
             }  # fmt: skip
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         with transaction(self._database) as database:

@@ -26,6 +26,7 @@ from researcher.errors import (
     ThoughtsAteTheAnswer,
 )
 from researcher.exchanges import Exchange
+from researcher.meter import Price
 from researcher.moves import schema_of
 from researcher.outline import refuse_marks
 from researcher.prompt import PromptContext, Prompts
@@ -55,11 +56,19 @@ class Draft:
 class LlmProposer:
     """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompts/`, the default.
 
-    `secrets`, and what is written like one, is in nothing that is asked, stored or told.
+    `secrets`, and what is written like one, is in nothing that is asked, stored or told. `price` is of its tokens, None
+    where nobody bills them.
     """
 
-    def __init__(self, client: ChatClient, prompts: Path | None = None, secrets: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        client: ChatClient,
+        prompts: Path | None = None,
+        secrets: Iterable[str] = (),
+        price: Price | None = None,
+    ) -> None:
         self._client = client
+        self._price = price
         self._prompts = Prompts.read(prompts)
         self._window = Window(client.context_tokens, client.answer_tokens)
         self._redact = text_redaction(secrets)
@@ -163,6 +172,7 @@ class LlmProposer:
             prompt_tokens=_sum([answer.prompt_tokens for answer in answers]),
             answer_tokens=_sum([answer.answer_tokens for answer in answers]),
             seconds=sum(turn.seconds for turn in turns),
+            money=_money(answers, self._price),
         )
 
 
@@ -251,3 +261,11 @@ def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:
 def _sum(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
+
+
+def _money(answers: Sequence[Answer], price: Price | None) -> float | None:
+    """Of the answers whose tokens were counted."""
+    if price is None:
+        return None
+    known = [price(answer.prompt_tokens, answer.answer_tokens) for answer in answers]
+    return sum(money for money in known if money is not None)

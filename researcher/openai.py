@@ -67,6 +67,17 @@ def checked_url(text: str) -> str:
     return url
 
 
+def read_key(file: Path) -> str:
+    """The key in a file. Raises ValueError, without it, where there is none."""
+    try:
+        key = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read ({type(error).__name__})") from error
+    if not key or not key.isprintable() or " " in key:
+        raise ValueError(f"{file} holds no key; one line is wanted, the key alone")
+    return key
+
+
 class OpenAiClient:
     """Asks one model of one endpoint. Raises ValueError at birth for an address that is none."""
 
@@ -190,7 +201,8 @@ class OpenAiClient:
             return ModelAway(f"{self.url} has no /chat/completions ({said}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
             too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
-            return (PromptTooLong if too_long else ModelFault)(f"{self.url} refused the question ({status}): {said}")
+            kind, words = (PromptTooLong, " as too long") if too_long else (ModelFault, "")
+            return kind(f"{self.url} refused the question{words} ({status}): {said}")
         if (rest_s := _retry_after_s(response, self._clock())) is not None:
             self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
         return ModelAway(f"{self.url} answers {status}: {said}")
@@ -204,16 +216,10 @@ class OpenAiClient:
 
     def _key(self) -> str | None:
         """Raises ModelAway where there should be one and is none."""
-        file = self.settings.key_file
-        if file is None:
-            return None
         try:
-            key = file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelAway(f"the key of {self.url} cannot be read from {file} ({type(error).__name__})") from error
-        if not key or not key.isprintable() or " " in key:
-            raise ModelAway(f"{file} holds no key for {self.url}: one line is wanted, the key alone")
-        return key
+            return None if self.settings.key_file is None else read_key(self.settings.key_file)
+        except ValueError as error:
+            raise ModelAway(f"the key of {self.url}: {error}") from error
 
     def _plain(self, text: str) -> str:
         """Servers quote the key that they refuse."""

@@ -97,7 +97,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class LlmCost:
-    """What asking cost, over all calls for one proposal. None where the server did not say."""
+    """What asking cost, over all calls for one proposal. None where the server did not say, or bills nothing."""
 
     endpoint: str
     model: str
@@ -105,6 +105,7 @@ class LlmCost:
     prompt_tokens: int | None
     answer_tokens: int | None
     seconds: float
+    money: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.decision import CLAIM_HOURS, Rule
 from researcher.endpoint import base_url
+from researcher.openai import checked_url, read_key
 from researcher.placement import Placement, placement_for
 from researcher.thinking import Think
 from trainer.jobs import Profile, profile_named
@@ -35,6 +36,9 @@ class CrashReset(StrEnum):
 
     CONFIRMED = "confirmed"
     BASELINE = "baseline"
+
+
+ESCALATION_NEEDS = ("ESCALATE_MODEL", "ESCALATE_PRICE_IN", "ESCALATE_PRICE_OUT", "ESCALATE_MAX_COST")
 
 
 class Settings(BaseSettings):
@@ -72,11 +76,55 @@ class Settings(BaseSettings):
     think: Think = Think.OFF
     llm_deadline_s: float = Field(default=600, gt=0)
 
+    openai_api_key_file: Path | None = None
+    openai_price_in: float | None = Field(default=None, ge=0)
+    openai_price_out: float | None = Field(default=None, ge=0)
+    openai_base_url: str | None = Field(default=None, validate_default=True)  # checked against the others before it
+    escalate_model: str | None = None
+    escalate_api_key_file: Path | None = None
+    escalate_price_in: float | None = Field(default=None, gt=0)
+    escalate_price_out: float | None = Field(default=None, gt=0)
+    escalate_max_cost: float | None = Field(default=None, gt=0)
+    escalate_base_url: str | None = None  # as above
+
     @field_validator("ollama_host")
     @classmethod
     def _names_a_server(cls, host: str) -> str:
         base_url(host)
         return host
+
+    @field_validator("openai_api_key_file", "escalate_api_key_file")
+    @classmethod
+    def _can_be_read(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_key(file)
+        return file
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _is_whole(cls, url: str | None, others: ValidationInfo) -> str | None:
+        held = others.data
+        if held.get("llm") != "openai":
+            return url
+        if url is None:
+            raise ValueError("LLM=openai needs the address of an endpoint; set for example https://llm.example/v1")
+        if held.get("model") is None:
+            raise ValueError("LLM=openai needs to know which model; set MODEL as the endpoint names it")
+        if (held.get("openai_price_in") is None) != (held.get("openai_price_out") is None):
+            raise ValueError("set both OPENAI_PRICE_IN and OPENAI_PRICE_OUT, or neither")
+        return checked_url(url)
+
+    @field_validator("escalate_base_url")
+    @classmethod
+    def _has_all_it_needs(cls, url: str | None, others: ValidationInfo) -> str | None:
+        if url is None:
+            return None
+        missing = [name for name in ESCALATION_NEEDS if name.lower() in others.data and not others.data[name.lower()]]
+        if missing:
+            raise ValueError(f"a paid LLM needs {', '.join(missing)} as well; set them, or leave this empty")
+        if others.data.get("proposer") is Mix.OPTIMIZER:
+            raise ValueError("with PROPOSER=optimizer no LLM is asked; set PROPOSER=hybrid, or leave this empty")
+        return checked_url(url)
 
     @field_validator("max_cost")
     @classmethod
@@ -88,8 +136,6 @@ class Settings(BaseSettings):
     @field_validator("llm")
     @classmethod
     def _can_be_asked(cls, llm: str, others: ValidationInfo) -> str:
-        if llm == "openai":
-            raise ValueError("LLM=openai comes with a later version; set LLM=ollama or LLM=none")
         if llm == "none" and others.data.get("proposer") is Mix.LLM:
             raise ValueError("with LLM=none nobody can propose for PROPOSER=llm; set PROPOSER=hybrid or LLM=ollama")
         return llm
@@ -121,7 +167,9 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """What this process knows and tells nobody."""
-        return [secret for secret in (self.password(), urlsplit(self.redis_url).password) if secret]
+        files = [file for file in (self.openai_api_key_file, self.escalate_api_key_file) if file is not None]
+        secrets = (self.password(), urlsplit(self.redis_url).password, *map(read_key, files))
+        return [secret for secret in secrets if secret]
 
 
 def faults(error: ValidationError) -> list[str]:

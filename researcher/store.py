@@ -177,6 +177,7 @@ def _cost_of(row: sqlite3.Row) -> LlmCost | None:
         prompt_tokens=row["llm_prompt_tokens"],
         answer_tokens=row["llm_answer_tokens"],
         seconds=row["llm_s"],
+        money=row["llm_money"],
     )
 
 

@@ -24,6 +24,7 @@ from researcher.experiment import (
 )
 from researcher.heldout import HeldOut, held_out
 from researcher.history import History
+from researcher.proposal import LlmCost
 from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, foreign, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
@@ -264,15 +265,20 @@ def _gain(
 def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
     """What a run took so far. A trial that the machine lost is not in it, for nobody measured it."""
     costs = [item.cost for item in experiments if item.cost is not None]
-    tokens = sum((cost.prompt_tokens or 0) + (cost.answer_tokens or 0) for cost in costs)
-    took = Cost(sum(trial.wall_s or 0.0 for trial in trials), sum(cost.seconds for cost in costs), tokens, None)
+    unbilled = [cost for cost in costs if cost.money is None]
+    took = Cost(sum(trial.wall_s or 0.0 for trial in trials), sum(cost.seconds for cost in costs), _tokens(costs), None)
     prices = run.prices
     parts = [
         None if prices.per_hour is None else prices.per_hour * took.hours,
-        None if prices.per_mtoken is None else prices.per_mtoken * tokens / 1e6,
+        None if prices.per_mtoken is None else prices.per_mtoken * _tokens(unbilled) / 1e6,
+        *(cost.money for cost in costs),
     ]
     known = [part for part in parts if part is not None]
     return replace(took, money=sum(known)) if known else took
+
+
+def _tokens(costs: list[LlmCost]) -> int:
+    return sum((cost.prompt_tokens or 0) + (cost.answer_tokens or 0) for cost in costs)
 
 
 def waiting(night: Night) -> list[Request]:

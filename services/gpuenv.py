@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from dotenv.parser import parse_stream
 
-from researcher.settings import CrashReset, Mix
+from researcher.settings import ESCALATION_NEEDS, CrashReset, Mix
 from services.machine import AUTO
 from trainer.jobs import PROFILES
 
@@ -88,6 +88,9 @@ def _any_of(names: list[str]) -> tuple[Callable[[str], bool], str, str]:
 _COUNT = (_whole(1), "a whole number of at least 1", "100")
 _MIB = (_whole(1), "a whole number of MiB", "12288")
 _LIMIT = (_above_zero, "a number above 0", "8")
+# Anything else would be the name of a volume.
+_IS_PLACE = _matches(r"(/|\./|\.\./|~/)[^:$\n]*")
+_ADDRESS = (_matches(r"https?://[^\s$@]+"), "an address that begins with http:// or https://", "https://llm.example/v1")
 _COMPOSE, _CONTAINERS = Reader.COMPOSE, Reader.CONTAINERS
 
 KEYS = {
@@ -100,13 +103,7 @@ KEYS = {
             "a card as `nvidia-smi -L` names it",
             "GPU-5fd4f087-86f3-7a43-b711-4771313afc50",
         ),
-        Key(
-            "SUBJECT_DIR",
-            _COMPOSE,
-            _matches(r"(/|\./|\.\./|~/)[^:$\n]*"),  # anything else would be the name of a volume
-            "a folder that begins with /, ./, ../ or ~/",
-            "/srv/subject",
-        ),
+        Key("SUBJECT_DIR", _COMPOSE, _IS_PLACE, "a folder that begins with /, ./, ../ or ~/", "/srv/subject"),
         Key(
             "RESEARCHER_USER",
             _COMPOSE,
@@ -120,6 +117,9 @@ KEYS = {
         Key("EXPERIMENTS", _COMPOSE, *_COUNT),
         Key("HOURS", _COMPOSE, *_LIMIT),
         Key("MAX_COST", _COMPOSE, *_LIMIT),
+        Key("OPENAI_API_KEY_FILE", _COMPOSE, _IS_PLACE, "a file that begins with /, ./, ../ or ~/", "/srv/llm.key"),
+        Key("ESCALATE_BASE_URL", _COMPOSE, *_ADDRESS),
+        Key("ESCALATE_API_KEY_FILE", _COMPOSE, _IS_PLACE, "a file that begins with /, ./, ../ or ~/", "/srv/llm.key"),
         Key("PROFILE", _CONTAINERS, *_any_of([AUTO, *PROFILES]), optional=False),
         Key("BUDGET", _CONTAINERS, _above_zero, "a number of seconds above 0", "300"),
         Key("PROPOSER", _CONTAINERS, *_any_of([mix.value for mix in Mix]), optional=False),
@@ -137,7 +137,14 @@ KEYS = {
         Key("THINK", _CONTAINERS, *_any_of(["on", "off", "low", "medium", "high"])),
         Key("TRAINER_CAP_MIB", _CONTAINERS, *_MIB),
         Key("LLM_RESERVE_MIB", _CONTAINERS, *_MIB),
+        Key("OPENAI_BASE_URL", _CONTAINERS, *_ADDRESS),
+        Key("OPENAI_PRICE_IN", _CONTAINERS, _number, "a number", "3"),
+        Key("OPENAI_PRICE_OUT", _CONTAINERS, _number, "a number", "15"),
         Key("PRICE_PER_HOUR", _CONTAINERS, _number, "a number", "2.49"),
+        Key("ESCALATE_MODEL", _CONTAINERS, _matches(r"[^\s$]+"), "a model as its endpoint names it", "large-1"),
+        Key("ESCALATE_PRICE_IN", _CONTAINERS, *_LIMIT),
+        Key("ESCALATE_PRICE_OUT", _CONTAINERS, *_LIMIT),
+        Key("ESCALATE_MAX_COST", _CONTAINERS, *_LIMIT),
     )
 }
 
@@ -234,6 +241,11 @@ def _faults_between(held: dict[str, str]) -> list[str]:
         found.append(f"COMPOSE_PROFILES in the shell hides the one in {GPU_ENV}, which follows LLM; unset it")
     if "MAX_COST" in held and "PRICE_PER_HOUR" not in held:
         found.append("MAX_COST needs to know what an hour costs; set PRICE_PER_HOUR as well")
+    lacking = [name for name in ESCALATION_NEEDS if name not in held]
+    if "ESCALATE_BASE_URL" in held and lacking:
+        found.append(f"ESCALATE_BASE_URL needs {', '.join(lacking)} as well; set them, or leave it empty")
+    if held["LLM"] == "openai" and "OPENAI_BASE_URL" not in held:
+        found.append("LLM=openai needs the address of an endpoint; set OPENAI_BASE_URL as well")
     if held["LLM"] == "none" and held["PROPOSER"] == "llm":
         found.append("PROPOSER=llm needs an LLM and LLM is none; set PROPOSER=optimizer, or LLM=ollama")
     return found

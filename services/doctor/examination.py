@@ -163,5 +163,5 @@ def _of_project(
     else:
         yield skip("disk", "the engine is another machine's")
     yield from host.ports(project.published, engine.listened_on(stack))
-    yield supplies.model_inside(stack, held, project.compose)
+    yield supplies.model_inside(stack, held, project.compose, facts.root)
     yield supplies.text_inside(stack, project.compose)

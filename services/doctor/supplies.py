@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import httpx
 from docker.errors import NotFound
 from pydantic import TypeAdapter, ValidationError
 
 from researcher.endpoint import base_url, same_model
+from researcher.errors import ModelAway
+from researcher.openai import OpenAiClient, OpenAiSettings
 from researcher.placement import placement_for
 from researcher.settings import Settings
 from services.doctor.facts import Facts
@@ -25,12 +28,12 @@ _ANSWER_S = 3.0
 _ALONE = "the optimiser works alone"
 
 
-def model_inside(stack: Stack, held: Mapping[str, str], compose: str) -> Finding:
-    """The stack's Ollama has MODEL. `compose`: the command that names the stack."""
+def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path) -> Finding:
+    """The stack's Ollama has MODEL, or the endpoint answers. `compose`: the command that names the stack in `root`."""
     if held["LLM"] == "none":
         return skip("model", f"LLM=none: {_ALONE}")
     if held["LLM"] == "openai":
-        return fail("model", "LLM=openai is not built yet", "set LLM=ollama or LLM=none in gpu.env")
+        return _endpoint(held, root)
     if not any(each.service == "ollama" and each.state == "running" for each in stack.containers()):
         return skip("model", "the stack is not up; its start pulls the model")
     try:
@@ -47,6 +50,8 @@ def model_here(facts: Facts, profile: str) -> Finding:
     """An Ollama of this machine has the model of a profile; without one the optimiser goes on alone."""
     if facts.environment.get("LLM") == "none":
         return skip("model", f"LLM=none: {_ALONE}")
+    if facts.environment.get("LLM") == "openai":
+        return _endpoint(facts.environment, Path.cwd())
     host = facts.environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
     wanted = facts.environment.get("MODEL") or placement_for(profile).model
     try:
@@ -61,6 +66,20 @@ def model_here(facts: Facts, profile: str) -> Finding:
     return _among(wanted, names) or warn(
         "model", f"the Ollama at {url} has no {wanted}: {_ALONE}", f"overnight pull {wanted}"
     )
+
+
+def _endpoint(held: Mapping[str, str], root: Path) -> Finding:
+    """Asked nothing that costs; whether it has the model shows in the first question."""
+    url, file = held.get("OPENAI_BASE_URL", ""), held.get("OPENAI_API_KEY_FILE") or None
+    key_file = None if file is None else root / Path(file).expanduser()
+    try:
+        client = OpenAiClient(OpenAiSettings(url, held.get("MODEL", ""), key_file))
+        client.look()
+    except ValueError as error:
+        return fail("model", f"OPENAI_BASE_URL is {error}", "OPENAI_BASE_URL=https://llm.example/v1")
+    except ModelAway as error:
+        return warn("model", f"{error}: {_ALONE}", "mend OPENAI_BASE_URL or OPENAI_API_KEY_FILE")
+    return ok("model", f"{client.model} is asked for at {client.url}")
 
 
 def _among(model: str, names: set[str]) -> Finding | None:

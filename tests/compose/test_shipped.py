@@ -131,17 +131,31 @@ def test_images_are_pinned_in_one_place(files: tuple[str, ...]) -> None:
 
 @both
 @pytest.mark.parametrize("llm", ["ollama", "none", "openai"])
-def test_networks_give_a_way_out_to_whom_it_is_meant_for(files: tuple[str, ...], llm: str) -> None:
-    config = merged(files, f"LLM={llm}")
+@pytest.mark.parametrize(("url", "stronger"), [("", "stronger"), ("https://llm.example/v1", "stronger-api")])
+def test_networks_give_a_way_out_to_whom_it_is_meant_for(
+    files: tuple[str, ...], llm: str, url: str, stronger: str
+) -> None:
+    config = merged(files, f"LLM={llm}", f"ESCALATE_BASE_URL={url}")
     joined = {name: set(service.get("networks", {})) for name, service in config["services"].items()}
     outward = {name for name, network in config["networks"].items() if not network.get("internal")}
 
     assert joined["redis"] == joined["trainer"] == {"bus"}
-    assert joined["researcher"] == {"bus", f"llm-{llm}"}
+    assert joined["researcher"] == {"bus", f"llm-{llm}", stronger}
     assert joined.get("ollama") == ({"llm-ollama"} if llm == "ollama" else None)
     assert joined["data"] == {"fetch"}
     assert config["services"]["secrets"]["network_mode"] == "none"
-    assert outward == {"fetch"} | ({"llm-openai"} if llm == "openai" else set())
+    assert outward == {"fetch"} | ({"llm-openai"} if llm == "openai" else set()) | ({stronger} if url else set())
+
+
+def test_the_key_of_a_paid_endpoint_is_a_file_of_the_researcher_alone(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    found = services(GPU, f"ESCALATE_API_KEY_FILE={key}")
+
+    mounts = {name: [volume["target"] for volume in service["volumes"] if volume["source"] == str(key)]
+              for name, service in found.items()}  # fmt: skip
+    inside = found["researcher"]["environment"]["ESCALATE_API_KEY_FILE"]
+    assert mounts == {name: [] for name in found} | {"researcher": [inside]}
+    assert services(GPU)["researcher"]["environment"]["ESCALATE_API_KEY_FILE"] == ""
 
 
 @pytest.mark.parametrize(("uuid", "card"), [("", "0"), ("GPU-11112222", "GPU-11112222")])

@@ -122,7 +122,7 @@ def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedNight) -> None:
     ("settings", "says"),
     [
         ({"MAX_COST": 5}, "setting MAX_COST: Value error, MAX_COST needs a price to count with"),
-        ({"LLM": "openai"}, "setting LLM: Value error, LLM=openai comes with a later version"),
+        ({"LLM": "openai"}, "setting OPENAI_BASE_URL: Value error, LLM=openai needs the address of an endpoint"),
         ({"LLM": "none", "PROPOSER": "llm"}, "setting LLM: Value error, with LLM=none nobody can propose"),
     ],
 )

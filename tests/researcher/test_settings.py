@@ -13,6 +13,9 @@ from trainer.jobs import ProfileError, profile_named
 
 PLACES = {"REDIS_URL": "redis://redis/0", "SUBJECT_DIR": "subject", "JOURNAL_DIR": "journal", "DATA_DIR": "data"}
 
+ENDPOINT = {"OPENAI_BASE_URL": "http://one", "LLM": "openai", "MODEL": "m"}
+PAID = {"ESCALATE_MODEL": "m", "ESCALATE_PRICE_IN": "1", "ESCALATE_PRICE_OUT": "1", "ESCALATE_MAX_COST": "1"}
+
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -38,9 +41,27 @@ def test_an_empty_value_is_not_set(read) -> None:
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"LLM": "openai"}, "LLM=openai comes with a later version; set LLM=ollama or LLM=none"),
+        (
+            {"OPENAI_BASE_URL": "", "LLM": "openai", "MODEL": "m"},
+            "needs the address of an endpoint; set for example https://llm.example/v1",
+        ),
+        ({"OPENAI_BASE_URL": "http://one", "LLM": "openai"}, "needs to know which model; set MODEL as the endpoint"),
+        (ENDPOINT | {"OPENAI_BASE_URL": "llm.example/v1"}, "no address of an endpoint; write for example https://"),
+        (ENDPOINT | {"OPENAI_BASE_URL": "https://key@one/v1"}, "a key does not belong into the address"),
+        (ENDPOINT | {"OPENAI_PRICE_IN": "1"}, "set both OPENAI_PRICE_IN and OPENAI_PRICE_OUT, or neither"),
+        ({"OPENAI_API_KEY_FILE": "/nowhere/key"} | ENDPOINT, "/nowhere/key cannot be read (FileNotFoundError)"),
         ({"LLM": "gpt"}, "Input should be 'ollama', 'none' or 'openai'"),
         ({"LLM": "none", "PROPOSER": "llm"}, "with LLM=none nobody can propose for PROPOSER=llm"),
+        (
+            {"ESCALATE_BASE_URL": "http://one"},
+            "a paid LLM needs ESCALATE_MODEL, ESCALATE_PRICE_IN, ESCALATE_PRICE_OUT, ",
+        ),
+        ({"ESCALATE_BASE_URL": "http://one", "ESCALATE_MODEL": "m"}, "needs ESCALATE_PRICE_IN, ESCALATE_PRICE_OUT"),
+        (
+            {"ESCALATE_BASE_URL": "http://one", "PROPOSER": "optimizer"} | PAID,
+            "with PROPOSER=optimizer no LLM is asked",
+        ),
+        ({"ESCALATE_MAX_COST": "0"}, "greater than 0"),
         ({"MAX_COST": "5"}, "MAX_COST needs a price to count with; set PRICE_PER_HOUR"),
         ({"MAX_COST": "0", "PRICE_PER_HOUR": "1"}, "greater than 0"),
         ({"HOURS": "-1"}, "greater than 0"),

@@ -26,6 +26,8 @@ OTHER = {key.name: key.example for key in KEYS.values()} | {
     "PROFILE": "24gb",
     "PROPOSER": "optimizer",
     "MODEL": "other:1b",
+    "OPENAI_API_KEY_FILE": "/proc/sys/kernel/ostype",  # a file of one word
+    "ESCALATE_API_KEY_FILE": "/proc/sys/kernel/ostype",
 }
 NEEDED = {
     "REDIS_URL": "redis://one",
@@ -33,6 +35,10 @@ NEEDED = {
     "JOURNAL_DIR": "/journal",
     "DATA_DIR": "/data",
     "PRICE_PER_HOUR": "1",
+    "ESCALATE_MODEL": "m",
+    "ESCALATE_PRICE_IN": "1",
+    "ESCALATE_PRICE_OUT": "1",
+    "ESCALATE_MAX_COST": "1",
 }
 COUNTS = st.integers(1, 999_999_999).map(str)
 DETECTED = st.fixed_dictionaries(
@@ -121,6 +127,10 @@ def test_example_of_every_key_is_accepted_and_nonsense_is_not(key: Key) -> None:
         ("MODEL=other", "line 7 of gpu.env: MODEL stands in line 6 too; delete one of them"),
         ("just words", "line 7 of gpu.env is neither KEY=value nor a comment; .*"),
         ("EXPERIMENTS", "line 7 of gpu.env is neither KEY=value nor a comment; .*"),
+        (
+            "ESCALATE_BASE_URL=https://llm.example/v1\nESCALATE_MODEL=m\nESCALATE_PRICE_IN=3\nESCALATE_PRICE_OUT=15",
+            "ESCALATE_BASE_URL needs ESCALATE_MAX_COST as well; set them, or leave it empty",
+        ),
         ("MAX_COST=5", "MAX_COST needs to know what an hour costs; set PRICE_PER_HOUR as well"),
     ],
 )

@@ -1,0 +1,126 @@
+"""An OpenAI-compatible endpoint that answers from a script; faults are named for what it does.
+
+The shapes of chunks and errors are those of the recordings (`tests/recordings/ollama/v1-*.json`); the statuses that no
+local server gives (401, 402, 429) follow the published API.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.doubles.ollama_server import listening
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one question gets. `after` is what becomes of the stream once its pieces are sent."""
+
+    status: int = 200
+    pieces: Sequence[bytes] = ()
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    hangs: bool = False
+
+
+def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> bytes:
+    """One event."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+    said = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
+    return b"data: " + json.dumps(said | more).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def spoken(text: str, *, thoughts: str = "", finish: str = "stop", usage: tuple[int, int] | None = (100, 10)) -> Reply:
+    """A whole answer, a word a chunk."""
+    pieces = [b": processing\n\n", chunk({"role": "assistant", "content": ""})]
+    pieces += [chunk({"reasoning_content": word}) for word in thoughts.split(" ") if word]
+    pieces += [chunk({"content": piece}) for piece in text.splitlines(keepends=True)]
+    pieces.append(chunk({}, finish))
+    if usage is not None:
+        pieces.append(
+            chunk(usage={"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)})
+        )
+    return Reply(pieces=[*pieces, DONE])
+
+
+def refused(status: int, message: str, code: str | None = None, **headers: str) -> Reply:
+    """An error as the API writes it."""
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return Reply(status, body=json.dumps({"error": error}), headers=headers)
+
+
+class OpenAiDouble(ThreadingHTTPServer):
+    """Gives one reply a question, the last one again and again; keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.replies = list(replies)
+        self.models = Reply(body='{"object": "list", "data": []}')
+        self.questions: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.released = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+@contextmanager
+def openai_double(*replies: Reply) -> Iterator[OpenAiDouble]:
+    """A double that listens until the block ends."""
+    server = OpenAiDouble(replies)
+    with listening(server):
+        try:
+            yield server
+        finally:
+            server.released.set()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: OpenAiDouble
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        self.server.keys.append(self.headers.get("Authorization"))
+        self._send(self.server.models if self.path == "/v1/models" else refused(404, "no such page"))
+
+    def do_POST(self) -> None:
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/v1/chat/completions":
+            self._send(refused(404, "no such page"))
+            return
+        self.server.keys.append(self.headers.get("Authorization"))
+        self.server.questions.append(question)
+        left = self.server.replies
+        self._send(left.pop(0) if len(left) > 1 else left[0])
+
+    def _send(self, reply: Reply) -> None:
+        self.close_connection = True
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        streams = bool(reply.pieces) or reply.hangs
+        self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
+        if not streams:
+            self.send_header("Content-Length", str(len(reply.body.encode())))
+        self.end_headers()
+        self.wfile.write(reply.body.encode())
+        for piece in reply.pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
+        if reply.hangs:
+            self.server.released.wait()

@@ -1,0 +1,260 @@
+"""An OpenAI-compatible endpoint, over real HTTP: against recordings of a real server, and a double for what it never
+did. Whether an answer is any good is not asked here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.chat import Answer, Message
+from researcher.errors import ModelAway, ModelFault, ModelMissing, ModelSilent, PromptTooLong
+from researcher.meter import TokenPrice
+from researcher.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
+from tests.doubles.ollama_replay import exchanges, ollama_replay
+from tests.doubles.openai_server import DONE, Reply, chunk, openai_double, refused, spoken
+
+QUESTION = (Message("system", "You are brief."), Message("user", "Name one primary colour."))
+KEY = "sk-very-secret-0123456789"
+
+
+def client_of(url: str, *, key_file: Path | None = None, clock: Callable[[], float] = lambda: 0.0, **more: float):
+    return OpenAiClient(OpenAiSettings(url, "m", key_file, **more), clock=clock)  # type: ignore[arg-type]
+
+
+def ask(url: str, **more: float) -> Answer:
+    return client_of(url, **more).chat(QUESTION, lambda: None)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+    return file
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_recorded_stream_is_one_answer(number: int) -> None:
+    recorded = exchanges("v1-chat-stream")[number]
+    with ollama_replay([recorded]) as server:
+        answer = ask(f"{server.url}/v1")
+
+    assert answer.text.startswith("The primary")
+    assert answer.done_reason == "length"
+    assert (answer.prompt_tokens is None) == ('"usage"' not in recorded["response"]["body"])
+    assert (answer.answer_tokens is None) == ('"usage"' not in recorded["response"]["body"])
+
+
+@pytest.mark.parametrize(("number", "error", "says"), [
+    (0, ModelMissing, "does not have the model m: model 'nope' not found"),
+    (1, ModelFault, "refused the question .400.: unexpected EOF"),
+])  # fmt: skip
+def test_recorded_errors_are_typed(number: int, error: type[Exception], says: str) -> None:
+    with ollama_replay([exchanges("v1-errors")[number]]) as server, pytest.raises(error, match=says):
+        ask(f"{server.url}/v1")
+
+
+def test_recorded_list_of_models_says_that_somebody_is_there() -> None:
+    with ollama_replay(exchanges("v1-models")[:1]) as server:
+        client_of(f"{server.url}/v1").look()
+
+
+def test_answer_has_its_thoughts_beside_it_and_the_servers_counts() -> None:
+    with openai_double(spoken("TITLE: a\nSET", thoughts="let me think")) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.thoughts) == ("TITLE: a\nSET", "letmethink")
+    assert (answer.prompt_tokens, answer.answer_tokens) == (100, 10)
+
+
+def test_answer_without_usage_has_no_counts_and_one_cut_at_its_length_says_so() -> None:
+    with openai_double(spoken("half", finish="length", usage=None)) as server:
+        answer = ask(server.url)
+
+    assert (answer.done_reason, answer.prompt_tokens, answer.answer_tokens) == ("length", None, None)
+
+
+def test_schema_and_a_longer_answer_are_asked_for_in_the_protocols_words() -> None:
+    with openai_double(spoken("{}")) as server:
+        client_of(server.url).chat(QUESTION, lambda: None, answer_tokens=77, schema={"type": "object"})
+
+    (asked,) = server.questions
+    assert asked["max_tokens"] == 77
+    assert asked["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert asked["stream_options"] == {"include_usage": True}
+
+
+def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None:
+    replies = (
+        refused(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        refused(400, "Unsupported value: 'temperature' does not support 0.7 with this model."),
+        spoken("first"),
+        spoken("second"),
+    )
+    with openai_double(*replies) as server:
+        client = client_of(server.url)
+        assert [client.chat(QUESTION, lambda: None).text for _ in range(2)] == ["first", "second"]
+
+    sent = [{"max_tokens", "max_completion_tokens", "temperature"} & asked.keys() for asked in server.questions]
+    assert sent == [{"max_tokens", "temperature"}, {"max_completion_tokens", "temperature"}] + 2 * [
+        {"max_completion_tokens"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        (refused(401, "Incorrect API key provided"), ModelAway, "refuses the key .401; no key was given.: Incorrect"),
+        (refused(403, "no"), ModelAway, "refuses the key"),
+        (refused(402, "Insufficient credits"), ModelAway, "no credit left"),
+        (refused(429, "You exceeded your current quota", "insufficient_quota"), ModelAway, "no credit left"),
+        (refused(404, "The model `m` does not exist", "model_not_found"), ModelMissing, "does not have the model m"),
+        (refused(404, "Not Found"), ModelAway, "no /chat/completions .Not Found.; an address often ends in /v1"),
+        (refused(400, "This model's maximum context length is 8 tokens; lower max_tokens"), PromptTooLong, "too long"),
+        (refused(413, "too large"), PromptTooLong, "too long .413."),
+        (refused(400, "messages: wrong"), ModelFault, "refused the question .400.: messages: wrong"),
+        (refused(500, "oops"), ModelAway, "answers 500: oops"),
+        (Reply(503), ModelAway, "answers 503: without a word"),
+        (Reply(502, body="<html>Bad gateway</html>"), ModelAway, "answers 502: <html>Bad gateway"),
+        (Reply(pieces=[chunk({"content": "half"})]), ModelFault, "ended the stream without a reason, after 1 lines"),
+        (Reply(pieces=[chunk({"content": "half"}), DONE]), ModelFault, "ended the stream without a reason"),
+        (spoken("", finish="content_filter"), ModelFault, "held the answer back: content_filter"),
+        (Reply(pieces=[b'data: {"error": {"message": "overloaded"}}\n\n']), ModelFault, "broke off with: overloaded"),
+        (Reply(body='{"error": {"message": "no worker"}}'), ModelFault, "broke off with: no worker"),
+        (Reply(body="<html>log in</html>"), ModelFault, "is not JSON: b'<html>log in"),
+        (Reply(pieces=[b"data: {nonsense\n\n"]), ModelFault, "line 1 of the answer is not JSON"),
+        (Reply(pieces=[b"data: [1]\n\n"]), ModelFault, "line 1 of the answer is not an object"),
+        (Reply(hangs=True), ModelSilent, "took the question and sent nothing for 0 s"),
+        (Reply(pieces=[chunk({"content": "a"})], hangs=True), ModelFault, "stopped in the middle: silent for 0 s"),
+    ],
+)
+def test_every_fault_is_typed_and_says_what_is_wrong(reply: Reply, error: type[Exception], says: str) -> None:
+    with openai_double(reply) as server, pytest.raises(error, match=says) as raised:
+        ask(server.url, first_s=0.3, stall_s=0.3)
+
+    assert type(raised.value) is error
+    assert len(server.questions) == 1
+
+
+def test_nobody_there_is_away_and_so_is_a_key_that_cannot_be_read(tmp_path: Path) -> None:
+    with openai_double(spoken("a")) as server:
+        url = server.url
+        with pytest.raises(ModelAway, match=r"key cannot be read \(FileNotFoundError\)"):
+            client_of(url, key_file=tmp_path / "key").chat(QUESTION, lambda: None)
+        assert server.questions == []
+    with pytest.raises(ModelAway, match="nothing usable answers"):
+        client_of(url).look()
+    with pytest.raises(ModelAway, match="nothing usable answers"):
+        ask(url)
+
+
+def test_key_is_sent_with_every_request_and_quoted_in_no_error(key_file: Path) -> None:
+    with openai_double(refused(401, f"Incorrect API key provided: {KEY}.")) as server:
+        client = client_of(server.url, key_file=key_file)
+        client.look()
+        with pytest.raises(ModelAway) as raised:
+            client.chat(QUESTION, lambda: None)
+
+    assert server.keys == [f"Bearer {KEY}"] * 2
+    assert KEY not in str(raised.value)
+    assert f"{key_file}" in str(raised.value)
+
+
+def test_key_is_read_anew_for_every_question(key_file: Path) -> None:
+    with openai_double(spoken("a")) as server:
+        client = client_of(server.url, key_file=key_file)
+        client.chat(QUESTION, lambda: None)
+        key_file.write_text("another")
+        client.chat(QUESTION, lambda: None)
+
+    assert server.keys == [f"Bearer {KEY}", "Bearer another"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "two words", "one\ntwo", "schlüssel"])
+def test_file_without_a_key_is_refused_without_being_quoted(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(text)
+
+    with pytest.raises(ValueError, match=r"holds no key|cannot be read") as raised:
+        read_key(file)
+    assert not text.strip() or text not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("after", "rest_s"),
+    [("7", 7.0), ("999999", LONGEST_REST_S), ("Thu, 01 Jan 1970 00:00:30 GMT", 30.0), ("soon", 0.0), ("", 0.0)],
+)
+def test_server_that_wants_to_be_left_alone_is(after: str, rest_s: float) -> None:
+    now = 0.0
+    with openai_double(refused(429, "slow down", **{"Retry-After": after}), spoken("there")) as server:
+        client = client_of(server.url, clock=lambda: now)
+        with pytest.raises(ModelAway, match="answers 429: slow down"):
+            client.chat(QUESTION, lambda: None)
+        for asked in (client.look, lambda: client.chat(QUESTION, lambda: None)):
+            if rest_s:
+                now = rest_s - 0.1
+                with pytest.raises(ModelAway, match="asked to be left alone"):
+                    asked()
+        now = rest_s
+        client.look()
+        assert client.chat(QUESTION, lambda: None).text == "there"
+
+
+def test_endpoint_that_lists_no_models_is_there_all_the_same() -> None:
+    with openai_double(spoken("a")) as server:
+        server.models = refused(404, "no such page")
+        client_of(server.url).look()
+        server.models = refused(401, "no")
+        with pytest.raises(ModelAway, match="refuses the key"):
+            client_of(server.url).look()
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_no_bytes_of_a_stream_raise_anything_else(pieces: list[bytes]) -> None:
+    with openai_double(Reply(pieces=[b": \n", *pieces])) as server:
+        try:
+            ask(server.url)
+        except (ModelAway, ModelFault):
+            return
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://one/v1/", "https://one/v1"),
+        (" http://127.0.0.1:8080 ", "http://127.0.0.1:8080"),
+        ("https://one/v1/chat/completions", "https://one/v1"),
+    ],
+)
+def test_address_is_what_stands_before_the_question(text: str, url: str) -> None:
+    assert checked_url(text) == url
+
+
+@pytest.mark.parametrize(
+    "text", ["", "one/v1", "ftp://one", "https://", "https://k@one", "https://one?k=1", "http://[x"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="address"):
+        checked_url(text)
+
+
+def test_price_is_of_a_million_tokens_and_unknown_without_counts() -> None:
+    assert TokenPrice(2.0, 10.0)(1_000_000, 500_000) == 7.0
+    assert TokenPrice(2.0, 10.0)(None, 5) is None
+
+
+def test_double_writes_chunks_as_the_recording_has_them() -> None:
+    recorded = exchanges("v1-chat-stream")[1]["response"]["body"].split("\n\n")
+    ours = b"".join(spoken("a").pieces).decode().split("\n\n")
+
+    def keys(event: str) -> set[str]:
+        return set(json.loads(event.removeprefix("data: ")))
+
+    assert keys(ours[2]) == keys(recorded[0]) - {"system_fingerprint"}
+    assert "[DONE]" in recorded[-2]
+    assert ours[-2] == recorded[-2]
