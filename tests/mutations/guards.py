@@ -787,6 +787,27 @@ GUARDS = (
         "",
         "researcher/test_digest.py::test_the_digest_of_a_long_night_stays_bounded",
     ),
+    Guard(
+        "a key that its server quotes is in no error",
+        "researcher/openai.py",
+        'text if key is None else text.replace(key, "***")',
+        "text",
+        "researcher/test_openai.py::test_key_is_sent_with_every_request_and_quoted_in_no_error",
+    ),
+    Guard(
+        "an answer without its end is none",
+        "researcher/openai.py",
+        "if self.finish is None:",
+        "if False:",
+        "researcher/test_openai.py::test_every_fault_is_typed_and_says_what_is_wrong",
+    ),
+    Guard(
+        "who wants to be left alone is",
+        "researcher/openai.py",
+        "if (left_s := self._resting_until - self._clock()) > 0:",
+        "if (left_s := self._resting_until - self._clock()) > 1e9:",
+        "researcher/test_openai.py::test_server_that_wants_to_be_left_alone_is",
+    ),
     # Drift
     Guard(
         "both sides of a trial must differ",

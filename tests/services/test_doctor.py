@@ -33,6 +33,7 @@ from services.gpuenv import KEYS
 from services.machine import Card, Gpu, GpuFault
 from services.state import State
 from tests.doubles.ollama_server import ollama_double
+from tests.doubles.openai_server import Reply, openai_double, refused, spoken
 from trainer.data.manifest import FORMAT, Manifest, write_manifest
 from trainer.jobs import PROFILES, Profile
 
@@ -616,6 +617,27 @@ def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
     assert exit_code(findings) == 0
     if verdict is Verdict.WARN:
         assert named(findings, "model").fix == "overnight pull large:9b"
+
+
+@pytest.mark.parametrize(
+    ("models", "verdict", "says"),
+    [
+        (Reply(body='{"data": []}'), Verdict.OK, "m is asked for at http://127.0.0.1"),
+        (refused(401, "no such key"), Verdict.WARN, "refuses the key (401; no key was given): no such key"),
+    ],
+)
+def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
+    well: Facts, models: Reply, verdict: Verdict, says: str
+) -> None:
+    with openai_double(spoken("")) as server:
+        server.models = models
+        shell = SHELL | {"LLM": "openai", "MODEL": "m", "OPENAI_BASE_URL": server.url}
+        findings = examine(Mode.LOCAL, replace(well, cards=list, environment=shell))
+        (model,) = [finding for finding in findings if finding.name == "model"]
+
+    assert model.verdict is verdict
+    assert says in model.found
+    assert server.questions == []
 
 
 def test_night_without_an_llm_asks_for_no_model(well: Facts) -> None:

@@ -1,0 +1,75 @@
+"""From settings to the LLMs of a night."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from researcher.errors import CapReached, ModelAway
+from researcher.journal import Journal
+from researcher.llm import PromptContext
+from researcher.llms import first_llm, stronger_llm
+from researcher.settings import Settings
+from tests.doubles.openai_server import openai_double, spoken
+from trainer.jobs import profile_named
+
+REPLY = "TITLE: larger\nHYPOTHESIS: more is more\nSET X = 2"
+KEY = "sk-the-key-of-the-endpoint-1234"
+CONTEXT = PromptContext(program="", profile="", source="X = 1\n", incumbent="")
+
+
+@pytest.fixture
+def settings(tmp_path: Path):
+    key = tmp_path / "key"
+    key.write_text(KEY)
+
+    def made(**more: object) -> Settings:
+        places = {"subject_dir": tmp_path, "journal_dir": tmp_path, "data_dir": tmp_path}
+        return Settings(redis_url="redis://one", openai_api_key_file=key, escalate_api_key_file=key, **places, **more)  # type: ignore[arg-type]
+
+    return made
+
+
+def test_endpoint_elsewhere_is_asked_with_the_key_and_what_it_bills_is_counted(settings) -> None:
+    with openai_double(spoken(f"{REPLY}\n# {KEY}", usage=(1000, 100))) as server:
+        chosen = settings(
+            llm="openai", model="large", openai_price_in=1.0, openai_price_out=10.0, openai_base_url=server.url
+        )
+        llm = first_llm(chosen, profile_named("cpu"))
+        assert llm is not None
+        draft = llm.propose(CONTEXT, lambda: None, lambda _: None)
+
+    assert draft.rejected is None
+    assert server.keys == [f"Bearer {KEY}"]
+    assert server.questions[0]["model"] == "large"
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.money == pytest.approx(0.002)
+    assert not any(KEY in exchange.prompt + exchange.reply for exchange in draft.exchanges)
+
+
+def test_nobody_is_asked_where_nobody_was_named(settings) -> None:
+    assert first_llm(settings(llm="none"), profile_named("cpu")) is None
+    assert first_llm(settings(proposer="optimizer"), profile_named("cpu")) is None
+
+
+def test_stronger_one_is_off_unless_named_and_asked_for_nothing_beyond_its_cap(settings, tmp_path: Path) -> None:
+    wanted = {"escalate_model": "strong", "escalate_price_in": 1.0, "escalate_price_out": 1.0}
+    with closing(Journal(tmp_path)) as journal, openai_double(spoken(REPLY)) as server:
+        stronger = stronger_llm(settings(**wanted, escalate_max_cost=0.001, escalate_base_url=server.url), journal)
+        assert stronger is not None
+        with pytest.raises(CapReached, match=r"0\.0010 of 0\.001 are left"):
+            stronger.llm.propose(CONTEXT, lambda: None, lambda _: None)
+
+        assert server.questions == []
+        assert stronger_llm(settings(), journal) is None
+
+
+def test_key_that_is_taken_away_in_the_night_is_said_and_the_night_goes_on_without(settings, tmp_path: Path) -> None:
+    llm = first_llm(settings(llm="openai", model="m", openai_base_url="http://127.0.0.1:9"), profile_named("cpu"))
+    (tmp_path / "key").unlink()
+
+    assert llm is not None
+    with pytest.raises(ModelAway, match="cannot be read"):
+        llm.look()
