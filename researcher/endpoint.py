@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
-from researcher.stream import error_text
+from researcher.stream import Deadlines, error_text
 from researcher.thinking import Think
 
 DEFAULT_PORT = 11434
@@ -53,6 +53,11 @@ class OllamaSettings:
     def url(self) -> str:
         """The address in full. Raises ValueError for one that is none."""
         return base_url(self.host)
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """Of one answer."""
+        return Deadlines(self.first_s, self.stall_s, self.deadline_s)
 
     @property
     def call(self) -> dict[str, Any]:

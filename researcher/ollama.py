@@ -19,7 +19,7 @@ from researcher.chat import Answer, Message
 from researcher.endpoint import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
 from researcher.errors import ModelFault
 from researcher.residence import Residence
-from researcher.stream import Deadlines, Stream, authorities, count, unicode, watched, whole_lines
+from researcher.stream import Stream, authorities, count, unicode, watched, whole_lines
 from researcher.thinking import Known, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
@@ -49,7 +49,6 @@ class OllamaClient:
         self.model = settings.model
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
-        self._deadlines = Deadlines(settings.first_s, settings.stall_s, settings.deadline_s)
 
     def look(self) -> ServerFacts:
         """Raises ModelAway, with the next step, unless the server answers and has the model."""
@@ -80,12 +79,12 @@ class OllamaClient:
         """
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
-        return asyncio.run(watched(self._ask(question, stream), stream, self._deadlines, tick))
+        return asyncio.run(watched(self._ask(question, stream), stream, self.settings.deadlines, tick))
 
     def leave(self, tick: Callable[[], None]) -> None:
         """Before a trial: returns once the card is free of a model that does not stay there. Raises ModelStays."""
         if not self.settings.resident:
-            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self._deadlines, tick))
+            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self.settings.deadlines, tick))
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)

@@ -51,6 +51,11 @@ class OpenAiSettings:
     stall_s: float = 60.0
     deadline_s: float = 600.0
 
+    @property
+    def deadlines(self) -> Deadlines:
+        """Of one answer."""
+        return Deadlines(self.first_s, self.stall_s, self.deadline_s)
+
 
 def checked_url(text: str) -> str:
     """A base URL without its last slash. Raises ValueError, with an example, for anything else."""
@@ -87,7 +92,6 @@ class OpenAiClient:
         self.model = settings.model
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
-        self._deadlines = Deadlines(settings.first_s, settings.stall_s, settings.deadline_s)
         self._clock = clock
         self._resting_until = 0.0
         self._refused: set[str] = set()
@@ -119,7 +123,7 @@ class OpenAiClient:
         self._rest()
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
-        return asyncio.run(watched(self._ask(question, stream), stream, self._deadlines, tick))
+        return asyncio.run(watched(self._ask(question, stream), stream, self.settings.deadlines, tick))
 
     def leave(self, tick: Callable[[], None]) -> None:
         """Its card is another one."""

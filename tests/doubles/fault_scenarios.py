@@ -29,7 +29,6 @@ TRAIN = (
 FILES = {"train.py": TRAIN, "prepare.py": (TINY / "prepare.py").read_text(), "program.md": "Go down.\n"}
 
 HEAD = "TITLE: {name}\nHYPOTHESIS: It may help.\n"
-SLOW = ("hang", "stall", "slow_trickle")
 WORSE = "SET LEVEL = 1.9\n"
 RATE = "RATE = 20.0  # of the descent; range 1.0..50.0"
 
@@ -45,11 +44,6 @@ class Scenario:
     turns: tuple[Turn, ...]
     said: str | None
     refusals: int = 1
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether a client's deadlines end it."""
-        return self.turns[0].fault in SLOW
 
 
 def _row(name: str, *turns: Turn, said: str | None) -> Scenario:

@@ -22,7 +22,7 @@ from tests.researcher.laboratory import opened
 from trainer.jobs import profile_named
 
 RUN = "Nudge LEVEL"
-HURRY = {"first_s": 0.2, "stall_s": 0.2, "deadline_s": 0.6}
+HURRY = {"hang": {"first_s": 0.2}, "stall": {"stall_s": 0.2}, "slow_trickle": {"deadline_s": 0.6}}
 
 
 class Script:
@@ -53,7 +53,8 @@ class Patience(OllamaClient):
 
     def chat(self, *question: Any, **options: Any) -> Any:
         row = self._script.row
-        self.settings = replace(self._patient, **HURRY) if row is not None and row.is_slow else self._patient
+        fault = None if row is None else row.turns[0].fault
+        self.settings = replace(self._patient, **HURRY.get(fault or "", {}))
         return super().chat(*question, **options)
 
 
