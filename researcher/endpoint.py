@@ -25,12 +25,11 @@ _TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DO
 
 
 @dataclass(frozen=True)
-class OllamaSettings:
+class OllamaSettings(Deadlines):
     """Where to ask, how the model is placed, and how long to wait.
 
     `resident` says that it stays loaded while a trial runs, `reserve_mib` the most of the card that it may take then.
-    `first_s` bounds the silence before the first token (a cold load, reading the prompt), `stall_s` each later one,
-    `deadline_s` the whole answer, `leave_s` how long an unloaded model may linger.
+    `leave_s` bounds how long an unloaded model may linger.
     """
 
     host: str
@@ -43,21 +42,12 @@ class OllamaSettings:
     think: Think = Think.OFF
     resident: bool = True
     reserve_mib: int | None = None
-    connect_s: float = 5.0
-    first_s: float = 300.0
-    stall_s: float = 60.0
-    deadline_s: float = 600.0
     leave_s: float = 30.0
 
     @property
     def url(self) -> str:
         """The address in full. Raises ValueError for one that is none."""
         return base_url(self.host)
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """Of one answer."""
-        return Deadlines(self.first_s, self.stall_s, self.deadline_s)
 
     @property
     def call(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +18,7 @@ from researcher.chat import Answer, Message
 from researcher.endpoint import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
 from researcher.errors import ModelFault
 from researcher.residence import Residence
-from researcher.stream import Stream, authorities, count, unicode, watched, whole_lines
+from researcher.stream import Stream, authorities, unicode, watched, whole_lines
 from researcher.thinking import Known, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
@@ -79,12 +78,12 @@ class OllamaClient:
         """
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
-        return asyncio.run(watched(self._ask(question, stream), stream, self.settings.deadlines, tick))
+        return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def leave(self, tick: Callable[[], None]) -> None:
         """Before a trial: returns once the card is free of a model that does not stay there. Raises ModelStays."""
         if not self.settings.resident:
-            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self.settings.deadlines, tick))
+            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self.settings, tick))
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
@@ -149,8 +148,6 @@ class OllamaClient:
 class _Stream(Stream):
     """In Ollama's lines: an object each, the last one says `done`."""
 
-    text: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
 
     def take(self, line: bytes) -> bool:
@@ -166,11 +163,5 @@ class _Stream(Stream):
 
     def answer(self) -> Answer:
         """The answer after its last line."""
-        return Answer(
-            text=unicode("".join(self.text)),
-            thoughts=unicode("".join(self.thoughts)),
-            done_reason="length" if self.last.get("done_reason") == "length" else "stop",
-            prompt_tokens=count(self.last.get("prompt_eval_count")),
-            answer_tokens=count(self.last.get("eval_count")),
-            seconds=time.monotonic() - self.started,
-        )
+        last = self.last
+        return self.whole(last.get("done_reason"), last.get("prompt_eval_count"), last.get("eval_count"))

@@ -14,14 +14,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from researcher.chat import Answer, Message
 from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
-from researcher.stream import Deadlines, Stream, authorities, count, error_text, unicode, watched, whole_lines
+from researcher.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
@@ -37,7 +37,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class OpenAiSettings:
+class OpenAiSettings(Deadlines):
     """`base_url` is what stands before /chat/completions; `key_file` is None for a server that wants no key."""
 
     base_url: str
@@ -46,15 +46,6 @@ class OpenAiSettings:
     num_ctx: int = 32768
     num_predict: int = 4096
     temperature: float = 0.7
-    connect_s: float = 5.0
-    first_s: float = 300.0
-    stall_s: float = 60.0
-    deadline_s: float = 600.0
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """Of one answer."""
-        return Deadlines(self.first_s, self.stall_s, self.deadline_s)
 
 
 def checked_url(text: str) -> str:
@@ -123,7 +114,7 @@ class OpenAiClient:
         self._rest()
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
-        return asyncio.run(watched(self._ask(question, stream), stream, self.settings.deadlines, tick))
+        return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def leave(self, tick: Callable[[], None]) -> None:
         """Its card is another one."""
@@ -238,8 +229,6 @@ class OpenAiClient:
 class _Stream(Stream):
     """In server-sent events of chunks."""
 
-    text: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
     finish: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
 
@@ -264,15 +253,7 @@ class _Stream(Stream):
             raise ModelFault(f"{self.url} ended the stream without a reason, after {self.lines} lines")
         if self.finish == "content_filter":
             raise ModelFault(f"{self.url} held the answer back: content_filter")
-        reason: Literal["stop", "length"] = "length" if self.finish == "length" else "stop"
-        return Answer(
-            text=unicode("".join(self.text)),
-            thoughts=unicode("".join(self.thoughts)),
-            done_reason=reason,
-            prompt_tokens=count(self.usage.get("prompt_tokens")),
-            answer_tokens=count(self.usage.get("completion_tokens")),
-            seconds=time.monotonic() - self.started,
-        )
+        return self.whole(self.finish, self.usage.get("prompt_tokens"), self.usage.get("completion_tokens"))
 
 
 async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from researcher.chat import Answer
 from researcher.errors import ModelAway, ModelFault, ModelSilent
 
 TICK_S = 0.25
@@ -24,13 +25,16 @@ LONGEST_ANSWER_BYTES = 8 * 2**20
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """`first_s` bounds the silence before the first line, `stall_s` each later one, `deadline_s` the whole answer."""
+    """`first_s` bounds the silence before the first line (a cold load, reading the prompt), `stall_s` each later one,
+    `deadline_s` the whole answer, `connect_s` the way to the server.
+    """
 
-    first_s: float
-    stall_s: float
-    deadline_s: float
+    connect_s: float = 5.0
+    first_s: float = 300.0
+    stall_s: float = 60.0
+    deadline_s: float = 600.0
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Stream:
     heard: float = 0.0
     lines: int = 0
     size: int = 0
+    text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
 
     def hear(self, line: bytes) -> None:
         """Something came. Raises ModelFault when it is too much."""
@@ -63,6 +69,17 @@ class Stream:
         if found.get("error") is not None:
             raise ModelFault(f"the server broke off with: {error_words(found)}")
         return found
+
+    def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
+        """The answer after its last line, with what the server said of it."""
+        return Answer(
+            text=unicode("".join(self.text)),
+            thoughts=unicode("".join(self.thoughts)),
+            done_reason="length" if done_reason == "length" else "stop",
+            prompt_tokens=_count(prompt_tokens),
+            answer_tokens=_count(answer_tokens),
+            seconds=time.monotonic() - self.started,
+        )
 
     def keep(self, deadlines: Deadlines) -> None:
         """Raises ModelSilent or ModelFault when one is past."""
@@ -131,6 +148,6 @@ def unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def count(value: object) -> int | None:
+def _count(value: object) -> int | None:
     """None for anything but a whole number."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
