@@ -33,6 +33,7 @@ _OF_THE_QUESTION = (
     httpx.codes.REQUEST_ENTITY_TOO_LARGE,
     httpx.codes.UNPROCESSABLE_ENTITY,
 )
+_NO_KEEPALIVE = httpx.Limits(max_keepalive_connections=0)  # a kept connection may be closed under a question
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -126,7 +127,9 @@ class OpenAiClient:
     async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
         try:
-            async with httpx.AsyncClient(timeout=limits, trust_env=self._trust_env, verify=self._verify()) as client:
+            async with httpx.AsyncClient(
+                timeout=limits, trust_env=self._trust_env, verify=self._verify(), limits=_NO_KEEPALIVE
+            ) as client:
                 while True:
                     form = self._in_form(question)
                     async with client.stream(
@@ -138,7 +141,7 @@ class OpenAiClient:
                     if not self._learns_from(response, form):
                         raise self._refusal(response)
         except httpx.HTTPError as error:
-            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise self._away(error) from error
             raise ModelFault(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
 
@@ -185,6 +188,8 @@ class OpenAiClient:
     def _refusal(self, response: httpx.Response) -> ModelAway | ModelFault:
         """What a status other than 200 means."""
         status, said = response.status_code, self._plain(error_text(response)) or "without a word"
+        if (rest_s := _retry_after_s(response, self._clock())) is not None:
+            self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             place = self.settings.key_file or "no key was given"
             return ModelAway(f"{self.url} refuses the key ({status}; {place}): {said}. Next: put a valid one there")
@@ -198,8 +203,6 @@ class OpenAiClient:
             too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
             kind, words = (PromptTooLong, " as too long") if too_long else (ModelFault, "")
             return kind(f"{self.url} refused the question{words} ({status}): {said}")
-        if (rest_s := _retry_after_s(response, self._clock())) is not None:
-            self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
         return ModelAway(f"{self.url} answers {status}: {said}")
 
     def _away(self, error: httpx.HTTPError) -> ModelAway:

@@ -153,6 +153,13 @@ def test_nobody_there_is_away_and_so_is_a_key_that_cannot_be_read(tmp_path: Path
         ask(url)
 
 
+def test_proxy_that_lets_nothing_through_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with openai_double(spoken("a")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.removesuffix("/v1"))
+        with pytest.raises(ModelAway, match="nothing usable answers"):
+            ask("https://llm.invalid/v1")
+
+
 def test_key_is_sent_with_every_request_and_quoted_in_no_error(key_file: Path) -> None:
     with openai_double(refused(401, f"Incorrect API key provided: {KEY}.")) as server:
         client = client_of(server.url, key_file=key_file)
