@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from researcher.chat import Answer, ChatClient, Message
 from researcher.edits import apply_edits
@@ -40,6 +40,7 @@ __all__ = ["Draft", "Exchange", "LlmProposer", "PromptContext"]
 
 _UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
 
+N = TypeVar("N", int, float)
 Tick = Callable[[], None]
 Check = Callable[[Proposal], object]
 
@@ -165,6 +166,8 @@ class LlmProposer:
 
     def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
         answers = [turn.answer for turn in turns if turn.answer is not None]
+        price = self._price
+        prices = [] if price is None else [price(answer.prompt_tokens, answer.answer_tokens) for answer in answers]
         return LlmCost(
             endpoint=self._client.url,
             model=self._client.model,
@@ -172,7 +175,7 @@ class LlmProposer:
             prompt_tokens=_sum([answer.prompt_tokens for answer in answers]),
             answer_tokens=_sum([answer.answer_tokens for answer in answers]),
             seconds=sum(turn.seconds for turn in turns),
-            money=_money(answers, self._price),
+            money=_sum(prices),
         )
 
 
@@ -221,6 +224,8 @@ class _Turn:
 def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal, ResearcherError | None]:
     """The proposal in an answer about `source`, with this one attempt, and why it cannot be used, if so."""
     unread = replace(_UNREAD, attempts=(Attempt(lanes_meant(text), Stage.PARSE),))
+    if cut and not text.strip():
+        return unread, ThoughtsAteTheAnswer("the answer is empty and was cut off at its longest allowed length")
     try:
         reply = None if cut and without_thoughts(text).strip() else read_reply(text)
     except (Rejected, ModelFault) as error:
@@ -258,14 +263,7 @@ def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:
     return tuple(attempt for turn in turns if turn.answer is not None for attempt in turn.proposal.attempts)
 
 
-def _sum(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
+def _sum(numbers: Iterable[N | None]) -> N | None:
+    """Of those that are known; None where none is."""
+    known = [number for number in numbers if number is not None]
     return sum(known) if known else None
-
-
-def _money(answers: Sequence[Answer], price: Price | None) -> float | None:
-    """Of the answers whose tokens were counted."""
-    if price is None:
-        return None
-    known = [price(answer.prompt_tokens, answer.answer_tokens) for answer in answers]
-    return sum(money for money in known if money is not None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from researcher.chat import ChatClient
 from researcher.llm import LlmProposer
 from researcher.meter import Ledger, Meter, TokenPrice
@@ -21,21 +23,16 @@ def first_llm(settings: Settings, profile: Profile) -> LlmProposer | None:
         return None
     if settings.llm == "ollama":
         return LlmProposer(_ollama(settings, profile), secrets=settings.secrets())
-    assert settings.openai_base_url is not None, "the settings see to that"
-    assert settings.model is not None, "the settings see to that"
-    client = OpenAiClient(
-        OpenAiSettings(
-            base_url=settings.openai_base_url,
-            model=settings.model,
-            key_file=settings.openai_api_key_file,
-            num_ctx=settings.num_ctx or OpenAiSettings.num_ctx,
-            num_predict=settings.num_predict,
-            deadline_s=settings.llm_deadline_s,
-        )
+    client = _endpoint(
+        settings,
+        base_url=settings.openai_base_url,
+        model=settings.model,
+        key_file=settings.openai_api_key_file,
+        num_ctx=settings.num_ctx or OpenAiSettings.num_ctx,
+        num_predict=settings.num_predict,
     )
-    return LlmProposer(
-        client, secrets=settings.secrets(), price=_price(settings.openai_price_in, settings.openai_price_out)
-    )
+    price = _price(settings.openai_price_in, settings.openai_price_out)
+    return LlmProposer(client, secrets=settings.secrets(), price=price)
 
 
 def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
@@ -44,20 +41,32 @@ def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
         return None
     price = _price(settings.escalate_price_in, settings.escalate_price_out)
     assert price is not None, "the settings see to that"
-    assert settings.escalate_model is not None, "the settings see to that"
     assert settings.escalate_max_cost is not None, "the settings see to that"
-    client = OpenAiClient(
-        OpenAiSettings(
-            base_url=settings.escalate_base_url,
-            model=settings.escalate_model,
-            key_file=settings.escalate_api_key_file,
-            num_ctx=STRONGER_CONTEXT_TOKENS,
-            num_predict=STRONGER_ANSWER_TOKENS,
-            deadline_s=settings.llm_deadline_s,
-        )
+    client = _endpoint(
+        settings,
+        base_url=settings.escalate_base_url,
+        model=settings.escalate_model,
+        key_file=settings.escalate_api_key_file,
+        num_ctx=STRONGER_CONTEXT_TOKENS,
+        num_predict=STRONGER_ANSWER_TOKENS,
     )
     meter = Meter(client, price, settings.escalate_max_cost, ledger)
     return Stronger(LlmProposer(meter, secrets=settings.secrets(), price=price), meter)
+
+
+def _endpoint(
+    settings: Settings,
+    *,
+    base_url: str | None,
+    model: str | None,
+    key_file: Path | None,
+    num_ctx: int,
+    num_predict: int,
+) -> ChatClient:
+    assert base_url is not None, "the settings see to that"
+    assert model is not None, "the settings see to that"
+    deadline_s = settings.llm_deadline_s
+    return OpenAiClient(OpenAiSettings(base_url, model, key_file, num_ctx, num_predict, deadline_s=deadline_s))
 
 
 def _ollama(settings: Settings, profile: Profile) -> ChatClient:

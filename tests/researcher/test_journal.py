@@ -23,7 +23,7 @@ from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
 from researcher.store import WriterLock
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
-COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5)
+COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5, 0.25)
 PROPOSAL = Proposal(Proposer.LLM, "LR 1 -> 2", "faster", (SetKnobs({"LR": 2}),), cost=COST)
 CANDIDATE = Candidate("LR = 2\n", "f2", "c2", 0)
 

@@ -15,6 +15,7 @@ from researcher.settings import Settings
 from tests.doubles.openai_server import openai_double, spoken
 from trainer.jobs import profile_named
 
+COUNTS = (1000, 100)
 REPLY = "TITLE: larger\nHYPOTHESIS: more is more\nSET X = 2"
 KEY = "sk-the-key-of-the-endpoint-1234"
 CONTEXT = PromptContext(program="", profile="", source="X = 1\n", incumbent="")
@@ -33,7 +34,7 @@ def settings(tmp_path: Path):
 
 
 def test_endpoint_elsewhere_is_asked_with_the_key_and_what_it_bills_is_counted(settings) -> None:
-    with openai_double(spoken(f"{REPLY}\n# {KEY}", usage=(1000, 100))) as server:
+    with openai_double(spoken(f"{REPLY}\n# {KEY}", usage=COUNTS)) as server:
         chosen = settings(
             llm="openai", model="large", openai_price_in=1.0, openai_price_out=10.0, openai_base_url=server.url
         )
@@ -47,6 +48,27 @@ def test_endpoint_elsewhere_is_asked_with_the_key_and_what_it_bills_is_counted(s
     assert draft.proposal.cost is not None
     assert draft.proposal.cost.money == pytest.approx(0.002)
     assert not any(KEY in exchange.prompt + exchange.reply for exchange in draft.exchanges)
+
+
+def test_price_of_an_answer_without_counts_is_not_known(settings) -> None:
+    with openai_double(spoken(REPLY, usage=None)) as server:
+        prices = {"openai_price_in": 1.0, "openai_price_out": 1.0}
+        llm = first_llm(settings(llm="openai", model="m", **prices, openai_base_url=server.url), profile_named("cpu"))
+        assert llm is not None
+        draft = llm.propose(CONTEXT, lambda: None, lambda _: None)
+
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.money is None
+
+
+def test_room_that_went_into_thoughts_nobody_shows_is_doubled_once(settings) -> None:
+    with openai_double(spoken("", finish="length", usage=COUNTS), spoken(REPLY, usage=COUNTS)) as server:
+        llm = first_llm(settings(llm="openai", model="m", openai_base_url=server.url), profile_named("cpu"))
+        assert llm is not None
+        draft = llm.propose(CONTEXT, lambda: None, lambda _: None)
+
+    assert draft.rejected is None
+    assert [asked["max_tokens"] for asked in server.questions] == [4096, 8192]
 
 
 def test_nobody_is_asked_where_nobody_was_named(settings) -> None:

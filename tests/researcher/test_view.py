@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from researcher.experiment import Decision
+from researcher.experiment import Decision, Prices
 from researcher.picture import draw
 from researcher.projections import HEADER, ResultsTable, write_whole
-from researcher.proposal import Proposal, Proposer
-from researcher.view import tally_text
+from researcher.proposal import LlmCost, Proposal, Proposer
+from researcher.view import cost_of, tally_text
 from tests.researcher.story import Story
 from trainer.jobs import Outcome
 
@@ -109,6 +110,15 @@ def test_the_cost_counts_trials_tokens_and_money(story: Story) -> None:
 
     assert (cost.trial_s, cost.llm_s, cost.llm_tokens) == (8.0, 4.0, 1000)
     assert cost.money == pytest.approx(8.0 + 4.0 + 0.01), "the machine costs the same while the LLM answers"
+
+
+def test_tokens_that_were_billed_cost_their_bill_and_no_second_price(story: Story) -> None:
+    (baseline,) = story.journal.experiments()
+    billed, plain = (replace(baseline, cost=LlmCost("u", "m", 1, 400, 100, 2.0, money)) for money in (0.5, None))
+    priced = replace(story.run, prices=Prices(per_mtoken=10.0))
+
+    assert cost_of(priced, [billed, plain], []).money == pytest.approx(0.5 + 0.005)
+    assert cost_of(replace(priced, prices=Prices()), [plain], []).money is None
 
 
 def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(story: Story) -> None:
