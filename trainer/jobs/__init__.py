@@ -5,6 +5,7 @@ trial a card can carry. Importing this costs neither torch nor a connection.
 """
 
 from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
+from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, Verdict
 from trainer.jobs.closed import ClosedJob, NotInTable, foreign
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.result import (
@@ -32,10 +33,13 @@ from trainer.jobs.spec import (
 )
 
 __all__ = [
+    "CHECKER",
+    "CHECKS",
     "HELD",
     "JUMP_SHARE",
     "PROFILES",
     "REQUESTS",
+    "RUN_CHECK",
     "RUN_TRIAL",
     "SOURCE_LIMIT_BYTES",
     "TRAIN_LIMIT_BYTES",
@@ -45,6 +49,8 @@ __all__ = [
     "BusError",
     "Calibration",
     "Caps",
+    "CheckResult",
+    "CheckSpec",
     "Clock",
     "ClosedJob",
     "Device",
@@ -62,6 +68,7 @@ __all__ = [
     "TrialResult",
     "TrialSpec",
     "Trust",
+    "Verdict",
     "connect",
     "files_digest",
     "foreign",
