@@ -14,27 +14,31 @@ import signal
 import sys
 import time
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
 
 from researcher.alarm import alarm
+from researcher.checker import Checker
 from researcher.clock import NightClock
 from researcher.desk import Desk, RequestJob
+from researcher.drafting import Drafting
 from researcher.endurance import endure
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.experiment import Prices, Run
 from researcher.front import Front
 from researcher.journal import Journal
 from researcher.lab import BackOff, Goal, Lab
-from researcher.llms import first_llm, stronger_llm
+from researcher.llms import first_llm, lease, stronger_llm
 from researcher.loop import work
 from researcher.optimizer import Optimizer
 from researcher.projections import ResultsTable, write_whole
 from researcher.proposers import Proposers
 from researcher.rescue import open_subject
 from researcher.settings import Settings, faults
+from researcher.speaker import Asking
 from researcher.trials import TrialQueue
 from researcher.validation import fingerprint
 from researcher.view import now
@@ -112,7 +116,8 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
         lab = _lab(settings, profile, run, journal, workspace, Bus(server), switch, back_off, clock)
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
-        logger.info("the night has ended: %s", work(lab))
+        with closing(lab.proposers):
+            logger.info("the night has ended: %s", work(lab))
 
 
 def _lab(
@@ -158,13 +163,16 @@ def _lab(
     if settings.llm == "none":
         logger.info("no LLM, as LLM=none asks; the optimiser proposes alone")
         voice.say("llm", "none, as LLM=none asks; the optimiser proposes alone")
+    files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
     proposers = Proposers(
         mix=settings.proposer,
-        profile=profile,
+        asking=Asking(
+            profile, workspace.program, Checker(bus, profile, files, lambda words: voice.say("checker", words))
+        ),
         optimizer=Optimizer(seed=run.seed, context=profile.context),
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, journal),
-        program=workspace.program,
+        drafting=Drafting(journal.folder, lease(settings, profile)),
         folder=settings.journal_dir / "experiments",
         say=lambda words: voice.say("llm", words),
     )

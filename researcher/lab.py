@@ -205,6 +205,7 @@ class Lab:
             match self.trials.look(spec.id, spec.digest):
                 case Waiting():
                     self.tick()
+                    self.proposers.draft_ahead(self.journal)
                     self.trials.wait(spec.id)
                 case Absent():
                     self._free_card()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from researcher.chat import ChatClient
+from researcher.drafting import Apart, Lease
 from researcher.llm import LlmProposer
 from researcher.meter import Ledger, Meter, TokenPrice
 from researcher.ollama import OllamaClient, OllamaSettings
@@ -52,6 +53,12 @@ def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
     )
     meter = Meter(client, price, settings.escalate_max_cost, ledger)
     return Stronger(LlmProposer(meter, secrets=settings.secrets(), price=price), meter)
+
+
+def lease(settings: Settings, profile: Profile) -> Lease:
+    """An LLM elsewhere takes nothing of a trial, and one on the processor nothing that a budget of processor seconds
+    counts. On a card that both share it would train fewer steps, so there it speaks between trials."""
+    return Apart(profile.device == "cpu" or settings.llm == "openai")
 
 
 def _endpoint(

@@ -18,8 +18,8 @@ from researcher.errors import SubjectDamaged, SubjectError
 from researcher.experiment import ASKED_TO_PAUSE, Decision, Experiment, Run, State, Trial
 from researcher.lab import Held, Lab
 from researcher.llm import Draft
-from researcher.proposers import tried
 from researcher.rescue import ensure_commits, keep_copy, mend
+from researcher.tried import tried
 from researcher.validation import validate
 from researcher.workspace import GitState
 from trainer.jobs import Kind, Outcome

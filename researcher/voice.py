@@ -44,7 +44,7 @@ class Voice:
         if time.monotonic() - self._said_at >= self.REPEAT_S:
             self._said_at = time.monotonic()
             self._words[SUBJECT] = self._subject()
-            for who, words in self._words.items():
+            for who, words in list(self._words.items()):  # the drafting thread speaks as well
                 self._bus.say(who, words)
             worry = self._worry()
             if worry is not None:

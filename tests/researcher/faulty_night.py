@@ -15,6 +15,7 @@ from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
 from researcher.proposers import Proposers
 from researcher.settings import Mix
+from researcher.speaker import Asking
 from tests.doubles.fault_scenarios import SCENARIOS, TRAIN, Scenario, script
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import ScriptedNight
@@ -88,8 +89,9 @@ def tell_faults(night: ScriptedNight) -> dict[str, Seen]:
         opened(night, [], source=TRAIN, goal=Goal(measured)) as lab,
     ):
         proposers = Proposers(
-            mix=Mix.LLM, profile=profile_named("cpu"), optimizer=Optimizer(seed=7, context=256),
-            llm=LlmProposer(Patience(OllamaSettings(server.url, "small"), script)), program=lambda: "Go down.",
+            mix=Mix.LLM, asking=Asking(profile_named("cpu"), lambda: "Go down."),
+            optimizer=Optimizer(seed=7, context=256),
+            llm=LlmProposer(Patience(OllamaSettings(server.url, "small"), script)),
             folder=lab.journal.folder / "experiments", say=lambda _: None, clock=clock.read,
         )  # fmt: skip
         work(replace(lab, proposers=proposers, rest=clock.rest))

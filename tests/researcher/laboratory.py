@@ -61,6 +61,9 @@ class ListedProposers:
     def store_exchanges(self, *_: object) -> None:
         """Nothing."""
 
+    def draft_ahead(self, _: object) -> None:
+        """Nothing."""
+
     def leave_card(self, _: object) -> None:
         """There is none."""
 

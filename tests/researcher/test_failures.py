@@ -14,9 +14,9 @@ from researcher.history import History
 from researcher.lab import BackOff, Goal, Held, Lab
 from researcher.loop import work
 from researcher.proposal import Proposal, Proposer, WholeFile
-from researcher.proposers import tried
 from researcher.settings import CrashReset
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.tried import tried
 from researcher.validation import validate
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import REFUSED, Happening, level, opened, tell

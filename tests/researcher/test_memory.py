@@ -10,7 +10,7 @@ from researcher.knobs import set_knobs
 from researcher.lab import Goal, Lab
 from researcher.memory import too_large
 from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
-from researcher.proposers import tried
+from researcher.tried import tried
 from researcher.validation import validate
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import tell

@@ -23,6 +23,7 @@ from researcher.optimizer import Optimizer
 from researcher.proposal import Proposer
 from researcher.proposers import Proposers, Stronger
 from researcher.settings import Mix
+from researcher.speaker import Asking
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import opened
@@ -71,11 +72,10 @@ def asking(lab: Lab, rests: Rests, client: OllamaClient, mix: Mix, stronger: Str
     """The lab with an LLM that is asked for its proposals, and one for plateaus."""
     proposers = Proposers(
         mix=mix,
-        profile=profile_named("cpu"),
+        asking=Asking(profile_named("cpu"), lambda: "Go down."),
         optimizer=Optimizer(seed=7, context=256),
         llm=LlmProposer(client),
         stronger=stronger,
-        program=lambda: "Go down.",
         folder=lab.journal.folder / "experiments",
         say=lambda _: None,
         clock=rests.clock,

@@ -20,6 +20,7 @@ from researcher.optimizer import Optimizer
 from researcher.prompt import Prompts
 from researcher.proposers import Proposers
 from researcher.settings import Mix
+from researcher.speaker import Asking
 from services.redis.server import RedisServer
 from services.subject import render_subject
 from tests.doubles.ollama_server import Turn, ollama_double
@@ -61,9 +62,10 @@ def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
     ):
         lab.journal.receive("r1", "idea", f"log in with {PLANTED}", "waits", waiting=True, at=2.0)
         proposers = Proposers(
-            mix=Mix.LLM, profile=profile_named("cpu"), optimizer=Optimizer(seed=7, context=256),
+            mix=Mix.LLM, asking=Asking(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
+            optimizer=Optimizer(seed=7, context=256),
             llm=LlmProposer(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS]),
-            program=lambda: f"Go down. {PLANTED}", folder=lab.journal.folder / "experiments", say=lambda _: None,
+            folder=lab.journal.folder / "experiments", say=lambda _: None,
         )  # fmt: skip
         work(replace(lab, proposers=proposers))
 

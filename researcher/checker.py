@@ -1,0 +1,121 @@
+"""The checker, as the researcher asks it: would this train.py make its model and take a first step?
+
+Promises: a candidate is refused only where it fails and the incumbent passes. Where nobody answers, or has a doubt, the
+candidate goes on and its trial decides, as without a checker; that nobody answers is said once, each time it begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from researcher.errors import Rejected
+from trainer.jobs import CHECKS, HELD, RUN_CHECK, Bus, CheckResult, CheckSpec, Profile, Verdict
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 90.0  # a check takes seconds, more where a trial has the processor
+NOT_ASKED_S = 600.0  # one that let us wait in vain
+_KEPT_S = 600
+_LIMIT_S = 120
+
+
+class Checker:
+    """Asks over `bus`. `files` are the subject's, of which every candidate replaces train.py; `say` reaches whoever
+    watches."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        profile: Profile,
+        files: Callable[[], Mapping[str, str]],
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bus = bus
+        self._queue = bus.queue(CHECKS)
+        self._profile = profile
+        self._files = files
+        self._say = say
+        self._clock = clock
+        self._silent_until = 0.0
+        self._away: str | None = None
+
+    def look_at(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
+        """Raises Rejected for a `source` that fails where the source `incumbent` passes. Waits for the answers."""
+        found = self._ask(source, tick)
+        if found is None or found.verdict is not Verdict.FAILS:
+            return
+        own = self._ask(incumbent, tick)
+        if own is not None and own.verdict is Verdict.PASSES:
+            where = "" if found.line is None else f" in line {found.line}"
+            raise Rejected(f"train.py would fail before its first step is done{where}: {found.reason}")
+
+    def _ask(self, source: str, tick: Callable[[], None]) -> CheckResult | None:
+        """None where nobody answers, which is said."""
+        if self._clock() < self._silent_until:
+            return None
+        seen = self._bus.checker()
+        if seen is None or seen.phase.startswith(HELD):
+            self._note("no checker runs" if seen is None else f"the checker is {seen.phase}")
+            return None
+        caps = self._profile.caps
+        cap_mib = caps.memory_mib if caps.vram_mib is None else caps.vram_mib
+        spec = CheckSpec(self._profile.name, {**self._files(), "train.py": source}, cap_mib)
+        self._hand_in(spec)
+        answer = self._wait_for(spec.id, tick)
+        if isinstance(answer, str):
+            self._note(answer)
+            return None
+        self._note(None)
+        logger.info("%s: %s, %.1f s: %s", spec.id[:14], answer.verdict, answer.seconds, answer.reason)
+        return answer
+
+    def _hand_in(self, spec: CheckSpec) -> None:
+        """Asked once, however often: the answer to the same work is kept for a while."""
+        try:
+            self._queue.enqueue_call(
+                RUN_CHECK,
+                args=(spec.to_json(),),
+                job_id=spec.id,
+                unique=True,
+                timeout=_LIMIT_S,
+                ttl=_LIMIT_S,
+                result_ttl=_KEPT_S,
+                failure_ttl=1,
+                description=spec.id,
+            )
+        except DuplicateJobError:
+            return
+
+    def _wait_for(self, check: str, tick: Callable[[], None]) -> CheckResult | str:
+        """The answer, or why there is none."""
+        give_up = self._clock() + WAIT_S
+        while self._clock() < give_up:
+            tick()
+            try:
+                job = Job.fetch(check, connection=self._bus.connection, serializer=JSONSerializer)
+                status, result = job.get_status(), job.latest_result(timeout=1)
+            except NoSuchJobError:
+                return "a check was lost"
+            if status is JobStatus.FAILED:
+                return "a check failed in the checker"
+            if result is not None and isinstance(result.return_value, dict):
+                return CheckResult.from_json(result.return_value)
+        self._silent_until = self._clock() + NOT_ASKED_S
+        return f"the checker did not answer within {WAIT_S:g} s"
+
+    def _note(self, away: str | None) -> None:
+        """Say it when it begins and when it is over."""
+        if away != self._away:
+            self._say("" if away is None else f"none: {away}; candidates are not checked before their trials")
+            if away is None:
+                logger.info("the checker answers again")
+            else:
+                logger.warning("%s: candidates are not checked before their trials", away)
+        self._away = away

@@ -1,0 +1,57 @@
+"""A checker without torch: answers checks at once from marks in train.py.
+
+`# check: fails: words` (or passes, unknown) is its verdict and reason, with the mark's line; without one it passes.
+`# check: dies` ends the worker's job without an answer. It works the real queue in a process of its own:
+`python -m tests.doubles.scripted_checker --redis URL [--password-file FILE]`, and prints a line once it shows itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, ClosedJob, Verdict, connect
+
+
+def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
+    """The result of a scripted check."""
+    spec = CheckSpec.from_json(spec_json)
+    lines = spec.files["train.py"].splitlines()
+    marks = [(number, found) for number, text in enumerate(lines, 1) if (found := re.search(r"# check: (.*)", text))]
+    if not marks:
+        return CheckResult(spec.id, Verdict.PASSES, "one whole step", None, 1, 0.0).to_json()
+    number, mark = marks[0]
+    word, _, words = mark[1].partition(": ")
+    if word == "dies":
+        raise RuntimeError("as scripted")
+    return CheckResult(spec.id, Verdict(word), words, number, None, 0.0).to_json()
+
+
+class ScriptedJob(ClosedJob):
+    """Asks for a scripted answer."""
+
+    functions: ClassVar = {RUN_CHECK: answer}
+
+
+def main() -> None:
+    """Work the queue until killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--redis", required=True)
+    parser.add_argument("--password-file", type=Path)
+    options = parser.parse_args()
+    password = options.password_file.read_text().strip() if options.password_file else None
+    connection = connect(options.redis, password=password)
+    connection.hset(CHECKER, mapping={"worker": "checker-scripted", "phase": "idle"})
+    print("shown", flush=True)
+    SimpleWorker([CHECKS], connection=connection, serializer=JSONSerializer, job_class=ScriptedJob).work(
+        logging_level="WARNING"
+    )
+
+
+if __name__ == "__main__":
+    main()
