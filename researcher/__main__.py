@@ -169,7 +169,7 @@ def _lab(
         asking=Asking(
             profile, workspace.program, Checker(bus, profile, files, lambda words: voice.say("checker", words))
         ),
-        optimizer=Optimizer(seed=run.seed, context=profile.context),
+        optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, journal),
         drafting=Drafting(journal.folder, lease(settings, profile)),

@@ -71,8 +71,7 @@ def read_knobs(source: str) -> dict[str, Knob]:
 
 def range_faults(source: str) -> dict[str, str]:
     """What is wrong with the range comment of each knob that has a broken one."""
-    faults = {name: _knob(place)[1] for name, place in _places(source).items()}
-    return {name: fault for name, fault in faults.items() if fault}
+    return {name: fault for name, place in _places(source).items() if (fault := _knob(place)[1])}
 
 
 def read_literal(text: str) -> KnobLiteral | None:
@@ -119,6 +118,12 @@ def set_ranges(source: str, ranges: Mapping[str, str]) -> str:
     if faults:
         raise EditError(f"ranges that do not fit: {faults}")
     return changed
+
+
+def without_values(source: str) -> str:
+    """`source` with 0 for the value of every knob that has a range."""
+    spans = [(*place.span, "0") for place in _places(source).values() if _knob(place)[0].range is not None]
+    return replace_spans(source, spans)
 
 
 def is_power_of_two(value: int) -> bool:

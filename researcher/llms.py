@@ -11,7 +11,7 @@ from researcher.meter import Ledger, Meter, TokenPrice
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.openai import OpenAiClient, OpenAiSettings
 from researcher.proposers import Stronger
-from researcher.settings import Mix, Settings
+from researcher.settings import Settings
 from trainer.jobs import Profile
 
 STRONGER_ANSWER_TOKENS = 8192  # such models think before they answer, and are billed for it
@@ -20,7 +20,7 @@ STRONGER_CONTEXT_TOKENS = 65536
 
 def first_llm(settings: Settings, profile: Profile) -> LlmProposer | None:
     """The one that takes turns with the optimiser; None where none was asked for."""
-    if settings.proposer is Mix.OPTIMIZER or settings.llm == "none":
+    if not settings.proposer.asks_llm or settings.llm == "none":
         return None
     if settings.llm == "ollama":
         return LlmProposer(_ollama(settings, profile), secrets=settings.secrets())

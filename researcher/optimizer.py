@@ -1,76 +1,79 @@
-"""The optimiser proposer: Optuna's TPE moves a few knobs of the incumbent at a time.
+"""The optimiser proposer: moves of the incumbent's knobs, by TPE, by CMA-ES, or uniformly for comparison.
 
-Everything it knows comes from the journal, so a restart loses nothing. First it looks around: knob by knob in the order
-of the file, where the shape of the model comes first, near the incumbent's value and on both sides, going on in a
-direction that helped. Then one to three knobs are free over all of their ranges. A failed candidate is told as the
-worst score seen, for TPE ignores failures and would walk into them again.
+Everything it knows comes from the journal, so a restart loses nothing; `researcher.evidence` says what counts around an
+incumbent. TPE first looks around: knob by knob in the order of the file, where the shape of the model comes first, near
+the incumbent's value and on both sides, going on in a direction that helped; after a structural keep it does so again.
+Then, as uniform draws do from the start, it frees one to three knobs over all of their ranges. CMA-ES moves all numbers
+at once, from generations of whatever was measured; what is no number is left to TPE.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import TPESampler
+from cmaes import CMA
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from researcher.errors import Rejected
-from researcher.knobs import Knob, Range, read_knobs
+from researcher.evidence import Evidence, Measured, Point, structure_of
+from researcher.knobs import Range, read_knobs
 from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
+from researcher.repair import repaired
+from researcher.settings import Sampler
+from researcher.space import distribution, from_share, from_study, to_share, to_study, untried_near
 
-SIGNIFICANT_DIGITS = 3
 DRAWS = 50
 DRAWS_A_KNOB = 4
-STEP_SHARES = (0.1, 0.25)
+CMA_SIGMA = 0.1  # of a range, as the smallest step of a look around
+TITLED_MOVES = 4
 _FREE_KNOBS = (1, 1, 2, 2, 3)
+_HYPOTHESES = {
+    Sampler.TPE: "TPE expects a lower score here, from the experiments so far",
+    Sampler.CMAES: "a draw of CMA-ES, whose distribution leans to the lower scores so far",
+    Sampler.RANDOM: "none: a uniform draw, to compare with",
+}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A measured candidate: its knobs and its score, None when it failed."""
-
-    knobs: dict[str, KnobValue]
-    score: float | None
 
 
 class Optimizer:
     """Suggests knob moves. `context` is the row length in tokens: a step must hold whole device batches of rows."""
 
-    def __init__(self, *, seed: int, context: int) -> None:
+    def __init__(self, *, seed: int, context: int, sampler: Sampler = Sampler.TPE) -> None:
         self._seed = seed
         self._context = context
+        self._sampler = sampler
+        self._evidence = Evidence()
         self._ranges: dict[str, Range] = {}
-        self._observations: list[Observation] = []
+        self._told: list[tuple[Point, float]] = []  # what the study was told
         self._study = optuna.create_study()
 
-    def learn(self, source: str, score: float | None) -> None:
-        """Tell it of a measured candidate."""
-        knobs = {name: knob.value for name, knob in read_knobs(source).items() if not isinstance(knob.value, tuple)}
-        self._observations.append(Observation(knobs, score))
-        self._tell(self._observations[-1])
+    def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
+        """Tell it of measured candidates, and of all trusted scores so far, by experiment: of later repeats too."""
+        self._evidence.learn(fresh, scores)
 
     def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
         """A move from the incumbent `source` that `check` lets pass.
 
         Raises Rejected when there is no knob with a range, or nothing new was found.
         """
-        knobs = {name: knob for name, knob in read_knobs(source).items() if knob.range is not None}
-        if not knobs:
+        knobs = read_knobs(source)
+        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
+        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+        if not ranges:
             raise Rejected("train.py has no knob with a range comment, so the optimiser has nothing to move")
-        self._look_at(knobs)
-        for draw in range(DRAWS):
-            proposal = self._draw(knobs, draw)
+        draw = self._draws(source, ranges, values)
+        for number in range(DRAWS):
+            moved = draw(number, random.Random(f"{self._seed} {len(self._evidence)} {number}"))
+            after = repaired(values, values | moved, ranges, self._context)
+            if after is None or after == values:
+                continue
+            proposal = _proposal(values, after, self._sampler)
             try:
                 check(proposal)
             except Rejected:
@@ -78,130 +81,139 @@ class Optimizer:
             return proposal
         raise Rejected(f"the optimiser found nothing new in {DRAWS} draws; widen the ranges of the knobs")
 
-    def _look_at(self, knobs: dict[str, Knob]) -> None:
-        """Start a new study when the knobs or their ranges are others than before."""
-        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
-        if ranges != self._ranges:
-            self._ranges = ranges
-            self._study = optuna.create_study()
-            for observation in self._observations:
-                self._tell(observation)
+    def _draws(
+        self, source: str, ranges: dict[str, Range], values: dict[str, KnobValue]
+    ) -> Callable[[int, random.Random], dict[str, KnobValue]]:
+        """What draws the moves away from an incumbent: by the draw's number and its own chance."""
+        if self._sampler is Sampler.RANDOM:
+            return lambda _, chance: self._ask(_some(ranges, chance), ranges, chance)
+        structure = structure_of(source)
+        points = self._evidence.around(structure, ranges, values)
+        self._tell(ranges, points)
+        if self._sampler is Sampler.CMAES:
+            return self._generations(ranges, values, points)
+        seen = _extents(ranges, points), _extents(ranges, self._evidence.own(structure, ranges))
 
-    def _tell(self, observation: Observation) -> None:
-        fits = all(
-            name in observation.knobs and wanted.holds(observation.knobs[name]) for name, wanted in self._ranges.items()
-        )
-        score = observation.score if observation.score is not None else self._worst()
-        if not self._ranges or not fits or score is None:
-            return
-        self._study.add_trial(
+        def draw(number: int, chance: random.Random) -> dict[str, KnobValue]:
+            near = _near(ranges, values, seen, chance)
+            turn = number // DRAWS_A_KNOB
+            if turn >= len(near):
+                return self._ask(_some(ranges, chance), ranges, chance)
+            ((name, there),) = near[turn].items()
+            if isinstance(there, CategoricalDistribution):  # of which no study takes a part
+                return {name: chance.choice([choice for choice in ranges[name].choices if choice in there.choices])}
+            return self._ask(near[turn], ranges, chance)
+
+        return draw
+
+    def _tell(self, ranges: dict[str, Range], points: dict[Point, float]) -> None:
+        """Bring the study up to date: most often there is only more to tell."""
+        told = list(points.items())
+        if ranges != self._ranges or told[: len(self._told)] != self._told:
+            self._study, self._told, self._ranges = optuna.create_study(), [], ranges
+        distributions = {name: distribution(wanted) for name, wanted in ranges.items()}
+        fresh = [
             create_trial(
-                params={name: _to_study(observation.knobs[name], wanted) for name, wanted in self._ranges.items()},
-                distributions={name: _distribution(wanted) for name, wanted in self._ranges.items()},
+                params={name: to_study(value, ranges[name]) for name, value in zip(ranges, point, strict=True)},
+                distributions=distributions,
                 value=score,
             )
-        )
+            for point, score in told[len(self._told) :]
+        ]
+        self._study.add_trials(fresh)
+        self._told = told
 
-    def _worst(self) -> float | None:
-        return max((seen.score for seen in self._observations if seen.score is not None), default=None)
-
-    def _draw(self, knobs: dict[str, Knob], draw: int) -> Proposal:
-        chance = random.Random(f"{self._seed} {len(self._observations)} {draw}")
-        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
-        near = self._near(values, chance)[draw // DRAWS_A_KNOB : draw // DRAWS_A_KNOB + 1]
-        free = near[0] if near else self._some(chance)
-        self._study.sampler = TPESampler(n_startup_trials=1, seed=chance.randrange(2**31))
+    def _ask(
+        self, free: dict[str, BaseDistribution], ranges: dict[str, Range], chance: random.Random
+    ) -> dict[str, KnobValue]:
+        seed = chance.randrange(2**31)
+        uniform = self._sampler is Sampler.RANDOM
+        self._study.sampler = RandomSampler(seed=seed) if uniform else TPESampler(n_startup_trials=1, seed=seed)
         trial = self._study.ask(free)
         self._study.tell(trial, state=TrialState.FAIL)
-        moved = {name: _from_study(trial.params[name], self._ranges[name]) for name in free}
-        return _proposal(values, whole_batches(values | moved, self._context))
+        return {name: from_study(trial.params[name], ranges[name]) for name in free}
 
-    def _near(self, values: dict[str, KnobValue], chance: random.Random) -> list[dict[str, BaseDistribution]]:
-        """Each knob with an untried side, in the order of the file, and the values near the incumbent's there."""
-        found = []
-        for name, wanted in self._ranges.items():
-            seen = [observation.knobs[name] for observation in self._observations if name in observation.knobs]
-            near = _untried_near(wanted, values[name], seen, chance)
+    def _generations(
+        self, ranges: dict[str, Range], values: dict[str, KnobValue], points: dict[Point, float]
+    ) -> Callable[[int, random.Random], dict[str, KnobValue]]:
+        """Optuna's own CMA-ES learns only from what it asked for itself, so it cannot be rebuilt from a journal."""
+        numbers = {name: wanted for name, wanted in ranges.items() if wanted.kind != "choice"}
+        words = {name: distribution(wanted) for name, wanted in ranges.items() if wanted.kind == "choice"}
+        search = _searched(ranges, numbers, values, points) if numbers else None
+
+        def draw(_: int, chance: random.Random) -> dict[str, KnobValue]:
+            moved = self._ask(words, ranges, chance) if words else {}
+            if search is not None:
+                search.reseed_rng(chance.randrange(2**31))
+                shares = zip(numbers.items(), search.ask(), strict=True)
+                moved |= {name: from_share(float(share), wanted) for (name, wanted), share in shares}
+            return moved
+
+        return draw
+
+
+def _searched(
+    ranges: Mapping[str, Range],
+    numbers: Mapping[str, Range],
+    values: Mapping[str, KnobValue],
+    points: Mapping[Point, float],
+) -> CMA:
+    """CMA-ES from the incumbent, told all whole generations; it begins anew there once it has converged."""
+
+    def begun() -> CMA:
+        return CMA(mean=_shares(values, numbers), sigma=CMA_SIGMA, bounds=np.array([[0.0, 1.0]] * len(numbers)))
+
+    search = begun()
+    told = [(_shares(dict(zip(ranges, point, strict=True)), numbers), score) for point, score in points.items()]
+    size = search.population_size
+    for start in range(0, len(told) - size + 1, size):
+        search.tell(told[start : start + size])
+        if search.should_stop():
+            search = begun()
+    return search
+
+
+def _shares(values: Mapping[str, KnobValue], numbers: Mapping[str, Range]) -> np.ndarray:
+    return np.array([to_share(values[name], wanted) for name, wanted in numbers.items()])
+
+
+def _near(
+    ranges: Mapping[str, Range],
+    values: Mapping[str, KnobValue],
+    seen: Iterable[Mapping[str, set[KnobValue]]],
+    chance: random.Random,
+) -> list[dict[str, BaseDistribution]]:
+    """Each knob with an untried side, in the order of the file, and the values near the incumbent's there. `seen` is
+    what was measured in all structures, then in this one: a look around that began with the first knobs again after
+    every structural keep would never come to the last."""
+    found: dict[str, BaseDistribution] = {}
+    for extents in seen:
+        for name, wanted in ranges.items():
+            near = untried_near(wanted, values[name], extents.get(name, ()), chance)
             if near is not None:
-                found.append({name: near})
-        return found
-
-    def _some(self, chance: random.Random) -> dict[str, BaseDistribution]:
-        """One to three knobs over the whole of their ranges."""
-        names = chance.sample(list(self._ranges), min(chance.choice(_FREE_KNOBS), len(self._ranges)))
-        return {name: _distribution(self._ranges[name]) for name in names}
+                found.setdefault(name, near)
+    return [{name: near} for name, near in found.items()]
 
 
-def _untried_near(
-    wanted: Range, value: KnobValue, seen: list[KnobValue], chance: random.Random
-) -> BaseDistribution | None:
-    """A real step from `value` to a side where nothing was seen, or None: from a tenth to a quarter of the range."""
-    whole = _distribution(wanted)
-    if isinstance(whole, CategoricalDistribution):
-        return whole if len(set(seen)) < 2 else None
-    assert isinstance(whole, IntDistribution | FloatDistribution)
-    at, known = _number(value, wanted), [_number(each, wanted) for each in seen]
-    sides = [side for side in (-1, 1) if not any(side * each > side * at for each in known)]
-    steps = [step for side in sides if (step := _step(whole, at, side)) is not None]
-    return chance.choice(steps) if steps else None
+def _extents(ranges: Iterable[str], points: Collection[Point]) -> dict[str, set[KnobValue]]:
+    """The least and the greatest of each knob; nothing where there are no points."""
+    columns = zip(ranges, zip(*points, strict=True), strict=True) if points else ()
+    return {name: {min(column), max(column)} for name, column in columns}
 
 
-def _step(whole: IntDistribution | FloatDistribution, at: float, side: int) -> BaseDistribution | None:
-    scale, unscale = (math.log, math.exp) if whole.log else (float, float)
-    width = scale(whole.high) - scale(whole.low)
-    ends = sorted(unscale(scale(at) + side * share * width) for share in STEP_SHARES)
-    if isinstance(whole, IntDistribution):
-        nearest = int(at) + side
-        low, high = sorted((nearest if abs(round(end) - at) < 1 else round(end)) for end in ends)
-        low, high = max(low, whole.low), min(high, whole.high)
-        return IntDistribution(int(low), int(high), log=whole.log) if low <= high else None
-    floor, ceiling = max(ends[0], whole.low), min(ends[1], whole.high)
-    return FloatDistribution(floor, ceiling, log=whole.log) if floor < ceiling else None
+def _some(ranges: Mapping[str, Range], chance: random.Random) -> dict[str, BaseDistribution]:
+    """One to three knobs over the whole of their ranges."""
+    names = chance.sample(list(ranges), min(chance.choice(_FREE_KNOBS), len(ranges)))
+    return {name: distribution(ranges[name]) for name in names}
 
 
-def _number(value: KnobValue, wanted: Range) -> float:
-    found = _to_study(value, wanted)
-    assert not isinstance(found, str), "only a choice holds texts"
-    return found
-
-
-def whole_batches(knobs: dict[str, KnobValue], context: int) -> dict[str, KnobValue]:
-    """`knobs` with the device batch lowered, if need be, so that whole batches of `context` tokens fill a step."""
-    total, device = knobs.get("TOTAL_BATCH_SIZE"), knobs.get("DEVICE_BATCH_SIZE")
-    if isinstance(total, int) and isinstance(device, int) and total % (device * context):
-        return knobs | {"DEVICE_BATCH_SIZE": max(1, total // context)}
-    return knobs
-
-
-def _proposal(old: dict[str, KnobValue], new: dict[str, KnobValue]) -> Proposal:
+def _proposal(old: Mapping[str, KnobValue], new: Mapping[str, KnobValue], sampler: Sampler) -> Proposal:
     moves = {name: value for name, value in new.items() if value != old[name]}
+    told = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
+    more = f" and {len(told) - TITLED_MOVES} more" if len(told) > TITLED_MOVES else ""
     return Proposal(
-        proposer=Proposer.OPTIMIZER,
-        title=", ".join(f"{name} {old[name]} -> {value}" for name, value in moves.items()) or "no move",
-        hypothesis="TPE expects a lower score here, from the experiments so far",
+        proposer=Proposer.RANDOM if sampler is Sampler.RANDOM else Proposer.OPTIMIZER,
+        title=", ".join(told[:TITLED_MOVES]) + more,
+        hypothesis=_HYPOTHESES[sampler],
         edits=(SetKnobs(moves),),
     )
-
-
-def _distribution(wanted: Range) -> BaseDistribution:
-    match wanted.kind:
-        case "choice":
-            return CategoricalDistribution(wanted.choices)
-        case "pow2":
-            return IntDistribution(int(wanted.low).bit_length() - 1, int(wanted.high).bit_length() - 1)
-        case "int":
-            return IntDistribution(int(wanted.low), int(wanted.high), log=wanted.log)
-        case "float":
-            return FloatDistribution(wanted.low, wanted.high, log=wanted.log)
-
-
-def _to_study(value: KnobValue, wanted: Range) -> KnobValue:
-    return value.bit_length() - 1 if wanted.kind == "pow2" and isinstance(value, int) else value
-
-
-def _from_study(value: KnobValue, wanted: Range) -> KnobValue:
-    if wanted.kind == "pow2" and isinstance(value, int):
-        return int(2**value)
-    if isinstance(value, float) and wanted.kind == "float":
-        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), wanted.low), wanted.high)
-    return value

@@ -38,6 +38,7 @@ class Proposer(StrEnum):
 
     LLM = "llm"
     OPTIMIZER = "optimizer"
+    RANDOM = "random"  # uniform draws of knobs, to compare with
     HUMAN = "human"
 
 

@@ -9,12 +9,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from researcher.absence import Absence
 from researcher.drafting import Drafting
 from researcher.errors import CapReached, ModelAway, Rejected
 from researcher.escalation import reason_to_escalate, spent
+from researcher.evidence import Measured
 from researcher.exchanges import store_exchanges
 from researcher.experiment import Request, RequestState
 from researcher.history import History
@@ -120,13 +122,12 @@ class Proposers:
             logger.warning("%d proposals in a row were refused; resting %.0f s", self._refusals, rest_s)
 
     def learn(self, journal: History) -> None:
-        """Teach the optimiser what was decided since the last call."""
-        for experiment in journal.experiments(after=self._learned):
-            if experiment.decision is None:
-                return
-            if experiment.outcome is not Outcome.REJECTED and experiment.outcome is not Outcome.LOST:
-                self._optimizer.learn(journal.source(experiment.id), experiment.score)
-            self._learned = experiment.id
+        """Teach the optimiser what was decided since the last call, and measured again."""
+        decided = [*takewhile(lambda item: item.decision is not None, journal.experiments(after=self._learned))]
+        ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
+        fresh = (Measured(item.id, item.parent, journal.source(item.id)) for item in ran)
+        self._optimizer.learn(fresh, journal.scores())
+        self._learned = decided[-1].id if decided else self._learned
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
         """Keep what was asked and answered beside the experiment, for people and for a later replay."""
@@ -163,7 +164,8 @@ class Proposers:
         try:
             return Draft(self._optimizer.propose(incumbent, lambda proposal: validate(proposal, incumbent, known)))
         except Rejected as error:
-            nothing = Proposal(Proposer.OPTIMIZER, "nothing to move", "", ())
+            by = Proposer.RANDOM if self._mix is Mix.RANDOM else Proposer.OPTIMIZER
+            nothing = Proposal(by, "nothing to move", "", ())
             return Draft(nothing, rejected=str(error))
 
 

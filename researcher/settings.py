@@ -29,6 +29,20 @@ class Mix(StrEnum):
     HYBRID = "hybrid"
     LLM = "llm"
     OPTIMIZER = "optimizer"
+    RANDOM = "random"
+
+    @property
+    def asks_llm(self) -> bool:
+        """False where knobs are all that is moved."""
+        return self in (Mix.HYBRID, Mix.LLM)
+
+
+class Sampler(StrEnum):
+    """What the optimiser draws its moves from; uniform draws are for ablation."""
+
+    TPE = "tpe"
+    CMAES = "cmaes"
+    RANDOM = "random"
 
 
 class CrashReset(StrEnum):
@@ -63,6 +77,7 @@ class Settings(BaseSettings):
     hours: float | None = Field(default=None, gt=0)
     max_cost: float | None = Field(default=None, gt=0)
     proposer: Mix = Mix.HYBRID
+    optimizer: Sampler = Sampler.TPE
     rule: Rule = Rule.WALK
     crash_reset: CrashReset = CrashReset.CONFIRMED
     claim_hours: float = Field(default=CLAIM_HOURS, gt=0)
@@ -122,8 +137,9 @@ class Settings(BaseSettings):
         missing = [name for name in ESCALATION_NEEDS if name.lower() in others.data and not others.data[name.lower()]]
         if missing:
             raise ValueError(f"a paid LLM needs {', '.join(missing)} as well; set them, or leave this empty")
-        if others.data.get("proposer") is Mix.OPTIMIZER:
-            raise ValueError("with PROPOSER=optimizer no LLM is asked; set PROPOSER=hybrid, or leave this empty")
+        proposer = others.data.get("proposer")
+        if proposer is not None and not proposer.asks_llm:
+            raise ValueError(f"with PROPOSER={proposer} no LLM is asked; set PROPOSER=hybrid, or leave this empty")
         return checked_url(url)
 
     @field_validator("max_cost")
@@ -150,6 +166,10 @@ class Settings(BaseSettings):
         if self.trainer_cap_mib is not None and profile.caps.vram_mib is not None:
             profile = replace(profile, caps=replace(profile.caps, vram_mib=self.trainer_cap_mib))
         return profile
+
+    def sampler(self) -> Sampler:
+        """PROPOSER=random says it already."""
+        return Sampler.RANDOM if self.proposer is Mix.RANDOM else self.optimizer
 
     def placement(self) -> Placement:
         """Where the LLM goes: as the profile has it, but for what was asked for."""

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from dotenv.parser import parse_stream
 
-from researcher.settings import ESCALATION_NEEDS, CrashReset, Mix
+from researcher.settings import ESCALATION_NEEDS, CrashReset, Mix, Sampler
 from services.machine import AUTO
 from trainer.jobs import PROFILES
 
@@ -123,6 +123,7 @@ KEYS = {
         Key("PROFILE", _CONTAINERS, *_any_of([AUTO, *PROFILES]), optional=False),
         Key("BUDGET", _CONTAINERS, _above_zero, "a number of seconds above 0", "300"),
         Key("PROPOSER", _CONTAINERS, *_any_of([mix.value for mix in Mix]), optional=False),
+        Key("OPTIMIZER", _CONTAINERS, *_any_of(sorted(Sampler))),
         Key("CRASH_RESET", _CONTAINERS, *_any_of([CrashReset.BASELINE.value, CrashReset.CONFIRMED.value])),
         Key("CLAIM_HOURS", _CONTAINERS, _above_zero, "a number of hours above 0", "2"),
         Key(

@@ -70,7 +70,7 @@ def model_wanted(environment: Mapping[str, str], profile: str, model: str | None
 
 def say_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
     """Before a night: where an Ollama answers and lacks the model, how to get it. The researcher tells all else."""
-    if environment.get("LLM") not in (None, "", "ollama") or environment.get("PROPOSER") == Mix.OPTIMIZER:
+    if environment.get("LLM") not in (None, "", "ollama") or environment.get("PROPOSER") in (Mix.OPTIMIZER, Mix.RANDOM):
         return
     try:
         OllamaClient(model_wanted(environment, profile)).look()

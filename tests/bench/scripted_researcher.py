@@ -70,7 +70,7 @@ class ScriptedOptimizer:
     def __init__(self, readings: Readings, done: int) -> None:
         self._readings, self._done = readings, done
 
-    def learn(self, source: str, score: float | None) -> None:
+    def learn(self, *_: object) -> None:
         """It knows already."""
 
     def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:

@@ -157,7 +157,7 @@ def scripted_trial(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
 class ScriptedOptimizer:
     """A worse move from each incumbent, then a better one; like the real one it knows only what the journal knows."""
 
-    def learn(self, source: str, score: float | None) -> None:
+    def learn(self, *_: object) -> None:
         """It needs nothing."""
 
     def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:

@@ -27,6 +27,7 @@ _SUBJECT_DAYS = "researcher/test_subject_days.py::test_"
 _CLAIMS = "researcher/test_claims.py::test_"
 _FAILURES = "researcher/test_failures.py::test_"
 _NAMES = "researcher/test_names.py::test_"
+_EVIDENCE = "researcher/test_evidence.py::test_"
 _DENYLIST = "researcher/test_denylist.py::test_"
 _DRIFT = "researcher/test_drift.py::test_"
 _EDITS = "researcher/test_edits.py::test_"
@@ -807,6 +808,42 @@ GUARDS = (
         "if (left_s := self._resting_until - self._clock()) > 0:",
         "if (left_s := self._resting_until - self._clock()) > 1e9:",
         "researcher/test_openai.py::test_server_that_wants_to_be_left_alone_is",
+    ),
+    # Optimiser
+    Guard(
+        "a broken structural edit is not held against the knobs",
+        "researcher/evidence.py",
+        "return seen.parent is None or (parent is not None and parent.structure == seen.structure)",
+        "return True",
+        _EVIDENCE + "a_measured_structural_edit_says_nothing_of_them_either",
+    ),
+    Guard(
+        "a failed candidate is told as a bad one",
+        "researcher/evidence.py",
+        "{point: worst if mean is None else mean for point, mean in means.items()}",
+        "{point: mean for point, mean in means.items() if mean is not None}",
+        _EVIDENCE + "a_failed_candidate_is_as_bad_as_the_worst_seen",
+    ),
+    Guard(
+        "a score of another structure is shifted",
+        "researcher/evidence.py",
+        "score - levels[seen.structure] + levels[structure] for",
+        "score for",
+        _EVIDENCE + "after_a_structural_keep_what_knobs_gained_before_is_carried_over_to_the_new_score",
+    ),
+    Guard(
+        "a study that was told otherwise begins anew",
+        "researcher/optimizer.py",
+        "if ranges != self._ranges or told[: len(self._told)] != self._told:",
+        "if ranges != self._ranges:",
+        "researcher/test_optimizer.py::test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start",
+    ),
+    Guard(
+        "the optimiser moves something",
+        "researcher/optimizer.py",
+        "if after is None or after == values:",
+        "if after is None:",
+        "researcher/test_optimizer.py::test_whatever_the_journal_holds_every_proposal_can_be_run_and_is_another_program",
     ),
     # Drift
     Guard(

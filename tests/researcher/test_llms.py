@@ -74,6 +74,7 @@ def test_room_that_went_into_thoughts_nobody_shows_is_doubled_once(settings) -> 
 def test_nobody_is_asked_where_nobody_was_named(settings) -> None:
     assert first_llm(settings(llm="none"), profile_named("cpu")) is None
     assert first_llm(settings(proposer="optimizer"), profile_named("cpu")) is None
+    assert first_llm(settings(proposer="random"), profile_named("cpu")) is None
 
 
 def test_stronger_one_is_off_unless_named_and_asked_for_nothing_beyond_its_cap(settings, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from researcher.placement import Placement
-from researcher.settings import Mix, Settings
+from researcher.settings import Mix, Sampler, Settings
 from trainer.jobs import ProfileError, profile_named
 
 PLACES = {"REDIS_URL": "redis://redis/0", "SUBJECT_DIR": "subject", "JOURNAL_DIR": "journal", "DATA_DIR": "data"}
@@ -61,6 +61,8 @@ def test_an_empty_value_is_not_set(read) -> None:
             {"ESCALATE_BASE_URL": "http://one", "PROPOSER": "optimizer"} | PAID,
             "with PROPOSER=optimizer no LLM is asked",
         ),
+        ({"ESCALATE_BASE_URL": "http://one", "PROPOSER": "random"} | PAID, "with PROPOSER=random no LLM is asked"),
+        ({"OPTIMIZER": "grid"}, "Input should be 'tpe', 'cmaes' or 'random'"),
         ({"ESCALATE_MAX_COST": "0"}, "greater than 0"),
         ({"MAX_COST": "5"}, "MAX_COST needs a price to count with; set PRICE_PER_HOUR"),
         ({"MAX_COST": "0", "PRICE_PER_HOUR": "1"}, "greater than 0"),
@@ -76,6 +78,12 @@ def test_what_cannot_be_is_refused_with_the_next_step(read, environment: dict[st
     (fault,) = refused.value.errors()
     assert says in fault["msg"]
     assert fault["loc"] == (next(iter(environment)),) or fault["loc"] == (next(iter(environment)).lower(),)
+
+
+@pytest.mark.parametrize("proposer", Mix)
+def test_uniform_draws_are_asked_for_by_either_key(read, proposer: Mix) -> None:
+    assert read(PROPOSER=proposer.value, OPTIMIZER="random").sampler() is Sampler.RANDOM
+    assert (read(PROPOSER=proposer.value).sampler() is Sampler.RANDOM) == (proposer is Mix.RANDOM)
 
 
 def test_the_placement_is_the_profiles_but_for_what_was_set(read) -> None:

@@ -123,7 +123,13 @@ def test_the_model_is_the_one_named_else_the_environments_else_the_profiles() ->
 
 @pytest.mark.parametrize(
     ("environment", "is_said"),
-    [({}, True), ({"LLM": "none"}, False), ({"PROPOSER": "optimizer"}, False), ({"MODEL": "small"}, False)],
+    [
+        ({}, True),
+        ({"LLM": "none"}, False),
+        ({"PROPOSER": "optimizer"}, False),
+        ({"PROPOSER": "random"}, False),
+        ({"MODEL": "small"}, False),
+    ],
 )
 def test_a_night_says_first_how_to_get_a_missing_model(environment: dict[str, str], is_said: bool) -> None:
     console = Console(file=io.StringIO(), width=200, record=True)

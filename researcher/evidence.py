@@ -1,0 +1,126 @@
+"""What measured candidates say of the knobs around an incumbent: one score for each set of values, the mean of all.
+
+A structure is the code without the values of its ranged knobs. Where it is the incumbent's, a score counts as it is. Of
+other structures only moves of knobs alone count, shifted by what the edits between the two structures gained or lost;
+what one lacks is taken to be as the incumbent has it. So neither a structural edit nor its crash speaks of knobs that
+it did not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from statistics import fmean
+
+from researcher.knobs import Range, read_knobs, without_values
+from researcher.proposal import KnobValue
+from researcher.validation import fingerprint
+
+Point = tuple[KnobValue, ...]  # in the order of the ranges
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate that ran, whatever came of it, and the experiment whose source it was made from."""
+
+    experiment: int
+    parent: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class _Seen:
+    parent: int | None
+    structure: str
+    knobs: Mapping[str, KnobValue]
+
+
+@dataclass
+class _Scores:
+    """Of one point: those measured around the incumbent, and those carried over to it. Without any, it failed."""
+
+    own: list[float] = field(default_factory=list)
+    carried: list[float] = field(default_factory=list)
+    is_own: bool = False
+
+    def mean(self) -> float | None:
+        counted = self.own if self.is_own else self.carried
+        return fmean(counted) if counted else None
+
+
+class Evidence:
+    """All measured candidates, and their scores so far: both come from the journal."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, _Seen] = {}  # oldest first: a parent stands before its children
+        self._scores: Mapping[int, Sequence[float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
+        """Add candidates. `scores` are all trusted ones, by experiment; one without any has failed."""
+        for measured in fresh:
+            knobs = {name: knob.value for name, knob in read_knobs(measured.source).items()}
+            plain = {name: value for name, value in knobs.items() if not isinstance(value, tuple)}
+            self._seen[measured.experiment] = _Seen(measured.parent, structure_of(measured.source), plain)
+        self._scores = scores
+
+    def own(self, structure: str, names: Iterable[str]) -> set[Point]:
+        """What was measured in a structure, whatever came of it."""
+        return {
+            tuple([seen.knobs[name] for name in names]) for seen in self._seen.values() if seen.structure == structure
+        }
+
+    def around(
+        self, structure: str, ranges: Mapping[str, Range], values: Mapping[str, KnobValue]
+    ) -> dict[Point, float]:
+        """The score of each point inside the ranges, as if it had been measured in the structure; a failed one has the
+        worst of all. Empty before the first score. `values` are the incumbent's knobs."""
+        levels, points = self._levels(), dict[Point, _Scores]()
+        for experiment, seen in self._seen.items():
+            is_own = seen.structure == structure
+            if not is_own and not (self._moved_knobs_alone(seen) and {structure, seen.structure} <= levels.keys()):
+                continue
+            point = tuple([seen.knobs.get(name, values[name]) for name in ranges])
+            if not all(wanted.holds(value) for wanted, value in zip(ranges.values(), point, strict=True)):
+                continue
+            scores, found = self._scores.get(experiment, ()), points.setdefault(point, _Scores())
+            if is_own:
+                found.is_own = True
+                found.own += scores
+            else:
+                found.carried += [score - levels[seen.structure] + levels[structure] for score in scores]
+        means = {point: scores.mean() for point, scores in points.items()}
+        worst = max((mean for mean in means.values() if mean is not None), default=None)
+        return {} if worst is None else {point: worst if mean is None else mean for point, mean in means.items()}
+
+    def _levels(self) -> dict[str, float]:
+        """How much higher each structure scores than the first one, by the first edit that led to it and was scored."""
+        levels: dict[str, float] = {}
+        for experiment, seen in self._seen.items():
+            if seen.structure in levels or not self._scores.get(experiment):
+                continue
+            parent = None if seen.parent is None else self._seen.get(seen.parent)
+            if seen.parent is None:
+                levels[seen.structure] = 0.0
+            elif parent is not None and parent.structure in levels and self._scores.get(seen.parent):
+                gained = fmean(self._scores[experiment]) - fmean(self._scores[seen.parent])
+                levels[seen.structure] = levels[parent.structure] + gained
+        return levels
+
+    def _moved_knobs_alone(self, seen: _Seen) -> bool:
+        """True also of a baseline."""
+        parent = None if seen.parent is None else self._seen.get(seen.parent)
+        return seen.parent is None or (parent is not None and parent.structure == seen.structure)
+
+
+def structure_of(source: str) -> str:
+    """A hash of what the source is but for the values of its ranged knobs, comments and layout."""
+    return _fingerprint(without_values(source))
+
+
+@lru_cache(maxsize=64)  # moves of knobs leave the same text
+def _fingerprint(text: str) -> str:
+    return fingerprint(text)
