@@ -86,12 +86,13 @@ class Optimizer:
     ) -> Callable[[int, random.Random], dict[str, KnobValue]]:
         """What draws the moves away from an incumbent: by the draw's number and its own chance."""
         if self._sampler is Sampler.RANDOM:
+            self._tell(ranges, [])
             return lambda _, chance: self._ask(_some(ranges, chance), ranges, chance)
         structure = structure_of(source)
         points = self._evidence.around(structure, ranges, values)
-        self._tell(ranges, points)
         if self._sampler is Sampler.CMAES:
             return self._generations(ranges, values, points)
+        self._tell(ranges, list(points.items()))
         seen = _extents(ranges, points), _extents(ranges, self._evidence.own(structure, ranges))
 
         def draw(number: int, chance: random.Random) -> dict[str, KnobValue]:
@@ -106,9 +107,8 @@ class Optimizer:
 
         return draw
 
-    def _tell(self, ranges: dict[str, Range], points: dict[Point, float]) -> None:
+    def _tell(self, ranges: dict[str, Range], told: list[tuple[Point, float]]) -> None:
         """Bring the study up to date: most often there is only more to tell."""
-        told = list(points.items())
         if ranges != self._ranges or told[: len(self._told)] != self._told:
             self._study, self._told, self._ranges = optuna.create_study(), [], ranges
         distributions = {name: distribution(wanted) for name, wanted in ranges.items()}
@@ -138,11 +138,14 @@ class Optimizer:
     ) -> Callable[[int, random.Random], dict[str, KnobValue]]:
         """Optuna's own CMA-ES learns only from what it asked for itself, so it cannot be rebuilt from a journal."""
         numbers = {name: wanted for name, wanted in ranges.items() if wanted.kind != "choice"}
-        words = {name: distribution(wanted) for name, wanted in ranges.items() if wanted.kind == "choice"}
+        words = {name: wanted for name, wanted in ranges.items() if wanted.kind == "choice"}
+        places = [place for place, name in enumerate(ranges) if name in words]
+        self._tell(words, [(tuple([point[place] for place in places]), score) for point, score in points.items()])
+        free = {name: distribution(wanted) for name, wanted in words.items()}
         search = _searched(ranges, numbers, values, points) if numbers else None
 
         def draw(_: int, chance: random.Random) -> dict[str, KnobValue]:
-            moved = self._ask(words, ranges, chance) if words else {}
+            moved = self._ask(free, ranges, chance) if free else {}
             if search is not None:
                 search.reseed_rng(chance.randrange(2**31))
                 shares = zip(numbers.items(), search.ask(), strict=True)

@@ -312,13 +312,22 @@ def test_moves_that_leave_the_model_what_it_was_are_taken_back(knob: str, value:
     assert (repaired(old, old | {knob: value}, {}, 256) == old) is taken_back
 
 
-def test_changed_ranges_begin_a_new_study_with_what_still_fits() -> None:
-    optimizer = Optimizer(seed=1, context=256)
-    walk(optimizer, 3)
+@pytest.mark.parametrize("sampler", Sampler)
+def test_changed_ranges_begin_a_new_study_with_what_still_fits(sampler: Sampler) -> None:
+    optimizer = Optimizer(seed=1, context=256, sampler=sampler)
+    walk(optimizer, 12)
+    narrower = SOURCE.replace("range 1..6", "range 1..3").replace("one of SSSL L", "one of SSSL LL")
+    found: list[dict[str, KnobValue]] = []
 
-    proposal = optimizer.propose(SOURCE.replace("range 1..6", "range 1..3"), passes)
+    def no(proposal: Proposal) -> None:
+        found.append(moves(proposal))
+        raise Rejected("not this one")
 
-    assert moves(proposal).get("DEPTH", 1) in (1, 2, 3)
+    with pytest.raises(Rejected, match="nothing new"):
+        optimizer.propose(narrower, no)
+
+    assert {1} <= {move.get("DEPTH", 1) for move in found} <= {1, 2, 3}
+    assert {move.get("WINDOWS", "LL") for move in found} == {"LL"}
 
 
 def test_without_a_single_range_it_says_what_is_missing() -> None:
