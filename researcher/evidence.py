@@ -8,14 +8,18 @@ it did not move.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import fmean
 
-from researcher.knobs import Range, read_knobs, without_values
+from researcher.knobs import Range, around_values, read_knobs, read_literal
 from researcher.proposal import KnobValue
 from researcher.validation import fingerprint
+
+_TEMPLATES = 16
+_literal = lru_cache(maxsize=1024)(read_literal)
 
 Point = tuple[KnobValue, ...]  # in the order of the ranges
 
@@ -49,12 +53,47 @@ class _Scores:
         return fmean(counted) if counted else None
 
 
+@dataclass(frozen=True)
+class _Template:
+    """A source that was read: of another one that has only other values in it, those are found without parsing it all,
+    which after a restart would take half a minute for thousands."""
+
+    structure: str
+    knobs: Mapping[str, KnobValue]
+    ranges: Mapping[str, Range]
+    texts: Sequence[str]
+
+    @classmethod
+    def of(cls, source: str) -> _Template:
+        knobs = read_knobs(source)
+        return cls(
+            structure_of(source),
+            {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)},
+            {name: knob.range for name, knob in knobs.items() if knob.range is not None},
+            around_values(source),
+        )
+
+    def read(self, source: str) -> dict[str, KnobValue] | None:
+        """The knobs of a source of the same text; None of any other."""
+        found, at = dict(self.knobs), len(self.texts[0])
+        if not source.startswith(self.texts[0]):
+            return None
+        for (name, wanted), text in zip(self.ranges.items(), self.texts[1:], strict=True):
+            end = source.find(text, at)
+            value = _literal(source[at:end]) if end >= 0 else None
+            if value is None or isinstance(value, tuple) or not wanted.holds(value):
+                return None
+            found[name], at = value, end + len(text)
+        return found if at == len(source) else None
+
+
 class Evidence:
     """All measured candidates, and their scores so far: both come from the journal."""
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}  # oldest first: a parent stands before its children
         self._scores: Mapping[int, Sequence[float]] = {}
+        self._templates: deque[_Template] = deque(maxlen=_TEMPLATES)
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -62,9 +101,7 @@ class Evidence:
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
         """Add candidates. `scores` are all trusted ones, by experiment; one without any has failed."""
         for measured in fresh:
-            knobs = {name: knob.value for name, knob in read_knobs(measured.source).items()}
-            plain = {name: value for name, value in knobs.items() if not isinstance(value, tuple)}
-            self._seen[measured.experiment] = _Seen(measured.parent, structure_of(measured.source), plain)
+            self._seen[measured.experiment] = _Seen(measured.parent, *self._read(measured.source))
         self._scores = scores
 
     def own(self, structure: str, names: Iterable[str]) -> set[Point]:
@@ -96,6 +133,14 @@ class Evidence:
         worst = max((mean for mean in means.values() if mean is not None), default=None)
         return {} if worst is None else {point: worst if mean is None else mean for point, mean in means.items()}
 
+    def _read(self, source: str) -> tuple[str, Mapping[str, KnobValue]]:
+        """Its structure and its knobs."""
+        for template in self._templates:
+            if (knobs := template.read(source)) is not None:
+                return template.structure, knobs
+        self._templates.appendleft(_Template.of(source))
+        return self._templates[0].structure, self._templates[0].knobs
+
     def _levels(self) -> dict[str, float]:
         """How much higher each structure scores than the first one, by the first edit that led to it and was scored."""
         levels: dict[str, float] = {}
@@ -118,9 +163,4 @@ class Evidence:
 
 def structure_of(source: str) -> str:
     """A hash of what the source is but for the values of its ranged knobs, comments and layout."""
-    return _fingerprint(without_values(source))
-
-
-@lru_cache(maxsize=64)  # moves of knobs leave the same text
-def _fingerprint(text: str) -> str:
-    return fingerprint(text)
+    return fingerprint("0".join(around_values(source)))

@@ -114,16 +114,16 @@ def set_ranges(source: str, ranges: Mapping[str, str]) -> str:
         start = place.span[1] + len(line[: line.rindex(claim)].encode())
         spans.append((start, start + len(claim.encode()), text))
     changed = replace_spans(source, spans)
-    faults = {name: fault for name, fault in range_faults(changed).items() if name in ranges}
-    if faults:
+    if faults := {name: fault for name, fault in range_faults(changed).items() if name in ranges}:
         raise EditError(f"ranges that do not fit: {faults}")
     return changed
 
 
-def without_values(source: str) -> str:
-    """`source` with 0 for the value of every knob that has a range."""
-    spans = [(*place.span, "0") for place in _places(source).values() if _knob(place)[0].range is not None]
-    return replace_spans(source, spans)
+def around_values(source: str) -> list[str]:
+    """What stands before, between and after the values of the knobs that have a range."""
+    raw, places = source.encode(), _places(source).values()
+    cuts = [0, *(end for place in places if _knob(place)[0].range is not None for end in place.span), len(raw)]
+    return [raw[start:end].decode() for start, end in zip(cuts[::2], cuts[1::2], strict=True)]
 
 
 def is_power_of_two(value: int) -> bool:

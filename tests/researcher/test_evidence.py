@@ -40,6 +40,36 @@ def test_a_structure_is_the_code_without_the_values_of_its_ranged_knobs() -> Non
     assert structure_of(A) == structure_of(A.replace("1..6", "1..4")), "a range is a comment"
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        deep(A, 5).replace("0.04", "0.1"),
+        deep(A, 2**2).replace("DEPTH = 4", "DEPTH = 2**2"),
+        deep(A, 4).replace("= 4 ", "= 4  # was 2"),
+        A.replace("FIXED = 7", "FIXED = 7\nDEPTH = 4  # layers; range 1..6"),
+        A.replace("DEPTH = 2", "DEPTH = 9"),
+        A.replace("DEPTH = 2", "DEPTH = (2, 3)"),
+        A.replace("DEPTH = 2", "DEPTH = int(2)"),
+        A.replace("1..6", "1..4"),
+        f"{A}LATER = 3\n",
+        f"EARLIER = 3\n{A}",
+        "FIXED = 7\n",
+    ],
+)
+def test_what_was_read_before_changes_nothing_in_what_a_source_is(other: str) -> None:
+    alone, after = Evidence(), Evidence()
+    alone.learn([Measured(2, None, other)], {})
+    after.learn([Measured(1, None, A), Measured(2, None, other)], {})
+
+    names = [name for name, knob in read_knobs(other).items() if knob.range is not None]
+    structure = structure_of(other)
+    assert alone.own(structure, names) <= after.own(structure, names)
+    assert len(after.own(structure, [])) == len(alone.own(structure, [])) == 1
+    assert all(
+        tuple(read_knobs(other)[name].value for name in names) in of.own(structure, names) for of in (alone, after)
+    )
+
+
 def test_repeats_are_one_observation_with_the_mean_of_all_also_when_they_come_later() -> None:
     assert around(A, (None, A, [1.0, 1.2])) == {(2, 0.04): pytest.approx(1.1)}
     assert around(A, (None, A, [1.0]), extra={1: [1.0, 1.2, 1.4]}) == {(2, 0.04): pytest.approx(1.2)}

@@ -335,6 +335,13 @@ def test_without_a_single_range_it_says_what_is_missing() -> None:
         Optimizer(seed=1, context=256).propose("A = 1\n", lambda _: None)
 
 
+def test_a_move_that_is_repaired_away_is_never_proposed() -> None:
+    source = "TOTAL_BATCH_SIZE = 2**12\nDEVICE_BATCH_SIZE = 16  # rows; range 16..64 pow2\n"
+
+    with pytest.raises(Rejected, match="nothing new"):
+        Optimizer(seed=1, context=256).propose(source, passes)
+
+
 def test_when_everything_was_tried_it_gives_up_in_words() -> None:
     def never(_: Proposal) -> None:
         raise Rejected("tried")
