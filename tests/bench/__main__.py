@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, faults, honest, overhead, prefix, sandbox, scale, trust
+from tests.bench import aa, campaign, decision, faults, honest, overhead, prefix, record, sandbox, scale, trust
 
 
 def _chosen() -> argparse.Namespace:
@@ -41,6 +41,10 @@ def _chosen() -> argparse.Namespace:
     names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
     one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
     one.add_argument("--experiments", type=int, default=100)
+    one = names.add_parser("record", help="real trials over the knobs, for `proposers`")
+    one.add_argument("--file", type=Path, required=True, help="the lines; the same one goes on")
+    one.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared data of `cpu`")
+    one.add_argument("--trials", type=int, default=448, help="in all; whole blocks of 28")
     return parser.parse_args()
 
 
@@ -66,6 +70,8 @@ def main() -> None:
             faults.run()
         case "prefix":
             prefix.run(options.experiments)
+        case "record":
+            record.run(options.file, options.data, options.trials)
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 
