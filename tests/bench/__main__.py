@@ -5,7 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench import aa, campaign, decision, faults, honest, overhead, prefix, record, sandbox, scale, trust
+from researcher.settings import Mix
+from tests.bench import (
+    aa,
+    campaign,
+    decision,
+    faults,
+    honest,
+    overhead,
+    prefix,
+    proposers,
+    record,
+    sandbox,
+    scale,
+    trust,
+)
 
 
 def _chosen() -> argparse.Namespace:
@@ -21,8 +35,9 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("scale", help="a thousand experiments without training")
     one.add_argument("--experiments", type=int, default=1000, help="whole hundreds")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
-    one = names.add_parser("campaign", help="what real nights of the optimiser confirm")
+    one = names.add_parser("campaign", help="what real nights confirm")
     one.add_argument("--dir", type=Path, required=True, help="where the campaigns lie; the same one goes on")
+    one.add_argument("--proposer", choices=list(Mix), default=Mix.OPTIMIZER, help="each in a folder of its own")
     one.add_argument("--campaigns", type=int, default=5)
     one.add_argument("--experiments", type=int, default=20)
     one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
@@ -45,6 +60,11 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--file", type=Path, required=True, help="the lines; the same one goes on")
     one.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared data of `cpu`")
     one.add_argument("--trials", type=int, default=448, help="in all; whole blocks of 28")
+    one = names.add_parser("proposers", help="who finds more in how many trials, in a model of recorded ones")
+    one.add_argument("--file", type=Path, help="what `record` wrote; the shipped recording if not given")
+    one.add_argument("--seeds", type=int, default=20)
+    one.add_argument("--trials", type=int, default=100)
+    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the nights hold")
     return parser.parse_args()
 
 
@@ -59,7 +79,7 @@ def main() -> None:
         case "scale":
             scale.run(options.experiments, options.optimizer)
         case "campaign":
-            campaign.run(options.dir, options.campaigns, options.experiments, options.budget)
+            campaign.run(options.dir, options.campaigns, options.experiments, options.budget, options.proposer)
         case "sandbox":
             sandbox.run(options.starts, options.kills)
         case "trust":
@@ -72,6 +92,8 @@ def main() -> None:
             prefix.run(options.experiments)
         case "record":
             record.run(options.file, options.data, options.trials)
+        case "proposers":
+            proposers.run(options.file, options.seeds, options.trials, options.picture)
         case "aa":
             aa.run(options.dir, options.experiments, options.budget)
 

@@ -1,4 +1,4 @@
-"""Real nights on the cpu profile, the optimiser alone: what they confirm, and how far that scatters.
+"""Real nights on the cpu profile, one proposer alone: what they confirm, and how far that scatters.
 
 One state folder a campaign, one campaign at a time. Stopped, the same command goes on where it was; done, it prints the
 table again. The held-out gain is that of the same confirming trials on text that no decision saw.
@@ -40,17 +40,17 @@ class Campaign:
     hours: float
 
 
-def run(folder: Path, campaigns: int, experiments: int, budget: float | None) -> None:
+def run(folder: Path, campaigns: int, experiments: int, budget: float | None, proposer: str) -> None:
     """Run what is left of the campaigns and print the table."""
     told = []
     for number in range(1, campaigns + 1):
         state = State((folder / f"campaign-{number}").resolve())
         if not _is_done(state, experiments):
             print(f"campaign {number} of {campaigns}: {experiments} experiments in {state.root}", flush=True)
-            _run_night(state, number, experiments, budget)
+            _run_night(state, number, experiments, budget, proposer)
         told.append(_told(state))
         print(f"campaign {number} of {campaigns}: {told[-1].gain:.6f} confirmed in {told[-1].hours:.2f} h", flush=True)
-    _print(told, experiments)
+    _print(told, experiments, proposer)
 
 
 def _is_done(state: State, experiments: int) -> bool:
@@ -61,9 +61,9 @@ def _is_done(state: State, experiments: int) -> bool:
         return run is not None and run.ended is not None and history.measured_count() >= experiments
 
 
-def _run_night(state: State, number: int, experiments: int, budget: float | None) -> None:
+def _run_night(state: State, number: int, experiments: int, budget: float | None, proposer: str) -> None:
     argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
-    argv += ["--experiments", str(experiments), "--proposer", "optimizer", "--seed", str(number)]
+    argv += ["--experiments", str(experiments), "--proposer", proposer, "--seed", str(number)]
     argv += [] if budget is None else ["--budget", str(budget)]
     with subprocess.Popen(argv) as night:
         try:
@@ -95,8 +95,8 @@ def _told(state: State) -> Campaign:
         )
 
 
-def _print(told: list[Campaign], experiments: int) -> None:
-    table = Table(title=f"campaigns of {experiments} experiments, profile {PROFILE}, the optimiser alone")
+def _print(told: list[Campaign], experiments: int, proposer: str) -> None:
+    table = Table(title=f"campaigns of {experiments} experiments, profile {PROFILE}, proposer {proposer}")
     for name in ("", "baseline", "sigma", "keeps", "confirmed", "rolled back", "gain", "%", "sigmas", "held out"):
         table.add_column(name, justify="right")
     table.add_column("trials", justify="right")

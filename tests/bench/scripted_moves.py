@@ -1,0 +1,84 @@
+"""Moves of knobs as people and models make them by habit, for a proposer that asks nobody and learns nothing.
+
+It speaks of how a fixed list fares, not of any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from researcher.errors import Rejected
+from researcher.evidence import Measured
+from researcher.knobs import read_knobs
+from researcher.proposal import Proposal, Proposer, SetKnobs
+from researcher.repair import repaired
+from researcher.space import from_study
+
+Move = tuple[str, Callable[[Any], Any]]
+MOVES: Sequence[Move] = (
+    ("DEPTH", lambda value: value + 1),
+    ("DEPTH", lambda value: value - 1),
+    ("ASPECT_RATIO", lambda value: value * 3 // 2),
+    ("ASPECT_RATIO", lambda value: value * 2 // 3),
+    ("HEAD_DIM", lambda value: value * 2),
+    ("HEAD_DIM", lambda value: value // 2),
+    ("WINDOW_PATTERN", lambda _: "L"),
+    ("WINDOW_PATTERN", lambda _: "SSSS"),
+    ("WINDOW_PATTERN", lambda _: "SLSL"),
+    ("ROPE_BASE", lambda value: value * 5),
+    ("TOTAL_BATCH_SIZE", lambda value: value * 2),
+    ("TOTAL_BATCH_SIZE", lambda value: value // 2),
+    ("DEVICE_BATCH_SIZE", lambda value: value * 2),
+    ("EMBEDDING_LR", lambda value: value * 1.5),
+    ("EMBEDDING_LR", lambda value: value / 1.5),
+    ("UNEMBEDDING_LR", lambda value: value * 2.0),
+    ("UNEMBEDDING_LR", lambda value: value / 2.0),
+    ("MATRIX_LR", lambda value: value * 1.5),
+    ("MATRIX_LR", lambda value: value / 1.5),
+    ("SCALAR_LR", lambda value: value * 1.5),
+    ("SCALAR_LR", lambda value: value / 1.5),
+    ("WEIGHT_DECAY", lambda value: value / 2.0),
+    ("WEIGHT_DECAY", lambda value: value + 0.1),
+    ("WARMUP_RATIO", lambda value: value + 0.05),
+    ("WARMDOWN_RATIO", lambda value: value + 0.2),
+    ("WARMDOWN_RATIO", lambda value: value - 0.2),
+    ("FINAL_LR_FRAC", lambda value: value + 0.1),
+)
+
+
+class ScriptedMoves:
+    """The list in an order that `seed` settles, again and again from wherever the incumbent stands."""
+
+    def __init__(self, *, seed: int, context: int) -> None:
+        self._moves = list(MOVES)
+        Random(seed).shuffle(self._moves)
+        self._context = context
+        self._next = 0
+
+    def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
+        """Nothing is learned."""
+
+    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+        """The next move that `check` lets pass. Raises Rejected when there is none in the whole list."""
+        knobs = read_knobs(source)
+        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
+        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+        for _ in self._moves:
+            name, move = self._moves[self._next % len(self._moves)]
+            self._next += 1
+            value = from_study(move(values[name]), ranges[name]) if ranges[name].kind == "float" else move(values[name])
+            if not ranges[name].holds(value):
+                continue
+            after = repaired(values, values | {name: value}, ranges, self._context)
+            if after is None or after == values:
+                continue
+            moved = {knob: value for knob, value in after.items() if value != values[knob]}
+            proposal = Proposal(Proposer.LLM, f"{name} {values[name]} -> {value}", "habit", (SetKnobs(moved),))
+            try:
+                check(proposal)
+            except Rejected:
+                continue
+            return proposal
+        raise Rejected("no move of the list is new and within its range")
