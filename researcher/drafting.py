@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from researcher.llm import Draft, Tick
 from researcher.proposal import Proposal
 
 AHEAD = 2
-_LEAVES_S = 3.0  # an LLM's answer is given up in a quarter of a second, a check in one
 
 
 class Lease(Protocol):
@@ -74,8 +74,8 @@ class Drafting:
         self._lease = lease
         self._ready: list[Ready] = []
         self._under_way: Asked | None = None
-        self._thread: threading.Thread | None = None
-        self._brought: tuple[Draft, str | None] | BaseException | None = None
+        self._pool = ThreadPoolExecutor(1, "drafting")
+        self._answer: Future[tuple[Draft, str | None]] | None = None
         self._closed = threading.Event()
 
     @property
@@ -86,7 +86,7 @@ class Drafting:
     @property
     def is_idle(self) -> bool:
         """Whether a question may be asked now."""
-        return self._thread is None and self.may_draft
+        return self._answer is None and self.may_draft
 
     @property
     def has_room(self) -> bool:
@@ -107,26 +107,22 @@ class Drafting:
     def begin(self, asked: Asked, ask: Ask) -> None:
         """Have `ask` called in the thread: with a history, and a tick that raises once nobody waits any more. It gives
         a draft, and the fingerprint of its candidate if it has one."""
-        assert self._thread is None, "one question at a time"
+        assert self._answer is None, "one question at a time"
         self._under_way = asked
-        self._thread = threading.Thread(target=self._work, args=(ask,), name="drafting", daemon=True)
-        self._thread.start()
+        self._answer = self._pool.submit(self._work, ask)
 
     def collect(self) -> Draft | None:
         """Put what the thread has brought among those that wait, and give it; None while there is nothing new.
 
         Raises what `ask` raised.
         """
-        if self._thread is None or self._thread.is_alive():
+        answer, asked = self._answer, self._under_way
+        if answer is None or asked is None or not answer.done():
             return None
-        asked, brought = self._under_way, self._brought
-        self._thread = self._under_way = self._brought = None
-        if isinstance(brought, BaseException):
-            raise brought
-        assert asked is not None, "a thread was begun for something"
-        assert brought is not None, "a thread ends with one of both"
-        self.keep(Ready(asked, *brought))
-        return brought[0]
+        self._answer = self._under_way = None
+        draft, found = answer.result()
+        self.keep(Ready(asked, draft, found))
+        return draft
 
     def keep(self, ready: Ready) -> None:
         """Have it wait."""
@@ -141,17 +137,13 @@ class Drafting:
         return found
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way; the thread leaves at its next tick."""
         self._closed.set()
-        if self._thread is not None:
-            self._thread.join(_LEAVES_S)
+        self._pool.shutdown(wait=False)
 
-    def _work(self, ask: Ask) -> None:
-        try:
-            with closing(History(self._journal)) as history:
-                self._brought = ask(history, self._tick)
-        except BaseException as error:  # noqa: BLE001 - raised again by `collect`, in the thread that can act on it
-            self._brought = error
+    def _work(self, ask: Ask) -> tuple[Draft, str | None]:
+        with closing(History(self._journal)) as history:
+            return ask(history, self._tick)
 
     def _tick(self) -> None:
         if self._closed.is_set():

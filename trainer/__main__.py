@@ -1,4 +1,4 @@
-"""`python -m trainer`: one worker on the queue `trials`, until SIGTERM or Ctrl-C."""
+"""`python -m trainer`: one worker on the queue `trials`, or with --checks on `checks`, until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from typing import Literal
 import redis
 
 from trainer import linux, room
-from trainer.jobs import PROFILES, TRIALS, Bus, connect
+from trainer.jobs import PROFILES, Bus, connect
 from trainer.launch import User, UserRefused
 from trainer.leftovers import NotSwept
 from trainer.places import Places
-from trainer.presence import Presence
 from trainer.runner import CONTEXT_MIB
 from trainer.selftest import Unsafe, try_walls
 from trainer.takeover import take_over
 from trainer.tenancy import AUTO, Tenancy, WorkFolderRefused, move_in
 from trainer.work import Station, take_station
-from trainer.worker import TrialJob, TrialWorker
+from trainer.worker import CHECKS_DRAFTS, TRAINS, Duty, OneQueueWorker
 
 log = logging.getLogger("trainer")
 
@@ -31,13 +30,17 @@ log = logging.getLogger("trainer")
 def main(arguments: list[str] | None = None) -> int:
     """Start the worker; the exit code."""
     linux.become_undumpable()  # before the password is read; the forks that supervise stay so
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
+    duty: Duty = CHECKS_DRAFTS if options.checks else TRAINS
+    if duty is CHECKS_DRAFTS:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything looks: neither we nor a candidate of ours has a card
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    name = options.name or f"trainer-{socket.gethostname()}-{os.getpid()}"
+    name = options.name or f"{duty.name}-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
     work = options.work.absolute()
-    room.wait_for((options.trials, work), lambda _: True)
-    options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
+    room.wait_for((work,) if options.trials is None else (options.trials, work), lambda _: True)
+    if options.trials is not None:
+        options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         tenancy = move_in(work, options.data, options.candidate_user)
         places = Places(
@@ -50,32 +53,28 @@ def main(arguments: list[str] | None = None) -> int:
             secrets=() if password is None else (password,),
         )
         _tell(tenancy)
-        walls = try_walls(places, options.password_file)
-        log.info(
-            "around a candidate: %s; it could: %s", ", ".join(walls.layers), ", ".join(walls.open) or "nothing of it"
-        )
-        if not options.unsafe_local:
-            walls.require()
+        _require_walls(places, options)
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
-    take_station(Station(places, name, options.redis, password, options.profile, _refused, tenancy.reason))
-    impatient = connect(options.redis, password=password, patient=False)
+    station = Station(places, name, options.redis, password, options.profile, duty.refused, tenancy.reason, duty.key)
+    take_station(station)
+    presence = station.presence()
     try:
-        _look_for_server(impatient)
+        _look_for_server(presence.connection)
         connection = connect(options.redis, password=password)
         if options.single_host:
-            take_over(Bus(connection).queue(TRIALS))
-        presence = Presence(impatient, name, options.profile, options.vram_cap_mib, _refused, tenancy.reason)
-        worker = TrialWorker(connection, presence, places, single_host=options.single_host)
-        log.info("%s waits for trials; data %s, results %s", name, places.data, places.trials)
+            take_over(Bus(connection).queue(duty.queue))
+        worker = OneQueueWorker(duty, connection, presence, places, single_host=options.single_host)
+        log.info("%s waits for %s; data %s, results %s", name, duty.queue, places.data, places.trials or "not kept")
         worker.work(logging_level="WARNING")
     except KeyboardInterrupt:
-        log.info("stopped before the first trial")
+        log.info("stopped before the first job")
     except redis.AuthenticationError as refusal:
         log.error(
-            "Redis refuses this trainer's password (%s). Next: write its password to %s, or start Redis with the one "
-            "that is there; each new start tries again", refusal, options.password_file or "a --password-file",
+            "Redis refuses this %s's password (%s). Next: write its password to %s, or start Redis with the one "
+            "that is there; each new start tries again",
+            duty.name, refusal, options.password_file or "a --password-file",
         )  # fmt: skip
         return 1
     finally:
@@ -84,8 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _refused() -> int:
-    return TrialJob.refused
+def _require_walls(places: Places, options: argparse.Namespace) -> None:
+    walls = try_walls(places, options.password_file)
+    log.info("around a candidate: %s; it could: %s", ", ".join(walls.layers), ", ".join(walls.open) or "nothing of it")
+    if not options.unsafe_local:
+        walls.require()
 
 
 def _tell(tenancy: Tenancy) -> None:
@@ -105,14 +107,23 @@ def _look_for_server(connection: redis.Redis) -> None:
         log.warning("the server does not answer yet (%s); waiting", away)
 
 
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.trials is None and not options.checks:
+        parser.error("the following arguments are required: --trials")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Runs the trials of the queue `trials`.")
+    parser.add_argument("--checks", action="store_true", help="work the queue `checks` instead, without any card")
     parser.add_argument("--redis", required=True, metavar="URL", help="redis://host:port/0")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the server's password")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="data folder of `overnight prepare`")
-    parser.add_argument("--trials", required=True, type=Path, metavar="DIR", help="results, kept")
+    parser.add_argument("--trials", type=Path, metavar="DIR", help="results, kept; a checker has none")
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
-    parser.add_argument("--name", help="this worker's name in results; default: trainer-HOST-PID")
+    parser.add_argument("--name", help="this worker's name; default: trainer-HOST-PID or checker-HOST-PID")
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
     parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's card fits")
     parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the card's memory")

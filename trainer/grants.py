@@ -32,7 +32,8 @@ def grants(data: Path, devices: Path = Path("/dev")) -> list[Grant]:
     read = [*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *_interpreter(), str(_ROOT / "trainer")]
     entries = data.absolute().iterdir() if data.is_dir() else ()
     read += [str(entry) for entry in entries if entry.name != PRIVATE]
-    cards = sorted(str(node) for node in devices.glob("nvidia*"))
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # as a checker has it: what is no candidate's to use
+    cards = [] if hidden else sorted(str(node) for node in devices.glob("nvidia*"))
     found = [(path, READ) for path in dict.fromkeys(read)]
     found += [(str(_ROOT), LIST), (str(devices / "shm"), ALL)]
     found += [(str(devices / name), USE) for name in _DEVICES]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.jobs import Budget, Clock
+from trainer.wire import Message
 
 _LAST_WORDS_S = 5.0
 
@@ -43,6 +44,7 @@ class Claims:
     steps: int = 0
     tokens: int | None = None
     share: float = 0.0
+    rehearsed: Message | None = None
 
 
 @dataclass

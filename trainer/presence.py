@@ -1,4 +1,4 @@
-"""What a trainer shows of itself in Redis: live progress of the trial, and its profile, phase and heartbeat.
+"""What a worker shows of itself in Redis: live progress of the trial, and its profile, phase and heartbeat.
 
 Promises: publishing can never delay or end a trial. It happens on a thread of its own that keeps only the newest news,
 at most twice a second; a server that is away costs the news, nothing else.
@@ -25,7 +25,8 @@ _EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Presence:
-    """The trainer's own key. `token` grows with every trial, so a reader can tell an old holder from the current.
+    """A worker's own key, a trainer's or a checker's. `token` grows with every trial, so a reader can tell an old
+    holder from the current.
 
     `profile` and `vram_cap_mib` are what this trainer was started with, `no_user` why its candidates have no user of
     their own; None is not shown.
@@ -38,6 +39,7 @@ class Presence:
     vram_cap_mib: int | None = None
     refused: Callable[[], int] = int
     no_user: str | None = None
+    key: str = TRAINER
 
     def next_token(self) -> int | None:
         """A number larger than any before, or None if the server is away."""
@@ -46,7 +48,7 @@ class Presence:
         return None
 
     def show(self, phase: str, trial: str = "", token: int | None = None) -> None:
-        """Say what this trainer does now; it fades after TTL_S without another word."""
+        """Say what this worker does now; it fades after TTL_S without another word."""
         every = {
             "phase": phase,
             "trial": trial,
@@ -61,15 +63,15 @@ class Presence:
         values = {name: str(value) for name, value in every.items() if value is not None}
         with contextlib.suppress(redis.RedisError):
             pipeline = self.connection.pipeline()
-            pipeline.delete(TRAINER)
-            pipeline.hset(TRAINER, items=[text for item in values.items() for text in item])
-            pipeline.expire(TRAINER, TTL_S)
+            pipeline.delete(self.key)
+            pipeline.hset(self.key, items=[text for item in values.items() for text in item])
+            pipeline.expire(self.key, TTL_S)
             pipeline.execute()
 
     def fade(self) -> None:
-        """This trainer is going away."""
+        """This worker is going away."""
         with contextlib.suppress(redis.RedisError):
-            self.connection.delete(TRAINER)
+            self.connection.delete(self.key)
 
 
 class Publisher:

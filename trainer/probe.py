@@ -1,7 +1,7 @@
 """What the walls around candidates let through, tried from inside: the trainer starts this where a candidate would be.
 
-Prints `open: WHAT` for everything that a candidate must not do and could, and `card: REASON` where there is a card and
-CUDA does not start on it. It believes nothing of the layers that were put up; it tries.
+Prints `open: WHAT` for everything that a candidate must not do and could, and `card: REASON` where there is a card, not
+hidden, and CUDA does not start on it. It believes nothing of the layers that were put up; it tries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def main() -> None:
     for what, target in targets.items():
         if target is not None and _could(what, target):
             print(f"open: {what}")
-    if glob.glob("/dev/nvidia[0-9]*") and (reason := _card_fault()) is not None:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if not hidden and glob.glob("/dev/nvidia[0-9]*") and (reason := _card_fault()) is not None:
         print(f"card: {reason}")
 
 

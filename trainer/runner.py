@@ -138,17 +138,23 @@ def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None
 
 
 def _run(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
+    def put_ours(prepare: Any) -> None:
+        prepare.evaluate_bpb = server.evaluate_bpb
+        prepare.progress = pace.progress
+        prepare.make_dataloader = _marking(prepare.make_dataloader, pace, orders)
+        if orders.clock != "steps":
+            prepare.TIME_BUDGET = orders.amount
+
+    run_script(put_ours, ModuleType("__main__"))
+
+
+def run_script(put_ours: Callable[[ModuleType], None], script: ModuleType) -> None:
+    """Run the train.py of this folder in the namespace `script`, with its prepare changed; to its end or exception."""
     folder = Path.cwd()
     if (folder / "prepare.py").exists():
-        prepare = _load_prepare(folder / "prepare.py")
-        prepare.evaluate_bpb = server.evaluate_bpb  # type: ignore[attr-defined]
-        prepare.progress = pace.progress  # type: ignore[attr-defined]
-        prepare.make_dataloader = _marking(prepare.make_dataloader, pace, orders)  # type: ignore[attr-defined]
-        if orders.clock != "steps":
-            prepare.TIME_BUDGET = orders.amount  # type: ignore[attr-defined]
+        put_ours(_load_prepare(folder / "prepare.py"))
     path = folder / "train.py"
     sys.argv = [str(path)]
-    script = ModuleType("__main__")
     script.__file__ = str(path)
     sys.modules["__main__"] = script
     exec(compile(path.read_bytes(), str(path), "exec"), script.__dict__)
@@ -171,13 +177,18 @@ def _marking(
     training one refused."""
 
     def make_marked(tokenizer: object, B: int, T: int, split: str = "train", *rest: Any, **named: Any) -> Iterator[Any]:  # noqa: N803
-        if split != "train":
-            raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
+        refuse_other_splits(split)
         if orders.replica_of is not None:
             return map(_refuse, range(1))
         return _marked(make_dataloader(tokenizer, B, T, split, *rest, **named), B * T, pace)
 
     return make_marked
+
+
+def refuse_other_splits(split: str) -> None:
+    """Raises ValueError for every split but the training one."""
+    if split != "train":
+        raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
 
 
 def _marked(batches: Iterator[Any], tokens: int, pace: Pace) -> Iterator[Any]:

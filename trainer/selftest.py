@@ -59,7 +59,7 @@ def try_walls(places: Places, password_file: Path | None) -> Walls:
             "signal the trainer": os.getpid(),
             "read the password": None if password_file is None else str(password_file.absolute()),
             "read the data that scores": str(places.data.absolute() / PRIVATE),
-            "write results": str(places.trials.absolute()),
+            "write results": None if places.trials is None else str(places.trials.absolute()),
             "write the data": str(places.data.absolute()),
             "write the trainer's code": str(_CODE),
         }

@@ -40,19 +40,19 @@ def run_trial(
 
     Data that is not the spec's is `lost`: this trainer cannot measure that trial, another attempt may.
     """
-    known = archive.stored(places.trials, spec)
+    known = archive.stored(places.results, spec)
     if known is not None:
         return known
     clock = _Clock(time.time(), time.monotonic())
-    if (words := room.lacking(places.trials, places.work) or card.lacking(spec.caps)) is not None:
+    if (words := room.lacking(places.results, places.work) or card.lacking(spec.caps)) is not None:
         return _without_run(spec, places, clock, Stop(Outcome.LOST, f"it was not begun: {words}"))
     try:
         rows = read_rows(places.data, spec.data_sha256)
         launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
     except DataFault as fault:
-        return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
+        return archive.store(places.results, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
     except OtherPrepare as refusal:
-        return archive.store(places.trials, _without_run(spec, places, clock, Stop(Outcome.UNSCORABLE, str(refusal))))
+        return archive.store(places.results, _without_run(spec, places, clock, Stop(Outcome.UNSCORABLE, str(refusal))))
     folder = places.folder
     clear(folder, places.user)
     before_s = _calibrate(spec)
@@ -64,7 +64,7 @@ def run_trial(
         clear(folder, places.user)
     after_s = None if preempted() else _calibrate(spec)
     speed = Calibration(before_s or finite(seen.watch.claims.calibration_s or None), after_s)
-    return archive.store(places.trials, _result(spec, places, clock, seen, speed))
+    return archive.store(places.results, _result(spec, places, clock, seen, speed))
 
 
 def _calibrate(spec: TrialSpec) -> float | None:
@@ -145,7 +145,7 @@ def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str
 def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
     text = watch.sink.text()
     return TrialLog(
-        path=archive.store_log(places.trials, spec.id, text),
+        path=archive.store_log(places.results, spec.id, text),
         seen_bytes=watch.sink.seen_bytes,
         kept_bytes=len(text.encode()),
         tail=text[-LOG_TAIL_CHARACTERS:],

@@ -151,6 +151,8 @@ class Watch:
                     return
                 if self._scoring.served(message):
                     marks.scored = self._mark()
+            case Word.REHEARSED:
+                claims.rehearsed = message
             case Word.FAULT:
                 self._end(Outcome.UNSCORABLE, readable(message.text, self._redact))
             case _:

@@ -19,7 +19,7 @@ _FEWEST_ROWS = 4
 
 
 class Word(IntEnum):
-    """The kinds of message. Up to SAVED the candidate's process speaks, from SCORE on the trainer."""
+    """The kinds of message. Up to REHEARSED the candidate's process speaks, from SCORE on the trainer."""
 
     STARTED = 1
     IMPORTED = 2
@@ -30,6 +30,7 @@ class Word(IntEnum):
     SERVED = 7
     FAULT = 8
     SAVED = 9
+    REHEARSED = 10
     SCORE = 32
     SCORED = 33
     SAVE = 34

@@ -1,7 +1,8 @@
-"""The RQ worker: one queue, JSON, a closed table of functions, one supervising fork per trial.
+"""The RQ worker: one queue, JSON, a closed table of functions, one supervising fork per trial or check.
 
 Promises: no job can name another function, object or callback; SIGTERM and Ctrl-C end the running trial as
-`preempted` and the worker with exit code 0; what a killed worker or fork left is swept. It imports no torch.
+`preempted`, a check as unknown, and the worker with exit code 0; what a killed worker or fork left is swept. It imports
+no torch.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from rq import Queue, Worker
@@ -20,11 +22,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from trainer import linux, room
-from trainer.jobs import HELD, TRIALS, ClosedJob
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob
+from trainer.jobs.bus import TRAINER
 from trainer.leftovers import clear_all
 from trainer.places import Places
 from trainer.presence import IDLE, Presence
-from trainer.work import FUNCTIONS, tell_to_stop
+from trainer.work import run_check, run_trial, tell_to_stop
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +38,50 @@ _PATIENCE_S = 10.0
 class TrialJob(ClosedJob):
     """Asks for a trial, or for nothing."""
 
-    functions = FUNCTIONS
+    functions: ClassVar = {RUN_TRIAL: run_trial}
     works = TRIALS
 
 
-class TrialWorker(Worker):
-    """One trainer. `single_host` lowers the lease: researcher and trainer share a clock, so 20 s of silence are enough.
+class CheckJob(ClosedJob):
+    """Asks for a check, or for nothing."""
+
+    functions: ClassVar = {RUN_CHECK: run_check}
+    works = CHECKS
+
+
+@dataclass(frozen=True)
+class Duty:
+    """What a worker is there for: how its name begins, its jobs with their queue and closed table, its key in Redis."""
+
+    name: str
+    job: type[ClosedJob]
+    key: str
+
+    @property
+    def queue(self) -> str:
+        """The one queue that it works."""
+        assert self.job.works is not None
+        return self.job.works
+
+    def refused(self) -> int:
+        """How many foreign jobs were met."""
+        return self.job.refused
+
+
+TRAINS = Duty("trainer", TrialJob, TRAINER)
+CHECKS_DRAFTS = Duty("checker", CheckJob, CHECKER)
+
+
+class OneQueueWorker(Worker):
+    """One trainer or checker. `single_host` lowers the lease: researcher and worker share a clock, so 20 s of silence
+    are enough.
 
     RQ would take 65 s; across machines that margin covers the difference of clocks.
     """
 
-    job_class = TrialJob
-
-    def __init__(self, connection: redis.Redis, presence: Presence, places: Places, *, single_host: bool) -> None:
+    def __init__(
+        self, duty: Duty, connection: redis.Redis, presence: Presence, places: Places, *, single_host: bool
+    ) -> None:
         self._presence = presence
         self._places = places
         self._single_host = single_host
@@ -55,9 +89,10 @@ class TrialWorker(Worker):
         self._phase = IDLE
         self._parent = os.getpid()
         super().__init__(
-            [TRIALS],
+            [duty.queue],
             name=presence.worker,
             connection=connection,
+            job_class=duty.job,
             serializer=JSONSerializer,
             worker_ttl=30,
             job_monitoring_interval=5,
@@ -70,9 +105,9 @@ class TrialWorker(Worker):
         signal.signal(signal.SIGUSR1, tell_to_stop)  # before any fork, so that no fork is ever without it
 
     def setup_work_horse_signals(self) -> None:
-        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops the trial, and without a parent there is none.
+        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops what runs, and without a parent there is none.
 
-        Should a candidate kill its guardian, its orphans come to this fork, which ends them after the trial.
+        Should a candidate kill its guardian, its orphans come to this fork, which ends them afterwards.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, tell_to_stop)
@@ -88,14 +123,14 @@ class TrialWorker(Worker):
     def handle_warm_shutdown_request(self) -> None:
         """Called on the first SIGTERM or SIGINT."""
         self._stopping_s = time.monotonic()
-        log.info("stopping%s", ", the running trial ends as preempted" if self.horse_pid else "")
+        log.info("stopping%s", ", what runs ends as preempted" if self.horse_pid else "")
         self._preempt()
         last_word = threading.Timer(_PATIENCE_S, _leave)
         last_word.daemon = True
         last_word.start()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second signal: the trial has its seconds to end as preempted, then RQ kills the fork."""
+        """A second signal: what runs has its seconds to end as preempted, then RQ kills the fork."""
         if self._stopping_s is None or time.monotonic() - self._stopping_s > _PATIENCE_S:
             super().request_force_stop(signum, frame)
 
@@ -105,14 +140,14 @@ class TrialWorker(Worker):
         clear_all(self._places.work, self._places.user)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Seconds without a heartbeat after which a trial counts as abandoned."""
+        """Seconds without a heartbeat after which a job counts as abandoned."""
         return SINGLE_HOST_LEASE_S if self._single_host else int(super().get_heartbeat_ttl(job, working_time))
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Take a trial only where its result can be stored."""
-        room.wait_for((self._places.trials, self._places.work), self._hold)
+        """Take a trial only where its result can be stored, a check where it can work."""
+        room.wait_for(self._places.disks, self._hold)
         self._phase = IDLE
         return None if self._stop_requested else super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
@@ -129,7 +164,7 @@ class TrialWorker(Worker):
             raise SystemExit(1) from None
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """RQ's heartbeat, and ours while nothing runs; during a trial its fork speaks.
+        """RQ's heartbeat, and ours while nothing runs; otherwise the fork speaks.
 
         RQ would ask a server that refuses our password for ever; a new start reads the password anew.
         """

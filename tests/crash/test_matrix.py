@@ -36,12 +36,12 @@ STEPS = (
 OF_A_TRIAL = (
     "trainer.trial.run_trial",
     "trainer.archive.store",
-    "trainer.worker.TrialWorker.handle_job_success",
+    "trainer.worker.OneQueueWorker.handle_job_success",
 )
 OF_THE_WORKER = (
-    "trainer.worker.TrialWorker.prepare_execution",
-    "trainer.worker.TrialWorker.fork_work_horse",
-    "trainer.worker.TrialWorker.monitor_work_horse",
+    "trainer.worker.OneQueueWorker.prepare_execution",
+    "trainer.worker.OneQueueWorker.fork_work_horse",
+    "trainer.worker.OneQueueWorker.monitor_work_horse",
 )
 ROUNDS = (
     SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.77"),

@@ -984,7 +984,7 @@ GUARDS = (
     Guard(
         "no trial is taken without room for it",
         "trainer/worker.py",
-        "        room.wait_for((self._places.trials, self._places.work), self._hold)\n",
+        "        room.wait_for(self._places.disks, self._hold)\n",
         "",
         _BAD_DAYS + "trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself",
     ),

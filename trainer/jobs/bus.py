@@ -15,6 +15,8 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from trainer.jobs.check import CHECKER
+
 TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "trainer.work.run_trial"
@@ -68,7 +70,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Seen:
-    """A trainer as it last showed itself; `profile` and `vram_cap_mib` are None where it was started without them.
+    """A trainer or checker as it last showed itself; `profile` and `vram_cap_mib` are None where started without them.
 
     `refused` counts the foreign jobs that it met; `no_user` is why root's candidates run as root, where they do.
     """
@@ -119,7 +121,14 @@ class Bus:
 
     def trainer(self) -> Seen | None:
         """The trainer that last showed itself, or None when none did for a minute."""
-        values = self._hash(TRAINER)
+        return self._seen(TRAINER)
+
+    def checker(self) -> Seen | None:
+        """The same of a checker."""
+        return self._seen(CHECKER)
+
+    def _seen(self, key: str) -> Seen | None:
+        values = self._hash(key)
         if not {"worker", "phase"} <= values.keys():
             return None
         cap = values.get("vram_cap_mib")
