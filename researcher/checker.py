@@ -85,7 +85,6 @@ class Checker:
                 job_id=spec.id,
                 unique=True,
                 timeout=_LIMIT_S,
-                ttl=_LIMIT_S,
                 result_ttl=_KEPT_S,
                 failure_ttl=1,
                 description=spec.id,

@@ -12,12 +12,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer.jobs import REQUESTS, TRIALS
+from trainer.jobs import CHECKER as CHECKER_KEY
+from trainer.jobs import CHECKS, REQUESTS, TRIALS
 
-# Patterns of the ids that `trainer.jobs.trial_id` and `researcher.desk.ask` make. No id fits both: a trial's has a
-# digit before its last dash, a request's a letter.
+# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.desk.ask` and `CheckSpec.id` make. No id fits two: a
+# trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a check's 32.
 TRIAL = "*-t[0-9]*-a[0-9]*"
 REQUEST = "*[a-z]-" + 12 * "[0-9a-f]"
+CHECK = "check-" + 32 * "[0-9a-f]"
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ def _asks(queue: str, ids: str) -> Grant:
 # Redis 7.0 does not have, and a file that names it would not load there.
 _CONNECTS = Grant("client -@dangerous info ping multi exec unwatch")
 
+
+def _job(ids: str) -> tuple[str, ...]:
+    """All keys of RQ's jobs with such ids."""
+    jobs = (f"rq:job:{each}" for each in (ids, f"{ids}:dependents", f"{ids}:dependencies", f":{ids}:dependencies"))
+    return (*jobs, f"rq:execution:{ids}:*", f"rq:executions:{ids}", f"rq:results:{ids}")
+
+
 # A trial's own keys; its pattern ends in `*` and so covers what RQ appends to the id.
 _TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
-_REQUEST_JOB = (
-    *(f"rq:job:{REQUEST}{relatives}" for relatives in ("", ":dependents", ":dependencies")),
-    f"rq:execution:{REQUEST}:*",
-    *(f"rq:{kind}:{REQUEST}" for kind in ("executions", "results")),
-)
+_REQUEST_JOB, _CHECK_JOB = _job(REQUEST), _job(CHECK)
 
 TRAINER = User(
     "trainer",
@@ -108,6 +113,17 @@ TRAINER = User(
     ),
 )
 
+CHECKER = User(
+    "checker",
+    (
+        _CONNECTS,
+        *_works(CHECKS, _CHECK_JOB, "checker-*"),
+        Grant("subscribe unsubscribe", channels=("rq:pubsub:checker-*",)),
+        # What it shows of itself; its health check reads it.
+        Grant("del expire hgetall hset", keys=(CHECKER_KEY,)),
+    ),
+)
+
 RESEARCHER = User(  # and the `overnight` command in its container
     "researcher",
     (
@@ -115,8 +131,11 @@ RESEARCHER = User(  # and the `overnight` command in its container
         # Hand out a trial or ask for something.
         Grant("script|load"),
         _asks(TRIALS, TRIAL),
+        _asks(CHECKS, CHECK),
         _asks(REQUESTS, REQUEST),
         Grant("sadd", writes=("rq:queues",)),
+        # Read the answer to a check, and whether anybody checks.
+        Grant("hget hgetall xread xrevrange", reads=(*_CHECK_JOB, CHECKER_KEY)),
         # See what became of a trial, and who runs it.
         Grant(
             "hget hgetall lrange xread xrevrange zrange zrangebyscore",
@@ -165,7 +184,7 @@ CLIENT = User(  # a person's `overnight idea` from afar, through a tunnel
 
 HEALTH = User("health", (Grant("ping"),), has_password=False)
 
-USERS = (TRAINER, RESEARCHER, CLIENT, HEALTH)
+USERS = (TRAINER, CHECKER, RESEARCHER, CLIENT, HEALTH)
 SERVICES = tuple(user.name for user in USERS if user.has_password)
 
 

@@ -22,17 +22,32 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from researcher.checker import Checker
 from researcher.desk import KINDS, RECEIVE, Desk, answer, ask, withdraw
+from researcher.errors import Rejected
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
 from services.process import spawn
-from services.redis.acl import REQUEST, SERVICES, TRIAL, acl_file
+from services.redis.acl import CHECK, REQUEST, SERVICES, TRIAL, acl_file
 from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
 from services.state import CHOICES_FILE, Choices
 from tests.researcher.conftest import ScriptedNight
 from tests.trainer import conftest as trainer_tests
 from tests.trainer.conftest import MakeSpec, wait_for
-from trainer.jobs import REQUESTS, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect, trial_id
+from trainer.jobs import (
+    CHECKS,
+    REQUESTS,
+    RUN_TRIAL,
+    TRIALS,
+    Bus,
+    CheckSpec,
+    Outcome,
+    TrialResult,
+    TrialSpec,
+    connect,
+    profile_named,
+    trial_id,
+)
 from trainer.jobs.bus import TRAINER
 
 ground, data, spec = trainer_tests.ground, trainer_tests.data, trainer_tests.spec
@@ -128,6 +143,44 @@ def start(server: Guarded, data: Path, tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.terminate()
         print(process.communicate(timeout=20)[0])
+
+
+@pytest.fixture
+def checker(server: Guarded, data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`python -m trainer --checks` as the checker's user."""
+    argv = [sys.executable, "-m", "trainer", "--checks", "--single-host", "--name", "checker-0"]
+    argv += ["--redis", server.url("checker"), "--password-file", str(server.password_file("checker"))]
+    argv += ["--data", str(data), "--work", str(tmp_path / "checks")]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    yield process
+    process.terminate()
+    print(process.communicate(timeout=20)[0])
+
+
+def test_a_candidate_is_checked_and_the_checker_works_nothing_else(
+    server: Guarded, checker: subprocess.Popen[str], spec: MakeSpec
+) -> None:
+    bus, trial = server.bus_of("researcher"), spec("tiny")
+    said: list[str] = []
+    asking = Checker(bus, profile_named("cpu"), lambda: trial.files, said.append)
+    wait_for(lambda: bus.checker() is not None, 30)
+    TrialQueue(bus).hand_out(trial)
+    foreign = server.bus.queue(CHECKS)
+    foreign.enqueue_call(RUN_TRIAL, args=(trial.to_json(),), job_id=f"check-{32 * '0'}")
+
+    wrong = trial.files["train.py"].replace("model(x, y)", "model(x, y, x, x, x)")
+    assert wrong != trial.files["train.py"]
+    asking.look_at(trial.files["train.py"], trial.files["train.py"], list)
+    with pytest.raises(Rejected, match="positional arguments"):
+        asking.look_at(wrong, trial.files["train.py"], list)
+
+    assert said == []
+    wait_for(lambda: foreign.fetch_job(f"check-{32 * '0'}").is_failed, 10)
+    assert bus.queue(TRIALS).job_ids == [trial.id], "a trial is none of its business"
+    checker.terminate()
+    assert checker.wait(15) == 0
+    assert bus.checker() is None
+    assert server.refusals() == []
 
 
 @pytest.fixture
@@ -458,9 +511,25 @@ REFUSED = {
         "DEL rq:worker:trainer-0",
         "SREM rq:workers:trials rq:worker:trainer-0",
         "HSET overnight:trainer phase idle",
+        "HSET overnight:checker phase idle",
+        f"XADD rq:results:check-{32 * '0'} * type 1",
+        "BLMOVE rq:queue:checks rq:queue:trials LEFT RIGHT 0.1",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
         "INCR overnight:trainer:token",
         f"EVALSHA {40 * '0'} 2 rq:job:{AN_IDEA} rq:queue:trials",
+    ],
+    "checker": [
+        # anything of a trial, a request, another's presence
+        "BLMOVE rq:queue:trials rq:queue:checks LEFT RIGHT 0.1",
+        "HGETALL rq:job:e-1-t0-a0",
+        "XADD rq:results:e-1-t0-a0 * type 1",
+        f"HGETALL rq:job:{AN_IDEA}",
+        f"HGETALL rq:job:check-{12 * '0'}",
+        "HSET rq:worker:trainer-0 state busy",
+        "HSET overnight:trainer phase idle",
+        "HSET overnight:trial:e-1-t0-a0 phase timed",
+        "SET overnight:doing:checker x",
+        "SCRIPT LOAD return(1)",
     ],
     "client": [
         # handing out a trial, changing one or its result, answering a request, taking one off another's hands
@@ -480,6 +549,8 @@ REFUSED = {
         "SET overnight:doing:researcher x",
         "HSET overnight:trainer phase idle",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
+        f"HGETALL rq:job:check-{32 * '0'}",
+        f"EVALSHA {40 * '0'} 2 rq:job:check-{32 * '0'} rq:queue:checks",
     ],
     "health": [
         "INFO",
@@ -532,6 +603,13 @@ def test_no_id_of_a_trial_passes_for_a_requests(tag: str, experiment: int, numbe
 def test_no_id_of_a_request_passes_for_a_trials(kind: str, number: str) -> None:
     assert fnmatchcase(f"{kind}-{number}", REQUEST)
     assert not fnmatchcase(f"{kind}-{number}", TRIAL)
+
+
+@given(st.text())
+def test_no_id_of_a_check_passes_for_anothers(text: str) -> None:
+    check = CheckSpec("cpu", {"train.py": text}).id
+
+    assert [pattern for pattern in (CHECK, REQUEST, TRIAL) if fnmatchcase(check, pattern)] == [CHECK]
 
 
 def test_the_file_holds_no_password() -> None:
