@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.history import History
+from researcher.settings import Mix
 from researcher.store import WriterLock
 from services.adopt import settle_data
 from services.machine import detect_profile, gpus
@@ -26,7 +27,7 @@ from services.redis.server import RedisServer, start_server
 from services.state import Choices, State
 from services.subject import settle_subject
 from services.supervisor import Child, ChildStatus, Supervisor
-from services.watch import RESEARCHER, TRAINER, Watched, summary, watch
+from services.watch import CHECKER, RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import Bus, connect
 from trainer.tenancy import AUTO
 
@@ -94,6 +95,7 @@ def _watch_night(
 ) -> int:
     profile = choices.trial_profile()
     children = [_trainer(state, wish, server), _researcher(state, wish, choices, subject, server)]
+    children += [_checker(state, wish, server)] if _asks_an_llm(wish) else []
     bus = Bus(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
@@ -110,14 +112,30 @@ def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus
     return supervisor.poll()
 
 
+def _asks_an_llm(wish: Wish) -> bool:
+    env = os.environ | wish.researcher
+    return env.get("LLM") != "none" and env.get("PROPOSER") not in {mix.value for mix in Mix if not mix.asks_llm}
+
+
 def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:
-    argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(acl.TRAINER.name), "--single-host"]
-    argv += ["--data", str(state.data), "--trials", str(state.trials), "--work", str(state.work)]
-    argv += ["--candidate-user", AUTO]
-    argv += ["--unsafe-local"] if wish.unsafe else []
-    if (password_file := server.password_file(acl.TRAINER.name)) is not None:
-        argv += ["--password-file", str(password_file)]
+    argv = _worker(wish, server, acl.TRAINER.name, state.data, state.work)
+    argv += ["--trials", str(state.trials)]
     return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))
+
+
+def _checker(state: State, wish: Wish, server: RedisServer) -> Child:
+    """Only an LLM's candidates are checked. No exit of it is a last word: the night goes on without."""
+    argv = [*_worker(wish, server, acl.CHECKER.name, state.data, state.checks), "--checks"]
+    return Child(CHECKER, ("nice", "-n", "10", *argv), state.logs / "checker.log", final_codes=frozenset())
+
+
+def _worker(wish: Wish, server: RedisServer, user: str, data: Path, work: Path) -> list[str]:
+    argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(user), "--single-host"]
+    argv += ["--data", str(data), "--work", str(work), "--candidate-user", AUTO]
+    argv += ["--unsafe-local"] if wish.unsafe else []
+    if (password_file := server.password_file(user)) is not None:
+        argv += ["--password-file", str(password_file)]
+    return argv
 
 
 def _researcher(state: State, wish: Wish, choices: Choices, subject: Path, server: RedisServer) -> Child:

@@ -72,6 +72,7 @@ def volumes(state: Path, secret: Path, researcher: Owner, *, subject_is_ours: bo
     wanted = {
         secret / "redis": Rights(REDIS, 0o700),
         secret / "trainer": Rights(ROOT, 0o700),
+        secret / "checker": Rights(ROOT, 0o700),
         secret / "researcher": Rights(researcher, 0o700),
         secret / "client": Rights(ROOT, 0o700),  # no container has it: for whoever may read volumes
         state / "redis": Rights(REDIS, 0o700),

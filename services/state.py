@@ -81,6 +81,11 @@ class State:
         return self.root / "work"
 
     @property
+    def checks(self) -> Path:
+        """Work folders of running checks."""
+        return self.root / "checks"
+
+    @property
     def logs(self) -> Path:
         """One log a process."""
         return self.root / "logs"

@@ -35,7 +35,7 @@ from services.state import State
 from services.supervisor import ChildStatus
 from trainer.jobs import Bus, Profile
 
-TRAINER, RESEARCHER = "trainer", "researcher"
+TRAINER, RESEARCHER, CHECKER = "trainer", "researcher", "checker"
 REFRESH_S = 0.5
 PICTURE = "progress.png"
 

@@ -1,4 +1,5 @@
-"""The trainer's health check: the worker's heartbeat is fresh in Redis, read with the worker's own rights."""
+"""The trainer's health check, with --checks the checker's: the worker's heartbeat is fresh in Redis, read with the
+worker's own rights."""
 
 from __future__ import annotations
 
@@ -13,14 +14,16 @@ from trainer.jobs import Bus, connect
 
 def main() -> int:
     """0 when healthy; else one line says why not."""
+    checks = sys.argv[1:] == ["--checks"]
     password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
     try:
-        seen = Bus(connect(os.environ["REDIS_URL"], password=password, patient=False)).trainer()
+        bus = Bus(connect(os.environ["REDIS_URL"], password=password, patient=False))
+        seen = bus.checker() if checks else bus.trainer()
     except redis.RedisError as error:
         print(f"Redis does not answer: {error}")
         return 1
     if seen is None:
-        print("no trainer has shown itself in Redis lately")
+        print(f"no {'checker' if checks else 'trainer'} has shown itself in Redis lately")
         return 1
     print(f"{seen.worker}: {seen.phase}")
     return 0

@@ -1,4 +1,5 @@
-"""The trainer container's entry point: find out which profile fits the card, then become the worker.
+"""The trainer container's entry point: find out which profile fits the card, then become the worker. With --checks it
+is the checker's, which needs no card.
 
 With `PROFILE=auto` the card's memory as NVML tells it decides; the worker publishes the profile, so that the researcher
 need not see a card. Ends with 2 where that cannot be known.
@@ -48,6 +49,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         settings = Settings()
+        if sys.argv[1:] == ["--checks"]:
+            return os.execv(sys.executable, checker(settings, name=f"checker-{secrets.token_hex(4)}"))
         profile = card_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
@@ -75,13 +78,21 @@ def card_profile(cards: Sequence[tuple[str, int]]) -> str:
 
 def worker(settings: Settings, profile: str, *, name: str) -> list[str]:
     """The worker's command line. Its name is new at every start: RQ refuses one that a killed worker still holds."""
-    arguments = [sys.executable, "-m", "trainer", "--redis", settings.redis_url]
-    arguments += ["--password-file", str(settings.redis_password_file)]
-    arguments += ["--data", str(STATE / "data"), "--trials", str(STATE / "trials"), "--work", str(WORK)]
-    arguments += ["--single-host", "--name", name, "--profile", profile, "--candidate-user", str(CANDIDATE_USER)]
+    arguments = [*_either(settings, name), "--trials", str(STATE / "trials"), "--profile", profile]
     if settings.trainer_cap_mib is not None:
         arguments += ["--vram-cap-mib", str(settings.trainer_cap_mib)]
     return arguments
+
+
+def checker(settings: Settings, *, name: str) -> list[str]:
+    """The checker's command line."""
+    return [*_either(settings, name), "--checks"]
+
+
+def _either(settings: Settings, name: str) -> list[str]:
+    arguments = [sys.executable, "-m", "trainer", "--redis", settings.redis_url]
+    arguments += ["--password-file", str(settings.redis_password_file), "--single-host", "--name", name]
+    return [*arguments, "--data", str(STATE / "data"), "--work", str(WORK), "--candidate-user", str(CANDIDATE_USER)]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from tests.compose.checkout import BASE, ROOT
 
 CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
-STAY_UP = ("redis", "ollama", "trainer", "researcher")
+STAY_UP = ("redis", "ollama", "trainer", "checker", "researcher")
 USER = "1000:1000"
 DEADLINE_S = 600.0
 CHECKER = Path(__file__).parents[1] / "crash" / "checker.py"

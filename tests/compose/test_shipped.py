@@ -22,9 +22,13 @@ pytestmark = pytest.mark.docker
 Service = dict[str, Any]
 GPU = ("-f", "compose.yaml")
 ONE_SHOTS = {"secrets", "data", "model"}
-SERVERS = {"redis", "ollama", "trainer", "researcher"}
-CAPABILITIES = {"secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"}, "trainer": {"SETUID", "SETGID", "KILL"}}
-ROOT_INSIDE = {"secrets", "data", "trainer"}
+SERVERS = {"redis", "ollama", "trainer", "checker", "researcher"}
+CAPABILITIES = {
+    "secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},
+    "trainer": {"SETUID", "SETGID", "KILL"},
+    "checker": {"SETUID", "SETGID", "KILL"},
+}
+ROOT_INSIDE = {"secrets", "data", "trainer", "checker"}
 
 
 @cache
@@ -51,7 +55,7 @@ both = pytest.mark.parametrize("files", [GPU, CPU], ids=["gpu", "cpu"])
 @both
 def test_stack_is_these_services_and_no_other(files: tuple[str, ...]) -> None:
     assert set(services(files)) == ONE_SHOTS | SERVERS
-    assert set(services(files, "LLM=none")) == (ONE_SHOTS | SERVERS) - {"ollama", "model"}
+    assert set(services(files, "LLM=none")) == (ONE_SHOTS | SERVERS) - {"ollama", "model", "checker"}
 
 
 @every
@@ -110,6 +114,7 @@ def test_nobody_starts_before_what_it_needs(files: tuple[str, ...]) -> None:
         "redis": {"secrets": done},
         "ollama": {"model": done},
         "trainer": {"redis": healthy, "data": done},
+        "checker": {"redis": healthy, "data": done},
         "researcher": {"redis": healthy, "trainer": healthy, "ollama": healthy},
     }
 
@@ -123,7 +128,7 @@ def test_images_are_pinned_in_one_place(files: tuple[str, ...]) -> None:
     assert all(re.search(r":[^:/]*\d+\.\d+\.\d+", name) and "latest" not in name for name in pinned.values())
     assert image["redis"] == pinned["redis"]
     assert image["ollama"] == image["model"] == pinned["ollama"]
-    assert image["trainer"] == image["data"]
+    assert image["trainer"] == image["data"] == image["checker"]
     assert image["researcher"] == image["secrets"]
     for name in ("trainer", "researcher"):
         assert config["services"][name]["build"]["args"] == {"PYTHON_IMAGE": pinned["python"]}
@@ -140,6 +145,7 @@ def test_networks_give_a_way_out_to_whom_it_is_meant_for(
     outward = {name for name, network in config["networks"].items() if not network.get("internal")}
 
     assert joined["redis"] == joined["trainer"] == {"bus"}
+    assert joined.get("checker") == ({"bus"} if llm != "none" else None)
     assert joined["researcher"] == {"bus", f"llm-{llm}", stronger}
     assert joined.get("ollama") == ({"llm-ollama"} if llm == "ollama" else None)
     assert joined["data"] == {"fetch"}
@@ -191,12 +197,14 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
     assert mounted == {
         ("secret-redis", "redis"): "ro",
         ("secret-trainer", "trainer"): "ro",
+        ("secret-checker", "checker"): "ro",
         ("secret-researcher", "researcher"): "ro",
         ("redis", "redis"): "rw",
         ("models", "model"): "rw",
         ("models", "ollama"): "rw",
         ("data", "data"): "rw",
         ("data", "trainer"): "ro",
+        ("data", "checker"): "ro",
         ("data", "researcher"): "ro",
         ("trials", "trainer"): "rw",
         ("trials", "researcher"): "ro",

@@ -102,6 +102,7 @@ def test_fresh_volumes_get_owners_and_passwords_that_only_their_service_reads(st
     secrets = {
         stack.secrets / "redis" / "users.acl": redis,
         stack.secrets / "trainer" / "password": ROOT,
+        stack.secrets / "checker" / "password": ROOT,
         stack.secrets / "researcher" / "password": RESEARCHER,
         stack.secrets / "client" / "password": ROOT,
     }
@@ -121,7 +122,7 @@ def test_users_of_redis_are_made_from_the_passwords(stack: Stack) -> None:
 
     passwords = {service: stack.password(service) for service in SERVICES}
     assert (stack.secrets / "redis" / "users.acl").read_text() == acl_file(passwords)
-    assert len(set(passwords.values())) == 3
+    assert len(set(passwords.values())) == 4
     assert min(map(len, passwords.values())) >= 32
 
 
