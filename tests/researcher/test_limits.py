@@ -151,7 +151,7 @@ def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: 
     assert (night.bus.doing("llm") or "").startswith("none, as LLM=none asks")
 
 
-def test_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedNight) -> None:
+def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedNight) -> None:
     under_way = []
     factors = count(1)
 
@@ -163,7 +163,7 @@ def test_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedNight)
     night.start_trainer()
     with ollama_double(script) as ollama:
         settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 6}
-        assert night.start_researcher(**settings).wait(90) == 0, night.output()
+        assert night.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, night.output()
 
     with History(night.journal) as history:
         assert sum(item.proposer is Proposer.LLM for item in history.experiments()) >= 2
@@ -194,6 +194,9 @@ class StickyProposers:
         self.asked += 1
         if self.asked < 3:
             raise ModelStays("the model stays; restart Ollama")
+
+    def draft_ahead(self, _: object) -> None:
+        """Nothing."""
 
 
 def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedNight) -> None:

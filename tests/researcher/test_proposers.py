@@ -12,6 +12,7 @@ from itertools import count
 import pytest
 
 from researcher import escalation
+from researcher.drafting import Drafting
 from researcher.experiment import RequestState
 from researcher.history import History
 from researcher.lab import Goal, Lab
@@ -68,14 +69,22 @@ def services() -> Iterator[ExitStack]:
         yield stack
 
 
-def asking(lab: Lab, rests: Rests, client: OllamaClient, mix: Mix, stronger: Stronger | None = None) -> Lab:
-    """The lab with an LLM that is asked for its proposals, and one for plateaus."""
+def asking(
+    lab: Lab,
+    rests: Rests,
+    client: OllamaClient,
+    mix: Mix,
+    stronger: Stronger | None = None,
+    drafting: Drafting | None = None,
+) -> Lab:
+    """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     proposers = Proposers(
         mix=mix,
         asking=Asking(profile_named("cpu"), lambda: "Go down."),
         optimizer=Optimizer(seed=7, context=256),
         llm=LlmProposer(client),
         stronger=stronger,
+        drafting=drafting,
         folder=lab.journal.folder / "experiments",
         say=lambda _: None,
         clock=rests.clock,
