@@ -66,6 +66,7 @@ def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC0415
 
     _compile_nothing()
+    _convert_in_place()
     rehearsal, values, script = _Rehearsal(), _values(), ModuleType("__main__")
     verdict, line, reason = UNKNOWN, 0, "it ended before it had taken a whole step"
     try:
@@ -161,6 +162,16 @@ def _compile_nothing() -> None:
 
     torch.compile = as_it_is
     setattr(torch.nn.Module, "compile", lambda *_, **__: None)  # noqa: B010 - mypy knows a method there
+
+
+def _convert_in_place() -> None:
+    """`model.to(...)` swaps what is not a plain tensor, and swaps no fake: the fakes' converter remembers each."""
+    import torch  # noqa: PLC0415
+
+    def put(parameter: Any, converted: Any) -> None:
+        parameter.data = converted.data
+
+    torch.utils.swap_tensors = put
 
 
 def _values() -> Any:

@@ -49,13 +49,9 @@ def of_profile(places: Places, profile: Profile) -> Places:
 
 
 def default_subject(profile: Profile, **moved: KnobValue) -> dict[str, str]:
-    train = (
-        set_ranges((SOURCE / "train.py").read_text(), profile.ranges)
-        if not moved
-        else (SOURCE / "train.py").read_text()
-    )
+    train = set_ranges(set_knobs((SOURCE / "train.py").read_text(), profile.knobs), profile.ranges)
     return {
-        "train.py": set_knobs(train, profile.knobs | moved),
+        "train.py": set_knobs(train, moved),
         "prepare.py": set_knobs((SOURCE / "prepare.py").read_text(), profile.constants),
     }
 
@@ -245,7 +241,7 @@ from trainer.wire import Message, Word
 for fd in range(3, 50):
     try:
         end = socket.socket(fileno=os.dup(fd))
-        end.send(Message(Word.REHEARSED, number=-7, x=float("nan"), y=float("inf"), text="fails").pack())
+        end.send(Message(Word.REHEARSED, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails").pack())
     except OSError:
         pass
 print("\\x1b[2Ja lie\\u202e" + "!" * 5000)
@@ -257,7 +253,7 @@ os._exit(0)
 def test_forged_answer_is_an_answer_of_plain_values(rehearse: Check) -> None:
     answer = rehearse(FORGES)
 
-    assert (answer.verdict, answer.line, answer.parameters) == (Verdict.FAILS, None, None)
+    assert (answer.verdict, answer.line, answer.parameters) == (Verdict.FAILS, None, None), answer.reason
     assert answer.reason.startswith("a lie!")
     assert len(answer.reason) < 1000
     assert CheckResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
