@@ -24,11 +24,12 @@ from researcher.loop import work
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.settings import Mix
+from researcher.trials import Absent, Fault, TrialQueue, Waiting
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import opened
 from tests.researcher.test_proposers import Rests, asking
-from trainer.jobs import Outcome
+from trainer.jobs import Outcome, TrialResult, TrialSpec
 
 DEADLINE_S = 60.0
 ELSEWHERE = """TITLE: another model
@@ -54,9 +55,27 @@ def drafting(night: ScriptedNight) -> Iterator[Drafting]:
         yield made
 
 
-def ahead(lab: Lab, llm_url: str, drafting: Drafting, mix: Mix, tick: Callable[[], None] = lambda: None) -> Lab:
+class Unhurried(TrialQueue):
+    """Every trial is waited for at least once, be it as short as it may."""
+
+    handed_out: str | None = None
+
+    def hand_out(self, spec: TrialSpec) -> None:
+        super().hand_out(spec)
+        self.handed_out = spec.id
+
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+        found = super().look(trial, spec_digest)
+        is_fresh, self.handed_out = self.handed_out == trial, None
+        return Waiting() if is_fresh else found
+
+
+def ahead(
+    lab: Lab, night: ScriptedNight, llm_url: str, drafting: Drafting, mix: Mix, tick: Callable[[], None] = lambda: None
+) -> Lab:
     client = OllamaClient(OllamaSettings(llm_url, "small"))
-    return replace(asking(lab, Rests(0, list), client, mix, drafting=drafting), tick=tick)
+    asks = asking(lab, Rests(0, list), client, mix, drafting=drafting)
+    return replace(asks, tick=tick, trials=Unhurried(night.bus))
 
 
 def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is_there(
@@ -79,7 +98,7 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
                 drafting.collect()
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(6)) as lab:
-        work(ahead(lab, llm.url, drafting, Mix.HYBRID, tick))
+        work(ahead(lab, night, llm.url, drafting, Mix.HYBRID, tick))
 
     with History(night.journal) as history:
         who = [item.proposer for item in history.experiments()[1:] if item.was_measured]
@@ -99,8 +118,14 @@ def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_dr
             measuring.append(history.running_trial() is not None)
         return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(8)) as lab:
-        work(ahead(lab, llm.url, drafting, Mix.LLM))
+    def tick() -> None:
+        """The third candidate's trial lasts until two drafts wait: the first may have been asked for before it."""
+        while lab.journal.measured_count() == 2 and lab.journal.running_trial() and len(drafting.waiting) < AHEAD:
+            lab.proposers.draft_ahead(lab.journal)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(8)) as opened_lab:
+        lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+        work(lab)
 
     assert max(waiting) < AHEAD
     assert any(measuring), "asked beside a trial"
@@ -126,7 +151,7 @@ def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twi
             lab.proposers.draft_ahead(lab.journal)
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(4)) as opened_lab:
-        lab = ahead(opened_lab, llm.url, drafting, Mix.HYBRID, tick)
+        lab = ahead(opened_lab, night, llm.url, drafting, Mix.HYBRID, tick)
         work(lab)
 
     assert any("drafted, and not measured yet: " in words for words in told)
@@ -145,7 +170,7 @@ def test_an_idea_is_drafted_next_and_answered_with_its_experiment(night: Scripte
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as lab:
         lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
-        work(ahead(lab, llm.url, drafting, Mix.LLM))
+        work(ahead(lab, night, llm.url, drafting, Mix.LLM))
 
     with History(night.journal) as history:
         (idea,) = history.requests()
@@ -162,7 +187,7 @@ def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with opened(night, [], goal=Goal(4)) as lab, caplog.at_level(logging.WARNING):
-            work(ahead(lab, url, drafting, Mix.HYBRID))
+            work(ahead(lab, night, url, drafting, Mix.HYBRID))
 
     with History(night.journal) as history:
         assert {item.proposer for item in history.experiments()[1:]} == {Proposer.OPTIMIZER}
