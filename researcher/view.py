@@ -6,7 +6,8 @@ Everything is derived from the journal; what is going on right now comes from th
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from researcher.decision import pooled_sigma
@@ -28,6 +29,7 @@ from researcher.proposal import LlmCost
 from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, foreign, trial_id
 
 MIB_PER_GB = 1000**3 / 1024**2
+NOTED = ("llm", "checker", "subject")
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
 
@@ -99,7 +101,8 @@ class Cost:
 class Now:
     """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
 
-    `at_work` is False where no researcher speaks; `doing` then says so. `foreign` tells of jobs that are none of ours.
+    `at_work` is False where no researcher speaks; `doing` then says so. `foreign` tells of jobs that are none of ours,
+    `notes` what is said of those in `NOTED`, by their name.
     """
 
     doing: str
@@ -108,6 +111,7 @@ class Now:
     trainer: Seen | None = None
     at_work: bool = True
     foreign: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,10 +230,16 @@ def now(history: History, bus: Bus) -> Now:
     if trainer is not None and trainer.refused:
         refused = foreign(trainer.refused, TRIALS)
     if run is None or running is None:
-        return Now(doing, None, None, trainer, at_work, refused)
+        return Now(doing, None, None, trainer, at_work, refused, notes(bus))
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)
-    return Now(doing, name, bus.read_progress(name), trainer, at_work, refused)
+    return Now(doing, name, bus.read_progress(name), trainer, at_work, refused, notes(bus))
+
+
+def notes(bus: Bus) -> dict[str, str]:
+    """What the researcher says of others whom the night can do without."""
+    said = {who: bus.doing(who) for who in NOTED}
+    return {who: words for who, words in said.items() if words}
 
 
 def fallen_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:

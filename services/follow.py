@@ -19,7 +19,7 @@ from rich.live import Live
 from researcher.alarm import alarm
 from researcher.errors import JournalError
 from researcher.history import History
-from researcher.view import Night, Now, Row, look, now
+from researcher.view import Night, Now, Row, look, notes, now
 from services.door import ENDED, REFUSED, open_bus
 from services.live import Scene, draw
 from services.state import State
@@ -84,13 +84,10 @@ def _scenes(state: State, journal: OpenJournal, rest: Callable[[], None]) -> Ite
 
 def _see(state: State, journal: OpenJournal) -> Scene:
     shown: Night | None = None
-    llm: str | None = None
-    subject: str | None = None
     worry: str | None = None
     bus = open_bus(state)
     try:
-        llm, subject = bus.doing("llm"), bus.doing("subject")
-        doing = Now(bus.doing("researcher") or "the researcher starts", None, None)
+        doing = Now(bus.doing("researcher") or "the researcher starts", None, None, notes=notes(bus))
         choices = state.choices()
         if choices is not None:
             with journal.look() as history:
@@ -105,7 +102,7 @@ def _see(state: State, journal: OpenJournal) -> Scene:
     finally:
         bus.connection.close()
     elapsed_s = 0.0 if shown is None else time.time() - shown.run.created_at
-    return Scene(shown, doing, None, elapsed_s, FOOT, llm, worry, subject)
+    return Scene(shown, doing, None, elapsed_s, FOOT, worry)
 
 
 def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:

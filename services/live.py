@@ -18,6 +18,7 @@ from researcher.view import Night, Now, Row, tally_text, waiting
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
+LABELS = {"llm": "LLM", "checker": "checks", "subject": "git"}
 NO_NUMBER = "—"
 NOT_RUNNING = "not running; `overnight run` goes on with it"
 
@@ -31,9 +32,7 @@ class Scene:
     goal: int | None
     elapsed_s: float
     foot: str
-    llm: str | None
     alarm: str | None = None
-    subject: str | None = None
 
 
 def draw(scene: Scene) -> RenderableType:
@@ -43,10 +42,8 @@ def draw(scene: Scene) -> RenderableType:
     parts.append(_now(scene))
     if scene.night is not None:
         parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
-    if scene.llm:
-        parts.append(Text(f"LLM  {scene.llm}", style="yellow"))
-    if scene.subject:
-        parts.append(Text(f"git  {scene.subject}", style="yellow"))
+    for who, words in scene.now.notes.items() if scene.now is not None else ():
+        parts.append(Text(f"{LABELS[who]:<4} {words}", style="yellow"))
     if scene.now is not None and scene.now.trainer is not None and scene.now.trainer.no_user is not None:
         why = scene.now.trainer.no_user.partition(". Next: ")[0]
         parts.append(Text(f"user candidates run as root, without its rights: {why}", style="yellow"))

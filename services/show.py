@@ -41,14 +41,15 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
     """How the night stands; what is going on right now only if it answers."""
     with _history(state) as history:
         night = _night(history, state)
-        seen, llm, subject = _seen(state, history)
+        seen = _seen(state, history)
         budget = state.require_night().trial_profile().budget
         worry = alarm(night.run, history.trials(), budget, seen, time.time())
     if as_json:
         gain, rows = _gain_json(night), [_row_json(night, row) for row in night.rows]
-        print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "subject": subject, "rows": rows}))
+        notes = {} if seen is None else dict(seen.notes)
+        print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "notes": notes, "rows": rows}))
         return
-    console.print(draw(Scene(night, seen, None, age_s(night), "", llm, worry, subject)))
+    console.print(draw(Scene(night, seen, None, age_s(night), "", worry)))
 
 
 def show_log(state: State, number: int | None, console: Console) -> None:
@@ -117,16 +118,15 @@ def _history(state: State) -> History:
     return History(state.journal)
 
 
-def _seen(state: State, history: History) -> tuple[Now | None, str | None, str | None]:
-    """What is going on, what the LLM does and what people did in the subject; None where nobody can be asked."""
+def _seen(state: State, history: History) -> Now | None:
+    """What is going on; None where nobody can be asked."""
     try:
-        bus = open_bus(state)
-        return now(history, bus), bus.doing("llm"), bus.doing("subject")
+        return now(history, open_bus(state))
     except DoorError:
-        return None, None, None
+        return None
     except redis.RedisError as error:
         silent = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
-        return Now(silent, None, None, at_work=False), None, None
+        return Now(silent, None, None, at_work=False)
 
 
 def _night(history: History, state: State) -> Night:

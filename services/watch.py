@@ -105,14 +105,11 @@ def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
 def _scene(night: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
     shown: Night | None = None
     doing: Now | None = None
-    llm: str | None = None
-    subject: str | None = None
     worry: str | None = None
     try:
         with journal.look() as history:
             shown = look(history, night.profile)
             doing = now(history, night.bus)
-            llm, subject = night.bus.doing("llm"), night.bus.doing("subject")
             if shown is not None:
                 worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
     except JournalError as error:
@@ -122,7 +119,7 @@ def _scene(night: Watched, journal: OpenJournal, statuses: list[ChildStatus], el
         doing = Now(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
     foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
-    return Scene(shown, doing, night.goal, elapsed_s, foot, llm, worry, subject)
+    return Scene(shown, doing, night.goal, elapsed_s, foot, worry)
 
 
 class Tail:

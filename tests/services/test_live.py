@@ -18,6 +18,8 @@ from services.show import call_text, harmless
 from tests.researcher.story import Story
 from trainer.jobs import Progress, Seen
 
+AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
+
 
 def seen(scene: Scene) -> str:
     console = Console(width=160, file=io.StringIO(), record=True)
@@ -26,13 +28,13 @@ def seen(scene: Scene) -> str:
 
 
 def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
-    assert "the researcher starts" in seen(Scene(None, Now("the researcher starts", None, None), 12, 3.0, "", None))
+    assert "the researcher starts" in seen(Scene(None, Now("the researcher starts", None, None), 12, 3.0, ""))
 
 
 def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
     trainer = Seen("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
 
-    text = seen(Scene(None, Now("waiting", None, None, trainer), None, 3.0, "", None))
+    text = seen(Scene(None, Now("waiting", None, None, trainer), None, 3.0, ""))
 
     assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
 
@@ -42,9 +44,9 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
     story.try_out("broken", None, Decision.CRASH)
-    now = Now("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25))
+    now = Now("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
 
-    text = seen(Scene(story.night(), now, 12, 65.0, "trainer running", "none: away"))
+    text = seen(Scene(story.night(), now, 12, 65.0, "trainer running"))
 
     story.journal.close()
     for expected in (
@@ -56,7 +58,8 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "1 kept",
         "1 crashed",
         "to go",
-        "none: away",
+        "LLM  none: away",
+        "checks none: no checker runs",
         "trainer running",
         "1:05",
     ):
@@ -66,18 +69,18 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
 def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
-    assert "not running; `overnight run` goes on" in seen(Scene(story.night(), None, None, 1.0, "", None))
+    assert "not running; `overnight run` goes on" in seen(Scene(story.night(), None, None, 1.0, ""))
 
     story.journal.end(story.run, "8 of 8 experiments are measured")
 
-    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.night(), None, None, 1.0, "", None))
+    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.night(), None, None, 1.0, ""))
     story.journal.close()
 
 
 def test_an_alarm_comes_first() -> None:
     now = Now("trial t-3-t0-a0", None, None)
 
-    text = seen(Scene(None, now, None, 1.0, "", None, "no trial has ended for 61 s"))
+    text = seen(Scene(None, now, None, 1.0, "", "no trial has ended for 61 s"))
 
     assert "ALARM no trial has ended for 61 s" in text.splitlines()[1]
 
@@ -90,7 +93,7 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
     story.try_out("lucky", 1.59, Decision.KEEP)
     story.claim([1.70] * 4, [1.70] * 4)
 
-    text = seen(Scene(story.night(), None, None, 1.0, "", None))
+    text = seen(Scene(story.night(), None, None, 1.0, ""))
 
     story.journal.close()
     assert "best      1.688889 over 9 seeds confirmed: good" in text
@@ -113,7 +116,9 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
     console.width = 300
 
     with console.capture() as captured:
-        console.print(draw(Scene(story.night(), Now("trial", HOSTILE, None), 12, 65.0, HOSTILE, HOSTILE)))
+        console.print(
+            draw(Scene(story.night(), Now("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
+        )
 
     story.journal.close()
     assert captured.get().count(HOSTILE) == 5
@@ -132,7 +137,7 @@ def test_it_shows_what_the_stronger_model_cost_of_its_cap_and_why_it_was_asked(t
     item = story.journal.experiment(story.try_out("wider", 1.85, Decision.DISCARD))
     paid = story.night().paid
 
-    text = seen(Scene(story.night(), None, None, 65.0, "", None))
+    text = seen(Scene(story.night(), None, None, 65.0, ""))
 
     story.journal.close()
     assert "stronger  m: 0.2600 of 5 spent in 2 calls, the last after experiment 0, because of a plateau" in text
