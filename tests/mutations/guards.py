@@ -35,6 +35,9 @@ _SECRETS = "researcher/test_secrets.py::test_"
 _LANES = "researcher/test_lanes.py::test_"
 _THOUGHTS = "researcher/test_thoughts.py::test_"
 _WINDOW = "researcher/test_window.py::test_"
+_CHECK = "trainer/test_check.py::test_"
+_CHECKER = "researcher/test_checker.py::test_"
+_DRAFTING = "researcher/test_drafting.py::test_"
 _ESCALATION = "researcher/test_escalation.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
@@ -844,6 +847,70 @@ GUARDS = (
         "if after is None or after == values:",
         "if after is None:",
         "researcher/test_optimizer.py::test_a_move_that_is_repaired_away_is_never_proposed",
+    ),
+    # Checks and drafts: refused is only what is wrong for certain, and nothing kept is lost
+    Guard(
+        "a check refuses nothing where the incumbent fails too",
+        "researcher/checker.py",
+        "if own is not None and own.verdict is Verdict.PASSES:",
+        "if own is not None:",
+        f"{_CHECKER}every_doubt_is_left_to_the_trial[the incumbent fails too]",
+    ),
+    Guard(
+        "a check that has a doubt refuses nothing",
+        "researcher/checker.py",
+        "if found is None or found.verdict is not Verdict.FAILS:",
+        "if found is None or found.verdict is Verdict.PASSES:",
+        f"{_CHECKER}every_doubt_is_left_to_the_trial[a doubt]",
+    ),
+    Guard(
+        "a checker that let us wait in vain is not waited for again at once",
+        "researcher/checker.py",
+        "self._silent_until = self._clock() + NOT_ASKED_S",
+        "pass",
+        f"{_CHECKER}checker_that_hangs_is_waited_for_once_and_asked_again_later",
+    ),
+    Guard(
+        "an error of the fakes is no wrong code",
+        "trainer/wrongness.py",
+        "if type(chain).__module__.startswith(_FAKE_TENSORS):",
+        "if False:",
+        f"{_CHECK}what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code",
+    ),
+    Guard(
+        "what may be a card's branch is no wrong code",
+        "trainer/wrongness.py",
+        "if on_card and isinstance(error, NameError):",
+        "if False and isinstance(error, NameError):",
+        f"{_CHECK}what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code",
+    ),
+    Guard(
+        "a check shows no card",
+        "trainer/check.py",
+        '"CUDA_VISIBLE_DEVICES": "",',
+        "",
+        f"{_CHECK}check_shows_no_card",
+    ),
+    Guard(
+        "a draft takes back nothing that was kept since",
+        "researcher/drafting.py",
+        "return None if _changed(then, now) == kept else",
+        "return None if kept else",
+        f"{_DRAFTING}function_that_was_kept_since_is_not_taken_back",
+    ),
+    Guard(
+        "a person's idea is drafted once",
+        "researcher/speaker.py",
+        "if request.id not in drafting.ideas",
+        "if request.id",
+        f"{_DRAFTING}an_idea_is_drafted_next_once_and_answered_with_its_experiment",
+    ),
+    Guard(
+        "the same code is not drafted twice",
+        "researcher/speaker.py",
+        "if candidate.fingerprint in drafted:",
+        "if candidate.fingerprint in ():",
+        f"{_DRAFTING}the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twice",
     ),
     # Drift
     Guard(

@@ -13,8 +13,17 @@ import pytest
 from researcher import checker
 from researcher.checker import Checker
 from researcher.errors import Rejected
+from researcher.experiment import Decision
+from researcher.history import History
+from researcher.lab import Goal
+from researcher.loop import work
+from researcher.ollama import OllamaClient, OllamaSettings
+from researcher.settings import Mix
+from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import FILES, SUBJECT, ScriptedNight
-from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Verdict, profile_named
+from tests.researcher.laboratory import opened
+from tests.researcher.test_proposers import Rests, asking
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Outcome, Verdict, profile_named
 
 FAILS = SUBJECT + "# check: fails: shape '[8, 3]' is invalid\n"
 UNKNOWN = SUBJECT + "# check: unknown: it reads values\n"
@@ -131,6 +140,44 @@ def test_same_work_is_one_job_and_its_answer_is_kept(night: ScriptedNight) -> No
     assert spec.id == again.id
     assert spec.id != replace(spec, cap_mib=1).id
     assert spec.id != replace(spec, files=spec.files | {"train.py": FAILS}).id
+
+
+BROKEN = """TITLE: another model
+HYPOTHESIS: it is no knob
+<<<<<<< SEARCH
+model = {was}()
+=======
+model = {made}
+>>>>>>> REPLACE
+"""
+
+
+def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_costs_no_trial(
+    night: ScriptedNight, worker: None
+) -> None:
+    night.start_trainer()
+    answers = [
+        BROKEN.format(was="object", made="dict()  # check: fails: shape '[8, 3]' is invalid"),
+        BROKEN.format(was="object", made="dict()"),
+        BROKEN.format(was="dict", made="list()  # check: fails: no such layer"),
+        BROKEN.format(was="dict", made="tuple()  # check: fails: nor this one"),
+        Turn(nudge="LEVEL", by=0.9),
+    ]
+    with ollama_double(answers) as llm, opened(night, [], goal=Goal(2)) as lab:
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        work(asking(lab, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
+
+    with History(night.journal) as history:
+        repaired, refused, last = history.experiments()[1:]
+    told = [question["messages"][-1]["content"] for question in llm.asked]
+    assert "would fail before its first step is done in line" in told[1]
+    assert "shape '[8, 3]' is invalid" in told[1]
+    assert repaired.decision is Decision.KEEP
+    assert (repaired.was_measured, repaired.outcome, last.was_measured) == (True, Outcome.OK, True)
+    assert (refused.outcome, refused.was_measured) == (Outcome.REJECTED, False)
+    assert refused.reason is not None
+    assert "nor this one" in refused.reason
+    assert "nor this one" in told[4], "the next question knows it"
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

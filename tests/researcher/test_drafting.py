@@ -161,22 +161,34 @@ def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twi
     assert any("was drafted already" in (reason or "") for reason in refused), refused
 
 
-def test_an_idea_is_drafted_next_and_answered_with_its_experiment(night: ScriptedNight, drafting: Drafting) -> None:
+def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(
+    night: ScriptedNight, drafting: Drafting
+) -> None:
     night.start_trainer()
     factors = count(1)
+    ideas: list[str | None] = []
 
     def script(question: dict[str, Any]) -> Turn:
-        return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
+        return Turn(nudge="LEVEL", by=1 + next(factors) / 1000)  # worse: the incumbent stays
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as lab:
-        lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
-        work(ahead(lab, night, llm.url, drafting, Mix.LLM))
+    def tick() -> None:
+        """The idea comes while the first candidate is measured, and its trial lasts until two drafts wait."""
+        if lab.journal.measured_count() == 0 and lab.run.incumbent and not ideas:
+            lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+            while len(drafting.waiting) < AHEAD:
+                lab.proposers.draft_ahead(lab.journal)
+            ideas.extend(ready.asked.idea for ready in drafting.waiting)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as opened_lab:
+        lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+        work(lab)
 
     with History(night.journal) as history:
         (idea,) = history.requests()
         first = next(item for item in history.experiments() if item.request == "r1")
+    assert ideas.count("r1") == 1
     assert idea.state is RequestState.DONE
-    assert first.number == 1
+    assert first.number == 2
 
 
 def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes_on(

@@ -12,6 +12,7 @@ from itertools import count
 import pytest
 
 from researcher import escalation
+from researcher.checker import Checker
 from researcher.drafting import Drafting
 from researcher.experiment import RequestState
 from researcher.history import History
@@ -76,11 +77,12 @@ def asking(
     mix: Mix,
     stronger: Stronger | None = None,
     drafting: Drafting | None = None,
+    checker: Checker | None = None,
 ) -> Lab:
     """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     proposers = Proposers(
         mix=mix,
-        asking=Asking(profile_named("cpu"), lambda: "Go down."),
+        asking=Asking(profile_named("cpu"), lambda: "Go down.", checker),
         optimizer=Optimizer(seed=7, context=256),
         llm=LlmProposer(client),
         stronger=stronger,

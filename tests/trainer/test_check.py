@@ -229,6 +229,12 @@ def test_fault_is_unknown_and_leaves_nothing(
     assert list(places.work.iterdir()) == []
 
 
+def test_check_shows_no_card(rehearse: Check) -> None:
+    answer = rehearse("import os\nraise SystemExit(f'{os.environ.get(\"CUDA_VISIBLE_DEVICES\")!r} is shown')\n")
+
+    assert "'' is shown" in answer.reason
+
+
 def test_check_is_left_when_its_worker_is_told_to_stop(places: Places) -> None:
     answer = run_check(CheckSpec("cpu", {"train.py": HONEST}), places, lambda: True)
 
