@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from researcher.settings import Mix
 from tests.bench import (
     aa,
     campaign,
+    checks,
     decision,
     faults,
     honest,
@@ -54,6 +56,7 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("honest", help="whether honest models of many shapes are left alone")
     one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
     names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
+    names.add_parser("checks", help="what a check says of broken and harmless edits, and how long it takes")
     one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
     one.add_argument("--experiments", type=int, default=100)
     one = names.add_parser("record", help="real trials over the knobs, for `proposers`")
@@ -68,34 +71,29 @@ def _chosen() -> argparse.Namespace:
     return parser.parse_args()
 
 
+RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "overhead": lambda options: overhead.run(options.experiments, options.budget, options.llm_latency),
+    "decision": lambda options: decision.run(options.nights, options.experiments),
+    "scale": lambda options: scale.run(options.experiments, options.optimizer),
+    "campaign": lambda options: campaign.run(
+        options.dir, options.campaigns, options.experiments, options.budget, options.proposer
+    ),
+    "sandbox": lambda options: sandbox.run(options.starts, options.kills),
+    "trust": lambda options: trust.run(options.data, quick=options.quick),
+    "honest": lambda options: honest.run(options.scorings),
+    "faults": lambda _: faults.run(),
+    "checks": lambda _: checks.run(),
+    "prefix": lambda options: prefix.run(options.experiments),
+    "record": lambda options: record.run(options.file, options.data, options.trials),
+    "proposers": lambda options: proposers.run(options.file, options.seeds, options.trials, options.picture),
+    "aa": lambda options: aa.run(options.dir, options.experiments, options.budget),
+}
+
+
 def main() -> None:
     """Run one benchmark."""
     options = _chosen()
-    match options.name:
-        case "overhead":
-            overhead.run(options.experiments, options.budget, options.llm_latency)
-        case "decision":
-            decision.run(options.nights, options.experiments)
-        case "scale":
-            scale.run(options.experiments, options.optimizer)
-        case "campaign":
-            campaign.run(options.dir, options.campaigns, options.experiments, options.budget, options.proposer)
-        case "sandbox":
-            sandbox.run(options.starts, options.kills)
-        case "trust":
-            trust.run(options.data, quick=options.quick)
-        case "honest":
-            honest.run(options.scorings)
-        case "faults":
-            faults.run()
-        case "prefix":
-            prefix.run(options.experiments)
-        case "record":
-            record.run(options.file, options.data, options.trials)
-        case "proposers":
-            proposers.run(options.file, options.seeds, options.trials, options.picture)
-        case "aa":
-            aa.run(options.dir, options.experiments, options.budget)
+    RUNS[options.name](options)
 
 
 if __name__ == "__main__":
