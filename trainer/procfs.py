@@ -6,34 +6,39 @@ Standard library only, since the guardian uses it. A process may vanish between 
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Iterator
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Process:
-    """One line of the table. `processor_s` includes the children it has waited for.
+    """One line of the table. `processor_s` includes the children it has waited for, `began` is in ticks.
 
     A plain class, because importing dataclasses would double the guardian's start.
     """
 
-    __slots__ = ("parent", "pid", "processor_s", "rss_mib", "state")
+    __slots__ = ("began", "parent", "pid", "processor_s", "rss_mib", "state")
 
-    def __init__(self, pid: int, parent: int, state: str, processor_s: float, rss_mib: float) -> None:
+    def __init__(self, pid: int, parent: int, state: str, processor_s: float, rss_mib: float, began: int) -> None:
         self.pid = pid
         self.parent = parent
         self.state = state
         self.processor_s = processor_s
         self.rss_mib = rss_mib
+        self.began = began
 
 
 def process_table() -> dict[int, Process]:
     """All processes that can be seen, by pid."""
-    table = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (process := _read(int(name))) is not None:
-            table[process.pid] = process
-    return table
+    return {process.pid: process for process in processes()}
+
+
+def processes(without: Container[str] = ()) -> Iterator[Process]:
+    """The same, each as soon as it is read, the latest mostly first; those whose pids stand in `without` are not."""
+    for name in reversed(os.listdir("/proc")):
+        if name.isdigit() and name not in without and (process := read(int(name))) is not None:
+            yield process
 
 
 def descendants(root: int, table: dict[int, Process] | None = None) -> list[Process]:
@@ -54,7 +59,7 @@ def descendants(root: int, table: dict[int, Process] | None = None) -> list[Proc
 def ancestors(pid: int) -> list[int]:
     """The parent of a process, that one's parent, and so on."""
     found: list[int] = []
-    while (process := _read(pid)) is not None and process.parent:
+    while (process := read(pid)) is not None and process.parent:
         pid = process.parent
         found.append(pid)
     return found
@@ -69,12 +74,13 @@ def processes_of(uid: int) -> list[int]:
                 owner = os.stat(f"/proc/{name}").st_uid
             except FileNotFoundError:
                 continue
-            if owner == uid and (process := _read(int(name))) is not None and process.state != "Z":
+            if owner == uid and (process := read(int(name))) is not None and process.state != "Z":
                 found.append(process.pid)
     return found
 
 
-def _read(pid: int) -> Process | None:
+def read(pid: int) -> Process | None:
+    """One that can be seen, or None."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -86,4 +92,5 @@ def _read(pid: int) -> Process | None:
         state=fields[0].decode(),
         processor_s=sum(map(int, fields[11:15])) / _TICKS_PER_S,
         rss_mib=int(fields[21]) * _PAGE_MIB,
+        began=int(fields[19]),
     )

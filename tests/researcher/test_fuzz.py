@@ -85,7 +85,7 @@ ANSWERS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ANSWERS, min_size=3, max_size=3))
 def test_no_answer_in_any_pieces_raises_anything_but_that_the_model_is_away(answers: list[list[bytes]]) -> None:
     proposer = LlmProposer(InMemory(answers))

@@ -213,7 +213,7 @@ SUBJECTS = {name: (render_subject(profile)["train.py"], profile.context) for nam
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_the_journal_holds_every_proposal_can_be_run_and_is_another_program(data: st.DataObject) -> None:
     source, context = SUBJECTS[data.draw(st.sampled_from(sorted(SUBJECTS)))]
     journal = Journal(
