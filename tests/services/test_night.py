@@ -200,6 +200,7 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
         assert "runs next" in night.say("submit", str(mine))
         assert "going on" in night.say("resume")
         assert "a night is running" in night.say("trial", str(mine))
+        night.wait_until(lambda history: any(item.request and item.cost for item in history.experiments()))
         night.wait_until(lambda history: history.measured_count() >= 2)
         assert "stopping" in night.say("stop")
 
