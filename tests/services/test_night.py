@@ -188,7 +188,7 @@ def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(night: Night, 
 
 def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs(night: Night, tmp_path: Path) -> None:
     with ollama_double(lambda _: Turn(nudge="MATRIX_LR", by=1.1)) as llm:
-        process = night.start("--ollama-host", llm.url, "--model", llm.model)
+        process = night.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")
         night.wait_until(trials(2))
 
         assert "taken in" in night.say("idea", "raise the matrix learning rate")
@@ -200,7 +200,6 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
         assert "runs next" in night.say("submit", str(mine))
         assert "going on" in night.say("resume")
         assert "a night is running" in night.say("trial", str(mine))
-        night.wait_until(lambda history: any(item.request and item.cost for item in history.experiments()))
         night.wait_until(lambda history: history.measured_count() >= 2)
         assert "stopping" in night.say("stop")
 

@@ -97,9 +97,8 @@ def test_honest_model_passes(model: Honest, rehearse: Check) -> None:
     assert answer.verdict is Verdict.PASSES, answer.reason
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "80gb" else pytest.mark.slow) for name in PROFILES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROFILES)
 def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: str, places: Places) -> None:
     profile = PROFILES[name]
     there = of_profile(places, profile)
@@ -211,10 +210,8 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("subject", "says"),
-    [pytest.param(*fault, marks=() if fault[0] == "forks_without_end" else pytest.mark.slow) for fault in FAULTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("subject", "says"), FAULTS)
 def test_fault_is_unknown_and_leaves_nothing(
     subject: str, says: str, rehearse: Check, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
