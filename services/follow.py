@@ -96,7 +96,7 @@ def _see(state: State, journal: OpenJournal) -> Scene:
                 if shown is not None:
                     worry = alarm(shown.run, history.trials(), choices.trial_profile().budget, doing, time.time())
     except JournalError as error:  # not begun yet, mostly
-        doing = Now(str(error), None, None)
+        doing = replace(doing, doing=str(error))
     except redis.RedisError as error:
         doing = Now(f"Redis does not answer: {error}", None, None)
     finally:

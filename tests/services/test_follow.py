@@ -16,9 +16,10 @@ from rich.console import Console
 import services.follow
 from researcher import history
 from researcher.experiment import Decision, Experiment
-from researcher.store import experiment_of
+from researcher.store import JOURNAL_FILE, experiment_of
 from services.door import ENDED, REFUSED, DoorError
-from services.follow import LEFT, OVER, WAS_REFUSED, follow_night
+from services.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
+from services.follow import _see as see
 from services.redis.server import RedisServer
 from services.state import CHOICES_FILE, Choices, State
 from tests.researcher.story import Story
@@ -153,6 +154,16 @@ def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: Bus, tmp_
 
     assert code == OVER
     assert ENDED in text
+
+
+def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(bus: Bus, story: Story, tmp_path: Path) -> None:
+    (tmp_path / "journal" / JOURNAL_FILE).unlink()
+    bus.say("llm", "none: pulling its model")
+
+    scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
+
+    assert scene.now is not None
+    assert scene.now.notes == {"llm": "none: pulling its model"}
 
 
 def test_a_server_that_is_away_is_waited_for(
