@@ -6,7 +6,10 @@ Standard library only, since the guardian uses it. A process may vanish between 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+
+TYPE_CHECKING = False  # the guardian starts without what only types need
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
