@@ -226,6 +226,7 @@ for name, attempt in {
 """
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_adopted_repository_is_scored_and_its_script_sees_no_validation_text(
     own: Own, home: Path, tmp_path: Path

@@ -186,6 +186,7 @@ def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(night: Night, 
     assert "measured again at the next start" in night.output.read_text()
 
 
+@pytest.mark.slow
 def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs(night: Night, tmp_path: Path) -> None:
     with ollama_double(lambda _: Turn(nudge="MATRIX_LR", by=1.1)) as llm:
         process = night.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")

@@ -16,15 +16,8 @@ PATIENT = dataclasses.replace(STEPS, setup_s=120, scoring_s=240)  # a compiler t
 ROOMY = dataclasses.replace(CAPS, file_mib=1024)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(
-            model, id=model.name, marks=() if model.name == "held as a part of another module" else pytest.mark.slow
-        )
-        for model in HONEST_MODELS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", HONEST_MODELS, ids=lambda model: model.name)
 def test_an_honest_model_is_borne_out(model: Honest, spec: MakeSpec, run: Run) -> None:
     files = {"train.py": model.train, "prepare.py": model.prepare}
     plain = spec(model.train, trial="e-1-t0-a1", score_to_beat=99.0, budget=PATIENT, caps=ROOMY)

@@ -348,6 +348,7 @@ def test_memory_is_watched_without_the_right_to_look_into_the_candidate(
     assert "the cap is 500 MiB" in result.reason
 
 
+@pytest.mark.slow
 @as_other_user
 def test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them(
     start: Callable[[], Trainer], spec: MakeSpec
