@@ -173,6 +173,7 @@ def _lab(
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, journal),
         drafting=Drafting(journal.folder, lease(settings, profile)),
+        shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
         say=lambda words: voice.say("llm", words),
     )

@@ -19,6 +19,7 @@ from researcher.edits import apply_edits
 from researcher.history import History
 from researcher.llm import Draft, Tick
 from researcher.proposal import Proposal
+from researcher.turns import Turn
 
 AHEAD = 2
 
@@ -43,9 +44,10 @@ class Apart:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a draft was asked for: the source of the incumbent then, and a person's idea by its request."""
+    """What a draft was asked for: the incumbent's source then, its turn, and a person's idea by its request."""
 
     source: str
+    turn: Turn = Turn.EDIT
     idea: str | None = None
 
 
@@ -128,10 +130,10 @@ class Drafting:
         """Have it wait."""
         self._ready.append(ready)
 
-    def take(self) -> Ready | None:
-        """The next one, a person's idea first; None where none waits."""
+    def take(self, turn: Turn) -> Ready | None:
+        """The next one for a turn, a person's idea first whatever the turn; None where none waits."""
         found = next((each for each in self._ready if each.asked.idea is not None), None)
-        found = found or (self._ready[0] if self._ready else None)
+        found = found or next((each for each in self._ready if each.asked.turn is turn), None)
         if found is not None:
             self._ready.remove(found)
         return found

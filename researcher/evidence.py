@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import fmean
 
+from researcher.effects import KnobMove
 from researcher.knobs import Range, around_values, read_knobs, read_literal
 from researcher.proposal import KnobValue
 from researcher.validation import fingerprint
@@ -132,6 +133,19 @@ class Evidence:
         means = {point: scores.mean() for point, scores in points.items()}
         worst = max((mean for mean in means.values() if mean is not None), default=None)
         return {} if worst is None else {point: worst if mean is None else mean for point, mean in means.items()}
+
+    def moves(self) -> list[KnobMove]:
+        """Every move of knobs alone, oldest first, and how much it was worse than what it moved away from."""
+        found = []
+        for experiment, seen in self._seen.items():
+            parent = None if seen.parent is None else self._seen.get(seen.parent)
+            if parent is None or parent.structure != seen.structure:
+                continue
+            values = ((name, (parent.knobs[name], value)) for name, value in seen.knobs.items() if name in parent.knobs)
+            scores, before = self._scores.get(experiment), self._scores.get(seen.parent or 0)
+            worse_by = fmean(scores) - fmean(before) if scores and before else None
+            found.append(KnobMove({name: pair for name, pair in values if pair[0] != pair[1]}, worse_by))
+        return found
 
     def _read(self, source: str) -> tuple[str, Mapping[str, KnobValue]]:
         """Its structure and its knobs."""

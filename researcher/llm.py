@@ -87,19 +87,23 @@ class LlmProposer:
         source = context.source
         context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
         asking = _Asking(context, source, tick, check)
+        by, schema = (Proposer.LLM, None) if context.advice is None else (Proposer.ADVISER, schema_of(source))
         try:
             question = self._question(context)
         except ModelFault as error:
             raise ModelAway(str(error)) from error
-        turns = [self._turn(question, asking)]
+        turns = [self._turn(question, asking, schema)]
         if isinstance(turns[0].fault, ThoughtsAteTheAnswer) and self._window.widen():
-            turns.append(self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking)))
+            turns.append(
+                self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking, schema))
+            )
         if turns[-1].is_repairable:
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
         proposal, fault = turns[-1].proposal, turns[-1].fault
         return Draft(
             proposal=replace(
                 proposal,
+                proposer=by,
                 title=self._redact(proposal.title),
                 hypothesis=self._redact(proposal.hypothesis),
                 cost=self._cost(turns),
@@ -144,7 +148,8 @@ class LlmProposer:
 
     def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
         """A turn with the failed one's fault; a model that showed no edit is held to a form that it cannot miss."""
-        schema = schema_of(asking.context.source) if failed.shows_no_edit and asking.may_be_a_move else None
+        is_move = asking.context.advice is not None or (failed.shows_no_edit and asking.may_be_a_move)
+        schema = schema_of(asking.context.source) if is_move else None
         form: Literal["move", "repair"] = "repair" if schema is None else "move"
         said, fault = self._redact(failed.said), self._redact(str(failed.fault))
         messages = self._window.question(

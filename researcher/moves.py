@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 from researcher.errors import EditError, Rejected
 from researcher.knobs import Knob, read_knobs, read_literal
-from researcher.proposal import KnobLiteral
+from researcher.proposal import KnobLiteral, KnobValue
 
+TITLED_MOVES = 4
 _BEGINS = re.compile(r'^[ \t]*\{\s*"(?:title|hypothesis|set)"\s*:', re.IGNORECASE | re.MULTILINE)
 _FORM = 'the form is {"title": "...", "hypothesis": "...", "set": {"KNOB": value}}'
 
@@ -47,6 +48,13 @@ def schema_of(source: str) -> dict[str, Any] | None:
         "required": ["title", "hypothesis", "set"],
         "additionalProperties": False,
     }
+
+
+def title_of(old: Mapping[str, KnobValue], moves: Mapping[str, KnobValue]) -> str:
+    """Moves in words: each knob from and to, of many the first ones."""
+    told = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
+    more = f" and {len(told) - TITLED_MOVES} more" if len(told) > TITLED_MOVES else ""
+    return ", ".join(told[:TITLED_MOVES]) + more
 
 
 def is_move(answer: str) -> bool:

@@ -19,9 +19,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
+from researcher.effects import KnobMove
 from researcher.errors import Rejected
 from researcher.evidence import Evidence, Measured, Point, structure_of
 from researcher.knobs import Range, read_knobs
+from researcher.moves import title_of
 from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
 from researcher.repair import repaired
 from researcher.settings import Sampler
@@ -30,7 +32,6 @@ from researcher.space import distribution, from_share, from_study, to_share, to_
 DRAWS = 50
 DRAWS_A_KNOB = 4
 CMA_SIGMA = 0.1  # of a range, as the smallest step of a look around
-TITLED_MOVES = 4
 _FREE_KNOBS = (1, 1, 2, 2, 3)
 _HYPOTHESES = {
     Sampler.TPE: "TPE expects a lower score here, from the experiments so far",
@@ -56,6 +57,22 @@ class Optimizer:
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
         """Tell it of measured candidates, and of all trusted scores so far, by experiment: of later repeats too."""
         self._evidence.learn(fresh, scores)
+
+    def moves(self) -> list[KnobMove]:
+        """Every measured move of knobs alone."""
+        return self._evidence.moves()
+
+    def best(self, source: str, count: int) -> list[tuple[float, dict[str, KnobValue]]]:
+        """The best scores around the incumbent `source`, each with the knobs in which it differs from it."""
+        knobs = read_knobs(source)
+        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
+        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+        points = self._evidence.around(structure_of(source), ranges, values)
+        found = sorted(points.items(), key=lambda item: item[1])[:count]
+        named = [(score, dict(zip(ranges, point, strict=True))) for point, score in found]
+        return [
+            (score, {name: value for name, value in point.items() if value != values[name]}) for score, point in named
+        ]
 
     def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
         """A move from the incumbent `source` that `check` lets pass.
@@ -212,11 +229,9 @@ def _some(ranges: Mapping[str, Range], chance: random.Random) -> dict[str, BaseD
 
 def _proposal(old: Mapping[str, KnobValue], new: Mapping[str, KnobValue], sampler: Sampler) -> Proposal:
     moves = {name: value for name, value in new.items() if value != old[name]}
-    told = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
-    more = f" and {len(told) - TITLED_MOVES} more" if len(told) > TITLED_MOVES else ""
     return Proposal(
         proposer=Proposer.RANDOM if sampler is Sampler.RANDOM else Proposer.OPTIMIZER,
-        title=", ".join(told[:TITLED_MOVES]) + more,
+        title=title_of(old, moves),
         hypothesis=_HYPOTHESES[sampler],
         edits=(SetKnobs(moves),),
     )

@@ -25,6 +25,7 @@ LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
 BLOCK_LINES = 10  # of the history: left out at once, so that its beginning stays for as many experiments
 REJECTIONS_TOKENS = 1000  # kept free, so that the history's beginning does not depend on them
+MEMORY_TOKENS = 1500  # likewise
 OUTLINE_SHARE = 0.7  # of what a long train.py may share with the digest
 OUTLINE_STEP = 512  # a view of train.py changes only with that many tokens of room
 
@@ -32,8 +33,11 @@ _FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
 _FIELDS: dict[str, tuple[str, ...]] = {
     "system": ("program", "profile", "lanes"),
-    "task": ("source", "incumbent", "history", "rejections", "task"),
+    "task": ("source", "incumbent", "history", "memory", "rejections", "task"),
     "next": (),
+    "plateau": ("fruitless",),
+    "adviser": ("program", "profile"),
+    "advice": ("knobs", "incumbent", "history", "memory", "best", "suggestion"),
     "idea": ("idea",),
     "outline": ("lines",),
     "repair": ("reason",),
@@ -43,11 +47,23 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What a model that moves knobs is shown instead of train.py: the lines of its knobs, the best scores and where
+    they were, what the optimiser would do."""
+
+    knobs: tuple[str, ...]
+    best: tuple[str, ...]
+    suggestion: str
+
+
+@dataclass(frozen=True)
 class PromptContext:
     """What a model is told. `history` and `rejections` are lines, oldest first; `idea` is a person's wish or None.
 
     `lanes` are the forms of edits that it is offered. `earlier` experiments are older than the history's first line.
-    Of a train.py too long to be shown, the parts in `named` are shown first, and others by `turn`.
+    Of a train.py too long to be shown, the parts in `named` are shown first, and others by `turn`. `memory` is lines,
+    what matters most first, under headings that begin with #. With `advice` it is asked for a move of knobs and nothing
+    else. `fruitless` counts the experiments of a plateau, None where there is none.
     """
 
     program: str
@@ -61,6 +77,9 @@ class PromptContext:
     earlier: int = 0
     named: tuple[str, ...] = ()
     turn: int = 0
+    memory: tuple[str, ...] = ()
+    advice: Advice | None = None
+    fruitless: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,8 @@ class Prompts:
 
         Raises ModelFault, naming the setting, if even without any history it does not fit.
         """
+        if context.advice is not None:
+            return self._fitted(context, room)
         return self._fitted(self._viewed(context, room), room)
 
     def repair(
@@ -101,7 +122,8 @@ class Prompts:
         )
         left = room - prompt_tokens(turn)
         try:
-            asked = self._fitted(self._viewed(context, room), left)  # the view of train.py that was answered to
+            viewed = context if context.advice is not None else self._viewed(context, room)
+            asked = self._fitted(viewed, left)  # the view of train.py that was answered to
         except ModelFault:
             asked = self.messages(context, left)
         return (*asked, *turn)
@@ -131,7 +153,7 @@ class Prompts:
     def _spare(self, context: PromptContext, room: int) -> int:
         """Room for history and rejections."""
         bare = self._filled(
-            context, _listed((), context.earlier + len(context.history)), _listed((), len(context.rejections))
+            context, _listed((), context.earlier + len(context.history)), "", _listed((), len(context.rejections))
         )
         return room - prompt_tokens(bare)
 
@@ -142,17 +164,18 @@ class Prompts:
                 f"the prompt needs about {room - spare} tokens ({tokens(context.source)} of them for train.py) "
                 f"without any history, but only {room} are free; raise NUM_CTX by {-spare} or more"
             )
-        kept = min(spare // 2, REJECTIONS_TOKENS) if context.rejections else 0
+        kept = min(spare // 4, REJECTIONS_TOKENS) if context.rejections else 0
         rejections = _newest(context.rejections, kept)
-        history = _newest_blocks(context.history, spare - kept)
+        remembered = min(spare // 4, MEMORY_TOKENS) if context.memory else 0
+        history = _newest_blocks(context.history, spare - kept - remembered)
         return self._filled(
             context,
             _listed(history, context.earlier + len(context.history) - len(history)),
+            _remembered(context.memory, remembered),
             _listed(rejections, len(context.rejections) - len(rejections)),
         )
 
-    def _filled(self, context: PromptContext, history: str, rejections: str) -> tuple[Message, ...]:
-        wish = self.texts["next"] if context.idea is None else _fill(self.texts["idea"], {"idea": context.idea})
+    def _filled(self, context: PromptContext, history: str, memory: str, rejections: str) -> tuple[Message, ...]:
         values = {
             "program": context.program.strip(),
             "profile": context.profile,
@@ -160,11 +183,29 @@ class Prompts:
             "source": context.source.rstrip("\n"),
             "incumbent": context.incumbent,
             "history": history,
+            "memory": memory or "(nothing yet)",
             "rejections": rejections,
-            "task": wish.strip(),
+            "task": self._wish(context).strip(),
         }
+        if (advice := context.advice) is not None:
+            values |= {
+                "knobs": "\n".join(advice.knobs),
+                "best": _listed(advice.best, 0),
+                "suggestion": advice.suggestion,
+            }
+            return (
+                Message("system", _fill(self.texts["adviser"], values)),
+                Message("user", _fill(self.texts["advice"], values)),
+            )
         task = self.texts["task"].replace(_FENCE, _fence_around(context.source))
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
+
+    def _wish(self, context: PromptContext) -> str:
+        if context.idea is not None:
+            return _fill(self.texts["idea"], {"idea": context.idea})
+        if context.fruitless is not None:
+            return _fill(self.texts["plateau"], {"fruitless": str(context.fruitless)})
+        return self.texts["next"]
 
 
 def prompt_tokens(messages: Sequence[Message]) -> int:
@@ -212,6 +253,20 @@ def _newest_blocks(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
         spent -= sum(costs[start : start + BLOCK_LINES])
         start += BLOCK_LINES
     return _newest(lines[start:], spare)
+
+
+def _remembered(lines: tuple[str, ...], spare: int) -> str:
+    """As many of the first lines as fit; a heading without any below it is left out."""
+    kept: list[str] = []
+    for line in lines:
+        written = line if line.startswith("#") else _item(line)
+        spare -= tokens(written) + 1
+        if spare < 0:
+            break
+        kept.append(written)
+    while kept and kept[-1].startswith("#"):
+        kept.pop()
+    return "\n".join(kept)
 
 
 def _names(name: str, idea: str | None) -> bool:

@@ -37,6 +37,7 @@ class Proposer(StrEnum):
     """Who proposed."""
 
     LLM = "llm"
+    ADVISER = "adviser"  # an LLM that moves knobs, shown what the optimiser would do
     OPTIMIZER = "optimizer"
     RANDOM = "random"  # uniform draws of knobs, to compare with
     HUMAN = "human"

@@ -1,4 +1,5 @@
-"""Whose turn it is, and what they offer: human requests first, a stronger LLM on a plateau, else LLM and optimiser.
+"""Who proposes next: human requests first, on a plateau a stronger LLM or two near misses at once, else LLM and
+optimiser as their shares have it.
 
 Without an LLM the optimiser proposes alone, and while one is away or has no draft ready it goes on.
 """
@@ -13,7 +14,9 @@ from itertools import takewhile
 from pathlib import Path
 
 from researcher.absence import Absence
-from researcher.drafting import Drafting
+from researcher.briefing import PLATEAU, Briefing
+from researcher.combining import combined
+from researcher.drafting import AHEAD, Drafting
 from researcher.errors import CapReached, ModelAway, Rejected
 from researcher.escalation import reason_to_escalate, spent
 from researcher.evidence import Measured
@@ -24,9 +27,10 @@ from researcher.llm import Draft, LlmProposer, Tick
 from researcher.meter import Meter
 from researcher.optimizer import Optimizer
 from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
-from researcher.settings import Mix
+from researcher.settings import USUAL_SHARES, Mix
 from researcher.speaker import Asking, Speaker
 from researcher.tried import tried
+from researcher.turns import Shares, Turn, coming, newest, turn_of
 from researcher.validation import validate
 from trainer.jobs import Outcome
 
@@ -47,7 +51,8 @@ class Stronger:
 class Proposers:
     """The optimiser, and the LLM where there is one and it answers.
 
-    `folder` keeps prompts and answers, one folder an experiment. With `drafting` the LLM is asked ahead.
+    `folder` keeps prompts and answers, one folder an experiment. With `drafting` the LLM is asked ahead. `shares` are
+    those of a hybrid night.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Proposers:
         llm: LlmProposer | None,
         stronger: Stronger | None = None,
         drafting: Drafting | None = None,
+        shares: Shares = USUAL_SHARES,
         folder: Path,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -66,7 +72,12 @@ class Proposers:
         self._mix = mix
         self._asking = asking
         self._optimizer = optimizer
-        self._speaker = None if llm is None else Speaker(llm, asking, drafting, say, alone=mix is Mix.LLM, clock=clock)
+        self._shares = shares
+        self._briefing = Briefing(asking.profile, asking.program, optimizer)
+        alone = mix is Mix.LLM
+        self._speaker = (
+            None if llm is None else Speaker(llm, asking, self._briefing, drafting, say, alone=alone, clock=clock)
+        )
         self._stronger = stronger
         self._folder = folder
         self._clock = clock
@@ -89,8 +100,11 @@ class Proposers:
         draft = None
         if self._stronger is not None and (idea is None or self._speaker is None):
             draft = self._ask_stronger(self._stronger, journal, incumbent, tick)
-        if draft is None and self._speaker is not None and self._is_llms_turn(journal, idea):
-            draft = self._speaker.next_draft(journal, incumbent, idea, tick)
+        if draft is None and idea is None:
+            draft = self._combine(journal, incumbent)
+        turn, turns = self._turns(journal)
+        if draft is None and self._speaker is not None and (turn is not Turn.KNOBS or idea is not None):
+            draft = self._speaker.next_draft(journal, incumbent, turn, turns, idea, tick)
         if draft is None and self._mix is not Mix.LLM:
             draft = self._ask_optimizer(journal, incumbent)
         if draft is not None:
@@ -101,7 +115,8 @@ class Proposers:
         """While a trial runs: have the LLM asked for what comes next. Returns at once."""
         run = journal.run()
         if self._speaker is not None and run is not None and run.incumbent is not None:
-            self._speaker.draft_ahead(journal, journal.source(run.incumbent))
+            _, turns = self._turns(journal)
+            self._speaker.draft_ahead(journal, journal.source(run.incumbent), turns)
 
     def leave_card(self, tick: Tick) -> None:
         """Before a trial: returns once no model is in its way. Raises ModelStays."""
@@ -126,16 +141,32 @@ class Proposers:
         decided = [*takewhile(lambda item: item.decision is not None, journal.experiments(after=self._learned))]
         ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
         fresh = (Measured(item.id, item.parent, journal.source(item.id)) for item in ran)
-        self._optimizer.learn(fresh, journal.scores())
+        scores = journal.scores()
+        self._optimizer.learn(fresh, scores)
+        for item in ran:
+            self._briefing.lessons.learn(item, journal.proposal(item.id), scores.get(item.parent or 0, ()))
         self._learned = decided[-1].id if decided else self._learned
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
         """Keep what was asked and answered beside the experiment, for people and for a later replay."""
         store_exchanges(self._folder / str(number), draft.exchanges)
 
-    def _is_llms_turn(self, journal: History, idea: Request | None) -> bool:
-        last = journal.recent(1)[-1]
-        return self._mix is Mix.LLM or idea is not None or last.proposer is not Proposer.LLM
+    def _turns(self, journal: History) -> tuple[Turn, list[Turn]]:
+        """Whose turn the next experiment is, and the LLM's turns from that one on."""
+        if self._mix is Mix.LLM:
+            return Turn.EDIT, [Turn.EDIT] * AHEAD
+        experiments = journal.experiments()
+        number, last = experiments[-1].number + 1, newest(experiments)
+        return turn_of(number, last, self._shares), coming(number, last, self._shares, AHEAD)
+
+    def _combine(self, journal: History, incumbent: str) -> Draft | None:
+        """On a plateau, now and again: two near misses at once; not where an LLM or chance is to show itself."""
+        fruitless = self._briefing.lessons.fruitless
+        if self._mix in (Mix.LLM, Mix.RANDOM) or not fruitless or fruitless % PLATEAU:
+            return None
+        known = tried(journal, Proposer.OPTIMIZER)
+        proposal = combined(self._briefing.lessons.near_misses, lambda each: validate(each, incumbent, known))
+        return None if proposal is None else Draft(proposal)
 
     def _ask_stronger(self, stronger: Stronger, journal: History, incumbent: str, tick: Tick) -> Draft | None:
         why = None if self._cap_reached else reason_to_escalate(journal.experiments(), journal.paid_calls())
@@ -144,7 +175,7 @@ class Proposers:
         meter = stronger.meter
         meter.why = why
         try:
-            context = self._asking.context(stronger.llm, journal, incumbent, None)
+            context = self._briefing.context(journal, incumbent, model=stronger.llm.model)
             draft, _ = self._asking.draft(stronger.llm, context, journal, tick, frozenset())
         except CapReached as error:
             self._cap_reached = True
@@ -161,8 +192,14 @@ class Proposers:
 
     def _ask_optimizer(self, journal: History, incumbent: str) -> Draft:
         known = tried(journal, Proposer.OPTIMIZER)
+        drafted = frozenset() if self._speaker is None else self._speaker.drafted
+
+        def check(proposal: Proposal) -> None:
+            if validate(proposal, incumbent, known).fingerprint in drafted:
+                raise Rejected("the LLM drafted it already")
+
         try:
-            return Draft(self._optimizer.propose(incumbent, lambda proposal: validate(proposal, incumbent, known)))
+            return Draft(self._optimizer.propose(incumbent, check))
         except Rejected as error:
             by = Proposer.RANDOM if self._mix is Mix.RANDOM else Proposer.OPTIMIZER
             nothing = Proposal(by, "nothing to move", "", ())

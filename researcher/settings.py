@@ -20,11 +20,12 @@ from researcher.endpoint import base_url
 from researcher.openai import checked_url, read_key
 from researcher.placement import Placement, placement_for
 from researcher.thinking import Think
+from researcher.turns import Shares
 from trainer.jobs import Profile, profile_named
 
 
 class Mix(StrEnum):
-    """Who proposes: `hybrid` takes turns, the others are for ablation."""
+    """Who proposes: `hybrid` shares the turns out, the others are for ablation."""
 
     HYBRID = "hybrid"
     LLM = "llm"
@@ -52,6 +53,7 @@ class CrashReset(StrEnum):
     BASELINE = "baseline"
 
 
+USUAL_SHARES = Shares(edits=0.25, advice=0.3)
 ESCALATION_NEEDS = ("ESCALATE_MODEL", "ESCALATE_PRICE_IN", "ESCALATE_PRICE_OUT", "ESCALATE_MAX_COST")
 
 
@@ -77,6 +79,8 @@ class Settings(BaseSettings):
     hours: float | None = Field(default=None, gt=0)
     max_cost: float | None = Field(default=None, gt=0)
     proposer: Mix = Mix.HYBRID
+    edit_share: float = Field(default=USUAL_SHARES.edits, ge=0, le=1)
+    advice_share: float = Field(default=USUAL_SHARES.advice, ge=0, le=1)
     optimizer: Sampler = Sampler.TPE
     rule: Rule = Rule.WALK
     crash_reset: CrashReset = CrashReset.CONFIRMED
@@ -170,6 +174,10 @@ class Settings(BaseSettings):
     def sampler(self) -> Sampler:
         """PROPOSER=random says it already."""
         return Sampler.RANDOM if self.proposer is Mix.RANDOM else self.optimizer
+
+    def shares(self) -> Shares:
+        """Of a hybrid night."""
+        return Shares(self.edit_share, self.advice_share)
 
     def placement(self) -> Placement:
         """Where the LLM goes: as the profile has it, but for what was asked for."""

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from researcher.absence import LOOKS_SHARE, Absence
+from researcher.adviser import settled
+from researcher.briefing import Briefing
 from researcher.checker import Checker
-from researcher.digest import prompt_context
 from researcher.drafting import Asked, Drafting, Ready, lost_ground
 from researcher.errors import EditError, ModelAway, ModelStays, Rejected
 from researcher.experiment import Request, RequestState
 from researcher.history import History
-from researcher.lanes import offered_lanes
 from researcher.llm import Draft, LlmProposer, PromptContext, Tick
 from researcher.proposal import Proposal, Proposer
 from researcher.tried import tried
+from researcher.turns import Turn
 from researcher.validation import validate
 from trainer.jobs import Profile
 
@@ -38,11 +39,6 @@ class Asking:
     program: Callable[[], str]
     checker: Checker | None = None
 
-    def context(self, llm: LlmProposer, history: History, incumbent: str, wish: str | None) -> PromptContext:
-        """The night as `llm` is told of it; `wish` is a person's idea."""
-        context = prompt_context(history, self.profile, self.program(), incumbent, wish)
-        return replace(context, lanes=offered_lanes(history, llm.model))
-
     def draft(
         self, llm: LlmProposer, context: PromptContext, history: History, tick: Tick, drafted: frozenset[str]
     ) -> tuple[Draft, str | None]:
@@ -50,10 +46,12 @@ class Asking:
 
         Raises ModelAway.
         """
-        known, found = tried(history, Proposer.LLM), None
+        known, found, meant = tried(history, Proposer.LLM), None, None
 
         def check(proposal: Proposal) -> None:
-            nonlocal found
+            nonlocal found, meant
+            if context.advice is not None:
+                meant = proposal = settled(proposal, context.source, self.profile.context)
             candidate = validate(proposal, context.source, known)
             if candidate.fingerprint in drafted:
                 raise Rejected("the same code was drafted already and waits to be measured; propose something else")
@@ -62,6 +60,8 @@ class Asking:
             found = candidate.fingerprint
 
         draft = llm.propose(context, tick, check)
+        if meant is not None and draft.rejected is None:
+            draft = replace(draft, proposal=replace(draft.proposal, title=meant.title, edits=meant.edits))
         return draft, found if draft.rejected is None else None
 
 
@@ -72,6 +72,7 @@ class Speaker:
         self,
         llm: LlmProposer,
         asking: Asking,
+        briefing: Briefing,
         drafting: Drafting | None,
         say: Callable[[str], None],
         *,
@@ -80,21 +81,31 @@ class Speaker:
     ) -> None:
         self._llm = llm
         self._asking = asking
+        self._briefing = briefing
         self._drafting = drafting
         self._say = say
         self._alone = alone
         self._absence = Absence(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
-    def next_draft(self, journal: History, incumbent: str, idea: Request | None, tick: Tick) -> Draft | None:
-        """Its draft for `incumbent`; None where it is away, or drafts are made ahead and none is ready."""
+    @property
+    def drafted(self) -> frozenset[str]:
+        """The fingerprints of candidates that wait for their turn."""
+        waiting = () if self._drafting is None else self._drafting.waiting
+        return frozenset(ready.fingerprint for ready in waiting if ready.fingerprint is not None)
+
+    def next_draft(
+        self, journal: History, incumbent: str, turn: Turn, coming: Sequence[Turn], idea: Request | None, tick: Tick
+    ) -> Draft | None:
+        """Its draft for `incumbent` and this turn; None where it is away, or drafts are made ahead and none is ready.
+        `coming` are its turns from now on."""
         if self._drafting is not None and (self._drafting.waiting or self._drafting.may_draft):
-            self.draft_ahead(journal, incumbent)
-            ready = self._drafting.take()
+            self.draft_ahead(journal, incumbent, coming)
+            ready = self._drafting.take(turn)
             return None if ready is None else _fitted(ready, journal, incumbent)
         if not self._absence.is_over(self._llm.look):
             return None
-        context = self._asking.context(self._llm, journal, incumbent, None if idea is None else idea.body)
+        context = self._context(journal, incumbent, turn, idea)
         try:
             draft, _ = self._asking.draft(self._llm, context, journal, tick, frozenset())
         except ModelAway as error:
@@ -102,8 +113,9 @@ class Speaker:
         self._answered()
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
-    def draft_ahead(self, journal: History, incumbent: str) -> None:
-        """Have the next question about `incumbent` asked, if there is room; returns at once."""
+    def draft_ahead(self, journal: History, incumbent: str, coming: Sequence[Turn]) -> None:
+        """Have the next question about `incumbent` asked, for the first of the `coming` turns without a draft, if there
+        is room; returns at once."""
         drafting = self._drafting
         if drafting is None:
             return
@@ -112,14 +124,21 @@ class Speaker:
             return
         ideas = [request for request in journal.requests(RequestState.WAITING) if request.kind == "idea"]
         idea = next((request for request in ideas if request.id not in drafting.ideas), None)
-        if (idea is None and not drafting.has_room) or not self._absence.is_over(self._llm.look):
+        turn = Turn.EDIT if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
+        if turn is None or not self._absence.is_over(self._llm.look):
             return
-        context = self._asking.context(self._llm, journal, incumbent, None if idea is None else idea.body)
+        context = self._context(journal, incumbent, turn, idea)
         context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
-        drafted = frozenset(ready.fingerprint for ready in drafting.waiting if ready.fingerprint is not None)
+        drafted = self.drafted
         drafting.begin(
-            Asked(incumbent, None if idea is None else idea.id),
+            Asked(incumbent, turn, None if idea is None else idea.id),
             lambda history, tick: self._asking.draft(self._llm, context, history, tick, drafted),
+        )
+
+    def _context(self, journal: History, incumbent: str, turn: Turn, idea: Request | None) -> PromptContext:
+        wish = None if idea is None else idea.body
+        return self._briefing.context(
+            journal, incumbent, model=self._llm.model, turn=Turn.EDIT if idea else turn, idea=wish
         )
 
     def leave_card(self, tick: Tick) -> None:
@@ -163,6 +182,17 @@ class Speaker:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
         self._absence.begins(error)
         self._say(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
+
+
+def _undrafted(coming: Sequence[Turn], drafting: Drafting) -> Turn | None:
+    """The first of the LLM's turns for which nothing waits."""
+    waiting = [ready.asked.turn for ready in drafting.waiting if ready.asked.idea is None]
+    for turn in coming:
+        if turn in waiting:
+            waiting.remove(turn)
+        elif turn is not Turn.KNOBS:
+            return turn
+    return None
 
 
 def _not_measured_yet(journal: History, drafting: Drafting) -> list[str]:

@@ -87,6 +87,7 @@ def _any_of(names: list[str]) -> tuple[Callable[[str], bool], str, str]:
 
 _COUNT = (_whole(1), "a whole number of at least 1", "100")
 _MIB = (_whole(1), "a whole number of MiB", "12288")
+_SHARE = (_matches(r"0(\.\d{1,9})?|1(\.0{1,9})?"), "a share from 0 to 1", "0.1")
 _LIMIT = (_above_zero, "a number above 0", "8")
 # Anything else would be the name of a volume.
 _IS_PLACE = _matches(r"(/|\./|\.\./|~/)[^:$\n]*")
@@ -123,6 +124,8 @@ KEYS = {
         Key("PROFILE", _CONTAINERS, *_any_of([AUTO, *PROFILES]), optional=False),
         Key("BUDGET", _CONTAINERS, _above_zero, "a number of seconds above 0", "300"),
         Key("PROPOSER", _CONTAINERS, *_any_of([mix.value for mix in Mix]), optional=False),
+        Key("EDIT_SHARE", _CONTAINERS, *_SHARE),
+        Key("ADVICE_SHARE", _CONTAINERS, *_SHARE),
         Key("OPTIMIZER", _CONTAINERS, *_any_of(sorted(Sampler))),
         Key("CRASH_RESET", _CONTAINERS, *_any_of([CrashReset.BASELINE.value, CrashReset.CONFIRMED.value])),
         Key("CLAIM_HOURS", _CONTAINERS, _above_zero, "a number of hours above 0", "2"),

@@ -710,8 +710,8 @@ GUARDS = (
     Guard(
         "an edit that was begun is repaired as what it is",
         "researcher/llm.py",
-        "if failed.shows_no_edit and asking.may_be_a_move",
-        "if asking.may_be_a_move",
+        "(failed.shows_no_edit and asking.may_be_a_move)",
+        "asking.may_be_a_move",
         "researcher/test_llm.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
     ),
     Guard(
@@ -1652,5 +1652,62 @@ GUARDS = (
         "            for file in _nameless(pid):\n",
         "            for file in ():\n",
         "trainer/test_disk.py::test_open_files_without_a_name_count_once_whoever_holds_them",
+    ),
+    Guard(
+        "turns of a kind keep to their share",
+        "researcher/turns.py",
+        "_count(last[turn], shares.of(turn))",
+        "sum(1 for each in last.values() if each)",
+        "researcher/test_turns.py::test_usual_shares_are_kept_to_the_experiment",
+    ),
+    Guard(
+        "advice moves knobs with a range and no others",
+        "researcher/adviser.py",
+        "if name not in ranges]",
+        "if name not in knobs]",
+        "researcher/test_adviser.py::test_what_is_no_move_of_these_knobs_is_refused_with_its_reason",
+    ),
+    Guard(
+        "advice edits no code",
+        "researcher/adviser.py",
+        'raise Rejected("only knobs can be moved here; answer with the JSON that was asked for")',
+        "continue",
+        "researcher/test_adviser.py::test_what_is_no_move_of_these_knobs_is_refused_with_its_reason",
+    ),
+    Guard(
+        "batches of an advice are made whole",
+        "researcher/adviser.py",
+        "repaired(values, values | wanted, ranges, context)",
+        "values | wanted",
+        "researcher/test_adviser.py::test_batches_that_do_not_go_together_are_made_whole",
+    ),
+    Guard(
+        "a keep ends a plateau",
+        "researcher/lessons.py",
+        "0 if kept else self.fruitless + 1",
+        "self.fruitless + 1",
+        "researcher/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
+    ),
+    Guard(
+        "what the machine lost teaches nothing",
+        "researcher/lessons.py",
+        "(None, Outcome.REJECTED, Outcome.LOST)",
+        "(None, Outcome.REJECTED)",
+        "researcher/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
+    ),
+    Guard(
+        "what the night has learned never takes the room of the script",
+        "researcher/prompt.py",
+        "        if spare < 0:\n            break\n        kept.append(written)\n",
+        "        kept.append(written)\n",
+        "researcher/test_briefing.py::"
+        "test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_matters_least",
+    ),
+    Guard(
+        "moves by chance alone combine nothing",
+        "researcher/proposers.py",
+        "self._mix in (Mix.LLM, Mix.RANDOM)",
+        "self._mix is Mix.LLM",
+        "researcher/test_proposers.py::test_a_plateau_has_two_near_misses_tried_at_once",
     ),
 )

@@ -20,7 +20,7 @@ class Story:
     With a `heldout_gap`, each trial that is measured is scored on held-out text as well, by so much above its score.
     """
 
-    def __init__(self, folder: Path, heldout_gap: float | None = None) -> None:
+    def __init__(self, folder: Path, heldout_gap: float | None = None, source: str = "A = 1\n") -> None:
         self.journal = Journal(folder)
         self.heldout_gap = heldout_gap
         self.at = 0.0
@@ -33,7 +33,7 @@ class Story:
             data_sha256="d",
             seed=1,
             prices=Prices(per_hour=3600.0, per_mtoken=10.0),
-            source="A = 1\n",
+            source=source,
             fingerprint="f0",
             at=self.tick(),
         )
@@ -87,12 +87,11 @@ class Story:
         outcome: Outcome | None = None,
         faults: int = 0,
         edits: tuple[Edit, ...] = (SetKnobs({"A": 2}),),
+        source: str = "A = 2\n",
     ) -> int:
         number = len(self.journal.experiments())
         proposal = Proposal(Proposer.LLM, title, "h", edits, cost=LlmCost("u", "m", 1, 400, 100, 2.0))
-        item = self.journal.propose(
-            self.run, proposal, Candidate("A = 2\n", f"f{number}", f"c{number}", 0), self.tick()
-        )
+        item = self.journal.propose(self.run, proposal, Candidate(source, f"f{number}", f"c{number}", 0), self.tick())
         self.journal.committed(item, f"{number}" * 40)
         self.journal.measuring(item)
         outcome = outcome or (Outcome.OK if score is not None else Outcome.CRASHED)

@@ -320,7 +320,7 @@ def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() ->
             proposer.propose(context, lambda: None, check)
 
     first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
-    assert second / first == pytest.approx(1 / 1.5, abs=0.02)
+    assert second / first == pytest.approx(1 / 1.5, abs=0.04), "a block of lines more or less"
 
 
 def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> None:
@@ -333,7 +333,7 @@ def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> No
     first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
     assert "exceeds the available context size" in str(refused.rejected)
     assert answered.rejected is None
-    assert second / first == pytest.approx(0.85, abs=0.02)
+    assert second / first == pytest.approx(0.85, abs=0.04), "a block of lines more or less"
 
 
 def test_answer_that_takes_a_comment_of_the_view_for_code_is_refused() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from researcher import escalation
+from researcher import escalation, proposers
 from researcher.checker import Checker
 from researcher.drafting import Drafting
-from researcher.experiment import RequestState
+from researcher.edits import apply_edits
+from researcher.experiment import Decision, RequestState
 from researcher.history import History
 from researcher.lab import Goal, Lab
 from researcher.llm import LlmProposer
@@ -22,18 +26,21 @@ from researcher.loop import work
 from researcher.meter import Meter
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
-from researcher.proposal import Proposer
+from researcher.proposal import Proposer, SetKnobs
 from researcher.proposers import Proposers, Stronger
 from researcher.settings import Mix
 from researcher.speaker import Asking
+from researcher.turns import Shares
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import opened
-from trainer.jobs import profile_named
+from tests.researcher.story import Story
+from trainer.jobs import Outcome, profile_named
 
 REST_S = 0.2
 RECOVERED_S = 5.0
 LONGEST_ANSWER = 1000  # tokens
+IN_TURN = Shares(edits=0.5, advice=0.0)
 
 
 @dataclass
@@ -78,20 +85,22 @@ def asking(
     stronger: Stronger | None = None,
     drafting: Drafting | None = None,
     checker: Checker | None = None,
+    shares: Shares = IN_TURN,
 ) -> Lab:
     """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
-    proposers = Proposers(
+    who = Proposers(
         mix=mix,
         asking=Asking(profile_named("cpu"), lambda: "Go down.", checker),
         optimizer=Optimizer(seed=7, context=256),
         llm=LlmProposer(client),
         stronger=stronger,
         drafting=drafting,
+        shares=shares,
         folder=lab.journal.folder / "experiments",
         say=lambda _: None,
         clock=rests.clock,
     )
-    return replace(lab, proposers=proposers, rest=rests.rest)
+    return replace(lab, proposers=who, rest=rests.rest)
 
 
 def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_takes_up_what_waits(
@@ -154,3 +163,68 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
     asked, refused = (words for words in told if words.startswith("strong "))
     assert asked.startswith("strong was asked: 3 experiments in a row without a keep; 0.0")
     assert refused.startswith("strong is not asked any more: an answer of strong may cost 1.0000, and 0.9")
+
+
+def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_with_its_cost(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+    levels = count(1)
+
+    def script(question: dict[str, Any]) -> Turn:
+        if "format" not in question:
+            return Turn(nudge="LEVEL", by=1 - next(levels) / 1000)
+        number = next(levels)
+        level = 99 if number in (3, 4) else round(1.8 - number / 100, 4)
+        return Turn(json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": level}}))
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as lab:
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        work(asking(lab, Rests(0, list), client, Mix.HYBRID, shares=Shares(edits=0.25, advice=0.5)))
+
+    with History(night.journal) as history:
+        experiments = history.experiments()[1:]
+    assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laaola"
+    advised = [item for item in experiments if item.proposer is Proposer.ADVISER]
+    assert advised[0].title == "LEVEL 1.7982 -> 1.78"
+    assert (advised[0].decision, advised[1].outcome) == (Decision.KEEP, Outcome.REJECTED)
+    assert "LEVEL = 99 is outside of its range" in (advised[1].reason or "")
+    assert all(item.cost is not None and item.cost.calls for item in advised)
+    asked = [question for question in llm.asked if "format" in question]
+    assert "The optimiser would do this next: " in asked[0]["messages"][-1]["content"]
+    assert all(set(question["format"]["properties"]["set"]["properties"]) == {"LEVEL", "WIDTH"} for question in asked)
+    assert any("LEVEL = 99 is outside of its range" in question["messages"][-1]["content"] for question in asked)
+
+
+@pytest.mark.parametrize(("mix", "is_combined"), [(Mix.OPTIMIZER, True), (Mix.HYBRID, True), (Mix.RANDOM, False)])
+def test_a_plateau_has_two_near_misses_tried_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: Mix, is_combined: bool
+) -> None:
+    monkeypatch.setattr(proposers, "PLATEAU", 2)
+    source = "A = 1  # range 1..4\nB = 1  # range 1..4\n"
+    story = Story(tmp_path, source=source)
+    story.baseline(1.80, 1.80)
+    for name in "AB":
+        edit = SetKnobs({name: 2})
+        story.try_out("t", 1.801, Decision.DISCARD, edits=(edit,), source=apply_edits(source, [edit]))
+    who = Proposers(
+        mix=mix,
+        asking=Asking(profile_named("cpu"), str),
+        optimizer=Optimizer(seed=7, context=256),
+        llm=None,
+        folder=tmp_path,
+        say=lambda _: None,
+    )
+
+    draft = who.next_draft(story.journal, source, lambda: None)
+    story.try_out("worse", 1.9, Decision.DISCARD)
+    later = who.next_draft(story.journal, source, lambda: None)
+
+    story.journal.close()
+    assert draft is not None
+    assert later is not None
+    assert (draft.proposal.title == "both 1 and 2: t; t") is is_combined
+    assert not later.proposal.title.startswith("both"), "once, then the usual moves"
+    if is_combined:
+        assert "A = 2" in apply_edits(source, draft.proposal.edits)
+        assert "B = 2" in apply_edits(source, draft.proposal.edits)

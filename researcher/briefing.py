@@ -1,0 +1,136 @@
+"""What an LLM is told for its turn, put together from the journal, the lessons and the optimiser.
+
+All of it is the same for the same journal, asks no LLM, and is bounded however long the night.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from researcher.decision import pooled_sigma
+from researcher.digest import prompt_context
+from researcher.effects import CHANGED, Effect, effects
+from researcher.errors import Rejected
+from researcher.history import History
+from researcher.knobs import read_knobs
+from researcher.lanes import offered_lanes
+from researcher.lessons import Lessons
+from researcher.optimizer import Optimizer
+from researcher.prompt import Advice, PromptContext
+from researcher.proposal import KnobValue, Proposer
+from researcher.tried import tried
+from researcher.turns import Turn
+from researcher.validation import validate
+from trainer.jobs import Profile
+
+PLATEAU = 8  # experiments in a row without a keep
+ADVISED_HISTORY = 20
+BEST = 5
+DIFF_LINES = 40
+_ASSIGNED = re.compile(r"([A-Z][A-Z0-9_]*)\b[^=]*=")
+
+
+class Briefing:
+    """`program` gives the person's goal and rules."""
+
+    def __init__(self, profile: Profile, program: Callable[[], str], optimizer: Optimizer) -> None:
+        self._profile = profile
+        self._program = program
+        self._optimizer = optimizer
+        self.lessons = Lessons()
+
+    def context(
+        self, history: History, incumbent: str, *, model: str, turn: Turn = Turn.EDIT, idea: str | None = None
+    ) -> PromptContext:
+        """The night as `model` is told of it; `idea` is a person's wish."""
+        told = prompt_context(history, self._profile, self._program(), incumbent, idea)
+        lines = self._effect_lines(history)
+        if turn is Turn.ADVICE:
+            return replace(
+                told, history=told.history[-ADVISED_HISTORY:], memory=lines, advice=self._advice(history, incumbent)
+            )
+        return replace(
+            told,
+            lanes=offered_lanes(history, model),
+            memory=(*lines, *self._lesson_lines(told.earlier), *_diff_lines(history, incumbent)),
+            fruitless=self.lessons.fruitless if self.lessons.fruitless >= PLATEAU else None,
+        )
+
+    def _advice(self, history: History, incumbent: str) -> Advice:
+        best = (
+            f"{score:.6f} with {_set(moves) or 'train.py as it stands'}"
+            for score, moves in self._optimizer.best(incumbent, BEST)
+        )
+        return Advice(_knob_lines(incumbent), tuple(best), self._suggestion(history, incumbent))
+
+    def _suggestion(self, history: History, incumbent: str) -> str:
+        """What the optimiser would do, in words."""
+        known = tried(history, Proposer.OPTIMIZER)
+        try:
+            return self._optimizer.propose(incumbent, lambda proposal: validate(proposal, incumbent, known)).title
+        except Rejected as error:
+            return f"nothing: {error}"
+
+    def _effect_lines(self, history: History) -> tuple[str, ...]:
+        sigma = pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
+        known = effects(self._optimizer.moves(), sigma)
+        return ("## What moving a knob did to the score", *map(_effect, known)) if known else ()
+
+    def _lesson_lines(self, earlier: int) -> tuple[str, ...]:
+        lessons = self.lessons
+        near = [f"{miss.number}: {miss.title} ({_signed(-miss.gain)})" for miss in lessons.near_misses]
+        dead = [
+            f"{end.number}: {end.title}: {end.reason}{'' if end.banned else ' (failed once)'}"
+            for end in lessons.dead_ends
+            if end.number < earlier
+        ]
+        kinds = [f"{kind}: {each.tried} tried, {each.kept} kept" for kind, each in lessons.categories.items()]
+        return (
+            *_section("Not kept, but no worse than noise: one of them with another change may help", near),
+            *_section(
+                "What was tried, by kind", kinds if any(each.tried for each in lessons.categories.values()) else []
+            ),
+            *_section("Older dead ends: the same edits are refused, on other code too", dead),
+        )
+
+
+def _knob_lines(source: str) -> tuple[str, ...]:
+    """As they stand in the source, with the comments that give their ranges."""
+    ranged = {name for name, knob in read_knobs(source).items() if knob.range is not None}
+    found = ((_ASSIGNED.match(line), line) for line in source.splitlines())
+    return tuple(line for name, line in found if name and name[1] in ranged)
+
+
+def _section(heading: str, lines: list[str]) -> tuple[str, ...]:
+    return (f"## {heading}", *lines) if lines else ()
+
+
+def _effect(effect: Effect) -> str:
+    way = CHANGED if effect.direction == CHANGED else f"moved {effect.direction}"
+    failed = f", {effect.failed} failed" if effect.failed else ""
+    if effect.mean is None or effect.sd is None:
+        return f"{effect.knob} {way}: no score{failed}"
+    return f"{effect.knob} {way}: {_signed(effect.mean)} ± {effect.sd:.6f} ({effect.measured} measured{failed})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.6f}"
+
+
+def _set(moves: Mapping[str, KnobValue]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in moves.items())
+
+
+def _diff_lines(history: History, incumbent: str) -> tuple[str, ...]:
+    """What the night changed so far, as a diff without context."""
+    first = history.source(history.numbered(0).id)
+    lines = [
+        line
+        for line in difflib.unified_diff(first.splitlines(), incumbent.splitlines(), n=0, lineterm="")
+        if line[:2] not in ("--", "++", "@@") and line[1:].strip()
+    ]
+    more = [f"... and {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
+    return _section("What the keeps so far changed in the script the night began with", lines[:DIFF_LINES] + more)
