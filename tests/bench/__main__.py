@@ -21,6 +21,7 @@ from tests.bench import (
     sandbox,
     scale,
     trust,
+    unattended,
 )
 
 
@@ -39,10 +40,11 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
     one = names.add_parser("campaign", help="what real nights confirm")
     one.add_argument("--dir", type=Path, required=True, help="where the campaigns lie; the same one goes on")
-    one.add_argument("--proposer", choices=list(Mix), default=Mix.OPTIMIZER, help="each in a folder of its own")
+    one.add_argument("--proposer", type=Mix, choices=list(Mix), nargs="+", default=[Mix.OPTIMIZER])
     one.add_argument("--campaigns", type=int, default=5)
     one.add_argument("--experiments", type=int, default=20)
     one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
+    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what each night held")
     one = names.add_parser("aa", help="what a real night makes of edits that change nothing, under changing load")
     one.add_argument("--dir", type=Path, required=True, help="where the night lies")
     one.add_argument("--experiments", type=int, default=20)
@@ -68,6 +70,11 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--seeds", type=int, default=20)
     one.add_argument("--trials", type=int, default=100)
     one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the nights hold")
+    one = names.add_parser("unattended", help="a real night in which LLM, trainer and researcher fail again and again")
+    one.add_argument("--dir", type=Path, required=True, help="where the night lies; the same one goes on")
+    one.add_argument("--experiments", type=int, default=100)
+    one.add_argument("--budget", type=float, default=1.5, help="seconds of training in a trial")
+    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of memory, open files and seconds")
     return parser.parse_args()
 
 
@@ -76,7 +83,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "decision": lambda options: decision.run(options.nights, options.experiments),
     "scale": lambda options: scale.run(options.experiments, options.optimizer),
     "campaign": lambda options: campaign.run(
-        options.dir, options.campaigns, options.experiments, options.budget, options.proposer
+        options.dir, options.campaigns, options.experiments, options.budget, options.proposer, options.picture
     ),
     "sandbox": lambda options: sandbox.run(options.starts, options.kills),
     "trust": lambda options: trust.run(options.data, quick=options.quick),
@@ -86,6 +93,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "prefix": lambda options: prefix.run(options.experiments),
     "record": lambda options: record.run(options.file, options.data, options.trials),
     "proposers": lambda options: proposers.run(options.file, options.seeds, options.trials, options.picture),
+    "unattended": lambda options: unattended.run(options.dir, options.experiments, options.budget, options.picture),
     "aa": lambda options: aa.run(options.dir, options.experiments, options.budget),
 }
 

@@ -1,33 +1,44 @@
-"""Real nights on the cpu profile, one proposer alone: what they confirm, and how far that scatters.
+"""Real nights on the cpu profile, of one proposer or of several beside each other: what they confirm, and how far that
+scatters.
 
-One state folder a campaign, one campaign at a time. Stopped, the same command goes on where it was; done, it prints the
-table again. The held-out gain is that of the same confirming trials on text that no decision saw.
+One state folder a campaign, one campaign at a time, the same seeds for each proposer. Stopped, the same command goes on
+where it was; done, it prints the tables again. The held-out gain is that of the same confirming trials on text that no
+decision saw. The LLM that is asked is `scripted_llm`, which knows nothing: its edits are habits, its advice is chance.
 """
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from researcher.experiment import CheckKind, Verdict
+from researcher.experiment import CheckKind, Decision, Verdict
 from researcher.history import History
-from researcher.view import look
+from researcher.settings import Mix
+from researcher.view import FAILURES, Night, look
 from services.state import State
-from trainer.jobs import profile_named
+from tests.bench.proposers import COLOURS
+from tests.bench.scripted_llm import ScriptedLlm
+from tests.doubles.ollama_server import OllamaDouble, listening
+from trainer.jobs import Outcome, profile_named
 
 PROFILE = "cpu"
-WIDTH = 110  # what the table needs, also where nobody looks at a terminal
+WIDTH = 120  # what the table needs, also where nobody looks at a terminal
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What one night came to; gains in bits per byte."""
+    """What one night came to; gains in bits per byte. `failed` is the share of experiments that failed when they ran,
+    `best` what it held after each (the baseline first), by the scores it walked by."""
 
     baseline: float
     sigma: float
@@ -38,19 +49,28 @@ class Campaign:
     heldout_gain: float
     trials: int
     hours: float
+    failed: float
+    best: tuple[float, ...]
 
 
-def run(folder: Path, campaigns: int, experiments: int, budget: float | None, proposer: str) -> None:
-    """Run what is left of the campaigns and print the table."""
-    told = []
-    for number in range(1, campaigns + 1):
-        state = State((folder / f"campaign-{number}").resolve())
-        if not _is_done(state, experiments):
-            print(f"campaign {number} of {campaigns}: {experiments} experiments in {state.root}", flush=True)
-            _run_night(state, number, experiments, budget, proposer)
-        told.append(_told(state))
-        print(f"campaign {number} of {campaigns}: {told[-1].gain:.6f} confirmed in {told[-1].hours:.2f} h", flush=True)
-    _print(told, experiments, proposer)
+def run(
+    folder: Path, campaigns: int, experiments: int, budget: float | None, proposers: Sequence[Mix], picture: Path | None
+) -> None:
+    """Run what is left of the campaigns and print the tables."""
+    told: dict[Mix, list[Campaign]] = {}
+    for proposer in proposers:
+        for number in range(1, campaigns + 1):
+            state = State((folder / proposer / f"campaign-{number}").resolve())
+            name = f"{proposer}, campaign {number} of {campaigns}"
+            if not _is_done(state, experiments):
+                print(f"{name}: {experiments} experiments in {state.root}", flush=True)
+                _run_night(state, number, experiments, budget, proposer)
+            told.setdefault(proposer, []).append(_told(state))
+            print(f"{name}: {told[proposer][-1].gain:.6f} confirmed in {told[proposer][-1].hours:.2f} h", flush=True)
+    for proposer, each in told.items():
+        _print(each, experiments, proposer)
+    if picture is not None:
+        picture.write_bytes(_drawn(told))
 
 
 def _is_done(state: State, experiments: int) -> bool:
@@ -61,11 +81,13 @@ def _is_done(state: State, experiments: int) -> bool:
         return run is not None and run.ended is not None and history.measured_count() >= experiments
 
 
-def _run_night(state: State, number: int, experiments: int, budget: float | None, proposer: str) -> None:
+def _run_night(state: State, number: int, experiments: int, budget: float | None, proposer: Mix) -> None:
     argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
     argv += ["--experiments", str(experiments), "--proposer", proposer, "--seed", str(number)]
     argv += [] if budget is None else ["--budget", str(budget)]
-    with subprocess.Popen(argv) as night:
+    llm = OllamaDouble(ScriptedLlm(number, profile_named(PROFILE).context))
+    argv += ["--ollama-host", llm.url, "--model", "small"]
+    with listening(llm), subprocess.Popen(argv) as night:
         try:
             code = night.wait()
         except KeyboardInterrupt:  # the night got it too, and stops cleanly
@@ -92,13 +114,26 @@ def _told(state: State) -> Campaign:
             heldout_gain=night.heldout.confirmed or 0.0,
             trials=history.trial_count(),
             hours=night.cost.hours,
+            failed=sum(night.tally[each.value] for each in FAILURES if each is not Outcome.REJECTED) / night.measured,
+            best=(night.gain.baseline, *_best(night)),
         )
 
 
-def _print(told: list[Campaign], experiments: int, proposer: str) -> None:
+def _best(night: Night) -> Iterator[float]:
+    assert night.gain is not None
+    best = night.gain.baseline
+    for row in night.rows:
+        item = row.experiment
+        if item.was_measured:
+            best = item.score if item.decision is Decision.KEEP and item.score is not None else best
+            yield best
+
+
+def _print(told: list[Campaign], experiments: int, proposer: Mix) -> None:
     table = Table(title=f"campaigns of {experiments} experiments, profile {PROFILE}, proposer {proposer}")
     for name in ("", "baseline", "sigma", "keeps", "confirmed", "rolled back", "gain", "%", "sigmas", "held out"):
         table.add_column(name, justify="right")
+    table.add_column("failed", justify="right")
     table.add_column("trials", justify="right")
     table.add_column("hours", justify="right")
     for number, each in enumerate(told, start=1):
@@ -113,6 +148,7 @@ def _print(told: list[Campaign], experiments: int, proposer: str) -> None:
             f"{each.gain / each.baseline:.1%}",
             f"{each.gain / each.sigma:.1f}",
             f"{each.heldout_gain:.4f}",
+            f"{each.failed:.0%}",
             str(each.trials),
             f"{each.hours:.2f}",
         )
@@ -122,3 +158,21 @@ def _print(told: list[Campaign], experiments: int, proposer: str) -> None:
         f"confirmed gain: median {median(shares):.1%}, from {shares[0]:.1%} to {shares[-1]:.1%}, "
         f"mean {fmean(shares):.1%}; {sum(each.gain > 0 for each in told)} of {len(told)} campaigns confirmed one"
     )
+
+
+def _drawn(told: Mapping[Mix, Sequence[Campaign]]) -> bytes:
+    """A PNG: what each night held, as a share of its baseline."""
+    figure = Figure(figsize=(10, 5.5), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for (proposer, nights), colour in zip(told.items(), COLOURS, strict=False):
+        for number, night in enumerate(nights):
+            shares = [score / night.best[0] for score in night.best]
+            label = proposer if number == 0 else None
+            axes.step(range(len(shares)), shares, where="post", color=colour, label=label, alpha=0.8)
+    axes.set_xlabel("experiments measured")
+    axes.set_ylabel("val_bpb of the incumbent / baseline, as it walked")
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

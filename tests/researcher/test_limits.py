@@ -81,6 +81,7 @@ def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: Script
     assert f"the night has ended: {run.ended}" in night.output()
 
 
+@pytest.mark.slow
 def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedNight) -> None:
     night.start_trainer()
     price = 3600  # one a second
@@ -95,6 +96,7 @@ def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedNight) ->
     assert (cost_in(night).money or 0) >= 20 * TRIAL_S
 
 
+@pytest.mark.slow
 def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedNight) -> None:
     night.start_trainer()
     researcher = night.start_researcher(HOURS=2 * TEN_TRIALS_H)
@@ -107,6 +109,7 @@ def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedNight) -> N
     assert cost_before_the_last_experiment(night).hours < 2 * TEN_TRIALS_H <= cost_in(night).hours
 
 
+@pytest.mark.slow
 def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedNight) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0

@@ -68,6 +68,7 @@ def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_
         assert run.confirmed == run.incumbent
 
 
+@pytest.mark.slow
 def test_the_same_command_after_the_end_measures_nothing_more_and_a_higher_goal_goes_on(night: ScriptedNight) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=2).wait(90) == 0
@@ -263,6 +264,7 @@ def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(ni
     )
 
 
+@pytest.mark.slow
 def test_a_pause_that_a_person_asked_for_outlives_a_restart(night: ScriptedNight) -> None:
     night.start_trainer()
     researcher = night.start_researcher()
@@ -295,6 +297,7 @@ def test_a_second_researcher_on_the_same_journal_is_refused(night: ScriptedNight
     assert "another researcher" in night.output()
 
 
+@pytest.mark.slow
 def test_a_journal_of_another_profile_or_other_data_is_refused(night: ScriptedNight, tmp_path: Path) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0

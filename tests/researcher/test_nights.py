@@ -58,6 +58,7 @@ def test_real_gains_are_claimed_nearly_whole_and_nearly_nothing_beside_them(worl
     assert fmean(night.false_claims for night in ours) < 0.03
 
 
+@pytest.mark.slow
 def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(night: ScriptedNight) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=30).wait(90) == 0, night.output()

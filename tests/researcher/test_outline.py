@@ -91,6 +91,7 @@ def test_over_the_turns_every_line_is_seen() -> None:
     assert [line for line in source.splitlines() if line.strip() and line not in seen] == []
 
 
+@pytest.mark.slow
 def test_a_view_stays_the_same_while_only_the_night_goes_on() -> None:
     _, before = asked(turn=4)
     _, after = asked(turn=4, rejections=("2 no",))
@@ -172,6 +173,7 @@ PIECES = st.sampled_from(
     context_tokens=st.integers(2048, 131_072) | st.just(16384),
     idea=st.none() | st.text(max_size=300),
 )
+@pytest.mark.slow
 def test_no_prompt_of_a_long_night_has_more_tokens_than_the_context_leaves(
     vocabulary: Tokenizer,
     long_night: History,

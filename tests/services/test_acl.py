@@ -157,6 +157,7 @@ def checker(server: Guarded, data: Path, tmp_path: Path) -> Iterator[subprocess.
     print(process.communicate(timeout=20)[0])
 
 
+@pytest.mark.slow
 def test_a_candidate_is_checked_and_the_checker_works_nothing_else(
     server: Guarded, checker: subprocess.Popen[str], spec: MakeSpec
 ) -> None:

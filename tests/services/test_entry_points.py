@@ -90,6 +90,7 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
     assert container.wait(TEN_S) == 0
 
 
+@pytest.mark.slow
 def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
     night: ScriptedNight,  # noqa: F811
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
     assert health(night, State(night.journal.parent)) == 1
 
 
+@pytest.mark.slow
 def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
     night: ScriptedNight,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -216,6 +216,7 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
     assert exchanges, "prompts and answers are kept beside the experiment"
 
 
+@pytest.mark.slow
 def test_a_second_night_on_the_same_state_is_refused_with_the_holders_pid(night: Night) -> None:
     process = night.start()
     night.wait_until(trials(1))

@@ -141,6 +141,7 @@ def test_a_night_says_first_how_to_get_a_missing_model(environment: dict[str, st
     assert is_said or said == ""
 
 
+@pytest.mark.slow
 def test_a_night_begins_with_that(tmp_path: Path) -> None:
     elsewhere = ["--profile", "cpu", "--subject", str(tmp_path / "nowhere")]
     with ollama_double([""]) as server:

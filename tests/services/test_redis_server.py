@@ -75,6 +75,7 @@ def test_keys_outlive_a_server_that_is_killed(folder: Path) -> None:
     assert ServerFolder(folder).server_pids() == []
 
 
+@pytest.mark.slow
 def test_server_that_cannot_be_started_again_is_said_and_tried_again_later(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

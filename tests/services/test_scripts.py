@@ -112,6 +112,7 @@ def bare(tmp_path: Path) -> Clone:
 
 
 @pytest.mark.parametrize("group", ["dev", "run", "operate"])
+@pytest.mark.slow
 def test_second_set_up_changes_nothing_and_asks_no_network(clone: Clone, group: str) -> None:
     before = clone.log.read_text()
 

@@ -226,6 +226,7 @@ def test_fault_is_unknown_and_leaves_nothing(
     assert list(places.work.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_check_shows_no_card(rehearse: Check) -> None:
     answer = rehearse("import os\nraise SystemExit(f'{os.environ.get(\"CUDA_VISIBLE_DEVICES\")!r} is shown')\n")
 

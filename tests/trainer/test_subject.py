@@ -86,6 +86,7 @@ def test_lines_and_names_are_unique_so_that_a_search_text_finds_one_place() -> N
     assert len(set(defined)) == len(defined)
 
 
+@pytest.mark.slow
 def test_training_by_hand_prints_steps_and_summary_and_learns(bench: Bench) -> None:
     done = bench.run("-X", "importtime")
 

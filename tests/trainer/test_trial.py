@@ -84,6 +84,7 @@ def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows_and_bor
     assert list(places.work.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_unedited_upstream_script_is_scored(spec: MakeSpec, run: Run) -> None:
     budget = dataclasses.replace(STEPS, clock=Clock.WALL, amount=0.5, warmup_steps=10, warmup_cap_s=20)
 

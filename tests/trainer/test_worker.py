@@ -279,6 +279,7 @@ def test_candidate_cannot_kill_its_guardian(start: Callable[[], Trainer], spec: 
 
 
 @as_other_user
+@pytest.mark.slow
 def test_next_worker_ends_what_is_left_when_all_who_could_were_killed_at_once(
     start: Callable[[], Trainer], spec: MakeSpec, user: User
 ) -> None:
@@ -300,6 +301,7 @@ def test_next_worker_ends_what_is_left_when_all_who_could_were_killed_at_once(
     assert processes_of(user.uid) == []
 
 
+@pytest.mark.slow
 def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_at_once(
     start: Callable[[], Trainer], spec: MakeSpec
 ) -> None:
@@ -317,6 +319,7 @@ def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_
 
 @as_other_user
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+@pytest.mark.slow
 def test_root_runs_candidates_as_another_user_where_that_one_may_read_what_they_need_and_else_says_why(
     closed: bool, start: Callable[..., Trainer], places: Places, spec: MakeSpec
 ) -> None:
@@ -337,6 +340,7 @@ def test_root_runs_candidates_as_another_user_where_that_one_may_read_what_they_
 
 
 @as_other_user
+@pytest.mark.slow
 def test_memory_is_watched_without_the_right_to_look_into_the_candidate(
     start: Callable[[], Trainer], spec: MakeSpec
 ) -> None:
