@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from researcher.history import History
-from researcher.proposal import Attempt, Lane, Proposal, Stage, lanes_of
+from researcher.proposal import Attempt, Lane, Proposal, Proposer, Stage, lanes_of
 from trainer.jobs import Outcome
 
 TRIED_ENOUGH = 8
@@ -60,7 +60,14 @@ def offered_lanes(history: History, model: str) -> tuple[Lane, ...]:
     last = experiments[-1].id if experiments else 0
     incumbent = run.incumbent or 0 if run else 0
     until = max(incumbent, last // COUNTED_AGAIN_EVERY * COUNTED_AGAIN_EVERY)
-    asked = [item for item in experiments if item.cost is not None and item.cost.model == model and item.id <= until]
+    asked = [
+        item
+        for item in experiments
+        if item.cost is not None
+        and item.cost.model == model
+        and item.id <= until
+        and item.proposer is not Proposer.ADVISER  # who has no choice
+    ]
     return offered(
         successes(
             (attempts_of(history.proposal(item.id), item.outcome), item.outcome)

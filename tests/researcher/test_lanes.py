@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from researcher.experiment import Decision
-from researcher.lanes import TRIED_ENOUGH, Success, attempts_of, offered, offered_lanes, successes
+from researcher.lanes import COUNTED_AGAIN_EVERY, TRIED_ENOUGH, Success, attempts_of, offered, offered_lanes, successes
 from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SetKnobs, Stage
 from tests.researcher.story import Story
 from trainer.jobs import Outcome
@@ -105,3 +105,17 @@ def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
     assert attempts_of(old, Outcome.OK) == (Attempt(SET),)
     assert attempts_of(old, Outcome.REJECTED) == (Attempt(SET, Stage.VALIDATE),)
     assert attempts_of(Proposal(Proposer.LLM, "t", "h", ()), Outcome.REJECTED) == attempts_of(None, None) == ()
+
+
+def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    failed = (Attempt(SET, Stage.VALIDATE),)
+    advice = Proposal(Proposer.ADVISER, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    for _ in range(2 * COUNTED_AGAIN_EVERY):
+        story.journal.reject(story.run, advice, "no", story.tick())
+
+    lanes = offered_lanes(story.journal, "m")
+
+    story.journal.close()
+    assert lanes == tuple(Lane)
