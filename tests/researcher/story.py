@@ -87,9 +87,11 @@ class Story:
         outcome: Outcome | None = None,
         faults: int = 0,
         edits: tuple[Edit, ...] = (SetKnobs({"A": 2}),),
+        by: Proposer = Proposer.LLM,
     ) -> int:
         number = len(self.journal.experiments())
-        proposal = Proposal(Proposer.LLM, title, "h", edits, cost=LlmCost("u", "m", 1, 400, 100, 2.0))
+        cost = LlmCost("u", "m", 1, 400, 100, 2.0) if by is Proposer.LLM else None
+        proposal = Proposal(by, title, "h", edits, cost=cost)
         item = self.journal.propose(
             self.run, proposal, Candidate("A = 2\n", f"f{number}", f"c{number}", 0), self.tick()
         )
