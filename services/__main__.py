@@ -140,7 +140,7 @@ def examine(
 
 @app.command()
 def results(folder: Path) -> None:
-    """Fetch results.tsv, results.json, progress.png, the best train.py and the subject's history (subject.bundle)."""
+    """Fetch results.tsv and .json, proposers.tsv, progress.png, the best train.py and the history (subject.bundle)."""
     names = fetch(_stack(_facts()), folder)
     console.print(f"in {folder}: {', '.join(names)}", markup=False)
     console.print(f"the history: git clone {folder / 'subject.bundle'}", markup=False)

@@ -206,7 +206,7 @@ def export(
     to: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("overnight-export"),
     state: StateOption = None,
 ) -> None:
-    """Write results.tsv, results.json, progress.png, the best train.py and subject.bundle (git) into a folder."""
+    """Write results.tsv and .json, proposers.tsv, progress.png, the best train.py and subject.bundle into a folder."""
     show.export(_state(state), to, console)
 
 

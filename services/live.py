@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from rich.text import Text
 from researcher.escalation import spent
 from researcher.experiment import Confirmation
 from researcher.heldout import Compared
+from researcher.rates import Rates
 from researcher.view import Night, Now, Row, tally_text, waiting
 
 ROWS = 10
@@ -200,6 +202,29 @@ def experiments_table(rows: list[Row]) -> Table:
             row.note if row.rolled_back else item.reason or "",
             style=STYLES.get(row.status, ""),
         )
+    return table
+
+
+def proposers_table(rates: Sequence[Rates]) -> Table:
+    """One proposer a column, so that the figures stand whole on a narrow terminal too. No screen has room for it."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("by", style="dim", no_wrap=True)
+    for each in rates:
+        table.add_column(each.proposer, justify="right", no_wrap=True)
+    costs = [each.cost for each in rates]
+    table.add_row("tries", *(str(each.tries) for each in rates))
+    table.add_row("rejected", *(str(each.rejected) for each in rates))
+    table.add_row("crashed", *(str(each.crashed) for each in rates))
+    table.add_row("kept", *(str(each.kept) for each in rates))
+    table.add_row("confirmed", *(str(each.confirmed) for each in rates))
+    table.add_row("gain", *(_number(each.gain) for each in rates))
+    table.add_row("a trial", *(_number(each.gain_per_trial) for each in rates))
+    table.add_row("an hour", *(_number(each.gain_per_hour) for each in rates))
+    if any(cost.llm_s or cost.llm_tokens for cost in costs):
+        table.add_row("LLM", *(clock_text(cost.llm_s) for cost in costs))
+        table.add_row("tokens", *(f"{cost.llm_tokens:,}" for cost in costs))
+    if any(cost.money is not None for cost in costs):
+        table.add_row("money", *(NO_NUMBER if cost.money is None else f"{cost.money:.2f}" for cost in costs))
     return table
 
 

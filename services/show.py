@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -22,10 +23,11 @@ from researcher.experiment import Confirmation, Experiment, PaidCall
 from researcher.heldout import Compared
 from researcher.history import History
 from researcher.projections import ResultsTable, write_whole
+from researcher.rates import Rates, proposers_text, rates_of
 from researcher.view import Night, Now, Row, look, now
 from researcher.workspace import EDITABLE, Workspace
 from services.door import DoorError, open_bus
-from services.live import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text
+from services.live import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text, proposers_table
 from services.state import State
 from trainer.jobs import TrialResult
 
@@ -44,12 +46,13 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
         seen = _seen(state, history)
         budget = state.require_night().trial_profile().budget
         worry = alarm(night.run, history.trials(), budget, seen, time.time())
+        rates = rates_of(night.run, night.rows, history.scores())
     if as_json:
-        gain, rows = _gain_json(night), [_row_json(night, row) for row in night.rows]
-        notes = {} if seen is None else dict(seen.notes)
-        print(json.dumps({"gain": gain, "tally": night.tally, "alarm": worry, "notes": notes, "rows": rows}))
+        print(json.dumps(_status_json(night, seen, worry, rates)))
         return
     console.print(draw(Scene(night, seen, None, age_s(night), "", worry)))
+    if rates:
+        console.print(proposers_table(rates))
 
 
 def show_log(state: State, number: int | None, console: Console) -> None:
@@ -94,7 +97,7 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
 
 
 def export(state: State, to: Path, console: Console) -> None:
-    """results.tsv, results.json, progress.png, the best train.py and the subject's history in a folder."""
+    """results.tsv and .json, proposers.tsv, progress.png, the best train.py and the subject's history in a folder."""
     from researcher.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
 
     with _history(state) as history:
@@ -102,6 +105,8 @@ def export(state: State, to: Path, console: Console) -> None:
         to.mkdir(parents=True, exist_ok=True)
         write_whole(to / "results.tsv", ResultsTable(history).text().encode())
         write_whole(to / "results.json", json.dumps([_row_json(night, row) for row in night.rows], indent=1).encode())
+        rates = rates_of(night.run, night.rows, history.scores())
+        write_whole(to / "proposers.tsv", proposers_text(rates).encode())
         write_whole(to / "progress.png", draw_picture(night))
         if night.run.incumbent is not None:
             write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
@@ -213,6 +218,17 @@ def closer_look(result: TrialResult) -> str | None:
 def _claims_of(night: Night, experiment: Experiment) -> list[Confirmation]:
     """Checks of it that have come to something."""
     return [check for check in night.confirmations if check.head == experiment.id and check.verdict is not None]
+
+
+def _status_json(night: Night, seen: Now | None, worry: str | None, rates: Sequence[Rates]) -> dict[str, object]:
+    return {
+        "gain": _gain_json(night),
+        "tally": night.tally,
+        "proposers": [each.figures() for each in rates],
+        "alarm": worry,
+        "notes": {} if seen is None else dict(seen.notes),
+        "rows": [_row_json(night, row) for row in night.rows],
+    }
 
 
 def _gain_json(night: Night) -> dict[str, object] | None:

@@ -18,6 +18,7 @@ from researcher.errors import JournalError
 from researcher.history import History
 from researcher.picture import draw as draw_picture
 from researcher.projections import write_whole
+from researcher.rates import rates_of
 from researcher.store import JOURNAL_FILE
 from researcher.view import Night, Now, look, now, tally_text
 from services.follow import OpenJournal
@@ -30,6 +31,7 @@ from services.live import (
     experiments_table,
     gain_text,
     heldout_text,
+    proposers_table,
 )
 from services.state import State
 from services.supervisor import ChildStatus
@@ -164,6 +166,8 @@ def summary(history: History, profile: Profile, subject: Path, took_s: float, co
         if check.verdict is not None:
             console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(night, check)}")
     console.print(f"cost      {cost_text(night)}")
+    if rates := rates_of(night.run, night.rows, history.scores()):
+        console.print(proposers_table(rates))
     if kept:
         console.print(experiments_table(kept))
     console.print(f"table     {subject / 'results.tsv'}")

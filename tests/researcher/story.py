@@ -88,9 +88,12 @@ class Story:
         faults: int = 0,
         edits: tuple[Edit, ...] = (SetKnobs({"A": 2}),),
         source: str = "A = 2\n",
+        by: Proposer = Proposer.LLM,
     ) -> int:
         number = len(self.journal.experiments())
-        proposal = Proposal(Proposer.LLM, title, "h", edits, cost=LlmCost("u", "m", 1, 400, 100, 2.0))
+        asked = by in (Proposer.LLM, Proposer.ADVISER)
+        cost = LlmCost("u", "m", 1, 400, 100, 2.0) if asked else None
+        proposal = Proposal(by, title, "h", edits, cost=cost)
         item = self.journal.propose(self.run, proposal, Candidate(source, f"f{number}", f"c{number}", 0), self.tick())
         self.journal.committed(item, f"{number}" * 40)
         self.journal.measuring(item)

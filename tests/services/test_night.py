@@ -164,6 +164,7 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
     assert {path.name for path in (night.state.parent / "out").iterdir()} == {
         "results.tsv",
         "results.json",
+        "proposers.tsv",
         "progress.png",
         "train.py",
         "subject.bundle",
