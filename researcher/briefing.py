@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from researcher.decision import pooled_sigma
 from researcher.digest import prompt_context
-from researcher.effects import CHANGED, Effect, effects
+from researcher.effects import Effect, effects
 from researcher.errors import Rejected
 from researcher.history import History
 from researcher.knobs import read_knobs
@@ -77,7 +77,7 @@ class Briefing:
     def _effect_lines(self, history: History) -> tuple[str, ...]:
         sigma = pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
         known = effects(self._optimizer.moves(), sigma)
-        return ("## What moving a knob did to the score", *map(_effect, known)) if known else ()
+        return ("## What moving a knob did to the score, and how sure that is", *map(_effect, known)) if known else ()
 
     def _lesson_lines(self, earlier: int) -> tuple[str, ...]:
         lessons = self.lessons
@@ -109,11 +109,10 @@ def _section(heading: str, lines: list[str]) -> tuple[str, ...]:
 
 
 def _effect(effect: Effect) -> str:
-    way = CHANGED if effect.direction == CHANGED else f"moved {effect.direction}"
     failed = f", {effect.failed} failed" if effect.failed else ""
     if effect.mean is None or effect.sd is None:
-        return f"{effect.knob} {way}: no score{failed}"
-    return f"{effect.knob} {way}: {_signed(effect.mean)} ± {effect.sd:.6f} ({effect.measured} measured{failed})"
+        return f"{effect.knob} {effect.direction}: no score{failed}"
+    return f"{effect.knob} {effect.direction}: {effect.mean:+.5f} ± {effect.sd:.5f}, tried {effect.measured}{failed}"
 
 
 def _signed(value: float) -> str:

@@ -166,7 +166,7 @@ class Prompts:
             )
         kept = min(spare // 4, REJECTIONS_TOKENS) if context.rejections else 0
         rejections = _newest(context.rejections, kept)
-        remembered = min(spare // 4, MEMORY_TOKENS) if context.memory else 0
+        remembered = min(spare // 2, MEMORY_TOKENS) if context.memory else 0
         history = _newest_blocks(context.history, spare - kept - remembered)
         return self._filled(
             context,

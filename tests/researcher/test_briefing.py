@@ -75,9 +75,9 @@ def test_an_edit_is_asked_for_with_effects_near_misses_kinds_and_what_the_keeps_
         context = night.briefing().context(night.story.journal, night.incumbent, model="m")
 
     memory = "\n".join(context.memory)
-    assert "A moved up: -0.09" in memory
-    assert "B moved up: +0.00" in memory
-    assert "B moved down: no score, 1 failed" in memory
+    assert "A up: -0.09" in memory
+    assert "B up: +0.00" in memory
+    assert "B down: no score, 1 failed" in memory
     assert "4: C away (+0.002000)" in memory, "half a sigma of 0.01 and less is near"
     assert "architecture: 4 tried, 1 kept" in memory
     assert "-A = 1.0" in memory
@@ -106,7 +106,7 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
     assert "Go down." in system
     assert f"would do this next: {context.advice.suggestion}" in task
     assert "->" in context.advice.suggestion
-    assert "A moved up" in task
+    assert "A up" in task
     assert "print(A, B, C)" not in task
 
 
@@ -138,6 +138,6 @@ def test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_mat
     for room in (1500, 3000, ROOM):
         messages = Prompts.read().messages(contexts[0], room)
         assert prompt_tokens(messages) <= room
-    assert "A moved up" in Prompts.read().messages(contexts[0], 3000)[1].content
+    assert "A up" in Prompts.read().messages(contexts[0], 3000)[1].content
     less = Prompts.read().messages(replace(contexts[0], memory=contexts[0].memory[:2]), ROOM)[1].content
     assert "Older dead ends" not in less
