@@ -28,10 +28,19 @@ from tests.bench import (
 def _chosen() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     names = parser.add_subparsers(dest="name", required=True)
-    one = names.add_parser("overhead", help="where the seconds of an experiment go")
-    one.add_argument("--experiments", type=int, default=7)
-    one.add_argument("--budget", type=float, default=10.0, help="seconds of training in a trial")
-    one.add_argument("--llm-latency", type=float, default=0.0, help="seconds until the scripted LLM answers")
+    one = names.add_parser("overhead", help="where the seconds of an experiment go, and whether an LLM is waited for")
+    one.add_argument("--experiments", type=int, default=12, help="at each latency")
+    one.add_argument("--budget", type=float, default=overhead.BUDGET, help="seconds of training in a trial")
+    one.add_argument(
+        "--llm-latency",
+        type=float,
+        nargs="+",
+        default=overhead.LATENCIES_S,
+        metavar="SECONDS",
+        help="until the scripted LLM answers; a night for each",
+    )
+    mixes = [mix.value for mix in Mix if mix.asks_llm]
+    one.add_argument("--proposer", choices=mixes, default=Mix.HYBRID.value, help="`llm` waits by design")
     one = names.add_parser("decision", help="what the decision rule finds and invents in simulated nights")
     one.add_argument("--nights", type=int, default=2000, help="in each world, under each rule")
     one.add_argument("--experiments", type=int, default=120)
@@ -79,7 +88,9 @@ def _chosen() -> argparse.Namespace:
 
 
 RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "overhead": lambda options: overhead.run(options.experiments, options.budget, options.llm_latency),
+    "overhead": lambda options: overhead.run(
+        options.experiments, options.budget, options.llm_latency, options.proposer
+    ),
     "decision": lambda options: decision.run(options.nights, options.experiments),
     "scale": lambda options: scale.run(options.experiments, options.optimizer),
     "campaign": lambda options: campaign.run(

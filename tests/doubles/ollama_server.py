@@ -3,7 +3,7 @@
 Shapes, statuses and error texts follow the recordings in `tests/recordings/ollama/`; the contract tests hold both to
 the same assertions. As a script it serves benches: `python -m tests.doubles.ollama_server --port 11435 --script FILE`,
 where FILE is a JSON list of turns, used one after the other and then from the start again: a text, or an object with
-the fields of `Turn` (`nudge` answers with that knob of the train.py in the question, multiplied by `by`).
+the fields of `Turn` (`nudge` answers with that knob as the question shows it, multiplied by `by`).
 """
 
 from __future__ import annotations
@@ -357,14 +357,21 @@ def _pieces(name: str, text: str) -> list[tuple[str, str]]:
 
 
 def _spoken(turn: Turn, body: dict[str, Any]) -> Turn:
-    """The turn with its text; a nudge is written from the knob's line in the question."""
+    """The turn with its text; a nudge is written from the knob's line in the question: as a move in JSON where the
+    answer is held to a schema."""
     if turn.nudge is None:
         return turn
-    found = re.search(rf"^{turn.nudge} = (\S+).*$", body["messages"][-1]["content"], re.MULTILINE)
+    asked = "\n".join(message["content"] for message in body["messages"] if message["role"] == "user")
+    found = re.search(rf"^{turn.nudge} = (\S+).*$", asked, re.MULTILINE)
+    value = round(float(found.group(1)) * turn.by, 8) if found else None
+    title, hypothesis = f"Nudge {turn.nudge}", f"{turn.by} times may suit it better."
+    if "format" in body:
+        move = {"title": title, "hypothesis": hypothesis, "set": {turn.nudge: value}}
+        return replace(turn, text=json.dumps(move))
     old = found.group() if found else f"{turn.nudge} = ?"
-    new = old.replace(found.group(1), repr(round(float(found.group(1)) * turn.by, 8)), 1) if found else old
+    new = old.replace(found.group(1), repr(value), 1) if found else old
     blocks = f"<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
-    return replace(turn, text=f"TITLE: Nudge {turn.nudge}\nHYPOTHESIS: {turn.by} times may suit it better.\n{blocks}")
+    return replace(turn, text=f"TITLE: {title}\nHYPOTHESIS: {hypothesis}\n{blocks}")
 
 
 def main() -> None:

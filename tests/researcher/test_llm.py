@@ -19,7 +19,7 @@ from researcher.chat import Answer, Message
 from researcher.errors import ModelAway, Rejected
 from researcher.llm import Draft, LlmProposer, PromptContext, judged
 from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.prompt import prompt_tokens
+from researcher.prompt import Advice, prompt_tokens
 from researcher.proposal import Lane, Proposal, SearchReplace, SetKnobs
 from researcher.validation import validate
 from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
@@ -356,6 +356,21 @@ def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
 
     assert "experiment 12: discard, 1.812" in server.asked[1]["messages"][3]["content"]
     assert draft.rejected == "the same code was tried before (experiment 12: discard, 1.812)"
+
+
+def test_double_nudges_in_json_where_a_schema_asks_for_it_and_in_a_repair() -> None:
+    knob = "MATRIX_LR = 0.04  # range 0.005..0.2 log"
+    advised = replace(CONTEXT, advice=Advice((knob,), (), "DEPTH 2 -> 3"))
+
+    drafts = [
+        propose([Turn(nudge="MATRIX_LR", by=1.5)], advised)[0],
+        propose(["{", Turn(nudge="MATRIX_LR", by=1.5)], advised)[0],
+        propose(["Hm.", Turn(nudge="MATRIX_LR", by=1.5)])[0],
+    ]
+
+    assert [draft.rejected for draft in drafts] == [None] * 3
+    assert [draft.proposal.edits for draft in drafts] == [(SetKnobs({"MATRIX_LR": 0.06}),)] * 3
+    assert [draft.proposal.proposer for draft in drafts] == ["adviser", "adviser", "llm"]
 
 
 def test_double_runs_as_a_script_and_nudges_knobs_of_the_train_py_it_is_shown(tmp_path: Path) -> None:
