@@ -545,8 +545,8 @@ GUARDS = (
     Guard(
         "the lanes in a prompt change only now and then",
         "researcher/lanes.py",
-        " and item.id <= until]",
-        "]",
+        "        and item.id <= until\n",
+        "",
         _LANES + "lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
     # Adoption of a user's own repository
@@ -1709,5 +1709,12 @@ GUARDS = (
         "self._mix in (Mix.LLM, Mix.RANDOM)",
         "self._mix is Mix.LLM",
         "researcher/test_proposers.py::test_a_plateau_has_two_near_misses_tried_at_once",
+    ),
+    Guard(
+        "advice says nothing of the forms of edits",
+        "researcher/lanes.py",
+        "        and item.proposer is not Proposer.ADVISER",
+        "        #",
+        _LANES + "advice_says_nothing_of_the_forms_of_edits",
     ),
 )
