@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from researcher.experiment import Decision
 from researcher.lanes import COUNTED_AGAIN_EVERY, TRIED_ENOUGH, Success, attempts_of, offered, offered_lanes, successes
-from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SetKnobs, Stage
+from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
 from tests.researcher.story import Story
 from trainer.jobs import Outcome
 
@@ -110,6 +110,8 @@ def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
 def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
+    for _ in range(TRIED_ENOUGH):
+        story.try_out("code", 1.9, Decision.DISCARD, edits=(SearchReplace("A = 1", "A = 2"),))
     failed = (Attempt(SET, Stage.VALIDATE),)
     advice = Proposal(Proposer.ADVISER, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     for _ in range(2 * COUNTED_AGAIN_EVERY):
