@@ -29,7 +29,7 @@ from researcher.exchanges import Exchange
 from researcher.meter import Price
 from researcher.moves import schema_of
 from researcher.outline import refuse_marks
-from researcher.prompt import PromptContext, Prompts
+from researcher.prompt import Advice, PromptContext, Prompts
 from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
 from researcher.replies import lanes_meant, read_reply
 from researcher.thoughts import with_thoughts, without_thoughts
@@ -256,12 +256,15 @@ def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal
 
 
 def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:
-    def clean(value: object) -> object:
+    def clean(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(clean, value))
+        if isinstance(value, (PromptContext, Advice)):
+            return replace(value, **{part.name: clean(getattr(value, part.name)) for part in fields(value)})
         return redact(value) if type(value) is str else value
 
-    return PromptContext(**{part.name: clean(getattr(context, part.name)) for part in fields(context)})  # type: ignore[arg-type]
+    cleaned: PromptContext = clean(context)
+    return cleaned
 
 
 def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:

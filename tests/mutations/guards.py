@@ -1717,4 +1717,11 @@ GUARDS = (
         "        #",
         _LANES + "advice_says_nothing_of_the_forms_of_edits",
     ),
+    Guard(
+        "secrets are taken out of what an adviser is told",
+        "researcher/llm.py",
+        "isinstance(value, (PromptContext, Advice))",
+        "isinstance(value, PromptContext)",
+        _SECRETS + "an_adviser_is_told_no_secret_that_stands_beside_a_knob",
+    ),
 )

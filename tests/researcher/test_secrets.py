@@ -17,7 +17,7 @@ from researcher.llm import LlmProposer
 from researcher.loop import work
 from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.optimizer import Optimizer
-from researcher.prompt import Prompts
+from researcher.prompt import Advice, PromptContext, Prompts
 from researcher.proposers import Proposers
 from researcher.settings import Mix
 from researcher.speaker import Asking
@@ -86,3 +86,18 @@ def test_nothing_that_a_model_is_told_of_the_default_subject_is_taken_for_a_secr
     texts = [*render_subject(profile_named(profile)).values(), *Prompts.read().texts.values()]
 
     assert [text for text in texts if text_redaction()(text) != text] == []
+
+
+def test_an_adviser_is_told_no_secret_that_stands_beside_a_knob() -> None:
+    advice = Advice((f"LEVEL = 1.8  # {PLANTED}; range 1.0..2.0",), (f"1.8 with {PLANTED}",), f"LEVEL {PLANTED}")
+    context = PromptContext(
+        f"Go down. {PLANTED}", "cpu", TRAIN, "1.8", memory=(f"## {PLANTED}", PLANTED), advice=advice
+    )
+    move = Turn(json.dumps({"title": "t", "hypothesis": "h", "set": {"LEVEL": 1.7}}))
+    with ollama_double([move]) as llm:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS])
+        draft = proposer.propose(context, lambda: None, lambda _: None)
+
+    told = json.dumps(llm.asked) + str(draft.exchanges)
+    assert [secret for secret in SECRETS if secret in told] == []
+    assert "LEVEL = 1.8  # [redacted]" in told
