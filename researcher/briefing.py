@@ -10,14 +10,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from researcher.decision import pooled_sigma
+from researcher.decision import is_banned, pooled_sigma
 from researcher.digest import prompt_context
 from researcher.effects import Effect, effects
 from researcher.errors import Rejected
+from researcher.escalation import without_keep
+from researcher.experiment import Experiment
 from researcher.history import History
 from researcher.knobs import read_knobs
 from researcher.lanes import offered_lanes
-from researcher.lessons import Lessons
+from researcher.lessons import Lessons, NearMiss
 from researcher.optimizer import Optimizer
 from researcher.prompt import Advice, PromptContext
 from researcher.proposal import KnobValue, Proposer
@@ -52,12 +54,20 @@ class Briefing:
             return replace(
                 told, history=told.history[-ADVISED_HISTORY:], memory=lines, advice=self._advice(history, incumbent)
             )
+        fruitless = without_keep(history.experiments())
         return replace(
             told,
             lanes=offered_lanes(history, model),
-            memory=(*lines, *self._lesson_lines(told.earlier), *_diff_lines(history, incumbent)),
-            fruitless=self.lessons.fruitless if self.lessons.fruitless >= PLATEAU else None,
+            memory=(*lines, *self._lesson_lines(history, told.earlier), *_diff_lines(history, incumbent)),
+            fruitless=fruitless if fruitless >= PLATEAU else None,
         )
+
+    def near_misses(self, history: History) -> list[NearMiss]:
+        """Edits that were not kept, and no worse than noise; the best first."""
+        return self.lessons.near_misses(history.scores(), self._sigma(history))
+
+    def _sigma(self, history: History) -> float:
+        return pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
 
     def _advice(self, history: History, incumbent: str) -> Advice:
         best = (
@@ -75,26 +85,32 @@ class Briefing:
             return f"nothing: {error}"
 
     def _effect_lines(self, history: History) -> tuple[str, ...]:
-        sigma = pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
-        known = effects(self._optimizer.moves(), sigma)
-        return ("## What moving a knob did to the score, and how sure that is", *map(_effect, known)) if known else ()
+        known = effects(self._optimizer.moves(), self._sigma(history))
+        return _section("What moving a knob did to the score, and how sure that is", [*map(_effect, known)])
 
-    def _lesson_lines(self, earlier: int) -> tuple[str, ...]:
-        lessons = self.lessons
-        near = [f"{miss.number}: {miss.title} ({_signed(-miss.gain)})" for miss in lessons.near_misses]
-        dead = [
-            f"{end.number}: {end.title}: {end.reason}{'' if end.banned else ' (failed once)'}"
-            for end in lessons.dead_ends
-            if end.number < earlier
-        ]
-        kinds = [f"{kind}: {each.tried} tried, {each.kept} kept" for kind, each in lessons.categories.items()]
+    def _lesson_lines(self, history: History, earlier: int) -> tuple[str, ...]:
+        dead = self.lessons.dead_ends(history.scores(), self._sigma(history), earlier)
         return (
-            *_section("Not kept, but no worse than noise: one of them with another change may help", near),
             *_section(
-                "What was tried, by kind", kinds if any(each.tried for each in lessons.categories.values()) else []
+                "Not kept, but no worse than noise: one of them with another change may help",
+                [
+                    f"{miss.experiment.number}: {miss.experiment.title} ({-miss.gain:+.6f})"
+                    for miss in self.near_misses(history)
+                ],
             ),
-            *_section("Older dead ends: the same edits are refused, on other code too", dead),
+            *_section(
+                "What was tried, by kind",
+                [f"{kind}: {each.tried} tried, {each.kept} kept" for kind, each in self.lessons.categories().items()],
+            ),
+            *_section(
+                "Older dead ends: the same edits are refused, on other code too",
+                [f"{item.number}: {item.title}: {item.reason or ''}{_unless_banned(item)}" for item in dead],
+            ),
         )
+
+
+def _unless_banned(item: Experiment) -> str:
+    return "" if item.outcome is not None and is_banned([item.outcome]) else " (a failure: refused after the second)"
 
 
 def _knob_lines(source: str) -> tuple[str, ...]:
@@ -113,10 +129,6 @@ def _effect(effect: Effect) -> str:
     if effect.mean is None or effect.sd is None:
         return f"{effect.knob} {effect.direction}: no score{failed}"
     return f"{effect.knob} {effect.direction}: {effect.mean:+.5f} ± {effect.sd:.5f}, tried {effect.measured}{failed}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.6f}"
 
 
 def _set(moves: Mapping[str, KnobValue]) -> str:

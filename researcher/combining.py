@@ -6,19 +6,22 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from researcher.errors import Rejected
+from researcher.experiment import Experiment
 from researcher.lessons import NearMiss
-from researcher.proposal import Proposal, Proposer
+from researcher.proposal import Edit, Proposal, Proposer
 
 
-def combined(near: Sequence[NearMiss], check: Callable[[Proposal], object]) -> Proposal | None:
+def combined(
+    near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence[Edit]], check: Callable[[Proposal], object]
+) -> Proposal | None:
     """The best pair that `check` lets pass (it raises Rejected otherwise); None where there is none."""
     pairs = sorted(combinations(near, 2), key=lambda pair: -(pair[0].gain + pair[1].gain))
-    for one, other in pairs:
+    for one, other in ((first.experiment, second.experiment) for first, second in pairs):
         proposal = Proposal(
             Proposer.OPTIMIZER,
             f"both {one.number} and {other.number}: {one.title}; {other.title}",
             "neither did harm, and together they may be more than the noise",
-            (*one.edits, *other.edits),
+            (*edits_of(one), *edits_of(other)),
         )
         try:
             check(proposal)

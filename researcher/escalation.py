@@ -24,7 +24,7 @@ def reason_to_escalate(experiments: Sequence[Experiment], calls: Sequence[PaidCa
     failed = _failed_in_a_row(since)
     if failed >= FAILED:
         return f"{failed} proposals of the LLM in a row became no trial that ran"
-    fruitless = _without_keep(since)
+    fruitless = without_keep(since)
     if fruitless >= PLATEAU:
         return f"{fruitless} experiments in a row without a keep"
     return None
@@ -45,7 +45,8 @@ def belongs_to(call: PaidCall, experiment: Experiment) -> bool:
     )
 
 
-def _without_keep(experiments: Sequence[Experiment]) -> int:
+def without_keep(experiments: Sequence[Experiment]) -> int:
+    """How many were measured since the last keep."""
     count = 0
     for item in reversed(experiments):
         if item.decision is Decision.KEEP:

@@ -1,14 +1,14 @@
 """What a night has learned of its edits, without any LLM: what was tried of which kind, what is dead, what came near.
 
-Learned from the journal one experiment at a time, and bounded however long the night: counts, and the last or the best
-few of a kind. What is known of knobs is the optimiser's (`researcher.effects`).
+Learned from the journal one experiment at a time; what is told of it stays bounded however long the night: counts, and
+the last or the best few of a kind. What is known of knobs is the optimiser's (`researcher.effects`).
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
@@ -32,6 +32,7 @@ class Category(StrEnum):
     ARCHITECTURE = "architecture"
 
 
+Scores = Mapping[int, Sequence[float]]
 _SIMPLER_LINES = -2
 _NAMES = {
     Category.BATCH: re.compile(r"batch|seq_?len|dataloader|accum", re.IGNORECASE),
@@ -46,20 +47,8 @@ _NAMES = {
 class NearMiss:
     """An edit that was not kept, and no worse than its parent but for noise. `gain` is above 0 where it was better."""
 
-    number: int
-    title: str
-    edits: tuple[Edit, ...]
+    experiment: Experiment
     gain: float
-
-
-@dataclass(frozen=True)
-class DeadEnd:
-    """An edit of the code that came to nothing; `banned` where the same one is refused on other code as well."""
-
-    number: int
-    title: str
-    reason: str
-    banned: bool
 
 
 @dataclass(frozen=True)
@@ -70,49 +59,59 @@ class Tried:
     kept: int
 
 
+@dataclass(frozen=True)
+class _Seen:
+    item: Experiment
+    category: Category
+    moves_knobs_alone: bool
+
+
 class Lessons:
-    """What was learned so far."""
+    """What the journal says for good. What hangs on scores is asked with those of now: a restart changes nothing."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[Category, bool]] = Counter()
-        self._dead: deque[DeadEnd] = deque(maxlen=DEAD_ENDS)
-        self._near: list[NearMiss] = []
-        self.fruitless = 0  # experiments measured since the last keep
+        self._seen: list[_Seen] = []
 
-    def learn(self, item: Experiment, proposal: Proposal | None, parent_scores: Sequence[float]) -> None:
+    def learn(self, item: Experiment, proposal: Proposal | None) -> None:
         """From one decided experiment, oldest first. What was rejected or lost to the machine teaches nothing."""
         if item.is_baseline or proposal is None or item.outcome in (None, Outcome.REJECTED, Outcome.LOST):
             return
-        kept = item.decision is Decision.KEEP
-        self.fruitless = 0 if kept else self.fruitless + 1
-        self._counts[category_of(proposal.edits, item.added_lines), kept] += 1
-        if kept:
-            return
-        gain = None if item.score is None or not parent_scores else fmean(parent_scores) - item.score
-        if gain is not None and gain > -NEAR_SIGMAS * (item.sigma or 0.0):
-            near = [*self._near, NearMiss(item.number, item.title, proposal.edits, gain)]
-            self._near = sorted(near, key=lambda miss: -miss.gain)[:NEAR_MISSES]
-        elif not moves_knobs_alone(proposal.edits):
-            banned = item.outcome in (Outcome.OK, Outcome.UNSCORABLE)
-            self._dead.append(DeadEnd(item.number, item.title, item.reason or "", banned))
+        category = category_of(proposal.edits, item.added_lines)
+        self._seen.append(_Seen(item, category, moves_knobs_alone(proposal.edits)))
 
-    @property
     def categories(self) -> dict[Category, Tried]:
-        """All of them."""
-        return {
-            each: Tried(self._counts[each, True] + self._counts[each, False], self._counts[each, True])
-            for each in Category
-        }
+        """Those that were tried."""
+        tried = Counter(seen.category for seen in self._seen)
+        kept = Counter(seen.category for seen in self._seen if _was_kept(seen))
+        return {each: Tried(tried[each], kept[each]) for each in Category if tried[each]}
 
-    @property
-    def near_misses(self) -> tuple[NearMiss, ...]:
-        """The best first."""
-        return tuple(self._near)
+    def near_misses(self, scores: Scores, sigma: float) -> list[NearMiss]:
+        """The best first. `scores` are all trusted ones by experiment, `sigma` is the scatter of one."""
+        gains = ((seen.item, _gain(seen.item, scores)) for seen in self._seen if not _was_kept(seen))
+        near = [NearMiss(item, gain) for item, gain in gains if gain is not None and gain > -NEAR_SIGMAS * sigma]
+        return sorted(near, key=lambda miss: -miss.gain)[:NEAR_MISSES]
 
-    @property
-    def dead_ends(self) -> tuple[DeadEnd, ...]:
-        """The newest last."""
-        return tuple(self._dead)
+    def dead_ends(self, scores: Scores, sigma: float, before: int) -> list[Experiment]:
+        """Edits of code before the experiment `before` that came to nothing, the newest last."""
+        found: list[Experiment] = []
+        for seen in reversed(self._seen):
+            gain = _gain(seen.item, scores)
+            is_near = gain is not None and gain > -NEAR_SIGMAS * sigma
+            if seen.item.number < before and not (_was_kept(seen) or seen.moves_knobs_alone or is_near):
+                found.append(seen.item)
+            if len(found) == DEAD_ENDS:
+                break
+        return found[::-1]
+
+
+def _was_kept(seen: _Seen) -> bool:
+    return seen.item.decision is Decision.KEEP
+
+
+def _gain(item: Experiment, scores: Scores) -> float | None:
+    """Of its mean over its parent's; None where it has no score."""
+    own, before = scores.get(item.id), scores.get(item.parent or 0)
+    return fmean(before) - fmean(own) if own and before else None
 
 
 def moves_knobs_alone(edits: Iterable[Edit]) -> bool:

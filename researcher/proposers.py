@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -18,15 +18,15 @@ from researcher.briefing import PLATEAU, Briefing
 from researcher.combining import combined
 from researcher.drafting import AHEAD, Drafting
 from researcher.errors import CapReached, ModelAway, Rejected
-from researcher.escalation import reason_to_escalate, spent
+from researcher.escalation import reason_to_escalate, spent, without_keep
 from researcher.evidence import Measured
 from researcher.exchanges import store_exchanges
-from researcher.experiment import Request, RequestState
+from researcher.experiment import Experiment, Request, RequestState
 from researcher.history import History
 from researcher.llm import Draft, LlmProposer, Tick
 from researcher.meter import Meter
 from researcher.optimizer import Optimizer
-from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
+from researcher.proposal import Candidate, Edit, Proposal, Proposer, WholeFile
 from researcher.settings import USUAL_SHARES, Mix
 from researcher.speaker import Asking, Speaker
 from researcher.tried import tried
@@ -141,10 +141,9 @@ class Proposers:
         decided = [*takewhile(lambda item: item.decision is not None, journal.experiments(after=self._learned))]
         ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
         fresh = (Measured(item.id, item.parent, journal.source(item.id)) for item in ran)
-        scores = journal.scores()
-        self._optimizer.learn(fresh, scores)
+        self._optimizer.learn(fresh, journal.scores())
         for item in ran:
-            self._briefing.lessons.learn(item, journal.proposal(item.id), scores.get(item.parent or 0, ()))
+            self._briefing.lessons.learn(item, journal.proposal(item.id))
         self._learned = decided[-1].id if decided else self._learned
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
@@ -161,11 +160,17 @@ class Proposers:
 
     def _combine(self, journal: History, incumbent: str) -> Draft | None:
         """On a plateau, now and again: two near misses at once; not where an LLM or chance is to show itself."""
-        fruitless = self._briefing.lessons.fruitless
+        fruitless = without_keep(journal.experiments())
         if self._mix in (Mix.LLM, Mix.RANDOM) or not fruitless or fruitless % PLATEAU:
             return None
         known = tried(journal, Proposer.OPTIMIZER)
-        proposal = combined(self._briefing.lessons.near_misses, lambda each: validate(each, incumbent, known))
+
+        def edits_of(item: Experiment) -> Sequence[Edit]:
+            proposal = journal.proposal(item.id)
+            return () if proposal is None else proposal.edits
+
+        near = self._briefing.near_misses(journal)
+        proposal = combined(near, edits_of, lambda each: validate(each, incumbent, known))
         return None if proposal is None else Draft(proposal)
 
     def _ask_stronger(self, stronger: Stronger, journal: History, incumbent: str, tick: Tick) -> Draft | None:

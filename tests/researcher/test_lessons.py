@@ -13,7 +13,9 @@ from researcher.experiment import Decision
 from researcher.lessons import DEAD_ENDS, NEAR_MISSES, Category, Lessons, NearMiss, category_of
 from researcher.proposal import Edit, Proposal, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.researcher.story import Story
-from trainer.jobs import Outcome
+from trainer.jobs import Kind, Outcome
+
+SIGMA = 0.01
 
 
 @pytest.mark.parametrize(
@@ -42,9 +44,9 @@ def test_a_change_is_of_the_kind_that_its_names_say(
 
 def learned(story: Story) -> Lessons:
     """From the whole journal, as the loop does it."""
-    lessons, scores = Lessons(), story.journal.scores()
+    lessons = Lessons()
     for item in story.journal.experiments():
-        lessons.learn(item, story.journal.proposal(item.id), scores.get(item.parent or 0, ()))
+        lessons.learn(item, story.journal.proposal(item.id))
     return lessons
 
 
@@ -60,17 +62,35 @@ def test_near_misses_dead_ends_and_what_was_kept_are_told_apart(tmp_path: Path) 
     story.try_out("worse knob", 1.90, Decision.DISCARD)
     story.try_out("crashed code", None, Decision.CRASH, edits=CODE)
     story.try_out("lost", None, Decision.DISCARD, outcome=Outcome.LOST)
-    fruitless = learned(story).fruitless
     story.try_out("kept", 1.70, Decision.KEEP)
 
-    lessons = learned(story)
+    lessons, scores = learned(story), story.journal.scores()
 
     story.journal.close()
-    assert [miss.title for miss in lessons.near_misses] == ["better, but long", "near"], "half a sigma of 0.01 is near"
-    assert [(end.title, end.banned) for end in lessons.dead_ends] == [("worse code", True), ("crashed code", False)]
-    assert (fruitless, lessons.fruitless) == (5, 0)
-    assert sum(each.tried for each in lessons.categories.values()) == 6
-    assert sum(each.kept for each in lessons.categories.values()) == 1
+    near = lessons.near_misses(scores, SIGMA)
+    assert [miss.experiment.title for miss in near] == ["better, but long", "near"], "half a sigma is near"
+    assert [item.title for item in lessons.dead_ends(scores, SIGMA, 99)] == ["worse code", "crashed code"]
+    assert [item.title for item in lessons.dead_ends(scores, SIGMA, 5)] == ["worse code"], (
+        "newer ones are in the history"
+    )
+    assert sum(each.tried for each in lessons.categories().values()) == 6
+    assert sum(each.kept for each in lessons.categories().values()) == 1
+
+
+def test_a_parent_that_turns_out_worse_makes_a_miss_near_whether_or_not_there_was_a_restart(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.80)
+    story.try_out("far from a lucky parent", 1.82, Decision.DISCARD)
+    before = learned(story)
+    found = before.near_misses(story.journal.scores(), SIGMA)
+    story.measure(story.journal.numbered(0).id, Kind.DRIFT, 1.86)
+
+    now = story.journal.scores()
+    misses = [lessons.near_misses(now, SIGMA) for lessons in (before, learned(story))]
+
+    story.journal.close()
+    assert found == []
+    assert [[miss.experiment.number for miss in each] for each in misses] == [[1], [1]]
 
 
 def test_what_is_learned_of_a_long_night_stays_bounded(tmp_path: Path) -> None:
@@ -79,22 +99,29 @@ def test_what_is_learned_of_a_long_night_stays_bounded(tmp_path: Path) -> None:
     for number in range(60):
         story.try_out(f"{number}", 1.799 if number % 2 else 1.9, Decision.DISCARD, edits=CODE)
 
-    lessons = learned(story)
+    lessons, scores = learned(story), story.journal.scores()
 
     story.journal.close()
-    assert (len(lessons.near_misses), len(lessons.dead_ends)) == (NEAR_MISSES, DEAD_ENDS)
-    assert lessons.dead_ends[-1].title == "58", "the newest are kept"
+    dead = lessons.dead_ends(scores, SIGMA, 99)
+    assert (len(lessons.near_misses(scores, SIGMA)), len(dead)) == (NEAR_MISSES, DEAD_ENDS)
+    assert dead[-1].title == "58", "the newest are kept"
 
 
 SOURCE = "A = 1\nB = 1\nC = 1\n"
-NEAR = (
-    NearMiss(3, "A", (SetKnobs({"A": 2}),), 0.003),
-    NearMiss(5, "B", (SearchReplace("B = 1", "B = 2"),), 0.002),
-    NearMiss(9, "C", (SetKnobs({"C": 2}),), -0.001),
-)
+EDITS: dict[str, Edit] = {"A": SetKnobs({"A": 2}), "B": SearchReplace("B = 1", "B = 2"), "C": SetKnobs({"C": 2})}
 
 
-def test_the_best_two_near_misses_are_combined_and_those_that_do_not_go_together_are_not() -> None:
+def misses(folder: Path) -> list[NearMiss]:
+    story = Story(folder)
+    story.baseline(1.80, 1.80)
+    for title, score in (("A", 1.797), ("B", 1.798), ("C", 1.801)):
+        story.try_out(title, score, Decision.DISCARD, edits=(EDITS[title],))
+    found = learned(story).near_misses(story.journal.scores(), SIGMA)
+    story.journal.close()
+    return found
+
+
+def test_the_best_two_near_misses_are_combined_and_those_that_do_not_go_together_are_not(tmp_path: Path) -> None:
     refused: list[Proposal] = []
 
     def check(proposal: Proposal) -> None:
@@ -102,13 +129,13 @@ def test_the_best_two_near_misses_are_combined_and_those_that_do_not_go_together
             refused.append(proposal)
             raise Rejected("tried before")
 
-    proposal = combined(NEAR, check)
+    proposal = combined(misses(tmp_path), lambda item: (EDITS[item.title],), check)
 
     assert apply_edits(SOURCE, refused[0].edits) == "A = 2\nB = 2\nC = 1\n"
     assert proposal is not None
     assert apply_edits(SOURCE, proposal.edits) == "A = 2\nB = 1\nC = 2\n"
-    assert proposal.title == "both 3 and 9: A; C"
+    assert proposal.title == "both 1 and 3: A; C"
 
 
-def test_one_near_miss_is_combined_with_nothing() -> None:
-    assert combined(NEAR[:1], lambda _: None) is None
+def test_one_near_miss_is_combined_with_nothing(tmp_path: Path) -> None:
+    assert combined(misses(tmp_path)[:1], lambda _: (), lambda _: None) is None
