@@ -12,6 +12,7 @@ from researcher.knobs import read_knobs, set_knobs
 from researcher.moves import title_of
 from researcher.proposal import KnobValue, Proposal, SetKnobs
 from researcher.repair import repaired
+from researcher.space import values_and_ranges
 
 
 def settled(proposal: Proposal, source: str, context: int) -> Proposal:
@@ -19,9 +20,7 @@ def settled(proposal: Proposal, source: str, context: int) -> Proposal:
 
     Raises Rejected, written for the model.
     """
-    knobs = read_knobs(source)
-    values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
-    ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+    values, ranges = values_and_ranges(source)
     wanted: dict[str, KnobValue] = {}
     for edit in proposal.edits:
         if not isinstance(edit, SetKnobs):

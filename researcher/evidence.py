@@ -15,8 +15,9 @@ from functools import lru_cache
 from statistics import fmean
 
 from researcher.effects import KnobMove
-from researcher.knobs import Range, around_values, read_knobs, read_literal
+from researcher.knobs import Range, around_values, read_literal
 from researcher.proposal import KnobValue
+from researcher.space import values_and_ranges
 from researcher.validation import fingerprint
 
 _TEMPLATES = 16
@@ -66,13 +67,7 @@ class _Template:
 
     @classmethod
     def of(cls, source: str) -> _Template:
-        knobs = read_knobs(source)
-        return cls(
-            structure_of(source),
-            {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)},
-            {name: knob.range for name, knob in knobs.items() if knob.range is not None},
-            around_values(source),
-        )
+        return cls(structure_of(source), *values_and_ranges(source), around_values(source))
 
     def read(self, source: str) -> dict[str, KnobValue] | None:
         """The knobs of a source of the same text; None of any other."""

@@ -22,12 +22,12 @@ from optuna.trial import TrialState, create_trial
 from researcher.effects import KnobMove
 from researcher.errors import Rejected
 from researcher.evidence import Evidence, Measured, Point, structure_of
-from researcher.knobs import Range, read_knobs
+from researcher.knobs import Range
 from researcher.moves import title_of
 from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
 from researcher.repair import repaired
 from researcher.settings import Sampler
-from researcher.space import distribution, from_share, from_study, to_share, to_study, untried_near
+from researcher.space import distribution, from_share, from_study, to_share, to_study, untried_near, values_and_ranges
 
 DRAWS = 50
 DRAWS_A_KNOB = 4
@@ -64,9 +64,7 @@ class Optimizer:
 
     def best(self, source: str, count: int) -> list[tuple[float, dict[str, KnobValue]]]:
         """The best scores around the incumbent `source`, each with the knobs in which it differs from it."""
-        knobs = read_knobs(source)
-        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
-        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+        values, ranges = values_and_ranges(source)
         points = self._evidence.around(structure_of(source), ranges, values)
         found = sorted(points.items(), key=lambda item: item[1])[:count]
         named = [(score, dict(zip(ranges, point, strict=True))) for point, score in found]
@@ -79,9 +77,7 @@ class Optimizer:
 
         Raises Rejected when there is no knob with a range, or nothing new was found.
         """
-        knobs = read_knobs(source)
-        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
-        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+        values, ranges = values_and_ranges(source)
         if not ranges:
             raise Rejected("train.py has no knob with a range comment, so the optimiser has nothing to move")
         draw = self._draws(source, ranges, values)

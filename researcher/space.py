@@ -16,11 +16,20 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from researcher.knobs import Range
+from researcher.knobs import Range, read_knobs
 from researcher.proposal import KnobValue
 
 SIGNIFICANT_DIGITS = 3
 STEP_SHARES = (0.1, 0.25)
+
+
+def values_and_ranges(source: str) -> tuple[dict[str, KnobValue], dict[str, Range]]:
+    """What stands in a source: the value of each knob but for tuples, and the range of each that has one."""
+    knobs = read_knobs(source)
+    return (
+        {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)},
+        {name: knob.range for name, knob in knobs.items() if knob.range is not None},
+    )
 
 
 def distribution(wanted: Range) -> BaseDistribution:

@@ -17,10 +17,10 @@ from researcher.drift import REMEASURE_EVERY
 from researcher.errors import Rejected
 from researcher.evidence import Measured
 from researcher.experiment import Decision
-from researcher.knobs import read_knobs
 from researcher.optimizer import Optimizer
 from researcher.proposal import Candidate, KnobValue, Proposal
 from researcher.settings import Sampler
+from researcher.space import values_and_ranges
 from researcher.validation import fingerprint, validate
 from tests.bench.scripted_moves import ScriptedMoves
 from tests.bench.table import World
@@ -176,4 +176,4 @@ class SimulatedNight:
 
 
 def _knobs(source: str) -> dict[str, KnobValue]:
-    return {name: knob.value for name, knob in read_knobs(source).items() if not isinstance(knob.value, tuple)}
+    return values_and_ranges(source)[0]

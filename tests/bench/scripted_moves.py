@@ -11,10 +11,9 @@ from typing import Any
 
 from researcher.errors import Rejected
 from researcher.evidence import Measured
-from researcher.knobs import read_knobs
 from researcher.proposal import Proposal, Proposer, SetKnobs
 from researcher.repair import repaired
-from researcher.space import from_study
+from researcher.space import from_study, values_and_ranges
 
 Move = tuple[str, Callable[[Any], Any]]
 MOVES: Sequence[Move] = (
@@ -62,9 +61,7 @@ class ScriptedMoves:
 
     def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
         """The next move that `check` lets pass. Raises Rejected when there is none in the whole list."""
-        knobs = read_knobs(source)
-        values = {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
-        ranges = {name: knob.range for name, knob in knobs.items() if knob.range is not None}
+        values, ranges = values_and_ranges(source)
         for _ in self._moves:
             name, move = self._moves[self._next % len(self._moves)]
             self._next += 1
