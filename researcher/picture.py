@@ -42,6 +42,11 @@ def draw(night: Night) -> bytes:
         _remeasured(axes, night)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
     axes.set_title(_title(night), loc="left", fontsize=12, color=INK)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The same bytes for the same picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

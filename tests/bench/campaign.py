@@ -8,7 +8,6 @@ decision saw. The LLM that is asked is `scripted_llm`, which knows nothing: its 
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from researcher.experiment import CheckKind, Decision, Verdict
 from researcher.history import History
+from researcher.picture import png
 from researcher.settings import Mix
 from researcher.view import FAILURES, Night, look
 from services.state import State
@@ -173,6 +173,4 @@ def _drawn(told: Mapping[Mix, Sequence[Campaign]]) -> bytes:
     axes.set_xlabel("experiments measured")
     axes.set_ylabel("val_bpb of the incumbent / baseline, as it walked")
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)

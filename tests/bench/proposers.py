@@ -9,7 +9,6 @@ share of the moves that it makes.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from researcher.picture import png
 from tests.bench.proposing import ADVISED_SHARE, HYBRID, OPTIMIZER, PROPOSERS, RANDOM, Night, SimulatedNight
 from tests.bench.table import RECORDED, Fit, Floats, Recording, World, read
 
@@ -170,6 +170,4 @@ def _drawn(nights: Mapping[str, Sequence[Night]], sigma: float) -> bytes:
         fontsize=10,
     )
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)

@@ -10,7 +10,6 @@ told; memory and seconds of the last quarter within 1.2 times those of the quart
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from rich.table import Table
 
 from researcher.errors import JournalError
 from researcher.history import History
+from researcher.picture import png
 from researcher.view import Night, look
 from services.state import State
 from tests.bench.scripted_llm import ScriptedLlm
@@ -223,6 +223,10 @@ def _print(
     for name in ("", "third", "last", "growth"):
         table.add_column(name, justify="right")
     missed = [f"missed: {fault}" for fault in found["faults"]]
+    missed += [
+        f"missed: the {victim} was never killed, so nothing is shown" for victim in VICTIMS if not killed[victim]
+    ]
+    missed += [] if night.tally["rejected"] else ["missed: no answer was refused, so nothing is shown"]
     for role in ROLES:
         for what, bar in (("rss_mib", GROWTH_BAR), ("descriptors", None)):
             before, last = (_median(readings, role, what, quarter) for quarter in quarters)
@@ -263,10 +267,4 @@ def _drawn(night: Night, readings: list[Reading]) -> bytes:
         axes.set_ylim(bottom=0)
     memory.legend(frameon=False)
     seconds.set_xlabel("experiments measured; kills in the first half")
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
