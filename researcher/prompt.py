@@ -99,8 +99,6 @@ class Prompts:
 
         Raises ModelFault, naming the setting, if even without any history it does not fit.
         """
-        if context.advice is not None:
-            return self._fitted(context, room)
         return self._fitted(self._viewed(context, room), room)
 
     def repair(
@@ -122,15 +120,14 @@ class Prompts:
         )
         left = room - prompt_tokens(turn)
         try:
-            viewed = context if context.advice is not None else self._viewed(context, room)
-            asked = self._fitted(viewed, left)  # the view of train.py that was answered to
+            asked = self._fitted(self._viewed(context, room), left)  # the view of train.py that was answered to
         except ModelFault:
             asked = self.messages(context, left)
         return (*asked, *turn)
 
     def _viewed(self, context: PromptContext, room: int) -> PromptContext:
         """With as much of train.py as fits; what is left out cannot be written anew."""
-        if self._spare(context, room) >= 0:
+        if context.advice is not None or self._spare(context, room) >= 0:
             return context
         lanes = tuple(lane for lane in context.lanes if lane is not Lane.FILE) or (Lane.SEARCH,)
         context = replace(context, lanes=lanes)
@@ -188,14 +185,15 @@ class Prompts:
             "task": self._wish(context).strip(),
         }
         if (advice := context.advice) is not None:
+            knobs = "\n".join(advice.knobs)
             values |= {
-                "knobs": "\n".join(advice.knobs),
+                "knobs": knobs,
                 "best": _listed(advice.best, 0),
                 "suggestion": advice.suggestion,
             }
             return (
                 Message("system", _fill(self.texts["adviser"], values)),
-                Message("user", _fill(self.texts["advice"], values)),
+                Message("user", _fill(self.texts["advice"].replace(_FENCE, _fence_around(knobs)), values)),
             )
         task = self.texts["task"].replace(_FENCE, _fence_around(context.source))
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
