@@ -30,7 +30,7 @@ from researcher.proposal import Candidate, Edit, Proposal, Proposer, WholeFile
 from researcher.settings import USUAL_SHARES, Mix
 from researcher.speaker import Asking, Speaker
 from researcher.tried import tried
-from researcher.turns import Shares, Turn, coming, newest, turn_of
+from researcher.turns import Shares, Turn, coming, taken, turn_of
 from researcher.validation import validate
 from trainer.jobs import Outcome
 
@@ -154,9 +154,8 @@ class Proposers:
         """Whose turn the next experiment is, and the LLM's turns from that one on."""
         if self._mix is Mix.LLM:
             return Turn.EDIT, [Turn.EDIT] * AHEAD
-        experiments = journal.experiments()
-        number, last = experiments[-1].number + 1, newest(experiments)
-        return turn_of(number, last, self._shares), coming(number, last, self._shares, AHEAD)
+        so_far = taken(journal.experiments())
+        return turn_of(so_far, self._shares), coming(so_far, self._shares, AHEAD)
 
     def _combine(self, journal: History, incumbent: str) -> Draft | None:
         """On a plateau, now and again: two near misses at once; not where an LLM or chance is to show itself."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from researcher.experiment import Experiment
@@ -25,7 +25,7 @@ class Turn(StrEnum):
     KNOBS = "knobs"  # the optimiser alone
 
 
-TURNS = {Proposer.LLM: Turn.EDIT, Proposer.ADVISER: Turn.ADVICE}
+TURNS: Mapping[Proposer | None, Turn] = {Proposer.LLM: Turn.EDIT, Proposer.ADVISER: Turn.ADVICE}
 
 
 @dataclass(frozen=True)
@@ -35,48 +35,65 @@ class Shares:
     edits: float
     advice: float
 
-    def of(self, turn: Turn) -> float:
-        """The share of all experiments."""
-        return {
-            Turn.EDIT: self.edits,
-            Turn.ADVICE: self.advice * (1 - self.edits),
-            Turn.KNOBS: (1 - self.advice) * (1 - self.edits),
-        }[turn]
+
+@dataclass(frozen=True)
+class Taken:
+    """Whose the experiments so far were: how many there are, and the last that was an edit; how many others, and the
+    last of those that was advised. 0 for none."""
+
+    experiments: int = 0
+    edit: int = 0
+    others: int = 0
+    advised: int = 0
+
+    def and_then(self, turn: Turn) -> Taken:
+        """One experiment later."""
+        number, others = self.experiments + 1, self.others + 1
+        if turn is Turn.EDIT:
+            return replace(self, experiments=number, edit=number)
+        return Taken(number, self.edit, others, others if turn is Turn.ADVICE else self.advised)
 
 
-def newest(experiments: Iterable[Experiment]) -> dict[Turn, int]:
-    """The number of the last experiment of each kind of turn that an LLM took, 0 for none."""
-    found = dict.fromkeys(TURNS.values(), 0)
+def taken(experiments: Iterable[Experiment]) -> Taken:
+    """From the journal; the baseline was nobody's."""
+    number = edit = others = advised = 0
     for item in experiments:
-        if item.proposer in TURNS:
-            found[TURNS[item.proposer]] = max(found[TURNS[item.proposer]], item.number)
-    return found
+        if not item.is_baseline:
+            number += 1
+            turn = TURNS.get(item.proposer)
+            if turn is Turn.EDIT:
+                edit = number
+                continue
+            others += 1
+            advised = others if turn is Turn.ADVICE else advised
+    return Taken(number, edit, others, advised)
 
 
-def turn_of(number: int, last: Mapping[Turn, int], shares: Shares) -> Turn:
-    """Of the experiment `number`, counted from 1; `last` is as `newest` has it, of those before it."""
-    due = (
-        turn
-        for turn in (Turn.EDIT, Turn.ADVICE)
-        if _count(number, shares.of(turn)) > _count(last[turn], shares.of(turn))
-    )
-    return next(due, Turn.KNOBS)
+def turn_of(so_far: Taken, shares: Shares) -> Turn:
+    """Of the next experiment."""
+    if _is_due(so_far.experiments + 1, so_far.edit, shares.edits):
+        return Turn.EDIT
+    return Turn.ADVICE if _is_due(so_far.others + 1, so_far.advised, shares.advice) else Turn.KNOBS
 
 
-def coming(number: int, last: Mapping[Turn, int], shares: Shares, count: int) -> list[Turn]:
-    """The LLM's next turns from the experiment `number` on, `count` of them or fewer."""
+def coming(so_far: Taken, shares: Shares, count: int) -> list[Turn]:
+    """The LLM's next turns, `count` of them or fewer."""
     found: list[Turn] = []
-    held = dict(last)
-    for each in range(number, number + FARTHEST):
-        turn = turn_of(each, held, shares)
+    for _ in range(FARTHEST):
+        turn = turn_of(so_far, shares)
+        so_far = so_far.and_then(turn)
         if turn is not Turn.KNOBS:
             found.append(turn)
-            held[turn] = each
         if len(found) == count:
             break
     return found
 
 
+def _is_due(number: int, last: int, share: float) -> bool:
+    """Whether the share has more turns up to this one than up to the last one taken."""
+    return _count(number, share) > _count(last, share)
+
+
 def _count(number: int, share: float) -> int:
-    """How many of the first `number` experiments are the share's."""
+    """How many of the first `number` are the share's."""
     return math.ceil(share * number - _ROUNDING)

@@ -1656,9 +1656,9 @@ GUARDS = (
     Guard(
         "turns of a kind keep to their share",
         "researcher/turns.py",
-        "_count(last[turn], shares.of(turn))",
-        "sum(1 for each in last.values() if each)",
-        "researcher/test_turns.py::test_usual_shares_are_kept_to_the_experiment",
+        "_is_due(so_far.others + 1, so_far.advised, shares.advice)",
+        "_is_due(so_far.experiments + 1, so_far.advised, shares.advice)",
+        "researcher/test_turns.py::test_the_share_of_a_long_night_is_the_one_that_was_set",
     ),
     Guard(
         "advice moves knobs with a range and no others",

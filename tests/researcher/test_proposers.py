@@ -184,7 +184,7 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
 
     with History(night.journal) as history:
         experiments = history.experiments()[1:]
-    assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laaola"
+    assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laoalo"
     advised = [item for item in experiments if item.proposer is Proposer.ADVISER]
     assert advised[0].title == "LEVEL 1.7982 -> 1.78"
     assert (advised[0].decision, advised[1].outcome) == (Decision.KEEP, Outcome.REJECTED)
