@@ -96,6 +96,11 @@ class Drafting:
         return len(self._ready) < AHEAD
 
     @property
+    def under_way(self) -> Asked | None:
+        """What is being asked, or has been and was not collected yet."""
+        return self._under_way
+
+    @property
     def ideas(self) -> set[str]:
         """The requests that a draft is being made for, or waits."""
         asked = [ready.asked for ready in self._ready] + ([self._under_way] if self._under_way else [])

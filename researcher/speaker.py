@@ -28,7 +28,7 @@ from trainer.jobs import Profile
 
 logger = logging.getLogger(__name__)
 
-_UNANSWERED = Proposal(Proposer.LLM, "a question without an answer", "", ())  # told once each time it goes away
+_UNANSWERED = "a question without an answer"  # told once each time it goes away
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Speaker:
         try:
             draft, _ = self._asking.draft(self._llm, context, journal, tick, frozenset())
         except ModelAway as error:
-            return self._unanswered(error)
+            return self._unanswered(error, Turn.EDIT if idea else turn)
         self._answered()
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
@@ -157,19 +157,22 @@ class Speaker:
             self._drafting.close()
 
     def _collect(self, drafting: Drafting) -> None:
+        asked = drafting.under_way
         try:
             if drafting.collect() is not None:
                 self._answered()
         except ModelAway as error:
-            draft = self._unanswered(error)
+            turn = Turn.EDIT if asked is None else asked.turn
+            draft = self._unanswered(error, turn)
             if draft is not None:
-                drafting.keep(Ready(Asked(""), draft, None))
+                drafting.keep(Ready(Asked("", turn), draft, None))
 
-    def _unanswered(self, error: ModelAway) -> Draft | None:
+    def _unanswered(self, error: ModelAway, turn: Turn) -> Draft | None:
         """Told as a rejection where it answered before."""
         self._note_away(error)
         answered, self._answers = self._answers, False
-        return Draft(_UNANSWERED, rejected=str(error)) if answered else None
+        by = Proposer.ADVISER if turn is Turn.ADVICE else Proposer.LLM
+        return Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None
 
     def _answered(self) -> None:
         self._answers = True

@@ -745,7 +745,7 @@ GUARDS = (
     Guard(
         "a question that gets no answer is told in the log",
         "researcher/speaker.py",
-        "Draft(_UNANSWERED, rejected=str(error)) if answered else None",
+        'Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None',
         "None",
         "researcher/test_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
     ),

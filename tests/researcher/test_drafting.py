@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import threading
@@ -25,6 +26,7 @@ from researcher.ollama import OllamaClient, OllamaSettings
 from researcher.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.settings import Mix
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.turns import Shares
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import opened
@@ -204,6 +206,35 @@ def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes
     with History(night.journal) as history:
         assert {item.proposer for item in history.experiments()[1:]} == {Proposer.OPTIMIZER}
     assert sum("no LLM" in record.message for record in caplog.records) <= 1
+
+
+@pytest.mark.parametrize("is_ahead", [True, False], ids=["ahead", "in turn"])
+def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
+    night: ScriptedNight, drafting: Drafting, is_ahead: bool
+) -> None:
+    night.start_trainer()
+    asked = count(1)
+
+    def script(_: object) -> Turn:
+        advice = json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": 1.79}})
+        return Turn(advice) if next(asked) == 1 else Turn(fault="model_missing")
+
+    def tick() -> None:
+        """A trial lasts until the thread is asked nothing more."""
+        while drafting.under_way is not None:
+            lab.proposers.draft_ahead(lab.journal)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(5)) as opened_lab:
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        ahead_of_it, always = drafting if is_ahead else None, Shares(edits=0.0, advice=1.0)
+        lab = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
+        lab = replace(lab, tick=tick, trials=Unhurried(night.bus))
+        work(lab)
+
+    with History(night.journal) as history:
+        experiments = history.experiments()[1:]
+    assert {item.proposer for item in experiments} == {Proposer.ADVISER, Proposer.OPTIMIZER}
+    assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [Outcome.REJECTED]
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(
