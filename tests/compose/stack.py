@@ -193,7 +193,9 @@ class Stack:
         """Containers, networks and volumes of this project and of no other; by its name, so no file is needed."""
         run("docker", "rm", "--force", self.eye, check=False)
         gone = ("down", "--volumes", "--timeout", "5")
-        run("docker", "compose", "--project-name", self.project, *gone, cwd=Path("/"), check=False)
+        down = run("docker", "compose", "--project-name", self.project, *gone, cwd=Path("/"))
+        left = run("docker", "ps", "--all", "--filter", f"name=^{self.project}-", "--format", "{{.Names}} {{.Status}}")
+        assert not left.stdout, f"not removed: {left.stdout}{down.stderr}"
 
 
 @contextmanager
