@@ -67,6 +67,7 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--file", type=Path, help="what `record` wrote; the shipped recording if not given")
     one.add_argument("--seeds", type=int, default=20)
     one.add_argument("--trials", type=int, default=100)
+    one.add_argument("--sigma", type=float, help="noise of a night's scores; the recording's if not given")
     one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the nights hold")
     _add_real_nights(names)
     return parser.parse_args()
@@ -107,7 +108,9 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "checks": lambda _: checks.run(),
     "prefix": lambda options: prefix.run(options.experiments),
     "record": lambda options: record.run(options.file, options.data, options.trials),
-    "proposers": lambda options: proposers.run(options.file, options.seeds, options.trials, options.picture),
+    "proposers": lambda options: proposers.run(
+        options.file, options.seeds, options.trials, options.sigma, options.picture
+    ),
     "unattended": lambda options: unattended.run(options.dir, options.experiments, options.budget, options.picture),
     "aa": lambda options: aa.run(options.dir, options.experiments, options.budget),
 }

@@ -1,10 +1,10 @@
 """Proposers against each other, in a world made of recorded trials.
 
 Recorded are the trials of the table; the world between them is a model of it (tests/bench/table.py), with the noise
-that repeats of the start values had. Real are the proposers, what refuses a proposal, and the rule by which a candidate
-is kept. A night holds its incumbent, and what is compared is the incumbent's score without noise, in pairs of a seed.
-Bars: the optimiser beats uniform draws, the interval without zero; an adviser who knows nothing costs no more than the
-share of the moves that it makes.
+that repeats of the start values had, or with that of longer trials (`--sigma`). Real are the proposers, what refuses a
+proposal, and the rule by which a candidate is kept. A night holds its incumbent, and what is compared is the
+incumbent's score without noise, in pairs of a seed. Bars: the optimiser beats uniform draws, the interval without zero;
+an adviser who knows nothing costs no more than the share of the moves that it makes.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def interval(differences: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def run(file: Path | None, seeds: int, trials: int, picture: Path | None) -> None:
+def run(file: Path | None, seeds: int, trials: int, sigma: float | None, picture: Path | None) -> None:
     """Print what is known of the world, and the table; exits with 1 where a bar is missed."""
     recording = read(file or RECORDED)
     began_s = time.monotonic()
-    world = World(recording)
+    world = World(recording, sigma)
     _print_world(recording, world, world.fit(recording))
     nights: dict[str, list[Night]] = {}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_enter, initargs=(world,)) as pool:
@@ -78,7 +78,8 @@ def _print_world(recording: Recording, world: World, fit: Fit) -> None:
     print(
         f"recorded: {len(recording.trials)} real trials of `{recording.header['profile']}`, {budget['amount']:g} "
         f"{budget['clock']} seconds each, {recording.failed_share:.1%} failed; sigma of the start values "
-        f"{recording.sigma:.4f}; best score {min(trial.score or 99.0 for trial in recording.scored):.4f}"
+        f"{recording.sigma:.4f}, of a night's scores {world.sigma:.4f}; "
+        f"best score {min(trial.score or 99.0 for trial in recording.scored):.4f}"
     )
     print(
         f"model of them, a fifth left out at a time: rank correlation {fit.ranks:.3f}, in the better half "

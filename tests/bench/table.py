@@ -94,13 +94,16 @@ class Fit:
 
 
 class World:
-    """What any knob vector would score without noise, whether it would fail, how long its trial would take."""
+    """What any knob vector would score without noise, whether it would fail, how long its trial would take.
 
-    def __init__(self, recording: Recording) -> None:
+    `sigma` is that of a night's scores: the recording's, if nobody asks for another.
+    """
+
+    def __init__(self, recording: Recording, sigma: float | None = None) -> None:
         profile = profile_named(recording.header["profile"])
         self.source = render_subject(profile)["train.py"]
         self.context = profile.context
-        self.sigma = recording.sigma
+        self.sigma = recording.sigma if sigma is None else sigma
         self._features = Features(profile.vocab_size, searched(self.source))
         self._scores, scores = self._arranged(recording.scored), _scores(recording.scored)
         self._all, failed = self._arranged(recording.trials), _failed(recording.trials)

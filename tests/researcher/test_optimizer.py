@@ -16,7 +16,7 @@ from researcher.errors import Rejected
 from researcher.evidence import Measured
 from researcher.experiment import Decision
 from researcher.knobs import read_knobs, set_knobs
-from researcher.optimizer import Optimizer
+from researcher.optimizer import EXPLORED_SHARE, Optimizer
 from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
 from researcher.proposers import Proposers
 from researcher.repair import repaired, whole_batches
@@ -113,17 +113,40 @@ def test_it_looks_on_both_sides_of_a_knob_before_it_turns_to_the_next_one() -> N
     head = journal.tell(SOURCE, 1.0)
 
     assert look_around(journal, SOURCE, head, 2) == [{"DEPTH": 1}, {"DEPTH": 3}]
-    assert list(moves(optimizer.propose(SOURCE, passes))) == ["LR"]
+    assert [list(move) for move in look_around(journal, SOURCE, head, 1)] == [["LR"]]
 
 
 def look_around(journal: Journal, source: str, head: int, count: int) -> list[dict[str, KnobValue]]:
-    """The next moves, each of them worse than the head; in the order of what they move to."""
-    found = []
-    for _ in range(count):
+    """The next moves but for those that explore, each of them worse than the head; in the order of what they move to.
+    Instead of one that explores the head is measured once more."""
+    found: list[dict[str, KnobValue]] = []
+    while len(found) < count:
         proposal = journal.optimizer.propose(source, passes)
-        found.append(moves(proposal))
-        journal.tell(apply_edits(source, proposal.edits), 1.5, parent=head)
+        if explores(proposal):
+            journal.tell(source, *journal.scores[head], parent=head)
+        else:
+            found.append(moves(proposal))
+            journal.tell(apply_edits(source, proposal.edits), 1.5, parent=head)
     return sorted(found, key=str)
+
+
+def explores(proposal: Proposal) -> bool:
+    return "a uniform draw" in proposal.hypothesis
+
+
+def test_tpe_explores_in_its_share_of_moves_and_says_so() -> None:
+    _, proposals = walk(Optimizer(seed=1, context=256), 60)
+
+    exploring = [moves(proposal) for proposal in proposals if explores(proposal)]
+    assert 0.25 < len(exploring) / 60 < 0.55, f"{EXPLORED_SHARE} is its share"
+    assert any(len(move) > 1 for move in exploring), "looking around moves one knob at a time"
+    assert {proposal.proposer for proposal in proposals} == {Proposer.OPTIMIZER}
+
+
+def test_cma_es_does_not_explore_besides() -> None:
+    _, proposals = walk(Optimizer(seed=1, context=256, sampler=Sampler.CMAES), 20)
+
+    assert not any(map(explores, proposals))
 
 
 def passes(_: Proposal) -> None:
