@@ -22,7 +22,7 @@ from researcher.lanes import offered_lanes
 from researcher.lessons import Lessons, NearMiss
 from researcher.optimizer import Optimizer
 from researcher.prompt import Advice, PromptContext
-from researcher.proposal import KnobValue, Proposer
+from researcher.proposal import KnobValue, Proposal, Proposer
 from researcher.tried import tried
 from researcher.turns import Turn
 from researcher.validation import validate
@@ -77,10 +77,14 @@ class Briefing:
         return Advice(_knob_lines(incumbent), tuple(best), self._suggestion(history, incumbent))
 
     def _suggestion(self, history: History, incumbent: str) -> str:
-        """What the optimiser would do, in words."""
+        """What the optimiser would do where it does not leave it to chance, in words."""
         known = tried(history, Proposer.OPTIMIZER)
+
+        def check(proposal: Proposal) -> object:
+            return validate(proposal, incumbent, known)
+
         try:
-            return self._optimizer.propose(incumbent, lambda proposal: validate(proposal, incumbent, known)).title
+            return self._optimizer.propose(incumbent, check, may_explore=False).title
         except Rejected as error:
             return f"nothing: {error}"
 

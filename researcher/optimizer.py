@@ -78,7 +78,7 @@ class Optimizer:
             (score, {name: value for name, value in point.items() if value != values[name]}) for score, point in named
         ]
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+    def propose(self, source: str, check: Callable[[Proposal], object], *, may_explore: bool = True) -> Proposal:
         """A move from the incumbent `source` that `check` lets pass.
 
         Raises Rejected when there is no knob with a range, or nothing new was found.
@@ -86,7 +86,7 @@ class Optimizer:
         values, ranges = values_and_ranges(source)
         if not ranges:
             raise Rejected("train.py has no knob with a range comment, so the optimiser has nothing to move")
-        explores = self._explores()
+        explores = may_explore and self._explores()
         draw = self._uniform(ranges) if explores else self._draws(source, ranges, values)
         hypothesis = _EXPLORES if explores else _HYPOTHESES[self._sampler]
         by = Proposer.RANDOM if self._sampler is Sampler.RANDOM else Proposer.OPTIMIZER

@@ -143,6 +143,15 @@ def test_tpe_explores_in_its_share_of_moves_and_says_so() -> None:
     assert {proposal.proposer for proposal in proposals} == {Proposer.OPTIMIZER}
 
 
+def test_what_an_adviser_is_shown_as_the_optimisers_next_move_is_no_uniform_draw() -> None:
+    journal = Journal(Optimizer(seed=1, context=256))
+    head = journal.tell(SOURCE, 1.0)
+    while not explores(journal.optimizer.propose(SOURCE, passes)):
+        journal.tell(SOURCE, 1.0, parent=head)
+
+    assert not explores(journal.optimizer.propose(SOURCE, passes, may_explore=False))
+
+
 def test_cma_es_does_not_explore_besides() -> None:
     _, proposals = walk(Optimizer(seed=1, context=256, sampler=Sampler.CMAES), 20)
 
