@@ -170,6 +170,7 @@ def _drawn(told: Mapping[Mix, Sequence[Campaign]]) -> bytes:
             shares = [score / night.best[0] for score in night.best]
             label = proposer if number == 0 else None
             axes.step(range(len(shares)), shares, where="post", color=colour, label=label, alpha=0.8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("experiments measured")
     axes.set_ylabel("val_bpb of the incumbent / baseline, as it walked")
     axes.legend(frameon=False)

@@ -1,10 +1,10 @@
 """Proposers against each other, in a world made of recorded trials.
 
 Recorded are the trials of the table; the world between them is a model of it (tests/bench/table.py), with the noise
-that repeats of the start values had, or with that of longer trials (`--sigma`). Real are the proposers, what refuses a
-proposal, and the rule by which a candidate is kept. A night holds its incumbent, and what is compared is the
-incumbent's score without noise, in pairs of a seed. Bars: the optimiser beats uniform draws, the interval without zero;
-an adviser who knows nothing costs no more than the share of the moves that it makes.
+that repeats of the start values had, or with another (`--sigma`): real nights of such trials had 0.010 to 0.014. Real
+are the proposers, what refuses a proposal, and the rule by which a candidate is kept. A night holds its incumbent, and
+what is compared is the incumbent's score without noise, in pairs of a seed. Bars: the optimiser beats uniform draws,
+the interval without zero; an adviser who knows nothing costs no more than the share of the moves that it makes.
 """
 
 from __future__ import annotations
