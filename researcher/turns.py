@@ -56,17 +56,11 @@ class Taken:
 
 def taken(experiments: Iterable[Experiment]) -> Taken:
     """From the journal; the baseline was nobody's."""
-    number = edit = others = advised = 0
+    so_far = Taken()
     for item in experiments:
         if not item.is_baseline:
-            number += 1
-            turn = TURNS.get(item.proposer)
-            if turn is Turn.EDIT:
-                edit = number
-                continue
-            others += 1
-            advised = others if turn is Turn.ADVICE else advised
-    return Taken(number, edit, others, advised)
+            so_far = so_far.and_then(TURNS.get(item.proposer, Turn.KNOBS))
+    return so_far
 
 
 def turn_of(so_far: Taken, shares: Shares) -> Turn:
