@@ -162,10 +162,10 @@ class Speaker:
             if drafting.collect() is not None:
                 self._answered()
         except ModelAway as error:
-            turn = Turn.EDIT if asked is None else asked.turn
-            draft = self._unanswered(error, turn)
+            assert asked is not None, "only a question can find the model away"
+            draft = self._unanswered(error, asked.turn)
             if draft is not None:
-                drafting.keep(Ready(Asked("", turn), draft, None))
+                drafting.keep(Ready(Asked("", asked.turn), draft, None))
 
     def _unanswered(self, error: ModelAway, turn: Turn) -> Draft | None:
         """Told as a rejection where it answered before."""
