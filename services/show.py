@@ -208,10 +208,10 @@ def call_text(call: PaidCall) -> str:
 
 def closer_look(result: TrialResult) -> str | None:
     """How a score was examined, and what that finds; None for one that nobody examined."""
-    trust, share = result.trust, result.probes.get("caught_share")
-    if trust is None or trust.probe is None or share is None:
+    trust, caught = result.trust, result.probes.get("smallest_caught")
+    if trust is None or trust.probe is None or caught is None:
         return None
-    found = f"a look-ahead at {share:.1%} of the positions shows 99 times in 100"
+    found = f"a look-ahead worth {caught:.2g} nats a token shows 99 times in 100"
     return f"{trust.probe}: {trust.probe_rows} with another future, {found}"
 
 

@@ -1,160 +1,222 @@
-"""Rows asked again, with another text behind a cut, among other neighbours, in another order: is the model causal?
+"""Does a score come from the past of each row alone? The questions that find out, and what their answers show.
 
-A logit may depend on its row's tokens up to its position, and on nothing else. Promises: a finding is made of logits
-that the trainer copied, for rows, cuts and positions that nobody could guess. A look-ahead of one token shows only just
-before the cut, so a question examines one position of one row, and no two the same: `caught_share` says what that
-finds, also where there are more questions than rows. Does not cover a process that remembers its earlier answers, or
-recognises that it is asked again: a replica has nothing to remember.
+While the validation rows are scored, the trainer notes the loss of every token. Then it draws positions at random,
+keeps each row up to its position, puts other text behind it, and asks a replica for the loss of the token that stood
+there. A model that reads only the past gives the same loss again. The difference is what the model gained from the
+future, in nats: the profit of a look-ahead, however it is hidden, since nothing else of an answer enters the score.
+
+Promises: positions are drawn after the score, so nobody could know them; half of the draws go to tokens in proportion
+to how much better they were predicted than by the pairs of tokens alone, which is where a rare look-ahead must have its
+profit; no question shows what another one asks for. Does not cover a process that remembers its earlier answers: the
+replica is a fresh one.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.rows import Tokens
 
-TOLERANCE = 0.05  # on logits; the same shapes on the same device gave the same bits
-MOST_TOLERANCE = 0.5
+EXACT_TOLERANCE = 1e-3  # nats, where the same rows gave the same answers bit by bit: rounding, no more
+TOLERANCE, MOST_TOLERANCE = 0.02, 0.25  # nats, where they did not
+MOST_PROFIT = 0.01  # nats a token
+_LEAST_PROFIT = 1e-4
 _NOISE_FACTOR = 4.0
-_POSITIONS = 4
-_UNCHANGED_SHARE = 8  # one in so many is asked as it was
+_DOUBT, _BEYOND_DOUBT = 3.0, 5.0  # standard errors
+_UNCHANGED_SHARE = 8  # one question in so many repeats its row as it was
 _CONFIDENCE = 0.99
-_LEAST_LEAN, _ERRORS, _FEWEST_LEANS = 0.005, 6.0, 30  # fewer do not tell their own error
+_PAIR_WEIGHT = 5.0  # pseudo-counts of the single tokens behind those of pairs
 
-Logits = npt.NDArray[np.floating]
+Losses = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The largest changes of a logit: `noise` in rows asked again as they were, `change` before a cut, at `position`.
+    """What came out. Losses are in nats; `noise` and `change` are the largest differences of a loss between both
+    processes: for rows repeated as they were, and for positions whose future was another one.
 
-    `rows` counts the questions that go on differently at a cut. `lean` is how much the token behind a cut is preferred
-    to the one in its place by a model that is shown it, on average and beyond doubt: small changes may all go one way.
+    `rows` counts the latter, `position` is that of `change`, `profit` and `profit_error` are the mean gain of a token
+    and its standard error, `room` the mean by which tokens were predicted better than by pairs alone.
     """
 
     rows: int
     noise: float
     change: float
     position: int
-    lean: float = 0.0
+    profit: float = 0.0
+    profit_error: float = 0.0
+    room: float = 0.0
 
     @property
     def tolerance(self) -> float:
-        """What counts as the same: dropout that was left on is honest, so the model's own noise widens it, not far."""
+        """How much a loss may change: rounding, and the model's own noise up to a cap."""
+        if self.noise == 0.0:
+            return EXACT_TOLERANCE
         return min(MOST_TOLERANCE, max(TOLERANCE, _NOISE_FACTOR * self.noise))
 
     @property
-    def caught_share(self) -> float:
-        """The smallest share of positions at which a look-ahead is found 99 times in 100, however they are chosen."""
-        return float(1 - (1 - _CONFIDENCE) ** (1 / self.rows)) if self.rows else 1.0
+    def smallest_caught(self) -> float:
+        """The profit in nats a token that is found 99 times in 100, whatever positions it comes from.
+
+        A draw meets a look-ahead with at least half of the probability profit / room; see the module's docstring.
+        """
+        missed = (1 - _CONFIDENCE) ** (1 / self.rows) if self.rows else 0.0
+        return float(2 * self.room * (1 - missed))
 
     @property
     def fault(self) -> str | None:
         """Why such a model cannot be scored, in a sentence; None for one that passes."""
         if self.noise > MOST_TOLERANCE:
             return (
-                f"asked again for the same rows, its logits differ by {self.noise:.3g}, and {MOST_TOLERANCE:g} "
-                "is allowed: they depend on its earlier calls, on the other rows of a batch, or on chance"
+                f"asked again for the same rows, its losses differ by {self.noise:.3g} nats, and {MOST_TOLERANCE:g} is "
+                "allowed: they depend on more than the script, the model's state_dict and the row, such as earlier "
+                "calls, other rows of a batch, or chance"
             )
         if self.change > self.tolerance:
             return (
-                f"its logits at position {self.position} of a row changed by {self.change:.3g} with the tokens behind "
-                f"it, and {self.tolerance:.3g} is allowed: it looks ahead"
+                f"the loss of a token changed by {self.change:.3g} nats with the text behind it, at position "
+                f"{self.position} of a row, and {self.tolerance:.3g} is allowed: it looks ahead"
             )
-        if self.lean > _LEAST_LEAN:
+        if self.profit - _BEYOND_DOUBT * self.profit_error > _LEAST_PROFIT:
+            return f"it gains {self.profit:.2g} nats a token from the text behind it: it looks ahead"
+        if (most := self.profit + _DOUBT * self.profit_error) > MOST_PROFIT:
             return (
-                f"its logits lean by {self.lean:.2g} to the token behind them where they are shown it: it looks ahead"
+                f"its losses are so noisy that it may gain {most:.2g} nats a token from the text behind it, and "
+                f"{MOST_PROFIT:g} cannot be told from a look-ahead: let nothing but torch's own generator draw numbers"
             )
         return None
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What a replica is asked. `tokens` (questions, T+1) come in whole batches, each row in its place of the scoring.
+    The other arrays (questions,) hold the position whose loss is compared, the token that stood behind it, the loss
+    noted there, the weight of a question in the mean, and whether another text stands behind its position. `room` is
+    that of a finding."""
+
+    tokens: Tokens
+    positions: Indices
+    targets: Indices
+    scored: Losses
+    weights: Losses
+    changed: npt.NDArray[np.bool_]
+    room: float
+
+    def finding(self, losses: Losses) -> Finding:
+        """What the replica's `losses` (questions,) show."""
+        gains = losses - self.scored
+        sizes = np.abs(gains)
+        noise = float(sizes[~self.changed].max(initial=0.0))
+        if not self.changed.any():
+            return Finding(0, noise, 0.0, 0)
+        worst = int(np.where(self.changed, sizes, -1.0).argmax())
+        parts = (gains * self.weights)[self.changed]
+        error = parts.std(ddof=1) / np.sqrt(len(parts)) if len(parts) > 1 else 0.0
+        return Finding(
+            rows=int(self.changed.sum()),
+            noise=noise,
+            change=float(sizes[worst]),
+            position=int(self.positions[worst]),
+            profit=float(parts.mean()),
+            profit_error=float(error),
+            room=self.room,
+        )
+
+
+class _Drawn(NamedTuple):
+    row: int
+    position: int
+    changed: bool
+    weight: float
+
+
 class Causality:
-    """Remembers some logits while the validation rows are scored, then compares. `tokens` are the rows to ask again,
-    T+1 wide like all others, in the order to ask them in: at most `count`, any first part of them as good a sample."""
+    """Notes the losses of the validation `rows` (T+1 wide) while they are scored, `batch` at a time, and draws the
+    questions afterwards. `donors` are rows of the same width whose text stands behind the positions: other ones than
+    `rows`, lest they tell what is asked elsewhere. `has_bytes` (vocabulary,) says which tokens count in a score."""
 
-    def __init__(self, rows: Tokens, count: int, random: np.random.Generator) -> None:
-        context = rows.shape[1] - 1
-        places = len(rows) * (context - 1)
-        chosen, cuts = np.divmod(random.choice(places, min(count, places), replace=False), context - 1)
-        self._cuts = cuts + 1
-        firsts = np.arange(0, len(chosen), _UNCHANGED_SHARE)
-        unchanged = firsts + random.integers(0, _UNCHANGED_SHARE, len(firsts))
-        self._cuts[np.minimum(unchanged, len(chosen) - 1)] = context
-        self._positions = random.integers(0, self._cuts[:, None], (len(chosen), _POSITIONS))
-        self._positions[:, 0] = self._cuts - 1
-        self.tokens = _swapped(rows, chosen, self._cuts, random)
-        each = np.arange(len(chosen))
-        self._differs = self.tokens[each, self._cuts] != rows[chosen, self._cuts]
-        self._kept: list[Logits | None] = [None] * len(chosen)
-        self._noise = self._change = 0.0
-        self._position = 0
-        self._tokens = rows[chosen, self._cuts], self.tokens[each, self._cuts]
-        self._leans: list[float] = []
-        self._questions = defaultdict[int, list[int]](list)
-        for question, row in enumerate(chosen):
-            self._questions[int(row)].append(question)
+    def __init__(
+        self, rows: Tokens, donors: Tokens, has_bytes: npt.NDArray[np.bool_], batch: int, random: np.random.Generator
+    ) -> None:
+        self._rows = rows
+        self._donors = donors if len(donors) > 1 else rows
+        self._has_bytes = has_bytes
+        self._batch = batch
+        self._random = random
+        self._losses = np.zeros((len(rows), rows.shape[1] - 1))
 
-    def remember(self, first: int, logits: Logits, rows: int) -> None:
-        """The logits of `rows` validation rows from the row `first` on, (rows * context, vocabulary)."""
-        by_row = logits.reshape(rows, -1, logits.shape[1])
-        for at in range(rows):
-            for question in self._questions.get(first + at, ()):
-                self._kept[question] = by_row[at, self._positions[question]].copy()
+    def note(self, first: int, losses: Losses) -> None:
+        """The losses (positions,) of whole rows from the row `first` on."""
+        by_row = losses.reshape(-1, self._losses.shape[1])
+        self._losses[first : first + len(by_row)] = by_row
 
-    def ask_only(self, count: int) -> None:
-        """The first `count` questions, from now on; what was remembered for the others is let go."""
-        self.tokens = self.tokens[:count]
-        del self._kept[count:]
+    @cached_property
+    def _better(self) -> Losses:
+        """How much better each token was predicted than by the pairs of tokens alone; 0 where it was not."""
+        better = np.maximum(0.0, pair_losses(self._rows) - self._losses)
+        return np.where(self._has_bytes[self._rows[:, 1:]], better, 0.0)
 
-    def compare(self, first: int, logits: Logits, rows: int) -> None:
-        """The same for `rows` of `tokens` from `first` on."""
-        by_row = logits.reshape(rows, -1, logits.shape[1])
-        for at in range(rows):
-            kept, positions = self._kept[first + at], self._positions[first + at]
-            assert kept is not None, "every validation row was scored before"
-            difference = by_row[at, positions].astype(np.float32) - kept.astype(np.float32)
-            changes = np.nan_to_num(np.abs(difference), nan=np.inf).max(axis=1)
-            self._note(self._cuts[first + at] < by_row.shape[1], positions, changes)
-            if self._differs[first + at] and np.isfinite(difference).all():
-                there, instead = (tokens[first + at] for tokens in self._tokens)
-                self._leans.append(float(difference[0, instead] - difference[0, there]))
+    def questions(self, count: int) -> Questions:
+        """About `count` questions: whole batches, with as many of every place in a batch. Those of a row come in the
+        order of their positions, so that none shows what a later one asks for."""
+        each = max(1, round(count / self._batch))
+        places = [self._drawn(place, each) for place in range(self._batch)]
+        drawn = [question for batch in zip(*places, strict=False) for question in batch]
+        rows, positions, changed = (np.array([getattr(one, name) for one in drawn]) for name in _Drawn._fields[:3])
+        return Questions(
+            tokens=self._asked(rows, positions, changed),
+            positions=positions,
+            targets=self._rows[rows, positions + 1].astype(np.int64),
+            scored=self._losses[rows, positions],
+            weights=np.array([one.weight for one in drawn]),
+            changed=changed,
+            room=float(self._better.mean()),
+        )
 
-    def _note(self, was_cut: bool, positions: npt.NDArray[np.integer], changes: npt.NDArray[np.float32]) -> None:
-        worst = int(changes.argmax())
-        if not was_cut:
-            self._noise = max(self._noise, float(changes[worst]))
-        elif changes[worst] > self._change:
-            self._change, self._position = float(changes[worst]), int(positions[worst])
+    def _drawn(self, place: int, count: int) -> list[_Drawn]:
+        """At most `count` questions about the rows that are scored at a place of a batch; those that repeat a row as it
+        was come last, since they show all of it."""
+        rows = np.arange(place, len(self._rows), self._batch)
+        last = self._losses.shape[1] - 1  # its token stands at the end, with nothing behind it
+        better = self._better[rows, :last].reshape(-1)
+        counts = self._has_bytes[self._rows[rows, 1 : last + 1]].reshape(-1)
+        chances = np.full(len(better), 1.0 / len(better))
+        if better.any():
+            chances = (chances + better / better.sum()) / 2
+        picked = self._random.choice(len(better), min(count, len(better)), replace=False, p=chances)
+        changed = self._random.random(len(picked)) >= 1 / _UNCHANGED_SHARE
+        drawn = [
+            _Drawn(int(rows[at // last]), int(at % last), bool(new), float(counts[at] / (len(better) * chances[at])))
+            for at, new in zip(picked, changed, strict=True)
+        ]
+        return sorted(drawn, key=lambda one: (not one.changed, one.position))
 
-    def finding(self) -> Finding:
-        """What came out, once all was compared; the next comparison begins anew."""
-        rows = int(self._differs[: len(self.tokens)].sum())
-        found = Finding(rows, self._noise, self._change, self._position, _beyond_doubt(self._leans))
-        self._noise, self._change, self._position, self._leans = 0.0, 0.0, 0, []
-        return found
+    def _asked(self, rows: Indices, positions: Indices, changed: npt.NDArray[np.bool_]) -> Tokens:
+        """Each row up to its position, and from there on, where it is changed, a donor that goes on differently."""
+        behind = positions + 1
+        donors = self._random.integers(0, len(self._donors), len(rows))
+        for _ in range(20):
+            alike = self._donors[donors, behind] == self._rows[rows, behind]
+            if not alike.any():
+                break
+            donors[alike] = self._random.integers(0, len(self._donors), int(alike.sum()))
+        swapped = (np.arange(self._rows.shape[1]) >= behind[:, None]) & changed[:, None]
+        return np.where(swapped, self._donors[donors], self._rows[rows])
 
 
-def _beyond_doubt(leans: list[float]) -> float:
-    """Their mean less six of its errors; 0 for what chance may do."""
-    if len(leans) < _FEWEST_LEANS:
-        return 0.0
-    return max(0.0, float(np.mean(leans) - _ERRORS * np.std(leans, ddof=1) / np.sqrt(len(leans))))
-
-
-def _swapped(
-    rows: Tokens, chosen: npt.NDArray[np.integer], cuts: npt.NDArray[np.integer], random: np.random.Generator
-) -> Tokens:
-    """Each chosen row up to its cut, and from there on a row that goes on differently at once, where there is one."""
-    donors = random.integers(0, len(rows), len(chosen))
-    for _ in range(10):
-        alike = rows[donors, cuts] == rows[chosen, cuts]
-        if not alike.any():
-            break
-        donors[alike] = random.integers(0, len(rows), int(alike.sum()))
-    width = rows.shape[1]
-    behind = (np.arange(width) >= cuts[:, None]) & (cuts < width - 1)[:, None]
-    return np.where(behind, rows[donors], rows[chosen])
+def pair_losses(rows: Tokens) -> Losses:
+    """What each token but a row's first costs in nats (rows, T) under counts of the pairs of tokens in all other
+    places, backed by counts of the single tokens: a Dirichlet-smoothed bigram (MacKay and Peto 1995)."""
+    before, after = rows[:, :-1].reshape(-1).astype(np.int64), rows[:, 1:].reshape(-1).astype(np.int64)
+    vocab = int(rows.max()) + 1
+    singles, firsts = np.bincount(after, minlength=vocab), np.bincount(before, minlength=vocab)
+    _, which, counts = np.unique(before * vocab + after, return_inverse=True, return_counts=True)
+    single = singles[after] / (len(after) + vocab)  # its own place is left out, and one is added for every token
+    chances = (counts[which] - 1 + _PAIR_WEIGHT * single) / (firsts[before] - 1 + _PAIR_WEIGHT)
+    return np.asarray(-np.log(chances).reshape(len(rows), -1), dtype=np.float64)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from trainer.dialogue import Unscorable
+from trainer.crossentropy import Unscorable
 from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
 from trainer.jobs import (

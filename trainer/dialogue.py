@@ -1,7 +1,8 @@
 """Questions and answers: rows of tokens go to a candidate's process, its logits come back through shared memory.
 
 Promises: an answer is copied to private memory before anybody reads it, one that was not asked for is refused, and no
-message is waited for (the caller's loop has the deadline). Two batches are always on the way, so both sides work.
+message is waited for (the caller's loop has the deadline). Two batches are on the way, so both sides work, unless the
+caller wants one: a candidate can read what is on the way.
 """
 
 from __future__ import annotations
@@ -15,12 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import linux
+from trainer.crossentropy import Unscorable
 from trainer.rows import Tokens
 from trainer.wire import BUFFERS, Channel, Layout, Message, Word
-
-
-class Unscorable(Exception):
-    """The logits cannot be scored; the message is a sentence for a person."""
 
 
 class Buffers:
@@ -76,12 +74,12 @@ class Dialogue:
         self._waiting: Iterator[tuple[int, Tokens]] = iter(())
         self._done_rows = self._all_rows = 0
 
-    def ask(self, rows: Tokens) -> None:
-        """Send the first batches."""
+    def ask(self, rows: Tokens, at_once: int = BUFFERS) -> None:
+        """Send the first batches, so many at once."""
         self._done_rows, self._all_rows = 0, len(rows)
         size = self._buffers.layout.rows
         self._waiting = ((at, rows[at : at + size]) for at in range(0, len(rows), size))
-        for buffer in range(BUFFERS):
+        for buffer in range(at_once):
             self._ask(buffer)
 
     def answered(self, message: Message) -> Answer:

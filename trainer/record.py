@@ -11,7 +11,7 @@ from trainer.observation import Mark, Marks
 from trainer.scoring import EVALUATOR, Score
 from trainer.verdict import printed_agrees
 
-PROBE, REPLICA_PROBE = "rows asked again", "rows asked again, also of a replica"
+PROBE = "rows asked again of a fresh process"
 
 
 def timing(wall_s: float, processor_s: float, marks: Marks, timed: float | None) -> Timing:
@@ -33,9 +33,7 @@ def metric(score: Score | None) -> Metric | None:
     return Metric("val_bpb", score.bpb) if score is not None else None
 
 
-def trust(
-    bpb: float | None, printed_bpb: float | None, finding: Finding | None, replica: Finding | None
-) -> Trust | None:
+def trust(bpb: float | None, printed_bpb: float | None, finding: Finding | None) -> Trust | None:
     """None without a score; without a closer look no probe is named."""
     if bpb is None:
         return None
@@ -43,19 +41,22 @@ def trust(
     plain = Trust(evaluator=EVALUATOR, printed_bpb=finite(printed_bpb), printed_agrees=agrees)
     if finding is None:
         return plain
-    probe = PROBE if replica is None else REPLICA_PROBE
-    return replace(plain, probe=probe, probe_rows=finding.rows, tolerance=finding.tolerance)
+    return replace(plain, probe=PROBE, probe_rows=finding.rows, tolerance=finding.tolerance)
 
 
-def probes(finding: Finding | None, replica: Finding | None) -> dict[str, float]:
-    """What the closer look saw: the largest changes of logits, and the smallest share of peeking positions it finds."""
-    seen: dict[str, float | None] = {}
-    for name, each in (("", finding), ("replica_", replica)):
-        if each is not None:
-            seen |= {f"{name}noise": finite(each.noise), f"{name}change": finite(each.change)}
-    if finding is not None:
-        seen["caught_share"] = finding.caught_share
-    return {name: value for name, value in seen.items() if value is not None}
+def probes(finding: Finding | None) -> dict[str, float]:
+    """What the closer look saw, in nats: the largest differences of a loss, the mean gain of a token from its future,
+    its standard error, and the smallest such gain that is found 99 times in 100."""
+    if finding is None:
+        return {}
+    seen = {
+        "noise": finding.noise,
+        "change": finding.change,
+        "profit": finding.profit,
+        "profit_error": finding.profit_error,
+        "smallest_caught": finding.smallest_caught,
+    }
+    return {name: value for name, value in seen.items() if math.isfinite(value)}
 
 
 def finite(value: float | None) -> float | None:

@@ -1,13 +1,16 @@
 """A replica: a fresh process with the same script, stopped before its first batch, and the weights that were scored.
 
-It is asked the rows that were asked again, and compared with what the candidate answered when it was scored. Promises:
-who passes computes its logits from its script, its weights and the past of a row alone; nothing that the first process
-remembered is there. Does not cover a model that recognises a replica, say by the order of the rows, and behaves.
+It is asked questions about the score, drawn after it was known, and its losses are compared with those of the score.
+Promises: a candidate that passes computes its logits from its script, its weights and the past of a row alone; nothing
+that the first process remembered is there. A replica that recognises what it is and behaves differs from the score.
 """
 
 from __future__ import annotations
 
-from trainer.causality import MOST_TOLERANCE, Causality, Finding
+import numpy as np
+
+from trainer.causality import Finding, Questions
+from trainer.crossentropy import nats
 from trainer.dialogue import Buffers, Dialogue
 from trainer.jobs import Outcome
 from trainer.launch import Ending
@@ -20,9 +23,10 @@ NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-lev
 class ReplicaExam:
     """Its examination, driven by its answers. `finding` is None until all are there."""
 
-    def __init__(self, channel: Channel, buffers: Buffers, causality: Causality) -> None:
+    def __init__(self, channel: Channel, buffers: Buffers, questions: Questions) -> None:
         self._dialogue = Dialogue(channel, buffers)
-        self._causality = causality
+        self._questions = questions
+        self._losses = np.zeros(len(questions.tokens))
         self.finding: Finding | None = None
 
     def close(self) -> None:
@@ -34,17 +38,20 @@ class ReplicaExam:
         return self._dialogue.share
 
     def begin(self, *, half: bool) -> None:
-        """Ask for the first batches."""
+        """Ask for the first batch, and for one at a time: the next one could show what this one asks for."""
         self._dialogue.half = half
-        self._dialogue.ask(self._causality.tokens)
+        self._dialogue.ask(self._questions.tokens, at_once=1)
 
     def served(self, message: Message) -> bool:
         """Take an answer; True when all is compared and the replica was told. Raises Unscorable."""
         answer = self._dialogue.answered(message)
-        self._causality.compare(answer.first, answer.logits, len(answer.rows))
+        asked = slice(answer.first, answer.first + len(answer.rows))
+        by_row = answer.logits.reshape(len(answer.rows), -1, answer.logits.shape[1])
+        compared = by_row[np.arange(len(by_row)), self._questions.positions[asked]]
+        self._losses[asked] = nats(compared, self._questions.targets[asked])
         if not self._dialogue.over:
             return False
-        self.finding = self._causality.finding()
+        self.finding = self._questions.finding(self._losses)
         self._dialogue.channel.send(Message(Word.SCORED))
         return True
 
@@ -61,17 +68,9 @@ def replica_fault(
         return Stop(Outcome.UNSCORABLE, f"its replica cannot be asked: {stop.reason}")
     if finding is None:
         return Stop(Outcome.UNSCORABLE, f"its replica ended before it was asked{_last(last_lines)}")
-    fault = _difference(finding)
-    return None if fault is None else Stop(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {fault}")
-
-
-def _difference(finding: Finding) -> str | None:
-    if finding.noise > MOST_TOLERANCE:
-        return (
-            f"its logits for the same rows are off by {finding.noise:.3g}, and {MOST_TOLERANCE:g} is allowed: what "
-            "was scored is not made of the script and the model's state_dict alone"
-        )
-    return finding.fault
+    if finding.fault is None:
+        return None
+    return Stop(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {finding.fault}")
 
 
 def _last(lines: list[str]) -> str:

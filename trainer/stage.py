@@ -7,14 +7,13 @@ returns when all processes are dead. Does not cover what a trial makes of it.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from trainer import machine
-from trainer.causality import Causality, Finding
+from trainer.causality import Finding, Questions
 from trainer.dialogue import Buffers
 from trainer.disk import Holdings, can_be_counted
 from trainer.grants import grants
@@ -70,7 +69,6 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     spec, oom_kills = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
-        again=questions(spec, -math.inf) or 0,
         heldout=spec.budget.heldout_rows,
         weights_fd=stage.weights_fd,
         closer=lambda bpb: questions(spec, bpb),
@@ -78,18 +76,16 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
     stop, finding = watch.stop, None
     ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
-    if ended_well and spec.is_first_of_its_code and scoring.finding is not None:
+    if ended_well and scoring.asked:
         clear(stage.places.folder, stage.places.user)
-        stop, finding = _replicate(stage, scoring.saved, scoring.causality)
+        stop, finding = _replicate(stage, scoring.saved, scoring.causality.questions(scoring.asked))
     return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
 
 
-def _replicate(stage: Stage, saved: str | None, causality: Causality) -> tuple[Stop | None, Finding | None]:
+def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop | None, Finding | None]:
     if not saved:
         return Stop(Outcome.UNSCORABLE, NO_MODULE), None
-    watch, exam = _watched(
-        stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, causality)
-    )
+    watch, exam = _watched(stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, asked))
     return replica_fault(exam.finding, watch.stop, watch.ending, watch.sink.last_lines(1)), exam.finding
 
 
@@ -124,18 +120,19 @@ def _watched(
 
 
 def questions(spec: TrialSpec, bpb: float) -> int | None:
-    """How many rows a score is worth asking again; None for one that is not looked at any further.
+    """How many questions a replica is asked about a score; None for a score that cannot be kept or confirmed.
 
-    Many for a code's first score that may be kept, more for one that is a jump, and more in the first trial after it:
-    whatever code has one was kept, and a claim's head had one before it is confirmed.
+    It depends on the score, which the candidate does not know, and on nothing that it can see. Only the repeats of the
+    user's own baseline are scored, also held out, without questions.
     """
     to_beat = spec.score_to_beat
-    if spec.kind is Kind.FIRST and (to_beat is None or bpb >= to_beat):
+    if spec.kind is Kind.BASELINE and not spec.is_first_of_its_code:
+        return 0
+    if to_beat is None:
+        return QUESTIONS
+    if bpb >= to_beat:
         return None
-    if spec.is_first_of_its_code:
-        jump = to_beat is not None and to_beat - bpb > JUMP_SHARE * abs(to_beat)
-        return MORE_QUESTIONS if jump else QUESTIONS
-    return MORE_QUESTIONS if spec.number == 1 and spec.kind in (Kind.CONFIRM, Kind.DRIFT) else 0
+    return MORE_QUESTIONS if to_beat - bpb > JUMP_SHARE * abs(to_beat) else QUESTIONS
 
 
 def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:

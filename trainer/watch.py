@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from trainer.dialogue import Unscorable
+from trainer.crossentropy import Unscorable
 from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact

@@ -154,7 +154,7 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
     assert "3 experiments" in night.output.read_text()
     for command, expected in {
         "status": "measured  3:",
-        "log 0": "rows asked again, also of a replica: ",
+        "log 0": "rows asked again of a fresh process: ",
         "log": "baseline",
         "log 1": "step 00000",
         "best": "val_bpb",

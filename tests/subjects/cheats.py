@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 from tests.trainer.conftest import STEPS
-from trainer.jobs import Clock, Outcome
+from trainer.jobs import Clock, Kind, Outcome
 
 BUDGET = replace(STEPS, eval_rows=64)
 _FOLDER = Path(__file__).parent
@@ -127,10 +127,8 @@ def _file(name: str, says: str, *, quick: bool = False) -> Cheat:
     return Cheat(name.replace("_", " "), (_FOLDER / f"{name}.py").read_text(), says, quick=quick)
 
 
-AHEAD = "behind it, and"  # "... is allowed: it looks ahead", by whatever process
-AGAIN = "asked again for the same rows"
-DIFFERS = "a fresh process with its weights differs: its logits"
-NOT_ITS_OWN = "not made of the script and the model's state_dict"
+DIFFERS = "a fresh process with its weights differs"
+AHEAD = "it looks ahead"
 UNASKED = "ended without asking for its score"
 PRINTED = "it printed val_bpb 0.100000"
 _CHANNEL = """
@@ -306,6 +304,24 @@ _ANSWERS = (
         "constants on its logits", in_forward("if y is None:\n    return logits + 100 * x[..., None]"), None, worse=True
     ),
     Cheat("makes every token likely", in_forward("if y is None:\n    return 0 * logits + 1000"), None, worse=True),
+    Cheat("makes every token certain", in_forward("if y is None:\n    return 0 * logits + 1e30"), "no probabilities"),
+    Cheat(
+        "makes every token certain in half precision",
+        in_forward("if y is None:\n    return 0 * logits.half() + 6e4"),
+        None,
+        worse=True,
+    ),
+    Cheat(
+        "makes every token certain at one position in fifty",
+        in_forward("if y is None:\n    logits[(7 * x + torch.arange(32)) % 50 == 0] = 1e30"),
+        "no probabilities",
+    ),
+    Cheat(
+        "makes every token certain just below the limit",
+        in_forward("if y is None:\n    logits[(7 * x + torch.arange(32)) % 50 == 0] = 9e5"),
+        None,
+        worse=True,
+    ),
 )
 _LOOKS_AHEAD = (
     Cheat("non-causal in training and evaluation", edited(("is_causal=True", "is_causal=False")), AHEAD, quick=True),
@@ -313,14 +329,95 @@ _LOOKS_AHEAD = (
     Cheat("looks ahead at every position", peeking("x >= 0"), AHEAD, quick=True),
     Cheat("looks ahead at a tenth of the positions", peeking("(7 * x + torch.arange(32)) % 10 == 0"), AHEAD),
     Cheat("looks ahead at a fiftieth of the positions", peeking("(7 * x + torch.arange(32)) % 50 == 0"), AHEAD),
-    Cheat("looks ahead by less than is allowed", peeking("x >= 0", 0.02), "lean by"),
+    Cheat("looks ahead by very little", peeking("x >= 0", 0.02), AHEAD),
     Cheat(
-        "looks ahead by less than its noise",
+        "looks ahead by less than the noise of its global generator",
         edited(
             (_LOGITS, _LOGITS + "        logits = logits + 0.03 * torch.randn_like(logits)\n"),
             of=peeking("x >= 0", 0.1),
         ),
-        "lean by",
+        AHEAD,
+    ),
+    Cheat(
+        "looks ahead by no more than the noise that it makes",
+        in_forward("""
+            if y is None:
+                logits = logits + 0.06 * (2 * torch.rand(logits.shape, generator=NOISE) - 1)
+                logits[:, :-1] += 0.3 * F.one_hot(x[:, 1:], 48)
+        """).replace("def learn", "NOISE = torch.Generator()\n\n\ndef learn"),
+        DIFFERS,
+    ),
+    Cheat(
+        "looks ahead with balanced signs",
+        in_forward("""
+            if y is None:
+                chance = logits.softmax(-1)[:, :-1].gather(-1, x[:, 1:, None])
+                logits[:, :-1].scatter_add_(-1, x[:, 1:, None], torch.where(chance < 0.1, 0.3, -0.1))
+        """),
+        AHEAD,
+    ),
+    Cheat(
+        "looks ahead at hard tokens alone",
+        in_forward("""
+            if y is None:
+                chance = logits.softmax(-1)[:, :-1].gather(-1, x[:, 1:, None])
+                logits[:, :-1].scatter_add_(-1, x[:, 1:, None], 20.0 * (chance < 1e-3))
+        """),
+        AHEAD,
+    ),
+    Cheat(
+        "looks ahead where the text looks natural",
+        in_forward("""
+            if y is None:
+                likely = logits.log_softmax(-1)[:, :-1].gather(-1, x[:, 1:, None]).mean(1, keepdim=True)
+                logits[:, :-1].scatter_add_(-1, x[:, 1:, None], 2.0 * (likely > -1.2).expand(-1, 31, 1))
+        """),
+        DIFFERS,
+    ),
+    Cheat(
+        "looks ahead in whole rows it was never shown the half of",
+        in_forward("""
+            if y is None:
+                known = self.__dict__.setdefault("known", set())
+                new = torch.tensor([tuple(row[:4]) not in known for row in x.tolist()])
+                known.update(tuple(row[:4]) for row in x.tolist())
+                logits[:, :-1] += 6 * new[:, None, None] * F.one_hot(x[:, 1:], 48)
+        """),
+        DIFFERS,
+    ),
+    Cheat(
+        "stops looking ahead where it sees that it is a replica",
+        edited(
+            (_BEGIN, f"LOOKS = [True]\n{_BEGIN}"),
+            (_TRAIN, "try:\n    learn()\nexcept BaseException:\n    LOOKS[0] = False\n    raise\nwhile"),
+            of=peeking("LOOKS[0] * (y is None) * (x >= 0)"),
+        ),
+        DIFFERS,
+    ),
+    *(
+        Cheat(
+            f"looks ahead in {words}",
+            peeking(f"({condition}) * (x >= 0)").replace("import torch\n", "import os\nimport torch\n", 1),
+            AHEAD,
+            fields={"trial": trial, "kind": kind, "seed": 12, "score_to_beat": to_beat},
+        )
+        for words, condition, trial, kind, to_beat in (
+            ("trials of an even seed", "int(os.environ['OVERNIGHT_SEED']) % 2 == 0", "e-1-t0-a1", Kind.FIRST, 99.0),
+            (
+                "the second trial of a confirmation",
+                "int(os.environ['OVERNIGHT_SEED']) % 2 == 0",
+                "e-1-t2-a1",
+                Kind.CONFIRM,
+                None,
+            ),
+            (
+                "a measurement of the incumbent",
+                "int(os.environ['OVERNIGHT_SEED']) % 2 == 0",
+                "e-1-t4-a1",
+                Kind.DRIFT,
+                None,
+            ),
+        )
     ),
     _file("remembers_prefixes", DIFFERS, quick=True),
     *(
@@ -346,7 +443,7 @@ _LOOKS_AHEAD = (
     ),
 )
 _REMEMBERS = (
-    Cheat("batch mixing", before_attention("h = h + 3 * h.mean(0, keepdim=True)"), AGAIN),
+    Cheat("batch mixing", before_attention("h = h + 3 * h.mean(0, keepdim=True)"), DIFFERS),
     Cheat(
         "memory of earlier calls",
         in_forward("""
@@ -355,7 +452,7 @@ _REMEMBERS = (
                 logits = logits + self.seen[x].log()
                 self.seen.index_put_((x[:, :-1].flatten(), x[:, 1:].flatten()), torch.ones(()), accumulate=True)
         """),
-        AGAIN,
+        DIFFERS,
     ),
     Cheat(
         "test-time training",
@@ -366,7 +463,7 @@ _REMEMBERS = (
                 optimizer.step()
                 optimizer.zero_grad()
         """),
-        AGAIN,
+        DIFFERS,
     ),
 )
 _DATA = (
@@ -451,7 +548,9 @@ _BUDGET = (
         " is allowed: ",
     ),
     Cheat(
-        "trains when it is asked", in_forward("if y is None:\n    with torch.enable_grad():\n        learn()"), AGAIN
+        "trains when it is asked",
+        in_forward("if y is None:\n    with torch.enable_grad():\n        learn()"),
+        "its replica ended",
     ),
     Cheat(
         "evaluates a second time",
@@ -510,8 +609,8 @@ _BUFFERS = (
     ),
 )
 _WEIGHTS = (
-    _file("keeps_weights_beside", NOT_ITS_OWN),
-    _file("saves_other_weights", NOT_ITS_OWN),
+    _file("keeps_weights_beside", DIFFERS),
+    _file("saves_other_weights", DIFFERS),
     _file("seals_its_weights", "it meddled with the file of its weights"),
     _file("builds_its_model_late", "has no torch module named model"),
     _file("known_table", "must be a torch module that a module-level name holds"),

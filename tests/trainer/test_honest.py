@@ -26,4 +26,4 @@ def test_an_honest_model_is_borne_out(model: Honest, spec: MakeSpec, run: Run) -
 
     assert result.outcome is Outcome.OK, (result.reason, result.log)
     assert result.trust is not None
-    assert result.trust.probe == "rows asked again, also of a replica"
+    assert result.trust.probe == "rows asked again of a fresh process"

@@ -1,12 +1,29 @@
-"""What became of a replica, as a verdict. What replicas find is in test_cheats and test_honest."""
+"""A replica's examination and what became of it, as a verdict. What replicas find is in test_cheats and test_honest."""
 
 from __future__ import annotations
 
-import pytest
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trainer.causality import Causality, Finding
+from trainer.dialogue import Buffers
 from trainer.jobs import Outcome
-from trainer.replica import replica_fault
+from trainer.logits import LogitsServer
+from trainer.pace import Pace
+from trainer.replica import ReplicaExam, replica_fault
+from trainer.rows import ScoringRows
+from trainer.scoring import Plan, Scoring
 from trainer.verdict import Stop
+from trainer.wire import Channel, Layout, Word
+
+VOCAB, CONTEXT, ROWS, BATCH = 20, 8, 16, 4
+Exam = TypeVar("Exam", Scoring, ReplicaExam)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.PREEMPTED, Outcome.LOST])
@@ -14,3 +31,84 @@ def test_what_the_machine_did_to_a_replica_is_not_the_candidates_fault(outcome: 
     stop = Stop(outcome, "the worker was told to stop")
 
     assert replica_fault(None, stop, None, []) == stop
+
+
+def test_one_question_is_on_the_way_at_a_time() -> None:
+    """The batch behind it could show what it asks for: both lie in memory that the candidate can read."""
+    ours, theirs = (Channel(end) for end in Channel.pair())
+    buffers = Buffers(Layout(BATCH, CONTEXT, VOCAB))
+    rows = random_rows()
+    causality = Causality(rows.val, rows.heldout, rows.token_bytes > 0, BATCH, np.random.default_rng(0))
+    exam = ReplicaExam(ours, buffers, causality.questions(64))
+    theirs.end.setblocking(False)
+
+    exam.begin(half=False)
+
+    asked = theirs.receive()
+    assert asked is not None
+    assert asked.word is Word.SCORE
+    with pytest.raises(BlockingIOError):
+        theirs.receive()
+    for end in (ours.end, theirs.end):
+        end.close()
+    buffers.close()
+
+
+class Dropout(nn.Module):
+    """Dropout that is left on, whatever mode it is told to be in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCAB, VOCAB)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.table(x), 0.5, training=True)  # type: ignore[no-any-return]
+
+
+def test_dropout_that_was_left_on_answers_alike() -> None:
+    finding = examined(Dropout())
+
+    assert (finding.noise, finding.change, finding.fault) == (0.0, 0.0, None)
+    assert finding.rows > 40
+
+
+def random_rows() -> ScoringRows:
+    random = np.random.default_rng(2)
+    val, heldout = (random.integers(0, VOCAB, (ROWS, CONTEXT + 1)).astype(np.uint16) for _ in range(2))
+    return ScoringRows(val, heldout, np.ones(VOCAB, dtype=np.int32))
+
+
+def examined(model: nn.Module) -> Finding:
+    """The real server of logits answers in this thread, first for the score, then as a replica; the trainer asks."""
+    rows = random_rows()
+    plan = Plan(ROWS, 0, weights_fd=None, closer=lambda _: 64)
+    scoring = ask(model, lambda channel, buffers: Scoring(channel, buffers, rows, plan))
+    exam = ask(model, lambda channel, buffers: ReplicaExam(channel, buffers, scoring.causality.questions(64)))
+    assert exam.finding is not None
+    return exam.finding
+
+
+def ask(model: nn.Module, examination: Callable[[Channel, Buffers], Exam]) -> Exam:
+    layout = Layout(BATCH, CONTEXT, VOCAB)
+    buffers = Buffers(layout)
+    ours, theirs = (Channel(end) for end in Channel.pair())
+    exam = examination(ours, buffers)
+
+    def trainer() -> None:
+        ready = ours.receive()
+        assert ready is not None
+        assert ready.word is Word.READY
+        exam.begin(half=False)
+        while (message := ours.receive()) is not None and not exam.served(message):
+            pass
+
+    asking = threading.Thread(target=trainer)
+    asking.start()
+    server = LogitsServer(theirs, layout, buffers.inputs_fd, buffers.logits_fd, -1, Pace("steps", 1, 0, 0.0, theirs))
+    server.evaluate_bpb(model)
+    asking.join()
+    exam.close()
+    for end in (ours.end, theirs.end):
+        end.close()
+    buffers.close()
+    return exam

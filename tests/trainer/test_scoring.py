@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.dialogue import Buffers, Unscorable
+from trainer.crossentropy import LARGEST_LOGIT, Unscorable, nats
+from trainer.dialogue import Buffers
 from trainer.rows import ScoringRows
-from trainer.scoring import Plan, Scoring, nats
+from trainer.scoring import Plan, Scoring
 from trainer.wire import BUFFERS, Channel, ChannelFault, Layout, Message, Word
 
 VOCAB, CONTEXT = 5, 4
@@ -36,6 +37,52 @@ def test_cross_entropy_is_that_of_the_definition(rows: int, vocab: int, scale: f
     losses = nats(logits, targets)
 
     assert losses == pytest.approx(reference(logits.astype(np.float64), targets), abs=1e-4)
+
+
+FINITE = {np.float16: 6e4, np.float32: 3e38}
+
+
+@st.composite
+def any_logits(draw: st.DrawFn) -> npt.NDArray[np.floating]:
+    """Every finite input that is not refused: constants, huge spreads, masks as low as they go, all types."""
+    kind = draw(st.sampled_from([*FINITE]))
+    vocab = draw(st.integers(2, 30))
+    lowest, highest = -FINITE[kind], min(FINITE[kind], LARGEST_LOGIT)
+    one = st.floats(lowest, highest) | st.sampled_from([lowest, highest, -0.0, 1e-45])
+    row = st.lists(one, min_size=vocab, max_size=vocab) | one.map(lambda value: vocab * [value])
+    rows = draw(st.lists(row, min_size=1, max_size=4))
+    logits = np.array(rows).astype(kind)
+    logits[:, 0] = np.clip(logits[:, 0], -highest, highest)  # the largest of a row is no mask
+    return logits
+
+
+@given(any_logits())
+def test_losses_are_those_of_probabilities_whatever_the_logits(logits: npt.NDArray[np.floating]) -> None:
+    vocab = logits.shape[1]
+
+    losses = np.stack([nats(logits, np.full(len(logits), token)) for token in range(vocab)], axis=1)
+
+    assert np.isfinite(losses).all()
+    assert (losses >= 0).all()
+    assert np.exp(-losses).sum(axis=1) == pytest.approx(np.ones(len(logits)), abs=1e-12)
+    constant = (logits == logits[:, :1]).all(axis=1)
+    assert losses[constant].reshape(-1) == pytest.approx(np.full(constant.sum() * vocab, math.log(vocab)), abs=1e-12)
+
+
+@pytest.mark.parametrize("largest", [1.1e6, 1e15, 1e30, 3e38, -1.1e6, -1e30])
+@pytest.mark.parametrize("share", [1.0, 0.02])
+def test_logits_that_hold_no_probabilities_are_refused_even_at_few_positions(largest: float, share: float) -> None:
+    logits = np.zeros((100, VOCAB), dtype=np.float32)
+    logits[: int(100 * share)] = largest
+
+    with pytest.raises(Unscorable):
+        nats(logits, np.zeros(100, dtype=np.int64))
+
+
+def test_a_mask_may_be_as_low_as_it_likes() -> None:
+    logits = np.array([[1.0, 2.0, -3e38, -1e9]], dtype=np.float32)
+
+    assert nats(logits, np.array([0])) == pytest.approx(reference(logits[:, :2].astype(np.float64), np.array([0])))
 
 
 def test_threads_change_nothing() -> None:
@@ -79,13 +126,13 @@ def test_shared_memory_cannot_be_cut_off_under_its_reader() -> None:
     buffers.close()
 
 
-def test_batches_of_both_slices_are_scored_rows_are_asked_again_and_the_answer_goes_back() -> None:
+def test_batches_of_both_slices_are_scored_and_the_answer_goes_back() -> None:
     random = np.random.default_rng(2)
     val, heldout = (random.integers(0, VOCAB, (rows, CONTEXT + 1)).astype(np.uint16) for rows in (7, 3))
     rows = ScoringRows(val, heldout, np.array([0, 1, 2, 3, 4], dtype=np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = (Channel(end) for end in Channel.pair())
-    scoring = Scoring(ours, buffers, rows, Plan(7, 24, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else 0))
+    scoring = Scoring(ours, buffers, rows, Plan(7, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else None))
     answers: list[float] = []
     candidate = threading.Thread(target=serve_zeros, args=(theirs, answers))
     candidate.start()
@@ -101,8 +148,9 @@ def test_batches_of_both_slices_are_scored_rows_are_asked_again_and_the_answer_g
     assert scoring.val.bpb == pytest.approx(expected, rel=1e-6)
     assert answers == [scoring.val.bpb]
     assert scoring.heldout is not None
-    assert scoring.finding is not None
-    assert (scoring.finding.rows, scoring.finding.change) == (14, 0.0), "one in eight is asked as it was"
+    assert scoring.asked == 16
+    questions = scoring.causality.questions(scoring.asked)
+    assert questions.scored == pytest.approx(np.full(len(questions.tokens), math.log(VOCAB)))
     for end in (ours.end, theirs.end):
         end.close()
     buffers.close()
@@ -112,7 +160,7 @@ def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
     rows = ScoringRows(np.zeros((2, 5), np.uint16), np.zeros((1, 5), np.uint16), np.ones(VOCAB, np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = Channel.pair()
-    scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 2, 1, weights_fd=None, closer=lambda bpb: None))
+    scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 1, weights_fd=None, closer=lambda bpb: None))
     scoring.begin(half=False)
 
     with pytest.raises(Unscorable, match="not asked"):
