@@ -69,7 +69,7 @@ def test_a_model_that_looks_ahead_does_not_pass_that_look(data_of: DataOf) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", WHOLE_TRIALS, ids=lambda model: model.name)
-def test_an_honest_model_is_borne_out(model: Honest, data_of: DataOf, spec: MakeSpec, run: Run) -> None:
+def test_an_honest_model_is_borne_out(model: Honest, spec: MakeSpec, run: Run) -> None:
     files = {"train.py": model.train, "prepare.py": model.prepare}
     plain = spec(model.train, trial="e-1-t0-a1", score_to_beat=99.0, budget=PATIENT, caps=ROOMY)
 
