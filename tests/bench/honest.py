@@ -117,7 +117,7 @@ def _whole_trial(model: Honest, folder: Path, data: Path) -> Seen:
     plain = miniature(data, model.train, trial=name, budget=PATIENT, caps=ROOMY, score_to_beat=99.0)
     spec = replace(plain, files=files, files_sha256=files_digest(files))
     result = run_trial(spec, Places(data, folder / "trials", folder / "work"), lambda _: None, lambda: False)
-    passed = result.outcome is Outcome.OK and result.trust is not None and "replica" in (result.trust.probe or "")
+    passed = result.outcome is Outcome.OK and result.trust is not None and result.trust.probe is not None
     return Seen(model.name, trials=1, alarms=[] if passed else [f"whole trial: {result.outcome}, {result.reason}"])
 
 

@@ -11,12 +11,12 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -24,15 +24,19 @@ import torch
 from tests.subjects.honest import Honest
 from tests.trainer.conftest import STEPS, miniature
 from trainer.causality import Finding
-from trainer.dialogue import Buffers, Unscorable
+from trainer.crossentropy import Unscorable
+from trainer.dialogue import Buffers
 from trainer.logits import LogitsServer
 from trainer.pace import Pace
+from trainer.replica import ReplicaExam
 from trainer.rows import ScoringRows, read_rows
 from trainer.scoring import Plan, Scoring
 from trainer.stage import QUESTIONS
+from trainer.watch import Examination
 from trainer.wire import Channel, Layout, Message, Word
 
 BUDGET = replace(STEPS, eval_rows=64)
+Exam = TypeVar("Exam", bound=Examination)
 
 
 @dataclass(frozen=True)
@@ -89,35 +93,48 @@ def _as_a_script(prepare: ModuleType, data: Path) -> Iterator[None]:
 
 
 def _look(model: Any, rows: ScoringRows) -> Look:
-    """One scoring: the model answers in this thread, whose autocast is the script's, the trainer asks in another."""
+    """One scoring, and the questions about it, which this process answers in the place of a replica."""
     layout = Layout.fitting(rows.context, rows.vocab, BUDGET.eval_rows)
+    plan = Plan(BUDGET.eval_rows, BUDGET.heldout_rows, weights_fd=None, closer=lambda _: QUESTIONS)
     buffers = Buffers(layout)
+    try:
+        refusal, scoring = _examined(model, buffers, lambda channel: Scoring(channel, buffers, rows, plan))
+        if refusal is not None:
+            return Look(None, refusal)
+        asked = scoring.causality.questions(QUESTIONS)
+        refusal, replica = _examined(model, buffers, lambda channel: ReplicaExam(channel, buffers, asked))
+        return Look(replica.finding, refusal or (replica.finding.fault if replica.finding is not None else None))
+    finally:
+        buffers.close()
+
+
+def _examined(model: Any, buffers: Buffers, examination: Callable[[Channel], Exam]) -> tuple[str | None, Exam]:
+    """The model answers in this thread, whose autocast is the script's, the trainer asks in another. Returns why it was
+    refused, if it was."""
     ours, theirs = (Channel(end) for end in Channel.pair())
-    plan = Plan(BUDGET.eval_rows, QUESTIONS, BUDGET.heldout_rows, weights_fd=None, closer=lambda _: QUESTIONS)
-    scoring = Scoring(ours, buffers, rows, plan)
+    exam = examination(ours)
     pace = Pace("steps", 1, 0, 0.0, theirs)
-    server = LogitsServer(theirs, layout, buffers.inputs_fd, buffers.logits_fd, -1, pace)
+    server = LogitsServer(theirs, buffers.layout, buffers.inputs_fd, buffers.logits_fd, -1, pace)
     try:
         with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(_ask, ours, scoring)
+            asking = pool.submit(_ask, ours, exam)
             with contextlib.suppress(SystemExit):  # the server's answer to a trainer that is gone; `asking` tells why
                 server.evaluate_bpb(model)
-            return Look(refusal=asking.result(), finding=scoring.finding)
+            return asking.result(), exam
     finally:
-        scoring.close()
-        buffers.close()
+        exam.close()
         ours.end.close()
         theirs.end.close()
 
 
-def _ask(channel: Channel, scoring: Scoring) -> str | None:
-    """The trainer's side, up to the end of the scoring; the refusal if there is one."""
+def _ask(channel: Channel, exam: Examination) -> str | None:
+    """The trainer's side, up to the end of an examination; the refusal if there is one."""
     try:
         ready = channel.receive()
         assert ready is not None
         assert ready.word is Word.READY
-        scoring.begin(half=False)
-        while (message := channel.receive()) is not None and not scoring.served(message):
+        exam.begin(half=False)
+        while (message := channel.receive()) is not None and not exam.served(message):
             pass
     except Unscorable as refusal:
         channel.send(Message(Word.SCORED))
