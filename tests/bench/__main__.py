@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from researcher.settings import Mix
 from tests.bench import (
     aa,
+    beside,
     campaign,
     checks,
     decision,
@@ -53,8 +55,16 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("trust", help="what scoring outside costs, and what the closer look at a score finds")
     one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; made anew if not given")
     one.add_argument("--quick", action="store_true", help="fewer runs, two minutes")
+    one.add_argument(
+        "--beside", type=Path, metavar="DIR", help="only the costs, in pairs with the code of another checkout"
+    )
+    one.add_argument("--pairs", type=int, default=8, help="with --beside: how many; two minutes each")
+    one.add_argument("--look", nargs="+", choices=beside.LOOKS, default=beside.LOOKS, help="with --beside")
     one = names.add_parser("honest", help="whether honest models of many shapes are left alone")
-    one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
+    one.add_argument("--looks", type=int, default=400, help="closer looks in all, besides a whole trial of each")
+    one.add_argument("--only-looks", action="store_true", help="no whole trials: a minute instead of ten")
+    one.add_argument("--model", nargs="+", default=[], metavar="NAME", help="only these of the table")
+    one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
     names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
     names.add_parser("checks", help="what a check says of broken and harmless edits, and how long it takes")
     one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
@@ -102,8 +112,12 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
         options.dir, options.campaigns, options.experiments, options.budget, options.proposer, options.picture
     ),
     "sandbox": lambda options: sandbox.run(options.starts, options.kills),
-    "trust": lambda options: trust.run(options.data, quick=options.quick),
-    "honest": lambda options: honest.run(options.scorings),
+    "trust": lambda options: (
+        beside.run(options.beside, options.pairs, options.look)
+        if options.beside is not None
+        else trust.run(options.data, quick=options.quick)
+    ),
+    "honest": lambda options: honest.run(options.looks, options.model, options.workers, trials=not options.only_looks),
     "faults": lambda _: faults.run(),
     "checks": lambda _: checks.run(),
     "prefix": lambda options: prefix.run(options.experiments),

@@ -1,186 +1,166 @@
-"""Are honest models left alone? Each of tests/subjects/honest.py once as a whole trial with its replica, and many times
-through the real server of logits and the real scoring, in this process, with new questions each time.
+"""Are honest models left alone? Each of tests/subjects/honest.py once as a whole trial with its replica, and several
+times through the real server of logits and the real scoring, with new questions each time and two nets of other seeds.
 
-Bar: no false alarm.
+Bar: no false alarm. The exit code is 1 if there is one.
 """
 
 from __future__ import annotations
 
-import gc
 import math
-import os
+import multiprocessing
 import shutil
 import sys
 import tempfile
-import threading
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tests.bench.trust import wilson
 from tests.subjects.honest import HONEST_MODELS, Honest
-from tests.trainer.conftest import CAPS, STEPS, miniature, tiny_data
-from trainer.causality import Finding
-from trainer.dialogue import Buffers, Unscorable
+from tests.trainer.conftest import CAPS, miniature, tiny_data
+from tests.trainer.examined import BUDGET, Look, closer_looks
 from trainer.jobs import Outcome, files_digest
-from trainer.logits import LogitsServer
-from trainer.pace import Pace
 from trainer.places import Places
-from trainer.rows import ScoringRows, read_rows
-from trainer.scoring import Plan, Scoring
 from trainer.stage import QUESTIONS
 from trainer.trial import run_trial
-from trainer.wire import Channel, Layout, Message, Word
 
-PATIENT = replace(STEPS, setup_s=300, scoring_s=300, eval_rows=64)  # a compiler takes its time
+PATIENT = replace(BUDGET, setup_s=300, scoring_s=300)  # a compiler takes its time
 ROOMY = replace(CAPS, file_mib=1024)
+NETS = 2
+NOT_SHOWN = ("rows", "position")
 
 
 @dataclass
 class Seen:
-    """What became of one model: its findings, and the reasons of what was refused."""
+    """What became of one model: how often it was examined, and the reason of each refusal."""
 
+    name: str
     trials: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
 
+    @property
+    def largest(self) -> dict[str, float]:
+        """Each number of its findings, the largest."""
+        found = [_numbers(asdict(look.finding)) for look in self.looks if look.finding is not None]
+        return {name: max(each[name] for each in found) for name in (found[0] if found else ())}
 
-def run(scorings: int) -> None:
-    """Print the table; exit 1 if an honest model was refused."""
-    torch.set_num_threads(1)
+
+def run(looks: int, names: list[str], workers: int, *, trials: bool) -> None:
+    """Print the table; exit 1 if an honest model was refused. `names` chooses models; none is all of them."""
+    unknown = set(names) - {model.name for model in HONEST_MODELS}
+    if unknown:
+        sys.exit(
+            f"no model is called {', '.join(sorted(unknown))}; there are: {', '.join(m.name for m in HONEST_MODELS)}"
+        )
+    models = [model for model in HONEST_MODELS if not names or model.name in names]
     ground = Path(tempfile.mkdtemp(prefix="overnight-bench-", dir="/var/tmp"))
     try:
-        data = tiny_data(ground / "data", val_rows=64)
-        seen = _all_seen(ground, data, math.ceil(scorings / len(HONEST_MODELS)))
+        seen = _all_seen(models, ground, math.ceil(looks / len(models)), workers, trials)
     finally:
         shutil.rmtree(ground)
-    alarms = [f"{name}: {reason}" for name, each in seen.items() for reason in each.alarms]
-    Console(width=120).print(_table(seen), *alarms, sep="\n")
+    console = Console(width=150)
+    console.print(_table(seen))
+    console.print(_in_words(seen))
+    alarms = [f"{each.name}: {reason}" for each in seen for reason in each.alarms]
+    console.print(*alarms, sep="\n", markup=False)
     if alarms:
         sys.exit(1)
 
 
-def _all_seen(ground: Path, data: Path, each: int) -> dict[str, Seen]:
-    seen = {}
-    with Progress(transient=True) as shown:
-        task = shown.add_task("honest models", total=len(HONEST_MODELS))
-        for number, model in enumerate(HONEST_MODELS):
-            shown.update(task, description=model.name)
-            seen[model.name] = _whole_trial(model, ground, data, number)
-            _in_this_process(model, data, each, seen[model.name])
-            shown.advance(task)
+def _all_seen(models: list[Honest], ground: Path, looks: int, workers: int, trials: bool) -> list[Seen]:
+    """In processes of their own, which begin anew: what a script does to torch stays in one of them."""
+    data = {vocab: tiny_data(ground / f"data-{vocab}", 64, vocab) for vocab in {model.vocab for model in models}}
+    seen: dict[str, Seen] = {}
+    with Progress(transient=True) as shown, ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        task = shown.add_task("honest models", total=len(models))
+        futures = [
+            pool.submit(_seen_of, model, ground / str(at), data[model.vocab], looks, trials)
+            for at, model in enumerate(models)
+        ]
+        for future in as_completed(futures):
+            each = future.result()
+            seen[each.name] = each
+            shown.update(task, description=each.name, advance=1)
+    return [seen[model.name] for model in models]
+
+
+def _seen_of(model: Honest, folder: Path, data: Path, looks: int, trials: bool) -> Seen:
+    torch.set_num_threads(1)
+    seen = _whole_trial(model, folder, data) if trials else Seen(model.name)
+    for net, share in enumerate(_shares(looks)):
+        seen.looks += closer_looks(model, data, share, seed=net)
+    seen.alarms += [f"closer look: {look.refusal}" for look in seen.looks if look.refusal is not None]
     return seen
 
 
-def _whole_trial(model: Honest, ground: Path, data: Path, number: int) -> Seen:
-    folder = ground / str(number)
+def _shares(looks: int) -> Iterator[int]:
+    """How many looks each net gets; none gets no looks."""
+    for net in range(NETS):
+        share = looks // NETS + (net < looks % NETS)
+        if share:
+            yield share
+
+
+def _whole_trial(model: Honest, folder: Path, data: Path) -> Seen:
     (folder / "trials").mkdir(parents=True)
     (folder / "work").mkdir(mode=0o700)
     files = {"train.py": model.train, "prepare.py": model.prepare}
-    plain = miniature(data, model.train, trial=f"h-{number}-t0-a1", budget=PATIENT, caps=ROOMY, score_to_beat=99.0)
+    name = f"h-{int(folder.name)}-t0-a1"
+    plain = miniature(data, model.train, trial=name, budget=PATIENT, caps=ROOMY, score_to_beat=99.0)
     spec = replace(plain, files=files, files_sha256=files_digest(files))
     result = run_trial(spec, Places(data, folder / "trials", folder / "work"), lambda _: None, lambda: False)
-    passed = result.outcome is Outcome.OK and result.trust is not None and "replica" in (result.trust.probe or "")
-    return Seen(trials=1, alarms=[] if passed else [f"whole trial: {result.reason}"])
+    passed = result.outcome is Outcome.OK and result.trust is not None and result.trust.probe is not None
+    return Seen(model.name, trials=1, alarms=[] if passed else [f"whole trial: {result.outcome}, {result.reason}"])
 
 
-def _in_this_process(model: Honest, data: Path, times: int, seen: Seen) -> None:
-    """The script runs here, with its twenty steps; where it asks for its score it is scored, again and again."""
-    rows = read_rows(data, miniature(data, model.train).data_sha256)
-    steps = iter(range(int(STEPS.amount)))
-    prepare = ModuleType("prepare")
-    script = ModuleType("__main__")
-
-    def evaluate_bpb(scored: Any, *_: object) -> float:
-        for _ in range(times):
-            _scored(scored, rows, seen)
-        return 0.0
-
-    sys.modules["prepare"] = prepare  # not by mock, which would take away what a script has imported
-    with (
-        mock.patch.dict(os.environ, {"OVERNIGHT_DATA": str(data)}),
-        mock.patch("builtins.print"),
-    ):
-        prepare.__file__ = "prepare.py"
-        exec(compile(model.prepare, "prepare.py", "exec"), prepare.__dict__)
-        prepare.__dict__.update(progress=lambda: 1.0 if next(steps, None) is None else 0.5, evaluate_bpb=evaluate_bpb)
-        exec(compile(model.train, "train.py", "exec"), script.__dict__)
-    gc.unfreeze()
-    gc.enable()
-    if times and not (seen.findings or seen.alarms):
-        seen.alarms.append("scoring: it never asked for its score")
+def _numbers(finding: dict[str, Any], above: str = "") -> dict[str, float]:
+    """The numbers of a finding that are shown, those of its parts too: a finding may change, this follows."""
+    numbers = {}
+    for name, value in finding.items():
+        if isinstance(value, dict):
+            numbers |= _numbers(value, f"{above}{name} ")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name not in NOT_SHOWN:
+            numbers[f"{above}{name}"] = float(value)
+    return numbers
 
 
-def _scored(model: Any, rows: ScoringRows, seen: Seen) -> None:
-    """One scoring: the model answers in this thread, whose autocast is the script's, the trainer asks in another."""
-    layout = Layout.fitting(rows.context, rows.vocab, PATIENT.eval_rows)
-    buffers = Buffers(layout)
-    ours, theirs = (Channel(end) for end in Channel.pair())
-    plan = Plan(PATIENT.eval_rows, QUESTIONS, PATIENT.heldout_rows, weights_fd=None, closer=lambda _: QUESTIONS)
-    scoring = Scoring(ours, buffers, rows, plan)
-    asking = threading.Thread(target=_ask, args=(ours, scoring, seen))
-    asking.start()
-    pace = Pace("steps", 1, 0, 0.0, theirs)
-    server = LogitsServer(theirs, layout, buffers.inputs_fd, buffers.logits_fd, -1, pace)
-    server.evaluate_bpb(model)
-    asking.join()
-    if scoring.finding is not None:
-        seen.findings.append(scoring.finding)
-    scoring.close()
-    buffers.close()
-    for end in (ours, theirs):
-        end.end.close()
-
-
-def _ask(channel: Channel, scoring: Scoring, seen: Seen) -> None:
-    ready = channel.receive()
-    assert ready is not None
-    assert ready.word is Word.READY
-    scoring.begin(half=False)
-    try:
-        while (message := channel.receive()) is not None and not scoring.served(message):
-            pass
-    except Unscorable as refusal:
-        seen.alarms.append(f"scoring: {refusal}")
-        channel.send(Message(Word.SCORED))
-
-
-def _table(seen: dict[str, Seen]) -> Table:
-    table = Table(title=f"honest models: {QUESTIONS} questions in each scoring, a replica in each whole trial")
-    for name in (
-        "model",
-        "whole trials",
-        "scorings",
-        "largest noise",
-        "largest change",
-        "largest lean",
-        "tolerance",
-        "false alarms",
-    ):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for name, each in seen.items():
-        found = each.findings
+def _table(seen: list[Seen]) -> Table:
+    table = Table(title=f"honest models: {QUESTIONS} questions in each look; of each figure the largest of all looks")
+    figures = list(dict.fromkeys(name for each in seen for name in each.largest))
+    for name in ("model", "whole trials", "looks", "false alarms", *figures):
+        table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
+    for each in seen:
+        largest = each.largest
         table.add_row(
-            name,
+            each.name,
             str(each.trials),
-            str(len(found)),
-            f"{max(one.noise for one in found):.3g}" if found else "-",
-            f"{max(one.change for one in found):.3g}" if found else "-",
-            f"{max(one.lean for one in found):.3g}" if found else "-",
-            f"{min(one.tolerance for one in found):.3g}" if found else "-",
+            str(len(each.looks)),
             str(len(each.alarms)),
-            end_section=name == list(seen)[-1],
+            *(f"{largest[name]:.3g}" if name in largest else "-" for name in figures),
+            end_section=each is seen[-1],
         )
-    trials, scorings = (
-        sum(counts) for counts in zip(*((s.trials, len(s.findings)) for s in seen.values()), strict=True)
-    )
-    table.add_row(
-        "all", str(trials), str(scorings), "", "", "", "", str(sum(len(each.alarms) for each in seen.values()))
-    )
+    table.add_row(f"all {len(seen)}", *(str(sum(counts)) for counts in zip(*map(_counts, seen), strict=True)))
     return table
+
+
+def _counts(seen: Seen) -> tuple[int, int, int]:
+    return seen.trials, len(seen.looks), len(seen.alarms)
+
+
+def _in_words(seen: list[Seen]) -> str:
+    """How often, and how often at most: with no alarm in n, 95 % say below 3/n."""
+    trials, looks, alarms = (sum(counts) for counts in zip(*map(_counts, seen), strict=True))
+    n = trials + looks
+    bound = 3 / n if not alarms else wilson(alarms, n)[1]
+    return (
+        f"{alarms} false alarms in {n} examinations of {len(seen)} models ({looks} closer looks, {trials} whole trials "
+        f"with a replica): below {bound:.2%} of such examinations, with 95 %"
+    )

@@ -2,7 +2,7 @@
 
 Three tables: scoring through the walls against the subject's own `evaluate_bpb` in its process, taken in turn (bar: 1.5
 times the wall seconds); what rows asked again and a replica add to a trial; and how often a model that looks one token
-ahead at a share of its positions is caught, beside the theory, 1-(1-p)^n.
+ahead at a share of its positions is caught, beside 1-(1-p)^n: what draws that favour no position would find.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from services.preparation import prepare_data
 from services.subject import render_subject
 from trainer import linux, scoring
 from trainer.causality import Causality, Finding
+from trainer.crossentropy import nats
 from trainer.dialogue import Buffers
 from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, profile_named
 from trainer.places import Places
@@ -44,6 +45,7 @@ from trainer.trial import run_trial
 BAR = 1.5
 SHARES = (1.0, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
 Z = 1.96
+VOCAB, BATCH = 256, 64
 BY_ITSELF = """
 import json, runpy, sys, time
 import prepare
@@ -276,21 +278,29 @@ def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Tabl
             theory = 1 - (1 - share) ** probes
             cells.append(f"{found}/{repeats} [{low:.3f} {high:.3f}] {theory:.3f}")
         table.add_row(f"{share:.1%}" if share else "none: an honest model", *cells)
-    table.caption = "the last column is a small model of torch, the others numpy; one in eight is asked as it was"
+    table.caption = (
+        "the last column is a small model of torch, the others numpy; the theory is of draws that favour no position"
+    )
     return table
 
 
 def _examined(model: Model, count: int, context: int, seed: int) -> Finding:
     """As a trial does it, on text that is drawn anew."""
     random = np.random.default_rng(seed)
-    rows = random.integers(0, 256, (256, context + 1)).astype(np.uint16)
-    causality = Causality(rows, count, random)
-    for tokens, take in ((rows, causality.remember), (causality.tokens, causality.compare)):
-        for first in range(0, len(tokens), 64):
-            batch = tokens[first : first + 64, :-1].astype(np.int64)
-            logits = model(batch)
-            take(first, logits.reshape(-1, logits.shape[-1]), len(batch))
-    return causality.finding()
+    rows = random.integers(0, VOCAB, (256, context + 1)).astype(np.uint16)
+    donors = random.integers(0, VOCAB, (64, context + 1)).astype(np.uint16)
+    causality = Causality(rows, donors, np.ones(VOCAB, dtype=bool), BATCH, random)
+    for first in range(0, len(rows), BATCH):
+        batch = rows[first : first + BATCH]
+        logits = model(batch[:, :-1].astype(np.int64))
+        causality.note(first, nats(logits.reshape(-1, VOCAB), batch[:, 1:].reshape(-1)))
+    asked = causality.questions(count)
+    losses = []
+    for first in range(0, len(asked.tokens), BATCH):
+        these = slice(first, first + BATCH)
+        logits = model(asked.tokens[these, :-1].astype(np.int64))
+        losses.append(nats(logits[np.arange(len(logits)), asked.positions[these]], asked.targets[these]))
+    return asked.finding(np.concatenate(losses))
 
 
 def chosen(tokens: Tokens, share: float) -> npt.NDArray[np.bool_]:
@@ -301,12 +311,13 @@ def chosen(tokens: Tokens, share: float) -> npt.NDArray[np.bool_]:
 
 
 def peeks(share: float) -> Model:
-    """Logits that tell the next token."""
+    """Logits that raise the next token."""
 
     def model(tokens: Tokens) -> Logits:
-        ahead = np.zeros_like(tokens)
-        ahead[:, :-1] = tokens[:, 1:] + 1
-        return np.where(chosen(tokens, share), ahead, 0).astype(np.float32)[..., None]
+        logits = np.zeros((*tokens.shape, VOCAB), dtype=np.float32)
+        rows, positions = np.nonzero(chosen(tokens, share)[:, :-1])
+        logits[rows, positions, tokens[rows, positions + 1]] = 6.0
+        return logits
 
     return model
 
@@ -318,12 +329,12 @@ def torch_peeks(share: float) -> Model:
     torch.set_num_threads(1)
     torch.manual_seed(3)
     width, heads = 32, 2
-    table = torch.randn(257, width)
+    table = torch.randn(VOCAB + 1, width)
     layers = [[torch.randn(width, 3 * width) / 6, torch.randn(width, width) / 6] for _ in range(2)]
-    head = torch.randn(width, 64)
+    head = torch.randn(width, VOCAB)
 
     def model(tokens: Tokens) -> Logits:
-        ahead = np.full_like(tokens, 256)
+        ahead = np.full_like(tokens, VOCAB)
         ahead[:, :-1] = tokens[:, 1:]
         here = torch.from_numpy(chosen(tokens, share))[..., None]
         x = table[torch.from_numpy(tokens)] + here * table[torch.from_numpy(ahead)]

@@ -88,14 +88,14 @@ def data(ground: Path) -> Path:
     return tiny_data(ground / "data")
 
 
-def tiny_data(folder: Path, val_rows: int = 24) -> Path:
+def tiny_data(folder: Path, val_rows: int = 24, vocab: int = VOCAB) -> Path:
     """In the real format, readable for every uid but for what scores."""
     folder.mkdir()
     (folder / "private").mkdir(mode=0o700)
     random = np.random.default_rng(3)
-    follows = random.integers(1, VOCAB, size=(VOCAB, 3))
+    follows = random.integers(1, vocab, size=(vocab, 3))
     arrays: dict[str, npt.NDArray[np.integer]] = {
-        "token_bytes.npy": np.array([0, *random.integers(1, 5, VOCAB - 1)], dtype=np.int32)
+        "token_bytes.npy": np.array([0, *random.integers(1, 5, vocab - 1)], dtype=np.int32)
     }
     for name, rows in (("train.npy", 64), ("private/val.npy", val_rows), ("private/heldout.npy", 12)):
         tokens = np.zeros((rows, CONTEXT + 1), dtype=np.uint16)
@@ -107,7 +107,7 @@ def tiny_data(folder: Path, val_rows: int = 24) -> Path:
         np.save(folder / name, array)
         hashes[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     digest = hashlib.sha256("".join(hashes[name] for name in sorted(hashes)).encode()).hexdigest()
-    manifest = {"format": 1, "vocab_size": VOCAB, "context": CONTEXT, "bos": 0, "sha256": hashes, "digest": digest}
+    manifest = {"format": 1, "vocab_size": vocab, "context": CONTEXT, "bos": 0, "sha256": hashes, "digest": digest}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

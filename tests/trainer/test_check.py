@@ -12,7 +12,7 @@ import pytest
 from researcher.knobs import read_knobs, set_knobs, set_ranges
 from tests.subjects.broken import BROKEN, FILES, INNOCENT, Broken
 from tests.subjects.cheats import HONEST, edited
-from tests.subjects.honest import HONEST_MODELS, Honest
+from tests.subjects.honest import WHOLE_TRIALS, Honest
 from tests.trainer.conftest import SUBJECTS, MakeSpec, Run, everything_dead
 from tests.trainer.subject_bench import SOURCE
 from trainer import check, watch
@@ -90,7 +90,7 @@ def test_innocent_edit_is_never_refused(name: str, rehearse: Check) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", HONEST_MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", WHOLE_TRIALS, ids=lambda model: model.name)
 def test_honest_model_passes(model: Honest, rehearse: Check) -> None:
     answer = rehearse(model.train, model.prepare)
 
