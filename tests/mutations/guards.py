@@ -322,11 +322,11 @@ GUARDS = (
         _CAUSALITY + "a_model_that_sees_more_than_the_past_of_its_row_is_found[learning]",
     ),
     Guard(
-        "where answers are exact any change is a look-ahead",
+        "changes that noise does not explain are a look-ahead",
         "trainer/causality.py",
-        "        if self.noise == 0.0:\n            return EXACT_TOLERANCE\n",
-        "",
-        _CAUSALITY + "where_answers_are_exact_any_change_beyond_rounding_is_a_look_ahead",
+        "min(MOST_PROFIT, EXACT_PROFIT + _NOISE_DOUBT * self.noise_error)",
+        "MOST_PROFIT",
+        _CAUSALITY + "changes_that_the_noise_of_repeated_rows_does_not_explain_are_a_look_ahead",
     ),
     Guard(
         "noise widens the tolerance only so far",
@@ -338,8 +338,8 @@ GUARDS = (
     Guard(
         "noise that could hide a profit is refused",
         "trainer/causality.py",
-        "self.profit + _DOUBT * self.profit_error) > MOST_PROFIT",
-        "self.profit) > MOST_PROFIT",
+        "self.profit + _DOUBT * self.profit_error) > self.most_profit",
+        "self.profit) > self.most_profit",
         _CAUSALITY + "noise_that_could_hide_a_profit_is_refused_though_each_answer_is_within_the_tolerance",
     ),
     Guard(

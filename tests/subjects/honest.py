@@ -239,17 +239,6 @@ _CHANCE = (
         before_attention("h = h * (1 - 0.02 * (torch.rand(*x.shape, 1) < 1e-3))"),
     ),
     Honest(
-        "rare noise of a generator of its own",
-        "The same, and no seed makes it repeat itself: rows that are repeated may all agree by luck.",
-        edited(
-            (_PARTS, _PARTS + "        self.chance = torch.Generator().manual_seed(5)\n"),
-            (
-                _PROJECTED,
-                "        h = h * (1 - 0.02 * (torch.rand(*x.shape, 1, generator=self.chance) < 1e-3))\n" + _PROJECTED,
-            ),
-        ),
-    ),
-    Honest(
         "dropout over gathered tokens",
         "Which numbers a token draws depends on how many tokens were gathered before it, in other rows too.",
         edited(

@@ -10,7 +10,16 @@ import numpy.typing as npt
 import pytest
 
 from tests.trainer.conftest import MakeSpec
-from trainer.causality import EXACT_TOLERANCE, MOST_TOLERANCE, TOLERANCE, Causality, Finding, Questions, pair_losses
+from trainer.causality import (
+    EXACT_PROFIT,
+    MOST_PROFIT,
+    MOST_TOLERANCE,
+    TOLERANCE,
+    Causality,
+    Finding,
+    Questions,
+    pair_losses,
+)
 from trainer.crossentropy import Unscorable, nats
 from trainer.jobs import Kind
 from trainer.stage import questions
@@ -220,17 +229,18 @@ def test_no_profit_hides_in_noise(size: float, noise: float) -> None:
 
 
 def test_noise_that_could_hide_a_profit_is_refused_though_each_answer_is_within_the_tolerance() -> None:
-    finding = Finding(rows=448, noise=0.1, change=0.2, position=3, profit=0.0, profit_error=0.004)
+    finding = Finding(rows=448, noise=0.1, change=0.2, position=3, profit=0.0, profit_error=0.004, noise_error=0.004)
 
     assert finding.fault is not None
     assert replace(finding, profit_error=0.003).fault is None
 
 
-def test_where_answers_are_exact_any_change_beyond_rounding_is_a_look_ahead() -> None:
-    finding = Finding(rows=448, noise=0.0, change=0.002, position=3)
+def test_changes_that_the_noise_of_repeated_rows_does_not_explain_are_a_look_ahead() -> None:
+    finding = Finding(rows=448, noise=0.0, change=0.02, position=3, profit=0.0, profit_error=0.001)
 
     assert finding.fault is not None
-    assert replace(finding, noise=1e-6).fault is None
+    assert replace(finding, noise_error=0.001).fault is None
+    assert replace(finding, profit_error=1e-4).fault is None, "an FFT in bf16 carries such rounding"
 
 
 def test_a_process_that_behaves_once_it_is_asked_again_differs_from_its_score() -> None:
@@ -262,9 +272,10 @@ def test_the_smallest_profit_that_is_found_follows_from_the_questions() -> None:
 
 
 def test_noise_widens_what_counts_as_the_same_but_not_far() -> None:
-    tolerances = [Finding(1, noise, 0.0, 0).tolerance for noise in (0.0, 1e-5, 0.03, 0.2)]
+    findings = [Finding(1, noise, 0.0, 0, noise_error=noise / 10) for noise in (0.0, 0.001, 0.05, 0.2)]
 
-    assert tolerances == [EXACT_TOLERANCE, TOLERANCE, 0.12, MOST_TOLERANCE]
+    assert [each.tolerance for each in findings] == pytest.approx([TOLERANCE, TOLERANCE, 0.2, MOST_TOLERANCE])
+    assert [each.most_profit for each in findings] == pytest.approx([EXACT_PROFIT, 0.0015, MOST_PROFIT, MOST_PROFIT])
 
 
 def asked(count: int = 4 * ROWS) -> Questions:

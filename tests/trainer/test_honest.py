@@ -19,10 +19,6 @@ from trainer.jobs import Outcome, files_digest
 
 PATIENT = dataclasses.replace(STEPS, setup_s=120, scoring_s=240)  # a compiler takes its time
 ROOMY = dataclasses.replace(CAPS, file_mib=1024)
-# A loss or two change where the answers to repeated rows all agreed: by a step of bf16, or by a draw of a generator
-# that nobody resets. A rule of the largest change takes them for a look-ahead in some looks.
-SOMETIMES_REFUSED = ("rare noise of a generator of its own", "a long convolution by Fourier transform, in bf16")
-
 DataOf = Callable[[int], Path]
 
 
@@ -41,8 +37,6 @@ def data_of(ground: Path) -> DataOf:
 
 def _case(model: Honest) -> ParameterSet:
     marks = [] if model.quick else [pytest.mark.slow]
-    if model.name in SOMETIMES_REFUSED:
-        marks.append(pytest.mark.xfail(strict=False, reason="a false alarm"))
     return pytest.param(model, id=model.name, marks=marks)
 
 
