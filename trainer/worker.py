@@ -22,7 +22,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from trainer import linux, room
-from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob, JobQueue
 from trainer.jobs.bus import TRAINER
 from trainer.leftovers import clear_all
 from trainer.places import Places
@@ -93,6 +93,7 @@ class OneQueueWorker(Worker):
             name=presence.worker,
             connection=connection,
             job_class=duty.job,
+            queue_class=JobQueue,
             serializer=JSONSerializer,
             worker_ttl=30,
             job_monitoring_interval=5,
