@@ -36,6 +36,7 @@ _KEPT_S = 24 * 3600
 _TAKEN, _BY_DESK, _BACK = "taken", b"desk", b"withdrawn"
 _CLEAR_ABOVE_SHARE = 0.5  # of the server's memory
 _LOOKED_AT_ONCE = 1_000
+_LIST_LIMIT_BYTES = 1024**2
 _REQUEST_KEYS = "rq:job:[a-z]*-" + 12 * "[0-9a-f]"
 
 Receiver = Callable[[str, str, str], str]
@@ -119,6 +120,9 @@ def _clear(queue: Queue) -> None:
     if (dropped := queue.count - WAITING_LIMIT) > 0:
         logger.warning("%d requests wait; the newest %d are dropped", dropped + WAITING_LIMIT, dropped)
         connection.ltrim(queue.key, 0, WAITING_LIMIT - 1)
+    if (connection.memory_usage(queue.key, samples=0) or 0) > _LIST_LIMIT_BYTES:
+        logger.warning("what waits is too large to be ids of requests; all of it is dropped")
+        connection.unlink(queue.key)
     memory = connection.info("memory")
     if memory["used_memory"] <= _CLEAR_ABOVE_SHARE * memory.get("maxmemory", 0) or not memory.get("maxmemory"):
         return

@@ -17,7 +17,7 @@ from contextlib import closing
 from typing import Any
 
 import redis
-from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.exceptions import DeserializationError, NoSuchJobError, TimeoutFormatError
 from rq.job import Job
 from rq.results import Result
 
@@ -26,7 +26,9 @@ INFLATED_LIMIT_BYTES = 4 * 1024**2
 STORED_LIMIT_BYTES = 6 * 1024**2
 DEPTH_LIMIT = 64
 _HASH_FIELDS_LIMIT = 64
-_DESCRIPTION_CHARACTERS = 200
+# What RQ's own reading of a field raises for a value that is none; an assertion of it among them.
+_OF_FIELDS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TimeoutFormatError)
+_DESCRIPTION_BYTES = 200
 _READS_TRIED = 10
 # What RQ reads in a job that has no callbacks, dependencies, retries, groups or rate limits, which ours never have.
 _FIELDS = (
@@ -119,11 +121,11 @@ class BoundedJob(Job):
             raise NoSuchJobError(f"{self.key} is no job")
         data = inflate(raw_data[b"data"])
         known = {name: raw_data[name] for name in _FIELDS if name in raw_data}
-        known[b"description"] = known.get(b"description", b"")[:_DESCRIPTION_CHARACTERS]
+        known[b"description"] = known.get(b"description", b"")[:_DESCRIPTION_BYTES].decode(errors="replace").encode()
         try:
             super().restore(known | {b"data": b""})
-        except (OverflowError, RecursionError) as fault:
-            raise Unreadable(f"a field of it is out of range: {fault}") from fault
+        except _OF_FIELDS as fault:
+            raise Unreadable(f"a field of it is not RQ's: {type(fault).__name__} {str(fault)[:100]}") from fault
         self.data = data
 
     def _deserialize_data(self) -> None:

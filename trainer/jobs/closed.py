@@ -17,7 +17,6 @@ import redis
 from rq.exceptions import DeserializationError, NoSuchJobError, TimeoutFormatError
 from rq.job import JobStatus
 from rq.results import Result
-from rq.utils import as_text
 
 from trainer.jobs.bounded import BoundedJob, Unreadable
 
@@ -94,8 +93,8 @@ class ClosedJob(BoundedJob):
             cls._said_s = time.monotonic()
             log.warning("%s; the last: %s: %s", foreign(cls.refused, str(cls.works)), job.id, why[:200])
         job.leave_list()
-        if isinstance(fault, Unreadable):
-            job.origin = _origin(job)
+        if not isinstance(fault, redis.RedisError):
+            job.origin = job.origin or _origin(job)  # reading may have ended before it came to this field
         if job.origin == cls.works:  # it is not another queue's: its owner can be told
             if isinstance(fault, Unreadable):  # deleting comes first and needs no memory, which may be used up
                 job.connection.unlink(job.key)
@@ -119,4 +118,5 @@ def _origin(job: ClosedJob) -> str:
     """The queue that a job that cannot be read names, where that name is short; else none."""
     if job.connection.hstrlen(job.key, "origin") > _ORIGIN_LIMIT_BYTES:
         return ""
-    return as_text(job.connection.hget(job.key, "origin") or b"")
+    name = job.connection.hget(job.key, "origin")
+    return name.decode(errors="replace") if isinstance(name, bytes) else ""
