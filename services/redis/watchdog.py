@@ -1,8 +1,8 @@
 """Ends what blocks our server: a script without end, or a command that keeps it silent for minutes.
 
 No user of ours may run a script, so this is a second line. A script that has written cannot be ended alone: then the
-server is killed and started again from its append-only file, in which nothing of that script stands. It runs in a thread
-of its own, since whoever talks to a blocked server waits with it. The container has `watch.sh` for the same.
+server is killed and started again from its append-only file, in which nothing of that script stands. It runs in a
+thread of its own, since whoever talks to a blocked server waits with it. The container has `watch.sh` for the same.
 """
 
 from __future__ import annotations

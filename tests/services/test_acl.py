@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -251,6 +252,43 @@ def test_a_trial_is_stopped_and_another_preempted(
     assert result.outcome is Outcome.PREEMPTED
     assert trainer.wait(10) == 0
     assert server.refusals() == []
+
+
+@pytest.mark.slow
+def test_a_trial_outlives_a_server_that_has_no_memory(
+    server: Guarded, start: Start, trials: TrialQueue, spec: MakeSpec
+) -> None:
+    trainer, running, later = start(), spec("tiny"), spec("tiny", trial="e-1-t1-a2")
+    trials.hand_out(running)
+    wait_for(lambda: job_of(server, running).get_status() is JobStatus.STARTED, 30)
+    with no_memory(server, refusals=6):
+        pass
+
+    result = outcome(trials, running)
+    assert isinstance(result, TrialResult)
+    assert result.outcome is Outcome.OK
+    with no_memory(server, refusals=3), pytest.raises(redis.OutOfMemoryError):
+        trials.hand_out(later)
+    trials.hand_out(later)
+    assert isinstance(outcome(trials, later), TrialResult)
+    assert trainer.poll() is None, "it waits, and is not started again"
+
+
+@contextmanager
+def no_memory(server: Guarded, refusals: int) -> Iterator[None]:
+    """The server refuses writes until it has refused so many."""
+    connection = server.bus.connection
+
+    def refused() -> int:
+        return int(connection.info("errorstats").get("errorstat_OOM", {}).get("count", 0))
+
+    before = refused()
+    connection.config_set("maxmemory", 1)
+    try:
+        yield
+        wait_for(lambda: refused() - before >= refusals, 60)
+    finally:
+        connection.config_set("maxmemory", 0)
 
 
 @pytest.mark.slow
@@ -509,7 +547,7 @@ EVERYBODY_IS_REFUSED = [
     "CLIENT KILL USER researcher",
     # one large value
     f"SETRANGE rq:job:{AN_IDEA} 500000000 x",
-    f"APPEND rq:queue:requests x",
+    "APPEND rq:queue:requests x",
     "SELECT 1",
     "SWAPDB 0 1",
     "GET else",

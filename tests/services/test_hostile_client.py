@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from researcher.desk import KINDS, RECEIVE, WAITING_LIMIT, Desk, answer, ask, withdraw
+from researcher.desk import RECEIVE, WAITING_LIMIT, Desk, answer, ask, withdraw
+from services.redis.folder import LIMITS, memory_cap_mib
 from services.redis.server import RedisServer
 from services.redis.watchdog import SILENT_S, Watchdog
 from tests.servers import open_server
 from tests.trainer.conftest import wait_for
 from trainer.jobs import REQUESTS, Bus, connect
 
+ROOT = Path(__file__).parents[2]
 MIB = 1024**2
 BOMB = zlib.compress(b"[" + bytes(300 * MIB), 9)
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -278,6 +285,81 @@ SCRIPTS = {
 }
 
 
+def test_script_that_has_written_is_ended_with_the_server_and_leaves_nothing(tmp_path: Path) -> None:
+    with open_server(tmp_path / "redis") as server:
+        with closing(redis.Redis.from_url(server.url, password=server.password)) as everything:
+            everything.set("kept", "1")
+            wait_for(lambda: everything.info("persistence")["aof_pending_bio_fsync"] == 0, 20)
+        with endless(server, "redis.call('SET', 'written', '1') while true do end") as watchdog:
+            watchdog.look()
+        assert server._hold is not None
+        server._hold.process.wait(20)
+
+        server.revive()
+
+        with closing(redis.Redis.from_url(server.url, password=server.password)) as everything:
+            assert everything.mget("kept", "written") == [b"1", None]
+
+
+def test_server_that_is_silent_for_minutes_is_started_again_and_one_that_answers_is_not(tmp_path: Path) -> None:
+    now = 1000.0
+    with open_server(tmp_path / "redis") as server:
+        assert server._hold is not None
+        process = server._hold.process
+        watchdog = watchdog_of(server, clock=lambda: now, answer_within_s=0.2)
+        watchdog.look()
+        process.send_signal(signal.SIGSTOP)
+        now += SILENT_S - 1
+        watchdog.look()
+        assert process.poll() is None
+        now += 1
+        watchdog.look()
+        assert process.wait(20) == -signal.SIGKILL
+
+        server.revive()
+
+        with closing(redis.Redis.from_url(server.url, password=server.password)) as everything:
+            assert everything.ping()
+
+
+def test_container_and_local_mode_have_the_same_limits() -> None:
+    shipped = (ROOT / "services/redis/redis.conf").read_text().splitlines()
+
+    assert [line for line in LIMITS.splitlines() if line not in shipped] == []
+
+
+@pytest.mark.parametrize(("machine_mib", "cap_mib"), [(512, 64), (4096, 256), (1_000_000, 512)])
+def test_server_may_use_a_part_of_the_machine(machine_mib: int, cap_mib: int) -> None:
+    assert memory_cap_mib(machine_mib) == cap_mib
+
+
+REDIS_CLI = """#!{python}
+import sys, redis
+words = sys.argv[sys.argv.index("any") + 1:]
+try:
+    said = redis.Redis(port={port}, username="health", password="any").execute_command(*words)
+    print("PONG" if words == ["ping"] else said)
+except redis.ResponseError as refusal:
+    print(refusal)
+"""
+
+
+def test_health_check_of_the_container_ends_a_script_too(server: RedisServer, tmp_path: Path) -> None:
+    program = tmp_path / "redis-cli"
+    assert server._hold is not None
+    program.write_text(REDIS_CLI.format(python=sys.executable, port=server._hold.port))
+    program.chmod(0o755)
+    check = ["sh", ROOT / "services/redis/watch.sh"]
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    with endless(server, "while true do end"):
+        ended = subprocess.run(check, env=env, check=False, capture_output=True, text=True)
+
+    assert ended.returncode == 1
+    assert "a script did not end: b'OK'" in ended.stdout
+    assert subprocess.run(check, env=env, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_script_without_end_is_ended(server: RedisServer, caplog: pytest.LogCaptureFixture, script: str) -> None:
     with endless(server, script) as watchdog, caplog.at_level(logging.ERROR):
@@ -285,29 +367,28 @@ def test_script_without_end_is_ended(server: RedisServer, caplog: pytest.LogCapt
     assert "did not end and was ended by SCRIPT KILL" in caplog.text
 
 
-class endless:
-    """A script that runs in the server by whoever may do everything; leaves once the server answers again."""
+@contextmanager
+def endless(server: RedisServer, script: str) -> Iterator[Watchdog]:
+    """A script that runs in the server by whoever may do everything; leaves once that one was answered."""
 
-    def __init__(self, server: RedisServer, script: str) -> None:
-        self._server = server
-        self._thread = threading.Thread(target=self._run, args=(script,))
+    def run() -> None:
+        everything = redis.Redis.from_url(server.url, password=server.password)
+        with closing(everything), suppress(redis.RedisError):
+            everything.eval(script, 0)
 
-    def _run(self, script: str) -> None:
-        with closing(redis.Redis.from_url(self._server.url, password=self._server.password)) as everything:
-            with suppress(redis.RedisError):
-                everything.eval(script, 0)
+    watchdog, thread = watchdog_of(server), threading.Thread(target=run)
+    thread.start()
+    wait_for(lambda: is_busy(watchdog), 20)
+    yield watchdog
+    thread.join(20)
+    assert not thread.is_alive()
 
-    def __enter__(self) -> Watchdog:
-        hold = self._server._hold
-        assert hold is not None
-        self._thread.start()
-        watchdog = Watchdog(hold.port, lambda: hold.process)
-        wait_for(lambda: is_busy(watchdog), 20)
-        return watchdog
 
-    def __exit__(self, *_: object) -> None:
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+def watchdog_of(server: RedisServer, **how: Any) -> Watchdog:
+    hold = server._hold
+    assert hold is not None
+    hold.watchdog.stop()  # the test looks by itself
+    return Watchdog(hold.port, lambda: hold.process, **how)
 
 
 def is_busy(watchdog: Watchdog) -> bool:
