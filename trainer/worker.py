@@ -178,7 +178,7 @@ class OneQueueWorker(Worker):
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """What runs goes on while the server has no memory; at worst its lease ends, and it is measured again."""
         try:
-            super().maintain_heartbeats(job, execution)  # type: ignore[no-untyped-call]
+            super().maintain_heartbeats(job, execution)
         except redis.OutOfMemoryError:
             log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
 
@@ -186,7 +186,7 @@ class OneQueueWorker(Worker):
         """In the fork: an answer waits for room in the server, until we are told to stop."""
         while True:
             try:
-                super().handle_job_success(job, queue, started_job_registry, execution)  # type: ignore[no-untyped-call]
+                super().handle_job_success(job, queue, started_job_registry, execution)
                 return
             except redis.OutOfMemoryError:
                 if was_told_to_stop():

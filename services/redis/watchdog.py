@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from services.redis.acl import HEALTH
 
@@ -90,10 +92,10 @@ class Watchdog:
             password="any",
             socket_timeout=self.answer_within_s,
             socket_connect_timeout=self.answer_within_s,
-            retry=None,
+            retry=Retry(NoBackoff(), 0),
         )
         try:
-            asking.execute_command(*command.split())
+            asking.execute_command(*command.split())  # type: ignore[no-untyped-call]
         finally:
             asking.close()
 
