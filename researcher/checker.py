@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from rq.exceptions import DuplicateJobError, NoSuchJobError
-from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
+from rq.job import JobStatus
 
 from researcher.errors import Rejected
-from trainer.jobs import CHECKS, HELD, RUN_CHECK, Bus, CheckResult, CheckSpec, Profile, Verdict
+from trainer.jobs import CHECKS, HELD, RUN_CHECK, Bus, CheckResult, CheckSpec, Profile, Unreadable, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +97,12 @@ class Checker:
         while self._clock() < give_up:
             tick()
             try:
-                job = Job.fetch(check, connection=self._bus.connection, serializer=JSONSerializer)
+                job = self._bus.fetch(check)
                 status, result = job.get_status(), job.latest_result(timeout=1)
             except NoSuchJobError:
                 return "a check was lost"
+            except Unreadable as fault:
+                return f"a check cannot be read: {fault}"
             if status is JobStatus.FAILED:
                 return "a check failed in the checker"
             if result is not None and isinstance(result.return_value, dict):

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
-from rq.serializers import JSONSerializer
 
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, TrialResult, TrialSpec
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, TrialResult, TrialSpec, Unreadable, results_key
 
 _RQ_GRACE_S = 120
 
@@ -64,11 +63,16 @@ class TrialQueue:
             return  # it is there already: a restart, or a resent command whose first reply was lost
 
     def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
-        """What became of an attempt. Only an answer to the work with `spec_digest` counts."""
+        """What became of an attempt. Only an answer to the work with `spec_digest` counts, and one that can be read."""
         try:
-            job = Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer)
+            return self._look(trial, spec_digest)
         except NoSuchJobError:
             return Absent()
+        except Unreadable as fault:
+            return Fault(f"the attempt cannot be read: {fault}")
+
+    def _look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+        job = self._bus.fetch(trial)
         match job.get_status():
             case JobStatus.FINISHED:
                 return _answer(job, spec_digest)
@@ -84,14 +88,17 @@ class TrialQueue:
 
     def wait(self, trial: str) -> None:
         """Return when the attempt is answered, or after a second."""
-        with contextlib.suppress(NoSuchJobError):
-            Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer).latest_result(timeout=1)
+        with contextlib.suppress(NoSuchJobError, Unreadable):
+            self._bus.fetch(trial).latest_result(timeout=1)
 
     def forget(self, trial: str) -> None:
         """Delete an attempt whose answer the journal holds."""
         try:
-            job = Job.fetch(trial, connection=self._bus.connection, serializer=JSONSerializer)
+            job = self._bus.fetch(trial)
         except NoSuchJobError:
+            return
+        except Unreadable:
+            self._bus.connection.delete(ClosedJob.key_for(trial), results_key(trial))
             return
         # RQ's delete fails on an execution that is listed but gone, and a lease that ends takes the execution along.
         self._bus.connection.delete(job.execution_registry.key)

@@ -66,6 +66,11 @@ def tell_to_stop(*_: object) -> None:
     _told_to_stop.set()
 
 
+def was_told_to_stop() -> bool:
+    """Whether `tell_to_stop` was called in this process."""
+    return _told_to_stop.is_set()
+
+
 def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
     """The job of the queue `trials`. Afterwards this process, a fork made for it, has no descendant left."""
     station = _stationed()

@@ -7,6 +7,7 @@ no torch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -18,21 +19,25 @@ from typing import Any, ClassVar
 
 import redis
 from rq import Queue, Worker
+from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from trainer import linux, room
-from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob, JobQueue
 from trainer.jobs.bus import TRAINER
 from trainer.leftovers import clear_all
 from trainer.places import Places
 from trainer.presence import IDLE, Presence
-from trainer.work import run_check, run_trial, tell_to_stop
+from trainer.work import run_check, run_trial, tell_to_stop, was_told_to_stop
 
 log = logging.getLogger(__name__)
 
 SINGLE_HOST_LEASE_S = 20
 _PATIENCE_S = 10.0
+_SAY_EVERY_S = 60.0
+_LOOK_AGAIN_S = 1.0
+NO_MEMORY = "Redis has used up its memory. Next: raise its maxmemory, or remove what fills it; then it goes on"
 
 
 class TrialJob(ClosedJob):
@@ -86,6 +91,7 @@ class OneQueueWorker(Worker):
         self._places = places
         self._single_host = single_host
         self._stopping_s: float | None = None
+        self._said_full_s: float | None = None
         self._phase = IDLE
         self._parent = os.getpid()
         super().__init__(
@@ -93,6 +99,7 @@ class OneQueueWorker(Worker):
             name=presence.worker,
             connection=connection,
             job_class=duty.job,
+            queue_class=JobQueue,
             serializer=JSONSerializer,
             worker_ttl=30,
             job_monitoring_interval=5,
@@ -149,7 +156,42 @@ class OneQueueWorker(Worker):
         """Take a trial only where its result can be stored, a check where it can work."""
         room.wait_for(self._places.disks, self._hold)
         self._phase = IDLE
-        return None if self._stop_requested else super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        while not self._stop_requested:
+            try:
+                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            except redis.OutOfMemoryError:
+                self._wait_for_memory()
+        return None
+
+    def _wait_for_memory(self) -> None:
+        """A look later. A server without memory refuses every write; deleting goes on, so others can make room."""
+        if self._said_full_s is None or time.monotonic() - self._said_full_s > _SAY_EVERY_S:
+            self._said_full_s = time.monotonic()
+            log.error("HELD: %s", NO_MEMORY)
+        time.sleep(_LOOK_AGAIN_S)
+
+    def run_maintenance_tasks(self) -> None:
+        """Housekeeping waits until there is memory for it."""
+        with contextlib.suppress(redis.OutOfMemoryError):
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """What runs goes on while the server has no memory; at worst its lease ends, and it is measured again."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except redis.OutOfMemoryError:
+            log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any, execution: Execution) -> None:
+        """In the fork: an answer waits for room in the server, until we are told to stop."""
+        while True:
+            try:
+                super().handle_job_success(job, queue, started_job_registry, execution)
+                return
+            except redis.OutOfMemoryError:
+                if was_told_to_stop():
+                    raise
+                self._wait_for_memory()
 
     def _hold(self, words: str) -> bool:
         self._phase = f"{HELD}: {words}"
@@ -162,6 +204,8 @@ class OneQueueWorker(Worker):
             super().execute_job(job, queue)
         except redis.AuthenticationError:
             raise SystemExit(1) from None
+        except redis.OutOfMemoryError:
+            log.error("%s: how it ended could not be told: %s", job.id, NO_MEMORY)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """RQ's heartbeat, and ours while nothing runs; otherwise the fork speaks.
@@ -172,6 +216,8 @@ class OneQueueWorker(Worker):
             super().heartbeat(timeout, pipeline)
         except redis.AuthenticationError:
             raise SystemExit(1) from None
+        except redis.OutOfMemoryError:
+            return  # `_wait_for_memory` says it
         if not self.is_horse and not self.horse_pid:
             self._presence.show(self._phase)
 

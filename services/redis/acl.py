@@ -2,8 +2,10 @@
 
 Derived from what RQ 3 and our own code send; tests work real trials and requests as these users and find nothing
 refused. Promises: the researcher cannot write a trial's result, the trainer cannot ask for anything, a client may send
-requests and no trials, nobody is an administrator. Not covered: what a service does to its own work, and how much a
-client sends. For Redis 7 and newer, and Valkey.
+requests and no trials, nobody is an administrator, and nobody runs or loads a script. A client gets single commands
+only, none of which walks over what a client stored: a long walk, or a transaction of many, would block the server for
+all. Not covered: what a service does to its own work, and how much a client sends; the server's limits and the
+researcher's desk bound what that fills. For Redis 7 and newer, and Valkey.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from researcher.desk import KINDS
 from trainer.jobs import CHECKER as CHECKER_KEY
 from trainer.jobs import CHECKS, REQUESTS, TRIALS
 
 # Patterns of the ids that `trainer.jobs.trial_id`, `researcher.desk.ask` and `CheckSpec.id` make. No id fits two: a
 # trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a check's 32.
 TRIAL = "*-t[0-9]*-a[0-9]*"
-REQUEST = "*[a-z]-" + 12 * "[0-9a-f]"
+_NUMBER = 12 * "[0-9a-f]"
+REQUEST = "*[a-z]-" + _NUMBER
 CHECK = "check-" + 32 * "[0-9a-f]"
 
 
@@ -53,13 +57,17 @@ class User:
         return f"user {self.name} on {secret} {' '.join(grant.rule() for grant in self.grants)}"
 
 
+# How a job is measured before it is read.
+_MEASURES = "watch hlen memory|usage"
+
+
 def _works(queue: str, jobs: tuple[str, ...], worker: str) -> tuple[Grant, ...]:
     """What RQ needs to work one queue."""
     return (
         # Take a job, start it, keep its lease, write its result, fail what was abandoned or never started.
         Grant(
-            "blmove lmove llen lpush lrange lrem get set del expire persist hget hgetall hset smembers watch"
-            " zadd zrange zrangebyscore zrem zremrangebyscore xadd",
+            "blmove lmove llen lpush lrange lrem get set del unlink expire persist hget hgetall hset hsetnx hstrlen"
+            f" smembers {_MEASURES} zadd zrange zrangebyscore zrem zremrangebyscore xadd",
             keys=(
                 f"rq:queue:{queue}",
                 f"rq:queue:{queue}:intermediate*",
@@ -78,14 +86,21 @@ def _works(queue: str, jobs: tuple[str, ...], worker: str) -> tuple[Grant, ...]:
     )
 
 
-def _asks(queue: str, ids: str) -> Grant:
-    """RQ's unique enqueue: a script, which is held to the same rights."""
-    return Grant("evalsha exists hset rpush", keys=(f"rq:job:{ids}", f"rq:queue:{queue}"))
+def _asks(queue: str, ids: str) -> tuple[Grant, ...]:
+    """Enqueue once. A grant for each key: a hash must not be made where the queue is, nor a list where a job is."""
+    return Grant("exists hset watch", keys=(f"rq:job:{ids}",)), Grant("rpush", writes=(f"rq:queue:{queue}",))
 
 
-# RQ asks for the server's version and names its connection; the client library tells its own version, by a command that
-# Redis 7.0 does not have, and a file that names it would not load there.
-_CONNECTS = Grant("client -@dangerous info ping multi exec unwatch")
+def _requests(*jobs: str) -> tuple[Grant, ...]:
+    """Ask and take back by single commands."""
+    return Grant("hget hset hsetnx", keys=jobs), Grant("rpush", writes=(f"rq:queue:{REQUESTS}",))
+
+
+# The client library tells its own version, by a command that Redis 7.0 does not have, and a file that names it would
+# not load there. Tracking would tell the names of everybody's keys.
+_GREETS = "client -@dangerous -client|tracking ping"
+# RQ asks for the server's version, names its connection and sends transactions.
+_CONNECTS = Grant(f"{_GREETS} info multi exec unwatch")
 
 
 def _job(ids: str) -> tuple[str, ...]:
@@ -128,17 +143,15 @@ RESEARCHER = User(  # and the `overnight` command in its container
     "researcher",
     (
         _CONNECTS,
-        # Hand out a trial or ask for something.
-        Grant("script|load"),
-        _asks(TRIALS, TRIAL),
-        _asks(CHECKS, CHECK),
-        _asks(REQUESTS, REQUEST),
-        Grant("sadd", writes=("rq:queues",)),
+        # Hand out a trial or a check, or ask for something as a person does.
+        *_asks(TRIALS, TRIAL),
+        *_asks(CHECKS, CHECK),
+        *_requests(f"rq:job:{REQUEST}"),
         # Read the answer to a check, and whether anybody checks.
-        Grant("hget hgetall xread xrevrange", reads=(*_CHECK_JOB, CHECKER_KEY)),
+        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=(*_CHECK_JOB, CHECKER_KEY)),
         # See what became of a trial, and who runs it.
         Grant(
-            "hget hgetall lrange xread xrevrange zrange zrangebyscore",
+            f"hget hgetall lrange xread xrevrange zrange zrangebyscore {_MEASURES}",
             reads=(
                 *_TRIAL_JOB,
                 f"rq:results:{TRIAL}",
@@ -159,9 +172,11 @@ RESEARCHER = User(  # and the `overnight` command in its container
                 *(f"rq:{registry}:trials" for registry in ("wip", "finished", "failed")),
             ),
         ),
-        # Serve its own desk, and read the answers.
+        # Serve its own desk, read the answers, drop what is too much, and clear away what nobody asks about.
         *_works(REQUESTS, _REQUEST_JOB, "researcher-*"),
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
+        Grant("ltrim", keys=(f"rq:queue:{REQUESTS}",)),
+        Grant("scan"),
         # Say what it and the LLM do.
         Grant("get set", keys=("overnight:doing:*",)),
     ),
@@ -170,19 +185,18 @@ RESEARCHER = User(  # and the `overnight` command in its container
 CLIENT = User(  # a person's `overnight idea` from afar, through a tunnel
     "client",
     (
-        _CONNECTS,
-        Grant("script|load"),
-        _asks(REQUESTS, REQUEST),
-        Grant("sadd", writes=("rq:queues",)),
-        # Read the answer, and take back what nobody answered.
-        Grant("hget hgetall xread xrevrange zrange", reads=_REQUEST_JOB),
-        Grant("del lrem zremrangebyscore", writes=(f"rq:queue:{REQUESTS}", *_REQUEST_JOB)),
+        Grant(_GREETS),
+        # Ask, take back, and read the answer.
+        *_requests(*(f"rq:job:{kind}-{_NUMBER}" for kind in KINDS)),
+        Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
         # See what the night does.
         Grant("get hgetall", reads=("overnight:doing:*", "overnight:trainer", f"overnight:trial:{TRIAL}")),
     ),
 )
 
-HEALTH = User("health", (Grant("ping"),), has_password=False)
+# What whoever looks after the server asks, without a password: does it answer, and end a script if it does not. Nobody
+# runs one, so there is nothing that this could end.
+HEALTH = User("health", (Grant("ping script|kill function|kill"),), has_password=False)
 
 USERS = (TRAINER, CHECKER, RESEARCHER, CLIENT, HEALTH)
 SERVICES = tuple(user.name for user in USERS if user.has_password)

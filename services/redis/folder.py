@@ -20,6 +20,9 @@ from trainer.jobs import BusError
 
 _LOG_CAP_BYTES = 10_000_000
 _PORTS = 10_000
+_MIB = 1024**2
+_MEMORY_SHARE = 16  # the server gets one part of so many of the machine's memory, within these bounds
+_MEMORY_LEAST_MIB, _MEMORY_MOST_MIB = 64, 512
 
 # save "": keys are kept by the append-only file alone; a snapshot at exit would only be a second, older truth.
 _CONFIG = """\
@@ -31,7 +34,22 @@ appendonly yes
 appendfsync everysec
 aof-load-truncated yes
 save ""
+maxmemory {memory_mib}mb
+{limits}"""
+# What one connection may cost the others; the same lines stand in redis.conf, for the container. A full server refuses
+# writes rather than drop a queue. No value of ours is larger than 4 MiB (`trainer.jobs.bounded`). Nobody may run a
+# script; should one run all the same, others are told after a second that the server is busy, and it is ended.
+LIMITS = """\
 maxmemory-policy noeviction
+maxmemory-clients 25%
+maxclients 1000
+timeout 3600
+tcp-keepalive 60
+proto-max-bulk-len 8mb
+client-query-buffer-limit 16mb
+client-output-buffer-limit normal 64mb 16mb 60
+busy-reply-threshold 1000
+lazyfree-lazy-user-del yes
 """
 
 
@@ -105,7 +123,8 @@ class ServerFolder:
     def write_config(self, port: int) -> Path:
         """What the server is started with."""
         quoted = str(self.path).replace("\\", "\\\\").replace('"', '\\"')
-        self._remember("server.conf", _CONFIG.format(port=port, folder=quoted))
+        text = _CONFIG.format(port=port, folder=quoted, memory_mib=memory_cap_mib(_memory_mib()), limits=LIMITS)
+        self._remember("server.conf", text)
         return self.path / "server.conf"
 
     def open_log(self) -> IO[bytes]:
@@ -143,6 +162,15 @@ class ServerFolder:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path / name)
+
+
+def memory_cap_mib(machine_mib: int) -> int:
+    """How much a machine's server may use. A night uses a few MiB; the rest is for what somebody sends."""
+    return min(max(machine_mib // _MEMORY_SHARE, _MEMORY_LEAST_MIB), _MEMORY_MOST_MIB)
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
 
 
 def _is_free(port: int) -> bool:

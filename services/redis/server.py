@@ -22,6 +22,7 @@ from services.process import end_politely, spawn
 from services.redis.acl import RESEARCHER
 from services.redis.binary import Binary, choose_binary, parse_version
 from services.redis.folder import ServerFolder
+from services.redis.watchdog import Watchdog
 from trainer.jobs import BusError, connect
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class RedisServer:
     def stop(self) -> None:
         """End a server that was started here, its keys on disk; leave any other one alone."""
         if self._hold is not None:
+            self._hold.watchdog.stop()
             _end(self._hold.process)
             self._hold.lock.close()
 
@@ -84,11 +86,19 @@ class RedisServer:
 
 @dataclass
 class _Hold:
-    """What keeps a server ours: the process that runs now, and the folder's lock. Started again not before a time."""
+    """What keeps a server ours: the process that runs now, and the folder's lock. Started again not before a time.
+
+    A watchdog ends what blocks it.
+    """
 
     process: subprocess.Popen[bytes]
     lock: IO[bytes]
+    port: int
     next_try_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.watchdog = Watchdog(self.port, lambda: self.process)
+        self.watchdog.start()
 
 
 def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _READY_S) -> RedisServer:
@@ -171,7 +181,7 @@ def _start(place: ServerFolder, lock: IO[bytes], timeout_s: float) -> RedisServe
     process, version = _run(place, binary, port, timeout_s)
     place.remember_binary(binary.path)
     log.info("%s %s from %s listens on port %d", binary.path.name, version, binary.origin, port)
-    hold = _Hold(process, lock)
+    hold = _Hold(process, lock, port)
     password = place.password(RESEARCHER.name)
     return RedisServer(_url(port), password, process.pid, version, binary.path, "started", place.path, hold)
 

@@ -254,6 +254,7 @@ def test_nothing_is_thrown_away_and_nothing_listens_outside(folder: Path) -> Non
     ):
         wanted = ["maxmemory-policy", "appendonly", "appendfsync", "save", "bind"]
         settings = {name: connection.config_get(name)[name] for name in wanted}
+        assert int(connection.config_get("maxmemory")["maxmemory"]) >= 64 * 1024**2
 
     assert list(settings.values()) == ["noeviction", "yes", "everysec", "", "127.0.0.1"]
 

@@ -4,10 +4,12 @@
 trial a card can carry. Importing this costs neither torch nor a connection.
 """
 
+from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
 from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
 from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, Verdict
 from trainer.jobs.closed import ClosedJob, NotInTable, foreign
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
+from trainer.jobs.queue import JobQueue, is_id
 from trainer.jobs.result import (
     Calibration,
     Device,
@@ -44,6 +46,7 @@ __all__ = [
     "SOURCE_LIMIT_BYTES",
     "TRAIN_LIMIT_BYTES",
     "TRIALS",
+    "BoundedJob",
     "Budget",
     "Bus",
     "BusError",
@@ -54,6 +57,7 @@ __all__ = [
     "Clock",
     "ClosedJob",
     "Device",
+    "JobQueue",
     "Kind",
     "LossPoint",
     "Metric",
@@ -68,10 +72,14 @@ __all__ = [
     "TrialResult",
     "TrialSpec",
     "Trust",
+    "Unreadable",
     "Verdict",
     "connect",
     "files_digest",
     "foreign",
+    "is_id",
     "profile_named",
+    "result_of",
+    "results_key",
     "trial_id",
 ]

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
-from rq import Queue
 from rq.serializers import JSONSerializer
 
+from trainer.jobs.bounded import BoundedJob
 from trainer.jobs.check import CHECKER
+from trainer.jobs.queue import JobQueue, open_queue
 
 TRIALS = "trials"
 REQUESTS = "requests"
@@ -89,9 +90,13 @@ class Bus:
     def __init__(self, connection: redis.Redis) -> None:
         self.connection = connection
 
-    def queue(self, name: str) -> Queue:
-        """An RQ queue that speaks JSON; pickle would hand this process to whoever can write to Redis."""
-        return Queue(name, connection=self.connection, serializer=JSONSerializer)
+    def queue(self, name: str) -> JobQueue:
+        """An RQ queue that speaks JSON, uses no script, and reads its jobs with bounds."""
+        return open_queue(name, self.connection)
+
+    def fetch(self, job_id: str) -> BoundedJob:
+        """A job to look at. Raises NoSuchJobError and Unreadable."""
+        return cast(BoundedJob, BoundedJob.fetch(job_id, connection=self.connection, serializer=JSONSerializer))
 
     def publish_progress(self, trial: str, progress: Progress) -> None:
         """Replace what is shown of `trial`. A server that is away loses the news, not the trial."""

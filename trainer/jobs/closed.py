@@ -2,7 +2,8 @@
 
 RQ itself would import any function, callback or object that a job's hash names, JSON or not; whoever can write to Redis
 could then run code in every worker. A subclass of `ClosedJob` knows its table and drops the rest: to a worker a foreign
-job does not exist, so that thousands of them cost neither a fork nor a line of log each.
+job does not exist, so that thousands of them cost neither a fork nor a line of log each. One that is too large to be
+read is deleted, so that it is met once.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import Any, ClassVar, Self, cast
 
 import redis
 from rq.exceptions import DeserializationError, NoSuchJobError, TimeoutFormatError
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 from rq.results import Result
+
+from trainer.jobs.bounded import BoundedJob, Unreadable
 
 log = logging.getLogger(__name__)
 
 _SAY_EVERY_S = 60.0
 _OWNER_MAY_READ_S = 24 * 3600
+_ORIGIN_LIMIT_BYTES = 64
 # What RQ raises for a hash that is no job, or another program's; a server may also not let us read it.
 _UNREADABLE = (
     ValueError,
@@ -29,7 +33,7 @@ _UNREADABLE = (
     AttributeError,
     DeserializationError,
     TimeoutFormatError,
-    redis.ResponseError,
+    redis.exceptions.NoPermissionError,
 )
 
 
@@ -45,7 +49,7 @@ def foreign(refused: int, queue: str) -> str:
     )
 
 
-class ClosedJob(Job):
+class ClosedJob(BoundedJob):
     """A job that can ask for nothing but what is in `functions`; without a queue to work it is only looked at."""
 
     functions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -60,25 +64,46 @@ class ClosedJob(Job):
             return cast(Self, super().fetch(id, connection=connection, serializer=serializer))
         job = cls(id, connection=connection, serializer=serializer)
         try:
-            job.refresh()  # type: ignore[no-untyped-call]
+            job.refresh()
             _ = job.func
+            if job.origin != cls.works:  # RQ would write the outcome where this name points
+                raise NotInTable(f"it says that it is of the queue {job.origin[:_ORIGIN_LIMIT_BYTES]!r}")
+        except NoSuchJobError:
+            job.leave_list()
+            raise
         except _UNREADABLE as fault:
-            cls._refuse(job, str(fault) or type(fault).__name__)
+            cls._refuse(job, fault)
+            raise NoSuchJobError(f"{id} is none of ours: {fault}") from fault
+        except redis.ResponseError as fault:
+            if not str(fault).startswith("WRONGTYPE"):
+                raise  # the server's trouble, not the job's
+            cls._refuse(job, fault)
             raise NoSuchJobError(f"{id} is none of ours: {fault}") from fault
         return job
 
+    def leave_list(self) -> None:
+        """Take the id off the list of jobs that were taken and not started; nobody would ever do that."""
+        self.connection.lrem(f"rq:queue:{self.works}:intermediate", 1, self.id)
+
     @classmethod
-    def _refuse(cls, job: Self, why: str) -> None:
+    def _refuse(cls, job: Self, fault: Exception) -> None:
+        why = str(fault) or type(fault).__name__
         cls.refused += 1
         if cls._said_s is None or time.monotonic() - cls._said_s > _SAY_EVERY_S:
             cls._said_s = time.monotonic()
             log.warning("%s; the last: %s: %s", foreign(cls.refused, str(cls.works)), job.id, why[:200])
-        pipeline = job.connection.pipeline()
-        pipeline.lrem(f"rq:queue:{cls.works}:intermediate", 1, job.id)
-        if job.origin == cls.works:  # it could be read, and is not another queue's: its owner can be told
+        job.leave_list()
+        if not isinstance(fault, redis.RedisError):
+            job.origin = job.origin or _origin(job)  # reading may have ended before it came to this field
+        if job.origin == cls.works:  # it is not another queue's: its owner can be told
+            if isinstance(fault, Unreadable):  # deleting comes first and needs no memory, which may be used up
+                job.connection.unlink(job.key)
+                job.connection.hset(job.key, mapping={"data": "", "origin": job.origin})
+            pipeline = job.connection.pipeline()
             job.set_status(JobStatus.FAILED, pipeline=pipeline)
+            pipeline.expire(job.key, _OWNER_MAY_READ_S)
             Result.create_failure(job, _OWNER_MAY_READ_S, why, pipeline=pipeline)
-        pipeline.execute()
+            pipeline.execute()
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -88,13 +113,10 @@ class ClosedJob(Job):
             raise NotInTable(f"{self.func_name!r} is no work of this process; it does: {known}")
         return self.functions[self.func_name]
 
-    def restore(self, raw_data: Any) -> None:
-        """Read the job, and drop everything in it that would run or call something else, or touch other jobs."""
-        super().restore(raw_data)
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
-        self.webhooks = []
-        self.retries_left = self.repeats_left = self.group_id = self.rate_limit_key = None
 
-    def _deserialize_data(self) -> None:
-        super()._deserialize_data()  # type: ignore[no-untyped-call]
-        self._instance = None
+def _origin(job: ClosedJob) -> str:
+    """The queue that a job that cannot be read names, where that name is short; else none."""
+    if job.connection.hstrlen(job.key, "origin") > _ORIGIN_LIMIT_BYTES:
+        return ""
+    name = job.connection.hget(job.key, "origin")
+    return name.decode(errors="replace") if isinstance(name, bytes) else ""

@@ -1,0 +1,103 @@
+"""RQ's queue without its Lua scripts: nobody in our Redis may run or load one, so none is needed and none can hang it.
+
+RQ enqueues a job once by a script. The same is done here in a transaction that is given up when the job appears
+meanwhile, or, for who may send nothing but single commands, in an order that repeating completes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import closing
+from typing import Any
+
+import redis
+from rq import Queue
+from rq.exceptions import DuplicateJobError
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import now
+
+from trainer.jobs.bounded import BoundedJob, Unreadable
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(rb"[A-Za-z0-9_-]{1,200}")
+_LISTED = "listed"
+
+
+class JobQueue(Queue):
+    """A queue whose jobs are read with bounds."""
+
+    job_class = BoundedJob
+
+    def enqueue_job(self, job: Job, pipeline: Any = None, at_front: bool = False, unique: bool = False) -> Job:
+        """As RQ's; with `unique`, raises DuplicateJobError for a job that is there already, in whatever state."""
+        if not unique:
+            return super().enqueue_job(job, pipeline=pipeline, at_front=at_front)
+        self._prepare(job)
+        while not self._put_if_absent(job):
+            log.debug("%s changed while it was enqueued", job.id)
+        return job
+
+    def _put_if_absent(self, job: Job) -> bool:
+        """False where somebody touched the job meanwhile, or the connection broke: look again."""
+        with closing(self.connection.pipeline()) as pipe:
+            try:
+                pipe.watch(job.key)  # type: ignore[no-untyped-call]
+                if pipe.exists(job.key):
+                    raise DuplicateJobError(f"{job.id} is there already")
+                pipe.multi()
+                pipe.hset(job.key, mapping=job.to_dict())
+                pipe.rpush(self.key, job.id)
+                pipe.execute()
+            except redis.WatchError:
+                return False
+        return True
+
+    def put(self, job: Job) -> None:
+        """Enqueue by single commands, once for one caller: what was cut short is completed by asking again.
+
+        A caller that is cut off just before the last command lists its job twice; the reader does it once.
+        """
+        self._prepare(job)
+        if self.connection.hget(job.key, _LISTED):
+            raise DuplicateJobError(f"{job.id} is there already")
+        self.connection.hset(job.key, mapping=job.to_dict())
+        self.connection.rpush(self.key, job.id)
+        self.connection.hset(job.key, _LISTED, "1")
+
+    def _prepare(self, job: Job) -> None:
+        job.origin = self.name
+        job.enqueued_at = now()
+        job.timeout = job.timeout or self._default_timeout
+        job._status = JobStatus.QUEUED
+
+    def fetch_job(self, job_id: str) -> Job | None:
+        """None also for one that cannot be read, which is said."""
+        try:
+            return super().fetch_job(job_id)
+        except Unreadable as fault:
+            log.warning("%s in the queue %s: %s", job_id, self.name, fault)
+            return None
+
+    @classmethod
+    def lmove(cls, connection: redis.Redis, queue_key: str, timeout: int | None) -> Any:
+        """Take the next id. What cannot be one is dropped here: RQ would fail to decode it, now and at every start."""
+        while (taken := super().lmove(connection, queue_key, timeout)) is not None:
+            if is_id(taken[1]):
+                return taken
+            connection.lrem(IntermediateQueue(queue_key, connection).key, 1, taken[1])
+            log.warning("the queue %s held something that is no id; it was dropped", queue_key)
+        return None
+
+
+def is_id(raw: bytes) -> bool:
+    """Whether a list's entry can be the id of a job."""
+    return _ID.fullmatch(raw) is not None
+
+
+def open_queue(name: str, connection: redis.Redis) -> JobQueue:
+    """One that speaks JSON; pickle would hand this process to whoever can write to Redis."""
+    return JobQueue(name, connection=connection, serializer=JSONSerializer)
