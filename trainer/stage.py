@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from trainer import machine
+from trainer.account import Grace
 from trainer.causality import Causality, Finding
 from trainer.dialogue import Buffers
 from trainer.disk import Holdings, can_be_counted
+from trainer.examination import Examination
 from trainer.grants import grants
 from trainer.jobs import (
     JUMP_SHARE,
@@ -35,7 +37,7 @@ from trainer.rows import ScoringRows
 from trainer.runner import RunnerOrders
 from trainer.scoring import Plan, Scoring
 from trainer.verdict import Stop
-from trainer.watch import Examination, Watch
+from trainer.watch import Watch
 from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0
@@ -78,7 +80,7 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
     stop, finding = watch.stop, None
     ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
-    if ended_well and spec.is_first_of_its_code and scoring.finding is not None:
+    if ended_well and (spec.is_first_of_its_code or watch.answered_late) and scoring.finding is not None:
         clear(stage.places.folder, stage.places.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality)
     return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
@@ -152,6 +154,8 @@ def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | N
         amount=budget.amount,
         warmup_steps=budget.warmup_steps,
         warmup_cap_s=budget.warmup_cap_s,
+        free_setup=Grace.of(budget).setup,
+        overrun=Grace.of(budget).overrun,
         vram_mib=vram_mib(spec, places),
         rows=layout.rows,
         context=layout.context,
