@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 from tests.trainer.conftest import STEPS
-from trainer.jobs import Clock, Outcome
+from trainer.jobs import Clock, Kind, Outcome
 
 BUDGET = replace(STEPS, eval_rows=64)
 _FOLDER = Path(__file__).parent
@@ -145,6 +145,34 @@ def train_on():
     with torch.enable_grad():
         while process_time() < until:
             learn()
+"""
+_IN_CHILDREN = """
+import os
+import signal
+from time import process_time, sleep
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for parameter in model.parameters():
+    parameter.data.share_memory_()
+done = torch.zeros(1).share_memory_()
+for turn in range({turns}):
+    done.zero_()
+    if os.fork() == 0:
+        until = process_time() + {seconds}
+        while process_time() < until:
+            learn()
+        done.fill_(1)
+        os._exit(0)
+    while not done.item():
+        sleep(0.001)
+"""
+_AT_FIRST_QUESTION = f"""{_TRAIN_ON}
+forward = model.forward
+def learning(x, y=None, reduction="mean"):
+    if y is None:
+        model.forward = forward
+        train_on()
+    return forward(x, y, reduction)
+model.forward = learning
 """
 _SHARED = """
 import mmap
@@ -397,7 +425,8 @@ _DATA = (
         None,
     ),
 )
-_SECOND = replace(BUDGET, amount=1, clock=Clock.PROCESSOR)  # with its grace three, ten on the wall
+_SECOND = replace(BUDGET, amount=1, clock=Clock.PROCESSOR)  # ten on the wall
+_COMPILED = replace(BUDGET, amount=2, clock=Clock.WALL, warmup_steps=1, warmup_cap_s=20)
 
 
 def _overruns(name: str, subject: str) -> Cheat:
@@ -441,6 +470,29 @@ _BUDGET = (
     _overruns(
         "says that it is ready and trains on",
         before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(Word.READY))\ntrain_on()"),
+    ),
+    _overruns(
+        "trains in children that the kernel is to reap", before_scoring(_IN_CHILDREN.format(turns=2, seconds=1.5))
+    ),
+    _overruns("trains in many short children", before_scoring(_IN_CHILDREN.format(turns=40, seconds=0.1))),
+    Cheat(
+        "trains at its first question",
+        before_scoring(_AT_FIRST_QUESTION),
+        "of them while it was asked; the budget is 1",
+        Outcome.TIMED_OUT,
+        fields={"budget": _SECOND},
+    ),
+    Cheat(
+        "trains at its first question, where it may be compiled",
+        before_scoring(_AT_FIRST_QUESTION),
+        DIFFERS,
+        fields={"budget": _COMPILED, "trial": "e-1-t1-a1", "kind": Kind.CONFIRM},
+    ),
+    Cheat(
+        "says that it is ready with a number that is none",
+        before_scoring(f"{_CHANNEL}channel.send(Message(Word.READY, x=float('nan')))"),
+        "it sent READY with numbers that do not fit: 0, nan, 0",
+        quick=True,
     ),
     Cheat(
         "trains on in a thread",
