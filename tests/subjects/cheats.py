@@ -165,7 +165,7 @@ for turn in range({turns}):
     while not done.item():
         sleep(0.001)
 """
-_AT_FIRST_QUESTION = f"""{_TRAIN_ON}
+_AT_FIRST_QUESTION = f"""{_TRAIN_ON.replace("+ 6", "+ 2")}
 forward = model.forward
 def learning(x, y=None, reduction="mean"):
     if y is None:
@@ -426,7 +426,7 @@ _DATA = (
     ),
 )
 _SECOND = replace(BUDGET, amount=1, clock=Clock.PROCESSOR)  # ten on the wall
-_COMPILED = replace(BUDGET, amount=2, clock=Clock.WALL, warmup_steps=1, warmup_cap_s=20)
+_COMPILED = replace(BUDGET, amount=3, clock=Clock.WALL, warmup_steps=1, warmup_cap_s=60, scoring_s=120)
 
 
 def _overruns(name: str, subject: str) -> Cheat:
@@ -472,15 +472,15 @@ _BUDGET = (
         before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(Word.READY))\ntrain_on()"),
     ),
     _overruns(
-        "trains in children that the kernel is to reap", before_scoring(_IN_CHILDREN.format(turns=2, seconds=1.5))
+        "trains in children that the kernel is to reap", before_scoring(_IN_CHILDREN.format(turns=2, seconds=0.75))
     ),
-    _overruns("trains in many short children", before_scoring(_IN_CHILDREN.format(turns=40, seconds=0.1))),
+    _overruns("trains in many short children", before_scoring(_IN_CHILDREN.format(turns=20, seconds=0.1))),
     Cheat(
         "trains at its first question",
         before_scoring(_AT_FIRST_QUESTION),
         "of them while it was asked; the budget is 1",
         Outcome.TIMED_OUT,
-        fields={"budget": _SECOND},
+        fields={"budget": replace(_SECOND, scoring_s=120)},
     ),
     Cheat(
         "trains at its first question, where it may be compiled",
