@@ -17,7 +17,7 @@ from trainer.jobs import Budget, Clock
 from trainer.observation import Mark, Marks, between
 
 _ANSWER_FACTOR = 1.5
-_READING_S = {Clock.PROCESSOR: 0.03, Clock.WALL: 0.2, Clock.STEPS: 0.0}  # two ticks of the kernel; a neighbour's turn
+_READING_S = {Clock.PROCESSOR: 0.03, Clock.WALL: 1.0, Clock.STEPS: 0.0}  # ticks of the kernel; a neighbour's turn
 
 
 @dataclass(frozen=True)
