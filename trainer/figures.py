@@ -6,13 +6,12 @@ library only, because both ends of the wire import it.
 
 from __future__ import annotations
 
-import math
-
 
 def within(value: float | str | bytes, least: float, most: float) -> float | None:
-    """The number if it is finite and `least <= number <= most`, else None; text is read as Python reads a float."""
+    """The number if `least <= number <= most`, which are finite, so NaN and infinities never are; else None. Text is
+    read as Python reads a float."""
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and least <= number <= most else None
+    return number if least <= number <= most else None

@@ -68,7 +68,7 @@ class Printed:
         found = _STEP.match(line)
         if found is None:
             return
-        share, loss = within(found[2], 0, math.inf), within(found[3], -_LARGEST_LOSS, _LARGEST_LOSS)
+        share, loss = within(found[2], 0, _LARGEST_LOSS), within(found[3], -_LARGEST_LOSS, _LARGEST_LOSS)
         if share is None or loss is None:
             return
         self.last = LossPoint(step=int(found[1]), progress=min(1.0, share / 100), loss=loss)
