@@ -31,7 +31,6 @@ from trainer.jobs.redaction import redaction
 from trainer.launch import Guarded, Launch
 from trainer.leftovers import clear
 from trainer.places import Places
-from trainer.record import finite
 from trainer.rehearsal import RehearsalOrders
 from trainer.verdict import Observed, judge
 from trainer.watch import Watch
@@ -70,6 +69,7 @@ class _NoExam:
     """A check asks for no logits."""
 
     share = 0.0
+    awaits_weights = False
 
     def begin(self, *, half: bool) -> None:
         """Only a script that speaks for the rehearsal gets here."""
@@ -91,7 +91,7 @@ def _answer(spec: CheckSpec, watch: Watch) -> tuple[Verdict, str, int | None, in
     reason = lines[0][:_REASON_CHARACTERS] if lines else "it printed no reason"
     verdict = Verdict(said.text) if said.text in set(Verdict) else Verdict.UNKNOWN
     line = said.number if 0 < said.number <= len(spec.files["train.py"].splitlines()) else None
-    parameters = int(finite(said.x) or 0) or None
+    parameters = int(said.x) or None
     lacking = _lacking_memory(said, spec.cap_mib)
     if verdict is Verdict.PASSES and lacking is not None:
         return Verdict.FAILS, lacking, None, parameters
@@ -113,7 +113,7 @@ def _why_not(watch: Watch) -> str:
 
 def _lacking_memory(said: Message, cap_mib: int | None) -> str | None:
     """Weights and gradients are there at once, whatever the optimiser and the batch."""
-    needed_mib = (finite(said.y) or 0.0) / 2**20
+    needed_mib = said.y / 2**20
     if cap_mib is None or needed_mib <= cap_mib:
         return None
     return (

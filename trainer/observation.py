@@ -5,7 +5,7 @@ Promises: the limit of every phase is derived from the budget alone. Does not co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainer.jobs import Budget, Clock
 from trainer.wire import Message
@@ -23,13 +23,16 @@ class Mark:
 
 @dataclass
 class Marks:
-    """The moments of a trial, each set once."""
+    """The moments of a trial, each set once, and the moment of every answer. `saved` is when its weights were written
+    down; what is asked for no weights has been so since it was ready."""
 
     launched: Mark
     imported: Mark | None = None
     first_batch: Mark | None = None
     warm: Mark | None = None
     ready: Mark | None = None
+    saved: Mark | None = None
+    answers: list[Mark] = field(default_factory=list)
     scored: Mark | None = None
 
 
@@ -76,29 +79,14 @@ def between(clock: Clock, start: Mark, end: Mark, steps: int) -> float:
             return float(steps)
 
 
-def most_timed(budget: Budget) -> float:
-    """The longest timed phase that counts: the budget, 5 % of grace, and one step, which may be a long one."""
-    return budget.amount * 1.05 + max(2.0, budget.amount * 0.1)
-
-
-def free_setup(budget: Budget) -> float:
-    """What may pass before the first batch; more of it is counted as training, which it can be.
-
-    An optimiser of torch's takes 1.6 s to import on a CPU.
-    """
-    return max(3.0, budget.amount * 0.05)
-
-
-def limits(marks: Marks, budget: Budget) -> list[Limit]:
-    """What must have happened by when, in wall seconds."""
+def limits(marks: Marks, budget: Budget, most_trained: float) -> list[Limit]:
+    """What must have happened by when, in wall seconds; `most_trained` is in the budget's clock."""
     allotted_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
     in_setup = marks.first_batch is None and marks.ready is None
     return [
         Limit(marks.launched if marks.ready is None else None, budget.wall_limit_s, "it did not end"),
         Limit(marks.launched if in_setup else None, budget.setup_s, "it took no first batch"),
-        Limit(
-            marks.warm if marks.ready is None else None, max(allotted_s, most_timed(budget)), "it did not end training"
-        ),
+        Limit(marks.warm if marks.ready is None else None, max(allotted_s, most_trained), "it did not end training"),
         Limit(marks.ready if marks.scored is None else None, budget.scoring_s, "it was not scored"),
         Limit(marks.scored, _LAST_WORDS_S, "after its score it did not end"),
     ]

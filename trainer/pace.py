@@ -1,28 +1,47 @@
 """How far the budget is used, as the candidate sees it: `progress()`, the warm-up and the marks the trainer reads.
 
-Promises: 0 until the warm-up is over, then the share of the budget in its clock. The trainer measures the same phase
-from outside and believes only itself. Standard library only.
+Promises: 0 until the warm-up is over, then the share of the budget in its clock, a long set-up included; 1 also when
+the next step would end far behind the budget. The trainer measures the same from outside and believes only itself.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 
 from trainer.wire import Channel, Message, Word
 
 _REPORT_EVERY_S = 0.5
+_STEPS_COMPARED = 3
 
 
 class Pace:
     """The candidate's clock. The warm-up ends with its last step or its last second, whichever comes first."""
 
-    def __init__(self, clock: str, amount: float, warmup_steps: int, warmup_cap_s: float, channel: Channel) -> None:
+    def __init__(
+        self,
+        clock: str,
+        amount: float,
+        warmup_steps: int,
+        warmup_cap_s: float,
+        channel: Channel,
+        *,
+        free_setup: float = 0.0,
+        overrun: float = 0.0,
+    ) -> None:
         self._clock = clock
         self._amount = amount
         self._warmup_steps = warmup_steps
         self._warmup_cap_s = warmup_cap_s
         self._channel = channel
+        self._free_setup = free_setup
+        self._overrun = overrun
+        self._began_at = self._now()
+        self._before = 0.0
+        self._stepped_at: float | None = None
+        self._took = deque[float](maxlen=_STEPS_COMPARED)
         self._first_batch_at: float | None = None
         self._warm_at: float | None = None
         self._warm_step = 0
@@ -38,7 +57,7 @@ class Pace:
         if self._first_batch_at is None:
             return 0.0
         self._end_warmup()
-        share = self._share()
+        share = 1.0 if self._would_overrun() else self._share()
         self._report(share)
         return share
 
@@ -47,6 +66,7 @@ class Pace:
         self.tokens += tokens
         if self._first_batch_at is None:
             self._first_batch_at = time.monotonic()
+            self._before = max(0.0, self._now() - self._began_at - self._free_setup)
             self._channel.send(Message(Word.FIRST_BATCH))
             self._end_warmup()
 
@@ -73,8 +93,22 @@ class Pace:
     def _share(self) -> float:
         if self._warm_at is None:
             return 0.0
-        used = self.steps - self._warm_step if self._clock == "steps" else self._now() - self._warm_at
-        return min(1.0, used / self._amount)
+        return max(0.0, min(1.0, self._used(self._warm_at) / self._amount))  # a fork's own clock begins anew
+
+    def _used(self, warm_at: float) -> float:
+        """Of the budget, in its clock."""
+        return self.steps - self._warm_step if self._clock == "steps" else self._before + self._now() - warm_at
+
+    def _would_overrun(self) -> bool:
+        """Whether the next step, as short as the shortest of the last ones, would use up more than half of what may be
+        overrun. Only steps longer than that are ever spared."""
+        if self._warm_at is None or self._clock == "steps":
+            return False
+        now = self._now()
+        if self._stepped_at is not None:
+            self._took.append(now - self._stepped_at)
+        self._stepped_at = now
+        return bool(self._took) and self._used(self._warm_at) + min(self._took) > self._amount + self._overrun / 2
 
     def _now(self) -> float:
         if self._clock != "processor":

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 
+from trainer.figures import within
 from trainer.jobs import LossPoint
 from trainer.jobs.result import LOSS_POINTS
 
 _STEP = re.compile(rb"step\s+(\d{1,12})\s+\(\s*([\d.]{1,12})%\).*?loss:\s*([-+.\w]{1,24})")
 _SUMMARY = re.compile(rb"([a-z][A-Za-z_]{1,40}):\s+([-+.\w]{1,40})$")
-_NAMES = frozenset({"val_bpb", "peak_vram_mb", "total_tokens_M", "num_steps", "num_params_M"})
+_MOST = {"val_bpb": 1e12, "peak_vram_mb": 1e9, "total_tokens_M": 1e9, "num_steps": 1e12, "num_params_M": 1e9}
+_LARGEST_LOSS = 1e12
 
 
 class Printed:
@@ -33,10 +35,7 @@ class Printed:
         if line.startswith(b"step"):
             self._step(line)
         elif b":" in line[:48] and (found := _SUMMARY.match(line)):
-            name = found[1].decode()
-            value = _number(found[2])
-            if name in _NAMES and value is not None:
-                self.summary[name] = value
+            self._told(found[1].decode(), found[2])
 
     @property
     def curve(self) -> tuple[LossPoint, ...]:
@@ -49,16 +48,28 @@ class Printed:
     def steps(self) -> int | None:
         """Steps as the summary says, else up to the last step line."""
         told = self.summary.get("num_steps")
-        if told is not None and math.isfinite(told):
+        if told is not None:
             return int(told)
         return self.last.step + 1 if self.last is not None else None
+
+    def _told(self, name: str, text: bytes) -> None:
+        """A line of the summary. A val_bpb that is a number, but none that can be right, is kept as NaN: it was
+        printed, and agrees with nothing; any other is passed over."""
+        most = _MOST.get(name)
+        if most is None:
+            return
+        value = within(text, -most if name == "val_bpb" else 0, most)
+        if value is not None:
+            self.summary[name] = value
+        elif name == "val_bpb" and _is_number(text):
+            self.summary[name] = math.nan
 
     def _step(self, line: bytes) -> None:
         found = _STEP.match(line)
         if found is None:
             return
-        share, loss = _number(found[2]), _number(found[3])
-        if share is None or loss is None or not math.isfinite(loss):
+        share, loss = within(found[2], 0, _LARGEST_LOSS), within(found[3], -_LARGEST_LOSS, _LARGEST_LOSS)
+        if share is None or loss is None:
             return
         self.last = LossPoint(step=int(found[1]), progress=min(1.0, share / 100), loss=loss)
         self._skipped += 1
@@ -70,8 +81,9 @@ class Printed:
             self._stride *= 2
 
 
-def _number(text: bytes) -> float | None:
+def _is_number(text: bytes) -> bool:
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        return None
+        return False
+    return True

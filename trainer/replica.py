@@ -23,6 +23,8 @@ NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-lev
 class ReplicaExam:
     """Its examination, driven by its answers. `finding` is None until all are there."""
 
+    awaits_weights = False
+
     def __init__(self, channel: Channel, buffers: Buffers, questions: Questions) -> None:
         self._dialogue = Dialogue(channel, buffers)
         self._questions = questions

@@ -21,6 +21,7 @@ from typing import Any
 
 from trainer.logits import LogitsServer, named, unwrapped
 from trainer.pace import Pace
+from trainer.preload import preload
 from trainer.wire import Channel, Layout, Message, Word
 
 CONTEXT_MIB = 600  # of CUDA's context, which torch does not count
@@ -41,6 +42,8 @@ class RunnerOrders:
     amount: float
     warmup_steps: int
     warmup_cap_s: float
+    free_setup: float
+    overrun: float
     vram_mib: int | None
     rows: int
     context: int
@@ -60,9 +63,19 @@ def main() -> None:
     channel.send(Message(Word.STARTED))
     from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
 
+    facts = _device_facts(orders.vram_mib)
+    preload(Path("train.py").read_bytes(), Path.cwd(), has_card=bool(facts.x))
     impose_seed(orders.seed)
-    channel.send(_calibrated(_device_facts(orders.vram_mib)))
-    pace = Pace(orders.clock, orders.amount, orders.warmup_steps, orders.warmup_cap_s, channel)
+    channel.send(_calibrated(facts))
+    pace = Pace(
+        orders.clock,
+        orders.amount,
+        orders.warmup_steps,
+        orders.warmup_cap_s,
+        channel,
+        free_setup=orders.free_setup,
+        overrun=orders.overrun,
+    )
     register_optimizer_step_post_hook(pace.optimizer_stepped)
     server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, orders.weights_fd, pace)
     run = _run if orders.replica_of is None else _run_replica

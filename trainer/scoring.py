@@ -95,6 +95,11 @@ class Scoring:
         """How far the current part is, 0..1."""
         return self._dialogue.share
 
+    @property
+    def awaits_weights(self) -> bool:
+        """True until the weights are written down."""
+        return self._part is _Part.SAVE and self._plan.weights_fd is not None
+
     def begin(self, *, half: bool) -> None:
         """Ask for the weights, or for the first batches."""
         self._dialogue.half = half

@@ -2,7 +2,9 @@
 
 Promises: no socket but of the family AF_UNIX, no io_uring to make one behind the filter's back, no namespace, no look
 into other processes, nothing that outlives them in the kernel. Refused calls fail as they do where the kernel lacks
-them. Does not cover files, memory, signals, or unix sockets that lie open in the file system.
+them, but for one: a handler for ended children is accepted and never installed, because with it a process could order
+the kernel, in memory where no filter reads it, to reap its children unseen, and their processor seconds with them.
+Does not cover files, memory, signals, or unix sockets that lie open in the file system.
 
 Standard library only: the guardian imports it.
 """
@@ -64,6 +66,7 @@ _TO_AN_OWNER = {  # name: numbers, second arguments that give a descriptor an ow
     "fcntl": ((72, 25), [8, 15]),
     "ioctl": ((16, 29), [0x8901, 0x8902]),
 }
+_RT_SIGACTION, _SIGCHLD = (13, 134), 17
 _SETPRIORITY = (141, 140)
 _PRLIMIT64 = (302, 261)
 _CLONE = (56, 220)
@@ -79,6 +82,7 @@ _SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and i
 
 # offsets in struct seccomp_data; of an argument the lower half, all that these calls read
 _NUMBER, _MACHINE, _ARGUMENT, _SECOND = 0, 4, 16, 24
+_SECOND_UPPER = 28  # the other half, of a pointer
 _MOST_COMPARED = 250  # a jump goes 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
@@ -128,6 +132,7 @@ def program(machine: str, untouchable: list[int]) -> bytes:
         steps += _unless_among(numbers[column], [_EVERYBODY, *untouchable, *(2**32 - pid for pid in untouchable)])
     for numbers, commands in _TO_AN_OWNER.values():
         steps += _unless_among(numbers[column], commands, _SECOND)
+    steps += _without_handler(_RT_SIGACTION[column], _SIGCHLD)
     steps += _only_for_itself(_SETPRIORITY[column])
     steps += _when(_PRLIMIT64[column], (_EQUAL, 0), _ALLOW, _FAIL | errno.EPERM)
     steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)
@@ -158,6 +163,22 @@ def _unless_among(number: int, refused: list[int], argument: int = _ARGUMENT) ->
         *compared,
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _FAIL | errno.EPERM),
+    ]
+
+
+def _without_handler(number: int, signal_number: int) -> list[tuple[int, int, int, int]]:
+    """For rt_sigaction: nothing is done where a handler, the second argument, is given for the signal, and success is
+    answered; programs give up where they are refused. Asking for the present handler, with no new one, is allowed."""
+    return [
+        (_EQUAL, 0, 8, number),
+        (_LOAD, 0, 0, _ARGUMENT),
+        (_EQUAL, 0, 5, signal_number),
+        (_LOAD, 0, 0, _SECOND),
+        (_EQUAL, 0, 2, 0),
+        (_LOAD, 0, 0, _SECOND_UPPER),
+        (_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, _FAIL | 0),
+        (_RETURN, 0, 0, _ALLOW),
     ]
 
 

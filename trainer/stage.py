@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from trainer import machine
+from trainer.account import Grace
 from trainer.causality import Finding, Questions
 from trainer.dialogue import Buffers
 from trainer.disk import Holdings, can_be_counted
+from trainer.examination import Examination
 from trainer.grants import grants
 from trainer.jobs import (
     JUMP_SHARE,
@@ -34,7 +36,7 @@ from trainer.rows import ScoringRows
 from trainer.runner import RunnerOrders
 from trainer.scoring import Plan, Scoring
 from trainer.verdict import Stop
-from trainer.watch import Examination, Watch
+from trainer.watch import Watch
 from trainer.wire import Channel, Layout
 
 _GUARDIAN_GRACE_S = 10.0
@@ -149,6 +151,8 @@ def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | N
         amount=budget.amount,
         warmup_steps=budget.warmup_steps,
         warmup_cap_s=budget.warmup_cap_s,
+        free_setup=Grace.of(budget).setup,
+        overrun=Grace.of(budget).overrun,
         vram_mib=vram_mib(spec, places),
         rows=layout.rows,
         context=layout.context,

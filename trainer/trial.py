@@ -102,7 +102,7 @@ def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, sp
     ok = stop.outcome is Outcome.OK
     tokens = watch.claims.tokens
     ending = watch.ending
-    processor_s = ending.processor_s if ending is not None else watch.peaks.processor_s
+    processor_s = max(watch.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
     timing = record.timing(clock.wall_s, processor_s, watch.marks, watch.timed)
     return TrialResult(
         id=spec.id,

@@ -11,20 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainer.machine import group_memory_mib
-from trainer.procfs import descendants, process_table
+from trainer.procfs import Process, descendants, process_table
 
 _SHARED_MEMORY = "/dev/shm"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tree uses now. `processor_s` counts ended descendants too, as long as somebody in the tree reaped them;
-    `files_mib` is what its own /dev/shm holds, mapped or not."""
+    """What a tree uses now, its root among its `processes`. `processor_s` counts ended descendants too, as long as
+    somebody in the tree waited for them; `files_mib` is what its own /dev/shm holds, mapped or not."""
 
     processor_s: float
     rss_mib: float
     files_mib: float
     pids: tuple[int, ...]
+    processes: tuple[Process, ...] = ()
 
 
 def tree_usage(root: int) -> Usage:
@@ -37,6 +38,7 @@ def tree_usage(root: int) -> Usage:
         rss_mib=sum(process.rss_mib for process in tree),
         files_mib=_own_shared_memory_mib(process.pid for process in tree),
         pids=tuple(process.pid for process in tree),
+        processes=(*top, *tree),
     )
 
 

@@ -73,7 +73,8 @@ def _ended(ending: Ending, observed: Observed) -> Stop:
 def _killed(number: int, observed: Observed) -> Stop:
     if number == signal.SIGKILL and observed.kernel_oom_kills:
         return Stop(Outcome.OUT_OF_MEMORY, "the kernel killed it when the machine or container ran out of memory")
-    return Stop(Outcome.CRASHED, f"killed by {signal.Signals(number).name}{_last_line(observed)}")
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"  # real-time: no name
+    return Stop(Outcome.CRASHED, f"killed by {name}{_last_line(observed)}")
 
 
 def _failed(exit_code: int | None, observed: Observed) -> Stop:

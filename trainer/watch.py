@@ -10,18 +10,20 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from typing import Protocol
 
+from trainer.account import most_trained, trained
 from trainer.crossentropy import Unscorable
 from trainer.disk import Hidden, Holdings
-from trainer.jobs import Clock, Outcome, Progress, TrialSpec
+from trainer.examination import Examination
+from trainer.jobs import Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact
 from trainer.launch import Ending, Guarded
+from trainer.ledger import Ledger
 from trainer.logs import LogSink, readable
 from trainer.machine import group_memory_mib
-from trainer.observation import Claims, Mark, Marks, Peaks, between, free_setup, limits, most_timed
+from trainer.observation import Claims, Mark, Marks, Peaks, between, limits
 from trainer.printed import Printed
-from trainer.usage import Usage, held_once_mib, tree_usage
+from trainer.usage import Usage, held_once_mib
 from trainer.verdict import Stop
 from trainer.wire import Channel, ChannelFault, Message, Word
 
@@ -31,23 +33,6 @@ _GUARDIAN_S = 15.0
 _READ_BYTES = 2**18
 _READS = 16
 _LOG_LIMIT_BYTES = 2**30
-
-
-class Examination(Protocol):
-    """What is done with a candidate's answers once it asks to be scored."""
-
-    @property
-    def share(self) -> float:
-        """How far it is, 0..1."""
-
-    def begin(self, *, half: bool) -> None:
-        """Ask for the first batches."""
-
-    def served(self, message: Message) -> bool:
-        """Take an answer; True after the last. Raises Unscorable."""
-
-    def close(self) -> None:
-        """Release what it holds."""
 
 
 class Watch:
@@ -68,6 +53,7 @@ class Watch:
         self._holdings = holdings
         self._redact = redact
         self._guarded = guarded
+        self._ledger = Ledger(guarded.pid)
         self._channel = channel
         self._scoring = scoring
         self._report = report
@@ -101,13 +87,13 @@ class Watch:
     def timed(self) -> float | None:
         """Length of the timed phase in the budget's clock, None if it never ended."""
         warm, ready = self.marks.warm, self.marks.ready
-        return self._between(warm, ready) if warm is not None and ready is not None else None
-
-    def _between(self, start: Mark, end: Mark) -> float:
-        return between(self._spec.budget.clock, start, end, self.claims.steps)
+        if warm is None or ready is None:
+            return None
+        return between(self._spec.budget.clock, warm, ready, self.claims.steps)
 
     def _mark(self) -> Mark:
-        return Mark(time.monotonic(), tree_usage(self._guarded.pid).processor_s)
+        self._ledger.look()
+        return Mark(time.monotonic(), self._ledger.processor_s)
 
     def _end(self, outcome: Outcome, reason: str) -> None:
         if self.stop is None:
@@ -147,16 +133,27 @@ class Watch:
             case Word.READY if marks.ready is None and self.stop is None:
                 self._ready(message)
             case Word.SERVED | Word.SAVED if marks.ready is not None and self.stop is None:
-                if message.word is Word.SAVED and self._overtime(self._mark()):
-                    return
-                if self._scoring.served(message):
-                    marks.scored = self._mark()
+                self._answered(message)
             case Word.REHEARSED:
                 claims.rehearsed = message
             case Word.FAULT:
                 self._end(Outcome.UNSCORABLE, readable(message.text, self._redact))
             case _:
                 return
+
+    def _answered(self, message: Message) -> None:
+        """Until its weights are written down it can train, whatever it says; later in what an answer takes too long."""
+        marks = self.marks
+        if self._scoring.awaits_weights:
+            marks.saved = self._mark()
+            if self._overtime(marks.saved):
+                return
+        else:
+            marks.answers.append(Mark(time.monotonic(), self._ledger.glance()))
+        if self._scoring.served(message):
+            marks.scored = self._mark()
+            marks.answers[-1:] = [marks.scored]
+            self._overtime(marks.scored)
 
     def _ready(self, message: Message) -> None:
         self.marks.ready = ready = self._mark()
@@ -165,6 +162,7 @@ class Watch:
             self._end(Outcome.UNSCORABLE, "it asked for its score before it took a batch from make_dataloader")
         elif not self._overtime(ready):
             self._scoring.begin(half=bool(self.claims.memory_mib))
+            self.marks.saved = None if self._scoring.awaits_weights else ready
 
     def _read_log(self) -> None:
         for _ in range(_READS):
@@ -205,15 +203,15 @@ class Watch:
         now = time.monotonic()
         if now - self.peaks.sampled_s < _SAMPLE_S:
             return
-        usage = tree_usage(self._guarded.pid)
+        usage = self._ledger.look()
         self.peaks.sampled_s = now
-        self.peaks.processor_s = max(self.peaks.processor_s, usage.processor_s)
+        self.peaks.processor_s = self._ledger.processor_s
         self._hold_to_caps(usage)
         self._hold_to_disk(usage)
-        marks = self.marks
-        if marks.warm is not None and marks.ready is None:
-            self._overtime(Mark(now, usage.processor_s))
-        self._tell(Mark(now, usage.processor_s))
+        mark = Mark(now, self._ledger.processor_s)
+        if self.marks.saved is None:
+            self._overtime(mark)
+        self._tell(mark)
 
     def _hold_to_caps(self, usage: Usage) -> None:
         caps, held_mib = self._spec.caps, usage.rss_mib + usage.files_mib
@@ -245,21 +243,12 @@ class Watch:
             )
 
     def _overtime(self, now: Mark) -> bool:
-        """Whether it trained too long. Until its weights are written down it can train, whatever it says."""
-        marks, budget = self.marks, self._spec.budget
-        if budget.clock is Clock.STEPS or marks.warm is None or marks.imported is None or marks.first_batch is None:
-            return False
-        setup = self._between(marks.imported, marks.first_batch)
-        counted = max(0.0, setup - free_setup(budget))
-        used = self._between(marks.warm, now) + counted
-        over = used > most_timed(budget)
-        if over:
-            kind = "wall" if budget.clock is Clock.WALL else "processor"
-            before = f", {counted:.1f} of them before its first batch" if counted else ""
-            self._end(
-                Outcome.TIMED_OUT, f"it trained {used:.1f} {kind} seconds{before}; the budget is {budget.amount:g}"
-            )
-        return over
+        """Whether it trained too long, wherever."""
+        account = trained(self.marks, self._spec.budget, now)
+        fault = account.fault(self._spec.budget) if account is not None else None
+        if fault is not None:
+            self._end(Outcome.TIMED_OUT, fault)
+        return fault is not None
 
     def _check(self) -> None:
         now = time.monotonic()
@@ -273,7 +262,7 @@ class Watch:
         first = marks.first_batch
         if first is not None and marks.warm is None and now - first.wall_s >= budget.warmup_cap_s:
             marks.warm = self._mark()
-        for limit in limits(marks, budget):
+        for limit in limits(marks, budget, most_trained(budget)):
             if limit.since is not None and now - limit.since.wall_s > limit.wall_s:
                 self._end(Outcome.TIMED_OUT, f"{limit.failure} within {limit.wall_s:g} s")
 
@@ -285,8 +274,8 @@ class Watch:
         elif marks.first_batch is not None:
             phase = "timed"
             if marks.warm is not None:
-                steps = budget.clock is Clock.STEPS
-                share = self.claims.share if steps else self._between(marks.warm, now) / budget.amount
+                account = trained(marks, budget, now)
+                share = self.claims.share if account is None else account.in_all / budget.amount
         last = self.printed.last
         self._report(
             Progress(

@@ -1,15 +1,19 @@
 """What the trainer and a candidate's process say to each other: fixed-size messages and the shape of shared buffers.
 
-Promises: nothing here parses more than one fixed struct, so a hostile peer can send wrong numbers but no code.
-Standard library only, because the candidate's start imports it. Does not cover what the numbers mean.
+Promises: nothing here parses more than one fixed struct, so a hostile peer can send wrong numbers but no code; and a
+message whose numbers are not finite, or out of the bounds of its word, is no message. Standard library only, because
+the candidate's start imports it. Does not cover whether the numbers are true.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
+
+from trainer.figures import within
 
 _STRUCT = struct.Struct("<B3xIdd104s")
 _TEXT_BYTES = 104
@@ -36,8 +40,34 @@ class Word(IntEnum):
     SAVE = 34
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """The largest `number` of a word, and the least and the most that `x` and `y` may be."""
+
+    number: int = 0
+    x: tuple[float, float] = (0, 0)
+    y: tuple[float, float] = (0, 0)
+
+
+_LARGEST_NUMBER = 2**32 - 1
+_MOST_TOKENS = 1e15
+_MOST_MIB, _MOST_CALIBRATION_S = 2**30, 1e6
+_MOST_PARAMETERS, _MOST_BYTES = 1e15, 1e18
+_LARGEST_FLOAT = sys.float_info.max
+_BOUNDS = {
+    Word.IMPORTED: _Bounds(2**20, (0, _MOST_MIB), (0, _MOST_CALIBRATION_S)),
+    Word.WARM: _Bounds(_LARGEST_NUMBER),
+    Word.PROGRESS: _Bounds(_LARGEST_NUMBER, (0, 1)),
+    Word.READY: _Bounds(_LARGEST_NUMBER, (0, _MOST_TOKENS)),
+    Word.SERVED: _Bounds(BUFFERS - 1, (2, 4)),
+    Word.REHEARSED: _Bounds(_LARGEST_NUMBER, (0, _MOST_PARAMETERS), (0, _MOST_BYTES)),
+    Word.SCORE: _Bounds(BUFFERS - 1, (2, 4)),
+    Word.SCORED: _Bounds(0, (-_LARGEST_FLOAT, _LARGEST_FLOAT)),
+}
+
+
 class ChannelFault(Exception):
-    """The peer sent something that is not a message."""
+    """The peer sent something that is not a message; the text says what, as a sentence about the peer."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +87,15 @@ class Message:
 
     @classmethod
     def unpack(cls, raw: bytes) -> Message:
-        """Raises ChannelFault for bytes of another size or an unknown word."""
+        """Raises ChannelFault for bytes of another size, an unknown word, or a number that does not fit its word."""
         if len(raw) != _STRUCT.size:
-            raise ChannelFault(f"a message of {len(raw)} bytes, expected {_STRUCT.size}")
+            raise ChannelFault(f"it sent a message of {len(raw)} bytes; a message has {_STRUCT.size}")
         word, number, x, y, text = _STRUCT.unpack(raw)
         if word not in Word._value2member_map_:
-            raise ChannelFault(f"a message with the unknown word {word}")
+            raise ChannelFault(f"it sent a message with the unknown word {word}")
+        bounds = _BOUNDS.get(Word(word), _Bounds())
+        if number > bounds.number or within(x, *bounds.x) is None or within(y, *bounds.y) is None:
+            raise ChannelFault(f"it sent {Word(word).name} with numbers that do not fit: {number}, {x:g}, {y:g}")
         return cls(Word(word), number, x, y, text.rstrip(b"\0").decode(errors="replace"))
 
 

@@ -45,6 +45,9 @@ _WORKER = "trainer/test_worker.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
 _CAUSALITY = "trainer/test_causality.py::test_"
 _CHEATS = "trainer/test_cheats.py::test_"
+_ACCOUNT = "trainer/test_account.py::test_"
+_LEDGER = "trainer/test_ledger.py::test_"
+_PACE = "trainer/test_pace.py::test_"
 _ROOM = "trainer/test_room.py::test_"
 _TENANCY = "trainer/test_tenancy.py::test_"
 _SERVER = "services/test_redis_server.py::test_"
@@ -437,17 +440,94 @@ GUARDS = (
     ),
     Guard(
         "what trains until its weights are written down is training",
-        "trainer/watch.py",
-        "                if message.word is Word.SAVED and self._overtime(self._mark()):",
-        "                if False:",
-        _CHEATS + "a_cheat_is_refused[trains when its weights are asked for]",
+        "trainer/account.py",
+        "marks.saved or now, 0) if marks.warm",
+        "marks.ready or now, 0) if marks.warm",
+        _ACCOUNT + "set_up_beyond_what_is_free_and_saving_are_training",
     ),
     Guard(
         "a long set-up is training",
-        "trainer/watch.py",
-        "max(0.0, setup - free_setup(budget))",
+        "trainer/account.py",
+        "before=max(0.0, setup - Grace.of(budget).setup)",
+        "before=0.0",
+        _ACCOUNT + "set_up_beyond_what_is_free_and_saving_are_training",
+    ),
+    Guard(
+        "a set-up without end is over before there is a batch",
+        "trainer/account.py",
+        "marks.imported, marks.first_batch or now, 0)",
+        "marks.imported, marks.first_batch or marks.imported, 0)",
+        _ACCOUNT + "long_set_up_is_over_before_there_is_a_batch",
+    ),
+    Guard(
+        "a long first answer is training",
+        "trainer/account.py",
+        "asked=first - late + others",
+        "asked=others",
+        _ACCOUNT + "what_may_be_compiled_at_the_first_question_is_told_apart_and_bounded",
+    ),
+    Guard(
+        "a long later answer is training",
+        "trainer/account.py",
+        "asked=first - late + others",
+        "asked=first - late",
+        _ACCOUNT + "an_answer_that_takes_longer_than_the_others_is_training",
+    ),
+    Guard(
+        "a long set-up costs budget",
+        "trainer/pace.py",
+        "max(0.0, self._now() - self._began_at - self._free_setup)",
         "0.0",
-        _CHEATS + "a_cheat_is_refused[trains before its first batch]",
+        _PACE + "long_set_up_costs_budget",
+    ),
+    Guard(
+        "no step is begun that would overrun",
+        "trainer/pace.py",
+        "1.0 if self._would_overrun() else self._share()",
+        "self._share()",
+        _PACE + "step_that_would_end_far_behind_the_budget_is_not_begun",
+    ),
+    Guard(
+        "seconds of a child nobody waited for count on",
+        "trainer/ledger.py",
+        "max(self.processor_s, waited_for_s, sum(self._own_s.values()))",
+        "waited_for_s",
+        _LEDGER + "seconds_of_a_child_nobody_waited_for_count_on",
+    ),
+    Guard(
+        "a pid that comes round is another process",
+        "trainer/ledger.py",
+        "name = process.pid, process.began",
+        "name = process.pid, 0",
+        _LEDGER + "process_with_the_pid_of_another_is_another",
+    ),
+    Guard(
+        "no child is reaped by the kernel",
+        "trainer/seccomp.py",
+        "    steps += _without_handler(_RT_SIGACTION[column], _SIGCHLD)\n",
+        "",
+        "trainer/test_seccomp.py::test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders",
+    ),
+    Guard(
+        "a pointer is null in both halves",
+        "trainer/seccomp.py",
+        "        (_LOAD, 0, 0, _SECOND_UPPER),\n",
+        "        (_LOAD, 0, 0, _SECOND),\n",
+        "trainer/test_seccomp.py::test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders",
+    ),
+    Guard(
+        "no file of a candidate runs before its count begins",
+        "trainer/preload.py",
+        "            if not _is_local(name, folder):\n",
+        "            if True:\n",
+        "trainer/test_preload.py::test_no_file_of_the_candidate_is_run",
+    ),
+    Guard(
+        "a number out of bounds is no message",
+        "trainer/figures.py",
+        " if least <= number <= most else None",
+        "",
+        "trainer/test_scoring.py::test_message_with_a_number_that_does_not_fit_is_none",
     ),
     # The held-out slice
     Guard(

@@ -144,6 +144,34 @@ def train_on():
         while process_time() < until:
             learn()
 """
+_IN_CHILDREN = """
+import os
+import signal
+from time import process_time, sleep
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for parameter in model.parameters():
+    parameter.data.share_memory_()
+done = torch.zeros(1).share_memory_()
+for turn in range({turns}):
+    done.zero_()
+    if os.fork() == 0:
+        until = process_time() + {seconds}
+        while process_time() < until:
+            learn()
+        done.fill_(1)
+        os._exit(0)
+    while not done.item():
+        sleep(0.001)
+"""
+_AT_FIRST_QUESTION = f"""{_TRAIN_ON.replace("+ 6", "+ 2")}
+forward = model.forward
+def learning(x, y=None, reduction="mean"):
+    if y is None:
+        model.forward = forward
+        train_on()
+    return forward(x, y, reduction)
+model.forward = learning
+"""
 _SHARED = """
 import mmap
 import os
@@ -494,7 +522,8 @@ _DATA = (
         None,
     ),
 )
-_SECOND = replace(BUDGET, amount=1, clock=Clock.PROCESSOR)  # with its grace three, ten on the wall
+_SECOND = replace(BUDGET, amount=1, clock=Clock.PROCESSOR)  # ten on the wall
+_COMPILED = replace(BUDGET, amount=3, clock=Clock.WALL, warmup_steps=1, warmup_cap_s=60, scoring_s=120)
 
 
 def _overruns(name: str, subject: str) -> Cheat:
@@ -538,6 +567,29 @@ _BUDGET = (
     _overruns(
         "says that it is ready and trains on",
         before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(Word.READY))\ntrain_on()"),
+    ),
+    _overruns(
+        "trains in children that the kernel is to reap", before_scoring(_IN_CHILDREN.format(turns=2, seconds=0.75))
+    ),
+    _overruns("trains in many short children", before_scoring(_IN_CHILDREN.format(turns=20, seconds=0.1))),
+    Cheat(
+        "trains at its first question",
+        before_scoring(_AT_FIRST_QUESTION),
+        "of them while it was asked; the budget is 1",
+        Outcome.TIMED_OUT,
+        fields={"budget": replace(_SECOND, scoring_s=120)},
+    ),
+    Cheat(
+        "trains at its first question, where it may be compiled",
+        before_scoring(_AT_FIRST_QUESTION),
+        DIFFERS,
+        fields={"budget": _COMPILED, "trial": "e-1-t1-a1", "kind": Kind.CONFIRM},
+    ),
+    Cheat(
+        "says that it is ready with a number that is none",
+        before_scoring(f"{_CHANNEL}channel.send(Message(Word.READY, x=float('nan')))"),
+        "it sent READY with numbers that do not fit: 0, nan, 0",
+        quick=True,
     ),
     Cheat(
         "trains on in a thread",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +86,22 @@ def test_summary_is_read_and_a_dash_is_no_number() -> None:
 
     assert printed.summary == {"val_bpb": 1.234567, "num_steps": 953.0, "num_params_M": 50.3}
     assert printed.steps == 953
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e300", "-5"])
+def test_number_that_cannot_be_is_not_taken_from_a_summary(number: str) -> None:
+    names = ("peak_vram_mb", "num_steps", "num_params_M", "total_tokens_M")
+
+    _, printed = fed([f"{name}: {number}\n".encode() for name in names])
+
+    assert printed.summary == {}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e300"])
+def test_score_that_cannot_be_was_printed_and_agrees_with_nothing(number: str) -> None:
+    _, printed = fed([f"val_bpb: {number}\n".encode()])
+
+    assert math.isnan(printed.summary["val_bpb"])
 
 
 @given(st.binary(max_size=500))

@@ -78,3 +78,47 @@ def test_progress_before_the_first_batch_is_zero(ends: tuple[Channel, Channel]) 
     assert pace.progress() == 0
     pace.batch_taken(1)
     assert pace.progress() == 1
+
+
+class Seconds:
+    """What the candidate's clock reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(Pace, "_now", lambda _: self.now)
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_long_set_up_costs_budget(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = Seconds(monkeypatch)
+    pace = Pace("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
+    seconds.pass_by(3)
+
+    pace.batch_taken(1)
+
+    assert pace.progress() == pytest.approx(0.25)
+
+
+def test_short_set_up_costs_nothing(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = Seconds(monkeypatch)
+    pace = Pace("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
+    seconds.pass_by(0.5)
+
+    pace.batch_taken(1)
+
+    assert pace.progress() == 0
+
+
+@pytest.mark.parametrize(("step_s", "trained_s"), [(0.3, 10.2), (2.5, 10), (3, 9), (4, 8), (11, 11)])
+def test_step_that_would_end_far_behind_the_budget_is_not_begun(
+    step_s: float, trained_s: float, ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = Seconds(monkeypatch)
+    pace = Pace("processor", 10, 0, 0.0, ends[0], overrun=1)
+    pace.batch_taken(1)
+    while pace.progress() < 1:
+        seconds.pass_by(step_s)
+
+    assert seconds.now - 100 == pytest.approx(trained_s)

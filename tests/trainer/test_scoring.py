@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import os
 import threading
@@ -103,12 +105,37 @@ def test_a_logit_that_is_not_finite_is_refused(bad: float) -> None:
         nats(logits, np.zeros(3, dtype=np.int64))
 
 
-@given(st.sampled_from(Word), st.integers(0, 2**32 - 1), st.floats(allow_nan=False), st.text(max_size=200))
-def test_message_survives_the_wire(word: Word, number: int, x: float, text: str) -> None:
-    back = Message.unpack(Message(word, number, x, -x, text).pack())
+FITTING = [
+    Message(Word.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a card"),
+    Message(Word.PROGRESS, 2**32 - 1, 0.5),
+    Message(Word.READY, 16, 32768.0),
+    Message(Word.SERVED, BUFFERS - 1, 4.0),
+    Message(Word.REHEARSED, 12, 1e6, 8e6, "passes"),
+    Message(Word.SCORED, x=-1.5),
+]
 
-    assert (back.word, back.number, back.x) == (word, number, x)
+
+@given(st.sampled_from(FITTING), st.text(max_size=200))
+def test_message_survives_the_wire(message: Message, text: str) -> None:
+    back = Message.unpack(dataclasses.replace(message, text=text).pack())
+
+    assert dataclasses.replace(back, text="") == dataclasses.replace(message, text="")
     assert len(back.text.encode(errors="replace")) <= 3 * 104
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+@pytest.mark.parametrize("word", [Word.IMPORTED, Word.PROGRESS, Word.READY, Word.SERVED, Word.REHEARSED])
+def test_message_with_a_number_that_does_not_fit_is_none(word: Word, wrong: float) -> None:
+    with pytest.raises(ChannelFault, match=f"it sent {word.name} with numbers that do not fit"):
+        Message.unpack(Message(word, x=wrong).pack())
+
+
+@given(st.binary(min_size=128, max_size=128))
+def test_any_bytes_are_a_message_of_finite_numbers_or_none(raw: bytes) -> None:
+    with contextlib.suppress(ChannelFault):
+        message = Message.unpack(raw)
+        assert math.isfinite(message.x)
+        assert math.isfinite(message.y)
 
 
 @pytest.mark.parametrize("raw", [b"", b"x" * 127, bytes(128), b"\x63" + bytes(127)])

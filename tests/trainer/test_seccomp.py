@@ -15,7 +15,7 @@ from trainer.seccomp import confine, program
 
 MACHINE = os.uname().machine
 BEHIND = """
-import ctypes, errno, fcntl, os, resource, signal, socket, subprocess, sys, threading
+import ctypes, errno, fcntl, os, resource, signal, socket, struct, subprocess, sys, threading
 from trainer import linux, seccomp
 linux.forbid_new_privileges()
 seccomp.confine([os.getppid()])
@@ -94,6 +94,31 @@ def test_call_is_refused(attempt: str, error: int) -> None:
     assert done.stdout.strip() == str(error), done.stderr
 
 
+HANDLES_ENDED_CHILDREN = """
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+at = {place}
+assert libc.mmap(at, 4096, 3, 0x100022, -1, 0) == at
+ctypes.memmove(at, struct.pack("4Q", {handler}, {flags}, 0, 0), 32)
+assert libc.syscall({number}, 17, ctypes.c_void_p(at), None, 8) == 0
+child = os.fork()
+if child == 0:
+    os._exit(3)
+assert os.waitpid(child, 0)[1] >> 8 == 3
+"""
+
+
+@pytest.mark.parametrize("place", ["0x200000000", "0x12345000"])  # of the first the lower half is a null pointer's
+@pytest.mark.parametrize(("handler", "flags"), [(1, 0), (0, 2)], ids=["ignored", "SA_NOCLDWAIT"])
+def test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders(handler: int, flags: int, place: str) -> None:
+    number = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
+
+    done = behind_the_filter(HANDLES_ENDED_CHILDREN.format(handler=handler, flags=flags, place=place, number=number))
+
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -111,6 +136,10 @@ def test_call_is_refused(attempt: str, error: int) -> None:
         "fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL))",
         "fcntl.ioctl(socket.socketpair()[0], 0x541B, bytes(4))",
         "os.kill(os.getpid(), 0)",
+        "signal.signal(signal.SIGCHLD, print); assert signal.getsignal(signal.SIGCHLD) is print",
+        "signal.signal(signal.SIGUSR1, lambda *_: os._exit(0)); os.kill(os.getpid(), signal.SIGUSR1); os._exit(1)",
+        "assert subprocess.run(['sh', '-c', 'x=$(sleep 0 & wait; echo 1); test $x = 1']).returncode == 0",
+        "assert subprocess.run(['bash', '-c', 'trap : CHLD; sleep 0 & wait; x=$(echo 1); test $x']).returncode == 0",
     ],
 )
 def test_call_goes_on_working(attempt: str) -> None:

@@ -1,0 +1,90 @@
+"""What a script imports, imported before its first line: the time for that is the machine's, and not its training's.
+
+Promises: modules of installed packages only, so no code of a candidate runs; nothing that the script would not import
+by itself. Does not cover what a script imports later, inside a function: that is counted like all it does.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# The first optimiser, and what is compiled, import these: a second of a processor each.
+_IMPORTED_LATE = {"torch.optim": ("torch._dynamo",), "torch.compile": ("torch._dynamo", "torch._inductor.compile_fx")}
+
+
+def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
+    """Import what a script will import at once. Its own files in `folder` are left to it.
+
+    A module that cannot be imported is left to the script as well, which then meets the same error and reports it.
+    """
+    before = list(sys.path)
+    sys.path[:] = [place for place in before if Path(place or ".").resolve() != folder.resolve()]
+    try:
+        for name in wanted(source, has_card=has_card):
+            if not _is_local(name, folder):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+    finally:
+        sys.path[:] = before
+
+
+def wanted(source: bytes, *, has_card: bool) -> list[str]:
+    """The modules that a source imports on its first level, in its order, and those that its uses of torch import.
+
+    A branch of the first level may be a card's, so without one it is passed over. Nothing for what is no Python.
+    """
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    names: dict[str, None] = {}
+    for statement in _at_once(body, has_card=has_card):
+        names |= dict.fromkeys(_imported(statement))
+        names |= dict.fromkeys(module for used in _used(statement) for module in _IMPORTED_LATE.get(used, ()))
+    return list(names)
+
+
+def _at_once(body: list[ast.stmt], *, has_card: bool) -> Iterator[ast.stmt]:
+    for statement in body:
+        if isinstance(statement, ast.If) and not has_card:
+            continue
+        yield statement
+
+
+def _imported(statement: ast.stmt) -> Iterator[str]:
+    for node in _outside_functions(statement):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            yield node.module
+
+
+def _outside_functions(statement: ast.stmt) -> Iterator[ast.AST]:
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += reversed(list(ast.iter_child_nodes(node)))
+
+
+def _used(statement: ast.stmt) -> Iterator[str]:
+    """Dotted names that stand anywhere in it, used or imported: of torch they are `torch.optim` and `torch.compile`."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_local(name: str, folder: Path) -> bool:
+    first = name.partition(".")[0]
+    return first == "__main__" or (folder / f"{first}.py").exists() or (folder / first).exists()
