@@ -69,7 +69,7 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
             theirs.send(raw or b"\0")
     theirs.close()
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
-    scoring = Scoring(Channel(ours), buffers, ROWS, Plan(4, 2, 2, None, lambda _: 2))
+    scoring = Scoring(Channel(ours), buffers, ROWS, Plan(4, 2, None, lambda _: None))
     guarded = GoneAtOnce(log)
     with tempfile.TemporaryDirectory() as folder:
         places = Places(data, Path(folder), Path(folder))
