@@ -107,8 +107,8 @@ def _compile_whole(source: str) -> None:
 
 def _refuse_undefined(source: str, incumbent_source: str) -> None:
     known = {undefined.name for undefined in _look(incumbent_source)[0]}
-    if new := [undefined.words for undefined in _look(source)[0] if undefined.name not in known]:
-        raise Rejected(f"train.py would crash: {'; '.join(new[:TOLD])}")
+    if new := [undefined for undefined in _look(source)[0] if undefined.name not in known]:
+        raise Rejected(f"train.py would crash: {'; '.join(undefined.words for undefined in new[:TOLD])}")
 
 
 def _refuse_denied(source: str, incumbent_source: str) -> None:
