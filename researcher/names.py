@@ -18,7 +18,7 @@ from pyflakes.messages import UndefinedLocal, UndefinedName
 
 
 class _Given:
-    """Every name that anything in a source or Python itself gives, by its small letters; read where one is asked for."""
+    """Every name that a source or Python itself gives, by its small letters; read when one is asked for."""
 
     def __init__(self, tree: ast.Module) -> None:
         self._tree = tree
@@ -41,7 +41,10 @@ class Undefined:
     def words(self) -> str:
         """For the proposer. Looks for the nearest name that there is, so ask only for those that are told."""
         if self.is_local:
-            return f"line {self.line}: `{self.name}` is read before this function assigns it, which makes it a local name there"
+            return (
+                f"line {self.line}: `{self.name}` is read before this function assigns it, "
+                "which makes it a local name there"
+            )
         known = self.given.names
         if known.get(self.name.lower()) == self.name:
             return f"line {self.line}: `{self.name}` is read before it has a value"

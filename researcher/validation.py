@@ -18,6 +18,7 @@ from researcher.denylist import Deed, denied_deeds
 from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
 from researcher.names import Undefined, undefined_names
+from researcher.plaintext import refuse_ambiguous
 from researcher.proposal import Candidate, Proposal, Proposer
 from researcher.reading import Facts, pieces, read_facts
 from researcher.source import parse, syntax_fault
@@ -39,6 +40,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
         facts, incumbent = read_facts(source), read_facts(incumbent_source)
     except EditError as error:
         raise Rejected(str(error)) from error
+    refuse_ambiguous(source, incumbent_source)
     _refuse_no_change(source == incumbent_source, facts, incumbent)
     lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
     if lost:
