@@ -32,11 +32,18 @@ class Printed:
         line = line.rstrip()
         if line.startswith(b"step"):
             self._step(line)
-        elif b":" in line[:48] and (found := _SUMMARY.match(line)):
+        else:
+            self.late_line(line)
+
+    def late_line(self, line: bytes) -> None:
+        """The same of a line that came after it asked for its score: a number of the summary and nothing else, in as
+        many digits as an honest one has."""
+        line = line.rstrip()
+        if b":" in line[:48] and (found := _SUMMARY.match(line)):
             name = found[1].decode()
             value = _number(found[2])
             if name in _NAMES and value is not None:
-                self.summary[name] = value
+                self.summary[name] = float(f"{value:.9g}")
 
     @property
     def curve(self) -> tuple[LossPoint, ...]:

@@ -17,7 +17,7 @@ from trainer.disk import Hidden, Holdings
 from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact
 from trainer.launch import Ending, Guarded
-from trainer.logs import LogSink, readable
+from trainer.logs import Output, readable
 from trainer.machine import group_memory_mib
 from trainer.observation import Claims, Mark, Marks, Peaks, between, free_setup, limits, most_timed
 from trainer.printed import Printed
@@ -73,7 +73,7 @@ class Watch:
         self._report = report
         self._preempted = preempted
         self.printed = Printed()
-        self.sink = LogSink(spec.caps.log_kib, self.printed.line, redact)
+        self.sink = Output(spec.caps.log_kib, self.printed, redact)
         self.claims = Claims()
         self.peaks = Peaks()
         self.marks = Marks(Mark(time.monotonic(), 0.0))
@@ -154,12 +154,12 @@ class Watch:
             case Word.REHEARSED:
                 claims.rehearsed = message
             case Word.FAULT:
-                self._end(Outcome.UNSCORABLE, readable(message.text, self._redact))
-            case _:
-                return
+                self._end(Outcome.UNSCORABLE, self.sink.fault(message.text))
 
     def _ready(self, message: Message) -> None:
         self.marks.ready = ready = self._mark()
+        self._read_log()  # all that it printed before it could see a question
+        self.sink.seal()
         self.claims.steps, self.claims.tokens = message.number, int(message.x)
         if self.marks.warm is None:
             self._end(Outcome.UNSCORABLE, "it asked for its score before it took a batch from make_dataloader")
@@ -197,7 +197,7 @@ class Watch:
         try:
             while (message := self._channel.receive()) is not None:
                 if message.word is Word.FAULT and self.stop is None:
-                    self.stop = Stop(Outcome.UNSCORABLE, readable(message.text, self._redact))
+                    self.stop = Stop(Outcome.UNSCORABLE, self.sink.fault(message.text))
         except (BlockingIOError, ConnectionResetError, ChannelFault):
             return
 
