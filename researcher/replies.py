@@ -28,6 +28,7 @@ from researcher.definitions import defined_name
 from researcher.errors import EditError, ModelFault, Rejected, ThoughtsAteTheAnswer
 from researcher.fences import FENCE, Fence, Lines
 from researcher.knobs import read_literal
+from researcher.marks import whole
 from researcher.moves import is_move, read_move
 from researcher.proposal import Edit, KnobLiteral, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.source import LINE_END
@@ -72,7 +73,7 @@ def read_reply(text: str) -> Reply:
     """Raises ModelFault if there is no answer at all, Rejected (written for the model) if it is not of the form."""
     if len(text) > LONGEST_CHARACTERS:
         raise Rejected(f"the answer has {len(text)} characters; write only what changes")
-    answer = without_thoughts(text).strip()
+    answer = whole(without_thoughts(text).strip())  # a mark that was quoted ends no thought
     if not answer and text.strip():
         raise ThoughtsAteTheAnswer("the answer is empty but for its thoughts")
     if not answer:
