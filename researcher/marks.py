@@ -1,4 +1,4 @@
-"""Marks by which chat templates begin and end turns, broken up in what a prompt quotes, and made whole in what comes back.
+"""Marks by which chat templates begin and end turns: broken up in what a prompt quotes, made whole in what comes back.
 
 A server that fills a template reads the tokens of the result, wherever a mark stands: `<|im_end|>` in a log line ends
 the turn. An invisible WORD JOINER behind the mark's first character keeps it from being one; a mark that is broken
@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 
 _JOINER = "\u2060"
-# ChatML, Llama, Harmony, Granite, Command and Phi: <|...|>; DeepSeek: <｜...｜>; Gemma, BERT's kind, thoughts and tools:
-# <name>, </name>; Llama 2 and Mistral: [INST], <<SYS>>; GLM, MiniMax, InternLM: the rest.
+# ChatML, Llama, Harmony, Granite, Command and Phi: <|...|>; DeepSeek: <｜...｜>; Gemma, thoughts and tools: <name>,
+# </name>; Llama 2 and Mistral: [INST], <<SYS>>; GLM, MiniMax, InternLM: the rest.
 _NAMES = (
     "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID|MODEL_SETTINGS|THINK"
     "|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|TRANSCRIBE|PREFIX|MIDDLE|SUFFIX|gMASK|sMASK|MASK|CLS|SEP|PAD|UNK"

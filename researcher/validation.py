@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
+from researcher.carried import cap_of, refuse_carried, refuse_growth
 from researcher.denylist import Deed, denied_deeds
 from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
@@ -37,7 +38,10 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     try:
         source = apply_edits(incumbent_source, proposal.edits)
         _refuse_oversize(source)
+        if proposal.proposer is not Proposer.HUMAN:
+            refuse_growth(source, incumbent_source)
         facts, incumbent = read_facts(source), read_facts(incumbent_source)
+        refuse_carried(source, incumbent_source, cap_of(proposal.proposer), "the script it is made from")
     except EditError as error:
         raise Rejected(str(error)) from error
     refuse_ambiguous(source, incumbent_source)
