@@ -122,8 +122,6 @@ def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
     position = 0
     while position < len(lines):
         line = lines[position]
-        if len(edits) > MOST_EDITS:
-            raise Rejected(f"the answer holds more than {MOST_EDITS} edits; write the ones that matter")
         if _SEARCH.fullmatch(line):
             end = _end_of_block(lines, position, len(edits) + 1)
             edits.append(_block(lines[position + 1 : end], len(edits) + 1))
@@ -144,6 +142,8 @@ def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
                 position = found.end
         else:
             prose.append(line)
+        if len(edits) > MOST_EDITS:
+            raise Rejected(f"the answer holds more than {MOST_EDITS} edits; write the ones that matter")
         position += 1
     return [SetKnobs(edit) if isinstance(edit, dict) else edit for edit in edits], fences, prose
 
