@@ -76,6 +76,7 @@ _OF_CLOCK = ("progress", "TIME_BUDGET")
 _PACKAGES = sys.stdlib_module_names | {"torch", "numpy", "triton", "prepare"}  # triton comes with torch for CUDA
 _BUILTINS = {"open", "exec", "eval", "compile", "__import__", "__builtins__", "getattr", "setattr", "vars", "globals"}
 _OF_PROCESSES = re.compile(r"os\.(system|popen|fork|exec|spawn|posix_spawn|kill|wait|_exit|abort|set|sched|put|unset)")
+_LONGEST_CHAIN = 16  # attributes behind a name; what begins a longer chain is a part of it, and is looked at by itself
 _CHANGES_ENVIRONMENT = {f"os.environ.{verb}" for verb in ("setdefault", "pop", "update", "__setitem__")}
 _PATCHED_TORCH = ("torch", "torch.nn.functional", "torch.Tensor")  # not torch.backends..., torch._dynamo.config...
 
@@ -127,17 +128,24 @@ class _Reader:
                     yield name
 
     def _dotted(self, node: ast.AST) -> str | None:
-        """What an expression stands for, from an imported or built-in name on; also through getattr and a text."""
-        match node:
-            case ast.Name(id=name):
-                return self._stands_for.get(name)
-            case ast.Attribute(value=value, attr=attr):
-                base = self._dotted(value)
-            case ast.Call(func=ast.Name(id="getattr"), args=[value, ast.Constant(value=str() as attr), *_]):
-                base = self._dotted(value)
-            case _:
-                return None
-        return None if base is None else f"{base}.{attr}"
+        """What an expression stands for, from an imported or built-in name on; also through getattr and a text.
+
+        A longer chain than any that is denied stands for nothing.
+        """
+        attributes: list[str] = []
+        while len(attributes) <= _LONGEST_CHAIN:
+            match node:
+                case ast.Name(id=name):
+                    first = self._stands_for.get(name)
+                    return None if first is None else ".".join([first, *reversed(attributes)])
+                case ast.Attribute(value=value, attr=attr):
+                    node = value
+                case ast.Call(func=ast.Name(id="getattr"), args=[value, ast.Constant(value=str() as attr), *_]):
+                    node = value
+                case _:
+                    return None
+            attributes.append(attr)
+        return None
 
     @staticmethod
     def _import(module: str, line: int) -> Iterator[Deed]:
@@ -216,7 +224,7 @@ def _use_of(module: str, attr: str, line: int) -> Iterator[Deed]:
 
 def _denied(name: str) -> tuple[str, Denied] | None:
     """What of `name` is denied, itself or what it belongs to, and why."""
-    parts = name.split(".")
+    parts = name.split(".", _LONGEST_CHAIN)
     for end in range(1, len(parts) + 1):
         if (why := _DENIED.get(begin := ".".join(parts[:end]))) is not None:
             return begin, why

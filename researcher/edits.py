@@ -68,16 +68,24 @@ def _replaced(source: str, search: str, replace: str, number: int) -> str:
 def _replaced_inside_lines(source: str, search: str, replace: str, number: int) -> str:
     end = line_end(source)
     text = search.replace("\n", end)
-    # A search that begins or ends within a name would change another name than the one meant.
-    pattern = (
-        (r"(?<!\w)" if _WORD.match(text[0]) else "") + re.escape(text) + (r"(?!\w)" if _WORD.match(text[-1]) else "")
-    )
-    starts = [found.start() for found in re.finditer(pattern, source)]
+    starts = list(_places_inside_lines(source, text))
     if len(starts) > 1:
         raise _ambiguous(number, [len(LINE_END.findall(source, 0, start)) + 1 for start in starts])
     if not starts:
         raise EditError(_not_found(source, search, replace, number))
     return source[: starts[0]] + replace.replace("\n", end) + source[starts[0] + len(text) :]
+
+
+def _places_inside_lines(source: str, text: str) -> Iterator[int]:
+    """Where a text stands, but not where it begins or ends within a name, which is another than the one meant."""
+    at = source.find(text)
+    while at >= 0:
+        end = at + len(text)
+        begins_inside = _WORD.match(text[0]) and at > 0 and _WORD.match(source[at - 1])
+        ends_inside = _WORD.match(text[-1]) and _WORD.match(source[end : end + 1])
+        if not (begins_inside or ends_inside):
+            yield at
+        at = source.find(text, at + 1 if begins_inside or ends_inside else end)
 
 
 def _bare_lines(text: str) -> list[str]:
@@ -86,12 +94,14 @@ def _bare_lines(text: str) -> list[str]:
 
 def _without_outer_blanks(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
     """Both without the blank lines that stand at the ends of the search, as far as the replacement has them too."""
-    for end in (0, -1):
-        while search and not search[end].strip():
-            search.pop(end)
-            if replace and not replace[end].strip():
-                replace.pop(end)
-    return search, replace
+    first, of_replace = _leading_blanks(search), _leading_blanks(replace)
+    search, replace = search[first:], replace[min(first, of_replace) :]
+    last, of_replace = _leading_blanks(search[::-1]), _leading_blanks(replace[::-1])
+    return search[: len(search) - last], replace[: len(replace) - min(last, of_replace)]
+
+
+def _leading_blanks(lines: list[str]) -> int:
+    return next((count for count, line in enumerate(lines) if line.strip()), len(lines))
 
 
 def _line_places(lines: list[str], wanted: list[str]) -> list[int]:

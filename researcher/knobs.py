@@ -21,7 +21,6 @@ from researcher.source import Bytes, parse, replace_spans
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _COMMENT = re.compile(r"[\s)]*#(.*)")
-_SPAN = re.compile(r"range\s+(\S+?)\.\.(\S+?)(?:\s+(log|pow2))?")
 _NUMBER = re.compile(r"-?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _POWER = re.compile(r"2\*\*(\d{1,2})")
 _LARGEST_INT = 2**63 - 1
@@ -227,13 +226,13 @@ def _choice(claim: str, value: KnobValue) -> Range | str:
 
 
 def _span(claim: str, value: KnobValue) -> Range | str:
-    found = _SPAN.fullmatch(claim)
-    low, high = (_number(found.group(1)), _number(found.group(2))) if found else (None, None)
-    if found is None or low is None or high is None:
+    _, written, *words = claim.split()
+    low, high = map(_number, written.partition("..")[::2])
+    scale = " ".join(words)
+    if low is None or high is None or scale not in ("", "log", "pow2"):
         return "is not 'range A..B', 'range A..B log' or 'range A..B pow2'"
     if isinstance(value, str):
         return "a text wants 'one of X Y Z'"
-    scale = found.group(3)
     if not low < high:
         return "the lower end must be below the upper end"
     if scale == "pow2":

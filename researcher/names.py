@@ -10,19 +10,46 @@ import ast
 import builtins
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from pyflakes.checker import Checker
 from pyflakes.messages import UndefinedLocal, UndefinedName
 
 
+class _Given:
+    """Every name that a source or Python itself gives, by its small letters; read when one is asked for."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self._tree = tree
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        return {each.lower(): each for each in _given(self._tree)}
+
+
 @dataclass(frozen=True)
 class Undefined:
-    """A name, the line where it is missing, and that in words."""
+    """A name and the line where it is missing."""
 
     name: str
     line: int
-    words: str
+    is_local: bool
+    given: _Given = field(repr=False, compare=False)
+
+    @property
+    def words(self) -> str:
+        """For the proposer. Looks for the nearest name that there is, so ask only for those that are told."""
+        if self.is_local:
+            return (
+                f"line {self.line}: `{self.name}` is read before this function assigns it, "
+                "which makes it a local name there"
+            )
+        known = self.given.names
+        if known.get(self.name.lower()) == self.name:
+            return f"line {self.line}: `{self.name}` is read before it has a value"
+        near = difflib.get_close_matches(self.name.lower(), known, n=1)
+        return f"line {self.line}: `{self.name}` is not defined" + (f" (there is `{known[near[0]]}`)" if near else "")
 
 
 def undefined_names(tree: ast.Module) -> tuple[Undefined, ...]:
@@ -36,23 +63,13 @@ def undefined_names(tree: ast.Module) -> tuple[Undefined, ...]:
         return ()
     excused = _never_evaluated(tree) | _assigned_in_an_earlier_round(tree)
     found: dict[str, Undefined] = {}
+    given = _Given(tree)
     for message in sorted(missing, key=lambda message: (message.lineno, message.col)):
         told = message.message_args  # of a builtin that becomes local the name alone, else a tuple
         name = told if isinstance(told, str) else told[0]
         if (message.lineno, message.col, name) not in excused and name not in found:
-            local = isinstance(message, UndefinedLocal)
-            found[name] = Undefined(name, message.lineno, _words(name, message.lineno, tree, local=local))
+            found[name] = Undefined(name, message.lineno, isinstance(message, UndefinedLocal), given)
     return tuple(found.values())
-
-
-def _words(name: str, line: int, tree: ast.Module, *, local: bool) -> str:
-    if local:
-        return f"line {line}: `{name}` is read before this function assigns it, which makes it a local name there"
-    known = {each.lower(): each for each in _given(tree)}
-    if known.get(name.lower()) == name:
-        return f"line {line}: `{name}` is read before it has a value"
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"line {line}: `{name}` is not defined" + (f" (there is `{known[near[0]]}`)" if near else "")
 
 
 def _given(tree: ast.Module) -> Iterator[str]:

@@ -113,7 +113,7 @@ class _View:
         if sum(1 for line in lines if line.strip()) <= 1 and sum(self._costs[n - 1] for n in hidden) <= MARK_TOKENS:
             return lines
         while not self._lines[hidden[-1] - 1].strip():
-            hidden = hidden[:-1]
+            hidden.pop()
         line = lines[0]
         indentation = line[: len(line) - len(line.lstrip())][:40]
         what = f"lines {hidden[0]}-{hidden[-1]} are" if len(hidden) > 1 else f"line {hidden[0]} is"

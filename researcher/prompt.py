@@ -2,7 +2,8 @@
 
 A prompt begins as the one before did for as long as can be, since servers read only what is new: cuts are made in
 blocks. Tokens are estimated, and the caller corrects the room by what servers count; what had to be left out is said
-in the prompt. The files in `researcher/prompts/` are meant to be read and edited.
+in the prompt. What is quoted holds no mark of a chat template: see `researcher.marks`. The files in
+`researcher/prompts/` are meant to be read and edited.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 from researcher.chat import Message
 from researcher.errors import EditError, ModelFault, ResearcherError
+from researcher.marks import broken
 from researcher.outline import outline, part_names
 from researcher.proposal import Lane
 from researcher.replies import one_line
@@ -115,8 +117,8 @@ class Prompts:
         """
         quoted = reply if len(reply) <= QUOTED_CHARACTERS else reply[:QUOTED_CHARACTERS] + "\n[...]"
         turn = (
-            Message("assistant", quoted),
-            Message("user", _fill(self.texts[form], {"reason": reason})),
+            Message("assistant", broken(quoted)),
+            Message("user", _fill(self.texts[form], {"reason": broken(reason)})),
         )
         left = room - prompt_tokens(turn)
         try:
@@ -174,22 +176,22 @@ class Prompts:
 
     def _filled(self, context: PromptContext, history: str, memory: str, rejections: str) -> tuple[Message, ...]:
         values = {
-            "program": context.program.strip(),
-            "profile": context.profile,
+            "program": broken(context.program.strip()),
+            "profile": broken(context.profile),
             "lanes": "\n\n".join(self.texts[lane].strip() for lane in context.lanes),
-            "source": context.source.rstrip("\n"),
-            "incumbent": context.incumbent,
+            "source": broken(context.source.rstrip("\n")),
+            "incumbent": broken(context.incumbent),
             "history": history,
             "memory": memory or "(nothing yet)",
             "rejections": rejections,
             "task": self._wish(context).strip(),
         }
         if (advice := context.advice) is not None:
-            knobs = "\n".join(advice.knobs)
+            knobs = broken("\n".join(advice.knobs))
             values |= {
                 "knobs": knobs,
                 "best": _listed(advice.best, 0),
-                "suggestion": advice.suggestion,
+                "suggestion": broken(advice.suggestion),
             }
             return (
                 Message("system", _fill(self.texts["adviser"], values)),
@@ -200,7 +202,7 @@ class Prompts:
 
     def _wish(self, context: PromptContext) -> str:
         if context.idea is not None:
-            return _fill(self.texts["idea"], {"idea": context.idea})
+            return _fill(self.texts["idea"], {"idea": broken(context.idea)})
         if context.fruitless is not None:
             return _fill(self.texts["plateau"], {"fruitless": str(context.fruitless)})
         return self.texts["next"]
@@ -277,8 +279,8 @@ def _line_tokens(line: str) -> int:
 
 
 def _item(line: str) -> str:
-    """What scripts printed is among them: it stays on its line and opens no fence."""
-    return "- " + one_line(line, LINE_CHARACTERS).replace(_FENCE, '"')
+    """What scripts printed is among them: it stays on its line, opens no fence and ends no turn."""
+    return "- " + broken(one_line(line, LINE_CHARACTERS).replace(_FENCE, '"'))
 
 
 def _listed(lines: tuple[str, ...], omitted: int) -> str:

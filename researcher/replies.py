@@ -26,24 +26,38 @@ from dataclasses import dataclass
 
 from researcher.definitions import defined_name
 from researcher.errors import EditError, ModelFault, Rejected, ThoughtsAteTheAnswer
+from researcher.fences import FENCE, Fence, Lines
 from researcher.knobs import read_literal
+from researcher.marks import whole
 from researcher.moves import is_move, read_move
-from researcher.proposal import Edit, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.proposal import Edit, KnobLiteral, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.source import LINE_END
 from researcher.thoughts import without_thoughts
+from trainer.jobs import TRAIN_LIMIT_BYTES
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
+LONGEST_CHARACTERS = 2 * TRAIN_LIMIT_BYTES  # a search and a replacement of the longest train.py
+MOST_EDITS = 32  # each is applied to the whole source, so a reply of thousands would hold the researcher for minutes
 
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
 # Possessive (`++`, `*+`) where two parts could share a run of blanks: a model that repeats itself writes long ones.
-_FENCE = re.compile(r"\s{0,3}(`{3,}+|~{3,}+)[^`]*+")
 _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
 _HEADINGS = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
 _LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
+
+_Setting = dict[str, KnobLiteral]
+
+
+@dataclass(frozen=True)
+class _Fenced:
+    """A fenced text without a heading; one that is not `closed` was cut off with the answer."""
+
+    text: str
+    closed: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,9 @@ class Reply:
 
 def read_reply(text: str) -> Reply:
     """Raises ModelFault if there is no answer at all, Rejected (written for the model) if it is not of the form."""
-    answer = without_thoughts(text).strip()
+    if len(text) > LONGEST_CHARACTERS:
+        raise Rejected(f"the answer has {len(text)} characters; write only what changes")
+    answer = whole(without_thoughts(text).strip())  # a mark that was quoted ends no thought
     if not answer and text.strip():
         raise ThoughtsAteTheAnswer("the answer is empty but for its thoughts")
     if not answer:
@@ -80,7 +96,7 @@ def lanes_meant(text: str) -> tuple[Lane, ...]:
         return headed
     if is_move(answer):
         return (Lane.SET,)
-    return (Lane.FILE,) if any(map(_FENCE.fullmatch, lines)) else ()
+    return (Lane.FILE,) if any(map(FENCE.fullmatch, lines)) else ()
 
 
 def one_line(text: str, limit: int) -> str:
@@ -97,22 +113,10 @@ def _headed(lines: list[str]) -> tuple[Lane, ...]:
     )
 
 
-@dataclass(frozen=True)
-class _Fence:
-    """A fenced text, and the line that ends it; one that is cut off reaches to the end of the answer."""
-
-    lines: list[str]
-    end: int
-    closed: bool
-
-    @property
-    def text(self) -> str:
-        return _text(self.lines)
-
-
-def _read(lines: list[str]) -> tuple[list[Edit], list[_Fence], list[str]]:
+def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
     """The edits that say what they are, the fences without a heading, and the lines outside of both."""
-    edits: list[Edit] = []
+    page = Lines(lines, _is_mark)
+    edits: list[Edit | _Setting] = []
     fences, prose = [], []
     around: set[int] = set()
     position = 0
@@ -127,22 +131,24 @@ def _read(lines: list[str]) -> tuple[list[Edit], list[_Fence], list[str]]:
         elif setting := _SET.fullmatch(line):
             _set(edits, setting)
         elif heading := _FUNCTION.fullmatch(line):
-            fence = _fence_below(lines, position, heading.group(1))
-            edits.append(_definition(fence, heading.group(1)))
+            fence = _fence_below(page, position, heading.group(1))
+            edits.append(_definition(page.text(fence), heading.group(1)))
             position = fence.end
-        elif position not in around and (found := _fence_at(lines, position)):
-            if _is_around_edits(found.lines):
+        elif position not in around and (found := page.fence_at(position)):
+            if _is_around_edits(page, found):
                 around.add(found.end)
             else:
-                fences.append(found)
+                fences.append(_Fenced(page.text(found), found.closed))
                 position = found.end
         else:
             prose.append(line)
+        if len(edits) > MOST_EDITS:
+            raise Rejected(f"the answer holds more than {MOST_EDITS} edits; write the ones that matter")
         position += 1
-    return edits, fences, prose
+    return [SetKnobs(edit) if isinstance(edit, dict) else edit for edit in edits], fences, prose
 
 
-def _set(edits: list[Edit], line: re.Match[str]) -> None:
+def _set(edits: list[Edit | _Setting], line: re.Match[str]) -> None:
     """Add the assignment to the last edit, if that is of its kind: neighbours are set at once."""
     name, text = line.group(1), line.group(2)
     value = None if text is None else read_literal(text.strip(" \t*`"))
@@ -152,23 +158,18 @@ def _set(edits: list[Edit], line: re.Match[str]) -> None:
             'a "text", True, False or a (tuple) of them, and nothing follows it'
         )
     last = edits[-1] if edits else None
-    before = last.knobs if isinstance(last, SetKnobs) else {}
-    if name in before and before[name] != value:
-        raise Rejected(f"{name} is set twice, to {before[name]!r} and to {value!r}; write one SET line for each knob")
-    edits[len(edits) - bool(before) :] = [SetKnobs({**before, name: value})]
+    neighbours = last if isinstance(last, dict) else {}
+    if neighbours.get(name, value) != value:
+        raise Rejected(
+            f"{name} is set twice, to {neighbours[name]!r} and to {value!r}; write one SET line for each knob"
+        )
+    if not neighbours:
+        edits.append(neighbours)
+    neighbours[name] = value
 
 
-def _fence_at(lines: list[str], position: int) -> _Fence | None:
-    opening = _FENCE.fullmatch(lines[position])
-    if opening is None:
-        return None
-    end = _end_of_fence(lines, position, opening.group(1))
-    return _Fence(lines[position + 1 : end], end, end < len(lines))
-
-
-def _fence_below(lines: list[str], heading: int, name: str) -> _Fence:
-    below = next((position for position in range(heading + 1, len(lines)) if lines[position].strip()), None)
-    fence = None if below is None else _fence_at(lines, below)
+def _fence_below(page: Lines, heading: int, name: str) -> Fence:
+    fence = page.fence_at(page.inked_from(heading + 1))
     if fence is None:
         raise Rejected(f"FUNCTION {name} is not followed by a fence (```python) with its whole new definition")
     if not fence.closed:
@@ -176,23 +177,27 @@ def _fence_below(lines: list[str], heading: int, name: str) -> _Fence:
     return fence
 
 
-def _definition(fence: _Fence, name: str) -> ReplaceFunction:
+def _definition(text: str, name: str) -> ReplaceFunction:
     try:
-        own = defined_name(fence.text)
+        own = defined_name(text)
     except EditError as error:
         raise Rejected(f"FUNCTION {name}: {error}") from error
     if own is None:
         raise Rejected(f"the fence after FUNCTION {name} wants one whole def or class, and nothing else")
     if own != name.rpartition(".")[2]:
         raise Rejected(f"the fence after FUNCTION {name} defines {own}; it wants the whole new {name}")
-    return ReplaceFunction(name, fence.text)
+    return ReplaceFunction(name, text)
 
 
-def _is_around_edits(lines: list[str]) -> bool:
+def _is_around_edits(page: Lines, fence: Fence) -> bool:
     """Some models put all that they say, or all their edits, into one fence."""
-    first = next((line for line in lines if line.strip()), "")
+    first = page.first_inside(fence)
     begins = any(form.fullmatch(first) for form in (_SET, _FUNCTION, _LABEL)) and not first.lstrip().startswith("#")
-    return begins or any(_SEARCH.fullmatch(line) or _REPLACE.fullmatch(line) for line in lines)
+    return begins or page.has_mark(fence)
+
+
+def _is_mark(line: str) -> bool:
+    return bool(_SEARCH.fullmatch(line) or _REPLACE.fullmatch(line))
 
 
 def _end_of_block(lines: list[str], start: int, number: int) -> int:
@@ -218,7 +223,7 @@ def _block(inside: list[str], number: int) -> SearchReplace:
 def _unfenced(lines: list[str]) -> list[str]:
     """Without the fence that some models put inside a block."""
     inked = [position for position, line in enumerate(lines) if line.strip()]
-    if len(inked) >= 2 and all(_FENCE.fullmatch(lines[position]) for position in (inked[0], inked[-1])):
+    if len(inked) >= 2 and all(FENCE.fullmatch(lines[position]) for position in (inked[0], inked[-1])):
         return lines[inked[0] + 1 : inked[-1]]
     return lines
 
@@ -227,7 +232,7 @@ def _text(lines: list[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _unheaded(fences: list[_Fence]) -> list[Edit]:
+def _unheaded(fences: list[_Fenced]) -> list[Edit]:
     """Definitions, each for the one of its name, or the longest fence as the whole file."""
     longest = max(fences, key=lambda fence: len(fence.text), default=None)
     if longest is None or not longest.text.strip():
@@ -243,7 +248,7 @@ def _unheaded(fences: list[_Fence]) -> list[Edit]:
     return _definitions(fences) if is_definition else [WholeFile(longest.text)]
 
 
-def _definitions(fences: list[_Fence]) -> list[Edit]:
+def _definitions(fences: list[_Fenced]) -> list[Edit]:
     edits: dict[str | None, Edit] = {}
     for fence in fences:
         try:
@@ -257,14 +262,6 @@ def _definitions(fences: list[_Fence]) -> list[Edit]:
             )
         edits[name] = ReplaceFunction(None, fence.text)
     return list(edits.values())
-
-
-def _end_of_fence(lines: list[str], start: int, mark: str) -> int:
-    for position in range(start + 1, len(lines)):
-        closing = lines[position].strip()
-        if len(closing) >= len(mark) and set(closing) == {mark[0]}:
-            return position
-    return len(lines)
 
 
 def _labels(prose: list[str]) -> tuple[str, str]:

@@ -32,9 +32,11 @@ def parse(source: str, what: str = "train.py") -> ast.Module:
 def replace_spans(source: str, spans: list[tuple[int, int, str]]) -> str:
     """`source` with each (start byte, end byte, new text) put in; spans must not overlap."""
     raw = source.encode()
-    for start, end, text in sorted(spans, reverse=True):
-        raw = raw[:start] + text.encode() + raw[end:]
-    return raw.decode()
+    pieces, at = [], 0
+    for start, end, text in sorted(spans):
+        pieces += [raw[at:start], text.encode()]
+        at = end
+    return b"".join([*pieces, raw[at:]]).decode()
 
 
 def line_end(source: str) -> str:

@@ -131,15 +131,20 @@ def error_words(said: object) -> str:
 
 async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
     """Lines ended by LF only: httpx would also split at characters that may stand inside a JSON string."""
-    rest = b""
+    pieces: list[bytes] = []  # of a line that is not complete, joined once
+    size = 0
     async for chunk in response.aiter_bytes():
-        *complete, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST_ANSWER_BYTES:
+        first, *others = chunk.split(b"\n")
+        pieces.append(first)
+        complete = [b"".join(pieces), *others[:-1]] if others else []
+        pieces = others[-1:] if others else pieces
+        size = len(others[-1]) if others else size + len(first)
+        if size > LONGEST_ANSWER_BYTES:
             raise ModelFault(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
         for line in complete:
             if line.strip():
                 yield line
-    if rest.strip():
+    if (rest := b"".join(pieces)).strip():
         yield rest
 
 

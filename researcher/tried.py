@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from researcher.carried import KNOBS_SLACK, NIGHT, PERSON, Cap, refuse_carried
 from researcher.decision import is_banned
 from researcher.experiment import Experiment
 from researcher.history import History
 from researcher.memory import too_large
 from researcher.proposal import Candidate, Proposer
+from researcher.reading import read_facts
 
 
 def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
@@ -18,9 +20,12 @@ def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
     A person may try a change again on other code, and may try a larger one.
     """
     run, ran_out = journal.run(), [] if by is Proposer.HUMAN else journal.ran_out_of_memory()
+    ground = None if run is None or run.incumbent is None else _ground(journal, run.incumbent, by)
     incumbent = None if run is None or run.incumbent is None or not ran_out else journal.source(run.incumbent)
 
     def answer(candidate: Candidate) -> str | None:
+        if run is not None and run.incumbent is not None and ground is not None:
+            _refuse_creep(candidate.source, journal.source(run.incumbent), ground, by)
         same = journal.tried(candidate.fingerprint)
         if same is not None:
             return f"the same code was tried before ({_told(same)})"
@@ -30,6 +35,22 @@ def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
         return None if incumbent is None else too_large(candidate.source, incumbent, ran_out)
 
     return answer
+
+
+def _ground(journal: History, incumbent: int, by: Proposer) -> str:
+    """The source that growth is measured from: the baseline, or for models the last file of a person's before."""
+    experiment = journal.experiment(incumbent)
+    while experiment.parent is not None and (by is Proposer.HUMAN or experiment.proposer is not Proposer.HUMAN):
+        experiment = journal.experiment(experiment.parent)
+    return journal.source(experiment.id)
+
+
+def _refuse_creep(source: str, incumbent: str, ground: str, by: Proposer) -> None:
+    """Raises Rejected: many small edits together are held to a cap as one is. Where it is reached, knobs still move."""
+    cap = PERSON if by is Proposer.HUMAN else NIGHT
+    if read_facts(source).numberless == read_facts(incumbent).numberless:
+        cap = Cap(cap.added + KNOBS_SLACK, cap.literal + KNOBS_SLACK)
+    refuse_carried(source, ground, cap, "the script the night grew from")
 
 
 def _told(experiment: Experiment) -> str:

@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
+from researcher.carried import cap_of, refuse_carried, refuse_growth
 from researcher.denylist import Deed, denied_deeds
 from researcher.edits import apply_edits
 from researcher.errors import EditError, Rejected
 from researcher.names import Undefined, undefined_names
+from researcher.plaintext import refuse_ambiguous
 from researcher.proposal import Candidate, Proposal, Proposer
 from researcher.reading import Facts, pieces, read_facts
 from researcher.source import parse, syntax_fault
@@ -36,9 +38,13 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     try:
         source = apply_edits(incumbent_source, proposal.edits)
         _refuse_oversize(source)
+        if proposal.proposer is not Proposer.HUMAN:
+            refuse_growth(source, incumbent_source)
         facts, incumbent = read_facts(source), read_facts(incumbent_source)
+        refuse_carried(source, incumbent_source, cap_of(proposal.proposer), "the script it is made from")
     except EditError as error:
         raise Rejected(str(error)) from error
+    refuse_ambiguous(source, incumbent_source)
     _refuse_no_change(source == incumbent_source, facts, incumbent)
     lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
     if lost:
@@ -107,8 +113,8 @@ def _compile_whole(source: str) -> None:
 
 def _refuse_undefined(source: str, incumbent_source: str) -> None:
     known = {undefined.name for undefined in _look(incumbent_source)[0]}
-    if new := [undefined.words for undefined in _look(source)[0] if undefined.name not in known]:
-        raise Rejected(f"train.py would crash: {'; '.join(new[:TOLD])}")
+    if new := [undefined for undefined in _look(source)[0] if undefined.name not in known]:
+        raise Rejected(f"train.py would crash: {'; '.join(undefined.words for undefined in new[:TOLD])}")
 
 
 def _refuse_denied(source: str, incumbent_source: str) -> None:

@@ -182,8 +182,8 @@ class Workspace:
                 self.repository.git.update_ref(name, commit)
 
     def diff(self, old: str, new: str) -> str:
-        """Unified diff between two commits."""
-        return str(self.repository.git.diff(old, new))
+        """Unified diff between two commits: all of it, whatever the repository's attributes say of its files."""
+        return str(self.repository.git.diff("--text", "--no-ext-diff", "--no-textconv", old, new))
 
     def bundle(self, branch: str, to: Path) -> None:
         """Write a run's branch, its tags and every candidate into one file that `git clone` reads."""

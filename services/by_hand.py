@@ -68,10 +68,12 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
 
 def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]:
     """The subject's Python files with `file` in the place of train.py."""
-    found = {path.name: path.read_text() for path in subject.glob("*.py")} if subject.is_dir() else default
+    found = (
+        {path.name: path.read_text(encoding="utf-8") for path in subject.glob("*.py")} if subject.is_dir() else default
+    )
     python = {name: text for name, text in found.items() if name.endswith(".py")}
     try:
-        return python | {"train.py": file.read_text(encoding="utf-8")}
+        return python | {"train.py": file.read_text(encoding="utf-8-sig")}
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"cannot read {file} as text: {error}") from error
 

@@ -171,7 +171,7 @@ def idea(text: str, state: StateOption = None) -> None:
 def submit(file: Path, state: StateOption = None) -> None:
     """Put a train.py of your own into the night; it runs as it is."""
     try:
-        source = file.read_text(encoding="utf-8")
+        source = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         _refuse(f"cannot read {file} as text: {error}")
     _ask(state, "submit", f"{file.name}\n{source}")

@@ -57,7 +57,7 @@ def _loaded(text: bytes, path: str) -> ModuleType:
     module = ModuleType("prepare")
     module.__file__ = path
     sys.modules["prepare"] = module
-    exec(compile(text, path, "exec"), module.__dict__)
+    exec(compile(text.decode(), path, "exec", dont_inherit=True), module.__dict__)
     return module
 
 

@@ -62,7 +62,7 @@ def write_files(folder: str, files: dict[str, str]) -> None:
             raise ValueError(f"file name {name!r} leaves the work folder")
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", newline="") as file:  # byte for byte, whatever ends its lines
             file.write(text)
 
 

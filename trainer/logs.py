@@ -12,13 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from trainer.jobs.redaction import Redact
+from trainer.printed import Printed
 
 LINE_BYTES = 2000
+LATE_KIB = 64
+LATE_HEADING = "[it asked for its score; what follows is shown to people and told to no model]"
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n") + b"\x7f"
 _HIDDEN = re.compile(
     "[\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
 )  # more controls, and what turns text around
+_SHAPE = r"\((?:\d{1,6}(?:, \d{1,6}){0,3},?)?\)"
+_FAULT = re.compile(rf"model\(x\) gave (?:no tensor|shape {_SHAPE}), not logits of shape [\d, ()]{{0,40}}")
 _TELLING = re.compile(rb"^(?:step |[a-z][A-Za-z_]{1,40}: ).{1,400}", re.MULTILINE)
 _HEARD_PER_READ = 200
 
@@ -107,6 +112,63 @@ class LogSink:
                     return b"\n".join(lines[at:])
                 self._head.append(kept)
         return b""
+
+
+class Output:
+    """All that a candidate prints: before it asks for its score, and after, when it may have seen what scores it.
+
+    What came before may be quoted; what came after is kept for people, and of it only the numbers of the summary are
+    read. Nothing that a prompt could carry is made of its words.
+    """
+
+    def __init__(self, cap_kib: int, printed: Printed, redact: Redact) -> None:
+        self._before = LogSink(cap_kib, printed.line, redact)
+        self._after = LogSink(min(cap_kib, LATE_KIB), printed.late_line, redact)
+        self._redact = redact
+        self._sealed = False
+
+    @property
+    def seen_bytes(self) -> int:
+        """How much was printed."""
+        return self._before.seen_bytes + self._after.seen_bytes
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what was read."""
+        (self._after if self._sealed else self._before).feed(chunk)
+
+    def seal(self) -> None:
+        """It asks for its score: from here on nothing is quoted. Called before it is shown its first question."""
+        self._before.finish()
+        self._sealed = True
+
+    def finish(self) -> None:
+        """The output has ended."""
+        (self._after if self._sealed else self._before).finish()
+
+    def text(self) -> str:
+        """All that is kept, for people."""
+        late = self._after.text()
+        return self.told() + (f"{LATE_HEADING}\n{late}" if late else "")
+
+    def told(self) -> str:
+        """What is kept of the output before it asked for its score."""
+        return self._before.text()
+
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines, to be quoted; none once it has asked for its score."""
+        return [] if self._sealed else self._before.last_lines(count)
+
+    def fault(self, said: str) -> str:
+        """What its process says is wrong; once it has asked for its score the one sentence that our own code says then,
+        or none."""
+        words = readable(said, self._redact)
+        if not self._sealed or _FAULT.fullmatch(words):
+            return words
+        return "it reported a fault while it was being scored; its log may say which"
+
+    def last_words(self, count: int) -> list[str]:
+        """The last lines whenever they came, to look for what ended it; no word of them is quoted."""
+        return (self._before.last_lines(count) + self._after.last_lines(count))[-count:]
 
 
 def readable(said: str, redact: Redact) -> str:

@@ -34,7 +34,14 @@ class Printed:
         line = line.rstrip()
         if line.startswith(b"step"):
             self._step(line)
-        elif b":" in line[:48] and (found := _SUMMARY.match(line)):
+        else:
+            self.late_line(line)
+
+    def late_line(self, line: bytes) -> None:
+        """The same of a line that came after it asked for its score: a number of the summary and nothing else, in as
+        many digits as an honest one has."""
+        line = line.rstrip()
+        if b":" in line[:48] and (found := _SUMMARY.match(line)):
             self._told(found[1].decode(), found[2])
 
     @property
@@ -60,7 +67,7 @@ class Printed:
             return
         value = within(text, -most if name == "val_bpb" else 0, most)
         if value is not None:
-            self.summary[name] = value
+            self.summary[name] = float(f"{value:.9g}")
         elif name == "val_bpb" and _is_number(text):
             self.summary[name] = math.nan
 

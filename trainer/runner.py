@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from trainer.logits import LogitsServer, named, unwrapped
@@ -162,7 +162,11 @@ def _run(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
 
 
 def run_script(put_ours: Callable[[ModuleType], None], script: ModuleType) -> None:
-    """Run the train.py of this folder in the namespace `script`, with its prepare changed; to its end or exception."""
+    """Run the train.py of this folder in the namespace `script`, with its prepare changed; to its end or exception.
+
+    Both are compiled from their text, as they were validated and shown: of bytes Python would obey an encoding that a
+    comment declares.
+    """
     folder = Path.cwd()
     if (folder / "prepare.py").exists():
         put_ours(_load_prepare(folder / "prepare.py"))
@@ -170,16 +174,20 @@ def run_script(put_ours: Callable[[ModuleType], None], script: ModuleType) -> No
     sys.argv = [str(path)]
     script.__file__ = str(path)
     sys.modules["__main__"] = script
-    exec(compile(path.read_bytes(), str(path), "exec"), script.__dict__)
+    exec(compiled(path), script.__dict__)
+
+
+def compiled(path: Path) -> CodeType:
+    """The code of a file's text, which is UTF-8 whatever it says of itself. It inherits nothing of this module."""
+    return compile(path.read_bytes().decode(), str(path), "exec", dont_inherit=True)
 
 
 def _load_prepare(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("prepare", path)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["prepare"] = module
-    spec.loader.exec_module(module)
+    exec(compiled(path), module.__dict__)
     return module
 
 

@@ -93,7 +93,7 @@ def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, sp
             asked_for_score=watch.marks.ready is not None,
             bpb=bpb,
             printed_bpb=printed_bpb,
-            last_lines=tuple(watch.sink.last_lines(5)),
+            last_lines=tuple(watch.sink.last_words(5)),
             kernel_oom_kills=seen.oom_kills,
             vram_mib=vram_mib(spec, places) if watch.claims.memory_mib else None,
             no_room=room.lacking(places.work),
@@ -148,7 +148,7 @@ def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
         path=archive.store_log(places.results, spec.id, text),
         seen_bytes=watch.sink.seen_bytes,
         kept_bytes=len(text.encode()),
-        tail=text[-LOG_TAIL_CHARACTERS:],
+        tail=watch.sink.told()[-LOG_TAIL_CHARACTERS:],
     )
 
 

@@ -6,6 +6,7 @@ candidate was started.
 
 from __future__ import annotations
 
+import builtins
 import math
 import re
 import signal
@@ -17,6 +18,10 @@ from trainer.launch import Ending
 PRINTED_TOLERANCE = 1e-3
 _MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory")
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
+_MOST_SHOWN = 1000.0
+_ERROR = re.compile(r"(?:\w{1,40}\.){0,4}(\w{1,60})(?::|$)")  # the last line of a traceback
+_ERRORS = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
+_ERRORS |= {"OutOfMemoryError", "AcceleratorError", "Unsupported", "InductorError"}  # torch's own
 _CARD_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -106,10 +111,25 @@ def _scored(observed: Observed) -> Stop:
     if observed.printed_bpb is not None and not printed_agrees(observed.bpb, observed.printed_bpb):
         return Stop(
             Outcome.UNSCORABLE,
-            f"it printed val_bpb {observed.printed_bpb:.6f}, the trainer measured {observed.bpb:.6f}",
+            f"it printed val_bpb {_shown(observed.printed_bpb)}, the trainer measured {observed.bpb:.6f}",
         )
     return Stop(Outcome.OK, f"val_bpb {observed.bpb:.6f}")
 
 
+def _shown(printed: float) -> str:
+    """In a few digits: any number can be printed."""
+    return f"{printed:.6f}" if abs(printed) < _MOST_SHOWN or math.isnan(printed) else "far from any score"
+
+
 def _last_line(observed: Observed) -> str:
+    """What it printed last; of what came after it asked for its score, when it could quote its questions, no more than
+    the kind of an error."""
+    if observed.asked_for_score:
+        return f" while it was being scored{_error_kind(observed.last_lines)}; its own words are in its log"
     return f": {observed.last_lines[-1].strip()[:300]}" if observed.last_lines else ", nothing was printed"
+
+
+def _error_kind(lines: tuple[str, ...]) -> str:
+    names = [found.group(1) for line in lines if (found := _ERROR.match(line)) is not None]
+    known = [name for name in names if name in _ERRORS]
+    return f": {known[-1]}" if known else ""

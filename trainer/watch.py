@@ -6,6 +6,7 @@ the whole tree is dead (or was itself killed). Time and processor seconds are me
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
@@ -19,7 +20,7 @@ from trainer.jobs import Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact
 from trainer.launch import Ending, Guarded
 from trainer.ledger import Ledger
-from trainer.logs import LogSink, readable
+from trainer.logs import Output, readable
 from trainer.machine import group_memory_mib
 from trainer.observation import Claims, Mark, Marks, Peaks, between, limits
 from trainer.printed import Printed
@@ -59,7 +60,7 @@ class Watch:
         self._report = report
         self._preempted = preempted
         self.printed = Printed()
-        self.sink = LogSink(spec.caps.log_kib, self.printed.line, redact)
+        self.sink = Output(spec.caps.log_kib, self.printed, redact)
         self.claims = Claims()
         self.peaks = Peaks()
         self.marks = Marks(Mark(time.monotonic(), 0.0))
@@ -137,9 +138,7 @@ class Watch:
             case Word.REHEARSED:
                 claims.rehearsed = message
             case Word.FAULT:
-                self._end(Outcome.UNSCORABLE, readable(message.text, self._redact))
-            case _:
-                return
+                self._end(Outcome.UNSCORABLE, self.sink.fault(message.text))
 
     def _answered(self, message: Message) -> None:
         """Until its weights are written down it can train, whatever it says; later in what an answer takes too long."""
@@ -157,6 +156,8 @@ class Watch:
 
     def _ready(self, message: Message) -> None:
         self.marks.ready = ready = self._mark()
+        self._read_log()  # all that it printed before it could see a question
+        self.sink.seal()
         self.claims.steps, self.claims.tokens = message.number, int(message.x)
         if self.marks.warm is None:
             self._end(Outcome.UNSCORABLE, "it asked for its score before it took a batch from make_dataloader")
@@ -171,7 +172,8 @@ class Watch:
             except BlockingIOError:
                 return
             if not chunk:
-                self._selector.unregister(self._guarded.log_fd)
+                with contextlib.suppress(KeyError):  # READY may have read the end before the loop does
+                    self._selector.unregister(self._guarded.log_fd)
                 return
             self.sink.feed(chunk)
         if self.sink.seen_bytes > _LOG_LIMIT_BYTES:
@@ -195,7 +197,7 @@ class Watch:
         try:
             while (message := self._channel.receive()) is not None:
                 if message.word is Word.FAULT and self.stop is None:
-                    self.stop = Stop(Outcome.UNSCORABLE, readable(message.text, self._redact))
+                    self.stop = Stop(Outcome.UNSCORABLE, self.sink.fault(message.text))
         except (BlockingIOError, ConnectionResetError, ChannelFault):
             return
 

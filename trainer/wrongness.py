@@ -122,7 +122,7 @@ def _is_doubtful(error: BaseException) -> bool:
 def _bound(source: Path) -> set[str]:
     """Every name that the file gives to something, maybe on a card only."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_bytes())):
+    for node in ast.walk(ast.parse(source.read_bytes().decode())):
         match node:
             case ast.Name(id=name, ctx=ast.Store()):
                 names.add(name)

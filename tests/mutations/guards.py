@@ -34,6 +34,9 @@ _EDITS = "researcher/test_edits.py::test_"
 _SECRETS = "researcher/test_secrets.py::test_"
 _LANES = "researcher/test_lanes.py::test_"
 _THOUGHTS = "researcher/test_thoughts.py::test_"
+_PLAIN = "researcher/test_plaintext.py::test_"
+_CARRIED = "researcher/test_carried.py::test_"
+_LINEAR = "researcher/test_linear.py::test_"
 _WINDOW = "researcher/test_window.py::test_"
 _CHECK = "trainer/test_check.py::test_"
 _CHECKER = "researcher/test_checker.py::test_"
@@ -464,7 +467,7 @@ GUARDS = (
         "trainer/account.py",
         "asked=first - late + others",
         "asked=others",
-        _ACCOUNT + "what_may_be_compiled_at_the_first_question_is_told_apart_and_bounded",
+        _ACCOUNT + "what_may_be_compiled_at_the_first_question_is_bounded",
     ),
     Guard(
         "a long later answer is training",
@@ -627,7 +630,7 @@ GUARDS = (
     Guard(
         "a knob has one new value",
         "researcher/replies.py",
-        "    if name in before and before[name] != value:",
+        "    if neighbours.get(name, value) != value:",
         "    if False:",
         "researcher/test_replies.py::test_answer_that_is_not_of_the_form_is_refused_with_the_reason",
     ),
@@ -1960,5 +1963,175 @@ GUARDS = (
         "isinstance(value, (PromptContext, Advice))",
         "isinstance(value, PromptContext)",
         _SECRETS + "an_adviser_is_told_no_secret_that_stands_beside_a_knob",
+    ),
+    # One text: validated, shown, committed and run; and what may be said of it
+    Guard(
+        "a script is compiled from its text",
+        "trainer/runner.py",
+        "compile(path.read_bytes().decode(), ",
+        "compile(path.read_bytes(), ",
+        "trainer/test_runner.py::test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares",
+    ),
+    Guard(
+        "a script inherits nothing of the module that runs it",
+        "trainer/runner.py",
+        '"exec", dont_inherit=True)',
+        '"exec")',
+        "trainer/test_runner.py::test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares",
+    ),
+    Guard(
+        "files are written byte for byte",
+        "trainer/guardian.py",
+        ', newline="")',
+        ', newline="\\r\\n")',
+        "trainer/test_runner.py::test_files_are_written_byte_for_byte",
+    ),
+    Guard(
+        "no encoding is declared",
+        "researcher/plaintext.py",
+        "            _refuse_cookie(line, number, before)",
+        "            pass",
+        _PLAIN + "an_encoding_is_found_however_it_is_declared",
+    ),
+    Guard(
+        "a declared encoding that moves to where it counts is new",
+        "researcher/plaintext.py",
+        "if line not in known or number <= _COOKIE_LINES:",
+        "if line not in known:",
+        _PLAIN + "a_declaration_that_moves_to_where_it_counts_is_new_and_one_that_stays_is_not",
+    ),
+    Guard(
+        "no line is read otherwise by some",
+        "researcher/plaintext.py",
+        "if line not in known and (fault",
+        "if False and (fault",
+        _PLAIN + "what_some_read_otherwise_is_refused_on_a_new_line_and_left_on_an_old_one",
+    ),
+    Guard(
+        "no name is read otherwise by some",
+        "researcher/plaintext.py",
+        "    if not source.isascii():",
+        "    if False:",
+        _PLAIN + "what_some_read_otherwise_is_refused_on_a_new_line_and_left_on_an_old_one",
+    ),
+    Guard(
+        "a diff shows all of a file",
+        "researcher/workspace.py",
+        '"--text", "--no-ext-diff", "--no-textconv", ',
+        "",
+        _WORKSPACE + "a_candidate_is_committed_checked_out_and_shown_as_it_is_whatever_the_repositorys_filters",
+    ),
+    Guard(
+        "nothing printed after the score was asked for is quoted",
+        "trainer/watch.py",
+        "        self.sink.seal()\n",
+        "",
+        _TRIAL + "nothing_of_what_scores_it_can_be_told_to_a_model[lines]",
+    ),
+    Guard(
+        "of an error while it is scored only the kind is told",
+        "trainer/verdict.py",
+        "    if observed.asked_for_score:\n        return f",
+        "    if False:\n        return f",
+        "trainer/test_verdict.py::test_nothing_that_came_after_it_asked_for_its_score_is_quoted_but_the_kind_of_an_error",
+    ),
+    Guard(
+        "of a fault while it is scored only our own sentence is told",
+        "trainer/logs.py",
+        "        if not self._sealed or _FAULT.fullmatch(words):",
+        "        if True:",
+        "trainer/test_logs.py::test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told",
+    ),
+    Guard(
+        "a printed score is told in few digits",
+        "trainer/verdict.py",
+        "if abs(printed) < _MOST_SHOWN or math.isnan(printed)",
+        "if True",
+        "trainer/test_verdict.py::test_a_printed_score_is_told_in_few_digits",
+    ),
+    Guard(
+        "steps printed while it is scored are none",
+        "trainer/logs.py",
+        "printed.late_line, redact)",
+        "printed.line, redact)",
+        "trainer/test_logs.py::test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits",
+    ),
+    Guard(
+        "what a prompt quotes ends no turn",
+        "researcher/prompt.py",
+        """    return "- " + broken(one_line(line, LINE_CHARACTERS).replace(_FENCE, '"'))""",
+        """    return "- " + one_line(line, LINE_CHARACTERS).replace(_FENCE, '"')""",
+        "researcher/test_marks.py::test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from",
+    ),
+    Guard(
+        "the script in a prompt ends no turn",
+        "researcher/prompt.py",
+        'broken(context.source.rstrip("\\n"))',
+        'context.source.rstrip("\\n")',
+        "researcher/test_marks.py::test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from",
+    ),
+    Guard(
+        "an edit of a line that holds a mark is found",
+        "researcher/replies.py",
+        "whole(without_thoughts(text).strip())",
+        "without_thoughts(text).strip()",
+        "researcher/test_marks.py::test_an_edit_of_a_line_that_holds_a_mark_is_found_and_written_as_it_was",
+    ),
+    # How much a source may carry, and how long reading takes
+    Guard(
+        "a proposal adds no more than edits do",
+        "researcher/validation.py",
+        '        refuse_carried(source, incumbent_source, cap_of(proposal.proposer), "the script it is made from")\n',
+        "",
+        _CARRIED + "text_is_too_much_in_whatever_form_it_is_written",
+    ),
+    Guard(
+        "values have a cap of their own",
+        "researcher/carried.py",
+        "    if added > cap.literal and ",
+        "    if False and ",
+        _CARRIED + "values_have_a_cap_of_their_own",
+    ),
+    Guard(
+        "a source grows only so far at once",
+        "researcher/validation.py",
+        "            refuse_growth(source, incumbent_source)",
+        "            pass",
+        _CARRIED + "what_compresses_to_nothing_is_too_long_too",
+    ),
+    Guard(
+        "many keeps add no more than a night may",
+        "researcher/tried.py",
+        "    refuse_carried(source, ground, cap, ",
+        "    return\n    refuse_carried(source, ground, cap, ",
+        _CARRIED + "many_small_keeps_carry_no_more_than_a_night_may",
+    ),
+    Guard(
+        "the files of people are counted from the baseline",
+        "researcher/tried.py",
+        "(by is Proposer.HUMAN or experiment.proposer is not Proposer.HUMAN)",
+        "experiment.proposer is not Proposer.HUMAN",
+        _CARRIED + "files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew",
+    ),
+    Guard(
+        "the end of a fence is known and not looked for",
+        "researcher/fences.py",
+        "        end = self._closed_by[position]\n",
+        "        end = [self._closed_by[position] for line in self._lines if\n               line is not None][0]\n",
+        _LINEAR + "four_times_the_text_is_at_most_five_times_the_work[an answer]",
+    ),
+    Guard(
+        "an answer holds a bounded number of edits",
+        "researcher/replies.py",
+        "        if len(edits) > MOST_EDITS:",
+        "        if False:",
+        "researcher/test_replies.py::test_an_answer_of_more_edits_than_matter_or_too_long_to_be_one_is_refused",
+    ),
+    Guard(
+        "the beginning of a token is looked for once in a run",
+        "trainer/jobs/redaction.py",
+        "(?<!-)eyJ",
+        "eyJ",
+        _LINEAR + "a_run_of_what_begins_a_token_is_read_once",
     ),
 )

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from researcher.edits import apply_edits
 from researcher.errors import EditError, ModelFault, Rejected
+from researcher.fences import FENCE, Lines
 from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
-from researcher.replies import HYPOTHESIS_CHARACTERS, Reply, one_line, read_reply
+from researcher.replies import HYPOTHESIS_CHARACTERS, LONGEST_CHARACTERS, MOST_EDITS, Reply, one_line, read_reply
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
@@ -202,3 +203,43 @@ def test_no_answer_raises_anything_but_the_two_refusals(lines: list[str], end: s
         assert reply.edits
         assert reply.title.isprintable()
         assert 0 < len(reply.hypothesis) <= HYPOTHESIS_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    "edit", ["<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE\n", "SET A = 1\n\nFUNCTION f\n```\ndef f(): pass\n```\n"]
+)
+def test_an_answer_of_more_edits_than_matter_or_too_long_to_be_one_is_refused(edit: str) -> None:
+    with pytest.raises(Rejected, match=f"more than {MOST_EDITS} edits"):
+        read_reply(f"TITLE: t\nHYPOTHESIS: h\n{edit * (MOST_EDITS + 1)}")
+    with pytest.raises(Rejected, match="write only what changes"):
+        read_reply("x" * (LONGEST_CHARACTERS + 1))
+
+
+def simply_closed_by(lines: list[str]) -> dict[int, int]:
+    """The end of each fence as one would look for it by hand."""
+    found = {}
+    for position, line in enumerate(lines):
+        if opening := FENCE.fullmatch(line):
+            mark = opening.group(1)
+            below = (
+                at
+                for at in range(position + 1, len(lines))
+                if len(lines[at].strip()) >= len(mark) and set(lines[at].strip()) == {mark[0]}
+            )
+            found[position] = next(below, len(lines))
+    return found
+
+
+@given(
+    st.lists(st.sampled_from(["```", "````", "~~~", "~~~~~", "```python", "~~~ x", "``", "text", "", " ``` ", "`~`"]))
+)
+def test_every_fence_ends_where_one_would_find_its_end_by_hand(lines: list[str]) -> None:
+    page = Lines(lines, lambda line: line == "text")
+
+    found = {at: fence for at in range(len(lines)) if (fence := page.fence_at(at)) is not None}
+
+    assert {at: fence.end for at, fence in found.items()} == simply_closed_by(lines)
+    for fence in found.values():
+        inside = lines[fence.start + 1 : fence.end]
+        assert page.has_mark(fence) is ("text" in inside)
+        assert page.first_inside(fence) == next((line for line in inside if line.strip()), "")

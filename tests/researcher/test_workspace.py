@@ -176,3 +176,19 @@ def test_a_bundle_holds_the_branch_its_tags_and_what_was_discarded_and_can_be_cl
     assert refs[f"refs/{BRANCH}/7"] == base
     assert refs["refs/tags/confirmed/1"] == kept
     clone.close()
+
+
+def test_a_candidate_is_committed_checked_out_and_shown_as_it_is_whatever_the_repositorys_filters(
+    workspace: Workspace, path: Path
+) -> None:
+    base, source = workspace.head(), "A = 2\r\nb = 'ä'\n"
+    (path / ".gitattributes").write_text("*.py -diff text eol=crlf filter=shout working-tree-encoding=UTF-16\n")
+    for key, value in (("core.autocrlf", "true"), ("filter.shout.clean", "tr a-z A-Z"), ("diff.external", "true")):
+        workspace.repository.git.config(key, value)
+
+    sha = commit(workspace, base, source)
+    workspace.settle(sha)
+
+    assert workspace.files(sha)["train.py"] == source
+    assert (path / "train.py").read_bytes().decode() == source
+    assert "+b = 'ä'" in workspace.diff(base, sha)

@@ -208,6 +208,11 @@ _PRINTS = (
 )
 _PATCHES = (
     Cheat(
+        "code in a comment, by a declared encoding",
+        "# -*- coding: utf-7 -*-\n# a little higher+AAo-raise SystemExit(+ACI-it ran+ACI-)\n" + HONEST,
+        None,
+    ),
+    Cheat(
         "halved loss",
         before_scoring("""
             whole = model.forward

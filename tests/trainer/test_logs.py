@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainer.jobs.redaction import redaction
 from trainer.jobs.result import LOSS_POINTS
-from trainer.logs import LINE_BYTES, LogSink
+from trainer.logs import LATE_HEADING, LINE_BYTES, LogSink, Output
 from trainer.printed import Printed
 
 
@@ -112,3 +112,56 @@ def test_any_line_can_be_printed(line: bytes) -> None:
     printed.line(b"step " + line)
 
     assert len(printed.curve) <= 1
+
+
+def output(before: bytes, after: bytes) -> tuple[Output, Printed]:
+    printed = Printed()
+    sink = Output(64, printed, redaction(["bicycle-42"]))
+    sink.feed(before)
+    sink.seal()
+    sink.feed(after)
+    sink.finish()
+    return sink, printed
+
+
+def test_what_came_after_the_score_was_asked_for_is_kept_for_people_and_quoted_nowhere() -> None:
+    sink, _ = output(b"step 1\nhalf a li", b"ne of 17 4 33\nbicycle-42\n")
+
+    assert sink.told() == "step 1\nhalf a li\n"
+    assert sink.last_lines(5) == []
+    assert sink.last_words(2) == ["ne of 17 4 33", "[redacted]"]
+    assert sink.text() == f"step 1\nhalf a li\n{LATE_HEADING}\nne of 17 4 33\n[redacted]\n"
+    assert sink.seen_bytes == len(b"step 1\nhalf a line of 17 4 33\nbicycle-42\n")
+
+
+def test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits() -> None:
+    step = b"step 00003 (17.4%) | loss: 33.9\n"
+
+    _, printed = output(step, step.replace(b"3", b"4") + b"num_params_M: 1.23456789012345\nheard: 3\nval_bpb: 1.25\n")
+
+    assert [point.step for point in printed.curve] == [3]
+    assert printed.last is not None
+    assert printed.last.step == 3
+    assert printed.summary == {"num_params_M": 1.23456789, "val_bpb": 1.25}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("model(x) gave shape (4, 16, 99), not logits of shape (4, 16, 48)", True),
+        ("model(x) gave shape (4,), not logits of shape (4, 16, 48)", True),
+        ("model(x) gave no tensor, not logits of shape (4, 16, 48)", True),
+        ("model(x) gave shape (), not logits of shape (4, 16, 48)", True),
+        ("model(x) gave shape (17, 4, 33, 9, 2), not logits of shape (4, 16, 48)", False),
+        ("model(x) gave shape (1234567,), not logits of shape (4, 16, 48)", False),
+        ("asked: 17 4 33 9", False),
+        ("model(x) gave shape (4, 16, 99), not logits of shape (4, 16, 48); asked: 17", False),
+    ],
+)
+def test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told(said: str, told: bool) -> None:
+    sink = Output(64, Printed(), redaction())
+    assert sink.fault(said) == said
+
+    sink.seal()
+
+    assert (sink.fault(said) == said) is told

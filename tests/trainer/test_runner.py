@@ -3,12 +3,15 @@ only notes what is asked of it."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
-from trainer.runner import _device_facts, memory_fraction
+from trainer.guardian import write_files
+from trainer.runner import _device_facts, memory_fraction, run_script
 
 
 class CardOf48Gib:
@@ -48,3 +51,41 @@ def test_torch_gets_the_cap_less_what_cuda_itself_takes(
 def test_cap_that_cuda_alone_fills_is_refused(cap_mib: int) -> None:
     with pytest.raises(ValueError, match=f"a cap of {cap_mib} MiB .* leaves none"):
         memory_fraction(cap_mib, 48 * 1024)
+
+
+HIDDEN = "# -*- coding: utf-7 -*-\n# higher+AAo-seen.append('utf-7')\nseen.append('text')\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        HIDDEN,
+        HIDDEN.replace("utf-7", "utf_7", 1),
+        "# coding: raw_unicode_escape\n# \\u000aseen.append('hidden')\nseen.append('text')\n",
+        "def f(x: seen.append('text')): pass\n",  # annotations are read where they stand: nothing of ours is inherited
+    ],
+)
+def test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [])
+    for module in ("__main__", "prepare"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    write_files(str(tmp_path), {"train.py": source, "prepare.py": f"{source.replace('seen', 'SEEN')}"})
+    monkeypatch.setattr("builtins.SEEN", seen, raising=False)
+    script = ModuleType("__main__")
+    script.__dict__["seen"] = seen
+
+    run_script(lambda _: None, script)
+
+    assert seen == ["text", "text"]
+
+
+def test_files_are_written_byte_for_byte(tmp_path: Path) -> None:
+    text = "a = '''\r\nb\r'''\n\x0c\r\n"
+
+    write_files(str(tmp_path), {"train.py": text})
+
+    assert (tmp_path / "train.py").read_bytes().decode() == text

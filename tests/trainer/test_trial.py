@@ -6,11 +6,13 @@ import dataclasses
 import math
 import random
 import shutil
+from textwrap import dedent, indent
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.subjects.cheats import edited
 from tests.trainer.conftest import CONTEXT, STEPS, VOCAB, MakeSpec, Run
 from trainer.jobs import Clock, Kind, Outcome
 from trainer.places import Places
@@ -64,7 +66,7 @@ def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) 
     assert result.metric.value == pytest.approx(sines_bpb(places, "val", STEPS.eval_rows), abs=1e-6)
     assert result.heldout.value == pytest.approx(sines_bpb(places, "heldout", STEPS.heldout_rows), abs=1e-6)
     assert result.log is not None
-    assert "twice the same: True" in result.log.tail
+    assert "twice the same: True" in (places.trials / result.log.path).read_text()
 
 
 def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows_and_borne_out_by_a_replica(
@@ -164,3 +166,35 @@ def sines_bpb(places: Places, split: str, count: int) -> float:
     logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     losses = -np.take_along_axis(logs, rows[:, 1:, None], axis=-1)[..., 0]
     return float(losses[weights > 0].sum() / (math.log(2) * weights.sum()))
+
+
+_TELLS = {
+    "an exception": "raise SystemExit('asked: ' + said)",
+    "lines": """
+        print(said)
+        print(f"step 00001 (1.0%) | loss: {float(x[0, 1])}\\nnum_params_M: {said}", flush=True)
+    """,
+    "a message": """
+        import gc
+        from trainer.wire import Channel, Message, Word
+        channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
+        channel.send(Message(Word.FAULT, text=said))
+        raise SystemExit(1)
+    """,
+}
+
+
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow if how == "lines" else ()) for how in _TELLS])
+def test_nothing_of_what_scores_it_can_be_told_to_a_model(how: str, spec: MakeSpec, run: Run, places: Places) -> None:
+    tells = indent(f"said = ' '.join(map(str, x[0].tolist()))\n{dedent(_TELLS[how])}\n", " " * 12)
+    source = edited(("        if y is None:\n", f"        if y is None:\n{tells}"))
+
+    result = run(spec(source))
+
+    rows = np.load(places.data / "private" / "val.npy")[:, :-1]
+    asked = [" ".join(map(str, row[:8])) for row in rows]
+    assert result.log is not None
+    assert not any(row in str(result.to_json()) for row in asked)
+    assert [point.step for point in result.loss_curve] == []
+    if how != "a message":
+        assert any(row in (places.trials / result.log.path).read_text() for row in asked), "people can read it"

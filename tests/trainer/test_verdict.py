@@ -23,7 +23,9 @@ UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
 
 
 def ended(**how: object) -> Observed:
-    return dataclasses.replace(UNSCORED, ending=dataclasses.replace(FINE, **how))  # type: ignore[arg-type]
+    """Before it asked for its score."""
+    ending = dataclasses.replace(FINE, **how)  # type: ignore[arg-type]
+    return dataclasses.replace(UNSCORED, ending=ending, asked_for_score=False)
 
 
 def saying(observed: Observed, *lines: str) -> Observed:
@@ -72,3 +74,38 @@ def test_ending_has_its_outcome(observed: Observed, outcome: Outcome, words: str
 
     assert verdict.outcome is outcome
     assert words in verdict.reason
+
+
+TOKENS = "17 4 33 9"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ((f"ValueError: {TOKENS}",), ": ValueError"),
+        (("torch.OutOfMemoryError: CUDA out of memory. " + TOKENS,), ": OutOfMemoryError"),
+        (("MemoryError",), ": MemoryError"),
+        (("RuntimeError: can't allocate memory " + TOKENS, TOKENS), ": RuntimeError"),
+        ((TOKENS,), ""),
+        ((f"{TOKENS.replace(' ', '_')}Error: x",), ""),
+        ((f"No space left on device: {TOKENS}",), ""),
+        ((), ""),
+    ],
+)
+@pytest.mark.parametrize("how", [{"exit_code": 1}, {"exit_code": None, "signal": 11}])
+def test_nothing_that_came_after_it_asked_for_its_score_is_quoted_but_the_kind_of_an_error(
+    lines: tuple[str, ...], kind: str, how: dict[str, int]
+) -> None:
+    asked = dataclasses.replace(saying(ended(**how), *lines), asked_for_score=True)
+
+    reason = judge(asked).reason
+
+    assert reason.endswith(f" while it was being scored{kind}; its own words are in its log")
+    assert not {"17", "33"} & set(reason.split())
+
+
+@pytest.mark.parametrize("printed", [1e300, -1e6, math.inf, 1234.56789])
+def test_a_printed_score_is_told_in_few_digits(printed: float) -> None:
+    reason = judge(dataclasses.replace(SCORED, printed_bpb=printed)).reason
+
+    assert reason == "it printed val_bpb far from any score, the trainer measured 1.500000"

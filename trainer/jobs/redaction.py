@@ -18,9 +18,10 @@ _NAMED = re.compile(
     rb"""|((?:token|bearer)["']?(?:\s{0,3}[=:]\s{0,3}|\s)["']?)(?=[\w.~+/-]{0,100}\d)[\w.~+/-]{16,500}""",
     re.IGNORECASE,
 )
+# Of a run of letters, digits and hyphens only the beginning counts: else each `eyJ` in it would be followed to its end.
 _PREFIXED = re.compile(
     rb"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
-    rb"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+    rb"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|(?<!-)eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
 )
 
 Redact = Callable[[bytes], bytes]
