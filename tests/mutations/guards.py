@@ -465,15 +465,15 @@ GUARDS = (
     Guard(
         "a long first answer is training",
         "trainer/account.py",
-        "asked=first - late + others",
+        "asked=max(0.0, first - budget.warmup_cap_s) + others",
         "asked=others",
         _ACCOUNT + "what_may_be_compiled_at_the_first_question_is_bounded",
     ),
     Guard(
         "a long later answer is training",
         "trainer/account.py",
-        "asked=first - late + others",
-        "asked=first - late",
+        "asked=max(0.0, first - budget.warmup_cap_s) + others",
+        "asked=max(0.0, first - budget.warmup_cap_s)",
         _ACCOUNT + "an_answer_that_takes_longer_than_the_others_is_training",
     ),
     Guard(
