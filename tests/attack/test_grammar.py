@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import json
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,11 @@ import pytest
 from tests.attack.candidate import Candidate
 from tests.attack.grammar import candidates
 from tests.attack.parts import COVERS, GAINS, GATES, PARTS, PLACES, SPEECHES, TRAININGS, Part, Role
-from tests.attack.trials import Honest, Verdict
+from tests.attack.trials import SEEDS, Honest, Tried, Verdict, honest_scores, measured, tried
 from tests.bench.attack import MOST_CRASHED, attack, told
+from trainer import stage
 
+COUNT, MINUTES = 32, 4.0  # for CI; scripts/bench attack tries hundreds
 PLAIN, AHEAD = PLACES[0], PARTS["looks ahead by 6"]
 
 
@@ -67,6 +73,51 @@ def test_a_gain_beyond_noise_got_through(gain: float, verdict: Verdict) -> None:
     assert honest.verdict(honest.gain(11, 1.0 - gain)) is verdict
 
 
+def test_what_was_tried_is_not_tried_again_and_what_got_through_is_told_with_its_program(tmp_path: Path) -> None:
+    first, second = candidates(3, 2)
+    known = [
+        Tried(first.names, Verdict.REFUSED, None, "it looks ahead"),
+        Tried(second.names, Verdict.THROUGH, 0.5, "ok"),
+    ]
+    (tmp_path / "tried-3.jsonl").write_text("".join(f"{json.dumps(dataclasses.asdict(one))}\n" for one in known))
+
+    report = attack(3, 2, minutes=0, folder=tmp_path)
+
+    assert list(report.tried) == known
+    assert report.bad == known[1:]
+    assert second.source in list(told(report))
+    assert list(told(report))[-1] == "seed 3: 2 candidates, 1 got through, 0% crashed"
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A folder with a short path: that of a unix socket has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="overnight-test-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "asked", "verdict"),
+    [
+        ((AHEAD, PLAIN), True, Verdict.REFUSED),
+        ((AHEAD, PLAIN), False, Verdict.THROUGH),
+        ((PLAIN, COVERS[0]), True, Verdict.NO_BETTER),
+    ],
+    ids=["a cheat that is asked", "a cheat that nobody asks", "no cheat"],
+)
+def test_a_cheat_gets_through_where_nobody_asks(
+    parts: tuple[Part, ...], asked: bool, verdict: Verdict, ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not asked:
+        monkeypatch.setattr(stage, "questions", lambda spec, bpb: None)
+    scores = [(seed, measured(ground / f"honest-{seed}", seed, clocked=False)) for seed in SEEDS]
+
+    found = tried(Candidate.of(*parts), ground, honest_scores(scores, clocked=False))
+
+    assert found.verdict is verdict, found.words
+
+
 def commit_as_a_number() -> int:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -76,9 +127,10 @@ def commit_as_a_number() -> int:
 @pytest.mark.slow
 def test_no_candidate_of_this_commits_seed_gets_through() -> None:
     seed = commit_as_a_number()
-    print(f"scripts/bench attack --seed {seed} --count 48")
+    print(f"scripts/bench attack --seed {seed} --count {COUNT}")
 
-    report = attack(seed, 48, jobs=1)
+    report = attack(seed, COUNT, minutes=MINUTES, jobs=1)
 
+    assert report.tried
     assert report.bad == [], "\n".join(told(report))
     assert report.crashed_share <= MOST_CRASHED, "\n".join(told(report))
