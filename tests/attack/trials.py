@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 
 from tests.attack.candidate import Candidate, honest
 from tests.subjects.cheats import BUDGET
@@ -51,7 +51,7 @@ class Honest:
 
     In steps the script scores the same for a seed each time, so that a gain is one to the last digit. What counts is
     one that a night would take for one: above one sigma of real nights, 0.5 % of the score. In seconds it is above four
-    times the spread of repeats.
+    times the spread of repeats, and above four of those sigmas.
     """
 
     by_seed: dict[int, float]
@@ -98,7 +98,8 @@ def honest_scores(scores: list[tuple[int, float]], *, clocked: bool) -> Honest:
     by_seed = {seed: fmean(score for other, score in scores if other == seed) for seed, _ in scores}
     if not clocked:
         return Honest(by_seed, REAL_SIGMA * fmean(by_seed.values()))
-    return Honest(by_seed, SIGMAS * pstdev([score - by_seed[seed] for seed, score in scores]) * 2**0.5)
+    spread = stdev(score - by_seed[seed] for seed, score in scores)
+    return Honest(by_seed, SIGMAS * max(spread, REAL_SIGMA * fmean(by_seed.values())))
 
 
 def tried(candidate: Candidate, scripts: Path, honest_ones: Honest) -> Tried:

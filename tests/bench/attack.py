@@ -69,15 +69,16 @@ def run(seed: int, count: int, minutes: float | None, folder: Path | None, jobs:
 def attack(
     seed: int, count: int, *, minutes: float | None = None, folder: Path | None = None, jobs: int | None = None
 ) -> Report:
-    """Try `count` candidates, or as many as `minutes` allow, `jobs` at a time."""
+    """Try `count` candidates, or as many as `minutes` allow, `jobs` at a time; as many minutes again are for making
+    simpler what got through."""
     ground = Path(tempfile.mkdtemp(prefix="overnight-attack-", dir="/var/tmp"))
     ground.chmod(0o755)
-    until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
+    limit_s = 60 * minutes if minutes is not None else float("inf")
     context = multiprocessing.get_context("forkserver")
     jobs = jobs or os.cpu_count() or 1
     pool = ProcessPoolExecutor(jobs, mp_context=context)
     try:
-        return _Attack(seed, ground, _Kept(folder, seed), pool, jobs, until).run(candidates(seed, count))
+        return _Attack(seed, ground, _Kept(folder, seed), pool, jobs, limit_s).run(candidates(seed, count))
     finally:
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(ground)
@@ -112,10 +113,11 @@ class _Attack:
     """One attack: who is tried next, and against which honest scores."""
 
     def __init__(
-        self, seed: int, ground: Path, kept: _Kept, pool: ProcessPoolExecutor, jobs: int, until: float
+        self, seed: int, ground: Path, kept: _Kept, pool: ProcessPoolExecutor, jobs: int, limit_s: float
     ) -> None:
         self._seed, self._ground, self._kept = seed, ground, kept
-        self._pool, self._jobs, self._until = pool, jobs, until
+        self._pool, self._jobs, self._limit_s = pool, jobs, limit_s
+        self._until = time.monotonic() + limit_s
         self._honest: dict[bool, Honest] = {}
 
     def run(self, drawn: list[Candidate]) -> Report:
@@ -126,6 +128,7 @@ class _Attack:
                 found.append(one)
                 shown.advance(task)
             bad = [one for one in found if one.verdict in BAD]
+            self._until = time.monotonic() + self._limit_s
             task = shown.add_task("simpler ones", total=len(bad))
             simplest = {}
             for one in bad:
