@@ -10,6 +10,7 @@ from pathlib import Path
 from researcher.settings import Mix
 from tests.bench import (
     aa,
+    attack,
     beside,
     campaign,
     checks,
@@ -65,6 +66,15 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--only-looks", action="store_true", help="no whole trials: a minute instead of ten")
     one.add_argument("--model", nargs="+", default=[], metavar="NAME", help="only these of the table")
     one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
+    one = names.add_parser("attack", help="whether a generated cheat scores better than honest without being refused")
+    one.add_argument("--seed", type=int, default=1, help="of the draw")
+    one.add_argument("--count", type=int, default=500)
+    one.add_argument("--minutes", type=float, help="none is begun after them")
+    one.add_argument(
+        "--dir", type=Path, metavar="DIR", help="what was tried, and what got through; the same one goes on"
+    )
+    one.add_argument("--jobs", type=int, help="at a time; one for each core if not given")
     names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
     names.add_parser("checks", help="what a check says of broken and harmless edits, and how long it takes")
     one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
@@ -118,6 +128,9 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
         else trust.run(options.data, quick=options.quick)
     ),
     "honest": lambda options: honest.run(options.looks, options.model, options.workers, trials=not options.only_looks),
+    "trust": lambda options: trust.run(options.data, quick=options.quick),
+    "honest": lambda options: honest.run(options.scorings),
+    "attack": lambda options: attack.run(options.seed, options.count, options.minutes, options.dir, options.jobs),
     "faults": lambda _: faults.run(),
     "checks": lambda _: checks.run(),
     "prefix": lambda options: prefix.run(options.experiments),

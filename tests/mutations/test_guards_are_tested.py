@@ -1,4 +1,7 @@
-"""Take a guard away and its test must fail: the packages are copied, one line is changed, that one test is run."""
+"""Take a guard away and its test must fail: the packages are copied, one line is changed, that one test is run.
+
+`-m guards` takes away all of them, `-m slow` those of `tests.mutations.choice`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
 
 from tests.mutations.guards import GUARDS, Guard
+from tests.mutations.history import of_this_run
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("researcher", "trainer", "services", "tests")
@@ -26,6 +31,7 @@ done = subprocess.run([sys.executable, *sys.argv[2:]], env=os.environ | {"PYTHON
 guardian.kill_tree()
 sys.exit(done.returncode)
 """
+TAKES_AWAY = "test_without_the_guard_its_test_fails["
 TEST_FAILED = 1  # pytest's exit code; a test that cannot be collected has another
 
 
@@ -37,22 +43,41 @@ def test_the_guard_stands_where_the_table_says_and_its_test_exists(guard: Guard)
     assert f"def {test}(" in (ROOT / "tests" / file).read_text()
 
 
-@pytest.mark.slow
-def test_with_all_guards_every_test_passes() -> None:
+@pytest.fixture(scope="session")
+def whole() -> Iterator[Path]:
+    """The packages, compiled: what runs on a copy of them need not compile more than what was changed."""
     with copied() as folder:
-        done = run(folder, *sorted({guard.test for guard in GUARDS}))
+        subprocess.run([sys.executable, "-m", "compileall", "-q", folder], check=True)
+        yield folder
+
+
+@pytest.mark.slow
+@pytest.mark.guards
+def test_with_all_guards_every_test_passes(whole: Path, request: pytest.FixtureRequest) -> None:
+    """The tests of those guards that this run takes away."""
+    params = [item.callspec.params for item in request.session.items if item.name.startswith(TAKES_AWAY)]
+    taken = [each["guard"] for each in params] or GUARDS
+    with copied(whole) as folder:
+        done = run(folder, *sorted({guard.test for guard in taken}))
 
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
-def test_without_the_guard_its_test_fails(guard: Guard) -> None:
+@pytest.mark.guards
+@pytest.mark.parametrize(
+    "guard",
+    [
+        pytest.param(guard, id=guard.name, marks=pytest.mark.slow if guard.name in of_this_run() else ())
+        for guard in GUARDS
+    ],
+)
+def test_without_the_guard_its_test_fails(guard: Guard, whole: Path) -> None:
     if "other-uid" in guard.test and os.geteuid() != 0:
         pytest.skip("needs root: only root can start a process under another uid")
-    with copied() as folder:
+    with copied(whole) as folder:
         mutated = folder / guard.file
         mutated.write_text(mutated.read_text().replace(guard.old, guard.new))
+        Path(cache_from_source(str(mutated))).unlink(missing_ok=True)
 
         done = run(folder, guard.test)
 
@@ -60,14 +85,16 @@ def test_without_the_guard_its_test_fails(guard: Guard) -> None:
 
 
 @contextmanager
-def copied() -> Iterator[Path]:
-    """The packages in a folder that every uid may enter."""
+def copied(source: Path = ROOT) -> Iterator[Path]:
+    """The packages in a folder of their own that every uid may enter; compiled where they are in `source`, if that is
+    not the checkout, whose compiled files may be those of another commit."""
+    ignored = shutil.ignore_patterns("__pycache__") if source == ROOT else None
     with tempfile.TemporaryDirectory(prefix="overnight-test-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
         for package in COPIED:
-            shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
+            shutil.copytree(source / package, folder / package, ignore=ignored)
+        shutil.copy(source / "pyproject.toml", folder)
         yield folder
 
 

@@ -215,7 +215,8 @@ FAULTS = [
 def test_fault_is_unknown_and_leaves_nothing(
     subject: str, says: str, rehearse: Check, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "_BUDGET", SHORT)
+    if subject == "hangs_in_setup":  # the others must not be ended by their time, however busy the machine is
+        monkeypatch.setattr(check, "_BUDGET", SHORT)
     monkeypatch.setattr(check, "_CAPS", dataclasses.replace(check._CAPS, memory_mib=500))
     monkeypatch.setattr(watch, "_LOG_LIMIT_BYTES", 2**24)
 
