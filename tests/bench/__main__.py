@@ -66,7 +66,6 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--only-looks", action="store_true", help="no whole trials: a minute instead of ten")
     one.add_argument("--model", nargs="+", default=[], metavar="NAME", help="only these of the table")
     one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
-    one.add_argument("--scorings", type=int, default=204, help="besides a whole trial of each")
     one = names.add_parser("attack", help="whether a generated cheat scores better than honest without being refused")
     one.add_argument("--seed", type=int, default=1, help="of the draw")
     one.add_argument("--count", type=int, default=500)
@@ -128,8 +127,6 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
         else trust.run(options.data, quick=options.quick)
     ),
     "honest": lambda options: honest.run(options.looks, options.model, options.workers, trials=not options.only_looks),
-    "trust": lambda options: trust.run(options.data, quick=options.quick),
-    "honest": lambda options: honest.run(options.scorings),
     "attack": lambda options: attack.run(options.seed, options.count, options.minutes, options.dir, options.jobs),
     "faults": lambda _: faults.run(),
     "checks": lambda _: checks.run(),
