@@ -145,10 +145,13 @@ def _start(orders: Orders, failed_fd: int) -> int:
 
 
 def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
-    """Rights go first, files come last: whatever is made in the work folder is made by the candidate's user."""
+    """Rights go first, files come last: the work folder and whatever is made in it is made by the candidate's user."""
     os.setsid()
     _limit(orders)
-    null = os.open(os.devnull, os.O_RDONLY)
+    _make_folder(orders["folder"], orders["user"])
+    if orders["own_root"]:
+        mounts.own_root(orders["grants"], orders["folder"])
+    null = os.open(os.devnull, os.O_RDONLY)  # in the new root: a descriptor of the old one would change its attributes
     for source, target in ((null, 0), (orders["log_fd"], 1), (orders["log_fd"], 2)):
         os.dup2(source, target)
     _close_all_but({0, 1, 2, failed_fd, *orders["keep_fds"]})
@@ -156,8 +159,6 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
         os.set_inheritable(fd, True)
     ancestors = procfs.ancestors(os.getpid())
     untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
-    if orders["own_shared_memory"]:
-        mounts.own_shared_memory()
     wall = landlock.prepare(orders["grants"])
     if orders["user"] is not None:
         linux.become(*orders["user"])
@@ -176,6 +177,17 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execve(orders["argv"][0], orders["argv"], orders["env"])
+
+
+def _make_folder(folder: str, user: tuple[int, int] | None) -> None:
+    """The work folder, as its user: root could make it where that user must not."""
+    if user is not None:
+        os.setegid(user[1])
+        os.seteuid(user[0])
+    os.makedirs(folder)
+    if user is not None:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def _limit(orders: Orders) -> None:

@@ -88,7 +88,7 @@ def test_guardian_alone_ends_at_its_wall_limit_what_ignores_everything(tmp_path:
         env={MARKER: str(folder)},
         user=None,
         grants=grants(tmp_path),
-        own_shared_memory=False,
+        own_root=False,
         log_fd=writing,
         keep_fds=[],
         wall_limit_s=0.5,
