@@ -173,7 +173,7 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
     if wall is not None:
         landlock.grant(wall, orders["folder"], landlock.ALL)
         landlock.confine(wall)
-    seccomp.confine(untouchable)
+    seccomp.confine(untouchable, os.getpid() if orders["user"] is None else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execve(orders["argv"][0], orders["argv"], orders["env"])

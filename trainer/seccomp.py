@@ -1,8 +1,9 @@
 """The system calls that a candidate may not make, as one filter that it and its descendants cannot take off.
 
 Promises: no socket but of the family AF_UNIX, no io_uring to make one behind the filter's back, no namespace, no look
-into other processes, nothing that outlives them in the kernel. Refused calls fail as they do where the kernel lacks
-them. Does not cover files, memory, signals, or unix sockets that lie open in the file system.
+into other processes, nothing that outlives them in the kernel, no attribute of a file, no way to ask which files are in
+memory. Refused calls fail as they do where the kernel lacks them. Does not cover files, modes and times, memory,
+signals, or unix sockets that lie open in the file system.
 
 Standard library only: the guardian imports it.
 """
@@ -16,8 +17,8 @@ import struct
 
 from trainer.linux import KernelRefused
 
-# name: number on x86-64, on aarch64
-_REFUSED = {
+# name: number on x86-64, on aarch64; None where an architecture has no such call
+_REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
     errno.EPERM: {
         "ptrace": (101, 117),
         "process_vm_readv": (310, 270),
@@ -36,33 +37,112 @@ _REFUSED = {
         "msgget": (68, 186),
         "semget": (64, 190),
         "mq_open": (240, 180),
+        "shmat": (30, 196),  # and those of other programs of the same user can be used by their number alone
+        "shmctl": (31, 195),
+        "msgsnd": (69, 189),
+        "msgrcv": (70, 188),
+        "msgctl": (71, 187),
+        "semop": (65, 193),
+        "semtimedop": (220, 192),
+        "semctl": (66, 191),
+        "mq_unlink": (241, 181),
         "ioprio_set": (251, 30),
         "pidfd_send_signal": (424, 424),  # takes a process's folder in procfs too, which names no pid
+        "kcmp": (312, 272),
+        "process_madvise": (440, 440),
+        "process_mrelease": (448, 448),
+        "migrate_pages": (256, 238),
+        "pivot_root": (155, 41),
+        "chroot": (161, 51),
+        "open_tree": (428, 428),
+        "open_tree_attr": (467, 467),
+        "move_mount": (429, 429),
+        "fsopen": (430, 430),
+        "fsconfig": (431, 431),
+        "fsmount": (432, 432),
+        "fspick": (433, 433),
+        "mount_setattr": (442, 442),
+        "name_to_handle_at": (303, 264),
+        "open_by_handle_at": (304, 265),
+        "fanotify_init": (300, 262),
+        "fanotify_mark": (301, 263),
+        "userfaultfd": (323, 282),  # stops a thread of the kernel for as long as a candidate likes
+        "memfd_secret": (447, 447),  # memory that nobody may look at or count
+        "modify_ldt": (154, None),
+        "personality": (135, 92),
+        "iopl": (172, None),
+        "ioperm": (173, None),
+        "syslog": (103, 116),
+        "lookup_dcookie": (212, 18),
+        "acct": (163, 89),
+        "quotactl": (179, 60),
+        "quotactl_fd": (443, 443),
+        "swapon": (167, 224),
+        "swapoff": (168, 225),
+        "vhangup": (153, 58),
+        "kexec_load": (246, 104),
+        "kexec_file_load": (320, 294),
+        "init_module": (175, 105),
+        "finit_module": (313, 273),
+        "delete_module": (176, 106),
+    },
+    errno.EOPNOTSUPP: {  # attributes are a memory that outlives a process; shutil passes over this answer
+        "setxattr": (188, 5),
+        "lsetxattr": (189, 6),
+        "fsetxattr": (190, 7),
+        "setxattrat": (463, 463),
+        "removexattr": (197, 14),
+        "lremovexattr": (198, 15),
+        "fremovexattr": (199, 16),
+        "removexattrat": (466, 466),
+        "file_setattr": (469, 469),
     },
     errno.ENOSYS: {
         "io_uring_setup": (425, 425),
         "io_uring_enter": (426, 426),
         "io_uring_register": (427, 427),
         "clone3": (435, 435),  # its flags lie in memory, where no filter can read them; libc then takes clone
+        "mincore": (27, 232),  # which pages of a file are in memory: what somebody read before
+        "cachestat": (451, 451),
+        "fadvise64": (221, 223),  # and with it they could be thrown out
     },
 }
 _SOCKETS = {"socket": (41, 198), "socketpair": (53, 199)}
-_TO_A_PROCESS = {  # their first argument is a process, or a group with its sign turned
+_SIGNALS = {  # their first argument is a process, or a group with its sign turned
     "kill": (62, 129),
     "tkill": (200, 130),
     "tgkill": (234, 131),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_open": (434, 434),
+}
+_SCHEDULING = {  # the same; under one uid these reach all processes of a user, which nothing else prevents
     "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
 }
 _EVERYBODY = 0xFFFFFFFF  # kill(-1)
-_TO_AN_OWNER = {  # name: numbers, second arguments that give a descriptor an owner, whom the kernel then signals
-    "fcntl": ((72, 25), [8, 15]),
-    "ioctl": ((16, 29), [0x8901, 0x8902]),
+_BY_ARGUMENT = {  # name: numbers, which argument, values that are refused
+    "fcntl": (
+        (72, 25),
+        1,
+        [8, 15]  # F_SETOWN, F_SETOWN_EX: an owner, whom the kernel then signals
+        + [1024, 1026, 1040]  # F_SETLEASE, F_NOTIFY, F_SETDELEG: others wait for who has one, or are watched
+        + [1036, 1038],  # F_SET_RW_HINT, F_SET_FILE_RW_HINT: a note at the file that stays after its writer
+    ),
+    "ioctl": (
+        (16, 29),
+        1,
+        [0x8901, 0x8902]  # FIOSETOWN, SIOCSPGRP: an owner
+        + [0x40086602, 0x40046602, 0x401C5820, 0x40087602]  # flags and version of a file: notes that stay
+        + [0x40806685, 0x800C6613, 0xC0506617],  # fs-verity; a folder's encryption and its keys
+    ),
+    "madvise": ((28, 233), 2, [20, 21]),  # MADV_COLD, MADV_PAGEOUT: throws pages of a file out of memory
+}
+_BY_BIT = {  # name: numbers, which argument, the bit that is refused
+    "preadv2": ((327, 286), 5, 8),  # RWF_NOWAIT: is this part of a file in memory?
+    "seccomp": ((317, 277), 1, 8),  # SECCOMP_FILTER_FLAG_NEW_LISTENER: a process that answers another one's calls
 }
 _SETPRIORITY = (141, 140)
 _PRLIMIT64 = (302, 261)
@@ -78,7 +158,7 @@ _SET_MODE_FILTER = 1
 _SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and its speed is what is measured
 
 # offsets in struct seccomp_data; of an argument the lower half, all that these calls read
-_NUMBER, _MACHINE, _ARGUMENT, _SECOND = 0, 4, 16, 24
+_NUMBER, _MACHINE, _ARGUMENT, _ARGUMENT_BYTES = 0, 4, 16, 8
 _MOST_COMPARED = 250  # a jump goes 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
@@ -88,16 +168,17 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
-def confine(untouchable: list[int]) -> None:
+def confine(untouchable: list[int], schedules_only: int | None = None) -> None:
     """Put the filter on this process for good; it must have given up new privileges. Raises KernelRefused.
 
     `untouchable` are processes that get neither a signal nor another priority from behind it, nor do their groups:
-    under one uid nothing else prevents that on kernels before 6.12.
+    under one uid nothing else prevents that on kernels before 6.12. Where `schedules_only` names a process, nothing but
+    that one and who calls can be given other cores or another kind of scheduling: for a user who has other processes.
     """
     machine = os.uname().machine
     if machine not in _COLUMNS:
         raise KernelRefused(errno.ENOSYS, f"no system call filter for {machine}; candidates run on x86_64 and aarch64")
-    steps = program(machine, untouchable)
+    steps = program(machine, untouchable, schedules_only)
     libc = ctypes.CDLL(None, use_errno=True)
     laid_out = _Program(len(steps) // 8, steps)
     number = ctypes.c_long(_SECCOMP[_COLUMNS[machine]])
@@ -112,7 +193,7 @@ def confine(untouchable: list[int]) -> None:
     )
 
 
-def program(machine: str, untouchable: list[int]) -> bytes:
+def program(machine: str, untouchable: list[int], schedules_only: int | None = None) -> bytes:
     """The filter for an architecture, in classic BPF."""
     column = _COLUMNS[machine]
     steps = [(_LOAD, 0, 0, _MACHINE), (_EQUAL, 1, 0, _AUDIT_NAMES[column]), (_RETURN, 0, 0, _KILL_PROCESS)]
@@ -120,14 +201,23 @@ def program(machine: str, untouchable: list[int]) -> bytes:
     if machine == "x86_64":  # the x32 calls have numbers of their own
         steps += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL_PROCESS)]
     for error, calls in _REFUSED.items():
-        for numbers in calls.values():
-            steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _FAIL | error)]
+        for number in (numbers[column] for numbers in calls.values()):
+            if number is not None:
+                steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _FAIL | error)]
     for numbers in _SOCKETS.values():
         steps += _when(numbers[column], (_EQUAL, _AF_UNIX), _ALLOW, _FAIL | errno.EAFNOSUPPORT)
-    for numbers in _TO_A_PROCESS.values():
-        steps += _unless_among(numbers[column], [_EVERYBODY, *untouchable, *(2**32 - pid for pid in untouchable)])
-    for numbers, commands in _TO_AN_OWNER.values():
-        steps += _unless_among(numbers[column], commands, _SECOND)
+    around = [_EVERYBODY, *untouchable, *(2**32 - pid for pid in untouchable)]
+    for numbers in _SIGNALS.values():
+        steps += _among(numbers[column], around, _FAIL | errno.EPERM, _ALLOW)
+    for numbers in _SCHEDULING.values():
+        if schedules_only is None:
+            steps += _among(numbers[column], around, _FAIL | errno.EPERM, _ALLOW)
+        else:
+            steps += _among(numbers[column], [0, schedules_only], _ALLOW, _FAIL | errno.EPERM)
+    for numbers, argument, values in _BY_ARGUMENT.values():
+        steps += _among(numbers[column], values, _FAIL | errno.EPERM, _ALLOW, argument)
+    for numbers, argument, bit in _BY_BIT.values():
+        steps += _when(numbers[column], (_ANY_BIT, bit), _FAIL | errno.EPERM, _ALLOW, argument)
     steps += _only_for_itself(_SETPRIORITY[column])
     steps += _when(_PRLIMIT64[column], (_EQUAL, 0), _ALLOW, _FAIL | errno.EPERM)
     steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)
@@ -135,39 +225,48 @@ def program(machine: str, untouchable: list[int]) -> bytes:
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
-def _when(number: int, test: tuple[int, int], met: int, unmet: int) -> list[tuple[int, int, int, int]]:
-    """For one call: what a test of its first argument decides."""
+def _when(
+    number: int, test: tuple[int, int], met: int, unmet: int, argument: int = 0
+) -> list[tuple[int, int, int, int]]:
+    """For one call: what a test of an argument, the first, decides."""
     comparison, value = test
     return [
         (_EQUAL, 0, 4, number),
-        (_LOAD, 0, 0, _ARGUMENT),
+        (_LOAD, 0, 0, _offset(argument)),
         (comparison, 0, 1, value),
         (_RETURN, 0, 0, met),
         (_RETURN, 0, 0, unmet),
     ]
 
 
-def _unless_among(number: int, refused: list[int], argument: int = _ARGUMENT) -> list[tuple[int, int, int, int]]:
-    """For one call: EPERM where an argument, the first, is one of these. Raises KernelRefused for too many."""
-    if len(refused) > _MOST_COMPARED:
-        raise KernelRefused(errno.E2BIG, f"{len(refused)} processes to keep a candidate from; {_MOST_COMPARED} fit")
-    compared = [(_EQUAL, len(refused) - at, 0, value) for at, value in enumerate(refused)]
+def _among(
+    number: int, values: list[int], met: int, unmet: int, argument: int = 0
+) -> list[tuple[int, int, int, int]]:
+    """For one call: what is done where an argument, the first, is one of these, and where not. Raises KernelRefused for
+    too many."""
+    if len(values) > _MOST_COMPARED:
+        raise KernelRefused(errno.E2BIG, f"{len(values)} processes to keep a candidate from; {_MOST_COMPARED} fit")
+    compared = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
     return [
         (_EQUAL, 0, len(compared) + 3, number),
-        (_LOAD, 0, 0, argument),
+        (_LOAD, 0, 0, _offset(argument)),
         *compared,
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _FAIL | errno.EPERM),
+        (_RETURN, 0, 0, unmet),
+        (_RETURN, 0, 0, met),
     ]
+
+
+def _offset(argument: int) -> int:
+    return _ARGUMENT + argument * _ARGUMENT_BYTES
 
 
 def _only_for_itself(number: int) -> list[tuple[int, int, int, int]]:
     """For setpriority: a process (0), the calling one (0)."""
     return [
         (_EQUAL, 0, 6, number),
-        (_LOAD, 0, 0, _ARGUMENT),
+        (_LOAD, 0, 0, _offset(0)),
         (_EQUAL, 0, 3, 0),
-        (_LOAD, 0, 0, _SECOND),
+        (_LOAD, 0, 0, _offset(1)),
         (_EQUAL, 0, 1, 0),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _FAIL | errno.EPERM),

@@ -25,7 +25,8 @@ def call(name, *arguments):
     numbers = next(calls[name] for calls in (*seccomp._REFUSED.values(), OTHERS) if name in calls)
     if libc.syscall(ctypes.c_long(numbers[0 if X86 else 1]), *map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), name)
-OTHERS = seccomp._TO_A_PROCESS | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
+OTHERS = seccomp._SIGNALS | seccomp._SCHEDULING | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
+OTHERS |= {name: rule[0] for rules in (seccomp._BY_ARGUMENT, seccomp._BY_BIT) for name, rule in rules.items()}
 """
 
 
