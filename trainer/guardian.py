@@ -134,6 +134,7 @@ def _start(orders: Orders, failed_fd: int) -> int:
     guardian = os.getpid()
     pid = os.fork()
     if pid:
+        _hold_in_procfs(pid)
         return pid
     try:
         _become_candidate(orders, guardian, failed_fd)
@@ -142,6 +143,15 @@ def _start(orders: Orders, failed_fd: int) -> int:
     finally:
         os.write(failed_fd, b"!")
         os._exit(_NOT_STARTED)
+
+
+def _hold_in_procfs(pid: int) -> None:
+    """Keep the folder that `mounts.OWN_PROCESS` stands for open as long as we live. Landlock's rule is one about an
+    object of the kernel's, which procfs drops and makes anew, without the rule, when memory is short."""
+    try:
+        os.open(f"/proc/{pid}/task", os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:  # it has failed already, and says so itself
+        return
 
 
 def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
