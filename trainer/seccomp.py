@@ -17,6 +17,9 @@ import struct
 
 from trainer.linux import KernelRefused
 
+# offsets in struct seccomp_data; of an argument the lower half, all that these calls read
+_NUMBER, _MACHINE, _ARGUMENT, _SECOND, _THIRD, _SIXTH = 0, 4, 16, 24, 32, 56
+
 # name: number on x86-64, on aarch64; None where an architecture has no such call
 _REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
     errno.EPERM: {
@@ -126,23 +129,23 @@ _EVERYBODY = 0xFFFFFFFF  # kill(-1)
 _BY_ARGUMENT = {  # name: numbers, which argument, values that are refused
     "fcntl": (
         (72, 25),
-        1,
+        _SECOND,
         [8, 15]  # F_SETOWN, F_SETOWN_EX: an owner, whom the kernel then signals
         + [1024, 1026, 1040]  # F_SETLEASE, F_NOTIFY, F_SETDELEG: others wait for who has one, or are watched
         + [1036, 1038],  # F_SET_RW_HINT, F_SET_FILE_RW_HINT: a note at the file that stays after its writer
     ),
     "ioctl": (
         (16, 29),
-        1,
+        _SECOND,
         [0x8901, 0x8902]  # FIOSETOWN, SIOCSPGRP: an owner
         + [0x40086602, 0x40046602, 0x401C5820, 0x40087602]  # flags and version of a file: notes that stay
         + [0x40806685, 0x800C6613, 0xC0506617],  # fs-verity; a folder's encryption and its keys
     ),
-    "madvise": ((28, 233), 2, [20, 21]),  # MADV_COLD, MADV_PAGEOUT: throws pages of a file out of memory
+    "madvise": ((28, 233), _THIRD, [20, 21]),  # MADV_COLD, MADV_PAGEOUT: throws pages of a file out of memory
 }
 _BY_BIT = {  # name: numbers, which argument, the bit that is refused
-    "preadv2": ((327, 286), 5, 8),  # RWF_NOWAIT: is this part of a file in memory?
-    "seccomp": ((317, 277), 1, 8),  # SECCOMP_FILTER_FLAG_NEW_LISTENER: a process that answers another one's calls
+    "preadv2": ((327, 286), _SIXTH, 8),  # RWF_NOWAIT: is this part of a file in memory?
+    "seccomp": ((317, 277), _SECOND, 8),  # SECCOMP_FILTER_FLAG_NEW_LISTENER: a process that answers another one's calls
 }
 _SETPRIORITY = (141, 140)
 _PRLIMIT64 = (302, 261)
@@ -153,12 +156,11 @@ _AUDIT_NAMES = (0xC000003E, 0xC00000B7)
 
 _AF_UNIX = 1  # importing socket would cost the guardian milliseconds
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET
+_THREAD, _SHARED_FILES = 0x10000, 0x400  # CLONE_THREAD, CLONE_FILES
 _X32 = 0x40000000
 _SET_MODE_FILTER = 1
 _SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and its speed is what is measured
 
-# offsets in struct seccomp_data; of an argument the lower half, all that these calls read
-_NUMBER, _MACHINE, _ARGUMENT, _ARGUMENT_BYTES = 0, 4, 16, 8
 _MOST_COMPARED = 250  # a jump goes 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
@@ -208,66 +210,81 @@ def program(machine: str, untouchable: list[int], schedules_only: int | None = N
         steps += _when(numbers[column], (_EQUAL, _AF_UNIX), _ALLOW, _FAIL | errno.EAFNOSUPPORT)
     around = [_EVERYBODY, *untouchable, *(2**32 - pid for pid in untouchable)]
     for numbers in _SIGNALS.values():
-        steps += _among(numbers[column], around, _FAIL | errno.EPERM, _ALLOW)
+        steps += _unless_among(numbers[column], around)
     for numbers in _SCHEDULING.values():
-        if schedules_only is None:
-            steps += _among(numbers[column], around, _FAIL | errno.EPERM, _ALLOW)
-        else:
-            steps += _among(numbers[column], [0, schedules_only], _ALLOW, _FAIL | errno.EPERM)
+        own = [0, schedules_only] if schedules_only is not None else None
+        steps += _only_among(numbers[column], own) if own else _unless_among(numbers[column], around)
     for numbers, argument, values in _BY_ARGUMENT.values():
-        steps += _among(numbers[column], values, _FAIL | errno.EPERM, _ALLOW, argument)
+        steps += _unless_among(numbers[column], values, argument)
     for numbers, argument, bit in _BY_BIT.values():
         steps += _when(numbers[column], (_ANY_BIT, bit), _FAIL | errno.EPERM, _ALLOW, argument)
     steps += _only_for_itself(_SETPRIORITY[column])
     steps += _when(_PRLIMIT64[column], (_EQUAL, 0), _ALLOW, _FAIL | errno.EPERM)
-    steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)
+    steps += _shared_by_threads(_CLONE[column])
     steps += [(_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
 def _when(
-    number: int, test: tuple[int, int], met: int, unmet: int, argument: int = 0
+    number: int, test: tuple[int, int], met: int, unmet: int, argument: int = _ARGUMENT
 ) -> list[tuple[int, int, int, int]]:
     """For one call: what a test of an argument, the first, decides."""
     comparison, value = test
     return [
         (_EQUAL, 0, 4, number),
-        (_LOAD, 0, 0, _offset(argument)),
+        (_LOAD, 0, 0, argument),
         (comparison, 0, 1, value),
         (_RETURN, 0, 0, met),
         (_RETURN, 0, 0, unmet),
     ]
 
 
-def _among(
-    number: int, values: list[int], met: int, unmet: int, argument: int = 0
+def _unless_among(number: int, refused: list[int], argument: int = _ARGUMENT) -> list[tuple[int, int, int, int]]:
+    """For one call: EPERM where an argument, the first, is one of these. Raises KernelRefused for too many."""
+    return _compared(number, refused, argument, met=_FAIL | errno.EPERM, unmet=_ALLOW)
+
+
+def _only_among(number: int, allowed: list[int]) -> list[tuple[int, int, int, int]]:
+    """For one call: EPERM where the first argument is none of these."""
+    return _compared(number, allowed, _ARGUMENT, met=_ALLOW, unmet=_FAIL | errno.EPERM)
+
+
+def _compared(
+    number: int, values: list[int], argument: int, *, met: int, unmet: int
 ) -> list[tuple[int, int, int, int]]:
-    """For one call: what is done where an argument, the first, is one of these, and where not. Raises KernelRefused for
-    too many."""
     if len(values) > _MOST_COMPARED:
         raise KernelRefused(errno.E2BIG, f"{len(values)} processes to keep a candidate from; {_MOST_COMPARED} fit")
     compared = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
     return [
         (_EQUAL, 0, len(compared) + 3, number),
-        (_LOAD, 0, 0, _offset(argument)),
+        (_LOAD, 0, 0, argument),
         *compared,
         (_RETURN, 0, 0, unmet),
         (_RETURN, 0, 0, met),
     ]
 
 
-def _offset(argument: int) -> int:
-    return _ARGUMENT + argument * _ARGUMENT_BYTES
-
-
 def _only_for_itself(number: int) -> list[tuple[int, int, int, int]]:
     """For setpriority: a process (0), the calling one (0)."""
     return [
         (_EQUAL, 0, 6, number),
-        (_LOAD, 0, 0, _offset(0)),
+        (_LOAD, 0, 0, _ARGUMENT),
         (_EQUAL, 0, 3, 0),
-        (_LOAD, 0, 0, _offset(1)),
+        (_LOAD, 0, 0, _SECOND),
         (_EQUAL, 0, 1, 0),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _FAIL | errno.EPERM),
+    ]
+
+
+def _shared_by_threads(number: int) -> list[tuple[int, int, int, int]]:
+    """For clone: no namespace, and no thread with descriptors of its own, which nobody would look for."""
+    return [
+        (_EQUAL, 0, 6, number),
+        (_LOAD, 0, 0, _ARGUMENT),
+        (_ANY_BIT, 2, 0, _NEW_NAMESPACES),
+        (_ANY_BIT, 0, 2, _THREAD),
+        (_ANY_BIT, 1, 0, _SHARED_FILES),
+        (_RETURN, 0, 0, _FAIL | errno.EPERM),
+        (_RETURN, 0, 0, _ALLOW),
     ]

@@ -14,6 +14,20 @@ from trainer.linux import KernelRefused
 from trainer.seccomp import confine, program
 
 MACHINE = os.uname().machine
+STAYS_OR_LOOKS = (
+    "shmat", "shmctl", "msgsnd", "msgrcv", "msgctl", "semop", "semtimedop", "semctl", "mq_unlink", "kcmp",
+    "process_madvise", "process_mrelease", "migrate_pages", "pivot_root", "chroot", "open_tree", "open_tree_attr",
+    "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "name_to_handle_at", "open_by_handle_at",
+    "fanotify_init", "fanotify_mark", "userfaultfd", "memfd_secret", "personality", "syslog", "lookup_dcookie", "acct",
+    "quotactl", "quotactl_fd", "swapon", "swapoff", "vhangup", "kexec_load", "kexec_file_load", "init_module",
+    "finit_module", "delete_module",
+)  # fmt: skip
+STAYS_OR_LOOKS += ("modify_ldt", "iopl", "ioperm") if MACHINE == "x86_64" else ()
+ATTRIBUTES = (
+    "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat",
+    "file_setattr",
+)  # fmt: skip
+FILE_FLAGS = (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0xC0506617)
 BEHIND = """
 import ctypes, errno, fcntl, os, resource, signal, socket, subprocess, sys, threading
 from trainer import linux, seccomp
@@ -79,6 +93,15 @@ def behind_the_filter(code: str) -> subprocess.CompletedProcess[str]:
         ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)", errno.EPERM),
         ("os.setpriority(os.PRIO_USER, 0, 0)", errno.EPERM),
         ("call('ioprio_set', 0, 0, 0)", errno.EPERM),
+        *((f"call('{name}', 0, 0, 0, 0, 0)", errno.EPERM) for name in STAYS_OR_LOOKS),
+        *((f"call('{name}', 0, 0, 0, 0, 0)", errno.EOPNOTSUPP) for name in ATTRIBUTES),
+        *((f"call('{name}', 0, 0, 0, 0)", errno.ENOSYS) for name in ("mincore", "cachestat", "fadvise64")),
+        *((f"fcntl.fcntl(0, {command}, bytes(8))", errno.EPERM) for command in (1024, 1026, 1036, 1038, 1040)),
+        *((f"fcntl.ioctl(0, {command}, bytes(32))", errno.EPERM) for command in FILE_FLAGS),
+        *((f"call('madvise', 0, 0, {advice})", errno.EPERM) for advice in (20, 21)),
+        *((f"call('preadv2', 0, 0, 0, 0, 0, {flags})", errno.EPERM) for flags in (8, 10)),
+        *((f"call('seccomp', 1, {flags}, 0)", errno.EPERM) for flags in (8, 9)),
+        ("call('clone', 0x10000 | 0x800 | 0x100, 0, 0, 0, 0)", errno.EPERM),
         ("call('pidfd_send_signal', os.open(f'/proc/{os.getppid()}', os.O_RDONLY), 0, 0, 0)", errno.EPERM),
         ("fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", errno.EPERM),
         ("fcntl.fcntl(0, 15, bytes(8))", errno.EPERM),
@@ -112,12 +135,45 @@ def test_call_is_refused(attempt: str, error: int) -> None:
         "fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL))",
         "fcntl.ioctl(socket.socketpair()[0], 0x541B, bytes(4))",
         "os.kill(os.getpid(), 0)",
+        "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))",
+        "open('/proc/self/status').read()",
+        "import mmap; mmap.mmap(-1, 4096).madvise(mmap.MADV_DONTNEED)",
+        "fcntl.flock(os.memfd_create('m'), fcntl.LOCK_EX)",
+        "fcntl.fcntl(os.pipe()[1], fcntl.F_SETPIPE_SZ, 2**16)",
+        "fcntl.fcntl(os.memfd_create('m', os.MFD_ALLOW_SEALING), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)",
+        "os.preadv(os.open('/bin/sh', os.O_RDONLY), [bytearray(1)], 0)",
+        "import shutil, tempfile; shutil.copy2('/bin/sh', tempfile.mkdtemp())",
     ],
 )
 def test_call_goes_on_working(attempt: str) -> None:
     done = behind_the_filter(attempt)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("attempt", "error"),
+    [
+        ("os.sched_setaffinity(0, os.sched_getaffinity(0))", 0),
+        ("os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))", 0),
+        ("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", 0),
+        *(
+            (f"call('{name}', {who}, 0, 0)", errno.EPERM)
+            for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+            for who in ("os.getppid()", "1", "other.pid")
+        ),
+    ],
+)
+def test_who_may_schedule_only_itself_cannot_do_so_to_others(attempt: str, error: int) -> None:
+    """Whatever it could do to another process of its user, such as one that began after it."""
+    begin = "other = subprocess.Popen(['sleep', '60'])\n"
+    confine = "seccomp.confine([os.getppid()], os.getpid())\n"
+    code = BEHIND.replace("seccomp.confine([os.getppid()])\n", begin + confine)
+    tried = f"try:\n {attempt}\nexcept OSError as refusal:\n print(refusal.errno)\nelse:\n print(0)\nother.kill()"
+
+    done = subprocess.run([sys.executable, "-c", code + tried], check=False, capture_output=True, text=True)
+
+    assert done.stdout.strip() == str(error), done.stderr
 
 
 def test_what_a_candidate_starts_stays_behind_the_filter() -> None:
