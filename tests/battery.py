@@ -98,7 +98,8 @@ class Report:
         return [
             f"{attack}: {self.answers.get(attack)}, expected {cells.get(attack)}"
             for attack in sorted(cells.keys() | self.answers.keys())
-            if attack not in cells or not cells[attack].allows(self.answers.get(attack, "not tried"), abi(), own_root=own_root)
+            if attack not in cells
+            or not cells[attack].allows(self.answers.get(attack, "not tried"), abi(), own_root=own_root)
         ]
 
 
@@ -197,7 +198,7 @@ BATTERY = (
     never("use System V memory of a neighbour"),
     never("compare itself with the worker"),
     walled("offer the worker to the memory killer"),
-    never("open the kernel's settings for writing"),
+    walled("open the kernel's settings for writing"),
     # Itself
     never("find a password in its environment", Answer.NOTHING),
     never("become another user", Answer.NO_USER),

@@ -1,5 +1,5 @@
-"""A root of a candidate's own: what it may see lies there and nothing else, read-only; its work folder is the exception,
-and a /dev/shm of bounded size that is seen by nobody else and gone with its last process.
+"""A root of a candidate's own: what it may see lies there and nothing else, read-only. Its work folder is the
+exception, and a /dev/shm of bounded size that is seen by nobody else and gone with its last process.
 
 Promises: after `own_root` no file outside the work folder and /dev/shm can be changed in any way, in content, mode,
 attributes or times (the kernel notes no time of reading either), and what was not granted cannot even be named. Best

@@ -1,7 +1,8 @@
 """A process that takes the candidates' user for good, ends all that runs under it and removes the files it left.
 
-Promises: afterwards nothing of that user runs, its work folder is empty and looks as it always does, and the places
-where everybody may write hold no file of it. For a user that is nobody else's: it ends every process of that uid in sight.
+Promises: afterwards nothing of that user runs, its work folder is empty and has the mode and times that it always has,
+and the places where everybody may write hold no file of it. For a user that is nobody else's: it ends every process of
+that uid in sight.
 
 As that user, because the worker in a container has no right to read its environments or to enter its folders. Standard
 library only, and little of it: it runs before and after every trial.

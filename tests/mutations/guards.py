@@ -1151,14 +1151,14 @@ GUARDS = (
     Guard(
         "a candidate is behind the system call filter",
         "trainer/guardian.py",
-        "    seccomp.confine(untouchable)\n",
+        '    seccomp.confine(untouchable, os.getpid() if orders["user"] is None else None)\n',
         "",
         _OWN_UID,
     ),
     Guard(
         "no signal reaches those around a candidate",
         "trainer/seccomp.py",
-        "    for numbers in _TO_A_PROCESS.values():\n",
+        "    for numbers in _SIGNALS.values():\n",
         "    for numbers in ():\n",
         "trainer/test_seccomp.py::test_call_is_refused",
     ),
@@ -1291,7 +1291,7 @@ GUARDS = (
     ),
     Guard(
         "no look into other processes",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "ptrace": (101, 117),\n'
         '        "process_vm_readv": (310, 270),\n'
         '        "process_vm_writev": (311, 271),\n'
@@ -1301,7 +1301,7 @@ GUARDS = (
     ),
     Guard(
         "no namespace left or entered",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "unshare": (272, 97),\n        "setns": (308, 268),\n',
         "",
         _OWN_UID,
@@ -1315,21 +1315,21 @@ GUARDS = (
     ),
     Guard(
         "no process by a call whose flags no filter can read",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '"clone3": (435, 435),',
         "",
         _OWN_UID,
     ),
     Guard(
         "nothing mounted",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "mount": (165, 40),\n        "umount2": (166, 39),\n',
         "",
         f"{_CALL}[call('mount', 0, 0, 0, 0, 0)-1]",
     ),
     Guard(
         "no io_uring",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "io_uring_setup": (425, 425),\n'
         '        "io_uring_enter": (426, 426),\n'
         '        "io_uring_register": (427, 427),\n',
@@ -1338,28 +1338,28 @@ GUARDS = (
     ),
     Guard(
         "no program in the kernel",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "bpf": (321, 280),\n',
         "",
         f"{_CALL}[call('bpf', 0, 0, 0)-1]",
     ),
     Guard(
         "no events of the processor",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "perf_event_open": (298, 241),\n',
         "",
         f"{_CALL}[call('perf_event_open', 0, 0, 0, 0, 0)-1]",
     ),
     Guard(
         "no keys of the kernel",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "keyctl": (250, 219),\n        "add_key": (248, 217),\n        "request_key": (249, 218),\n',
         "",
         _OWN_UID,
     ),
     Guard(
         "nothing in the kernel outlives a candidate",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "shmget": (29, 194),  # System V memory and queues outlive their maker: a channel between two trials\n'
         '        "msgget": (68, 186),\n'
         '        "semget": (64, 190),\n'
@@ -1369,14 +1369,14 @@ GUARDS = (
     ),
     Guard(
         "no other priority for disks",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "ioprio_set": (251, 30),\n',
         "",
         f"{_CALL}[call('ioprio_set', 0, 0, 0)-1]",
     ),
     Guard(
         "no signal through a folder of procfs",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "pidfd_send_signal": (424, 424),  # takes a process\'s folder in procfs too, which names no pid\n',
         "",
         f"{_CALL}[call('pidfd_send_signal', os.open(f'/proc/{{os.getppid()}}', os.O_RDONLY), 0, 0, 0)-1]",
@@ -1384,8 +1384,8 @@ GUARDS = (
     Guard(
         "no signal by owning a descriptor",
         "trainer/seccomp.py",
-        "    for numbers, commands in _TO_AN_OWNER.values():\n",
-        "    for numbers, commands in ():\n",
+        "    for numbers, argument, values in _BY_ARGUMENT.values():\n",
+        "    for numbers, argument, values in ():\n",
         f"{_CALL}[fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())-1]",
     ),
     Guard(
@@ -1536,7 +1536,7 @@ GUARDS = (
     Guard(
         "a candidate has shared memory of its own",
         "trainer/guardian.py",
-        "        mounts.own_shared_memory()\n",
+        '        mounts.own_root(orders["grants"], orders["folder"])\n',
         "        pass\n",
         "trainer/test_faults.py::test_nothing_is_shared_between_two_candidates[same-uid]",
     ),

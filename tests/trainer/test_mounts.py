@@ -101,7 +101,9 @@ def test_nothing_outside_can_be_changed(attempt: str, here: Path) -> None:
 
 @pytest.mark.parametrize("path", ["closed", "closed/file", "one/other", "work/other", "listed/file"])
 def test_what_is_not_granted_is_not_there(path: str, here: Path) -> None:
-    done = in_it(f"print(os.path.lexists(here / {path!r}), os.path.lexists('/etc/passwd'), os.listdir('/var/tmp'))", here)
+    done = in_it(
+        f"print(os.path.lexists(here / {path!r}), os.path.lexists('/etc/passwd'), os.listdir('/var/tmp'))", here
+    )
 
     assert done.stdout.strip() == f"False False [{here.name!r}]", done.stderr
 

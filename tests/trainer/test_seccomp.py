@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -28,15 +31,44 @@ ATTRIBUTES = (
     "file_setattr",
 )  # fmt: skip
 FILE_FLAGS = (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0xC0506617)
+REFUSED = {
+    **{f"call({name!r}, 0, 0, 0, 0, 0)": errno.EPERM for name in STAYS_OR_LOOKS},
+    **{f"call({name!r}, 0, 0, 0, 0, 0)": errno.EOPNOTSUPP for name in ATTRIBUTES},
+    **{f"call({name!r}, 0, 0, 0, 0)": errno.ENOSYS for name in ("mincore", "cachestat", "fadvise64")},
+    **{f"fcntl.fcntl(0, {command}, bytes(8))": errno.EPERM for command in (1024, 1026, 1036, 1038, 1040)},
+    **{f"fcntl.ioctl(0, {command}, bytes(32))": errno.EPERM for command in FILE_FLAGS},
+    **{f"call('madvise', 0, 0, {advice})": errno.EPERM for advice in (20, 21)},
+    **{f"call('preadv2', 0, 0, 0, 0, 0, {flags})": errno.EPERM for flags in (8, 10)},
+    **{f"call('seccomp', 1, {flags}, 0)": errno.EPERM for flags in (8, 9)},
+}
+SCHEDULING = {
+    "os.sched_setaffinity(0, os.sched_getaffinity(0))": 0,
+    "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))": 0,
+    "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))": 0,
+    **{
+        f"call({name!r}, {who}, 0, 0)": errno.EPERM
+        for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+        for who in ("os.getppid()", "1", "other.pid")
+    },
+}
+ANSWERS = """
+def answer(attempt):
+    try:
+        exec(attempt)
+    except OSError as refusal:
+        return refusal.errno
+    return 0
+print({attempt: answer(attempt) for attempt in json.loads(sys.argv[1])})
+"""
 BEHIND = """
-import ctypes, errno, fcntl, os, resource, signal, socket, subprocess, sys, threading
-from trainer import linux, seccomp
+import ctypes, errno, fcntl, json, os, resource, signal, socket, subprocess, sys, threading
+from trainer import calls, linux, seccomp
 linux.forbid_new_privileges()
 seccomp.confine([os.getppid()])
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
 def call(name, *arguments):
-    numbers = next(calls[name] for calls in (*seccomp._REFUSED.values(), OTHERS) if name in calls)
+    numbers = next(table[name] for table in (*calls.REFUSED.values(), OTHERS) if name in table)
     if libc.syscall(ctypes.c_long(numbers[0 if X86 else 1]), *map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), name)
 OTHERS = seccomp._SIGNALS | seccomp._SCHEDULING | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
@@ -93,14 +125,6 @@ def behind_the_filter(code: str) -> subprocess.CompletedProcess[str]:
         ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)", errno.EPERM),
         ("os.setpriority(os.PRIO_USER, 0, 0)", errno.EPERM),
         ("call('ioprio_set', 0, 0, 0)", errno.EPERM),
-        *((f"call('{name}', 0, 0, 0, 0, 0)", errno.EPERM) for name in STAYS_OR_LOOKS),
-        *((f"call('{name}', 0, 0, 0, 0, 0)", errno.EOPNOTSUPP) for name in ATTRIBUTES),
-        *((f"call('{name}', 0, 0, 0, 0)", errno.ENOSYS) for name in ("mincore", "cachestat", "fadvise64")),
-        *((f"fcntl.fcntl(0, {command}, bytes(8))", errno.EPERM) for command in (1024, 1026, 1036, 1038, 1040)),
-        *((f"fcntl.ioctl(0, {command}, bytes(32))", errno.EPERM) for command in FILE_FLAGS),
-        *((f"call('madvise', 0, 0, {advice})", errno.EPERM) for advice in (20, 21)),
-        *((f"call('preadv2', 0, 0, 0, 0, 0, {flags})", errno.EPERM) for flags in (8, 10)),
-        *((f"call('seccomp', 1, {flags}, 0)", errno.EPERM) for flags in (8, 9)),
         ("call('clone', 0x10000 | 0x800 | 0x100, 0, 0, 0, 0)", errno.EPERM),
         ("call('pidfd_send_signal', os.open(f'/proc/{os.getppid()}', os.O_RDONLY), 0, 0, 0)", errno.EPERM),
         ("fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", errno.EPERM),
@@ -151,29 +175,28 @@ def test_call_goes_on_working(attempt: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("attempt", "error"),
-    [
-        ("os.sched_setaffinity(0, os.sched_getaffinity(0))", 0),
-        ("os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))", 0),
-        ("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", 0),
-        *(
-            (f"call('{name}', {who}, 0, 0)", errno.EPERM)
-            for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
-            for who in ("os.getppid()", "1", "other.pid")
-        ),
-    ],
-)
-def test_who_may_schedule_only_itself_cannot_do_so_to_others(attempt: str, error: int) -> None:
-    """Whatever it could do to another process of its user, such as one that began after it."""
+def test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused() -> None:
+    assert answers(BEHIND, REFUSED) == REFUSED
+
+
+def test_who_may_schedule_only_itself_cannot_do_so_to_others() -> None:
+    """Whatever it could do to another process of its user, such as one that it did not know of."""
     begin = "other = subprocess.Popen(['sleep', '60'])\n"
     confine = "seccomp.confine([os.getppid()], os.getpid())\n"
     code = BEHIND.replace("seccomp.confine([os.getppid()])\n", begin + confine)
-    tried = f"try:\n {attempt}\nexcept OSError as refusal:\n print(refusal.errno)\nelse:\n print(0)\nother.kill()"
 
-    done = subprocess.run([sys.executable, "-c", code + tried], check=False, capture_output=True, text=True)
+    assert answers(code, SCHEDULING, "other.kill()") == SCHEDULING
 
-    assert done.stdout.strip() == str(error), done.stderr
+
+def answers(before: str, attempts: Iterable[str], after: str = "") -> dict[str, int]:
+    """The error of each attempt, 0 for none, all made by one process."""
+    code = before + ANSWERS + after
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(list(attempts))], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answered: dict[str, int] = ast.literal_eval(done.stdout)
+    return answered
 
 
 def test_what_a_candidate_starts_stays_behind_the_filter() -> None:
