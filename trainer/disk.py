@@ -53,6 +53,7 @@ class Holdings:
         self._round: Iterator[float] | None = None
         self._files, self._bytes = 0, 0.0
         self._rounds_on_the_way = 0
+        self._closed: set[int] = set()
         self._shared_before_mib = _shared_memory_mib()
 
     def look(self, pids: Sequence[int]) -> Held:
@@ -74,6 +75,10 @@ class Holdings:
         yield from _below(str(self._folder), _DEEPEST)
         seen: set[tuple[int, int]] = set()
         nameless_bytes, on_the_way = 0, False
+        closed = {pid for pid in self._pids if not _can_be_looked_into(pid)}
+        if closed & self._closed:  # twice: a process that is just ending is closed too
+            raise Hidden("a process that nobody may look into, so what it holds cannot be counted")
+        self._closed = closed
         for pid in self._pids:
             for descriptor, file in _descriptors(pid):
                 if (key := (file.st_dev, file.st_ino)) in seen:
@@ -118,7 +123,7 @@ def _below(folder: str, deepest: int) -> Iterator[float]:
 
 
 def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
-    """What a process has open, by the descriptor's number. Raises Hidden where we may not look though it runs."""
+    """What a process has open, by the descriptor's number; nothing where we may not look."""
     try:
         with os.scandir(f"{procfs.place(pid)}/fd") as descriptors:
             for descriptor in descriptors:
@@ -126,12 +131,20 @@ def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
                     yield descriptor.name, os.stat(descriptor.path)
                 except _VANISHED:
                     continue
-    except _VANISHED:
+    except (*_VANISHED, PermissionError):
         return
-    except PermissionError as error:
+
+
+def _can_be_looked_into(pid: int) -> bool:
+    """False for a process that runs and whose descriptors are closed to us."""
+    try:
+        os.close(os.open(f"{procfs.place(pid)}/fd", os.O_RDONLY | os.O_DIRECTORY))
+    except PermissionError:
         process = procfs.read(pid)
-        if process is not None and process.state not in "ZX":
-            raise Hidden("a process that nobody may look into, so what it holds cannot be counted") from error
+        return process is None or process.state in "ZX"
+    except _VANISHED:
+        return True
+    return True
 
 
 def _has_descriptors(pid: int, socket: str) -> bool:

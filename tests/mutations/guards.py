@@ -55,6 +55,8 @@ _OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_finds_the
 _OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
 _CALL = "trainer/test_seccomp.py::test_call_is_refused"
 _WALL = "trainer/test_landlock.py::test_"
+_ROOT = "trainer/test_mounts.py::test_"
+_REFUSAL = "trainer/test_seccomp.py::test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -1466,6 +1468,154 @@ GUARDS = (
         "    if True:\n",
         f"{_WALL}card_may_be_used_where_there_is_one_and_threads_be_named",
     ),
+    # A root of a candidate's own, and what a replica or the next trial could read
+    Guard(
+        "what a candidate sees is read-only",
+        "trainer/mounts.py",
+        "    _make_read_only(work)\n",
+        "",
+        f"{_ROOT}nothing_outside_can_be_changed[os.utime(file, (1, 1))]",
+    ),
+    Guard(
+        "the root that was before is gone",
+        "trainer/mounts.py",
+        '    _call("umount2", b".", ctypes.c_int(_DETACH))',
+        '    _call("umount2", b"/dev/shm", ctypes.c_int(_DETACH))',
+        f"{_ROOT}what_is_not_granted_is_not_there[closed]",
+    ),
+    Guard(
+        "a folder that may be listed shows nothing else",
+        "trainer/mounts.py",
+        "if rights != LIST and path",
+        "if path",
+        f"{_ROOT}what_is_not_granted_is_not_there[listed/file]",
+    ),
+    Guard(
+        "a candidate's stdin is of its own root",
+        "trainer/guardian.py",
+        "    null = os.open(os.devnull, os.O_RDONLY)",
+        '    null = os.open(f"/proc/{guardian}/root/dev/null", os.O_RDONLY)',
+        "trainer/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[True]",
+    ),
+    Guard(
+        "a card opens a candidate's own threads in procfs alone",
+        "trainer/mounts.py",
+        'OWN_PROCESS = "/proc/self/task"',
+        'OWN_PROCESS = "/proc"',
+        "trainer/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[False]",
+    ),
+    Guard(
+        "a work folder is made by its user",
+        "trainer/guardian.py",
+        "        os.seteuid(user[0])\n",
+        "        pass\n",
+        "trainer/test_confinement.py::test_candidate_that_cannot_be_started_is_lost_and_no_layer_is_claimed[other-uid]",
+    ),
+    Guard(
+        "a replica's weights are a file of its own",
+        "trainer/stage.py",
+        "            replace(stage, weights_fd=weights_fd),\n",
+        "            stage,\n",
+        _CHEATS + "nothing_that_a_candidate_does_to_its_weights_file_reaches_its_replica",
+    ),
+    Guard(
+        "a replica's weights cannot be changed",
+        "trainer/linux.py",
+        "        freeze_memory(copy)\n",
+        "",
+        "trainer/test_replica.py::test_its_weights_are_a_file_that_the_candidate_never_had_and_nobody_can_change",
+    ),
+    Guard(
+        "a work folder tells nothing of who had it before",
+        "trainer/sweeper.py",
+        "    forget_in(work)\n",
+        "",
+        "trainer/test_leftovers.py::test_work_folder_has_the_same_mode_and_times_before_every_candidate[other-uid]",
+    ),
+    Guard(
+        "no note at a file",
+        "trainer/calls.py",
+        '        "fsetxattr": (190, 7),\n',
+        "",
+        _REFUSAL,
+    ),
+    Guard(
+        "no memory that nobody may look at",
+        "trainer/calls.py",
+        '        "memfd_secret": (447, 447),  # memory that nobody may look at or count\n',
+        "",
+        _REFUSAL,
+    ),
+    Guard(
+        "no handler of the kernel's page faults",
+        "trainer/calls.py",
+        '        "userfaultfd": (323, 282),  # stops a thread of the kernel for as long as a candidate likes\n',
+        "",
+        _REFUSAL,
+    ),
+    Guard(
+        "no System V memory by its number",
+        "trainer/calls.py",
+        '        "shmat": (30, 196),  #',
+        "        #",
+        _REFUSAL,
+    ),
+    Guard(
+        "no asking what is in memory",
+        "trainer/seccomp.py",
+        "    for numbers, argument, bit in _BY_BIT.values():\n",
+        "    for numbers, argument, bit in ():\n",
+        _REFUSAL,
+    ),
+    Guard(
+        "under our own uid a candidate schedules itself alone",
+        "trainer/seccomp.py",
+        "        own = [0, schedules_only] if schedules_only is not None else None\n",
+        "        own = None\n",
+        "trainer/test_seccomp.py::test_who_may_schedule_only_itself_cannot_do_so_to_others",
+    ),
+    Guard(
+        "under our own uid no neighbour is pinned",
+        "trainer/guardian.py",
+        'os.getpid() if orders["user"] is None else None',
+        "None",
+        "trainer/test_guardian.py::test_candidate_of_our_own_uid_cannot_pin_another_process_of_ours",
+    ),
+    Guard(
+        "no thread has descriptors of its own",
+        "trainer/seccomp.py",
+        "        (_ANY_BIT, 0, 2, _THREAD),\n",
+        "        (_ANY_BIT, 2, 2, _THREAD),\n",
+        f"{_CALL}[call('clone', 0x10000 | 0x800 | 0x100, 0, 0, 0, 0)-1]",
+    ),
+    Guard(
+        "memory files on their way between sockets count",
+        "trainer/disk.py",
+        "        self._rounds_on_the_way = self._rounds_on_the_way + 1 if on_the_way else 0\n",
+        "",
+        "trainer/test_disk.py::test_memory_files_on_their_way_between_sockets_count_once_they_stay_there[True]",
+    ),
+    Guard(
+        "a process that hides what it holds ends its trial",
+        "trainer/disk.py",
+        "        if closed & self._closed:  #",
+        "        if False:  #",
+        "trainer/test_disk.py::test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending",
+    ),
+    Guard(
+        "a process without its first thread is no zombie",
+        "trainer/procfs.py",
+        '        if fields[0] == b"Z" and int(fields[17]) > 1:\n',
+        "        if False:\n",
+        "trainer/test_procfs.py::test_it_is_dead_when_its_tree_is",
+    ),
+    Guard(
+        "a process without its first thread is known by its environment",
+        "trainer/usage.py",
+        " or _environment(place(pid))\n",
+        "\n",
+        "trainer/test_procfs.py::test_it_is_found_by_its_environment",
+    ),
     # What a candidate may take and leave
     Guard(
         "the disk of a work folder without a size is watched",
@@ -1649,8 +1799,8 @@ GUARDS = (
     Guard(
         "a file without a name counts too",
         "trainer/disk.py",
-        "            for file in _nameless(pid):\n",
-        "            for file in ():\n",
+        "            for descriptor, file in _descriptors(pid):\n",
+        "            for descriptor, file in ():\n",
         "trainer/test_disk.py::test_open_files_without_a_name_count_once_whoever_holds_them",
     ),
     Guard(
