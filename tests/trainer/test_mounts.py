@@ -108,6 +108,12 @@ def test_what_is_not_granted_is_not_there(path: str, here: Path) -> None:
     assert done.stdout.strip() == f"False False [{here.name!r}]", done.stderr
 
 
+def test_the_root_that_was_before_is_gone(here: Path) -> None:
+    done = in_it("print([line.split()[1] for line in open('/proc/self/mounts')].count('/'))", here)
+
+    assert done.stdout.strip() == "1", done.stderr
+
+
 def test_no_time_tells_what_was_read(here: Path) -> None:
     done = in_it("file.read_text(); os.listdir(file.parent); print(os.stat(file).st_atime)", here)
 
