@@ -2,8 +2,10 @@
 a name, memory files too.
 
 Promises: a look takes one slice of time whatever lies there, so a round over a hundred thousand files takes some ten
-looks; a small file counts as a block, a hard link as its share. Does not cover what is written between two looks, and
-a file without a name that is only mapped or belongs to a process whose descriptors we may not see.
+looks; a small file counts as a block, a hard link as its share; who hides its descriptors is Hidden. Memory files whose
+descriptors are on their way between sockets have no holder: as long as some are, the machine's shared memory counts as
+far as nothing else of the candidate explains it. Does not cover what is written between two looks, and a file without a
+name that is only mapped.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer import procfs
+from trainer.usage import own_shared_memory_mib, shared_once_mib
+
 _SLICE_S = 0.02
 _BLOCK_BYTES = 4096
 _DEEPEST = 64
 _VANISHED = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
+_ROUNDS_ON_THE_WAY = 4  # loaders hand descriptors over, and none of theirs is on its way for long
 
 
 class Hidden(RuntimeError):
-    """A part of a work folder that cannot be counted; the message says which."""
+    """A part of a work folder, or of a process, that cannot be counted; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Holdings:
         self._pids: Sequence[int] = ()
         self._round: Iterator[float] | None = None
         self._files, self._bytes = 0, 0.0
+        self._rounds_on_the_way = 0
+        self._closed: set[int] = set()
+        self._shared_before_mib = _shared_memory_mib()
 
     def look(self, pids: Sequence[int]) -> Held:
         """Count on, the descriptors of these processes last. Raises Hidden."""
@@ -65,11 +74,30 @@ class Holdings:
     def _sizes(self) -> Iterator[float]:
         yield from _below(str(self._folder), _DEEPEST)
         seen: set[tuple[int, int]] = set()
+        nameless_bytes, on_the_way = 0, False
+        closed = {pid for pid in self._pids if not _can_be_looked_into(pid)}
+        if closed & self._closed:  # twice: a process that is just ending is closed too
+            raise Hidden("a process that nobody may look into, so what it holds cannot be counted")
+        self._closed = closed
         for pid in self._pids:
-            for file in _nameless(pid):
-                if (key := (file.st_dev, file.st_ino)) not in seen:
-                    seen.add(key)
+            for descriptor, file in _descriptors(pid):
+                if (key := (file.st_dev, file.st_ino)) in seen:
+                    continue
+                seen.add(key)
+                if stat.S_ISREG(file.st_mode) and file.st_nlink == 0:
+                    nameless_bytes += file.st_blocks * 512
                     yield file.st_blocks * 512
+                elif stat.S_ISSOCK(file.st_mode):
+                    on_the_way = on_the_way or _has_descriptors(pid, descriptor)
+                    yield 0
+        self._rounds_on_the_way = self._rounds_on_the_way + 1 if on_the_way else 0
+        if self._rounds_on_the_way >= _ROUNDS_ON_THE_WAY:
+            yield max(0.0, self._unexplained_mib() * 2**20 - nameless_bytes)
+
+    def _unexplained_mib(self) -> float:
+        """By how much the machine's shared memory has grown, without the candidate's own /dev/shm and what it maps."""
+        explained_mib = own_shared_memory_mib(self._pids) + shared_once_mib(self._pids)
+        return _shared_memory_mib() - self._shared_before_mib - explained_mib
 
 
 def _below(folder: str, deepest: int) -> Iterator[float]:
@@ -94,16 +122,41 @@ def _below(folder: str, deepest: int) -> Iterator[float]:
         raise Hidden(f"a folder that cannot be looked into ({error.strerror})") from error
 
 
-def _nameless(pid: int) -> Iterator[os.stat_result]:
-    """Open files that were removed, or never had a name."""
+def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
+    """What a process has open, by the descriptor's number; nothing where we may not look."""
     try:
-        with os.scandir(f"/proc/{pid}/fd") as descriptors:
+        with os.scandir(f"{procfs.place(pid)}/fd") as descriptors:
             for descriptor in descriptors:
                 try:
-                    file = os.stat(descriptor.path)
+                    yield descriptor.name, os.stat(descriptor.path)
                 except _VANISHED:
                     continue
-                if stat.S_ISREG(file.st_mode) and file.st_nlink == 0:
-                    yield file
     except (*_VANISHED, PermissionError):
         return
+
+
+def _can_be_looked_into(pid: int) -> bool:
+    """False for a process that runs and whose descriptors are closed to us."""
+    try:
+        os.close(os.open(f"{procfs.place(pid)}/fd", os.O_RDONLY | os.O_DIRECTORY))
+    except PermissionError:
+        process = procfs.read(pid)
+        return process is None or process.state in "ZX"
+    except _VANISHED:
+        return True
+    return True
+
+
+def _has_descriptors(pid: int, socket: str) -> bool:
+    """Whether descriptors wait in a socket to be received; the kernel tells it of unix sockets, since 5.9."""
+    try:
+        with open(f"{procfs.place(pid)}/fdinfo/{socket}", "rb") as file:
+            return any(line.startswith(b"scm_fds:") and int(line.split()[1]) > 0 for line in file)
+    except (*_VANISHED, PermissionError):
+        return False
+
+
+def _shared_memory_mib() -> float:
+    """Of the whole machine: memory files and what lies in every tmpfs."""
+    with open("/proc/meminfo", "rb") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(b"Shmem:"))

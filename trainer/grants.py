@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from trainer.landlock import ALL, LIST, READ, USE
+from trainer.mounts import OWN_PROCESS
 
 Grant = tuple[str, int]
 
@@ -39,7 +40,7 @@ def grants(data: Path, devices: Path = Path("/dev")) -> list[Grant]:
     found += [(str(devices / name), USE) for name in _DEVICES]
     found += [(card, USE | READ) for card in cards]
     if cards:
-        found.append(("/proc", USE | READ))  # CUDA names its threads there, and fails where it cannot
+        found.append((OWN_PROCESS, USE | READ))  # CUDA names its threads there, and fails where it cannot
     return found
 
 

@@ -134,6 +134,7 @@ def _start(orders: Orders, failed_fd: int) -> int:
     guardian = os.getpid()
     pid = os.fork()
     if pid:
+        _hold_in_procfs(pid)
         return pid
     try:
         _become_candidate(orders, guardian, failed_fd)
@@ -144,11 +145,23 @@ def _start(orders: Orders, failed_fd: int) -> int:
         os._exit(_NOT_STARTED)
 
 
+def _hold_in_procfs(pid: int) -> None:
+    """Keep the folder that `mounts.OWN_PROCESS` stands for open as long as we live. Landlock's rule is one about an
+    object of the kernel's, which procfs drops and makes anew, without the rule, when memory is short."""
+    try:
+        os.open(f"/proc/{pid}/task", os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:  # it has failed already, and says so itself
+        return
+
+
 def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
-    """Rights go first, files come last: whatever is made in the work folder is made by the candidate's user."""
+    """Rights go first, files come last: the work folder and whatever is made in it is made by the candidate's user."""
     os.setsid()
     _limit(orders)
-    null = os.open(os.devnull, os.O_RDONLY)
+    _make_folder(orders["folder"], orders["user"])
+    if orders["own_root"]:
+        mounts.own_root(orders["grants"], orders["folder"])
+    null = os.open(os.devnull, os.O_RDONLY)  # in the new root: a descriptor of the old one would change its attributes
     for source, target in ((null, 0), (orders["log_fd"], 1), (orders["log_fd"], 2)):
         os.dup2(source, target)
     _close_all_but({0, 1, 2, failed_fd, *orders["keep_fds"]})
@@ -156,8 +169,6 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
         os.set_inheritable(fd, True)
     ancestors = procfs.ancestors(os.getpid())
     untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
-    if orders["own_shared_memory"]:
-        mounts.own_shared_memory()
     wall = landlock.prepare(orders["grants"])
     if orders["user"] is not None:
         linux.become(*orders["user"])
@@ -172,10 +183,21 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
     if wall is not None:
         landlock.grant(wall, orders["folder"], landlock.ALL)
         landlock.confine(wall)
-    seccomp.confine(untouchable)
+    seccomp.confine(untouchable, os.getpid() if orders["user"] is None else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execve(orders["argv"][0], orders["argv"], orders["env"])
+
+
+def _make_folder(folder: str, user: tuple[int, int] | None) -> None:
+    """The work folder, as its user: root could make it where that user must not."""
+    if user is not None:
+        os.setegid(user[1])
+        os.seteuid(user[0])
+    os.makedirs(folder)
+    if user is not None:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def _limit(orders: Orders) -> None:

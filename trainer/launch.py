@@ -33,6 +33,7 @@ _FIRST_FREE_UID, _NOBODY = 60_000, 65_534
 _LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
 _CONFINED = ("no-new-privileges", "no-capabilities", "seccomp")
 _OF_A_USER = ("other-uid", "process-limit")
+_OF_A_ROOT = ("read-only-mounts", "own-shared-memory")
 
 
 class UserRefused(ValueError):
@@ -68,12 +69,13 @@ class User:
 def layers(user: User | None) -> tuple[str, ...]:
     """What stands around every candidate that was started: where one of these cannot be had, it is not started.
 
-    Landlock is an exception, since not every kernel has it; its version is told. So is shared memory of one's own.
+    Landlock is an exception, since not every kernel has it; its version is told. So is a root of one's own, which is
+    read-only and has a /dev/shm that nobody else sees.
     """
     version = landlock.abi()
     wall = (f"landlock-{version}",) if version else ()
-    memory = ("own-shared-memory",) if _can_own_shared_memory() else ()
-    return (*_LAYERS, *_CONFINED, *wall, *memory, *(_OF_A_USER if user is not None else ()))
+    root = _OF_A_ROOT if _can_own_root() else ()
+    return (*_LAYERS, *_CONFINED, *wall, *root, *(_OF_A_USER if user is not None else ()))
 
 
 class Orders(TypedDict):
@@ -86,7 +88,7 @@ class Orders(TypedDict):
     env: dict[str, str]
     user: tuple[int, int] | None
     grants: list[tuple[str, int]]
-    own_shared_memory: bool
+    own_root: bool
     log_fd: int
     keep_fds: list[int]
     wall_limit_s: float
@@ -156,17 +158,17 @@ class Guarded:
     @classmethod
     def start(cls, launch: Launch) -> Guarded:
         """Start the guardian and hand it its orders; the candidate's process makes the folder itself."""
-        own_shared_memory = _can_own_shared_memory()
+        own_root = _can_own_root()
         log_read, log_write = os.pipe()
         fcntl.fcntl(log_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         orders = Orders(
             folder=str(launch.folder),
             files=launch.files,
             argv=[sys.executable, "-s", "-P", "-c", _BOOT.format(module=launch.module), ROOT, launch.orders],
-            env=environment(launch.folder, emptied=own_shared_memory or launch.user is not None) | launch.env,
+            env=environment(launch.folder, emptied=own_root or launch.user is not None) | launch.env,
             user=(launch.user.uid, launch.user.gid) if launch.user is not None else None,
             grants=launch.grants,
-            own_shared_memory=own_shared_memory,
+            own_root=own_root,
             log_fd=log_write,
             keep_fds=list(launch.keep_fds),
             wall_limit_s=launch.wall_limit_s,
@@ -225,7 +227,7 @@ class Guarded:
 
 
 @cache
-def _can_own_shared_memory() -> bool:
+def _can_own_root() -> bool:
     """Tried, since every kernel and container has rules of its own; first by the worker, so its forks know."""
     return subprocess.run(helper("mounts"), check=False, stderr=subprocess.DEVNULL, cwd="/", env={}).returncode == 0
 

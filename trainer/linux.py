@@ -85,6 +85,20 @@ def freeze_memory(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
+def frozen_copy(fd: int, name: str) -> int:
+    """A new memory file with the same content, open for reading alone, that nobody can change; nothing else of the old
+    one comes along: no offset, no attribute, no lock, no time."""
+    copy = growing_memory(name)
+    try:
+        size, done = os.fstat(fd).st_size, 0
+        while done < size and (sent := os.sendfile(copy, fd, done, size - done)):
+            done += sent
+        freeze_memory(copy)
+        return os.open(f"/proc/self/fd/{copy}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(copy)
+
+
 def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:

@@ -50,15 +50,35 @@ def _write(folder: str) -> None:
         os.unlink(path)
 
 
+def _open_for_writing(path: str) -> None:
+    """Opened, never written."""
+    os.close(os.open(path, os.O_WRONLY))
+
+
+def _note(path: str) -> None:
+    os.setxattr(path, "user.probe", b"1")
+    os.removexattr(path, "user.probe")
+
+
+def _set_times(path: str) -> None:
+    times = os.stat(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 _TRIES: dict[str, Callable[[Any], None]] = {
     "connect to a port of this machine": _connect,
     "read the trainer's environment": lambda pid: _read(f"/proc/{pid}/environ"),
     "signal the trainer": lambda pid: os.kill(pid, 0),
+    "pin the trainer to a core": lambda pid: os.sched_setaffinity(pid, os.sched_getaffinity(0)),
+    "open the kernel's settings for writing": _open_for_writing,
     "read the password": _read,
     "read the data that scores": lambda folder: os.close(os.open(folder, os.O_RDONLY)),
     "write results": _write,
     "write the data": _write,
     "write the trainer's code": _write,
+    "note something at the data": _note,
+    "set the times of the data": _set_times,
+    "look for results": lambda folder: os.close(os.open(folder, os.O_PATH)),
 }
 TRIED = tuple(_TRIES)
 

@@ -1,6 +1,7 @@
 """The process table, read from procfs: who there is and who descends from whom.
 
-Standard library only, since the guardian uses it. A process may vanish between two reads; that is normal and skipped.
+Promises: a process whose first thread has ended is told as what it is, running and with its memory. Standard library
+only, since the guardian uses it. A process may vanish between two reads; that is normal and skipped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+_ENDED = (b"Z", b"X")
 
 
 class Process:
@@ -93,6 +95,8 @@ def read(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
+        if fields[0] == b"Z" and int(fields[17]) > 1:
+            fields[0], fields[21] = _of_a_thread_that_lives(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
     ticks = [int(field) for field in fields[11:15]]
@@ -105,3 +109,33 @@ def read(pid: int) -> Process | None:
         rss_mib=int(fields[21]) * _PAGE_MIB,
         began=int(fields[19]),
     )
+
+
+def place(pid: int) -> str:
+    """The folder that tells what a process has: its own, or a thread's where the first one has ended before the others.
+
+    Such a process looks like a zombie, without memory, environment and descriptors.
+    """
+    folder = f"/proc/{pid}"
+    try:
+        if os.listdir(f"{folder}/task") == [str(pid)]:
+            return folder
+    except (FileNotFoundError, ProcessLookupError):
+        return folder
+    return next((thread for thread, fields in _threads(pid) if fields[0] not in _ENDED), folder)
+
+
+def _of_a_thread_that_lives(pid: int) -> tuple[bytes, bytes]:
+    """State and resident pages."""
+    lives = next((fields for _, fields in _threads(pid) if fields[0] not in _ENDED), None)
+    return (lives[0], lives[21]) if lives is not None else (b"Z", b"0")
+
+
+def _threads(pid: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Of each thread the folder and what its line of the table says behind the name."""
+    for name in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{name}/stat", "rb") as file:
+                yield f"/proc/{pid}/task/{name}", file.read().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue

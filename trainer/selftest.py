@@ -50,18 +50,24 @@ class Walls:
 
 def try_walls(places: Places, password_file: Path | None) -> Walls:
     """Start the probe, hear what it could do. Raises Unsafe where it does not even start."""
-    folder = places.work / "probe"
+    folder, known = places.work / "probe", places.data.absolute() / "manifest.json"
+    own_root = "read-only-mounts" in layers(places.user)  # without it the README names what is open
     clear(folder, places.user)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         targets: dict[str, object] = {
             "connect to a port of this machine": listening.getsockname()[1],
             "read the trainer's environment": os.getpid(),
             "signal the trainer": os.getpid(),
+            "pin the trainer to a core": os.getpid(),
+            "open the kernel's settings for writing": "/proc/sys/kernel/core_pattern",
             "read the password": None if password_file is None else str(password_file.absolute()),
             "read the data that scores": str(places.data.absolute() / PRIVATE),
             "write results": None if places.trials is None else str(places.trials.absolute()),
             "write the data": str(places.data.absolute()),
             "write the trainer's code": str(_CODE),
+            "note something at the data": str(known),
+            "set the times of the data": str(known) if own_root else None,
+            "look for results": None if places.trials is None or not own_root else str(places.trials.absolute()),
         }
         assert tuple(targets) == TRIED, "the probe tries what it is told of"
         said = _run_probe(folder, places, json.dumps(targets))

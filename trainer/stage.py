@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
-from trainer import machine
+from trainer import linux, machine
 from trainer.account import Grace
 from trainer.causality import Finding, Questions
 from trainer.dialogue import Buffers
@@ -57,7 +57,8 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a candidate and its replica have in common."""
+    """What a candidate and its replica have in common; of the weights the replica gets a copy, which is a file that the
+    candidate never had open."""
 
     spec: TrialSpec
     places: Places
@@ -87,7 +88,16 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
 def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop | None, Finding | None]:
     if not saved:
         return Stop(Outcome.UNSCORABLE, NO_MODULE), None
-    watch, exam = _watched(stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, asked))
+    weights_fd = linux.frozen_copy(stage.weights_fd, "weights")
+    try:
+        watch, exam = _watched(
+            replace(stage, weights_fd=weights_fd),
+            lambda _: None,
+            saved,
+            lambda channel, buffers: ReplicaExam(channel, buffers, asked),
+        )
+    finally:
+        os.close(weights_fd)
     return replica_fault(exam.finding, watch.stop, watch.ending, watch.sink.last_lines(1)), exam.finding
 
 

@@ -1,7 +1,8 @@
 """A process that takes the candidates' user for good, ends all that runs under it and removes the files it left.
 
-Promises: afterwards nothing of that user runs, its work folder is empty, and the places where everybody may write hold
-no file of it. For a user that is nobody else's: it ends every process of that uid in sight.
+Promises: afterwards nothing of that user runs, its work folder is empty and has the mode and times that it always has,
+and the places where everybody may write hold no file of it. For a user that is nobody else's: it ends every process of
+that uid in sight.
 
 As that user, because the worker in a container has no right to read its environments or to enter its folders. Standard
 library only, and little of it: it runs before and after every trial.
@@ -29,6 +30,7 @@ def main() -> None:
     linux.become(uid, gid)
     end_all_of_this_user()
     remove_files_of_this_user([work, *_OPEN_TO_ALL])
+    forget_in(work)
     print(running)
 
 
@@ -55,6 +57,13 @@ def remove_files_of_this_user(places: list[str]) -> None:
         _find([*own, "-type", "d", "-exec", "chmod", "-R", "u+rwX", "--", "{}", "+"])
         if _find(remove) != 0:
             sys.exit(f"what uid {os.getuid()} left in {places} could not be removed")
+
+
+def forget_in(work: str) -> None:
+    """Mode and times of the work folder itself, which is this user's, are the same before every candidate."""
+    if os.path.isdir(work) and os.stat(work).st_uid == os.getuid():
+        os.chmod(work, 0o700)
+        os.utime(work, (0, 0))
 
 
 def _find(arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainer.machine import group_memory_mib
-from trainer.procfs import Process, descendants, process_table
+from trainer.procfs import Process, descendants, place, process_table
 
 _SHARED_MEMORY = "/dev/shm"
 
@@ -36,7 +36,7 @@ def tree_usage(root: int) -> Usage:
     return Usage(
         processor_s=sum(process.processor_s for process in top + tree),
         rss_mib=sum(process.rss_mib for process in tree),
-        files_mib=_own_shared_memory_mib(process.pid for process in tree),
+        files_mib=own_shared_memory_mib(process.pid for process in tree),
         pids=tuple(process.pid for process in tree),
         processes=(*top, *tree),
     )
@@ -53,7 +53,7 @@ def held_once_mib(root: int, files_mib: float, group_before_mib: float | None) -
     kib = {b"Pss:": 0, b"Pss_Shmem:": 0}
     for process in descendants(root):
         try:
-            with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
+            with open(f"{place(process.pid)}/smaps_rollup", "rb") as file:
                 for line in file:
                     name, _, value = line.partition(b" ")
                     if name in kib:
@@ -67,14 +67,26 @@ def held_once_mib(root: int, files_mib: float, group_before_mib: float | None) -
     return kib[b"Pss:"] / 1024 - mapped_mib + max(mapped_mib, files_mib)
 
 
-def _own_shared_memory_mib(pids: Iterable[int]) -> float:
-    """0 where the tree has none of its own, or we may not look."""
+def shared_once_mib(pids: Iterable[int]) -> float:
+    """Shared memory that processes map, every page counted once; 0 for those into which we may not look."""
+    kib = 0
+    for pid in pids:
+        try:
+            with open(f"{place(pid)}/smaps_rollup", "rb") as file:
+                kib += sum(int(line.split()[1]) for line in file if line.startswith(b"Pss_Shmem:"))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return kib / 1024
+
+
+def own_shared_memory_mib(pids: Iterable[int]) -> float:
+    """What lies in a /dev/shm of the tree's own; 0 where it has none, or we may not look."""
     ours = os.stat(_SHARED_MEMORY).st_dev
     for pid in pids:
-        place = f"/proc/{pid}/root{_SHARED_MEMORY}"
+        memory = f"{place(pid)}/root{_SHARED_MEMORY}"
         try:
-            if os.stat(place).st_dev != ours:
-                seen = os.statvfs(place)
+            if os.stat(memory).st_dev != ours:
+                seen = os.statvfs(memory)
                 return (seen.f_blocks - seen.f_bfree) * seen.f_frsize / 2**20
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
@@ -85,15 +97,15 @@ def carriers(markers: Sequence[bytes]) -> list[int]:
     """Running processes whose environment at their start held one of the markers, this one left out."""
     found = []
     for pid in process_table():
-        environment = _environment(pid)
+        environment = _environment(f"/proc/{pid}") or _environment(place(pid))
         if pid != os.getpid() and any(marker in environment for marker in markers):
             found.append(pid)
     return found
 
 
-def _environment(pid: int) -> bytes:
+def _environment(folder: str) -> bytes:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
+        with open(f"{folder}/environ", "rb") as file:
             return file.read()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""

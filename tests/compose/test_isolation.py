@@ -40,6 +40,7 @@ TARGETS: dict[str, object] = {
     "repository": "/state/subject",
     "shared": "/dev/shm/left-behind",
     "daemon": "98765",
+    "neighbour": 1,
 }
 LISTENING = """
 import os, socket, sys

@@ -63,6 +63,8 @@ _OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_finds_the
 _OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
 _CALL = "trainer/test_seccomp.py::test_call_is_refused"
 _WALL = "trainer/test_landlock.py::test_"
+_ROOT = "trainer/test_mounts.py::test_"
+_REFUSAL = "trainer/test_seccomp.py::test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -1257,14 +1259,14 @@ GUARDS = (
     Guard(
         "a candidate is behind the system call filter",
         "trainer/guardian.py",
-        "    seccomp.confine(untouchable)\n",
+        '    seccomp.confine(untouchable, os.getpid() if orders["user"] is None else None)\n',
         "",
         _OWN_UID,
     ),
     Guard(
         "no signal reaches those around a candidate",
         "trainer/seccomp.py",
-        "    for numbers in _TO_A_PROCESS.values():\n",
+        "    for numbers in _SIGNALS.values():\n",
         "    for numbers in ():\n",
         "trainer/test_seccomp.py::test_call_is_refused",
     ),
@@ -1397,7 +1399,7 @@ GUARDS = (
     ),
     Guard(
         "no look into other processes",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "ptrace": (101, 117),\n'
         '        "process_vm_readv": (310, 270),\n'
         '        "process_vm_writev": (311, 271),\n'
@@ -1407,7 +1409,7 @@ GUARDS = (
     ),
     Guard(
         "no namespace left or entered",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "unshare": (272, 97),\n        "setns": (308, 268),\n',
         "",
         _OWN_UID,
@@ -1415,27 +1417,27 @@ GUARDS = (
     Guard(
         "no process in a new namespace",
         "trainer/seccomp.py",
-        "    steps += _when(_CLONE[column], (_ANY_BIT, _NEW_NAMESPACES), _FAIL | errno.EPERM, _ALLOW)\n",
-        "",
+        "        (_ANY_BIT, 2, 0, _NEW_NAMESPACES),\n",
+        "        (_ANY_BIT, 0, 0, _NEW_NAMESPACES),\n",
         f"{_CALL}[call('clone', 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)-1]",
     ),
     Guard(
         "no process by a call whose flags no filter can read",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '"clone3": (435, 435),',
         "",
         _OWN_UID,
     ),
     Guard(
         "nothing mounted",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "mount": (165, 40),\n        "umount2": (166, 39),\n',
         "",
         f"{_CALL}[call('mount', 0, 0, 0, 0, 0)-1]",
     ),
     Guard(
         "no io_uring",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "io_uring_setup": (425, 425),\n'
         '        "io_uring_enter": (426, 426),\n'
         '        "io_uring_register": (427, 427),\n',
@@ -1444,28 +1446,28 @@ GUARDS = (
     ),
     Guard(
         "no program in the kernel",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "bpf": (321, 280),\n',
         "",
         f"{_CALL}[call('bpf', 0, 0, 0)-1]",
     ),
     Guard(
         "no events of the processor",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "perf_event_open": (298, 241),\n',
         "",
         f"{_CALL}[call('perf_event_open', 0, 0, 0, 0, 0)-1]",
     ),
     Guard(
         "no keys of the kernel",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "keyctl": (250, 219),\n        "add_key": (248, 217),\n        "request_key": (249, 218),\n',
         "",
         _OWN_UID,
     ),
     Guard(
         "nothing in the kernel outlives a candidate",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "shmget": (29, 194),  # System V memory and queues outlive their maker: a channel between two trials\n'
         '        "msgget": (68, 186),\n'
         '        "semget": (64, 190),\n'
@@ -1475,14 +1477,14 @@ GUARDS = (
     ),
     Guard(
         "no other priority for disks",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "ioprio_set": (251, 30),\n',
         "",
         f"{_CALL}[call('ioprio_set', 0, 0, 0)-1]",
     ),
     Guard(
         "no signal through a folder of procfs",
-        "trainer/seccomp.py",
+        "trainer/calls.py",
         '        "pidfd_send_signal": (424, 424),  # takes a process\'s folder in procfs too, which names no pid\n',
         "",
         f"{_CALL}[call('pidfd_send_signal', os.open(f'/proc/{{os.getppid()}}', os.O_RDONLY), 0, 0, 0)-1]",
@@ -1490,8 +1492,8 @@ GUARDS = (
     Guard(
         "no signal by owning a descriptor",
         "trainer/seccomp.py",
-        "    for numbers, commands in _TO_AN_OWNER.values():\n",
-        "    for numbers, commands in ():\n",
+        "    for numbers, argument, values in _BY_ARGUMENT.values():\n",
+        "    for numbers, argument, values in ():\n",
         f"{_CALL}[fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())-1]",
     ),
     Guard(
@@ -1572,6 +1574,147 @@ GUARDS = (
         "    if True:\n",
         f"{_WALL}card_may_be_used_where_there_is_one_and_threads_be_named",
     ),
+    # A root of a candidate's own, and what a replica or the next trial could read
+    Guard(
+        "what a candidate sees is read-only",
+        "trainer/mounts.py",
+        "    _make_read_only(work)\n",
+        "",
+        f"{_ROOT}nothing_outside_can_be_changed[os.utime(file, (1, 1))]",
+    ),
+    Guard(
+        "the root that was before is gone",
+        "trainer/mounts.py",
+        '    _call("umount2", b".", ctypes.c_int(_DETACH))',
+        '    _call("umount2", b"/dev/shm", ctypes.c_int(_DETACH))',
+        f"{_ROOT}the_root_that_was_before_is_gone",
+    ),
+    Guard(
+        "a folder that may be listed shows nothing else",
+        "trainer/mounts.py",
+        "if rights != LIST and path",
+        "if path",
+        f"{_ROOT}what_is_not_granted_is_not_there[listed/file]",
+    ),
+    Guard(
+        "a candidate's stdin is of its own root",
+        "trainer/guardian.py",
+        "    null = os.open(os.devnull, os.O_RDONLY)",
+        '    null = os.open(f"/proc/{guardian}/root/dev/null", os.O_RDONLY)',
+        "trainer/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[True]",
+    ),
+    Guard(
+        "a card opens a candidate's own threads in procfs alone",
+        "trainer/mounts.py",
+        'OWN_PROCESS = "/proc/self/task"',
+        'OWN_PROCESS = "/proc"',
+        "trainer/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[False]",
+    ),
+    Guard(
+        "a replica's weights are a file of its own",
+        "trainer/stage.py",
+        "            replace(stage, weights_fd=weights_fd),\n",
+        "            stage,\n",
+        _CHEATS + "nothing_that_a_candidate_does_to_its_weights_file_reaches_its_replica",
+    ),
+    Guard(
+        "a replica's weights cannot be changed",
+        "trainer/linux.py",
+        "        freeze_memory(copy)\n",
+        "",
+        "trainer/test_replica.py::test_its_weights_are_a_file_that_the_candidate_never_had_and_nobody_can_change",
+    ),
+    Guard(
+        "a work folder tells nothing of who had it before",
+        "trainer/sweeper.py",
+        "    forget_in(work)\n",
+        "",
+        "trainer/test_leftovers.py::test_work_folder_has_the_same_mode_and_times_before_every_candidate[other-uid]",
+    ),
+    Guard(
+        "no note at a file",
+        "trainer/calls.py",
+        '        "fsetxattr": (190, 7),\n',
+        "",
+        _REFUSAL,
+    ),
+    Guard(
+        "no memory that nobody may look at",
+        "trainer/calls.py",
+        '        "memfd_secret": (447, 447),  # memory that nobody may look at or count\n',
+        "",
+        _REFUSAL,
+    ),
+    Guard(
+        "no handler of the kernel's page faults",
+        "trainer/calls.py",
+        '        "userfaultfd": (323, 282),  # stops a thread of the kernel for as long as a candidate likes\n',
+        "",
+        _REFUSAL,
+    ),
+    Guard(
+        "no System V memory by its number",
+        "trainer/calls.py",
+        '        "shmat": (30, 196),  #',
+        "        #",
+        _REFUSAL,
+    ),
+    Guard(
+        "no asking what is in memory",
+        "trainer/seccomp.py",
+        "    for numbers, argument, bit in _BY_BIT.values():\n",
+        "    for numbers, argument, bit in ():\n",
+        _REFUSAL,
+    ),
+    Guard(
+        "under our own uid a candidate schedules itself alone",
+        "trainer/seccomp.py",
+        "        own = [0, schedules_only] if schedules_only is not None else None\n",
+        "        own = None\n",
+        "trainer/test_seccomp.py::test_who_may_schedule_only_itself_cannot_do_so_to_others",
+    ),
+    Guard(
+        "under our own uid no neighbour is pinned",
+        "trainer/guardian.py",
+        'os.getpid() if orders["user"] is None else None',
+        "None",
+        "trainer/test_guardian.py::test_candidate_of_our_own_uid_cannot_pin_another_process_of_ours",
+    ),
+    Guard(
+        "no thread has descriptors of its own",
+        "trainer/seccomp.py",
+        "        (_ANY_BIT, 0, 2, _THREAD),\n",
+        "        (_ANY_BIT, 2, 2, _THREAD),\n",
+        f"{_CALL}[call('clone', 0x10000 | 0x800 | 0x100, 0, 0, 0, 0)-1]",
+    ),
+    Guard(
+        "memory files on their way between sockets count",
+        "trainer/disk.py",
+        "        self._rounds_on_the_way = self._rounds_on_the_way + 1 if on_the_way else 0\n",
+        "",
+        "trainer/test_disk.py::test_memory_files_on_their_way_between_sockets_count_once_they_stay_there[True]",
+    ),
+    Guard(
+        "a process that hides what it holds ends its trial",
+        "trainer/disk.py",
+        "        if closed & self._closed:  #",
+        "        if False:  #",
+        "trainer/test_disk.py::test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending",
+    ),
+    Guard(
+        "a process without its first thread is no zombie",
+        "trainer/procfs.py",
+        '        if fields[0] == b"Z" and int(fields[17]) > 1:\n',
+        "        if False:\n",
+        "trainer/test_procfs.py::test_it_is_dead_when_its_tree_is",
+    ),
+    Guard(
+        "a process without its first thread is known by its environment",
+        "trainer/usage.py",
+        " or _environment(place(pid))\n",
+        "\n",
+        "trainer/test_procfs.py::test_it_is_found_by_its_environment",
+    ),
     # What a candidate may take and leave
     Guard(
         "the disk of a work folder without a size is watched",
@@ -1605,7 +1748,7 @@ GUARDS = (
     Guard(
         "memory in files of a candidate's own /dev/shm counts",
         "trainer/usage.py",
-        "        files_mib=_own_shared_memory_mib(process.pid for process in tree),\n",
+        "        files_mib=own_shared_memory_mib(process.pid for process in tree),\n",
         "        files_mib=0.0,\n",
         "trainer/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
     ),
@@ -1642,7 +1785,7 @@ GUARDS = (
     Guard(
         "a candidate has shared memory of its own",
         "trainer/guardian.py",
-        "        mounts.own_shared_memory()\n",
+        '        mounts.own_root(orders["grants"], orders["folder"])\n',
         "        pass\n",
         "trainer/test_faults.py::test_nothing_is_shared_between_two_candidates[same-uid]",
     ),
@@ -1888,8 +2031,8 @@ GUARDS = (
     Guard(
         "a file without a name counts too",
         "trainer/disk.py",
-        "            for file in _nameless(pid):\n",
-        "            for file in ():\n",
+        "            for descriptor, file in _descriptors(pid):\n",
+        "            for descriptor, file in ():\n",
         "trainer/test_disk.py::test_open_files_without_a_name_count_once_whoever_holds_them",
     ),
     Guard(

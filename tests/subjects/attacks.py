@@ -7,10 +7,13 @@ view, so it needs no trust: what it does not say it could not do.
 
 import ctypes
 import errno
+import fcntl
 import getpass
 import json
+import mmap
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +29,10 @@ COLUMN = ("x86_64", "aarch64").index(os.uname().machine)
 CALLS = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "io_uring_setup": (425, 425), "keyctl": (250, 219),
     "bpf": (321, 280), "perf_event_open": (298, 241), "unshare": (272, 97), "mount": (165, 40), "setns": (308, 268),
-    "clone3": (435, 435), "shmget": (29, 194), "pidfd_send_signal": (424, 424),
+    "clone3": (435, 435), "shmget": (29, 194), "pidfd_send_signal": (424, 424), "shmat": (30, 196), "kcmp": (312, 272),
+    "mincore": (27, 232), "fadvise64": (221, 223), "userfaultfd": (323, 282), "memfd_secret": (447, 447),
+    "fanotify_init": (300, 262), "modify_ldt": (154, 10**6), "personality": (135, 92), "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428), "fsopen": (430, 430), "quotactl": (179, 60), "seccomp": (317, 277), "preadv2": (327, 286),
 }  # fmt: skip
 NEW_USER, NEW_NETWORK, ATTACH = 0x10000000, 0x40000000, 16
 
@@ -86,6 +92,50 @@ def listen():
         listening.listen()
 
 
+def rows():
+    """A descriptor of the training rows."""
+    return os.open(Path(TARGETS["data"], "train.npy"), os.O_RDONLY)
+
+
+def read_and_see():
+    """Does reading a file move a time that others can see? One that was never read, as far as its times tell."""
+    path = Path(TARGETS["data"], "token_bytes.npy")
+    before = path.stat().st_atime_ns
+    path.read_bytes()
+    if path.stat().st_atime_ns == before:
+        raise LookupError
+
+
+def read_what_is_in_memory():
+    part = ctypes.create_string_buffer(1)
+    vector = (ctypes.c_void_p * 2)(ctypes.addressof(part), 1)
+    call("preadv2", rows(), ctypes.addressof(vector), 1, 0, 0, 8)
+
+
+def copy_at_home():
+    shutil.copy2("train.py", Path.home() / "copy.py")
+    os.chmod(Path.home() / "copy.py", 0o600)
+    (Path.home() / "copy.py").touch()
+
+
+def map_rows():
+    with mmap.mmap(rows(), 0, access=mmap.ACCESS_READ) as mapped:
+        if not mapped[:1]:
+            raise LookupError
+
+
+def lock_at_home():
+    with open("locked", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+
+
+def keep_in_a_nameless_file():
+    fd = os.memfd_create("kept")
+    os.write(fd, b"x")
+    os.close(fd)
+
+
 def listen_at_home():
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("own")  # by a short name: an address has room for 107 characters
@@ -108,8 +158,6 @@ def send_through_a_folder_of_procfs():
 
 def have_the_kernel_signal():
     """A socket that has become readable signals its owner, whoever that is."""
-    import fcntl
-
     here, there = socket.socketpair()
     with here, there:
         fcntl.fcntl(here, fcntl.F_SETOWN, WORKER)
@@ -242,6 +290,11 @@ TRIES = {
     "limit the worker": lambda: resource.prlimit(WORKER, resource.RLIMIT_CORE),
     "renice the worker": lambda: os.setpriority(os.PRIO_PROCESS, WORKER, 0),
     "pin the worker to a core": lambda: os.sched_setaffinity(WORKER, os.sched_getaffinity(0)),
+    "pin a neighbour to a core": lambda: os.sched_setaffinity(TARGETS["neighbour"], os.sched_getaffinity(0)),
+    "make a neighbour idle": lambda: os.sched_setscheduler(TARGETS["neighbour"], os.SCHED_IDLE, os.sched_param(0)),
+    "use System V memory of a neighbour": lambda: call("shmat", 0, 0, 0),
+    "compare itself with the worker": lambda: call("kcmp", os.getpid(), WORKER, 0, 0, 0),
+    "open the kernel's settings for writing": lambda: os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY)),
     "offer the worker to the memory killer": lambda: Path(f"/proc/{WORKER}/oom_score_adj").write_text("1000"),
     # itself
     "find a password in its environment": lambda: find(
@@ -257,6 +310,16 @@ TRIES = {
     "read another's result": lambda: os.scandir(TARGETS["trials"]).close(),
     "write a result": lambda: make(TARGETS["trials"]),
     "change the mode of the results": lambda: os.chmod(TARGETS["trials"], os.stat(TARGETS["trials"]).st_mode),
+    "look whether there are results": lambda: os.stat(TARGETS["trials"]),
+    "set the times of the training rows": lambda: os.utime(Path(TARGETS["data"], "train.npy"), (1, 1)),
+    "note something at the training rows": lambda: os.setxattr(Path(TARGETS["data"], "train.npy"), "user.a", b"1"),
+    "note something at what it was given": lambda: [os.setxattr(fd, "user.a", b"1") for fd in HELD[3:]],
+    "leave a hint at the training rows": lambda: fcntl.fcntl(rows(), 1036, (2).to_bytes(8, "little")),
+    "take a lease on the training rows": lambda: fcntl.fcntl(rows(), fcntl.F_SETLEASE, fcntl.F_RDLCK),
+    "see what was read by its time": read_and_see,
+    "ask which parts of a file are in memory": lambda: call("mincore", 0, 0, 0),
+    "read what is in memory and nothing else": read_what_is_in_memory,
+    "throw a file out of memory": lambda: call("fadvise64", rows(), 0, 0, 4),
     "write the data": lambda: make(TARGETS["data"]),
     "write the trainer's code": lambda: make(TARGETS["code"]),
     "write the repository": lambda: make(TARGETS["repository"]),
@@ -274,6 +337,16 @@ TRIES = {
     "load a program into the kernel": lambda: call("bpf", 0, 0, 0),
     "count events of the processor": lambda: call("perf_event_open", bytes(128), 0, -1, -1, 0),
     "leave System V memory": lambda: call("shmget", 0, 4096, 0o1600),
+    "stop the kernel at a page of its own": lambda: call("userfaultfd", 1),
+    "have memory that nobody may look at": lambda: call("memfd_secret", 0),
+    "watch a whole disk": lambda: call("fanotify_init", 0x200, 0),
+    "change the processor's tables": lambda: call("modify_ldt", 0, 0, 0),
+    "run without random addresses": lambda: call("personality", 0x40000),
+    "open a file by its number": lambda: call("open_by_handle_at", 0, 0, 0),
+    "copy mounts": lambda: call("open_tree", -100, b"/\0", 1),
+    "make a file system": lambda: call("fsopen", b"tmpfs\0", 0),
+    "sync quotas": lambda: call("quotactl", 0x80000100, 0, 0, 0),
+    "answer the calls of another process": lambda: call("seccomp", 1, 8, 0),
     # what honest scripts need
     "read the training rows": lambda: read(Path(TARGETS["data"], "train.npy")),
     "write at home": lambda: make(Path.home()),
@@ -282,6 +355,12 @@ TRIES = {
     "share memory with a process": share_memory,
     "run a thread": run_thread,
     "name its user": getpass.getuser,
+    "copy a file with its times": copy_at_home,
+    "map the training rows": map_rows,
+    "lock a file of its own": lock_at_home,
+    "keep memory in a file without a name": keep_in_a_nameless_file,
+    "choose its own cores": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+    "write to nowhere": lambda: Path("/dev/null").write_text("x"),
 }
 
 HELD = [fd for fd in range(256) if succeeds(lambda fd=fd: os.fstat(fd))]

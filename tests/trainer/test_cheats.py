@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -44,6 +45,26 @@ def of(cheat: Cheat, spec: MakeSpec) -> TrialSpec:
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_no_profile_lets_slow_first_steps_earn_more_than_a_third(profile: Profile) -> None:
     assert profile.budget.warmup_cap_s <= profile.budget.amount / 3
+
+
+@pytest.mark.slow
+def test_nothing_that_a_candidate_does_to_its_weights_file_reaches_its_replica(spec: MakeSpec, run: Run) -> None:
+    """The replica ends at once if it finds a note: an offset is one that any process can leave."""
+    note = """
+        import os
+        given = next(fd for fd in range(3, 64) if "memfd:weights" in os.path.realpath(f"/proc/self/fd/{fd}"))
+        if os.lseek(given, 0, os.SEEK_CUR) == 777:
+            raise SystemExit("it remembers")
+    """
+    start = "import torch.nn.functional as F\n"
+    asked = "        if y is None:\n            return logits\n"
+    leave = "        if y is None:\n            os.lseek(given, 777, os.SEEK_SET)\n            return logits\n"
+    train = HONEST.replace(start, start + dedent(note)).replace(asked, leave)
+    assert train.count("777") == 2
+
+    result = run(spec(train, **{**FIRST, "budget": BUDGET}))
+
+    assert result.outcome is Outcome.OK, result.reason
 
 
 @pytest.mark.slow

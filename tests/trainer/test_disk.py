@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
+from tests.trainer.conftest import library_path
 from trainer import disk
 from trainer.disk import Held, Hidden, Holdings
+from trainer.launch import User
 
 BLOCK_MIB = 4096 / 2**20
 
@@ -71,3 +77,72 @@ def test_folder_that_cannot_be_looked_into_is_said(name: str, words: str, tmp_pa
 
 def test_folder_that_is_not_there_yet_holds_nothing(tmp_path: Path) -> None:
     assert Holdings(tmp_path / "later").look([]) == Held(0, 0.0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_memory_files_on_their_way_between_sockets_count_once_they_stay_there(nested: bool, tmp_path: Path) -> None:
+    """Also where the socket that holds them is itself on its way in another one."""
+    holdings = Holdings(tmp_path)
+    with ExitStack() as opened:
+        here, there = (opened.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+        kept = os.memfd_create("kept")
+        os.write(kept, bytes(2**26))
+        socket.send_fds(here, [b"x"], [kept])
+        os.close(kept)
+        if nested:
+            outer, _ = (opened.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+            socket.send_fds(outer, [b"x"], [here.fileno(), there.fileno()])
+            here.close()
+            there.close()
+
+        held = [holdings.look([os.getpid()]).mib for _ in range(4)]
+
+    assert held[2] < 1
+    assert held[3] > 16
+
+
+def test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_can_be_looked_into", lambda pid: pid != 7)
+    holdings = Holdings(tmp_path)
+
+    assert holdings.look([7]).files == 0
+    assert holdings.look([8]).files == 0
+    assert holdings.look([7]).files == 0
+    with pytest.raises(Hidden, match="a process that nobody may look into"):
+        holdings.look([7])
+
+
+def test_who_closes_itself_cannot_be_looked_into(stranger: tuple[User, Path]) -> None:
+    """By a user like any other; root may look into everybody."""
+    user, python = stranger
+    looks = """
+        import ctypes, os, signal, sys
+        from trainer import disk
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            ctypes.CDLL(None).prctl(4, int(sys.argv[1]), 0, 0, 0)
+            os.write(writing, b"x")
+            signal.pause()
+        os.read(reading, 1)
+        print(disk._can_be_looked_into(pid))
+        os.kill(pid, signal.SIGKILL)
+    """
+
+    said = [
+        subprocess.run(
+            [python, "-c", dedent(looks), dumpable],
+            user=user.uid,
+            group=user.gid,
+            extra_groups=[],
+            env={"LD_LIBRARY_PATH": library_path(python)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for dumpable in ("1", "0")
+    ]
+
+    assert said == ["True\n", "False\n"]

@@ -14,6 +14,7 @@ import pytest
 
 from trainer import landlock
 from trainer.grants import PRIVATE, grants
+from trainer.mounts import OWN_PROCESS
 
 WALLED = """
 import fcntl, os, signal, socket, sys
@@ -154,6 +155,7 @@ def test_card_may_be_used_where_there_is_one_and_threads_be_named(tmp_path: Path
 
     found = dict(grants(tmp_path, devices=tmp_path))
 
-    assert without["/proc"] == landlock.READ
-    assert found["/proc"] & landlock.USE == landlock.USE
+    assert without["/proc"] == found["/proc"] == landlock.READ
+    assert OWN_PROCESS not in without
+    assert found[OWN_PROCESS] & landlock.USE == landlock.USE
     assert all(found[str(tmp_path / name)] & landlock.USE == landlock.USE for name in ("nvidia0", "nvidia-uvm-tools"))

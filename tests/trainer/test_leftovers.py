@@ -130,3 +130,15 @@ def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_roo
     run_as(user, f"import os, pathlib, sys; {closes}; sys.path.append({ours!r}); {wipes}", places.work)
 
     assert list(places.work.iterdir()) == []
+
+
+@as_other_user
+def test_work_folder_has_the_same_mode_and_times_before_every_candidate(places: Places, user: User) -> None:
+    """They are its user's to set, so the next one could read there what this one was asked."""
+    os.chmod(places.work, 0o751)
+    os.utime(places.work, (123, 456))
+
+    clear_all(places.work, user)
+
+    seen = places.work.stat()
+    assert (seen.st_mode & 0o7777, seen.st_atime, seen.st_mtime) == (0o700, 0, 0)

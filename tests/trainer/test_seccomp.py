@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -14,18 +17,62 @@ from trainer.linux import KernelRefused
 from trainer.seccomp import confine, program
 
 MACHINE = os.uname().machine
+STAYS_OR_LOOKS = (
+    "shmat", "shmctl", "msgsnd", "msgrcv", "msgctl", "semop", "semtimedop", "semctl", "mq_unlink", "kcmp",
+    "process_madvise", "process_mrelease", "migrate_pages", "pivot_root", "chroot", "open_tree", "open_tree_attr",
+    "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "name_to_handle_at", "open_by_handle_at",
+    "fanotify_init", "fanotify_mark", "userfaultfd", "memfd_secret", "personality", "syslog", "lookup_dcookie", "acct",
+    "quotactl", "quotactl_fd", "swapon", "swapoff", "vhangup", "kexec_load", "kexec_file_load", "init_module",
+    "finit_module", "delete_module",
+)  # fmt: skip
+STAYS_OR_LOOKS += ("modify_ldt", "iopl", "ioperm") if MACHINE == "x86_64" else ()
+ATTRIBUTES = (
+    "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat",
+    "file_setattr",
+)  # fmt: skip
+FILE_FLAGS = (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0xC0506617)
+REFUSED = {
+    **{f"call({name!r}, 0, 0, 0, 0, 0)": errno.EPERM for name in STAYS_OR_LOOKS},
+    **{f"call({name!r}, 0, 0, 0, 0, 0)": errno.EOPNOTSUPP for name in ATTRIBUTES},
+    **{f"call({name!r}, 0, 0, 0, 0)": errno.ENOSYS for name in ("mincore", "cachestat", "fadvise64")},
+    **{f"fcntl.fcntl(0, {command}, bytes(8))": errno.EPERM for command in (1024, 1026, 1036, 1038, 1040)},
+    **{f"fcntl.ioctl(0, {command}, bytes(32))": errno.EPERM for command in FILE_FLAGS},
+    **{f"call('madvise', 0, 0, {advice})": errno.EPERM for advice in (20, 21)},
+    **{f"call('preadv2', 0, 0, 0, 0, 0, {flags})": errno.EPERM for flags in (8, 10)},
+    **{f"call('seccomp', 1, {flags}, 0)": errno.EPERM for flags in (8, 9)},
+}
+SCHEDULING = {
+    "os.sched_setaffinity(0, os.sched_getaffinity(0))": 0,
+    "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))": 0,
+    "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))": 0,
+    **{
+        f"call({name!r}, {who}, 0, 0)": errno.EPERM
+        for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+        for who in ("os.getppid()", "1", "other.pid")
+    },
+}
+ANSWERS = """
+def answer(attempt):
+    try:
+        exec(attempt)
+    except OSError as refusal:
+        return refusal.errno
+    return 0
+print({attempt: answer(attempt) for attempt in json.loads(sys.argv[1])})
+"""
 BEHIND = """
-import ctypes, errno, fcntl, os, resource, signal, socket, struct, subprocess, sys, threading
-from trainer import linux, seccomp
+import ctypes, errno, fcntl, json, os, resource, signal, socket, struct, subprocess, sys, threading
+from trainer import calls, linux, seccomp
 linux.forbid_new_privileges()
 seccomp.confine([os.getppid()])
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
 def call(name, *arguments):
-    numbers = next(calls[name] for calls in (*seccomp._REFUSED.values(), OTHERS) if name in calls)
+    numbers = next(table[name] for table in (*calls.REFUSED.values(), OTHERS) if name in table)
     if libc.syscall(ctypes.c_long(numbers[0 if X86 else 1]), *map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), name)
-OTHERS = seccomp._TO_A_PROCESS | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
+OTHERS = seccomp._SIGNALS | seccomp._SCHEDULING | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}
+OTHERS |= {name: rule[0] for rules in (seccomp._BY_ARGUMENT, seccomp._BY_BIT) for name, rule in rules.items()}
 """
 
 
@@ -78,6 +125,7 @@ def behind_the_filter(code: str) -> subprocess.CompletedProcess[str]:
         ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)", errno.EPERM),
         ("os.setpriority(os.PRIO_USER, 0, 0)", errno.EPERM),
         ("call('ioprio_set', 0, 0, 0)", errno.EPERM),
+        ("call('clone', 0x10000 | 0x800 | 0x100, 0, 0, 0, 0)", errno.EPERM),
         ("call('pidfd_send_signal', os.open(f'/proc/{os.getppid()}', os.O_RDONLY), 0, 0, 0)", errno.EPERM),
         ("fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", errno.EPERM),
         ("fcntl.fcntl(0, 15, bytes(8))", errno.EPERM),
@@ -140,12 +188,44 @@ def test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders(handler: in
         "signal.signal(signal.SIGUSR1, lambda *_: os._exit(0)); os.kill(os.getpid(), signal.SIGUSR1); os._exit(1)",
         "assert subprocess.run(['sh', '-c', 'x=$(sleep 0 & wait; echo 1); test $x = 1']).returncode == 0",
         "assert subprocess.run(['bash', '-c', 'trap : CHLD; sleep 0 & wait; x=$(echo 1); test $x']).returncode == 0",
+        "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))",
+        "open('/proc/self/status').read()",
+        "import mmap; mmap.mmap(-1, 4096).madvise(mmap.MADV_DONTNEED)",
+        "fcntl.flock(os.memfd_create('m'), fcntl.LOCK_EX)",
+        "fcntl.fcntl(os.pipe()[1], fcntl.F_SETPIPE_SZ, 2**16)",
+        "fcntl.fcntl(os.memfd_create('m', os.MFD_ALLOW_SEALING), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)",
+        "os.preadv(os.open('/bin/sh', os.O_RDONLY), [bytearray(1)], 0)",
+        "import shutil, tempfile; shutil.copy2('/bin/sh', tempfile.mkdtemp())",
     ],
 )
 def test_call_goes_on_working(attempt: str) -> None:
     done = behind_the_filter(attempt)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused() -> None:
+    assert answers(BEHIND, REFUSED) == REFUSED
+
+
+def test_who_may_schedule_only_itself_cannot_do_so_to_others() -> None:
+    """Whatever it could do to another process of its user, such as one that it did not know of."""
+    begin = "other = subprocess.Popen(['sleep', '60'])\n"
+    confine = "seccomp.confine([os.getppid()], os.getpid())\n"
+    code = BEHIND.replace("seccomp.confine([os.getppid()])\n", begin + confine)
+
+    assert answers(code, SCHEDULING, "other.kill()") == SCHEDULING
+
+
+def answers(before: str, attempts: Iterable[str], after: str = "") -> dict[str, int]:
+    """The error of each attempt, 0 for none, all made by one process."""
+    code = before + ANSWERS + after
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(list(attempts))], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answered: dict[str, int] = ast.literal_eval(done.stdout)
+    return answered
 
 
 def test_what_a_candidate_starts_stays_behind_the_filter() -> None:
