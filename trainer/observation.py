@@ -49,11 +49,14 @@ class Claims:
 
 @dataclass
 class Peaks:
-    """The most that was seen in samples."""
+    """The most that was seen in samples; and how long a process of the candidate was held by a stop signal, and the
+    supervisor itself did not run."""
 
     rss_mib: float = 0.0
     processor_s: float = 0.0
     sampled_s: float = 0.0
+    stopped_s: float = 0.0
+    away_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from trainer import machine
@@ -30,7 +30,7 @@ from trainer.jobs.redaction import redaction
 from trainer.launch import Guarded, Launch
 from trainer.leftovers import clear
 from trainer.places import Places
-from trainer.replica import NO_MODULE, ReplicaExam, replica_fault
+from trainer.replica import NO_MODULE, ReplicaEnded, ReplicaExam, replica_fault
 from trainer.rows import ScoringRows
 from trainer.runner import RunnerOrders
 from trainer.scoring import Plan, Scoring
@@ -51,7 +51,7 @@ class Supervised:
     scoring: Scoring
     replica: Finding | None
     stop: Stop | None
-    oom_kills: int
+    oom_kills: machine.OomKills
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Stage:
 
 def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
-    spec, oom_kills = stage.spec, machine.kernel_oom_kills()
+    spec, oom_before = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
         again=questions(spec, -math.inf) or 0,
@@ -81,7 +81,8 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     if ended_well and spec.is_first_of_its_code and scoring.finding is not None:
         clear(stage.places.folder, stage.places.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality)
-    return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
+    oom_now = machine.kernel_oom_kills()
+    return Supervised(watch, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
 
 
 def _replicate(stage: Stage, saved: str | None, causality: Causality) -> tuple[Stop | None, Finding | None]:
@@ -90,7 +91,8 @@ def _replicate(stage: Stage, saved: str | None, causality: Causality) -> tuple[S
     watch, exam = _watched(
         stage, lambda _: None, saved, lambda channel, buffers: ReplicaExam(channel, buffers, causality)
     )
-    return replica_fault(exam.finding, watch.stop, watch.ending, watch.sink.last_lines(1)), exam.finding
+    ended = ReplicaEnded(watch.stop, watch.ending, watch.peaks.away_s, watch.sink.last_lines(1))
+    return replica_fault(exam.finding, ended), exam.finding
 
 
 def _watched(

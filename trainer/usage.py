@@ -14,17 +14,20 @@ from trainer.machine import group_memory_mib
 from trainer.procfs import descendants, process_table
 
 _SHARED_MEMORY = "/dev/shm"
+_HELD = "Tt"  # states in procfs: stopped by a signal, stopped by a tracer
 
 
 @dataclass(frozen=True)
 class Usage:
     """What a tree uses now. `processor_s` counts ended descendants too, as long as somebody in the tree reaped them;
-    `files_mib` is what its own /dev/shm holds, mapped or not."""
+    `files_mib` is what its own /dev/shm holds, mapped or not; `stopped` is True while a signal or a tracer holds one of
+    them."""
 
     processor_s: float
     rss_mib: float
     files_mib: float
     pids: tuple[int, ...]
+    stopped: bool = False
 
 
 def tree_usage(root: int) -> Usage:
@@ -37,6 +40,7 @@ def tree_usage(root: int) -> Usage:
         rss_mib=sum(process.rss_mib for process in tree),
         files_mib=_own_shared_memory_mib(process.pid for process in tree),
         pids=tuple(process.pid for process in tree),
+        stopped=any(process.state in _HELD for process in tree),
     )
 
 
