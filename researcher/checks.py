@@ -2,7 +2,9 @@
 
 A claim runs the head against the last confirmed state with fresh seeds, in pairs close in time, and ends confirmed or
 rolled back. A recheck follows three failures in a row; when the incumbent fails too, the run falls back, and when even
-the baseline fails the machine is at fault.
+the baseline fails the machine is at fault. Neither rolls anything back for a single failure of code that ran before:
+the same trial has to fail twice in a row. What could not be verified (`unscorable`) is no failure but a finding, and
+one is enough.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from researcher.decision import (
 )
 from researcher.drift import remeasure_due
 from researcher.experiment import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
-from researcher.lab import Held, Lab
+from researcher.lab import FAULTS_LIMIT, Held, Lab
 from researcher.rescue import keep_copy
 from researcher.settings import CrashReset
 from trainer.jobs import Kind, Outcome
@@ -130,7 +132,7 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
     if len(trials) < 2 * check.pairs and all(trial.outcome is Outcome.OK for trial in trials):
         side = check.base if len(trials) % 2 else check.head
         trials.append(_add(lab, check, side, Kind.CONFIRM))
-    trials[-1] = lab.insist(trials[-1])
+    trials[-1] = _measure_twice(lab, trials[-1])
     if trials[-1].outcome is not Outcome.OK:
         _claim_failed(lab, check, trials[-1])
         return
@@ -147,13 +149,27 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
     logger.info("claim %s: %s", claim.verdict, claim.reason)
 
 
+def _measure_twice(lab: Lab, trial: Trial) -> Trial:
+    """Measure code that ran before: a failure is its own only when the same trial fails twice in a row.
+
+    Both have the same seed: an accident does not come again with it, a fault of the code does. What was lost several
+    times while the baseline ran has failed often enough.
+    """
+    trial = lab.insist(trial)
+    assert trial.outcome is not None
+    if not trial.outcome.is_failure or trial.failed or trial.faults >= FAULTS_LIMIT:
+        return trial
+    logger.warning("trial %d of code that ran before %s: %s; asking once more", trial.id, trial.outcome, trial.reason)
+    return lab.insist(lab.journal.ask_once_more(trial))
+
+
 def _add(lab: Lab, check: Confirmation, experiment: int, kind: Kind) -> Trial:
     return lab.journal.add_trial(lab.run, experiment, kind, seed=lab.next_seed(), at=lab.clock(), confirmation=check.id)
 
 
 def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
     """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine."""
-    reason = f"experiment {lab.journal.experiment(trial.experiment).number} {trial.outcome}: {trial.reason}"
+    reason = f"experiment {lab.journal.experiment(trial.experiment).number} {_told(trial)}"
     logger.warning("no claim: %s", reason)
     if trial.experiment == check.head:
         lab.journal.decide_check(check, Verdict.ROLLED_BACK, reason, lab.clock(), fall_back_to=check.base)
@@ -174,14 +190,19 @@ def _recheck(lab: Lab, check: Confirmation) -> None:
         logger.warning("experiment %d is given up: %s", head.number, reason)
         return
     trials = lab.journal.trials(confirmation=check.id) or [_add(lab, check, check.head, Kind.DRIFT)]
-    trial = lab.insist(trials[0])
+    trial = _measure_twice(lab, trials[0])
     if trial.outcome is Outcome.OK:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return
-    reason = f"{trial.outcome}: {trial.reason}"
+    reason = _told(trial)
     target = baseline if straight or run.confirmed is None or check.head == run.confirmed else run.confirmed
     lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), fall_back_to=target)
     logger.warning("experiment %d fails now: %s", head.number, reason)
+
+
+def _told(trial: Trial) -> str:
+    """What a trial came to; code that ran before has failed twice in a row by now."""
+    return f"{trial.outcome}{' twice in a row' if trial.failed else ''}: {trial.reason}"
 
 
 def tag_confirmed(lab: Lab) -> None:

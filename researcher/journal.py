@@ -33,15 +33,16 @@ class Journal(CheckSteps):
 
     def start_run(
         self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
-        prices: Prices, source: str, fingerprint: str, at: float,
+        prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
     ) -> Run:  # fmt: skip
         """Begin a run with its baseline proposed: one transaction, so a run without a baseline never exists."""
         with transaction(self._database) as database:
             run = database.execute(
-                "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, price_per_hour,"
-                " price_per_kwh, price_per_mtoken, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (tag, profile, budget, branch, base_commit, data_sha256, seed, prices.per_hour, prices.per_kwh,
-                 prices.per_mtoken, at),
+                "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
+                " price_per_hour, price_per_kwh, price_per_mtoken, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key, prices.per_hour,
+                 prices.per_kwh, prices.per_mtoken, at),
             ).lastrowid  # fmt: skip
             database.execute(
                 "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
@@ -181,21 +182,36 @@ class Journal(CheckSteps):
     def repeat_trial(self, trial: Trial, machine: str) -> Trial:
         """The machine was not as usual (`machine` says how): another attempt, and nothing is judged by this one."""
         self._change(
-            "UPDATE trial SET attempt = attempt + 1, differed = differed + 1, machine = ? WHERE id = ? AND attempt = ?"
-            " AND state = 'queued'",
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, differed = differed + 1, machine = ?"
+            " WHERE id = ? AND attempt = ? AND state = 'queued'",
             machine, trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)
 
-    def measure_again(self, trial: Trial) -> Trial:
-        """A finished trial whose failure was the machine's: forget its result and begin another attempt.
-
-        Only the newest is: what came before it is read once and remembered.
-        """
+    def set_aside(self, trial: Trial, accident: str) -> Trial:
+        """It may have met with an accident (`accident` says which): another attempt, and nothing is judged by this."""
         self._change(
-            "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
-            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
-            " differed = 0, machine = NULL"
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, disturbed = disturbed + 1, accident = ?"
+            " WHERE id = ? AND attempt = ? AND state = 'queued'",
+            accident, trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    def measure_again(self, trial: Trial) -> Trial:
+        """A finished trial whose failure was the machine's: forget its result and begin another attempt."""
+        return self._begin_anew(trial, "faults = 0, disturbed = 0, failed = 0, accident = NULL")
+
+    def ask_once_more(self, trial: Trial) -> Trial:
+        """A finished trial of code that ran before, and failed now: one failure is no verdict. Begin another attempt
+        with the same seed, so that a failure that follows the seed is seen again."""
+        return self._begin_anew(trial, "faults = 0, failed = failed + 1, accident = outcome || ': ' || reason")
+
+    def _begin_anew(self, trial: Trial, counts: str) -> Trial:
+        """Only the newest trial is begun anew: what came before it is read once and remembered."""
+        self._change(
+            f"UPDATE trial SET {counts}, state = 'queued', attempt = attempt + 1, repeats = repeats + 1,"
+            " outcome = NULL, reason = NULL, wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL,"
+            " before_s = NULL, after_s = NULL, differed = 0, machine = NULL"
             " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
             trial.id,
         )

@@ -1,7 +1,9 @@
 """The lab: everything a step of the night works with, and how one trial is measured in it.
 
 Measuring is repeatable: the spec is rebuilt from the journal and git, the queue runs an attempt once, and an attempt
-lost to the machine buys another. While it waits, the lab serves requests.
+lost to the machine buys another. A measurement that may have met with an accident is set aside, once. A trial that is
+lost again and again, while the baseline runs between two of its losses, has failed by itself. While it waits, the lab
+serves requests.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_d
 
 logger = logging.getLogger(__name__)
 
-FAULTS_LIMIT = 3
+FAULTS_LIMIT = 3  # losses of a trial in a row; before the next one the baseline must run
+DISTURBED_LIMIT = 1  # measurements of a trial that are set aside as accidents
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Lab:
             budget=self.profile.budget,
             caps=self.profile.caps,
             score_to_beat=trial.score_to_beat,
+            repeat=trial.repeats,
         )
 
     def incumbent_commit(self) -> str:
@@ -144,8 +148,13 @@ class Lab:
         return incumbent.commit_sha
 
     def next_seed(self) -> int:
-        """The seed of the next trial: a fixed sequence per run, so that a night can be told again."""
-        return random.Random(f"{self.run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
+        """The seed of the next trial: drawn alike for every kind of trial, also for both sides of a claim.
+
+        A candidate sees its seed. The key of the draws is the journal's secret, so a seed tells nothing of the kind of
+        its trial nor of how many came before it; with the key a night can be told again.
+        """
+        run = self.run
+        return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
 
     def goal_reached(self) -> str | None:
         """Why the night is over, in words, from the journal alone; None while it is not."""
@@ -168,6 +177,8 @@ class Lab:
     def measure(self, trial: Trial) -> Trial:
         """Wait until a trial is finished, through lost machines and restarts, and write its result down."""
         while not trial.finished:
+            if trial.faults >= FAULTS_LIMIT:
+                self._see_the_baseline_run(trial)
             spec = self.spec(trial)
             self.say(f"trial {spec.id}")
             match self._answer(spec):
@@ -181,12 +192,33 @@ class Lab:
         return trial
 
     def insist(self, trial: Trial) -> Trial:
-        """Measure what must not be lost: a trial that the machine loses for good is held and begun anew."""
+        """Measure what must not be lost: a trial that an older researcher gave up as lost is held and begun anew."""
         while (trial := self.measure(trial)).outcome is Outcome.LOST:
             reason = trial.reason or ""
             trial = self.journal.measure_again(trial)
             self.hold(Held.MACHINE, _look_at_trainer(reason))
         return trial
+
+    def _see_the_baseline_run(self, trial: Trial) -> None:
+        """A trial was lost several times in a row: is it the machine's doing or its own? The baseline is known to run,
+        so it is measured until it does, and then the trial is tried one last time.
+
+        The baseline's own trials need no such witness. A trial asked for after this one is its witness: no other is
+        asked for while this one is open.
+        """
+        baseline = self.journal.numbered(0)
+        if trial.experiment == baseline.id:
+            return
+        seen = self.journal.trials_after(trial.id)
+        witness = (
+            seen[-1]
+            if seen
+            else self.journal.add_trial(self.run, baseline.id, Kind.DRIFT, seed=self.next_seed(), at=self.clock())
+        )
+        while (witness := self.measure(witness)).outcome is not Outcome.OK:
+            reason = f"the baseline fails beside it ({witness.outcome}: {witness.reason})"
+            witness = self.journal.measure_again(witness)
+            self.hold(Held.MACHINE, _look_at_trainer(reason))
 
     def _free_card(self) -> None:
         """No trial begins on a card that an LLM fills: its candidate would look out of memory by its own fault."""
@@ -217,6 +249,9 @@ class Lab:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
+        elif result.disturbed is not None and trial.disturbed < DISTURBED_LIMIT:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, result.disturbed)
+            trial = self.journal.set_aside(trial, result.disturbed)
         elif (machine := self._machine(trial, result)) is not None and trial.differed < REPEATS_LIMIT:
             logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, machine)
             trial = self.journal.repeat_trial(trial, machine)
@@ -243,15 +278,16 @@ class Lab:
         return None
 
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
+        """Another attempt, unless the baseline ran since the last loss: then this one follows the candidate."""
         logger.warning("%s was lost to the machine: %s", spec.id, reason)
-        if trial.faults + 1 < FAULTS_LIMIT:
+        if trial.faults < FAULTS_LIMIT or self.journal.experiment(trial.experiment).is_baseline:
             return self.journal.attempt_again(trial, fault=True)
         now = self.clock()
         gone = TrialResult(
             id=spec.id,
             spec_digest=spec.digest,
-            outcome=Outcome.LOST,
-            reason=f"{FAULTS_LIMIT} attempts were lost to the machine; the last: {reason}",
+            outcome=Outcome.CRASHED,
+            reason=f"{trial.faults + 1} attempts in a row were lost, and the baseline ran before the last: {reason}",
             started_at=now,
             finished_at=now,
         )

@@ -34,7 +34,7 @@ _STOPPED_S = 1.0  # two samples
 
 @dataclass(frozen=True)
 class Stop:
-    """Why the supervisor ended a candidate. `disturbed` says what may have come from outside, None where nothing did."""
+    """Why the supervisor ended a candidate. `disturbed` says what may have come from outside."""
 
     outcome: Outcome
     reason: str
