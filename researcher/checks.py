@@ -22,7 +22,7 @@ from researcher.decision import (
 )
 from researcher.drift import remeasure_due
 from researcher.experiment import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
-from researcher.lab import FAULTS_LIMIT, Held, Lab
+from researcher.lab import Held, Lab
 from researcher.rescue import keep_copy
 from researcher.settings import CrashReset
 from trainer.jobs import Kind, Outcome
@@ -132,7 +132,7 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
     if len(trials) < 2 * check.pairs and all(trial.outcome is Outcome.OK for trial in trials):
         side = check.base if len(trials) % 2 else check.head
         trials.append(_add(lab, check, side, Kind.CONFIRM))
-    trials[-1] = _measure_twice(lab, trials[-1])
+    trials[-1] = lab.insist(trials[-1])
     if trials[-1].outcome is not Outcome.OK:
         _claim_failed(lab, check, trials[-1])
         return
@@ -147,20 +147,6 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
         return
     lab.journal.decide_claim(check, claim.verdict, claim, sigma, lab.clock())
     logger.info("claim %s: %s", claim.verdict, claim.reason)
-
-
-def _measure_twice(lab: Lab, trial: Trial) -> Trial:
-    """Measure code that ran before: a failure is its own only when the same trial fails twice in a row.
-
-    Both have the same seed: an accident does not come again with it, a fault of the code does. What was lost several
-    times while the baseline ran has failed often enough.
-    """
-    trial = lab.insist(trial)
-    assert trial.outcome is not None
-    if not trial.outcome.is_failure or trial.failed or trial.faults >= FAULTS_LIMIT:
-        return trial
-    logger.warning("trial %d of code that ran before %s: %s; asking once more", trial.id, trial.outcome, trial.reason)
-    return lab.insist(lab.journal.ask_once_more(trial))
 
 
 def _add(lab: Lab, check: Confirmation, experiment: int, kind: Kind) -> Trial:
@@ -190,7 +176,7 @@ def _recheck(lab: Lab, check: Confirmation) -> None:
         logger.warning("experiment %d is given up: %s", head.number, reason)
         return
     trials = lab.journal.trials(confirmation=check.id) or [_add(lab, check, check.head, Kind.DRIFT)]
-    trial = _measure_twice(lab, trials[0])
+    trial = lab.insist(trials[0])
     if trial.outcome is Outcome.OK:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return

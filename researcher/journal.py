@@ -188,30 +188,25 @@ class Journal(CheckSteps):
         )  # fmt: skip
         return self.trial(trial.id)
 
-    def set_aside(self, trial: Trial, accident: str) -> Trial:
-        """It may have met with an accident (`accident` says which): another attempt, and nothing is judged by this."""
+    def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
+        """It may have met with an accident (`accident` says which), or code that ran before `failed` for the first time
+        in a row: another attempt with the same seed, and nothing is judged by this one."""
         self._change(
-            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, disturbed = disturbed + 1, accident = ?"
-            " WHERE id = ? AND attempt = ? AND state = 'queued'",
-            accident, trial.id, trial.attempt,
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
+            " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
+            int(failed), accident, trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)
 
     def measure_again(self, trial: Trial) -> Trial:
-        """A finished trial whose failure was the machine's: forget its result and begin another attempt."""
-        return self._begin_anew(trial, "faults = 0, disturbed = 0, failed = 0, accident = NULL")
+        """A finished trial whose failure was the machine's: forget its result and begin another attempt.
 
-    def ask_once_more(self, trial: Trial) -> Trial:
-        """A finished trial of code that ran before, and failed now: one failure is no verdict. Begin another attempt
-        with the same seed, so that a failure that follows the seed is seen again."""
-        return self._begin_anew(trial, "faults = 0, failed = failed + 1, accident = outcome || ': ' || reason")
-
-    def _begin_anew(self, trial: Trial, counts: str) -> Trial:
-        """Only the newest trial is begun anew: what came before it is read once and remembered."""
+        Only the newest is: what came before it is read once and remembered.
+        """
         self._change(
-            f"UPDATE trial SET {counts}, state = 'queued', attempt = attempt + 1, repeats = repeats + 1,"
-            " outcome = NULL, reason = NULL, wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL,"
-            " before_s = NULL, after_s = NULL, differed = 0, machine = NULL"
+            "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
+            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
+            " differed = 0, machine = NULL, repeats = repeats + 1, disturbed = 0, failed = 0, accident = NULL"
             " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
             trial.id,
         )

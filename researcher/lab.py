@@ -21,6 +21,13 @@ from researcher.drift import REPEATS_LIMIT, judged_all_the_same, machine_differe
 from researcher.errors import ModelStays
 from researcher.experiment import Experiment, Run, Trial
 from researcher.journal import Journal
+from researcher.losses import (
+    accident_of,
+    doubtful_failure,
+    limit_of_losses,
+    lost_by_its_own_doing,
+    was_in_trouble,
+)
 from researcher.proposers import Proposers
 from researcher.settings import CrashReset
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
@@ -29,9 +36,6 @@ from researcher.workspace import Workspace
 from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
 
 logger = logging.getLogger(__name__)
-
-FAULTS_LIMIT = 3  # losses of a trial in a row; before the next one the baseline must run
-DISTURBED_LIMIT = 1  # measurements of a trial that are set aside as accidents
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,7 @@ class Lab:
     def measure(self, trial: Trial) -> Trial:
         """Wait until a trial is finished, through lost machines and restarts, and write its result down."""
         while not trial.finished:
-            if trial.faults >= FAULTS_LIMIT:
-                self._see_the_baseline_run(trial)
+            self._see_the_baseline_run(trial)
             spec = self.spec(trial)
             self.say(f"trial {spec.id}")
             match self._answer(spec):
@@ -200,25 +203,26 @@ class Lab:
         return trial
 
     def _see_the_baseline_run(self, trial: Trial) -> None:
-        """A trial was lost several times in a row: is it the machine's doing or its own? The baseline is known to run,
-        so it is measured until it does, and then the trial is tried one last time.
+        """Where a trial was lost several times in a row: the baseline runs before it is tried once more.
 
-        The baseline's own trials need no such witness. A trial asked for after this one is its witness: no other is
-        asked for while this one is open.
+        No other trial is asked for while this one is open, so whatever was asked for since is its witness.
         """
-        baseline = self.journal.numbered(0)
-        if trial.experiment == baseline.id:
+        witnesses = self._witnesses(trial)
+        if trial.faults < limit_of_losses(witnesses) or self._is_baseline(trial):
             return
-        seen = self.journal.trials_after(trial.id)
-        witness = (
-            seen[-1]
-            if seen
-            else self.journal.add_trial(self.run, baseline.id, Kind.DRIFT, seed=self.next_seed(), at=self.clock())
-        )
-        while (witness := self.measure(witness)).outcome is not Outcome.OK:
-            reason = f"the baseline fails beside it ({witness.outcome}: {witness.reason})"
-            witness = self.journal.measure_again(witness)
+        if not witnesses or (witnesses[-1].finished and was_in_trouble(witnesses[-1])):
+            baseline, seed = self.journal.numbered(0).id, self.next_seed()
+            witnesses.append(self.journal.add_trial(self.run, baseline, Kind.DRIFT, seed=seed, at=self.clock()))
+        while (witness := self.measure(witnesses[-1])).outcome is not Outcome.OK:
+            witnesses[-1] = self.journal.measure_again(witness)
+            reason = f"the baseline fails beside a trial that was lost ({witness.outcome}: {witness.reason})"
             self.hold(Held.MACHINE, _look_at_trainer(reason))
+
+    def _witnesses(self, trial: Trial) -> list[Trial]:
+        return self.journal.trials_after(trial.id) if trial.faults else []
+
+    def _is_baseline(self, trial: Trial) -> bool:
+        return self.journal.experiment(trial.experiment).is_baseline
 
     def _free_card(self) -> None:
         """No trial begins on a card that an LLM fills: its candidate would look out of memory by its own fault."""
@@ -249,9 +253,9 @@ class Lab:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
-        elif result.disturbed is not None and trial.disturbed < DISTURBED_LIMIT:
-            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, result.disturbed)
-            trial = self.journal.set_aside(trial, result.disturbed)
+        elif (accident := accident_of(trial, result) or doubtful_failure(trial, result)) is not None:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, accident)
+            trial = self.journal.set_aside(trial, accident, failed=accident_of(trial, result) is None)
         elif (machine := self._machine(trial, result)) is not None and trial.differed < REPEATS_LIMIT:
             logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, machine)
             trial = self.journal.repeat_trial(trial, machine)
@@ -280,18 +284,10 @@ class Lab:
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
         """Another attempt, unless the baseline ran since the last loss: then this one follows the candidate."""
         logger.warning("%s was lost to the machine: %s", spec.id, reason)
-        if trial.faults < FAULTS_LIMIT or self.journal.experiment(trial.experiment).is_baseline:
+        if trial.faults < limit_of_losses(self._witnesses(trial)) or self._is_baseline(trial):
             return self.journal.attempt_again(trial, fault=True)
-        now = self.clock()
-        gone = TrialResult(
-            id=spec.id,
-            spec_digest=spec.digest,
-            outcome=Outcome.CRASHED,
-            reason=f"{trial.faults + 1} attempts in a row were lost, and the baseline ran before the last: {reason}",
-            started_at=now,
-            finished_at=now,
-        )
-        return self.journal.finish_trial(trial, gone, now)
+        own = lost_by_its_own_doing(spec, trial.faults + 1, reason, self.clock())
+        return self.journal.finish_trial(trial, own, self.clock())
 
 
 def _look_at_trainer(reason: str) -> str:

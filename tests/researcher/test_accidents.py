@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,8 @@ from researcher.history import History
 from researcher.lab import Goal, Lab
 from researcher.loop import work
 from researcher.proposal import Proposer
-from tests.researcher.conftest import SUBJECT, ScriptedNight
+from services.redis.server import RedisServer
+from tests.researcher.conftest import FILES, SUBJECT, ScriptedNight
 from tests.researcher.laboratory import Happening, ToldAll, level, opened, tell
 from tests.researcher.test_failures import BAD, objection, verdicts
 from trainer.jobs import Kind, Outcome
@@ -151,17 +153,18 @@ def test_a_trial_that_is_always_lost_while_the_baseline_runs_is_the_candidates_f
 
 
 def test_a_trial_that_is_lost_while_the_baseline_is_lost_too_is_the_machines_and_waits_for_it(
-    night: ScriptedNight,
+    tmp_path: Path, server: RedisServer
 ) -> None:
+    source = SUBJECT + "# lost of drift: 2\n"
+    night = ScriptedNight(tmp_path, server, FILES | {"train.py": source})
     night.start_trainer()
-    source = SUBJECT + "# lost of drift: 5\n"  # and so has every candidate made of it
-    first = source.replace("LEVEL = 1.8", "LEVEL = 1.79") + "# lost of first: 3\n"
 
-    held = told(night, [first], source=source)
+    held = told(night, [level(1.79, "lost of first: 6")], source=source)
+    night.end()
 
-    assert experiments(night)[1].decision is Decision.KEEP
-    assert len(held) == 1 + 1 + 4, "for two losses of the candidate's, and the baseline's but for the first"
-    assert [trial.outcome for trial in trials(night, Kind.FIRST)] == [Outcome.OK]
+    assert experiments(night)[1].decision is Decision.KEEP, "six losses and not four, for the baseline was lost too"
+    assert len(held) == 5 + 2, "each loss but the first of the candidate's and of each witness's"
+    assert [trial.attempt for trial in trials(night, Kind.DRIFT)] == [2, 2]
 
 
 def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_second_witness(
