@@ -136,7 +136,7 @@ def test_a_killed_recheck_leads_down_only_when_it_fails_twice(night: ScriptedNig
 
 
 @pytest.mark.parametrize("kind", ["first", "confirm", "drift"])
-def test_a_trial_that_is_always_lost_while_the_baseline_runs_is_the_candidates_failure_and_holds_nothing_for_ever(
+def test_a_trial_that_is_always_lost_beside_a_baseline_that_runs_is_the_candidates_failure(
     kind: str, night: ScriptedNight
 ) -> None:
     night.start_trainer()
