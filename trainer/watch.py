@@ -28,7 +28,6 @@ from trainer.wire import Channel, ChannelFault, Message, Word
 _TICK_S = 0.1
 _SAMPLE_S = 0.5
 _GUARDIAN_S = 15.0
-_LATE_S = 1.0
 _READ_BYTES = 2**18
 _READS = 16
 _LOG_LIMIT_BYTES = 2**30
@@ -92,20 +91,13 @@ class Watch:
             selector.register(self._guarded.log_fd, selectors.EVENT_READ, self._read_log)
             selector.register(self._guarded.report_fd, selectors.EVENT_READ, self._read_report)
             while not self._ended:
-                for key, _ in self._awaited():
+                asked_s, ready = time.monotonic(), selector.select(_TICK_S)
+                self.peaks.woke(time.monotonic() - asked_s - _TICK_S)
+                for key, _ in ready:
                     key.data()
                 self._sample()
                 self._check()
         self._drain()
-
-    def _awaited(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """What can be read within a tick. Waking much later than that means that this process was held."""
-        asked_s = time.monotonic()
-        ready = self._selector.select(_TICK_S)
-        late_s = time.monotonic() - asked_s - _TICK_S
-        if late_s > _LATE_S:
-            self.peaks.away_s += late_s
-        return ready
 
     @property
     def timed(self) -> float | None:
@@ -216,10 +208,7 @@ class Watch:
         if now - self.peaks.sampled_s < _SAMPLE_S:
             return
         usage = tree_usage(self._guarded.pid)
-        if usage.stopped and self.peaks.sampled_s:
-            self.peaks.stopped_s += now - self.peaks.sampled_s
-        self.peaks.sampled_s = now
-        self.peaks.processor_s = max(self.peaks.processor_s, usage.processor_s)
+        self.peaks.sampled(now, usage.processor_s, stopped=usage.stopped)
         self._hold_to_caps(usage)
         self._hold_to_disk(usage)
         marks = self.marks
@@ -281,8 +270,7 @@ class Watch:
             return
         if self._preempted():
             self._end(Outcome.PREEMPTED, "the worker was told to stop")
-        marks, budget = self.marks, self._spec.budget
-        first = marks.first_batch
+        marks, budget, first = self.marks, self._spec.budget, self.marks.first_batch
         if first is not None and marks.warm is None and now - first.wall_s >= budget.warmup_cap_s:
             marks.warm = self._mark()
         for limit in limits(marks, budget):

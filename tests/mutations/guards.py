@@ -1755,7 +1755,7 @@ GUARDS = (
     ),
     Guard(
         "a supervisor that was frozen tells no time",
-        "trainer/watch.py",
+        "trainer/observation.py",
         "        if late_s > _LATE_S:\n",
         "        if late_s > _LATE_S * 1e9:\n",
         _REAL_ACCIDENTS + "supervisor_that_was_frozen_while_a_limit_passed_has_lost_the_trial",
@@ -1769,9 +1769,9 @@ GUARDS = (
     ),
     Guard(
         "a stopped candidate is seen",
-        "trainer/watch.py",
-        "        if usage.stopped and self.peaks.sampled_s:",
-        "        if not usage.pids:",
+        "trainer/observation.py",
+        "        if stopped and self.sampled_s:",
+        "        if not processor_s:",
         _REAL_ACCIDENTS + "candidate_that_was_stopped_while_a_limit_passed_was_held_up",
     ),
     Guard(
