@@ -1842,7 +1842,8 @@ GUARDS = (
         "researcher/lab.py",
         "            repeat=trial.repeats,\n",
         "",
-        _ACCIDENTS + "two_failures_in_a_row_are_the_candidates_and_roll_back",
+        _ACCIDENTS
+        + "an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing_back[accident: crashed 1]",
     ),
     Guard(
         "a kill is set aside once",
