@@ -154,13 +154,22 @@ def _add(lab: Lab, check: Confirmation, experiment: int, kind: Kind) -> Trial:
 
 
 def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
-    """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine."""
+    """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine, or
+    of itself where that happens in two claims in a row: the next head is compared with the baseline then."""
     reason = f"experiment {lab.journal.experiment(trial.experiment).number} {_told(trial)}"
     logger.warning("no claim: %s", reason)
     if trial.experiment == check.head:
         lab.journal.decide_check(check, Verdict.ROLLED_BACK, reason, lab.clock(), fall_back_to=check.base)
     else:
-        lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock())
+        again = trial.experiment == _base_that_failed(lab, before=check)
+        baseline = lab.journal.numbered(0).id if again else None
+        lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), confirmed=baseline)
+
+
+def _base_that_failed(lab: Lab, before: Confirmation) -> int | None:
+    """The confirmed state that did not run in the claim before this one, if so."""
+    claims = [each for each in lab.journal.confirmations() if each.kind is CheckKind.CLAIM and each.id < before.id]
+    return claims[-1].base if claims and claims[-1].verdict is Verdict.FAILS else None
 
 
 def _recheck(lab: Lab, check: Confirmation) -> None:

@@ -236,7 +236,7 @@ def each_check_follows_from_its_trials(night: Night) -> Iterator[Fault]:
 
 def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
     """All keeps and verdicts in the order of time give the parents, the incumbent and what is confirmed."""
-    run, incumbent, confirmed = night.run, None, None
+    run, incumbent, confirmed, failed = night.run, None, None, None
     events = [(item["proposed_at"], "proposed", item) for item in night.experiments]
     events += [(item["decided_at"] or 0.0, "decided", item) for item in night.experiments]
     events += [(item["decided_at"] or 0.0, "checked", item) for item in night.checks]
@@ -251,6 +251,10 @@ def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
         elif what == "checked" and (item["kind"], item["verdict"]) in FALLS_BACK:
             incumbent = item["base"]
             confirmed = min(confirmed or incumbent, incumbent)
+        elif what == "checked" and (item["kind"], item["verdict"], item["base"]) == ("claim", "fails", failed):
+            confirmed = night.experiments[0]["id"]
+        if what == "checked" and item["kind"] == "claim":
+            failed = item["base"] if item["verdict"] == "fails" else None
     if (run["incumbent"], run["confirmed"]) != (incumbent, confirmed):
         stands = f"incumbent {run['incumbent']}, confirmed {run['confirmed']}"
         yield WRONG, f"the run has {stands}; its decisions led to {incumbent} and {confirmed}"

@@ -1926,6 +1926,13 @@ GUARDS = (
         + "what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not[unscorable]",
     ),
     Guard(
+        "a confirmed state that never runs again holds no claim for ever",
+        "researcher/checks.py",
+        "lab.journal.numbered(0).id if again else None",
+        "lab.journal.numbered(0).id if False else None",
+        _ACCIDENTS + "a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever",
+    ),
+    Guard(
         "a measurement is set aside by its own attempt",
         "researcher/journal.py",
         "accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",

@@ -5,6 +5,7 @@ Each night is the real loop on a real queue, with a trainer that ends trials as 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -17,11 +18,12 @@ from researcher.history import History
 from researcher.lab import Goal, Lab
 from researcher.loop import work
 from researcher.proposal import Proposer
+from researcher.trials import Absent, Fault, TrialQueue, Waiting
 from services.redis.server import RedisServer
 from tests.researcher.conftest import FILES, SUBJECT, ScriptedNight
 from tests.researcher.laboratory import Happening, ToldAll, level, opened, tell
 from tests.researcher.test_failures import BAD, objection, verdicts
-from trainer.jobs import Kind, Outcome
+from trainer.jobs import Kind, Outcome, TrialResult
 
 CONFIRMED, HOLDS = (CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)
 ROLLED_BACK, FAILS = (CheckKind.CLAIM, Verdict.ROLLED_BACK), (CheckKind.RECHECK, Verdict.FAILS)
@@ -189,6 +191,33 @@ def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_se
 
     assert len(trials(night, Kind.DRIFT)) == 1
     assert experiments(night)[1].decision is Decision.CRASH
+
+
+class FailsAsBase(TrialQueue):
+    """Experiment 1 runs in its own claim, and crashes in every trial after it."""
+
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+        answer = super().look(trial, spec_digest)
+        number = re.fullmatch(r"night-1-t(\d+)-a\d+", trial)
+        if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
+            return answer
+        return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no card")
+
+
+def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: ScriptedNight) -> None:
+    night.start_trainer()
+    seconds = count()
+
+    with opened(night, [level(1.7), level(1.6)]) as lab:
+        work(replace(lab, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
+
+    claims = (CheckKind.CLAIM, Verdict.FAILS)
+    assert verdicts(night) == [CONFIRMED, claims, claims, CONFIRMED]
+    with History(night.journal) as history:
+        compared = [check.base for check in history.confirmations()]
+        numbers = [history.experiment(base or 0).number for base in compared]
+    assert numbers == [0, 1, 1, 0]
+    assert (night.subject / "train.py").read_text() == level(1.6)
 
 
 @pytest.mark.parametrize(
