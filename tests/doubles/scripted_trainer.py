@@ -79,7 +79,7 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
     attempt = int(spec.id.rpartition("-a")[2])
 
     def mark(name: str) -> str | None:
-        marks = dict(re.findall(rf"# {name}(?: of (\w+))?: (\w+(?: \d+)?)$", source, re.MULTILINE))
+        marks = dict(re.findall(rf"# {name}(?: of (\w+))?: (\w+(?: \d+)?)", source))
         found: str | None = marks.get(spec.kind) or marks.get("")
         return found
 
