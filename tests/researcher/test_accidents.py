@@ -201,6 +201,7 @@ class FailsAsBase(TrialQueue):
         number = re.fullmatch(r"night-1-t(\d+)-a\d+", trial)
         if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
             return answer
+        assert int(number[1]) < 10, "it is claimed against for ever"
         return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no card")
 
 
