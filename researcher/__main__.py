@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import random
+import secrets
 import signal
 import sys
 import time
@@ -235,6 +236,7 @@ def _start_run(
         base_commit=base,
         data_sha256=data_sha256,
         seed=settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31),
+        seed_key=secrets.token_hex(16) if settings.seed is None else str(settings.seed),
         prices=_prices(settings),
         source=source,
         fingerprint=fingerprint(source),

@@ -2,7 +2,9 @@
 
 A claim runs the head against the last confirmed state with fresh seeds, in pairs close in time, and ends confirmed or
 rolled back. A recheck follows three failures in a row; when the incumbent fails too, the run falls back, and when even
-the baseline fails the machine is at fault.
+the baseline fails the machine is at fault. Neither rolls anything back for a single failure of code that ran before:
+the same trial has to fail twice in a row. What could not be verified (`unscorable`) is no failure but a finding, and
+one is enough.
 """
 
 from __future__ import annotations
@@ -152,13 +154,22 @@ def _add(lab: Lab, check: Confirmation, experiment: int, kind: Kind) -> Trial:
 
 
 def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
-    """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine."""
-    reason = f"experiment {lab.journal.experiment(trial.experiment).number} {trial.outcome}: {trial.reason}"
+    """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine, or
+    of itself where that happens in two claims in a row: the next head is compared with the baseline then."""
+    reason = f"experiment {lab.journal.experiment(trial.experiment).number} {_told(trial)}"
     logger.warning("no claim: %s", reason)
     if trial.experiment == check.head:
         lab.journal.decide_check(check, Verdict.ROLLED_BACK, reason, lab.clock(), fall_back_to=check.base)
     else:
-        lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock())
+        again = trial.experiment == _base_that_failed(lab, before=check)
+        baseline = lab.journal.numbered(0).id if again else None
+        lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), confirmed=baseline)
+
+
+def _base_that_failed(lab: Lab, before: Confirmation) -> int | None:
+    """The confirmed state that did not run in the claim before this one, if so."""
+    claims = [each for each in lab.journal.confirmations() if each.kind is CheckKind.CLAIM and each.id < before.id]
+    return claims[-1].base if claims and claims[-1].verdict is Verdict.FAILS else None
 
 
 def _recheck(lab: Lab, check: Confirmation) -> None:
@@ -178,10 +189,15 @@ def _recheck(lab: Lab, check: Confirmation) -> None:
     if trial.outcome is Outcome.OK:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return
-    reason = f"{trial.outcome}: {trial.reason}"
+    reason = _told(trial)
     target = baseline if straight or run.confirmed is None or check.head == run.confirmed else run.confirmed
     lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), fall_back_to=target)
     logger.warning("experiment %d fails now: %s", head.number, reason)
+
+
+def _told(trial: Trial) -> str:
+    """What a trial came to; code that ran before has failed twice in a row by now."""
+    return f"{trial.outcome}{' twice in a row' if trial.failed else ''}: {trial.reason}"
 
 
 def tag_confirmed(lab: Lab) -> None:

@@ -92,6 +92,7 @@ class Run:
     created_at: float
     ended: str | None = None  # why the night is over; None while it goes on, and in a journal older than this
     going_since: float | None = None  # the last start, or the end of the last pause
+    seed_key: str | None = None  # what the seeds of trials are drawn from; None in a journal older than this
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement of an experiment's candidate; `attempt` rises when the machine loses one.
+    """One measurement of an experiment's candidate; `attempt` rises when the machine loses one or one is set aside.
 
     The whole result, with its loss curve and log, is asked for by id: `History.result`.
     """
@@ -158,6 +159,10 @@ class Trial:
     finished_at: float | None
     differed: int = 0  # attempts on a machine that was not as usual
     machine: str | None = None  # how the last of them differed, in words
+    repeats: int = 0  # measurements that were set aside
+    disturbed: int = 0  # those of them that may have met with an accident
+    failed: int = 0  # failures of code that ran before, after each of which it was asked once more
+    accident: str | None = None  # what befell the last measurement that was set aside, in words
 
 
 @dataclass(frozen=True)

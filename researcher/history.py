@@ -46,7 +46,8 @@ _RAN_OUT_READ = 16
 # Sources, proposals and results stay in the file until asked for: a long night holds megabytes of them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
-    " val_bpb, heldout_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine FROM trial"
+    " val_bpb, heldout_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats, disturbed, failed,"
+    " accident FROM trial"
 )
 _EXPERIMENT = (
     "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"
@@ -177,6 +178,10 @@ class History:
         )
         return [trial_of(row) for row in rows]
 
+    def trials_after(self, trial: int) -> list[Trial]:
+        """Those that were asked for after a trial (an id), oldest first."""
+        return [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", trial)]
+
     def newest_time(self) -> float:
         """The latest of all times that are written down; 0 before the first."""
         (newest,) = self._one(
@@ -222,9 +227,9 @@ class History:
                 found[trial.experiment] = [*found.get(trial.experiment, ()), trial.val_bpb]
         return found
 
-    def tried(self, fingerprint: str) -> Experiment | None:
-        """The experiment that already ran this code, if any."""
-        return next((item for item in self.experiments() if item.fingerprint == fingerprint), None)
+    def tried(self, fingerprint: str) -> list[Experiment]:
+        """The experiments with this code, oldest first."""
+        return [item for item in self.experiments() if item.fingerprint == fingerprint]
 
     def not_kept(self, change: str) -> list[Experiment]:
         """Experiments that made the same change, on whatever code, and were not kept; oldest first."""

@@ -33,15 +33,16 @@ class Journal(CheckSteps):
 
     def start_run(
         self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
-        prices: Prices, source: str, fingerprint: str, at: float,
+        prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
     ) -> Run:  # fmt: skip
         """Begin a run with its baseline proposed: one transaction, so a run without a baseline never exists."""
         with transaction(self._database) as database:
             run = database.execute(
-                "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, price_per_hour,"
-                " price_per_kwh, price_per_mtoken, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (tag, profile, budget, branch, base_commit, data_sha256, seed, prices.per_hour, prices.per_kwh,
-                 prices.per_mtoken, at),
+                "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
+                " price_per_hour, price_per_kwh, price_per_mtoken, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key, prices.per_hour,
+                 prices.per_kwh, prices.per_mtoken, at),
             ).lastrowid  # fmt: skip
             database.execute(
                 "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
@@ -181,9 +182,19 @@ class Journal(CheckSteps):
     def repeat_trial(self, trial: Trial, machine: str) -> Trial:
         """The machine was not as usual (`machine` says how): another attempt, and nothing is judged by this one."""
         self._change(
-            "UPDATE trial SET attempt = attempt + 1, differed = differed + 1, machine = ? WHERE id = ? AND attempt = ?"
-            " AND state = 'queued'",
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, differed = differed + 1, machine = ?"
+            " WHERE id = ? AND attempt = ? AND state = 'queued'",
             machine, trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
+        """It may have met with an accident (`accident` says which), or code that ran before `failed` for the first time
+        in a row: another attempt with the same seed, and nothing is judged by this one."""
+        self._change(
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
+            " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
+            int(failed), accident, trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)
 
@@ -195,7 +206,7 @@ class Journal(CheckSteps):
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
             " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
-            " differed = 0, machine = NULL"
+            " differed = 0, machine = NULL, repeats = repeats + 1, disturbed = 0, failed = 0, accident = NULL"
             " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
             trial.id,
         )

@@ -1,7 +1,9 @@
 """The lab: everything a step of the night works with, and how one trial is measured in it.
 
 Measuring is repeatable: the spec is rebuilt from the journal and git, the queue runs an attempt once, and an attempt
-lost to the machine buys another. While it waits, the lab serves requests.
+lost to the machine buys another. A measurement that may have met with an accident is set aside, once. A trial that is
+lost again and again, while the baseline runs between two of its losses, has failed by itself. While it waits, the lab
+serves requests.
 """
 
 from __future__ import annotations
@@ -19,6 +21,13 @@ from researcher.drift import REPEATS_LIMIT, judged_all_the_same, machine_differe
 from researcher.errors import ModelStays
 from researcher.experiment import Experiment, Run, Trial
 from researcher.journal import Journal
+from researcher.losses import (
+    accident_of,
+    doubtful_failure,
+    limit_of_losses,
+    lost_by_its_own_doing,
+    was_in_trouble,
+)
 from researcher.proposers import Proposers
 from researcher.settings import CrashReset
 from researcher.trials import Absent, Fault, TrialQueue, Waiting
@@ -27,8 +36,6 @@ from researcher.workspace import Workspace
 from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
 
 logger = logging.getLogger(__name__)
-
-FAULTS_LIMIT = 3
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,7 @@ class Lab:
             budget=self.profile.budget,
             caps=self.profile.caps,
             score_to_beat=trial.score_to_beat,
+            repeat=trial.repeats,
         )
 
     def incumbent_commit(self) -> str:
@@ -144,8 +152,13 @@ class Lab:
         return incumbent.commit_sha
 
     def next_seed(self) -> int:
-        """The seed of the next trial: a fixed sequence per run, so that a night can be told again."""
-        return random.Random(f"{self.run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
+        """The seed of the next trial: drawn alike for every kind of trial, also for both sides of a claim.
+
+        A candidate sees its seed. The key of the draws is the journal's secret, so a seed tells nothing of the kind of
+        its trial nor of how many came before it; with the key a night can be told again.
+        """
+        run = self.run
+        return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
 
     def goal_reached(self) -> str | None:
         """Why the night is over, in words, from the journal alone; None while it is not."""
@@ -168,6 +181,7 @@ class Lab:
     def measure(self, trial: Trial) -> Trial:
         """Wait until a trial is finished, through lost machines and restarts, and write its result down."""
         while not trial.finished:
+            self._see_the_baseline_run(trial)
             spec = self.spec(trial)
             self.say(f"trial {spec.id}")
             match self._answer(spec):
@@ -181,12 +195,34 @@ class Lab:
         return trial
 
     def insist(self, trial: Trial) -> Trial:
-        """Measure what must not be lost: a trial that the machine loses for good is held and begun anew."""
+        """Measure what must not be lost: a trial that an older researcher gave up as lost is held and begun anew."""
         while (trial := self.measure(trial)).outcome is Outcome.LOST:
             reason = trial.reason or ""
             trial = self.journal.measure_again(trial)
             self.hold(Held.MACHINE, _look_at_trainer(reason))
         return trial
+
+    def _see_the_baseline_run(self, trial: Trial) -> None:
+        """Where a trial was lost several times in a row: the baseline runs before it is tried once more.
+
+        No other trial is asked for while this one is open, so whatever was asked for since is its witness.
+        """
+        witnesses = self._witnesses(trial)
+        if trial.faults < limit_of_losses(witnesses) or self._is_baseline(trial):
+            return
+        if not witnesses or (witnesses[-1].finished and was_in_trouble(witnesses[-1])):
+            baseline, seed = self.journal.numbered(0).id, self.next_seed()
+            witnesses.append(self.journal.add_trial(self.run, baseline, Kind.DRIFT, seed=seed, at=self.clock()))
+        while (witness := self.measure(witnesses[-1])).outcome is not Outcome.OK:
+            witnesses[-1] = self.journal.measure_again(witness)
+            reason = f"the baseline fails beside a trial that was lost ({witness.outcome}: {witness.reason})"
+            self.hold(Held.MACHINE, _look_at_trainer(reason))
+
+    def _witnesses(self, trial: Trial) -> list[Trial]:
+        return self.journal.trials_after(trial.id) if trial.faults else []
+
+    def _is_baseline(self, trial: Trial) -> bool:
+        return self.journal.experiment(trial.experiment).is_baseline
 
     def _free_card(self) -> None:
         """No trial begins on a card that an LLM fills: its candidate would look out of memory by its own fault."""
@@ -217,6 +253,9 @@ class Lab:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
+        elif (accident := accident_of(trial, result) or doubtful_failure(trial, result)) is not None:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, accident)
+            trial = self.journal.set_aside(trial, accident, failed=accident_of(trial, result) is None)
         elif (machine := self._machine(trial, result)) is not None and trial.differed < REPEATS_LIMIT:
             logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, machine)
             trial = self.journal.repeat_trial(trial, machine)
@@ -243,19 +282,12 @@ class Lab:
         return None
 
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
+        """Another attempt, unless the baseline ran since the last loss: then this one follows the candidate."""
         logger.warning("%s was lost to the machine: %s", spec.id, reason)
-        if trial.faults + 1 < FAULTS_LIMIT:
+        if trial.faults < limit_of_losses(self._witnesses(trial)) or self._is_baseline(trial):
             return self.journal.attempt_again(trial, fault=True)
-        now = self.clock()
-        gone = TrialResult(
-            id=spec.id,
-            spec_digest=spec.digest,
-            outcome=Outcome.LOST,
-            reason=f"{FAULTS_LIMIT} attempts were lost to the machine; the last: {reason}",
-            started_at=now,
-            finished_at=now,
-        )
-        return self.journal.finish_trial(trial, gone, now)
+        own = lost_by_its_own_doing(spec, trial.faults + 1, reason, self.clock())
+        return self.journal.finish_trial(trial, own, self.clock())
 
 
 def _look_at_trainer(reason: str) -> str:

@@ -53,11 +53,12 @@ class CheckSteps(History):
             self._answer_confirm(f"{verdict.words}: {claim.reason}", at)
 
     def decide_check(
-        self, check: Confirmation, verdict: Verdict, reason: str, at: float, *, fall_back_to: int | None = None
-    ) -> None:
+        self, check: Confirmation, verdict: Verdict, reason: str, at: float, *, fall_back_to: int | None = None,
+        confirmed: int | None = None,
+    ) -> None:  # fmt: skip
         """Close a check without a comparison: the head still works, or it does not and the run falls back.
 
-        What falls behind the last confirmed state takes that mark along.
+        What falls behind the last confirmed state takes that mark along. `confirmed` moves that mark alone.
         """
         with transaction(self._database):
             self._change(
@@ -68,6 +69,8 @@ class CheckSteps(History):
             if fall_back_to is not None:
                 self._move("incumbent", fall_back_to)
                 self._database.execute("UPDATE run SET confirmed = ?1 WHERE confirmed > ?1", (fall_back_to,))
+            if confirmed is not None:
+                self._move("confirmed", confirmed)
             if fall_back_to is not None or check.kind is CheckKind.CLAIM:
                 self._answer_confirm(f"{verdict.words}: {reason}", at)
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from researcher.carried import KNOBS_SLACK, NIGHT, PERSON, Cap, refuse_carried
 from researcher.decision import is_banned
-from researcher.experiment import Experiment
+from researcher.experiment import Confirmation, Experiment
 from researcher.history import History
 from researcher.memory import too_large
 from researcher.proposal import Candidate, Proposer
 from researcher.reading import read_facts
+from researcher.view import fallen_keeps
+from trainer.jobs import Outcome
 
 
 def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
@@ -26,7 +28,7 @@ def tried(journal: History, by: Proposer) -> Callable[[Candidate], str | None]:
     def answer(candidate: Candidate) -> str | None:
         if run is not None and run.incumbent is not None and ground is not None:
             _refuse_creep(candidate.source, journal.source(run.incumbent), ground, by)
-        same = journal.tried(candidate.fingerprint)
+        same = _speaks_against_it(journal, candidate.fingerprint)
         if same is not None:
             return f"the same code was tried before ({_told(same)})"
         before = [] if by is Proposer.HUMAN else journal.not_kept(candidate.change)
@@ -51,6 +53,26 @@ def _refuse_creep(source: str, incumbent: str, ground: str, by: Proposer) -> Non
     if read_facts(source).numberless == read_facts(incumbent).numberless:
         cap = Cap(cap.added + KNOBS_SLACK, cap.literal + KNOBS_SLACK)
     refuse_carried(source, ground, cap, "the script the night grew from")
+
+
+def _speaks_against_it(journal: History, fingerprint: str) -> Experiment | None:
+    """The experiment for whose sake this code is not run again, if any.
+
+    What the machine lost was never measured. What a check threw away because something did not run, without comparing
+    scores, may have met with an accident: it may be tried again, once.
+    """
+    measured = [item for item in journal.tried(fingerprint) if item.outcome is not Outcome.LOST]
+    if len(measured) == 1:
+        failed = [check for check in journal.confirmations() if _fell_by_failing(journal, check)]
+        if measured[0].id in fallen_keeps(journal.experiments(), failed):
+            return None
+    return next(iter(measured), None)
+
+
+def _fell_by_failing(journal: History, check: Confirmation) -> bool:
+    """True where no score was compared and nothing was found unscorable: something did not run."""
+    outcomes = [trial.outcome for trial in journal.trials(confirmation=check.id)[-1:]]
+    return check.fell and check.gain is None and all(each is not None and each.is_failure for each in outcomes)
 
 
 def _told(experiment: Experiment) -> str:

@@ -28,8 +28,9 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     profile = choices.trial_profile()
     manifest = settle_data(state, choices, console)
     files = _files(Path(choices.subject), file, render_subject(profile))
+    attempt = _attempt(state)
     spec = TrialSpec(
-        id=trial_id("by-hand", 0, 0, _attempt(state)),
+        id=trial_id("by-hand", 0, 0, attempt),
         kind=Kind.MANUAL,
         profile=profile.name,
         files=files,
@@ -38,6 +39,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         seed=seed,
         budget=profile.budget,
         caps=profile.caps,
+        repeat=attempt,  # who asks again wants it measured again
     )
     state.trials.mkdir(mode=0o700, exist_ok=True)
     try:

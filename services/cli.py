@@ -80,7 +80,7 @@ def run(
     rule: Annotated[Rule, typer.Option(help="How the walk decides.")] = Rule.WALK,
     redis_url: Annotated[str | None, typer.Option(help="A server of your own, instead of the embedded one.")] = None,
     tag: Annotated[str | None, typer.Option(help="Name of the run's branch: overnight/TAG.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the run's seeds; random if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeats a run's seeds; drawn secretly if not given.")] = None,
     model: Annotated[str | None, typer.Option(help="Ollama model.", envvar="MODEL")] = None,
     ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
     hours: Annotated[float | None, typer.Option(help="Stop after this many hours of trials and LLM.")] = None,

@@ -1,6 +1,8 @@
 """Results on the trainer's own disk: written before anybody is told, so a lost answer can be given again.
 
-Promises: a result file is whole or absent; a result without one is told as `lost`. Does not cover deleting old ones.
+Promises: a result file is whole or absent; a result without one is told as `lost`; a score that an earlier attempt got
+for the same work is found. Does not cover deleting old ones, and what lies on another trainer's disk. Candidates can
+neither read nor write here: the folder is closed to their user, or outside of what Landlock shows them.
 """
 
 from __future__ import annotations
@@ -39,13 +41,35 @@ def _write(folder: Path, result: TrialResult) -> None:
 
 
 def stored(trials: Path, spec: TrialSpec) -> TrialResult | None:
-    """The result of this very work under this id, unless the machine failed then: that is measured again."""
-    path = trials / spec.id / "result.json"
+    """The result of this very work under this id, unless the machine failed then: that is measured again.
+
+    Where an earlier attempt at the same work got a score that was never taken, say because the server was frozen, that
+    score is the answer, and is stored under this id too: a second measurement could only be another draw.
+    """
+    own = _read(trials / spec.id)
+    if own is not None and own.spec_digest == spec.digest and not own.outcome.is_infrastructure:
+        return own
+    for folder in _other_attempts(trials, spec):
+        result = _read(folder)
+        if result is not None and result.spec_digest == spec.digest and result.outcome is Outcome.OK:
+            log.info("%s: answered by what %s measured of the same work", spec.id, result.id)
+            return store(trials, replace(result, id=spec.id))
+    return None
+
+
+def _read(folder: Path) -> TrialResult | None:
     try:
-        result = TrialResult.from_json(json.loads(path.read_bytes()))
+        return TrialResult.from_json(json.loads((folder / "result.json").read_bytes()))
     except FileNotFoundError:
         return None
-    return None if result.spec_digest != spec.digest or result.outcome.is_infrastructure else result
+
+
+def _other_attempts(trials: Path, spec: TrialSpec) -> list[Path]:
+    """The folders of the other attempts at this trial, the earliest first."""
+    name, _, _ = spec.id.rpartition("-a")
+    found = [path for path in trials.glob(f"{name}-a*") if path.name != spec.id]
+    attempts = {int(number): path for path in found if (number := path.name.rpartition("-a")[2]).isdecimal()}
+    return [attempts[number] for number in sorted(attempts)]
 
 
 def store_log(trials: Path, trial: str, text: str) -> str:

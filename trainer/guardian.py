@@ -186,6 +186,8 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
     seccomp.confine(untouchable, os.getpid() if orders["user"] is None else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):  # nobody here sends a candidate these, so they are a passer-by's
+        signal.signal(number, signal.SIG_IGN)
     os.execve(orders["argv"][0], orders["argv"], orders["env"])
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.jobs import Device
@@ -13,14 +14,22 @@ from trainer.jobs import Device
 _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 
-def kernel_oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has killed for memory: of our own control group, so in our container; where no
-    group counts, on the whole machine. 0 where nothing says. Compare two calls.
+@dataclass(frozen=True)
+class OomKills:
+    """How many processes the kernel has killed for memory, and whether all of them were of our own control group."""
+
+    count: int
+    of_own_group: bool
+
+
+def kernel_oom_kills(root: Path = Path("/")) -> OomKills:
+    """The kernel's kills for memory in our own control group, so in our container; where no group counts, on the whole
+    machine. 0 where nothing says. Compare two calls.
     """
-    for counter in (*_group_files(root, "memory.events", "memory.oom_control"), root / "proc/vmstat"):
+    for counter in _group_files(root, "memory.events", "memory.oom_control"):
         if (count := _counts(counter).get("oom_kill")) is not None:
-            return count
-    return 0
+            return OomKills(count, of_own_group=True)
+    return OomKills(_counts(root / "proc/vmstat").get("oom_kill", 0), of_own_group=False)
 
 
 def group_memory_mib(root: Path = Path("/")) -> float | None:

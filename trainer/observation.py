@@ -11,6 +11,7 @@ from trainer.jobs import Budget, Clock
 from trainer.wire import Message
 
 _LAST_WORDS_S = 5.0
+_LATE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,26 @@ class Claims:
 
 @dataclass
 class Peaks:
-    """The most that was seen in samples."""
+    """The most that was seen in samples; and how long a process of the candidate was held by a stop signal, and the
+    supervisor itself did not run."""
 
     rss_mib: float = 0.0
     processor_s: float = 0.0
     sampled_s: float = 0.0
+    stopped_s: float = 0.0
+    away_s: float = 0.0
+
+    def sampled(self, now_s: float, processor_s: float, *, stopped: bool) -> None:
+        """Take a sample; a tree in which a process is stopped now counts as stopped since the sample before."""
+        if stopped and self.sampled_s:
+            self.stopped_s += now_s - self.sampled_s
+        self.sampled_s = now_s
+        self.processor_s = max(self.processor_s, processor_s)
+
+    def woke(self, late_s: float) -> None:
+        """The supervisor woke so much later than it asked for; more than a second is no delay, it was held."""
+        if late_s > _LATE_S:
+            self.away_s += late_s
 
 
 @dataclass(frozen=True)

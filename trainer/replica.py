@@ -7,6 +7,9 @@ that the first process remembered is there. A replica that recognises what it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from trainer.causality import Finding, Questions
@@ -14,7 +17,7 @@ from trainer.crossentropy import nats
 from trainer.dialogue import Buffers, Dialogue
 from trainer.jobs import Outcome
 from trainer.launch import Ending
-from trainer.verdict import Stop
+from trainer.verdict import Stop, lost_to_an_accident, signalled
 from trainer.wire import Channel, Message, Word
 
 NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-level name holds, alone or as a part"
@@ -58,22 +61,40 @@ class ReplicaExam:
         return True
 
 
-def replica_fault(
-    finding: Finding | None, stop: Stop | None, ending: Ending | None, last_lines: list[str]
-) -> Stop | None:
-    """Why the candidate's score does not count; None when the replica bears it out."""
+@dataclass(frozen=True)
+class ReplicaEnded:
+    """How a replica ended: why the supervisor ended it, its ending, how long the supervisor itself did not run
+    meanwhile, and what the replica said last."""
+
+    stop: Stop | None
+    ending: Ending | None
+    away_s: float = 0.0
+    last_lines: Sequence[str] = ()
+
+
+def replica_fault(finding: Finding | None, ended: ReplicaEnded) -> Stop | None:
+    """Why the candidate's score does not count; None when the replica bears it out.
+
+    A replica that ended by a limit or by a signal may have met with an accident: such a fault is `disturbed`, and the
+    researcher has the trial measured once more before it counts.
+    """
+    stop, ending = ended.stop, ended.ending
     if stop is not None and stop.outcome in (Outcome.PREEMPTED, Outcome.LOST):
         return stop
     if ending is not None and not ending.started:
-        return Stop(Outcome.LOST, f"the trainer could not start its replica{_last(last_lines)}")
+        return Stop(Outcome.LOST, f"the trainer could not start its replica{_last(ended.last_lines)}")
+    lost = lost_to_an_accident(stop, ending, ended.away_s)
+    if lost is not None:
+        return Stop(Outcome.LOST, f"of its replica: {lost.reason}")
     if stop is not None:
-        return Stop(Outcome.UNSCORABLE, f"its replica cannot be asked: {stop.reason}")
+        limit = stop.reason if stop.outcome in (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY) else None
+        return Stop(Outcome.UNSCORABLE, f"its replica cannot be asked: {stop.reason}", limit)
     if finding is None:
-        return Stop(Outcome.UNSCORABLE, f"its replica ended before it was asked{_last(last_lines)}")
-    if finding.fault is None:
-        return None
-    return Stop(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {finding.fault}")
+        words = f"its replica ended before it was asked{_last(ended.last_lines)}"
+        return Stop(Outcome.UNSCORABLE, words, signalled(ending))
+    fault = finding.fault
+    return None if fault is None else Stop(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {fault}")
 
 
-def _last(lines: list[str]) -> str:
+def _last(lines: Sequence[str]) -> str:
     return f": {lines[-1].strip()[:300]}" if lines else ""

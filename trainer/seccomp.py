@@ -4,8 +4,8 @@ Promises: no socket but of the family AF_UNIX, no io_uring to make one behind th
 into other processes, nothing that outlives them in the kernel, no attribute of a file, no way to ask which files are in
 memory. Refused calls fail as they do where the kernel lacks them, but for one: a handler for ended children is accepted
 and never installed, because with it a process could order the kernel, in memory where no filter reads it, to reap its
-children unseen, and their processor seconds with them (dash's `wait` for a job in the background never returns). Does not cover files, modes and times, memory, signals, or unix
-sockets that lie open in the file system.
+children unseen, and their processor seconds with them (so dash never returns from `wait` for a job in the background).
+Does not cover files, modes and times, memory, signals, or unix sockets that lie open in the file system.
 
 Standard library only: the guardian imports it.
 """

@@ -31,7 +31,7 @@ from trainer.jobs.redaction import redaction
 from trainer.launch import Guarded, Launch
 from trainer.leftovers import clear
 from trainer.places import Places
-from trainer.replica import NO_MODULE, ReplicaExam, replica_fault
+from trainer.replica import NO_MODULE, ReplicaEnded, ReplicaExam, replica_fault
 from trainer.rows import ScoringRows
 from trainer.runner import RunnerOrders
 from trainer.scoring import Plan, Scoring
@@ -52,7 +52,7 @@ class Supervised:
     scoring: Scoring
     replica: Finding | None
     stop: Stop | None
-    oom_kills: int
+    oom_kills: machine.OomKills
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Stage:
 
 def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
-    spec, oom_kills = stage.spec, machine.kernel_oom_kills()
+    spec, oom_before = stage.spec, machine.kernel_oom_kills()
     plan = Plan(
         val=spec.budget.eval_rows,
         heldout=spec.budget.heldout_rows,
@@ -82,7 +82,8 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     if ended_well and scoring.asked:
         clear(stage.places.folder, stage.places.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality.questions(scoring.asked))
-    return Supervised(watch, scoring, finding, stop, machine.kernel_oom_kills() - oom_kills)
+    oom_now = machine.kernel_oom_kills()
+    return Supervised(watch, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
 
 
 def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop | None, Finding | None]:
@@ -98,7 +99,8 @@ def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop 
         )
     finally:
         os.close(weights_fd)
-    return replica_fault(exam.finding, watch.stop, watch.ending, watch.sink.last_lines(1)), exam.finding
+    ended = ReplicaEnded(watch.stop, watch.ending, watch.peaks.away_s, watch.sink.last_lines(1))
+    return replica_fault(exam.finding, ended), exam.finding
 
 
 def _watched(

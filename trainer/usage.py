@@ -14,18 +14,21 @@ from trainer.machine import group_memory_mib
 from trainer.procfs import Process, descendants, place, process_table
 
 _SHARED_MEMORY = "/dev/shm"
+_HELD = "Tt"  # states in procfs: stopped by a signal, stopped by a tracer
 
 
 @dataclass(frozen=True)
 class Usage:
     """What a tree uses now, its root among its `processes`. `processor_s` counts ended descendants too, as long as
-    somebody in the tree waited for them; `files_mib` is what its own /dev/shm holds, mapped or not."""
+    somebody in the tree waited for them; `files_mib` is what its own /dev/shm holds, mapped or not; `stopped` is True
+    while a signal or a tracer holds one of them."""
 
     processor_s: float
     rss_mib: float
     files_mib: float
     pids: tuple[int, ...]
     processes: tuple[Process, ...] = ()
+    stopped: bool = False
 
 
 def tree_usage(root: int) -> Usage:
@@ -39,6 +42,7 @@ def tree_usage(root: int) -> Usage:
         files_mib=own_shared_memory_mib(process.pid for process in tree),
         pids=tuple(process.pid for process in tree),
         processes=(*top, *tree),
+        stopped=any(process.state in _HELD for process in tree),
     )
 
 

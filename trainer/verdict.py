@@ -1,7 +1,9 @@
 """From what was observed to an outcome and a sentence for a person. Pure: values in, values out.
 
-Promises: every way a candidate can end has exactly one outcome. Does not cover the machine's own failures before the
-candidate was started.
+Promises: every way a candidate can end has exactly one outcome, and no accident from outside is a candidate's outcome:
+what happened to the supervisor or to the guardian is `lost`, and what may have come from outside or from the candidate
+itself is marked as `disturbed`, so that the researcher measures it once more. Does not cover the machine's own failures
+before the candidate was started.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import builtins
 import math
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.jobs import Outcome
 from trainer.launch import Ending
@@ -23,20 +25,36 @@ _ERROR = re.compile(r"(?:\w{1,40}\.){0,4}(\w{1,60})(?::|$)")  # the last line of
 _ERRORS = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
 _ERRORS |= {"OutOfMemoryError", "AcceleratorError", "Unsupported", "InductorError"}  # torch's own
 _CARD_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+_WORKER_KILLED = re.compile(r"DataLoader worker .*(?:killed by signal|exited unexpectedly)|BrokenProcessPool")
+# The kernel sends these to a process for what its own code did. Any other signal may have been sent from outside.
+_OF_ITS_CODE = frozenset(
+    {
+        signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
+        signal.SIGXCPU, signal.SIGXFSZ, signal.SIGPIPE,
+    }
+)  # fmt: skip
+_AWAY_S = 5.0  # the supervisor wakes ten times a second; the busiest of our machines delayed it by less than one second
+_STOPPED_S = 1.0  # two samples
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why the supervisor ended a candidate."""
+    """Why the supervisor ended a candidate. `disturbed` says what may have come from outside."""
 
     outcome: Outcome
     reason: str
+    disturbed: str | None = None
 
 
 @dataclass(frozen=True)
 class Observed:
-    """How a candidate ended. `ending` is None when its guardian was killed; `bpb` is ours, `printed_bpb` its claim;
-    `vram_mib` is its cap on a card; `no_room` is what its disk lacks also without its files."""
+    """How a candidate ended. `ending` is None when its guardian was killed or does not answer; `bpb` is ours,
+    `printed_bpb` its claim; `vram_mib` is its cap on a card; `no_room` is what its disk lacks also without its files.
+
+    `kernel_oom_kills` counts the kernel's kills for memory meanwhile: in our own control group if `oom_of_own_group`,
+    else on the whole machine. For `stopped_s` a process of the candidate was held by a stop signal, for `away_s` the
+    supervisor itself did not run. Both cost training where the clock is `on_wall`.
+    """
 
     stop: Stop | None
     ending: Ending | None
@@ -45,17 +63,61 @@ class Observed:
     printed_bpb: float | None
     last_lines: tuple[str, ...]
     kernel_oom_kills: int = 0
+    oom_of_own_group: bool = True
+    stopped_s: float = 0.0
+    away_s: float = 0.0
+    on_wall: bool = False
     vram_mib: int | None = None
     no_room: str | None = None
 
 
 def judge(observed: Observed) -> Stop:
     """The outcome, and why in one sentence."""
+    lost = lost_to_an_accident(observed.stop, observed.ending, observed.away_s)
+    if lost is not None:
+        return lost
     if observed.stop is not None:
-        return observed.stop
-    if observed.ending is None:
-        return Stop(Outcome.CRASHED, "its guardian process was killed, so the trial was ended")
-    return _ended(observed.ending, observed)
+        return _held_up(observed.stop, observed)
+    assert observed.ending is not None, "without an ending and a stop the guardian was killed, so the trial is lost"
+    return _held_up(_ended(observed.ending, observed), observed)
+
+
+def lost_to_an_accident(stop: Stop | None, ending: Ending | None, away_s: float) -> Stop | None:
+    """Why a trial says nothing of its candidate, or None: its guardian was killed, told to end by somebody else or does
+    not answer, or the supervisor itself did not run while a limit passed.
+
+    No candidate can signal its guardian or its supervisor: the system call filter refuses it in every mode, and without
+    the filter no candidate is started. A candidate that brings either down by another way is lost again and again, and
+    the researcher then counts that against it.
+    """
+    if stop is None and ending is None:
+        return Stop(Outcome.LOST, "its guardian was killed by somebody else, so the trial was ended")
+    if stop is None and ending is not None and ending.ended_by == "request":
+        return Stop(Outcome.LOST, "somebody else told its guardian to end the trial")
+    by_guardian = stop is None and ending is not None and ending.ended_by == "wall limit"
+    if not by_guardian and (stop is None or stop.outcome is not Outcome.TIMED_OUT):
+        return None
+    if ending is None:
+        return Stop(Outcome.LOST, "its guardian did not answer, so the time that passed says nothing")
+    if away_s > _AWAY_S:
+        return Stop(Outcome.LOST, f"the supervisor itself did not run for {away_s:.0f} s, so a limit passed unseen")
+    return None
+
+
+def signalled(ending: Ending | None) -> str | None:
+    """How a process of the candidate was ended by a signal that may have come from outside, or None."""
+    if ending is None or ending.signal is None or ending.ended_by != "itself" or ending.signal in _OF_ITS_CODE:
+        return None
+    return f"it was killed by {_name(ending.signal)}, which nobody here sent"
+
+
+def _held_up(stop: Stop, observed: Observed) -> Stop:
+    """Mark a time-out, or any score by the wall clock, of a candidate that was held by a stop signal meanwhile."""
+    held_s = observed.stopped_s + observed.away_s if observed.on_wall else observed.stopped_s
+    costs = stop.outcome is Outcome.TIMED_OUT or (observed.on_wall and stop.outcome is Outcome.OK)
+    if not costs or held_s < _STOPPED_S:
+        return stop
+    return replace(stop, disturbed=f"it was held up for {held_s:.0f} s, which nobody here did")
 
 
 def printed_agrees(bpb: float, printed_bpb: float) -> bool:
@@ -77,9 +139,10 @@ def _ended(ending: Ending, observed: Observed) -> Stop:
 
 def _killed(number: int, observed: Observed) -> Stop:
     if number == signal.SIGKILL and observed.kernel_oom_kills:
-        return Stop(Outcome.OUT_OF_MEMORY, "the kernel killed it when the machine or container ran out of memory")
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"  # real-time: no name
-    return Stop(Outcome.CRASHED, f"killed by {name}{_last_line(observed)}")
+        reason = "the kernel killed it when the machine or container ran out of memory"
+        neighbours = None if observed.oom_of_own_group else "the whole machine ran out of memory"
+        return Stop(Outcome.OUT_OF_MEMORY, reason, neighbours)
+    return Stop(Outcome.CRASHED, f"killed by {_name(number)}{_last_line(observed)}", signalled(observed.ending))
 
 
 def _failed(exit_code: int | None, observed: Observed) -> Stop:
@@ -92,7 +155,14 @@ def _failed(exit_code: int | None, observed: Observed) -> Stop:
         return Stop(Outcome.OUT_OF_MEMORY, f"the kernel killed a process of it for memory{_last_line(observed)}")
     if any(_DISK.search(line) for line in observed.last_lines):
         return _out_of_disk(observed)
-    return Stop(Outcome.CRASHED, f"exit code {exit_code}{_last_line(observed)}")
+    killed = any(_WORKER_KILLED.search(line) for line in observed.last_lines)
+    disturbed = "it says that a process of it was killed" if killed else None
+    return Stop(Outcome.CRASHED, f"exit code {exit_code}{_last_line(observed)}", disturbed)
+
+
+def _name(number: int) -> str:
+    """A signal's name, also of one that has none, such as a real-time signal."""
+    return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
 
 
 def _out_of_disk(observed: Observed) -> Stop:

@@ -78,7 +78,9 @@ class Watch:
             selector.register(self._guarded.log_fd, selectors.EVENT_READ, self._read_log)
             selector.register(self._guarded.report_fd, selectors.EVENT_READ, self._read_report)
             while not self._ended:
-                for key, _ in selector.select(_TICK_S):
+                asked_s, ready = time.monotonic(), selector.select(_TICK_S)
+                self.peaks.woke(time.monotonic() - asked_s - _TICK_S)
+                for key, _ in ready:
                     key.data()
                 self._sample()
                 self._check()
@@ -206,8 +208,7 @@ class Watch:
         if now - self.peaks.sampled_s < _SAMPLE_S:
             return
         usage = self._ledger.look()
-        self.peaks.sampled_s = now
-        self.peaks.processor_s = self._ledger.processor_s
+        self.peaks.sampled(now, self._ledger.processor_s, stopped=usage.stopped)
         self._hold_to_caps(usage)
         self._hold_to_disk(usage)
         mark = Mark(now, self._ledger.processor_s)
@@ -260,8 +261,7 @@ class Watch:
             return
         if self._preempted():
             self._end(Outcome.PREEMPTED, "the worker was told to stop")
-        marks, budget = self.marks, self._spec.budget
-        first = marks.first_batch
+        marks, budget, first = self.marks, self._spec.budget, self.marks.first_batch
         if first is not None and marks.warm is None and now - first.wall_s >= budget.warmup_cap_s:
             marks.warm = self._mark()
         for limit in limits(marks, budget, most_trained(budget)):

@@ -20,8 +20,10 @@ from statistics import fmean
 from typing import Any
 
 LOST, DOUBLED, WRONG = "lost", "doubled", "wrong"
+WALK = ("baseline", "first")  # kinds of trials that an experiment's own decision follows from
 OF_THE_MACHINE = ("preempted", "lost")  # outcomes after which a trial is attempted again
 FAILURES = ("crashed", "out_of_memory", "timed_out")
+LOSSES = 3  # in a row, after which the baseline has to run before one more counts against the candidate
 FALLS_BACK = (("claim", "rolled_back"), ("recheck", "rolled_back"), ("recheck", "fails"))
 
 Row = sqlite3.Row
@@ -107,7 +109,16 @@ def check(state: Path) -> dict[str, Any]:
 
 def answered(night: Night) -> list[Row]:
     """Trials whose answer is a trainer's; the researcher itself writes down the loss of the last attempt."""
-    return [trial for trial in night.trials if trial["state"] == "finished" and trial["outcome"] != "lost"]
+    finished = [trial for trial in night.trials if trial["state"] == "finished" and trial["outcome"] != "lost"]
+    return [trial for trial in finished if not was_given_up(night, trial)]
+
+
+def was_given_up(night: Night, trial: Row) -> bool:
+    """True for a trial that crashed because it was lost again and again, the last time after the baseline had run."""
+    baseline = night.experiments[0]["id"]
+    seen = any(each["id"] > trial["id"] and each["experiment"] == baseline for each in night.trials)
+    lost = trial["faults"] >= LOSSES and trial["attempt"] not in night.answers(night.place(trial))
+    return bool(trial["outcome"] == "crashed" and lost and seen)
 
 
 def each_experiment_is_decided_once(night: Night) -> Iterator[Fault]:
@@ -117,10 +128,29 @@ def each_experiment_is_decided_once(night: Night) -> Iterator[Fault]:
     for item in night.experiments:
         if item["state"] != "applied" or item["decision"] is None:
             yield LOST, f"experiment {item['number']} is {item['state']}, its decision {item['decision']}"
+    fell = fallen_by_failing(night)
     for name in ("fingerprint", "commit_sha"):
-        for value, count in Counter(item[name] for item in night.experiments if item["commit_sha"]).items():
-            if count > 1:
+        codes = [item for item in night.experiments if item["commit_sha"]]
+        for value, count in Counter(item[name] for item in codes).items():
+            earlier = [item for item in codes if item[name] == value][:-1]
+            if name == "fingerprint" and (count == 2 and earlier[0]["id"] in fell):
+                continue
+            if any(item["outcome"] != "lost" for item in earlier):
                 yield DOUBLED, f"{count} experiments have the same {name} {value}"
+
+
+def fallen_by_failing(night: Night) -> set[int]:
+    """Kept experiments that a check threw away because something did not run; such code may be tried once more."""
+    parents = {item["id"]: item["parent"] for item in night.experiments}
+    fell = set()
+    for item in night.checks:
+        own = [trial for trial in night.trials if trial["confirmation"] == item["id"]]
+        failed = item["gain"] is None and all(trial["outcome"] in FAILURES for trial in own[-1:])
+        at = item["head"] if failed and (item["kind"], item["verdict"]) in FALLS_BACK else None
+        while at is not None and at != item["base"]:
+            fell.add(at)
+            at = parents[at]
+    return fell
 
 
 def each_trial_has_its_own_answer(night: Night) -> Iterator[Fault]:
@@ -156,7 +186,7 @@ def _has_its_own_answer(night: Night, trial: Row) -> Iterator[Fault]:
     score = None if credited["metric"] is None else credited["metric"]["value"]
     if (credited["outcome"], score) != (trial["outcome"], trial["val_bpb"]):
         yield WRONG, f"trial {current} is {trial['outcome']} {trial['val_bpb']}, its answer says otherwise"
-    if trial["outcome"] == "lost":
+    if trial["outcome"] == "lost" or was_given_up(night, trial):
         return
     if credited != answers.get(trial["attempt"]):
         yield WRONG, f"trial {current}: the trainer itself has another answer, or none"
@@ -165,7 +195,7 @@ def _has_its_own_answer(night: Night, trial: Row) -> Iterator[Fault]:
 def each_decision_follows_from_its_trial(night: Night) -> Iterator[Fault]:
     """From the answer of its first trial alone; the baseline's score is the mean of its own."""
     for item in night.experiments:
-        own = [trial for trial in night.trials if trial["experiment"] == item["id"] and trial["confirmation"] is None]
+        own = [trial for trial in night.trials if trial["experiment"] == item["id"] and trial["kind"] in WALK]
         if item["decision"] is None or item["outcome"] == "rejected" or not own:
             continue
         if item["number"] == 0:
@@ -206,7 +236,7 @@ def each_check_follows_from_its_trials(night: Night) -> Iterator[Fault]:
 
 def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
     """All keeps and verdicts in the order of time give the parents, the incumbent and what is confirmed."""
-    run, incumbent, confirmed = night.run, None, None
+    run, incumbent, confirmed, failed = night.run, None, None, None
     events = [(item["proposed_at"], "proposed", item) for item in night.experiments]
     events += [(item["decided_at"] or 0.0, "decided", item) for item in night.experiments]
     events += [(item["decided_at"] or 0.0, "checked", item) for item in night.checks]
@@ -221,6 +251,10 @@ def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
         elif what == "checked" and (item["kind"], item["verdict"]) in FALLS_BACK:
             incumbent = item["base"]
             confirmed = min(confirmed or incumbent, incumbent)
+        elif what == "checked" and (item["kind"], item["verdict"], item["base"]) == ("claim", "fails", failed):
+            confirmed = night.experiments[0]["id"]
+        if what == "checked" and item["kind"] == "claim":
+            failed = item["base"] if item["verdict"] == "fails" else None
     if (run["incumbent"], run["confirmed"]) != (incumbent, confirmed):
         stands = f"incumbent {run['incumbent']}, confirmed {run['confirmed']}"
         yield WRONG, f"the run has {stands}; its decisions led to {incumbent} and {confirmed}"

@@ -2,9 +2,12 @@
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
 ends the trial so, `# fate of drift: crashed` only trials of that kind; `# says: words` is the reason it gives; `# luck:
-0.1` lowers the score of the first trial; `# slow: 2` (or fast) has the machine slow in the first two attempts of every
-trial, and `# steady` has the training as fast as ever. It works the real queue through RQ, with the contract's types,
-in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+0.1` lowers the score of the first trial; `# accident: crashed 1` ends the first measurement of every trial so and says
+that it may have come from outside (`# accident of drift: ...` only of that kind), `# stumble: crashed 1` does the same
+and says nothing of the kind, `# lost of confirm: 2` loses the first two attempts; `# slow: 2` (or fast) has the machine
+slow in the first two attempts of every trial, and `# steady` has the training as fast as ever. It works the real queue
+through RQ, with the contract's types, in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL
+[--password-file FILE]`.
 """
 
 from __future__ import annotations
@@ -42,8 +45,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
     """The result of a scripted trial."""
     spec = TrialSpec.from_json(spec_json)
     source = spec.files["train.py"]
-    fates = dict(re.findall(r"# fate(?: of (\w+))?: (\w+)", source))
-    outcome = Outcome(fates.get(spec.kind) or fates.get("") or Outcome.OK)
+    outcome, disturbed = _fate(spec, source)
     score = None
     if outcome is Outcome.OK:
         level = re.search(r"^LEVEL = ([\d.]+)", source, re.MULTILINE)
@@ -60,6 +62,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         id=spec.id,
         spec_digest=spec.digest,
         outcome=outcome,
+        disturbed=disturbed,
         reason=says.group(1) if says else "as scripted",
         started_at=now,
         finished_at=now,
@@ -69,6 +72,24 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         calibration=Calibration(took_s, took_s),
         peak_memory_mib=512.0,
     ).to_json()
+
+
+def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
+    """How this attempt ends, and what is said to have come from outside."""
+    attempt = int(spec.id.rpartition("-a")[2])
+
+    def mark(name: str) -> str | None:
+        marks = dict(re.findall(rf"# {name}(?: of (\w+))?: (\w+(?: \d+)?)", source))
+        found: str | None = marks.get(spec.kind) or marks.get("")
+        return found
+
+    if attempt < int(mark("lost") or 0):
+        return Outcome.LOST, None
+    for name, disturbed in (("accident", "a signal that nobody here sent"), ("stumble", None)):
+        outcome, _, times = (mark(name) or "").partition(" ")
+        if outcome and spec.repeat < int(times):
+            return Outcome(outcome), disturbed
+    return Outcome(mark("fate") or Outcome.OK), None
 
 
 class ScriptedJob(ClosedJob):

@@ -45,6 +45,12 @@ _ESCALATION = "researcher/test_escalation.py::test_"
 _FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/test_trial.py::test_"
 _WORKER = "trainer/test_worker.py::test_"
+_ACCIDENTS = "researcher/test_accidents.py::test_"
+_REAL_ACCIDENTS = "trainer/test_accidents.py::test_"
+_ENDINGS = "trainer/test_verdict.py::test_"
+_OF_A_REPLICA = "trainer/test_replica.py::test_"
+_ARCHIVE = "trainer/test_archive.py::test_"
+_SEEDS_OF = "researcher/test_seeds.py::test_"
 _BAD_DAYS = "crash/test_bad_days.py::test_"
 _CAUSALITY = "trainer/test_causality.py::test_"
 _CHEATS = "trainer/test_cheats.py::test_"
@@ -411,8 +417,8 @@ GUARDS = (
     Guard(
         "what a replica shows decides",
         "trainer/replica.py",
-        "    if finding.fault is None:",
-        "    if True:",
+        "    fault = finding.fault\n",
+        "    fault = None\n",
         _CHEATS + "a_cheat_is_refused[remembers prefixes]",
     ),
     Guard(
@@ -1052,8 +1058,8 @@ GUARDS = (
     Guard(
         "a repeat is another attempt",
         "researcher/journal.py",
-        "SET attempt = attempt + 1, differed = differed + 1,",
-        "SET differed = differed + 1,",
+        "SET attempt = attempt + 1, repeats = repeats + 1, differed = differed + 1,",
+        "SET repeats = repeats + 1, differed = differed + 1,",
         _DRIFT + "a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt",
     ),
     Guard(
@@ -1111,7 +1117,7 @@ GUARDS = (
         "trainer/worker.py",
         "        linux.become_subreaper()\n",
         "",
-        _WORKER + "trial_whose_guardian_is_killed_has_crashed_and_leaves_nothing",
+        _WORKER + "trial_whose_guardian_is_killed_by_somebody_else_is_lost_and_leaves_nothing",
     ),
     Guard(
         "an answer is kept for whoever asks again",
@@ -2276,5 +2282,220 @@ GUARDS = (
         "(?<!-)eyJ",
         "eyJ",
         _LINEAR + "a_run_of_what_begins_a_token_is_read_once",
+    ),
+    # Accidents: no kill, freeze or lost answer becomes a verdict
+    Guard(
+        "a guardian that is gone is no crash",
+        "trainer/verdict.py",
+        '    if stop is None and ending is None:\n        return Stop(Outcome.LOST, "its guardian was killed',
+        '    if stop is None and ending is None:\n        return Stop(Outcome.CRASHED, "its guardian was killed',
+        _ENDINGS + "ending_has_its_outcome",
+    ),
+    Guard(
+        "nobody else tells a guardian to end",
+        "trainer/verdict.py",
+        'ending.ended_by == "request"',
+        'ending.ended_by == "nobody"',
+        _ENDINGS + "ending_has_its_outcome",
+    ),
+    Guard(
+        "a guardian that does not answer tells no time",
+        "trainer/verdict.py",
+        '    if ending is None:\n        return Stop(Outcome.LOST, "its guardian did not answer',
+        '    if ending is None and away_s < 0:\n        return Stop(Outcome.LOST, "its guardian did not answer',
+        _REAL_ACCIDENTS + "guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial",
+    ),
+    Guard(
+        "a supervisor that was frozen tells no time",
+        "trainer/observation.py",
+        "        if late_s > _LATE_S:\n",
+        "        if late_s > _LATE_S * 1e9:\n",
+        _REAL_ACCIDENTS + "supervisor_that_was_frozen_while_a_limit_passed_has_lost_the_trial",
+    ),
+    Guard(
+        "a limit that passed for all is the candidate's",
+        "trainer/verdict.py",
+        "    if away_s > _AWAY_S:",
+        "    if away_s >= 0:",
+        _REAL_ACCIDENTS + "limit_that_passes_while_the_supervisor_runs_is_the_candidates",
+    ),
+    Guard(
+        "a stopped candidate is seen",
+        "trainer/observation.py",
+        "        if stopped and self.sampled_s:",
+        "        if not processor_s:",
+        _REAL_ACCIDENTS + "candidate_that_was_stopped_while_a_limit_passed_was_held_up",
+    ),
+    Guard(
+        "a signal that nobody here sent is marked",
+        "trainer/verdict.py",
+        ' or ending.ended_by != "itself" or ending.signal in _OF_ITS_CODE',
+        " or ending.signal > 0",
+        _ENDINGS + "what_may_have_come_from_outside_is_said_and_what_is_the_codes_own_is_not",
+    ),
+    Guard(
+        "a fault of its own code is not marked",
+        "trainer/verdict.py",
+        " or ending.signal in _OF_ITS_CODE",
+        "",
+        _ENDINGS + "what_may_have_come_from_outside_is_said_and_what_is_the_codes_own_is_not",
+    ),
+    Guard(
+        "memory that ran out for the whole machine is marked",
+        "trainer/verdict.py",
+        "None if observed.oom_of_own_group else",
+        "None if observed.kernel_oom_kills else",
+        _ENDINGS + "what_may_have_come_from_outside_is_said_and_what_is_the_codes_own_is_not",
+    ),
+    Guard(
+        "a candidate is not interrupted by a passer-by",
+        "trainer/guardian.py",
+        "    for number in (signal.SIGINT, signal.SIGHUP):",
+        "    for number in ():",
+        _REAL_ACCIDENTS + "interrupt_and_hang_up_from_outside_do_nothing_to_a_candidate",
+    ),
+    Guard(
+        "a replica whose guardian is gone is lost",
+        "trainer/replica.py",
+        "    lost = lost_to_an_accident(stop, ending, ended.away_s)\n",
+        "    lost = None\n",
+        _OF_A_REPLICA + "replica_whose_guardian_or_supervisor_met_with_an_accident_is_lost",
+    ),
+    Guard(
+        "a replica that was killed is marked",
+        "trainer/replica.py",
+        "        return Stop(Outcome.UNSCORABLE, words, signalled(ending))",
+        "        return Stop(Outcome.UNSCORABLE, words)",
+        _OF_A_REPLICA + "replica_that_may_have_been_ended_from_outside_is_marked_so",
+    ),
+    Guard(
+        "an earlier attempt's score is the answer",
+        "trainer/archive.py",
+        " and result.outcome is Outcome.OK:\n",
+        " and result.outcome is None:\n",
+        _ARCHIVE + "score_of_an_earlier_attempt_is_given_under_the_later_ones_id_and_stored_under_both",
+    ),
+    Guard(
+        "only a score is an earlier attempt's answer",
+        "trainer/archive.py",
+        "result.spec_digest == spec.digest and result.outcome is Outcome.OK",
+        "result.spec_digest == spec.digest and spec.id",
+        _ARCHIVE + "what_got_no_score_is_measured_by_the_next_attempt",
+    ),
+    Guard(
+        "other work is no answer",
+        "trainer/archive.py",
+        "if result is not None and result.spec_digest == spec.digest and",
+        "if result is not None and",
+        _ARCHIVE + "score_of_other_work_is_no_answer",
+    ),
+    Guard(
+        "a measurement that was set aside is other work",
+        "researcher/lab.py",
+        "            repeat=trial.repeats,\n",
+        "",
+        _ACCIDENTS
+        + "an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing_back[accident: crashed 1]",
+    ),
+    Guard(
+        "a kill is set aside once",
+        "researcher/losses.py",
+        "return result.disturbed if trial.disturbed < DISTURBED_LIMIT else None",
+        "return None",
+        _ACCIDENTS
+        + "an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing_back[accident: crashed 1]",
+    ),
+    Guard(
+        "a candidate that kills itself is not measured for ever",
+        "researcher/losses.py",
+        "result.disturbed if trial.disturbed < DISTURBED_LIMIT else",
+        "result.disturbed if trial.disturbed < 5 else",
+        _ACCIDENTS + "a_candidate_that_is_killed_twice_in_a_row_has_crashed[9-crash]",
+    ),
+    Guard(
+        "one failure of code that ran before is no verdict",
+        "researcher/losses.py",
+        "_RAN_BEFORE = (Kind.CONFIRM, Kind.DRIFT)",
+        "_RAN_BEFORE = ()",
+        _ACCIDENTS + "a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_same_seed[crashed]",
+    ),
+    Guard(
+        "two failures in a row are a verdict",
+        "researcher/losses.py",
+        " or trial.failed or not result.outcome.is_failure",
+        " or trial.failed > 3 or not result.outcome.is_failure",
+        _ACCIDENTS + "two_failures_in_a_row_are_the_candidates_and_roll_back",
+    ),
+    Guard(
+        "what is unscorable is found once",
+        "researcher/losses.py",
+        " or trial.failed or not result.outcome.is_failure",
+        " or trial.failed or result.outcome is Outcome.OK",
+        _ACCIDENTS + "what_is_found_unscorable_in_a_claim_is_rolled_back_at_once",
+    ),
+    Guard(
+        "no trial is lost for ever",
+        "researcher/lab.py",
+        "limit_of_losses(self._witnesses(trial)) or",
+        "30 or",
+        _ACCIDENTS + "a_trial_that_is_always_lost_beside_a_baseline_that_runs_is_the_candidates_failure[first]",
+    ),
+    Guard(
+        "a loss counts only beside a baseline without trouble",
+        "researcher/losses.py",
+        "    return FAULTS_LIMIT * (1 + sum(was_in_trouble(each) for each in witnesses if each.finished))",
+        "    return FAULTS_LIMIT",
+        _ACCIDENTS + "a_trial_that_is_lost_while_the_baseline_is_lost_too_is_the_machines_and_waits_for_it",
+    ),
+    Guard(
+        "a witness is asked for once",
+        "researcher/history.py",
+        'f"{_TRIAL} WHERE id > ? ORDER BY id", trial)',
+        "f\"{_TRIAL} WHERE id > ? AND state = 'finished' ORDER BY id\", trial)",
+        _ACCIDENTS + "a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_second_witness",
+    ),
+    Guard(
+        "what failures rolled back may be tried again",
+        "researcher/tried.py",
+        "            return None\n    return next(iter(measured), None)",
+        "            pass\n    return next(iter(measured), None)",
+        _ACCIDENTS + "what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not[crashed]",
+    ),
+    Guard(
+        "it is tried again once",
+        "researcher/tried.py",
+        "    if len(measured) == 1:",
+        "    if measured:",
+        _ACCIDENTS
+        + "what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not[crashed again]",
+    ),
+    Guard(
+        "what was unscorable is not tried again",
+        "researcher/tried.py",
+        "all(each is not None and each.is_failure for each in outcomes)",
+        "all(each is not None for each in outcomes)",
+        _ACCIDENTS
+        + "what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not[unscorable]",
+    ),
+    Guard(
+        "a confirmed state that never runs again holds no claim for ever",
+        "researcher/checks.py",
+        "lab.journal.numbered(0).id if again else None",
+        "lab.journal.numbered(0).id if False else None",
+        _ACCIDENTS + "a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever",
+    ),
+    Guard(
+        "a measurement is set aside by its own attempt",
+        "researcher/journal.py",
+        "accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
+        "accident = ?2 WHERE id = ?3 AND attempt >= ?4 AND state = 'queued'",
+        _JOURNAL + "a_measurement_is_set_aside_once_and_counts_for_the_reason_it_was",
+    ),
+    Guard(
+        "seeds are drawn from a secret",
+        "researcher/lab.py",
+        "{run.seed_key or run.seed} ",
+        "{run.seed} ",
+        _SEEDS_OF + "seeds_follow_the_key_alone_and_fill_their_range_evenly",
     ),
 )

@@ -78,6 +78,7 @@ def opened(
     claim_hours: float = CLAIM_HOURS,
     goal: Goal | None = None,
     source: str = SUBJECT,
+    seed_key: str | None = None,
 ) -> Iterator[Lab]:
     """A lab on the night's journal, begun if it is new."""
     lock, profile = WriterLock(night.journal), profile_named("cpu")
@@ -86,7 +87,7 @@ def opened(
     if journal.run() is None:
         journal.start_run(
             tag="night", profile="cpu", budget=15.0, branch=BRANCH, base_commit=workspace.head(), data_sha256="d" * 64,
-            seed=7, prices=Prices(), source=source, fingerprint=fingerprint(source), at=1.0,
+            seed=7, prices=Prices(), source=source, fingerprint=fingerprint(source), at=1.0, seed_key=seed_key,
         )  # fmt: skip
     measured = sum(isinstance(happening, str) for happening in happenings)
     lab = Lab(

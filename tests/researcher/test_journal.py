@@ -158,6 +158,19 @@ def test_an_attempt_is_given_up_once(journal: Journal, run: Run) -> None:
     assert journal.trial(trial.id).attempt == 1
 
 
+def test_a_measurement_is_set_aside_once_and_counts_for_the_reason_it_was(journal: Journal, run: Run) -> None:
+    experiment = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    trial = journal.add_trial(run, experiment.id, Kind.CONFIRM, seed=1, at=6.0)
+
+    killed = journal.set_aside(trial, "killed", failed=False)
+    with pytest.raises(JournalError):
+        journal.set_aside(trial, "killed", failed=False)
+    failed = journal.set_aside(killed, "crashed", failed=True)
+
+    assert (failed.attempt, failed.repeats, failed.disturbed, failed.failed) == (2, 2, 1, 1)
+    assert (failed.accident, failed.faults) == ("crashed", 0)
+
+
 def test_a_measured_trial_is_never_measured_again(journal: Journal, run: Run) -> None:
     (trial,) = journal.trials(experiment=run.incumbent)
 

@@ -144,7 +144,7 @@ def test_memory_that_a_candidate_hides_in_files_counts(spec: MakeSpec, run: Run)
 
 @pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
 def test_nothing_is_shared_between_two_candidates(spec: MakeSpec, run: Run) -> None:
-    results = [run(spec("remembers", trial=f"e-1-t1-a{attempt}")) for attempt in (1, 2)]
+    results = [run(spec("remembers", trial=f"e-1-t1-a{attempt}", repeat=attempt)) for attempt in (1, 2)]
     Path("/dev/shm/left-by-a-candidate").unlink(missing_ok=True)
 
     if not {"own-shared-memory", "other-uid"} & set(results[0].layers):

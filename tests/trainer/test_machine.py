@@ -33,7 +33,10 @@ def test_kills_are_counted_as_near_as_possible(files: dict[str, str], kills: int
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    assert kernel_oom_kills(tmp_path) == kills
+    found = kernel_oom_kills(tmp_path)
+
+    assert found.count == kills
+    assert found.of_own_group == (kills not in (0, 7)), "the machine's own count is 7"
 
 
 V1_MEMORY = "cache 9437184\nrss 1048576\nshmem 0\ntotal_cache 9437184\ntotal_rss 3145728\ntotal_shmem 2097152\n"

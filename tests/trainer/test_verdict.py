@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 
 import pytest
 
@@ -20,6 +21,8 @@ CARD_IS_FULL = (
     "9.12 GiB is allocated by PyTorch, and 21.50 MiB is reserved by PyTorch but unallocated."
 )
 UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
+TIMED_OUT = Stop(Outcome.TIMED_OUT, "it was not scored within 9 s")
+TOO_LARGE = Stop(Outcome.OUT_OF_MEMORY, "it held 9000 MiB; the cap is 500 MiB")
 
 
 def ended(**how: object) -> Observed:
@@ -65,7 +68,20 @@ def capped(*lines: str) -> Observed:
         (saying(ended(exit_code=70, ended_by="not started"), "seccomp: no"), Outcome.LOST, "not start it: seccomp: no"),
         (ended(exit_code=70), Outcome.CRASHED, "exit code 70"),
         (ended(exit_code=None, signal=9, ended_by="wall limit"), Outcome.TIMED_OUT, "wall limit"),
-        (dataclasses.replace(UNSCORED, ending=None), Outcome.CRASHED, "guardian process was killed"),
+        (dataclasses.replace(UNSCORED, ending=None), Outcome.LOST, "its guardian was killed by somebody else"),
+        (dataclasses.replace(SCORED, ending=None), Outcome.LOST, "its guardian was killed by somebody else"),
+        (ended(exit_code=None, signal=9, ended_by="request"), Outcome.LOST, "somebody else told its guardian"),
+        (dataclasses.replace(UNSCORED, ending=None, stop=TIMED_OUT), Outcome.LOST, "its guardian did not answer"),
+        (dataclasses.replace(UNSCORED, ending=None, stop=TOO_LARGE), Outcome.OUT_OF_MEMORY, "it held"),
+        (dataclasses.replace(UNSCORED, stop=TIMED_OUT), Outcome.TIMED_OUT, "it was not scored"),
+        (dataclasses.replace(UNSCORED, stop=TIMED_OUT, away_s=32), Outcome.LOST, "did not run for 32 s"),
+        (dataclasses.replace(UNSCORED, stop=TOO_LARGE, away_s=32), Outcome.OUT_OF_MEMORY, "it held"),
+        (
+            dataclasses.replace(ended(exit_code=None, signal=9, ended_by="wall limit"), away_s=32),
+            Outcome.LOST,
+            "did not run for 32 s",
+        ),
+        (dataclasses.replace(SCORED, away_s=32, stopped_s=32), Outcome.OK, "val_bpb"),
         (dataclasses.replace(SCORED, stop=Stop(Outcome.PREEMPTED, "told to stop")), Outcome.PREEMPTED, "told to stop"),
     ],
 )
@@ -109,3 +125,43 @@ def test_a_printed_score_is_told_in_few_digits(printed: float) -> None:
     reason = judge(dataclasses.replace(SCORED, printed_bpb=printed)).reason
 
     assert reason == "it printed val_bpb far from any score, the trainer measured 1.500000"
+
+
+BY_SIGNAL = ended(exit_code=None)
+ON_WALL = dataclasses.replace(SCORED, on_wall=True)
+
+
+def by(which: int | str, **more: object) -> Observed:
+    number = signal.Signals[f"SIG{which}"] if isinstance(which, str) else which
+    assert BY_SIGNAL.ending is not None
+    return dataclasses.replace(BY_SIGNAL, ending=dataclasses.replace(BY_SIGNAL.ending, signal=number), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("observed", "words"),
+    [
+        *((by(number), "which nobody here sent") for number in ("KILL", "TERM", "QUIT", "USR1", "ALRM", "VTALRM")),
+        (by(signal.SIGRTMIN + 3), f"signal {signal.SIGRTMIN + 3}"),
+        *((by(number), None) for number in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "SYS", "XFSZ", "XCPU", "PIPE")),
+        (by("KILL", kernel_oom_kills=1), None),
+        (by("KILL", kernel_oom_kills=1, oom_of_own_group=False), "the whole machine ran out of memory"),
+        (
+            saying(ended(exit_code=1), "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."),
+            "was killed",
+        ),
+        (saying(ended(exit_code=1), "RuntimeError: the loss is nan"), None),
+        (dataclasses.replace(UNSCORED, stop=TIMED_OUT, stopped_s=26), "held up for 26 s"),
+        (dataclasses.replace(UNSCORED, stop=TIMED_OUT, stopped_s=0.5), None),
+        (dataclasses.replace(UNSCORED, stop=TOO_LARGE, stopped_s=26), None),
+        (dataclasses.replace(SCORED, stopped_s=26, away_s=26), None),
+        (dataclasses.replace(ON_WALL, stopped_s=26), "held up for 26 s"),
+        (dataclasses.replace(ON_WALL, away_s=26), "held up for 26 s"),
+        (ON_WALL, None),
+    ],
+)
+def test_what_may_have_come_from_outside_is_said_and_what_is_the_codes_own_is_not(
+    observed: Observed, words: str | None
+) -> None:
+    disturbed = judge(observed).disturbed
+
+    assert disturbed is None if words is None else words in (disturbed or "")

@@ -19,6 +19,7 @@ from trainer.dialogue import Buffers
 from trainer.jobs import Calibration, TrialResult
 from trainer.jobs.redaction import redaction
 from trainer.launch import Ending
+from trainer.machine import OomKills
 from trainer.places import Places
 from trainer.rows import ScoringRows
 from trainer.scoring import Plan, Scoring
@@ -76,7 +77,13 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
         watch = Watch(spec, guarded, Channel(ours), scoring, lambda _: None, lambda: False, None, redaction([]))  # type: ignore[arg-type]
         watch.run()
         clock = _Clock(time.time(), time.monotonic())
-        yield _result(spec, places, clock, Supervised(watch, scoring, None, watch.stop, 0), Calibration(None, None))
+        yield _result(
+            spec,
+            places,
+            clock,
+            Supervised(watch, scoring, None, watch.stop, OomKills(0, True)),
+            Calibration(None, None),
+        )
     guarded.close()
     scoring.close()
     buffers.close()

@@ -247,7 +247,7 @@ def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
 
 
 @as_user
-def test_trial_whose_guardian_is_killed_has_crashed_and_leaves_nothing(
+def test_trial_whose_guardian_is_killed_by_somebody_else_is_lost_and_leaves_nothing(
     start: Callable[[], Trainer], spec: MakeSpec
 ) -> None:
     trainer = start()
@@ -259,8 +259,8 @@ def test_trial_whose_guardian_is_killed_has_crashed_and_leaves_nothing(
 
     result = trainer.result(job)
     assert (result.outcome, result.reason) == (
-        Outcome.CRASHED,
-        "its guardian process was killed, so the trial was ended",
+        Outcome.LOST,
+        "its guardian was killed by somebody else, so the trial was ended",
     )
     assert everything_dead(trainer.places.work)
 

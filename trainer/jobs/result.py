@@ -118,6 +118,8 @@ class TrialResult:
     """One attempt's answer. `spec_digest` says which work it answers; `reason` is one sentence for a person.
 
     `heldout` is scored on a second slice, only when the trial beat its `score_to_beat`; no prompt may show it.
+    `disturbed` says what may have been done to the candidate from outside, such as a signal that nobody of the trainer
+    sent. The candidate may have done it to itself, so the researcher measures once more and then takes what comes.
     """
 
     id: str
@@ -145,6 +147,7 @@ class TrialResult:
     device: Device | None = None
     worker: str | None = None
     log: TrialLog | None = None
+    disturbed: str | None = None
 
     def __post_init__(self) -> None:
         if (self.metric is not None) != (self.outcome is Outcome.OK):

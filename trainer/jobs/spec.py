@@ -89,7 +89,11 @@ class Caps:
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """One trial. `files` maps names relative to the subject's root to their text; `train.py` is what runs."""
+    """One trial. `files` maps names relative to the subject's root to their text; `train.py` is what runs.
+
+    `repeat` counts the measurements of this trial that were set aside, so the next one is other work and has another
+    digest. An attempt after one that was lost asks for the same work, whose stored answer serves both.
+    """
 
     id: str
     kind: Kind
@@ -101,6 +105,7 @@ class TrialSpec:
     budget: Budget
     caps: Caps
     score_to_beat: float | None = None
+    repeat: int = 0
 
     def __post_init__(self) -> None:
         if not _TRIAL_ID.fullmatch(self.id):
