@@ -44,13 +44,15 @@ class Score:
 @dataclass(frozen=True)
 class Plan:
     """How many rows are scored, asked again at most, and scored held out; the memory file that keeps the weights for a
-    replica, if there may be one; and who, seeing the first score, says how many are asked again, or None: it ends."""
+    replica, if there may be one; who, seeing the first score, says how many are asked again, or None: it ends; and how
+    many rows of the unseen slice are scored last."""
 
     val: int
     again: int
     heldout: int
     weights_fd: int | None
     closer: Callable[[float], int | None]
+    unseen: int = 0
 
 
 class _Part(Enum):
@@ -58,14 +60,15 @@ class _Part(Enum):
     VAL = 1
     AGAIN = 2
     HELDOUT = 3
+    UNSEEN = 4
 
 
 class Scoring:
     """One candidate's examination, driven by its answers. The weights are kept, and closed to it, before its first
     question: later they could hold what it was asked.
 
-    Afterwards: `val` and `heldout`, None where it did not come to that; `finding` of the rows asked again, `causality`
-    for others to compare with, and `saved`, the name of the model whose weights were written down.
+    Afterwards: `val`, `heldout` and `unseen`, None where it did not come to that; `finding` of the rows asked again,
+    `causality` for others to compare with, and `saved`, the name of the model whose weights were written down.
     """
 
     def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
@@ -74,7 +77,11 @@ class Scoring:
         self._plan = plan
         val = rows.val[: plan.val]
         self.causality = Causality(val, plan.again, np.random.default_rng())
-        self._slices = {_Part.VAL: val, _Part.HELDOUT: rows.heldout[: plan.heldout]}
+        self._slices = {
+            _Part.VAL: val,
+            _Part.HELDOUT: rows.heldout[: plan.heldout],
+            _Part.UNSEEN: rows.unseen[: plan.unseen],
+        }
         self._left: list[_Part] = []
         self._part = _Part.SAVE
         self._scores: dict[_Part, Score] = {}
@@ -93,6 +100,11 @@ class Scoring:
     def heldout(self) -> Score | None:
         """The score on the held-out rows, if they were asked for."""
         return self._scores.get(_Part.HELDOUT)
+
+    @property
+    def unseen(self) -> Score | None:
+        """The score on the unseen rows, if they were asked for."""
+        return self._scores.get(_Part.UNSEEN)
 
     @property
     def share(self) -> float:
@@ -161,7 +173,7 @@ class Scoring:
             return
         self.causality.ask_only(questions)
         self._slices[_Part.AGAIN] = self.causality.tokens
-        self._left = [part for part in (_Part.AGAIN, _Part.HELDOUT) if len(self._slices[part])]
+        self._left = [part for part in (_Part.AGAIN, _Part.HELDOUT, _Part.UNSEEN) if len(self._slices[part])]
 
     def _go_on(self) -> bool:
         if not self._left:

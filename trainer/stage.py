@@ -72,6 +72,7 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
         val=spec.budget.eval_rows,
         again=questions(spec, -math.inf) or 0,
         heldout=spec.budget.heldout_rows,
+        unseen=spec.budget.unseen_rows,
         weights_fd=stage.weights_fd,
         closer=lambda bpb: questions(spec, bpb),
     )

@@ -22,6 +22,7 @@ from tests.bench import (
     scale,
     trust,
     unattended,
+    unseen,
 )
 
 
@@ -44,6 +45,8 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("decision", help="what the decision rule finds and invents in simulated nights")
     one.add_argument("--nights", type=int, default=2000, help="in each world, under each rule")
     one.add_argument("--experiments", type=int, default=120)
+    one = names.add_parser("unseen", help="what asking for a gain on unseen text costs true gains")
+    one.add_argument("--claims", type=int, default=20_000, help="of each kind")
     one = names.add_parser("scale", help="a thousand experiments without training")
     one.add_argument("--experiments", type=int, default=1000, help="whole hundreds")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
@@ -97,6 +100,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
         options.experiments, options.budget, options.llm_latency, options.proposer
     ),
     "decision": lambda options: decision.run(options.nights, options.experiments),
+    "unseen": lambda options: unseen.run(options.claims),
     "scale": lambda options: scale.run(options.experiments, options.optimizer),
     "campaign": lambda options: campaign.run(
         options.dir, options.campaigns, options.experiments, options.budget, options.proposer, options.picture

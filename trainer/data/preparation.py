@@ -20,9 +20,10 @@ import numpy as np
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from trainer.data.documents import SPLITS, Disjoint, Report, Split, Stage, Text
+from trainer.data.documents import SPLITS, Disjoint, Report, Slice, Split, Stage, Text
 from trainer.data.durable import file_sha256, write_whole
 from trainer.data.errors import DataError, FolderTaken, NotPrepared, TextUnusable
+from trainer.data.generated import GENERATED, row_figures, upgrade, write_generated
 from trainer.data.manifest import (
     BOS,
     MANIFEST,
@@ -35,7 +36,7 @@ from trainer.data.manifest import (
     verify,
     write_manifest,
 )
-from trainer.data.owntext import own_text
+from trainer.data.owntext import OwnText, own_text, private_name, whole
 from trainer.data.pack import pack
 from trainer.data.plays import Plays
 from trainer.data.rights import give_rights
@@ -53,9 +54,11 @@ class Plan:
     source: str
     context: int
     vocab_size: int
+    unseen: str = GENERATED
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.source}; rows of {self.context} tokens, vocabulary {self.vocab_size})"
+        shape = f"rows of {self.context} tokens, vocabulary {self.vocab_size}"
+        return f"{self.text} ({self.source}; {shape}; unseen text {self.unseen})"
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,25 @@ def prepare(
     folder: Path,
     *,
     text: Path | None = None,
+    unseen: Path | None = None,
     base_url: str | None = None,
     train_shards: int = TRAIN_SHARDS,
     report: Report = lambda stage: None,
 ) -> Manifest:
     """Make `folder` the data folder of `profile`, or check that it is. `text` is a folder of one's own files.
 
+    `unseen` is a folder of private files for the unseen slice; without it, what the folder has stays, or is generated.
     Without `base_url` the shards come from `OVERNIGHT_SHARDS_URL`, else from their hub. Raises DataError.
     """
     try:
         with _claimed(folder):
             chosen = _choose_text(profile, folder, text, base_url, train_shards)
-            plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size)
+            upgrade(folder)
+            private = None if unseen is None else own_text(unseen)
+            named = _unseen_before(folder) if private is None else private_name(private)
+            plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size, named)
             desk = Desk(folder, plan, report)
-            manifest = _finished(desk, profile) or _make(desk, profile, chosen)
+            manifest = _finished(desk, profile) or _make(desk, profile, chosen, private)
             give_rights(folder)
             return manifest
     except OSError as error:
@@ -109,6 +117,14 @@ def prepare(
             f"preparing {folder} stopped: {error}; make room or give rights there, then run `overnight prepare` again: "
             "it goes on where it stopped"
         ) from error
+
+
+def _unseen_before(folder: Path) -> str:
+    """What the unseen slice of the folder is, or was to be when its preparation stopped; else it is generated."""
+    plan_file = folder / "private" / "work" / "plan.json"
+    if (folder / MANIFEST).exists():
+        return load_manifest(folder).unseen
+    return _PLAN.validate_json(plan_file.read_bytes()).unseen if plan_file.exists() else GENERATED
 
 
 @contextmanager
@@ -142,7 +158,7 @@ def _finished(desk: Desk, profile: Profile) -> Manifest | None:
     if not (desk.folder / MANIFEST).exists():
         return None
     manifest = load_manifest(desk.folder)
-    found = Plan(manifest.text, manifest.source, manifest.context, manifest.vocab_size)
+    found = Plan(manifest.text, manifest.source, manifest.context, manifest.vocab_size, manifest.unseen)
     _refuse_unless_same(desk, found)
     try:
         verify(desk.folder)
@@ -158,12 +174,13 @@ def _finished(desk: Desk, profile: Profile) -> Manifest | None:
     return manifest
 
 
-def _make(desk: Desk, profile: Profile, text: Text) -> Manifest:
+def _make(desk: Desk, profile: Profile, text: Text, private: OwnText | None) -> Manifest:
     _keep_to_plan(desk)
     text.fetch(desk.report)
     disjoint = Disjoint(text)
     tokenizer = _make_tokenizer(desk, disjoint)
-    packed = {split: _pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
+    packed: dict[Slice, Packed] = {split: _pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
+    packed["unseen"] = _pack_unseen(desk, tokenizer, private)
     manifest = _manifest(desk, profile, text, packed)
     write_manifest(desk.folder, manifest)
     shutil.rmtree(desk.work)
@@ -208,34 +225,71 @@ def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
 
 
 def _pack_split(desk: Desk, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
-    path, record = desk.folder / ROWS[split], desk.work / f"{split}.json"
+    done = _packed(desk, split)
+    if done is not None:
+        return done
+    documents = _Counted(disjoint.documents(split))
+    packed = _pack(desk, tokenizer, split, documents, disjoint.text.count(split))
+    return _recorded(desk, split, replace(packed, left_out=disjoint.left_out[split]))
+
+
+def _pack_unseen(desk: Desk, tokenizer: Tokenizer, private: OwnText | None) -> Packed:
+    """The unseen slice: a private text as it is, else rows made from those that are held out."""
+    done = _packed(desk, "unseen")
+    if done is not None:
+        return done
+    if private is not None:
+        documents = _Counted(whole(private))
+        return _recorded(desk, "unseen", _pack(desk, tokenizer, "unseen", documents, None))
+    if desk.plan.unseen != GENERATED:
+        raise TextUnusable(
+            f"the unseen slice of {desk.folder} was a private text ({desk.plan.unseen}); "
+            "name its folder again: `overnight prepare --unseen DIR`"
+        )
+    desk.report(Stage("generate unseen", 0, 1, "slice"))
+    write_generated(desk.folder, BOS)
+    rows, text_bytes = row_figures(desk.folder)
+    sha256 = file_sha256(desk.folder / ROWS["unseen"])
+    return _recorded(desk, "unseen", Packed(sha256, rows, 0, text_bytes, left_out=0, dropped_tokens=0))
+
+
+def _packed(desk: Desk, name: Slice) -> Packed | None:
+    """The record of a slice that was finished before, and whose file is still what it was."""
+    path, record = desk.folder / ROWS[name], desk.work / f"{name}.json"
     if record.exists():
         packed = _PACKED.validate_json(record.read_bytes())
         if path.exists() and file_sha256(path) == packed.sha256:
             return packed
-    watched = _Counted(disjoint.documents(split))
-    stage = Stage(f"pack {split}", 0, disjoint.text.count(split), "documents")
-    tokens = encode(tokenizer, _watched(watched, stage, desk.report))
+    return None
+
+
+def _recorded(desk: Desk, name: Slice, packed: Packed) -> Packed:
+    write_whole(desk.work / f"{name}.json", _PACKED.dump_json(packed))
+    return packed
+
+
+def _pack(desk: Desk, tokenizer: Tokenizer, name: Slice, watched: _Counted, total: int | None) -> Packed:
+    path = desk.folder / ROWS[name]
+    tokens = encode(tokenizer, _watched(watched, Stage(f"pack {name}", 0, total, "documents"), desk.report))
     width = desk.plan.context + 1
-    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{split}.rows")
+    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{name}.rows")
     if not written.rows:
         raise TextUnusable(
-            f"the {split} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"
+            f"the {name} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"
         )
-    packed = Packed(
+    return Packed(
         sha256=file_sha256(path),
         rows=written.rows,
         documents=watched.documents,
         bytes=watched.bytes,
-        left_out=disjoint.left_out[split],
+        left_out=0,
         dropped_tokens=written.dropped_tokens,
     )
-    write_whole(record, _PACKED.dump_json(packed))
-    return packed
 
 
-def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Split, Packed]) -> Manifest:
-    sha256 = {ROWS[split]: made.sha256 for split, made in packed.items()}
+def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Slice, Packed]) -> Manifest:
+    splits = {split: packed[split] for split in SPLITS}
+    sha256 = {ROWS[name]: made.sha256 for name, made in packed.items()}
     sha256 |= {name: file_sha256(desk.folder / name) for name in (TOKENIZER, TOKEN_BYTES)}
     return Manifest(
         profile=profile.name,
@@ -244,14 +298,15 @@ def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Split, Pack
         how_split=text.how_split,
         context=desk.plan.context,
         vocab_size=desk.plan.vocab_size,
-        rows={split: made.rows for split, made in packed.items()},
-        documents={split: made.documents for split, made in packed.items()},
-        bytes={split: made.bytes for split, made in packed.items()},
-        left_out={split: made.left_out for split, made in packed.items()},
-        dropped_tokens={split: made.dropped_tokens for split, made in packed.items()},
+        rows={name: made.rows for name, made in packed.items()},
+        documents={split: made.documents for split, made in splits.items()},
+        bytes={name: made.bytes for name, made in packed.items()},
+        left_out={split: made.left_out for split, made in splits.items()},
+        dropped_tokens={split: made.dropped_tokens for split, made in splits.items()},
         sizes={name: (desk.folder / name).stat().st_size for name in sha256},
         sha256=sha256,
         digest=files_digest(sha256),
+        unseen=desk.plan.unseen,
     )
 
 

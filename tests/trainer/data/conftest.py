@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainer.data import Manifest, Stage, prepare
+from trainer.data.generated import SECRET
 from trainer.data.plays import Plays
 from trainer.data.shards import shard_name
 from trainer.jobs import PROFILES, Profile
@@ -31,6 +33,12 @@ def story(seed: int, sentences: int = 60) -> str:
         " ".join(chance.choices(WORDS, k=12)).capitalize() + (".\n\n" if number % 5 == 4 else ". ")
         for number in range(sentences)
     )
+
+
+def share_secret(of: Path, to: Path) -> None:
+    """Two folders hold equal slices only where they share the secret that the unseen one is made by."""
+    (to / "private").mkdir(parents=True)
+    shutil.copy(of / SECRET, to / SECRET)
 
 
 @pytest.fixture(scope="session")
