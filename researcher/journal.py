@@ -213,8 +213,8 @@ class Journal(CheckSteps):
         self._change(
             "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?,"
             " unseen_bpb = ?, wall_s = ?, memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?,"
-            " differed = differed + ?, machine = COALESCE(?, machine)"
-            " WHERE id = ? AND attempt = ? AND state = 'queued'",
+            " differed = differed + ?,"
+            " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
             result.outcome, result.reason,
             None if result.metric is None else result.metric.value,
             None if result.heldout is None else result.heldout.value,

@@ -232,9 +232,7 @@ def init(
 def prepare(
     profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files.")] = None,
-    unseen: Annotated[
-        Path | None, typer.Option(help="Folder of private .txt and .md files on which a claim must gain, too.")
-    ] = None,
+    unseen: Annotated[Path | None, typer.Option(help="Folder of private text on which a claim must gain.")] = None,
     state: StateOption = None,
 ) -> None:
     """Fetch and prepare the text of a profile; `run` does this by itself."""

@@ -11,21 +11,20 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from trainer.data.documents import SPLITS, Disjoint, Report, Slice, Split, Stage, Text
+from trainer.data.documents import SPLITS, Disjoint, Report, Slice, Stage, Text
 from trainer.data.durable import file_sha256, write_whole
-from trainer.data.errors import DataError, FolderTaken, NotPrepared, TextUnusable
-from trainer.data.generated import GENERATED, row_figures, upgrade, write_generated
+from trainer.data.errors import DataError, FolderTaken, NotPrepared
+from trainer.data.generated import GENERATED, upgrade
 from trainer.data.manifest import (
-    BOS,
     MANIFEST,
     ROWS,
     TOKEN_BYTES,
@@ -36,54 +35,13 @@ from trainer.data.manifest import (
     verify,
     write_manifest,
 )
-from trainer.data.owntext import OwnText, own_text, private_name, whole
-from trainer.data.pack import pack
+from trainer.data.owntext import OwnText, own_text, private_name
+from trainer.data.packing import Desk, Packed, Plan, pack_split, pack_unseen, watched
 from trainer.data.plays import Plays
 from trainer.data.rights import give_rights
-from trainer.data.rows import write_rows
 from trainer.data.shards import BASE_URL, BASE_URL_KEY, TRAIN_SHARDS, Climbmix
-from trainer.data.tokenizer import encode, load_tokenizer, token_bytes, train_tokenizer
+from trainer.data.tokenizer import load_tokenizer, token_bytes, train_tokenizer
 from trainer.jobs import Profile
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a folder's data are made of; two equal plans make the same files."""
-
-    text: str
-    source: str
-    context: int
-    vocab_size: int
-    unseen: str = GENERATED
-
-    def __str__(self) -> str:
-        shape = f"rows of {self.context} tokens, vocabulary {self.vocab_size}"
-        return f"{self.text} ({self.source}; {shape}; unseen text {self.unseen})"
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The record of a finished split."""
-
-    sha256: str
-    rows: int
-    documents: int
-    bytes: int
-    left_out: int
-    dropped_tokens: int
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A claimed data folder, and what is being made in it."""
-
-    folder: Path
-    plan: Plan
-    report: Report
-
-    @property
-    def work(self) -> Path:
-        return self.folder / "private" / "work"
 
 
 def prepare(
@@ -179,8 +137,8 @@ def _make(desk: Desk, profile: Profile, text: Text, private: OwnText | None) -> 
     text.fetch(desk.report)
     disjoint = Disjoint(text)
     tokenizer = _make_tokenizer(desk, disjoint)
-    packed: dict[Slice, Packed] = {split: _pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
-    packed["unseen"] = _pack_unseen(desk, tokenizer, private)
+    packed: dict[Slice, Packed] = {split: pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
+    packed["unseen"] = pack_unseen(desk, tokenizer, private)
     manifest = _manifest(desk, profile, text, packed)
     write_manifest(desk.folder, manifest)
     shutil.rmtree(desk.work)
@@ -213,7 +171,7 @@ def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
     path, record = desk.folder / TOKENIZER, desk.work / "tokenizer.sha256"
     if not (record.exists() and path.exists() and file_sha256(path) == record.read_text()):
         total = disjoint.text.count("train")
-        documents = _watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), desk.report)
+        documents = watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), desk.report)
         trained = train_tokenizer(documents, desk.plan.vocab_size)
         write_whole(path, trained.to_str().encode())
         write_whole(record, file_sha256(path).encode())
@@ -222,69 +180,6 @@ def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
     np.save(table, token_bytes(tokenizer))
     write_whole(desk.folder / TOKEN_BYTES, table.getvalue())
     return tokenizer
-
-
-def _pack_split(desk: Desk, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
-    done = _packed(desk, split)
-    if done is not None:
-        return done
-    documents = _Counted(disjoint.documents(split))
-    packed = _pack(desk, tokenizer, split, documents, disjoint.text.count(split))
-    return _recorded(desk, split, replace(packed, left_out=disjoint.left_out[split]))
-
-
-def _pack_unseen(desk: Desk, tokenizer: Tokenizer, private: OwnText | None) -> Packed:
-    """The unseen slice: a private text as it is, else rows made from those that are held out."""
-    done = _packed(desk, "unseen")
-    if done is not None:
-        return done
-    if private is not None:
-        documents = _Counted(whole(private))
-        return _recorded(desk, "unseen", _pack(desk, tokenizer, "unseen", documents, None))
-    if desk.plan.unseen != GENERATED:
-        raise TextUnusable(
-            f"the unseen slice of {desk.folder} was a private text ({desk.plan.unseen}); "
-            "name its folder again: `overnight prepare --unseen DIR`"
-        )
-    desk.report(Stage("generate unseen", 0, 1, "slice"))
-    write_generated(desk.folder, BOS)
-    rows, text_bytes = row_figures(desk.folder)
-    sha256 = file_sha256(desk.folder / ROWS["unseen"])
-    return _recorded(desk, "unseen", Packed(sha256, rows, 0, text_bytes, left_out=0, dropped_tokens=0))
-
-
-def _packed(desk: Desk, name: Slice) -> Packed | None:
-    """The record of a slice that was finished before, and whose file is still what it was."""
-    path, record = desk.folder / ROWS[name], desk.work / f"{name}.json"
-    if record.exists():
-        packed = _PACKED.validate_json(record.read_bytes())
-        if path.exists() and file_sha256(path) == packed.sha256:
-            return packed
-    return None
-
-
-def _recorded(desk: Desk, name: Slice, packed: Packed) -> Packed:
-    write_whole(desk.work / f"{name}.json", _PACKED.dump_json(packed))
-    return packed
-
-
-def _pack(desk: Desk, tokenizer: Tokenizer, name: Slice, watched: _Counted, total: int | None) -> Packed:
-    path = desk.folder / ROWS[name]
-    tokens = encode(tokenizer, _watched(watched, Stage(f"pack {name}", 0, total, "documents"), desk.report))
-    width = desk.plan.context + 1
-    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{name}.rows")
-    if not written.rows:
-        raise TextUnusable(
-            f"the {name} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"
-        )
-    return Packed(
-        sha256=file_sha256(path),
-        rows=written.rows,
-        documents=watched.documents,
-        bytes=watched.bytes,
-        left_out=0,
-        dropped_tokens=written.dropped_tokens,
-    )
 
 
 def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Slice, Packed]) -> Manifest:
@@ -310,33 +205,4 @@ def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Slice, Pack
     )
 
 
-class _Counted:
-    """Passes documents on and counts them."""
-
-    def __init__(self, documents: Iterator[str]) -> None:
-        self._source = documents
-        self.documents = 0
-        self.bytes = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for document in self._source:
-            self.documents += 1
-            self.bytes += len(document.encode())
-            yield document
-
-
-def _watched(documents: Iterable[str], stage: Stage, report: Report) -> Iterator[str]:
-    """Passes documents on and reports about every hundredth."""
-    step = max(1, (stage.total or 0) // 100)
-    done = 0
-    report(stage)
-    for document in documents:
-        yield document
-        done += 1
-        if done % step == 0:
-            report(replace(stage, done=done))
-    report(replace(stage, done=done))
-
-
-_PACKED = TypeAdapter(Packed)
 _PLAN = TypeAdapter(Plan)

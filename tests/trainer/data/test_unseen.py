@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
-from tests.trainer.data.conftest import Prepared, story
+from tests.trainer.data.conftest import Prepared, as_it_was, story
 from trainer.data import FolderTaken, NotPrepared, TextUnusable, prepare, read_manifest, upgrade, verify
 from trainer.data.generated import GENERATED, SECRET
 from trainer.data.runs import exchanged_runs
@@ -54,11 +53,12 @@ def bigram_bits(learnt: Rows, rows: Rows, vocab: int) -> float:
 
 
 def test_who_has_the_scored_text_by_heart_knows_next_to_nothing_of_it(slices: list[Rows]) -> None:
-    _, val, heldout, unseen = slices
+    train, val, heldout, unseen = slices
     known = np.concatenate([val, heldout])
 
-    assert recalled(known, val) > 0.95
-    assert recalled(known, unseen) < 0.08
+    assert recalled(known, val) > 0.9
+    assert recalled(known, unseen) < 0.06
+    assert recalled(known, train[:400]) > 0.02, "so much is the same in plays that it does not know"
     assert len(unseen) >= PROFILES["cpu"].budget.unseen_rows
 
 
@@ -94,7 +94,7 @@ def test_runs_of_tokens_are_exchanged_where_there_is_no_tokenizer(slices: list[R
     assert made.shape == heldout.shape
     assert np.array_equal(made == 0, heldout == 0)
     assert 0.4 < (made != heldout).mean() < 0.7
-    assert recalled(np.concatenate([val, heldout]), made) < 0.12
+    assert recalled(np.concatenate([val, heldout]), made) < 0.06
 
 
 def test_another_secret_makes_another_slice_and_the_same_one_the_same(
@@ -153,22 +153,6 @@ def test_damaged_data_of_an_earlier_version_are_not_made_the_base_of_a_slice(
 
     with pytest.raises(NotPrepared, match=r"heldout\.npy is not what an earlier version prepared; remove"):
         prepare(tiny, tmp_path / "data", text=own_folder)
-
-
-def as_it_was(folder: Path) -> str:
-    """Make the folder what version 1 made; its digest then."""
-    values = json.loads((folder / "manifest.json").read_text())
-    for name in ("rows", "bytes"):
-        del values[name]["unseen"]
-    for name in ("sizes", "sha256"):
-        del values[name]["private/unseen.npy"]
-    for name in ("unseen", "earlier_digest"):
-        del values[name]
-    values |= {"format": 1, "digest": "1" * 64}
-    (folder / "manifest.json").write_text(json.dumps(values))
-    (folder / "private" / "unseen.npy").unlink()
-    (folder / SECRET).unlink()
-    return str(values["digest"])
 
 
 def test_a_private_text_is_the_slice_as_it_is_and_stays_it(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
