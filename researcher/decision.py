@@ -23,8 +23,8 @@ CLAIM_FACTOR = 2.0
 CLAIM_PAIRS = 3
 CLAIM_PAIRS_LIMIT = 4
 # Of a gain on the validation rows, this share must be seen on text that nobody has written. Real honest changes showed
-# 0.4 to 1.0 of it there, known text in literals 0.05. Of 100 simulated claims of a gain of 2 sigma (tests/bench/unseen)
-# this takes away 0.2 from changes that show 0.85 of it and 10 from those that show half; of 5 sigma 0 and 4.
+# 0.65 to 0.86 of it there, known text in literals 0.05 to 0.1. Of 100 simulated claims of a gain of 2 sigma
+# (tests/bench/unseen) this takes away 0.2 from changes that show 0.85 of it and 10 from those that show half.
 UNSEEN_SHARE = 1 / 3
 CLAIM_HOURS = 4.0  # of trials between two claims of a night without five keeps
 JUMP_SIGMAS = 6.0

@@ -486,6 +486,13 @@ GUARDS = (
         _UNSEEN + "who_has_the_scored_text_by_heart_knows_next_to_nothing_of_it",
     ),
     Guard(
+        "the unseen slice is spliced of runs of a few words",
+        "trainer/data/words.py",
+        "chance.random() < SPLICE_SHARE:",
+        "False:",
+        _UNSEEN + "the_order_of_words_is_that_of_the_known_text_for_a_few_words_only",
+    ),
+    Guard(
         "a word that comes again becomes the same one again",
         "trainer/data/words.py",
         "            if word not in standing_for:",

@@ -1,9 +1,10 @@
-"""The unseen slice of a text whose tokenizer is ours: held-out text with its words exchanged by a secret.
+"""The unseen slice of a text whose tokenizer is ours: held-out text spliced, and its words exchanged, by a secret.
 
 A candidate may hold the validation and the held-out text, in literals or in what a pretrained model knows. So in each
 piece of held-out text every word but the most common ones is exchanged for another word of the training text: of like
-ending, length, frequency and capitals, within a piece always the same one. Grammar, verse, spelling and the places
-where a word comes again stay, so an honest model is measured by much the same abilities; what comes next is in no book.
+ending, length, frequency and capitals, within a piece always the same one. Before that the pieces are spliced of runs
+of some five words. Grammar, verse and spelling stay, so an honest model is measured by much the same abilities; what comes
+next is in no book.
 
 A script that leaves no room between words is exchanged a clause at a time. Same rows and same secret, same slice.
 """
@@ -29,6 +30,8 @@ TRAINING_TOKENS = 4_000_000  # as many are looked through for words
 FEWEST = 8  # words of a kind to choose from; where there are fewer, the next wider kind is taken
 TRIES = 10  # to draw another word than the one that it stands for
 Rows = npt.NDArray[np.uint16]
+SPLICE_SHARE = 0.4  # of the common words; every fifth word
+_WITH_BLANKS = re.compile(r"\s*\S+")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -37,7 +40,8 @@ def exchanged_words(train: Rows, heldout: Rows, tokenizer: Tokenizer, bos: int, 
     width = heldout.shape[1]
     lexicon = Lexicon.of(pieces_of(train[: max(1, TRAINING_TOKENS // width)], tokenizer, bos))
     chance = random.Random(secret)
-    made = (lexicon.exchanged(piece, chance) for piece in pieces_of(heldout[:MOST_ROWS], tokenizer, bos))
+    pieces = list(pieces_of(heldout[:MOST_ROWS], tokenizer, bos))
+    made = (lexicon.exchanged(piece, chance) for piece in spliced(pieces, lexicon.common, chance))
     rows = [row for row in pack(encode(tokenizer, made), width, bos) if len(row) == width]
     return np.array(rows, dtype=heldout.dtype).reshape(-1, width)
 
@@ -48,6 +52,26 @@ def pieces_of(rows: Rows, tokenizer: Tokenizer, bos: int) -> Iterator[str]:
         starts = np.flatnonzero(row == bos)
         pieces: list[Tokens] = np.split(row, starts)
         yield from tokenizer.decode_batch([piece[piece != bos].tolist() for piece in pieces if len(piece) > 1])
+
+
+def spliced(pieces: list[str], common: frozenset[str], chance: random.Random) -> Iterator[str]:
+    """Pieces as long as the given ones; every few words the text goes on elsewhere, behind the same common word.
+
+    Otherwise the order of the common words would give away the place in a known text, after some six of them.
+    """
+    words = [word for piece in pieces for word in _WITH_BLANKS.findall(piece)]
+    behind = defaultdict[str, list[int]](list)
+    for place, word in enumerate(words[:-1]):
+        behind[word].append(place + 1)
+    for piece in pieces:
+        place, made = int(chance.random() * len(words)), list[str]()
+        for _ in range(len(_WITH_BLANKS.findall(piece))):
+            word = words[place]
+            made.append(word)
+            place = (place + 1) % len(words)
+            if word.strip().lower() in common and word in behind and chance.random() < SPLICE_SHARE:
+                place = behind[word][int(chance.random() * len(behind[word]))]
+        yield "".join(made)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tests.trainer.data.conftest import Prepared, as_it_was, story
 from trainer.data import FolderTaken, NotPrepared, TextUnusable, prepare, read_manifest, upgrade, verify
 from trainer.data.generated import GENERATED, SECRET
 from trainer.data.runs import exchanged_runs
-from trainer.data.words import Lexicon, exchanged_words, pieces_of
+from trainer.data.words import Lexicon, exchanged_words, pieces_of, spliced
 from trainer.jobs import PROFILES, Profile
 from trainer.rows import DataFault, read_rows
 
@@ -84,6 +84,25 @@ def test_common_words_stay_others_change_and_the_same_word_becomes_the_same_one(
     assert words[0] == words[8] != "DOGBERRY"
     assert words[0].isupper()
     assert words[3] == words[6] != "fellow"
+
+
+def test_the_order_of_words_is_that_of_the_known_text_for_a_few_words_only(prepared_plays: Prepared) -> None:
+    tokenizer = Tokenizer.from_file(str(prepared_plays.folder / "tokenizer.json"))
+    pieces = list(pieces_of(np.load(prepared_plays.folder / "private" / "heldout.npy")[:100], tokenizer, 0))
+    common = Lexicon.of(iter(pieces)).common
+
+    made = list(spliced(pieces, common, random.Random(1)))
+
+    known = {window for piece in pieces for window in windows(piece)}
+    found = [window in known for piece in made for window in windows(piece)]
+    assert abs(sum(map(len, made)) - sum(map(len, pieces))) < 0.05 * sum(map(len, pieces))
+    assert sum(found) / len(found) < 0.4
+
+
+def windows(piece: str) -> list[tuple[str, ...]]:
+    """Every eight words in a row."""
+    words = piece.split()
+    return [tuple(words[at : at + 8]) for at in range(len(words) - 7)]
 
 
 def test_runs_of_tokens_are_exchanged_where_there_is_no_tokenizer(slices: list[Rows]) -> None:
