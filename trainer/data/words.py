@@ -3,8 +3,8 @@
 A candidate may hold the validation and the held-out text, in literals or in what a pretrained model knows. So in each
 piece of held-out text every word but the most common ones is exchanged for another word of the training text: of like
 ending, length, frequency and capitals, within a piece always the same one. Before that the pieces are spliced of runs
-of some five words. Grammar, verse and spelling stay, so an honest model is measured by much the same abilities; what comes
-next is in no book.
+of some five words. Grammar, verse and spelling stay, so an honest model is measured by much the same abilities; what
+comes next is in no book.
 
 A script that leaves no room between words is exchanged a clause at a time. Same rows and same secret, same slice.
 """
