@@ -18,6 +18,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -214,6 +215,8 @@ def _find_or_start_run(
             f"trials of run {run.tag} have a budget of {run.budget:g}, not {profile.budget.amount:g}; "
             "use another --state for that"
         )
+    if run.data_sha256 == _digest_before(settings.data_dir):
+        run = journal.name_data(run, data_sha256)
     if run.data_sha256 != data_sha256:
         raise JournalError(f"the data in {settings.data_dir} is not what run {run.tag} was measured on; restore it")
     journal.price(run, _prices(settings))
@@ -259,10 +262,22 @@ def _free_tag(wanted: str | None, branches: set[str]) -> str:
 
 
 def _data_digest(folder: Path) -> str:
+    return str(_manifest(folder)["digest"])
+
+
+def _digest_before(folder: Path) -> str | None:
+    """How the same data were named before they were given an unseen slice; None for data that always had one."""
+    before = _manifest(folder).get("earlier_digest")
+    return None if before is None else str(before)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return str(json.loads((folder / "manifest.json").read_text())["digest"])
-    except (OSError, ValueError, KeyError) as error:
+        manifest = dict(json.loads((folder / "manifest.json").read_text()))
+        manifest["digest"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error
+    return manifest
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from researcher.decision import (
     Rule,
     is_implausible,
     judge_claim,
+    mean_gain,
     needs_recheck,
 )
 from researcher.drift import remeasure_due
@@ -140,8 +141,12 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
         return
     head = [trial.val_bpb for trial in trials if trial.experiment == check.head and trial.val_bpb is not None]
     base = [trial.val_bpb for trial in trials if trial.experiment == check.base and trial.val_bpb is not None]
+    unseen = mean_gain(
+        [trial.unseen_bpb for trial in trials if trial.experiment == check.head],
+        [trial.unseen_bpb for trial in trials if trial.experiment == check.base],
+    )
     sigma = lab.sigma()
-    claim = judge_claim(head, base, sigma)
+    claim = judge_claim(head, base, sigma, unseen)
     if claim.verdict is None:
         lab.journal.one_more_pair(check)
         return

@@ -22,6 +22,10 @@ MARGIN_LIMIT = 0.5
 CLAIM_FACTOR = 2.0
 CLAIM_PAIRS = 3
 CLAIM_PAIRS_LIMIT = 4
+# Of a gain on the validation rows, this share must be seen on text that nobody has written. Real honest changes showed
+# 0.65 to 0.86 of it there, known text in literals 0.05 to 0.1. Of 100 simulated claims of a gain of 2 sigma
+# (tests/bench/unseen) this takes away 0.2 from changes that show 0.85 of it and 10 from those that show half.
+UNSEEN_SHARE = 1 / 3
 CLAIM_HOURS = 4.0  # of trials between two claims of a night without five keeps
 JUMP_SIGMAS = 6.0
 FAILURES_BEFORE_RECHECK = 3
@@ -54,6 +58,7 @@ class Claim:
     head_score: float
     base_score: float
     reason: str
+    unseen_gain: float | None = None
 
 
 def pooled_sigma(groups: Sequence[Sequence[float]], floor: float) -> float:
@@ -107,10 +112,12 @@ def is_implausible(score: float, incumbent: float, sigma: float) -> bool:
     return incumbent - score > max(JUMP_SIGMAS * sigma, JUMP_SHARE * abs(incumbent))
 
 
-def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float) -> Claim:
+def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unseen_gain: float | None = None) -> Claim:
     """Compare fresh scores of head and base, both non-empty.
 
-    Confirmed when the means differ by more than 2 sigma * sqrt(1/n + 1/m); else one more pair is asked for, once.
+    Confirmed when the means differ by more than 2 sigma * sqrt(1/n + 1/m), and the same trials gain `UNSEEN_SHARE` of
+    that on unseen text (None: they were not scored there); else one more pair is asked for, once. The reason may be
+    read in a prompt, so it names no number of the unseen text.
     """
     head_score, base_score = fmean(head), fmean(base)
     gain = base_score - head_score
@@ -119,10 +126,22 @@ def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float) -> C
         f"{len(head)} fresh seeds give {head_score:.6f} against {base_score:.6f}: "
         f"gain {gain:+.6f}, {threshold:.6f} needed"
     )
-    if gain > threshold:
-        return Claim(Verdict.CONFIRMED, gain, threshold, head_score, base_score, compared)
-    verdict = None if len(head) < CLAIM_PAIRS_LIMIT else Verdict.ROLLED_BACK
-    return Claim(verdict, gain, threshold, head_score, base_score, compared)
+    is_gain = gain > threshold
+    is_known_text = is_gain and unseen_gain is not None and unseen_gain < UNSEEN_SHARE * gain
+    if is_known_text:
+        compared += f"; but on unseen text it gains less than {UNSEEN_SHARE:.0%} of that: not confirmed"
+    if is_gain and not is_known_text:
+        verdict: Verdict | None = Verdict.CONFIRMED
+    else:
+        verdict = None if len(head) < CLAIM_PAIRS_LIMIT else Verdict.ROLLED_BACK
+    return Claim(verdict, gain, threshold, head_score, base_score, compared, unseen_gain)
+
+
+def mean_gain(head: Sequence[float | None], base: Sequence[float | None]) -> float | None:
+    """How much lower the mean of the head's scores is; None unless each of them is known."""
+    ours, theirs = ([score for score in scores if score is not None] for scores in (head, base))
+    whole = ours and theirs and (len(ours), len(theirs)) == (len(head), len(base))
+    return fmean(theirs) - fmean(ours) if whole else None
 
 
 def is_banned(outcomes: Sequence[Outcome]) -> bool:

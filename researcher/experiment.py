@@ -157,6 +157,7 @@ class Trial:
     memory_mib: float | None
     queued_at: float
     finished_at: float | None
+    unseen_bpb: float | None = None  # on text that nobody has written; for claims alone
     differed: int = 0  # attempts on a machine that was not as usual
     machine: str | None = None  # how the last of them differed, in words
     repeats: int = 0  # measurements that were set aside
@@ -185,6 +186,7 @@ class Confirmation:
     started_at: float
     decided_at: float | None
     applied_at: float | None
+    unseen_gain: float | None = None  # of a claim; None where its trials were not scored there
 
     @property
     def fell(self) -> bool:

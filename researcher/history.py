@@ -46,8 +46,8 @@ _RAN_OUT_READ = 16
 # Sources, proposals and results stay in the file until asked for: a long night holds megabytes of them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
-    " val_bpb, heldout_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats, disturbed, failed,"
-    " accident FROM trial"
+    " val_bpb, heldout_bpb, unseen_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats,"
+    " disturbed, failed, accident FROM trial"
 )
 _EXPERIMENT = (
     "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"

@@ -7,6 +7,7 @@ JournalError and changes nothing. So every step can be repeated after a crash, a
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from researcher.decision import Ruling
@@ -59,6 +60,11 @@ class Journal(CheckSteps):
     def go_on(self, run: Run, at: float) -> None:
         """After a pause."""
         self._change("UPDATE run SET paused = NULL, going_since = ? WHERE id = ?", at, run.id)
+
+    def name_data(self, run: Run, data_sha256: str) -> Run:
+        """The same data under another name: they were given a slice that they did not have."""
+        self._change("UPDATE run SET data_sha256 = ? WHERE id = ?", data_sha256, run.id)
+        return replace(run, data_sha256=data_sha256)
 
     def price(self, run: Run, prices: Prices) -> None:
         """What it costs from the beginning on, as the owner says now; what is not said stays."""
@@ -216,12 +222,14 @@ class Journal(CheckSteps):
         """The answer of the current attempt; `machine` where it is taken although the machine was not as usual."""
         speed = result.calibration or Calibration(None, None)
         self._change(
-            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?, wall_s = ?,"
-            " memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?, differed = differed + ?,"
+            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?,"
+            " unseen_bpb = ?, wall_s = ?, memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?,"
+            " differed = differed + ?,"
             " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
             result.outcome, result.reason,
             None if result.metric is None else result.metric.value,
             None if result.heldout is None else result.heldout.value,
+            None if result.unseen is None else result.unseen.value,
             None if result.timing is None else result.timing.wall_s,
             result.peak_vram_mib or result.peak_memory_mib,
             json.dumps(result.to_json()), at, speed.before_s, speed.after_s, machine is not None, machine,

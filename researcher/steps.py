@@ -41,9 +41,10 @@ class CheckSteps(History):
         with transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
-                " sigma = ?, head_score = ?, base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
-                verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.head_score, claim.base_score, at,
-                check.id,
+                " sigma = ?, unseen_gain = ?, head_score = ?,"
+                " base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
+                verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.unseen_gain, claim.head_score,
+                claim.base_score, at, check.id,
             )  # fmt: skip
             if verdict is Verdict.CONFIRMED:
                 self._move("confirmed", check.head)

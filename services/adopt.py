@@ -25,7 +25,7 @@ from services.preparation import prepare_data
 from services.shape import NEEDED, Shape, ShapeRefused, look
 from services.state import Choices, State, StateError
 from services.subject import FIXED
-from trainer.data import MANIFEST, Manifest, NotPrepared, verify
+from trainer.data import MANIFEST, Manifest, NotPrepared, upgrade, verify
 from trainer.data.adopted import TEXT, Adoption, write_adopted
 from trainer.data.manifest import STAND_IN
 from trainer.dump import DumpFault, Wanted, dump
@@ -96,13 +96,19 @@ def stand_in(shape: Shape, constants: dict[str, int]) -> str:
     return set_knobs(ours, constants) + told + NO_TEXT
 
 
-def settle_data(state: State, choices: Choices, console: Console) -> Manifest:
+def settle_data(state: State, choices: Choices, console: Console, unseen: Path | None = None) -> Manifest:
     """The data of the night: fetched and prepared, or as `adopt` made them. Raises StateError where the repository's
     prepare.py is another one than gave them; of a night that has begun, the trainer looks at every trial's."""
     if choices.constants is None:
-        return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console)
+        return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console, unseen)
+    if unseen is not None:
+        raise StateError(
+            f"the data of {choices.subject} came as tokens, and nothing here can encode a private text; "
+            "leave --unseen out"
+        )
     anew = f"overnight init --subject {choices.subject} --state {state.root}"
     try:
+        upgrade(state.data)
         manifest = verify(state.data)
     except NotPrepared as damage:
         raise StateError(f"the data of {choices.subject} are damaged; restore them or begin anew: {anew}") from damage

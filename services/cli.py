@@ -232,6 +232,7 @@ def init(
 def prepare(
     profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files.")] = None,
+    unseen: Annotated[Path | None, typer.Option(help="Folder of private text on which a claim must gain.")] = None,
     state: StateOption = None,
 ) -> None:
     """Fetch and prepare the text of a profile; `run` does this by itself."""
@@ -239,7 +240,7 @@ def prepare(
 
     folder = _state(state)
     choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
-    manifest = settle_data(folder, choices, console)
+    manifest = settle_data(folder, choices, console, unseen)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from researcher.escalation import spent
-from researcher.experiment import Confirmation
+from researcher.experiment import Confirmation, Verdict
 from researcher.heldout import Compared
 from researcher.rates import Rates
 from researcher.view import Night, Now, Row, tally_text, waiting
@@ -133,9 +133,12 @@ def gap_text(compared: Compared) -> str:
 
 
 def claimed_text(night: Night, check: Confirmation) -> str:
-    """What a claim's fresh seeds gained on text that no decision saw."""
+    """What a claim's fresh seeds gained on held-out text, and on text that nobody has written."""
     claimed = night.heldout.claims.get(check.id)
-    return "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
+    held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
+    if check.unseen_gain is None:
+        return held_out + ("; not scored on unseen text" if check.verdict is Verdict.CONFIRMED else "")
+    return f"{held_out}; unseen {check.unseen_gain:+.6f}"
 
 
 def _counts(scene: Scene) -> Text:

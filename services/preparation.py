@@ -11,8 +11,11 @@ from trainer.data import Manifest, Stage, prepare
 from trainer.jobs import Profile
 
 
-def prepare_data(profile: Profile, folder: Path, text: Path | None, console: Console) -> Manifest:
-    """Fetch and prepare a profile's text into `folder`; what is there already is only checked."""
+def prepare_data(
+    profile: Profile, folder: Path, text: Path | None, console: Console, unseen: Path | None = None
+) -> Manifest:
+    """Fetch and prepare a profile's text into `folder`; what is there already is only checked. `unseen` is a folder of
+    private files for the unseen slice."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=False) as progress:
         bars: dict[str, TaskID] = {}
@@ -24,4 +27,4 @@ def prepare_data(profile: Profile, folder: Path, text: Path | None, console: Con
             if stage.note:
                 progress.console.print(stage.note, soft_wrap=True, highlight=False)
 
-        return prepare(profile, folder, text=text, report=report)
+        return prepare(profile, folder, text=text, unseen=unseen, report=report)

@@ -185,6 +185,7 @@ def _tell(history: History, night: Night, experiment: Experiment, state: State, 
     for item in history.trials(experiment=experiment.id):
         score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
         score += "" if item.heldout_bpb is None else f", held out {item.heldout_bpb:.6f}"
+        score += "" if item.unseen_bpb is None else f", unseen {item.unseen_bpb:.6f}"
         console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
         if (machine := told(item)) is not None:
             console.print(f"          {machine}")
@@ -256,7 +257,8 @@ def _row_json(night: Night, row: Row) -> dict[str, object]:
         "seconds": row.took_s,
         "heldout": None if keep is None else asdict(keep) | _gains_json(keep),
         "claims": [
-            {"verdict": check.verdict, "gain": check.gain} | (_gains_json(compared) if compared is not None else {})
+            {"verdict": check.verdict, "gain": check.gain, "unseen_gain": check.unseen_gain}
+            | (_gains_json(compared) if compared is not None else {})
             for check, compared in claims
         ],
     }

@@ -1,5 +1,5 @@
-"""The rows that score a candidate, read from a profile's data folder: validation, held out, and bytes per token; and
-what stands in for the prepare.py that gave them, where that was a user's own.
+"""The rows that score a candidate, read from a profile's data folder: validation, held out, unseen, and bytes per
+token; and what stands in for the prepare.py that gave them, where that was a user's own.
 
 Promises: what is read has the hashes that the folder's manifest names, and the manifest is the one the trial was made
 for. Does not cover making the data.
@@ -56,6 +56,7 @@ class ScoringRows:
 
     val: Tokens
     heldout: Tokens
+    unseen: Tokens
     token_bytes: Lengths
     stand_in: StandIn | None = None
 
@@ -83,9 +84,12 @@ def read_rows(folder: Path, digest: str) -> ScoringRows:
             f"{folder} holds the data {found[:12]}, the trial was made for {digest[:12]}; "
             "run `overnight prepare` for its profile on this trainer"
         )
+    if "private/unseen.npy" not in hashes:
+        raise DataFault(f"{folder} was prepared before there was an unseen slice of text; run `overnight prepare`")
     return ScoringRows(
         val=_read(folder, "private/val.npy", hashes).astype(np.uint16, copy=False),
         heldout=_read(folder, "private/heldout.npy", hashes).astype(np.uint16, copy=False),
+        unseen=_read(folder, "private/unseen.npy", hashes).astype(np.uint16, copy=False),
         token_bytes=_read(folder, "token_bytes.npy", hashes).astype(np.int32, copy=False),
         stand_in=None if pinned is None else StandIn(str(pinned), _raw(folder, PREPARE, hashes).decode()),
     )

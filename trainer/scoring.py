@@ -41,27 +41,30 @@ class Score:
 @dataclass(frozen=True)
 class Plan:
     """How many rows are scored, and scored held out; the memory file that keeps the weights for a replica, if there may
-    be one; and `closer`, which takes the bits per byte and says how many questions a replica is asked about them, or
-    None for a score that cannot count: it ends there."""
+    be one; `closer`, which takes the bits per byte and says how many questions a replica is asked about them, or None
+    for a score that cannot count: it ends there; and how many rows of the unseen slice are scored last."""
 
     val: int
     heldout: int
     weights_fd: int | None
     closer: Callable[[float], int | None]
+    unseen: int = 0
 
 
 class _Part(Enum):
     SAVE = 0
     VAL = 1
     HELDOUT = 2
+    UNSEEN = 3
 
 
 class Scoring:
     """One candidate's examination, driven by its answers. The weights are kept, and closed to it, before its first
     question: later they could hold what it was asked.
 
-    Afterwards: `val` and `heldout`, None where it did not come to that; `asked`, how many questions a replica is to be
-    asked, None for none; `causality`, which draws them; and `saved`, the name of the model whose weights were saved.
+    Afterwards: `val`, `heldout` and `unseen`, None where it did not come to that; `asked`, how many questions a replica
+    is to be asked, None for none; `causality`, which draws them; and `saved`, the name of the model whose weights were
+    saved.
     """
 
     def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
@@ -71,7 +74,12 @@ class Scoring:
         val = rows.val[: plan.val]
         batch = min(buffers.layout.rows, len(val))
         self.causality = Causality(val, rows.heldout, rows.token_bytes > 0, batch, np.random.default_rng())
-        self._slices = {_Part.VAL: val, _Part.HELDOUT: rows.heldout[: plan.heldout]}
+        self._slices = {
+            _Part.VAL: val,
+            _Part.HELDOUT: rows.heldout[: plan.heldout],
+            _Part.UNSEEN: rows.unseen[: plan.unseen],
+        }
+        self._left: list[_Part] = []
         self._part = _Part.SAVE
         self._scores: dict[_Part, Score] = {}
         self._nats, self._bytes = 0.0, 0
@@ -89,6 +97,11 @@ class Scoring:
     def heldout(self) -> Score | None:
         """The score on the held-out rows, if they were asked for."""
         return self._scores.get(_Part.HELDOUT)
+
+    @property
+    def unseen(self) -> Score | None:
+        """The score on the unseen rows, if they were asked for."""
+        return self._scores.get(_Part.UNSEEN)
 
     @property
     def share(self) -> float:
@@ -143,13 +156,15 @@ class Scoring:
         self._bytes += int(weights.sum())
 
     def _part_is_done(self) -> bool:
-        """Note the score; ask for the held-out rows where it counts, else say that all is done."""
+        """Note the score; ask for the other slices where it counts, else say that all is done."""
         self._scores[self._part] = score = Score(self._nats, self._bytes)
         self._nats, self._bytes = 0.0, 0
         if self._part is _Part.VAL:
             self.asked = self._plan.closer(score.bpb)
-            if self.asked is not None and len(self._slices[_Part.HELDOUT]):
-                self._ask(_Part.HELDOUT)
-                return False
+            others = () if self.asked is None else (_Part.HELDOUT, _Part.UNSEEN)
+            self._left = [part for part in others if len(self._slices[part])]
+        if self._left:
+            self._ask(self._left.pop(0))
+            return False
         self._dialogue.channel.send(Message(Word.SCORED, x=self._scores[_Part.VAL].bpb))
         return True

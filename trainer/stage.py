@@ -73,6 +73,7 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     plan = Plan(
         val=spec.budget.eval_rows,
         heldout=spec.budget.heldout_rows,
+        unseen=spec.budget.unseen_rows,
         weights_fd=stage.weights_fd,
         closer=lambda bpb: questions(spec, bpb),
     )

@@ -119,6 +119,7 @@ def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, sp
         timing=timing,
         metric=record.metric(scoring.val) if ok else None,
         heldout=record.metric(scoring.heldout) if ok else None,
+        unseen=record.metric(scoring.unseen) if ok else None,
         trust=record.trust(bpb, printed_bpb, seen.replica),
         steps=watch.printed.steps if watch.printed.steps is not None else watch.claims.steps or None,
         tokens=tokens,

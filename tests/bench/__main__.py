@@ -25,6 +25,7 @@ from tests.bench import (
     scale,
     trust,
     unattended,
+    unseen,
 )
 
 
@@ -47,12 +48,35 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("decision", help="what the decision rule finds and invents in simulated nights")
     one.add_argument("--nights", type=int, default=2000, help="in each world, under each rule")
     one.add_argument("--experiments", type=int, default=120)
+    one = names.add_parser("unseen", help="what asking for a gain on unseen text costs true gains")
+    one.add_argument("--claims", type=int, default=20_000, help="of each kind")
     one = names.add_parser("scale", help="a thousand experiments without training")
     one.add_argument("--experiments", type=int, default=1000, help="whole hundreds")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
     one = names.add_parser("sandbox", help="what the walls around a candidate cost")
     one.add_argument("--starts", type=int, default=40, help="bare and launched, in turn")
     one.add_argument("--kills", type=int, default=5, help="of trees that respawn")
+    _add_trust(names)
+    names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
+    names.add_parser("checks", help="what a check says of broken and harmless edits, and how long it takes")
+    one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
+    one.add_argument("--experiments", type=int, default=100)
+    one = names.add_parser("record", help="real trials over the knobs, for `proposers`")
+    one.add_argument("--file", type=Path, required=True, help="the lines; the same one goes on")
+    one.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared data of `cpu`")
+    one.add_argument("--trials", type=int, default=448, help="in all; whole blocks of 28")
+    one = names.add_parser("proposers", help="who finds more in how many trials, in a model of recorded ones")
+    one.add_argument("--file", type=Path, help="what `record` wrote; the shipped recording if not given")
+    one.add_argument("--seeds", type=int, default=20)
+    one.add_argument("--trials", type=int, default=100)
+    one.add_argument("--sigma", type=float, help="noise of a night's scores; the recording's if not given")
+    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the nights hold")
+    _add_real_nights(names)
+    return parser.parse_args()
+
+
+def _add_trust(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Whether a score is to be believed, and what that costs."""
     one = names.add_parser("trust", help="what scoring outside costs, and what the closer look at a score finds")
     one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; made anew if not given")
     one.add_argument("--quick", action="store_true", help="fewer runs, two minutes")
@@ -74,22 +98,6 @@ def _chosen() -> argparse.Namespace:
         "--dir", type=Path, metavar="DIR", help="what was tried, and what got through; the same one goes on"
     )
     one.add_argument("--jobs", type=int, help="at a time; one for each core if not given")
-    names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
-    names.add_parser("checks", help="what a check says of broken and harmless edits, and how long it takes")
-    one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
-    one.add_argument("--experiments", type=int, default=100)
-    one = names.add_parser("record", help="real trials over the knobs, for `proposers`")
-    one.add_argument("--file", type=Path, required=True, help="the lines; the same one goes on")
-    one.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared data of `cpu`")
-    one.add_argument("--trials", type=int, default=448, help="in all; whole blocks of 28")
-    one = names.add_parser("proposers", help="who finds more in how many trials, in a model of recorded ones")
-    one.add_argument("--file", type=Path, help="what `record` wrote; the shipped recording if not given")
-    one.add_argument("--seeds", type=int, default=20)
-    one.add_argument("--trials", type=int, default=100)
-    one.add_argument("--sigma", type=float, help="noise of a night's scores; the recording's if not given")
-    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the nights hold")
-    _add_real_nights(names)
-    return parser.parse_args()
 
 
 def _add_real_nights(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -116,6 +124,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
         options.experiments, options.budget, options.llm_latency, options.proposer
     ),
     "decision": lambda options: decision.run(options.nights, options.experiments),
+    "unseen": lambda options: unseen.run(options.claims),
     "scale": lambda options: scale.run(options.experiments, options.optimizer),
     "campaign": lambda options: campaign.run(
         options.dir, options.campaigns, options.experiments, options.budget, options.proposer, options.picture

@@ -54,7 +54,9 @@ def run(file: Path, data: Path, trials: int) -> None:
 def recorded_profile() -> Profile:
     """The profile with less of everything, so that hundreds of trials take an evening."""
     profile = profile_named(PROFILE).with_budget(BUDGET_S)
-    return replace(profile, budget=replace(profile.budget, eval_rows=EVAL_ROWS, heldout_rows=HELDOUT_ROWS))
+    return replace(
+        profile, budget=replace(profile.budget, eval_rows=EVAL_ROWS, heldout_rows=HELDOUT_ROWS, unseen_rows=0)
+    )
 
 
 def _header(profile: Profile, digest: str) -> dict[str, Any]:

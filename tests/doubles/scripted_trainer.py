@@ -2,12 +2,12 @@
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the source
 ends the trial so, `# fate of drift: crashed` only trials of that kind; `# says: words` is the reason it gives; `# luck:
-0.1` lowers the score of the first trial; `# accident: crashed 1` ends the first measurement of every trial so and says
-that it may have come from outside (`# accident of drift: ...` only of that kind), `# stumble: crashed 1` does the same
-and says nothing of the kind, `# lost of confirm: 2` loses the first two attempts; `# slow: 2` (or fast) has the machine
-slow in the first two attempts of every trial, and `# steady` has the training as fast as ever. It works the real queue
-through RQ, with the contract's types, in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL
-[--password-file FILE]`.
+0.1` lowers the score of the first trial; `# known: 0.1` is so much worse on unseen text; `# accident: crashed 1` ends
+the first measurement of every trial so and says that it may have come from outside (`# accident of drift: ...` only of
+that kind), `# stumble: crashed 1` does the same and says nothing of the kind, `# lost of confirm: 2` loses the first two
+attempts; `# slow: 2` (or fast) has the machine slow in the first two attempts of every trial, and `# steady` has the
+training as fast as ever. It works the real queue through RQ, with the contract's types, in a process of its own:
+`python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         finished_at=now,
         timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S, timed=TRIAL_S),
         metric=score,
+        unseen=_unseen(score, source),
         steps=STEPS if "# steady" in source else None,
         calibration=Calibration(took_s, took_s),
         peak_memory_mib=512.0,
@@ -90,6 +91,12 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
         if outcome and spec.repeat < int(times):
             return Outcome(outcome), disturbed
     return Outcome(mark("fate") or Outcome.OK), None
+
+
+def _unseen(score: Metric | None, source: str) -> Metric | None:
+    """As far above the score as text that nobody has written is; `# known: 0.1` knows the validation text by that."""
+    known = re.search(r"# known: ([\d.]+)", source)
+    return None if score is None else Metric("val_bpb", score.value + 0.1 + (float(known.group(1)) if known else 0.0))
 
 
 class ScriptedJob(ClosedJob):

@@ -71,6 +71,7 @@ _CALL = "trainer/test_seccomp.py::test_call_is_refused"
 _WALL = "trainer/test_landlock.py::test_"
 _ROOT = "trainer/test_mounts.py::test_"
 _REFUSAL = "trainer/test_seccomp.py::test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused"
+_UNSEEN = "trainer/data/test_unseen.py::test_"
 
 GUARDS = (
     # The journal: every step names the state it starts from
@@ -554,6 +555,105 @@ GUARDS = (
         " and check.head not in fallen]",
         "]",
         "researcher/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
+    ),
+    # The unseen slice: text that nobody has written
+    Guard(
+        "a claim must gain on unseen text",
+        "researcher/decision.py",
+        "unseen_gain < UNSEEN_SHARE * gain",
+        "unseen_gain < 0",
+        _DECISION + "a_claim_needs_a_third_of_its_gain_on_unseen_text",
+    ),
+    Guard(
+        "a claim is told what its trials scored on unseen text",
+        "researcher/checks.py",
+        "claim = judge_claim(head, base, sigma, unseen)",
+        "claim = judge_claim(head, base, sigma)",
+        _CLAIMS + "a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason",
+    ),
+    Guard(
+        "a mean on unseen text is of all trials or of none",
+        "researcher/decision.py",
+        " and (len(ours), len(theirs)) == (len(head), len(base))",
+        "",
+        _DECISION + "a_mean_of_scores_that_are_not_all_there_is_none",
+    ),
+    Guard(
+        "the reason of a claim, which a prompt may quote, names no number of the unseen text",
+        "researcher/decision.py",
+        "; but on unseen text it gains less than",
+        "; but on unseen text it gains {unseen_gain:+.4f}, less than",
+        _DECISION + "a_claim_needs_a_third_of_its_gain_on_unseen_text",
+    ),
+    Guard(
+        "the unseen rows are scored where the held-out ones are",
+        "trainer/scoring.py",
+        "_Part.HELDOUT, _Part.UNSEEN)",
+        "_Part.HELDOUT)",
+        "trainer/test_scoring.py::test_batches_of_all_slices_are_scored_rows_are_asked_again_and_the_answer_goes_back",
+    ),
+    Guard(
+        "words of the unseen slice are exchanged",
+        "trainer/data/words.py",
+        "            return standing_for[word]\n\n        return _WORD",
+        "            return word\n\n        return _WORD",
+        _UNSEEN + "who_has_the_scored_text_by_heart_knows_next_to_nothing_of_it",
+    ),
+    Guard(
+        "the unseen slice is spliced of runs of a few words",
+        "trainer/data/words.py",
+        "chance.random() < SPLICE_SHARE:",
+        "False:",
+        _UNSEEN + "the_order_of_words_is_that_of_the_known_text_for_a_few_words_only",
+    ),
+    Guard(
+        "a word that comes again becomes the same one again",
+        "trainer/data/words.py",
+        "            if word not in standing_for:",
+        "            if True:",
+        _UNSEEN + "common_words_stay_others_change_and_the_same_word_becomes_the_same_one",
+    ),
+    Guard(
+        "runs of tokens are exchanged where there is no tokenizer",
+        "trainer/data/runs.py",
+        "        made[start:end] = standing_for[place, run]",
+        "        made[start:end] = run",
+        _UNSEEN + "runs_of_tokens_are_exchanged_where_there_is_no_tokenizer",
+    ),
+    Guard(
+        "each folder draws a secret of its own",
+        "trainer/data/generated.py",
+        "secrets.token_hex(32).encode()",
+        "b'secret'",
+        _UNSEEN + "each_folder_has_a_secret_of_its_own_that_is_named_nowhere",
+    ),
+    Guard(
+        "data without an unseen slice are refused by name",
+        "trainer/rows.py",
+        'if "private/unseen.npy" not in hashes:',
+        "if False:",
+        _UNSEEN + "data_of_an_earlier_version_are_refused_until_prepare_adds_what_they_lack",
+    ),
+    Guard(
+        "damaged data are not made the base of an unseen slice",
+        "trainer/data/generated.py",
+        " or file_sha256(folder / name) != expected:",
+        ":",
+        _UNSEEN + "damaged_data_of_an_earlier_version_are_not_made_the_base_of_a_slice",
+    ),
+    Guard(
+        "a private text that is lost is asked for, not replaced by a generated one",
+        "trainer/data/packing.py",
+        "    if desk.plan.unseen != GENERATED:",
+        "    if False:",
+        _UNSEEN + "a_private_text_that_is_lost_is_asked_for_and_another_one_is_refused",
+    ),
+    Guard(
+        "adopted data of an earlier version are given an unseen slice",
+        "services/adopt.py",
+        "        upgrade(state.data)\n",
+        "",
+        _ADOPT + "data_that_an_earlier_version_took_are_given_the_unseen_slice_that_they_lack",
     ),
     # What people see
     Guard(
@@ -1172,7 +1272,7 @@ GUARDS = (
     Guard(
         "what is not stored is not told",
         "trainer/archive.py",
-        "        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None)",
+        "        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None, unseen=None)",
         "        return result",
         _ROOM + "result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room",
     ),

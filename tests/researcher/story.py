@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 from researcher.decision import Ruling, judge_claim
 from researcher.experiment import CheckKind, Decision, Prices, Run, Verdict
@@ -23,6 +24,7 @@ class Story:
     def __init__(self, folder: Path, heldout_gap: float | None = None, source: str = "A = 1\n") -> None:
         self.journal = Journal(folder)
         self.heldout_gap = heldout_gap
+        self.unseen_gap: float | None = None
         self.at = 0.0
         self.journal.start_run(
             tag="t",
@@ -65,8 +67,9 @@ class Story:
         metric = None if score is None else Metric("val_bpb", score)
         gap = self.heldout_gap
         heldout = None if score is None or gap is None else Metric("val_bpb", score + gap)
+        unseen = None if score is None or self.unseen_gap is None else Metric("val_bpb", score + self.unseen_gap)
         result = TrialResult(
-            "i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), metric, heldout, peak_memory_mib=953.674
+            "i", "d", outcome, "said", 0.0, 1.0, Timing(2.0, 1.5), metric, heldout, unseen, peak_memory_mib=953.674
         )
         self.journal.finish_trial(trial, result, self.tick())
 
@@ -115,7 +118,7 @@ class Story:
         for mine, theirs in zip(head, base, strict=True):
             self.measure(check.head, Kind.CONFIRM, mine, check.id)
             self.measure(check.base, Kind.CONFIRM, theirs, check.id)
-        claim = judge_claim(head, base, 0.01)
+        claim = judge_claim(head, base, 0.01, None if self.unseen_gap is None else fmean(base) - fmean(head))
         assert claim.verdict is not None
         self.journal.decide_claim(check, claim.verdict, claim, 0.01, self.tick())
         decided = self.journal.open_confirmation()

@@ -71,6 +71,21 @@ def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(ni
     assert "confirmed/1" not in tags(night)
 
 
+def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.7, "known: 0.09"), level(1.6)])
+
+    known, honest = checks_of(night)
+    assert known.verdict is Verdict.ROLLED_BACK
+    assert "but on unseen text it gains less than 33% of that: not confirmed" in (known.reason or "")
+    assert known.unseen_gain == pytest.approx(0.01, abs=0.005)
+    assert (known.gain or 0) > 0.09, "what the validation rows say"
+    assert honest.verdict is Verdict.CONFIRMED
+    assert honest.base == known.base
+    assert honest.unseen_gain == pytest.approx(0.2, abs=0.01)
+
+
 def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(night: ScriptedNight) -> None:
     night.start_trainer()
 

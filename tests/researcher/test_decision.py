@@ -18,11 +18,13 @@ from researcher.decision import (
     is_banned,
     is_implausible,
     judge_claim,
+    mean_gain,
     needs_recheck,
     pooled_sigma,
     walk_margin,
 )
 from researcher.experiment import Decision, Verdict
+from tests.bench.unseen import confirmed
 from trainer.jobs import Outcome
 
 SCORES = st.floats(0.1, 10)
@@ -113,6 +115,46 @@ def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back
     head: list[float], base: list[float], verdict: Verdict | None
 ) -> None:
     assert judge_claim(head, base, sigma=0.01).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("unseen_gain", "pairs", "verdict"),
+    [
+        (0.0987, 3, Verdict.CONFIRMED),
+        (0.0437, 3, Verdict.CONFIRMED),
+        (0.0321, 3, None),
+        (0.0321, 4, Verdict.ROLLED_BACK),
+        (-0.0123, 4, Verdict.ROLLED_BACK),
+        (None, 3, Verdict.CONFIRMED),
+    ],
+)
+def test_a_claim_needs_a_third_of_its_gain_on_unseen_text(
+    unseen_gain: float | None, pairs: int, verdict: Verdict | None
+) -> None:
+    claim = judge_claim([1.70] * pairs, [1.80] * pairs, 0.01, unseen_gain)
+
+    assert claim.verdict is verdict
+    assert claim.unseen_gain == unseen_gain
+    assert ("unseen text" in claim.reason) is (verdict is not Verdict.CONFIRMED)
+    assert unseen_gain is None or str(abs(unseen_gain)) not in claim.reason, "a prompt may quote it"
+
+
+def test_a_gain_on_unseen_text_makes_up_for_none_on_the_validation_rows() -> None:
+    assert judge_claim([1.80] * 4, [1.80] * 4, 0.01, 0.1).verdict is Verdict.ROLLED_BACK
+
+
+def test_a_mean_of_scores_that_are_not_all_there_is_none() -> None:
+    assert mean_gain([1.7, 1.6], [1.8, 1.9]) == pytest.approx(0.2)
+    assert mean_gain([1.7, None], [1.8, 1.9]) is None
+    assert mean_gain([1.7, 1.6], [None, 1.9]) is None
+    assert mean_gain([], []) is None
+
+
+def test_true_gains_pass_the_rule_of_unseen_text_and_known_text_does_not() -> None:
+    alone, whole = confirmed(2.0, 0.85, 2000)
+    assert alone - whole < 0.01
+    alone, whole = confirmed(5.0, 0.05, 2000)
+    assert (alone > 0.99, whole < 0.03) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_people_see_it_in_the_status_the_log_and_the_summary(
     line = "held out  0.100000 confirmed, +0.120000 provisional; val 1.660000 is 8.690000 there: a gap of +7.030000"
     assert line in status
     assert line in told
-    assert "gain +0.100000, 0.014142 needed; held out +0.100000" in told
+    assert "gain +0.100000, 0.014142 needed; held out +0.100000; not scored on unseen text" in told
     assert "held out  gain +0.098000 where it is +0.102000 on val; val 1.708000 is 8.712000 there" in log
     assert "val_bpb 1.700000, held out 8.720000" in log
     found = json.loads(capsys.readouterr().out)
@@ -102,10 +102,24 @@ def test_people_see_it_in_the_status_the_log_and_the_summary(
     assert found["rows"][1]["claims"][0]["heldout_gain"] == pytest.approx(0.1)
 
 
+def test_people_see_what_a_claim_gained_on_unseen_text(story: Story, tmp_path: Path) -> None:
+    story.unseen_gap = 0.1
+    a_night(story)
+    console = Console(width=160, file=io.StringIO(), record=True)
+    (tmp_path / "subject").mkdir()
+
+    summary(story.journal, PROFILE, tmp_path / "subject", 3.0, console)
+
+    (claim,) = story.night().confirmations
+    assert claim.unseen_gain == pytest.approx(0.1)
+    assert "held out +0.100000; unseen +0.100000" in console.export_text()
+
+
 def test_no_prompt_and_no_table_for_the_subject_knows_it(tmp_path: Path) -> None:
     worlds = []
     for gap in (PLANTED, 0.0):
         story = Story(tmp_path / str(gap), gap)
+        story.unseen_gap = gap
         story.baseline(1.80, 1.82)
         story.try_out("wider", 1.64, Decision.KEEP)
         story.claim([1.61] * 4, [1.81] * 4)

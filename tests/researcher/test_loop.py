@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -303,6 +304,9 @@ def test_a_journal_of_another_profile_or_other_data_is_refused(night: ScriptedNi
     assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0
 
     assert night.start_researcher(PROFILE="12gb").wait(30) == 2
+    upgraded = {"digest": "e" * 64, "earlier_digest": "d" * 64}
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(upgraded))
+    assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0, "the same data under another name"
     (tmp_path / "data" / "manifest.json").write_text('{"digest": "other"}')
     assert night.start_researcher().wait(30) == 2
 

@@ -21,7 +21,9 @@ from services.adopt import Init, adopt, settle_data
 from services.constants import Surroundings
 from services.shape import ShapeRefused, look
 from services.state import State, StateError
-from trainer.data import MANIFEST
+from tests.trainer.data.conftest import as_it_was
+from trainer.data import MANIFEST, verify
+from trainer.data.generated import GENERATED
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, files_digest
 from trainer.landlock import abi
 from trainer.places import Places
@@ -265,9 +267,24 @@ def test_what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night(own: Own
     assert choices is not None
     with pytest.raises(StateError, match="take it anew: overnight init"):
         settle_data(own.state, choices, Console(file=own.said))
+    with pytest.raises(StateError, match="nothing here can encode a private text"):
+        settle_data(own.state, choices, Console(file=own.said), unseen=tmp_path)
     (own.state.data / "train.npy").write_bytes(b"")
     with pytest.raises(StateError, match="are damaged; restore them"):
         settle_data(own.state, choices, Console(file=own.said))
+
+
+@needs_landlock
+def test_data_that_an_earlier_version_took_are_given_the_unseen_slice_that_they_lack(own: Own) -> None:
+    assert own.init()
+    before = as_it_was(own.state.data)
+    choices = own.state.choices()
+    assert choices is not None
+
+    manifest = settle_data(own.state, choices, Console(file=own.said))
+
+    assert (manifest.earlier_digest, manifest.unseen) == (before, GENERATED)
+    assert verify(own.state.data) == manifest
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ STEPS = Budget(
     scoring_s=30,
     eval_rows=20,
     heldout_rows=8,
+    unseen_rows=6,
 )
 CAPS = Caps(memory_mib=2048, vram_mib=None, processes=64, file_mib=64, log_kib=256)
 
@@ -97,7 +98,12 @@ def tiny_data(folder: Path, val_rows: int = 24, vocab: int = VOCAB) -> Path:
     arrays: dict[str, npt.NDArray[np.integer]] = {
         "token_bytes.npy": np.array([0, *random.integers(1, 5, vocab - 1)], dtype=np.int32)
     }
-    for name, rows in (("train.npy", 64), ("private/val.npy", val_rows), ("private/heldout.npy", 12)):
+    for name, rows in (
+        ("train.npy", 64),
+        ("private/val.npy", val_rows),
+        ("private/heldout.npy", 12),
+        ("private/unseen.npy", 10),
+    ):
         tokens = np.zeros((rows, CONTEXT + 1), dtype=np.uint16)
         for at in range(1, CONTEXT + 1):
             tokens[:, at] = follows[tokens[:, at - 1], random.integers(0, 3, rows)]
@@ -107,7 +113,7 @@ def tiny_data(folder: Path, val_rows: int = 24, vocab: int = VOCAB) -> Path:
         np.save(folder / name, array)
         hashes[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     digest = hashlib.sha256("".join(hashes[name] for name in sorted(hashes)).encode()).hexdigest()
-    manifest = {"format": 1, "vocab_size": vocab, "context": CONTEXT, "bos": 0, "sha256": hashes, "digest": digest}
+    manifest = {"format": 2, "vocab_size": vocab, "context": CONTEXT, "bos": 0, "sha256": hashes, "digest": digest}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

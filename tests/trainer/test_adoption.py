@@ -148,7 +148,7 @@ def test_numbers_become_a_data_folder_without_scored_rows_in_the_training_text(t
 
     assert verify(tmp_path) == manifest
     assert (manifest.rows, manifest.left_out, manifest.pinned) == (
-        {"train": 64, "val": 40, "heldout": 20},
+        {"train": 64, "val": 40, "heldout": 20, "unseen": 20},
         {"val": 20},
         "f" * 64,
     )
@@ -158,7 +158,12 @@ def test_numbers_become_a_data_folder_without_scored_rows_in_the_training_text(t
     )
     assert train.isdisjoint(val | heldout)
     assert val.isdisjoint(heldout)
-    assert {path.name for path in (tmp_path / "private").iterdir()} == {"val.npy", "heldout.npy"}
+    assert {path.name for path in (tmp_path / "private").iterdir()} == {
+        "val.npy",
+        "heldout.npy",
+        "unseen.npy",
+        "secret",
+    }
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_dropout_that_was_left_on_answers_alike() -> None:
 def random_rows() -> ScoringRows:
     random = np.random.default_rng(2)
     val, heldout = (random.integers(0, VOCAB, (ROWS, CONTEXT + 1)).astype(np.uint16) for _ in range(2))
-    return ScoringRows(val, heldout, np.ones(VOCAB, dtype=np.int32))
+    return ScoringRows(val, heldout, heldout[:0], np.ones(VOCAB, dtype=np.int32))
 
 
 def examined(model: nn.Module) -> Finding:

@@ -153,13 +153,14 @@ def test_shared_memory_cannot_be_cut_off_under_its_reader() -> None:
     buffers.close()
 
 
-def test_batches_of_both_slices_are_scored_and_the_answer_goes_back() -> None:
+def test_batches_of_all_slices_are_scored_and_the_answer_goes_back() -> None:
     random = np.random.default_rng(2)
     val, heldout = (random.integers(0, VOCAB, (rows, CONTEXT + 1)).astype(np.uint16) for rows in (7, 3))
-    rows = ScoringRows(val, heldout, np.array([0, 1, 2, 3, 4], dtype=np.int32))
+    rows = ScoringRows(val, heldout, heldout[:2], np.array([0, 1, 2, 3, 4], dtype=np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = (Channel(end) for end in Channel.pair())
-    scoring = Scoring(ours, buffers, rows, Plan(7, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else None))
+    plan = Plan(7, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else None, unseen=2)
+    scoring = Scoring(ours, buffers, rows, plan)
     answers: list[float] = []
     candidate = threading.Thread(target=serve_zeros, args=(theirs, answers))
     candidate.start()
@@ -175,6 +176,8 @@ def test_batches_of_both_slices_are_scored_and_the_answer_goes_back() -> None:
     assert scoring.val.bpb == pytest.approx(expected, rel=1e-6)
     assert answers == [scoring.val.bpb]
     assert scoring.heldout is not None
+    assert scoring.unseen is not None
+    assert scoring.unseen.bytes == rows.token_bytes[rows.unseen[:, 1:]].sum()
     assert scoring.asked == 16
     questions = scoring.causality.questions(scoring.asked)
     assert questions.scored == pytest.approx(np.full(len(questions.tokens), math.log(VOCAB)))
@@ -184,7 +187,7 @@ def test_batches_of_both_slices_are_scored_and_the_answer_goes_back() -> None:
 
 
 def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
-    rows = ScoringRows(np.zeros((2, 5), np.uint16), np.zeros((1, 5), np.uint16), np.ones(VOCAB, np.int32))
+    rows = ScoringRows(*(np.zeros((n, 5), np.uint16) for n in (2, 1, 1)), np.ones(VOCAB, np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = Channel.pair()
     scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 1, weights_fd=None, closer=lambda bpb: None))

@@ -24,7 +24,7 @@ def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Place
 
     assert result.outcome is Outcome.OK, result.reason
     assert result.metric is not None
-    assert result.heldout is None
+    assert result.heldout is result.unseen is None
     assert result.trust is not None
     assert result.trust.printed_agrees
     assert result.trust.probe is None, "it beats nothing, so nothing more is paid for"
@@ -65,6 +65,8 @@ def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) 
     assert result.heldout is not None
     assert result.metric.value == pytest.approx(sines_bpb(places, "val", STEPS.eval_rows), abs=1e-6)
     assert result.heldout.value == pytest.approx(sines_bpb(places, "heldout", STEPS.heldout_rows), abs=1e-6)
+    assert result.unseen is not None
+    assert result.unseen.value == pytest.approx(sines_bpb(places, "unseen", STEPS.unseen_rows), abs=1e-6)
     assert result.log is not None
     assert "twice the same: True" in (places.trials / result.log.path).read_text()
 

@@ -31,6 +31,7 @@ from trainer.wire import Channel, Layout, Message, Word
 ROWS = ScoringRows(
     val=np.zeros((4, CONTEXT + 1), dtype=np.uint16),
     heldout=np.zeros((2, CONTEXT + 1), dtype=np.uint16),
+    unseen=np.zeros((0, CONTEXT + 1), dtype=np.uint16),
     token_bytes=np.ones(VOCAB, dtype=np.int32),
 )
 

@@ -3,8 +3,9 @@
 Fetching, splitting, the tokenizer and packing are hidden; what comes out is a folder of arrays and its manifest.
 """
 
-from trainer.data.documents import Report, Split, Stage
+from trainer.data.documents import Report, Slice, Split, Stage
 from trainer.data.errors import DataError, FolderTaken, NotPrepared, SourceAway, TextUnusable
+from trainer.data.generated import upgrade
 from trainer.data.manifest import BOS, MANIFEST, ROWS, TOKEN_BYTES, TOKENIZER, Manifest, read_manifest, verify
 from trainer.data.preparation import prepare
 
@@ -19,11 +20,13 @@ __all__ = [
     "Manifest",
     "NotPrepared",
     "Report",
+    "Slice",
     "SourceAway",
     "Split",
     "Stage",
     "TextUnusable",
     "prepare",
     "read_manifest",
+    "upgrade",
     "verify",
 ]

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.documents import Split
+from trainer.data.documents import Slice
 from trainer.data.durable import beside, file_sha256, settle, write_whole
 from trainer.data.errors import TextUnusable
+from trainer.data.generated import GENERATED, write_generated
 from trainer.data.manifest import ROWS, STAND_IN, TOKEN_BYTES, Manifest, files_digest, write_manifest
 from trainer.data.rights import give_rights
 from trainer.dump import Dumped
@@ -53,11 +54,13 @@ def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
                 f"prepare.py gave {len(rows)} usable rows of {width} tokens for {name}; {LEAST_ROWS} are the least"
             )
     scored = min(adoption.val, max(len(val) - adoption.heldout, len(val) * 2 // 3))
-    splits: dict[Split, Rows] = {"train": train, "val": val[:scored], "heldout": val[scored:][: adoption.heldout]}
+    splits: dict[Slice, Rows] = {"train": train, "val": val[:scored], "heldout": val[scored:][: adoption.heldout]}
     (folder / "private").mkdir(mode=0o700, exist_ok=True)
     for split, rows in splits.items():
         _write(folder / ROWS[split], rows)
     _write(folder / TOKEN_BYTES, table)
+    write_generated(folder, dumped.bos)
+    splits["unseen"] = np.load(folder / ROWS["unseen"])
     write_whole(folder / STAND_IN, adoption.stand_in.encode())
     sha256 = {name: file_sha256(folder / name) for name in (*ROWS.values(), TOKEN_BYTES, STAND_IN)}
     manifest = Manifest(
@@ -75,6 +78,7 @@ def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
         sizes={name: (folder / name).stat().st_size for name in sha256},
         sha256=sha256,
         digest=files_digest(sha256),
+        unseen=GENERATED,
         bos=dumped.bos,
         pinned=adoption.pinned,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Split = Literal["train", "val", "heldout"]
+Slice = Literal[Split, "unseen"]  # the last is not read from the text: it is made
 # A later split leaves out what an earlier one holds; training comes last because it can spare a document.
 SPLITS: tuple[Split, ...] = ("val", "heldout", "train")
 

@@ -10,21 +10,29 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
-from trainer.data.documents import Split
+from trainer.data.documents import Slice, Split
 from trainer.data.durable import file_sha256, write_whole
 from trainer.data.errors import NotPrepared
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_UNSEEN = 1  # the format of data that have no unseen slice; `generated.upgrade` adds it
 BOS = 0
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TOKEN_BYTES = "token_bytes.npy"
 STAND_IN = "prepare.py"
 _REPAIR = "run `overnight prepare`, which makes it again"
-ROWS: dict[Split, str] = {"train": "train.npy", "val": "private/val.npy", "heldout": "private/heldout.npy"}
+ROWS: dict[Slice, str] = {
+    "train": "train.npy",
+    "val": "private/val.npy",
+    "heldout": "private/heldout.npy",
+    "unseen": "private/unseen.npy",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Manifest:
 
     `source` says what exactly was read and `how_split` by which rule. `bytes` are UTF-8 bytes of the packed documents;
     `left_out` counts documents that another split holds already, `dropped_tokens` the ends that filled no row.
-    `pinned` is the hash of the user's own prepare.py that gave the data; a stand-in for it then lies beside them.
+    `unseen` says what the unseen slice is. `pinned` is the hash of the user's own prepare.py that gave the data; a
+    stand-in for it then lies beside them. `earlier_digest` named the same data before they had an unseen slice.
     """
 
     profile: str
@@ -42,17 +51,19 @@ class Manifest:
     how_split: str
     context: int
     vocab_size: int
-    rows: dict[Split, int]
+    rows: dict[Slice, int]
     documents: dict[Split, int]
-    bytes: dict[Split, int]
+    bytes: dict[Slice, int]
     left_out: dict[Split, int]
     dropped_tokens: dict[Split, int]
     sizes: dict[str, int]
     sha256: dict[str, str]
     digest: str
+    unseen: str
     bos: int = BOS
     format: int = FORMAT
     pinned: str | None = None
+    earlier_digest: str | None = None
 
 
 def files_digest(sha256: dict[str, str]) -> str:
@@ -64,19 +75,37 @@ def load_manifest(folder: Path) -> Manifest:
     """What the manifest says; nothing else is looked at. Raises NotPrepared."""
     path = folder / MANIFEST
     try:
-        manifest = _ADAPTER.validate_json(path.read_bytes())
+        values = from_json(path.read_bytes())
     except FileNotFoundError:
         raise NotPrepared(f"{folder} holds no prepared data; run `overnight prepare`") from None
     except OSError as error:
         raise NotPrepared(f"{path} cannot be read: {error.strerror}; give this user the right to") from error
-    except ValidationError as error:
-        raise NotPrepared(f"{path} is damaged; remove {folder} and run `overnight prepare`: {error}") from error
+    except ValueError as error:
+        raise _damaged(folder, error) from error
+    if isinstance(values, dict) and values.get("format") == WITHOUT_UNSEEN:
+        raise NotPrepared(
+            f"{folder} was prepared before there was an unseen slice of text, and has none; "
+            "run `overnight prepare`, which adds it"
+        )
+    manifest = manifest_of(values, folder)
     if manifest.format != FORMAT:
         raise NotPrepared(
             f"{folder} has data format {manifest.format}, this version reads {FORMAT}; "
             "remove the folder and run `overnight prepare`"
         )
     return manifest
+
+
+def manifest_of(values: Any, folder: Path) -> Manifest:
+    """The manifest from what its file holds. Raises NotPrepared."""
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: ValueError) -> NotPrepared:
+    return NotPrepared(f"{folder / MANIFEST} is damaged; remove {folder} and run `overnight prepare`: {error}")
 
 
 def read_manifest(folder: Path) -> Manifest:

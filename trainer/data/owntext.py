@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from trainer.data.documents import Report, Split, Stage
@@ -56,9 +57,7 @@ class OwnText:
         """The documents of a split, in the order of the hashes of their files."""
         start, end = self.parts[split]
         for file in self.files[split]:
-            text = _read(file.path)
-            if hashlib.sha256(text.encode()).hexdigest() != file.sha256:
-                raise TextUnusable(f"{file.path} changed while it was read; run the same command again")
+            text = _unchanged(file)
             part = text[cut_near(text, int(start * len(text))) : cut_near(text, int(end * len(text)))]
             yield from documents_of(part)
 
@@ -88,6 +87,18 @@ def own_text(folder: Path) -> OwnText:
             f"{len(splits['heldout'])} held out, by the hash of their text"
         ),
     )
+
+
+def private_name(text: OwnText) -> str:
+    """How a private text is named where it is the unseen slice."""
+    return f"private, {text.source}"
+
+
+def whole(text: OwnText) -> Iterator[str]:
+    """Every document of a text, whatever split it would be in."""
+    files = {file.sha256: file for file in chain(*text.files.values())}
+    for _, file in sorted(files.items()):
+        yield from documents_of(_unchanged(file))
 
 
 def hold_out(files: list[TextFile]) -> dict[Split, tuple[TextFile, ...]]:
@@ -151,6 +162,13 @@ def _text_files(folder: Path) -> list[TextFile]:
     if not files:
         raise TextUnusable(f"{folder} holds no *.txt or *.md file with any text in it; give a folder that does")
     return files
+
+
+def _unchanged(file: TextFile) -> str:
+    text = _read(file.path)
+    if hashlib.sha256(text.encode()).hexdigest() != file.sha256:
+        raise TextUnusable(f"{file.path} changed while it was read; run the same command again")
+    return text
 
 
 def _read(path: Path) -> str:

@@ -11,20 +11,20 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from trainer.data.documents import SPLITS, Disjoint, Report, Split, Stage, Text
+from trainer.data.documents import SPLITS, Disjoint, Report, Slice, Stage, Text
 from trainer.data.durable import file_sha256, write_whole
-from trainer.data.errors import DataError, FolderTaken, NotPrepared, TextUnusable
+from trainer.data.errors import DataError, FolderTaken, NotPrepared
+from trainer.data.generated import GENERATED, upgrade
 from trainer.data.manifest import (
-    BOS,
     MANIFEST,
     ROWS,
     TOKEN_BYTES,
@@ -35,52 +35,13 @@ from trainer.data.manifest import (
     verify,
     write_manifest,
 )
-from trainer.data.owntext import own_text
-from trainer.data.pack import pack
+from trainer.data.owntext import OwnText, own_text, private_name
+from trainer.data.packing import Desk, Packed, Plan, pack_split, pack_unseen, watched
 from trainer.data.plays import Plays
 from trainer.data.rights import give_rights
-from trainer.data.rows import write_rows
 from trainer.data.shards import BASE_URL, BASE_URL_KEY, TRAIN_SHARDS, Climbmix
-from trainer.data.tokenizer import encode, load_tokenizer, token_bytes, train_tokenizer
+from trainer.data.tokenizer import load_tokenizer, token_bytes, train_tokenizer
 from trainer.jobs import Profile
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a folder's data are made of; two equal plans make the same files."""
-
-    text: str
-    source: str
-    context: int
-    vocab_size: int
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.source}; rows of {self.context} tokens, vocabulary {self.vocab_size})"
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The record of a finished split."""
-
-    sha256: str
-    rows: int
-    documents: int
-    bytes: int
-    left_out: int
-    dropped_tokens: int
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A claimed data folder, and what is being made in it."""
-
-    folder: Path
-    plan: Plan
-    report: Report
-
-    @property
-    def work(self) -> Path:
-        return self.folder / "private" / "work"
 
 
 def prepare(
@@ -88,20 +49,25 @@ def prepare(
     folder: Path,
     *,
     text: Path | None = None,
+    unseen: Path | None = None,
     base_url: str | None = None,
     train_shards: int = TRAIN_SHARDS,
     report: Report = lambda stage: None,
 ) -> Manifest:
     """Make `folder` the data folder of `profile`, or check that it is. `text` is a folder of one's own files.
 
+    `unseen` is a folder of private files for the unseen slice; without it, what the folder has stays, or is generated.
     Without `base_url` the shards come from `OVERNIGHT_SHARDS_URL`, else from their hub. Raises DataError.
     """
     try:
         with _claimed(folder):
             chosen = _choose_text(profile, folder, text, base_url, train_shards)
-            plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size)
+            upgrade(folder)
+            private = None if unseen is None else own_text(unseen)
+            named = _unseen_before(folder) if private is None else private_name(private)
+            plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size, named)
             desk = Desk(folder, plan, report)
-            manifest = _finished(desk, profile) or _make(desk, profile, chosen)
+            manifest = _finished(desk, profile) or _make(desk, profile, chosen, private)
             give_rights(folder)
             return manifest
     except OSError as error:
@@ -109,6 +75,14 @@ def prepare(
             f"preparing {folder} stopped: {error}; make room or give rights there, then run `overnight prepare` again: "
             "it goes on where it stopped"
         ) from error
+
+
+def _unseen_before(folder: Path) -> str:
+    """What the unseen slice of the folder is, or was to be when its preparation stopped; else it is generated."""
+    plan_file = folder / "private" / "work" / "plan.json"
+    if (folder / MANIFEST).exists():
+        return load_manifest(folder).unseen
+    return _PLAN.validate_json(plan_file.read_bytes()).unseen if plan_file.exists() else GENERATED
 
 
 @contextmanager
@@ -142,7 +116,7 @@ def _finished(desk: Desk, profile: Profile) -> Manifest | None:
     if not (desk.folder / MANIFEST).exists():
         return None
     manifest = load_manifest(desk.folder)
-    found = Plan(manifest.text, manifest.source, manifest.context, manifest.vocab_size)
+    found = Plan(manifest.text, manifest.source, manifest.context, manifest.vocab_size, manifest.unseen)
     _refuse_unless_same(desk, found)
     try:
         verify(desk.folder)
@@ -158,12 +132,13 @@ def _finished(desk: Desk, profile: Profile) -> Manifest | None:
     return manifest
 
 
-def _make(desk: Desk, profile: Profile, text: Text) -> Manifest:
+def _make(desk: Desk, profile: Profile, text: Text, private: OwnText | None) -> Manifest:
     _keep_to_plan(desk)
     text.fetch(desk.report)
     disjoint = Disjoint(text)
     tokenizer = _make_tokenizer(desk, disjoint)
-    packed = {split: _pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
+    packed: dict[Slice, Packed] = {split: pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
+    packed["unseen"] = pack_unseen(desk, tokenizer, private)
     manifest = _manifest(desk, profile, text, packed)
     write_manifest(desk.folder, manifest)
     shutil.rmtree(desk.work)
@@ -196,7 +171,7 @@ def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
     path, record = desk.folder / TOKENIZER, desk.work / "tokenizer.sha256"
     if not (record.exists() and path.exists() and file_sha256(path) == record.read_text()):
         total = disjoint.text.count("train")
-        documents = _watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), desk.report)
+        documents = watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), desk.report)
         trained = train_tokenizer(documents, desk.plan.vocab_size)
         write_whole(path, trained.to_str().encode())
         write_whole(record, file_sha256(path).encode())
@@ -207,35 +182,9 @@ def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
     return tokenizer
 
 
-def _pack_split(desk: Desk, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
-    path, record = desk.folder / ROWS[split], desk.work / f"{split}.json"
-    if record.exists():
-        packed = _PACKED.validate_json(record.read_bytes())
-        if path.exists() and file_sha256(path) == packed.sha256:
-            return packed
-    watched = _Counted(disjoint.documents(split))
-    stage = Stage(f"pack {split}", 0, disjoint.text.count(split), "documents")
-    tokens = encode(tokenizer, _watched(watched, stage, desk.report))
-    width = desk.plan.context + 1
-    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{split}.rows")
-    if not written.rows:
-        raise TextUnusable(
-            f"the {split} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"
-        )
-    packed = Packed(
-        sha256=file_sha256(path),
-        rows=written.rows,
-        documents=watched.documents,
-        bytes=watched.bytes,
-        left_out=disjoint.left_out[split],
-        dropped_tokens=written.dropped_tokens,
-    )
-    write_whole(record, _PACKED.dump_json(packed))
-    return packed
-
-
-def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Split, Packed]) -> Manifest:
-    sha256 = {ROWS[split]: made.sha256 for split, made in packed.items()}
+def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Slice, Packed]) -> Manifest:
+    splits = {split: packed[split] for split in SPLITS}
+    sha256 = {ROWS[name]: made.sha256 for name, made in packed.items()}
     sha256 |= {name: file_sha256(desk.folder / name) for name in (TOKENIZER, TOKEN_BYTES)}
     return Manifest(
         profile=profile.name,
@@ -244,44 +193,16 @@ def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Split, Pack
         how_split=text.how_split,
         context=desk.plan.context,
         vocab_size=desk.plan.vocab_size,
-        rows={split: made.rows for split, made in packed.items()},
-        documents={split: made.documents for split, made in packed.items()},
-        bytes={split: made.bytes for split, made in packed.items()},
-        left_out={split: made.left_out for split, made in packed.items()},
-        dropped_tokens={split: made.dropped_tokens for split, made in packed.items()},
+        rows={name: made.rows for name, made in packed.items()},
+        documents={split: made.documents for split, made in splits.items()},
+        bytes={name: made.bytes for name, made in packed.items()},
+        left_out={split: made.left_out for split, made in splits.items()},
+        dropped_tokens={split: made.dropped_tokens for split, made in splits.items()},
         sizes={name: (desk.folder / name).stat().st_size for name in sha256},
         sha256=sha256,
         digest=files_digest(sha256),
+        unseen=desk.plan.unseen,
     )
 
 
-class _Counted:
-    """Passes documents on and counts them."""
-
-    def __init__(self, documents: Iterator[str]) -> None:
-        self._source = documents
-        self.documents = 0
-        self.bytes = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for document in self._source:
-            self.documents += 1
-            self.bytes += len(document.encode())
-            yield document
-
-
-def _watched(documents: Iterable[str], stage: Stage, report: Report) -> Iterator[str]:
-    """Passes documents on and reports about every hundredth."""
-    step = max(1, (stage.total or 0) // 100)
-    done = 0
-    report(stage)
-    for document in documents:
-        yield document
-        done += 1
-        if done % step == 0:
-            report(replace(stage, done=done))
-    report(replace(stage, done=done))
-
-
-_PACKED = TypeAdapter(Packed)
 _PLAN = TypeAdapter(Plan)

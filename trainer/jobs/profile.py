@@ -98,6 +98,7 @@ _GPU_BUDGET = Budget(
     scoring_s=240,
     eval_rows=2048,
     heldout_rows=1024,
+    unseen_rows=1024,
 )
 
 
@@ -153,6 +154,7 @@ def _scaled_to_cpu(reference: Profile) -> Profile:
         scoring_s=180,
         eval_rows=256,
         heldout_rows=256,
+        unseen_rows=256,
     )
     caps = Caps(memory_mib=4096, vram_mib=None, processes=256, file_mib=1024, log_kib=2048)
     return replace(

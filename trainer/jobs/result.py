@@ -118,6 +118,7 @@ class TrialResult:
     """One attempt's answer. `spec_digest` says which work it answers; `reason` is one sentence for a person.
 
     `heldout` is scored on a second slice, only when the trial beat its `score_to_beat`; no prompt may show it.
+    `unseen` likewise on text that nobody has written; of it the claims alone know.
     `disturbed` says what may have been done to the candidate from outside, such as a signal that nobody of the trainer
     sent. The candidate may have done it to itself, so the researcher measures once more and then takes what comes.
     """
@@ -131,6 +132,7 @@ class TrialResult:
     timing: Timing | None = None
     metric: Metric | None = None
     heldout: Metric | None = None
+    unseen: Metric | None = None
     trust: Trust | None = None
     steps: int | None = None
     tokens: int | None = None

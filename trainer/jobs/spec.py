@@ -45,6 +45,7 @@ class Budget:
 
     The timed phase lasts from the first batch, less at most `warmup_steps` steps and `warmup_cap_s` wall seconds,
     until the candidate asks to be scored. `setup_s` bounds everything before it, `scoring_s` everything after it.
+    Rows of the unseen slice are for claims; a budget of none, as of an earlier version, leaves it out.
     """
 
     amount: float
@@ -55,6 +56,7 @@ class Budget:
     scoring_s: float
     eval_rows: int
     heldout_rows: int
+    unseen_rows: int = 0
 
     @property
     def wall_limit_s(self) -> float:

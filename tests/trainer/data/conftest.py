@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.data import Manifest, Stage, prepare
+from trainer.data import ROWS, Manifest, Stage, prepare
+from trainer.data.generated import SECRET
 from trainer.data.plays import Plays
 from trainer.data.shards import shard_name
 from trainer.jobs import PROFILES, Profile
@@ -31,6 +34,28 @@ def story(seed: int, sentences: int = 60) -> str:
         " ".join(chance.choices(WORDS, k=12)).capitalize() + (".\n\n" if number % 5 == 4 else ". ")
         for number in range(sentences)
     )
+
+
+def share_secret(of: Path, to: Path) -> None:
+    """Two folders hold equal slices only where they share the secret that the unseen one is made by."""
+    (to / "private").mkdir(parents=True)
+    shutil.copy(of / SECRET, to / SECRET)
+
+
+def as_it_was(folder: Path) -> str:
+    """Make the folder what version 1 made; its digest then."""
+    values = json.loads((folder / "manifest.json").read_text())
+    for name in ("rows", "bytes"):
+        del values[name]["unseen"]
+    for name in ("sizes", "sha256"):
+        del values[name][ROWS["unseen"]]
+    for name in ("unseen", "earlier_digest"):
+        del values[name]
+    values |= {"format": 1, "digest": "1" * 64}
+    (folder / "manifest.json").write_text(json.dumps(values))
+    (folder / ROWS["unseen"]).unlink()
+    (folder / SECRET).unlink(missing_ok=True)
+    return str(values["digest"])
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainer.data.conftest import story
+from tests.trainer.data.conftest import share_secret, story
 from trainer.data import FolderTaken, NotPrepared, Stage, prepare, read_manifest, verify
 from trainer.jobs import Profile
 from trainer.launch import User
@@ -55,6 +55,7 @@ def preparing(folder: Path, text: Path, until: str) -> Iterator[subprocess.Popen
 
 def test_two_folders_from_the_same_text_are_equal_to_the_bit(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
     first = prepare(tiny, tmp_path / "a", text=own_folder)
+    share_secret(tmp_path / "a", tmp_path / "b")
     second = prepare(tiny, tmp_path / "b", text=own_folder)
 
     assert first == second
@@ -67,11 +68,14 @@ def test_one_thread_and_many_give_the_same_digest(own_folder: Path, tiny: Profil
     lines = CHILD.replace("    sys.stdin.readline()\n", "")
     command = [sys.executable, "-c", lines, str(tmp_path / "a"), str(own_folder)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    share_secret(tmp_path / "a", tmp_path / "b")
 
     assert prepare(tiny, tmp_path / "b", text=own_folder).digest == read_manifest(tmp_path / "a").digest
 
 
-@pytest.mark.parametrize("until", ["tokenizer 3", "pack val 0", "pack heldout 1", "pack train 0", "pack train 6"])
+@pytest.mark.parametrize(
+    "until", ["tokenizer 3", "pack val 0", "pack heldout 1", "pack train 0", "pack train 6", "generate unseen 0"]
+)
 def test_a_killed_preparation_ends_with_the_same_digest(
     own_folder: Path, tiny: Profile, tmp_path: Path, until: str
 ) -> None:
@@ -83,10 +87,11 @@ def test_a_killed_preparation_ends_with_the_same_digest(
     stages: list[Stage] = []
     manifest = prepare(tiny, tmp_path / "killed", text=own_folder, report=stages.append)
 
+    share_secret(tmp_path / "killed", tmp_path / "whole")
     assert manifest == prepare(tiny, tmp_path / "whole", text=own_folder)
     assert verify(tmp_path / "killed") == manifest
     assert not list((tmp_path / "killed").rglob("*.tmp"))
-    done_before = until.startswith("pack")
+    done_before = until.startswith(("pack", "generate"))
     assert ("tokenizer" in {stage.name for stage in stages}) is not done_before
 
 
@@ -130,7 +135,9 @@ def test_a_profile_that_differs_in_name_only_shares_the_data(own_folder: Path, t
     assert second == dataclasses.replace(first, profile="other") == read_manifest(tmp_path / "data")
 
 
-@pytest.mark.parametrize("name", ["train.npy", "private/val.npy", "tokenizer.json", "token_bytes.npy"])
+@pytest.mark.parametrize(
+    "name", ["train.npy", "private/val.npy", "private/unseen.npy", "tokenizer.json", "token_bytes.npy"]
+)
 @pytest.mark.parametrize("damage", ["gone", "shorter", "other"])
 def test_damage_is_noticed_and_made_good_again(
     own_folder: Path, tiny: Profile, tmp_path: Path, name: str, damage: str
@@ -172,6 +179,8 @@ def test_private_is_closed_to_others_and_the_rest_is_not(
         "private": 0o700,
         "private/heldout.npy": 0o600,
         "private/lock": 0o600,
+        "private/secret": 0o600,
+        "private/unseen.npy": 0o600,
         "private/val.npy": 0o600,
     }
 
@@ -244,8 +253,8 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path, content: str, message:
 
 def test_data_of_a_newer_format_are_not_guessed_at(own_folder: Path, tiny: Profile, tmp_path: Path) -> None:
     prepare(tiny, tmp_path, text=own_folder)
-    manifest = (tmp_path / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+    manifest = (tmp_path / "manifest.json").read_text().replace('"format": 2', '"format": 3')
     (tmp_path / "manifest.json").write_text(manifest)
 
-    with pytest.raises(NotPrepared, match="has data format 2, this version reads 1"):
+    with pytest.raises(NotPrepared, match="has data format 3, this version reads 2"):
         read_manifest(tmp_path)

@@ -14,6 +14,7 @@ from tests.trainer.data.conftest import (
     ForgetfulServer,
     OverloadedServer,
     Serve,
+    share_secret,
     story,
     write_shard,
 )
@@ -114,6 +115,7 @@ def test_every_address_of_the_same_shards_gives_the_same_digest(
     monkeypatch.setenv("OVERNIGHT_SHARDS_URL", f"{shard_folder.as_uri()}/")
 
     by_environment = prepare(_climbmix(tiny), tmp_path / "a", train_shards=1)
+    share_secret(tmp_path / "a", tmp_path / "b")
     by_argument = prepare(_climbmix(tiny), tmp_path / "b", base_url=str(shard_folder), train_shards=1)
 
     assert by_environment.digest == by_argument.digest

@@ -1,0 +1,158 @@
+"""Packing: each slice of a data folder becomes a file of rows, and a record of its hash by which it is found again.
+
+`preparation` says in which order. Does not cover fetching, the tokenizer or the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from tokenizers import Tokenizer
+
+from trainer.data.documents import Disjoint, Report, Slice, Split, Stage
+from trainer.data.durable import file_sha256, write_whole
+from trainer.data.errors import TextUnusable
+from trainer.data.generated import GENERATED, row_figures, write_generated
+from trainer.data.manifest import BOS, ROWS
+from trainer.data.owntext import OwnText, whole
+from trainer.data.pack import pack
+from trainer.data.rows import write_rows
+from trainer.data.tokenizer import encode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a folder's data are made of; two equal plans make the same files."""
+
+    text: str
+    source: str
+    context: int
+    vocab_size: int
+    unseen: str = GENERATED
+
+    def __str__(self) -> str:
+        shape = f"rows of {self.context} tokens, vocabulary {self.vocab_size}"
+        return f"{self.text} ({self.source}; {shape}; unseen text {self.unseen})"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The record of a finished split."""
+
+    sha256: str
+    rows: int
+    documents: int
+    bytes: int
+    left_out: int
+    dropped_tokens: int
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A claimed data folder, and what is being made in it."""
+
+    folder: Path
+    plan: Plan
+    report: Report
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "private" / "work"
+
+
+def pack_split(desk: Desk, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
+    """The rows of a split of the text."""
+    done = _packed(desk, split)
+    if done is not None:
+        return done
+    documents = _Counted(disjoint.documents(split))
+    packed = _pack(desk, tokenizer, split, documents, disjoint.text.count(split))
+    return _recorded(desk, split, replace(packed, left_out=disjoint.left_out[split]))
+
+
+def pack_unseen(desk: Desk, tokenizer: Tokenizer, private: OwnText | None) -> Packed:
+    """The unseen slice: a private text as it is, else rows made from those that are held out."""
+    done = _packed(desk, "unseen")
+    if done is not None:
+        return done
+    if private is not None:
+        documents = _Counted(whole(private))
+        return _recorded(desk, "unseen", _pack(desk, tokenizer, "unseen", documents, None))
+    if desk.plan.unseen != GENERATED:
+        raise TextUnusable(
+            f"the unseen slice of {desk.folder} was a private text ({desk.plan.unseen}); "
+            "name its folder again: `overnight prepare --unseen DIR`"
+        )
+    desk.report(Stage("generate unseen", 0, 1, "slice"))
+    write_generated(desk.folder, BOS)
+    rows, text_bytes = row_figures(desk.folder)
+    sha256 = file_sha256(desk.folder / ROWS["unseen"])
+    return _recorded(desk, "unseen", Packed(sha256, rows, 0, text_bytes, left_out=0, dropped_tokens=0))
+
+
+def _packed(desk: Desk, name: Slice) -> Packed | None:
+    """The record of a slice that was finished before, and whose file is still what it was."""
+    path, record = desk.folder / ROWS[name], desk.work / f"{name}.json"
+    if record.exists():
+        packed = _PACKED.validate_json(record.read_bytes())
+        if path.exists() and file_sha256(path) == packed.sha256:
+            return packed
+    return None
+
+
+def _recorded(desk: Desk, name: Slice, packed: Packed) -> Packed:
+    write_whole(desk.work / f"{name}.json", _PACKED.dump_json(packed))
+    return packed
+
+
+def _pack(desk: Desk, tokenizer: Tokenizer, name: Slice, counted: _Counted, total: int | None) -> Packed:
+    path = desk.folder / ROWS[name]
+    tokens = encode(tokenizer, watched(counted, Stage(f"pack {name}", 0, total, "documents"), desk.report))
+    width = desk.plan.context + 1
+    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{name}.rows")
+    if not written.rows:
+        raise TextUnusable(
+            f"the {name} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"
+        )
+    return Packed(
+        sha256=file_sha256(path),
+        rows=written.rows,
+        documents=counted.documents,
+        bytes=counted.bytes,
+        left_out=0,
+        dropped_tokens=written.dropped_tokens,
+    )
+
+
+class _Counted:
+    """Passes documents on and counts them."""
+
+    def __init__(self, documents: Iterator[str]) -> None:
+        self._source = documents
+        self.documents = 0
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for document in self._source:
+            self.documents += 1
+            self.bytes += len(document.encode())
+            yield document
+
+
+def watched(documents: Iterable[str], stage: Stage, report: Report) -> Iterator[str]:
+    """Passes documents on and reports about every hundredth."""
+    step = max(1, (stage.total or 0) // 100)
+    done = 0
+    report(stage)
+    for document in documents:
+        yield document
+        done += 1
+        if done % step == 0:
+            report(replace(stage, done=done))
+    report(replace(stage, done=done))
+
+
+_PACKED = TypeAdapter(Packed)

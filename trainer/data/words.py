@@ -1,0 +1,142 @@
+"""The unseen slice of a text whose tokenizer is ours: held-out text spliced, and its words exchanged, by a secret.
+
+A candidate may hold the validation and the held-out text, in literals or in what a pretrained model knows. So in each
+piece of held-out text every word but the most common ones is exchanged for another word of the training text: of like
+ending, length, frequency and capitals, within a piece always the same one. Before that the pieces are spliced of runs
+of some five words. Grammar, verse and spelling stay, so an honest model is measured by much the same abilities; what
+comes next is in no book.
+
+A script that leaves no room between words is exchanged a clause at a time. Same rows and same secret, same slice.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from trainer.data.pack import Tokens, pack
+from trainer.data.tokenizer import encode
+
+COMMON_SHARE = 0.5  # of all words of the training text; the words that make it up are left as they are
+MOST_ROWS = 2048
+TRAINING_TOKENS = 4_000_000  # as many are looked through for words
+FEWEST = 8  # words of a kind to choose from; where there are fewer, the next wider kind is taken
+TRIES = 10  # to draw another word than the one that it stands for
+Rows = npt.NDArray[np.uint16]
+SPLICE_SHARE = 0.4  # of the common words; every fifth word
+_WITH_BLANKS = re.compile(r"\s*\S+")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+def exchanged_words(train: Rows, heldout: Rows, tokenizer: Tokenizer, bos: int, secret: str) -> Rows:
+    """Rows of the same width, about as many as are held out, `MOST_ROWS` at most."""
+    width = heldout.shape[1]
+    lexicon = Lexicon.of(pieces_of(train[: max(1, TRAINING_TOKENS // width)], tokenizer, bos))
+    chance = random.Random(secret)
+    pieces = list(pieces_of(heldout[:MOST_ROWS], tokenizer, bos))
+    made = (lexicon.exchanged(piece, chance) for piece in spliced(pieces, lexicon.common, chance))
+    rows = [row for row in pack(encode(tokenizer, made), width, bos) if len(row) == width]
+    return np.array(rows, dtype=heldout.dtype).reshape(-1, width)
+
+
+def pieces_of(rows: Rows, tokenizer: Tokenizer, bos: int) -> Iterator[str]:
+    """The texts between the BOS tokens of the rows."""
+    for row in rows:
+        starts = np.flatnonzero(row == bos)
+        pieces: list[Tokens] = np.split(row, starts)
+        yield from tokenizer.decode_batch([piece[piece != bos].tolist() for piece in pieces if len(piece) > 1])
+
+
+def spliced(pieces: list[str], common: frozenset[str], chance: random.Random) -> Iterator[str]:
+    """Pieces as long as the given ones; every few words the text goes on elsewhere, behind the same common word.
+
+    Otherwise the order of the common words would give away the place in a known text, after some six of them.
+    """
+    words = [word for piece in pieces for word in _WITH_BLANKS.findall(piece)]
+    behind = defaultdict[str, list[int]](list)
+    for place, word in enumerate(words[:-1]):
+        behind[word].append(place + 1)
+    for piece in pieces:
+        place, made = int(chance.random() * len(words)), list[str]()
+        for _ in range(len(_WITH_BLANKS.findall(piece))):
+            word = words[place]
+            made.append(word)
+            place = (place + 1) % len(words)
+            if word.strip().lower() in common and word in behind and chance.random() < SPLICE_SHARE:
+                place = behind[word][int(chance.random() * len(behind[word]))]
+        yield "".join(made)
+
+
+@dataclass
+class Lexicon:
+    """The words of a text, by kinds; `common` are those that stay."""
+
+    counts: Counter[str]
+    common: frozenset[str]
+    kinds: defaultdict[Hashable, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, texts: Iterator[str]) -> Lexicon:
+        """Count the words of the texts."""
+        counts = Counter(word for text in texts for word in _WORD.findall(text))
+        made = cls(counts, _common(counts))
+        for word in sorted(counts):
+            if word.lower() not in made.common:
+                for kind in made.kinds_of(word):
+                    made.kinds[kind].append(word)
+        return made
+
+    def exchanged(self, text: str, chance: random.Random) -> str:
+        """The text with its words exchanged; one that comes again becomes the same one again."""
+        standing_for: dict[str, str] = {}
+
+        def other(match: re.Match[str]) -> str:
+            word = match[0]
+            if word.lower() in self.common:
+                return word
+            if word not in standing_for:
+                standing_for[word] = self._drawn(word, chance)
+            return standing_for[word]
+
+        return _WORD.sub(other, text)
+
+    def kinds_of(self, word: str) -> tuple[Hashable, ...]:
+        """From the narrowest to the widest that it belongs to."""
+        capitals = "all" if len(word) > 1 and word.isupper() else "first" if word[0].isupper() else "none"
+        length, rarity = min(len(word) // 2, 5), self.counts[word].bit_length()
+        return (
+            (capitals, length, rarity, word[-2:].lower()),
+            (capitals, length, rarity, word[-1:].lower()),
+            (capitals, length, rarity),
+            (capitals, length),
+            capitals,
+        )
+
+    def _drawn(self, word: str, chance: random.Random) -> str:
+        """Another word of its kind; itself only where the training text has no other."""
+        groups = [self.kinds.get(kind, []) for kind in self.kinds_of(word)]
+        group = next((group for group in groups if len(group) >= FEWEST), groups[-1])
+        drawn = (group[int(chance.random() * len(group))] for _ in range(TRIES if group else 0))
+        return next((other for other in drawn if other != word), word)
+
+
+def _common(counts: Counter[str]) -> frozenset[str]:
+    """The most frequent words that make up `COMMON_SHARE` of the text, in lower case."""
+    lower = Counter[str]()
+    for word, times in counts.items():
+        lower[word.lower()] += times
+    left = COMMON_SHARE * lower.total()
+    common = set()
+    for word, times in sorted(lower.items(), key=lambda item: (-item[1], item[0])):
+        if left <= 0:
+            break
+        common.add(word)
+        left -= times
+    return frozenset(common)
