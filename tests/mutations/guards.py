@@ -590,7 +590,7 @@ GUARDS = (
         "trainer/scoring.py",
         "_Part.HELDOUT, _Part.UNSEEN)",
         "_Part.HELDOUT)",
-        "trainer/test_scoring.py::test_batches_of_all_slices_are_scored_rows_are_asked_again_and_the_answer_goes_back",
+        "trainer/test_scoring.py::test_batches_of_all_slices_are_scored_and_the_answer_goes_back",
     ),
     Guard(
         "words of the unseen slice are exchanged",

@@ -124,8 +124,8 @@ class KeepsEverything:
     def ran_out_of_memory(self) -> list[tuple[int, str]]:
         return []
 
-    def tried(self, fingerprint: str) -> None:
-        return None
+    def tried(self, fingerprint: str) -> list[SimpleNamespace]:
+        return []
 
     def not_kept(self, change: str) -> list[SimpleNamespace]:
         return []

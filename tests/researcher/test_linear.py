@@ -197,8 +197,10 @@ def test_no_pattern_repeats_without_end_what_repeats_without_end() -> None:
     known = list(patterns())
 
     assert len(known) > 40
-    nested = [name for name, pattern in known if _is_nested(re._parser.parse(pattern.pattern, pattern.flags), False)]
-    assert nested == ["services.digests._BLOCK"], "which reads our own compose.yaml"
+    nested = {name for name, pattern in known if _is_nested(re._parser.parse(pattern.pattern, pattern.flags), False)}
+    assert nested == {"services.digests._BLOCK", "trainer.data.words._WORD"}, (
+        "one reads our own compose.yaml, the other parts its repeats by an apostrophe"
+    )
 
 
 def _is_nested(parsed: Any, inside: bool) -> bool:

@@ -64,6 +64,7 @@ MANIFEST = Manifest(
     sizes={},
     sha256={},
     digest="0",
+    unseen="words",
     format=FORMAT,
 )
 
