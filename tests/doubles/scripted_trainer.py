@@ -1,13 +1,13 @@
 """A trainer without training: answers trials at once from marks in the candidate's source.
 
 The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the
-source ends the trial so, `# fate of drift: crashed` only trials of that kind; `# says: words` is the reason it gives; `# luck:
-0.1` lowers the score of the first trial; `# known: 0.1` is so much worse on unseen text; `# accident: crashed 1` ends
-the first measurement of every trial so and says that it may have come from outside (`# accident of drift: ...` only of
-that kind), `# stumble: crashed 1` does the same and says nothing of the kind, `# lost of confirm: 2` loses the first two
-attempts; `# slow: 2` (or fast) has the machine slow in the first two attempts of every trial, and `# steady` has the
-training as fast as ever. It works the real queue through RQ, with the contract's types, in a process of its own:
-`python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+source ends the trial so, `# fate of drift: crashed` only trials of that kind; `# says: words` is the reason it gives;
+`# luck: 0.1` lowers the score of the first trial; `# known: 0.1` is so much worse on unseen text; `# accident: crashed
+1` ends the first measurement of every trial so and says that it may have come from outside (`# accident of drift: ...`
+only of that kind), `# stumble: crashed 1` does the same and says nothing of the kind, `# lost of confirm: 2` loses the
+first two attempts; `# slow: 2` (or fast) has the machine slow in the first two attempts of every trial, and `# steady`
+has the training as fast as ever. It works the real queue through RQ, with the contract's types, in a process of its
+own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
 from __future__ import annotations
