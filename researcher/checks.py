@@ -133,7 +133,7 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
     if len(trials) < 2 * check.pairs and all(trial.outcome is Outcome.OK for trial in trials):
         side = check.base if len(trials) % 2 else check.head
         trials.append(_add(lab, check, side, Kind.CONFIRM))
-    trials[-1] = lab.insist(trials[-1])
+    trials[-1] = lab.measure(trials[-1])
     if trials[-1].outcome is not Outcome.OK:
         _claim_failed(lab, check, trials[-1])
         return
@@ -190,7 +190,7 @@ def _recheck(lab: Lab, check: Confirmation) -> None:
         logger.warning("experiment %d is given up: %s", head.number, reason)
         return
     trials = lab.journal.trials(confirmation=check.id) or [_add(lab, check, check.head, Kind.DRIFT)]
-    trial = lab.insist(trials[0])
+    trial = lab.measure(trials[0])
     if trial.outcome is Outcome.OK:
         lab.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", lab.clock())
         return

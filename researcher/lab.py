@@ -194,14 +194,6 @@ class Lab:
                         self.hold(Held.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
         return trial
 
-    def insist(self, trial: Trial) -> Trial:
-        """Measure what must not be lost: a trial that an older researcher gave up as lost is held and begun anew."""
-        while (trial := self.measure(trial)).outcome is Outcome.LOST:
-            reason = trial.reason or ""
-            trial = self.journal.measure_again(trial)
-            self.hold(Held.MACHINE, _look_at_trainer(reason))
-        return trial
-
     def _see_the_baseline_run(self, trial: Trial) -> None:
         """Where a trial was lost several times in a row: the baseline runs before it is tried once more.
 

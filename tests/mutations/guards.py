@@ -253,25 +253,11 @@ GUARDS = (
         _CLAIMS + "a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_is_written_down",
     ),
     Guard(
-        "what the machine lost rolls nothing back",
-        "researcher/checks.py",
-        "    trial = lab.insist(trials[0])",
-        "    trial = lab.measure(trials[0])",
-        _FAILURES + "what_the_machine_loses_rolls_nothing_back",
-    ),
-    Guard(
         "tags are made again",
         "researcher/loop.py",
         "    tag_confirmed(lab)\n",
         "",
         _CLAIMS + "confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again",
-    ),
-    Guard(
-        "a lost baseline repeat is measured again",
-        "researcher/loop.py",
-        "trial = lab.insist(trials[number])",
-        "trial = lab.measure(trials[number])",
-        _FAILURES + "a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held",
     ),
     # Git and the queue
     Guard(
@@ -329,7 +315,7 @@ GUARDS = (
         "trainer/causality.py",
         "if self.change > self.tolerance:",
         "if False:",
-        _CAUSALITY + "a_model_that_sees_more_than_the_past_of_its_row_is_found[blocks]",
+        _CAUSALITY + "one_loss_that_changes_is_enough",
     ),
     Guard(
         "answers that cannot be repeated are no score",

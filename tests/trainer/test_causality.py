@@ -243,6 +243,13 @@ def test_changes_that_the_noise_of_repeated_rows_does_not_explain_are_a_look_ahe
     assert replace(finding, profit_error=1e-4).fault is None, "an FFT in bf16 carries such rounding"
 
 
+def test_one_loss_that_changes_is_enough() -> None:
+    finding = Finding(rows=448, noise=0.0, change=0.04, position=3)
+
+    assert finding.fault is not None
+    assert replace(finding, change=0.02).fault is None
+
+
 def test_a_process_that_behaves_once_it_is_asked_again_differs_from_its_score() -> None:
     assert examine(peek(0.05), replica=past).fault is not None
 
