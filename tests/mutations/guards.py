@@ -575,7 +575,7 @@ GUARDS = (
         "the unseen rows are scored where the held-out ones are",
         "trainer/scoring.py",
         "_Part.HELDOUT, _Part.UNSEEN)",
-        "_Part.HELDOUT)",
+        "_Part.HELDOUT,)",
         "trainer/test_scoring.py::test_batches_of_all_slices_are_scored_and_the_answer_goes_back",
     ),
     Guard(

@@ -27,11 +27,17 @@ import os, subprocess, sys
 from trainer import guardian, linux
 
 linux.become_subreaper()
-done = subprocess.run([sys.executable, *sys.argv[2:]], env=os.environ | {"PYTHONPATH": sys.argv[1]})
+try:
+    code = subprocess.run(
+        [sys.executable, *sys.argv[3:]], env=os.environ | {"PYTHONPATH": sys.argv[1]}, timeout=float(sys.argv[2])
+    ).returncode
+except subprocess.TimeoutExpired:
+    code = 99
 guardian.kill_tree()
-sys.exit(done.returncode)
+sys.exit(code)
 """
 TAKES_AWAY = "test_without_the_guard_its_test_fails["
+LIMIT_S = 180.0  # of one test; those that hang without their guard are to be mended
 TEST_FAILED = 1  # pytest's exit code; a test that cannot be collected has another
 
 
@@ -102,7 +108,7 @@ def run(folder: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """These tests alone, on the packages in `folder`; what a trainer without its guards leaves running is ended."""
     pytest_argv = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
     return subprocess.run(
-        [sys.executable, "-P", "-c", NOTHING_LEFT, folder, *pytest_argv],
+        [sys.executable, "-P", "-c", NOTHING_LEFT, folder, str(LIMIT_S * len(tests)), *pytest_argv],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

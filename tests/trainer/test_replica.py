@@ -169,7 +169,7 @@ def ask(model: nn.Module, examination: Callable[[Channel, Buffers], Exam]) -> Ex
         while (message := ours.receive()) is not None and not exam.served(message):
             pass
 
-    asking = threading.Thread(target=trainer)
+    asking = threading.Thread(target=trainer, daemon=True)
     asking.start()
     server = LogitsServer(theirs, layout, buffers.inputs_fd, buffers.logits_fd, -1, Pace("steps", 1, 0, 0.0, theirs))
     server.evaluate_bpb(model)

@@ -162,7 +162,7 @@ def test_batches_of_all_slices_are_scored_and_the_answer_goes_back() -> None:
     plan = Plan(7, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else None, unseen=2)
     scoring = Scoring(ours, buffers, rows, plan)
     answers: list[float] = []
-    candidate = threading.Thread(target=serve_zeros, args=(theirs, answers))
+    candidate = threading.Thread(target=serve_zeros, args=(theirs, answers), daemon=True)
     candidate.start()
 
     scoring.begin(half=False)
