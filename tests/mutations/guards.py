@@ -1444,7 +1444,7 @@ GUARDS = (
         "trainer/guardian.py",
         "    untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})\n",
         "    untouchable = []\n",
-        "trainer/test_confinement.py::test_table_holds_where_the_kernel_has_less_of_landlock[4]",
+        "trainer/test_confinement.py::test_table_holds_where_the_kernel_has_less_of_landlock[4-False]",
     ),
     Guard(
         "a candidate's files stay in its folder",

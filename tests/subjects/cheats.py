@@ -236,7 +236,7 @@ _PATCHES = (
                 return copy(room, answer)
             torch.Tensor.copy_ = peek
         """),
-        AHEAD,
+        DIFFERS,
     ),
     Cheat(
         "patched prepare",
@@ -325,7 +325,7 @@ _PATCHES = (
         for words, says in (
             ("Word.SCORED", UNASKED),
             ("Word.READY, Word.SCORED", "ended while it was being scored"),
-            ("Word.READY, Word.SAVED, Word.SERVED, Word.SERVED, Word.SERVED", "not asked"),
+            ("Word.READY, Word.SAVED, Word.SERVED, Word.SERVED, Word.SERVED", "numbers that do not fit"),
         )
     ),
 )
@@ -513,7 +513,7 @@ _DATA = (
             from pathlib import Path
             Path(os.environ["OVERNIGHT_DATA"], "private", "val.npy").read_bytes()
         """),
-        "PermissionError",
+        "private/val.npy",  # it is not there, or closed
         Outcome.CRASHED,
     ),
     Cheat(

@@ -258,8 +258,7 @@ os._exit(0)
 def test_forged_answer_is_an_answer_of_plain_values(rehearse: Check) -> None:
     answer = rehearse(FORGES)
 
-    assert (answer.verdict, answer.line, answer.parameters) == (Verdict.FAILS, None, None), answer.reason
-    assert answer.reason.startswith("a lie!")
+    assert (answer.verdict, answer.line, answer.parameters) == (Verdict.UNKNOWN, None, None), answer.reason
     assert len(answer.reason) < 1000
     assert CheckResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
 
