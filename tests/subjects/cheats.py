@@ -600,9 +600,20 @@ _BUDGET = (
         "trains on in a thread",
         before_scoring("""
             import threading
-            threading.Thread(target=lambda: [learn() for _ in range(10**6)], daemon=True).start()
+            steps, answer = [0], model.forward
+            def train_on():
+                while True:
+                    learn()
+                    steps[0] += 1
+            def answer_later(x, y=None, reduction="mean"):
+                seen = steps[0]
+                while y is None and steps[0] < seen + 20:
+                    pass
+                return answer(x, y, reduction)
+            model.forward = answer_later
+            threading.Thread(target=train_on, daemon=True).start()
         """),
-        " is allowed: ",
+        DIFFERS,
     ),
     Cheat(
         "trains when it is asked",
