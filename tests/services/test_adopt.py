@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import runpy
 import subprocess
 import sys
@@ -246,8 +247,8 @@ def test_adopted_repository_is_scored_and_its_script_sees_no_validation_text(
     assert result.log is not None
     told = (tmp_path / "trials" / result.log.path).read_text()
     assert "loader closed: a trial serves the split 'train' only" in told
-    assert "file closed: [Errno 13]" in told
-    assert "rows closed: [Errno 13]" in told
+    assert re.search(r"file closed: \[Errno (2|13)\]", told), "it is not there, or closed"
+    assert re.search(r"rows closed: \[Errno (2|13)\]", told)
     assert "text closed: Tokenizer.encode and decode are not there" in told
     assert "longest_word:     12" in told
 
