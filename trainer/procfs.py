@@ -132,8 +132,12 @@ def _of_a_thread_that_lives(pid: int) -> tuple[bytes, bytes]:
 
 
 def _threads(pid: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Of each thread the folder and what its line of the table says behind the name."""
-    for name in os.listdir(f"/proc/{pid}/task"):
+    """Of each thread the folder and what its line of the table says behind the name; none of a process that is gone."""
+    try:
+        names = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    for name in names:
         try:
             with open(f"/proc/{pid}/task/{name}/stat", "rb") as file:
                 yield f"/proc/{pid}/task/{name}", file.read().rpartition(b")")[2].split()

@@ -73,3 +73,11 @@ def test_it_is_dead_when_its_tree_is() -> None:
     done = subprocess.run([sys.executable, "-c", KILLS, HEADLESS], capture_output=True, text=True, check=True)
 
     assert done.stdout == "0\n"
+
+
+def test_a_process_that_is_gone_between_two_looks_has_no_threads() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+
+    assert list(procfs._threads(child.pid)) == []
+    assert procfs.place(child.pid) == f"/proc/{child.pid}"
