@@ -20,14 +20,15 @@ _IMPORTED_LATE = {"torch.optim": ("torch._dynamo",), "torch.compile": ("torch._d
 def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
     """Import what a script will import at once. Its own files in `folder` are left to it.
 
-    A module that cannot be imported is left to the script as well, which then meets the same error and reports it.
+    A module that cannot be imported, for whatever reason, is left to the script, which meets the same error: it may
+    catch it, and otherwise reports it.
     """
     before = list(sys.path)
     sys.path[:] = [place for place in before if Path(place or ".").resolve() != folder.resolve()]
     try:
         for name in wanted(source, has_card=has_card):
             if not _is_local(name, folder):
-                with contextlib.suppress(ImportError):
+                with contextlib.suppress(Exception):
                     importlib.import_module(name)
     finally:
         sys.path[:] = before

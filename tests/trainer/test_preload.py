@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -31,6 +32,21 @@ from trainer.preload import preload, wanted
 )
 def test_modules_are_those_that_are_imported_at_once(source: str, card: bool, modules: list[str]) -> None:
     assert wanted(source.encode(), has_card=card) == modules
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError", "AttributeError"])
+def test_a_module_that_fails_is_left_to_the_script_which_may_catch_it(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    (installed / "needs_a_driver.py").write_text(f"raise {error}('no driver')")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(installed)])
+
+    preload(b"import needs_a_driver", tmp_path / "subject", has_card=False)
+
+    with pytest.raises(Exception, match="no driver"):
+        importlib.import_module("needs_a_driver")
 
 
 def test_no_file_of_the_candidate_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
