@@ -38,12 +38,15 @@ BASES = profile_named("cpu").baseline_repeats  # trials of the baseline before t
 AROUND = ("guardian", "training", "fork")
 # Kind, experiment and number of a trial: who is killed in its first attempt, its second, its third. A trial of its own
 # is needed for each kill that may be the candidate's doing, since only one measurement is set aside.
+OF_ITS_REPLICA = ("replica", "guardian of the replica")
 PLAN: dict[tuple[Kind, str, int], tuple[str, ...]] = {
     (Kind.BASELINE, "0", 0): AROUND,
     (Kind.FIRST, "1", 0): AROUND,
     (Kind.CONFIRM, "1", 1): AROUND,
+    (Kind.CONFIRM, "1", 2): OF_ITS_REPLICA,
     (Kind.CONFIRM, "0", BASES): AROUND,
-    (Kind.FIRST, "2", 0): ("replica", "guardian of the replica"),
+    (Kind.CONFIRM, "0", BASES + 1): OF_ITS_REPLICA,
+    (Kind.FIRST, "2", 0): OF_ITS_REPLICA,
     (Kind.DRIFT, "1", 4): AROUND,
 }
 SOURCES = (
