@@ -98,17 +98,17 @@ def _look(model: Any, rows: ScoringRows) -> Look:
     plan = Plan(BUDGET.eval_rows, BUDGET.heldout_rows, weights_fd=None, closer=lambda _: QUESTIONS)
     buffers = Buffers(layout)
     try:
-        refusal, scoring = _examined(model, buffers, lambda channel: Scoring(channel, buffers, rows, plan))
+        refusal, scoring = examined(model, buffers, lambda channel: Scoring(channel, buffers, rows, plan))
         if refusal is not None:
             return Look(None, refusal)
         asked = scoring.causality.questions(QUESTIONS)
-        refusal, replica = _examined(model, buffers, lambda channel: ReplicaExam(channel, buffers, asked))
+        refusal, replica = examined(model, buffers, lambda channel: ReplicaExam(channel, buffers, asked))
         return Look(replica.finding, refusal or (replica.finding.fault if replica.finding is not None else None))
     finally:
         buffers.close()
 
 
-def _examined(model: Any, buffers: Buffers, examination: Callable[[Channel], Exam]) -> tuple[str | None, Exam]:
+def examined(model: Any, buffers: Buffers, examination: Callable[[Channel], Exam]) -> tuple[str | None, Exam]:
     """The model answers in this thread, whose autocast is the script's, the trainer asks in another. Returns why it was
     refused, if it was."""
     ours, theirs = (Channel(end) for end in Channel.pair())

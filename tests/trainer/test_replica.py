@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.trainer.examined import examined
 from trainer import linux
 from trainer.causality import Causality, Finding
 from trainer.dialogue import Buffers
 from trainer.jobs import Outcome
 from trainer.launch import Ending
-from trainer.logits import LogitsServer
-from trainer.pace import Pace
 from trainer.replica import ReplicaEnded, ReplicaExam, replica_fault
 from trainer.rows import ScoringRows
 from trainer.scoring import Plan, Scoring
@@ -27,7 +23,6 @@ from trainer.verdict import Stop
 from trainer.wire import Channel, Layout, Word
 
 VOCAB, CONTEXT, ROWS, BATCH = 20, 8, 16, 4
-Exam = TypeVar("Exam", Scoring, ReplicaExam)
 
 FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
 KILLED = dataclasses.replace(FINE, exit_code=None, signal=9)
@@ -133,7 +128,7 @@ class Dropout(nn.Module):
 
 
 def test_dropout_that_was_left_on_answers_alike() -> None:
-    finding = examined(Dropout())
+    finding = finding_of(Dropout())
 
     assert (finding.noise, finding.change, finding.fault) == (0.0, 0.0, None)
     assert finding.rows > 40
@@ -145,37 +140,15 @@ def random_rows() -> ScoringRows:
     return ScoringRows(val, heldout, heldout[:0], np.ones(VOCAB, dtype=np.int32))
 
 
-def examined(model: nn.Module) -> Finding:
-    """The real server of logits answers in this thread, first for the score, then as a replica; the trainer asks."""
-    rows = random_rows()
+def finding_of(model: nn.Module) -> Finding:
+    """Of the model, which answers first for its score, then in the place of its replica."""
+    rows, buffers = random_rows(), Buffers(Layout(BATCH, CONTEXT, VOCAB))
     plan = Plan(ROWS, 0, weights_fd=None, closer=lambda _: 64)
-    scoring = ask(model, lambda channel, buffers: Scoring(channel, buffers, rows, plan))
-    exam = ask(model, lambda channel, buffers: ReplicaExam(channel, buffers, scoring.causality.questions(64)))
+    refusal, scoring = examined(model, buffers, lambda channel: Scoring(channel, buffers, rows, plan))
+    assert refusal is None
+    questions = scoring.causality.questions(64)
+    refusal, exam = examined(model, buffers, lambda channel: ReplicaExam(channel, buffers, questions))
+    buffers.close()
+    assert refusal is None
     assert exam.finding is not None
     return exam.finding
-
-
-def ask(model: nn.Module, examination: Callable[[Channel, Buffers], Exam]) -> Exam:
-    layout = Layout(BATCH, CONTEXT, VOCAB)
-    buffers = Buffers(layout)
-    ours, theirs = (Channel(end) for end in Channel.pair())
-    exam = examination(ours, buffers)
-
-    def trainer() -> None:
-        ready = ours.receive()
-        assert ready is not None
-        assert ready.word is Word.READY
-        exam.begin(half=False)
-        while (message := ours.receive()) is not None and not exam.served(message):
-            pass
-
-    asking = threading.Thread(target=trainer, daemon=True)
-    asking.start()
-    server = LogitsServer(theirs, layout, buffers.inputs_fd, buffers.logits_fd, -1, Pace("steps", 1, 0, 0.0, theirs))
-    server.evaluate_bpb(model)
-    asking.join()
-    exam.close()
-    for end in (ours.end, theirs.end):
-        end.close()
-    buffers.close()
-    return exam
