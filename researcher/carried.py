@@ -31,10 +31,10 @@ class Cap:
 # Of 704 edits of single modules in this repository's history the median adds 106 bytes, 99 in 100 no more than 988, the
 # largest 2,138; of values 41, 462 and 801. A whole train.py of the field is 6,404, of which 1,585 are values.
 EDIT = Cap(3072, 1024)  # one proposal of a model, against its parent
-NIGHT = Cap(8192, 2048)  # all that models added, against the baseline or the last file of a person's
+RUN = Cap(8192, 2048)  # all that models added, against the baseline or the last file of a person's
 PERSON = Cap(16384, 4096)  # a person's file, against the baseline
 MOST_GROWTH = 16_384  # characters of one proposal of a model, whatever they compress to; the largest edit has 4,214
-KNOBS_SLACK = 512  # a night at its cap still moves knobs
+KNOBS_SLACK = 512  # a run at its cap still moves knobs
 
 
 def refuse_carried(source: str, before: str, cap: Cap, since: str) -> None:

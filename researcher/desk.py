@@ -2,7 +2,7 @@
 
 A closed table of functions, JSON, ids made by the client: asked twice, done once. The journal holds what was asked;
 a job that a killed researcher left half done is put back and answered from there. Promises: a flood of requests costs
-the night a bounded time at each look, and the server's memory is given back; what waits beyond `WAITING_LIMIT` is
+the run a bounded time at each look, and the server's memory is given back; what waits beyond `WAITING_LIMIT` is
 dropped. A client sends single commands only, each of which takes the server a time that does not depend on what clients
 stored before: many of them in one transaction would block it for as long as they like.
 """

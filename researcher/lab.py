@@ -155,7 +155,7 @@ class Lab:
         """The seed of the next trial: drawn alike for every kind of trial, also for both sides of a claim.
 
         A candidate sees its seed. The key of the draws is the journal's secret, so a seed tells nothing of the kind of
-        its trial nor of how many came before it; with the key a night can be told again.
+        its trial nor of how many came before it; with the key all seeds of a run can be drawn again.
         """
         run = self.run
         return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)

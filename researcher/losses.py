@@ -3,7 +3,7 @@
 An attempt is lost when no answer comes of it. A trial that is lost three times in a row is tried again only after the
 baseline, which is known to run, was seen to run beside it (a DRIFT trial, the witness). If it is lost then too, the
 loss follows the candidate, say its seed, and is its failure. A witness that was itself in trouble speaks of the
-machine, and the trial has as many attempts again. So nothing that a candidate does can hold the night for ever.
+machine, and the trial has as many attempts again. So nothing that a candidate does can hold the run for ever.
 
 Does not cover several trainers of which one is broken: the witness may run on another one.
 """

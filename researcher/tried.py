@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from researcher.carried import KNOBS_SLACK, NIGHT, PERSON, Cap, refuse_carried
+from researcher.carried import KNOBS_SLACK, PERSON, RUN, Cap, refuse_carried
 from researcher.decision import is_banned
 from researcher.experiment import Confirmation, Experiment
 from researcher.history import History
@@ -49,10 +49,10 @@ def _ground(journal: History, incumbent: int, by: Proposer) -> str:
 
 def _refuse_creep(source: str, incumbent: str, ground: str, by: Proposer) -> None:
     """Raises Rejected: many small edits together are held to a cap as one is. Where it is reached, knobs still move."""
-    cap = PERSON if by is Proposer.HUMAN else NIGHT
+    cap = PERSON if by is Proposer.HUMAN else RUN
     if read_facts(source).numberless == read_facts(incumbent).numberless:
         cap = Cap(cap.added + KNOBS_SLACK, cap.literal + KNOBS_SLACK)
-    refuse_carried(source, ground, cap, "the script the night grew from")
+    refuse_carried(source, ground, cap, "the script the run grew from")
 
 
 def _speaks_against_it(journal: History, fingerprint: str) -> Experiment | None:

@@ -165,7 +165,7 @@ class ServerFolder:
 
 
 def memory_cap_mib(machine_mib: int) -> int:
-    """How much a machine's server may use. A night uses a few MiB; the rest is for what somebody sends."""
+    """How much a machine's server may use. A run uses a few MiB; the rest is for what somebody sends."""
     return min(max(machine_mib // _MEMORY_SHARE, _MEMORY_LEAST_MIB), _MEMORY_MOST_MIB)
 
 

@@ -2335,11 +2335,11 @@ GUARDS = (
         _CARRIED + "what_compresses_to_nothing_is_too_long_too",
     ),
     Guard(
-        "many keeps add no more than a night may",
+        "many keeps add no more than a run may",
         "researcher/tried.py",
         "    refuse_carried(source, ground, cap, ",
         "    return\n    refuse_carried(source, ground, cap, ",
-        _CARRIED + "many_small_keeps_carry_no_more_than_a_night_may",
+        _CARRIED + "many_small_keeps_carry_no_more_than_a_run_may",
     ),
     Guard(
         "the files of people are counted from the baseline",

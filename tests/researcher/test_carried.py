@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import trainer
-from researcher.carried import EDIT, MOST_GROWTH, NIGHT, PERSON, added_bytes, added_literal_bytes
+from researcher.carried import EDIT, MOST_GROWTH, PERSON, RUN, added_bytes, added_literal_bytes
 from researcher.errors import Rejected
 from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
 from researcher.tried import tried
@@ -144,17 +144,17 @@ def creep(night: KeepsEverything, by: Proposer, size: int, steps: int = 60) -> s
     return "nothing was refused"
 
 
-def test_many_small_keeps_carry_no_more_than_a_night_may() -> None:
+def test_many_small_keeps_carry_no_more_than_a_run_may() -> None:
     night = KeepsEverything([SUBJECT], [None])
 
     reason = creep(night, Proposer.LLM, 300)
 
     assert "that the script the night grew from has not" in reason
-    assert added_literal_bytes(night.sources[-1], SUBJECT) <= NIGHT.literal
+    assert added_literal_bytes(night.sources[-1], SUBJECT) <= RUN.literal
     assert 4 < len(night.sources) < 10
 
 
-def test_where_a_night_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> None:
+def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> None:
     night = KeepsEverything([SUBJECT], [None])
     creep(night, Proposer.LLM, 400)
     creep(night, Proposer.LLM, 100)
@@ -175,6 +175,6 @@ def test_files_by_people_carry_no_more_together_and_begin_the_count_of_models_an
     night.keep(theirs, Proposer.HUMAN)
 
     creep(night, Proposer.LLM, 400)
-    assert NIGHT.literal - 500 < added_literal_bytes(night.sources[-1], theirs) <= NIGHT.literal
+    assert RUN.literal - 500 < added_literal_bytes(night.sources[-1], theirs) <= RUN.literal
     creep(night, Proposer.HUMAN, 900)
     assert added_literal_bytes(night.sources[-1], SUBJECT) <= PERSON.literal
