@@ -16,6 +16,12 @@ from pathlib import Path
 # The first optimiser, and what is compiled, import these: a second of a processor each.
 _IMPORTED_LATE = {"torch.optim": ("torch._dynamo",), "torch.compile": ("torch._dynamo", "torch._inductor.compile_fx")}
 
+# Packages without their driver, or made for another version, raise any of these. What else is raised ends the process.
+_WHILE_IMPORTING = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+
 
 def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
     """Import what a script will import at once. Its own files in `folder` are left to it.
@@ -28,7 +34,7 @@ def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
     try:
         for name in wanted(source, has_card=has_card):
             if not _is_local(name, folder):
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(*_WHILE_IMPORTING):
                     importlib.import_module(name)
     finally:
         sys.path[:] = before

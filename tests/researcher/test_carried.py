@@ -149,7 +149,7 @@ def test_many_small_keeps_carry_no_more_than_a_run_may() -> None:
 
     reason = creep(night, Proposer.LLM, 300)
 
-    assert "that the script the night grew from has not" in reason
+    assert "that the script the run grew from has not" in reason
     assert added_literal_bytes(night.sources[-1], SUBJECT) <= RUN.literal
     assert 4 < len(night.sources) < 10
 
@@ -165,7 +165,7 @@ def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> N
     assert moved != full
     validate(Proposal(Proposer.OPTIMIZER, "t", "h", (WholeFile(moved),)), full, check)
     proposal = Proposal(Proposer.LLM, "t", "h", (WholeFile(f"{full}y = {noise(300)!r}\n"),))
-    with pytest.raises(Rejected, match="the night grew from"):
+    with pytest.raises(Rejected, match="the run grew from"):
         validate(proposal, full, check)
 
 
