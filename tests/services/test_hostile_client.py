@@ -199,18 +199,26 @@ def test_flood_of_requests_costs_a_bounded_time_and_what_is_too_much_is_dropped(
     assert "197001 are dropped" in caplog.text
 
 
+def is_writable(bus: Bus) -> bool:
+    try:
+        bus.connection.set("overnight:doing:researcher", "measuring")
+    except redis.OutOfMemoryError:
+        return False
+    return True
+
+
 def test_memory_that_a_client_fills_is_given_back(client: Bus, researcher: Bus) -> None:
     kept = ask(client, "idea", "wider")
-    for size_bytes in (MIB, 10_000, 1):
-        with suppress(redis.OutOfMemoryError):
-            for number in range(10_000):
-                client.connection.hset(f"rq:job:idea-{size_bytes:06x}{number:06x}", "data", bytes(size_bytes))
-    with pytest.raises(redis.OutOfMemoryError):
-        researcher.connection.set("overnight:doing:researcher", "measuring")
+    numbers = iter(range(200_000))
+    while is_writable(researcher):  # the server's own buffers come and go: what they leave is filled again
+        for size_bytes in (MIB, 10_000, 1):
+            with suppress(redis.OutOfMemoryError):
+                for _ in range(10_000):
+                    client.connection.hset(f"rq:job:idea-{next(numbers):012x}", "data", bytes(size_bytes))
 
     Desk.open(researcher, receive).serve()
 
-    researcher.connection.set("overnight:doing:researcher", "measuring")
+    assert is_writable(researcher)
     assert answer(client, kept, 1) == "taken in: wider"
     assert researcher.connection.info("memory")["used_memory"] < 24 * MIB
 
