@@ -76,6 +76,9 @@ class Watchdog:
                 if _begins(refusal, "UNKILLABLE"):
                     self._kill("a script that does not end has written, and cannot be ended alone")
                     return
+            except (redis.TimeoutError, redis.ConnectionError) as gone:
+                log.warning("a script does not end, and %s got no answer (%s); the next look asks again", command, gone)
+                return
             else:
                 log.error("a script on the server did not end and was ended by %s; find who may run one", command)
                 return

@@ -2591,4 +2591,11 @@ GUARDS = (
         "    except ProcessLookupError:\n        return\n",
         "trainer/test_procfs.py::test_a_process_that_is_gone_between_two_looks_has_no_threads",
     ),
+    Guard(
+        "a watchdog outlives an order that gets no answer",
+        "services/redis/watchdog.py",
+        "            except (redis.TimeoutError, redis.ConnectionError) as gone:",
+        "            except ZeroDivisionError as gone:",
+        _HOSTILE + "a_server_that_does_not_answer_the_order_to_end_a_script_is_looked_at_again",
+    ),
 )

@@ -407,3 +407,23 @@ def is_busy(watchdog: Watchdog) -> bool:
     except redis.TimeoutError:
         return False
     return False
+
+
+class AnswersNoKill(Watchdog):
+    """Of a server that says that it is busy, and then answers nothing more."""
+
+    def _ask(self, command: str) -> None:
+        if command == "PING":
+            raise redis.ResponseError("BUSY Redis is busy running a script")
+        raise redis.TimeoutError("no answer")
+
+
+def test_a_server_that_does_not_answer_the_order_to_end_a_script_is_looked_at_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watchdog = AnswersNoKill(1, lambda: pytest.fail("nothing is killed for one look without an answer"))
+
+    watchdog.look()
+    watchdog.look()
+
+    assert caplog.text.count("the next look asks again") == 2
