@@ -33,7 +33,7 @@ _OF_ITS_CODE = frozenset(
         signal.SIGXCPU, signal.SIGXFSZ, signal.SIGPIPE,
     }
 )  # fmt: skip
-_AWAY_S = 5.0  # the supervisor wakes ten times a second; the busiest of our machines delayed it by less than one second
+_AWAY_S = 5.0  # the supervisor wakes ten times a second, so this is no delay of a busy machine
 _STOPPED_S = 1.0  # two samples
 
 
