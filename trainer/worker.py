@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, ClassVar
@@ -182,11 +183,26 @@ class OneQueueWorker(Worker):
         except redis.OutOfMemoryError:
             log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
 
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
+        """In the fork: a job that was taken begins once its beginning can be stored."""
+        begin = super().prepare_job_execution
+        self._once_there_is_memory(lambda: begin(job, remove_from_intermediate_queue))
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """In the fork: the first write after a job's end waits as its answer does."""
+        end = super().handle_execution_ended
+        self._once_there_is_memory(lambda: end(job, queue, heartbeat_ttl))
+
     def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any, execution: Execution) -> None:
         """In the fork: an answer waits for room in the server, until we are told to stop."""
+        succeed = super().handle_job_success
+        self._once_there_is_memory(lambda: succeed(job, queue, started_job_registry, execution))
+
+    def _once_there_is_memory(self, write: Callable[[], object]) -> None:
+        """Repeat what can be repeated. Raises OutOfMemoryError if we are told to stop meanwhile."""
         while True:
             try:
-                super().handle_job_success(job, queue, started_job_registry, execution)
+                write()
                 return
             except redis.OutOfMemoryError:
                 if was_told_to_stop():
@@ -222,8 +238,9 @@ class OneQueueWorker(Worker):
             self._presence.show(self._phase)
 
     def teardown(self) -> None:
-        """Say goodbye."""
-        super().teardown()  # type: ignore[no-untyped-call]
+        """Say goodbye, unless the server has no memory for that; then the lease of this worker ends."""
+        with contextlib.suppress(redis.OutOfMemoryError):
+            super().teardown()  # type: ignore[no-untyped-call]
         if not self.is_horse:
             self._presence.fade()
 
