@@ -22,30 +22,31 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from researcher.alarm import alarm
-from researcher.checker import Checker
 from researcher.clock import NightClock
-from researcher.desk import Desk, RequestJob
-from researcher.drafting import Drafting
-from researcher.endurance import endure
 from researcher.errors import JournalError, ResearcherError, SubjectError
-from researcher.experiment import Prices, Run
-from researcher.front import Front
-from researcher.journal import Journal
-from researcher.lab import BackOff, Goal, Lab
-from researcher.llms import first_llm, lease, stronger_llm
-from researcher.loop import work
-from researcher.optimizer import Optimizer
-from researcher.projections import ResultsTable, write_whole
-from researcher.proposers import Proposers
-from researcher.rescue import open_subject
+from researcher.files import write_whole
+from researcher.journal.records import Prices, Run
+from researcher.journal.writer import Journal
+from researcher.loop.context import BackOff, Goal, Lab
+from researcher.loop.loop import work
+from researcher.loop.request_handler import Front
+from researcher.loop.resume import endure
+from researcher.loop.status import RESEARCHER, Voice
+from researcher.optimizer.optimizer import Optimizer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.prefetch import Drafting
+from researcher.proposers.proposers import Proposers
+from researcher.queues.dry_runs import Checker
+from researcher.queues.requests import Desk, RequestJob
+from researcher.queues.trials import TrialQueue
+from researcher.report.results_table import ResultsTable
+from researcher.report.stall_alarm import alarm
+from researcher.report.view import now
+from researcher.repository.recovery import open_subject
+from researcher.repository.repository import EDITABLE, Workspace
 from researcher.settings import Settings, faults
-from researcher.speaker import Asking
-from researcher.trials import TrialQueue
-from researcher.validation import fingerprint
-from researcher.view import now
-from researcher.voice import RESEARCHER, Voice
-from researcher.workspace import EDITABLE, Workspace
+from researcher.source.validation import fingerprint
+from researcher.wiring import first_llm, lease, stronger_llm
 from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, foreign
 
 logger = logging.getLogger("researcher")

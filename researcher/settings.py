@@ -7,7 +7,6 @@ in a container and neighbours below one state folder in local mode.
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -15,45 +14,15 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from researcher.decision import CLAIM_HOURS, Rule
-from researcher.endpoint import base_url
-from researcher.openai import checked_url, read_key
-from researcher.placement import Placement, placement_for
-from researcher.thinking import Think
-from researcher.turns import Shares
+from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
+from researcher.llm.gpu_memory_split import Placement, placement_for
+from researcher.llm.ollama_api import base_url
+from researcher.llm.openai import checked_url, read_key
+from researcher.llm.thinking import Think
+from researcher.optimizer.optimizer import Sampler
+from researcher.proposers.schedule import USUAL_SHARES, Mix, Shares
 from trainer.jobs import Profile, profile_named
 
-
-class Mix(StrEnum):
-    """Who proposes: `hybrid` shares the turns out, the others are for ablation."""
-
-    HYBRID = "hybrid"
-    LLM = "llm"
-    OPTIMIZER = "optimizer"
-    RANDOM = "random"
-
-    @property
-    def asks_llm(self) -> bool:
-        """False where knobs are all that is moved."""
-        return self in (Mix.HYBRID, Mix.LLM)
-
-
-class Sampler(StrEnum):
-    """What the optimiser draws its moves from; uniform draws are for ablation."""
-
-    TPE = "tpe"
-    CMAES = "cmaes"
-    RANDOM = "random"
-
-
-class CrashReset(StrEnum):
-    """Where to fall back to when the incumbent itself fails after three failures in a row."""
-
-    CONFIRMED = "confirmed"
-    BASELINE = "baseline"
-
-
-USUAL_SHARES = Shares(edits=0.25, advice=0.3)
 ESCALATION_NEEDS = ("ESCALATE_MODEL", "ESCALATE_PRICE_IN", "ESCALATE_PRICE_OUT", "ESCALATE_MAX_COST")
 
 

@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.text import Text
 
 from services import doctor
-from services.digests import NoImages, digest_in, pin
+from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Facts, Mode, Verdict
 from services.doctor.engine import compose, reach
-from services.machine import state_folder
-from services.results import RESEARCHER, fetch
-from services.stack import ENGINE_AWAY, PROJECT, Container, Stack, StackError
-from services.state import State
-from services.up import Wish, bring_up, prepare, told, watch
+from services.machine.gpus import state_folder
+from services.machine.state import State
+from services.stack.digests import NoImages, digest_in, pin
+from services.stack.results import RESEARCHER, fetch
+from services.stack.up import Wish, bring_up, prepare, told, watch
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD_USE = 2

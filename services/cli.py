@@ -15,16 +15,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from researcher.decision import Rule
+from researcher.decision.rules import Rule
 from researcher.errors import ResearcherError
-from researcher.experiment import CONFIRM
-from researcher.settings import Mix
-from services import show
-from services.door import DoorError, ask_and_wait
-from services.follow import follow_night
-from services.machine import GpuFault, detect_profile, gpus, state_folder
-from services.shape import ShapeRefused
-from services.state import State, StateError
+from researcher.journal.records import CONFIRM
+from researcher.proposers.schedule import Mix
+from services.adopt.subject_check import ShapeRefused
+from services.machine.gpus import GpuFault, detect_profile, gpus, state_folder
+from services.machine.state import State, StateError
+from services.views import show
+from services.views.client import DoorError, ask_and_wait
+from services.views.follow import follow_night
 from trainer.jobs import BusError, ProfileError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -221,7 +221,7 @@ def init(
     state: StateOption = None,
 ) -> None:
     """Take a repository of your own with its data, unedited: look at it, run its prepare.py once behind walls."""
-    from services.adopt import Init, adopt  # noqa: PLC0415 - costs numpy
+    from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - costs numpy
 
     wish = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
     if adopt(_state(state), wish, lambda question: yes or typer.confirm(question), console) is None:
@@ -236,7 +236,7 @@ def prepare(
     state: StateOption = None,
 ) -> None:
     """Fetch and prepare the text of a profile; `run` does this by itself."""
-    from services.adopt import settle_data  # noqa: PLC0415 - costs numpy and the tokenizer library
+    from services.adopt.adopt import settle_data  # noqa: PLC0415 - costs numpy and the tokenizer library
 
     folder = _state(state)
     choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
@@ -253,7 +253,7 @@ def pull(
     ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
 ) -> None:
     """Have Ollama pull the LLM's model, and watch; broken off, the same command goes on where it was."""
-    from services.pull import model_wanted, pull_model  # noqa: PLC0415 - costs asyncio and the client
+    from services.machine.model import model_wanted, pull_model  # noqa: PLC0415 - costs asyncio and the client
 
     here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
@@ -270,7 +270,7 @@ def trial(
     state: StateOption = None,
 ) -> None:
     """Run one trusted trial of a train.py by hand, outside of any night, and print its score."""
-    from services.by_hand import run_by_hand  # noqa: PLC0415 - costs the trainer
+    from services.single_trial import run_by_hand  # noqa: PLC0415 - costs the trainer
 
     raise typer.Exit(run_by_hand(_state(state), file, seed, console))
 

@@ -16,20 +16,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from researcher.history import History
-from researcher.settings import Mix
-from researcher.store import WriterLock
-from services.adopt import settle_data
-from services.machine import detect_profile, gpus
-from services.pull import say_if_missing
+from researcher.journal.database import WriterLock
+from researcher.journal.reader import History
+from researcher.proposers.schedule import Mix
+from services.adopt.adopt import settle_data
+from services.machine.gpus import detect_profile, gpus
+from services.machine.model import say_if_missing
+from services.machine.state import Choices, State
+from services.machine.subject import settle_subject
+from services.machine.supervisor import Child, ChildStatus, Supervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
-from services.state import Choices, State
-from services.subject import settle_subject
-from services.supervisor import Child, ChildStatus, Supervisor
-from services.watch import CHECKER, RESEARCHER, TRAINER, Watched, summary, watch
+from services.views.local import CHECKER, RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import Bus, connect
-from trainer.tenancy import AUTO
+from trainer.sandbox.candidate_user import AUTO
 
 STOP_GRACE_S = 20.0
 # The supervisor starts again what dies; these exit codes are a process's last word.

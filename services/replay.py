@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from researcher.exchanges import Exchange, Unreadable, stored_exchanges
-from researcher.experiment import Experiment
-from researcher.history import History
-from researcher.llm import judged
-from researcher.proposal import Lane, Proposal, Stage, lanes_of
-from researcher.validation import validate
-from services.state import State
+from researcher.journal.reader import History
+from researcher.journal.records import Experiment
+from researcher.prompting.transcripts import Exchange, Unreadable, stored_exchanges
+from researcher.proposers.llm_conversation import judged
+from researcher.source.proposal import Lane, Proposal, Stage, lanes_of
+from researcher.source.validation import validate
+from services.machine.state import State
 from trainer.jobs import Outcome
 
 NO_LANE = "none"

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from trainer.landlock import abi
+from trainer.sandbox.landlock import abi
 
 ATTACKS = Path(__file__).parent / "subjects" / "attacks.py"
 

@@ -12,24 +12,25 @@ from typing import Literal
 
 import redis
 
-from trainer import linux, room
+from trainer.candidate.runner import CONTEXT_MIB
 from trainer.jobs import PROFILES, Bus, connect
-from trainer.launch import User, UserRefused
-from trainer.leftovers import NotSwept
-from trainer.places import Places
-from trainer.runner import CONTEXT_MIB
-from trainer.selftest import Unsafe, try_walls
-from trainer.takeover import take_over
-from trainer.tenancy import AUTO, Tenancy, WorkFolderRefused, move_in
-from trainer.work import Station, take_station
-from trainer.worker import CHECKS_DRAFTS, TRAINS, Duty, OneQueueWorker
+from trainer.sandbox import syscalls
+from trainer.sandbox.candidate_user import AUTO, Tenancy, WorkFolderRefused, move_in
+from trainer.sandbox.cleanup import NotSwept
+from trainer.sandbox.launch import User, UserRefused
+from trainer.sandbox.paths import Places
+from trainer.sandbox.selftest import Unsafe, try_walls
+from trainer.trial import disk_space
+from trainer.worker.job_functions import Station, take_station
+from trainer.worker.orphaned_jobs import take_over
+from trainer.worker.rq_worker import CHECKS_DRAFTS, TRAINS, Duty, OneQueueWorker
 
 log = logging.getLogger("trainer")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Start the worker; the exit code."""
-    linux.become_undumpable()  # before the password is read; the forks that supervise stay so
+    syscalls.become_undumpable()  # before the password is read; the forks that supervise stay so
     options = _options(arguments)
     duty: Duty = CHECKS_DRAFTS if options.checks else TRAINS
     if duty is CHECKS_DRAFTS:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.name or f"{duty.name}-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
     work = options.work.absolute()
-    room.wait_for((work,) if options.trials is None else (options.trials, work), lambda _: True)
+    disk_space.wait_for((work,) if options.trials is None else (options.trials, work), lambda _: True)
     if options.trials is not None:
         options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

@@ -1,13 +1,15 @@
-"""Doctor: what this machine has and lacks for a night, in one line each. Checks and only checks; nothing is changed.
+"""Doctor: what this machine has and lacks for a run, one line for each check. Nothing is changed.
 
-`examine` looks, `print_findings` tells, `exit_code` sums up, `write_report` makes a file for an issue, without secrets.
+`checks` runs them all: `host`, `engine`, `gpu`, `subject` and `model_and_data` hold one group each. `finding` is the
+result of a check, `requirements` the numbers that are asked for, `environment` what is known before, and `report`
+writes a file for an issue, without secrets.
 """
 
-from services.doctor.examination import examine
-from services.doctor.facts import Facts, this_machine
+from services.doctor.checks import examine
+from services.doctor.environment import Facts, this_machine
 from services.doctor.finding import Finding, Verdict, exit_code, print_findings
-from services.doctor.minima import Mode
 from services.doctor.report import write_report
+from services.doctor.requirements import Mode
 
 __all__ = [
     "Facts",

@@ -11,11 +11,11 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import DeviceRequest
 
-from services.doctor.facts import Facts
+from services.compose import Stack
+from services.doctor.environment import Facts
 from services.doctor.finding import Finding, fail, ok, skip
-from services.doctor.minima import COMPOSE, ENGINE
+from services.doctor.requirements import COMPOSE, ENGINE
 from services.redis.binary import parse_version
-from services.stack import Stack
 
 PACKAGES = "sudo apt-get install docker.io docker-compose-v2 docker-buildx (Ubuntu 24.04 or newer)"
 TOOLKIT = (

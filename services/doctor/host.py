@@ -12,15 +12,15 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from services.doctor.facts import Facts
+from services.doctor.environment import Facts
 from services.doctor.finding import Finding, fail, ok, warn
-from services.machine import Card
+from services.machine.gpus import Card
 from services.redis.binary import choose_binary
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST
 from trainer.jobs import BusError
-from trainer.launch import User
-from trainer.tenancy import UIDS, obstacle
+from trainer.sandbox.candidate_user import UIDS, obstacle
+from trainer.sandbox.launch import User
 
 _GIB = 2**30
 _A_DAY = timedelta(days=1)

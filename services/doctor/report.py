@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from services.doctor.facts import Facts
+from services.doctor.environment import Facts
 from services.doctor.finding import Finding
-from services.doctor.minima import Mode
+from services.doctor.requirements import Mode
 
 HIDDEN = "[left out]"
 _SECRET_NAME = re.compile(

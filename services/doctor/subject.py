@@ -7,10 +7,10 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from researcher.workspace import EDITABLE, needs_repository
-from services.doctor.facts import Facts
+from researcher.repository.repository import EDITABLE, needs_repository
+from services.doctor.environment import Facts
 from services.doctor.finding import Finding, fail, ok
-from services.state import StateError
+from services.machine.state import StateError
 
 ROOT_USER = 0
 

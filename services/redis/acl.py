@@ -14,12 +14,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from researcher.desk import KINDS
+from researcher.queues.requests import KINDS
 from trainer.jobs import CHECKER as CHECKER_KEY
 from trainer.jobs import CHECKS, REQUESTS, TRIALS
 
-# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.desk.ask` and `CheckSpec.id` make. No id fits two: a
-# trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a check's 32.
+# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.ask` and `CheckSpec.id` make. No id fits
+# two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
+# check's 32.
 TRIAL = "*-t[0-9]*-a[0-9]*"
 _NUMBER = 12 * "[0-9a-f]"
 REQUEST = "*[a-z]-" + _NUMBER

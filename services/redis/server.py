@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 import redis
 
-from services.process import end_politely, spawn
+from services.machine.process import end_politely, spawn
 from services.redis.acl import RESEARCHER
 from services.redis.binary import Binary, choose_binary, parse_version
 from services.redis.folder import ServerFolder

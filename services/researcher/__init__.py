@@ -1,1 +1,3 @@
-"""The researcher's container: what the night is, then the researcher, also after it has ended."""
+"""The researcher's container: `start` prepares the run and starts the researcher, also after it has ended; `health` is
+the check of its health.
+"""

@@ -9,10 +9,10 @@ from pathlib import Path
 import redis
 
 from researcher.errors import JournalError
-from researcher.history import History
-from researcher.store import JOURNAL_FILE
-from services.door import REFUSED, open_bus
-from services.state import State
+from researcher.journal.database import JOURNAL_FILE
+from researcher.journal.reader import History
+from services.machine.state import State
+from services.views.client import REFUSED, open_bus
 
 
 def main() -> int:

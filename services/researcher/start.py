@@ -21,14 +21,14 @@ import redis
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from researcher.badday import BAD_DAYS, explain
 from researcher.errors import ResearcherError
-from researcher.history import History
+from researcher.journal.reader import History
+from researcher.loop.outages import BAD_DAYS, explain
 from researcher.settings import faults
-from services.door import ENDED, REFUSED
-from services.machine import AUTO
-from services.state import Choices, State, StateError
-from services.subject import settle_subject
+from services.machine.gpus import AUTO
+from services.machine.state import Choices, State, StateError
+from services.machine.subject import settle_subject
+from services.views.client import ENDED, REFUSED
 from trainer.jobs import HELD, Bus, ProfileError, connect
 
 logger = logging.getLogger("researcher")

@@ -1,1 +1,3 @@
-"""The trainer's container: which profile its card has, then the worker."""
+"""The trainer's container: `prepare` makes the training data, `start` finds the profile for its GPU and starts the
+worker, and `health` is the check of its health.
+"""

@@ -10,8 +10,8 @@ import sys
 
 from rich.console import Console
 
-from services.machine import AUTO
-from services.preparation import prepare_data
+from services.machine.data import prepare_data
+from services.machine.gpus import AUTO
 from services.trainer.start import STATE
 from trainer.data import DataError
 from trainer.jobs import ProfileError, profile_named

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.settings import faults
-from services.machine import AUTO, GpuFault, detect_profile, gpus
+from services.machine.gpus import AUTO, GpuFault, detect_profile, gpus
 from trainer.jobs import ProfileError, profile_named
 
 logger = logging.getLogger("trainer")

@@ -17,7 +17,7 @@ from tests.attack.grammar import candidates
 from tests.attack.parts import COVERS, GAINS, GATES, PARTS, PLACES, SPEECHES, TRAININGS, Part, Role
 from tests.attack.trials import SEEDS, Honest, Tried, Verdict, honest_scores, measured, tried
 from tests.bench.attack import MOST_CRASHED, attack, told
-from trainer import stage
+from trainer.trial import run
 
 COUNT, MINUTES = 32, 4.0  # for CI; scripts/bench attack tries hundreds
 PLAIN, AHEAD = PLACES[0], PARTS["looks ahead by 6"]
@@ -110,7 +110,7 @@ def test_a_cheat_gets_through_where_nobody_asks(
     parts: tuple[Part, ...], asked: bool, verdict: Verdict, ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not asked:
-        monkeypatch.setattr(stage, "questions", lambda spec, bpb: None)
+        monkeypatch.setattr(run, "questions", lambda spec, bpb: None)
     scores = [(seed, measured(ground / f"honest-{seed}", seed, clocked=False)) for seed in SEEDS]
 
     found = tried(Candidate.of(*parts), ground, honest_scores(scores, clocked=False))

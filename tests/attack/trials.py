@@ -19,8 +19,8 @@ from tests.attack.candidate import Candidate, honest
 from tests.subjects.cheats import BUDGET
 from tests.trainer.conftest import miniature, tiny_data
 from trainer.jobs import Clock, Kind, Outcome, TrialResult
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 CLOCKED = replace(BUDGET, amount=15.0, clock=Clock.PROCESSOR, warmup_steps=0, setup_s=120, scoring_s=60)
 STEPPED = replace(BUDGET, setup_s=120, scoring_s=60)

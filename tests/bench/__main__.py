@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from researcher.settings import Mix
+from researcher.proposers.schedule import Mix
 from tests.bench import (
     aa,
     attack,

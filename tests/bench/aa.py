@@ -19,14 +19,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from researcher.desk import ask
 from researcher.errors import JournalError
-from researcher.experiment import Verdict
-from researcher.history import History
-from researcher.view import Night, look
-from services.door import DoorError, open_bus
-from services.state import State
-from services.subject import render_subject
+from researcher.journal.reader import History
+from researcher.journal.records import Verdict
+from researcher.queues.requests import ask
+from researcher.report.view import Night, look
+from services.machine.state import State
+from services.machine.subject import render_subject
+from services.views.client import DoorError, open_bus
 from trainer.jobs import profile_named
 
 PROFILE = "cpu"

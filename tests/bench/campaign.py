@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from researcher.experiment import CheckKind, Decision, Verdict
-from researcher.history import History
-from researcher.picture import png
-from researcher.settings import Mix
-from researcher.view import FAILURES, Night, look
-from services.state import State
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Decision, Verdict
+from researcher.proposers.schedule import Mix
+from researcher.report.picture import png
+from researcher.report.view import FAILURES, Night, look
+from services.machine.state import State
 from tests.bench.proposers import COLOURS
 from tests.bench.scripted_llm import ScriptedLlm
 from tests.doubles.ollama_server import OllamaDouble, listening

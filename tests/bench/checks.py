@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from researcher.knobs import set_knobs
-from researcher.replies import one_line
-from services.subject import render_subject
+from researcher.prompting.reply_parser import one_line
+from researcher.source.knobs import set_knobs
+from services.machine.subject import render_subject
 from tests.subjects.broken import BROKEN, FILES, INNOCENT
 from tests.subjects.honest import HONEST_MODELS
-from trainer.check import run_check
 from trainer.jobs import CheckSpec, Verdict, profile_named
-from trainer.places import Places
+from trainer.sandbox.paths import Places
+from trainer.trial.dry_run import run_check
 
 WIDTH, SAID_CHARACTERS = 150, 72
 HUGE = {"DEPTH": 24, "ASPECT_RATIO": 128}

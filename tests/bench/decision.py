@@ -14,7 +14,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from researcher.decision import Rule
+from researcher.decision.rules import Rule
 from tests.bench.nights import WORLDS, simulate
 
 WIDTH = 110  # what the table needs, also where nobody looks at a terminal

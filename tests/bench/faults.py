@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from researcher.history import History
-from researcher.proposal import Lane, lanes_of
-from researcher.replies import one_line
+from researcher.journal.reader import History
+from researcher.prompting.reply_parser import one_line
+from researcher.source.proposal import Lane, lanes_of
+from services.machine.state import State
 from services.replay import replay_proposals
-from services.state import State
 from tests.doubles.fault_scenarios import FILES, SCENARIOS
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.faulty_night import Seen, tell_faults
 from tests.servers import open_server
 from tests.trainer.conftest import miniature, tiny_data
 from trainer.jobs import Outcome
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 CRASH_BAR = 0.05
 WIDTH, SAID_CHARACTERS = 150, 72

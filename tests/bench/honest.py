@@ -27,9 +27,9 @@ from tests.subjects.honest import HONEST_MODELS, Honest
 from tests.trainer.conftest import CAPS, miniature, tiny_data
 from tests.trainer.examined import BUDGET, Look, closer_looks
 from trainer.jobs import Outcome, files_digest
-from trainer.places import Places
-from trainer.stage import QUESTIONS
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial.run import QUESTIONS
+from trainer.trial.trial import run_trial
 
 PATIENT = replace(BUDGET, setup_s=300, scoring_s=300)  # a compiler takes its time
 ROOMY = replace(CAPS, file_mib=1024)

@@ -14,19 +14,10 @@ from itertools import count
 from random import Random
 from statistics import fmean
 
-from researcher.checks import KEEPS_BEFORE_CLAIM, NEAR_THE_END
-from researcher.decision import (
-    CLAIM_HOURS,
-    CLAIM_PAIRS,
-    Claim,
-    Rule,
-    decide,
-    is_implausible,
-    judge_claim,
-    pooled_sigma,
-)
-from researcher.drift import REMEASURE_EVERY
-from researcher.experiment import Decision, Verdict
+from researcher.decision.machine_speed import REMEASURE_EVERY
+from researcher.decision.rules import CLAIM_HOURS, CLAIM_PAIRS, Rule, decide, is_implausible, judge_claim, pooled_sigma
+from researcher.journal.records import Claim, Decision, Verdict
+from researcher.loop.confirmation import KEEPS_BEFORE_CLAIM, NEAR_THE_END
 from trainer.jobs import Outcome
 
 BASELINE = 500.0  # the untouched subject's true score; a bits per byte of 1.8 at a sigma of 0.0036

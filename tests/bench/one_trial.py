@@ -29,7 +29,7 @@ def seconds() -> tuple[float, float]:
 
 def spec_of(data: Path, look: str) -> Any:
     """A trial of a few steps, whose cost is in its start and its scoring."""
-    from services.subject import render_subject
+    from services.machine.subject import render_subject
     from trainer.jobs import Clock, Kind, TrialSpec, files_digest, profile_named
 
     profile = profile_named("cpu")
@@ -65,12 +65,12 @@ def spec_of(data: Path, look: str) -> Any:
 def main(checkout: str, data: Path, look: str) -> None:
     """Run it, and print what it took."""
     sys.path.insert(0, checkout)
-    from trainer import stage, trial
-    from trainer.places import Places
+    from trainer.sandbox.paths import Places
+    from trainer.trial import run, trial
 
-    assert Path(stage.__file__).is_relative_to(Path(checkout).resolve()), stage.__file__
+    assert Path(run.__file__).is_relative_to(Path(checkout).resolve()), run.__file__
     replica = [0.0, 0.0]
-    replicate = stage._replicate
+    replicate = run._replicate
 
     def timed(*given: Any) -> Any:
         began = seconds()
@@ -79,7 +79,7 @@ def main(checkout: str, data: Path, look: str) -> None:
         finally:
             replica[:] = [after - before for before, after in zip(began, seconds(), strict=True)]
 
-    stage._replicate = timed
+    run._replicate = timed
     with tempfile.TemporaryDirectory(prefix="overnight-bench-", dir="/var/tmp") as folder:
         (Path(folder) / "trials").mkdir()
         (Path(folder) / "work").mkdir(mode=0o700)

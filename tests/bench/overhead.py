@@ -31,10 +31,10 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from researcher.experiment import Experiment, Trial
-from researcher.history import History
-from researcher.proposal import Proposer
-from researcher.settings import Mix
+from researcher.journal.reader import History
+from researcher.journal.records import Experiment, Trial
+from researcher.proposers.schedule import Mix
+from researcher.source.proposal import Proposer
 from trainer.jobs import Outcome, TrialResult
 
 OVERHEAD_BAR_S, BOOKKEEPING_BAR_S = 4.0, 0.3

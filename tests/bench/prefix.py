@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 import trainer
-from researcher.chat import Message
-from researcher.digest import prompt_context
-from researcher.experiment import Decision
-from researcher.prompt import Prompts
-from researcher.proposal import Proposal, Proposer
+from researcher.journal.records import Decision
+from researcher.llm.client import Message
+from researcher.prompting.prompt import Prompts
+from researcher.proposers.digest import prompt_context
+from researcher.source.proposal import Proposal, Proposer
 from tests.researcher.story import PROFILE, Story
 
 ROOM = 16384 - 4096

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from researcher.picture import png
+from researcher.report.picture import png
 from tests.bench.proposing import ADVISED_SHARE, HYBRID, OPTIMIZER, PROPOSERS, RANDOM, Night, SimulatedNight
 from tests.bench.table import RECORDED, Fit, Floats, Recording, World, read
 

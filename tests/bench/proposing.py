@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from researcher.decision import Rule, decide, is_banned
-from researcher.drift import REMEASURE_EVERY
+from researcher.decision.machine_speed import REMEASURE_EVERY
+from researcher.decision.rules import Rule, decide, is_banned
 from researcher.errors import Rejected
-from researcher.evidence import Measured
-from researcher.experiment import Decision
-from researcher.optimizer import Optimizer
-from researcher.proposal import Candidate, KnobValue, Proposal
-from researcher.settings import Sampler
-from researcher.space import values_and_ranges
-from researcher.validation import fingerprint, validate
+from researcher.journal.records import Decision
+from researcher.optimizer.evidence import Measured
+from researcher.optimizer.optimizer import Optimizer, Sampler
+from researcher.optimizer.space import values_and_ranges
+from researcher.source.proposal import Candidate, KnobValue, Proposal
+from researcher.source.validation import fingerprint, validate
 from tests.bench.scripted_moves import ScriptedMoves
 from tests.bench.table import World
 from trainer.jobs import Outcome
@@ -31,7 +30,7 @@ ADVISED_SHARE = 0.3
 
 
 class Moving(Protocol):
-    """Who proposes: as `researcher.optimizer.Optimizer` does."""
+    """Who proposes: as `researcher.optimizer.optimizer.Optimizer` does."""
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None: ...
 

@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from researcher.knobs import set_knobs
-from services.subject import render_subject
+from researcher.source.knobs import set_knobs
+from services.machine.subject import render_subject
 from tests.bench.design import Point, point, searched, start_values
 from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, profile_named, trial_id
-from trainer.places import Places
-from trainer.tenancy import AUTO, Tenancy, move_in
-from trainer.trial import run_trial
+from trainer.sandbox.candidate_user import AUTO, Tenancy, move_in
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 PROFILE = "cpu"
 BUDGET_S = 5

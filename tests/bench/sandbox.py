@@ -26,17 +26,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.trainer.conftest import CAPS, SUBJECTS, interpreter_for, library_path, miniature, tiny_data
-from trainer.grants import grants
 from trainer.jobs import TrialResult, TrialSpec
-from trainer.launch import MARKER, ROOT, Guarded, Launch, User, environment
-from trainer.places import Places
-from trainer.procfs import descendants
-from trainer.trial import run_trial
-from trainer.usage import carriers
+from trainer.sandbox.launch import MARKER, ROOT, Guarded, Launch, User, environment
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import descendants
+from trainer.sandbox.usage import carriers
+from trainer.sandbox.visible_paths import grants
+from trainer.trial.trial import run_trial
 
 START_BAR_MS, KILL_BAR_MS = 30, 500
 LINKS, SEEN = 75, 40  # of a tree; so many of them, which live for milliseconds, must be met before it is killed
-PROBE = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.probe import main; main()"
+PROBE = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.sandbox.selftest_probe import main; main()"
 FLOODS = {"none": {}, "lines": {"lines": 200}, "one line": {"line": 200}, "CR": {"bar": 200}}
 Row = tuple[str, str, str]
 
@@ -116,7 +116,7 @@ def _probe(places: Places, folder: Path) -> Launch:
         processes=64,
         grants=grants(places.data),
         user=places.user,
-        module="probe",
+        module="trainer.sandbox.selftest_probe",
     )
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from researcher.workspace import create_repository
+from researcher.repository.repository import create_repository
+from services.machine.subject import render_subject
 from services.redis.server import RedisServer
-from services.subject import render_subject
 from tests.bench.scripted_researcher import READ_EVERY, START_LEVEL
 from tests.servers import open_server
 from trainer.jobs import connect, profile_named

@@ -10,9 +10,8 @@ import re
 from typing import Any
 
 from researcher.errors import Rejected
-from researcher.optimizer import Optimizer
-from researcher.proposal import Proposal, SetKnobs
-from researcher.settings import Sampler
+from researcher.optimizer.optimizer import Optimizer, Sampler
+from researcher.source.proposal import Proposal, SetKnobs
 from tests.bench.scripted_moves import ScriptedMoves
 from tests.doubles.ollama_server import Turn
 

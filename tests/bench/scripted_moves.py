@@ -10,10 +10,10 @@ from random import Random
 from typing import Any
 
 from researcher.errors import Rejected
-from researcher.evidence import Measured
-from researcher.proposal import Proposal, Proposer, SetKnobs
-from researcher.repair import repaired
-from researcher.space import from_study, values_and_ranges
+from researcher.optimizer.constraints import repaired
+from researcher.optimizer.evidence import Measured
+from researcher.optimizer.space import from_study, values_and_ranges
+from researcher.source.proposal import Proposal, Proposer, SetKnobs
 
 Move = tuple[str, Callable[[Any], Any]]
 MOVES: Sequence[Move] = (

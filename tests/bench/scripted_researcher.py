@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import researcher.__main__ as process
-from researcher.lab import Lab
-from researcher.loop import work
-from researcher.optimizer import Optimizer
-from researcher.proposal import Proposal, Proposer, SetKnobs
-from trainer import calibration
-from trainer.procfs import process_table
-from trainer.usage import tree_usage
+from researcher.loop.context import Lab
+from researcher.loop.loop import work
+from researcher.optimizer.optimizer import Optimizer
+from researcher.source.proposal import Proposal, Proposer, SetKnobs
+from trainer.sandbox.procfs import process_table
+from trainer.sandbox.usage import tree_usage
+from trainer.trial import machine_speed
 
 READ_EVERY = 100
 BETTER_EVERY = 10
@@ -48,7 +48,7 @@ class Readings:
     def take(self) -> None:
         """Read now, and time a fixed piece of work; neither is counted."""
         tree, began = tree_usage(os.getpid()), time.monotonic()
-        fixed_work_s = calibration.processor_s()
+        fixed_work_s = machine_speed.processor_s()
         reading = {
             "proposals": self._proposals,
             "at": began - self._reading_s,

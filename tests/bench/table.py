@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from cmaes import CMA
 
-from researcher.knobs import Knob
-from researcher.proposal import KnobValue
-from researcher.space import to_share
-from services.subject import render_subject
+from researcher.optimizer.space import to_share
+from researcher.source.knobs import Knob
+from researcher.source.proposal import KnobValue
+from services.machine.subject import render_subject
 from tests.bench.design import REPEAT, searched
 from trainer.jobs import Outcome, profile_named
 

@@ -28,19 +28,20 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from researcher.knobs import set_knobs
-from services.preparation import prepare_data
-from services.subject import render_subject
-from trainer import linux, scoring
-from trainer.causality import Causality, Finding
-from trainer.crossentropy import nats
-from trainer.dialogue import Buffers
+from researcher.source.knobs import set_knobs
+from services.machine.data import prepare_data
+from services.machine.subject import render_subject
 from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, profile_named
-from trainer.places import Places
-from trainer.rows import ScoringRows, read_rows
-from trainer.scoring import Scoring
-from trainer.stage import MORE_QUESTIONS, QUESTIONS, Stage, supervise
-from trainer.trial import run_trial
+from trainer.sandbox import syscalls
+from trainer.sandbox.paths import Places
+from trainer.scoring import score
+from trainer.scoring.causality import Causality, Finding
+from trainer.scoring.cross_entropy import nats
+from trainer.scoring.exchange import Buffers
+from trainer.scoring.rows import ScoringRows, read_rows
+from trainer.scoring.score import Scoring
+from trainer.trial.run import MORE_QUESTIONS, QUESTIONS, Stage, supervise
+from trainer.trial.trial import run_trial
 
 BAR = 1.5
 SHARES = (1.0, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
@@ -155,7 +156,7 @@ def _line(table: Table, name: str, values: list[float], bar: str = "") -> None:
 def _scored(ground: Ground, number: int) -> Spent:
     """The real walls, the real dialogue; the trainer's part is this process's."""
     spent = Spent()
-    weights_fd = linux.growing_memory("weights")
+    weights_fd = syscalls.growing_memory("weights")
     spec = ground.spec(f"b-1-t{number + 2}-a0", Kind.FIRST, 1.0)
     try:
         with _told(spent):
@@ -200,7 +201,7 @@ def _told(spent: Spent) -> Iterator[None]:
         mock.patch.object(Scoring, "begin", begun),
         mock.patch.object(Scoring, "served", answered),
         mock.patch.object(Buffers, "copy_logits", timed("copy", Buffers.copy_logits)),
-        mock.patch.object(scoring, "nats", timed("cross entropy", scoring.nats)),
+        mock.patch.object(score, "nats", timed("cross entropy", score.nats)),
     ):
         yield
 

@@ -29,15 +29,15 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.errors import JournalError
-from researcher.history import History
-from researcher.picture import png
-from researcher.view import Night, look
-from services.state import State
+from researcher.journal.reader import History
+from researcher.report.picture import png
+from researcher.report.view import Night, look
+from services.machine.state import State
 from tests.bench.scripted_llm import ScriptedLlm
 from tests.crash.checker import check
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening
 from trainer.jobs import profile_named
-from trainer.procfs import process_table
+from trainer.sandbox.procfs import process_table
 
 PROFILE = "cpu"
 GROWTH_BAR, DESCRIPTORS_BAR = 1.2, 2

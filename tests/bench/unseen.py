@@ -13,8 +13,8 @@ from random import Random
 from rich.console import Console
 from rich.table import Table
 
-from researcher.decision import CLAIM_PAIRS, judge_claim, mean_gain
-from researcher.experiment import Verdict
+from researcher.decision.rules import CLAIM_PAIRS, judge_claim, mean_gain
+from researcher.journal.records import Verdict
 
 LUCK_SHOWN = 0.9
 OWN_NOISE = 0.5

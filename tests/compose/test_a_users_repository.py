@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from services.subject import render_subject
+from services.machine.subject import render_subject
 from tests.compose.stack import Stack, removed_at_the_end, run, spoiled
 from trainer.jobs import profile_named
 

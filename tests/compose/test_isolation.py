@@ -18,7 +18,7 @@ from tests import battery
 from tests.battery import Report
 from tests.compose.checkout import BASE
 from tests.compose.stack import CPU, Stack, run, spoiled
-from trainer.landlock import abi
+from trainer.sandbox.landlock import abi
 
 pytestmark = pytest.mark.docker
 

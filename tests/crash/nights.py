@@ -22,17 +22,18 @@ from pathlib import Path
 import researcher.__main__ as researcher
 import trainer.__main__ as trainer
 from researcher.errors import Rejected
-from researcher.lab import BackOff
-from researcher.proposal import Proposal, Proposer, SetKnobs
+from researcher.loop.context import BackOff
+from researcher.source.proposal import Proposal, Proposer, SetKnobs
 from services.redis.server import RedisServer
 from tests.crash import kills
 from tests.crash.kills import Kill
 from tests.doubles.scripted_trainer import answer
 from tests.researcher.conftest import ScriptedNight
-from trainer import archive, linux, trial
 from trainer.jobs import TrialResult, TrialSpec
-from trainer.places import Places
-from trainer.selftest import Walls
+from trainer.sandbox import syscalls
+from trainer.sandbox.paths import Places
+from trainer.sandbox.selftest import Walls
+from trainer.trial import result_store, trial
 
 FORK = multiprocessing.get_context("fork")
 DEADLINE_S = 60.0
@@ -150,8 +151,8 @@ def be_trainer(arguments: list[str], kill: Kill | None, log: Path) -> None:
 
 def scripted_trial(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
     """As the real one does: a known result is given again, a new one is on disk before anybody is told."""
-    known = archive.stored(places.trials, spec)
-    return known or archive.store(places.trials, TrialResult.from_json(answer(spec.to_json())))
+    known = result_store.stored(places.trials, spec)
+    return known or result_store.store(places.trials, TrialResult.from_json(answer(spec.to_json())))
 
 
 class ScriptedOptimizer:
@@ -176,7 +177,7 @@ class ScriptedOptimizer:
 
 def _begin(kill: Kill | None, log: Path) -> None:
     """What a new process would not have from the test, and how it dies."""
-    linux.die_with_parent(signal.SIGKILL, os.getppid())
+    syscalls.die_with_parent(signal.SIGKILL, os.getppid())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     logging.root.handlers.clear()

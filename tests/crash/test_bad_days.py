@@ -23,19 +23,19 @@ import rq.utils
 from rich.console import Console
 from rq.job import Job
 
-from researcher import store
 from researcher.__main__ import Stopped, StopSwitch
-from researcher.alarm import alarm
-from researcher.desk import answer, ask
-from researcher.endurance import endure
-from researcher.experiment import ASKED_TO_PAUSE
-from researcher.history import History
-from researcher.lab import BackOff
+from researcher.journal import database
+from researcher.journal.reader import History
+from researcher.journal.records import ASKED_TO_PAUSE
+from researcher.loop.context import BackOff
+from researcher.loop.resume import endure
+from researcher.queues.requests import answer, ask
+from researcher.report.stall_alarm import alarm
+from researcher.report.view import now
 from researcher.settings import Settings
-from researcher.view import now
+from services.machine.state import CHOICES_FILE, Choices, State
 from services.redis.server import RedisServer
-from services.show import show_status
-from services.state import CHOICES_FILE, Choices, State
+from services.views.show import show_status
 from tests.crash.checker import check
 from tests.crash.conftest import until_the_test_ends
 from tests.crash.nights import ForkedNight
@@ -205,7 +205,7 @@ def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_o
 
 @pytest.mark.slow
 def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY_S", 0.1)
+    monkeypatch.setattr(database, "BUSY_S", 0.1)
 
     def day() -> Iterator[None]:
         yield from until(has_begun(night))

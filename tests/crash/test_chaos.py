@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from researcher.history import History
+from researcher.journal.reader import History
 from tests.crash.checker import check
 from tests.crash.conftest import tell
 from tests.services.test_night import Night, trials
-from trainer.procfs import process_table
+from trainer.sandbox.procfs import process_table
 
 SECONDS = float(os.environ.get("CHAOS_S", "60"))
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))

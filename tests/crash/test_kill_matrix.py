@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from researcher.desk import ask
-from researcher.experiment import CheckKind, Decision, Verdict
-from researcher.history import History
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Decision, Verdict
+from researcher.queues.requests import ask
 from tests.crash import nights
 from tests.crash.checker import check
 from tests.crash.conftest import tell
@@ -26,10 +26,10 @@ from tests.crash.nights import ForkedNight
 from tests.doubles.scripted_trainer import answer
 from tests.researcher.conftest import SUBJECT
 from tests.trainer.conftest import CAPS, STEPS, miniature, tiny_data
-from trainer import archive, trial
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, profile_named
-from trainer.places import Places
-from trainer.procfs import descendants
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import descendants
+from trainer.trial import result_store, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
@@ -93,7 +93,7 @@ class Killer:
         """The guardian below a fork and what it guards."""
         tree = descendants(fork)
         for process in tree:
-            if process.parent == fork and b"trainer.guardian" in _command_line(process.pid):
+            if process.parent == fork and b"trainer.sandbox.guardian" in _command_line(process.pid):
                 yield from ((process.pid, child.pid) for child in tree if child.parent == process.pid)
 
 
@@ -121,7 +121,7 @@ def killer(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Killer:
         played = replace(stands_in, id=spec.id, kind=spec.kind, score_to_beat=99.0)
         result = REAL_TRIAL(played, replace(places, data=data), lambda _: None, lambda: False)
         assert result.outcome is not Outcome.OK, f"{victim} of {spec.id} was not killed"
-        return archive.store(places.results, replace(result, spec_digest=spec.digest))
+        return result_store.store(places.results, replace(result, spec_digest=spec.digest))
 
     monkeypatch.setattr(nights, "scripted_trial", run_trial)
     monkeypatch.setattr(nights, "DEADLINE_S", 300.0)
@@ -160,17 +160,17 @@ def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attem
     night: ForkedNight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def worse_each_time(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
-        if (known := archive.stored(places.results, spec)) is not None:
+        if (known := result_store.stored(places.results, spec)) is not None:
             return known
         result = TrialResult.from_json(answer(spec.to_json()))
         assert result.metric is not None
         later = 0.5 * int(spec.id.rpartition("-a")[2])
-        return archive.store(
+        return result_store.store(
             places.results, replace(result, metric=replace(result.metric, value=result.metric.value + later))
         )
 
     monkeypatch.setattr(nights, "scripted_trial", worse_each_time)
-    kill = Kill(("trainer.archive.store",), Moment.AFTER, night.folder / "armed")
+    kill = Kill(("trainer.trial.result_store.store",), Moment.AFTER, night.folder / "armed")
     kill.arm()
     night.prepare_trainer(kill)
 

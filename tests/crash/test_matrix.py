@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from researcher.desk import ask
+from researcher.queues.requests import ask
 from tests.crash.checker import check
 from tests.crash.conftest import tell
 from tests.crash.kills import Kill, Moment, Victim
@@ -21,27 +21,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:Depr
 
 STEPS = (
     *(
-        f"researcher.journal.Journal.{step}"
+        f"researcher.journal.writer.Journal.{step}"
         for step in (
             "start_run", "end", "receive", "propose", "committed", "measuring", "add_trial", "finish_trial", "decide",
             "_move", "applied", "open_check", "decide_claim", "check_applied",
         )
     ),
-    *(f"researcher.workspace.Workspace.{step}" for step in ("restore", "commit_candidate", "settle", "tag_confirmed")),
+    *(f"researcher.repository.repository.Workspace.{step}" for step in ("restore", "commit_candidate", "settle",
+    "tag_confirmed")),
     *(f"git {word}" for word in ("status", "update-ref", "symbolic-ref", "reset", "push")),
-    *(f"researcher.trials.TrialQueue.{step}" for step in ("hand_out", "look", "forget")),
-    "researcher.desk.Desk.execute_job",
+    *(f"researcher.queues.trials.TrialQueue.{step}" for step in ("hand_out", "look", "forget")),
+    "researcher.queues.requests.Desk.execute_job",
     "pathlib.Path.replace",  # of results.tsv
 )  # fmt: skip
 OF_A_TRIAL = (
-    "trainer.trial.run_trial",
-    "trainer.archive.store",
-    "trainer.worker.OneQueueWorker.handle_job_success",
+    "trainer.trial.trial.run_trial",
+    "trainer.trial.result_store.store",
+    "trainer.worker.rq_worker.OneQueueWorker.handle_job_success",
 )
 OF_THE_WORKER = (
-    "trainer.worker.OneQueueWorker.prepare_execution",
-    "trainer.worker.OneQueueWorker.fork_work_horse",
-    "trainer.worker.OneQueueWorker.monitor_work_horse",
+    "trainer.worker.rq_worker.OneQueueWorker.prepare_execution",
+    "trainer.worker.rq_worker.OneQueueWorker.fork_work_horse",
+    "trainer.worker.rq_worker.OneQueueWorker.monitor_work_horse",
 )
 ROUNDS = (
     SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.77"),

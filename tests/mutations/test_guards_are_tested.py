@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("researcher", "trainer", "services", "tests")
 NOTHING_LEFT = """\
 import os, subprocess, sys
-from trainer import guardian, linux
+from trainer.sandbox import guardian, syscalls
 
-linux.become_subreaper()
+syscalls.become_subreaper()
 try:
     code = subprocess.run(
         [sys.executable, *sys.argv[3:]], env=os.environ | {"PYTHONPATH": sys.argv[1]}, timeout=float(sys.argv[2])

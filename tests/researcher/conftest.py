@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from researcher.errors import JournalError
-from researcher.history import History
-from researcher.workspace import create_repository
+from researcher.journal.reader import History
+from researcher.repository.repository import create_repository
 from services.redis.server import RedisServer
 from tests.servers import open_server
 from trainer.jobs import Bus, connect

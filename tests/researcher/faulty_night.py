@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from researcher.experiment import Experiment
-from researcher.history import History
-from researcher.lab import Goal
-from researcher.llm import LlmProposer
-from researcher.loop import work
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.optimizer import Optimizer
-from researcher.proposers import Proposers
-from researcher.settings import Mix
-from researcher.speaker import Asking
+from researcher.journal.reader import History
+from researcher.journal.records import Experiment
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal
+from researcher.loop.loop import work
+from researcher.optimizer.optimizer import Optimizer
+from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.proposers import Proposers
+from researcher.proposers.schedule import Mix
 from tests.doubles.fault_scenarios import SCENARIOS, TRAIN, Scenario, script
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import ScriptedNight

@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from researcher.decision import CLAIM_HOURS, Rule
-from researcher.experiment import Prices
-from researcher.journal import Journal
-from researcher.lab import Goal, Lab
-from researcher.llm import Draft
-from researcher.loop import work
-from researcher.proposal import Proposal, Proposer, WholeFile
-from researcher.rescue import open_subject
-from researcher.settings import CrashReset
-from researcher.store import WriterLock
-from researcher.trials import TrialQueue
-from researcher.validation import fingerprint
+from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
+from researcher.journal.database import WriterLock
+from researcher.journal.records import Prices
+from researcher.journal.writer import Journal
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.proposers.llm_conversation import Draft
+from researcher.queues.trials import TrialQueue
+from researcher.repository.recovery import open_subject
+from researcher.source.proposal import Proposal, Proposer, WholeFile
+from researcher.source.validation import fingerprint
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from trainer.jobs import profile_named
 

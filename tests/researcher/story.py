@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from researcher.decision import Ruling, judge_claim
-from researcher.experiment import CheckKind, Decision, Prices, Run, Verdict
-from researcher.journal import Journal
-from researcher.proposal import Candidate, Edit, LlmCost, Proposal, Proposer, SetKnobs
-from researcher.view import Night, look
+from researcher.decision.rules import judge_claim
+from researcher.journal.records import CheckKind, Decision, Prices, Ruling, Run, Verdict
+from researcher.journal.writer import Journal
+from researcher.report.view import Night, look
+from researcher.source.proposal import Candidate, Edit, LlmCost, Proposal, Proposer, SetKnobs
 from trainer.jobs import Kind, Metric, Outcome, Timing, TrialResult, profile_named
 
 PROFILE = profile_named("cpu")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researcher.absence import LOOKS_SHARE, Absence
 from researcher.errors import ModelAway, ModelDoesNotFit, ModelSilent, ModelStays
+from researcher.proposers.availability import LOOKS_SHARE, Absence
 
 RECOVERED_S = 5.0
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from researcher.experiment import CheckKind, Decision, Experiment, Trial, Verdict
-from researcher.history import History
-from researcher.lab import Goal, Lab
-from researcher.loop import work
-from researcher.proposal import Proposer
-from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Decision, Experiment, Trial, Verdict
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.source.proposal import Proposer
 from services.redis.server import RedisServer
 from tests.researcher.conftest import FILES, SUBJECT, ScriptedNight
 from tests.researcher.laboratory import Happening, ToldAll, level, opened, tell

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from researcher.adviser import settled
-from researcher.edits import apply_edits
 from researcher.errors import Rejected
-from researcher.knobs import read_knobs
-from researcher.proposal import Edit, Proposal, Proposer, SearchReplace, SetKnobs
-from services.subject import render_subject
+from researcher.proposers.advice import settled
+from researcher.source.edits import apply_edits
+from researcher.source.knobs import read_knobs
+from researcher.source.proposal import Edit, Proposal, Proposer, SearchReplace, SetKnobs
+from services.machine.subject import render_subject
 from trainer.jobs import profile_named
 
 PROFILE = profile_named("cpu")

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from researcher.alarm import alarm, expected_s
-from researcher.experiment import ASKED_TO_PAUSE, Prices, Run, Trial
-from researcher.view import Now
-from researcher.voice import RESEARCHER, Voice
+from researcher.journal.records import ASKED_TO_PAUSE, Prices, Run, Trial
+from researcher.loop.status import RESEARCHER, Voice
+from researcher.report.stall_alarm import alarm, expected_s
+from researcher.report.view import Now
 from services.redis.server import RedisServer
 from trainer.jobs import Bus, Kind, Outcome, Progress, Seen, connect, profile_named
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from git.exc import GitCommandError
 
-from researcher.badday import GOES_ON, explain
+from researcher.loop.outages import GOES_ON, explain
 
 SERVER = "redis://:secret@cache:6379/0"
 

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from researcher.briefing import PLATEAU, Briefing
-from researcher.edits import apply_edits
-from researcher.evidence import Measured
-from researcher.experiment import Decision
-from researcher.journal import Journal
-from researcher.optimizer import Optimizer
-from researcher.prompt import Prompts, prompt_tokens
-from researcher.proposal import Edit, SearchReplace, SetKnobs
-from researcher.turns import Turn
+from researcher.journal.records import Decision
+from researcher.journal.writer import Journal
+from researcher.optimizer.evidence import Measured
+from researcher.optimizer.optimizer import Optimizer
+from researcher.prompting.prompt import Prompts, prompt_tokens
+from researcher.proposers.prompt_context import PLATEAU, Briefing
+from researcher.proposers.schedule import Turn
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Edit, SearchReplace, SetKnobs
 from tests.researcher.story import PROFILE, Story
 
 START = """\

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 
 import trainer
-from researcher.carried import EDIT, MOST_GROWTH, PERSON, RUN, added_bytes, added_literal_bytes
 from researcher.errors import Rejected
-from researcher.proposal import Candidate, Proposal, Proposer, WholeFile
-from researcher.tried import tried
-from researcher.validation import validate
+from researcher.proposers.novelty import tried
+from researcher.source.information_limit import EDIT, MOST_GROWTH, PERSON, RUN, added_bytes, added_literal_bytes
+from researcher.source.proposal import Candidate, Proposal, Proposer, WholeFile
+from researcher.source.validation import validate
 
 SUBJECT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 WORDS = [

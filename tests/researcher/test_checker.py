@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from researcher import checker
-from researcher.checker import Checker
 from researcher.errors import Rejected
-from researcher.experiment import Decision
-from researcher.history import History
-from researcher.lab import Goal
-from researcher.loop import work
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.settings import Mix
+from researcher.journal.reader import History
+from researcher.journal.records import Decision
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal
+from researcher.loop.loop import work
+from researcher.proposers.schedule import Mix
+from researcher.queues import dry_runs
+from researcher.queues.dry_runs import Checker
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import FILES, SUBJECT, ScriptedNight
 from tests.researcher.laboratory import opened
@@ -119,17 +119,17 @@ def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
     now = [0.0]
 
     def tick() -> None:
-        now[0] += checker.WAIT_S / 2
+        now[0] += dry_runs.WAIT_S / 2
 
     asking = asks(night, said, lambda: now[0])
     for _ in range(3):
         asking.look_at(FAILS, SUBJECT, tick)
-    assert now[0] == checker.WAIT_S
+    assert now[0] == dry_runs.WAIT_S
     assert len(said) == 1
 
-    now[0] += checker.NOT_ASKED_S
+    now[0] += dry_runs.NOT_ASKED_S
     asking.look_at(FAILS, SUBJECT, tick)
-    assert now[0] == 2 * checker.WAIT_S + checker.NOT_ASKED_S
+    assert now[0] == 2 * dry_runs.WAIT_S + dry_runs.NOT_ASKED_S
 
 
 def test_same_work_is_one_job_and_its_answer_is_kept(night: ScriptedNight) -> None:
@@ -199,4 +199,4 @@ def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(
 
     done = night.bus.queue(CHECKS).finished_job_registry
     assert len(done.get_job_ids()) == 2, "the candidate's and the incumbent's"
-    assert RUN_CHECK == "trainer.work.run_check"
+    assert RUN_CHECK == "run_check"

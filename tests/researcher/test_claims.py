@@ -9,14 +9,14 @@ from typing import Any
 import git
 import pytest
 
-from researcher.checks import KEEPS_BEFORE_CLAIM
-from researcher.decision import Rule
+from researcher.decision.rules import Rule
 from researcher.errors import SubjectError
-from researcher.experiment import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
-from researcher.front import Front
-from researcher.history import History
-from researcher.lab import Goal, Lab
-from researcher.loop import work
+from researcher.journal.reader import History
+from researcher.journal.records import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
+from researcher.loop.confirmation import KEEPS_BEFORE_CLAIM
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.loop.request_handler import Front
 from tests.doubles.scripted_trainer import TRIAL_S
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import Happening, level, opened, tell

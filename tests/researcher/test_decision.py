@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.decision import (
+from researcher.decision.rules import (
     CLAIM_PAIRS,
     CLAIM_PAIRS_LIMIT,
     Rule,
@@ -23,7 +23,7 @@ from researcher.decision import (
     pooled_sigma,
     walk_margin,
 )
-from researcher.experiment import Decision, Verdict
+from researcher.journal.records import Decision, Verdict
 from tests.bench.unseen import confirmed
 from trainer.jobs import Outcome
 

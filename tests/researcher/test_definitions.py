@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer
-from researcher.definitions import defined_name, replace_definition
-from researcher.edits import apply_edits
 from researcher.errors import EditError
-from researcher.proposal import Proposal, Proposer, ReplaceFunction, SetKnobs, WholeFile
+from researcher.source.definitions import defined_name, replace_definition
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SetKnobs, WholeFile
 
 SUBJECT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 SOURCE = """\

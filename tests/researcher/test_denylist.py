@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import trainer
-from researcher.denylist import Denied, denied_deeds
 from researcher.errors import Rejected
-from researcher.proposal import Proposal, Proposer, SearchReplace, WholeFile
-from researcher.validation import validate
+from researcher.source.policy import Denied, denied_deeds
+from researcher.source.proposal import Proposal, Proposer, SearchReplace, WholeFile
+from researcher.source.validation import validate
 
 DEFAULT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 UPSTREAM = (Path(__file__).parents[1] / "subjects" / "own" / "train.py").read_text()
@@ -76,7 +76,7 @@ def refusal(code: str, source: str = SMALL, by: Proposer = Proposer.LLM) -> str 
         ("import inspect\ninspect.currentframe()", Denied.SCORE),
         ("import gc\nfound = gc.get_objects()", Denied.SCORE),
         ("outer = progress.__globals__", Denied.SCORE),
-        ("from trainer.wire import Channel", Denied.SCORE),
+        ("from trainer.candidate.protocol import Channel", Denied.SCORE),
         ("import math\nmath.log = lambda *_: 1e9", Denied.SCORE),
         ("torch.nn.functional.cross_entropy = lambda *_, **__: torch.zeros(())", Denied.SCORE),
         ("import torch.nn.functional as F\nF.cross_entropy = len", Denied.SCORE),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from researcher.digest import prompt_context
-from researcher.experiment import Decision
-from researcher.prompt import Prompts
-from researcher.proposal import Proposal, Proposer, ReplaceFunction
+from researcher.journal.records import Decision
+from researcher.prompting.prompt import Prompts
+from researcher.proposers.digest import prompt_context
+from researcher.source.proposal import Proposal, Proposer, ReplaceFunction
 from tests.researcher.story import PROFILE, Story
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 

@@ -14,19 +14,18 @@ from typing import Any
 
 import pytest
 
-from researcher.drafting import AHEAD, Apart, Asked, Drafting, lost_ground
 from researcher.errors import EditError
-from researcher.experiment import RequestState
-from researcher.history import History
-from researcher.journal import Journal
-from researcher.lab import Goal, Lab
-from researcher.llm import Draft
-from researcher.loop import work
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
-from researcher.settings import Mix
-from researcher.trials import Absent, Fault, TrialQueue, Waiting
-from researcher.turns import Shares
+from researcher.journal.reader import History
+from researcher.journal.records import RequestState
+from researcher.journal.writer import Journal
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.proposers.llm_conversation import Draft
+from researcher.proposers.prefetch import AHEAD, Apart, Asked, Drafting, lost_ground
+from researcher.proposers.schedule import Mix, Shares
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import opened

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from researcher.drift import (
+from researcher.decision.machine_speed import (
     BAND_FLOOR,
     REMEASURE_EVERY,
     Difference,
@@ -17,13 +17,13 @@ from researcher.drift import (
     machine_differed,
     remeasure_due,
 )
-from researcher.experiment import CheckKind, Experiment, Trial, Verdict
-from researcher.history import History
-from researcher.journal import Journal
-from researcher.lab import Goal
-from researcher.picture import draw
-from researcher.trials import TrialQueue
-from researcher.view import look
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Experiment, Trial, Verdict
+from researcher.journal.writer import Journal
+from researcher.loop.context import Goal
+from researcher.queues.trials import TrialQueue
+from researcher.report.picture import draw
+from researcher.report.view import look
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import Happening, level, tell
 from trainer.jobs import Calibration, Kind, Metric, Outcome, Timing, TrialResult, profile_named

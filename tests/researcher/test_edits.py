@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.edits import apply_edits
 from researcher.errors import EditError
-from researcher.proposal import Edit, SearchReplace, SetKnobs, WholeFile
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Edit, SearchReplace, SetKnobs, WholeFile
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 

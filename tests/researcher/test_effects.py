@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.effects import CHANGED, DOWN, UP, Effect, KnobMove, effects
+from researcher.optimizer.knob_effects import CHANGED, DOWN, UP, Effect, KnobMove, effects
 
 SIGMA = 0.01
 moves = st.lists(

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researcher.chat import Answer, Message
 from researcher.errors import CapReached, ModelAway, ModelFault, ModelSilent
-from researcher.escalation import FAILED, PLATEAU, reason_to_escalate, spent
-from researcher.experiment import Decision, Experiment, PaidCall, State
-from researcher.journal import Journal
-from researcher.meter import Meter
-from researcher.prompt import MESSAGE_TOKENS
-from researcher.proposal import LlmCost, Proposer
+from researcher.journal.records import Decision, Experiment, PaidCall, State
+from researcher.journal.writer import Journal
+from researcher.llm.client import Answer, Message
+from researcher.prompting.prompt import MESSAGE_TOKENS
+from researcher.proposers.escalation import FAILED, PLATEAU, reason_to_escalate, spent
+from researcher.proposers.meter import Meter
+from researcher.source.proposal import LlmCost, Proposer
 from tests.researcher.story import Story
 from trainer.jobs import Outcome
 

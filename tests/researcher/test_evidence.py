@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from researcher.evidence import Evidence, Measured, structure_of
-from researcher.knobs import read_knobs
+from researcher.optimizer.evidence import Evidence, Measured, structure_of
+from researcher.source.knobs import read_knobs
 
 A = """\
 DEPTH = 2  # layers; range 1..6

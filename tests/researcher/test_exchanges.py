@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import researcher
-from researcher.exchanges import (
+from researcher.prompting.transcripts import (
     EXCHANGES_FILE,
     LONGEST_CHARACTERS,
     UNPACKED_FILE,
@@ -54,7 +54,7 @@ def test_endless_texts_keep_head_and_tail_and_say_what_is_missing(tmp_path: Path
 
 
 def test_five_thousand_questions_of_sixty_kilobytes_stay_below_150_megabytes(tmp_path: Path) -> None:
-    sources = sorted(Path(researcher.__file__).parent.glob("*.py"))
+    sources = sorted(Path(researcher.__file__).parent.rglob("*.py"))
     prompt = "".join(source.read_text() for source in sources)[:60_000]
 
     store_exchanges(tmp_path, [Exchange(prompt, "SET A = 2", None)])

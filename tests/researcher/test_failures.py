@@ -7,17 +7,17 @@ from itertools import chain, count
 
 import pytest
 
-from researcher.drift import REMEASURE_EVERY
+from researcher.decision.machine_speed import REMEASURE_EVERY
+from researcher.decision.rules import CrashReset
 from researcher.errors import Rejected
-from researcher.experiment import CheckKind, Verdict
-from researcher.history import History
-from researcher.lab import BackOff, Goal, Held, Lab
-from researcher.loop import work
-from researcher.proposal import Proposal, Proposer, WholeFile
-from researcher.settings import CrashReset
-from researcher.trials import Absent, Fault, TrialQueue, Waiting
-from researcher.tried import tried
-from researcher.validation import validate
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Verdict
+from researcher.loop.context import BackOff, Goal, Held, Lab
+from researcher.loop.loop import work
+from researcher.proposers.novelty import tried
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.source.proposal import Proposal, Proposer, WholeFile
+from researcher.source.validation import validate
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import REFUSED, Happening, level, opened, tell
 from trainer.jobs import Bus, Kind, Outcome, TrialResult

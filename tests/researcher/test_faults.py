@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from researcher.history import History
+from researcher.journal.reader import History
+from services.machine.state import State
 from services.redis.server import RedisServer
-from services.show import show_log
-from services.state import State
+from services.views.show import show_log
 from tests.doubles.fault_scenarios import FILES, SCENARIOS, Scenario
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.faulty_night import Seen, tell_faults

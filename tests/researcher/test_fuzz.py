@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from researcher.errors import ModelAway
-from researcher.exchanges import store_exchanges, stored_exchanges
-from researcher.llm import LlmProposer, PromptContext
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.proposal import Proposal
-from researcher.validation import validate
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.prompting.transcripts import store_exchanges, stored_exchanges
+from researcher.proposers.llm_conversation import LlmProposer, PromptContext
+from researcher.source.proposal import Proposal
+from researcher.source.validation import validate
 from tests.doubles.fault_scenarios import DECOY, SCENARIOS, TRAIN
 from tests.doubles.ollama_shapes import last_line, line, listed_model, load_answer, loaded_model
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from researcher.digest import prompt_context
-from researcher.experiment import Decision
-from researcher.projections import ResultsTable
-from researcher.prompt import Prompts
-from services.show import show_log, show_status
-from services.state import CHOICES_FILE, Choices, State
-from services.watch import summary
+from researcher.journal.records import Decision
+from researcher.prompting.prompt import Prompts
+from researcher.proposers.digest import prompt_context
+from researcher.report.results_table import ResultsTable
+from services.machine.state import CHOICES_FILE, Choices, State
+from services.views.local import summary
+from services.views.show import show_log, show_status
 from tests.researcher.story import PROFILE, Story
 
 PLANTED = 7.0  # far from every score: a digit of it anywhere gives it away

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from researcher.history import History
-from researcher.loop import work
+from researcher.journal.reader import History
+from researcher.loop.loop import work
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import REFUSED, ToldAll, level, opened
 

@@ -14,13 +14,24 @@ from pathlib import Path
 
 import pytest
 
-from researcher.decision import Claim, Ruling
 from researcher.errors import JournalError
-from researcher.experiment import CONFIRM, CheckKind, Confirmation, Decision, Prices, RequestState, Run, State, Verdict
-from researcher.history import History
-from researcher.journal import Journal
-from researcher.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
-from researcher.store import WriterLock
+from researcher.journal.database import WriterLock
+from researcher.journal.reader import History
+from researcher.journal.records import (
+    CONFIRM,
+    CheckKind,
+    Claim,
+    Confirmation,
+    Decision,
+    Prices,
+    RequestState,
+    Ruling,
+    Run,
+    State,
+    Verdict,
+)
+from researcher.journal.writer import Journal
+from researcher.source.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
 COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5, 0.25)
@@ -336,7 +347,7 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> No
 
 
 def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_its_writer(tmp_path: Path) -> None:
-    first = resources.files("researcher").joinpath("migrations", "001.sql").read_text()
+    first = resources.files("researcher.journal").joinpath("migrations", "001.sql").read_text()
     with sqlite3.connect(tmp_path / "journal.db") as database:
         database.executescript(f"{first}; PRAGMA user_version = 1")
         database.execute(
@@ -376,8 +387,8 @@ def test_what_was_written_down_survives_kill_9(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from researcher.experiment import Prices\n"
-        "from researcher.journal import Journal\n"
+        "from researcher.journal.records import Prices\n"
+        "from researcher.journal.writer import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "journal.start_run(tag='t', profile='cpu', budget=15.0, branch='b', base_commit='c', data_sha256='d', seed=1,"
         " prices=Prices(), source='s', fingerprint='f', at=1.0)\n"

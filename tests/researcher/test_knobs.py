@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import trainer
 from researcher.errors import EditError
-from researcher.knobs import Range, range_faults, read_knobs, read_literal, set_knobs
-from researcher.proposal import KnobLiteral
+from researcher.source.knobs import Range, range_faults, read_knobs, read_literal, set_knobs
+from researcher.source.proposal import KnobLiteral
 from trainer.jobs import PROFILES
 
 SUBJECT = Path(trainer.__file__).parent / "subject"

@@ -5,9 +5,17 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.experiment import Decision
-from researcher.lanes import COUNTED_AGAIN_EVERY, TRIED_ENOUGH, Success, attempts_of, offered, offered_lanes, successes
-from researcher.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
+from researcher.journal.records import Decision
+from researcher.proposers.edit_formats import (
+    COUNTED_AGAIN_EVERY,
+    TRIED_ENOUGH,
+    Success,
+    attempts_of,
+    offered,
+    offered_lanes,
+    successes,
+)
+from researcher.source.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
 from tests.researcher.story import Story
 from trainer.jobs import Outcome
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from researcher.combining import combined
-from researcher.edits import apply_edits
 from researcher.errors import Rejected
-from researcher.experiment import Decision
-from researcher.lessons import DEAD_ENDS, NEAR_MISSES, Category, Lessons, NearMiss, category_of
-from researcher.proposal import Edit, Proposal, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.journal.records import Decision
+from researcher.proposers.combining import combined
+from researcher.proposers.lessons import DEAD_ENDS, NEAR_MISSES, Category, Lessons, NearMiss, category_of
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Edit, Proposal, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.researcher.story import Story
 from trainer.jobs import Kind, Outcome
 

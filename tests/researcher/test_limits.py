@@ -7,17 +7,16 @@ from itertools import count
 
 import pytest
 
-from researcher.decision import Rule
+from researcher.decision.cost import Cost, cost_of
+from researcher.decision.rules import CrashReset, Rule
 from researcher.errors import JournalError, ModelStays
-from researcher.experiment import Prices, Run
-from researcher.history import History
-from researcher.journal import Journal
-from researcher.lab import Goal, Lab
-from researcher.proposal import Proposer
-from researcher.settings import CrashReset
-from researcher.trials import TrialQueue
-from researcher.view import Cost, cost_of
-from researcher.workspace import Workspace
+from researcher.journal.reader import History
+from researcher.journal.records import Prices, Run
+from researcher.journal.writer import Journal
+from researcher.loop.context import Goal, Lab
+from researcher.queues.trials import TrialQueue
+from researcher.repository.repository import Workspace
+from researcher.source.proposal import Proposer
 from tests.doubles.ollama_faults import SpillingServer
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import ScriptedNight

@@ -24,20 +24,20 @@ import pytest
 import researcher
 import services
 import trainer
-from researcher.definitions import replace_definition
-from researcher.edits import apply_edits
 from researcher.errors import EditError, ModelFault, Rejected
-from researcher.knobs import read_knobs, read_literal, set_knobs
-from researcher.marks import broken, whole
-from researcher.outline import outline
-from researcher.proposal import Proposal, Proposer, SearchReplace, WholeFile
-from researcher.replies import lanes_meant, one_line, read_reply
-from researcher.validation import validate
-from services.gpuenv import faults, read
+from researcher.prompting.chat_markers import broken, whole
+from researcher.prompting.reply_parser import lanes_meant, one_line, read_reply
+from researcher.prompting.source_outline import outline
+from researcher.source.definitions import replace_definition
+from researcher.source.edits import apply_edits
+from researcher.source.knobs import read_knobs, read_literal, set_knobs
+from researcher.source.proposal import Proposal, Proposer, SearchReplace, WholeFile
+from researcher.source.validation import validate
+from services.machine.gpu_env import faults, read
 from trainer.jobs import TrialResult
 from trainer.jobs.redaction import redaction
-from trainer.logs import LogSink, Output, readable
-from trainer.printed import Printed
+from trainer.sandbox.output import LogSink, Output, readable
+from trainer.sandbox.step_lines import Printed
 
 ROOT = Path(__file__).parents[2]
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
@@ -198,7 +198,7 @@ def test_no_pattern_repeats_without_end_what_repeats_without_end() -> None:
 
     assert len(known) > 40
     nested = {name for name, pattern in known if _is_nested(re._parser.parse(pattern.pattern, pattern.flags), False)}
-    assert nested == {"services.digests._BLOCK", "trainer.data.words._WORD"}, (
+    assert nested == {"services.stack.digests._BLOCK", "trainer.data.words._WORD"}, (
         "one reads our own compose.yaml, the other parts its repeats by an apostrophe"
     )
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from researcher.chat import Message
 from researcher.errors import PromptTooLong
-from researcher.llm import LlmProposer, PromptContext
-from researcher.meter import TokenPrice
-from researcher.openai import OpenAiClient, OpenAiSettings
-from researcher.proposal import Lane
+from researcher.llm.client import Message
+from researcher.llm.openai import OpenAiClient, OpenAiSettings
+from researcher.proposers.llm_conversation import LlmProposer, PromptContext
+from researcher.proposers.meter import TokenPrice
+from researcher.source.proposal import Lane
 from tests.doubles.llama_cpp import CONTEXT_TOKENS, llama_cpp
 
 pytestmark = pytest.mark.slow

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.chat import Answer, Message
 from researcher.errors import ModelAway, Rejected
-from researcher.llm import Draft, LlmProposer, PromptContext, judged
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.prompt import Advice, prompt_tokens
-from researcher.proposal import Lane, Proposal, SearchReplace, SetKnobs
-from researcher.validation import validate
+from researcher.llm.client import Answer, Message
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.prompting.prompt import Advice, prompt_tokens
+from researcher.proposers.llm_conversation import Draft, LlmProposer, PromptContext, judged
+from researcher.source.proposal import Lane, Proposal, SearchReplace, SetKnobs
+from researcher.source.validation import validate
 from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()

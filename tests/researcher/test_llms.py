@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from researcher.errors import CapReached, ModelAway
-from researcher.journal import Journal
-from researcher.llm import PromptContext
-from researcher.llms import first_llm, stronger_llm
+from researcher.journal.writer import Journal
+from researcher.proposers.llm_conversation import PromptContext
 from researcher.settings import Settings
+from researcher.wiring import first_llm, stronger_llm
 from tests.doubles.openai_server import openai_double, spoken
 from trainer.jobs import profile_named
 

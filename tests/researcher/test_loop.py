@@ -11,10 +11,10 @@ from statistics import fmean
 import git
 import pytest
 
-from researcher.desk import RECEIVE, answer, ask
 from researcher.errors import JournalError
-from researcher.experiment import CheckKind, Decision, RequestState, State, Verdict
-from researcher.history import History
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Decision, RequestState, State, Verdict
+from researcher.queues.requests import RECEIVE, answer, ask
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from trainer.jobs import REQUESTS
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.edits import apply_edits
-from researcher.marks import broken, whole
-from researcher.prompt import Advice, PromptContext, Prompts
-from researcher.replies import read_reply
+from researcher.prompting.chat_markers import broken, whole
+from researcher.prompting.prompt import Advice, PromptContext, Prompts
+from researcher.prompting.reply_parser import read_reply
+from researcher.source.edits import apply_edits
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 MARKS = [

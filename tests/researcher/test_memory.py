@@ -6,12 +6,12 @@ import pytest
 
 import trainer
 from researcher.errors import Rejected
-from researcher.knobs import set_knobs
-from researcher.lab import Goal, Lab
-from researcher.memory import too_large
-from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
-from researcher.tried import tried
-from researcher.validation import validate
+from researcher.loop.context import Goal, Lab
+from researcher.proposers.memory import too_large
+from researcher.proposers.novelty import tried
+from researcher.source.knobs import set_knobs
+from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
+from researcher.source.validation import validate
 from tests.researcher.conftest import SUBJECT, ScriptedNight
 from tests.researcher.laboratory import tell
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.edits import apply_edits
 from researcher.errors import EditError, ModelFault, Rejected
-from researcher.moves import schema_of
-from researcher.proposal import KnobLiteral, Lane, Proposal, Proposer, SetKnobs
-from researcher.replies import Reply, lanes_meant, read_reply
+from researcher.prompting.knob_json import schema_of
+from researcher.prompting.reply_parser import Reply, lanes_meant, read_reply
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import KnobLiteral, Lane, Proposal, Proposer, SetKnobs
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 RANGES = """A = 1  # range 1..8

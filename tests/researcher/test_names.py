@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 import researcher
 import trainer
 from researcher.errors import Rejected
-from researcher.names import undefined_names
-from researcher.proposal import Proposal, Proposer, SearchReplace
-from researcher.validation import validate
+from researcher.source.proposal import Proposal, Proposer, SearchReplace
+from researcher.source.undefined_names import undefined_names
+from researcher.source.validation import validate
 
 SMALL = (Path(__file__).parent / "small_train.py").read_text()
-SOURCES = [*Path(researcher.__file__).parent.glob("*.py"), *Path(trainer.__file__).parent.glob("subject/*.py")]
+SOURCES = [*Path(researcher.__file__).parent.rglob("*.py"), *Path(trainer.__file__).parent.glob("subject/*.py")]
 
 
 def told(source: str) -> list[str]:

@@ -7,9 +7,9 @@ from statistics import fmean
 
 import pytest
 
-from researcher.decision import Rule
-from researcher.experiment import CheckKind, Verdict
-from researcher.history import History
+from researcher.decision.rules import Rule
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Verdict
 from tests.bench.nights import WORLDS, Candidate, SimulatedNight, Told, simulate
 from tests.researcher.conftest import ScriptedNight
 from trainer.jobs import profile_named

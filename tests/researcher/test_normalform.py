@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer
-from researcher.reading import read_facts
+from researcher.source.fingerprint import read_facts
 
 DEFAULT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from researcher.chat import Message
 from researcher.errors import ModelAway, ModelFault, ModelSilent
-from researcher.ollama import OllamaClient, OllamaSettings, base_url
-from researcher.thinking import Known, Think
+from researcher.llm.client import Message
+from researcher.llm.ollama import OllamaClient, OllamaSettings, base_url
+from researcher.llm.thinking import Known, Think
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
 from tests.doubles.ollama_server import OllamaDouble, Turn, ollama_double
 

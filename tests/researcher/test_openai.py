@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.chat import Answer, Message
 from researcher.errors import ModelAway, ModelFault, ModelMissing, ModelSilent, PromptTooLong
-from researcher.meter import TokenPrice
-from researcher.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
+from researcher.llm.client import Answer, Message
+from researcher.llm.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
+from researcher.proposers.meter import TokenPrice
 from tests.doubles.ollama_replay import exchanges, ollama_replay
 from tests.doubles.openai_server import DONE, Reply, chunk, openai_double, refused, spoken
 

@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researcher.edits import apply_edits
 from researcher.errors import Rejected
-from researcher.evidence import Measured
-from researcher.experiment import Decision
-from researcher.knobs import read_knobs, set_knobs
-from researcher.optimizer import EXPLORED_SHARE, Optimizer
-from researcher.proposal import KnobValue, Proposal, Proposer, SetKnobs
-from researcher.proposers import Proposers
-from researcher.repair import repaired, whole_batches
-from researcher.settings import Mix, Sampler
-from researcher.space import from_share, to_share
-from researcher.speaker import Asking
-from researcher.validation import validate
-from services.subject import render_subject
+from researcher.journal.records import Decision
+from researcher.optimizer.constraints import repaired, whole_batches
+from researcher.optimizer.evidence import Measured
+from researcher.optimizer.optimizer import EXPLORED_SHARE, Optimizer, Sampler
+from researcher.optimizer.space import from_share, to_share
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.proposers import Proposers
+from researcher.proposers.schedule import Mix
+from researcher.source.edits import apply_edits
+from researcher.source.knobs import read_knobs, set_knobs
+from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
+from researcher.source.validation import validate
+from services.machine.subject import render_subject
 from tests.researcher.story import PROFILE, Story
 from trainer.jobs import PROFILES
 

@@ -14,15 +14,15 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 import researcher
 import trainer
-from researcher.digest import prompt_context
-from researcher.edits import apply_edits
 from researcher.errors import ModelFault
-from researcher.experiment import Decision
-from researcher.history import History
-from researcher.outline import outline
-from researcher.prompt import MESSAGE_TOKENS, PromptContext, Prompts
-from researcher.proposal import Lane, Proposal, Proposer, SearchReplace, SetKnobs
-from researcher.tokens import tokens
+from researcher.journal.reader import History
+from researcher.journal.records import Decision
+from researcher.prompting.prompt import MESSAGE_TOKENS, PromptContext, Prompts
+from researcher.prompting.source_outline import outline
+from researcher.prompting.token_estimate import tokens
+from researcher.proposers.digest import prompt_context
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Lane, Proposal, Proposer, SearchReplace, SetKnobs
 from tests.researcher.story import PROFILE, Story
 
 LAYER = """
@@ -123,7 +123,7 @@ def vocabulary() -> Tokenizer:
         [pre_tokenizers.Split(split, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     files = [str(path) for package in (researcher, trainer) for path in Path(package.__path__[0]).rglob("*.py")]
-    files += [str(path) for path in (Path(researcher.__path__[0]) / "prompts").glob("*.md")]
+    files += [str(path) for path in (Path(researcher.__path__[0]) / "prompting" / "prompts").glob("*.md")]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     found.train(files, trainers.BpeTrainer(vocab_size=8000, initial_alphabet=alphabet, show_progress=False))
     return found

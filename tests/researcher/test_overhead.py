@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from researcher.experiment import Decision
-from researcher.proposal import Proposal, Proposer
+from researcher.journal.records import Decision
+from researcher.source.proposal import Proposal, Proposer
 from tests.bench.overhead import Night, bars_missed, told
 from tests.researcher.story import Story
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from researcher.placement import LEAST_CAP_MIB, Split, margin_mib, placement_for, split_for
+from researcher.llm.gpu_memory_split import LEAST_CAP_MIB, Split, margin_mib, placement_for, split_for
 from trainer.jobs import PROFILES, Profile, ProfileError
 
 GPU_PROFILES = [profile for profile in PROFILES.values() if profile.device == "cuda"]

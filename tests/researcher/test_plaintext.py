@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from researcher.errors import Rejected
-from researcher.plaintext import refuse_ambiguous
-from researcher.proposal import Proposal, Proposer, WholeFile
-from researcher.validation import validate
+from researcher.source.plain_text import refuse_ambiguous
+from researcher.source.proposal import Proposal, Proposer, WholeFile
+from researcher.source.validation import validate
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 ADDED = SOURCE + "x = 1\n"

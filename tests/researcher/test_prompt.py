@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer
-from researcher import replies
 from researcher.errors import ModelFault, ResearcherError
-from researcher.ollama import OllamaSettings
-from researcher.prompt import Advice, PromptContext, Prompts, prompt_tokens
-from researcher.proposal import Lane, lanes_of
-from researcher.tokens import tokens
+from researcher.llm.ollama import OllamaSettings
+from researcher.prompting import reply_parser
+from researcher.prompting.prompt import Advice, PromptContext, Prompts, prompt_tokens
+from researcher.prompting.token_estimate import tokens
+from researcher.source.proposal import Lane, lanes_of
 
 CONTEXT = PromptContext(
     program="Lower the score; {source} stays text.",
@@ -74,11 +74,11 @@ def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
 @pytest.mark.parametrize("lane", Lane)
 def test_every_lane_is_explained_in_its_form_with_an_example_that_is_read_as_meant(lane: Lane) -> None:
     text = Prompts.read().texts[lane]
-    forms = [paragraph for paragraph in replies.__doc__.split("\n\n") if paragraph.startswith("    ")]
+    forms = [paragraph for paragraph in reply_parser.__doc__.split("\n\n") if paragraph.startswith("    ")]
     form = {Lane.SET: forms[0], Lane.FUNCTION: forms[1], Lane.SEARCH: forms[2], Lane.FILE: ""}[lane]
 
     assert [line for line in textwrap.dedent(form).splitlines() if f"\n{line}\n" not in text] == []
-    assert lanes_of(replies.read_reply(text.split("Example:")[1]).edits) == (lane,)
+    assert lanes_of(reply_parser.read_reply(text.split("Example:")[1]).edits) == (lane,)
 
 
 def test_only_the_lanes_that_are_offered_are_explained() -> None:

@@ -14,23 +14,22 @@ from typing import Any
 
 import pytest
 
-from researcher import escalation, proposers
-from researcher.checker import Checker
-from researcher.drafting import Drafting
-from researcher.edits import apply_edits
-from researcher.experiment import Decision, RequestState
-from researcher.history import History
-from researcher.lab import Goal, Lab
-from researcher.llm import LlmProposer
-from researcher.loop import work
-from researcher.meter import Meter
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.optimizer import Optimizer
-from researcher.proposal import Proposer, SetKnobs
-from researcher.proposers import Proposers, Stronger
-from researcher.settings import Mix
-from researcher.speaker import Asking
-from researcher.turns import Shares
+from researcher.journal.reader import History
+from researcher.journal.records import Decision, RequestState
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.optimizer.optimizer import Optimizer
+from researcher.proposers import escalation, proposers
+from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.meter import Meter
+from researcher.proposers.prefetch import Drafting
+from researcher.proposers.proposers import Proposers, Stronger
+from researcher.proposers.schedule import Mix, Shares
+from researcher.queues.dry_runs import Checker
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Proposer, SetKnobs
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import opened

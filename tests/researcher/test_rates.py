@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from researcher.experiment import Decision, Experiment, Prices, Run, State, Trial
-from researcher.proposal import LlmCost, Proposal, Proposer
-from researcher.rates import COLUMNS, Rates, proposers_text, rates_of
-from researcher.view import FAILURES, cost_of, rows_of
-from researcher.workspace import create_repository
+from researcher.decision.cost import cost_of
+from researcher.journal.records import Decision, Experiment, Prices, Run, State, Trial
+from researcher.report.proposer_stats import COLUMNS, Rates, proposers_text, rates_of
+from researcher.report.view import FAILURES, rows_of
+from researcher.repository.repository import create_repository
+from researcher.source.proposal import LlmCost, Proposal, Proposer
 from services import cli
-from services.live import proposers_table
-from services.state import CHOICES_FILE, Choices
-from services.watch import summary
+from services.machine.state import CHOICES_FILE, Choices
+from services.views.local import summary
+from services.views.render import proposers_table
 from tests.researcher.story import PROFILE, Story
 from trainer.jobs import Kind, Outcome
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from researcher.knobs import set_knobs
-from services.subject import render_subject
+from researcher.source.knobs import set_knobs
+from services.machine.subject import render_subject
 from tests.bench.design import BLOCK, REPEAT, point, searched, start_values
 from tests.bench.proposers import interval
 from tests.bench.proposing import OPTIMIZER, PROPOSERS, SimulatedNight

@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.edits import apply_edits
 from researcher.errors import EditError, ModelFault, Rejected
-from researcher.fences import FENCE, Lines
-from researcher.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
-from researcher.replies import HYPOTHESIS_CHARACTERS, LONGEST_CHARACTERS, MOST_EDITS, Reply, one_line, read_reply
+from researcher.prompting.code_fences import FENCE, Lines
+from researcher.prompting.reply_parser import (
+    HYPOTHESIS_CHARACTERS,
+    LONGEST_CHARACTERS,
+    MOST_EDITS,
+    Reply,
+    one_line,
+    read_reply,
+)
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
 HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"

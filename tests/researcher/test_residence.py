@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from researcher.chat import Message
-from researcher.endpoint import OllamaSettings
 from researcher.errors import ModelAway, ModelDoesNotFit, ModelStays
-from researcher.ollama import OllamaClient
+from researcher.llm.client import Message
+from researcher.llm.ollama import OllamaClient
+from researcher.llm.ollama_api import OllamaSettings
 from tests.doubles.ollama_faults import (
     ClampingServer,
     FullCard,

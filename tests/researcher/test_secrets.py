@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from researcher.history import History
-from researcher.lab import Goal
-from researcher.llm import LlmProposer
-from researcher.loop import work
-from researcher.ollama import OllamaClient, OllamaSettings
-from researcher.optimizer import Optimizer
-from researcher.prompt import Advice, PromptContext, Prompts
-from researcher.proposers import Proposers
-from researcher.settings import Mix
-from researcher.speaker import Asking
+from researcher.journal.reader import History
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal
+from researcher.loop.loop import work
+from researcher.optimizer.optimizer import Optimizer
+from researcher.prompting.prompt import Advice, PromptContext, Prompts
+from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.proposers import Proposers
+from researcher.proposers.schedule import Mix
+from services.machine.subject import render_subject
 from services.redis.server import RedisServer
-from services.subject import render_subject
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.researcher.conftest import FILES, SUBJECT, ScriptedNight
 from tests.researcher.laboratory import opened

@@ -9,8 +9,8 @@ from statistics import fmean
 import pytest
 
 from researcher import __main__ as researcher
-from researcher.history import History
-from researcher.journal import Journal
+from researcher.journal.reader import History
+from researcher.journal.writer import Journal
 from researcher.settings import Settings
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import level, opened, tell

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from researcher.placement import Placement
-from researcher.settings import Mix, Sampler, Settings
+from researcher.llm.gpu_memory_split import Placement
+from researcher.optimizer.optimizer import Sampler
+from researcher.proposers.schedule import Mix
+from researcher.settings import Settings
 from trainer.jobs import ProfileError, profile_named
 
 PLACES = {"REDIS_URL": "redis://redis/0", "SUBJECT_DIR": "subject", "JOURNAL_DIR": "journal", "DATA_DIR": "data"}

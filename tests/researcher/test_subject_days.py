@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from researcher.commits import Planned
 from researcher.errors import SubjectDamaged, SubjectError
-from researcher.experiment import State
-from researcher.journal import Journal
-from researcher.lab import Lab
-from researcher.rescue import COPY, keep_copy, open_subject
-from researcher.voice import SUBJECT as SAYS_SUBJECT
-from researcher.voice import Voice
-from researcher.workspace import GitState, Workspace, create_repository, damage
+from researcher.journal.records import State
+from researcher.journal.writer import Journal
+from researcher.loop.context import Lab
+from researcher.loop.status import SUBJECT as SAYS_SUBJECT
+from researcher.loop.status import Voice
+from researcher.repository.commits import Planned
+from researcher.repository.recovery import COPY, keep_copy, open_subject
+from researcher.repository.repository import GitState, Workspace, create_repository, damage
 from tests.researcher.conftest import ScriptedNight
 from tests.researcher.laboratory import level, opened, tell
 

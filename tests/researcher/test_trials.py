@@ -10,7 +10,7 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from researcher.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from services.redis.server import RedisServer
 from tests.doubles.scripted_trainer import ScriptedJob
 from trainer.jobs import TRIALS, Bus, Kind, TrialResult, TrialSpec, connect, files_digest, profile_named

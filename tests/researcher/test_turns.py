@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.experiment import Decision
-from researcher.proposal import Proposer
-from researcher.turns import FARTHEST, Shares, Taken, Turn, coming, taken, turn_of
+from researcher.journal.records import Decision
+from researcher.proposers.schedule import FARTHEST, Shares, Taken, Turn, coming, taken, turn_of
+from researcher.source.proposal import Proposer
 from tests.researcher.story import Story
 
 LLM_TURNS = (Turn.EDIT, Turn.ADVICE)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import researcher
 from researcher.errors import Rejected
-from researcher.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
-from researcher.reading import read_facts
-from researcher.validation import fingerprint, validate
+from researcher.source.fingerprint import read_facts
+from researcher.source.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
+from researcher.source.validation import fingerprint, validate
 from trainer.jobs.spec import TRAIN_LIMIT_BYTES
 
 SOURCE = (Path(__file__).parent / "small_train.py").read_text()
@@ -178,7 +178,7 @@ def test_layout_never_changes_the_fingerprint(source: str, plain: str) -> None:
     assert read_facts(source).lines == read_facts(plain).lines
 
 
-@pytest.mark.parametrize("path", sorted(Path(researcher.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(Path(researcher.__file__).parent.rglob("*.py")), ids=lambda path: path.name)
 def test_a_real_module_is_the_same_program_after_python_has_laid_it_out_anew(path: Path) -> None:
     source = path.read_text()
 

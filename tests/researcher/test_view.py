@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from researcher.experiment import Decision, Prices
-from researcher.picture import draw
-from researcher.projections import HEADER, ResultsTable, write_whole
-from researcher.proposal import LlmCost, Proposal, Proposer
-from researcher.view import cost_of, tally_text
+from researcher.decision.cost import cost_of
+from researcher.files import write_whole
+from researcher.journal.records import Decision, Prices
+from researcher.report.picture import draw
+from researcher.report.results_table import HEADER, ResultsTable
+from researcher.report.view import tally_text
+from researcher.source.proposal import LlmCost, Proposal, Proposer
 from tests.researcher.story import Story
 from trainer.jobs import Outcome
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from researcher.chat import Answer, Message
 from researcher.errors import ModelFault, PromptWasCut
-from researcher.prompt import prompt_tokens
-from researcher.window import Window
+from researcher.llm.client import Answer, Message
+from researcher.prompting.context_budget import Window
+from researcher.prompting.prompt import prompt_tokens
 from tests.doubles.ollama_replay import RECORDINGS, exchanges
 
 

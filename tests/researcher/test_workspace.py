@@ -8,9 +8,9 @@ from pathlib import Path
 import git
 import pytest
 
-from researcher.commits import Planned
 from researcher.errors import SubjectError
-from researcher.workspace import GitState, Workspace, create_repository
+from researcher.repository.commits import Planned
+from researcher.repository.repository import GitState, Workspace, create_repository
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
 BRANCH = "overnight/test"

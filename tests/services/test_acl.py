@@ -23,15 +23,15 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from researcher.checker import Checker
-from researcher.desk import KINDS, RECEIVE, Desk, answer, ask, withdraw
 from researcher.errors import Rejected
-from researcher.trials import Absent, Fault, TrialQueue, Waiting
-from services.process import spawn
+from researcher.queues.dry_runs import Checker
+from researcher.queues.requests import KINDS, RECEIVE, Desk, answer, ask, withdraw
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from services.machine.process import spawn
+from services.machine.state import CHOICES_FILE, Choices
 from services.redis.acl import CHECK, REQUEST, SERVICES, TRIAL, acl_file
 from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
-from services.state import CHOICES_FILE, Choices
 from tests.researcher.conftest import ScriptedNight
 from tests.trainer import conftest as trainer_tests
 from tests.trainer.conftest import MakeSpec, wait_for

@@ -16,19 +16,19 @@ import pytest
 from rich.console import Console
 
 from researcher.errors import SubjectError
-from researcher.history import History
-from researcher.store import JOURNAL_FILE
-from services.adopt import Init, adopt, settle_data
-from services.constants import Surroundings
-from services.shape import ShapeRefused, look
-from services.state import State, StateError
+from researcher.journal.database import JOURNAL_FILE
+from researcher.journal.reader import History
+from services.adopt.adopt import Init, adopt, settle_data
+from services.adopt.static_values import Surroundings
+from services.adopt.subject_check import ShapeRefused, look
+from services.machine.state import State, StateError
 from tests.trainer.data.conftest import as_it_was
 from trainer.data import MANIFEST, verify
 from trainer.data.generated import GENERATED
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, files_digest
-from trainer.landlock import abi
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.landlock import abi
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 OWN = Path(__file__).parents[1] / "subjects" / "own"
 FILES = {name: (OWN / name).read_text() for name in ("train.py", "prepare.py")}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from researcher.journal import Journal
-from researcher.workspace import create_repository
-from services.state import State
-from services.subject import render_subject
+from researcher.journal.writer import Journal
+from researcher.repository.repository import create_repository
+from services.machine.state import State
+from services.machine.subject import render_subject
 from trainer.jobs import profile_named
 
 REPOSITORY = Path(__file__).parents[2]

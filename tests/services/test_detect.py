@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.detect import write_local
-from services.gpuenv import LOCAL, faults, read, settings
-from services.machine import Card, Gpu
+from services.machine.gpu_env import LOCAL, faults, read, settings
+from services.machine.gpus import Card, Gpu
+from services.stack.local_env import write_local
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = Card("GPU-aa", "580.1", Gpu("NVIDIA RTX A6000", 49140))

@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 
 from services.doctor import Facts, Finding, Mode, Verdict, examine, exit_code, this_machine, write_report
 from services.doctor import engine as engine_checks
-from services.doctor.card import chosen, split
-from services.doctor.facts import free_bytes
+from services.doctor.environment import free_bytes
+from services.doctor.gpu import chosen, split
 from services.doctor.host import clock, packages, ports
 from services.doctor.report import without_secrets
 from services.doctor.subject import in_containers
-from services.gpuenv import KEYS
-from services.machine import Card, Gpu, GpuFault
-from services.state import State
+from services.machine.gpu_env import KEYS
+from services.machine.gpus import Card, Gpu, GpuFault
+from services.machine.state import State
 from tests.doubles.ollama_server import ollama_double
 from tests.doubles.openai_server import Reply, openai_double, refused, spoken
 from trainer.data.manifest import FORMAT, Manifest, write_manifest

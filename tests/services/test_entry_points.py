@@ -11,13 +11,13 @@ from pathlib import Path
 import git
 import pytest
 
-from researcher.history import History
-from services.door import ENDED, REFUSED, DoorError, ask_and_wait
-from services.state import State
+from researcher.journal.reader import History
+from services.machine.state import State
 from services.trainer import start as trainer_start
+from services.views.client import ENDED, REFUSED, DoorError, ask_and_wait
 from tests.researcher.conftest import ScriptedNight, night, server  # noqa: F401 - fixtures
 from tests.trainer.conftest import wait_for
-from trainer.presence import IDLE, Presence
+from trainer.worker.heartbeat import IDLE, Presence
 
 ROOT = Path(__file__).parents[2]
 TEN_S = 10

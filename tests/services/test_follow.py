@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import services.follow
-from researcher import history
-from researcher.experiment import Decision, Experiment
-from researcher.store import JOURNAL_FILE, experiment_of
-from services.door import ENDED, REFUSED, DoorError
-from services.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
-from services.follow import _see as see
+import services.views.follow
+from researcher.journal import reader
+from researcher.journal.database import JOURNAL_FILE, experiment_of
+from researcher.journal.records import Decision, Experiment
+from services.machine.state import CHOICES_FILE, Choices, State
 from services.redis.server import RedisServer
-from services.state import CHOICES_FILE, Choices, State
+from services.views.client import ENDED, REFUSED, DoorError
+from services.views.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
+from services.views.follow import _see as see
 from tests.researcher.story import Story
 from tests.servers import open_server
 from trainer.jobs import Bus, connect
@@ -119,7 +119,7 @@ def test_what_cannot_change_any_more_is_read_once_however_long_it_follows(
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
     story.try_out("deeper", 1.75, Decision.DISCARD)
-    monkeypatch.setattr(history, "experiment_of", counted)
+    monkeypatch.setattr(reader, "experiment_of", counted)
 
     follow(tmp_path, *[lambda: None] * 5, lambda: bus.say("researcher", ENDED), terminal=True)
 
@@ -135,7 +135,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
         made.baseline(1.60, 1.62)
         made.journal.close()
         shutil.copy(tmp_path / "before" / CHOICES_FILE, tmp_path / "journal")
-        monkeypatch.setattr(services.follow, "RENEW_S", 0.0)
+        monkeypatch.setattr(services.views.follow, "RENEW_S", 0.0)
 
     story.baseline(1.80, 1.82)
 

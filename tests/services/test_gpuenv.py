@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from researcher.settings import Settings
-from services.gpuenv import KEYS, LOCAL, Entries, Key, Reader, faults, read, render_local, settings
+from services.machine.gpu_env import KEYS, LOCAL, Entries, Key, Reader, faults, read, render_local, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (ROOT / "gpu.env").read_text()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import redis
 
-from researcher.desk import RECEIVE, WAITING_LIMIT, Desk, answer, ask, withdraw
+from researcher.queues.requests import RECEIVE, WAITING_LIMIT, Desk, answer, ask, withdraw
 from services.redis.folder import LIMITS, memory_cap_mib
 from services.redis.server import RedisServer
 from services.redis.watchdog import SILENT_S, Watchdog

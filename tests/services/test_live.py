@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from researcher.escalation import belongs_to
-from researcher.experiment import Decision
-from researcher.view import Now
+from researcher.journal.records import Decision
+from researcher.proposers.escalation import belongs_to
+from researcher.report.view import Now
 from services import __main__ as stack
 from services import cli
-from services.live import Scene, clock_text, draw
-from services.show import call_text, harmless
+from services.views.render import Scene, clock_text, draw
+from services.views.show import call_text, harmless
 from tests.researcher.story import Story
 from trainer.jobs import Progress, Seen
 

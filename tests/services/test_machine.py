@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.machine import Card, Gpu, GpuFault, cards, detect_profile, gpus, state_folder
+from services.machine.gpus import Card, Gpu, GpuFault, cards, detect_profile, gpus, state_folder
 from trainer.jobs import PROFILES
 
 

@@ -16,8 +16,8 @@ import git
 import pytest
 
 from researcher.errors import JournalError
-from researcher.experiment import State as Step
-from researcher.history import History
+from researcher.journal.reader import History
+from researcher.journal.records import State as Step
 from tests.doubles.ollama_server import Turn, ollama_double
 
 DEADLINE_S = 150.0

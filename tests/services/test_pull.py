@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from researcher.endpoint import OllamaSettings
 from researcher.errors import ModelAway
+from researcher.llm.ollama_api import OllamaSettings
 from services import cli
-from services.pull import (
+from services.machine.model import (
     DiskFull,
     PullFailed,
     RegistryAway,

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from researcher.desk import ask
+from researcher.queues.requests import ask
 from services.redis.acl import SERVICES
 from services.redis.binary import choose_binary, parse_version
 from services.redis.folder import ServerFolder

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from typer.testing import CliRunner
 
-from researcher.experiment import Decision
-from researcher.proposal import LlmCost, Proposal, Proposer
+from researcher.journal.records import Decision
+from researcher.source.proposal import LlmCost, Proposal, Proposer
 from services.cli import app
+from services.machine.state import State
 from services.replay import replay_proposals
-from services.state import State
 from tests.researcher.story import Story
 
 HEAD = "TITLE: t\nHYPOTHESIS: h\n"

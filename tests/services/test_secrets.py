@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.redis.acl import SERVICES, acl_file
-from services.secrets import ROOT, Owner, Refused, Rights, complaint, researcher_from, to_settle
+from services.stack.provision import ROOT, Owner, Refused, Rights, complaint, researcher_from, to_settle
 from tests.trainer import conftest as trainer_tests
 
 ground = trainer_tests.ground  # every uid may enter it, which it may not pytest's own folders
@@ -38,7 +38,7 @@ class Stack:
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """As in its container: root, with three capabilities."""
         argv = ["setpriv", "--bounding-set=-all,+chown,+dac_override,+fowner", "--no-new-privs", sys.executable]
-        argv += ["-m", "services.secrets", "--secrets", str(self.secrets), "--state", str(self.state)]
+        argv += ["-m", "services.stack.provision", "--secrets", str(self.secrets), "--state", str(self.state)]
         return subprocess.run(
             argv,
             env={name: value for name, value in os.environ.items() if name != "RESEARCHER_USER"} | environment,

@@ -27,14 +27,14 @@ from rich.console import Console
 from typer.main import get_command
 
 from services.__main__ import app
-from services.changes import changes, times
-from services.digests import NoImages, digest_in, pin
+from services.compose import Container, Stack, StackError
 from services.doctor import Mode
-from services.gpuenv import KEYS
-from services.night import Ending, run_after, watch_night
-from services.results import fetch, unpack
-from services.stack import Container, Stack, StackError
-from services.up import Wish, bring_up
+from services.machine.gpu_env import KEYS
+from services.stack.changes import changes, times
+from services.stack.digests import NoImages, digest_in, pin
+from services.stack.follow import Ending, run_after, watch_night
+from services.stack.results import fetch, unpack
+from services.stack.up import Wish, bring_up
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = """\

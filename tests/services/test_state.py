@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.state import State
+from services.machine.state import State
 
 
 @pytest.fixture(params=[0o022, 0o077], ids=["022", "077"])

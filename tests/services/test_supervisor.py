@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.supervisor import Child, ChildStatus, Supervisor, exit_in_words, next_delay_s
+from services.machine.supervisor import Child, ChildStatus, Supervisor, exit_in_words, next_delay_s
 
 IGNORES_SIGTERM = 'trap "" TERM; echo ready; while :; do read line < "$1"; done'
 LEAVES_A_CHILD = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.subject import render_subject
+from services.machine.subject import render_subject
 from trainer.jobs import Verdict, profile_named
 
 

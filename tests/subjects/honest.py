@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent, indent
 
-from researcher.knobs import set_knobs
+from researcher.source.knobs import set_knobs
 from tests.subjects.cheats import HONEST, before_attention, edited, in_forward
 from tests.trainer.conftest import VOCAB
 from tests.trainer.subject_bench import SOURCE, TINY_CONSTANTS, TINY_KNOBS

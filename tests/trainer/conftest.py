@@ -24,10 +24,10 @@ import numpy.typing as npt
 import pytest
 
 from trainer.jobs import Budget, Caps, Clock, Kind, TrialResult, TrialSpec, files_digest
-from trainer.launch import GUARDIAN, MARKER, User
-from trainer.places import Places
-from trainer.trial import run_trial
-from trainer.usage import carriers
+from trainer.sandbox.launch import GUARDIAN, MARKER, User
+from trainer.sandbox.paths import Places
+from trainer.sandbox.usage import carriers
+from trainer.trial.trial import run_trial
 
 SUBJECTS = Path(__file__).parent.parent / "subjects"
 VOCAB, CONTEXT = 48, 32
@@ -197,7 +197,7 @@ def _can_start(user: User, python: Path) -> bool:
     """True when a process of that user can import what a candidate does."""
     try:
         done = subprocess.run(
-            [python, "-c", "import numpy, trainer.runner"],
+            [python, "-c", "import numpy, trainer.candidate.runner"],
             check=False,
             user=user.uid,
             group=user.gid,

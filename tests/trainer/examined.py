@@ -23,17 +23,17 @@ import torch
 
 from tests.subjects.honest import Honest
 from tests.trainer.conftest import STEPS, miniature
-from trainer.causality import Finding
-from trainer.crossentropy import Unscorable
-from trainer.dialogue import Buffers
-from trainer.logits import LogitsServer
-from trainer.pace import Pace
-from trainer.replica import ReplicaExam
-from trainer.rows import ScoringRows, read_rows
-from trainer.scoring import Plan, Scoring
-from trainer.stage import QUESTIONS
-from trainer.watch import Examination
-from trainer.wire import Channel, Layout, Message, Word
+from trainer.candidate.budget_clock import Pace
+from trainer.candidate.logits_server import LogitsServer
+from trainer.candidate.protocol import Channel, Layout, Message, Word
+from trainer.scoring.causality import Finding
+from trainer.scoring.cross_entropy import Unscorable
+from trainer.scoring.exchange import Buffers
+from trainer.scoring.replica import ReplicaExam
+from trainer.scoring.rows import ScoringRows, read_rows
+from trainer.scoring.score import Plan, Scoring
+from trainer.trial.run import QUESTIONS
+from trainer.trial.supervise import Examination
 
 BUDGET = replace(STEPS, eval_rows=64)
 Exam = TypeVar("Exam", bound=Examination)

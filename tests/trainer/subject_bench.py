@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from researcher.knobs import set_knobs
+from researcher.source.knobs import set_knobs
 from trainer.jobs.profile import KnobValue
 
 SOURCE = Path(__file__).parents[2] / "trainer" / "subject"

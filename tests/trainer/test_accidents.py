@@ -12,11 +12,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.trainer.conftest import STEPS, MakeSpec, everything_dead
-from trainer import launch, watch
 from trainer.jobs import Kind, Outcome, Progress, TrialResult, TrialSpec
-from trainer.places import Places
-from trainer.procfs import Process, descendants
-from trainer.trial import run_trial
+from trainer.sandbox import launch
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import Process, descendants
+from trainer.trial import supervise
+from trainer.trial.trial import run_trial
 
 
 def guardian() -> Process:
@@ -47,7 +48,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead_s = self._frozen_s = 0.0
-        monkeypatch.setattr(watch.time, "monotonic", lambda real=time.monotonic: real() + self.ahead_s)
+        monkeypatch.setattr(supervise.time, "monotonic", lambda real=time.monotonic: real() + self.ahead_s)
         monkeypatch.setattr(selectors.DefaultSelector, "select", self._select(selectors.DefaultSelector.select))
 
     def set_forward(self, by_s: float) -> None:
@@ -153,7 +154,7 @@ def test_candidate_that_was_stopped_while_a_limit_passed_was_held_up(
 def test_guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial(
     spec: MakeSpec, places: Places, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_GUARDIAN_S", 0.1)
+    monkeypatch.setattr(supervise, "_GUARDIAN_S", 0.1)
     monkeypatch.setattr(launch, "_CLOSE_S", 0.1)
 
     def stop() -> None:

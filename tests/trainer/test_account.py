@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from tests.trainer.conftest import STEPS
-from trainer.account import Grace, Trained, most_trained, trained
 from trainer.jobs import PROFILES, Clock
-from trainer.observation import Mark, Marks
+from trainer.trial.limits import Mark, Marks
+from trainer.trial.training_time import Grace, Trained, most_trained, trained
 
 BUDGET = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=15)
 ON_THE_WALL = dataclasses.replace(PROFILES["80gb"].budget, clock=Clock.WALL, amount=300)

@@ -11,8 +11,8 @@ import pytest
 from tests.trainer.conftest import everything_dead
 from trainer.data import TextUnusable, verify
 from trainer.data.adopted import Adoption, write_adopted
-from trainer.dump import Dumped, DumpFault, Wanted, dump
-from trainer.landlock import abi
+from trainer.data.foreign_prepare import Dumped, DumpFault, Wanted, dump
+from trainer.sandbox.landlock import abi
 
 PREPARE = """
 import numpy as np

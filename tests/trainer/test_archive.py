@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer import archive
 from trainer.jobs import Kind, Metric, Outcome, TrialResult, TrialSpec, files_digest, profile_named
+from trainer.trial import result_store
 
 CPU = profile_named("cpu")
 
@@ -27,21 +27,21 @@ def measured(of: TrialSpec, score: float | None, outcome: Outcome = Outcome.OK) 
 
 def test_score_of_an_earlier_attempt_is_given_under_the_later_ones_id_and_stored_under_both(tmp_path: Path) -> None:
     first, second = measured(spec("e-1-t2-a0"), 1.5), spec("e-1-t2-a1")
-    archive.store(tmp_path, first)
+    result_store.store(tmp_path, first)
 
-    answer = archive.stored(tmp_path, second)
+    answer = result_store.stored(tmp_path, second)
 
     assert answer == dataclasses.replace(first, id="e-1-t2-a1")
-    assert archive.stored(tmp_path, second) == answer
+    assert result_store.stored(tmp_path, second) == answer
     assert json.loads((tmp_path / "e-1-t2-a0" / "result.json").read_text())["id"] == "e-1-t2-a0"
     assert json.loads((tmp_path / "e-1-t2-a1" / "result.json").read_text())["id"] == "e-1-t2-a1"
 
 
 def test_of_two_scores_for_the_same_work_the_earliest_attempts_is_taken(tmp_path: Path) -> None:
     for attempt, score in ((10, 1.9), (2, 1.5), (3, 1.2)):
-        archive.store(tmp_path, measured(spec(f"e-1-t2-a{attempt}"), score))
+        result_store.store(tmp_path, measured(spec(f"e-1-t2-a{attempt}"), score))
 
-    answer = archive.stored(tmp_path, spec("e-1-t2-a11"))
+    answer = result_store.stored(tmp_path, spec("e-1-t2-a11"))
 
     assert answer is not None
     assert answer.metric == Metric("val_bpb", 1.5)
@@ -60,13 +60,13 @@ def test_of_two_scores_for_the_same_work_the_earliest_attempts_is_taken(tmp_path
     ids=["a repeat", "another seed", "another kind", "another trial", "a trial of like name", "another experiment"],
 )
 def test_score_of_other_work_is_no_answer(asked: TrialSpec, tmp_path: Path) -> None:
-    archive.store(tmp_path, measured(spec("e-1-t2-a0"), 1.5))
+    result_store.store(tmp_path, measured(spec("e-1-t2-a0"), 1.5))
 
-    assert archive.stored(tmp_path, asked) is None
+    assert result_store.stored(tmp_path, asked) is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.UNSCORABLE, Outcome.PREEMPTED, Outcome.LOST])
 def test_what_got_no_score_is_measured_by_the_next_attempt(outcome: Outcome, tmp_path: Path) -> None:
-    archive.store(tmp_path, measured(spec("e-1-t2-a0"), None, outcome))
+    result_store.store(tmp_path, measured(spec("e-1-t2-a0"), None, outcome))
 
-    assert archive.stored(tmp_path, spec("e-1-t2-a1")) is None
+    assert result_store.stored(tmp_path, spec("e-1-t2-a1")) is None

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import CAPS, MakeSpec
-from trainer import card
 from trainer.jobs import Outcome
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial import gpu
+from trainer.trial.trial import run_trial
 
 ON_A_CARD = dataclasses.replace(CAPS, vram_mib=9000)
 
@@ -40,15 +40,15 @@ class ForgetfulDriver:
 
 @pytest.fixture(autouse=True)
 def first_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(card, "_FIRST_PID_NAMESPACE", os.readlink("/proc/self/ns/pid"))
-    monkeypatch.setattr(card, "_LOOK_AGAIN_S", 0)
+    monkeypatch.setattr(gpu, "_FIRST_PID_NAMESPACE", os.readlink("/proc/self/ns/pid"))
+    monkeypatch.setattr(gpu, "_LOOK_AGAIN_S", 0)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
 
 def test_the_dead_are_waited_for_and_the_living_are_not(tmp_path: Path) -> None:
     driver = ForgetfulDriver(tmp_path, times=3)
 
-    assert card.lacking(ON_A_CARD) is None
+    assert gpu.lacking(ON_A_CARD) is None
     assert driver.asked == 4
 
 
@@ -56,7 +56,7 @@ def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, places: Places
 ) -> None:
     driver = ForgetfulDriver(tmp_path, times=10**6)
-    monkeypatch.setattr(card, "_PATIENCE_S", 0)
+    monkeypatch.setattr(gpu, "_PATIENCE_S", 0)
 
     result = run_trial(spec("tiny", caps=ON_A_CARD), places, lambda _: None, lambda: False)
 
@@ -68,9 +68,9 @@ def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
 def test_where_nobody_can_tell_no_trial_waits(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = ForgetfulDriver(tmp_path, times=10**6)
     if why == "a container":
-        monkeypatch.setattr(card, "_FIRST_PID_NAMESPACE", "pid:[1]")
+        monkeypatch.setattr(gpu, "_FIRST_PID_NAMESPACE", "pid:[1]")
     if why == "a driver that fails":
         (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
 
-    assert card.lacking(CAPS if why == "no card" else ON_A_CARD) is None
+    assert gpu.lacking(CAPS if why == "no card" else ON_A_CARD) is None
     assert driver.asked == 0

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from tests.trainer.conftest import MakeSpec
-from trainer.causality import (
+from trainer.jobs import Kind
+from trainer.scoring.causality import (
     EXACT_PROFIT,
     MOST_PROFIT,
     MOST_TOLERANCE,
@@ -20,9 +21,8 @@ from trainer.causality import (
     Questions,
     pair_losses,
 )
-from trainer.crossentropy import Unscorable, nats
-from trainer.jobs import Kind
-from trainer.stage import questions
+from trainer.scoring.cross_entropy import Unscorable, nats
+from trainer.trial.run import questions
 
 Tokens = npt.NDArray[np.integer]
 Logits = npt.NDArray[np.float32]

@@ -11,8 +11,8 @@ import pytest
 from tests.subjects.cheats import BUDGET, CHEATS, HONEST, Cheat, edited
 from tests.trainer.conftest import MakeSpec, Run, everything_dead, miniature, tiny_data
 from trainer.jobs import PROFILES, Clock, Kind, Outcome, Profile, TrialSpec, files_digest
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 FIRST = {"trial": "e-1-t0-a1", "kind": Kind.FIRST, "score_to_beat": 99.0}
 

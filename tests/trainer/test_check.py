@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from researcher.knobs import read_knobs, set_knobs, set_ranges
+from researcher.source.knobs import read_knobs, set_knobs, set_ranges
 from tests.subjects.broken import BROKEN, FILES, INNOCENT, Broken
 from tests.subjects.cheats import HONEST, edited
 from tests.subjects.honest import WHOLE_TRIALS, Honest
 from tests.trainer.conftest import SUBJECTS, MakeSpec, Run, everything_dead
 from tests.trainer.subject_bench import SOURCE
-from trainer import check, watch
-from trainer.check import run_check
+from trainer.candidate.code_errors import means_wrong_code
 from trainer.jobs import PROFILES, CheckResult, CheckSpec, Outcome, Verdict, files_digest
 from trainer.jobs.profile import KnobValue, Profile
-from trainer.places import Places
-from trainer.wrongness import means_wrong_code
+from trainer.sandbox.paths import Places
+from trainer.trial import dry_run, supervise
+from trainer.trial.dry_run import run_check
 
 TINY_PREPARE = (SUBJECTS / "tiny" / "prepare.py").read_text()
 QUICK = ("heads that do not fill the width", "an error after a number was read")
-SHORT = dataclasses.replace(check._BUDGET, setup_s=10)
+SHORT = dataclasses.replace(dry_run._BUDGET, setup_s=10)
 
 Check = Callable[..., CheckResult]
 
@@ -216,9 +216,9 @@ def test_fault_is_unknown_and_leaves_nothing(
     subject: str, says: str, rehearse: Check, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if subject == "hangs_in_setup":  # the others must not be ended by their time, however busy the machine is
-        monkeypatch.setattr(check, "_BUDGET", SHORT)
-    monkeypatch.setattr(check, "_CAPS", dataclasses.replace(check._CAPS, memory_mib=500))
-    monkeypatch.setattr(watch, "_LOG_LIMIT_BYTES", 2**24)
+        monkeypatch.setattr(dry_run, "_BUDGET", SHORT)
+    monkeypatch.setattr(dry_run, "_CAPS", dataclasses.replace(dry_run._CAPS, memory_mib=500))
+    monkeypatch.setattr(supervise, "_LOG_LIMIT_BYTES", 2**24)
 
     answer = rehearse((SUBJECTS / f"{subject}.py").read_text())
 

@@ -24,12 +24,12 @@ from tests.battery import BATTERY, Elsewhere, Report
 from tests.mutations.test_guards_are_tested import copied
 from tests.mutations.test_guards_are_tested import run as run_copied
 from tests.trainer.conftest import CAPS, STEPS, MakeSpec, Run, as_other_user, everything_dead
-from trainer import linux
 from trainer.jobs import Outcome, TrialResult, profile_named
-from trainer.landlock import abi
-from trainer.launch import User, UserRefused
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox import syscalls
+from trainer.sandbox.landlock import abi
+from trainer.sandbox.launch import User, UserRefused
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 TESTS = Path(__file__).parents[1]
 # stdin, two buffers and the weights, the log twice, the wire
@@ -42,7 +42,13 @@ ENVIRONMENT = {
 PASSED_ON = {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH"}
 
 
-NEIGHBOUR = "import sys; from trainer import linux; linux.drop_capabilities(); print(flush=True); sys.stdin.read()"
+NEIGHBOUR = """\
+import sys
+from trainer.sandbox import syscalls
+syscalls.drop_capabilities()
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def attack(
     password.chmod(0o600)
     repository.mkdir()
     monkeypatch.setenv("REDIS_PASSWORD", "sesame")
-    linux.become_undumpable()  # as the worker is
+    syscalls.become_undumpable()  # as the worker is
     with ExitStack() as listening:
         neighbour = listening.enter_context(
             subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

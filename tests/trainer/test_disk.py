@@ -13,9 +13,9 @@ from textwrap import dedent
 import pytest
 
 from tests.trainer.conftest import library_path
-from trainer import disk
-from trainer.disk import Held, Hidden, Holdings
-from trainer.launch import User
+from trainer.sandbox.launch import User
+from trainer.trial import disk_usage
+from trainer.trial.disk_usage import Held, Hidden, Holdings
 
 BLOCK_MIB = 4096 / 2**20
 
@@ -23,7 +23,7 @@ BLOCK_MIB = 4096 / 2**20
 @pytest.fixture(autouse=True)
 def looks_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine: one look is one round."""
-    monkeypatch.setattr(disk, "_SLICE_S", 600)
+    monkeypatch.setattr(disk_usage, "_SLICE_S", 600)
 
 
 def test_files_count_by_the_room_they_take_and_no_link_is_followed_or_counted_twice(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_open_files_without_a_name_count_once_whoever_holds_them(tmp_path: Path)
 def test_what_takes_longer_than_a_look_is_counted_on_in_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_SLICE_S", 0)
+    monkeypatch.setattr(disk_usage, "_SLICE_S", 0)
     for name in "abc":
         (tmp_path / name).touch()
     holdings = Holdings(tmp_path)
@@ -104,7 +104,7 @@ def test_memory_files_on_their_way_between_sockets_count_once_they_stay_there(ne
 def test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_can_be_looked_into", lambda pid: pid != 7)
+    monkeypatch.setattr(disk_usage, "_can_be_looked_into", lambda pid: pid != 7)
     holdings = Holdings(tmp_path)
 
     assert holdings.look([7]).files == 0
@@ -119,7 +119,7 @@ def test_who_closes_itself_cannot_be_looked_into(stranger: tuple[User, Path]) ->
     user, python = stranger
     looks = """
         import ctypes, os, signal, sys
-        from trainer import disk
+        from trainer.trial import disk_usage
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -127,7 +127,7 @@ def test_who_closes_itself_cannot_be_looked_into(stranger: tuple[User, Path]) ->
             os.write(writing, b"x")
             signal.pause()
         os.read(reading, 1)
-        print(disk._can_be_looked_into(pid))
+        print(disk_usage._can_be_looked_into(pid))
         os.kill(pid, signal.SIGKILL)
     """
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import CAPS, STEPS, SUBJECTS, MakeSpec, Run, everything_dead
-from trainer import watch
 from trainer.jobs import Clock, Outcome, Progress
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial import supervise
+from trainer.trial.trial import run_trial
 
 SHORT_SETUP = dataclasses.replace(STEPS, setup_s=3)
 SHORT_SCORING = dataclasses.replace(STEPS, scoring_s=1)
@@ -108,7 +108,7 @@ def test_flood_of_output_is_bounded_and_so_is_what_is_reported_of_it(
 
 
 def test_flood_without_end_ends_the_trial(spec: MakeSpec, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_LOG_LIMIT_BYTES", 2**24)
+    monkeypatch.setattr(supervise, "_LOG_LIMIT_BYTES", 2**24)
 
     result = run(spec("floods_the_log"))
 

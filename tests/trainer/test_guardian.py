@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import everything_dead
-from trainer.grants import Grant, grants
-from trainer.guardian import write_files
-from trainer.landlock import READ, USE, abi
-from trainer.launch import MARKER, Ending, Orders, helper, layers
-from trainer.leftovers import wipe
-from trainer.mounts import OWN_PROCESS
+from trainer.sandbox.cleanup import wipe
+from trainer.sandbox.guardian import write_files
+from trainer.sandbox.landlock import READ, USE, abi
+from trainer.sandbox.launch import MARKER, Ending, Orders, isolated_command, layers
+from trainer.sandbox.private_root import OWN_PROCESS
+from trainer.sandbox.visible_paths import Grant, grants
 
 
 @pytest.mark.parametrize("name", ["../train.py", "a/../../b", "/etc/passwd", ""])
@@ -61,9 +61,9 @@ def test_wiping_follows_no_link(tmp_path: Path) -> None:
 
 KILLS_A_TREE = """\
 import os, subprocess, sys
-from trainer import guardian, linux, procfs
+from trainer.sandbox import guardian, procfs, syscalls
 
-linux.become_subreaper()
+syscalls.become_subreaper()
 with subprocess.Popen([sys.executable, sys.argv[1]], stdout=subprocess.PIPE) as tree:
     tree.stdout.readline()
     guardian.kill_tree()
@@ -117,7 +117,8 @@ def test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_proc
 
 def test_candidate_of_our_own_uid_cannot_pin_another_process_of_ours(tmp_path: Path) -> None:
     """Without capabilities, as it is itself: the kernel protects those that have more."""
-    neighbour = "from trainer import linux; import sys; linux.drop_capabilities(); print(flush=True); sys.stdin.read()"
+    neighbour = "import sys; from trainer.sandbox import syscalls; syscalls.drop_capabilities()"
+    neighbour += "; print(flush=True); sys.stdin.read()"
     pins = "import os, sys; os.sched_setaffinity(int(sys.argv[1]), os.sched_getaffinity(0))"
     with subprocess.Popen([sys.executable, "-c", neighbour], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -161,7 +162,7 @@ def guarded(
         processes=64,
     )
     done = subprocess.run(
-        helper("guardian", str(os.getpid())),
+        isolated_command("trainer.sandbox.guardian", str(os.getpid())),
         check=True,
         input=marshal.dumps(dict(orders)),
         capture_output=True,

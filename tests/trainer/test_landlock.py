@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from trainer import landlock
-from trainer.grants import PRIVATE, grants
-from trainer.mounts import OWN_PROCESS
+from trainer.sandbox import landlock
+from trainer.sandbox.private_root import OWN_PROCESS
+from trainer.sandbox.visible_paths import PRIVATE, grants
 
 WALLED = """
 import fcntl, os, signal, socket, sys
 from pathlib import Path
-from trainer import landlock, linux
+from trainer.sandbox import landlock, syscalls
 here = Path(sys.argv[1])
 wall = landlock.prepare([("/usr", landlock.READ), (str(here / "read"), landlock.READ), ("/nowhere", landlock.READ),
     (str(here / "listed"), landlock.LIST), (str(here / "own"), landlock.ALL), ("/dev/null", landlock.USE),
     ("/dev/zero", landlock.READ)])
-linux.forbid_new_privileges()
+syscalls.forbid_new_privileges()
 landlock.confine(wall)
 """
 needs_landlock = pytest.mark.skipif(landlock.abi() == 0, reason="this kernel has no Landlock")

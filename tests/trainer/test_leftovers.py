@@ -13,10 +13,10 @@ import pytest
 
 import trainer
 from tests.trainer.conftest import as_other_user, wait_for
-from trainer.launch import User
-from trainer.leftovers import NotSwept, clear, clear_all
-from trainer.places import Places
-from trainer.procfs import processes_of
+from trainer.sandbox.cleanup import NotSwept, clear, clear_all
+from trainer.sandbox.launch import User
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import processes_of
 
 
 def run_as(user: User, code: str, folder: Path) -> None:
@@ -124,7 +124,7 @@ def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str
 @as_other_user
 def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_root(places: Places, user: User) -> None:
     closes = "os.makedirs('x/a/b'); os.chmod('x/a/b', 0); os.chmod('x/a', 0); os.chmod('x', 0)"
-    wipes = "from trainer.leftovers import wipe; wipe(pathlib.Path('x').absolute())"
+    wipes = "from trainer.sandbox.cleanup import wipe; wipe(pathlib.Path('x').absolute())"
     ours = str(Path(trainer.__file__).parents[1])
 
     run_as(user, f"import os, pathlib, sys; {closes}; sys.path.append({ours!r}); {wipes}", places.work)

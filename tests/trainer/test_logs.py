@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from trainer.jobs.redaction import redaction
 from trainer.jobs.result import LOSS_POINTS
-from trainer.logs import LATE_HEADING, LINE_BYTES, LogSink, Output
-from trainer.printed import Printed
+from trainer.sandbox.output import LATE_HEADING, LINE_BYTES, LogSink, Output
+from trainer.sandbox.step_lines import Printed
 
 
 def fed(chunks: list[bytes], cap_kib: int = 64) -> tuple[LogSink, Printed]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.machine import group_memory_mib, kernel_oom_kills
+from trainer.sandbox.cgroup import group_memory_mib, kernel_oom_kills
 
 HYBRID = "9:name=systemd:/\n4:memory:/docker/abc\n1:cpu:/docker/abc\n0::/docker/abc\n"
 V1_KILLS = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from trainer.launch import helper
+from trainer.sandbox.launch import isolated_command
 
 IN_IT = """
 import fcntl, os, sys
 from pathlib import Path
-from trainer import landlock, mounts
+from trainer.sandbox import landlock, private_root
 here = Path(sys.argv[1])
 granted = [("/usr", landlock.READ), ("/lib", landlock.READ), ("/lib64", landlock.READ), ("/proc", landlock.READ),
-    (mounts.OWN_PROCESS, landlock.USE), ("/nowhere", landlock.READ), ("/dev/shm", landlock.ALL),
+    (private_root.OWN_PROCESS, landlock.USE), ("/nowhere", landlock.READ), ("/dev/shm", landlock.ALL),
     ("/dev/null", landlock.USE), (sys.base_prefix, landlock.READ), (str(here / "link" / "read"), landlock.READ),
     (str(here / "one" / "file"), landlock.READ), (str(here / "listed"), landlock.LIST)]
 own, file = here / "work" / "own", here / "link" / "read" / "file"
-mounts.own_root(granted, str(own))
+private_root.own_root(granted, str(own))
 """
 
 
@@ -43,7 +43,9 @@ def here() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def needs_mounts() -> None:
-    tried = subprocess.run(helper("mounts"), check=False, capture_output=True, text=True, cwd="/")
+    tried = subprocess.run(
+        isolated_command("trainer.sandbox.private_root"), check=False, capture_output=True, text=True, cwd="/"
+    )
     if tried.returncode != 0:
         pytest.skip(f"needs the right to mount, or to make a user namespace: {tried.stderr.strip()}")
 
@@ -144,7 +146,15 @@ def test_as_a_user_without_any_right_it_is_the_same(here: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("the other tests run as such a user already")
     uid = 60_000 + os.getpid() % 5_000
-    tried = subprocess.run(helper("mounts"), check=False, capture_output=True, text=True, cwd="/", user=uid, group=uid)
+    tried = subprocess.run(
+        isolated_command("trainer.sandbox.private_root"),
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        user=uid,
+        group=uid,
+    )
     if tried.returncode != 0:
         pytest.skip(f"needs a kernel and a checkout that let others: {tried.stderr.strip()[-200:]}")
     here.chmod(0o755)

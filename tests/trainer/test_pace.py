@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer.pace import Pace
-from trainer.wire import Channel, Word
+from trainer.candidate.budget_clock import Pace
+from trainer.candidate.protocol import Channel, Word
 
 
 @pytest.fixture

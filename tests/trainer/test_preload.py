@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.preload import preload, wanted
+from trainer.candidate.preload import preload, wanted
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.servers import open_server
 from tests.trainer.conftest import wait_for
 from trainer.jobs import Bus, Progress, Seen, connect
 from trainer.jobs.bus import TRAINER
-from trainer.presence import IDLE, TTL_S, Presence, Publisher
+from trainer.worker.heartbeat import IDLE, TTL_S, Presence, Publisher
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer import procfs
-from trainer.disk import Holdings
-from trainer.usage import carriers, held_once_mib, tree_usage
+from trainer.sandbox import procfs
+from trainer.sandbox.usage import carriers, held_once_mib, tree_usage
+from trainer.trial.disk_usage import Holdings
 
 MARKER = b"OVERNIGHT_TEST_OF_PROCFS"
 HEADLESS = """
@@ -29,8 +29,8 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
 """
 KILLS = """
 import os, subprocess, sys
-from trainer import guardian, linux, procfs
-linux.become_subreaper()
+from trainer.sandbox import guardian, procfs, syscalls
+syscalls.become_subreaper()
 with subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as headless:
     headless.stdout.readline()
     guardian.kill_tree()

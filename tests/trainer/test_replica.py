@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from tests.trainer.examined import examined
-from trainer import linux
-from trainer.causality import Causality, Finding
-from trainer.dialogue import Buffers
+from trainer.candidate.protocol import Channel, Layout, Word
 from trainer.jobs import Outcome
-from trainer.launch import Ending
-from trainer.replica import ReplicaEnded, ReplicaExam, replica_fault
-from trainer.rows import ScoringRows
-from trainer.scoring import Plan, Scoring
-from trainer.verdict import Stop
-from trainer.wire import Channel, Layout, Word
+from trainer.sandbox import syscalls
+from trainer.sandbox.launch import Ending
+from trainer.scoring.causality import Causality, Finding
+from trainer.scoring.exchange import Buffers
+from trainer.scoring.replica import ReplicaExam
+from trainer.scoring.rows import ScoringRows
+from trainer.scoring.score import Plan, Scoring
+from trainer.trial.outcome import ReplicaEnded, Stop, replica_fault
 
 VOCAB, CONTEXT, ROWS, BATCH = 20, 8, 16, 4
 
@@ -74,12 +74,12 @@ def test_replica_that_may_have_been_ended_from_outside_is_marked_so(ended: Repli
 
 
 def test_its_weights_are_a_file_that_the_candidate_never_had_and_nobody_can_change() -> None:
-    written = linux.growing_memory("weights")
+    written = syscalls.growing_memory("weights")
     os.write(written, b"weights" * 10**6)
     os.utime(written, (1, 1))
-    linux.freeze_memory(written)
+    syscalls.freeze_memory(written)
 
-    given = linux.frozen_copy(written, "weights")
+    given = syscalls.frozen_copy(written, "weights")
 
     assert os.lseek(given, 0, os.SEEK_CUR) == 0
     assert os.stat(given).st_ino != os.stat(written).st_ino

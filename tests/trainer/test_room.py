@@ -10,10 +10,10 @@ import pytest
 
 from tests.disks import Disk
 from tests.trainer.conftest import CAPS, MakeSpec
-from trainer import room
 from trainer.jobs import Outcome, TrialResult, TrialSpec
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial import disk_space
+from trainer.trial.trial import run_trial
 
 FILLS = "open('filler', 'wb').write(bytes(2**26))\n"
 
@@ -47,14 +47,14 @@ def test_without_room_no_trial_is_begun_and_it_is_said_how_much_is_lacking(
 def test_disk_that_is_read_only_has_no_room(disk: Disk) -> None:
     disk.make_read_only()
 
-    assert f"the disk of {disk.folder}/trials is read-only" in (room.lacking(disk.folder / "trials") or "")
+    assert f"the disk of {disk.folder}/trials is read-only" in (disk_space.lacking(disk.folder / "trials") or "")
 
 
 @pytest.mark.slow
 def test_result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room(
     disk: Disk, places: Places, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "NEEDED_BYTES", 0)
+    monkeypatch.setattr(disk_space, "NEEDED_BYTES", 0)
     places = replace(places, trials=disk.folder)
     disk.fill()
 

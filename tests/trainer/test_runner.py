@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from trainer.guardian import write_files
-from trainer.runner import _device_facts, memory_fraction, run_script
+from trainer.candidate.runner import _device_facts, memory_fraction, run_script
+from trainer.sandbox.guardian import write_files
 
 
 class CardOf48Gib:

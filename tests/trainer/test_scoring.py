@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.crossentropy import LARGEST_LOGIT, Unscorable, nats
-from trainer.dialogue import Buffers
-from trainer.rows import ScoringRows
-from trainer.scoring import Plan, Scoring
-from trainer.wire import BUFFERS, Channel, ChannelFault, Layout, Message, Word
+from trainer.candidate.protocol import BUFFERS, Channel, ChannelFault, Layout, Message, Word
+from trainer.scoring.cross_entropy import LARGEST_LOGIT, Unscorable, nats
+from trainer.scoring.exchange import Buffers
+from trainer.scoring.rows import ScoringRows
+from trainer.scoring.score import Plan, Scoring
 
 VOCAB, CONTEXT = 5, 4
 

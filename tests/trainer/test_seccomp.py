@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from trainer.linux import KernelRefused
-from trainer.seccomp import confine, program
+from trainer.sandbox.seccomp import confine, program
+from trainer.sandbox.syscalls import KernelRefused
 
 MACHINE = os.uname().machine
 STAYS_OR_LOOKS = (
@@ -62,13 +62,13 @@ print({attempt: answer(attempt) for attempt in json.loads(sys.argv[1])})
 """
 BEHIND = """
 import ctypes, errno, fcntl, json, os, resource, signal, socket, struct, subprocess, sys, threading
-from trainer import calls, linux, seccomp
-linux.forbid_new_privileges()
+from trainer.sandbox import refused_calls, seccomp, syscalls
+syscalls.forbid_new_privileges()
 seccomp.confine([os.getppid()])
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
 def call(name, *arguments):
-    numbers = next(table[name] for table in (*calls.REFUSED.values(), OTHERS) if name in table)
+    numbers = next(table[name] for table in (*refused_calls.REFUSED.values(), OTHERS) if name in table)
     if libc.syscall(ctypes.c_long(numbers[0 if X86 else 1]), *map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), name)
 OTHERS = seccomp._SIGNALS | seccomp._SCHEDULING | {"clone": seccomp._CLONE, "prlimit64": seccomp._PRLIMIT64}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import as_user
-from trainer import launch, selftest
-from trainer.landlock import abi
-from trainer.places import Places
-from trainer.selftest import Unsafe, Walls, try_walls
+from trainer.sandbox import launch, selftest
+from trainer.sandbox.landlock import abi
+from trainer.sandbox.paths import Places
+from trainer.sandbox.selftest import Unsafe, Walls, try_walls
 
 needs_landlock = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from researcher.knobs import range_faults, read_knobs, set_knobs, set_ranges
+from researcher.source.knobs import range_faults, read_knobs, set_knobs, set_ranges
 from tests.trainer.subject_bench import SOURCE, TINY_CONSTANTS, TINY_KNOBS, Bench
 from trainer.jobs import PROFILES
 

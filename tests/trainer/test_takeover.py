@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 from tests.servers import open_server
 from trainer.jobs import TRIALS, Bus, connect
-from trainer.takeover import take_over
+from trainer.worker.orphaned_jobs import take_over
 
 
 @pytest.fixture(scope="module")

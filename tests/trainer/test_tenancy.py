@@ -16,20 +16,20 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import as_other_user
-from trainer import tenancy
-from trainer.launch import User
-from trainer.places import Places
-from trainer.reach import MOVE
-from trainer.tenancy import AUTO, UIDS, Tenancy, move_in
+from trainer.sandbox import candidate_user
+from trainer.sandbox.access_check import MOVE
+from trainer.sandbox.candidate_user import AUTO, UIDS, Tenancy, move_in
+from trainer.sandbox.launch import User
+from trainer.sandbox.paths import Places
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else can start a process as another user")
 
 MOVES_IN = """\
 import sys
 from pathlib import Path
-from trainer import tenancy
-tenancy.obstacle = lambda *_: None
-held = tenancy.move_in(Path(sys.argv[1]), Path(sys.argv[2]), tenancy.AUTO)
+from trainer.sandbox import candidate_user
+candidate_user.obstacle = lambda *_: None
+held = candidate_user.move_in(Path(sys.argv[1]), Path(sys.argv[2]), candidate_user.AUTO)
 print(held.user.uid, flush=True)
 sys.stdin.read()
 """
@@ -45,12 +45,13 @@ class Installed:
 
     def run(self, code: str, work: Path, data: Path, user: User | None = None) -> str:
         """What a process says that has these folders as `work` and `data`."""
-        names = "import sys; from pathlib import Path; from trainer import tenancy; from trainer.launch import User\n"
-        names += f"from trainer.tenancy import *; work, data = Path('{work}'), Path('{data}')\n"
+        names = "import sys; from pathlib import Path; from trainer.sandbox import candidate_user\n"
+        names += "from trainer.sandbox.launch import User\n"
+        names += f"from trainer.sandbox.candidate_user import *; work, data = Path('{work}'), Path('{data}')\n"
         who = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
         command = [self.python, "-c", names + code]
         return subprocess.run(
-            command, cwd=tenancy.ROOT, check=True, stdout=subprocess.PIPE, text=True, **who
+            command, cwd=candidate_user.ROOT, check=True, stdout=subprocess.PIPE, text=True, **who
         ).stdout.strip()  # type: ignore[call-overload]
 
 
@@ -76,7 +77,7 @@ def enter(ground: Path, data: Path) -> Iterator[MoveIn]:
 @pytest.fixture
 def all_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a candidate needs can be read, whatever this machine's Python."""
-    monkeypatch.setattr(tenancy, "obstacle", lambda *_: None)
+    monkeypatch.setattr(candidate_user, "obstacle", lambda *_: None)
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_interpreter_that_starts_for_root_alone_is_told_in_its_own_words(
 ) -> None:
     asks = f"print(obstacle(User({user.uid}, {user.gid}), work, data))"
 
-    said = installed.run(f"tenancy._STARTS = 'import no_numpy_for_you'; {asks}", places.work, places.data)
+    said = installed.run(f"candidate_user._STARTS = 'import no_numpy_for_you'; {asks}", places.work, places.data)
 
     assert f"does not start as uid {user.uid}: ModuleNotFoundError: No module named 'no_numpy_for_you'. Next: " in said
 
@@ -189,7 +190,7 @@ def test_trainer_that_finds_every_user_taken_shares_none(
 ) -> None:
     first = enter()
     assert first.user is not None
-    monkeypatch.setattr(tenancy, "UIDS", range(first.user.uid, first.user.uid + 1))
+    monkeypatch.setattr(candidate_user, "UIDS", range(first.user.uid, first.user.uid + 1))
 
     second = enter()
 
@@ -204,7 +205,7 @@ def test_user_of_a_killed_trainer_is_free_and_its_folder_has_it_again(
 ) -> None:
     work = Path(tempfile.mkdtemp(dir=ground)) / "work"
     command = [sys.executable, "-c", MOVES_IN, work, data]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tenancy.ROOT) as killed:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=candidate_user.ROOT) as killed:
         assert killed.stdout is not None
         uid = int(killed.stdout.readline())
         killed.send_signal(signal.SIGKILL)

@@ -15,8 +15,8 @@ import pytest
 from tests.subjects.cheats import edited
 from tests.trainer.conftest import CONTEXT, STEPS, VOCAB, MakeSpec, Run
 from trainer.jobs import Clock, Kind, Outcome
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
 
 
 def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Places) -> None:

@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from trainer.jobs import Outcome
-from trainer.launch import Ending
-from trainer.verdict import Observed, Stop, judge
+from trainer.sandbox.launch import Ending
+from trainer.trial.outcome import Observed, Stop, judge
 
 FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
 SCORED = Observed(stop=None, ending=FINE, asked_for_score=True, bpb=1.5, printed_bpb=1.5, last_lines=("num_steps: 3",))

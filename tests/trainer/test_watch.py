@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import CONTEXT, VOCAB, miniature
-from trainer.dialogue import Buffers
+from trainer.candidate.protocol import Channel, Layout, Message, Word
 from trainer.jobs import Calibration, TrialResult
 from trainer.jobs.redaction import redaction
-from trainer.launch import Ending
-from trainer.machine import OomKills
-from trainer.places import Places
-from trainer.rows import ScoringRows
-from trainer.scoring import Plan, Scoring
-from trainer.stage import Supervised
-from trainer.trial import _Clock, _result
-from trainer.watch import Watch
-from trainer.wire import Channel, Layout, Message, Word
+from trainer.sandbox.cgroup import OomKills
+from trainer.sandbox.launch import Ending
+from trainer.sandbox.paths import Places
+from trainer.scoring.exchange import Buffers
+from trainer.scoring.rows import ScoringRows
+from trainer.scoring.score import Plan, Scoring
+from trainer.trial.run import Supervised
+from trainer.trial.supervise import Watch
+from trainer.trial.trial import _Clock, _result
 
 ROWS = ScoringRows(
     val=np.zeros((4, CONTEXT + 1), dtype=np.uint16),

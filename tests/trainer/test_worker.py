@@ -21,11 +21,11 @@ from rq.job import Job
 
 from tests.trainer.conftest import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
-from trainer.launch import User
-from trainer.machine import group_memory_mib
-from trainer.places import Places
-from trainer.presence import TRAINER
-from trainer.procfs import descendants, process_table, processes_of
+from trainer.sandbox.cgroup import group_memory_mib
+from trainer.sandbox.launch import User
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import descendants, process_table, processes_of
+from trainer.worker.heartbeat import TRAINER
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
 

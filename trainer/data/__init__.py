@@ -1,6 +1,9 @@
 """The prepared text of a profile: `prepare` makes it, `read_manifest` and `verify` say what is there.
 
-Fetching, splitting, the tokenizer and packing are hidden; what comes out is a folder of arrays and its manifest.
+`preparation` is the sequence of steps: `owntext`, `plays`, `shards`, `words`, `runs` and `generated` are sources of
+`documents`, `download` fetches, `tokenizer` and `pack` turn documents into rows, `packing` and `rows` write and read
+them, `manifest` records them. `adopted` and `foreign_prepare` do the same with a user's own prepare.py. `durable`
+writes files as a whole, `rights` says who may read them, and `errors` holds the errors.
 """
 
 from trainer.data.documents import Report, Slice, Split, Stage

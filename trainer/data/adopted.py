@@ -18,10 +18,10 @@ import numpy.typing as npt
 from trainer.data.documents import Slice
 from trainer.data.durable import beside, file_sha256, settle, write_whole
 from trainer.data.errors import TextUnusable
+from trainer.data.foreign_prepare import Dumped
 from trainer.data.generated import GENERATED, write_generated
 from trainer.data.manifest import ROWS, STAND_IN, TOKEN_BYTES, Manifest, files_digest, write_manifest
 from trainer.data.rights import give_rights
-from trainer.dump import Dumped
 
 LEAST_ROWS = 32
 TEXT = "adopted"

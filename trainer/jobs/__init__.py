@@ -1,7 +1,10 @@
 """The contract between the researcher and a trainer: the one module of the trainer that the researcher knows.
 
 `TrialSpec` goes out and `TrialResult` comes back, both as JSON through RQ on Redis; a `Profile` says what kind of
-trial a card can carry. Importing this costs neither torch nor a connection.
+trial a GPU can carry. Importing this costs neither torch nor a connection.
+
+`spec`, `result`, `check` and `profile` are what is sent; `bus` connects, `queue`, `closed` and `bounded` make RQ safe
+against what other clients write, and `redaction` takes secrets out of text.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key

@@ -20,7 +20,7 @@ from trainer.jobs.queue import JobQueue, open_queue
 
 TRIALS = "trials"
 REQUESTS = "requests"
-RUN_TRIAL = "trainer.work.run_trial"
+RUN_TRIAL = "run_trial"
 TRAINER = "overnight:trainer"
 HELD = "held"  # how what somebody says begins while its surroundings do not let it work
 PROGRESS_TTL_S = 120

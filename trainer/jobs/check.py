@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from trainer.jobs.spec import SOURCE_LIMIT_BYTES
 
 CHECKS = "checks"
-RUN_CHECK = "trainer.work.run_check"
+RUN_CHECK = "run_check"
 CHECKER = "overnight:checker"
 _ID_CHARACTERS = 32
 

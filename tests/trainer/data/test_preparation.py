@@ -17,7 +17,7 @@ import pytest
 from tests.trainer.data.conftest import share_secret, story
 from trainer.data import FolderTaken, NotPrepared, Stage, prepare, read_manifest, verify
 from trainer.jobs import Profile
-from trainer.launch import User
+from trainer.sandbox.launch import User
 
 # The child stops at every stage it reports until it is told to go on.
 CHILD = """

@@ -18,7 +18,7 @@ from trainer.data.generated import GENERATED, SECRET
 from trainer.data.runs import exchanged_runs
 from trainer.data.words import Lexicon, exchanged_words, pieces_of, spliced
 from trainer.jobs import PROFILES, Profile
-from trainer.rows import DataFault, read_rows
+from trainer.scoring.rows import DataFault, read_rows
 
 Rows = npt.NDArray[np.uint16]
 SLICES = ("train.npy", "private/val.npy", "private/heldout.npy", "private/unseen.npy")

@@ -1,0 +1,218 @@
+"""The journal's file: SQLite with ordered migrations, one writer held by `flock`, and rows as dataclasses.
+
+Hides the connection and the mapping of columns; `researcher.journal.writer` holds the steps. WAL with synchronous=FULL:
+a committed step survives kill -9 and power loss. Not for network file systems, whose locks cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+from researcher.errors import JournalError
+from researcher.journal.records import (
+    CheckKind,
+    Confirmation,
+    Decision,
+    Experiment,
+    PaidCall,
+    Prices,
+    Request,
+    RequestState,
+    Run,
+    State,
+    Trial,
+    Verdict,
+)
+from researcher.source.proposal import LlmCost, Proposer
+from trainer.jobs import Kind, Outcome
+
+JOURNAL_FILE = "journal.db"
+BUSY_S = 10.0  # how long another program may hold the file locked unnoticed
+
+
+class WriterLock:
+    """The right to write one journal, held until the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises JournalError when another researcher holds it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file: IO[str] = (folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise JournalError(
+                f"another researcher (pid {holder}) works on {folder}; stop it, or choose another --state"
+            ) from None
+
+    def sign(self, pid: int) -> None:
+        """Leave a name for the error message of whoever comes second."""
+        os.ftruncate(self._file.fileno(), 0)
+        os.write(self._file.fileno(), str(pid).encode())
+
+    def release(self) -> None:
+        """Give it back; the end of the process does the same."""
+        self._file.close()
+
+
+def open_database(folder: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open, and for a writer create and migrate. Raises JournalError for a journal of a newer version or none."""
+    path = folder / JOURNAL_FILE
+    if read_only:
+        if not path.exists():
+            raise JournalError(f"no journal in {folder}; nothing has run there yet")
+        database = _open_for_reading(path)
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
+            database.close()
+            raise JournalError(f"the journal in {folder} is just being made; try again")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        _require_sound(database, folder)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        _migrate(database, path)
+    database.row_factory = sqlite3.Row
+    return database
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    """Where a disk takes no file that readers would share, the journal alone is read: without a `-wal` it is whole."""
+    try:
+        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_S)
+        database.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+    return database
+
+
+def _require_sound(database: sqlite3.Connection, folder: Path) -> None:
+    """Before anything is written: a page that was overwritten may be met only after hours."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise JournalError(_damage_told(found.partition("\n")[2], folder))
+
+
+def error_is(error: sqlite3.DatabaseError, names: tuple[str, ...]) -> bool:
+    """SQLite's extended codes begin with the name of the plain one. An error of Python's own module has none."""
+    return getattr(error, "sqlite_errorname", "").startswith(names)
+
+
+def damage(error: sqlite3.DatabaseError, folder: Path) -> str | None:
+    """What to do about a journal that cannot be read any more; None for any other error."""
+    return _damage_told(str(error), folder) if error_is(error, ("SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
+
+
+def _damage_told(found: str, folder: Path) -> str:
+    return (
+        f"the journal {folder / JOURNAL_FILE} is damaged ({found}); nothing more is written to it. What was measured "
+        "is still there: every candidate is a commit of the subject (`git for-each-ref refs/overnight`), results.tsv "
+        f"lies beside train.py, and the trainer keeps each result as a file. Next: copy {folder} away; "
+        f"`sqlite3 {JOURNAL_FILE} .recover` rescues what can be read; or begin anew with another --state"
+    )
+
+
+def _migrate(database: sqlite3.Connection, path: Path) -> None:
+    scripts = sorted(item.name for item in resources.files("researcher.journal").joinpath("migrations").iterdir())
+    scripts = [name for name in scripts if name.endswith(".sql")]
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(scripts):
+        raise JournalError(f"{path} was written by a newer version (schema {version}); upgrade, or use another --state")
+    for number, name in enumerate(scripts[version:], start=version + 1):
+        script = resources.files("researcher.journal").joinpath("migrations", name).read_text()
+        database.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield database
+    except BaseException:
+        if database.in_transaction:  # a full disk has rolled it back already
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def run_of(row: sqlite3.Row) -> Run:
+    """Column for column."""
+    values = _plain(row, Run)
+    values["prices"] = Prices(row["price_per_hour"], row["price_per_kwh"], row["price_per_mtoken"])
+    return Run(**values)
+
+
+def experiment_of(row: sqlite3.Row) -> Experiment:
+    """Column for column; the LLM's columns become one cost."""
+    values = _plain(row, Experiment)
+    values["proposer"] = _maybe(Proposer, row["proposer"])
+    values["state"] = State(row["state"])
+    values["outcome"] = _maybe(Outcome, row["outcome"])
+    values["decision"] = _maybe(Decision, row["decision"])
+    values["cost"] = _cost_of(row)
+    return Experiment(**values)
+
+
+def _cost_of(row: sqlite3.Row) -> LlmCost | None:
+    if row["llm_calls"] is None:
+        return None
+    return LlmCost(
+        endpoint=row["llm_endpoint"],
+        model=row["llm_model"],
+        calls=row["llm_calls"],
+        prompt_tokens=row["llm_prompt_tokens"],
+        answer_tokens=row["llm_answer_tokens"],
+        seconds=row["llm_s"],
+        money=row["llm_money"],
+    )
+
+
+def trial_of(row: sqlite3.Row) -> Trial:
+    """Column for column."""
+    values = _plain(row, Trial)
+    values["kind"] = Kind(row["kind"])
+    values["finished"] = row["state"] == "finished"
+    values["outcome"] = _maybe(Outcome, row["outcome"])
+    return Trial(**values)
+
+
+def confirmation_of(row: sqlite3.Row) -> Confirmation:
+    """Column for column."""
+    values = _plain(row, Confirmation)
+    values["kind"] = CheckKind(row["kind"])
+    values["state"] = State(row["state"])
+    values["verdict"] = _maybe(Verdict, row["verdict"])
+    return Confirmation(**values)
+
+
+def paid_call_of(row: sqlite3.Row) -> PaidCall:
+    """Column for column."""
+    return PaidCall(**_plain(row, PaidCall))
+
+
+def request_of(row: sqlite3.Row) -> Request:
+    """Column for column."""
+    return Request(**(_plain(row, Request) | {"state": RequestState(row["state"])}))
+
+
+def _plain(row: sqlite3.Row, kind: Any) -> dict[str, Any]:
+    names = {item.name for item in fields(kind)}
+    return {name: row[name] for name in row.keys() if name in names}  # noqa: SIM118 - a Row iterates over values
+
+
+def _maybe(kind: Any, value: Any) -> Any:
+    return None if value is None else kind(value)

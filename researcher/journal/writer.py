@@ -1,0 +1,272 @@
+"""The journal's steps: every step of the night, written down before its consequences. SQLite decides.
+
+Each method is one transaction and names the state it starts from; a step that does not fit the state raises
+JournalError and changes nothing. So every step can be repeated after a crash, and nothing is decided twice.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from researcher.journal.database import request_of, run_of, transaction
+from researcher.journal.records import Decision, Experiment, Prices, Request, RequestState, Ruling, Run, State, Trial
+from researcher.journal.steps import CheckSteps
+from researcher.source.proposal import Candidate, Proposal
+from trainer.jobs import Calibration, Kind, Outcome, TrialResult
+
+
+class Journal(CheckSteps):
+    """The one writer's view: hold `researcher.journal.database.WriterLock` while using it."""
+
+    # Steps of a run
+
+    def start_run(
+        self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
+        prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
+    ) -> Run:  # fmt: skip
+        """Begin a run with its baseline proposed: one transaction, so a run without a baseline never exists."""
+        with transaction(self._database) as database:
+            run = database.execute(
+                "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
+                " price_per_hour, price_per_kwh, price_per_mtoken, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key, prices.per_hour,
+                 prices.per_kwh, prices.per_mtoken, at),
+            ).lastrowid  # fmt: skip
+            database.execute(
+                "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
+                " commit_sha, proposed_at) VALUES (?, 0, 'baseline', 'the subject as it is', ?, ?, 0, 'committed',"
+                " ?, ?)",
+                (run, source, fingerprint, base_commit, at),
+            )
+        return self._one(run_of, "SELECT * FROM run WHERE id = ?", run)
+
+    def pause(self, run: Run, reason: str) -> None:
+        """Hold before the next experiment."""
+        self._change("UPDATE run SET paused = ? WHERE id = ?", reason, run.id)
+
+    def go_on(self, run: Run, at: float) -> None:
+        """After a pause."""
+        self._change("UPDATE run SET paused = NULL, going_since = ? WHERE id = ?", at, run.id)
+
+    def name_data(self, run: Run, data_sha256: str) -> Run:
+        """The same data under another name: they were given a slice that they did not have."""
+        self._change("UPDATE run SET data_sha256 = ? WHERE id = ?", data_sha256, run.id)
+        return replace(run, data_sha256=data_sha256)
+
+    def price(self, run: Run, prices: Prices) -> None:
+        """What it costs from the beginning on, as the owner says now; what is not said stays."""
+        self._change(
+            "UPDATE run SET price_per_hour = COALESCE(?, price_per_hour), price_per_kwh = COALESCE(?, price_per_kwh),"
+            " price_per_mtoken = COALESCE(?, price_per_mtoken) WHERE id = ?",
+            prices.per_hour, prices.per_kwh, prices.per_mtoken, run.id,
+        )  # fmt: skip
+
+    def begin(self, run: Run, at: float) -> None:
+        """A researcher starts; what ended goes on."""
+        self._change("UPDATE run SET ended = NULL, going_since = ? WHERE id = ?", at, run.id)
+
+    def end(self, run: Run, reason: str) -> None:
+        """The goal is reached."""
+        self._change("UPDATE run SET ended = ? WHERE id = ?", reason, run.id)
+
+    # Steps of an experiment
+
+    def propose(self, run: Run, proposal: Proposal, candidate: Candidate, at: float) -> Experiment:
+        """Write a candidate down before anything else knows of it."""
+        return self._insert_experiment(
+            run, proposal, at,
+            source=candidate.source, fingerprint=candidate.fingerprint, change=candidate.change,
+            added_lines=candidate.added_lines, state=State.PROPOSED,
+        )  # fmt: skip
+
+    def reject(self, run: Run, proposal: Proposal, reason: str, at: float) -> Experiment:
+        """Record a proposal that never becomes a trial."""
+        return self._insert_experiment(
+            run, proposal, at, state=State.APPLIED, outcome=Outcome.REJECTED, decision=Decision.DISCARD,
+            reason=reason, decided_at=at, applied_at=at,
+        )  # fmt: skip
+
+    def _insert_experiment(self, run: Run, proposal: Proposal, at: float, **columns: Any) -> Experiment:
+        cost = proposal.cost
+        columns |= {
+            "run": run.id, "parent": run.incumbent, "proposer": proposal.proposer, "title": proposal.title,
+            "hypothesis": proposal.hypothesis, "proposal": json.dumps(proposal.to_json()),
+            "request": proposal.request, "proposed_at": at,
+        }  # fmt: skip
+        if cost is not None:
+            columns |= {
+                "llm_endpoint": cost.endpoint, "llm_model": cost.model, "llm_calls": cost.calls, "llm_s": cost.seconds,
+                "llm_prompt_tokens": cost.prompt_tokens, "llm_answer_tokens": cost.answer_tokens,
+                "llm_money": cost.money,
+            }  # fmt: skip
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        with transaction(self._database) as database:
+            experiment = database.execute(
+                f"INSERT INTO experiment (number, {names}) VALUES"
+                f" ((SELECT MAX(number) + 1 FROM experiment WHERE run = ?), {marks})",
+                (run.id, *columns.values()),
+            ).lastrowid
+            if proposal.request is not None:
+                refused = columns.get("outcome") is Outcome.REJECTED
+                state = RequestState.REFUSED if refused else RequestState.DONE
+                (number,) = database.execute("SELECT number FROM experiment WHERE id = ?", (experiment,)).fetchone()
+                text = f"rejected: {columns['reason']}" if refused else f"became experiment {number}"
+                self._close_request(proposal.request, state, text, at)
+        assert experiment is not None
+        return self.experiment(experiment)
+
+    def committed(self, experiment: Experiment, commit_sha: str) -> None:
+        """Git holds the candidate."""
+        self._change(
+            "UPDATE experiment SET state = 'committed', commit_sha = ? WHERE id = ? AND state = 'proposed'",
+            commit_sha, experiment.id,
+        )  # fmt: skip
+
+    def measuring(self, experiment: Experiment) -> None:
+        """Its trials begin."""
+        self._change("UPDATE experiment SET state = 'measuring' WHERE id = ? AND state = 'committed'", experiment.id)
+
+    def decide(self, experiment: Experiment, outcome: Outcome, ruling: Ruling, sigma: float | None, at: float) -> None:
+        """Decide, and with a keep move the incumbent: one transaction. A kept baseline is confirmed by definition."""
+        with transaction(self._database):
+            self._change(
+                "UPDATE experiment SET state = 'decided', outcome = ?, decision = ?, reason = ?, score = ?, margin = ?,"
+                " sigma = ?, decided_at = ? WHERE id = ? AND state = 'measuring' AND decision IS NULL",
+                outcome, ruling.decision, ruling.reason, ruling.score, ruling.margin, sigma, at, experiment.id,
+            )  # fmt: skip
+            if ruling.decision is Decision.KEEP:
+                self._move("incumbent", experiment.id)
+                if experiment.is_baseline:
+                    self._move("confirmed", experiment.id)
+
+    def applied(self, experiment: Experiment, at: float) -> None:
+        """Git and the projections follow."""
+        self._change(
+            "UPDATE experiment SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
+            at, experiment.id,
+        )  # fmt: skip
+
+    # Steps of a trial
+
+    def add_trial(
+        self, run: Run, experiment: int, kind: Kind, *, seed: int, at: float,
+        score_to_beat: float | None = None, confirmation: int | None = None,
+    ) -> Trial:  # fmt: skip
+        """The next trial of an experiment's candidate."""
+        with transaction(self._database) as database:
+            trial = database.execute(
+                "INSERT INTO trial (run, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat,"
+                " state, queued_at) VALUES (?1, ?2, ?3, ?4, (SELECT COUNT(*) FROM trial WHERE experiment = ?2), 0, 0,"
+                " ?5, ?6, 'queued', ?7)",
+                (run.id, experiment, confirmation, kind, seed, score_to_beat, at),
+            ).lastrowid
+        assert trial is not None
+        return self.trial(trial)
+
+    def attempt_again(self, trial: Trial, *, fault: bool) -> Trial:
+        """The machine lost an attempt (`fault`), or a stop preempted it: the next one has a new id."""
+        self._change(
+            "UPDATE trial SET attempt = attempt + 1, faults = faults + ? WHERE id = ? AND attempt = ?"
+            " AND state = 'queued'",
+            int(fault), trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    def repeat_trial(self, trial: Trial, machine: str) -> Trial:
+        """The machine was not as usual (`machine` says how): another attempt, and nothing is judged by this one."""
+        self._change(
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, differed = differed + 1, machine = ?"
+            " WHERE id = ? AND attempt = ? AND state = 'queued'",
+            machine, trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
+        """It may have met with an accident (`accident` says which), or code that ran before `failed` for the first time
+        in a row: another attempt with the same seed, and nothing is judged by this one."""
+        self._change(
+            "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
+            " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
+            int(failed), accident, trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    def measure_again(self, trial: Trial) -> Trial:
+        """A finished trial whose failure was the machine's: forget its result and begin another attempt.
+
+        Only the newest is: what came before it is read once and remembered.
+        """
+        self._change(
+            "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
+            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
+            " differed = 0, machine = NULL, repeats = repeats + 1, disturbed = 0, failed = 0, accident = NULL"
+            " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
+            trial.id,
+        )
+        return self.trial(trial.id)
+
+    def finish_trial(self, trial: Trial, result: TrialResult, at: float, machine: str | None = None) -> Trial:
+        """The answer of the current attempt; `machine` where it is taken although the machine was not as usual."""
+        speed = result.calibration or Calibration(None, None)
+        self._change(
+            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?,"
+            " unseen_bpb = ?, wall_s = ?, memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?,"
+            " differed = differed + ?,"
+            " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
+            result.outcome, result.reason,
+            None if result.metric is None else result.metric.value,
+            None if result.heldout is None else result.heldout.value,
+            None if result.unseen is None else result.unseen.value,
+            None if result.timing is None else result.timing.wall_s,
+            result.peak_vram_mib or result.peak_memory_mib,
+            json.dumps(result.to_json()), at, speed.before_s, speed.after_s, machine is not None, machine,
+            trial.id, trial.attempt,
+        )  # fmt: skip
+        return self.trial(trial.id)
+
+    # Steps of a paid call
+
+    def begin_call(self, *, why: str, endpoint: str, model: str, cap: float, worst: float) -> int:
+        """Before it is asked: the most that it can cost counts until the answer says less. Returns its id."""
+        with transaction(self._database) as database:
+            call = database.execute(
+                "INSERT INTO paid_call (run, after, why, endpoint, model, cap, worst) VALUES"
+                " ((SELECT MAX(id) FROM run), (SELECT MAX(id) FROM experiment), ?, ?, ?, ?, ?)",
+                (why, endpoint, model, cap, worst),
+            ).lastrowid
+        assert call is not None
+        return call
+
+    def end_call(
+        self, call: int, *, prompt_tokens: int | None, answer_tokens: int | None, money: float | None, fault: str | None
+    ) -> None:
+        """What came of it."""
+        self._change(
+            "UPDATE paid_call SET prompt_tokens = ?, answer_tokens = ?, money = ?, fault = ? WHERE id = ?"
+            " AND money IS NULL AND fault IS NULL",
+            prompt_tokens, answer_tokens, money, fault, call,
+        )  # fmt: skip
+
+    def drop_call(self, call: int) -> None:
+        """Nobody was there to be asked, so nothing was."""
+        self._change("DELETE FROM paid_call WHERE id = ? AND money IS NULL AND fault IS NULL", call)
+
+    # Steps of a request
+
+    def receive(self, request: str, kind: str, body: str, answer: str, *, waiting: bool, at: float) -> Request:
+        """Take a request in once; asked again, the first answer stands."""
+        self._database.execute(
+            "INSERT INTO request (id, kind, body, state, answer, received_at) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (id) DO NOTHING",
+            (request, kind, body, RequestState.WAITING if waiting else RequestState.DONE, answer, at),
+        )
+        return self._one(request_of, "SELECT * FROM request WHERE id = ?", request)
+
+    def _close_request(self, request: str, state: RequestState, answer: str, at: float) -> None:
+        self._change(
+            "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE id = ? AND state = 'waiting'",
+            state, answer, at, request,
+        )  # fmt: skip

@@ -1,0 +1,167 @@
+"""Ollama's native API: is the server there with the model, and one streamed answer with deadlines of our own.
+
+ModelAway means ask again later; ModelFault means that this question got no answer. No question is asked twice here;
+before each the model is seen to be in memory as asked, before the first whether it thinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from researcher.errors import ModelFault
+from researcher.llm.client import Answer, Message
+from researcher.llm.ollama_api import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
+from researcher.llm.ollama_memory import Residence
+from researcher.llm.stream import Stream, authorities, unicode, watched, whole_lines
+from researcher.llm.thinking import Known, Think
+
+__all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What answers at the address."""
+
+    version: str
+    model: str
+    model_digest: str | None
+
+
+class OllamaClient:
+    """Asks one model of one server. Raises ValueError at birth for an address that is none."""
+
+    def __init__(self, settings: OllamaSettings) -> None:
+        self.settings = settings
+        self._residence = Residence(settings)
+        self._known: Known | None = None
+        self.url = settings.url
+        self.model = settings.model
+        self.context_tokens = settings.num_ctx
+        self.answer_tokens = settings.num_predict
+
+    def look(self) -> ServerFacts:
+        """Raises ModelAway, with the next step, unless the server answers and has the model."""
+        try:
+            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:
+                version = json_of(self.settings, client.get("/api/version"))["version"]
+                models = json_of(self.settings, client.get("/api/tags"))["models"]
+                found = next((model for model in models if same_model(model["name"], self.model)), None)
+        except httpx.HTTPError as error:
+            raise away(self.settings, error) from error
+        except (KeyError, TypeError) as error:
+            raise stranger(self.settings, error) from error
+        if found is None:
+            raise missing(self.settings)
+        return ServerFacts(str(version), str(found["name"]), found.get("digest"))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tick: Callable[[], None],
+        *,
+        answer_tokens: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """One answer, streamed; `tick` is called every quarter of a second meanwhile, and may raise to give up.
+
+        The model is loaded first where it is not. Raises ModelDoesNotFit where it cannot be as asked.
+        """
+        stream = _Stream(self.url, self.model)
+        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
+
+    def leave(self, tick: Callable[[], None]) -> None:
+        """Before a trial: returns once the card is free of a model that does not stay there. Raises ModelStays."""
+        if not self.settings.resident:
+            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self.settings, tick))
+
+    def _connection(self) -> httpx.AsyncClient:
+        limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
+        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=authorities())
+
+    async def _leave(self) -> None:
+        try:
+            async with self._connection() as client:
+                await self._residence.leave(client)
+        except httpx.HTTPError as error:
+            raise away(self.settings, error) from error
+
+    async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
+        try:
+            async with self._connection() as client:
+                known = self._known = self._known or await self._learn(client)
+                await self._residence.enter(client)
+                answer = await self._read(client, question | {"think": known.think(self.settings.think)}, stream)
+                return replace(answer, counts_cached=known.counts_cached)
+        except httpx.HTTPError as error:
+            if stream.lines:
+                raise ModelFault(f"{self.url} broke off in the middle of an answer: {error or repr(error)}") from error
+            raise away(self.settings, error) from error
+
+    async def _learn(self, client: httpx.AsyncClient) -> Known:
+        shown = await client.post("/api/show", json={"model": self.model})
+        if shown.status_code != httpx.codes.OK:
+            raise refusal(self.settings, shown)
+        version = json_of(self.settings, await client.get("/api/version"))
+        try:
+            known = Known.of(json_of(self.settings, shown), str(version["version"]))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise stranger(self.settings, error) from error
+        if known.thinks is False and self.settings.think is not Think.OFF:
+            logger.warning("%s cannot think; THINK=%s asks it in vain", self.model, self.settings.think)
+        return known
+
+    async def _read(self, client: httpx.AsyncClient, question: dict[str, Any], stream: _Stream) -> Answer:
+        async with client.stream("POST", "/api/chat", json=question) as response:
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                raise refusal(self.settings, response)
+            async for line in whole_lines(response):
+                if stream.take(line):
+                    return stream.answer()
+        raise ModelFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
+
+    def _question(
+        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        call = self.settings.call
+        question = call | {
+            "options": call["options"] | {"num_predict": answer_tokens},  # another one does not load the model anew
+            "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
+            "stream": True,
+            "keep_alive": self.settings.keep_alive,
+        }
+        return question if schema is None else question | {"format": schema}
+
+
+@dataclass
+class _Stream(Stream):
+    """In Ollama's lines: an object each, the last one says `done`."""
+
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, line: bytes) -> bool:
+        """True for the last line of a complete answer."""
+        self.hear(line)
+        parsed = self.parsed(line)
+        message = parsed.get("message")
+        if isinstance(message, dict):
+            self.text.append(str(message.get("content") or ""))
+            self.thoughts.append(str(message.get("thinking") or ""))
+        self.last = parsed
+        return parsed.get("done") is True
+
+    def answer(self) -> Answer:
+        """The answer after its last line."""
+        last = self.last
+        return self.whole(last.get("done_reason"), last.get("prompt_eval_count"), last.get("eval_count"))

@@ -1,0 +1,119 @@
+"""A model's stay in memory: it is loaded as asked and wholly on the card, or it is not used; and it leaves when told.
+
+Ollama answers 200 to a load that it had to put on the CPU in part, so `/api/ps` is read after every load. It tells
+neither the CUDA context nor what grows later: the margin of `researcher.llm.gpu_memory_split` is there for those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import httpx
+
+from researcher.errors import ModelAway, ModelDoesNotFit, ModelStays
+from researcher.llm.ollama_api import OllamaSettings, json_of, refusal, same_model, stranger
+from researcher.llm.stream import error_text
+
+POLL_S = 0.1
+LOADED_FOR = "5m"  # a load that is told keep_alive 0 is an unload, and a killed researcher must not leave it for ever
+_GIB = 2**30
+_SMALLER = "set MODEL or NUM_CTX smaller"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, as `/api/ps` tells it. Sizes are bytes."""
+
+    name: str
+    size: int
+    on_card: int
+    context: int
+
+
+class Residence:
+    """One model's. Its methods raise ModelAway, and httpx's own errors where nobody answers."""
+
+    def __init__(self, settings: OllamaSettings) -> None:
+        self._settings = settings
+
+    async def enter(self, client: httpx.AsyncClient) -> None:
+        """Have it loaded as asked; a load that came out wrong gets a second try. Raises ModelDoesNotFit."""
+        if self._fault_of(await self._find(client)) is None:
+            return
+        fault = await self._load(client)
+        if fault is not None:
+            await self.leave(client)
+            fault = await self._load(client)
+        if fault is not None:
+            await self.leave(client)
+            raise ModelDoesNotFit(fault)
+
+    async def leave(self, client: httpx.AsyncClient) -> None:
+        """Returns once nothing is in the trainer's way. Raises ModelStays."""
+        try:
+            async with asyncio.timeout(self._settings.leave_s):
+                there = await self._in_the_way(client)
+                for each in there:
+                    await client.post("/api/generate", json={"model": each.name, "keep_alive": 0, "stream": False})
+                while there:
+                    await asyncio.sleep(POLL_S)  # Ollama answers at once and unloads later
+                    there = await self._in_the_way(client)
+        except TimeoutError:
+            raise ModelStays(
+                f"{self._settings.url} still holds its model {self._settings.leave_s:g} s after it was told to unload "
+                "it; restart Ollama"
+            ) from None
+
+    async def _load(self, client: httpx.AsyncClient) -> str | None:
+        """What is wrong with how it came to stand; None where all is as asked."""
+        settings = self._settings
+        keep_alive = settings.keep_alive or LOADED_FOR
+        response = await client.post("/api/generate", json=settings.call | {"stream": False, "keep_alive": keep_alive})
+        if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            return f"{settings.model} cannot be loaded ({error_text(response)}); {_SMALLER}"
+        if response.status_code != httpx.codes.OK:
+            raise ModelAway(str(refusal(settings, response)))
+        return self._fault_of(await self._find(client))
+
+    def _fault_of(self, found: Loaded | None) -> str | None:
+        settings = self._settings
+        if found is None:
+            return f"{settings.model} is not loaded, although {settings.url} said so"
+        if found.context != settings.num_ctx:
+            return (
+                f"{settings.model} was loaded with a context of {found.context} tokens, not {settings.num_ctx}; "
+                f"set NUM_CTX={found.context} or another MODEL"
+            )
+        if settings.on_gpu and found.on_card < found.size:
+            beside = "beside the trainer" if settings.resident else "onto the card"
+            spilt, size = (found.size - found.on_card) / _GIB, found.size / _GIB
+            return f"{settings.model} does not fit {beside}: {spilt:.1f} of {size:.1f} GiB on the CPU; {_SMALLER}"
+        reserve_mib = settings.reserve_mib if settings.on_gpu and settings.resident else None
+        if reserve_mib is not None and found.on_card > reserve_mib * 2**20:
+            return (
+                f"{settings.model} takes {found.on_card / _GIB:.1f} GiB of the card, and {reserve_mib / 1024:.1f} GiB "
+                f"are set aside for it; {_SMALLER}, or raise LLM_RESERVE_MIB and lower TRAINER_CAP_MIB"
+            )
+        return None
+
+    async def _find(self, client: httpx.AsyncClient) -> Loaded | None:
+        return next((each for each in await self._listed(client) if same_model(each.name, self._settings.model)), None)
+
+    async def _in_the_way(self, client: httpx.AsyncClient) -> list[Loaded]:
+        """On a shared card every model is; elsewhere others may use the server too."""
+        return [
+            each
+            for each in await self._listed(client)
+            if self._settings.on_gpu or same_model(each.name, self._settings.model)
+        ]
+
+    async def _listed(self, client: httpx.AsyncClient) -> list[Loaded]:
+        models = json_of(self._settings, await client.get("/api/ps"))
+        try:
+            return [
+                Loaded(str(each["name"]), int(each["size"]), int(each["size_vram"]), int(each["context_length"]))
+                for each in models["models"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise stranger(self._settings, error) from error

@@ -1,0 +1,281 @@
+"""An OpenAI-compatible endpoint: is somebody there, and one streamed answer.
+
+ModelAway means ask again later, and that nothing was billed; ModelFault that this question got no answer. What an
+endpoint refuses of a question's form is left out from then on, for endpoints differ in it. The key is read from its
+file for every question and stands in no error. What a server says of when to come back is kept to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
+from researcher.llm.client import Answer, Message
+from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
+
+LOOK_S = 2.0
+LONGEST_REST_S = 600.0
+_OPTIONAL = ("max_tokens", "temperature", "stream_options", "response_format")
+_TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
+_NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
+_OF_THE_QUESTION = (
+    httpx.codes.BAD_REQUEST,
+    httpx.codes.REQUEST_ENTITY_TOO_LARGE,
+    httpx.codes.UNPROCESSABLE_ENTITY,
+)
+_NO_KEEPALIVE = httpx.Limits(max_keepalive_connections=0)  # a kept connection may be closed under a question
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class OpenAiSettings(Deadlines):
+    """`base_url` is what stands before /chat/completions; `key_file` is None for a server that wants no key."""
+
+    base_url: str
+    model: str
+    key_file: Path | None = None
+    num_ctx: int = 32768
+    num_predict: int = 4096
+    temperature: float = 0.7
+
+
+def checked_url(text: str) -> str:
+    """A base URL without its last slash. Raises ValueError, with an example, for anything else."""
+    url = text.strip().rstrip("/").removesuffix("/chat/completions")
+    try:
+        parts = urlsplit(url)
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f"no address of an endpoint ({error}); write for example https://llm.example/v1") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("no address of an endpoint; write for example https://llm.example/v1")
+    if parts.username or parts.password:
+        raise ValueError("a key does not belong into the address; put it into a file of its own")
+    return url
+
+
+def read_key(file: Path) -> str:
+    """The key in a file. Raises ValueError, without it, where there is none."""
+    try:
+        key = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read ({type(error).__name__})") from error
+    if not key or not key.isprintable() or " " in key:
+        raise ValueError(f"{file} holds no key; one line is wanted, the key alone")
+    return key
+
+
+class OpenAiClient:
+    """Asks one model of one endpoint. Raises ValueError at birth for an address that is none."""
+
+    def __init__(self, settings: OpenAiSettings, *, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.url = checked_url(settings.base_url)
+        self.model = settings.model
+        self.context_tokens = settings.num_ctx
+        self.answer_tokens = settings.num_predict
+        self._clock = clock
+        self._resting_until = 0.0
+        self._refused: set[str] = set()
+        self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # a proxy leads out, never back to this machine
+
+    def look(self) -> None:
+        """Raises ModelAway while nobody is there, the key is refused, or the server wants to be left alone.
+
+        Whether it has the model shows in a question only: not every endpoint lists what it serves.
+        """
+        self._rest()
+        try:
+            with httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=self._verify()) as client:
+                seen = client.get(f"{self.url}/models", headers=self._headers())
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        if seen.status_code not in (httpx.codes.OK, httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+            raise self._refusal(seen)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tick: Callable[[], None],
+        *,
+        answer_tokens: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """One answer, streamed. `tick` is called every quarter of a second meanwhile, and may raise to give up."""
+        self._rest()
+        stream = _Stream(self.url, self.model)
+        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
+
+    def leave(self, tick: Callable[[], None]) -> None:
+        """Its card is another one."""
+
+    def _rest(self) -> None:
+        if (left_s := self._resting_until - self._clock()) > 0:
+            raise ModelAway(f"{self.url} asked to be left alone for another {left_s:.0f} s")
+
+    async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
+        limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
+        try:
+            async with httpx.AsyncClient(
+                timeout=limits, trust_env=self._trust_env, verify=self._verify(), limits=_NO_KEEPALIVE
+            ) as client:
+                while True:
+                    form = self._in_form(question)
+                    async with client.stream(
+                        "POST", f"{self.url}/chat/completions", json=form, headers=self._headers()
+                    ) as response:
+                        if response.status_code == httpx.codes.OK:
+                            return await self._read(response, stream)
+                        await response.aread()
+                    if not self._learns_from(response, form):
+                        raise self._refusal(response)
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+                raise self._away(error) from error
+            raise ModelFault(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
+
+    async def _read(self, response: httpx.Response, stream: _Stream) -> Answer:
+        async for event in _events(response, stream):
+            if event == b"[DONE]":
+                break
+            stream.take(event)
+        return stream.answer()
+
+    def _question(
+        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        question: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
+            "temperature": self.settings.temperature,
+            "max_tokens": answer_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if schema is not None:
+            form = {"name": "answer", "schema": schema}
+            question["response_format"] = {"type": "json_schema", "json_schema": form}
+        return question
+
+    def _in_form(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Without what this endpoint refused; `max_tokens` has a newer name, never none."""
+        form = {name: value for name, value in question.items() if name not in self._refused}
+        if "max_tokens" in self._refused:
+            form["max_completion_tokens"] = question["max_tokens"]
+        return form
+
+    def _learns_from(self, response: httpx.Response, form: dict[str, Any]) -> bool:
+        """True where the endpoint refused a part of the form that can be left out."""
+        said = response.text
+        if response.status_code not in _OF_THE_QUESTION or _TOO_LONG.search(said):
+            return False
+        refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", said)), None)
+        if refused is not None:
+            self._refused.add(refused)
+        return refused is not None
+
+    def _refusal(self, response: httpx.Response) -> ModelAway | ModelFault:
+        """What a status other than 200 means."""
+        status, said = response.status_code, self._plain(error_text(response)) or "without a word"
+        if (rest_s := _retry_after_s(response, self._clock())) is not None:
+            self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            place = self.settings.key_file or "no key was given"
+            return ModelAway(f"{self.url} refuses the key ({status}; {place}): {said}. Next: put a valid one there")
+        if status == httpx.codes.PAYMENT_REQUIRED or (status == 429 and _NO_CREDIT.search(response.text)):
+            return ModelAway(f"{self.url} has no credit left for this key ({status}): {said}")
+        if status == httpx.codes.NOT_FOUND:
+            if "model" in said.lower():
+                return ModelMissing(f"{self.url} does not have the model {self.model}: {said}")
+            return ModelAway(f"{self.url} has no /chat/completions ({said}); an address often ends in /v1")
+        if status in _OF_THE_QUESTION:
+            too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
+            kind, words = (PromptTooLong, " as too long") if too_long else (ModelFault, "")
+            return kind(f"{self.url} refused the question{words} ({status}): {said}")
+        return ModelAway(f"{self.url} answers {status}: {said}")
+
+    def _away(self, error: httpx.HTTPError) -> ModelAway:
+        return ModelAway(f"nothing usable answers at {self.url} ({self._plain(str(error)) or type(error).__name__})")
+
+    def _headers(self) -> dict[str, str]:
+        key = self._key()
+        return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+    def _key(self) -> str | None:
+        """Raises ModelAway where there should be one and is none."""
+        try:
+            return None if self.settings.key_file is None else read_key(self.settings.key_file)
+        except ValueError as error:
+            raise ModelAway(f"the key of {self.url}: {error}") from error
+
+    def _plain(self, text: str) -> str:
+        """Servers quote the key that they refuse."""
+        key = self._key()
+        return text if key is None else text.replace(key, "***")
+
+    def _verify(self) -> Any:
+        return authorities(trust_env=self._trust_env)
+
+
+@dataclass
+class _Stream(Stream):
+    """In server-sent events of chunks."""
+
+    finish: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, event: bytes) -> None:
+        """One chunk; the one with the counts has no choices."""
+        parsed = self.parsed(event)
+        if isinstance(usage := parsed.get("usage"), dict):
+            self.usage = usage
+        choices = parsed.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict):
+            return
+        self.finish = choice.get("finish_reason") or self.finish
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self.text.append(str(delta.get("content") or ""))
+            self.thoughts.append(str(delta.get("reasoning_content") or delta.get("reasoning") or ""))
+
+    def answer(self) -> Answer:
+        """Raises ModelFault where it is none, or not whole."""
+        if self.finish is None:
+            raise ModelFault(f"{self.url} ended the stream without a reason, after {self.lines} lines")
+        if self.finish == "content_filter":
+            raise ModelFault(f"{self.url} held the answer back: content_filter")
+        return self.whole(self.finish, self.usage.get("prompt_tokens"), self.usage.get("completion_tokens"))
+
+
+async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[bytes]:
+    """The data of each event; a comment only says that the server is still there."""
+    async for line in whole_lines(response):
+        stream.hear(line)
+        name, _, data = line.strip().partition(b":")
+        if name == b"data":
+            yield data.strip()
+        elif name not in (b"", b"event", b"id", b"retry"):
+            stream.parsed(line)  # an error in plain JSON, or no event stream at all
+            raise ModelFault(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
+
+
+def _retry_after_s(response: httpx.Response, now: float) -> float | None:
+    text = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None

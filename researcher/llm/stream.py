@@ -1,0 +1,158 @@
+"""What every protocol shares of a streamed answer: watching it, its deadlines, whole lines of bounded length, text that
+UTF-8 can carry, counts. What a line means is the client's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+import httpx
+
+from researcher.errors import ModelAway, ModelFault, ModelSilent
+from researcher.llm.client import Answer
+
+TICK_S = 0.25
+LONGEST_ANSWER_BYTES = 8 * 2**20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """`first_s` bounds the silence before the first line (a cold load, reading the prompt), `stall_s` each later one,
+    `deadline_s` the whole answer, `connect_s` the way to the server.
+    """
+
+    connect_s: float = 5.0
+    first_s: float = 300.0
+    stall_s: float = 60.0
+    deadline_s: float = 600.0
+
+
+@dataclass
+class Stream:
+    """What has come so far of an answer of `model` at `url`."""
+
+    url: str
+    model: str
+    started: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
+    lines: int = 0
+    size: int = 0
+    text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+
+    def hear(self, line: bytes) -> None:
+        """Something came. Raises ModelFault when it is too much."""
+        self.heard = time.monotonic()
+        self.lines += 1
+        self.size += len(line)
+        if self.size > LONGEST_ANSWER_BYTES:
+            raise ModelFault(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
+
+    def parsed(self, line: bytes) -> dict[str, Any]:
+        """Raises ModelFault unless it is an object, and one without an error."""
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ModelFault(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
+        if not isinstance(found, dict):
+            raise ModelFault(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
+        if found.get("error") is not None:
+            raise ModelFault(f"the server broke off with: {error_words(found)}")
+        return found
+
+    def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
+        """The answer after its last line, with what the server said of it."""
+        return Answer(
+            text=unicode("".join(self.text)),
+            thoughts=unicode("".join(self.thoughts)),
+            done_reason="length" if done_reason == "length" else "stop",
+            prompt_tokens=_count(prompt_tokens),
+            answer_tokens=_count(answer_tokens),
+            seconds=time.monotonic() - self.started,
+        )
+
+    def keep(self, deadlines: Deadlines) -> None:
+        """Raises ModelSilent or ModelFault when one is past."""
+        now = time.monotonic()
+        if now - self.started > deadlines.deadline_s:
+            raise ModelFault(
+                f"{self.model} had not finished after {deadlines.deadline_s:.0f} s "
+                f"({self.lines} lines came); allow more time or a shorter answer"
+            )
+        if self.lines == 0 and now - self.started > deadlines.first_s:
+            raise ModelSilent(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
+        if self.lines and now - self.heard > deadlines.stall_s:
+            raise ModelFault(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
+
+
+async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadlines, tick: Callable[[], None]) -> T:
+    """What `work` returns; `tick` is called every quarter of a second meanwhile, and may raise to give up."""
+    working = asyncio.create_task(work)
+    try:
+        while not (await asyncio.wait({working}, timeout=TICK_S))[0]:
+            stream.keep(deadlines)
+            tick()
+        return await working
+    finally:
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ModelAway, ModelFault):
+            await working
+
+
+@cache
+def authorities(*, trust_env: bool = False) -> ssl.SSLContext:
+    """Read once: that takes longer than a look."""
+    return httpx.create_ssl_context(trust_env=trust_env)
+
+
+def error_text(response: httpx.Response) -> str:
+    """What the server says is wrong."""
+    try:
+        return error_words(response.json())
+    except ValueError:
+        return response.text.strip()[:500]  # nobody's own error: a proxy's page, a router's plain text
+
+
+def error_words(said: object) -> str:
+    """What the body of an error says is wrong, in either protocol's form."""
+    inner = said.get("error", said) if isinstance(said, dict) else said
+    return str(inner.get("message", inner) if isinstance(inner, dict) else inner)[:500]
+
+
+async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Lines ended by LF only: httpx would also split at characters that may stand inside a JSON string."""
+    pieces: list[bytes] = []  # of a line that is not complete, joined once
+    size = 0
+    async for chunk in response.aiter_bytes():
+        first, *others = chunk.split(b"\n")
+        pieces.append(first)
+        complete = [b"".join(pieces), *others[:-1]] if others else []
+        pieces = others[-1:] if others else pieces
+        size = len(others[-1]) if others else size + len(first)
+        if size > LONGEST_ANSWER_BYTES:
+            raise ModelFault(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
+        for line in complete:
+            if line.strip():
+                yield line
+    if (rest := b"".join(pieces)).strip():
+        yield rest
+
+
+def unicode(text: str) -> str:
+    """Without half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _count(value: object) -> int | None:
+    """None for anything but a whole number."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,285 @@
+"""The lab: everything a step of the night works with, and how one trial is measured in it.
+
+Measuring is repeatable: the spec is rebuilt from the journal and git, the queue runs an attempt once, and an attempt
+lost to the machine buys another. A measurement that may have met with an accident is set aside, once. A trial that is
+lost again and again, while the baseline runs between two of its losses, has failed by itself. While it waits, the lab
+serves requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+from researcher.decision.cost import Cost, cost_of
+from researcher.decision.lost_trials import (
+    accident_of,
+    doubtful_failure,
+    limit_of_losses,
+    lost_by_its_own_doing,
+    was_in_trouble,
+)
+from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
+from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
+from researcher.errors import ModelStays
+from researcher.journal.records import Experiment, Run, Trial
+from researcher.journal.writer import Journal
+from researcher.proposers.proposers import Proposers
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.repository.repository import Workspace
+from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When the night is over: at whatever limit is reached first. None is no limit; `hours` are those of `Cost`."""
+
+    experiments: int | None = None
+    hours: float | None = None
+    max_cost: float | None = None
+
+    def reached(self, measured: int, cost: Cost) -> str | None:
+        """Why the night is over, in words; None while it is not."""
+        if self.experiments is not None and measured >= self.experiments:
+            return f"{measured} of {self.experiments} experiments are measured"
+        if self.hours is not None and cost.hours >= self.hours:
+            return f"{cost.hours:.2f} of {self.hours:g} hours of trials and LLM are used"
+        if self.max_cost is not None and cost.money is not None and cost.money >= self.max_cost:
+            return f"{cost.money:.2f} of {self.max_cost:g} are spent"
+        return None
+
+
+class Held(StrEnum):
+    """What holds the night: trials that get lost, a state that ran and fails now, an LLM that does not leave, a disk or
+    a server that is not as it must be."""
+
+    MACHINE = "machine"
+    SUBJECT = "subject"
+    CARD = "card"
+    SURROUNDINGS = "surroundings"
+
+
+class BackOff:
+    """How long to hold after each fault of a kind in a row: its first time, doubled up to its last."""
+
+    FIRST_S: ClassVar = {Held.MACHINE: 10.0, Held.SUBJECT: 30.0, Held.CARD: 30.0, Held.SURROUNDINGS: 5.0}
+    LAST_S: ClassVar = {Held.MACHINE: 1800.0, Held.SUBJECT: 1800.0, Held.CARD: 1800.0, Held.SURROUNDINGS: 60.0}
+
+    def __init__(self) -> None:
+        self._next_s = dict(self.FIRST_S)
+
+    def next_s(self, held: Held) -> float:
+        """This time's hold; the next one of the kind is longer."""
+        now_s = self._next_s[held]
+        self._next_s[held] = min(2 * now_s, self.LAST_S[held])
+        return now_s
+
+    def reset(self, held: Held) -> None:
+        """It works again."""
+        self._next_s[held] = self.FIRST_S[held]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The collaborators. `tick` serves requests, `rest` does so and lets a moment pass; both raise on a stop."""
+
+    journal: Journal
+    workspace: Workspace
+    trials: TrialQueue
+    proposers: Proposers
+    profile: Profile
+    rule: Rule
+    crash_reset: CrashReset
+    goal: Goal
+    project: Callable[[], None]
+    tick: Callable[[], None]
+    rest: Callable[[], None]
+    say: Callable[[str], None]
+    claim_hours: float = CLAIM_HOURS
+    clock: Callable[[], float] = time.time
+    back_off: BackOff = field(default_factory=BackOff)
+
+    @property
+    def run(self) -> Run:
+        """The run under way."""
+        run = self.journal.run()
+        assert run is not None, "the lab opens only once a run has started"
+        return run
+
+    def incumbent(self) -> Experiment | None:
+        """What a candidate must beat; None until the baseline is measured."""
+        run = self.run
+        return None if run.incumbent is None else self.journal.experiment(run.incumbent)
+
+    def sigma(self) -> float:
+        """Standard deviation over seeds, from every group of repeats so far."""
+        return pooled_sigma(list(self.journal.scores().values()), self.profile.sigma_floor)
+
+    def spec(self, trial: Trial) -> TrialSpec:
+        """The work of a trial's current attempt, from the journal and git alone."""
+        run = self.run
+        experiment = self.journal.experiment(trial.experiment)
+        assert experiment.commit_sha is not None, "only committed candidates are measured"
+        files = self.workspace.files(experiment.commit_sha)
+        return TrialSpec(
+            id=trial_id(run.tag, experiment.number, trial.number, trial.attempt),
+            kind=trial.kind,
+            profile=run.profile,
+            files=files,
+            files_sha256=files_digest(files),
+            data_sha256=run.data_sha256,
+            seed=trial.seed,
+            budget=self.profile.budget,
+            caps=self.profile.caps,
+            score_to_beat=trial.score_to_beat,
+            repeat=trial.repeats,
+        )
+
+    def incumbent_commit(self) -> str:
+        """The commit a candidate builds on: the incumbent's, or the untouched subject's before the baseline stands."""
+        incumbent = self.incumbent()
+        if incumbent is None:
+            return self.run.base_commit
+        assert incumbent.commit_sha is not None, "an incumbent was committed"
+        return incumbent.commit_sha
+
+    def next_seed(self) -> int:
+        """The seed of the next trial: drawn alike for every kind of trial, also for both sides of a claim.
+
+        A candidate sees its seed. The key of the draws is the journal's secret, so a seed tells nothing of the kind of
+        its trial nor of how many came before it; with the key all seeds of a run can be drawn again.
+        """
+        run = self.run
+        return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
+
+    def goal_reached(self) -> str | None:
+        """Why the night is over, in words, from the journal alone; None while it is not."""
+        journal = self.journal
+        cost = cost_of(self.run, journal.experiments(), journal.trials())
+        return self.goal.reached(journal.measured_count(), cost)
+
+    def hold(self, held: Held, reason: str) -> None:
+        """A fault that no proposal can mend: pause, longer each time, and go on by itself or on `resume`."""
+        back_off_s = self.back_off.next_s(held)
+        logger.error("PAUSED for %.0f s: %s", back_off_s, reason)
+        self.journal.pause(self.run, reason)
+        until = self.clock() + back_off_s
+        while self.run.paused == reason and self.clock() < until:
+            self.say(f"paused: {reason}")
+            self.rest()
+        if self.run.paused == reason:
+            self.journal.go_on(self.run, self.clock())
+
+    def measure(self, trial: Trial) -> Trial:
+        """Wait until a trial is finished, through lost machines and restarts, and write its result down."""
+        while not trial.finished:
+            self._see_the_baseline_run(trial)
+            spec = self.spec(trial)
+            self.say(f"trial {spec.id}")
+            match self._answer(spec):
+                case TrialResult() as result:
+                    trial = self._take(trial, spec, result)
+                case Fault(reason):
+                    trial = self._lose(trial, spec, reason)
+                    self.trials.forget(spec.id)
+                    if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
+                        self.hold(Held.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
+        return trial
+
+    def _see_the_baseline_run(self, trial: Trial) -> None:
+        """Where a trial was lost several times in a row: the baseline runs before it is tried once more.
+
+        No other trial is asked for while this one is open, so whatever was asked for since is its witness.
+        """
+        witnesses = self._witnesses(trial)
+        if trial.faults < limit_of_losses(witnesses) or self._is_baseline(trial):
+            return
+        if not witnesses or (witnesses[-1].finished and was_in_trouble(witnesses[-1])):
+            baseline, seed = self.journal.numbered(0).id, self.next_seed()
+            witnesses.append(self.journal.add_trial(self.run, baseline, Kind.DRIFT, seed=seed, at=self.clock()))
+        while (witness := self.measure(witnesses[-1])).outcome is not Outcome.OK:
+            witnesses[-1] = self.journal.measure_again(witness)
+            reason = f"the baseline fails beside a trial that was lost ({witness.outcome}: {witness.reason})"
+            self.hold(Held.MACHINE, _look_at_trainer(reason))
+
+    def _witnesses(self, trial: Trial) -> list[Trial]:
+        return self.journal.trials_after(trial.id) if trial.faults else []
+
+    def _is_baseline(self, trial: Trial) -> bool:
+        return self.journal.experiment(trial.experiment).is_baseline
+
+    def _free_card(self) -> None:
+        """No trial begins on a card that an LLM fills: its candidate would look out of memory by its own fault."""
+        while True:
+            try:
+                self.proposers.leave_card(self.tick)
+            except ModelStays as stays:
+                self.hold(Held.CARD, str(stays))
+            else:
+                self.back_off.reset(Held.CARD)
+                return
+
+    def _answer(self, spec: TrialSpec) -> TrialResult | Fault:
+        """Handed out where nobody has it, and waited for."""
+        while True:
+            match self.trials.look(spec.id, spec.digest):
+                case Waiting():
+                    self.tick()
+                    self.proposers.draft_ahead(self.journal)
+                    self.trials.wait(spec.id)
+                case Absent():
+                    self._free_card()
+                    self.trials.hand_out(spec)
+                case answer:
+                    return answer
+
+    def _take(self, trial: Trial, spec: TrialSpec, result: TrialResult) -> Trial:
+        if result.outcome is Outcome.PREEMPTED:
+            logger.info("%s was preempted; measuring it again", spec.id)
+            trial = self.journal.attempt_again(trial, fault=False)
+        elif (accident := accident_of(trial, result) or doubtful_failure(trial, result)) is not None:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, accident)
+            trial = self.journal.set_aside(trial, accident, failed=accident_of(trial, result) is None)
+        elif (machine := self._machine(trial, result)) is not None and trial.differed < REPEATS_LIMIT:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, machine)
+            trial = self.journal.repeat_trial(trial, machine)
+        else:
+            trial = self.journal.finish_trial(trial, result, self.clock(), machine)
+            self.back_off.reset(Held.MACHINE)
+            self.back_off.reset(Held.SURROUNDINGS)
+            logger.info("%s %s: %s", spec.id, result.outcome, result.reason)
+        self.trials.forget(spec.id)
+        return trial
+
+    def _machine(self, trial: Trial, result: TrialResult) -> str | None:
+        """How the machine differed from the usual one, where that can have decided; the baseline says what is usual."""
+        if trial.kind is Kind.BASELINE or result.outcome not in (Outcome.OK, Outcome.TIMED_OUT):
+            return None
+        difference = machine_differed(result.calibration, self.journal.known_speed(REPEATS_LIMIT, REFERENCE_TRIALS))
+        if difference is None:
+            return None
+        others = map(self.journal.result, [each.id for each in self.journal.trials(experiment=trial.experiment)])
+        why = judged_all_the_same(trial, result, difference, [other for other in others if other is not None])
+        if why is None:
+            return difference.words
+        logger.info("%s: %s, but %s", result.id, difference.words, why)
+        return None
+
+    def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
+        """Another attempt, unless the baseline ran since the last loss: then this one follows the candidate."""
+        logger.warning("%s was lost to the machine: %s", spec.id, reason)
+        if trial.faults < limit_of_losses(self._witnesses(trial)) or self._is_baseline(trial):
+            return self.journal.attempt_again(trial, fault=True)
+        own = lost_by_its_own_doing(spec, trial.faults + 1, reason, self.clock())
+        return self.journal.finish_trial(trial, own, self.clock())
+
+
+def _look_at_trainer(reason: str) -> str:
+    return f"{reason}; look at the trainer's log. It is tried again by itself, or now by `overnight resume`"

@@ -1,0 +1,142 @@
+"""Bad days of the surroundings, a sentence each: a disk that is full, read-only or failing, a locked journal, a Redis
+that is away or refuses.
+
+A sentence says what, where and the next step. None is for a fault of ours, which keeps its traceback. A damaged journal
+is no such day, since nothing may go on from it by itself: see `researcher.journal.database`; for a trainer's disk
+`trainer.trial.disk_space`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import redis
+from git.exc import GitCommandError
+
+from researcher.journal.database import error_is
+
+BAD_DAYS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
+GOES_ON = "The night goes on by itself as soon as that is mended; nothing that was measured is lost"
+_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_FULL_BELOW_BYTES = 64 * 1024
+
+
+def explain(error: BaseException, places: Iterable[Path], server: str) -> str | None:
+    """What happened in words, or None. `places` are the folders that the night writes to, the journal's first; `server`
+    is Redis's address.
+    """
+    words = _words(error, list(places), server.partition("://")[2].rpartition("@")[2])
+    return None if words is None else f"{words}. {GOES_ON}"
+
+
+def _words(error: BaseException, places: list[Path], server: str) -> str | None:
+    match error:
+        case sqlite3.DatabaseError():
+            return _of_journal(error, places[0])
+        case redis.RedisError():
+            return _of_redis(error, server)
+        case GitCommandError():
+            known = [code for code in _OF_DISKS if os.strerror(code) in str(error.stderr)]
+            return _of_disk(known[0] if known else _state(_worst(places)), _worst(places), str(error.stderr).strip())
+        case OSError() if error.filename is not None:
+            return _of_disk(error.errno, _place_of(Path(os.fsdecode(error.filename)), places), str(error))
+        case OSError():
+            return _of_disk(error.errno, _worst(places), str(error))
+    return None
+
+
+def _of_journal(error: sqlite3.DatabaseError, folder: Path) -> str | None:
+    if error_is(error, _LOCKED):
+        return (
+            f"another program holds the journal in {folder} locked. Next: close what has it open, a database browser "
+            "or a backup"
+        )
+    if error_is(error, ("SQLITE_FULL",)):
+        return _of_disk(errno.ENOSPC, folder, str(error))
+    if error_is(error, ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return _of_disk(_state(folder) or errno.EACCES, folder, str(error))
+    if error_is(error, ("SQLITE_IOERR",)):
+        return _of_disk(_state(folder) or errno.EIO, folder, str(error))
+    return None
+
+
+def _of_disk(code: int | None, place: Path, said: str) -> str | None:
+    match code:
+        case errno.ENOSPC:
+            return f"the disk of {place} is full, {_free(place)} are free. Next: delete or move something on it"
+        case errno.EDQUOT:
+            return f"the quota of the disk of {place} is used up. Next: delete something there, or have it raised"
+        case errno.EROFS:
+            return (
+                f"the disk of {place} is read-only. Next: `dmesg` tells whether it fails; if it is sound, "
+                "remount it for writing"
+            )
+        case errno.EACCES | errno.EPERM:
+            return f"uid {os.getuid()} may not write {place} ({said}). Next: give it the right with chown or chmod"
+        case errno.EIO:
+            return f"the disk of {place} fails ({said}). Next: look at `dmesg`, and copy away what can still be read"
+        case _:
+            return None
+
+
+def _of_redis(error: redis.RedisError, server: str) -> str | None:
+    said, words = str(error), None
+    match error:
+        case redis.AuthenticationError() | redis.exceptions.AuthenticationWrongNumberOfArgsError():
+            words = (
+                f"refuses the password of this night ({said}). Next: write its password to the file that "
+                "REDIS_PASSWORD_FILE names, or start Redis with the one that is there"
+            )
+        case redis.exceptions.NoPermissionError():
+            words = f"denies this user a right ({said}). Next: give it the users that services/redis/acl.py writes"
+        case redis.exceptions.OutOfMemoryError():
+            words = "has used up its memory. Next: raise its maxmemory, or remove what fills it"
+        case redis.ReadOnlyError():
+            words = "is a replica, which takes no work. Next: name the primary in REDIS_URL"
+        case redis.ResponseError() if said.startswith("MISCONF"):
+            words = f"cannot write to its own disk ({said}). Next: make room where it keeps its files"
+        case redis.BusyLoadingError():
+            words = "is still reading its files. Next: wait"
+        case redis.ConnectionError() | redis.TimeoutError():
+            words = f"does not answer ({said}). Next: start it, or correct REDIS_URL"
+    return None if words is None else f"Redis at {server} {words}"
+
+
+def _place_of(file: Path, places: list[Path]) -> Path:
+    """The night's folder that a file lies in, or the file itself."""
+    return next((place for place in places if file.is_relative_to(place)), file)
+
+
+def _worst(places: list[Path]) -> Path:
+    """Where an error that names no file will have been: what cannot be written at all, else where least is free."""
+    return min(places, key=lambda place: (_state(place) != errno.EROFS, _statvfs(place).f_bavail))
+
+
+def _state(place: Path) -> int | None:
+    """What is wrong with a folder's disk as it stands now."""
+    seen = _statvfs(place)
+    if seen.f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    return errno.ENOSPC if seen.f_bavail * seen.f_frsize < _FULL_BELOW_BYTES or _lacks_inodes(seen) else None
+
+
+def _free(place: Path) -> str:
+    seen = _statvfs(place)
+    free_kib = seen.f_bavail * seen.f_frsize // 1024
+    room = f"{free_kib} KiB" if free_kib < 10_000 else f"{free_kib // 1024} MiB"
+    return f"{room} but no inodes" if _lacks_inodes(seen) else room
+
+
+def _lacks_inodes(seen: os.statvfs_result) -> bool:
+    """File systems without a fixed number of them say that they have none at all."""
+    return seen.f_files > 0 and seen.f_ffree == 0
+
+
+def _statvfs(place: Path) -> os.statvfs_result:
+    """Of the place, or of the nearest folder above it that exists."""
+    return os.statvfs(next(path for path in (place, *place.absolute().parents) if path.exists()))

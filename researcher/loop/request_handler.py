@@ -1,0 +1,71 @@
+"""The front desk's answers: what becomes of a request, written down before it is said.
+
+A request is taken in once. Controls act at once; ideas and files wait for their turn, which comes before the
+proposers'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from researcher.errors import JournalError
+from researcher.journal.records import ASKED_TO_PAUSE, CheckKind, Run
+from researcher.journal.writer import Journal
+
+
+class Front:
+    """Answers requests from the journal. `stop` is called with who asked."""
+
+    def __init__(
+        self, journal: Journal, stop: Callable[[str], None], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._journal = journal
+        self._stop = stop
+        self._clock = clock
+
+    def receive(self, request: str, kind: str, body: str) -> str:
+        """Take in one request and say what becomes of it. Asked again, it gives the first answer and acts no more."""
+        if (known := self._journal.request(request)) is not None:
+            return known.answer
+        answer, waiting = self._settle(kind, body)
+        return self._journal.receive(request, kind, body, answer, waiting=waiting, at=self._clock()).answer
+
+    def _settle(self, kind: str, body: str) -> tuple[str, bool]:
+        if kind == "stop":
+            self._stop("a request")
+            return "stopping now; the running trial is measured again at the next start", False
+        run = self._journal.run()
+        if run is None:
+            raise JournalError("the night is held before its first run; ask again once that has started")
+        match kind:
+            case "idea":
+                return "taken in; it is turned into code when the LLM's next turn comes", True
+            case "submit":
+                return "taken in; it runs next, as it is", True
+            case "confirm":
+                return self._confirm(run)
+            case "pause":
+                self._journal.pause(run, ASKED_TO_PAUSE)
+                return "paused after the running trial; `overnight resume` goes on", False
+            case "resume":
+                was = "running" if run.paused is None else f"paused ({run.paused})"
+                self._journal.go_on(run, self._clock())
+                return f"going on; it was {was}", False
+            case _:
+                raise ValueError(f"{kind!r} is no kind of request")
+
+    def _confirm(self, run: Run) -> tuple[str, bool]:
+        if run.incumbent is None or run.confirmed is None:
+            return "nothing to confirm: the baseline is still being measured", False
+        head = self._journal.experiment(run.incumbent)
+        if head.is_baseline:
+            return "nothing to confirm: no experiment beats the baseline so far", False
+        if run.incumbent == run.confirmed:
+            return f"nothing to confirm: experiment {head.number} is confirmed already", False
+        check = self._journal.open_confirmation()
+        if check is not None and check.kind is CheckKind.CLAIM:
+            return f"fresh seeds of experiment {head.number} are being measured already; see `overnight status`", False
+        base = self._journal.experiment(run.confirmed)
+        when = "after the running trial" if run.paused is None else f"once it goes on (paused: {run.paused})"
+        return f"taken in; fresh seeds of experiment {head.number} against experiment {base.number} {when}", True

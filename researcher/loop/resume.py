@@ -1,0 +1,134 @@
+"""The night through bad days of its surroundings: said, held, and entered again.
+
+Recovery is the loop: after each the journal, git and Redis are opened anew and nothing is trusted that was open before.
+Holds the journal's lock all the while, and serves requests as far as the journal can be written; a stop is taken in any
+case. What `researcher.loop.outages` has no words for goes on to the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Protocol
+
+import redis
+
+from researcher.clock import NightClock
+from researcher.errors import JournalError
+from researcher.journal.database import WriterLock, damage
+from researcher.journal.records import ASKED_TO_PAUSE
+from researcher.journal.writer import Journal
+from researcher.loop.context import BackOff, Held
+from researcher.loop.outages import BAD_DAYS, explain
+from researcher.loop.request_handler import Front
+from researcher.loop.status import RESEARCHER
+from researcher.queues.requests import Desk
+from researcher.settings import Settings
+from trainer.jobs import HELD, Bus, connect
+
+logger = logging.getLogger(__name__)
+
+SAY_AGAIN_S = 1.0
+
+
+class Switch(Protocol):
+    """How somebody ends the night: turned by a request; `look` raises once it is."""
+
+    def turn(self, by: str) -> None:
+        """Ask for a stop."""
+
+    def look(self) -> None:
+        """Raises what ends the process."""
+
+
+def endure(settings: Settings, night: Callable[[BackOff], None], switch: Switch) -> None:
+    """Call `night` until it returns, after each bad day once more; it is given the one back-off of this process.
+
+    Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
+    """
+    back_off = BackOff()
+    with ExitStack() as at_the_end:
+        lock: WriterLock | None = None
+        while True:
+            try:
+                if lock is None:
+                    lock = WriterLock(settings.journal_dir)
+                    at_the_end.callback(lock.release)
+                lock.sign(os.getpid())
+                night(back_off)
+                return
+            except BAD_DAYS as error:
+                words = explain(error, (settings.journal_dir, settings.subject_dir), settings.redis_url)
+                if words is None:
+                    _refuse_damaged(error, settings.journal_dir)
+                    raise
+            desk = _HeldDesk(settings, words, switch, may_write=lock is not None)
+            _hold(desk, back_off.next_s(Held.SURROUNDINGS))
+
+
+def _refuse_damaged(error: Exception, folder: Path) -> None:
+    words = damage(error, folder) if isinstance(error, sqlite3.DatabaseError) else None
+    if words is not None:
+        raise JournalError(words) from error
+
+
+class _HeldDesk:
+    """What can be said and served while the night is held: one of log, Redis and journal will be there to be read."""
+
+    def __init__(self, settings: Settings, words: str, switch: Switch, *, may_write: bool) -> None:
+        self._settings = settings
+        self.words = words
+        self.switch = switch
+        self._may_write = may_write
+        self.go_on = False
+
+    def write_down(self) -> None:
+        """As the reason of a pause, which ends when the loop is entered again; a person's own pause is left alone."""
+        if not self._may_write:
+            return
+        with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
+            run = journal.run()
+            if run is not None and run.paused != ASKED_TO_PAUSE:
+                journal.pause(run, self.words)
+
+    def serve(self) -> None:
+        """Say it and answer what waits. The password is read anew each time: it may be what is being mended."""
+        with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
+            bus = Bus(server)
+            bus.say(RESEARCHER, f"{HELD}: {self.words}")
+            Desk.open(bus, self._receive).serve()
+
+    def _connect(self) -> redis.Redis:
+        return connect(self._settings.redis_url, password=self._settings.password(), patient=False)
+
+    def _receive(self, request: str, kind: str, body: str) -> str:
+        """A stop that cannot be written down is done once all the same: its job ends before this process does."""
+        if self._may_write:
+            with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
+                clock = NightClock(journal.newest_time())
+                said = Front(journal, self.switch.turn, clock=clock).receive(request, kind, body)
+                self.go_on = self.go_on or kind == "resume"
+                return said
+        if kind != "stop":
+            raise JournalError(f"it cannot be written down: {self.words}")
+        self.switch.turn("a request")
+        return f"stopping now, though it cannot be written down: {self.words}"
+
+
+def _hold(desk: _HeldDesk, for_s: float) -> None:
+    """Until it is time to try again, or somebody says so; at least one look at the requests."""
+    logger.error("HELD for %.0f s: %s", for_s, desk.words)
+    until = time.monotonic() + for_s
+    desk.write_down()
+    while True:
+        desk.serve()
+        desk.switch.look()
+        left_s = until - time.monotonic()
+        if desk.go_on or left_s <= 0:
+            return
+        time.sleep(min(SAY_AGAIN_S, left_s))

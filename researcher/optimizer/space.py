@@ -1,0 +1,128 @@
+"""The space of the knobs: each range as Optuna has it, as a share of its width, near a value, and in the subject.
+
+Values here are inside their ranges; what one knob asks of another is repaired by `researcher.optimizer.constraints`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Mapping
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from researcher.source.knobs import Range, read_knobs
+from researcher.source.proposal import KnobValue
+
+TITLED_MOVES = 4
+
+
+SIGNIFICANT_DIGITS = 3
+STEP_SHARES = (0.1, 0.25)
+
+
+def values_and_ranges(source: str) -> tuple[dict[str, KnobValue], dict[str, Range]]:
+    """What stands in a source: the value of each knob but for tuples, and the range of each that has one."""
+    knobs = read_knobs(source)
+    return (
+        {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)},
+        {name: knob.range for name, knob in knobs.items() if knob.range is not None},
+    )
+
+
+def distribution(wanted: Range) -> BaseDistribution:
+    """The whole of a range; of a range of powers of two the exponents."""
+    match wanted.kind:
+        case "choice":
+            return CategoricalDistribution(wanted.choices)
+        case "pow2":
+            return IntDistribution(int(wanted.low).bit_length() - 1, int(wanted.high).bit_length() - 1)
+        case "int":
+            return IntDistribution(int(wanted.low), int(wanted.high), log=wanted.log)
+        case "float":
+            return FloatDistribution(wanted.low, wanted.high, log=wanted.log)
+
+
+def to_study(value: KnobValue, wanted: Range) -> KnobValue:
+    """A knob's value as its distribution has it."""
+    return value.bit_length() - 1 if wanted.kind == "pow2" and isinstance(value, int) else value
+
+
+def from_study(value: KnobValue, wanted: Range) -> KnobValue:
+    """The knob's value again, with no more digits than a person would write."""
+    if wanted.kind == "pow2" and isinstance(value, int):
+        return int(2**value)
+    if isinstance(value, float) and wanted.kind == "float":
+        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), wanted.low), wanted.high)
+    return value
+
+
+def to_share(value: KnobValue, wanted: Range) -> float:
+    """Where a number stands between the ends of its range: 0 to 1, by the logarithm where the range says so."""
+    low, high, is_log = _ends(wanted)
+    number = _number(value, wanted)
+    return ((math.log(number) if is_log else number) - low) / (high - low)
+
+
+def from_share(share: float, wanted: Range) -> KnobValue:
+    """The value that stands there."""
+    low, high, is_log = _ends(wanted)
+    found = low + share * (high - low)
+    number = math.exp(found) if is_log else found
+    if wanted.kind == "float":
+        return from_study(number, wanted)
+    whole = distribution(wanted)
+    assert isinstance(whole, IntDistribution)
+    return from_study(min(max(round(number), whole.low), whole.high), wanted)
+
+
+def untried_near(
+    wanted: Range, value: KnobValue, seen: Collection[KnobValue], chance: random.Random
+) -> BaseDistribution | None:
+    """A real step from `value` to a side where nothing was seen, or None: from a tenth to a quarter of the range."""
+    whole = distribution(wanted)
+    if isinstance(whole, CategoricalDistribution):
+        others = [choice for choice in wanted.choices if choice != value and choice not in seen]
+        return CategoricalDistribution(others) if len(set(seen)) < 2 and others else None
+    assert isinstance(whole, IntDistribution | FloatDistribution)
+    at, known = _number(value, wanted), [_number(each, wanted) for each in seen]
+    sides = [side for side in (-1, 1) if not any(side * each > side * at for each in known)]
+    steps = [step for side in sides if (step := _step(whole, at, side)) is not None]
+    return chance.choice(steps) if steps else None
+
+
+def _step(whole: IntDistribution | FloatDistribution, at: float, side: int) -> BaseDistribution | None:
+    scale, unscale = (math.log, math.exp) if whole.log else (float, float)
+    width = scale(whole.high) - scale(whole.low)
+    ends = sorted(unscale(scale(at) + side * share * width) for share in STEP_SHARES)
+    if isinstance(whole, IntDistribution):
+        nearest = int(at) + side
+        low, high = sorted((nearest if abs(round(end) - at) < 1 else round(end)) for end in ends)
+        low, high = max(low, whole.low), min(high, whole.high)
+        return IntDistribution(int(low), int(high), log=whole.log) if low <= high else None
+    floor, ceiling = max(ends[0], whole.low), min(ends[1], whole.high)
+    return FloatDistribution(floor, ceiling, log=whole.log) if floor < ceiling else None
+
+
+def _ends(wanted: Range) -> tuple[float, float, bool]:
+    whole = distribution(wanted)
+    assert isinstance(whole, IntDistribution | FloatDistribution), "a choice has no ends"
+    return (math.log(whole.low), math.log(whole.high), True) if whole.log else (whole.low, whole.high, False)
+
+
+def _number(value: KnobValue, wanted: Range) -> float:
+    found = to_study(value, wanted)
+    assert not isinstance(found, str), "only a choice holds texts"
+    return found
+
+
+def title_of(old: Mapping[str, KnobValue], moves: Mapping[str, KnobValue]) -> str:
+    """Moves in words: each knob from and to, of many the first ones."""
+    told = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
+    more = f" and {len(told) - TITLED_MOVES} more" if len(told) > TITLED_MOVES else ""
+    return ", ".join(told[:TITLED_MOVES]) + more

@@ -1,0 +1,280 @@
+"""What a model wrote becomes a title, a hypothesis and edits; every oddity is refused with a reason it can act on.
+
+The form: lines `TITLE: what` and `HYPOTHESIS: why`, then edits. Three kinds say what they are, may be mixed, and are
+carried out in the order they stand, each on what the one before it left:
+
+    SET KNOB = value
+
+    FUNCTION Class.method
+    ```python
+    ```
+
+    <<<<<<< SEARCH
+    =======
+    >>>>>>> REPLACE
+
+Neighbouring SET lines count at once. Where none of the three stands, a change of knobs as JSON counts, then fences:
+each that is one definition replaces the only one of its name; else the longest is the whole train.py. Thoughts are
+taken out before anything else is read, so that an edit weighed there is never applied.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from researcher.errors import EditError, ModelFault, Rejected, ThoughtsAteTheAnswer
+from researcher.prompting.chat_markers import whole
+from researcher.prompting.code_fences import FENCE, Fence, Lines
+from researcher.prompting.knob_json import is_move, read_move
+from researcher.prompting.thoughts import without_thoughts
+from researcher.source.definitions import defined_name
+from researcher.source.knobs import read_literal
+from researcher.source.proposal import Edit, KnobLiteral, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source.syntax import LINE_END
+from trainer.jobs import TRAIN_LIMIT_BYTES
+
+TITLE_CHARACTERS = 100
+HYPOTHESIS_CHARACTERS = 300
+LONGEST_CHARACTERS = 2 * TRAIN_LIMIT_BYTES  # a search and a replacement of the longest train.py
+MOST_EDITS = 32  # each is applied to the whole source, so a reply of thousands would hold the researcher for minutes
+
+_SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
+_MIDDLE = re.compile(r"={5,9}\s*")
+_REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
+# Possessive (`++`, `*+`) where two parts could share a run of blanks: a model that repeats itself writes long ones.
+_SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
+_FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
+_HEADINGS = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
+_LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
+
+_Setting = dict[str, KnobLiteral]
+
+
+@dataclass(frozen=True)
+class _Fenced:
+    """A fenced text without a heading; one that is not `closed` was cut off with the answer."""
+
+    text: str
+    closed: bool
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's answer, read."""
+
+    title: str
+    hypothesis: str
+    edits: tuple[Edit, ...]
+
+
+def read_reply(text: str) -> Reply:
+    """Raises ModelFault if there is no answer at all, Rejected (written for the model) if it is not of the form."""
+    if len(text) > LONGEST_CHARACTERS:
+        raise Rejected(f"the answer has {len(text)} characters; write only what changes")
+    answer = whole(without_thoughts(text).strip())  # a mark that was quoted ends no thought
+    if not answer and text.strip():
+        raise ThoughtsAteTheAnswer("the answer is empty but for its thoughts")
+    if not answer:
+        raise ModelFault("the answer is empty")
+    lines = LINE_END.sub("\n", answer).split("\n")
+    if not _headed(lines) and is_move(answer):
+        move = read_move(answer)
+        return Reply(*_words(move.title, move.hypothesis), (SetKnobs(move.knobs),))
+    edits, fences, prose = _read(lines)
+    if not edits:
+        edits = _unheaded(fences)
+    return Reply(*_labels(prose), tuple(edits))
+
+
+def lanes_meant(text: str) -> tuple[Lane, ...]:
+    """The lanes that an answer shows, whether it can be read or not."""
+    answer = without_thoughts(text)
+    lines = LINE_END.sub("\n", answer).split("\n")
+    if headed := _headed(lines):
+        return headed
+    if is_move(answer):
+        return (Lane.SET,)
+    return (Lane.FILE,) if any(map(FENCE.fullmatch, lines)) else ()
+
+
+def one_line(text: str, limit: int) -> str:
+    """`text` fit for a table's cell: one line, no control or invisible characters, at most `limit` characters."""
+    visible = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
+    words = " ".join(visible.split())
+    return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
+
+
+def _headed(lines: list[str]) -> tuple[Lane, ...]:
+    """The lanes whose edits say what they are."""
+    return tuple(
+        lane for lane, forms in _HEADINGS.items() if any(form.fullmatch(line) for form in forms for line in lines)
+    )
+
+
+def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
+    """The edits that say what they are, the fences without a heading, and the lines outside of both."""
+    page = Lines(lines, _is_mark)
+    edits: list[Edit | _Setting] = []
+    fences, prose = [], []
+    around: set[int] = set()
+    position = 0
+    while position < len(lines):
+        line = lines[position]
+        if _SEARCH.fullmatch(line):
+            end = _end_of_block(lines, position, len(edits) + 1)
+            edits.append(_block(lines[position + 1 : end], len(edits) + 1))
+            position = end
+        elif _REPLACE.fullmatch(line):
+            raise Rejected("a line '>>>>>>> REPLACE' stands without its '<<<<<<< SEARCH'; write both around each edit")
+        elif setting := _SET.fullmatch(line):
+            _set(edits, setting)
+        elif heading := _FUNCTION.fullmatch(line):
+            fence = _fence_below(page, position, heading.group(1))
+            edits.append(_definition(page.text(fence), heading.group(1)))
+            position = fence.end
+        elif position not in around and (found := page.fence_at(position)):
+            if _is_around_edits(page, found):
+                around.add(found.end)
+            else:
+                fences.append(_Fenced(page.text(found), found.closed))
+                position = found.end
+        else:
+            prose.append(line)
+        if len(edits) > MOST_EDITS:
+            raise Rejected(f"the answer holds more than {MOST_EDITS} edits; write the ones that matter")
+        position += 1
+    return [SetKnobs(edit) if isinstance(edit, dict) else edit for edit in edits], fences, prose
+
+
+def _set(edits: list[Edit | _Setting], line: re.Match[str]) -> None:
+    """Add the assignment to the last edit, if that is of its kind: neighbours are set at once."""
+    name, text = line.group(1), line.group(2)
+    value = None if text is None else read_literal(text.strip(" \t*`"))
+    if value is None:
+        raise Rejected(
+            f"the line '{one_line(line.group(), TITLE_CHARACTERS)}' is not 'SET KNOB = value'; the value is a number, "
+            'a "text", True, False or a (tuple) of them, and nothing follows it'
+        )
+    last = edits[-1] if edits else None
+    neighbours = last if isinstance(last, dict) else {}
+    if neighbours.get(name, value) != value:
+        raise Rejected(
+            f"{name} is set twice, to {neighbours[name]!r} and to {value!r}; write one SET line for each knob"
+        )
+    if not neighbours:
+        edits.append(neighbours)
+    neighbours[name] = value
+
+
+def _fence_below(page: Lines, heading: int, name: str) -> Fence:
+    fence = page.fence_at(page.inked_from(heading + 1))
+    if fence is None:
+        raise Rejected(f"FUNCTION {name} is not followed by a fence (```python) with its whole new definition")
+    if not fence.closed:
+        raise Rejected(f"the fence after FUNCTION {name} is not closed; was the answer cut off?")
+    return fence
+
+
+def _definition(text: str, name: str) -> ReplaceFunction:
+    try:
+        own = defined_name(text)
+    except EditError as error:
+        raise Rejected(f"FUNCTION {name}: {error}") from error
+    if own is None:
+        raise Rejected(f"the fence after FUNCTION {name} wants one whole def or class, and nothing else")
+    if own != name.rpartition(".")[2]:
+        raise Rejected(f"the fence after FUNCTION {name} defines {own}; it wants the whole new {name}")
+    return ReplaceFunction(name, text)
+
+
+def _is_around_edits(page: Lines, fence: Fence) -> bool:
+    """Some models put all that they say, or all their edits, into one fence."""
+    first = page.first_inside(fence)
+    begins = any(form.fullmatch(first) for form in (_SET, _FUNCTION, _LABEL)) and not first.lstrip().startswith("#")
+    return begins or page.has_mark(fence)
+
+
+def _is_mark(line: str) -> bool:
+    return bool(_SEARCH.fullmatch(line) or _REPLACE.fullmatch(line))
+
+
+def _end_of_block(lines: list[str], start: int, number: int) -> int:
+    for position in range(start + 1, len(lines)):
+        if _REPLACE.fullmatch(lines[position]):
+            return position
+        if _SEARCH.fullmatch(lines[position]):
+            break
+    raise Rejected(f"edit {number} does not end with a line '>>>>>>> REPLACE'; was the answer cut off?")
+
+
+def _block(inside: list[str], number: int) -> SearchReplace:
+    middles = [position for position, line in enumerate(inside) if _MIDDLE.fullmatch(line)]
+    if len(middles) != 1:
+        count = "no line" if not middles else f"{len(middles)} lines"
+        raise Rejected(f"edit {number} has {count} '=======' between SEARCH and REPLACE; write exactly one")
+    search, replace = _unfenced(inside[: middles[0]]), _unfenced(inside[middles[0] + 1 :])
+    if not any(line.strip() for line in search):
+        raise Rejected(f"edit {number} searches for nothing; copy the lines of train.py that are to be replaced")
+    return SearchReplace(_text(search), _text(replace))
+
+
+def _unfenced(lines: list[str]) -> list[str]:
+    """Without the fence that some models put inside a block."""
+    inked = [position for position, line in enumerate(lines) if line.strip()]
+    if len(inked) >= 2 and all(FENCE.fullmatch(lines[position]) for position in (inked[0], inked[-1])):
+        return lines[inked[0] + 1 : inked[-1]]
+    return lines
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(line + "\n" for line in lines)
+
+
+def _unheaded(fences: list[_Fenced]) -> list[Edit]:
+    """Definitions, each for the one of its name, or the longest fence as the whole file."""
+    longest = max(fences, key=lambda fence: len(fence.text), default=None)
+    if longest is None or not longest.text.strip():
+        raise Rejected("the answer holds no edit: write it in one of the forms asked for, after TITLE and HYPOTHESIS")
+    if not longest.closed:
+        raise Rejected("the longest fence is not closed; was the answer cut off? Write only what changes")
+    try:
+        is_definition = defined_name(longest.text) is not None
+    except EditError as error:
+        raise Rejected(
+            f"without SET, FUNCTION or SEARCH the longest fence counts as the whole file: {error}"
+        ) from error
+    return _definitions(fences) if is_definition else [WholeFile(longest.text)]
+
+
+def _definitions(fences: list[_Fenced]) -> list[Edit]:
+    edits: dict[str | None, Edit] = {}
+    for fence in fences:
+        try:
+            name = defined_name(fence.text)
+        except EditError:
+            name = None
+        if name is None or name in edits:
+            raise Rejected(
+                "of several fences it is not clear what each replaces; write a line 'FUNCTION name' before each new "
+                "definition, and no other fence"
+            )
+        edits[name] = ReplaceFunction(None, fence.text)
+    return list(edits.values())
+
+
+def _labels(prose: list[str]) -> tuple[str, str]:
+    found: dict[str, str] = {}
+    for line in prose:
+        label = _LABEL.fullmatch(line)
+        if label:
+            found.setdefault(label.group(1).upper(), label.group(2).strip(" \t*_`"))
+    return _words(found.get("TITLE", ""), found.get("HYPOTHESIS", ""))
+
+
+def _words(title: str, why: str) -> tuple[str, str]:
+    hypothesis = one_line(why, HYPOTHESIS_CHARACTERS)
+    if not hypothesis:
+        raise Rejected("the answer has no line 'HYPOTHESIS: why this should help'; begin with TITLE: and HYPOTHESIS:")
+    return one_line(title, TITLE_CHARACTERS) or one_line(hypothesis, TITLE_CHARACTERS), hypothesis

@@ -1,0 +1,184 @@
+"""What of a long train.py is shown: every line that tells what there is, and some parts whole, in turn.
+
+The view is made of whole lines of the source, so that they can be searched for; a comment stands for each stretch that
+is left out. The same source, room, names and turn give the same view. Nothing here reads the night.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from researcher.errors import Rejected
+from researcher.prompting.token_estimate import tokens
+from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, WholeFile
+from researcher.source.syntax import LINE_END, parse
+
+LINE_TOKENS = 200  # of one line; a longer one is not shown
+SKELETON_SHARE = 1 / 3
+PINNED_SHARE = 1 / 2  # of what the skeleton leaves
+MARK_TOKENS = 16
+SHORT_LINES = 6  # a statement of no more is shown whole
+
+_MARK = re.compile(r"#\s*\[lines? \d+(?:-\d+)? (?:is|are) not shown\]")
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True)
+class Part:
+    """Lines `first` to `last`, from 1, with the comments above; `name` is None for what has none."""
+
+    name: str | None
+    first: int
+    last: int
+
+
+def outline(source: str, room: int, named: Sequence[str], turn: int) -> str | None:
+    """At most `room` tokens of `source`: the parts `named` first, then others, another few each `turn`.
+
+    None where that is too little for anything. Raises EditError where the source does not parse.
+    """
+    view = _View(source)
+    for share in (1.0, 0.8, 0.6, 0.4):
+        text = view.text(view.lines_within(int(share * room), named, turn))
+        if tokens(text) <= room:
+            return text
+    return None
+
+
+def part_names(source: str) -> list[str]:
+    """Functions, methods and classes, in their order. Raises EditError where the source does not parse."""
+    return [part.name for part in _View(source).parts if part.name is not None]
+
+
+def refuse_marks(edits: Iterable[Edit]) -> None:
+    """Raises Rejected (written for the model) for an edit that takes a comment of the view for code."""
+    for edit in edits:
+        match edit:
+            case WholeFile(text) | ReplaceFunction(_, text) | SearchReplace(text, _):
+                found = _MARK.search(text)
+            case _:
+                found = None
+        if found:
+            raise Rejected(
+                f"the answer copies '{found.group()}', which stands for lines of train.py that you cannot see"
+            )
+
+
+class _View:
+    def __init__(self, source: str) -> None:
+        self._lines = LINE_END.sub("\n", source).split("\n")
+        self._costs = [tokens(line) + 1 for line in self._lines]
+        self.parts: list[Part] = []
+        self._tiers: list[list[range]] = [[], [], [], []]  # values and imports; definitions; statements; docstrings
+        self._read(parse(source).body, "", 0)
+
+    def lines_within(self, room: int, named: Sequence[str], turn: int) -> set[int]:
+        """Numbers of the lines to show."""
+        shown: set[int] = set()
+        spent = 0
+        skeleton = int(SKELETON_SHARE * room)
+        values, definitions, statements, docstrings = self._tiers
+        for tier, limit in (
+            (values, skeleton // 2),
+            (definitions, skeleton),
+            (values, skeleton),
+            (statements, skeleton),
+            (docstrings, skeleton),
+        ):
+            for lines in tier:
+                spent = self._add(shown, lines, spent, limit)
+        pinned = spent + int(PINNED_SHARE * (room - spent))
+        for part in self._found(named):
+            spent = self._add(shown, range(part.first, part.last + 1), spent, pinned)
+        pages = [*self._pages(shown, room - spent)]
+        return shown.union(pages[turn % len(pages)]) if pages else shown
+
+    def text(self, shown: set[int]) -> str:
+        """The lines, and a comment for each stretch between."""
+        made: list[str] = []
+        hidden: list[int] = []
+        for number, line in enumerate(self._lines, start=1):
+            if number not in shown and (line.strip() or hidden):
+                hidden.append(number)
+                continue
+            made += [*self._mark(hidden), line]
+            hidden = []
+        return "\n".join([*made, *self._mark(hidden)])
+
+    def _mark(self, hidden: list[int]) -> list[str]:
+        lines = [self._lines[number - 1] for number in hidden]
+        if sum(1 for line in lines if line.strip()) <= 1 and sum(self._costs[n - 1] for n in hidden) <= MARK_TOKENS:
+            return lines
+        while not self._lines[hidden[-1] - 1].strip():
+            hidden.pop()
+        line = lines[0]
+        indentation = line[: len(line) - len(line.lstrip())][:40]
+        what = f"lines {hidden[0]}-{hidden[-1]} are" if len(hidden) > 1 else f"line {hidden[0]} is"
+        return [f"{indentation}# [{what} not shown]"]
+
+    def _read(self, body: Sequence[ast.stmt], prefix: str, above: int) -> None:
+        """`above` is the last line before the body."""
+        for node in body:
+            end = node.end_lineno or node.lineno
+            if isinstance(node, _Definition):
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                self._tiers[1].append(range(first, max(first, node.body[0].lineno - 1, node.lineno) + 1))
+                self._tiers[3] += _docstring(node)
+            if isinstance(node, ast.ClassDef):
+                self._read(node.body, f"{prefix}{node.name}.", above)
+            elif isinstance(node, _Definition):
+                self.parts.append(Part(prefix + node.name, above + 1, end))
+            else:
+                is_whole = end - node.lineno < SHORT_LINES
+                plain = isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
+                self._tiers[0 if plain else 2].append(range(node.lineno, (end if is_whole else node.lineno) + 1))
+                self.parts.append(Part(None, above + 1, end))
+            above = end
+
+    def _found(self, named: Sequence[str]) -> Iterator[Part]:
+        for name in named:
+            for part in self.parts:
+                if part.name is not None and name in (part.name, part.name.rpartition(".")[2]):
+                    yield part
+
+    def _pages(self, shown: set[int], room: int) -> Iterator[set[int]]:
+        """Every line of every part but what is shown already; a part that fits a page is not torn."""
+        page: set[int] = set()
+        spent = 0
+        for part in self.parts:
+            lines = [line for line in range(part.first, part.last + 1) if line not in shown and self._fits(line)]
+            if spent + sum(self._costs[line - 1] for line in lines) + MARK_TOKENS > room and page:
+                yield page
+                page, spent = set(), 0
+            for line in lines:
+                if spent + self._costs[line - 1] > room and page:
+                    yield page
+                    page, spent = set(), 0
+                page.add(line)
+                spent += self._costs[line - 1]
+            spent += MARK_TOKENS if lines else 0
+        if page:
+            yield page
+
+    def _add(self, shown: set[int], lines: range, spent: int, room: int) -> int:
+        """What is spent with these lines, which are shown if they fit."""
+        wanted = [line for line in lines if line not in shown and self._fits(line)]
+        cost = sum(self._costs[line - 1] for line in wanted) + MARK_TOKENS
+        if not wanted or spent + cost > room:
+            return spent
+        shown.update(wanted)
+        return spent + cost
+
+    def _fits(self, line: int) -> bool:
+        return self._costs[line - 1] <= LINE_TOKENS
+
+
+def _docstring(node: _Definition) -> list[range]:
+    first = node.body[0]
+    is_text = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    return [range(first.lineno, first.lineno + 1)] if is_text else []

@@ -1,0 +1,46 @@
+"""What an LLM's advice becomes: a move of knobs and nothing else, held to their ranges once more and made to fit.
+
+Servers keep an answer to a schema more or less, and no schema knows what one knob asks of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from researcher.errors import EditError, Rejected
+from researcher.optimizer.constraints import repaired
+from researcher.optimizer.space import title_of, values_and_ranges
+from researcher.source.knobs import read_knobs, set_knobs
+from researcher.source.proposal import KnobValue, Proposal, SetKnobs
+
+
+def settled(proposal: Proposal, source: str, context: int) -> Proposal:
+    """The advice as it can be run on `source`, titled by its moves; `context` is the row length in tokens.
+
+    Raises Rejected, written for the model.
+    """
+    values, ranges = values_and_ranges(source)
+    wanted: dict[str, KnobValue] = {}
+    for edit in proposal.edits:
+        if not isinstance(edit, SetKnobs):
+            raise Rejected("only knobs can be moved here; answer with the JSON that was asked for")
+        if strange := [name for name in edit.knobs if name not in ranges]:
+            raise Rejected(f"{', '.join(strange)} cannot be moved; the knobs with a range are {', '.join(ranges)}")
+        wanted |= _held(source, edit)
+    after = repaired(values, values | wanted, ranges, context)
+    if after is None:
+        raise Rejected("no batch inside the ranges fits these values; TOTAL_BATCH_SIZE holds whole device batches")
+    moves = {name: value for name, value in after.items() if value != values[name]}
+    if not moves:
+        raise Rejected("the knobs have these values already, or the moves leave the model as it is")
+    return replace(proposal, title=title_of(values, moves), edits=(SetKnobs(moves),))
+
+
+def _held(source: str, edit: SetKnobs) -> dict[str, KnobValue]:
+    """The values as the source would have them; raises Rejected where one is out of its range."""
+    try:
+        knobs = read_knobs(set_knobs(source, edit.knobs))
+    except EditError as error:
+        raise Rejected(str(error)) from error
+    found = {name: knobs[name].value for name in edit.knobs}
+    return {name: value for name, value in found.items() if not isinstance(value, tuple)}

@@ -1,0 +1,145 @@
+"""What a night has learned of its edits, without any LLM: what was tried of which kind, what is dead, what came near.
+
+Learned from the journal one experiment at a time; what is told of it stays bounded however long the night: counts, and
+the last or the best few of a kind. What is known of knobs is the optimiser's (`researcher.optimizer.knob_effects`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean
+
+from researcher.journal.records import Decision, Experiment
+from researcher.source.proposal import Edit, Proposal, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from trainer.jobs import Outcome
+
+DEAD_ENDS = 15
+NEAR_MISSES = 8
+NEAR_SIGMAS = 0.5  # a score no worse than its parent's by more may have been bad luck
+
+
+class Category(StrEnum):
+    """What a change is about; the first that fits counts."""
+
+    SIMPLIFICATION = "simplification"
+    BATCH = "data and batch"
+    SCHEDULE = "schedule"
+    OPTIMISER = "optimiser"
+    ARCHITECTURE = "architecture"
+
+
+Scores = Mapping[int, Sequence[float]]
+_SIMPLER_LINES = -2
+_NAMES = {
+    Category.BATCH: re.compile(r"batch|seq_?len|dataloader|accum", re.IGNORECASE),
+    Category.SCHEDULE: re.compile(r"warm|cooldown|sched|anneal|final_lr|progress", re.IGNORECASE),
+    Category.OPTIMISER: re.compile(
+        r"adam|muon|optim|momentum|beta|decay|clip|(?:^|_)lr(?:_|$)|learning.rate|\.grad\b|\bgrads?\b", re.IGNORECASE
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """An edit that was not kept, and no worse than its parent but for noise. `gain` is above 0 where it was better."""
+
+    experiment: Experiment
+    gain: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Of one category."""
+
+    tried: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    item: Experiment
+    category: Category
+    moves_knobs_alone: bool
+
+
+class Lessons:
+    """What the journal says for good. What hangs on scores is asked with those of now: a restart changes nothing."""
+
+    def __init__(self) -> None:
+        self._seen: list[_Seen] = []
+
+    def learn(self, item: Experiment, proposal: Proposal | None) -> None:
+        """From one decided experiment, oldest first. What was rejected or lost to the machine teaches nothing."""
+        if item.is_baseline or proposal is None or item.outcome in (None, Outcome.REJECTED, Outcome.LOST):
+            return
+        category = category_of(proposal.edits, item.added_lines)
+        self._seen.append(_Seen(item, category, moves_knobs_alone(proposal.edits)))
+
+    def categories(self) -> dict[Category, Tried]:
+        """Those that were tried."""
+        tried = Counter(seen.category for seen in self._seen)
+        kept = Counter(seen.category for seen in self._seen if _was_kept(seen))
+        return {each: Tried(tried[each], kept[each]) for each in Category if tried[each]}
+
+    def near_misses(self, scores: Scores, sigma: float) -> list[NearMiss]:
+        """The best first. `scores` are all trusted ones by experiment, `sigma` is the scatter of one."""
+        gains = ((seen.item, _gain(seen.item, scores)) for seen in self._seen if not _was_kept(seen))
+        near = [NearMiss(item, gain) for item, gain in gains if gain is not None and gain > -NEAR_SIGMAS * sigma]
+        return sorted(near, key=lambda miss: -miss.gain)[:NEAR_MISSES]
+
+    def dead_ends(self, scores: Scores, sigma: float, before: int) -> list[Experiment]:
+        """Edits of code before the experiment `before` that came to nothing, the newest last."""
+        found: list[Experiment] = []
+        for seen in reversed(self._seen):
+            gain = _gain(seen.item, scores)
+            is_near = gain is not None and gain > -NEAR_SIGMAS * sigma
+            if seen.item.number < before and not (_was_kept(seen) or seen.moves_knobs_alone or is_near):
+                found.append(seen.item)
+            if len(found) == DEAD_ENDS:
+                break
+        return found[::-1]
+
+
+def _was_kept(seen: _Seen) -> bool:
+    return seen.item.decision is Decision.KEEP
+
+
+def _gain(item: Experiment, scores: Scores) -> float | None:
+    """Of its mean over its parent's; None where it has no score."""
+    own, before = scores.get(item.id), scores.get(item.parent or 0)
+    return fmean(before) - fmean(own) if own and before else None
+
+
+def moves_knobs_alone(edits: Iterable[Edit]) -> bool:
+    """True where nothing but knobs is set."""
+    return all(isinstance(edit, SetKnobs) for edit in edits)
+
+
+def category_of(edits: Sequence[Edit], added_lines: int | None) -> Category:
+    """By what the edits name, most often; code that got shorter is a simplification, whatever it is about."""
+    if added_lines is not None and added_lines <= _SIMPLER_LINES:
+        return Category.SIMPLIFICATION
+    words = [word for edit in edits for word in _words(edit)]
+    found = Counter(
+        next((each for each, names in _NAMES.items() if names.search(word)), Category.ARCHITECTURE) for word in words
+    )
+    return max(Category, key=lambda each: found[each])
+
+
+def _words(edit: Edit) -> Iterable[str]:
+    """What says what an edit is about: the knobs set, the name of a function, the lines that are new."""
+    match edit:
+        case SetKnobs(knobs):
+            return knobs
+        case ReplaceFunction(name, definition):
+            return [name or definition.strip().partition("\n")[0]]
+        case SearchReplace(search, replace):
+            before = set(search.splitlines())
+            new = [line for line in replace.splitlines() if line.strip() and line not in before]
+            return new or search.splitlines()
+        case WholeFile():
+            return []

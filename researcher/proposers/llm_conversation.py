@@ -1,0 +1,277 @@
+"""The LLM as a proposer: one question, one answer, at most one repair turn with the real error of that answer.
+
+Where thoughts took all of the answer's room, the question is asked once more with twice of it, kept for the run. Every
+answer becomes a Draft, a bad one too, with its cost and the texts that went back and forth. Only when nothing can be
+asked at all is it an error (ModelAway).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from researcher.errors import (
+    EditError,
+    ModelAway,
+    ModelFault,
+    PromptTooLong,
+    PromptWasCut,
+    Rejected,
+    ResearcherError,
+    ThoughtsAteTheAnswer,
+)
+from researcher.llm.client import Answer, ChatClient, Message
+from researcher.prompting.context_budget import Window
+from researcher.prompting.knob_json import schema_of
+from researcher.prompting.prompt import Advice, PromptContext, Prompts
+from researcher.prompting.reply_parser import lanes_meant, read_reply
+from researcher.prompting.source_outline import refuse_marks
+from researcher.prompting.thoughts import with_thoughts, without_thoughts
+from researcher.prompting.transcripts import Exchange
+from researcher.proposers.meter import Price
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
+from trainer.jobs.redaction import RedactText, text_redaction
+
+__all__ = ["Draft", "Exchange", "LlmProposer", "PromptContext"]
+
+_UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
+
+N = TypeVar("N", int, float)
+Tick = Callable[[], None]
+Check = Callable[[Proposal], object]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a proposer offers; `rejected` says why it never becomes a trial."""
+
+    proposal: Proposal
+    rejected: str | None = None
+    exchanges: tuple[Exchange, ...] = ()
+
+
+class LlmProposer:
+    """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompting/prompts/`, the default.
+
+    `secrets`, and what is written like one, is in nothing that is asked, stored or told. `price` is of its tokens, None
+    where nobody bills them.
+    """
+
+    def __init__(
+        self,
+        client: ChatClient,
+        prompts: Path | None = None,
+        secrets: Iterable[str] = (),
+        price: Price | None = None,
+    ) -> None:
+        self._client = client
+        self._price = price
+        self._prompts = Prompts.read(prompts)
+        self._window = Window(client.context_tokens, client.answer_tokens)
+        self._redact = text_redaction(secrets)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._client.model
+
+    def propose(self, context: PromptContext, tick: Tick, check: Check) -> Draft:
+        """A proposal that `check` lets pass (it raises Rejected otherwise), or what became of the attempt.
+
+        Raises ModelAway when nothing can be asked now: no server, no model, or a train.py that does not fit.
+        """
+        source = context.source
+        context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
+        asking = _Asking(context, source, tick, check)
+        by, schema = (Proposer.LLM, None) if context.advice is None else (Proposer.ADVISER, schema_of(source))
+        try:
+            question = self._question(context)
+        except ModelFault as error:
+            raise ModelAway(str(error)) from error
+        turns = [self._turn(question, asking, schema)]
+        if isinstance(turns[0].fault, ThoughtsAteTheAnswer) and self._window.widen():
+            turns.append(
+                self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking, schema))
+            )
+        if turns[-1].is_repairable:
+            turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
+        proposal, fault = turns[-1].proposal, turns[-1].fault
+        return Draft(
+            proposal=replace(
+                proposal,
+                proposer=by,
+                title=self._redact(proposal.title),
+                hypothesis=self._redact(proposal.hypothesis),
+                cost=self._cost(turns),
+                attempts=_attempts(turns),
+            ),
+            rejected=None if fault is None else self._redact(str(fault)),
+            exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
+        )
+
+    def look(self) -> None:
+        """Raises ModelAway where nobody could be asked, as far as that is seen without asking."""
+        self._client.look()
+
+    def leave(self, tick: Tick) -> None:
+        """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
+        self._client.leave(tick)
+
+    def _question(self, context: PromptContext) -> Sequence[Message]:
+        return self._window.question(lambda room: self._prompts.messages(context, room))
+
+    def _turn(self, messages: Sequence[Message], asking: _Asking, schema: Mapping[str, Any] | None = None) -> _Turn:
+        prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
+        started = time.monotonic()
+        try:
+            answer_tokens = self._window.answer_tokens(messages)
+            answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
+        except ModelFault as error:
+            if isinstance(error, PromptTooLong):
+                self._window.shrink()
+            return _Turn(_UNREAD, error, self._exchange(prompt, "", error), None, time.monotonic() - started)
+        cut = answer.done_reason == "length"
+        reply = with_thoughts(answer.thoughts, answer.text)
+        try:
+            self._window.learn(messages, answer)
+        except PromptWasCut as error:
+            return _Turn(_UNREAD, error, self._exchange(prompt, reply, error, cut=cut), answer, answer.seconds)
+        proposal, fault = judged(reply, asking.source, asking.check, cut=cut)
+        return _Turn(proposal, fault, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
+
+    def _exchange(self, prompt: str, reply: str, fault: ResearcherError | None, *, cut: bool = False) -> Exchange:
+        return Exchange(prompt, self._redact(reply), None if fault is None else self._redact(str(fault)), cut)
+
+    def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
+        """A turn with the failed one's fault; a model that showed no edit is held to a form that it cannot miss."""
+        is_move = asking.context.advice is not None or (failed.shows_no_edit and asking.may_be_a_move)
+        schema = schema_of(asking.context.source) if is_move else None
+        form: Literal["move", "repair"] = "repair" if schema is None else "move"
+        said, fault = self._redact(failed.said), self._redact(str(failed.fault))
+        messages = self._window.question(
+            lambda room: self._prompts.repair(asking.context, room, said, fault, form),
+        )
+        return self._turn(messages, asking, schema)
+
+    @staticmethod
+    def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
+        """One more turn; where none can be had, the failed one's fault says so."""
+        try:
+            turn = ask()
+        except (ModelAway, ModelFault) as error:
+            turn = _Turn(_UNREAD, error, None, None, 0.0)
+        if turn.answer is not None:
+            return turn
+        fault = ModelFault(f"{failed.fault}; it could not be {how}: {turn.fault}")
+        return replace(turn, proposal=failed.proposal, fault=fault)
+
+    def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
+        answers = [turn.answer for turn in turns if turn.answer is not None]
+        price = self._price
+        prices = [] if price is None else [price(answer.prompt_tokens, answer.answer_tokens) for answer in answers]
+        return LlmCost(
+            endpoint=self._client.url,
+            model=self._client.model,
+            calls=sum(turn.exchange is not None for turn in turns),
+            prompt_tokens=_sum([answer.prompt_tokens for answer in answers]),
+            answer_tokens=_sum([answer.answer_tokens for answer in answers]),
+            seconds=sum(turn.seconds for turn in turns),
+            money=_sum(prices),
+        )
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What one proposal is asked for with; `source` is train.py as it is."""
+
+    context: PromptContext
+    source: str
+    tick: Tick
+    check: Check
+
+    @property
+    def may_be_a_move(self) -> bool:
+        """A person's idea is seldom a change of knobs."""
+        return Lane.SET in self.context.lanes and self.context.idea is None
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One call and what became of it; `exchange` is None for a call that was never made."""
+
+    proposal: Proposal
+    fault: ResearcherError | None
+    exchange: Exchange | None
+    answer: Answer | None
+    seconds: float
+
+    @property
+    def said(self) -> str:
+        """The answer without its thoughts."""
+        return without_thoughts(self.answer.text).strip() if self.answer else ""
+
+    @property
+    def is_repairable(self) -> bool:
+        """It said something of the question that it was asked."""
+        return isinstance(self.fault, (Rejected, EditError)) and self.said != ""
+
+    @property
+    def shows_no_edit(self) -> bool:
+        """Neither an edit nor the beginning of one but a knob's."""
+        (attempt,) = self.proposal.attempts
+        return attempt.failed is Stage.PARSE and attempt.lanes in ((), (Lane.SET,))
+
+
+def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal, ResearcherError | None]:
+    """The proposal in an answer about `source`, with this one attempt, and why it cannot be used, if so."""
+    unread = replace(_UNREAD, attempts=(Attempt(lanes_meant(text), Stage.PARSE),))
+    if cut and not text.strip():
+        return unread, ThoughtsAteTheAnswer("the answer is empty and was cut off at its longest allowed length")
+    try:
+        reply = None if cut and without_thoughts(text).strip() else read_reply(text)
+    except (Rejected, ModelFault) as error:
+        return unread, error
+    if reply is None:
+        # What is left of a cut answer can parse and still be half an idea.
+        return unread, Rejected(
+            "the answer was cut off at its longest allowed length; write only the lines that change"
+        )
+    lanes = lanes_of(reply.edits)
+    proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
+    stage: Stage | None = Stage.APPLY
+    fault: ResearcherError | None = None
+    try:
+        refuse_marks(reply.edits)
+        apply_edits(source, reply.edits)
+        stage = Stage.VALIDATE
+        check(proposal)
+        stage = None
+    except (EditError, Rejected) as error:
+        fault = error
+    return replace(proposal, attempts=(Attempt(lanes, stage),)), fault
+
+
+def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:
+    def clean(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(clean, value))
+        if isinstance(value, (PromptContext, Advice)):
+            return replace(value, **{part.name: clean(getattr(value, part.name)) for part in fields(value)})
+        return redact(value) if type(value) is str else value
+
+    cleaned: PromptContext = clean(context)
+    return cleaned
+
+
+def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:
+    return tuple(attempt for turn in turns if turn.answer is not None for attempt in turn.proposal.attempts)
+
+
+def _sum(numbers: Iterable[N | None]) -> N | None:
+    """Of those that are known; None where none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None

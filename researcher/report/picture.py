@@ -1,0 +1,225 @@
+"""progress.png: the night in one picture. Every experiment is a point, the incumbent a staircase, its noise a band."""
+
+from __future__ import annotations
+
+import io
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from researcher.journal.records import Decision, Verdict
+from researcher.report.view import Night, Row, tally_text
+from trainer.jobs import Outcome
+
+INK, FAINT, KEEP, CLAIM, LOST = "#1f2933", "#9aa5b1", "#0b7a5c", "#d97706", "#c2410c"
+LABELS_LIMIT = 8
+LABEL_CHARACTERS = 44
+FAILURE_MARKERS = {
+    Outcome.CRASHED: "x",
+    Outcome.OUT_OF_MEMORY: "+",
+    Outcome.TIMED_OUT: "1",
+    Outcome.UNSCORABLE: "2",
+    Outcome.LOST: "3",
+}
+
+
+def draw(night: Night) -> bytes:
+    """A PNG of the night so far; a night without a measured baseline says so in the picture."""
+    figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _frame(axes)
+    if night.gain is None:
+        axes.text(0.5, 0.5, "the baseline is still being measured", transform=axes.transAxes, ha="center", color=INK)
+    else:
+        _staircase(axes, night)
+        _points(axes, night)
+        _claims(axes, night)
+        _remeasured(axes, night)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
+    axes.set_title(_title(night), loc="left", fontsize=12, color=INK)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The same bytes for the same picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _frame(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=INK)
+    axes.grid(axis="y", color=FAINT, alpha=0.25)
+    axes.set_xlabel("experiment", color=INK)
+    axes.set_ylabel("val_bpb (bits per byte, lower is better)", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _staircase(axes: Axes, night: Night) -> None:
+    """The incumbent's score as it was believed at the time, down with each keep and back up when a claim fails."""
+    xs, ys = [0.0], [_baseline(night)]
+    for x, y in _steps(night):
+        xs.append(x)
+        ys.append(y)
+    xs.append(night.rows[-1].experiment.number + 1.0)
+    ys.append(ys[-1])
+    sigma = night.sigma or 0.0
+    axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], step="post", color=KEEP, alpha=0.12, lw=0)
+    axes.step(xs, ys, where="post", color=KEEP, lw=1.6, label=f"incumbent, ±1σ = {sigma:.4f}")
+    axes.axhline(ys[0], color=FAINT, lw=1, ls=":")
+
+
+def _steps(night: Night) -> list[tuple[float, float]]:
+    """Where the incumbent changed: keeps at their number, falls half a step after the last decided experiment."""
+    events = [
+        (item.decided_at or 0.0, float(item.number), item.score)
+        for item in (row.experiment for row in night.rows[1:])
+        if item.decision is Decision.KEEP and item.score is not None
+    ]
+    for check in night.confirmations:
+        if check.fell and check.decided_at is not None:
+            events.append((check.decided_at, _end_of(night, check.decided_at), _score_of(night, check.base)))
+    return [(x, y) for _, x, y in sorted(events)]
+
+
+def _score_of(night: Night, experiment: int | None) -> float:
+    """As it was believed when it was kept; the baseline's for none."""
+    row = night.row(experiment)
+    score = None if row is None or row.experiment.is_baseline else row.experiment.score
+    return _baseline(night) if score is None else score
+
+
+def _baseline(night: Night) -> float:
+    """As it was decided; later repeats belong to the claims they were made for."""
+    score = night.rows[0].experiment.score
+    return fmean(night.baseline_scores) if score is None else score
+
+
+def _end_of(night: Night, at: float) -> float:
+    """Where a check stands: half a step after the last experiment decided before it."""
+    before = [row.experiment.number for row in night.rows if (row.experiment.decided_at or 0.0) < at]
+    return before[-1] + 0.5
+
+
+def _points(axes: Axes, night: Night) -> None:
+    axes.scatter(
+        [0] * len(night.baseline_scores), night.baseline_scores, s=26, color=INK, zorder=3, label="baseline, each seed"
+    )
+    measured = [row for row in night.rows[1:] if row.experiment.score is not None]
+    kinds: list[tuple[str, list[Row], dict[str, Any]]] = [
+        ("discard", [row for row in measured if row.status == "discard"], {"color": FAINT, "s": 30}),
+        (
+            "keep (provisional)",
+            [row for row in measured if row.status == "keep" and not row.confirmed and not row.rolled_back],
+            {"facecolors": "white", "edgecolors": KEEP, "s": 62, "linewidths": 1.8},
+        ),
+        ("keep (confirmed)", [row for row in measured if row.confirmed], {"color": KEEP, "s": 66}),
+        (
+            "keep (rolled back)",
+            [row for row in measured if row.rolled_back],
+            {"facecolors": "white", "edgecolors": LOST, "s": 62, "linewidths": 1.8},
+        ),
+    ]
+    for label, rows, style in kinds:
+        if rows:
+            points = [(row.experiment.number, row.experiment.score or 0.0) for row in rows]
+            axes.scatter(*zip(*points, strict=True), zorder=4, label=label, **style)
+    _clip_to_interesting(axes, night, measured)
+    _failures(axes, night)
+    for index, row in enumerate([row for row in measured if row.status == "keep"][-LABELS_LIMIT:]):
+        near_the_end = row.experiment.number > 0.7 * night.rows[-1].experiment.number
+        axes.annotate(
+            _short(row.experiment.title),
+            (row.experiment.number, row.experiment.score or 0.0),
+            xytext=(-8 if near_the_end else 8, -13 - 11 * (index % 3)),
+            textcoords="offset points",
+            ha="right" if near_the_end else "left",
+            fontsize=8,
+            color=INK,
+        )
+
+
+def _clip_to_interesting(axes: Axes, night: Night, measured: list[Row]) -> None:
+    """One disaster must not flatten the rest: scores far above the baseline are drawn at the upper edge."""
+    scores = [row.experiment.score for row in measured if row.experiment.score is not None]
+    top = max(night.baseline_scores)
+    low = min([*scores, *night.baseline_scores])
+    sigma = night.sigma or 0.0
+    height = max(top - low, 4 * sigma, 0.01)
+    upper = top + 0.8 * height
+    axes.set_ylim(low - 0.25 * height, upper)
+    above = [row.experiment.number for row in measured if (row.experiment.score or 0.0) > upper]
+    if above:
+        axes.scatter(
+            above, [upper - 0.02 * height] * len(above), marker="^", color=FAINT, s=40, label="worse, off scale"
+        )
+
+
+def _failures(axes: Axes, night: Night) -> None:
+    low, high = axes.get_ylim()
+    for outcome, marker in FAILURE_MARKERS.items():
+        at = [row.experiment.number for row in night.rows if row.experiment.outcome is outcome]
+        if at:
+            label = outcome.value.replace("_", " ")
+            axes.scatter(at, [low + 0.96 * (high - low)] * len(at), marker=marker, color=LOST, s=40, label=label)
+
+
+def _claims(axes: Axes, night: Night) -> None:
+    """Each claim's own means, the unbiased numbers beside the lucky first runs of the keeps; and what fell, and why."""
+    label: str | None = "mean of fresh seeds, ±2σ of the difference"
+    for index, check in enumerate(night.confirmations):
+        if check.decided_at is None or check.verdict in (None, Verdict.HOLDS):
+            continue
+        x, color = _end_of(night, check.decided_at), CLAIM if check.verdict is Verdict.CONFIRMED else LOST
+        why = check.reason or ""
+        y = _score_of(night, check.base)
+        if check.head_score is not None and check.threshold is not None:
+            y, why = check.head_score, f"gain {check.gain or 0.0:+.4f}, {check.threshold:.4f} needed"
+            axes.errorbar(
+                [x], [y], yerr=[check.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
+            )
+            label = None
+        early = x < 0.4 * night.rows[-1].experiment.number
+        axes.annotate(
+            _short(f"{check.verdict.words}: {why}"),
+            (x, y),
+            xytext=(9 if early else -9, 12 + 13 * (index % 3)),
+            textcoords="offset points",
+            ha="left" if early else "right",
+            fontsize=9,
+            color=color,
+            fontweight="bold",
+        )
+
+
+def _remeasured(axes: Axes, night: Night) -> None:
+    """The incumbent's later runs: level with its step while the machine is what it was."""
+    xs = [_end_of(night, trial.finished_at or 0.0) for trial in night.remeasured]
+    if xs:
+        ys = [trial.val_bpb or 0.0 for trial in night.remeasured]
+        axes.scatter(xs, ys, marker="_", color=INK, s=60, zorder=5, label="incumbent, run again")
+
+
+def _title(night: Night) -> str:
+    counts = f"{night.measured} experiments: {tally_text(night)}"
+    gain = "no gain confirmed" if night.gain is None or night.gain.confirmed is None else _confirmed(night)
+    return f"Overnight {night.run.tag} ({night.run.profile})   {counts}   {gain}"
+
+
+def _confirmed(night: Night) -> str:
+    assert night.gain is not None
+    assert night.gain.confirmed is not None
+    return f"confirmed {-night.gain.confirmed:+.4f} val_bpb"
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= LABEL_CHARACTERS else f"{title[: LABEL_CHARACTERS - 1]}…"

@@ -1,0 +1,71 @@
+"""Is the night getting anywhere? Pure: the journal, what is seen of the researcher and a time in; an alarm or None out.
+
+A night stalls when no trial has ended for three times as long as one takes: its budget and everything around it, as the
+journal's own times have it. Does not judge what the trials say, only that they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import quantiles
+
+from researcher.journal.records import ASKED_TO_PAUSE, Run, Trial
+from researcher.report.view import Now
+from trainer.jobs import HELD, Budget, Clock
+
+STALLED_AFTER = 3.0
+TRAINER_MISSED_AFTER_S = 60.0
+_TIMES = 20
+_TIMES_NEEDED = 10  # fewer may all be of the baseline, which waits for no proposal
+
+
+def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: Now | None, at: float) -> str | None:
+    """Why there is no progress and what to do, at the time `at`; None while there is, or none is wanted.
+
+    `seen` is None where nobody could be asked.
+    """
+    if (held := _held(seen)) is None and (run.ended is not None or run.paused == ASKED_TO_PAUSE):
+        return None
+    if (held := held or run.paused) is not None:
+        return f"no progress: {held}"
+    quiet_s = at - max(run.going_since or run.created_at, *(trial.finished_at or 0.0 for trial in trials), 0.0)
+    at_work = seen is not None and seen.at_work
+    if seen is not None and at_work and _misses_trainer(seen) and quiet_s > TRAINER_MISSED_AFTER_S:
+        return f"{seen.trial} waits and no trainer shows itself; look at the trainer's log and start it again"
+    usual_s = expected_s(trials, budget)
+    if quiet_s <= STALLED_AFTER * usual_s:
+        return None
+    stalled = f"no trial has ended for {_span(quiet_s)}, one takes about {_span(usual_s)}"
+    if seen is None or not at_work:
+        return f"{stalled}, and the researcher is silent; start it again: `overnight run`, in containers `scripts/up`"
+    return f"{stalled}; the researcher says: {seen.doing}. Look at its log and the trainer's"
+
+
+def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
+    """Seconds from the end of one trial to the end of the next: what three of four of the last needed.
+
+    Before enough of them have ended, the limit of one.
+    """
+    ends = sorted(trial.finished_at for trial in trials if trial.finished_at is not None)[-_TIMES - 1 :]
+    if len(ends) <= _TIMES_NEEDED:
+        return budget.wall_limit_s
+    *_, upper = quantiles((later - earlier for earlier, later in pairwise(ends)), n=4)
+    return max(upper, 0.0 if budget.clock is Clock.STEPS else budget.amount)
+
+
+def _held(seen: Now | None) -> str | None:
+    """What the surroundings do not let happen, as those say who are held."""
+    if seen is not None and seen.doing.startswith(HELD):
+        return f"the researcher is {seen.doing}"
+    if seen is not None and seen.trainer is not None and seen.trainer.phase.startswith(HELD):
+        return f"the trainer is {seen.trainer.phase}"
+    return None
+
+
+def _misses_trainer(seen: Now) -> bool:
+    return seen.trial is not None and seen.progress is None and seen.trainer is None
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,247 @@
+"""The read model: the night as people look at it. One place computes it, for the terminal, the picture and the page.
+
+Everything is derived from the journal; what is going on right now comes from the bus and may be missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from researcher.decision.cost import Cost, cost_of
+from researcher.decision.heldout import HeldOut, held_out
+from researcher.decision.machine_speed import REPEATS_LIMIT
+from researcher.decision.rules import pooled_sigma
+from researcher.decision.standing import fallen_keeps
+from researcher.journal.reader import History
+from researcher.journal.records import (
+    Confirmation,
+    Decision,
+    Experiment,
+    PaidCall,
+    Request,
+    RequestState,
+    Run,
+    Trial,
+    Verdict,
+)
+from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, foreign, trial_id
+
+MIB_PER_GB = 1000**3 / 1024**2
+NOTED = ("llm", "checker", "subject")
+FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment in a line. `fallen` says why a check threw this keep away, None for all others."""
+
+    experiment: Experiment
+    trial: Trial | None
+    confirmed: bool
+    fallen: str | None
+    took_s: float | None
+
+    @property
+    def rolled_back(self) -> bool:
+        """True for a keep that did not survive a check."""
+        return self.fallen is not None
+
+    @property
+    def note(self) -> str:
+        """What must be known beside the status: how far a keep is a claim, which failure it was; often nothing."""
+        item = self.experiment
+        if item.decision is Decision.KEEP and not item.is_baseline:
+            return f"rolled back: {self.fallen}" if self.fallen else "confirmed" if self.confirmed else "provisional"
+        if item.decision is None or item.outcome in (None, Outcome.OK, Outcome.REJECTED):
+            return ""
+        return item.outcome.value.replace("_", " ")
+
+    @property
+    def status(self) -> str:
+        """keep, discard, crash, rejected, or the state it is in."""
+        if self.experiment.outcome is Outcome.REJECTED:
+            return "rejected"
+        return str(self.experiment.decision or self.experiment.state)
+
+    @property
+    def memory_gb(self) -> float | None:
+        """Peak memory: the GPU's where there is one, else the process tree's."""
+        mib = None if self.trial is None else self.trial.memory_mib
+        return None if mib is None else mib / MIB_PER_GB
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the night achieved over the baseline, in bits per byte. Only `confirmed` is a claim."""
+
+    baseline: float
+    confirmed: float | None
+    provisional: float | None
+
+
+@dataclass(frozen=True)
+class Now:
+    """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
+
+    `at_work` is False where no researcher speaks; `doing` then says so. `foreign` tells of jobs that are none of ours,
+    `notes` what is said of those in `NOTED`, by their name.
+    """
+
+    doing: str
+    trial: str | None
+    progress: Progress | None
+    trainer: Seen | None = None
+    at_work: bool = True
+    foreign: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A run as far as it is. `remeasured`: runs of incumbents to see whether they still work and the machine drifts."""
+
+    run: Run
+    rows: tuple[Row, ...]
+    confirmations: tuple[Confirmation, ...]
+    remeasured: tuple[Trial, ...]
+    requests: tuple[Request, ...]
+    baseline_scores: tuple[float, ...]
+    incumbent_scores: tuple[float, ...]
+    lost_attempts: int
+    repeated_attempts: int
+    sigma: float | None
+    gain: Gain | None
+    cost: Cost
+    heldout: HeldOut
+    paid: tuple[PaidCall, ...]
+
+    @property
+    def tally(self) -> dict[str, int]:
+        """What became of the experiments, each failure by its kind; the last two count attempts, not experiments."""
+        decided = [row.experiment for row in self.rows if not row.experiment.is_baseline and row.experiment.decision]
+        scored = Counter(item.decision for item in decided if item.outcome is Outcome.OK)
+        failed = Counter(item.outcome for item in decided)
+        counts = {str(decision): scored[decision] for decision in (Decision.KEEP, Decision.DISCARD)}
+        counts |= {outcome.value: failed[outcome] for outcome in FAILURES}
+        return counts | {"infrastructure": self.lost_attempts, "repeated": self.repeated_attempts}
+
+    @property
+    def measured(self) -> int:
+        """Experiments measured so far."""
+        return sum(row.experiment.was_measured for row in self.rows)
+
+    def row(self, experiment: int | None) -> Row | None:
+        """By experiment id."""
+        return next((row for row in self.rows if row.experiment.id == experiment), None)
+
+    @property
+    def incumbent(self) -> Row | None:
+        """What a candidate must beat."""
+        return self.row(self.run.incumbent)
+
+    @property
+    def seconds_each(self) -> float | None:
+        """Mean wall seconds from proposal to decision, over the last ten measured experiments."""
+        took = [row.took_s for row in self.rows if row.experiment.was_measured and row.took_s is not None][-10:]
+        return fmean(took) if took else None
+
+
+def look(history: History, profile: Profile) -> Night | None:
+    """The night in a journal, or None when no run has started."""
+    run = history.run()
+    if run is None:
+        return None
+    experiments, confirmations = history.experiments(), history.confirmations()
+    trials = history.trials()
+    fallen = fallen_keeps(experiments, confirmations)
+    scores = history.scores()
+    baseline = tuple(scores.get(experiments[0].id, ()))
+    return Night(
+        run=run,
+        rows=rows_of(run, experiments, trials, fallen),
+        confirmations=tuple(confirmations),
+        remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
+        requests=tuple(history.requests()),
+        baseline_scores=baseline,
+        incumbent_scores=tuple(scores.get(run.incumbent or 0, ())),
+        lost_attempts=sum(trial.faults + (trial.outcome is Outcome.LOST) for trial in trials),
+        repeated_attempts=sum(min(trial.differed, REPEATS_LIMIT) for trial in trials),
+        sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
+        gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
+        cost=cost_of(run, experiments, trials),
+        heldout=held_out(experiments, confirmations, fallen, trials),
+        paid=tuple(history.paid_calls()),
+    )
+
+
+def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]) -> tuple[Row, ...]:
+    """A row for each experiment; `trials` holds at least theirs, `fallen` is of the whole night."""
+    first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
+    return tuple(
+        Row(
+            experiment=item,
+            trial=first.get(item.id),
+            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in fallen,
+            fallen=fallen.get(item.id),
+            took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
+        )
+        for item in experiments
+    )
+
+
+def tally_text(night: Night) -> str:
+    """The tally in words; what did not happen is left out, but for keeps and discards."""
+    words = {
+        "keep": "kept",
+        "discard": "discarded",
+        "infrastructure": "lost to the machine",
+        "repeated": "measured again",
+    }
+    return ", ".join(
+        f"{count} {words.get(name) or name.replace('_', ' ')}"
+        for name, count in night.tally.items()
+        if count or name in ("keep", "discard")
+    )
+
+
+def now(history: History, bus: Bus) -> Now:
+    """What is going on, as far as the bus knows."""
+    run, said, running = history.run(), bus.doing("researcher"), history.running_trial()
+    doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
+    trainer, at_work, refused = bus.trainer(), said is not None, bus.doing("desk")
+    if trainer is not None and trainer.refused:
+        refused = foreign(trainer.refused, TRIALS)
+    if run is None or running is None:
+        return Now(doing, None, None, trainer, at_work, refused, notes(bus))
+    number = history.experiment(running.experiment).number
+    name = trial_id(run.tag, number, running.number, running.attempt)
+    return Now(doing, name, bus.read_progress(name), trainer, at_work, refused, notes(bus))
+
+
+def notes(bus: Bus) -> dict[str, str]:
+    """What the researcher says of others whom the night can do without."""
+    said = {who: bus.doing(who) for who in NOTED}
+    return {who: words for who, words in said.items() if words}
+
+
+def _gain(
+    run: Run, experiments: list[Experiment], standing: list[Confirmation], scores: dict[int, list[float]]
+) -> Gain | None:
+    if run.incumbent is None:
+        return None
+    baseline = fmean(scores[experiments[0].id])
+    confirmed = sum(check.gain or 0.0 for check in standing if check.verdict is Verdict.CONFIRMED)
+    head = fmean(scores[run.incumbent])
+    return Gain(
+        baseline=baseline,
+        confirmed=confirmed if run.confirmed != experiments[0].id else None,
+        provisional=baseline - head if run.incumbent != run.confirmed else None,
+    )
+
+
+def waiting(night: Night) -> list[Request]:
+    """Ideas, files and claims asked for that still wait for their turn."""
+    return [request for request in night.requests if request.state is RequestState.WAITING]

@@ -1,0 +1,84 @@
+"""A candidate's commit: what the journal implies of it, and its objects, made without a process and without the files.
+
+The same plan gives the same sha, whatever the user's git settings: parent, text and date come from the journal, the
+identity is fixed. So a commit that is lost can be made again. Objects are not synced to the disk one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import git
+from gitdb import IStream, LooseObjectDB
+
+from researcher.errors import SubjectDamaged, SubjectError
+from researcher.journal.reader import History
+from researcher.journal.records import Experiment, Run
+
+EDITABLE = "train.py"
+IDENTITY = git.Actor("Overnight", "overnight@localhost")
+_SHA_BYTES = 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A commit of `source` as train.py on `parent`, dated `at`, which `ref` keeps reachable."""
+
+    ref: str
+    parent: str
+    source: str
+    message: str
+    at: float
+
+
+def candidate_ref(run: Run, experiment: Experiment) -> str:
+    """Keeps a candidate reachable, whatever becomes of it."""
+    return f"refs/{run.branch}/{experiment.number}"
+
+
+def planned(history: History, run: Run, experiment: Experiment) -> Planned:
+    """The commit of an experiment's candidate, from the journal alone."""
+    parent = None if experiment.parent is None else history.experiment(experiment.parent).commit_sha
+    return Planned(
+        ref=candidate_ref(run, experiment),
+        parent=parent or run.base_commit,
+        source=history.source(experiment.id),
+        message=f"{experiment.title}\n\n{experiment.hypothesis}\n\nExperiment: {experiment.number}\n"
+        f"Proposer: {experiment.proposer}\n",
+        at=experiment.proposed_at,
+    )
+
+
+def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None) -> str:
+    """Store the commit, and point its ref at it. Returns its sha; raises SubjectDamaged if it is not `expected`."""
+    parent = repository.commit(plan.parent)
+    blob = _store(repository, "blob", plan.source.encode())
+    tree = _store(repository, "tree", _replaced(parent.tree.data_stream.read(), EDITABLE.encode(), blob))
+    person = f"{IDENTITY.name} <{IDENTITY.email}> {int(plan.at)} +0000"
+    head = f"tree {tree.hex()}\nparent {parent.hexsha}\nauthor {person}\ncommitter {person}\n\n"
+    commit = repository.commit(_store(repository, "commit", (head + plan.message).encode()).hex())
+    if expected is not None and commit.hexsha != expected:
+        raise SubjectDamaged(
+            f"{plan.ref} is lost, and what the journal makes of it is {commit.hexsha}, not {expected}. "
+            f"Next: get {plan.ref} from the subject.bundle of an export with `git fetch`"
+        )
+    git.Reference(repository, plan.ref).set_reference(commit)
+    return commit.hexsha
+
+
+def _store(repository: git.Repo, kind: str, content: bytes) -> bytes:
+    loose = LooseObjectDB(repository.odb.root_path())  # GitPython's own store starts a process for each object
+    stored: bytes = loose.store(IStream(kind.encode(), len(content), BytesIO(content))).binsha
+    return stored
+
+
+def _replaced(tree: bytes, name: bytes, sha: bytes) -> bytes:
+    """A tree object with another object under a name; each entry is `MODE NAME`, a zero byte and the sha."""
+    start = 0
+    while start < len(tree):
+        end = tree.index(b"\0", start) + 1
+        if tree[start : end - 1].partition(b" ")[2] == name:
+            return tree[:end] + sha + tree[end + _SHA_BYTES :]
+        start = end + _SHA_BYTES
+    raise SubjectError(f"the commit that a candidate builds on has no {name.decode()}")

@@ -1,0 +1,248 @@
+"""What a source does that no experiment needs: reaching for score, clock, files, processes, a network, a seed.
+
+A courtesy to whoever proposes, and a saving of trials: it reads names and follows imports, no more, and who wants past
+it will get past it. What holds a candidate are the trainer's walls.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from researcher.source.syntax import outside_functions
+
+
+class Denied(StrEnum):
+    """Why it is refused and what to do instead, in words for the proposer."""
+
+    SCORE = "the score is taken outside of train.py; improve the model, the optimiser or the schedule"
+    CLOCK = "the budget is counted outside of train.py; train until progress() reaches 1"
+    VALIDATION = 'train.py is served no validation text; train on make_dataloader(..., "train")'
+    FILES = "train.py needs no files; batches come from make_dataloader(), and a line can be printed"
+    NETWORK = "a trial has no network; leave it out"
+    PROCESS = "a trial is one process and ends with it; leave it out, threads are allowed"
+    SEED = "the trainer sets every seed; leave it out"
+    HIDDEN = "what it would run cannot be read; write it out as plain Python"
+    PACKAGE = "no new packages: train.py has torch, numpy and Python's standard library; write it with those"
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One thing at one place; `what` names it the same wherever it is done."""
+
+    what: str
+    why: Denied
+    line: int
+
+    @property
+    def words(self) -> str:
+        """For the proposer."""
+        return f"line {self.line}: {self.what}: {self.why}"
+
+
+_MODULES = {
+    Denied.SCORE: "trainer researcher services inspect.currentframe inspect.stack inspect.trace inspect.getouterframes"
+    " inspect.getinnerframes gc.get_objects gc.get_referrers gc.get_referents sys.modules sys.meta_path sys.path_hooks"
+    " sys._getframe sys._current_frames sys.settrace sys.setprofile sys.addaudithook importlib.reload"
+    " torch.cuda.set_per_process_memory_fraction",
+    Denied.FILES: "open io.open io.open_code io.FileIO pickle shelve marshal dbm sqlite3 shutil tempfile mmap ctypes"
+    " zipfile tarfile fileinput fcntl logging.FileHandler torch.load torch.save torch.from_file torch.jit.load"
+    " torch.jit.save torch.export.load torch.export.save torch.package torch.utils.cpp_extension torch.ops.load_library"
+    " numpy.load numpy.save numpy.savez numpy.savez_compressed numpy.loadtxt numpy.savetxt numpy.genfromtxt"
+    " numpy.fromfile numpy.memmap numpy.ctypeslib",
+    Denied.NETWORK: "socket socketserver ssl urllib http ftplib smtplib poplib imaplib telnetlib nntplib xmlrpc asyncio"
+    " select selectors webbrowser requests torch.hub torch.distributed.init_process_group torch.distributed.rpc",
+    Denied.PROCESS: "subprocess multiprocessing signal pty posix resource.setrlimit concurrent.futures.process"
+    " concurrent.futures.ProcessPoolExecutor torch.multiprocessing torch.distributed.run torch.distributed.launch",
+    Denied.SEED: "random.seed numpy.random.seed torch.manual_seed torch.seed torch.set_rng_state"
+    " torch.random.manual_seed torch.random.seed torch.random.set_rng_state torch.default_generator"
+    " torch.cuda.manual_seed torch.cuda.manual_seed_all torch.cuda.seed torch.cuda.seed_all torch.cuda.set_rng_state",
+    Denied.HIDDEN: "exec eval compile __import__ builtins __builtins__ importlib.import_module importlib.machinery"
+    " importlib.util.spec_from_file_location runpy imp code codeop",
+}
+_DENIED = {name: why for why, names in _MODULES.items() for name in names.split()}
+_OF_OS = {"environ", "getenv", "path", "cpu_count", "sched_getaffinity", "getpid", "name", "sep", "devnull", "getcwd"}
+_ATTRIBUTES = {
+    Denied.SCORE: "__globals__ __code__ __closure__ __subclasses__ f_back f_locals f_globals tb_frame gi_frame",
+    Denied.FILES: "read_text read_bytes write_text write_bytes unlink tofile symlink_to hardlink_to",
+}
+_DENIED_ATTRIBUTES = {name: why for why, names in _ATTRIBUTES.items() for name in names.split()}
+_FIXED = {"evaluate_bpb", "get_token_bytes", "progress", "make_dataloader", "Tokenizer", "TIME_BUDGET"}  # of prepare
+_OF_CLOCK = ("progress", "TIME_BUDGET")
+_PACKAGES = sys.stdlib_module_names | {"torch", "numpy", "triton", "prepare"}  # triton comes with torch for CUDA
+_BUILTINS = {"open", "exec", "eval", "compile", "__import__", "__builtins__", "getattr", "setattr", "vars", "globals"}
+_OF_PROCESSES = re.compile(r"os\.(system|popen|fork|exec|spawn|posix_spawn|kill|wait|_exit|abort|set|sched|put|unset)")
+_LONGEST_CHAIN = 16  # attributes behind a name; what begins a longer chain is a part of it, and is looked at by itself
+_CHANGES_ENVIRONMENT = {f"os.environ.{verb}" for verb in ("setdefault", "pop", "update", "__setitem__")}
+_PATCHED_TORCH = ("torch", "torch.nn.functional", "torch.Tensor")  # not torch.backends..., torch._dynamo.config...
+
+
+def denied_deeds(tree: ast.Module) -> tuple[Deed, ...]:
+    """By their lines; a thing done twice on a line is one."""
+    return tuple(sorted(set(_Reader(tree).deeds()), key=lambda deed: (deed.line, deed.what)))
+
+
+class _Reader:
+    """Knows what the names of one source stand for."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self._nodes = list(ast.walk(tree))
+        self._outermost = list(outside_functions(tree))
+        self._stands_for = {name: name for name in _BUILTINS - set(self._bound())}
+        for node in self._nodes:
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    top = alias.name.partition(".")[0]
+                    self._stands_for[alias.asname or top] = alias.name if alias.asname else top
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                self._stands_for |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+
+    def deeds(self) -> Iterator[Deed]:
+        for node in self._nodes:
+            match node:
+                case ast.Import(names=names):
+                    for alias in names:
+                        yield from self._import(alias.name, node.lineno)
+                case ast.ImportFrom(module=str() as module, names=names):
+                    yield from self._import(module, node.lineno)
+                    for alias in names:
+                        yield from _use(f"{module}.{alias.name}", node.lineno)
+                case ast.Attribute() | ast.Name():
+                    yield from self._reference(node)
+                case ast.Call():
+                    yield from self._call(node)
+                case ast.Subscript(ctx=ast.Store() | ast.Del()):
+                    yield from self._stored_item(node)
+        yield from self._rebound()
+
+    def _bound(self) -> Iterator[str]:
+        for node in self._nodes:
+            match node:
+                case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                    yield name
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                    yield name
+
+    def _dotted(self, node: ast.AST) -> str | None:
+        """What an expression stands for, from an imported or built-in name on; also through getattr and a text.
+
+        A longer chain than any that is denied stands for nothing.
+        """
+        attributes: list[str] = []
+        while len(attributes) <= _LONGEST_CHAIN:
+            match node:
+                case ast.Name(id=name):
+                    first = self._stands_for.get(name)
+                    return None if first is None else ".".join([first, *reversed(attributes)])
+                case ast.Attribute(value=value, attr=attr):
+                    node = value
+                case ast.Call(func=ast.Name(id="getattr"), args=[value, ast.Constant(value=str() as attr), *_]):
+                    node = value
+                case _:
+                    return None
+            attributes.append(attr)
+        return None
+
+    @staticmethod
+    def _import(module: str, line: int) -> Iterator[Deed]:
+        top = module.partition(".")[0]
+        if _denied(module) is not None:
+            yield from _use(module, line)
+        elif top not in _PACKAGES:
+            yield Deed(f"`{top}` is not installed with the trainer", Denied.PACKAGE, line)
+        elif top.startswith("_") and top != "__future__":
+            yield Deed(f"`{top}`, private to Python", Denied.HIDDEN, line)
+
+    def _reference(self, node: ast.Attribute | ast.Name) -> Iterator[Deed]:
+        name = self._dotted(node)
+        if isinstance(node.ctx, ast.Load):
+            if name is not None:
+                yield from _use(name, node.lineno)
+            if isinstance(node, ast.Attribute) and node.attr in _DENIED_ATTRIBUTES:
+                yield Deed(f"`.{node.attr}`", _DENIED_ATTRIBUTES[node.attr], node.lineno)
+        elif isinstance(node, ast.Attribute) and (module := self._dotted(node.value)) is not None:
+            yield from _patched(module, node.attr, node.lineno)
+
+    def _call(self, node: ast.Call) -> Iterator[Deed]:
+        name = self._dotted(node.func)
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+        if any(keyword.arg == "split" and _is_text(keyword.value, "val") for keyword in node.keywords) or (
+            name == "prepare.make_dataloader" and "val" in texts
+        ):
+            yield Deed('split="val"', Denied.VALIDATION, node.lineno)
+        if name in ("getattr", "setattr", "vars") and node.args and (module := self._dotted(node.args[0])) is not None:
+            yield from self._by_text(name, module, node)
+        if name in _CHANGES_ENVIRONMENT and texts and texts[0].startswith("OVERNIGHT_"):
+            yield Deed(f"`{name}` of {texts[0]}", Denied.SCORE, node.lineno)
+
+    def _by_text(self, name: str, module: str, node: ast.Call) -> Iterator[Deed]:
+        match node.args[1:]:
+            case [ast.Constant(value=str() as attr), *_]:
+                yield from (_patched if name == "setattr" else _use_of)(module, attr, node.lineno)
+            case _ if module.partition(".")[0] not in ("torch", "numpy", "math"):  # those have knobs' values as names
+                yield Deed(f"`{name}` of `{module}`", Denied.HIDDEN, node.lineno)
+
+    def _stored_item(self, node: ast.Subscript) -> Iterator[Deed]:
+        match node.value:
+            case ast.Call(func=func) if self._dotted(func) in ("globals", "vars"):
+                yield Deed("assignment to a name by its text", Denied.HIDDEN, node.lineno)
+        if self._dotted(node.value) == "os.environ":
+            match node.slice:
+                case ast.Constant(value=str() as key) if key.startswith("OVERNIGHT_"):
+                    yield Deed(f"assignment to the environment's {key}", Denied.SCORE, node.lineno)
+
+    def _rebound(self) -> Iterator[Deed]:
+        """What `prepare` gives is given once, and a budget is no business of the script's."""
+        fixed = {name for name, stands_for in self._stands_for.items() if stands_for.removeprefix("prepare.") in _FIXED}
+        for node in self._outermost:
+            match node:
+                case (
+                    ast.Name(id=name, ctx=ast.Store() | ast.Del())
+                    | ast.FunctionDef(name=name)
+                    | ast.ClassDef(name=name)
+                ):
+                    if name in fixed or name == "TIME_BUDGET":
+                        of_clock = self._stands_for.get(name, name).endswith(_OF_CLOCK)
+                        why = Denied.CLOCK if of_clock else Denied.SCORE
+                        yield Deed(f"another `{name}` in the place of prepare's", why, node.lineno)
+
+
+def _use(name: str, line: int) -> Iterator[Deed]:
+    denied = _denied(name)
+    if denied is not None:
+        yield Deed(f"`{denied[0]}`", denied[1], line)
+
+
+def _use_of(module: str, attr: str, line: int) -> Iterator[Deed]:
+    yield from _use(f"{module}.{attr}", line)
+
+
+def _denied(name: str) -> tuple[str, Denied] | None:
+    """What of `name` is denied, itself or what it belongs to, and why."""
+    parts = name.split(".", _LONGEST_CHAIN)
+    for end in range(1, len(parts) + 1):
+        if (why := _DENIED.get(begin := ".".join(parts[:end]))) is not None:
+            return begin, why
+    match parts:
+        case ["os", verb, *_] if verb not in _OF_OS:
+            return f"os.{verb}", Denied.PROCESS if _OF_PROCESSES.match(name) else Denied.FILES
+        case ["prepare", attr, *_] if attr.startswith("_"):
+            return f"prepare.{attr}", Denied.SCORE
+    return None
+
+
+def _patched(module: str, attr: str, line: int) -> Iterator[Deed]:
+    """An attribute put on a module of Python's, of prepare, or where torch keeps its functions."""
+    top = module.partition(".")[0]
+    if module in _PATCHED_TORCH or (top in _PACKAGES and top not in ("torch", "numpy", "triton", "warnings")):
+        why = Denied.CLOCK if top == "time" or attr in _OF_CLOCK else Denied.SCORE
+        yield Deed(f"assignment to `{module}.{attr}`", why, line)
+
+
+def _is_text(node: ast.expr, text: str) -> bool:
+    return isinstance(node, ast.Constant) and node.value == text

@@ -1,0 +1,142 @@
+"""From a proposal to a candidate, or to a reason in words: everything that can be known without running the source.
+
+A proposal that passes here parses and compiles, changes what the program does, is new, still speaks to `prepare`, has
+a value for every name, and does nothing new that no experiment needs. Whether it builds or is any good is for a trial
+to find out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+from researcher.errors import EditError, Rejected
+from researcher.source.edits import apply_edits
+from researcher.source.fingerprint import Facts, pieces, read_facts
+from researcher.source.information_limit import cap_of, refuse_carried, refuse_growth
+from researcher.source.plain_text import refuse_ambiguous
+from researcher.source.policy import Deed, denied_deeds
+from researcher.source.proposal import Candidate, Proposal, Proposer
+from researcher.source.syntax import parse, syntax_fault
+from researcher.source.undefined_names import Undefined, undefined_names
+from trainer.jobs import TRAIN_LIMIT_BYTES
+
+TOLD = 3  # faults at a time: with more a small model loses the thread
+_MEANS_OTHERS = re.compile(r"\b(?:__future__|global)\b")  # words by which one statement makes another a fault
+
+
+def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candidate], str | None]) -> Candidate:
+    """The candidate that `proposal` makes of the incumbent.
+
+    `tried` says what came of the same before ("the same code was tried before (experiment 12: discard, 1.812)"), or
+    None. Raises Rejected with a reason that the next prompt can show, and nothing else.
+    """
+    try:
+        source = apply_edits(incumbent_source, proposal.edits)
+        _refuse_oversize(source)
+        if proposal.proposer is not Proposer.HUMAN:
+            refuse_growth(source, incumbent_source)
+        facts, incumbent = read_facts(source), read_facts(incumbent_source)
+        refuse_carried(source, incumbent_source, cap_of(proposal.proposer), "the script it is made from")
+    except EditError as error:
+        raise Rejected(str(error)) from error
+    refuse_ambiguous(source, incumbent_source)
+    _refuse_no_change(source == incumbent_source, facts, incumbent)
+    lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
+    if lost:
+        raise Rejected(f"train.py must keep {', '.join(lost)}")
+    change = _change(incumbent.statements, facts.statements)
+    candidate = Candidate(source, facts.fingerprint, change, facts.lines - incumbent.lines)
+    if earlier := tried(candidate):
+        raise Rejected(f"{earlier}; propose something else")
+    _compile(source)
+    if facts.numberless != incumbent.numberless:  # a moved knob costs no look at all the names
+        _refuse_undefined(source, incumbent_source)
+        if proposal.proposer is not Proposer.HUMAN:
+            _refuse_denied(source, incumbent_source)
+    return candidate
+
+
+def fingerprint(source: str) -> str:
+    """Hash of the normalised syntax tree: see `researcher.source.normalform` for what does not count."""
+    return read_facts(source).fingerprint
+
+
+def _change(old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    """Hash of the statements that went and those that came, wherever they stand."""
+    changed = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if not line.startswith("@@")]
+    return hashlib.sha256("\n".join(changed).encode()).hexdigest()
+
+
+def _refuse_oversize(source: str) -> None:
+    try:
+        size = len(source.encode())
+    except UnicodeEncodeError as error:
+        raise Rejected(f"train.py is not text: {error.reason} at character {error.start}") from error
+    if size > TRAIN_LIMIT_BYTES:
+        raise Rejected(f"train.py would have {size} bytes; the limit is {TRAIN_LIMIT_BYTES}")
+
+
+def _compile(source: str) -> None:
+    """Refuse what only the compiler minds: `return` outside a function, a name both local and global.
+
+    Statement by statement, of which a candidate has few new ones; whole where one changes what the others mean, and to
+    say where the fault is.
+    """
+    if _MEANS_OTHERS.search(source) or not all(map(_compiles, pieces(source))):
+        _compile_whole(source)
+
+
+@lru_cache(maxsize=1024)
+def _compiles(piece: str) -> bool:
+    try:
+        _compile_whole(piece)
+    except Rejected:
+        return False
+    return True
+
+
+def _compile_whole(source: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, "train.py", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise Rejected(f"train.py does not compile: {syntax_fault(error, source)}") from error
+    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
+        raise Rejected(f"train.py does not compile: {error or type(error).__name__}") from error
+
+
+def _refuse_undefined(source: str, incumbent_source: str) -> None:
+    known = {undefined.name for undefined in _look(incumbent_source)[0]}
+    if new := [undefined for undefined in _look(source)[0] if undefined.name not in known]:
+        raise Rejected(f"train.py would crash: {'; '.join(undefined.words for undefined in new[:TOLD])}")
+
+
+def _refuse_denied(source: str, incumbent_source: str) -> None:
+    """What the incumbent does already is its author's business."""
+    known = {deed.what for deed in _look(incumbent_source)[1]}
+    if new := [deed.words for deed in _look(source)[1] if deed.what not in known]:
+        raise Rejected(f"train.py may not do this: {'; '.join(new[:TOLD])}")
+
+
+@lru_cache(maxsize=8)
+def _look(source: str) -> tuple[tuple[Undefined, ...], tuple[Deed, ...]]:
+    tree = parse(source)
+    return undefined_names(tree), denied_deeds(tree)
+
+
+def _refuse_no_change(same_text: bool, facts: Facts, incumbent: Facts) -> None:
+    if same_text:
+        raise Rejected("the edits change nothing")
+    if facts.fingerprint == incumbent.fingerprint:
+        raise Rejected(
+            "the edits change only comments, docstrings or layout, local names or how a number is written;"
+            " change what the program does"
+        )
+    if facts.seedless == incumbent.seedless:
+        raise Rejected("the edits change only the random seed; the trainer sets the seed, so this is no experiment")

@@ -1,0 +1,205 @@
+"""`overnight init`: a user's own repository of the known shape becomes the subject of a night, unedited.
+
+In order: look at it, say what was found, ask, run its prepare.py once behind the walls, keep what that gave as the
+state's data with a stand-in for prepare.py, write down the night's choices. Nothing is written before the yes, and the
+repository is not written to at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from researcher.journal.database import WriterLock
+from researcher.repository.repository import Workspace
+from researcher.source.knobs import set_knobs
+from services.adopt.static_values import Surroundings
+from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, look
+from services.machine.data import prepare_data
+from services.machine.state import Choices, State, StateError
+from services.machine.subject import FIXED
+from trainer.data import MANIFEST, Manifest, NotPrepared, upgrade, verify
+from trainer.data.adopted import TEXT, Adoption, write_adopted
+from trainer.data.foreign_prepare import DumpFault, Wanted, dump
+from trainer.data.manifest import STAND_IN
+from trainer.jobs import Profile, profile_named
+
+MOST_BYTES = 2**30
+NO_TEXT = """
+
+def _not_in_a_trial(self):
+    raise RuntimeError("Tokenizer.encode and decode are not there in a trial: it has tokens, and no tokenizer")
+
+
+Tokenizer._loaded = _not_in_a_trial
+"""
+
+
+@dataclass(frozen=True)
+class Init:
+    """What was asked for; `readable` are folders that prepare.py may read beside those that its constants name."""
+
+    repository: Path
+    profile: str
+    budget: float | None
+    train_rows: int | None
+    readable: tuple[Path, ...]
+
+
+def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
+    """Make the state one of this repository; None where the user said no. Raises one sentence for what cannot be."""
+    if state.has_begun:
+        raise StateError(f"a night has begun in {state.root}; name another --state for `overnight init`")
+    repository = wish.repository.resolve()
+    files = _files(repository)
+    around = Surroundings(repository / FIXED, Path.home(), os.environ)
+    shape = look(files, around)
+    for line in shape.found:
+        console.print(f"  {line}", soft_wrap=True)
+    context, seconds = int(shape.constants[NEEDED[0]]), float(shape.constants[NEEDED[1]])
+    constants = {"MAX_SEQ_LEN": context, "TIME_BUDGET": max(1, round(seconds))}
+    profile = profile_named(wish.profile).adopted(constants)
+    wanted = Wanted(
+        repository=repository,
+        prepare=files[FIXED],
+        readable=(*shape.folders, *(path.resolve() for path in wish.readable)),
+        context=context,
+        val_rows=profile.budget.eval_rows + profile.budget.heldout_rows,
+        train_rows=wish.train_rows or MOST_BYTES // (2 * (context + 1)),
+    )
+    choices = Choices(wish.profile, wish.budget or seconds, str(repository), None)
+    held = _held(state)
+    if held is not None and held.source == _source(wanted) and held.pinned == _sha256(files[FIXED]):
+        choices = _with(choices, constants, held.vocab_size)
+        if held.sha256[STAND_IN] == _sha256(stand_in(shape, choices.constants or {})):
+            state.write(choices)
+            console.print("nothing to do: its data are here and intact")
+            return held
+    if not agreed(_question(wanted)):
+        return None
+    return _take_over(state, shape, wanted, profile, choices, constants, console)
+
+
+def stand_in(shape: Shape, constants: dict[str, int]) -> str:
+    """Our own prepare.py with their constants, for the train process."""
+    ours = resources.files("trainer").joinpath("subject", FIXED).read_text()
+    theirs = {name: value for name, value in shape.constants.items() if name not in constants}
+    lines = [f"{name} = {value!r}" for name, value in theirs.items()]
+    told = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
+    return set_knobs(ours, constants) + told + NO_TEXT
+
+
+def settle_data(state: State, choices: Choices, console: Console, unseen: Path | None = None) -> Manifest:
+    """The data of the night: fetched and prepared, or as `adopt` made them. Raises StateError where the repository's
+    prepare.py is another one than gave them; of a night that has begun, the trainer looks at every trial's."""
+    if choices.constants is None:
+        return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console, unseen)
+    if unseen is not None:
+        raise StateError(
+            f"the data of {choices.subject} came as tokens, and nothing here can encode a private text; "
+            "leave --unseen out"
+        )
+    anew = f"overnight init --subject {choices.subject} --state {state.root}"
+    try:
+        upgrade(state.data)
+        manifest = verify(state.data)
+    except NotPrepared as damage:
+        raise StateError(f"the data of {choices.subject} are damaged; restore them or begin anew: {anew}") from damage
+    if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
+        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data; take it anew: {anew}")
+    return manifest
+
+
+def _files(repository: Path) -> dict[str, str]:
+    workspace = Workspace(repository)
+    try:
+        workspace.require_clean()
+        workspace.require_portable(workspace.head())
+        return workspace.files(workspace.head())
+    finally:
+        workspace.close()
+
+
+def _held(state: State) -> Manifest | None:
+    """The data that an earlier init made. Raises StateError for other data."""
+    if not (state.data / MANIFEST).exists():
+        return None
+    try:
+        manifest = verify(state.data)
+    except NotPrepared:
+        return None
+    if manifest.text != TEXT:
+        raise StateError(f"{state.data} holds other data ({manifest.text}); name another --state for `overnight init`")
+    return manifest
+
+
+def _question(wanted: Wanted) -> str:
+    places = ", ".join(map(str, (wanted.repository, *wanted.readable)))
+    return (
+        f"{wanted.repository / FIXED} will be run once, without a network, to give tokens and their byte lengths. "
+        f"Beside Python it may read {places}, and write nothing that stays. Run it?"
+    )
+
+
+def _take_over(
+    state: State,
+    shape: Shape,
+    wanted: Wanted,
+    profile: Profile,
+    choices: Choices,
+    constants: dict[str, int],
+    console: Console,
+) -> Manifest:
+    state.make()
+    lock = WriterLock(state.root)
+    lock.sign(os.getpid())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console) as bars:
+            task = bars.add_task("rows to train on, at most", total=wanted.train_rows)
+            scratch = state.data / "private" / "work"
+            dumped = dump(wanted, scratch, lambda rows: bars.update(task, completed=rows))
+        choices = _with(choices, constants, dumped.vocab_size)
+        assert choices.constants is not None
+        (state.data / MANIFEST).unlink(missing_ok=True)
+        state.write(choices)
+        adoption = Adoption(
+            profile=profile.name,
+            source=_source(wanted),
+            pinned=_sha256(wanted.prepare),
+            stand_in=stand_in(shape, choices.constants),
+            context=wanted.context,
+            val=profile.budget.eval_rows,
+            heldout=profile.budget.heldout_rows,
+        )
+        manifest = write_adopted(state.data, dumped, adoption)
+    except DumpFault as fault:
+        raise ShapeRefused(str(fault)) from fault
+    finally:
+        lock.release()
+    rows = manifest.rows
+    console.print(
+        f"{rows['train']} rows to train on, {rows['val']} to score on, {rows['heldout']} held out; "
+        f"{manifest.left_out['val']} left out that stand in others. Next: overnight run --state {state.root}",
+        soft_wrap=True,
+    )
+    return manifest
+
+
+def _with(choices: Choices, constants: dict[str, int], vocab_size: int) -> Choices:
+    return Choices(choices.profile, choices.budget, choices.subject, None, constants | {"VOCAB_SIZE": vocab_size})
+
+
+def _source(wanted: Wanted) -> str:
+    return f"{wanted.repository}, at most {wanted.train_rows} rows to train on and {wanted.val_rows} to score on"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

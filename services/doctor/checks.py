@@ -1,0 +1,167 @@
+"""Which checks a mode has, in which order, and what is not looked at once something before it failed.
+
+One fault gives one FAIL: what depends on a failed check is left out or says `skip`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.compose import Stack
+from services.doctor import engine, gpu, host, model_and_data, subject
+from services.doctor.engine import Engine
+from services.doctor.environment import Facts, compose_files
+from services.doctor.finding import Finding, Verdict, fail, ok, skip
+from services.doctor.requirements import FIRST_GIB, LATER_GIB, LLM_GIB, LOCAL_CARD_GIB, Mode
+from services.machine.gpu_env import faults, settings
+from services.machine.gpus import detect_profile
+
+_MAKE_ROOM = "`docker system df` tells what takes it, `docker builder prune` removes old builds"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The merged compose files, as far as the checks care, and the command that names them."""
+
+    name: str
+    trainer_image: str
+    published: tuple[host.Port, ...]
+    compose: str
+
+
+def examine(mode: Mode, facts: Facts) -> list[Finding]:
+    """Look at everything that a mode needs."""
+    return list(_of_local(facts) if mode is Mode.LOCAL else _of_stack(mode, facts))
+
+
+def _of_local(facts: Facts) -> Iterator[Finding]:
+    yield host.git(facts)
+    found, cards = gpu.driver(Mode.LOCAL, facts)
+    yield found
+    yield host.packages(cards)
+    yield host.candidates(facts)
+    yield host.redis_server(facts)
+    yield subject.of_this_user(facts)
+    wanted_gib = LOCAL_CARD_GIB if cards else FIRST_GIB[Mode.LOCAL]
+    if facts.state.data.exists():
+        wanted_gib = LATER_GIB[Mode.LOCAL]
+    yield host.disk(facts, facts.state.root, wanted_gib, "free some, or keep the night elsewhere: --state FOLDER")
+    yield model_and_data.model_here(facts, detect_profile([each.gpu for each in cards]))
+    yield model_and_data.text_here(facts)
+    yield host.clock(facts)
+
+
+def _of_stack(mode: Mode, facts: Facts) -> Iterator[Finding]:
+    found, held = _settings(mode, facts)
+    yield from found
+    with ExitStack() as closing:
+        finding, reached = engine.reach(facts)
+        yield finding
+        if reached is not None:
+            closing.callback(reached.client.close)
+        found, project = _plugins(mode, facts, held, has_engine=reached is not None)
+        yield from found
+        if mode is Mode.GPU:
+            yield from _of_card(facts, held, reached, project)
+        yield skip("subject", "needs gpu.env") if held is None else subject.in_containers(facts, held)
+        if reached is None or held is None or project is None:
+            yield from (skip(name, "see above") for name in ("disk", "ports", "model", "data"))
+        else:
+            yield from _of_project(mode, facts, held, reached, project)
+    yield host.clock(facts)
+
+
+def _settings(mode: Mode, facts: Facts) -> tuple[list[Finding], dict[str, str] | None]:
+    try:
+        gpu_env, *others = facts.settings_files(mode)
+    except (OSError, UnicodeDecodeError) as error:
+        return [fail("gpu.env", str(error), "git checkout gpu.env")], None
+    wrong = faults(gpu_env, tuple(others), facts.environment)
+    if wrong:
+        return [fail("gpu.env", *_said(fault)) for fault in wrong], None
+    held = settings(gpu_env, tuple(others), facts.environment)
+    files = " and ".join(entries.file for entries in (gpu_env, *others))
+    return [ok("gpu.env", f"{len(held)} settings from {files}")], held
+
+
+def _said(fault: str) -> tuple[str, str]:
+    found, _, fix = fault.partition("; ")
+    return found, fix
+
+
+def _plugins(
+    mode: Mode, facts: Facts, held: Mapping[str, str] | None, *, has_engine: bool
+) -> tuple[list[Finding], Project | None]:
+    names = ("compose", "buildx", "files")
+    if not has_engine and facts.which("docker") is None:
+        return [skip(name, "needs Docker") for name in names], None
+    found = [engine.compose(facts), engine.buildx(facts)]
+    if held is None or any(finding.verdict is Verdict.FAIL for finding in found):
+        return [*found, skip("files", "see above")], None
+    finding, project = _files(mode, facts)
+    return [*found, finding], project
+
+
+def _files(mode: Mode, facts: Facts) -> tuple[Finding, Project | None]:
+    """Compose accepts its files as they stand with the settings as they stand."""
+    command = ("docker", "compose", *compose_files(mode))
+    try:
+        answer = facts.run(*command, "config", "--format", "json")
+    except subprocess.TimeoutExpired as error:
+        return fail("files", f"{error}", "the same once more"), None
+    if answer.returncode != 0:
+        last = (answer.stderr.strip().splitlines() or ["no word of why"])[-1]
+        return fail("files", f"compose refuses them: {last}", "git diff compose.yaml services/compose.cpu.yaml"), None
+    merged = json.loads(answer.stdout)
+    services = merged["services"]
+    published = tuple(
+        (port.get("host_ip", "0.0.0.0"), int(port["published"]))
+        for service in services.values()
+        for port in service.get("ports", [])
+        if port.get("published")
+    )
+    project = Project(merged["name"], services["trainer"]["image"], published, " ".join(command))
+    return ok("files", f"{len(services)} services as {project.name}"), project
+
+
+def _of_card(
+    facts: Facts, held: Mapping[str, str] | None, reached: Engine | None, project: Project | None
+) -> Iterator[Finding]:
+    found, cards = gpu.driver(Mode.GPU, facts)
+    yield found
+    if not cards or held is None:
+        yield from (skip(name, "see above") for name in ("card", "split", "toolkit", "inside"))
+        return
+    found, chosen = gpu.chosen(cards, held.get("GPU_UUID", ""))
+    yield found
+    yield skip("split", "see card") if chosen is None else gpu.split(chosen, held)
+    if reached is None:
+        yield from (skip(name, "needs the engine") for name in ("toolkit", "inside"))
+        return
+    toolkit = engine.toolkit(facts, reached)
+    yield toolkit
+    if toolkit.verdict is Verdict.FAIL or project is None or found.verdict is Verdict.FAIL:
+        yield skip("inside", "see above")
+    else:
+        yield engine.card_inside(reached, project.trainer_image, held.get("GPU_UUID", ""))
+
+
+def _of_project(
+    mode: Mode, facts: Facts, held: Mapping[str, str], reached: Engine, project: Project
+) -> Iterator[Finding]:
+    stack = Stack(project.name, reached.client)
+    if facts.environment.get("DOCKER_HOST", "unix:").startswith("unix:"):
+        wanted_gib = FIRST_GIB[mode] + (LLM_GIB if held["LLM"] == "ollama" else 0)
+        if engine.is_built(reached, project.trainer_image):
+            wanted_gib = LATER_GIB[mode]
+        yield host.disk(facts, Path(reached.facts["DockerRootDir"]), wanted_gib, _MAKE_ROOM)
+    else:
+        yield skip("disk", "the engine is another machine's")
+    yield from host.ports(project.published, engine.listened_on(stack))
+    yield model_and_data.model_inside(stack, held, project.compose, facts.root)
+    yield model_and_data.text_inside(stack, project.compose)

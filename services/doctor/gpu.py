@@ -1,0 +1,73 @@
+"""The card: its driver, which one it is, and whether LLM and trainer fit it together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from researcher.llm.gpu_memory_split import split_for
+from services.doctor.environment import Facts
+from services.doctor.finding import Finding, fail, ok, skip
+from services.doctor.requirements import DRIVER, Mode
+from services.machine.gpus import AUTO, Card, GpuFault, detect_profile
+from services.redis.binary import parse_version
+from trainer.jobs import profile_named
+
+NEWER = f"install NVIDIA's driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install) and reboot"
+_WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --cpu"}
+
+
+def driver(mode: Mode, facts: Facts) -> tuple[Finding, list[Card]]:
+    """There is a card whose driver runs our torch; the cards, none where it does not. Local mode needs no card."""
+    wanted = f">= {DRIVER}"
+    fix = f"{NEWER}; or without a card: {_WITHOUT[mode]}"
+    try:
+        cards = facts.cards()
+    except GpuFault as error:
+        return fail("driver", str(error).partition(". Repair")[0], fix, wanted), []
+    if not cards and mode is Mode.LOCAL:
+        return ok("driver", "no NVIDIA card: the profile is cpu"), []
+    if not cards:
+        return fail("driver", "no NVIDIA card, or no driver", fix, wanted), []
+    version = cards[0].driver
+    if parse_version(version) < parse_version(DRIVER):
+        return fail("driver", version, fix, wanted), []
+    return ok("driver", version, wanted), cards
+
+
+def chosen(cards: Sequence[Card], uuid: str) -> tuple[Finding, Card | None]:
+    """The card that GPU_UUID names, else the first, as the engine counts."""
+    if uuid.startswith("MIG-"):
+        return skip("card", f"{uuid} is a slice; its memory is not read here"), None
+    named = [card for card in cards if uuid in ("", card.uuid)]
+    if not named:
+        there = ", ".join(card.uuid for card in cards)
+        return fail(
+            "card", f"GPU_UUID={uuid} is not in this machine", f"set GPU_UUID in gpu.env to one of {there}"
+        ), None
+    card = named[0]
+    return ok("card", f"{card.gpu.name}, {card.gpu.memory_mib} MiB, {card.uuid}"), card
+
+
+def split(card: Card, held: Mapping[str, str]) -> Finding:
+    """LLM, trainer and margin fit the card; the arithmetic is what was found."""
+    name = held["PROFILE"]
+    if name == AUTO:
+        name = detect_profile([card.gpu])
+        if name == "cpu":
+            return fail("split", f"no profile fits a card of {card.gpu.memory_mib} MiB", "scripts/up --cpu")
+    profile = profile_named(name)
+    if profile.device == "cpu":
+        return skip("split", "PROFILE=cpu leaves the card alone")
+    reserve = "0" if held["LLM"] != "ollama" else held.get("LLM_RESERVE_MIB")
+    cap = held.get("TRAINER_CAP_MIB")
+    arithmetic = split_for(
+        profile,
+        card.gpu.memory_mib,
+        reserve_mib=None if reserve is None else int(reserve),
+        cap_mib=None if cap is None else int(cap),
+    )
+    told = f"profile {name}: {arithmetic.told()}"
+    if arithmetic.fits:
+        return ok("split", told)
+    found, _, fix = told.partition("; ")
+    return fail("split", found, f"{fix}, in gpu.env or gpu.local.env")

@@ -1,0 +1,127 @@
+"""What a night uses up or asks: the LLM's model and the prepared text, in the containers of a stack or on this machine.
+
+A start fetches what is missing: that is `skip` before the first one and `warn` later, and keeps nobody from starting.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from docker.errors import NotFound
+from pydantic import TypeAdapter, ValidationError
+
+from researcher.errors import ModelAway
+from researcher.llm.gpu_memory_split import placement_for
+from researcher.llm.ollama_api import base_url, same_model
+from researcher.llm.openai import OpenAiClient, OpenAiSettings
+from researcher.settings import Settings
+from services.compose import Stack, StackError
+from services.doctor.environment import Facts
+from services.doctor.finding import Finding, fail, ok, skip, warn
+
+MANIFEST_INSIDE = "/state/data/manifest.json"
+_ANSWER_S = 3.0
+_ALONE = "the optimiser works alone"
+
+
+def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path) -> Finding:
+    """The stack's Ollama has MODEL, or the endpoint answers. `compose`: the command that names the stack in `root`."""
+    if held["LLM"] == "none":
+        return skip("model", f"LLM=none: {_ALONE}")
+    if held["LLM"] == "openai":
+        return _endpoint(held, root)
+    if not any(each.service == "ollama" and each.state == "running" for each in stack.containers()):
+        return skip("model", "the stack is not up; its start pulls the model")
+    try:
+        listed = stack.output("ollama", "ollama", "list").decode(errors="replace")
+    except StackError as error:
+        return warn("model", f"ollama does not say what it has: {error}", f"{compose} restart ollama")
+    names = {line.split()[0] for line in listed.splitlines()[1:] if line.strip()}
+    return _among(held["MODEL"], names) or warn(
+        "model", f"ollama has no {held['MODEL']}: {_ALONE}", f"{compose} up model, or set another MODEL"
+    )
+
+
+def model_here(facts: Facts, profile: str) -> Finding:
+    """An Ollama of this machine has the model of a profile; without one the optimiser goes on alone."""
+    if facts.environment.get("LLM") == "none":
+        return skip("model", f"LLM=none: {_ALONE}")
+    if facts.environment.get("LLM") == "openai":
+        return _endpoint(facts.environment, Path.cwd())
+    host = facts.environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
+    wanted = facts.environment.get("MODEL") or placement_for(profile).model
+    try:
+        url = base_url(host)
+    except ValueError as error:
+        return fail("model", str(error).partition("; ")[0], "export OLLAMA_HOST=http://127.0.0.1:11434")
+    try:
+        answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False).raise_for_status()
+        names = {str(model["name"]) for model in answer.json()["models"]}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return warn("model", f"no Ollama answers at {url} ({type(error).__name__}): {_ALONE}", "ollama serve")
+    return _among(wanted, names) or warn(
+        "model", f"the Ollama at {url} has no {wanted}: {_ALONE}", f"overnight pull {wanted}"
+    )
+
+
+def _endpoint(held: Mapping[str, str], root: Path) -> Finding:
+    """Asked nothing that costs; whether it has the model shows in the first question."""
+    url, file = held.get("OPENAI_BASE_URL", ""), held.get("OPENAI_API_KEY_FILE") or None
+    key_file = None if file is None else root / Path(file).expanduser()
+    try:
+        client = OpenAiClient(OpenAiSettings(url, held.get("MODEL", ""), key_file))
+        client.look()
+    except ValueError as error:
+        return fail("model", f"OPENAI_BASE_URL is {error}", "OPENAI_BASE_URL=https://llm.example/v1")
+    except ModelAway as error:
+        return warn("model", f"{error}: {_ALONE}", "mend OPENAI_BASE_URL or OPENAI_API_KEY_FILE")
+    return ok("model", f"{client.model} is asked for at {client.url}")
+
+
+def _among(model: str, names: set[str]) -> Finding | None:
+    return next((ok("model", name) for name in sorted(names) if same_model(name, model)), None)
+
+
+def text_inside(stack: Stack, compose: str) -> Finding:
+    """The stack's data volume holds a prepared text; read from the container that prepared it."""
+    prepared = [each for each in stack.containers() if each.service == "data"]
+    if not prepared:
+        return skip("data", "the stack is not up; its start prepares the text")
+    if prepared[0].state == "running":
+        return skip("data", f"being prepared: {compose} logs data")
+    try:
+        chunks, _ = stack.engine.containers.get(prepared[0].id).get_archive(MANIFEST_INSIDE)
+        archive = io.BytesIO(b"".join(chunks))
+    except NotFound:
+        return warn("data", "the volume holds no prepared text", f"{compose} up data")
+    with tarfile.open(fileobj=archive) as tar:
+        manifest = tar.extractfile(tar.getmembers()[0])
+        return _told(
+            manifest.read() if manifest else b"",
+            f"{compose} down && docker volume rm {stack.project}_data, and the next start prepares it again",
+        )
+
+
+def text_here(facts: Facts) -> Finding:
+    """The state folder holds a prepared text."""
+    try:
+        manifest = (facts.state.data / "manifest.json").read_bytes()
+    except FileNotFoundError:
+        return skip("data", "none yet; the first start prepares the text")
+    except PermissionError:
+        return fail("data", f"{facts.state.data} cannot be read", f'sudo chown -R "$USER" {facts.state.data}')
+    return _told(manifest, f"rm -r {facts.state.data}, and the next start prepares it again")
+
+
+def _told(manifest: bytes, fix: str) -> Finding:
+    from trainer.data.manifest import Manifest  # noqa: PLC0415 - costs numpy and the tokenizer library
+
+    try:
+        prepared = TypeAdapter(Manifest).validate_json(manifest)
+    except ValidationError as error:
+        return fail("data", f"the manifest is damaged ({error.error_count()} faults)", fix)
+    return ok("data", f"{prepared.text}, {prepared.rows['train']} rows to train on")

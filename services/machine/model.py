@@ -1,0 +1,162 @@
+"""Pulling the LLM's model into an Ollama, with a bar for each layer. Nothing is pulled unasked.
+
+A pull that was broken off goes on where it was at the next call: Ollama keeps the parts until it is started anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from researcher.errors import ModelAway, ModelMissing, ResearcherError
+from researcher.llm.gpu_memory_split import placement_for
+from researcher.llm.ollama import OllamaClient
+from researcher.llm.ollama_api import OllamaSettings, away, base_url
+from researcher.llm.stream import error_text
+from researcher.proposers.schedule import Mix
+from researcher.settings import Settings
+
+SILENCE_S = 300.0  # a layer of many GiB is verified without a word
+SUCCESS = "success"
+_UNKNOWN = ("file does not exist", "invalid model name", "not found")
+_FULL = ("no space left", "not enough space", "disk quota")
+_OUTSIDE = ("no such host", "timeout", "timed out", "refused", "unreachable", "reset", "max retries", "eof", "tls:")
+
+
+class PullFailed(ResearcherError):
+    """The model is not there."""
+
+
+class UnknownModel(PullFailed):
+    """Nobody offers a model of this name."""
+
+
+class DiskFull(PullFailed):
+    """There is no room where Ollama keeps its models."""
+
+
+class RegistryAway(PullFailed):
+    """Ollama does not reach the place that it pulls from, or lost it on the way."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of a pull; a layer's has its digest and bytes."""
+
+    status: str
+    layer: str | None
+    total: int
+    completed: int
+
+
+def model_wanted(environment: Mapping[str, str], profile: str, model: str | None = None) -> OllamaSettings:
+    """The model that a night of the profile would ask, and where. Raises ValueError for an address that is none."""
+    host = environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
+    base_url(host)
+    return OllamaSettings(host, model or environment.get("MODEL") or placement_for(profile).model)
+
+
+def say_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
+    """Before a night: where an Ollama answers and lacks the model, how to get it. The researcher tells all else."""
+    if environment.get("LLM") not in (None, "", "ollama") or environment.get("PROPOSER") in (Mix.OPTIMIZER, Mix.RANDOM):
+        return
+    try:
+        OllamaClient(model_wanted(environment, profile)).look()
+    except ModelMissing as missing:
+        console.print(f"no LLM yet: {missing}", soft_wrap=True)
+    except (ModelAway, ValueError):
+        return
+
+
+def pull_model(wanted: OllamaSettings, console: Console) -> None:
+    """Returns once the server lists the model. Raises PullFailed or ModelAway."""
+    client = OllamaClient(wanted)
+    try:
+        client.look()
+    except ModelMissing:
+        _show(_steps(wanted), console)
+        try:
+            client.look()
+        except ModelMissing as error:
+            raise PullFailed(f"{wanted.url} says that it pulled {wanted.model}, and does not list it") from error
+    console.print(f"{wanted.url} has {wanted.model}", soft_wrap=True)
+
+
+def _show(steps: Iterator[Step], console: Console) -> None:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        bars: dict[str, TaskID] = {}
+        said = ""
+        for step in steps:
+            if step.layer is not None:
+                if step.layer not in bars:
+                    bars[step.layer] = progress.add_task(step.status, total=step.total)
+                progress.update(bars[step.layer], completed=step.completed, total=step.total)
+            elif step.status != said:
+                said = step.status
+                progress.console.print(said, highlight=False)
+
+
+def _steps(wanted: OllamaSettings) -> Iterator[Step]:
+    limits = httpx.Timeout(wanted.connect_s, read=SILENCE_S)
+    status = ""
+    try:
+        with (
+            httpx.Client(base_url=wanted.url, timeout=limits, trust_env=False) as client,
+            client.stream("POST", "/api/pull", json={"model": wanted.model, "stream": True}) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                response.read()
+                raise _failed(wanted, error_text(response))
+            for line in filter(None, response.iter_lines()):
+                step = _step(wanted, line)
+                status = step.status
+                yield step
+    except httpx.ConnectError as error:
+        raise away(wanted, error) from error
+    except httpx.HTTPError as error:
+        raise PullFailed(f"{wanted.url} broke off ({error or repr(error)}); {_again(wanted)}") from error
+    if status != SUCCESS:
+        raise PullFailed(f"{wanted.url} ended after {status!r} without a success; {_again(wanted)}")
+
+
+def _step(wanted: OllamaSettings, line: str) -> Step:
+    try:
+        told = json.loads(line)
+        if "error" in told:
+            raise _failed(wanted, str(told["error"]))
+        layer = told.get("digest")
+        return Step(str(told["status"]), layer, int(told.get("total", 0)), int(told.get("completed", 0)))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PullFailed(f"{wanted.url} says {line[:200]!r}, which is no step of a pull") from error
+
+
+def _failed(wanted: OllamaSettings, said: str) -> PullFailed:
+    """What the server's words mean; it has no codes for them."""
+    words = said.lower()
+    if any(part in words for part in _FULL):
+        return DiskFull(
+            f"no room for {wanted.model} where Ollama keeps its models ({said}); free some. {_again(wanted)}"
+        )
+    if any(part in words for part in _UNKNOWN):
+        return UnknownModel(f"no model {wanted.model} is offered ({said}); look its name up in Ollama's library")
+    if any(part in words for part in _OUTSIDE):
+        return RegistryAway(f"Ollama at {wanted.url} lost its way to the models ({said}); {_again(wanted)}")
+    return PullFailed(f"{wanted.url} cannot pull {wanted.model}: {said}")
+
+
+def _again(wanted: OllamaSettings) -> str:
+    return f"`overnight pull {wanted.model}` goes on where it was"

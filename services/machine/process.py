@@ -1,0 +1,97 @@
+"""Processes by their own handle: a pid may be reused between a look and a signal, a pidfd is not. Linux only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from trainer.sandbox.syscalls import die_with_parent
+
+
+def spawn(
+    argv: Sequence[str | Path], *, output: IO[bytes], env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """A child in a session of its own, so that Ctrl-C in the terminal reaches only us, that gets SIGTERM when we end.
+
+    "We" is the calling thread: call it from one that lives as long as the child should.
+    """
+    parent = os.getpid()
+    return subprocess.Popen(
+        list(argv),
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: die_with_parent(signal.SIGTERM, parent),  # noqa: PLW1509 two kernel calls, no lock, no import
+    )
+
+
+def wait_for_exit(pidfd: int, timeout_s: float) -> bool:
+    """Whether the process ended in time; works for children, who stay to be reaped, and for strangers."""
+    return bool(select.select([pidfd], [], [], timeout_s)[0])
+
+
+def send(pidfd: int, number: signal.Signals) -> None:
+    """A signal to a process that may have ended by itself meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def end_politely(pidfd: int, grace_s: float) -> bool:
+    """SIGTERM, then SIGKILL after `grace_s`. Returns False if it had to be killed."""
+    send(pidfd, signal.SIGTERM)
+    if wait_for_exit(pidfd, grace_s):
+        return True
+    send(pidfd, signal.SIGKILL)
+    wait_for_exit(pidfd, 10)
+    return False
+
+
+def kill_session(leader: int, *, timeout_s: float = 10) -> list[int]:
+    """Kill whatever still lives in the session that `leader` opened; returns those that would not die (none, mostly).
+
+    The leader must be dead and not yet reaped, or its pid could be somebody else's by now. By session, not by group:
+    RQ's work horse has a group of its own. Again and again, because a dying tree may fork.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (members := _session_members(leader)) and time.monotonic() < deadline:
+        for pid in members:
+            _kill_member(pid, leader)
+        time.sleep(0.005)
+    return members
+
+
+def _session_members(leader: int) -> list[int]:
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_member(pid, leader)]
+
+
+def _is_member(pid: int, leader: int) -> bool:
+    try:
+        return pid != leader and os.getsid(pid) == leader and _state(pid) not in "ZX"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+
+
+def _kill_member(pid: int, leader: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _is_member(pid, leader):
+            send(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,84 @@
+"""One trusted trial by hand: the trainer's own supervision and scoring, without a queue or a journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from services.adopt.adopt import settle_data
+from services.machine.gpus import detect_profile, gpus
+from services.machine.state import State, StateError
+from services.machine.subject import render_subject
+from services.views.client import DoorError, is_running
+from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
+from trainer.sandbox.candidate_user import AUTO, WorkFolderRefused, move_in
+from trainer.sandbox.cleanup import NotSwept
+from trainer.sandbox.paths import Places
+from trainer.trial.trial import run_trial
+
+
+def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
+    """Score `file` as a trial would be. Returns 0 when it got a score."""
+    if is_running(state):
+        raise DoorError("a night is running here and would share the machine; put the file into it: `overnight submit`")
+    choices = state.settle(detect=lambda: detect_profile(gpus()))
+    profile = choices.trial_profile()
+    manifest = settle_data(state, choices, console)
+    files = _files(Path(choices.subject), file, render_subject(profile))
+    attempt = _attempt(state)
+    spec = TrialSpec(
+        id=trial_id("by-hand", 0, 0, attempt),
+        kind=Kind.MANUAL,
+        profile=profile.name,
+        files=files,
+        files_sha256=files_digest(files),
+        data_sha256=manifest.digest,
+        seed=seed,
+        budget=profile.budget,
+        caps=profile.caps,
+        repeat=attempt,  # who asks again wants it measured again
+    )
+    state.trials.mkdir(mode=0o700, exist_ok=True)
+    try:
+        tenancy = move_in(state.work, state.data, AUTO)
+    except (WorkFolderRefused, NotSwept) as refusal:
+        raise DoorError(str(refusal)) from refusal
+    if tenancy.reason is not None:
+        console.print(f"{file.name} runs as root without its rights: {tenancy.reason}", soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=1.0)
+
+        def report(progress: Progress) -> None:
+            bars.update(task, description=progress.phase, completed=progress.progress)
+
+        places = Places(state.data, state.trials, state.work, user=tenancy.user)
+        try:
+            result = run_trial(spec, places, report, lambda: False)
+        finally:
+            tenancy.leave()
+    console.print(f"{result.outcome}: {result.reason}")
+    if result.metric is not None:
+        console.print(f"{result.metric.name}: {result.metric.value:.6f}")
+    if result.log is not None:
+        console.print(f"log: {state.trials / result.log.path}", soft_wrap=True)
+    return 0 if result.outcome is Outcome.OK else 1
+
+
+def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]:
+    """The subject's Python files with `file` in the place of train.py."""
+    found = (
+        {path.name: path.read_text(encoding="utf-8") for path in subject.glob("*.py")} if subject.is_dir() else default
+    )
+    python = {name: text for name, text in found.items() if name.endswith(".py")}
+    try:
+        return python | {"train.py": file.read_text(encoding="utf-8-sig")}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"cannot read {file} as text: {error}") from error
+
+
+def _attempt(state: State) -> int:
+    return sum(1 for path in state.trials.glob("by-hand-*") if path.is_dir())

@@ -1,0 +1,81 @@
+"""A night in containers, watched from outside: until it has ended, through restarts of containers and of the engine.
+
+Watching is a command inside the researcher's container and stops nothing. It is begun anew every few minutes: one whose
+terminal was lost would stay in the container for the rest of the night, because the engine does not end it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from enum import Enum
+
+from rich.console import Console
+
+from services.compose import ENGINE_AWAY, Stack
+from services.stack.results import RESEARCHER
+from services.views import follow
+
+_WATCH_S = 600
+_REST_S = 2.0
+_PATIENCE = 300  # rests: an engine that is being upgraded is back by then
+_AGAIN = 124  # what `timeout` says when the time is over
+
+
+class Ending(Enum):
+    """Why watching ended: the night is over, it was refused, the user left, or the stack is gone."""
+
+    OVER = "over"
+    REFUSED = "refused"
+    LEFT = "left"
+    GONE = "gone"
+
+
+_ENDINGS = {follow.OVER: Ending.OVER, follow.WAS_REFUSED: Ending.REFUSED, follow.LEFT: Ending.LEFT}
+
+
+def watch_night(
+    stack: Stack, console: Console, *, terminal: bool, rest: Callable[[], None] = lambda: time.sleep(_REST_S)
+) -> Ending:
+    """Show the night until it is over."""
+    watching = ("timeout", "--foreground", str(_WATCH_S), "overnight", "status", "--follow")
+    while True:
+        try:
+            code = stack.execute(RESEARCHER, *watching, terminal=terminal)
+            if code in _ENDINGS:
+                return _ENDINGS[code]
+            if code != _AGAIN and not _is_back(stack, console, rest):
+                return Ending.GONE
+        except KeyboardInterrupt:
+            return Ending.LEFT
+
+
+def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
+    """Wait for a researcher that runs. False when the stack was taken down, or stays away."""
+    said = None
+    for _ in range(_PATIENCE):
+        rest()
+        try:
+            found = stack.containers()
+        except ENGINE_AWAY:
+            words = "the engine does not answer"
+        else:
+            if not found:
+                return False
+            words = next((each.in_words() for each in found if each.service == RESEARCHER), "gone")
+            if words.startswith("running"):
+                return True
+            words = f"the researcher is {words}"
+        if words != said:
+            console.print(f"{words}; waiting for it", highlight=False)
+            said = words
+    return False
+
+
+def run_after(command: str, console: Console) -> int:
+    """Run the user's command in a shell and report its exit code."""
+    console.print(f"now: {command}", markup=False, highlight=False)
+    code = subprocess.run(command, shell=True, check=False).returncode
+    console.print(f"{command}: ended with {code}", markup=False, highlight=False)
+    return code

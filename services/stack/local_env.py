@@ -1,0 +1,54 @@
+"""gpu.local.env: what was detected for this machine's card, written once and never touched again.
+
+Only what gpu.env leaves open is written, so that a value set there still counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from researcher.files import write_whole
+from researcher.llm.gpu_memory_split import placement_for, split_for
+from services.doctor.gpu import chosen
+from services.machine.gpu_env import KEYS, LOCAL, render_local
+from services.machine.gpus import AUTO, Card, detect_profile
+from trainer.jobs import Profile, profile_named
+
+
+def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
+    """Write the file unless there is one; what was done, in words. `held` are the settings as they stand."""
+    path = root / LOCAL
+    if path.exists():
+        return f"{LOCAL} is yours; left as it is"
+    _, card = chosen(cards, held.get("GPU_UUID", ""))
+    if card is None:
+        return f"{LOCAL} is not written: the card's memory cannot be read here, the trainer will decide"
+    profile = profile_named(held["PROFILE"] if held["PROFILE"] != AUTO else detect_profile([card.gpu]))
+    if profile.device == "cpu":
+        return f"{LOCAL} is not written: profile cpu leaves the card alone"
+    values = detected(profile, held)
+    both = dict(held) | values
+    split = split_for(
+        profile,
+        card.gpu.memory_mib,
+        reserve_mib=int(both["LLM_RESERVE_MIB"]) if both["LLM"] == "ollama" else 0,
+        cap_mib=int(both["TRAINER_CAP_MIB"]),
+    )
+    about = f"{card.gpu.name} ({card.gpu.memory_mib} MiB, {card.uuid})"
+    write_whole(path, render_local(values, about, split.told()).encode())
+    return f"{LOCAL} written for {about}: profile {profile.name}. It is yours now"
+
+
+def detected(profile: Profile, held: Mapping[str, str]) -> dict[str, str]:
+    """What to write for a GPU profile: the keys that are empty, `auto`, or as they were committed."""
+    placement = placement_for(profile.name)
+    found = {"PROFILE": profile.name, "TRAINER_CAP_MIB": str(profile.caps.vram_mib)}
+    if held["LLM"] == "ollama":
+        found |= {
+            "MODEL": placement.model,
+            "NUM_CTX": str(placement.num_ctx),
+            "LLM_RESERVE_MIB": str(placement.reserve_mib),
+        }
+    untouched = {AUTO, KEYS["MODEL"].example, ""}
+    return {name: value for name, value in found.items() if held.get(name, "") in untouched}

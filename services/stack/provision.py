@@ -1,0 +1,208 @@
+"""`python -m services.stack.provision`: passwords of the stack's services and owners of its volumes, before anything
+starts.
+
+Runs as root with CHOWN, DAC_OVERRIDE and FOWNER, at every `up`; the second time it changes nothing. Promises: a
+password that is there stays; a repository of the user's own is only looked at. Access lists beyond owner, group and
+mode are not understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.redis.acl import SERVICES, acl_file
+
+REFUSED = 2
+PASSWORD, USERS = "password", "users.acl"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A user and a group, by number."""
+
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"{self.uid}:{self.gid}"
+
+
+ROOT = Owner(0, 0)
+REDIS = Owner(999, 999)  # as the image redis has it
+OLLAMA = Owner(64002, 64002)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Of a file or folder."""
+
+    owner: Owner
+    mode: int
+
+    def let(self, who: Owner, wanted: int) -> bool:
+        """Whether `who`, in no other group, may do all of `wanted`, given as the bits for others."""
+        shift = 6 if who.uid == self.owner.uid else 3 if who.gid == self.owner.gid else 0
+        return (self.mode >> shift) & wanted == wanted
+
+
+class Refused(Exception):
+    """Something only the user can put right; the message says what, where and by which command."""
+
+
+def researcher_from(text: str) -> Owner:
+    """Raises Refused for what names no ordinary user."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None or int(found[1]) == 0:
+        raise Refused(
+            f"RESEARCHER_USER={text} is not uid:gid in numbers, or it is root's; "
+            "next: write RESEARCHER_USER=1000:1000, for example, into gpu.env"
+        )
+    return Owner(int(found[1]), int(found[2]))
+
+
+def volumes(state: Path, secret: Path, researcher: Owner, *, subject_is_ours: bool) -> dict[Path, Rights]:
+    """What each volume's folder is to be; what lies in it gets the same owner."""
+    wanted = {
+        secret / "redis": Rights(REDIS, 0o700),
+        secret / "trainer": Rights(ROOT, 0o700),
+        secret / "checker": Rights(ROOT, 0o700),
+        secret / "researcher": Rights(researcher, 0o700),
+        secret / "client": Rights(ROOT, 0o700),  # no container has it: for whoever may read volumes
+        state / "redis": Rights(REDIS, 0o700),
+        state / "journal": Rights(researcher, 0o755),
+        state / "trials": Rights(Owner(ROOT.uid, researcher.gid), 0o750),  # logs are the researcher's to read
+        state / "data": Rights(ROOT, 0o755),  # what is private in it closes itself
+        state / "models": Rights(OLLAMA, 0o755),
+    }
+    return wanted | {state / "subject": Rights(researcher, 0o755)} if subject_is_ours else wanted
+
+
+def to_settle(wanted: Mapping[Path, Rights], found: Mapping[Path, Rights]) -> dict[Path, Rights]:
+    """The volumes that are not as they should be."""
+    return {path: rights for path, rights in wanted.items() if found[path] != rights}
+
+
+def complaint(subject: str, at: str, found: Rights, top: Rights, researcher: Owner) -> str:
+    """Why the researcher cannot work in the user's repository, and what to do about it."""
+    if top.owner.uid in (ROOT.uid, researcher.uid):
+        remedy = f"next: sudo chown -R {researcher} {subject} && sudo chmod -R u+rwX {subject}"
+    else:
+        remedy = f"next: write RESEARCHER_USER={top.owner} into gpu.env"
+    return (
+        f"SUBJECT_DIR {subject}: {at} belongs to {found.owner} (mode {found.mode:o}) and the researcher, {researcher}, "
+        f"cannot write there; {remedy}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Say in one line what was done, or what is wrong; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.stack.provision", description="Passwords and owners of volumes."
+    )
+    parser.add_argument("--secrets", type=Path, default=Path("/secrets"), help="a folder below it for each service")
+    parser.add_argument("--state", type=Path, default=Path("/state"), help="the volumes below it")
+    options = parser.parse_args(arguments)
+    try:
+        researcher = researcher_from(os.environ.get("RESEARCHER_USER") or "1000:1000")
+        subject = os.environ.get("SUBJECT_DIR")
+        done = prepare(options.state, options.secrets, researcher, subject)
+    except Refused as refused:
+        print(f"secrets: {refused}")
+        return REFUSED
+    print(f"secrets: {'; '.join(done) or 'nothing to do'}")
+    return 0
+
+
+def prepare(state: Path, secret: Path, researcher: Owner, subject: str | None) -> list[str]:
+    """Do it all; what was done, in words. `subject` names the user's own repository, None is the built-in one."""
+    wanted = volumes(state, secret, researcher, subject_is_ours=not subject)
+    missing = [str(path) for path in wanted if not path.is_dir()]
+    if missing:
+        raise Refused(f"{', '.join(missing)}: no such folder; next: mount the volumes of compose.yaml there")
+    if subject:
+        _look_at_subject(state / "subject", subject, researcher)
+    done = []
+    for path, rights in to_settle(wanted, {path: _rights(path) for path in wanted}).items():
+        _settle(path, rights)
+        done.append(f"gave {path} to {rights.owner}")
+    return done + _keep_secrets(secret, wanted)
+
+
+def _look_at_subject(folder: Path, subject: str, researcher: Owner) -> None:
+    if not any(folder.iterdir()):
+        raise Refused(
+            f"SUBJECT_DIR {subject} is an empty folder; Docker makes one where none is; next: correct SUBJECT_DIR in "
+            "gpu.env, or put your repository there"
+        )
+    top = _rights(folder)
+    for path in _must_be_writable(folder):
+        found = _rights(path)
+        wanted = stat.S_IRWXO if path.is_dir() else stat.S_IROTH | stat.S_IWOTH
+        if not found.let(researcher, wanted):
+            raise Refused(complaint(subject, str(path.relative_to(folder)), found, top, researcher))
+
+
+def _must_be_writable(folder: Path) -> Iterator[Path]:
+    """The folder, what an experiment edits, and every folder of git's own: its objects are never written again."""
+    yield folder
+    if (folder / "train.py").is_file():
+        yield folder / "train.py"
+    for git_folder, _, _ in os.walk(folder / ".git"):
+        yield Path(git_folder)
+
+
+def _keep_secrets(secret: Path, wanted: Mapping[Path, Rights]) -> list[str]:
+    """Make up the passwords that are missing, and write the server's users from all of them."""
+    done = []
+    passwords = {}
+    for service in SERVICES:
+        path = secret / service / PASSWORD
+        if not path.exists():
+            _write(path, secrets.token_hex(24), wanted[path.parent].owner)
+            done.append(f"made a password for {service}")
+        passwords[service] = path.read_text().strip()
+    users = secret / "redis" / USERS
+    text = acl_file(passwords)
+    if not users.exists() or users.read_text() != text:
+        runs_on = ", which it reads when it starts: docker compose restart redis" if users.exists() else ""
+        _write(users, text, REDIS)
+        done.append(f"wrote the users of redis{runs_on}")
+    return done
+
+
+def _write(path: Path, text: str, owner: Owner) -> None:
+    """Whole or not at all, for its owner's eyes only, not even for a moment for others'."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
+        os.fchown(file.fileno(), owner.uid, owner.gid)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _settle(folder: Path, rights: Rights) -> None:
+    """Give a volume to its owner, its folder last: what is cut short is done again."""
+    for below, folders, files in os.walk(folder, topdown=False):
+        for name in (*folders, *files):
+            os.chown(Path(below, name), rights.owner.uid, rights.owner.gid, follow_symlinks=False)
+    os.chown(folder, rights.owner.uid, rights.owner.gid)
+    folder.chmod(rights.mode)
+
+
+def _rights(path: Path) -> Rights:
+    found = path.stat()
+    return Rights(Owner(found.st_uid, found.st_gid), stat.S_IMODE(found.st_mode))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Bringing the stack up and watching its night: what `scripts/up` does once the command line is read.
+
+In order: the doctor, gpu.local.env, `docker compose up`, what that changed and how long it took, the view, and what the
+user wants done when the night has ended. A second call changes nothing and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from services.compose import Container, Stack, StackError
+from services.doctor import Facts, Mode, Verdict, examine, exit_code, print_findings
+from services.doctor.environment import compose_files
+from services.machine.gpu_env import settings
+from services.stack.changes import changes, times
+from services.stack.follow import Ending, run_after, watch_night
+from services.stack.local_env import write_local
+
+NEXT = """\
+next   scripts/status            how it stands            scripts/logs researcher   what it does
+       scripts/down              stop; all is kept        scripts/results FOLDER    fetch what came of it
+       docker compose -p {project} exec researcher overnight idea "try a wider MLP"
+"""
+OVER = """\
+the night has ended; its researcher stays for questions. Next: scripts/results FOLDER, scripts/down,
+or more of it: scripts/up with a larger limit, docker compose restart researcher without one"""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for. `limits` are settings of gpu.env for this start."""
+
+    mode: Mode
+    limits: Mapping[str, str]
+    then: str | None
+
+
+def prepare(wish: Wish, facts: Facts, console: Console) -> None:
+    """Look before anything is started, and write down which card there is. Raises StackError for what would fail."""
+    findings = examine(wish.mode, facts)
+    print_findings([each for each in findings if each.verdict in (Verdict.WARN, Verdict.FAIL)], console)
+    if exit_code(findings):
+        raise StackError("not started; the lines above say what to do, then the same command again")
+    if wish.mode is Mode.GPU:
+        gpu_env, *others = facts.settings_files(wish.mode)
+        held = settings(gpu_env, tuple(others), facts.environment)
+        console.print(write_local(facts.root, held, facts.cards()), markup=False)
+
+
+def bring_up(wish: Wish, stack: Stack, folder: Path, console: Console) -> None:
+    """Build and start what is not up; say what changed. Raises StackError when not everything gets healthy."""
+    before, began = stack.containers(), datetime.now(UTC)
+    try:
+        code = stack.up(folder, compose_files(wish.mode), wish.limits)
+    except KeyboardInterrupt:
+        raise StackError("interrupted; what is up stays up. Next: the same command again, or scripts/down") from None
+    after, ended = stack.containers(), datetime.now(UTC)
+    if code != 0:
+        for each in after:
+            if not each.is_well:
+                console.print(told(stack, each), markup=False)
+        raise StackError("not everything came up; the lines above say what, and scripts/logs SERVICE says why")
+    changed = changes(before, after)
+    console.print(", ".join(changed) if changed else "already up: nothing changed", markup=False)
+    if changed:
+        console.print(f"up: {times(began, ended, after)}", markup=False)
+    console.print(NEXT.format(project=stack.project), markup=False, end="")
+
+
+def told(stack: Stack, container: Container) -> str:
+    """One line about a container; where it is not well, also what it said last."""
+    line = f"{container.service:<11}{container.in_words()}"
+    if container.is_well or container.state == "created":
+        return line
+    last = container.said or next(iter(stack.last_lines(container, 1)), "it said nothing")
+    return f"{line}: {' '.join(last.splitlines())}"
+
+
+def watch(wish: Wish, stack: Stack, console: Console, *, terminal: bool) -> int:
+    """Show the night until it has ended, then do what was asked for; the exit code."""
+    ending = watch_night(stack, console, terminal=terminal)
+    if ending is Ending.OVER:
+        console.print(OVER)
+        return run_after(wish.then, console) if wish.then is not None else 0
+    words = {
+        Ending.LEFT: "the night goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
+        Ending.REFUSED: "the researcher refuses to run; mend what it says above, then the same command again",
+        Ending.GONE: "the stack is gone; scripts/up brings it back",
+    }[ending]
+    console.print(words + ("" if wish.then is None else f". Not run: {wish.then}"), markup=False)
+    return 0 if ending is Ending.LEFT else 1

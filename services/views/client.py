@@ -1,0 +1,67 @@
+"""The door to a running night: where its Redis is, and asking it for something.
+
+In a container the address comes from the environment; in local mode from the files the embedded server left.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import redis
+
+from researcher.queues.requests import answer, ask, withdraw
+from services.machine.state import State
+from services.redis.server import running_server
+from trainer.jobs import Bus, connect
+
+ANSWER_WITHIN_S = 15
+# How what a researcher's container says begins once its researcher has ended for good.
+ENDED, REFUSED = "ended", "refused"
+
+
+class DoorError(Exception):
+    """Nobody answers; the message says what to do."""
+
+
+def open_bus(state: State) -> Bus:
+    """The night's Redis. Raises DoorError when none is known."""
+    url = os.environ.get("REDIS_URL")
+    if url:
+        secret = os.environ.get("REDIS_PASSWORD_FILE")
+        return Bus(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
+    server = running_server(state.redis)
+    if server is None:
+        raise DoorError(
+            f"no night is running in {state.root}; start it with `overnight run`"
+            " (if it runs on a server of your own, set REDIS_URL)"
+        )
+    return Bus(connect(server.url, password=server.password, patient=False))
+
+
+def is_running(state: State) -> bool:
+    """True when a researcher is at work on this state."""
+    try:
+        doing = open_bus(state).doing("researcher")
+    except (DoorError, redis.RedisError):
+        return False
+    return doing is not None and not doing.startswith((ENDED, REFUSED))
+
+
+def ask_and_wait(state: State, kind: str, body: str) -> str:
+    """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later night."""
+    if not os.environ.get("REDIS_URL"):  # with it, the night may be on another machine
+        state.require_night()
+    bus = open_bus(state)
+    doing = bus.doing("researcher")
+    if doing is None:
+        raise DoorError("no researcher is at work; start the night with `overnight run`")
+    if doing.startswith((ENDED, REFUSED)):
+        raise DoorError(f"no researcher is at work ({doing}); start it with `scripts/up`")
+    request = ask(bus, kind, body)
+    said = answer(bus, request, ANSWER_WITHIN_S)
+    if said is not None:
+        return said
+    if withdraw(bus, request):
+        raise DoorError(f"the researcher did not answer within {ANSWER_WITHIN_S} s; nothing was changed, try again")
+    return "taken in, but not answered yet; see `overnight status`"

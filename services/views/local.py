@@ -1,0 +1,175 @@
+"""Watching a night: the live view on a terminal, the researcher's log lines elsewhere, and the summary at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from researcher.errors import JournalError
+from researcher.files import write_whole
+from researcher.journal.database import JOURNAL_FILE
+from researcher.journal.reader import History
+from researcher.report.picture import draw as draw_picture
+from researcher.report.proposer_stats import rates_of
+from researcher.report.stall_alarm import alarm
+from researcher.report.view import Night, Now, look, now, tally_text
+from services.machine.state import State
+from services.machine.supervisor import ChildStatus
+from services.views.follow import OpenJournal
+from services.views.render import (
+    Scene,
+    claimed_text,
+    clock_text,
+    cost_text,
+    draw,
+    experiments_table,
+    gain_text,
+    heldout_text,
+    proposers_table,
+)
+from trainer.jobs import Bus, Profile
+
+TRAINER, RESEARCHER, CHECKER = "trainer", "researcher", "checker"
+REFRESH_S = 0.5
+PICTURE = "progress.png"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A night under way. `poll` keeps its processes alive and says how they are."""
+
+    state: State
+    profile: Profile
+    bus: Bus
+    goal: int | None
+    poll: Callable[[], list[ChildStatus]]
+
+
+def watch(night: Watched, console: Console) -> int:
+    """Show the night until a process has its last word, and return its exit code; 130 after Ctrl-C."""
+    try:
+        code = _on_terminal(night, console) if console.is_terminal else _as_lines(night, console)
+    except KeyboardInterrupt:
+        console.print("stopping; the running trial is measured again at the next start")
+        return 130
+    return code
+
+
+def _on_terminal(night: Watched, console: Console) -> int:
+    began = time.monotonic()
+    with (
+        closing(OpenJournal(night.state.journal)) as journal,
+        Live(console=console, refresh_per_second=4, transient=True) as live,
+    ):
+        while True:
+            statuses = night.poll()
+            if (last := _last_word(statuses)) is not None:
+                break
+            live.update(draw(_scene(night, journal, statuses, time.monotonic() - began)))
+            time.sleep(REFRESH_S)
+    return _explained(last, night, console)
+
+
+def _as_lines(night: Watched, console: Console) -> int:
+    """For a pipe or a log: the researcher's own lines, one an event."""
+    tail = Tail(night.state.logs / f"{RESEARCHER}.log")
+    while (last := _last_word(night.poll())) is None:
+        tail.print_new(console)
+        time.sleep(REFRESH_S)
+    tail.print_new(console)
+    return _explained(last, night, console)
+
+
+def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
+    """The process that ended for good, if any: the night is over then."""
+    return next((each for each in statuses if each.pid is None and each.next_try_s is None), None)
+
+
+def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
+    code = last.last_exit or 0
+    if code:
+        log = night.state.logs / f"{last.name}.log"
+        lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+        ended = (f"the {last.name} {last.in_words()}", "bold red")
+        console.print(Text.assemble(ended, f"; the end of {log}:"), soft_wrap=True)
+        console.out("\n".join(lines), highlight=False)
+    return code
+
+
+def _scene(night: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
+    shown: Night | None = None
+    doing: Now | None = None
+    worry: str | None = None
+    try:
+        with journal.look() as history:
+            shown = look(history, night.profile)
+            doing = now(history, night.bus)
+            if shown is not None:
+                worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
+    except JournalError as error:
+        begun = (night.state.journal / JOURNAL_FILE).exists()
+        doing = Now(str(error) if begun else "the researcher starts", None, None)
+    except redis.RedisError as error:
+        doing = Now(f"Redis does not answer: {error}", None, None)
+    services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
+    foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
+    return Scene(shown, doing, night.goal, elapsed_s, foot, worry)
+
+
+class Tail:
+    """New lines of a growing file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def print_new(self, console: Console) -> None:
+        """Print what came since the last call, whole lines only."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            fresh = file.read()
+        whole = fresh[: fresh.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        if whole:
+            console.out(whole.decode(errors="replace").rstrip("\n"), highlight=False)
+
+
+def summary(history: History, profile: Profile, subject: Path, took_s: float, console: Console) -> None:
+    """What came of the night, with the picture written beside results.tsv."""
+    night = look(history, profile)
+    if night is None:
+        console.print("no run was started; see the logs above")
+        return
+    picture = subject / PICTURE
+    write_whole(picture, draw_picture(night))
+    kept = [row for row in night.rows if row.status == "keep" and not row.experiment.is_baseline]
+    console.rule(f"Overnight {night.run.tag}")
+    console.print(f"{night.measured} experiments: {tally_text(night)}; since this start {clock_text(took_s)}")
+    if night.run.ended is not None:
+        console.print(f"ended     {night.run.ended}")
+    if night.gain is not None:
+        console.print(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds")
+        console.print(gain_text(night))
+        if unseen := heldout_text(night):
+            console.print(unseen)
+    for check in night.confirmations:
+        if check.verdict is not None:
+            console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(night, check)}")
+    console.print(f"cost      {cost_text(night)}")
+    if rates := rates_of(night.run, night.rows, history.scores()):
+        console.print(proposers_table(rates))
+    if kept:
+        console.print(experiments_table(kept))
+    console.print(f"table     {subject / 'results.tsv'}")
+    console.print(f"picture   {picture}")
+    console.print(f"branch    {night.run.branch} in {subject}", soft_wrap=True)

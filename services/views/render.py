@@ -1,0 +1,250 @@
+"""The live view: a night on a terminal, as rich renderables made from the read model. Pure: nothing is fetched here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from researcher.decision.heldout import Compared
+from researcher.journal.records import Confirmation, Verdict
+from researcher.proposers.escalation import spent
+from researcher.report.proposer_stats import Rates
+from researcher.report.view import Night, Now, Row, tally_text, waiting
+
+ROWS = 10
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
+LABELS = {"llm": "LLM", "checker": "checks", "subject": "git"}
+NO_NUMBER = "—"
+NOT_RUNNING = "not running; `overnight run` goes on with it"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the view shows. `night` is None until the run has started; `foot` is its last line."""
+
+    night: Night | None
+    now: Now | None
+    goal: int | None
+    elapsed_s: float
+    foot: str
+    alarm: str | None = None
+
+
+def draw(scene: Scene) -> RenderableType:
+    """One screen."""
+    title = "Overnight" if scene.night is None else f"Overnight {scene.night.run.tag} · {scene.night.run.profile}"
+    parts: list[RenderableType] = [Text(f"ALARM {scene.alarm}", style="bold red")] if scene.alarm else []
+    parts.append(_now(scene))
+    if scene.night is not None:
+        parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
+    for who, words in scene.now.notes.items() if scene.now is not None else ():
+        parts.append(Text(f"{LABELS[who]:<4} {words}", style="yellow"))
+    if scene.now is not None and scene.now.trainer is not None and scene.now.trainer.no_user is not None:
+        why = scene.now.trainer.no_user.partition(". Next: ")[0]
+        parts.append(Text(f"user candidates run as root, without its rights: {why}", style="yellow"))
+    if scene.now is not None and scene.now.foreign:
+        parts.append(Text(f"jobs {scene.now.foreign}", style="yellow"))
+    if scene.foot:
+        parts.append(Text(scene.foot, style="dim"))
+    return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")
+
+
+def _now(scene: Scene) -> RenderableType:
+    line = Table.grid(padding=(0, 1))
+    now = scene.now
+    if now is None or now.trial is None or scene.night is None:
+        line.add_row(Text("now ", style="bold"), Text(now.doing if now else _at_rest(scene.night)))
+        return line
+    running = next((row for row in reversed(scene.night.rows) if row.status in ("committed", "measuring")), None)
+    name = running.experiment.title if running else now.trial
+    progress = now.progress
+    figures = [progress.phase if progress else "queued"]
+    if progress and progress.step is not None:
+        figures.append(f"step {progress.step}")
+    if progress and progress.loss is not None:
+        figures.append(f"loss {progress.loss:.4f}")
+    line.add_row(
+        Text("now ", style="bold"),
+        Text(name, overflow="ellipsis", no_wrap=True),
+        ProgressBar(total=1.0, completed=progress.progress if progress else 0.0, width=24),
+        Text(" · ".join(figures)),
+    )
+    return line
+
+
+def _at_rest(night: Night | None) -> str:
+    return NOT_RUNNING if night is None or night.run.ended is None else f"ended: {night.run.ended}"
+
+
+def _standing(night: Night) -> Text:
+    if night.gain is None:
+        done = len(night.baseline_scores)
+        return Text(f"baseline  {done} of its repeats measured")
+    sigma = NO_NUMBER if night.sigma is None else f"{night.sigma:.4f}"
+    text = Text(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds, σ {sigma}\n")
+    best = night.incumbent
+    if best is not None and not best.experiment.is_baseline:
+        scores = night.incumbent_scores
+        value = f"{fmean(scores):.6f}" + (f" over {len(scores)} seeds" if len(scores) > 1 else "")
+        text.append(f"best      {value} {best.note}: {best.experiment.title}\n", style="green")
+    text.append(gain_text(night), style="bold")
+    if unseen := heldout_text(night):
+        text.append(f"\n{unseen}")
+    fell = next((check for check in reversed(night.confirmations) if check.fell), None)
+    if fell is not None and (head := night.row(fell.head)) is not None:
+        text.append(f"\nfell      experiment {head.experiment.number}: {fell.reason}", style="yellow")
+    return text
+
+
+def gain_text(night: Night) -> str:
+    """The claim, and apart from it what is only believed so far."""
+    if night.gain is None:
+        return ""
+    claim = "none confirmed yet" if night.gain.confirmed is None else f"{night.gain.confirmed:.6f} confirmed"
+    more = "" if night.gain.provisional is None else f", {night.gain.provisional:+.6f} provisional (not yet a claim)"
+    return f"gain      {claim}{more}"
+
+
+def heldout_text(night: Night) -> str:
+    """The gains on text that no decision saw, and the best's gap beside the baseline's; empty where it was not scored
+    there."""
+    confirmed, best = night.heldout.confirmed, night.heldout.keeps.get(night.run.incumbent or 0)
+    gains = [] if confirmed is None else [f"{confirmed:.6f} confirmed"]
+    if best is not None and night.run.incumbent != night.run.confirmed:
+        gains.append(f"{best.heldout_gain:+.6f} provisional")
+    parts = [", ".join(gains)] if gains else []
+    parts += [] if best is None else [gap_text(best)]
+    return f"held out  {'; '.join(parts)}" if parts else ""
+
+
+def gap_text(compared: Compared) -> str:
+    """What some code scores on both slices, and what it scored more on one of them than the baseline did."""
+    code, base = compared.code, compared.base
+    return (
+        f"val {code.val:.6f} is {code.heldout:.6f} there: a gap of {code.gap:+.6f}, the baseline's is {base.gap:+.6f}"
+    )
+
+
+def claimed_text(night: Night, check: Confirmation) -> str:
+    """What a claim's fresh seeds gained on held-out text, and on text that nobody has written."""
+    claimed = night.heldout.claims.get(check.id)
+    held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
+    if check.unseen_gain is None:
+        return held_out + ("; not scored on unseen text" if check.verdict is Verdict.CONFIRMED else "")
+    return f"{held_out}; unseen {check.unseen_gain:+.6f}"
+
+
+def _counts(scene: Scene) -> Text:
+    night = scene.night
+    assert night is not None
+    goal = "" if scene.goal is None else f" of {scene.goal}"
+    text = Text(f"measured  {night.measured}{goal}: ")
+    text.append(tally_text(night))
+    if night.seconds_each is not None:
+        text.append(f" · {night.seconds_each:.0f} s each")
+        if scene.goal is not None and scene.goal > night.measured:
+            text.append(f", about {clock_text((scene.goal - night.measured) * night.seconds_each)} to go")
+    text.append(f"\ncost      {cost_text(night)}")
+    if night.paid:
+        text.append(f"\nstronger  {paid_text(night)}")
+    return text
+
+
+def paid_text(night: Night) -> str:
+    """What the stronger model has cost of its cap, and when and why it was asked last."""
+    last = night.paid[-1]
+    row, calls = night.row(last.after), len(night.paid)
+    number = "?" if row is None else row.experiment.number
+    fault = "" if last.fault is None else f": {last.fault}"
+    return (
+        f"{last.model}: {spent(night.paid):.4f} of {last.cap:g} spent in {calls} call{'s' if calls > 1 else ''}, "
+        f"the last after experiment {number}, because of {last.why}{fault}"
+    )
+
+
+def cost_text(night: Night) -> str:
+    """Seconds, tokens and money, as far as known."""
+    cost = night.cost
+    parts = [f"{clock_text(cost.trial_s)} of trials"]
+    if cost.llm_tokens or cost.llm_s:
+        parts.append(f"LLM {clock_text(cost.llm_s)}, {cost.llm_tokens:,} tokens")
+    if cost.money is not None:
+        parts.append(f"{cost.money:.2f} money")
+    return ", ".join(parts)
+
+
+def _last(night: Night) -> Table:
+    return experiments_table([row for row in night.rows if not row.experiment.is_baseline][-ROWS:])
+
+
+def experiments_table(rows: list[Row]) -> Table:
+    """One experiment a line."""
+    table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("val_bpb", justify="right", no_wrap=True)
+    table.add_column("by", no_wrap=True)
+    table.add_column("what", ratio=2, no_wrap=True, overflow="ellipsis")
+    table.add_column("why", ratio=3, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        item = row.experiment
+        mark = " ✓" if row.confirmed and not item.is_baseline else " ↩" if row.rolled_back else ""
+        table.add_row(
+            str(item.number),
+            row.status + mark,
+            _number(item.score),
+            str(item.proposer or ""),
+            item.title,
+            row.note if row.rolled_back else item.reason or "",
+            style=STYLES.get(row.status, ""),
+        )
+    return table
+
+
+def proposers_table(rates: Sequence[Rates]) -> Table:
+    """One proposer a column, so that the figures stand whole on a narrow terminal too. No screen has room for it."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("by", style="dim", no_wrap=True)
+    for each in rates:
+        table.add_column(each.proposer, justify="right", no_wrap=True)
+    costs = [each.cost for each in rates]
+    table.add_row("tries", *(str(each.tries) for each in rates))
+    table.add_row("rejected", *(str(each.rejected) for each in rates))
+    table.add_row("crashed", *(str(each.crashed) for each in rates))
+    table.add_row("kept", *(str(each.kept) for each in rates))
+    table.add_row("confirmed", *(str(each.confirmed) for each in rates))
+    table.add_row("gain", *(_number(each.gain) for each in rates))
+    table.add_row("a trial", *(_number(each.gain_per_trial) for each in rates))
+    table.add_row("an hour", *(_number(each.gain_per_hour) for each in rates))
+    if any(cost.llm_s or cost.llm_tokens for cost in costs):
+        table.add_row("LLM", *(clock_text(cost.llm_s) for cost in costs))
+        table.add_row("tokens", *(f"{cost.llm_tokens:,}" for cost in costs))
+    if any(cost.money is not None for cost in costs):
+        table.add_row("money", *(NO_NUMBER if cost.money is None else f"{cost.money:.2f}" for cost in costs))
+    return table
+
+
+def _requests(night: Night) -> list[RenderableType]:
+    first_lines = [(request.kind, request.body.partition("\n")[0][:100]) for request in waiting(night)]
+    return [Text(f"waits     {kind}: {line}" if line else f"waits     {kind}") for kind, line in first_lines]
+
+
+def _number(value: float | None) -> str:
+    return NO_NUMBER if value is None else f"{value:.6f}"
+
+
+def clock_text(seconds: float) -> str:
+    """1:02:03, 2:03 or 3 s."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,123 @@
+"""How far the budget is used, as the candidate sees it: `progress()`, the warm-up and the marks the trainer reads.
+
+Promises: 0 until the warm-up is over, then the share of the budget in its clock, a long set-up included; 1 also when
+the next step would end far behind the budget. The trainer measures the same from outside and believes only itself.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+from trainer.candidate.protocol import Channel, Message, Word
+
+_REPORT_EVERY_S = 0.5
+_STEPS_COMPARED = 3
+
+
+class Pace:
+    """The candidate's clock. The warm-up ends with its last step or its last second, whichever comes first."""
+
+    def __init__(
+        self,
+        clock: str,
+        amount: float,
+        warmup_steps: int,
+        warmup_cap_s: float,
+        channel: Channel,
+        *,
+        free_setup: float = 0.0,
+        overrun: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._amount = amount
+        self._warmup_steps = warmup_steps
+        self._warmup_cap_s = warmup_cap_s
+        self._channel = channel
+        self._free_setup = free_setup
+        self._overrun = overrun
+        self._began_at = self._now()
+        self._before = 0.0
+        self._stepped_at: float | None = None
+        self._took = deque[float](maxlen=_STEPS_COMPARED)
+        self._first_batch_at: float | None = None
+        self._warm_at: float | None = None
+        self._warm_step = 0
+        self._asked = False
+        self._reported_at = 0.0
+        self.steps = 0
+        self.tokens = 0
+
+    def progress(self) -> float:
+        """Share of the time budget used, 0..1; to be called once before every optimiser step."""
+        self.steps = self.steps + 1 if self._asked else 0
+        self._asked = True
+        if self._first_batch_at is None:
+            return 0.0
+        self._end_warmup()
+        share = 1.0 if self._would_overrun() else self._share()
+        self._report(share)
+        return share
+
+    def batch_taken(self, tokens: int) -> None:
+        """A batch was delivered; the first one starts the phase that is measured."""
+        self.tokens += tokens
+        if self._first_batch_at is None:
+            self._first_batch_at = time.monotonic()
+            self._before = max(0.0, self._now() - self._began_at - self._free_setup)
+            self._channel.send(Message(Word.FIRST_BATCH))
+            self._end_warmup()
+
+    def optimizer_stepped(self, *_: object) -> None:
+        """Counts steps for scripts that never ask for their progress; with two optimisers the warm-up is shorter."""
+        if self._first_batch_at is None or self._asked:
+            return
+        self.steps += 1
+        self._end_warmup()
+        self._report(self._share())
+
+    def end_warmup(self) -> None:
+        """Now, whatever was done; the first batch was taken."""
+        self._warm_at, self._warm_step = self._now(), self.steps
+        self._channel.send(Message(Word.WARM, number=self.steps))
+
+    def _end_warmup(self) -> None:
+        if self._warm_at is not None or self._first_batch_at is None:
+            return
+        waited_s = time.monotonic() - self._first_batch_at
+        if self.steps >= self._warmup_steps or waited_s >= self._warmup_cap_s:
+            self.end_warmup()
+
+    def _share(self) -> float:
+        if self._warm_at is None:
+            return 0.0
+        return max(0.0, min(1.0, self._used(self._warm_at) / self._amount))  # a fork's own clock begins anew
+
+    def _used(self, warm_at: float) -> float:
+        """Of the budget, in its clock."""
+        return self.steps - self._warm_step if self._clock == "steps" else self._before + self._now() - warm_at
+
+    def _would_overrun(self) -> bool:
+        """Whether the next step, as short as the shortest of the last ones, would use up more than half of what may be
+        overrun. Only steps longer than that are ever spared."""
+        if self._warm_at is None or self._clock == "steps":
+            return False
+        now = self._now()
+        if self._stepped_at is not None:
+            self._took.append(now - self._stepped_at)
+        self._stepped_at = now
+        return bool(self._took) and self._used(self._warm_at) + min(self._took) > self._amount + self._overrun / 2
+
+    def _now(self) -> float:
+        if self._clock != "processor":
+            return time.monotonic()
+        spent = os.times()
+        return time.process_time() + spent.children_user + spent.children_system
+
+    def _report(self, share: float) -> None:
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT_EVERY_S:
+            self._reported_at = now
+            self._channel.send(Message(Word.PROGRESS, number=self.steps, x=share))

@@ -1,0 +1,243 @@
+"""A candidate's script inside its process, run with tensors that hold no numbers until a whole step is done.
+
+Under torch's fake tensors shapes and types are real and numbers are not: the largest model takes seconds and little
+memory. Promises: wrong code is claimed only where the error can mean nothing else, see `wrongness`. Does not cover a
+card's branch of a script, since cards are hidden here; nor a script that forges the answer, which costs it a trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import linecache
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trainer.candidate.code_errors import KINDS, means_wrong_code
+from trainer.candidate.protocol import Channel, Message, Word
+from trainer.candidate.runner import impose_seed, refuse_other_splits, run_guarded, run_script
+
+PASSES, FAILS, UNKNOWN = "passes", "fails", "unknown"  # as in the contract, which is slow to import
+ENOUGH_S = 10.0  # of batches without a step that we could tell: much accumulation, an optimiser of its own
+_LONGEST_REASON = 400
+_MOST_MADE_UP = 2**20
+
+
+@dataclass(frozen=True)
+class RehearsalOrders:
+    """The rehearsal's only argument, as JSON. `on_card` is where the trial would run."""
+
+    control_fd: int
+    seed: int
+    on_card: bool
+
+
+def main() -> None:
+    """Entry point of the candidate's process."""
+    orders = RehearsalOrders(**json.loads(sys.argv[2]))
+    sys.path[0] = os.getcwd()
+    channel = Channel.from_fd(orders.control_fd)
+    channel.send(Message(Word.STARTED))
+    import torch  # noqa: PLC0415 - the trainer times this
+
+    impose_seed(orders.seed)
+    channel.send(Message(Word.IMPORTED, number=torch.get_num_threads(), text=torch.__version__))
+    code = run_guarded(lambda: _rehearse(orders, channel))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+class _Enough(BaseException):
+    """Enough was seen. No exception of a script's own kind: it shall not catch it."""
+
+
+def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
+    """The answer goes out as a message, its reason as the last line that is printed. What is not caught here is no
+    wrong code, and `run_guarded` prints it as python would."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC0415
+
+    _compile_nothing()
+    _convert_in_place()
+    rehearsal, values, script = _Rehearsal(), _values(), ModuleType("__main__")
+    verdict, line, reason = UNKNOWN, 0, "it ended before it had taken a whole step"
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), values:
+            run_script(rehearsal.put_ours, script)
+    except _Enough:
+        verdict, reason = PASSES, rehearsal.seen
+    except KINDS as error:
+        source = Path("train.py").absolute()
+        line, reason = _told(error, source)
+        if line and not values.made_up and means_wrong_code(error, source, on_card=orders.on_card):
+            verdict = FAILS
+    count, size_bytes = _weights(script, on_card=orders.on_card)
+    sys.stdout.flush()
+    print(f"\n{reason}", flush=True)
+    channel.send(Message(Word.REHEARSED, number=line, x=count, y=size_bytes, text=verdict))
+
+
+class _Rehearsal:
+    """What stands in for prepare: batches without content, and an end as soon as a whole step was seen."""
+
+    def __init__(self) -> None:
+        from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415
+
+        register_optimizer_step_post_hook(self._stepped)
+        self._asked = False
+        self._steps = 0
+        self._first_batch_s: float | None = None
+        self.seen = ""
+
+    def put_ours(self, prepare: Any) -> None:
+        """For `run_script`. TIME_BUDGET stays: no script gets that far."""
+        prepare.evaluate_bpb = self._evaluate_bpb
+        prepare.progress = self._progress
+        prepare.make_dataloader = self._make_dataloader
+
+    def _end(self, seen: str) -> None:
+        self.seen = seen
+        raise _Enough
+
+    def _progress(self) -> float:
+        if self._asked and self._first_batch_s is not None:
+            self._end("it took a whole step")
+        self._asked = True
+        return 0.0
+
+    def _evaluate_bpb(self, *_: object, **__: object) -> float:
+        if self._first_batch_s is None:
+            raise SystemExit("it asked for its score before it took a batch from make_dataloader")
+        self._end("it went on to its score")
+        return 0.0
+
+    def _stepped(self, *_: object) -> None:
+        self._steps += 1
+
+    def _make_dataloader(
+        self, tokenizer: object, B: int, T: int, split: str = "train", *_: object, **__: object  # noqa: N803
+    ) -> Iterator[Any]:  # fmt: skip
+        import torch  # noqa: PLC0415
+
+        refuse_other_splits(split)
+        shape = torch.Size((B, T))
+        return iter(lambda: self._batch(shape), None)
+
+    def _batch(self, shape: Any) -> Any:
+        import torch  # noqa: PLC0415
+
+        now = time.monotonic()
+        if self._first_batch_s is None:
+            self._first_batch_s = now
+        elif self._steps:
+            self._end("it took a whole step of its optimiser")
+        elif now - self._first_batch_s > ENOUGH_S:
+            self._end(f"nothing was wrong in {ENOUGH_S:g} s of batches")
+        return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64), 1
+
+
+def _told(error: BaseException, source: Path) -> tuple[int, str]:
+    """The last line of train.py that led to it, 0 without one; and what is said of it, in one line."""
+    places = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(source)]
+    line = (places[-1] if places else 0) or 0
+    words = f"{type(error).__name__}: {error}".replace("FakeTensor'", "Tensor'")
+    at = f" (line {line}: {linecache.getline(str(source), line).strip()[: _LONGEST_REASON // 2]})" if line else ""
+    return line, " ".join(words.split())[:_LONGEST_REASON] + at
+
+
+def _compile_nothing() -> None:
+    """What is compiled computes the same."""
+    import torch  # noqa: PLC0415
+
+    def as_it_is(model: Any = None, *_: object, **__: object) -> Any:
+        return (lambda function: function) if model is None else model
+
+    torch.compile = as_it_is
+    setattr(torch.nn.Module, "compile", lambda *_, **__: None)  # noqa: B010 - mypy knows a method there
+
+
+def _convert_in_place() -> None:
+    """`model.to(...)` swaps what is not a plain tensor, and swaps no fake: the fakes' converter remembers each."""
+    import torch  # noqa: PLC0415
+
+    def put(parameter: Any, converted: Any) -> None:
+        parameter.data = converted.data
+
+    torch.utils.swap_tensors = put
+
+
+def _values() -> Any:
+    """A mode in which a script that wants a number of a tensor that holds none gets one; `made_up` remembers it."""
+    import torch  # noqa: PLC0415
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor  # noqa: PLC0415
+    from torch.overrides import TorchFunctionMode  # noqa: PLC0415
+
+    class Values(TorchFunctionMode):
+        made_up = False
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            is_fake = bool(args) and isinstance(args[0], FakeTensor)
+            if is_fake and function is torch.Tensor.__format__ and args[0].dim() == 0:
+                self.made_up = True
+                return format(_number(args[0]), args[1])  # torch itself formats no subclass
+            try:
+                return function(*args, **(kwargs or {}))
+            except DataDependentOutputException:
+                name = getattr(function, "__name__", "")
+                if not is_fake or name not in _MADE or args[0].numel() > _MOST_MADE_UP:
+                    raise
+                self.made_up = True
+                return _MADE[name](args[0])
+
+    return Values()
+
+
+def _number(tensor: Any) -> Any:
+    """One, of the tensor's own kind; False is "nothing is wrong"."""
+    if tensor.is_floating_point():
+        return 1.0
+    return False if str(tensor.dtype) == "torch.bool" else 1
+
+
+def _list(tensor: Any) -> Any:
+    return _number(tensor) if tensor.dim() == 0 else [_list(part) for part in tensor]
+
+
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "item": _number,
+    "tolist": _list,
+    "__float__": lambda _: 1.0,
+    "__int__": lambda _: 1,
+    "__index__": lambda _: 1,
+    "__bool__": lambda _: False,
+    "is_nonzero": lambda _: False,
+    "__contains__": lambda _: False,
+    "equal": lambda _: False,
+    "allclose": lambda _: True,
+}
+
+
+def _weights(script: ModuleType, *, on_card: bool) -> tuple[float, float]:
+    """Of the largest model that a module-level name holds: its parameters, and the bytes that they and their gradients
+    take at least. A card's branch may hold them in half precision. 0 without a model."""
+    import torch  # noqa: PLC0415
+
+    found = [(0.0, 0.0)]
+    for value in list(vars(script).values()):
+        if isinstance(value, torch.nn.Module):
+            weights = list(value.parameters())
+            sizes = [
+                weight.numel() * (min(2, weight.element_size()) if on_card else weight.element_size())
+                * (2 if weight.requires_grad else 1)
+                for weight in weights
+            ]  # fmt: skip
+            found.append((float(sum(weight.numel() for weight in weights)), float(sum(sizes))))
+    return max(found)

@@ -1,0 +1,153 @@
+"""The candidate's side of scoring: `evaluate_bpb` becomes a server of logits for tokens that the trainer chooses.
+
+Promises: the first call counts, a second one returns the same value. It never sees targets, the row count, or which
+rows decide. The number it returns is the trainer's. A replica, a fresh process with the same script and the weights of
+the first, answers in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import sys
+from typing import Any, NoReturn
+
+from trainer.candidate.budget_clock import Pace
+from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, Word
+
+_HALF_LARGEST = 65504.0
+_GONE = 75
+_ANSWERS_SEED = 0
+
+
+class LogitsServer:
+    """Answers SCORE messages until SCORED. Buffers are the trainer's memory files, mapped when first needed.
+
+    It keeps the number of threads of the training: two threads on a shared machine made scoring three times slower.
+    """
+
+    def __init__(
+        self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, weights_fd: int, pace: Pace
+    ) -> None:
+        self._channel = channel
+        self._weights_fd = weights_fd
+        self._layout = layout
+        self._inputs_fd = inputs_fd
+        self._logits_fd = logits_fd
+        self._pace = pace
+        self._bpb: float | None = None
+
+    def evaluate_bpb(self, model: Any, tokenizer: object = None, batch_size: int | None = None) -> float:
+        """Bits per byte of the validation rows, as the trainer computed them from this model's logits."""
+        if self._bpb is None:
+            import torch  # noqa: PLC0415
+
+            self._channel.send(Message(Word.READY, number=self._pace.steps, x=float(self._pace.tokens)))
+            if callable(getattr(model, "eval", None)):
+                model.eval()
+            with torch.no_grad():
+                self._bpb = self._serve(torch, model)
+        return self._bpb
+
+    def _serve(self, torch: Any, model: Any) -> float:
+        layout = self._layout
+        inputs = mmap.mmap(self._inputs_fd, BUFFERS * layout.input_bytes, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        logits = mmap.mmap(self._logits_fd, BUFFERS * layout.logits_bytes)
+        device = _device_of(torch, model)
+        while True:
+            message = self._channel.receive()
+            if message is None:
+                raise SystemExit(_GONE)
+            if message.word is Word.SCORED:
+                return message.x
+            if message.word is Word.SAVE:
+                self._save(torch, model)
+                continue
+            buffer = message.number
+            tokens = torch.frombuffer(
+                inputs, dtype=torch.int32, count=layout.rows * layout.context, offset=buffer * layout.input_bytes
+            )
+            fix_chance(torch)
+            answer = model(tokens.view(layout.rows, layout.context).to(device=device, dtype=torch.int64))
+            self._check(answer, (layout.rows, layout.context, layout.vocab))
+            kind = torch.float16 if message.x == 2 and _fits_half(torch, answer) else torch.float32
+            room = torch.frombuffer(logits, dtype=kind, count=answer.numel(), offset=buffer * layout.logits_bytes)
+            room.view(answer.shape).copy_(answer)
+            self._channel.send(Message(Word.SERVED, number=buffer, x=float(room.element_size())))
+
+    def _save(self, torch: Any, model: Any) -> None:
+        """For the replica: the weights into the trainer's memory file, the model's name and precision by message; no
+        name for what no replica could have."""
+        inner = unwrapped(model)
+        name = _name_of(inner) if isinstance(inner, torch.nn.Module) else None
+        if name is not None:
+            os.ftruncate(self._weights_fd, 0)
+            with open(os.dup(self._weights_fd), "wb") as file:
+                torch.save(inner.state_dict(), file)
+        self._channel.send(Message(Word.SAVED, text=f"{name}|{_precision(torch, model)}" if name is not None else ""))
+
+    def _check(self, answer: Any, expected: tuple[int, int, int]) -> None:
+        found = getattr(answer, "shape", None)
+        if found is None or tuple(found) != expected:
+            shape = "no tensor" if found is None else f"shape {tuple(found)}"
+            self._refuse(f"model(x) gave {shape}, not logits of shape {expected}")
+
+    def _refuse(self, text: str) -> NoReturn:
+        self._channel.send(Message(Word.FAULT, text=text))
+        raise SystemExit(text)
+
+
+def fix_chance(torch: Any) -> None:
+    """Let every answer begin with the same numbers of the global generators: dropout that was left on, or a layer of
+    noise, then answers alike when it is asked again, and whatever still differs needs another reason."""
+    random.seed(_ANSWERS_SEED)
+    torch.manual_seed(_ANSWERS_SEED)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(_ANSWERS_SEED)
+
+
+def unwrapped(model: Any) -> Any:
+    """What torch.compile wrapped, if it did."""
+    return getattr(model, "_orig_mod", model)
+
+
+def named(name: str) -> Any:
+    """What a module-level name of the script holds, or a part of it, as in `wrapper.inner`; None without it."""
+    first, _, path = name.partition(".")
+    held = getattr(sys.modules["__main__"], first, None)
+    return _parts(held).get(path) if path else held
+
+
+def _name_of(module: Any) -> str | None:
+    """A name that leads to what is scored: of the module itself, else of one that holds it."""
+    held = vars(sys.modules["__main__"]).items()
+    whole = (name for name, value in held if unwrapped(value) is module)
+    parts = (f"{name}.{path}" for name, value in held for path, part in _parts(value).items() if part is module)
+    return next(whole, None) or next(parts, None)
+
+
+def _parts(holder: Any) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    inner = unwrapped(holder)
+    return dict(inner.named_modules()) if isinstance(inner, torch.nn.Module) else {}
+
+
+def _precision(torch: Any, model: Any) -> str:
+    """The type that autocast computes in, empty without it."""
+    kind = _device_of(torch, model).type
+    return str(torch.get_autocast_dtype(kind)).partition(".")[2] if torch.is_autocast_enabled(kind) else ""
+
+
+def _fits_half(torch: Any, answer: Any) -> bool:
+    low, high = torch.aminmax(answer)
+    return bool(low > -_HALF_LARGEST) and bool(high < _HALF_LARGEST)
+
+
+def _device_of(torch: Any, model: Any) -> Any:
+    """Where the model's parameters are; a model without any is fed on the card if there is one."""
+    with contextlib.suppress(AttributeError, StopIteration, TypeError):
+        return next(model.parameters()).device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,107 @@
+"""Before the first trial: are the walls around candidates there? A probe is started where a candidate would be.
+
+Promises: what it names open is open, tried just now on this machine; a worker whose walls have a hole says which and
+refuses to work, unless told that this is wanted. Does not cover what nobody thought of trying.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.sandbox.cleanup import clear
+from trainer.sandbox.launch import Guarded, Launch, layers
+from trainer.sandbox.paths import Places
+from trainer.sandbox.selftest_probe import TRIED
+from trainer.sandbox.visible_paths import PRIVATE, grants
+
+_WALL_S = 30.0
+_CODE = Path(__file__).resolve().parents[1]
+
+
+class Unsafe(RuntimeError):
+    """Candidates could do what they must not; the message says what, and what to do."""
+
+
+@dataclass(frozen=True)
+class Walls:
+    """What stands around a candidate, what gets through all the same, and what is wrong with the card from inside."""
+
+    layers: tuple[str, ...]
+    open: tuple[str, ...]
+    card_fault: str | None
+
+    def require(self) -> None:
+        """Raises Unsafe where anything gets through or the card cannot be used."""
+        if self.open:
+            raise Unsafe(
+                f"a candidate here could {', '.join(self.open)}; run in containers (scripts/up), or on Linux 5.13 or "
+                "newer with Landlock switched on, or take the risk: --unsafe-local"
+            )
+        if self.card_fault is not None:
+            raise Unsafe(
+                f"a candidate could not use the card ({self.card_fault}); look at the driver with scripts/doctor"
+            )
+
+
+def try_walls(places: Places, password_file: Path | None) -> Walls:
+    """Start the probe, hear what it could do. Raises Unsafe where it does not even start."""
+    folder, known = places.work / "probe", places.data.absolute() / "manifest.json"
+    own_root = "read-only-mounts" in layers(places.user)  # without it the README names what is open
+    clear(folder, places.user)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        targets: dict[str, object] = {
+            "connect to a port of this machine": listening.getsockname()[1],
+            "read the trainer's environment": os.getpid(),
+            "signal the trainer": os.getpid(),
+            "pin the trainer to a core": os.getpid(),
+            "open the kernel's settings for writing": "/proc/sys/kernel/core_pattern",
+            "read the password": None if password_file is None else str(password_file.absolute()),
+            "read the data that scores": str(places.data.absolute() / PRIVATE),
+            "write results": None if places.trials is None else str(places.trials.absolute()),
+            "write the data": str(places.data.absolute()),
+            "write the trainer's code": str(_CODE),
+            "note something at the data": str(known),
+            "set the times of the data": str(known) if own_root else None,
+            "look for results": None if places.trials is None or not own_root else str(places.trials.absolute()),
+        }
+        assert tuple(targets) == TRIED, "the probe tries what it is told of"
+        said = _run_probe(folder, places, json.dumps(targets))
+    clear(folder, places.user)
+    told = [line.partition(": ") for line in said.splitlines()]
+    return Walls(
+        layers(places.user),
+        tuple(what for name, _, what in told if name == "open"),
+        next((what for name, _, what in told if name == "card"), None),
+    )
+
+
+def _run_probe(folder: Path, places: Places, targets: str) -> str:
+    guarded = Guarded.start(
+        Launch(
+            folder=folder.absolute(),
+            files={},
+            orders=targets,
+            env={},
+            keep_fds=(),
+            wall_limit_s=_WALL_S,
+            file_mib=1,
+            processes=8,
+            grants=grants(places.data),
+            user=places.user,
+            module="trainer.sandbox.selftest_probe",
+        )
+    )
+    try:
+        select.select([guarded.report_fd], [], [], 2 * _WALL_S)
+        ending = guarded.ending()
+        said = os.read(guarded.log_fd, 2**16).decode(errors="replace")
+    finally:
+        guarded.close()
+    if ending is None or ending.exit_code != 0:
+        raise Unsafe(f"no candidate can be started here ({said.strip() or ending}); see the message and mend it")
+    return said

@@ -1,0 +1,114 @@
+"""Questions and answers: rows of tokens go to a candidate's process, its logits come back through shared memory.
+
+Promises: an answer is copied to private memory before anybody reads it, one that was not asked for is refused, and no
+message is waited for (the caller's loop has the deadline). Two batches are on the way, so both sides work, unless the
+caller wants one: a candidate can read what is on the way.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, Word
+from trainer.sandbox import syscalls
+from trainer.scoring.cross_entropy import Unscorable
+from trainer.scoring.rows import Tokens
+
+
+class Buffers:
+    """The two memory files shared with the candidate, and room for a private copy."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.inputs_fd = syscalls.sealed_memory("inputs", BUFFERS * layout.input_bytes)
+        self.logits_fd = syscalls.sealed_memory("logits", BUFFERS * layout.logits_bytes)
+        self._inputs = mmap.mmap(self.inputs_fd, BUFFERS * layout.input_bytes)
+        self._logits = mmap.mmap(self.logits_fd, BUFFERS * layout.logits_bytes)
+
+    def write_inputs(self, buffer: int, inputs: Tokens) -> None:
+        """Lay out the tokens that the candidate will read, filled up to a whole batch: one shape, one compilation."""
+        offset = buffer * self.layout.input_bytes
+        raw = inputs.astype(np.int32).tobytes().ljust(self.layout.input_bytes, b"\0")
+        self._inputs[offset : offset + len(raw)] = raw
+
+    def copy_logits(self, buffer: int, positions: int, itemsize: int) -> npt.NDArray[np.floating]:
+        """A private copy: reading shared memory twice would let the candidate change it in between."""
+        offset = buffer * self.layout.logits_bytes
+        raw = self._logits[offset : offset + positions * self.layout.vocab * itemsize]
+        kind = np.dtype(np.float16 if itemsize == 2 else np.float32)
+        private: npt.NDArray[np.floating] = np.frombuffer(raw, dtype=kind).reshape(positions, self.layout.vocab)
+        return private
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._inputs.close()
+        self._logits.close()
+        os.close(self.inputs_fd)
+        os.close(self.logits_fd)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Logits (rows * context, vocabulary) of the `rows` (T+1 wide) from the row `first` on."""
+
+    first: int
+    rows: Tokens
+    logits: npt.NDArray[np.floating]
+
+
+class Dialogue:
+    """`ask`, then one `answered` a message until it is `over`. `half` asks for half precision: for logits that leave a
+    card; it biases by 6e-6 nats."""
+
+    def __init__(self, channel: Channel, buffers: Buffers) -> None:
+        self.channel = channel
+        self.half = False
+        self._buffers = buffers
+        self._open: list[tuple[int, Tokens] | None] = [None] * BUFFERS
+        self._waiting: Iterator[tuple[int, Tokens]] = iter(())
+        self._done_rows = self._all_rows = 0
+
+    def ask(self, rows: Tokens, at_once: int = BUFFERS) -> None:
+        """Send the first batches, so many at once."""
+        self._done_rows, self._all_rows = 0, len(rows)
+        size = self._buffers.layout.rows
+        self._waiting = ((at, rows[at : at + size]) for at in range(0, len(rows), size))
+        for buffer in range(at_once):
+            self._ask(buffer)
+
+    def answered(self, message: Message) -> Answer:
+        """Take a message, and ask on. Raises Unscorable for one that answers nothing."""
+        buffer, itemsize = message.number, int(message.x) if message.x in (2.0, 4.0) else 0
+        asked = self._open[buffer] if message.word is Word.SERVED and buffer < BUFFERS else None
+        if asked is None or not itemsize:
+            raise Unscorable("the candidate answered something that it was not asked")
+        first, rows = asked
+        logits = self._buffers.copy_logits(buffer, len(rows) * (rows.shape[1] - 1), itemsize)
+        self._open[buffer] = None
+        self._done_rows += len(rows)
+        self._ask(buffer)
+        return Answer(first, rows, logits)
+
+    @property
+    def over(self) -> bool:
+        """True when nothing is on its way any more."""
+        return not any(waits is not None for waits in self._open)
+
+    @property
+    def share(self) -> float:
+        """How much of what was asked is answered, 0..1."""
+        return min(1.0, self._done_rows / max(1, self._all_rows))
+
+    def _ask(self, buffer: int) -> None:
+        asked = next(self._waiting, None)
+        if asked is None:
+            return
+        self._open[buffer] = asked
+        self._buffers.write_inputs(buffer, asked[1][:, :-1])
+        self.channel.send(Message(Word.SCORE, number=buffer, x=2.0 if self.half else 4.0))

@@ -1,0 +1,53 @@
+"""A replica: a fresh process with the same script, stopped before its first batch, and the weights that were scored.
+
+It is asked questions about the score, drawn after it was known, and its losses are compared with those of the score.
+Promises: a candidate that passes computes its logits from its script, its weights and the past of a row alone; nothing
+that the first process remembered is there. A replica that recognises what it is and behaves differs from the score.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainer.candidate.protocol import Channel, Message, Word
+from trainer.scoring.causality import Finding, Questions
+from trainer.scoring.cross_entropy import nats
+from trainer.scoring.exchange import Buffers, Dialogue
+
+
+class ReplicaExam:
+    """Its examination, driven by its answers. `finding` is None until all are there."""
+
+    awaits_weights = False
+
+    def __init__(self, channel: Channel, buffers: Buffers, questions: Questions) -> None:
+        self._dialogue = Dialogue(channel, buffers)
+        self._questions = questions
+        self._losses = np.zeros(len(questions.tokens))
+        self.finding: Finding | None = None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @property
+    def share(self) -> float:
+        """How far it is, 0..1."""
+        return self._dialogue.share
+
+    def begin(self, *, half: bool) -> None:
+        """Ask for the first batch, and for one at a time: the next one could show what this one asks for."""
+        self._dialogue.half = half
+        self._dialogue.ask(self._questions.tokens, at_once=1)
+
+    def served(self, message: Message) -> bool:
+        """Take an answer; True when all is compared and the replica was told. Raises Unscorable."""
+        answer = self._dialogue.answered(message)
+        asked = slice(answer.first, answer.first + len(answer.rows))
+        by_row = answer.logits.reshape(len(answer.rows), -1, answer.logits.shape[1])
+        compared = by_row[np.arange(len(by_row)), self._questions.positions[asked]]
+        self._losses[asked] = nats(compared, self._questions.targets[asked])
+        if not self._dialogue.over:
+            return False
+        self.finding = self._questions.finding(self._losses)
+        self._dialogue.channel.send(Message(Word.SCORED))
+        return True

@@ -1,0 +1,170 @@
+"""Trusted scoring: the candidate answers with logits, the cross entropy and the bits per byte are computed here.
+
+Promises: non-finite logits are refused, and normalisation holds by construction. What a model does with the tokens it
+sees is examined in a `replica` for every score that may count.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from trainer.candidate.protocol import Channel, Message, Word
+from trainer.sandbox import syscalls
+from trainer.scoring.causality import Causality
+from trainer.scoring.cross_entropy import Unscorable, nats
+from trainer.scoring.exchange import Answer, Buffers, Dialogue
+from trainer.scoring.rows import ScoringRows
+
+EVALUATOR = "logits-3"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Nats over the bytes they predict."""
+
+    nats: float
+    bytes: int
+
+    @property
+    def bpb(self) -> float:
+        """Bits per byte."""
+        return self.nats / (math.log(2) * self.bytes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many rows are scored, and scored held out; the memory file that keeps the weights for a replica, if there may
+    be one; `closer`, which takes the bits per byte and says how many questions a replica is asked about them, or None
+    for a score that cannot count: it ends there; and how many rows of the unseen slice are scored last."""
+
+    val: int
+    heldout: int
+    weights_fd: int | None
+    closer: Callable[[float], int | None]
+    unseen: int = 0
+
+
+class _Part(Enum):
+    SAVE = 0
+    VAL = 1
+    HELDOUT = 2
+    UNSEEN = 3
+
+
+class Scoring:
+    """One candidate's examination, driven by its answers. The weights are kept, and closed to it, before its first
+    question: later they could hold what it was asked.
+
+    Afterwards: `val`, `heldout` and `unseen`, None where it did not come to that; `asked`, how many questions a replica
+    is to be asked, None for none; `causality`, which draws them; and `saved`, the name of the model whose weights were
+    saved.
+    """
+
+    def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
+        self._dialogue = Dialogue(channel, buffers)
+        self._token_bytes = rows.token_bytes
+        self._plan = plan
+        val = rows.val[: plan.val]
+        batch = min(buffers.layout.rows, len(val))
+        self.causality = Causality(val, rows.heldout, rows.token_bytes > 0, batch, np.random.default_rng())
+        self._slices = {
+            _Part.VAL: val,
+            _Part.HELDOUT: rows.heldout[: plan.heldout],
+            _Part.UNSEEN: rows.unseen[: plan.unseen],
+        }
+        self._left: list[_Part] = []
+        self._part = _Part.SAVE
+        self._scores: dict[_Part, Score] = {}
+        self._nats, self._bytes = 0.0, 0
+        self.asked: int | None = None
+        self.saved: str | None = None
+        threads = max(1, min(8, (os.cpu_count() or 1) - 1))
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    @property
+    def val(self) -> Score | None:
+        """The score on the validation rows, once known."""
+        return self._scores.get(_Part.VAL)
+
+    @property
+    def heldout(self) -> Score | None:
+        """The score on the held-out rows, if they were asked for."""
+        return self._scores.get(_Part.HELDOUT)
+
+    @property
+    def unseen(self) -> Score | None:
+        """The score on the unseen rows, if they were asked for."""
+        return self._scores.get(_Part.UNSEEN)
+
+    @property
+    def share(self) -> float:
+        """How far the current part is, 0..1."""
+        return self._dialogue.share
+
+    @property
+    def awaits_weights(self) -> bool:
+        """True until the weights are written down."""
+        return self._part is _Part.SAVE and self._plan.weights_fd is not None
+
+    def begin(self, *, half: bool) -> None:
+        """Ask for the weights, or for the first batches."""
+        self._dialogue.half = half
+        if self._plan.weights_fd is None:
+            self._ask(_Part.VAL)
+        else:
+            self._dialogue.channel.send(Message(Word.SAVE))
+
+    def served(self, message: Message) -> bool:
+        """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
+        if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is Word.SAVED:
+            self._close_weights(self._plan.weights_fd)
+            self.saved = message.text
+            self._ask(_Part.VAL)
+            return False
+        self._take(self._dialogue.answered(message))
+        return self._part_is_done() if self._dialogue.over else False
+
+    def close(self) -> None:
+        """Release the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _ask(self, part: _Part) -> None:
+        self._part = part
+        self._dialogue.ask(self._slices[part])
+
+    def _close_weights(self, fd: int) -> None:
+        try:
+            syscalls.freeze_memory(fd)
+        except OSError as error:
+            raise Unscorable(f"it meddled with the file of its weights: {error.strerror}") from error
+
+    def _take(self, answer: Answer) -> None:
+        targets = answer.rows[:, 1:].reshape(-1)
+        losses = nats(answer.logits, targets, self._pool)
+        if self._part is _Part.VAL:
+            self.causality.note(answer.first, losses)
+        weights = self._token_bytes[targets]
+        self._nats += float(losses[weights > 0].sum())
+        self._bytes += int(weights.sum())
+
+    def _part_is_done(self) -> bool:
+        """Note the score; ask for the other slices where it counts, else say that all is done."""
+        self._scores[self._part] = score = Score(self._nats, self._bytes)
+        self._nats, self._bytes = 0.0, 0
+        if self._part is _Part.VAL:
+            self.asked = self._plan.closer(score.bpb)
+            others = () if self.asked is None else (_Part.HELDOUT, _Part.UNSEEN)
+            self._left = [part for part in others if len(self._slices[part])]
+        if self._left:
+            self._ask(self._left.pop(0))
+            return False
+        self._dialogue.channel.send(Message(Word.SCORED, x=self._scores[_Part.VAL].bpb))
+        return True

@@ -1,0 +1,30 @@
+"""The device that a trial ran on: the GPU and its driver, or the processor's name, as kernel and runner report them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from trainer.jobs import Device
+from trainer.sandbox.cgroup import kernel_text
+
+_DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
+
+
+def device(claim: str, threads: int | None, memory_mib: float) -> Device | None:
+    """What a trial ran on, from the runner's `torch version|card` and this machine; None if the runner never said."""
+    torch, _, card = claim.partition("|")
+    if not torch:
+        return None
+    if card:
+        driver = _DRIVER.search(kernel_text(Path("/proc/driver/nvidia/version")))
+        return Device(card, "cuda", int(memory_mib), torch, driver[1] if driver else None, threads)
+    return Device(_processor(), "cpu", None, torch, None, threads)
+
+
+def _processor() -> str:
+    for line in kernel_text(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return "unknown processor"

@@ -1,0 +1,181 @@
+"""One check from spec to answer: the candidate is rehearsed where a trial would run, behind the same walls.
+
+Promises: `run_check` answers for everything that a candidate can do, within a minute or so, and leaves no process and
+no work folder behind. A candidate can forge the answer, which costs a trial. Knows nothing of Redis, RQ or torch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from trainer.candidate.fake_tensor_run import RehearsalOrders
+from trainer.candidate.protocol import Channel, Message
+from trainer.jobs import (
+    PROFILES,
+    Budget,
+    Caps,
+    CheckResult,
+    CheckSpec,
+    Clock,
+    Kind,
+    Outcome,
+    TrialSpec,
+    Verdict,
+    files_digest,
+)
+from trainer.jobs.redaction import redaction
+from trainer.sandbox.cleanup import clear
+from trainer.sandbox.launch import Guarded, Launch
+from trainer.sandbox.paths import Places
+from trainer.sandbox.visible_paths import grants
+from trainer.scoring.cross_entropy import Unscorable
+from trainer.trial.disk_usage import Holdings, can_be_counted
+from trainer.trial.outcome import Observed, judge
+from trainer.trial.supervise import Watch
+
+_LIMIT_S = 60.0  # some 4 s on a quiet machine
+_GUARDIAN_GRACE_S = 10.0
+_SEED = 1
+_REASON_CHARACTERS = 640
+_BUDGET = Budget(
+    amount=1,
+    clock=Clock.STEPS,
+    warmup_steps=0,
+    warmup_cap_s=0,
+    setup_s=_LIMIT_S,
+    scoring_s=0,
+    eval_rows=1,
+    heldout_rows=1,
+)
+_CAPS = Caps(memory_mib=4096, vram_mib=None, processes=64, file_mib=16, log_kib=64)
+
+
+def run_check(spec: CheckSpec, places: Places, stopped: Callable[[], bool]) -> CheckResult:
+    """Rehearse the spec's train.py; `stopped` is asked ten times a second, and then the answer is unknown."""
+    began_s = time.monotonic()
+    clear(places.folder, places.user)
+    try:
+        watch = _watched(spec, places, stopped)
+    finally:
+        clear(places.folder, places.user)
+    verdict, reason, line, parameters = _answer(spec, watch)
+    return CheckResult(spec.id, verdict, reason, line, parameters, time.monotonic() - began_s)
+
+
+class _NoExam:
+    """A check asks for no logits."""
+
+    share = 0.0
+    awaits_weights = False
+
+    def begin(self, *, half: bool) -> None:
+        """Only a script that speaks for the rehearsal gets here."""
+        raise Unscorable("it asked for its score, and a check has none")
+
+    def served(self, message: Message) -> bool:
+        """Nothing was asked."""
+        raise Unscorable(f"it sent {message.word.name}, and a check asks nothing")
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def _answer(spec: CheckSpec, watch: Watch) -> tuple[Verdict, str, int | None, int | None]:
+    said = watch.claims.rehearsed
+    if said is None or watch.stop is not None or watch.ending is None or watch.ending.exit_code != 0:
+        return Verdict.UNKNOWN, _why_not(watch), None, None
+    lines = watch.sink.last_lines(1)
+    reason = lines[0][:_REASON_CHARACTERS] if lines else "it printed no reason"
+    verdict = Verdict(said.text) if said.text in set(Verdict) else Verdict.UNKNOWN
+    line = said.number if 0 < said.number <= len(spec.files["train.py"].splitlines()) else None
+    parameters = int(said.x) or None
+    lacking = _lacking_memory(said, spec.cap_mib)
+    if verdict is Verdict.PASSES and lacking is not None:
+        return Verdict.FAILS, lacking, None, parameters
+    return verdict, reason, line, parameters
+
+
+def _why_not(watch: Watch) -> str:
+    """Why there is no answer, in the words of a trial's outcome where they fit."""
+    stop, ending = watch.stop, watch.ending
+    if stop is not None and stop.outcome is Outcome.TIMED_OUT:
+        return f"its rehearsal did not end within {_LIMIT_S:g} s"
+    if stop is None and ending is not None and ending.started and ending.exit_code == 0:
+        return "it left before its rehearsal ended"
+    last = tuple(watch.sink.last_lines(5))
+    return judge(
+        Observed(stop=stop, ending=ending, asked_for_score=False, bpb=None, printed_bpb=None, last_lines=last)
+    ).reason
+
+
+def _lacking_memory(said: Message, cap_mib: int | None) -> str | None:
+    """Weights and gradients are there at once, whatever the optimiser and the batch."""
+    needed_mib = said.y / 2**20
+    if cap_mib is None or needed_mib <= cap_mib:
+        return None
+    return (
+        f"the {said.x / 1e6:.1f} M parameters of its model and their gradients take {needed_mib:.0f} MiB at least; "
+        f"the cap is {cap_mib} MiB"
+    )
+
+
+def _watched(spec: CheckSpec, places: Places, stopped: Callable[[], bool]) -> Watch:
+    """Run the rehearsal to its end."""
+    ours, theirs = Channel.pair()
+    ours.setblocking(False)
+    try:
+        guarded = Guarded.start(_launch(spec, places, theirs.fileno()))
+        theirs.close()
+        try:
+            holdings = Holdings(places.folder) if can_be_counted(places.work) else None
+            redact = redaction(places.secrets)
+            watch = Watch(_as_trial(spec), guarded, Channel(ours), _NoExam(), lambda _: None, stopped, holdings, redact)
+            watch.run()
+        finally:
+            guarded.close()
+    finally:
+        theirs.close()
+        ours.close()
+    return watch
+
+
+def _as_trial(spec: CheckSpec) -> TrialSpec:
+    """What supervision wants to know: the limits."""
+    return TrialSpec(
+        id="check-0-t0-a0",
+        kind=Kind.MANUAL,
+        profile=spec.profile,
+        files=spec.files,
+        files_sha256=files_digest(spec.files),
+        data_sha256="",
+        seed=_SEED,
+        budget=_BUDGET,
+        caps=_CAPS,
+    )
+
+
+def _launch(spec: CheckSpec, places: Places, control_fd: int) -> Launch:
+    profile = PROFILES.get(spec.profile)
+    on_card = profile is None or profile.device != "cpu"  # the cautious way for a name that is not known here
+    return Launch(
+        folder=places.folder.absolute(),
+        files=spec.files,
+        orders=json.dumps(asdict(RehearsalOrders(control_fd, _SEED, on_card))),
+        env={
+            "OVERNIGHT_DATA": str(places.data.absolute()),
+            "OVERNIGHT_SEED": str(_SEED),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONHASHSEED": str(_SEED),
+        },
+        keep_fds=(control_fd,),
+        wall_limit_s=_BUDGET.wall_limit_s + _GUARDIAN_GRACE_S,
+        file_mib=_CAPS.file_mib,
+        processes=_CAPS.processes,
+        grants=grants(places.data),
+        user=places.user,
+        module="trainer.candidate.fake_tensor_run",
+    )

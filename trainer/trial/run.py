@@ -1,0 +1,201 @@
+"""A candidate on its stage: launched, supervised and scored; and after it, where its score may be kept, its replica.
+
+Promises: both run behind the same walls, one after the other, in a folder that is empty when each begins; `supervise`
+returns when all processes are dead. Does not cover what a trial makes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+from trainer.candidate.protocol import Channel, Layout
+from trainer.candidate.runner import RunnerOrders
+from trainer.jobs import (
+    JUMP_SHARE,
+    Clock,
+    Kind,
+    Outcome,
+    Progress,
+    TrialSpec,
+)
+from trainer.jobs.redaction import redaction
+from trainer.sandbox import syscalls
+from trainer.sandbox.cgroup import OomKills, kernel_oom_kills
+from trainer.sandbox.cleanup import clear
+from trainer.sandbox.launch import Guarded, Launch
+from trainer.sandbox.paths import Places
+from trainer.sandbox.visible_paths import grants
+from trainer.scoring.causality import Finding, Questions
+from trainer.scoring.examination import Examination
+from trainer.scoring.exchange import Buffers
+from trainer.scoring.replica import ReplicaExam
+from trainer.scoring.rows import ScoringRows
+from trainer.scoring.score import Plan, Scoring
+from trainer.trial.disk_usage import Holdings, can_be_counted
+from trainer.trial.outcome import NO_MODULE, ReplicaEnded, Stop, replica_fault
+from trainer.trial.supervise import Watch
+from trainer.trial.training_time import Grace
+
+_GUARDIAN_GRACE_S = 10.0
+Exam = TypeVar("Exam", bound=Examination)
+QUESTIONS, MORE_QUESTIONS = 512, 2048
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """What supervision saw: of the candidate, and of its replica if there was one. `stop` is the reason of either."""
+
+    watch: Watch
+    scoring: Scoring
+    replica: Finding | None
+    stop: Stop | None
+    oom_kills: OomKills
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a candidate and its replica have in common; of the weights the replica gets a copy, which is a file that the
+    candidate never had open."""
+
+    spec: TrialSpec
+    places: Places
+    rows: ScoringRows
+    weights_fd: int
+    preempted: Callable[[], bool]
+
+
+def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
+    """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
+    spec, oom_before = stage.spec, kernel_oom_kills()
+    plan = Plan(
+        val=spec.budget.eval_rows,
+        heldout=spec.budget.heldout_rows,
+        unseen=spec.budget.unseen_rows,
+        weights_fd=stage.weights_fd,
+        closer=lambda bpb: questions(spec, bpb),
+    )
+    watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
+    stop, finding = watch.stop, None
+    ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
+    if ended_well and scoring.asked:
+        clear(stage.places.folder, stage.places.user)
+        stop, finding = _replicate(stage, scoring.saved, scoring.causality.questions(scoring.asked))
+    oom_now = kernel_oom_kills()
+    return Supervised(watch, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
+
+
+def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop | None, Finding | None]:
+    if not saved:
+        return Stop(Outcome.UNSCORABLE, NO_MODULE), None
+    weights_fd = syscalls.frozen_copy(stage.weights_fd, "weights")
+    try:
+        watch, exam = _watched(
+            replace(stage, weights_fd=weights_fd),
+            lambda _: None,
+            saved,
+            lambda channel, buffers: ReplicaExam(channel, buffers, asked),
+        )
+    finally:
+        os.close(weights_fd)
+    ended = ReplicaEnded(watch.stop, watch.ending, watch.peaks.away_s, watch.sink.last_lines(1))
+    return replica_fault(exam.finding, ended), exam.finding
+
+
+def _watched(
+    stage: Stage,
+    report: Callable[[Progress], None],
+    replica_of: str | None,
+    examination: Callable[[Channel, Buffers], Exam],
+) -> tuple[Watch, Exam]:
+    """Run one process to its end."""
+    spec, places = stage.spec, stage.places
+    buffers = Buffers(Layout.fitting(stage.rows.context, stage.rows.vocab, spec.budget.eval_rows))
+    ours, theirs = Channel.pair()
+    ours.setblocking(False)
+    exam = examination(Channel(ours), buffers)
+    try:
+        guarded = Guarded.start(_launch(stage, buffers, theirs.fileno(), replica_of))
+        theirs.close()
+        try:
+            holdings = Holdings(stage.places.folder) if can_be_counted(places.work) else None
+            redact = redaction(places.secrets)
+            watch = Watch(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
+            watch.run()
+        finally:
+            guarded.close()
+    finally:
+        theirs.close()
+        ours.close()
+        exam.close()
+        buffers.close()
+    return watch, exam
+
+
+def questions(spec: TrialSpec, bpb: float) -> int | None:
+    """How many questions a replica is asked about a score; None for a score that cannot be kept or confirmed.
+
+    It depends on the score, which the candidate does not know, and on nothing that it can see. Only the repeats of the
+    user's own baseline are scored, also held out, without questions.
+    """
+    to_beat = spec.score_to_beat
+    if spec.kind is Kind.BASELINE and not spec.is_first_of_its_code:
+        return 0
+    if to_beat is None:
+        return QUESTIONS
+    if bpb >= to_beat:
+        return None
+    return MORE_QUESTIONS if to_beat - bpb > JUMP_SHARE * abs(to_beat) else QUESTIONS
+
+
+def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
+    spec, places, layout = stage.spec, stage.places, buffers.layout
+    budget = spec.budget
+    orders = RunnerOrders(
+        control_fd=control_fd,
+        inputs_fd=buffers.inputs_fd,
+        logits_fd=buffers.logits_fd,
+        weights_fd=stage.weights_fd,
+        replica_of=replica_of,
+        seed=spec.seed,
+        clock=budget.clock.value,
+        amount=budget.amount,
+        warmup_steps=budget.warmup_steps,
+        warmup_cap_s=budget.warmup_cap_s,
+        free_setup=Grace.of(budget).setup,
+        overrun=Grace.of(budget).overrun,
+        vram_mib=vram_mib(spec, places),
+        rows=layout.rows,
+        context=layout.context,
+        vocab=layout.vocab,
+    )
+    return Launch(
+        folder=stage.places.folder.absolute(),
+        files=spec.files,
+        orders=json.dumps(asdict(orders)),
+        env={
+            "OVERNIGHT_DATA": str(places.data.absolute()),
+            "OVERNIGHT_SEED": str(spec.seed),
+            "OMP_NUM_THREADS": str(_threads(budget.clock)),
+            "PYTHONHASHSEED": str(spec.seed % 2**32),
+        },
+        keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd, stage.weights_fd),
+        wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
+        file_mib=spec.caps.file_mib,
+        processes=spec.caps.processes,
+        grants=grants(places.data),
+        user=places.user,
+    )
+
+
+def vram_mib(spec: TrialSpec, places: Places) -> int | None:
+    """The smaller cap of the card's memory: the trial's or this trainer's."""
+    return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
+
+
+def _threads(clock: Clock) -> int:
+    """One where processor seconds or steps are counted: a second buys the same work whatever the number of cores."""
+    return os.cpu_count() or 1 if clock is Clock.WALL else 1

@@ -1,0 +1,173 @@
+"""One trial from spec to result: work folder, guardian, supervision, trusted scoring, result file.
+
+Promises: `run_trial` returns a typed outcome for everything a candidate can do, leaves no process and no work folder
+behind, and has written the result to disk before it returns. Knows nothing of Redis, RQ or torch.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer.jobs import (
+    Calibration,
+    Clock,
+    Outcome,
+    Progress,
+    TrialLog,
+    TrialResult,
+    TrialSpec,
+)
+from trainer.jobs.result import LOG_TAIL_CHARACTERS
+from trainer.sandbox import syscalls
+from trainer.sandbox.cleanup import clear
+from trainer.sandbox.launch import Ending, layers
+from trainer.sandbox.paths import Places
+from trainer.scoring.rows import DataFault, OtherPrepare, read_rows
+from trainer.trial import device, disk_space, gpu, machine_speed, result_fields, result_store
+from trainer.trial.disk_usage import can_be_counted
+from trainer.trial.outcome import Observed, Stop, judge
+from trainer.trial.result_fields import finite
+from trainer.trial.run import Stage, Supervised, supervise, vram_mib
+from trainer.trial.supervise import Watch
+
+
+def run_trial(
+    spec: TrialSpec, places: Places, report: Callable[[Progress], None], preempted: Callable[[], bool]
+) -> TrialResult:
+    """Run one trial, or give its stored result again. `report` must not block; `preempted` is asked ten times a second.
+
+    Data that is not the spec's is `lost`: this trainer cannot measure that trial, another attempt may.
+    """
+    known = result_store.stored(places.results, spec)
+    if known is not None:
+        return known
+    clock = _Clock(time.time(), time.monotonic())
+    if (words := disk_space.lacking(places.results, places.work) or gpu.lacking(spec.caps)) is not None:
+        return _without_run(spec, places, clock, Stop(Outcome.LOST, f"it was not begun: {words}"))
+    try:
+        rows = read_rows(places.data, spec.data_sha256)
+        launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
+    except DataFault as fault:
+        return result_store.store(places.results, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
+    except OtherPrepare as refusal:
+        return result_store.store(
+            places.results, _without_run(spec, places, clock, Stop(Outcome.UNSCORABLE, str(refusal)))
+        )
+    folder = places.folder
+    clear(folder, places.user)
+    before_s = _calibrate(spec)
+    weights_fd = syscalls.growing_memory("weights")
+    try:
+        seen = supervise(Stage(launched, places, rows, weights_fd, preempted), report)
+    finally:
+        os.close(weights_fd)
+        clear(folder, places.user)
+    after_s = None if preempted() else _calibrate(spec)
+    speed = Calibration(before_s or finite(seen.watch.claims.calibration_s or None), after_s)
+    return result_store.store(places.results, _result(spec, places, clock, seen, speed))
+
+
+def _calibrate(spec: TrialSpec) -> float | None:
+    """Where wall seconds count, the candidate's process does it on the card."""
+    return None if spec.budget.clock is Clock.WALL else machine_speed.processor_s()
+
+
+@dataclass(frozen=True)
+class _Clock:
+    started_at: float
+    started_s: float
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+
+def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, speed: Calibration) -> TrialResult:
+    watch, scoring = seen.watch, seen.scoring
+    printed_bpb = watch.printed.summary.get("val_bpb")
+    bpb = scoring.val.bpb if scoring.val is not None and watch.marks.scored is not None else None
+    stop = judge(
+        Observed(
+            stop=seen.stop,
+            ending=watch.ending,
+            asked_for_score=watch.marks.ready is not None,
+            bpb=bpb,
+            printed_bpb=printed_bpb,
+            last_lines=tuple(watch.sink.last_words(5)),
+            kernel_oom_kills=seen.oom_kills.count,
+            oom_of_own_group=seen.oom_kills.of_own_group,
+            stopped_s=watch.peaks.stopped_s,
+            away_s=watch.peaks.away_s,
+            on_wall=spec.budget.clock is Clock.WALL,
+            vram_mib=vram_mib(spec, places) if watch.claims.memory_mib else None,
+            no_room=disk_space.lacking(places.work),
+        )
+    )
+    ok = stop.outcome is Outcome.OK
+    tokens = watch.claims.tokens
+    ending = watch.ending
+    processor_s = max(watch.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
+    timing = result_fields.timing(clock.wall_s, processor_s, watch.marks, watch.timed)
+    return TrialResult(
+        id=spec.id,
+        spec_digest=spec.digest,
+        outcome=stop.outcome,
+        reason=stop.reason,
+        disturbed=stop.disturbed,
+        started_at=clock.started_at,
+        finished_at=time.time(),
+        timing=timing,
+        metric=result_fields.metric(scoring.val) if ok else None,
+        heldout=result_fields.metric(scoring.heldout) if ok else None,
+        unseen=result_fields.metric(scoring.unseen) if ok else None,
+        trust=result_fields.trust(bpb, printed_bpb, seen.replica),
+        steps=watch.printed.steps if watch.printed.steps is not None else watch.claims.steps or None,
+        tokens=tokens,
+        tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
+        load=os.getloadavg()[0],
+        calibration=speed if speed.before_s is not None else None,
+        peak_memory_mib=max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0) or None,
+        peak_vram_mib=finite(watch.printed.summary.get("peak_vram_mb")),
+        params_m=finite(watch.printed.summary.get("num_params_M")),
+        exit_code=ending.exit_code if ending is not None else None,
+        loss_curve=watch.printed.curve,
+        layers=_layers(spec, places, ending),
+        probes=result_fields.probes(seen.replica),
+        device=device.device(watch.claims.device, watch.claims.threads, watch.claims.memory_mib),
+        worker=places.worker,
+        log=_log(spec, places, watch),
+    )
+
+
+def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str, ...]:
+    """What stood around the candidate; nothing around one that was never there."""
+    if ending is not None and not ending.started:
+        return ()
+    memory = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
+    disk = ("disk-watchdog",) if can_be_counted(places.work) else ()
+    return (*layers(places.user), *memory, *disk, "wall-limit")
+
+
+def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
+    text = watch.sink.text()
+    return TrialLog(
+        path=result_store.store_log(places.results, spec.id, text),
+        seen_bytes=watch.sink.seen_bytes,
+        kept_bytes=len(text.encode()),
+        tail=watch.sink.told()[-LOG_TAIL_CHARACTERS:],
+    )
+
+
+def _without_run(spec: TrialSpec, places: Places, clock: _Clock, stop: Stop) -> TrialResult:
+    return TrialResult(
+        id=spec.id,
+        spec_digest=spec.digest,
+        outcome=stop.outcome,
+        reason=stop.reason,
+        started_at=clock.started_at,
+        finished_at=time.time(),
+        worker=places.worker,
+    )

@@ -1,0 +1,134 @@
+"""What a job may ask of a worker: `run_trial` of a trainer, `run_check` of a checker, nothing else.
+
+Promises: the answer is always a `TrialResult` or a `CheckResult` as JSON; a spec that does not fit names its field. The
+places come from the worker process, set before it forks, never from the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.jobs import CheckResult, CheckSpec, Outcome, TrialResult, TrialSpec, Verdict, connect
+from trainer.jobs.bus import TRAINER
+from trainer.sandbox.guardian import kill_tree
+from trainer.sandbox.paths import Places
+from trainer.trial import dry_run, trial
+from trainer.worker.heartbeat import Presence, Publisher
+
+log = logging.getLogger(__name__)
+
+CHECKING = "checking"
+
+
+@dataclass(frozen=True)
+class Station:
+    """Where this process works, and the server it tells about it, under the key `shows`."""
+
+    places: Places
+    worker: str
+    redis_url: str
+    password: str | None
+    profile: str | None = None
+    refused: Callable[[], int] = int
+    no_user: str | None = None
+    shows: str = TRAINER
+
+    def presence(self) -> Presence:
+        """What it shows of itself, over a connection of its own that does not wait."""
+        impatient = connect(self.redis_url, password=self.password, patient=False)
+        cap_mib = self.places.vram_cap_mib
+        return Presence(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.shows)
+
+
+class NotStationed(RuntimeError):
+    """A job ran in a process that no worker has set up."""
+
+
+_station: Station | None = None
+_told_to_stop = threading.Event()
+
+
+def take_station(station: Station) -> None:
+    """Set once, before the worker forks."""
+    global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process must know its places
+    _station = station
+
+
+def tell_to_stop(*_: object) -> None:
+    """A signal handler: what runs ends as `preempted`, a check as unknown, within some tenths of a second."""
+    _told_to_stop.set()
+
+
+def was_told_to_stop() -> bool:
+    """Whether `tell_to_stop` was called in this process."""
+    return _told_to_stop.is_set()
+
+
+def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
+    """The job of the queue `trials`. Afterwards this process, a fork made for it, has no descendant left."""
+    station = _stationed()
+    try:
+        spec = TrialSpec.from_json(spec_json)
+    except ValidationError as fault:
+        return _misfit(spec_json, fault, station.worker).to_json()
+    log.info("%s: started (%s, seed %d)", spec.id, spec.kind, spec.seed)
+    news = Publisher(station.presence(), trial=spec.id)
+    try:
+        result = trial.run_trial(spec, station.places, news.report, _told_to_stop.is_set)
+    finally:
+        news.close()
+        kill_tree()
+    log.info("%s: %s in %.1f s: %s", spec.id, result.outcome, result.finished_at - result.started_at, result.reason)
+    return result.to_json()
+
+
+def run_check(spec_json: dict[str, Any]) -> dict[str, Any]:
+    """The job of the queue `checks`; nothing is left of it either."""
+    station = _stationed()
+    try:
+        spec = CheckSpec.from_json(spec_json)
+    except ValidationError as fault:
+        words = f"the spec does not fit this checker: {_faults(fault)}"
+        log.error("%s", words)
+        return CheckResult("", Verdict.UNKNOWN, words, None, None, 0.0).to_json()
+    station.presence().show(CHECKING)
+    try:
+        result = dry_run.run_check(spec, station.places, _told_to_stop.is_set)
+    finally:
+        kill_tree()
+    log.info("%s: %s in %.1f s: %s", spec.id, result.verdict, result.seconds, result.reason)
+    return result.to_json()
+
+
+def _stationed() -> Station:
+    if _station is None:
+        raise NotStationed("this process is no worker; start one with `python -m trainer`")
+    return _station
+
+
+def _misfit(spec_json: object, fault: ValidationError, worker: str) -> TrialResult:
+    """The two sides disagree about what a spec is; that is no candidate's failure, so the outcome is `lost`."""
+    named = spec_json.get("id") if isinstance(spec_json, dict) else None
+    faults = _faults(fault)
+    log.error("%s: the spec does not fit: %s", named, faults)
+    now = time.time()
+    return TrialResult(
+        id=str(named),
+        spec_digest="",
+        outcome=Outcome.LOST,
+        reason=f"the spec does not fit this trainer: {faults}",
+        started_at=now,
+        finished_at=now,
+        worker=worker,
+    )
+
+
+def _faults(fault: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'spec'}: {each['msg']}" for each in fault.errors()[:5])

@@ -1,0 +1,259 @@
+"""The RQ worker: one queue, JSON, a closed table of functions, one supervising fork per trial or check.
+
+Promises: no job can name another function, object or callback; SIGTERM and Ctrl-C end the running trial as
+`preempted`, a check as unknown, and the worker with exit code 0; what a killed worker or fork left is swept. It imports
+no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, ClassVar
+
+import redis
+from rq import Queue, Worker
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob, JobQueue
+from trainer.jobs.bus import TRAINER
+from trainer.sandbox import syscalls
+from trainer.sandbox.cleanup import clear_all
+from trainer.sandbox.paths import Places
+from trainer.trial import disk_space
+from trainer.worker.heartbeat import IDLE, Presence
+from trainer.worker.job_functions import run_check, run_trial, tell_to_stop, was_told_to_stop
+
+log = logging.getLogger(__name__)
+
+SINGLE_HOST_LEASE_S = 20
+_PATIENCE_S = 10.0
+_SAY_EVERY_S = 60.0
+_LOOK_AGAIN_S = 1.0
+NO_MEMORY = "Redis has used up its memory. Next: raise its maxmemory, or remove what fills it; then it goes on"
+
+
+class TrialJob(ClosedJob):
+    """Asks for a trial, or for nothing."""
+
+    functions: ClassVar = {RUN_TRIAL: run_trial}
+    works = TRIALS
+
+
+class CheckJob(ClosedJob):
+    """Asks for a check, or for nothing."""
+
+    functions: ClassVar = {RUN_CHECK: run_check}
+    works = CHECKS
+
+
+@dataclass(frozen=True)
+class Duty:
+    """What a worker is there for: how its name begins, its jobs with their queue and closed table, its key in Redis."""
+
+    name: str
+    job: type[ClosedJob]
+    key: str
+
+    @property
+    def queue(self) -> str:
+        """The one queue that it works."""
+        assert self.job.works is not None
+        return self.job.works
+
+    def refused(self) -> int:
+        """How many foreign jobs were met."""
+        return self.job.refused
+
+
+TRAINS = Duty("trainer", TrialJob, TRAINER)
+CHECKS_DRAFTS = Duty("checker", CheckJob, CHECKER)
+
+
+class OneQueueWorker(Worker):
+    """One trainer or checker. `single_host` lowers the lease: researcher and worker share a clock, so 20 s of silence
+    are enough.
+
+    RQ would take 65 s; across machines that margin covers the difference of clocks.
+    """
+
+    def __init__(
+        self, duty: Duty, connection: redis.Redis, presence: Presence, places: Places, *, single_host: bool
+    ) -> None:
+        self._presence = presence
+        self._places = places
+        self._single_host = single_host
+        self._stopping_s: float | None = None
+        self._said_full_s: float | None = None
+        self._phase = IDLE
+        self._parent = os.getpid()
+        super().__init__(
+            [duty.queue],
+            name=presence.worker,
+            connection=connection,
+            job_class=duty.job,
+            queue_class=JobQueue,
+            serializer=JSONSerializer,
+            worker_ttl=30,
+            job_monitoring_interval=5,
+            maintenance_interval=15,
+            log_job_description=False,
+        )
+
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGUSR1, tell_to_stop)  # before any fork, so that no fork is ever without it
+
+    def setup_work_horse_signals(self) -> None:
+        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops what runs, and without a parent there is none.
+
+        Should a candidate kill its guardian, its orphans come to this fork, which ends them afterwards.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, tell_to_stop)
+        syscalls.die_with_parent(signal.SIGKILL, self._parent)
+        syscalls.become_subreaper()
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Fork; a wish to stop that came before the fork's pid was known is passed on now."""
+        super().fork_work_horse(job, queue)
+        if self._stop_requested:
+            self._preempt()
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Called on the first SIGTERM or SIGINT."""
+        self._stopping_s = time.monotonic()
+        log.info("stopping%s", ", what runs ends as preempted" if self.horse_pid else "")
+        self._preempt()
+        last_word = threading.Timer(_PATIENCE_S, _leave)
+        last_word.daemon = True
+        last_word.start()
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """A second signal: what runs has its seconds to end as preempted, then RQ kills the fork."""
+        if self._stopping_s is None or time.monotonic() - self._stopping_s > _PATIENCE_S:
+            super().request_force_stop(signum, frame)
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+        """The fork ended without a word; its guardian ends the candidate, and this makes sure of it."""
+        log.error("%s: its supervisor was killed (wait status %s)", job.id, ret_val)
+        clear_all(self._places.work, self._places.user)
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """Seconds without a heartbeat after which a job counts as abandoned."""
+        return SINGLE_HOST_LEASE_S if self._single_host else int(super().get_heartbeat_ttl(job, working_time))
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Take a trial only where its result can be stored, a check where it can work."""
+        disk_space.wait_for(self._places.disks, self._hold)
+        self._phase = IDLE
+        while not self._stop_requested:
+            try:
+                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            except redis.OutOfMemoryError:
+                self._wait_for_memory()
+        return None
+
+    def _wait_for_memory(self) -> None:
+        """A look later. A server without memory refuses every write; deleting goes on, so others can make room."""
+        if self._said_full_s is None or time.monotonic() - self._said_full_s > _SAY_EVERY_S:
+            self._said_full_s = time.monotonic()
+            log.error("HELD: %s", NO_MEMORY)
+        time.sleep(_LOOK_AGAIN_S)
+
+    def run_maintenance_tasks(self) -> None:
+        """Housekeeping waits until there is memory for it."""
+        with contextlib.suppress(redis.OutOfMemoryError):
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """What runs goes on while the server has no memory; at worst its lease ends, and it is measured again."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except redis.OutOfMemoryError:
+            log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
+
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
+        """In the fork: a job that was taken begins once its beginning can be stored."""
+        begin = super().prepare_job_execution
+        self._once_there_is_memory(lambda: begin(job, remove_from_intermediate_queue))
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """In the fork: the first write after a job's end waits as its answer does."""
+        end = super().handle_execution_ended
+        self._once_there_is_memory(lambda: end(job, queue, heartbeat_ttl))
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any, execution: Execution) -> None:
+        """In the fork: an answer waits for room in the server, until we are told to stop."""
+        succeed = super().handle_job_success
+        self._once_there_is_memory(lambda: succeed(job, queue, started_job_registry, execution))
+
+    def _once_there_is_memory(self, write: Callable[[], object]) -> None:
+        """Repeat what can be repeated. Raises OutOfMemoryError if we are told to stop meanwhile."""
+        while True:
+            try:
+                write()
+                return
+            except redis.OutOfMemoryError:
+                if was_told_to_stop():
+                    raise
+                self._wait_for_memory()
+
+    def _hold(self, words: str) -> bool:
+        self._phase = f"{HELD}: {words}"
+        self.heartbeat()
+        return not self._stop_requested
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """A password that changes under a trial costs its answer's way; the answer itself lies on disk."""
+        try:
+            super().execute_job(job, queue)
+        except redis.AuthenticationError:
+            raise SystemExit(1) from None
+        except redis.OutOfMemoryError:
+            log.error("%s: how it ended could not be told: %s", job.id, NO_MEMORY)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """RQ's heartbeat, and ours while nothing runs; otherwise the fork speaks.
+
+        RQ would ask a server that refuses our password for ever; a new start reads the password anew.
+        """
+        try:
+            super().heartbeat(timeout, pipeline)
+        except redis.AuthenticationError:
+            raise SystemExit(1) from None
+        except redis.OutOfMemoryError:
+            return  # `_wait_for_memory` says it
+        if not self.is_horse and not self.horse_pid:
+            self._presence.show(self._phase)
+
+    def teardown(self) -> None:
+        """Say goodbye, unless the server has no memory for that; then the lease of this worker ends."""
+        with contextlib.suppress(redis.OutOfMemoryError):
+            super().teardown()  # type: ignore[no-untyped-call]
+        if not self.is_horse:
+            self._presence.fade()
+
+    def _preempt(self) -> None:
+        if self.horse_pid:
+            try:
+                os.kill(self.horse_pid, signal.SIGUSR1)
+            except ProcessLookupError:
+                return
+
+
+def _leave() -> None:
+    """A server that is away is waited for ten minutes, but not by one who was told to stop. The fork dies with us."""
+    log.error("the server could not be told within %.0f s; leaving", _PATIENCE_S)
+    os._exit(1)
