@@ -8,6 +8,8 @@ from tests.mutations.choice import told
 from tests.mutations.guards import GUARDS
 from tests.mutations.history import of_this_checkout, of_this_run
 
+pytest_plugins = ["tests.fixtures.scripted_run", "tests.fixtures.trials"]
+
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.attack.candidate import Candidate
 from tests.attack.grammar import candidates
 from tests.attack.parts import COVERS, GAINS, GATES, PARTS, PLACES, SPEECHES, TRAININGS, Part, Role
@@ -119,7 +120,7 @@ def test_a_cheat_gets_through_where_nobody_asks(
 
 
 def commit_as_a_number() -> int:
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     return int(done.stdout[:8], 16)
 

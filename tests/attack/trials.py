@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from tests.attack.candidate import Candidate, honest
+from tests.fixtures.trials import miniature, tiny_data
 from tests.subjects.cheats import BUDGET
-from tests.trainer.conftest import miniature, tiny_data
 from trainer.jobs import Clock, Kind, Outcome, TrialResult
 from trainer.sandbox.paths import Places
 from trainer.trial.trial import run_trial

@@ -22,7 +22,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-HERE = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
+HERE = ROOT
 SCRIPT = Path(__file__).with_name("one_trial.py")
 LOOKS = ("plain", "jump")  # as usual, and of a great gain, which is asked more
 PARTS = ("closer look", "replica", "both")

@@ -23,10 +23,10 @@ from researcher.source.proposal import Lane, lanes_of
 from services.machine.state import State
 from services.replay import replay_proposals
 from tests.doubles.fault_scenarios import FILES, SCENARIOS
-from tests.researcher.conftest import ScriptedNight
-from tests.researcher.faulty_night import Seen, tell_faults
-from tests.servers import open_server
-from tests.trainer.conftest import miniature, tiny_data
+from tests.fixtures.faulty_run import Seen, tell_faults
+from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.servers import open_server
+from tests.fixtures.trials import miniature, tiny_data
 from trainer.jobs import Outcome
 from trainer.sandbox.paths import Places
 from trainer.trial.trial import run_trial

@@ -23,9 +23,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tests.bench.trust import wilson
+from tests.fixtures.examined import BUDGET, Look, closer_looks
+from tests.fixtures.trials import CAPS, miniature, tiny_data
 from tests.subjects.honest import HONEST_MODELS, Honest
-from tests.trainer.conftest import CAPS, miniature, tiny_data
-from tests.trainer.examined import BUDGET, Look, closer_looks
 from trainer.jobs import Outcome, files_digest
 from trainer.sandbox.paths import Places
 from trainer.trial.run import QUESTIONS

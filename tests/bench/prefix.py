@@ -21,7 +21,7 @@ from researcher.llm.client import Message
 from researcher.prompting.prompt import Prompts
 from researcher.proposers.digest import prompt_context
 from researcher.source.proposal import Proposal, Proposer
-from tests.researcher.story import PROFILE, Story
+from tests.fixtures.journal_story import PROFILE, Story
 
 ROOM = 16384 - 4096
 KEPT_EVERY, CRASHED_EVERY, REJECTED_EVERY = 12, 9, 7

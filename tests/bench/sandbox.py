@@ -25,7 +25,7 @@ from unittest import mock
 from rich.console import Console
 from rich.table import Table
 
-from tests.trainer.conftest import CAPS, SUBJECTS, interpreter_for, library_path, miniature, tiny_data
+from tests.fixtures.trials import CAPS, SUBJECTS, interpreter_for, library_path, miniature, tiny_data
 from trainer.jobs import TrialResult, TrialSpec
 from trainer.sandbox.launch import MARKER, ROOT, Guarded, Launch, User, environment
 from trainer.sandbox.paths import Places

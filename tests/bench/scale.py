@@ -26,7 +26,7 @@ from researcher.repository.repository import create_repository
 from services.machine.subject import render_subject
 from services.redis.server import RedisServer
 from tests.bench.scripted_researcher import READ_EVERY, START_LEVEL
-from tests.servers import open_server
+from tests.fixtures.servers import open_server
 from trainer.jobs import connect, profile_named
 
 GROWTH_BAR, PROCESSOR_BAR_S = 1.2, 60.0

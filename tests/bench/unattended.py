@@ -34,8 +34,8 @@ from researcher.report.picture import png
 from researcher.report.view import Night, look
 from services.machine.state import State
 from tests.bench.scripted_llm import ScriptedLlm
-from tests.crash.checker import check
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening
+from tests.scenarios.crash.checker import check
 from trainer.jobs import profile_named
 from trainer.sandbox.procfs import process_table
 

@@ -11,7 +11,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 BASE, REDIS = "overnight-test/python:3.11", "overnight-test/redis:8"  # from scripts/dev/docker-engine
 OLLAMA = "overnight-test/ollama"
 MEMORY = "3g"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.compose.checkout import BASE, OLLAMA, ROOT, make_checkout
 from tests.compose.stack import Stack, removed_at_the_end, run
-from tests.crash import conftest as nights
+from tests.scenarios.crash import conftest as nights
 
 TIMES: list[str] = []
 SETTINGS = "BUDGET=4\n"  # processor seconds: few, and still some when the machine is shared

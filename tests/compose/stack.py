@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.compose.checkout import BASE, ROOT
+from tests import ROOT, TESTS
+from tests.compose.checkout import BASE
 
 CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
 STAY_UP = ("redis", "ollama", "trainer", "checker", "researcher")
 USER = "1000:1000"
 DEADLINE_S = 600.0
-CHECKER = Path(__file__).parents[1] / "crash" / "checker.py"
+CHECKER = TESTS / "crash" / "checker.py"
 ENGINE = ROOT / "scripts" / "dev" / "docker-engine"
 QUERY = """
 import json, sqlite3, sys
@@ -132,7 +133,7 @@ class Stack:
         return rows[0][0] if rows else None
 
     def audit(self) -> dict[str, Any]:
-        """What tests/crash/checker.py found."""
+        """What tests/scenarios/crash/checker.py found."""
         done = run("docker", "exec", "--interactive", self.eye, "python3", "-", "/state", text=CHECKER.read_text())
         found: dict[str, Any] = json.loads(done.stdout)
         return found

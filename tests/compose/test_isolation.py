@@ -10,19 +10,19 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests import battery
-from tests.battery import Report
+from tests import TESTS
 from tests.compose.checkout import BASE
 from tests.compose.stack import CPU, Stack, run, spoiled
+from tests.fixtures import battery
+from tests.fixtures.battery import Report
 from trainer.sandbox.landlock import abi
 
 pytestmark = pytest.mark.docker
 
-SUBJECTS = Path(__file__).parents[1] / "subjects"
+SUBJECTS = TESTS / "subjects"
 USES_TORCH, ONE_FILE = SUBJECTS / "uses_torch.py", SUBJECTS / "fills_the_disk_with_one_file.py"
 HOG = "held = []\nwhile True:\n    held.append(b'x' * 2**27)\n"
 FORKS = "import subprocess\nkept = [subprocess.Popen(['sleep', '1000']) for _ in range(400)]\nkept[0].wait()\n"

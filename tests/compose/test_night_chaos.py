@@ -17,7 +17,7 @@ import pytest
 
 from tests.compose.conftest import timed
 from tests.compose.stack import FINISHED, MEASURED, STAY_UP, EngineNotOurs, Stack, run
-from tests.crash.conftest import tell
+from tests.scenarios.crash.conftest import tell
 
 pytestmark = pytest.mark.docker
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 
+from tests import TESTS
 from tests.doubles.ollama_server import Turn
 
-TINY = Path(__file__).parents[1] / "subjects" / "tiny"
+TINY = TESTS / "subjects" / "tiny"
 KNOBS = """\
 LEVEL = 1.8  # the score itself; range 1.0..2.0
 RATE = 20.0  # of the descent; range 1.0..50.0

@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
+from tests import TESTS
 from tests.doubles.ollama_server import listening
 
-RECORDINGS = Path(__file__).parents[1] / "recordings" / "ollama"
+RECORDINGS = TESTS / "recordings" / "ollama"
 
 Recorded = Sequence[dict[str, Any]]
 

@@ -20,57 +20,57 @@ class Guard:
     test: str
 
 
-_JOURNAL = "researcher/test_journal.py::test_"
-_DECISION = "researcher/test_decision.py::test_"
-_WORKSPACE = "researcher/test_workspace.py::test_"
-_SUBJECT_DAYS = "researcher/test_subject_days.py::test_"
-_CLAIMS = "researcher/test_claims.py::test_"
-_FAILURES = "researcher/test_failures.py::test_"
-_NAMES = "researcher/test_names.py::test_"
-_EVIDENCE = "researcher/test_evidence.py::test_"
-_DENYLIST = "researcher/test_denylist.py::test_"
-_DRIFT = "researcher/test_drift.py::test_"
-_EDITS = "researcher/test_edits.py::test_"
-_SECRETS = "researcher/test_secrets.py::test_"
-_LANES = "researcher/test_lanes.py::test_"
-_THOUGHTS = "researcher/test_thoughts.py::test_"
-_PLAIN = "researcher/test_plaintext.py::test_"
-_CARRIED = "researcher/test_carried.py::test_"
-_LINEAR = "researcher/test_linear.py::test_"
-_WINDOW = "researcher/test_window.py::test_"
-_CHECK = "trainer/test_check.py::test_"
-_CHECKER = "researcher/test_checker.py::test_"
-_DRAFTING = "researcher/test_drafting.py::test_"
-_ESCALATION = "researcher/test_escalation.py::test_"
-_FAULT = "trainer/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
-_TRIAL = "trainer/test_trial.py::test_"
-_WORKER = "trainer/test_worker.py::test_"
-_ACCIDENTS = "researcher/test_accidents.py::test_"
-_REAL_ACCIDENTS = "trainer/test_accidents.py::test_"
-_ENDINGS = "trainer/test_verdict.py::test_"
-_OF_A_REPLICA = "trainer/test_replica.py::test_"
-_ARCHIVE = "trainer/test_archive.py::test_"
-_SEEDS_OF = "researcher/test_seeds.py::test_"
-_BAD_DAYS = "crash/test_bad_days.py::test_"
-_CAUSALITY = "trainer/test_causality.py::test_"
-_CHEATS = "trainer/test_cheats.py::test_"
-_ACCOUNT = "trainer/test_account.py::test_"
-_LEDGER = "trainer/test_ledger.py::test_"
-_PACE = "trainer/test_pace.py::test_"
-_ROOM = "trainer/test_room.py::test_"
-_TENANCY = "trainer/test_tenancy.py::test_"
-_SERVER = "services/test_redis_server.py::test_"
-_ACL = "services/test_acl.py::test_"
-_HOSTILE = "services/test_hostile_client.py::test_"
+_JOURNAL = "researcher/journal/test_writer.py::test_"
+_DECISION = "researcher/decision/test_rules.py::test_"
+_WORKSPACE = "researcher/repository/test_repository.py::test_"
+_SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
+_CLAIMS = "researcher/loop/test_confirmation.py::test_"
+_FAILURES = "researcher/loop/test_failures.py::test_"
+_NAMES = "researcher/source/test_undefined_names.py::test_"
+_EVIDENCE = "researcher/optimizer/test_evidence.py::test_"
+_DENYLIST = "researcher/source/test_policy.py::test_"
+_DRIFT = "researcher/decision/test_machine_speed.py::test_"
+_EDITS = "researcher/source/test_edits.py::test_"
+_SECRETS = "researcher/prompting/test_secrets.py::test_"
+_LANES = "researcher/proposers/test_edit_formats.py::test_"
+_THOUGHTS = "researcher/prompting/test_thoughts.py::test_"
+_PLAIN = "researcher/source/test_plain_text.py::test_"
+_CARRIED = "researcher/source/test_information_limit.py::test_"
+_LINEAR = "scenarios/test_linear_time.py::test_"
+_WINDOW = "researcher/prompting/test_context_budget.py::test_"
+_CHECK = "trainer/trial/test_dry_run.py::test_"
+_CHECKER = "researcher/queues/test_dry_runs.py::test_"
+_DRAFTING = "researcher/proposers/test_prefetch.py::test_"
+_ESCALATION = "researcher/proposers/test_escalation.py::test_"
+_FAULT = "trainer/trial/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
+_TRIAL = "trainer/trial/test_trial.py::test_"
+_WORKER = "trainer/worker/test_rq_worker.py::test_"
+_ACCIDENTS = "researcher/loop/test_accidents.py::test_"
+_REAL_ACCIDENTS = "trainer/trial/test_accidents.py::test_"
+_ENDINGS = "trainer/trial/test_outcome.py::test_"
+_OF_A_REPLICA = "trainer/scoring/test_replica.py::test_"
+_ARCHIVE = "trainer/trial/test_result_store.py::test_"
+_SEEDS_OF = "researcher/loop/test_seeds.py::test_"
+_BAD_DAYS = "scenarios/crash/test_bad_days.py::test_"
+_CAUSALITY = "trainer/scoring/test_causality.py::test_"
+_CHEATS = "trainer/scoring/test_cheats.py::test_"
+_ACCOUNT = "trainer/trial/test_training_time.py::test_"
+_LEDGER = "trainer/sandbox/test_processor_time.py::test_"
+_PACE = "trainer/candidate/test_budget_clock.py::test_"
+_ROOM = "trainer/trial/test_disk_space.py::test_"
+_TENANCY = "trainer/sandbox/test_candidate_user.py::test_"
+_SERVER = "services/redis/test_server.py::test_"
+_ACL = "services/redis/test_acl.py::test_"
+_HOSTILE = "scenarios/test_hostile_client.py::test_"
 _UNREAD = _HOSTILE + "request_that_cannot_be_read_is_refused_once_and_holds_nobody_up"
-_ADOPT = "services/test_adopt.py::test_"
-_ADOPTION = "trainer/test_adoption.py::test_"
-_OWN_UID = "trainer/test_confinement.py::test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it"
+_ADOPT = "services/adopt/test_adopt.py::test_"
+_ADOPTION = "trainer/candidate/test_prepare_export.py::test_"
+_OWN_UID = "trainer/sandbox/test_confinement.py::test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it"
 _OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
-_CALL = "trainer/test_seccomp.py::test_call_is_refused"
-_WALL = "trainer/test_landlock.py::test_"
-_ROOT = "trainer/test_mounts.py::test_"
-_REFUSAL = "trainer/test_seccomp.py::test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused"
+_CALL = "trainer/sandbox/test_seccomp.py::test_call_is_refused"
+_WALL = "trainer/sandbox/test_landlock.py::test_"
+_ROOT = "trainer/sandbox/test_private_root.py::test_"
+_REFUSAL = "trainer/sandbox/test_seccomp.py::test_notes_that_stay_looks_at_others_and_what_nobody_needs_are_refused"
 _UNSEEN = "trainer/data/test_unseen.py::test_"
 
 GUARDS = (
@@ -293,21 +293,21 @@ GUARDS = (
         "researcher/queues/trials.py",
         "                unique=True,\n",
         "",
-        "researcher/test_trials.py::test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work",
+        "researcher/queues/test_trials.py::test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work",
     ),
     Guard(
         "an answer to other work is none",
         "researcher/queues/trials.py",
         "    if answer.spec_digest != spec_digest:",
         "    if False:",
-        "researcher/test_trials.py::test_an_answer_to_other_work_of_the_same_name_is_a_fault",
+        "researcher/queues/test_trials.py::test_an_answer_to_other_work_of_the_same_name_is_a_fault",
     ),
     Guard(
         "the same code is not tried twice",
         "researcher/source/validation.py",
         "    if earlier := tried(candidate):",
         "    if earlier := None:",
-        "researcher/test_validation.py::test_code_that_was_tried_before_is_rejected_with_what_came_of_it",
+        "researcher/source/test_validation.py::test_code_that_was_tried_before_is_rejected_with_what_came_of_it",
     ),
     # The closer look at a score that may count
     Guard(
@@ -385,14 +385,14 @@ GUARDS = (
         "trainer/scoring/replica.py",
         "self._dialogue.ask(self._questions.tokens, at_once=1)",
         "self._dialogue.ask(self._questions.tokens)",
-        "trainer/test_replica.py::test_one_question_is_on_the_way_at_a_time",
+        "trainer/scoring/test_replica.py::test_one_question_is_on_the_way_at_a_time",
     ),
     Guard(
         "every answer begins with the same numbers of chance",
         "trainer/candidate/logits_server.py",
         "    torch.manual_seed(_ANSWERS_SEED)\n",
         "",
-        "trainer/test_replica.py::test_dropout_that_was_left_on_answers_alike",
+        "trainer/scoring/test_replica.py::test_dropout_that_was_left_on_answers_alike",
     ),
     Guard(
         "the weights for a replica are those from before the first question",
@@ -427,14 +427,14 @@ GUARDS = (
         "trainer/scoring/cross_entropy.py",
         "    below -= largest[:, None]\n",
         "",
-        "trainer/test_scoring.py::test_losses_are_those_of_probabilities_whatever_the_logits",
+        "trainer/scoring/test_score.py::test_losses_are_those_of_probabilities_whatever_the_logits",
     ),
     Guard(
         "logits that hold no probabilities are refused",
         "trainer/scoring/cross_entropy.py",
         "    if (np.abs(largest) > LARGEST_LOGIT).any():",
         "    if False:",
-        "trainer/test_scoring.py::test_logits_that_hold_no_probabilities_are_refused_even_at_few_positions",
+        "trainer/scoring/test_score.py::test_logits_that_hold_no_probabilities_are_refused_even_at_few_positions",
     ),
     Guard(
         "what trains until its weights are written down is training",
@@ -504,28 +504,28 @@ GUARDS = (
         "trainer/sandbox/seccomp.py",
         "    steps += _without_handler(_RT_SIGACTION[column], _SIGCHLD)\n",
         "",
-        "trainer/test_seccomp.py::test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders",
+        "trainer/sandbox/test_seccomp.py::test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders",
     ),
     Guard(
         "a pointer is null in both halves",
         "trainer/sandbox/seccomp.py",
         "        (_LOAD, 0, 0, _SECOND_UPPER),\n",
         "        (_LOAD, 0, 0, _SECOND),\n",
-        "trainer/test_seccomp.py::test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders",
+        "trainer/sandbox/test_seccomp.py::test_no_child_is_reaped_by_the_kernel_whatever_its_parent_orders",
     ),
     Guard(
         "no file of a candidate runs before its count begins",
         "trainer/candidate/preload.py",
         "            if not _is_local(name, folder):\n",
         "            if True:\n",
-        "trainer/test_preload.py::test_no_file_of_the_candidate_is_run",
+        "trainer/candidate/test_preload.py::test_no_file_of_the_candidate_is_run",
     ),
     Guard(
         "a number out of bounds is no message",
         "trainer/candidate/untrusted_numbers.py",
         " if least <= number <= most else None",
         "",
-        "trainer/test_scoring.py::test_message_with_a_number_that_does_not_fit_is_none",
+        "trainer/scoring/test_score.py::test_message_with_a_number_that_does_not_fit_is_none",
     ),
     # The held-out slice
     Guard(
@@ -533,14 +533,14 @@ GUARDS = (
         "researcher/proposers/digest.py",
         'f"It scores val_bpb {fmean(own):.6f}. ',
         'f"It scores {[each.heldout_bpb for each in history.trials()]} {fmean(own):.6f}. ',
-        "researcher/test_heldout.py::test_no_prompt_and_no_table_for_the_subject_knows_it",
+        "researcher/decision/test_heldout.py::test_no_prompt_and_no_table_for_the_subject_knows_it",
     ),
     Guard(
         "what fell is no gain on held-out text",
         "researcher/decision/heldout.py",
         " and check.head not in fallen]",
         "]",
-        "researcher/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
+        "researcher/decision/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
     ),
     # The unseen slice: text that nobody has written
     Guard(
@@ -576,7 +576,7 @@ GUARDS = (
         "trainer/scoring/score.py",
         "_Part.HELDOUT, _Part.UNSEEN)",
         "_Part.HELDOUT,)",
-        "trainer/test_scoring.py::test_batches_of_all_slices_are_scored_and_the_answer_goes_back",
+        "trainer/scoring/test_score.py::test_batches_of_all_slices_are_scored_and_the_answer_goes_back",
     ),
     Guard(
         "words of the unseen slice are exchanged",
@@ -647,14 +647,14 @@ GUARDS = (
         "services/views/follow.py",
         "        if self._history is None or time",
         "        if True or time",
-        "services/test_follow.py::test_what_cannot_change_any_more_is_read_once_however_long_it_follows",
+        "services/views/test_follow.py::test_what_cannot_change_any_more_is_read_once_however_long_it_follows",
     ),
     Guard(
         "a view opens its journal anew",
         "services/views/follow.py",
         " or time.monotonic() - self._since_s > RENEW_S",
         "",
-        "services/test_follow.py::test_another_journal_in_its_place_is_seen_after_a_while",
+        "services/views/test_follow.py::test_another_journal_in_its_place_is_seen_after_a_while",
     ),
     # Validation
     Guard(
@@ -683,14 +683,14 @@ GUARDS = (
         "researcher/source/normalform.py",
         " and name.id not in taken",
         "",
-        "researcher/test_normalform.py::test_two_programs_have_two",
+        "researcher/source/test_normalform.py::test_two_programs_have_two",
     ),
     Guard(
         "what the incumbent is as large as did not fail for its size",
         "researcher/proposers/memory.py",
         " and not runs.holds(size)",
         "",
-        "researcher/test_memory.py::test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size",
+        "researcher/proposers/test_memory.py::test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size",
     ),
     # What a model wrote, as edits
     Guard(
@@ -698,14 +698,14 @@ GUARDS = (
         "researcher/source/definitions.py",
         "    if len(found) == 1:",
         "    if found:",
-        "researcher/test_definitions.py::test_name_that_is_not_there_once_is_refused_with_the_lines",
+        "researcher/source/test_definitions.py::test_name_that_is_not_there_once_is_refused_with_the_lines",
     ),
     Guard(
         "a text inside a definition keeps its blanks",
         "researcher/source/definitions.py",
         " and number not in fixed",
         "",
-        "researcher/test_definitions.py::test_text_inside_the_definition_is_not_indented_and_its_docstring_is",
+        "researcher/source/test_definitions.py::test_text_inside_the_definition_is_not_indented_and_its_docstring_is",
     ),
     Guard(
         "a search is indented otherwise as a whole",
@@ -726,14 +726,14 @@ GUARDS = (
         "researcher/prompting/reply_parser.py",
         "    if neighbours.get(name, value) != value:",
         "    if False:",
-        "researcher/test_replies.py::test_answer_that_is_not_of_the_form_is_refused_with_the_reason",
+        "researcher/prompting/test_reply_parser.py::test_answer_that_is_not_of_the_form_is_refused_with_the_reason",
     ),
     Guard(
         "half an answer is no idea",
         "researcher/proposers/llm_conversation.py",
         "None if cut and without_thoughts(text).strip() else read_reply(text)",
         "read_reply(text)",
-        "researcher/test_llm.py::test_both_answers_count_where_the_first_was_repaired",
+        "researcher/proposers/test_llm_conversation.py::test_both_answers_count_where_the_first_was_repaired",
     ),
     Guard(
         "no lane is dropped before it was tried enough",
@@ -826,7 +826,7 @@ GUARDS = (
         "researcher/proposers/availability.py",
         "self.away, self._next_question, self._waited_s = error, 0.0, 0.0",
         "self.away = error",
-        "researcher/test_absence.py::test_one_that_hung_and_was_started_anew_is_asked_at_once",
+        "researcher/proposers/test_availability.py::test_one_that_hung_and_was_started_anew_is_asked_at_once",
     ),
     # A paid model
     Guard(
@@ -884,7 +884,7 @@ GUARDS = (
         "researcher/prompting/context_budget.py",
         "        if self._wanted > self._least:",
         "        if False:",
-        "researcher/test_llm.py::test_thoughts_that_never_end_are_not_paid_for_twice_again",
+        "researcher/proposers/test_llm_conversation.py::test_thoughts_that_never_end_are_not_paid_for_twice_again",
     ),
     Guard(
         "a longer answer takes none of what train.py needs",
@@ -898,7 +898,7 @@ GUARDS = (
         "researcher/prompting/context_budget.py",
         "answer.prompt_tokens < FEWEST_TOKENS_PER_WORD * words:",
         "False:",
-        "researcher/test_llm.py::test_answer_to_a_question_that_the_server_cut_is_no_answer",
+        "researcher/proposers/test_llm_conversation.py::test_answer_to_a_question_that_the_server_cut_is_no_answer",
     ),
     Guard(
         "a count without what was read before says nothing of a cut",
@@ -912,42 +912,42 @@ GUARDS = (
         "researcher/proposers/llm_conversation.py",
         "(failed.shows_no_edit and asking.may_be_a_move)",
         "asking.may_be_a_move",
-        "researcher/test_llm.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+        "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
     ),
     Guard(
         "a person's idea is not turned into a change of knobs",
         "researcher/proposers/llm_conversation.py",
         " and self.context.idea is None",
         "",
-        "researcher/test_llm.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+        "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
     ),
     Guard(
         "a model without thoughts is not asked for them",
         "researcher/llm/thinking.py",
         "        if self.thinks is False:",
         "        if False:",
-        "researcher/test_ollama.py::test_only_a_model_that_can_think_is_asked_to_and_one_that_cannot_stop_for_little",
+        "researcher/llm/test_ollama.py::test_only_a_model_that_can_think_is_asked_to_and_one_that_cannot_stop_for_little",
     ),
     Guard(
         "a knob has one value in JSON too",
         "researcher/prompting/knob_json.py",
         "        if name in read and read[name] != value:",
         "        if False:",
-        "researcher/test_moves.py::test_a_move_that_is_none_is_refused_with_the_reason",
+        "researcher/prompting/test_knob_json.py::test_a_move_that_is_none_is_refused_with_the_reason",
     ),
     Guard(
         "a pull has ended only once it says so",
         "services/machine/model.py",
         "    if status != SUCCESS:",
         "    if False:",
-        "services/test_pull.py::test_a_pull_that_only_looks_done_is_not_taken_for_it",
+        "services/machine/test_model.py::test_a_pull_that_only_looks_done_is_not_taken_for_it",
     ),
     Guard(
         "a question that gets no answer is told in the log",
         "researcher/proposers/llm_proposer.py",
         'Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None',
         "None",
-        "researcher/test_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
+        "scenarios/test_llm_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
     ),
     Guard(
         "secrets are taken out of what a model is told",
@@ -968,49 +968,49 @@ GUARDS = (
         "researcher/proposers/llm_conversation.py",
         "            if isinstance(error, PromptTooLong):",
         "            if False:",
-        "researcher/test_llm.py::test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter",
+        "researcher/proposers/test_llm_conversation.py::test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter",
     ),
     Guard(
         "a comment that stands for lines is no code",
         "researcher/proposers/llm_conversation.py",
         "        refuse_marks(reply.edits)\n",
         "",
-        "researcher/test_llm.py::test_answer_that_takes_a_comment_of_the_view_for_code_is_refused",
+        "researcher/proposers/test_llm_conversation.py::test_answer_that_takes_a_comment_of_the_view_for_code_is_refused",
     ),
     Guard(
         "who sees a part of train.py is not offered to write all of it",
         "researcher/prompting/prompt.py",
         " if lane is not Lane.FILE",
         "",
-        "researcher/test_outline.py::test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out",
+        "researcher/prompting/test_source_outline.py::test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out",
     ),
     Guard(
         "the history loses its oldest in blocks",
         "researcher/proposers/digest.py",
         "item.number >= first and ",
         "",
-        "researcher/test_digest.py::test_the_digest_of_a_long_night_stays_bounded",
+        "researcher/proposers/test_digest.py::test_the_digest_of_a_long_night_stays_bounded",
     ),
     Guard(
         "a key that its server quotes is in no error",
         "researcher/llm/openai.py",
         'text if key is None else text.replace(key, "***")',
         "text",
-        "researcher/test_openai.py::test_key_is_sent_with_every_request_and_quoted_in_no_error",
+        "researcher/llm/test_openai.py::test_key_is_sent_with_every_request_and_quoted_in_no_error",
     ),
     Guard(
         "an answer without its end is none",
         "researcher/llm/openai.py",
         "if self.finish is None:",
         "if False:",
-        "researcher/test_openai.py::test_every_fault_is_typed_and_says_what_is_wrong",
+        "researcher/llm/test_openai.py::test_every_fault_is_typed_and_says_what_is_wrong",
     ),
     Guard(
         "who wants to be left alone is",
         "researcher/llm/openai.py",
         "if (left_s := self._resting_until - self._clock()) > 0:",
         "if (left_s := self._resting_until - self._clock()) > 1e9:",
-        "researcher/test_openai.py::test_server_that_wants_to_be_left_alone_is",
+        "researcher/llm/test_openai.py::test_server_that_wants_to_be_left_alone_is",
     ),
     # Optimiser
     Guard(
@@ -1039,14 +1039,14 @@ GUARDS = (
         "researcher/optimizer/optimizer.py",
         "if ranges != self._ranges or told[: len(self._told)] != self._told:",
         "if ranges != self._ranges:",
-        "researcher/test_optimizer.py::test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start",
+        "researcher/optimizer/test_optimizer.py::test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start",
     ),
     Guard(
         "the optimiser moves something",
         "researcher/optimizer/optimizer.py",
         "if after is None or after == values:",
         "if after is None:",
-        "researcher/test_optimizer.py::test_a_move_that_is_repaired_away_is_never_proposed",
+        "researcher/optimizer/test_optimizer.py::test_a_move_that_is_repaired_away_is_never_proposed",
     ),
     # Checks and drafts: refused is only what is wrong for certain, and nothing kept is lost
     Guard(
@@ -1189,7 +1189,7 @@ GUARDS = (
         "trainer/sandbox/guardian.py",
         "    while time.monotonic() < give_up:\n        statuses.update(_reap())",
         "    for give_up in (0.0,):\n        statuses.update(_reap())",
-        "trainer/test_guardian.py::test_tree_that_forks_while_it_is_killed_is_dead_at_the_end",
+        "trainer/sandbox/test_guardian.py::test_tree_that_forks_while_it_is_killed_is_dead_at_the_end",
     ),
     Guard(
         "a supervisor ends when its worker does",
@@ -1360,7 +1360,7 @@ GUARDS = (
         "trainer/sandbox/seccomp.py",
         "    for numbers in _SIGNALS.values():\n",
         "    for numbers in ():\n",
-        "trainer/test_seccomp.py::test_call_is_refused",
+        "trainer/sandbox/test_seccomp.py::test_call_is_refused",
     ),
     Guard(
         "a candidate's stdin is empty",
@@ -1444,14 +1444,14 @@ GUARDS = (
         "trainer/sandbox/guardian.py",
         "    untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})\n",
         "    untouchable = []\n",
-        "trainer/test_confinement.py::test_table_holds_where_the_kernel_has_less_of_landlock[4-False]",
+        "trainer/sandbox/test_confinement.py::test_table_holds_where_the_kernel_has_less_of_landlock[4-False]",
     ),
     Guard(
         "a candidate's files stay in its folder",
         "trainer/sandbox/guardian.py",
         '        if not name or name.startswith("/") or ".." in name.split("/"):\n',
         "        if False:\n",
-        "trainer/test_guardian.py::test_file_that_would_leave_the_work_folder_is_refused",
+        "trainer/sandbox/test_guardian.py::test_file_that_would_leave_the_work_folder_is_refused",
     ),
     Guard(
         "nobody of its user looks into a worker",
@@ -1465,7 +1465,7 @@ GUARDS = (
         "trainer/sandbox/selftest.py",
         "        if self.open:\n",
         "        if False:\n",
-        "trainer/test_selftest.py::test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands",
+        "trainer/sandbox/test_selftest.py::test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands",
     ),
     # The system call filter, rule by rule
     Guard(
@@ -1473,14 +1473,14 @@ GUARDS = (
         "trainer/sandbox/seccomp.py",
         "(_EQUAL, 1, 0, _AUDIT_NAMES[column])",
         "(_EQUAL, 1, 1, _AUDIT_NAMES[column])",
-        "trainer/test_seccomp.py::test_filter_of_another_architecture_kills_the_process",
+        "trainer/sandbox/test_seccomp.py::test_filter_of_another_architecture_kills_the_process",
     ),
     Guard(
         "the second entry of the kernel is closed",
         "trainer/sandbox/seccomp.py",
         '    if machine == "x86_64":  # the x32',
         "    if False:  # the x32",
-        "trainer/test_seccomp.py::test_second_entry_of_the_kernel_is_closed",
+        "trainer/sandbox/test_seccomp.py::test_second_entry_of_the_kernel_is_closed",
     ),
     Guard(
         "no socket but unix sockets",
@@ -1693,14 +1693,14 @@ GUARDS = (
         "trainer/sandbox/guardian.py",
         "    null = os.open(os.devnull, os.O_RDONLY)",
         '    null = os.open(f"/proc/{guardian}/root/dev/null", os.O_RDONLY)',
-        "trainer/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[True]",
+        "trainer/sandbox/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[True]",
     ),
     Guard(
         "a card opens a candidate's own threads in procfs alone",
         "trainer/sandbox/private_root.py",
         'OWN_PROCESS = "/proc/self/task"',
         'OWN_PROCESS = "/proc"',
-        "trainer/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[False]",
+        "trainer/sandbox/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[False]",
     ),
     Guard(
         "a replica's weights are a file of its own",
@@ -1714,14 +1714,14 @@ GUARDS = (
         "trainer/sandbox/syscalls.py",
         "        freeze_memory(copy)\n",
         "",
-        "trainer/test_replica.py::test_its_weights_are_a_file_that_the_candidate_never_had_and_nobody_can_change",
+        "trainer/scoring/test_replica.py::test_its_weights_are_a_file_that_the_candidate_never_had_and_nobody_can_change",
     ),
     Guard(
         "a work folder tells nothing of who had it before",
         "trainer/sandbox/cleanup_as_user.py",
         "    forget_in(work)\n",
         "",
-        "trainer/test_leftovers.py::test_work_folder_has_the_same_mode_and_times_before_every_candidate[other-uid]",
+        "trainer/sandbox/test_cleanup.py::test_work_folder_has_the_same_mode_and_times_before_every_candidate[other-uid]",
     ),
     Guard(
         "no note at a file",
@@ -1763,14 +1763,14 @@ GUARDS = (
         "trainer/sandbox/seccomp.py",
         "        own = [0, schedules_only] if schedules_only is not None else None\n",
         "        own = None\n",
-        "trainer/test_seccomp.py::test_who_may_schedule_only_itself_cannot_do_so_to_others",
+        "trainer/sandbox/test_seccomp.py::test_who_may_schedule_only_itself_cannot_do_so_to_others",
     ),
     Guard(
         "under our own uid no neighbour is pinned",
         "trainer/sandbox/guardian.py",
         'os.getpid() if orders["user"] is None else None',
         "None",
-        "trainer/test_guardian.py::test_candidate_of_our_own_uid_cannot_pin_another_process_of_ours",
+        "trainer/sandbox/test_guardian.py::test_candidate_of_our_own_uid_cannot_pin_another_process_of_ours",
     ),
     Guard(
         "no thread has descriptors of its own",
@@ -1784,28 +1784,28 @@ GUARDS = (
         "trainer/trial/disk_usage.py",
         "        self._rounds_on_the_way = self._rounds_on_the_way + 1 if on_the_way else 0\n",
         "",
-        "trainer/test_disk.py::test_memory_files_on_their_way_between_sockets_count_once_they_stay_there[True]",
+        "trainer/trial/test_disk_usage.py::test_memory_files_on_their_way_between_sockets_count_once_they_stay_there[True]",
     ),
     Guard(
         "a process that hides what it holds ends its trial",
         "trainer/trial/disk_usage.py",
         "        if closed & self._closed:  #",
         "        if False:  #",
-        "trainer/test_disk.py::test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending",
+        "trainer/trial/test_disk_usage.py::test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending",
     ),
     Guard(
         "a process without its first thread is no zombie",
         "trainer/sandbox/procfs.py",
         '        if fields[0] == b"Z" and int(fields[17]) > 1:\n',
         "        if False:\n",
-        "trainer/test_procfs.py::test_it_is_dead_when_its_tree_is",
+        "trainer/sandbox/test_procfs.py::test_it_is_dead_when_its_tree_is",
     ),
     Guard(
         "a process without its first thread is known by its environment",
         "trainer/sandbox/usage.py",
         " or _environment(place(pid))\n",
         "\n",
-        "trainer/test_procfs.py::test_it_is_found_by_its_environment",
+        "trainer/sandbox/test_procfs.py::test_it_is_found_by_its_environment",
     ),
     # What a candidate may take and leave
     Guard(
@@ -1820,7 +1820,7 @@ GUARDS = (
         "trainer/sandbox/output.py",
         "self._fill_head(self._redact(block))",
         "self._fill_head(block)",
-        "trainer/test_logs.py::test_secret_is_found_wherever_reads_and_lines_are_cut",
+        "trainer/sandbox/test_output.py::test_secret_is_found_wherever_reads_and_lines_are_cut",
     ),
     Guard(
         "the trainer's password is known to whom takes it out",
@@ -1834,7 +1834,7 @@ GUARDS = (
         "trainer/sandbox/launch.py",
         "_SHARED_MEMORY if is_long and emptied else str(tmp)",
         "str(tmp)",
-        "trainer/test_confinement.py::"
+        "trainer/sandbox/test_confinement.py::"
         "test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is[same-uid]",
     ),
     Guard(
@@ -1842,14 +1842,14 @@ GUARDS = (
         "trainer/sandbox/usage.py",
         "        files_mib=own_shared_memory_mib(process.pid for process in tree),\n",
         "        files_mib=0.0,\n",
-        "trainer/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
+        "trainer/trial/test_faults.py::test_memory_that_a_candidate_hides_in_files_counts[same-uid]",
     ),
     Guard(
         "what forks share is no memory of each",
         "trainer/sandbox/usage.py",
         "            now_mib = group_memory_mib()\n",
         "            now_mib = None\n",
-        "trainer/test_worker.py::"
+        "trainer/worker/test_rq_worker.py::"
         "test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them[other-uid]",
     ),
     # Whom candidates run as
@@ -1879,14 +1879,14 @@ GUARDS = (
         "trainer/sandbox/guardian.py",
         '        private_root.own_root(orders["grants"], orders["folder"])\n',
         "        pass\n",
-        "trainer/test_faults.py::test_nothing_is_shared_between_two_candidates[same-uid]",
+        "trainer/trial/test_faults.py::test_nothing_is_shared_between_two_candidates[same-uid]",
     ),
     Guard(
         "a flood without end ends the trial",
         "trainer/trial/supervise.py",
         "        if self.sink.seen_bytes > _LOG_LIMIT_BYTES:",
         "        if False:",
-        "trainer/test_faults.py::test_flood_without_end_ends_the_trial",
+        "trainer/trial/test_faults.py::test_flood_without_end_ends_the_trial",
     ),
     # Who may do what in Redis
     Guard(
@@ -1964,7 +1964,7 @@ GUARDS = (
         "trainer/jobs/bounded.py",
         "    for _ in range(DEPTH_LIMIT):",
         "    for _ in range(10**6):",
-        "trainer/test_bounded.py::test_what_nests_too_deeply_is_refused",
+        "trainer/jobs/test_bounded.py::test_what_nests_too_deeply_is_refused",
     ),
     Guard(
         "no field of a job raises anything but a refusal",
@@ -1992,7 +1992,7 @@ GUARDS = (
         "trainer/jobs/closed.py",
         """            if not str(fault).startswith("WRONGTYPE"):""",
         "            if False:",
-        "trainer/test_bounded.py::test_trouble_of_the_server_does_not_cost_a_job",
+        "trainer/jobs/test_bounded.py::test_trouble_of_the_server_does_not_cost_a_job",
     ),
     Guard(
         "a flood of requests is cut",
@@ -2097,70 +2097,70 @@ GUARDS = (
         "trainer/trial/trial.py",
         " or gpu.lacking(spec.caps)) is not None",
         ") is not None",
-        "trainer/test_card.py::test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which",
+        "trainer/trial/test_gpu.py::test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which",
     ),
     Guard(
         "nothing in a source closes the fence around it",
         "researcher/prompting/prompt.py",
         ".replace(_FENCE, _fence_around(context.source))",
         "",
-        "researcher/test_prompt.py::test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one",
+        "researcher/prompting/test_prompt.py::test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one",
     ),
     Guard(
         "what a candidate printed is no markup",
         "services/cli.py",
         "Console(markup=False)",
         "Console()",
-        "services/test_live.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
+        "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
     ),
     Guard(
         "a file with many names counts once",
         "trainer/trial/disk_usage.py",
         " / max(file.st_nlink, 1)",
         "",
-        "trainer/test_disk.py::test_files_count_by_the_room_they_take_and_no_link_is_followed_or_counted_twice",
+        "trainer/trial/test_disk_usage.py::test_files_count_by_the_room_they_take_and_no_link_is_followed_or_counted_twice",
     ),
     Guard(
         "a file without a name counts too",
         "trainer/trial/disk_usage.py",
         "            for descriptor, file in _descriptors(pid):\n",
         "            for descriptor, file in ():\n",
-        "trainer/test_disk.py::test_open_files_without_a_name_count_once_whoever_holds_them",
+        "trainer/trial/test_disk_usage.py::test_open_files_without_a_name_count_once_whoever_holds_them",
     ),
     Guard(
         "turns of a kind keep to their share",
         "researcher/proposers/schedule.py",
         "_is_due(so_far.others + 1, so_far.advised, shares.advice)",
         "_is_due(so_far.experiments + 1, so_far.advised, shares.advice)",
-        "researcher/test_turns.py::test_the_share_of_a_long_night_is_the_one_that_was_set",
+        "researcher/proposers/test_schedule.py::test_the_share_of_a_long_night_is_the_one_that_was_set",
     ),
     Guard(
         "advice moves knobs with a range and no others",
         "researcher/proposers/advice.py",
         "if name not in ranges]",
         "if name not in knobs]",
-        "researcher/test_adviser.py::test_what_is_no_move_of_these_knobs_is_refused_with_its_reason",
+        "researcher/proposers/test_advice.py::test_what_is_no_move_of_these_knobs_is_refused_with_its_reason",
     ),
     Guard(
         "advice edits no code",
         "researcher/proposers/advice.py",
         'raise Rejected("only knobs can be moved here; answer with the JSON that was asked for")',
         "continue",
-        "researcher/test_adviser.py::test_what_is_no_move_of_these_knobs_is_refused_with_its_reason",
+        "researcher/proposers/test_advice.py::test_what_is_no_move_of_these_knobs_is_refused_with_its_reason",
     ),
     Guard(
         "batches of an advice are made whole",
         "researcher/proposers/advice.py",
         "repaired(values, values | wanted, ranges, context)",
         "values | wanted",
-        "researcher/test_adviser.py::test_batches_that_do_not_go_together_are_made_whole",
+        "researcher/proposers/test_advice.py::test_batches_that_do_not_go_together_are_made_whole",
     ),
     Guard(
         "a near miss is one by the scores of now",
         "researcher/proposers/lessons.py",
         "fmean(before) - fmean(own)",
         "before[0] - own[0]",
-        "researcher/test_lessons.py::"
+        "researcher/proposers/test_lessons.py::"
         "test_a_parent_that_turns_out_worse_makes_a_miss_near_whether_or_not_there_was_a_restart",
     ),
     Guard(
@@ -2168,14 +2168,14 @@ GUARDS = (
         "researcher/proposers/lessons.py",
         "(None, Outcome.REJECTED, Outcome.LOST)",
         "(None, Outcome.REJECTED)",
-        "researcher/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
+        "researcher/proposers/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
     ),
     Guard(
         "what the night has learned never takes the room of the script",
         "researcher/prompting/prompt.py",
         "        if spare < 0:\n            break\n        kept.append(written)\n",
         "        kept.append(written)\n",
-        "researcher/test_briefing.py::"
+        "researcher/proposers/test_prompt_context.py::"
         "test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_matters_least",
     ),
     Guard(
@@ -2183,7 +2183,7 @@ GUARDS = (
         "researcher/proposers/proposers.py",
         "self._mix in (Mix.LLM, Mix.RANDOM)",
         "self._mix is Mix.LLM",
-        "researcher/test_proposers.py::test_a_plateau_has_two_near_misses_tried_at_once",
+        "researcher/proposers/test_proposers.py::test_a_plateau_has_two_near_misses_tried_at_once",
     ),
     Guard(
         "advice says nothing of the forms of edits",
@@ -2205,21 +2205,21 @@ GUARDS = (
         "trainer/candidate/runner.py",
         "compile(path.read_bytes().decode(), ",
         "compile(path.read_bytes(), ",
-        "trainer/test_runner.py::test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares",
+        "trainer/candidate/test_runner.py::test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares",
     ),
     Guard(
         "a script inherits nothing of the module that runs it",
         "trainer/candidate/runner.py",
         '"exec", dont_inherit=True)',
         '"exec")',
-        "trainer/test_runner.py::test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares",
+        "trainer/candidate/test_runner.py::test_a_script_runs_as_its_text_reads_whatever_encoding_it_declares",
     ),
     Guard(
         "files are written byte for byte",
         "trainer/sandbox/guardian.py",
         ', newline="")',
         ', newline="\\r\\n")',
-        "trainer/test_runner.py::test_files_are_written_byte_for_byte",
+        "trainer/candidate/test_runner.py::test_files_are_written_byte_for_byte",
     ),
     Guard(
         "no encoding is declared",
@@ -2268,49 +2268,49 @@ GUARDS = (
         "trainer/trial/outcome.py",
         "    if observed.asked_for_score:\n        return f",
         "    if False:\n        return f",
-        "trainer/test_verdict.py::test_nothing_that_came_after_it_asked_for_its_score_is_quoted_but_the_kind_of_an_error",
+        "trainer/trial/test_outcome.py::test_nothing_that_came_after_it_asked_for_its_score_is_quoted_but_the_kind_of_an_error",
     ),
     Guard(
         "of a fault while it is scored only our own sentence is told",
         "trainer/sandbox/output.py",
         "        if not self._sealed or _FAULT.fullmatch(words):",
         "        if True:",
-        "trainer/test_logs.py::test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told",
+        "trainer/sandbox/test_output.py::test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told",
     ),
     Guard(
         "a printed score is told in few digits",
         "trainer/trial/outcome.py",
         "if abs(printed) < _MOST_SHOWN or math.isnan(printed)",
         "if True",
-        "trainer/test_verdict.py::test_a_printed_score_is_told_in_few_digits",
+        "trainer/trial/test_outcome.py::test_a_printed_score_is_told_in_few_digits",
     ),
     Guard(
         "steps printed while it is scored are none",
         "trainer/sandbox/output.py",
         "printed.late_line, redact)",
         "printed.line, redact)",
-        "trainer/test_logs.py::test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits",
+        "trainer/sandbox/test_output.py::test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits",
     ),
     Guard(
         "what a prompt quotes ends no turn",
         "researcher/prompting/prompt.py",
         """    return "- " + broken(one_line(line, LINE_CHARACTERS).replace(_FENCE, '"'))""",
         """    return "- " + one_line(line, LINE_CHARACTERS).replace(_FENCE, '"')""",
-        "researcher/test_marks.py::test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from",
+        "researcher/prompting/test_chat_markers.py::test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from",
     ),
     Guard(
         "the script in a prompt ends no turn",
         "researcher/prompting/prompt.py",
         'broken(context.source.rstrip("\\n"))',
         'context.source.rstrip("\\n")',
-        "researcher/test_marks.py::test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from",
+        "researcher/prompting/test_chat_markers.py::test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from",
     ),
     Guard(
         "an edit of a line that holds a mark is found",
         "researcher/prompting/reply_parser.py",
         "whole(without_thoughts(text).strip())",
         "without_thoughts(text).strip()",
-        "researcher/test_marks.py::test_an_edit_of_a_line_that_holds_a_mark_is_found_and_written_as_it_was",
+        "researcher/prompting/test_chat_markers.py::test_an_edit_of_a_line_that_holds_a_mark_is_found_and_written_as_it_was",
     ),
     # How much a source may carry, and how long reading takes
     Guard(
@@ -2360,7 +2360,7 @@ GUARDS = (
         "researcher/prompting/reply_parser.py",
         "        if len(edits) > MOST_EDITS:",
         "        if False:",
-        "researcher/test_replies.py::test_an_answer_of_more_edits_than_matter_or_too_long_to_be_one_is_refused",
+        "researcher/prompting/test_reply_parser.py::test_an_answer_of_more_edits_than_matter_or_too_long_to_be_one_is_refused",
     ),
     Guard(
         "the beginning of a token is looked for once in a run",
@@ -2589,7 +2589,7 @@ GUARDS = (
         "trainer/sandbox/procfs.py",
         "    except (FileNotFoundError, ProcessLookupError):\n        return\n",
         "    except ProcessLookupError:\n        return\n",
-        "trainer/test_procfs.py::test_a_process_that_is_gone_between_two_looks_has_no_threads",
+        "trainer/sandbox/test_procfs.py::test_a_process_that_is_gone_between_two_looks_has_no_threads",
     ),
     Guard(
         "a watchdog outlives an order that gets no answer",

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests import ROOT
 from tests.mutations.choice import Facts, chosen
 from tests.mutations.guards import GUARDS
 
-ROOT = Path(__file__).resolve().parents[2]
 DAY_S = 24 * 3600
 TABLE = "tests/mutations/guards.py"
 

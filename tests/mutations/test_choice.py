@@ -17,7 +17,7 @@ from tests.mutations.guards import GUARDS, Guard
 from tests.mutations.history import DAY_S, TABLE, facts
 
 ONE = Guard(
-    "no signal to everybody", "trainer/sandbox/seccomp.py", "a", "b", "trainer/test_seccomp.py::test_call[kill]"
+    "no signal to everybody", "trainer/sandbox/seccomp.py", "a", "b", "trainer/sandbox/test_seccomp.py::test_call[kill]"
 )
 NOT_ITS_TURN = Facts(turn=fifth(ONE) + 1, base="since then")
 HISTORIES = st.builds(
@@ -36,8 +36,11 @@ HISTORIES = st.builds(
         (replace(NOT_ITS_TURN, turn=fifth(ONE)), "its turn"),
         (replace(NOT_ITS_TURN, turn=fifth(ONE) + 7 * TURNS), "its turn"),
         (replace(NOT_ITS_TURN, paths=frozenset({"trainer/sandbox/seccomp.py"})), "changed: trainer/sandbox/seccomp.py"),
-        (replace(NOT_ITS_TURN, paths=frozenset({"tests/trainer/test_seccomp.py"})), "changed: tests/trainer/test_sec"),
-        (replace(NOT_ITS_TURN, paths=frozenset({"trainer/test_seccomp.py", "seccomp.py"})), None),
+        (
+            replace(NOT_ITS_TURN, paths=frozenset({"tests/trainer/sandbox/test_seccomp.py"})),
+            "changed: tests/trainer/sandbox/test_sec",
+        ),
+        (replace(NOT_ITS_TURN, paths=frozenset({"trainer/sandbox/test_seccomp.py", "seccomp.py"})), None),
         (replace(NOT_ITS_TURN, entries=frozenset({ONE.name})), "its entry changed"),
         (replace(NOT_ITS_TURN, entries=frozenset({"another"})), None),
         (None, "there is no repository"),
@@ -88,7 +91,7 @@ def test_the_head_of_a_run_names_every_guard_with_its_reason() -> None:
 
 
 Commit = Callable[..., str]
-OTHER = ONE.__class__("another", "trainer/sandbox/launch.py", "c", "d", "trainer/test_worker.py::test_it")
+OTHER = ONE.__class__("another", "trainer/sandbox/launch.py", "c", "d", "trainer/worker/test_rq_worker.py::test_it")
 
 
 def table(*guards: Guard) -> str:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.mutations.guards import GUARDS, Guard
 from tests.mutations.history import of_this_run
 
-ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("researcher", "trainer", "services", "tests")
 NOTHING_LEFT = """\
 import os, subprocess, sys

@@ -15,11 +15,11 @@ from researcher.journal.reader import History
 from services.machine.state import State
 from services.trainer import start as trainer_start
 from services.views.client import ENDED, REFUSED, DoorError, ask_and_wait
-from tests.researcher.conftest import ScriptedNight, night, server  # noqa: F401 - fixtures
-from tests.trainer.conftest import wait_for
+from tests import ROOT
+from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.trials import wait_for
 from trainer.worker.heartbeat import IDLE, Presence
 
-ROOT = Path(__file__).parents[2]
 TEN_S = 10
 
 
@@ -73,7 +73,7 @@ def test_trainer_container_names_a_bad_setting_and_an_unknown_profile() -> None:
 
 
 def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
-    night: ScriptedNight,  # noqa: F811
+    night: ScriptedNight,
 ) -> None:
     state = emptied(night)
     container = night.start_container()
@@ -92,7 +92,7 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
 
 @pytest.mark.slow
 def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
-    night: ScriptedNight,  # noqa: F811
+    night: ScriptedNight,
 ) -> None:
     emptied(night)
     Presence(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
@@ -113,7 +113,7 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
 
 @pytest.mark.slow
 def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
-    night: ScriptedNight,  # noqa: F811
+    night: ScriptedNight,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     night.start_trainer()
@@ -138,7 +138,7 @@ def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
         assert len({item.number for item in history.experiments()}) == len(history.experiments())
 
 
-def emptied(night: ScriptedNight) -> State:  # noqa: F811
+def emptied(night: ScriptedNight) -> State:
     """The state as a new volume has it: folders, nothing in them."""
     state = State(night.journal.parent)
     subprocess.run(["rm", "-rf", str(night.subject)], check=True)
@@ -146,7 +146,7 @@ def emptied(night: ScriptedNight) -> State:  # noqa: F811
     return state
 
 
-def health(night: ScriptedNight, state: State) -> int:  # noqa: F811
+def health(night: ScriptedNight, state: State) -> int:
     """The researcher's health check as the container runs it."""
     environment = {
         "OVERNIGHT_STATE": str(state.root),

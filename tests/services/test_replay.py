@@ -14,7 +14,7 @@ from researcher.source.proposal import LlmCost, Proposal, Proposer
 from services.cli import app
 from services.machine.state import State
 from services.replay import replay_proposals
-from tests.researcher.story import Story
+from tests.fixtures.journal_story import Story
 
 HEAD = "TITLE: t\nHYPOTHESIS: h\n"
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 SCRIPTS = [path for path in sorted((ROOT / "scripts").rglob("*")) if path.is_file()] + [ROOT / ".ci" / "run"]
 NEEDED = [
     "env",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import dedent, indent
 
-from tests.trainer.conftest import STEPS
+from tests.fixtures.trials import STEPS
 from trainer.jobs import Clock, Kind, Outcome
 
 BUDGET = replace(STEPS, eval_rows=64)

@@ -8,9 +8,9 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 from researcher.source.knobs import set_knobs
+from tests.fixtures.subject_in_parts import SOURCE, TINY_CONSTANTS, TINY_KNOBS
+from tests.fixtures.trials import VOCAB
 from tests.subjects.cheats import HONEST, before_attention, edited, in_forward
-from tests.trainer.conftest import VOCAB
-from tests.trainer.subject_bench import SOURCE, TINY_CONSTANTS, TINY_KNOBS
 
 _FOLDER = Path(__file__).parent
 _IMPORTED = "import torch\nimport torch.nn.functional as F\n"

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from researcher.source.knobs import range_faults, read_knobs, set_knobs, set_ranges
-from tests.trainer.subject_bench import SOURCE, TINY_CONSTANTS, TINY_KNOBS, Bench
+from tests.fixtures.subject_in_parts import SOURCE, TINY_CONSTANTS, TINY_KNOBS, Bench
 from trainer.jobs import PROFILES
 
 STEP_LINE = re.compile(

@@ -1,0 +1,53 @@
+"""`scripts/bench overhead`: what counts as the trainer's wait, and when a bar is missed."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from researcher.journal.records import Decision
+from researcher.source.proposal import Proposal, Proposer
+from tests.bench.overhead import Night, bars_missed, told
+from tests.fixtures.journal_story import Story
+
+
+def night(latency_s: float, wait_s: float, trained_s: float) -> Night:
+    parts = [{"timed training": trained_s, "scoring": 10.0 - trained_s}]
+    return Night(latency_s, Counter([Proposer.LLM]), 0, [wait_s], parts)
+
+
+def test_wait_is_from_the_end_of_what_was_measured_before_and_refused_answers_are_in_it(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.0, 1.0)
+    story.try_out("better", 0.8, Decision.KEEP)
+    story.claim([0.8, 0.8], [1.0, 1.0])
+    story.journal.reject(story.run, Proposal(Proposer.LLM, "bad", "", ()), "does not parse", story.tick())
+    story.try_out("worse", 0.9, Decision.DISCARD)
+
+    found = told(story.journal, 5.0)
+
+    assert found.waits == [1.0, 2.0]
+    assert (found.by, found.refused) == (Counter({Proposer.LLM: 2}), 1)
+    first = story.journal.numbered(1)
+    assert first.applied_at is not None
+    assert sum(found.parts[0].values()) == pytest.approx(first.applied_at - first.proposed_at + 1.0)
+
+
+def test_seconds_of_an_experiment_that_failed_or_ran_twice_are_not_told_but_its_wait_is(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.0, 1.0)
+    story.try_out("crashes", None, Decision.CRASH)
+    story.try_out("lost once", 1.1, Decision.DISCARD, faults=1)
+    story.try_out("runs", 1.1, Decision.DISCARD)
+
+    found = told(story.journal, 0.0)
+
+    assert (len(found.waits), len(found.parts)) == (3, 1)
+
+
+def test_wait_is_judged_at_every_latency_and_duty_at_the_longest() -> None:
+    assert bars_missed([night(0, 0.5, 4.0), night(5, 0.5, 4.0), night(15, 0.5, 6.5)]) == []
+    assert bars_missed([night(0, 0.6, 4.0), night(15, 0.1, 6.4)]) == [
+        "missed: the trainer waits 0.600 s at 0 s of latency, bar 0.5 s",
+        "missed: duty cycle 0.640 at 15 s of latency, bar 0.65",
+    ]

@@ -1,0 +1,280 @@
+"""Drift: what counts as another machine, and what a night does when it has one. Calibrations as values, nights real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from researcher.decision.machine_speed import (
+    BAND_FLOOR,
+    REMEASURE_EVERY,
+    Difference,
+    judged_all_the_same,
+    machine_differed,
+    remeasure_due,
+)
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Experiment, Trial, Verdict
+from researcher.journal.writer import Journal
+from researcher.loop.context import Goal
+from researcher.queues.trials import TrialQueue
+from researcher.report.picture import draw
+from researcher.report.view import look
+from tests.fixtures.loop_in_process import Happening, level, tell
+from tests.fixtures.scripted_run import ScriptedNight
+from trainer.jobs import Calibration, Kind, Metric, Outcome, Timing, TrialResult, profile_named
+
+STEADY = [Calibration(0.100, 0.101), Calibration(0.099, 0.100), Calibration(0.100, 0.102)]
+UNEASY = [Calibration(0.100, 0.125), Calibration(0.119, 0.102), Calibration(0.102, 0.100), Calibration(0.118, 0.110)]
+
+
+@pytest.mark.parametrize(
+    ("known", "before_s", "after_s", "said"),
+    [
+        (STEADY, 0.110, 0.112, None),
+        (STEADY, 0.150, 0.140, "40% slower"),
+        (STEADY, 0.150, 0.100, None),
+        (STEADY, 0.100, 0.150, None),
+        (STEADY, 0.070, 0.050, "43% faster"),
+        (STEADY, 0.070, 0.100, None),
+        (STEADY, 0.150, 0.070, None),
+        (STEADY, 0.130, None, "30% slower"),
+        (UNEASY, 0.125, 0.125, None),
+        (UNEASY, 0.200, 0.190, "slower"),
+        ([], 0.5, 0.5, None),
+    ],
+)
+def test_a_machine_differs_when_it_was_out_of_the_band_on_both_sides(
+    known: list[Calibration], before_s: float, after_s: float | None, said: str | None
+) -> None:
+    differed = machine_differed(Calibration(before_s, after_s), known)
+
+    assert (differed is None) == (said is None)
+    if differed is not None:
+        assert said is not None
+        assert said in differed.words
+        assert differed.faster == ("faster" in said)
+
+
+def test_the_band_is_never_narrower_than_its_floor_and_the_reason_names_it() -> None:
+    differed = machine_differed(Calibration(0.2, 0.2), STEADY[:1])
+
+    assert differed is not None
+    assert f"{BAND_FLOOR:.0%} is allowed" in differed.words
+
+
+def test_a_trial_that_nobody_calibrated_does_not_differ() -> None:
+    assert machine_differed(None, STEADY) is None
+
+
+def trial(kind: Kind, differed: int = 0) -> Trial:
+    numbers: dict[str, Any] = dict.fromkeys(("score_to_beat", "reason", "heldout_bpb", "memory_mib", "finished_at"))
+    return Trial(
+        id=1, experiment=1, confirmation=None, kind=kind, number=0, attempt=0, faults=0, seed=1, finished=True,
+        outcome=Outcome.OK, val_bpb=1.0, wall_s=1.0, queued_at=0.0, differed=differed, **numbers,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("since", "due"),
+    [
+        ([], False),
+        ([trial(Kind.FIRST)] * (REMEASURE_EVERY - 1), False),
+        ([trial(Kind.FIRST)] * REMEASURE_EVERY, True),
+        ([trial(Kind.CONFIRM)] * REMEASURE_EVERY, False),
+        ([trial(Kind.FIRST, differed=2)], False),
+        ([trial(Kind.FIRST, differed=3), trial(Kind.FIRST)], True),
+    ],
+)
+def test_the_incumbent_is_measured_again_after_so_many_trials_or_on_a_changed_machine(
+    since: list[Trial], due: bool
+) -> None:
+    assert (remeasure_due(since) is not None) == due
+
+
+def told_of(night: ScriptedNight, number: int) -> tuple[Experiment, Trial]:
+    with History(night.journal) as history:
+        experiment = history.numbered(number)
+        return experiment, history.trials(experiment=experiment.id)[0]
+
+
+def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.79, "slow: 1")])
+
+    experiment, first = told_of(night, 1)
+    assert (first.attempt, first.differed, first.faults) == (1, 1, 0)
+    with History(night.journal) as history:
+        shown, repeated = look(history, profile_named("cpu")), sum(each.differed for each in history.trials())
+    assert shown is not None
+    assert (shown.tally["infrastructure"], shown.tally["repeated"]) == (0, repeated), (
+        "its claim's trials were slow at first, too"
+    )
+    assert "measured again (1 of at most 2): the machine was 50% slower than usual" in (experiment.reason or "")
+
+
+def result(steps: int | None, timed: float | None = 15.0, bpb: float = 1.0) -> TrialResult:
+    times = Timing(wall_s=20.0, processor_s=20.0, timed=timed)
+    return TrialResult(
+        id="one", spec_digest="", outcome=Outcome.OK, reason="", started_at=0.0, finished_at=0.0,
+        timing=times, steps=steps, metric=Metric("val_bpb", bpb),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "faster", "given", "earlier", "why"),
+    [
+        (Kind.CONFIRM, False, result(300), [result(280), result(290)], "as fast as"),
+        (Kind.CONFIRM, True, result(300), [result(300, timed=10.0)], None),
+        (Kind.CONFIRM, False, result(200), [result(280), result(290)], None),
+        (Kind.CONFIRM, False, result(300), [], None),
+        (Kind.CONFIRM, False, result(300), [result(None)], None),
+        (Kind.CONFIRM, False, result(None), [result(300)], None),
+        (Kind.CONFIRM, False, result(300, timed=None), [result(300)], None),
+        (Kind.CONFIRM, True, result(None, bpb=3.0), [], None),
+        (Kind.FIRST, True, result(300, bpb=2.1), [], "lost all the same"),
+        (Kind.FIRST, True, result(300, bpb=1.9), [], None),
+        (Kind.FIRST, False, result(300, bpb=2.1), [], None),
+        (Kind.FIRST, True, replace(result(300), outcome=Outcome.TIMED_OUT, metric=None), [], "lost all the same"),
+    ],
+)
+def test_a_difference_decides_nothing_where_the_code_ran_as_ever_or_lost_on_a_faster_machine(
+    kind: Kind, faster: bool, given: TrialResult, earlier: list[TrialResult], why: str | None
+) -> None:
+    judged = judged_all_the_same(
+        replace(trial(kind), score_to_beat=2.0), given, Difference("it differed", faster), earlier
+    )
+
+    assert (judged is None) == (why is None)
+    assert why is None or why in str(judged)
+
+
+@pytest.mark.parametrize(
+    ("score", "mark", "repeats"),
+    [(1.9, "fast: 1", 0), (1.9, "slow: 1", 1), (1.79, "fast: 1", 1)],
+    ids=["lost on a faster machine", "lost on a slower machine", "won on a faster machine"],
+)
+def test_only_a_trial_that_the_machine_may_have_decided_is_measured_again(
+    night: ScriptedNight, score: float, mark: str, repeats: int
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(score, mark)])
+
+    assert told_of(night, 1)[1].differed == repeats
+
+
+def test_a_claim_goes_on_where_the_training_was_as_fast_as_ever_whatever_was_timed_beside_it(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.79, "slow: 1", "steady")])
+
+    with History(night.journal) as history:
+        first, *checks = history.trials(experiment=told_of(night, 1)[0].id)
+    assert (first.kind, first.differed) == (Kind.FIRST, 1), "nobody knew yet how fast it runs"
+    assert checks
+    assert {(each.kind, each.differed) for each in checks} == {(Kind.CONFIRM, 0)}
+
+
+class Killed(BaseException):
+    """The researcher ends here."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Journal, "repeat_trial"), (TrialQueue, "forget")],
+    ids=["before it is written down", "after it is written down"],
+)
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
+    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
+) -> None:
+    night.start_trainer()
+    tell(night, [level(1.9)])
+    happenings: list[Happening] = [level(1.79, "slow: 2")]
+    whole: Callable[..., Any] = getattr(owner, name)
+    calls: list[object] = []
+
+    def killed(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == step:
+            raise Killed
+        return whole(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(Killed):
+            tell(night, happenings)
+    tell(night, [level(1.95)], goal=Goal(3))
+
+    experiment, first = told_of(night, 2)
+    assert (first.attempt, first.differed) == (2, 2)
+    assert experiment.decision is not None
+    with History(night.journal) as history:
+        assert [item.number for item in history.experiments()] == [0, 1, 2, 3]
+
+
+def test_a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_one_from_then_on(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.75, "slow: 99"), level(1.9, "slow: 99")])
+
+    changed, first = told_of(night, 1)
+    assert (first.attempt, first.differed) == (2, 3)
+    assert "judged all the same after 2 repeats: the machine was 50% slower" in (changed.reason or "")
+    assert changed.decision == "keep"
+    assert told_of(night, 2)[1].differed == 0
+
+
+def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.9, "slow: 99"), level(1.91)])
+
+    with History(night.journal) as history:
+        check = history.confirmations()[0]
+        (again,) = history.trials(confirmation=check.id)
+    assert (check.kind, check.verdict) == (CheckKind.RECHECK, Verdict.HOLDS)
+    assert (again.kind, again.experiment) == (Kind.DRIFT, check.head)
+
+
+def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_meets_the_mean_of_both(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
+
+    with History(night.journal) as history:
+        (check,) = history.confirmations()
+        (again,) = history.trials(confirmation=check.id)
+        (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
+        scores = history.scores()[check.head]
+        shown = look(history, profile_named("cpu"))
+    assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, Verdict.HOLDS, Kind.DRIFT)
+    assert len(scores) == profile_named("cpu").baseline_repeats + 1
+    assert last.score_to_beat == pytest.approx(fmean(scores))
+    assert shown is not None
+    assert [each.id for each in shown.remeasured] == [again.id]
+    assert draw(shown).startswith(b"\x89PNG")
+
+
+def test_failures_that_may_become_three_in_a_row_are_not_interrupted(night: ScriptedNight) -> None:
+    night.start_trainer()
+    trials: list[Happening] = [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY - 1)]
+
+    tell(night, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
+
+    with History(night.journal) as history:
+        (check,) = history.confirmations()
+        assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
+    assert check.verdict is Verdict.HOLDS

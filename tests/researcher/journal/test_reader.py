@@ -1,0 +1,34 @@
+"""What the journal's reader remembers is what stands in the file, at every step of a night."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from researcher.journal.reader import History
+from researcher.loop.loop import work
+from tests.fixtures.loop_in_process import REFUSED, ToldAll, level, opened
+from tests.fixtures.scripted_run import ScriptedNight
+
+
+def test_what_was_read_once_is_never_told_stale(night: ScriptedNight) -> None:
+    night.start_trainer()
+    failing = [level(1.01, "fate: crashed"), level(1.02, "fate: out_of_memory"), level(1.03, "fate: timed_out")]
+    looks = 0
+
+    with opened(night, [level(1.7), REFUSED, level(1.69), level(1.9), *failing, level(1.5), level(1.68)]) as lab:
+
+        def look(_: str) -> None:
+            nonlocal looks
+            looks += 1
+            with History(night.journal) as fresh:
+                assert lab.journal.experiments() == fresh.experiments()
+                assert lab.journal.experiments(after=3) == fresh.experiments(after=3)
+                assert lab.journal.trials() == fresh.trials()
+                assert lab.journal.trials(experiment=2) == fresh.trials(experiment=2)
+                assert lab.journal.trials(confirmation=1) == fresh.trials(confirmation=1)
+
+        with suppress(ToldAll):
+            work(replace(lab, say=look))
+
+    assert looks > 30

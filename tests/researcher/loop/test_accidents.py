@@ -1,0 +1,249 @@
+"""Accidents of trials as the researcher sees them: what is measured once more, never blamed, or tried again.
+
+Each night is the real loop on a real queue, with a trainer that ends trials as marks in the source say.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Decision, Experiment, Trial, Verdict
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.source.proposal import Proposer
+from services.redis.server import RedisServer
+from tests.fixtures.loop_in_process import Happening, ToldAll, level, opened, tell
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedNight
+from tests.researcher.loop.test_failures import BAD, objection, verdicts
+from trainer.jobs import Kind, Outcome, TrialResult
+
+CONFIRMED, HOLDS = (CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)
+ROLLED_BACK, FAILS = (CheckKind.CLAIM, Verdict.ROLLED_BACK), (CheckKind.RECHECK, Verdict.FAILS)
+
+
+def told(night: ScriptedNight, happenings: list[Happening], **settings: object) -> list[str]:
+    """The night to its end; every reason for which it was held. Time passes quickly in it."""
+    held: list[str] = []
+    seconds = count()
+    with opened(night, happenings, **settings) as lab:  # type: ignore[arg-type]
+
+        def rest() -> None:
+            if lab.run.paused not in (None, *held[-1:]):
+                held.append(lab.run.paused or "")
+
+        with suppress(ToldAll):
+            work(replace(lab, rest=rest, clock=lambda: float(next(seconds))))
+    return held
+
+
+def experiments(night: ScriptedNight) -> list[Experiment]:
+    with History(night.journal) as history:
+        return history.experiments()
+
+
+def trials(night: ScriptedNight, kind: Kind) -> list[Trial]:
+    with History(night.journal) as history:
+        return [trial for trial in history.trials() if trial.kind is kind]
+
+
+ACCIDENTS = ["accident: crashed 1", "accident: unscorable 1", "accident: timed_out 1", "lost: 1", "lost: 2"]
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing_back(
+    accident: str, night: ScriptedNight
+) -> None:
+    night.start_trainer()
+
+    told(night, [level(1.7, accident), *BAD])
+
+    assert verdicts(night) == [CONFIRMED, HOLDS]
+    assert [item.decision for item in experiments(night)] == [Decision.KEEP, Decision.KEEP, *[Decision.CRASH] * 3]
+    assert (night.subject / "train.py").read_text() == level(1.7, accident)
+
+
+def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_back_nothing(night: ScriptedNight) -> None:
+    night.start_trainer()
+    base = level(1.7, "accident of confirm: crashed 1")
+
+    held = told(night, [base, level(1.6)])
+
+    assert verdicts(night) == [CONFIRMED, CONFIRMED]
+    assert held == []
+
+
+@pytest.mark.parametrize("outcome", ["crashed", "out_of_memory", "timed_out"])
+def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_same_seed(
+    outcome: str, night: ScriptedNight
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.7, f"stumble of confirm: {outcome} 1", f"stumble of drift: {outcome} 1"), *BAD])
+
+    assert verdicts(night) == [CONFIRMED, HOLDS]
+    asked = [trial for trial in trials(night, Kind.CONFIRM) if trial.failed]
+    assert len(asked) == 3, "each trial of the head failed once"
+    assert all(trial.attempt == 1 and (trial.accident or "").startswith(outcome) for trial in asked)
+
+
+def test_two_failures_in_a_row_are_the_candidates_and_roll_back(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.7, "stumble of confirm: crashed 2")])
+
+    assert verdicts(night) == [ROLLED_BACK]
+    with History(night.journal) as history:
+        reason = history.confirmations()[0].reason or ""
+    assert "experiment 1 crashed twice in a row" in reason
+
+
+def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.7, "stumble of confirm: unscorable 1")])
+
+    assert verdicts(night) == [ROLLED_BACK]
+
+
+@pytest.mark.parametrize(("times", "decision"), [(1, Decision.KEEP), (2, Decision.CRASH), (9, Decision.CRASH)])
+def test_a_candidate_that_is_killed_twice_in_a_row_has_crashed(
+    times: int, decision: Decision, night: ScriptedNight
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.79, f"accident of first: crashed {times}")])
+
+    assert experiments(night)[1].decision is decision
+    (trial,) = trials(night, Kind.FIRST)
+    assert (trial.attempt, trial.disturbed) == (1, 1), "it is set aside once and not for ever"
+
+
+def test_a_killed_recheck_leads_down_only_when_it_fails_twice(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.7, "accident of drift: crashed 9"), *BAD])
+
+    assert verdicts(night) == [CONFIRMED, FAILS, HOLDS]
+    assert (night.subject / "train.py").read_text() == SUBJECT
+    first, _ = trials(night, Kind.DRIFT)
+    assert first.attempt == 2, "killed, killed again, asked once more"
+
+
+@pytest.mark.parametrize("kind", ["first", "confirm", "drift"])
+def test_a_trial_that_is_always_lost_beside_a_baseline_that_runs_is_the_candidates_failure(
+    kind: str, night: ScriptedNight
+) -> None:
+    night.start_trainer()
+
+    told(night, [level(1.7, f"lost of {kind}: 99"), *BAD])
+
+    item = experiments(night)[1]
+    lost = next(trial for trial in trials(night, Kind(kind)) if trial.experiment == item.id)
+    assert (lost.outcome, lost.attempt) == (Outcome.CRASHED, 3)
+    assert "4 attempts in a row were lost, and the baseline ran before the last" in (lost.reason or "")
+    assert (item.decision is Decision.CRASH) is (kind == "first")
+    assert (night.subject / "train.py").read_text() == SUBJECT
+    assert all(trial.outcome is Outcome.OK for trial in trials(night, Kind.DRIFT) if trial.experiment != item.id)
+
+
+def test_a_trial_that_is_lost_while_the_baseline_is_lost_too_is_the_machines_and_waits_for_it(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    source = SUBJECT + "# lost of drift: 2\n"
+    night = ScriptedNight(tmp_path, server, FILES | {"train.py": source})
+    night.start_trainer()
+
+    held = told(night, [level(1.79, "lost of first: 6")], source=source)
+    night.end()
+
+    assert experiments(night)[1].decision is Decision.KEEP, "six losses and not four, for the baseline was lost too"
+    assert len(held) == 5 + 2, "each loss but the first of the candidate's and of each witness's"
+    assert [trial.attempt for trial in trials(night, Kind.DRIFT)] == [2, 2]
+
+
+def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_second_witness(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+    source = level(1.79, "lost of first: 99")
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with opened(night, [source]) as lab:
+        seconds = count()
+        quick = replace(lab, clock=lambda: float(next(seconds)))
+        finish = lab.journal.finish_trial
+        lab.journal.finish_trial = (  # type: ignore[method-assign]
+            lambda trial, *rest: dies() if trial.kind is Kind.DRIFT else finish(trial, *rest)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            work(quick)
+    told(night, [], goal=Goal(1))
+
+    assert len(trials(night, Kind.DRIFT)) == 1
+    assert experiments(night)[1].decision is Decision.CRASH
+
+
+class FailsAsBase(TrialQueue):
+    """Experiment 1 runs in its own claim, and crashes in every trial after it."""
+
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+        answer = super().look(trial, spec_digest)
+        number = re.fullmatch(r"night-1-t(\d+)-a\d+", trial)
+        if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
+            return answer
+        assert int(number[1]) < 10, "it is claimed against for ever"
+        return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no card")
+
+
+def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: ScriptedNight) -> None:
+    night.start_trainer()
+    seconds = count()
+
+    with opened(night, [level(1.7), level(1.6)]) as lab:
+        work(replace(lab, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
+
+    claims = (CheckKind.CLAIM, Verdict.FAILS)
+    assert verdicts(night) == [CONFIRMED, claims, claims, CONFIRMED]
+    with History(night.journal) as history:
+        compared = [check.base for check in history.confirmations()]
+        numbers = [history.experiment(base or 0).number for base in compared]
+    assert numbers == [0, 1, 1, 0]
+    assert (night.subject / "train.py").read_text() == level(1.6)
+
+
+@pytest.mark.parametrize(
+    ("mark", "fell_before", "refused"),
+    [
+        ("stumble of confirm: crashed 9", 0, False),
+        ("stumble of confirm: crashed 9", 1, True),
+        ("accident of confirm: crashed 9", 0, False),
+        ("lost of confirm: 99", 0, False),
+        ("stumble of confirm: unscorable 9", 0, True),
+        ("luck: 0.1", 0, True),
+    ],
+    ids=["crashed", "crashed again", "killed", "lost", "unscorable", "worse"],
+)
+def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not(
+    mark: str, fell_before: int, refused: bool, night: ScriptedNight
+) -> None:
+    night.start_trainer()
+    source = level(1.81 if "luck" in mark else 1.7, mark)
+    said: list[str | None] = []
+
+    def ask(lab: Lab) -> None:
+        said.append(objection(lab, source, Proposer.LLM))
+
+    told(night, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
+
+    assert verdicts(night) == [ROLLED_BACK] * (1 + fell_before)
+    assert (said[-1] is not None) is refused, said

@@ -1,0 +1,80 @@
+"""Seeds of trials: one distribution for every kind of trial, and nothing in a seed that a candidate could read."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from researcher import __main__ as researcher
+from researcher.journal.reader import History
+from researcher.journal.writer import Journal
+from researcher.settings import Settings
+from tests.fixtures.loop_in_process import level, opened, tell
+from tests.fixtures.scripted_run import ScriptedNight
+from tests.researcher.loop.test_failures import BAD
+from trainer.jobs import Kind, profile_named
+
+
+def seeds(night: ScriptedNight, key: str | None, count: int) -> list[int]:
+    """The next seeds of a run with that key."""
+    with opened(night, [], seed_key=key) as lab:
+        found = []
+        for number in range(count):
+            lab.journal.trial_count = lambda number=number: number  # type: ignore[method-assign]
+            found.append(lab.next_seed())
+    return found
+
+
+def test_seeds_follow_the_key_alone_and_fill_their_range_evenly(
+    night: ScriptedNight, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = ScriptedNight(tmp_path_factory.mktemp("other"), night.server)
+
+    ours, theirs = seeds(night, "a" * 32, 400), seeds(other, "b" * 32, 400)
+
+    assert seeds(night, None, 400) == ours, "a run that was begun keeps its key"
+    assert not set(ours) & set(theirs), "both runs have the seed 7"
+    assert len(set(ours)) == 400
+    assert fmean(ours) == pytest.approx(2**30, rel=0.1)
+
+
+def test_every_trial_of_a_night_has_the_seed_that_its_place_in_the_night_gives_whatever_its_kind(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+
+    tell(night, [level(1.7), *BAD], seed_key="k")
+
+    with History(night.journal) as history:
+        trials = history.trials()
+    assert {trial.kind for trial in trials} == {Kind.BASELINE, Kind.FIRST, Kind.CONFIRM, Kind.DRIFT}
+    drawn = [random.Random(f"k {place}").randrange(1, 2**31) for place in range(len(trials))]
+    assert [trial.seed for trial in trials] == drawn
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_run_draws_from_a_secret_unless_its_owner_gives_a_seed(
+    seed: int | None, night: ScriptedNight, tmp_path: Path
+) -> None:
+    keys = []
+    for place in ("one", "two"):
+        settings = Settings(
+            redis_url="redis://127.0.0.1:9",
+            subject_dir=night.subject,
+            journal_dir=tmp_path / place,
+            data_dir=tmp_path / "data",
+            seed=seed,
+            tag=place,
+        )
+        journal = Journal(tmp_path / place)
+        workspace = researcher.open_subject(night.subject, journal)
+        run = researcher._start_run(settings, profile_named("cpu"), journal, workspace, "d" * 64, 1.0)
+        keys.append(run.seed_key or "")
+        workspace.close()
+        journal.close()
+
+    one, two = keys
+    assert (one == two == "7") if seed == 7 else (one != two and len(one) == 32)

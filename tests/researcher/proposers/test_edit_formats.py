@@ -1,0 +1,131 @@
+"""A lane is offered for what came of it, and none is dropped before it was tried enough."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.journal.records import Decision
+from researcher.proposers.edit_formats import (
+    COUNTED_AGAIN_EVERY,
+    TRIED_ENOUGH,
+    Success,
+    attempts_of,
+    offered,
+    offered_lanes,
+    successes,
+)
+from researcher.source.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
+from tests.fixtures.journal_story import Story
+from trainer.jobs import Outcome
+
+SET, SEARCH, FILE = ((lane,) for lane in (Lane.SET, Lane.SEARCH, Lane.FILE))
+
+
+def test_what_ran_counts_for_a_lane_and_what_was_refused_or_crashed_against_it() -> None:
+    measured = successes(
+        [
+            ((Attempt(SEARCH, Stage.APPLY), Attempt(SET)), Outcome.OK),
+            ((Attempt(SET),), Outcome.CRASHED),
+            ((Attempt(SET + SEARCH),), Outcome.OUT_OF_MEMORY),
+            ((Attempt(FILE, Stage.PARSE),), Outcome.REJECTED),
+            ((Attempt(SET),), Outcome.LOST),
+            ((Attempt(SET),), None),
+        ]
+    )
+
+    assert measured == {
+        Lane.SET: Success(3, 1),
+        Lane.FUNCTION: Success(0, 0),
+        Lane.SEARCH: Success(2, 0),
+        Lane.FILE: Success(1, 0),
+    }
+
+
+def test_lane_that_does_much_worse_than_the_best_is_not_offered() -> None:
+    good, poor = Success(20, 15), Success(20, 3)
+
+    assert offered({Lane.SET: good, Lane.FUNCTION: good, Lane.SEARCH: poor, Lane.FILE: good}) == (
+        Lane.SET,
+        Lane.FUNCTION,
+        Lane.FILE,
+    )
+
+
+def test_no_lane_is_dropped_before_it_was_tried_enough() -> None:
+    failed = Success(TRIED_ENOUGH - 1, 0)
+    measured = {Lane.SET: Success(50, 50), Lane.FUNCTION: failed, Lane.SEARCH: failed, Lane.FILE: failed}
+
+    assert offered(measured) == tuple(Lane)
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=4, max_size=4))
+def test_something_is_always_offered_and_the_best_that_is_known_among_it(counts: list[tuple[int, int]]) -> None:
+    measured = {lane: Success(tried + ran, ran) for lane, (tried, ran) in zip(Lane, counts, strict=True)}
+
+    lanes = offered(measured)
+
+    assert lanes
+    assert max(Lane, key=lambda lane: (measured[lane].tried >= TRIED_ENOUGH, measured[lane].rate)) in lanes
+
+
+def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    failed = (Attempt(FILE, Stage.PARSE), Attempt(FILE, Stage.APPLY))
+    proposal = Proposal(Proposer.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    for _ in range(TRIED_ENOUGH):
+        story.try_out("set", 1.9, Decision.DISCARD)  # of an older journal: its edits alone tell the lane
+
+    seen = []
+    for _ in range(20):
+        story.journal.reject(story.run, proposal, "no", story.tick())
+        seen.append(offered_lanes(story.journal, "m"))
+
+    others = offered_lanes(story.journal, "another")
+    story.journal.close()
+    dropped = tuple(lane for lane in Lane if lane is not Lane.FILE)
+    assert seen == [tuple(Lane)] * 10 + [dropped] * 10
+    assert others == tuple(Lane)
+
+
+def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    failed = (Attempt(FILE, Stage.PARSE),) * TRIED_ENOUGH
+    for _ in range(TRIED_ENOUGH):
+        story.try_out("set", 1.9, Decision.DISCARD)
+    proposal = Proposal(Proposer.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    story.journal.reject(story.run, proposal, "no", story.tick())
+
+    before = offered_lanes(story.journal, "m")
+    story.try_out("better", 1.7, Decision.KEEP)
+    after = offered_lanes(story.journal, "m")
+
+    story.journal.close()
+    assert before == tuple(Lane)
+    assert after == tuple(lane for lane in Lane if lane is not Lane.FILE)
+
+
+def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
+    old = Proposal(Proposer.LLM, "t", "h", (SetKnobs({"A": 2}),))
+
+    assert attempts_of(old, Outcome.OK) == (Attempt(SET),)
+    assert attempts_of(old, Outcome.REJECTED) == (Attempt(SET, Stage.VALIDATE),)
+    assert attempts_of(Proposal(Proposer.LLM, "t", "h", ()), Outcome.REJECTED) == attempts_of(None, None) == ()
+
+
+def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    for _ in range(TRIED_ENOUGH):
+        story.try_out("code", 1.9, Decision.DISCARD, edits=(SearchReplace("A = 1", "A = 2"),))
+    failed = (Attempt(SET, Stage.VALIDATE),)
+    advice = Proposal(Proposer.ADVISER, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    for _ in range(2 * COUNTED_AGAIN_EVERY):
+        story.journal.reject(story.run, advice, "no", story.tick())
+
+    lanes = offered_lanes(story.journal, "m")
+
+    story.journal.close()
+    assert lanes == tuple(Lane)

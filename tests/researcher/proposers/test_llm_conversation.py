@@ -1,0 +1,393 @@
+"""The LLM as a proposer, over HTTP against the double: every answer ends as a draft, good or refused, with its cost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from researcher.errors import ModelAway, Rejected
+from researcher.llm.client import Answer, Message
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.prompting.prompt import Advice, prompt_tokens
+from researcher.proposers.llm_conversation import Draft, LlmProposer, PromptContext, judged
+from researcher.source.proposal import Lane, Proposal, SearchReplace, SetKnobs
+from researcher.source.validation import validate
+from tests import ROOT, TESTS
+from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
+
+SOURCE = (TESTS / "fixtures" / "small_train.py").read_text()
+CONTEXT = PromptContext("Lower the score.", "profile cpu", SOURCE, "The incumbent scores 1.812.", ("1 discard: x",))
+HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
+
+
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+DEPTH_LINE = "DEPTH = 2  # layers; range 1..8"
+GOOD = HEAD + block(DEPTH_LINE, "DEPTH = 4  # layers; range 1..8")
+FORWARD = "def forward(self, x):\n    return self.head(torch.relu(self.embed(x)))\n"
+DECOY = HEAD + block(DEPTH_LINE, "DEPTH = 8  # layers; range 1..8")
+
+
+def propose(script: Script, context: PromptContext = CONTEXT, **changes: Any) -> tuple[Draft, OllamaDouble]:
+    with ollama_double(script) as server:
+        settings = OllamaSettings(server.url, "small", **{"num_ctx": 8192, "num_predict": 1024, **changes})
+        draft = LlmProposer(OllamaClient(settings)).propose(context, lambda: None, check)
+    return draft, server
+
+
+def check(proposal: Proposal) -> None:
+    validate(proposal, SOURCE, lambda _: None)
+
+
+class DenseTokens:
+    """A server whose vocabulary needs half as many tokens again as estimated."""
+
+    def __init__(self, client: OllamaClient) -> None:
+        self._client = client
+        self.url, self.model = client.url, client.model
+        self.context_tokens, self.answer_tokens = client.context_tokens, client.answer_tokens
+
+    def chat(self, messages: Sequence[Message], tick: Callable[[], None], **asked: Any) -> Answer:
+        return replace(self._client.chat(messages, tick, **asked), prompt_tokens=int(1.5 * prompt_tokens(messages)))
+
+
+def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
+    draft, server = propose([GOOD])
+
+    proposal = draft.proposal
+    assert draft.rejected is None
+    assert (proposal.proposer, proposal.title, proposal.hypothesis) == ("llm", "Deeper", "More layers learn more.")
+    assert proposal.edits == (SearchReplace(DEPTH_LINE + "\n", "DEPTH = 4  # layers; range 1..8\n"),)
+    assert proposal.cost is not None
+    assert (proposal.cost.endpoint, proposal.cost.model, proposal.cost.calls) == (server.url, "small", 1)
+    assert proposal.cost.prompt_tokens is not None
+    assert proposal.cost.prompt_tokens > 500
+    assert proposal.cost.answer_tokens
+    assert [exchange.fault for exchange in draft.exchanges] == [None]
+    assert draft.exchanges[0].reply == GOOD
+    assert SOURCE in draft.exchanges[0].prompt
+    assert Proposal.from_json(proposal.to_json()) == proposal
+
+
+@pytest.mark.parametrize(
+    ("text", "lanes", "stage"),
+    [
+        (GOOD, ("search",), None),
+        (HEAD + "SET DEPTH = 4", ("set",), None),
+        (f"{HEAD}SET DEPTH = 4\nFUNCTION Model.forward\n```\n{FORWARD}```", ("set", "function"), None),
+        (f"{HEAD}```python\n{FORWARD}```", ("function",), None),
+        (HEAD + "```\n" + SOURCE.replace("DEPTH = 2", "DEPTH = 3") + "```", ("file",), None),
+        ("SET DEPTH = 4\n" + block("x", "y"), ("set", "search"), "parse"),
+        (HEAD + "FUNCTION Model.forward\nreturn x", ("function",), "parse"),
+        (f"<think>{DECOY}</think>I would rather not", (), "parse"),
+        (HEAD + "```\nimport (", ("file",), "parse"),
+        (HEAD + "SET DEPTH = 9", ("set",), "apply"),
+        (HEAD + "```\nx = 1\n```", ("file",), "validate"),
+    ],
+)
+def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
+    text: str, lanes: tuple[str, ...], stage: str | None
+) -> None:
+    proposal, fault = judged(text, SOURCE, check, cut=False)
+
+    (attempt,) = proposal.attempts
+    assert (attempt.lanes, attempt.failed) == (lanes, stage)
+    assert (fault is None) == (stage is None)
+    assert Proposal.from_json(proposal.to_json()) == proposal
+
+
+@given(
+    st.lists(
+        st.sampled_from(["SET DEPTH = 4", "SET SEED = 1", "SET NAME = 'x'", 'SET WINDOW_PATTERN = "L"', "```"])
+        | st.sampled_from([f"FUNCTION Model.forward\n```\n{FORWARD}```", f"```\n{FORWARD}```", "def f(: pass"])
+        | st.builds(block, st.sampled_from(SOURCE.splitlines()), st.sampled_from(SOURCE.splitlines()) | st.text())
+        | st.text(max_size=20),
+        max_size=5,
+    )
+)
+def test_whatever_a_model_writes_ends_as_a_proposal_or_a_fault_in_words(parts: list[str]) -> None:
+    proposal, fault = judged(HEAD + "\n".join(parts), SOURCE, check, cut=False)
+
+    assert (fault is None) == (proposal.attempts[0].failed is None)
+    assert str(fault) != ""
+
+
+def test_both_answers_count_where_the_first_was_repaired() -> None:
+    draft, _ = propose([Turn(HEAD + "SET DEPTH = 3", length=True), GOOD])
+
+    assert [exchange.cut for exchange in draft.exchanges] == [True, False]
+    assert [(attempt.lanes, attempt.failed) for attempt in draft.proposal.attempts] == [
+        (("set",), "parse"),
+        (("search",), None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("I cannot do that.", "the answer holds no edit"),
+        (HEAD + block("DEPTH = 3  # layers", "DEPTH = 4"), "does not stand in train.py"),
+        (HEAD + block(DEPTH_LINE, "DEPTH = (4"), "does not parse: line 6: '(' was never closed: DEPTH = (4"),
+        (HEAD + block(DEPTH_LINE, DEPTH_LINE + " more"), "only comments"),
+        (HEAD + "```python\nx = 1\n```", "must keep the call of evaluate_bpb()"),
+        (Turn(DECOY, length=True), "the answer was cut off"),
+    ],
+)
+def test_bad_answer_gets_one_repair_turn_with_its_real_error(bad: str | Turn, reason: str) -> None:
+    draft, server = propose([bad, GOOD])
+
+    turns = server.asked[1]["messages"]
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.calls == len(draft.exchanges) == 2
+    assert turns[:2] == server.asked[0]["messages"]
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[2]["content"] == (bad.text if isinstance(bad, Turn) else bad).strip()
+    assert reason in turns[3]["content"]
+    assert reason in str(draft.exchanges[0].fault)
+
+
+def test_answer_that_stays_bad_is_refused_after_one_repair() -> None:
+    draft, server = propose([HEAD + block("nowhere", "x"), HEAD + block("nor here", "x"), GOOD])
+
+    assert draft.rejected is not None
+    assert "does not stand in train.py" in draft.rejected
+    assert draft.proposal.title == "Deeper"
+    assert len(server.asked) == len(draft.exchanges) == 2
+
+
+def test_edit_weighed_in_thoughts_is_not_applied_and_not_quoted_back() -> None:
+    draft, server = propose([f"<think>{DECOY}</think>no idea", f"<think>{DECOY}</think>{GOOD}"])
+
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert server.asked[1]["messages"][2]["content"] == "no idea"
+    assert DECOY in draft.exchanges[0].reply, "what is stored is what was said"
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (Turn(""), "the answer is empty"),
+        (Turn(GOOD, "server_error"), "refused the question (500)"),
+        (Turn(GOOD, "error_line"), "broke off with: an error was encountered"),
+        (Turn(GOOD, "drop_mid_stream"), "broke off in the middle"),
+        (Turn(GOOD, "no_done"), "without saying `done`"),
+        (Turn(GOOD, "garbage_line"), "is not JSON"),
+    ],
+)
+def test_no_answer_is_a_refused_draft_without_a_second_call(turn: Turn, reason: str) -> None:
+    draft, server = propose([turn])
+
+    assert draft.rejected is not None
+    assert reason in draft.rejected
+    assert draft.proposal.edits == ()
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.calls == len(draft.exchanges) == len(server.asked) == 1
+
+
+LONG = "hm " * 100  # more than the first 64 tokens, less than twice of them
+
+
+def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_for_the_run() -> None:
+    with ollama_double([Turn(GOOD, thoughts=LONG)]) as server:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
+        first, second = (proposer.propose(CONTEXT, lambda: None, check) for _ in range(2))
+
+    assert [body["options"].pop("num_predict") for body in server.asked] == [64, 128, 128]
+    assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could load the model anew"
+    assert [exchange.fault for exchange in first.exchanges] == ["the answer is empty but for its thoughts", None]
+    assert (first.rejected, first.exchanges[0].cut, len(second.exchanges)) == (None, True, 1)
+    assert first.proposal.cost is not None
+    assert first.proposal.cost.calls == 2
+    assert 64 + 100 < (first.proposal.cost.answer_tokens or 0) <= 64 + 128
+
+
+def test_thoughts_that_never_end_are_not_paid_for_twice_again() -> None:
+    with ollama_double([Turn(GOOD, thoughts=10 * LONG)]) as server:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
+        calls = [len(proposer.propose(CONTEXT, lambda: None, check).exchanges) for _ in range(3)]
+
+    assert calls == [2, 1, 1]
+
+
+@pytest.mark.parametrize("turn", [Turn(GOOD, "thoughts_only"), Turn(f"<think>{DECOY}"), Turn(f"{DECOY}</think>")])
+def test_an_answer_of_thoughts_alone_is_asked_for_once_more_in_the_same_words(turn: Turn) -> None:
+    draft, server = propose([turn, GOOD])
+
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert server.asked[0]["messages"] == server.asked[1]["messages"]
+
+
+def test_edit_weighed_in_the_field_for_thoughts_is_not_applied() -> None:
+    draft, _ = propose([Turn(GOOD, thoughts=DECOY), "must not be asked for"])
+
+    assert draft.rejected is None
+    assert "DEPTH = 4" in str(draft.proposal.edits)
+    assert judged(draft.exchanges[0].reply, SOURCE, check, cut=False)[0].edits == draft.proposal.edits
+
+
+def test_where_it_cannot_be_asked_again_the_first_try_says_so() -> None:
+    draft, _ = propose([Turn(GOOD, "thoughts_only"), Turn(fault="busy")])
+
+    assert draft.rejected is not None
+    assert re.search(r"but for its thoughts; it could not be asked again: .*503", draft.rejected)
+
+
+def test_answer_to_a_question_that_the_server_cut_is_no_answer() -> None:
+    draft, _ = propose([Turn(GOOD, counts=200)])
+
+    assert draft.rejected is not None
+    assert "it cut the question without a word" in draft.rejected
+    assert draft.proposal.cost is not None
+    assert (draft.proposal.cost.calls, draft.proposal.cost.prompt_tokens) == (1, 200)
+
+
+MOVE = '{"title": "Deeper", "hypothesis": "More layers learn more.", "set": {"DEPTH": 4}}'
+
+
+def test_model_that_showed_no_edit_is_held_to_a_change_of_knobs() -> None:
+    draft, server = propose(["I would make it deeper.", MOVE])
+
+    assert draft.rejected is None
+    assert draft.proposal.edits == (SetKnobs({"DEPTH": 4}),)
+    assert "format" not in server.asked[0]
+    assert "DEPTH" in server.asked[1]["format"]["properties"]["set"]["properties"]
+    assert "answer with JSON and nothing else" in server.asked[1]["messages"][3]["content"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "changes"),
+    [
+        (HEAD + "FUNCTION Model.forward\nreturn x", {}),
+        (HEAD + block("nowhere", "x"), {}),
+        (HEAD + "SET DEPTH = 9", {}),
+        ("I cannot do that.", {"idea": "Use another optimiser."}),
+        ("I cannot do that.", {"lanes": (Lane.SEARCH,)}),
+        ("I cannot do that.", {"source": SOURCE.replace("range ", "").replace("one of ", "")}),
+    ],
+)
+def test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form(bad: str, changes: Any) -> None:
+    _, server = propose([bad, GOOD], replace(CONTEXT, **changes))
+
+    assert "format" not in server.asked[1]
+
+
+@pytest.mark.parametrize("fault", ["model_missing", "busy", "drop_before_stream"])
+def test_server_that_cannot_be_asked_is_away(fault: Any) -> None:
+    with pytest.raises(ModelAway):
+        propose([Turn(fault=fault)])
+
+
+def test_server_that_goes_away_before_the_repair_leaves_a_refused_draft() -> None:
+    draft, _ = propose(["no idea", Turn(fault="busy")])
+
+    assert draft.rejected is not None
+    assert re.search(r"holds no edit: .* it could not be repaired: .*503", draft.rejected)
+    assert draft.proposal.cost is not None
+    assert draft.proposal.cost.calls == 1
+
+
+def test_source_that_does_not_fit_the_context_is_never_sent() -> None:
+    with ollama_double([GOOD]) as server:
+        small = OllamaSettings(server.url, "small", num_ctx=1500, num_predict=1024)
+        with pytest.raises(ModelAway, match="raise NUM_CTX by"):
+            LlmProposer(OllamaClient(small)).propose(CONTEXT, lambda: None, check)
+
+    assert server.asked == []
+
+
+def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() -> None:
+    context = replace(CONTEXT, history=tuple(f"{number} discard: no gain" for number in range(4000)))
+    with ollama_double([GOOD]) as server:
+        client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
+        dense = DenseTokens(client)
+        proposer = LlmProposer(dense)
+        for _ in range(2):
+            proposer.propose(context, lambda: None, check)
+
+    first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
+    assert second / first == pytest.approx(1 / 1.5, abs=0.04), "a block of lines more or less"
+
+
+def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> None:
+    context = replace(CONTEXT, history=tuple(f"{number} discard: no gain" for number in range(4000)))
+    with ollama_double([Turn(GOOD, "one_token_over"), GOOD]) as server:
+        client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
+        proposer = LlmProposer(client)
+        refused, answered = (proposer.propose(context, lambda: None, check) for _ in range(2))
+
+    first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
+    assert "exceeds the available context size" in str(refused.rejected)
+    assert answered.rejected is None
+    assert second / first == pytest.approx(0.85, abs=0.04), "a block of lines more or less"
+
+
+def test_answer_that_takes_a_comment_of_the_view_for_code_is_refused() -> None:
+    answer = HEAD + block("# [lines 3-9 are not shown]", "pass")
+
+    draft, _ = propose([answer, answer])
+
+    assert "'# [lines 3-9 are not shown]', which stands for lines of train.py that you cannot see" in str(
+        draft.rejected
+    )
+
+
+def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
+    def tried_before(proposal: Proposal) -> None:
+        raise Rejected("the same code was tried before (experiment 12: discard, 1.812)")
+
+    with ollama_double([GOOD]) as server:
+        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small")))
+        draft = proposer.propose(CONTEXT, lambda: None, tried_before)
+
+    assert "experiment 12: discard, 1.812" in server.asked[1]["messages"][3]["content"]
+    assert draft.rejected == "the same code was tried before (experiment 12: discard, 1.812)"
+
+
+def test_double_nudges_in_json_where_a_schema_asks_for_it_and_in_a_repair() -> None:
+    knob = "MATRIX_LR = 0.04  # range 0.005..0.2 log"
+    advised = replace(CONTEXT, advice=Advice((knob,), (), "DEPTH 2 -> 3"))
+
+    drafts = [
+        propose([Turn(nudge="MATRIX_LR", by=1.5)], advised)[0],
+        propose(["{", Turn(nudge="MATRIX_LR", by=1.5)], advised)[0],
+        propose(["Hm.", Turn(nudge="MATRIX_LR", by=1.5)])[0],
+    ]
+
+    assert [draft.rejected for draft in drafts] == [None] * 3
+    assert [draft.proposal.edits for draft in drafts] == [(SetKnobs({"MATRIX_LR": 0.06}),)] * 3
+    assert [draft.proposal.proposer for draft in drafts] == ["adviser", "adviser", "llm"]
+
+
+def test_double_runs_as_a_script_and_nudges_knobs_of_the_train_py_it_is_shown(tmp_path: Path) -> None:
+    script = tmp_path / "replies.json"
+    script.write_text(json.dumps([{"nudge": "MATRIX_LR", "by": 1.5}, GOOD]))
+    command = [sys.executable, "-m", "tests.doubles.ollama_server", "--port", "0", "--script", str(script)]
+    root = ROOT
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as double:
+        assert double.stdout is not None
+        url = double.stdout.readline().strip()
+        proposer = LlmProposer(OllamaClient(OllamaSettings(url, "small")))
+
+        drafts = [proposer.propose(CONTEXT, lambda: None, check) for _ in range(2)]
+        double.send_signal(signal.SIGTERM)
+
+        assert double.wait(20) == 0
+    assert [draft.rejected for draft in drafts] == [None, None]
+    assert "MATRIX_LR = 0.06  # range" in str(drafts[0].proposal.edits)

@@ -1,0 +1,307 @@
+"""The LLM is asked while a trial runs, and no trial waits for it: real loop, journal and queue, an LLM over HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from researcher.errors import EditError
+from researcher.journal.reader import History
+from researcher.journal.records import RequestState
+from researcher.journal.writer import Journal
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.proposers.llm_conversation import Draft
+from researcher.proposers.prefetch import AHEAD, Apart, Asked, Drafting, lost_ground
+from researcher.proposers.schedule import Mix, Shares
+from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from tests.doubles.ollama_server import Turn, ollama_double
+from tests.fixtures.loop_in_process import opened
+from tests.fixtures.scripted_run import SUBJECT, ScriptedNight
+from tests.researcher.proposers.test_proposers import Rests, asking
+from trainer.jobs import Outcome, TrialResult, TrialSpec
+
+DEADLINE_S = 60.0
+ELSEWHERE = """TITLE: another model
+HYPOTHESIS: it is no knob
+<<<<<<< SEARCH
+model = object()
+=======
+model = dict()
+>>>>>>> REPLACE
+"""
+
+
+def collected(drafting: Drafting) -> Draft:
+    """What the thread brings."""
+    while (draft := drafting.collect()) is None:
+        continue
+    return draft
+
+
+@pytest.fixture
+def drafting(night: ScriptedNight) -> Iterator[Drafting]:
+    with closing(Drafting(night.journal, Apart(True))) as made:
+        yield made
+
+
+class Unhurried(TrialQueue):
+    """Every trial is waited for at least once, be it as short as it may."""
+
+    handed_out: str | None = None
+
+    def hand_out(self, spec: TrialSpec) -> None:
+        super().hand_out(spec)
+        self.handed_out = spec.id
+
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+        found = super().look(trial, spec_digest)
+        is_fresh, self.handed_out = self.handed_out == trial, None
+        return Waiting() if is_fresh else found
+
+
+def ahead(
+    lab: Lab, night: ScriptedNight, llm_url: str, drafting: Drafting, mix: Mix, tick: Callable[[], None] = lambda: None
+) -> Lab:
+    client = OllamaClient(OllamaSettings(llm_url, "small"))
+    asks = asking(lab, Rests(0, list), client, mix, drafting=drafting)
+    return replace(asks, tick=tick, trials=Unhurried(night.bus))
+
+
+def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is_there(
+    night: ScriptedNight, drafting: Drafting
+) -> None:
+    night.start_trainer()
+    answers, answered = threading.Event(), threading.Event()
+
+    def script(_: object) -> Turn:
+        assert answers.wait(DEADLINE_S)
+        answered.set()
+        return Turn(ELSEWHERE)
+
+    def tick() -> None:
+        """Three experiments later the LLM has thought, and the night lets it say so."""
+        if lab.journal.measured_count() == 3 and not drafting.waiting:
+            answers.set()
+            assert answered.wait(DEADLINE_S)
+            while not drafting.waiting and drafting._answer is not None:
+                drafting.collect()
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(6)) as lab:
+        work(ahead(lab, night, llm.url, drafting, Mix.HYBRID, tick))
+
+    with History(night.journal) as history:
+        who = [item.proposer for item in history.experiments()[1:] if item.was_measured]
+    assert who[:3] == [Proposer.OPTIMIZER] * 3, "nobody waited"
+    assert Proposer.LLM in who[3:6]
+
+
+def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_drafts_wait(
+    night: ScriptedNight, drafting: Drafting
+) -> None:
+    night.start_trainer()
+    factors, waiting, measuring = count(1), [], []
+
+    def script(_: object) -> Turn:
+        waiting.append(len(drafting.waiting))
+        with History(night.journal) as history:
+            measuring.append(history.running_trial() is not None)
+        return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
+
+    def tick() -> None:
+        """The third candidate's trial lasts until two drafts wait: the first may have been asked for before it."""
+        while lab.journal.measured_count() == 2 and lab.journal.running_trial() and len(drafting.waiting) < AHEAD:
+            lab.proposers.draft_ahead(lab.journal)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(8)) as opened_lab:
+        lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+        work(lab)
+
+    assert max(waiting) < AHEAD
+    assert any(measuring), "asked beside a trial"
+    with History(night.journal) as history:
+        experiments = history.experiments()[1:]
+    assert {item.proposer for item in experiments} == {Proposer.LLM}
+    assert sum(item.was_measured for item in experiments) == 8
+
+
+def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twice(
+    night: ScriptedNight, drafting: Drafting
+) -> None:
+    night.start_trainer()
+    told: list[str] = []
+
+    def script(question: dict[str, Any]) -> Turn:
+        told.append(question["messages"][-1]["content"])
+        return Turn(ELSEWHERE)
+
+    def tick() -> None:
+        """The first candidate's trial lasts until two drafts wait."""
+        while lab.journal.measured_count() == 0 and lab.run.incumbent and len(drafting.waiting) < AHEAD:
+            lab.proposers.draft_ahead(lab.journal)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(4)) as opened_lab:
+        lab = ahead(opened_lab, night, llm.url, drafting, Mix.HYBRID, tick)
+        work(lab)
+
+    assert any("drafted, and not measured yet: " in words for words in told)
+    assert any("is being measured: " in words for words in told)
+    with History(night.journal) as history:
+        refused = [item.reason for item in history.experiments() if item.outcome is Outcome.REJECTED]
+    assert any("was drafted already" in (reason or "") for reason in refused), refused
+
+
+def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(
+    night: ScriptedNight, drafting: Drafting
+) -> None:
+    night.start_trainer()
+    factors = count(1)
+    ideas: list[str | None] = []
+
+    def script(question: dict[str, Any]) -> Turn:
+        return Turn(nudge="LEVEL", by=1 + next(factors) / 1000)  # worse: the incumbent stays
+
+    def tick() -> None:
+        """The idea comes while the first candidate is measured, and its trial lasts until two drafts wait."""
+        if lab.journal.measured_count() == 0 and lab.run.incumbent and not ideas:
+            lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+            while len(drafting.waiting) < AHEAD:
+                lab.proposers.draft_ahead(lab.journal)
+            ideas.extend(ready.asked.idea for ready in drafting.waiting)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as opened_lab:
+        lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+        work(lab)
+
+    with History(night.journal) as history:
+        (idea,) = history.requests()
+        first = next(item for item in history.experiments() if item.request == "r1")
+    assert ideas.count("r1") == 1
+    assert idea.state is RequestState.DONE
+    assert first.number == 2
+
+
+def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes_on(
+    night: ScriptedNight, drafting: Drafting, caplog: pytest.LogCaptureFixture
+) -> None:
+    night.start_trainer()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with opened(night, [], goal=Goal(4)) as lab, caplog.at_level(logging.WARNING):
+            work(ahead(lab, night, url, drafting, Mix.HYBRID))
+
+    with History(night.journal) as history:
+        assert {item.proposer for item in history.experiments()[1:]} == {Proposer.OPTIMIZER}
+    assert sum("no LLM" in record.message for record in caplog.records) <= 1
+
+
+@pytest.mark.parametrize("is_ahead", [True, False], ids=["ahead", "in turn"])
+def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
+    night: ScriptedNight, drafting: Drafting, is_ahead: bool
+) -> None:
+    night.start_trainer()
+    asked = count(1)
+
+    def script(_: object) -> Turn:
+        advice = json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": 1.79}})
+        return Turn(advice) if next(asked) == 1 else Turn(fault="model_missing")
+
+    def tick() -> None:
+        """A trial lasts until the thread is asked nothing more."""
+        while drafting.under_way is not None:
+            lab.proposers.draft_ahead(lab.journal)
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(5)) as opened_lab:
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        ahead_of_it, always = drafting if is_ahead else None, Shares(edits=0.0, advice=1.0)
+        lab = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
+        lab = replace(lab, tick=tick, trials=Unhurried(night.bus))
+        work(lab)
+
+    with History(night.journal) as history:
+        experiments = history.experiments()[1:]
+    assert {item.proposer for item in experiments} == {Proposer.ADVISER, Proposer.OPTIMIZER}
+    assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [Outcome.REJECTED]
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(
+    night: ScriptedNight, drafting: Drafting
+) -> None:
+    def ask(*_: object) -> tuple[Draft, str | None]:
+        raise OSError("the disk is full")
+
+    with closing(Journal(night.journal)):
+        drafting.begin(Asked("x"), ask)
+        with pytest.raises(OSError, match="the disk is full"):
+            collected(drafting)
+    assert drafting.is_idle
+    assert drafting.waiting == ()
+
+
+def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedNight) -> None:
+    begun, left = threading.Event(), threading.Event()
+
+    def ask(_: object, tick: Callable[[], None]) -> tuple[Draft, str | None]:
+        begun.set()
+        try:
+            while True:
+                tick()
+        finally:
+            left.set()
+
+    with closing(Journal(night.journal)):
+        drafting = Drafting(night.journal, Apart(True))
+        drafting.begin(Asked("x"), ask)
+        assert begun.wait(DEADLINE_S)
+        drafting.close()
+        assert left.wait(DEADLINE_S)
+
+
+def test_where_the_lease_says_no_nothing_is_asked(night: ScriptedNight) -> None:
+    assert not Drafting(night.journal, Apart(False)).is_idle
+
+
+FUNCTIONS = "def first():\n    return 1\n\n\ndef second():\n    return 2\n\n\nA = 1\nB = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("edit", "kept", "stays"),
+    [
+        (SetKnobs({"LEVEL": 1.7}), SUBJECT.replace("WIDTH = 64", "WIDTH = 128"), True),
+        (SetKnobs({"LEVEL": 1.7}), SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.6"), False),
+        (WholeFile(SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.7")), SUBJECT.replace("WIDTH = 64", "WIDTH = 128"), False),
+        (SearchReplace("LEVEL = 1.8", "LEVEL = 1.7"), SUBJECT.replace("WIDTH = 64", "WIDTH = 128"), True),
+    ],
+    ids=["another knob", "the same knob", "a whole file", "other lines"],
+)
+def test_draft_for_an_earlier_incumbent_must_leave_standing_what_was_kept(edit: Any, kept: str, stays: bool) -> None:
+    proposal = Proposal(Proposer.LLM, "a draft", "", (edit,))
+
+    assert lost_ground(proposal, SUBJECT, SUBJECT) is None
+    assert (lost_ground(proposal, SUBJECT, kept) is None) == stays
+
+
+def test_function_that_was_kept_since_is_not_taken_back() -> None:
+    proposal = Proposal(Proposer.LLM, "a draft", "", (ReplaceFunction("first", "def first():\n    return 3\n"),))
+
+    assert lost_ground(proposal, FUNCTIONS, FUNCTIONS.replace("return 2", "return 5")) is None
+    assert lost_ground(proposal, FUNCTIONS, FUNCTIONS.replace("return 1", "return 5")) is not None
+
+
+def test_draft_whose_place_is_gone_fits_no_more() -> None:
+    proposal = Proposal(Proposer.LLM, "a draft", "", (SearchReplace("A = 1", "A = 2"),))
+
+    with pytest.raises(EditError):
+        lost_ground(proposal, FUNCTIONS, FUNCTIONS.replace("A = 1\n", ""))

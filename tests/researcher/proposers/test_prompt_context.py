@@ -1,0 +1,143 @@
+"""What an LLM is told for its turn, from a journal that was written down, and bounded for a long one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from researcher.journal.records import Decision
+from researcher.journal.writer import Journal
+from researcher.optimizer.evidence import Measured
+from researcher.optimizer.optimizer import Optimizer
+from researcher.prompting.prompt import Prompts, prompt_tokens
+from researcher.proposers.prompt_context import PLATEAU, Briefing
+from researcher.proposers.schedule import Turn
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Edit, SearchReplace, SetKnobs
+from tests.fixtures.journal_story import PROFILE, Story
+
+START = """\
+A = 1.0  # what it does; range 0.1..10 log
+B = 4  # range 1..64 pow2
+C = 7  # no range
+print(A, B, C)
+"""
+ROOM = 12_000
+
+
+class Night:
+    """A story whose candidates are what their edits make of the incumbent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.story = Story(folder, source=START)
+        self.story.baseline(1.80, 1.80)
+
+    def try_out(self, title: str, score: float | None, *edits: Edit) -> None:
+        run, journal = self.story.run, self.story.journal
+        source = apply_edits(journal.source(run.incumbent or 0), edits)
+        kept = score is not None and score < journal.scores()[run.incumbent or 0][0]
+        decision = Decision.KEEP if kept else Decision.CRASH if score is None else Decision.DISCARD
+        self.story.try_out(title, score, decision, edits=edits, source=source)
+
+    @property
+    def incumbent(self) -> str:
+        return self.story.journal.source(self.story.run.incumbent or 0)
+
+    def briefing(self) -> Briefing:
+        journal: Journal = self.story.journal
+        optimizer, scores = Optimizer(seed=1, context=256), journal.scores()
+        experiments = journal.experiments()
+        optimizer.learn((Measured(item.id, item.parent, journal.source(item.id)) for item in experiments), scores)
+        told = Briefing(PROFILE, lambda: "Go down.", optimizer)
+        for item in experiments:
+            told.lessons.learn(item, journal.proposal(item.id))
+        return told
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Night]:
+    night = Night(folder)
+    try:
+        yield night
+    finally:
+        night.story.journal.close()
+
+
+def test_an_edit_is_asked_for_with_effects_near_misses_kinds_and_what_the_keeps_changed(tmp_path: Path) -> None:
+    with opened(tmp_path) as night:
+        night.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
+        night.try_out("B up", 1.705, SetKnobs({"B": 8}))
+        night.try_out("B down", None, SetKnobs({"B": 2}))
+        night.try_out("C away", 1.701, SearchReplace("print(A, B, C)", "print(A, B)"))
+
+        context = night.briefing().context(night.story.journal, night.incumbent, model="m")
+
+    memory = "\n".join(context.memory)
+    assert "A up: -0.09" in memory
+    assert "B up: +0.00" in memory
+    assert "B down: no score, 1 failed" in memory
+    assert "4: C away (+0.001000)" in memory, "less than half a sigma of 0.003"
+    assert "architecture: 4 tried, 1 kept" in memory
+    assert "-A = 1.0" in memory
+    assert "+A = 2.0" in memory
+    task = Prompts.read().messages(context, ROOM)[1].content
+    assert all(" ".join(line.split()) in task for line in context.memory)
+    assert "Propose the next experiment." in task
+
+
+def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_but_no_code(tmp_path: Path) -> None:
+    with opened(tmp_path) as night:
+        night.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
+        night.try_out("B up", 1.75, SetKnobs({"B": 8}))
+
+        briefing = night.briefing()
+        context = briefing.context(night.story.journal, night.incumbent, model="m", turn=Turn.ADVICE)
+
+    assert context.advice is not None
+    assert context.advice.knobs == ("A = 2.0  # what it does; range 0.1..10 log", "B = 4  # range 1..64 pow2")
+    assert context.advice.best == (
+        "1.700000 with train.py as it stands",
+        "1.750000 with B 8",
+        "1.800000 with A 1.0",
+    )
+    system, task = (message.content for message in Prompts.read().messages(context, ROOM))
+    assert "Go down." in system
+    assert f"would do this next: {context.advice.suggestion}" in task
+    assert "->" in context.advice.suggestion
+    assert "A up" in task
+    assert "print(A, B, C)" not in task
+
+
+def test_on_a_plateau_the_question_asks_for_something_else(tmp_path: Path) -> None:
+    with opened(tmp_path) as night:
+        for number in range(PLATEAU):
+            night.try_out(f"worse {number}", 1.9, SetKnobs({"A": 3.0 + number / 10}))
+
+        briefing = night.briefing()
+        context = briefing.context(night.story.journal, night.incumbent, model="m")
+        asked = briefing.context(night.story.journal, night.incumbent, model="m", idea="try it")
+
+    assert f"The last {PLATEAU} experiments brought nothing" in Prompts.read().messages(context, ROOM)[1].content
+    assert "brought nothing" not in Prompts.read().messages(asked, ROOM)[1].content, "a person's idea comes first"
+
+
+def test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_matters_least(tmp_path: Path) -> None:
+    with opened(tmp_path) as night:
+        for number in range(90):
+            edit = SearchReplace("print(A, B, C)", f"print(A, B, C, {number})")
+            night.try_out(f"code {number}", 1.9 if number % 3 else 1.803, edit)
+            night.try_out(f"knob {number}", 1.9, SetKnobs({"A": 1.1 + number / 100}))
+
+        contexts = [night.briefing().context(night.story.journal, night.incumbent, model="m") for _ in range(2)]
+
+    assert contexts[0] == contexts[1]
+    assert len(contexts[0].memory) < 60, "bounded, however long the night"
+    assert any("Older dead ends" in line for line in contexts[0].memory)
+    for room in (1500, 3000, ROOM):
+        messages = Prompts.read().messages(contexts[0], room)
+        assert prompt_tokens(messages) <= room
+    assert "A up" in Prompts.read().messages(contexts[0], 3000)[1].content
+    less = Prompts.read().messages(replace(contexts[0], memory=contexts[0].memory[:2]), ROOM)[1].content
+    assert "Older dead ends" not in less

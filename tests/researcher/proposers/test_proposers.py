@@ -1,0 +1,229 @@
+"""Whose turn it is, in a laboratory night: real loop and journal, an LLM over HTTP, and a clock that rests move."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from researcher.journal.reader import History
+from researcher.journal.records import Decision, RequestState
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal, Lab
+from researcher.loop.loop import work
+from researcher.optimizer.optimizer import Optimizer
+from researcher.proposers import escalation, proposers
+from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.meter import Meter
+from researcher.proposers.prefetch import Drafting
+from researcher.proposers.proposers import Proposers, Stronger
+from researcher.proposers.schedule import Mix, Shares
+from researcher.queues.dry_runs import Checker
+from researcher.source.edits import apply_edits
+from researcher.source.proposal import Proposer, SetKnobs
+from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
+from tests.fixtures.journal_story import Story
+from tests.fixtures.loop_in_process import opened
+from tests.fixtures.scripted_run import ScriptedNight
+from trainer.jobs import Outcome, profile_named
+
+REST_S = 0.2
+RECOVERED_S = 5.0
+LONGEST_ANSWER = 1000  # tokens
+IN_TURN = Shares(edits=0.5, advice=0.0)
+
+
+@dataclass
+class Rests:
+    """A clock that only a rest moves; `then` is done at `at_s`."""
+
+    at_s: float
+    then: Callable[[], object]
+    now: float = 0.0
+    done: bool = False
+
+    def clock(self) -> float:
+        return self.now
+
+    def rest(self) -> None:
+        self.now += REST_S
+        if self.now >= self.at_s and not self.done:
+            self.done = True
+            self.then()
+
+
+@pytest.fixture
+def port() -> int:
+    """Nobody listens there, until somebody does."""
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+@pytest.fixture
+def services() -> Iterator[ExitStack]:
+    """Ended after the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def asking(
+    lab: Lab,
+    rests: Rests,
+    client: OllamaClient,
+    mix: Mix,
+    stronger: Stronger | None = None,
+    drafting: Drafting | None = None,
+    checker: Checker | None = None,
+    shares: Shares = IN_TURN,
+) -> Lab:
+    """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
+    who = Proposers(
+        mix=mix,
+        asking=Asking(profile_named("cpu"), lambda: "Go down.", checker),
+        optimizer=Optimizer(seed=7, context=256),
+        llm=LlmProposer(client),
+        stronger=stronger,
+        drafting=drafting,
+        shares=shares,
+        folder=lab.journal.folder / "experiments",
+        say=lambda _: None,
+        clock=rests.clock,
+    )
+    return replace(lab, proposers=who, rest=rests.rest)
+
+
+def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_takes_up_what_waits(
+    night: ScriptedNight, port: int, services: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    night.start_trainer()
+    asked: list[float] = []
+    factors = count(1)
+
+    def script(_: object) -> Turn:
+        asked.append(rests.now)
+        return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
+
+    rests = Rests(60.0, lambda: services.enter_context(listening(OllamaDouble(script, port=port))))
+    client = OllamaClient(OllamaSettings(f"http://127.0.0.1:{port}", "small"))
+    with opened(night, [], goal=Goal(2)) as lab, caplog.at_level(logging.WARNING):
+        lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+        work(asking(lab, rests, client, Mix.LLM))
+
+    with History(night.journal) as history:
+        experiments, (idea,) = history.experiments()[1:], history.requests()
+    assert 60 <= asked[0] <= 60 + RECOVERED_S
+    assert [item.proposer for item in experiments] == [Proposer.LLM, Proposer.LLM]
+    assert (idea.state, experiments[0].request) == (RequestState.DONE, "r1")
+    assert sum("no LLM" in record.message for record in caplog.records) == 1, "said once, looked for often"
+
+
+def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(
+    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(escalation, "PLATEAU", 3)
+    night.start_trainer()
+    factors = count(1)
+
+    def worse(_: object) -> Turn:
+        return Turn(nudge="LEVEL", by=1 + next(factors) / 100)
+
+    def tell(measured: int) -> None:
+        """Until so many experiments are measured; each answer may cost 1, and what is left after one is less."""
+        with opened(night, [], goal=Goal(measured)) as lab, caplog.at_level(logging.INFO):
+            settings = OllamaSettings(strong.url, "strong", num_predict=LONGEST_ANSWER)
+            meter = Meter(OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, lab.journal)
+            client = OllamaClient(OllamaSettings(usual.url, "small"))
+            work(asking(lab, Rests(0, list), client, Mix.LLM, Stronger(LlmProposer(meter), meter)))
+
+    with ollama_double(worse) as usual, ollama_double(worse, model="strong:latest") as strong:
+        tell(5)
+        assert len(strong.asked) == 1
+        tell(9)
+
+    with History(night.journal) as history:
+        models = [item.cost.model for item in history.experiments() if item.cost is not None]
+        (call,) = history.paid_calls()
+    assert models == [*["small"] * 3, "strong", *["small"] * 5]
+    assert len(strong.asked) == 1, "what is left does not pay for another"
+    assert (call.why, call.after) == ("3 experiments in a row without a keep", 4)
+    assert call.money == pytest.approx((call.answer_tokens or 0) / LONGEST_ANSWER)
+    assert 0.01 < call.counted < 1
+    told = [record.getMessage() for record in caplog.records if "strong" in record.getMessage()]
+    asked, refused = (words for words in told if words.startswith("strong "))
+    assert asked.startswith("strong was asked: 3 experiments in a row without a keep; 0.0")
+    assert refused.startswith("strong is not asked any more: an answer of strong may cost 1.0000, and 0.9")
+
+
+def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_with_its_cost(
+    night: ScriptedNight,
+) -> None:
+    night.start_trainer()
+    levels = count(1)
+
+    def script(question: dict[str, Any]) -> Turn:
+        if "format" not in question:
+            return Turn(nudge="LEVEL", by=1 - next(levels) / 1000)
+        number = next(levels)
+        level = 99 if number in (3, 4) else round(1.8 - number / 100, 4)
+        return Turn(json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": level}}))
+
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as lab:
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        work(asking(lab, Rests(0, list), client, Mix.HYBRID, shares=Shares(edits=0.25, advice=0.5)))
+
+    with History(night.journal) as history:
+        experiments = history.experiments()[1:]
+    assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laoalo"
+    advised = [item for item in experiments if item.proposer is Proposer.ADVISER]
+    assert advised[0].title == "LEVEL 1.7982 -> 1.78"
+    assert (advised[0].decision, advised[1].outcome) == (Decision.KEEP, Outcome.REJECTED)
+    assert "LEVEL = 99 is outside of its range" in (advised[1].reason or "")
+    assert all(item.cost is not None and item.cost.calls for item in advised)
+    asked = [question for question in llm.asked if "format" in question]
+    assert "The optimiser would do this next: " in asked[0]["messages"][-1]["content"]
+    assert all(set(question["format"]["properties"]["set"]["properties"]) == {"LEVEL", "WIDTH"} for question in asked)
+    assert any("LEVEL = 99 is outside of its range" in question["messages"][-1]["content"] for question in asked)
+
+
+@pytest.mark.parametrize(("mix", "is_combined"), [(Mix.OPTIMIZER, True), (Mix.HYBRID, True), (Mix.RANDOM, False)])
+def test_a_plateau_has_two_near_misses_tried_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: Mix, is_combined: bool
+) -> None:
+    monkeypatch.setattr(proposers, "PLATEAU", 2)
+    source = "A = 1  # range 1..4\nB = 1  # range 1..4\n"
+    story = Story(tmp_path, source=source)
+    story.baseline(1.80, 1.80)
+    for name in "AB":
+        edit = SetKnobs({name: 2})
+        story.try_out("t", 1.801, Decision.DISCARD, edits=(edit,), source=apply_edits(source, [edit]))
+    who = Proposers(
+        mix=mix,
+        asking=Asking(profile_named("cpu"), str),
+        optimizer=Optimizer(seed=7, context=256),
+        llm=None,
+        folder=tmp_path,
+        say=lambda _: None,
+    )
+
+    draft = who.next_draft(story.journal, source, lambda: None)
+    story.try_out("worse", 1.9, Decision.DISCARD)
+    later = who.next_draft(story.journal, source, lambda: None)
+
+    story.journal.close()
+    assert draft is not None
+    assert later is not None
+    assert (draft.proposal.title == "both 1 and 2: t; t") is is_combined
+    assert not later.proposal.title.startswith("both"), "once, then the usual moves"
+    if is_combined:
+        assert "A = 2" in apply_edits(source, draft.proposal.edits)
+        assert "B = 2" in apply_edits(source, draft.proposal.edits)

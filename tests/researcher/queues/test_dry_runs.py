@@ -1,0 +1,202 @@
+"""What a check refuses, and that a night needs no checker; a real server and queue, a scripted worker of its own."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from researcher.errors import Rejected
+from researcher.journal.reader import History
+from researcher.journal.records import Decision
+from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.loop.context import Goal
+from researcher.loop.loop import work
+from researcher.proposers.schedule import Mix
+from researcher.queues import dry_runs
+from researcher.queues.dry_runs import Checker
+from tests.doubles.ollama_server import Turn, ollama_double
+from tests.fixtures.loop_in_process import opened
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedNight
+from tests.researcher.proposers.test_proposers import Rests, asking
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Outcome, Verdict, profile_named
+
+FAILS = SUBJECT + "# check: fails: shape '[8, 3]' is invalid\n"
+UNKNOWN = SUBJECT + "# check: unknown: it reads values\n"
+DIES = SUBJECT + "# check: dies\n"
+LINE = SUBJECT.count("\n") + 1
+
+
+@pytest.fixture
+def worker(night: ScriptedNight) -> Iterator[None]:
+    """The scripted checker, shown and working."""
+    argv = [sys.executable, "-m", "tests.doubles.scripted_checker", "--redis", night.server.url]
+    argv += ["--password-file", str(night.password_file)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.kill()
+
+
+def asks(night: ScriptedNight, said: list[str], clock: Callable[[], float] | None = None) -> Checker:
+    profile, files = profile_named("cpu"), lambda: FILES
+    return (
+        Checker(night.bus, profile, files, said.append)
+        if clock is None
+        else Checker(night.bus, profile, files, said.append, clock)
+    )
+
+
+def nothing() -> None: ...
+
+
+def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_and_reason(
+    night: ScriptedNight, worker: None
+) -> None:
+    said: list[str] = []
+    with pytest.raises(Rejected, match=rf"in line {LINE}: shape '\[8, 3\]' is invalid"):
+        asks(night, said).look_at(FAILS, SUBJECT, nothing)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "incumbent"),
+    [(SUBJECT, SUBJECT), (UNKNOWN, SUBJECT), (FAILS, FAILS + "# another\n"), (FAILS, UNKNOWN), (FAILS, DIES)],
+    ids=["it passes", "a doubt", "the incumbent fails too", "of the incumbent nothing is known", "no answer about it"],
+)
+def test_every_doubt_is_left_to_the_trial(night: ScriptedNight, worker: None, candidate: str, incumbent: str) -> None:
+    asks(night, []).look_at(candidate, incumbent, nothing)
+
+
+def test_check_that_dies_is_said_and_the_next_one_is_asked(
+    night: ScriptedNight, worker: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    asking = asks(night, said)
+
+    asking.look_at(DIES, SUBJECT, nothing)
+    with caplog.at_level(logging.INFO), pytest.raises(Rejected):
+        asking.look_at(FAILS, SUBJECT, nothing)
+
+    assert len(said) == 2
+    assert said[0].startswith("none: a check ")
+    assert said[1] == ""
+    assert "the checker answers again" in caplog.text
+
+
+def test_without_a_checker_nothing_is_asked_and_it_is_said_once(night: ScriptedNight) -> None:
+    said: list[str] = []
+    asking = asks(night, said)
+
+    for _ in range(3):
+        asking.look_at(FAILS, SUBJECT, nothing)
+
+    assert len(said) == 1
+    assert "no checker runs" in said[0]
+    assert night.bus.queue(CHECKS).job_ids == []
+
+
+def test_checker_that_is_held_is_not_waited_for(night: ScriptedNight) -> None:
+    night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": f"{HELD}: the disk is full"})
+    said: list[str] = []
+
+    asks(night, said).look_at(FAILS, SUBJECT, nothing)
+
+    assert "the disk is full" in said[0]
+    assert night.bus.queue(CHECKS).job_ids == []
+
+
+def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
+    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": "idle"})
+    said: list[str] = []
+    now = [0.0]
+
+    def tick() -> None:
+        now[0] += dry_runs.WAIT_S / 2
+
+    asking = asks(night, said, lambda: now[0])
+    for _ in range(3):
+        asking.look_at(FAILS, SUBJECT, tick)
+    assert now[0] == dry_runs.WAIT_S
+    assert len(said) == 1
+
+    now[0] += dry_runs.NOT_ASKED_S
+    asking.look_at(FAILS, SUBJECT, tick)
+    assert now[0] == 2 * dry_runs.WAIT_S + dry_runs.NOT_ASKED_S
+
+
+def test_same_work_is_one_job_and_its_answer_is_kept(night: ScriptedNight) -> None:
+    profile = profile_named("cpu")
+    spec = CheckSpec(profile.name, {**FILES, "train.py": SUBJECT}, profile.caps.memory_mib)
+    again = CheckSpec(profile.name, dict(reversed(spec.files.items())), spec.cap_mib)
+
+    assert spec.id == again.id
+    assert spec.id != replace(spec, cap_mib=1).id
+    assert spec.id != replace(spec, files=spec.files | {"train.py": FAILS}).id
+
+
+BROKEN = """TITLE: another model
+HYPOTHESIS: it is no knob
+<<<<<<< SEARCH
+model = {was}()
+=======
+model = {made}
+>>>>>>> REPLACE
+"""
+
+
+def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_costs_no_trial(
+    night: ScriptedNight, worker: None
+) -> None:
+    night.start_trainer()
+    answers = [
+        BROKEN.format(was="object", made="dict()  # check: fails: shape '[8, 3]' is invalid"),
+        BROKEN.format(was="object", made="dict()"),
+        BROKEN.format(was="dict", made="list()  # check: fails: no such layer"),
+        BROKEN.format(was="dict", made="tuple()  # check: fails: nor this one"),
+        Turn(nudge="LEVEL", by=0.9),
+    ]
+    with ollama_double(answers) as llm, opened(night, [], goal=Goal(2)) as lab:
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        work(asking(lab, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
+
+    with History(night.journal) as history:
+        repaired, refused, last = history.experiments()[1:]
+    told = [question["messages"][-1]["content"] for question in llm.asked]
+    assert "would fail before its first step is done in line" in told[1]
+    assert "shape '[8, 3]' is invalid" in told[1]
+    assert repaired.decision is Decision.KEEP
+    assert (repaired.was_measured, repaired.outcome, last.was_measured) == (True, Outcome.OK, True)
+    assert (refused.outcome, refused.was_measured) == (Outcome.REJECTED, False)
+    assert refused.reason is not None
+    assert "nor this one" in refused.reason
+    assert "nor this one" in told[4], "the next question knows it"
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_spec_and_answer_survive_the_queue(verdict: Verdict) -> None:
+    spec = CheckSpec("cpu", FILES, None)
+    result = CheckResult(spec.id, verdict, "words", 3, None, 1.5)
+
+    assert CheckSpec.from_json(spec.to_json()) == spec
+    assert CheckResult.from_json(result.to_json()) == result
+
+
+def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(
+    night: ScriptedNight, worker: None
+) -> None:
+    asking = asks(night, [])
+    for _ in range(3):
+        with pytest.raises(Rejected):
+            asking.look_at(FAILS, SUBJECT, nothing)
+
+    done = night.bus.queue(CHECKS).finished_job_registry
+    assert len(done.get_job_ids()) == 2, "the candidate's and the incumbent's"
+    assert RUN_CHECK == "run_check"

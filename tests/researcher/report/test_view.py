@@ -1,0 +1,235 @@
+"""The read model and what is drawn from it: numbers people will believe, so each is checked against the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from researcher.decision.cost import cost_of
+from researcher.files import write_whole
+from researcher.journal.records import Decision, Prices
+from researcher.report.picture import draw
+from researcher.report.results_table import HEADER, ResultsTable
+from researcher.report.view import tally_text
+from researcher.source.proposal import LlmCost, Proposal, Proposer
+from tests.fixtures.journal_story import Story
+from trainer.jobs import Outcome
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path)
+    yield made
+    made.journal.close()
+
+
+def test_a_confirmed_gain_is_the_fresh_seeds_mean_and_never_the_lucky_first_run(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("lucky", 1.60, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+
+    gain = story.night().gain
+
+    assert gain is not None
+    assert gain.confirmed == pytest.approx(0.11)
+    assert gain.provisional is None
+
+
+def test_a_rolled_back_keep_is_shown_as_such_and_claims_nothing(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    first = story.try_out("lucky", 1.70, Decision.KEEP)
+    second = story.try_out("luckier", 1.69, Decision.KEEP)
+    story.claim([1.81] * 4, [1.81] * 4)
+
+    night = story.night()
+
+    assert night.gain is not None
+    assert (night.gain.confirmed, night.gain.provisional) == (None, None)
+    rows = {row.experiment.id: row for row in night.rows}
+    assert rows[first].rolled_back
+    assert rows[second].rolled_back
+    assert not rows[second].confirmed
+    assert night.incumbent is not None
+    assert night.incumbent.experiment.is_baseline
+
+
+def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    kept = story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    lucky = story.try_out("lucky", 1.69, Decision.KEEP)
+    story.claim([1.70] * 4, [1.70] * 4)
+
+    night = story.night()
+
+    rows = {row.experiment.id: row for row in night.rows}
+    assert rows[kept].confirmed
+    assert not rows[kept].rolled_back
+    assert rows[lucky].rolled_back
+    assert night.gain is not None
+    assert night.gain.confirmed == pytest.approx(0.11)
+
+
+def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    fallen = story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.fall("crashed: no memory")
+    story.try_out("new", 1.75, Decision.KEEP)
+    story.claim([1.75] * 4, [1.81] * 4)
+
+    night = story.night()
+
+    row = night.row(fallen)
+    assert row is not None
+    assert row.note == "rolled back: crashed: no memory"
+    assert night.gain is not None
+    assert night.gain.confirmed == pytest.approx(0.06)
+
+
+def test_before_a_claim_a_gain_is_only_provisional(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+
+    gain = story.night().gain
+
+    assert gain is not None
+    assert gain.confirmed is None
+    assert gain.provisional == pytest.approx(0.11)
+
+
+def test_the_cost_counts_trials_tokens_and_money(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("a", 1.70, Decision.KEEP)
+    story.try_out("b", None, Decision.CRASH)
+
+    cost = story.night().cost
+
+    assert (cost.trial_s, cost.llm_s, cost.llm_tokens) == (8.0, 4.0, 1000)
+    assert cost.money == pytest.approx(8.0 + 4.0 + 0.01), "the machine costs the same while the LLM answers"
+
+
+def test_tokens_that_were_billed_cost_their_bill_and_no_second_price(story: Story) -> None:
+    (baseline,) = story.journal.experiments()
+    billed, plain = (replace(baseline, cost=LlmCost("u", "m", 1, 400, 100, 2.0, money)) for money in (0.5, None))
+    priced = replace(story.run, prices=Prices(per_mtoken=10.0))
+
+    assert cost_of(priced, [billed, plain], []).money == pytest.approx(0.5 + 0.005)
+    assert cost_of(replace(priced, prices=Prices()), [plain], []).money is None
+
+
+def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("tabs\tand\nnewlines", 1.70, Decision.KEEP)
+    story.try_out("broken", None, Decision.CRASH)
+    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+
+    lines = ResultsTable(story.journal).text().splitlines()
+
+    assert lines[0] == HEADER
+    assert [line.split("\t") for line in lines[1:]] == [
+        ["bbbbbbb", "1.810000", "1.0", "keep", "baseline"],
+        ["1111111", "1.700000", "1.0", "keep", "tabs and newlines (provisional)"],
+        ["2222222", "—", "1.0", "crash", "broken (crashed)"],
+    ]
+
+
+def test_results_tsv_that_was_kept_all_night_is_the_one_made_at_its_end(story: Story) -> None:
+    kept = ResultsTable(story.journal)
+    steps: list[Callable[[], object]] = [
+        lambda: story.baseline(1.80, 1.82),
+        lambda: story.try_out("good", 1.70, Decision.KEEP),
+        lambda: story.claim([1.70] * 4, [1.81] * 4),
+        lambda: story.try_out("lucky", 1.69, Decision.KEEP),
+        lambda: story.try_out("broken", None, Decision.CRASH),
+        lambda: story.claim([1.70] * 4, [1.70] * 4),
+        lambda: story.try_out("worse", 1.78, Decision.DISCARD),
+    ]
+
+    for step in steps:
+        step()
+        assert kept.text() == ResultsTable(story.journal).text()
+    assert kept.text().count("rolled back") == 1
+    assert kept.text().count("confirmed") == 1
+
+
+def test_results_tsv_says_which_keeps_are_confirmed_which_provisional_and_which_fell_and_why(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.try_out("lucky", 1.69, Decision.KEEP)
+    story.claim([1.70] * 4, [1.70] * 4)
+    story.try_out("new", 1.68, Decision.KEEP)
+    story.try_out("worse", 1.78, Decision.DISCARD)
+
+    rows = [line.split("\t") for line in ResultsTable(story.journal).text().splitlines()]
+
+    assert [row[3] for row in rows[2:]] == ["keep", "keep", "keep", "discard"]
+    assert [row[4] for row in rows[2:]] == [
+        "good (confirmed)",
+        "lucky (rolled back: 4 fresh seeds give 1.700000 against 1.700000: gain +0.000000, 0.014142 needed)",
+        "new (provisional)",
+        "worse",
+    ]
+
+
+def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_attempt(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.try_out("worse", 1.90, Decision.DISCARD)
+    for outcome in (Outcome.CRASHED, Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT):
+        story.try_out("bad", None, Decision.CRASH, outcome)
+    story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
+    gone = story.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
+    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+
+    night = story.night()
+
+    assert night.tally == {
+        "keep": 1, "discard": 1, "crashed": 2, "out_of_memory": 1, "timed_out": 1, "unscorable": 1, "rejected": 1,
+        "infrastructure": 3, "repeated": 0,
+    }  # fmt: skip
+    assert tally_text(night) == (
+        "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected, 3 lost to the machine"
+    )
+    row = night.row(gone)
+    assert row is not None
+    assert row.note == "lost"
+
+
+def test_the_incumbent_is_known_by_all_its_runs(story: Story) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("lucky", 1.60, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+
+    assert story.night().incumbent_scores == (1.60, 1.70, 1.70, 1.70, 1.70)
+
+
+def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
+    assert draw(story.night()).startswith(PNG)
+
+    story.baseline(1.80, 1.82)
+    assert draw(story.night()).startswith(PNG)
+
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.try_out("far off", 9.0, Decision.DISCARD)
+    story.try_out("broken", None, Decision.CRASH)
+    story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.fall("crashed: no memory")
+    assert draw(story.night()).startswith(PNG)
+
+
+def test_a_projection_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.tsv"
+    path.write_text("old and much longer than the new one")
+
+    write_whole(path, b"new")
+
+    assert path.read_bytes() == b"new"
+    assert [item.name for item in tmp_path.iterdir()] == ["results.tsv"]

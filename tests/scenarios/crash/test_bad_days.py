@@ -1,0 +1,516 @@
+"""Bad days of storage, clock and Redis: each ends with a sentence that a tired person understands, and then the night
+goes on by itself. The processes, the disks, the server and git are real; only the training is scripted.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import rq.utils
+from rich.console import Console
+from rq.job import Job
+
+from researcher.__main__ import Stopped, StopSwitch
+from researcher.journal import database
+from researcher.journal.reader import History
+from researcher.journal.records import ASKED_TO_PAUSE
+from researcher.loop.context import BackOff
+from researcher.loop.resume import endure
+from researcher.queues.requests import answer, ask
+from researcher.report.stall_alarm import alarm
+from researcher.report.view import now
+from researcher.settings import Settings
+from services.machine.state import CHOICES_FILE, Choices, State
+from services.redis.server import RedisServer
+from services.views.show import show_status
+from tests.fixtures.disks import Disk
+from tests.fixtures.loop_in_process import opened
+from tests.fixtures.servers import open_server
+from tests.scenarios.crash.checker import check
+from tests.scenarios.crash.conftest import until_the_test_ends
+from tests.scenarios.crash.nights import ForkedNight
+from trainer.jobs import REQUESTS, TRIALS, profile_named
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+GOAL = 3
+SIZES = {"journal": "4m", "subject": "4m", "log": "1m", "trials": "16m"}
+GOES_ON = "The night goes on by itself"
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """Of one of the night's folders, named by the test."""
+    made = Disk(tmp_path / request.param, SIZES[request.param])
+    yield made
+    made.remove()
+
+
+def until(condition: Callable[[], bool]) -> Iterator[None]:
+    while not condition():
+        yield
+
+
+def alarm_of(night: ForkedNight) -> str | None:
+    """As `overnight status` has it."""
+    with History(night.journal) as history:
+        run = history.run()
+        assert run is not None
+        return alarm(run, history.trials(), profile_named("cpu").budget, now(history, night.bus), time.time())
+
+
+def alarm_in_journal(night: ForkedNight) -> str | None:
+    """As `overnight status` has it where Redis does not answer."""
+    with History(night.journal) as history:
+        run = history.run()
+        assert run is not None
+        return alarm(run, history.trials(), profile_named("cpu").budget, None, time.time())
+
+
+def status_of(night: ForkedNight) -> str:
+    """What `overnight status` prints."""
+    choices = Choices(profile="cpu", budget=None, subject=str(night.subject), text=None)
+    (night.journal / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
+    console = Console(width=900, file=io.StringIO())
+    show_status(State(night.folder), console, as_json=False)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def has_begun(night: ForkedNight) -> Callable[[], bool]:
+    """True once a first trial is written down; dozens of steps are still to come."""
+    return lambda: "night-0-t0-a0 ok" in night.output()
+
+
+def held(night: ForkedNight) -> list[str]:
+    """What was said, once for each try."""
+    return [line.partition("HELD")[2] for line in night.output().splitlines() if "HELD" in line]
+
+
+def assert_it_went_on(night: ForkedNight, code: int | None) -> None:
+    assert code == 0, night.last_words()
+    assert "Traceback" not in night.output()
+    found = check(night.folder)
+    assert found["faults"] == []
+    assert found["experiments"] == GOAL
+
+
+@pytest.mark.parametrize("disk", ["journal", pytest.param("subject", marks=pytest.mark.slow)], indirect=True)
+def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
+    disk: Disk, night: ForkedNight
+) -> None:
+    alarms: list[str] = []
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: len(held(night)) > 1)
+        yield from until(lambda: bool(alarms.append(alarm_of(night) or "") or "no progress" in alarms[-1]))
+        disk.free()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    expected = f"the disk of {disk.folder} is full, 0 KiB are free. Next: delete or move something on it. {GOES_ON}"
+    assert expected in held(night)[0]
+    assert expected in alarms[-1]
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
+def test_night_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_later(
+    disk: Disk, night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: len(held(night)) > 2)
+        ask(night.bus, "stop")
+
+    assert night.run_researcher(GOAL, meanwhile=day()) == 0, night.last_words()
+    assert "stopped by a request" in night.output()
+    disk.free()
+    assert_it_went_on(night, night.run_researcher(GOAL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disk", ["log"], indirect=True)
+def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedNight) -> None:
+    (night.folder / "output.log").symlink_to(disk.folder / "output.log")
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: night.row("SELECT count(*) FROM experiment WHERE state = 'applied'") == (3,))
+        disk.free()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disk", ["subject"], indirect=True)
+def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_remounted(
+    disk: Disk, night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.make_read_only()
+        yield from until(lambda: len(held(night)) > 1)
+        disk.make_writable()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert f"the disk of {disk.folder} is read-only. Next: `dmesg` tells" in held(night)[0]
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disk", ["journal"], indirect=True)
+def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_one(
+    disk: Disk, night: ForkedNight
+) -> None:
+    alarms: list[str | None] = []
+
+    def day() -> Iterator[None]:
+        before = len(held(night))
+        yield from until(lambda: len(held(night)) > before + 1)
+        alarms.append(alarm_of(night) if (night.journal / "journal.db").exists() else None)
+        disk.make_writable()
+
+    disk.make_read_only()
+    first = night.run_researcher(1, meanwhile=day())
+    disk.make_read_only()
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert first == 0
+    assert alarms[0] is None
+    assert f"no progress: the researcher is held: the disk of {disk.folder}" in (alarms[1] or "")
+    assert all("is read-only" in words for words in held(night))
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.1)
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        with closing(sqlite3.connect(night.journal / "journal.db", isolation_level=None)) as browser:
+            browser.execute("BEGIN IMMEDIATE")
+            yield from until(lambda: len(held(night)) > 1)
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert f"another program holds the journal in {night.journal} locked. Next: close" in held(night)[0]
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.parametrize("page", [pytest.param(0, marks=pytest.mark.slow), 13], ids=["header", "an index"])
+def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
+    night: ForkedNight, page: int
+) -> None:
+    assert night.run_researcher(1) == 0
+    journal = night.journal / "journal.db"
+    with journal.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"garbage!" * 512)
+    damaged = journal.read_bytes()
+
+    code = night.run_researcher(2)
+
+    assert code == 2
+    assert journal.read_bytes() == damaged
+    said = night.output().splitlines()[-1]
+    assert f"the journal {journal} is damaged" in said
+    assert "nothing more is written to it" in said
+    assert "`git for-each-ref refs/overnight`" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [lambda path: path.write_text("commit\tval_bp"), Path.unlink], ids=["half", "gone"])
+def test_results_that_are_half_written_or_deleted_are_there_again_with_the_next_experiment(
+    damage: Callable[[Path], object], night: ForkedNight
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(lambda: "1 discard" in night.output())
+        damage(night.subject / "results.tsv")
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert_it_went_on(night, code)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    with open_server(tmp_path / "redis") as started:
+        yield started
+
+
+@pytest.fixture
+def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedNight]:
+    yield from until_the_test_ends(tmp_path, own_server)
+
+
+@pytest.mark.slow
+def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
+    night_alone: ForkedNight, own_server: RedisServer
+) -> None:
+    night = night_alone
+
+    def change_password() -> None:
+        server = night.bus.connection
+        server.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
+        server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def day() -> Iterator[None]:
+        yield from until(lambda: len(held(night)) > 1)
+        night.password_file.write_text(own_server.password or "")
+        yield from until(has_begun(night))
+        change_password()
+        before = len(held(night))
+        yield from until(lambda: len(held(night)) > before)
+        night.password_file.write_text("another")
+
+    night.password_file.write_text("not this one")
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    assert all("refuses the password of this night" in words for words in held(night))
+    assert "Next: write its password to the file" in held(night)[0]
+    assert "Redis refuses this trainer's password" in night.output()
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disk", ["trials"], indirect=True)
+def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself(
+    disk: Disk, night: ForkedNight
+) -> None:
+    said: list[str] = []
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        disk.fill()
+        yield from until(lambda: len(held(night)) > 0 and alarm_of(night) is not None)
+        said.append(alarm_of(night) or "")
+        disk.free()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    expected = (
+        rf"the disk of {re.escape(str(disk.folder))} is full, \d+ KiB are free and a trial needs 8192. Next: delete"
+    )
+    assert re.search(expected, held(night)[0])  # looked at while it was still filling, perhaps
+    assert re.search(f"no progress: the trainer is held: {expected}", said[0])
+    assert_it_went_on(night, code)
+
+
+FOREIGN = 500  # of each kind
+PICKLED = b"\x80\x04\x95\x14\x00\x00\x00\x00\x00\x00\x00(\x8c\x08os.mkdir\x94N)}\x94t\x94."
+
+
+def crowd(night: ForkedNight, name: str) -> None:
+    """Other people's jobs: not our function, bytes that are no JSON, a hash that is no job, no hash at all."""
+    queue, pipeline = night.bus.queue(name), night.bus.connection.pipeline()
+    for number in range(FOREIGN):
+        queue.enqueue_call("os.mkdir", args=(str(night.folder / "made"),), job_id=f"theirs-{number}", pipeline=pipeline)
+        for kind, mapping in (
+            ("pickled", {"data": PICKLED, "status": "queued", "origin": name}),
+            ("garbage", {"data": b"?", "status": "asleep", "created_at": "yesterday", "timeout": "soon"}),
+        ):
+            pipeline.hset(f"rq:job:{kind}-{number}", mapping=mapping)
+            pipeline.rpush(queue.key, f"{kind}-{number}")
+        pipeline.rpush(queue.key, f"nothing-{number}")
+    pipeline.execute()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("queue", [TRIALS, REQUESTS])
+def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through(
+    queue: str, night: ForkedNight
+) -> None:
+    said: list[str] = []
+    crowd(night, queue)
+    ask(night.bus, "idea", "try a wider MLP", request="idea-1")
+
+    def day() -> Iterator[None]:
+        yield from until(lambda: "1 discard" in night.output())
+        with History(night.journal) as history:
+            said.append(now(history, night.bus).foreign or "")
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    lines = [line for line in night.output().splitlines() if "none of this night" in line]
+    assert f"{3 * FOREIGN} jobs in the queue {queue} were none of this night and were refused. Next: find" in said[0]
+    assert len(lines) == 1
+    assert not (night.folder / "made").exists()
+    assert Job.fetch("theirs-0", connection=night.bus.connection).get_status() == "failed"
+    assert night.row("SELECT kind FROM request") == ("idea",)
+    assert_it_went_on(night, code)
+
+
+@pytest.fixture
+def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock of all processes of the night, by seconds; those that run notice at once."""
+    offset, real_time, real_now = tmp_path / "offset", time.time, rq.utils.now
+
+    def read_s() -> float:
+        return float(offset.read_text())
+
+    def change(by_s: float) -> None:
+        offset.with_suffix(".new").write_text(str(by_s))
+        offset.with_suffix(".new").replace(offset)
+
+    change(0.0)
+    monkeypatch.setattr(time, "time", lambda: real_time() + read_s())
+    monkeypatch.setattr(rq.utils, "now", lambda: real_now() + timedelta(seconds=read_s()))
+    return change
+
+
+@pytest.mark.slow
+def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it(
+    night: ForkedNight, set_clock: Callable[[float], None]
+) -> None:
+    alarms: list[str | None] = []
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        set_clock(3 * 3600.0)
+        yield from until(lambda: "0-t4-a0 ok" in night.output())
+        alarms.append(alarm_of(night))
+        set_clock(-3 * 3600.0)
+        yield from until(lambda: "1 discard" in night.output())
+        alarms.append(alarm_of(night))
+
+    first = night.run_researcher(2, meanwhile=day())
+    set_clock(1000.0 - time.time())
+    code = night.run_researcher(GOAL)
+
+    assert first == 0, night.last_words()
+    assert "the machine's clock went forward by 180 minutes; nothing is decided by that" in night.output()
+    assert "the machine's clock was set back by 360 minutes; nothing is decided by that" in night.output()
+    assert alarms == [None, None]
+    assert "was lost to the machine" not in night.output()
+    assert_it_went_on(night, code)
+
+
+@pytest.mark.slow
+def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
+    night_alone: ForkedNight, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night, alarms, said = night_alone, list[str | None](), list[str]()
+    monkeypatch.setenv("REDIS_URL", own_server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(night.password_file))
+
+    def day() -> Iterator[None]:
+        yield from until(has_begun(night))
+        assert own_server.pid is not None
+        os.kill(own_server.pid, signal.SIGKILL)
+        yield from until(lambda: len(held(night)) > 0)
+        yield from until(lambda: bool(alarms.append(alarm_in_journal(night)) or alarms[-1]))
+        said.append(status_of(night))
+        own_server.revive()
+
+    code = night.run_researcher(GOAL, meanwhile=day())
+
+    address = own_server.url.rpartition("/")[0].rpartition("@")[2]
+    assert f"Redis at {address}" in held(night)[0]
+    assert f"ALARM no progress: Redis at {address}/0 does not answer" in said[0]
+    assert "so what goes on now cannot be told; the rest is from the journal" in said[0]
+    assert_it_went_on(night, code)
+
+
+@pytest.fixture
+def switch() -> Iterator[StopSwitch]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield StopSwitch()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def settings(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a night in this process, with a run begun."""
+    monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 0.1))
+    with opened(night, []):
+        pass
+    return Settings(
+        redis_url=night.server.url, redis_password_file=night.password_file, subject_dir=night.subject,
+        journal_dir=night.journal, data_dir=night.folder / "data", profile="cpu",
+    )  # fmt: skip
+
+
+class HeldOnce:
+    """A night that finds no room, and ends when it is entered again."""
+
+    entered = 0
+
+    def __call__(self, _: BackOff) -> None:
+        self.entered += 1
+        if self.entered == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_pause_that_a_person_asked_for_outlives_a_bad_day(
+    night: ForkedNight, settings: Settings, switch: StopSwitch
+) -> None:
+    with opened(night, []) as lab:
+        lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+    days = HeldOnce()
+
+    endure(settings, days, switch)
+
+    assert days.entered == 2
+    with History(night.journal) as history:
+        run = history.run()
+    assert run is not None
+    assert run.paused == ASKED_TO_PAUSE
+
+
+def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
+    night: ForkedNight, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 3600.0))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    idea, resume = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "resume")
+    days = HeldOnce()
+
+    endure(settings, days, switch)
+
+    assert days.entered == 2
+    assert (answer(night.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
+    assert (answer(night.bus, idea, 1) or "").startswith("taken in")
+    with History(night.journal) as history:
+        assert [request.kind for request in history.requests()] == ["idea", "resume"]
+
+
+@pytest.mark.parametrize("disk", ["journal"], indirect=True)
+def test_held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down(
+    disk: Disk, night: ForkedNight, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    disk.fill()
+    idea, stop = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "stop")
+
+    with pytest.raises(Stopped, match="a request"):
+        endure(settings, HeldOnce(), switch)
+    disk.free()
+
+    assert "it cannot be written down: the disk of" in (answer(night.bus, idea, 1) or "")
+    assert (answer(night.bus, stop, 1) or "").startswith("stopping now, though it cannot be written down: the disk of")
+    assert night.bus.queue(REQUESTS).is_empty()
+    with History(night.journal) as history:
+        assert history.requests() == []

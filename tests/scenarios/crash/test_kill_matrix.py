@@ -1,0 +1,182 @@
+"""Kills from outside in a night of real processes: whoever is killed in whatever trial, no candidate is blamed.
+
+Researcher, RQ, worker, its fork, guardian and candidate are real. Each planned attempt runs a real candidate, and this
+process kills one of those around it; what is not killed is answered by the script, so that the night takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from researcher.journal.reader import History
+from researcher.journal.records import CheckKind, Decision, Verdict
+from researcher.queues.requests import ask
+from tests.doubles.scripted_trainer import answer
+from tests.fixtures.scripted_run import SUBJECT
+from tests.fixtures.trials import CAPS, STEPS, miniature, tiny_data
+from tests.scenarios.crash import nights
+from tests.scenarios.crash.checker import check
+from tests.scenarios.crash.conftest import tell
+from tests.scenarios.crash.kills import Kill, Moment
+from tests.scenarios.crash.nights import ForkedNight
+from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, profile_named
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import descendants
+from trainer.trial import result_store, trial
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
+
+REAL_TRIAL, SCRIPTED_TRIAL = trial.run_trial, nights.scripted_trial
+BASES = profile_named("cpu").baseline_repeats  # trials of the baseline before the first claim
+AROUND = ("guardian", "training", "fork")
+# Kind, experiment and number of a trial: who is killed in its first attempt, its second, its third. A trial of its own
+# is needed for each kill that may be the candidate's doing, since only one measurement is set aside.
+OF_ITS_REPLICA = ("replica", "guardian of the replica")
+PLAN: dict[tuple[Kind, str, int], tuple[str, ...]] = {
+    (Kind.BASELINE, "0", 0): AROUND,
+    (Kind.FIRST, "1", 0): AROUND,
+    (Kind.CONFIRM, "1", 1): AROUND,
+    (Kind.CONFIRM, "1", 2): OF_ITS_REPLICA,
+    (Kind.CONFIRM, "0", BASES): AROUND,
+    (Kind.CONFIRM, "0", BASES + 1): OF_ITS_REPLICA,
+    (Kind.FIRST, "2", 0): OF_ITS_REPLICA,
+    (Kind.DRIFT, "1", 4): AROUND,
+}
+SOURCES = (
+    SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.7"),  # so good that it is claimed at once
+    SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.75"),
+    *(SUBJECT.replace("LEVEL = 1.8", f"LEVEL = 1.{number}") + "# fate: crashed\n" for number in (60, 61, 62)),
+)
+
+
+class Killer:
+    """Kills whom an attempt asks for, from the process of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._wish = folder / "victim"
+        self.kills = 0
+
+    def ask(self, victim: str) -> None:
+        """In the fork that runs the trial."""
+        written = self._wish.with_suffix(".new")
+        written.write_text(f"{os.getpid()} {victim}")
+        written.replace(self._wish)
+
+    def work(self) -> Iterator[None]:
+        """One look for each step."""
+        candidate: int | None = None
+        while True:
+            yield
+            if not self._wish.exists():
+                candidate = None
+                continue
+            fork, _, victim = self._wish.read_text().partition(" ")
+            guarded = next(iter(self._guarded(int(fork))), None)
+            if guarded is None:
+                continue
+            candidate = candidate or guarded[0]
+            if "replica" in victim and guarded[0] == candidate:
+                continue  # the replica's guardian is the second one
+            guardian, child = guarded
+            os.kill({"fork": int(fork), "training": child, "replica": child}.get(victim, guardian), signal.SIGKILL)
+            self._wish.unlink()
+            self.kills += 1
+
+    def _guarded(self, fork: int) -> Iterator[tuple[int, int]]:
+        """The guardian below a fork and what it guards."""
+        tree = descendants(fork)
+        for process in tree:
+            if process.parent == fork and b"trainer.sandbox.guardian" in _command_line(process.pid):
+                yield from ((process.pid, child.pid) for child in tree if child.parent == process.pid)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+@pytest.fixture
+def killer(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Killer:
+    """Trainers that are forked from now on run the planned attempts for real."""
+    made = Killer(night.folder)
+    data = tiny_data(night.folder / "tiny")
+
+    def run_trial(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
+        experiment, _, attempt = spec.id.removeprefix("night-").partition(f"-t{spec.number}-a")
+        victims = PLAN.get((spec.kind, experiment, spec.number), ())
+        if int(attempt) >= len(victims):
+            return SCRIPTED_TRIAL(spec, places)
+        victim = victims[int(attempt)]
+        stands_in = miniature(data, "tiny" if "replica" in victim else "hangs_in_setup", budget=STEPS, caps=CAPS)
+        made.ask(victim)
+        played = replace(stands_in, id=spec.id, kind=spec.kind, score_to_beat=99.0)
+        result = REAL_TRIAL(played, replace(places, data=data), lambda _: None, lambda: False)
+        assert result.outcome is not Outcome.OK, f"{victim} of {spec.id} was not killed"
+        return result_store.store(places.results, replace(result, spec_digest=spec.digest))
+
+    monkeypatch.setattr(nights, "scripted_trial", run_trial)
+    monkeypatch.setattr(nights, "DEADLINE_S", 300.0)
+    return made
+
+
+def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_where_they_should(
+    night: ForkedNight, killer: Killer
+) -> None:
+    for number, source in enumerate(SOURCES, start=1):
+        ask(night.bus, "submit", f"mine-{number}.py\n{source}", request=f"submit-{number}")
+
+    code = night.run_researcher(len(SOURCES), meanwhile=killer.work())
+
+    assert code == 0, night.last_words()
+    assert killer.kills == sum(map(len, PLAN.values())), night.last_words()
+    found = check(night.folder)
+    tell("kills from outside", found, killer.kills)
+    assert found["faults"] == []
+    with History(night.journal) as history:
+        run = history.run()
+        decisions = [item.decision for item in history.experiments()]
+        checks = [(each.kind, each.verdict) for each in history.confirmations()]
+        outcomes = {trial.kind: set[Outcome | None]() for trial in history.trials()}
+        for each in history.trials():
+            outcomes[each.kind].add(each.outcome)
+        head = history.numbered(1).id
+    assert decisions == [Decision.KEEP, Decision.KEEP, Decision.DISCARD, *[Decision.CRASH] * 3]
+    assert checks == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
+    assert run is not None
+    assert run.incumbent == run.confirmed == head
+    assert all(outcomes[kind] == {Outcome.OK} for kind in (Kind.BASELINE, Kind.CONFIRM, Kind.DRIFT))
+
+
+def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attempt_would_be_worse(
+    night: ForkedNight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse_each_time(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
+        if (known := result_store.stored(places.results, spec)) is not None:
+            return known
+        result = TrialResult.from_json(answer(spec.to_json()))
+        assert result.metric is not None
+        later = 0.5 * int(spec.id.rpartition("-a")[2])
+        return result_store.store(
+            places.results, replace(result, metric=replace(result.metric, value=result.metric.value + later))
+        )
+
+    monkeypatch.setattr(nights, "scripted_trial", worse_each_time)
+    kill = Kill(("trainer.trial.result_store.store",), Moment.AFTER, night.folder / "armed")
+    kill.arm()
+    night.prepare_trainer(kill)
+
+    code = night.run_researcher(1)
+
+    assert code == 0, night.last_words()
+    assert check(night.folder)["faults"] == []
+    measured = json.loads((night.folder / "trials" / "night-0-t0-a0" / "result.json").read_text())
+    assert night.row("SELECT attempt, val_bpb FROM trial WHERE id = 1") == (1, measured["metric"]["value"])

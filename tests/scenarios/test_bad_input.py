@@ -1,0 +1,90 @@
+"""What a user gets wrong: one sentence with the next step, exit code 2, and nothing of theirs is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from researcher.journal.writer import Journal
+from researcher.repository.repository import create_repository
+from services.machine.state import State
+from services.machine.subject import render_subject
+from tests import ROOT
+from trainer.jobs import profile_named
+
+REPOSITORY = ROOT
+
+
+def overnight(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments, "--state", str(state)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env=os.environ | {"COLUMNS": "300"},
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for name in named:
+        assert name in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "--profile", "9000gb"], ["9000gb", "12gb"]),
+        (["run", "--experiments", "0"], ["experiments"]),
+        (["run", "--profile", "cpu", "--text", "/nowhere/at/all"], ["/nowhere/at/all"]),
+        (["run", "--profile", "cpu", "--subject", "/nowhere/at/all"], ["/nowhere/at/all", "git"]),
+        pytest.param(
+            ["run", "--profile", "cpu", "--redis-url", "redis://127.0.0.1:9/0"], ["127.0.0.1:9"], marks=pytest.mark.slow
+        ),
+        (["run", "--profile", "cpu", "--proposer", "oracle"], ["oracle"]),
+        (["status"], ["overnight run"]),
+        (["idea", "wider"], ["overnight run"]),
+        (["submit", "/nowhere/at/all.py"], ["/nowhere/at/all.py"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_refused_in_one_sentence(tmp_path: Path, arguments: list[str], named: list[str]) -> None:
+    refused(overnight(*arguments, state=tmp_path / "state"), *named)
+
+
+def test_a_dirty_subject_is_refused_before_anything_takes_time_and_stays_as_it_is(tmp_path: Path) -> None:
+    create_repository(tmp_path / "mine", render_subject(profile_named("cpu")), "mine")
+    (tmp_path / "mine" / "train.py").write_text("unsaved")
+
+    done = overnight("run", "--profile", "cpu", "--subject", str(tmp_path / "mine"), state=tmp_path / "state")
+
+    refused(done, "uncommitted changes", "train.py")
+    assert (tmp_path / "mine" / "train.py").read_text() == "unsaved"
+    assert not (tmp_path / "state" / "data").exists()
+
+
+def test_a_state_keeps_its_profile_and_says_so(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    state.settle(profile="cpu", detect=lambda: "cpu")
+    Journal(state.journal).close()
+
+    refused(overnight("run", "--profile", "12gb", state=state.root), "profile cpu", "another --state")
+
+
+def test_a_mistyped_start_binds_nothing(tmp_path: Path) -> None:
+    refused(overnight("run", "--profile", "12gb", "--subject", "/nowhere", state=tmp_path / "state"), "/nowhere")
+
+    assert State(tmp_path / "state").settle(profile="cpu", detect=lambda: "cpu").profile == "cpu"
+
+
+def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "night.json").write_text("{half")
+
+    refused(overnight("status", state=tmp_path), "night.json", "another --state")

@@ -1,0 +1,240 @@
+"""The main job for real: `overnight run` with torch, git, a server and RQ, killed and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import git
+import pytest
+
+from researcher.errors import JournalError
+from researcher.journal.reader import History
+from researcher.journal.records import State as Step
+from tests import ROOT
+from tests.doubles.ollama_server import Turn, ollama_double
+
+DEADLINE_S = 150.0
+REPOSITORY = ROOT
+
+
+class Night:
+    """`overnight run` on a state folder, on Python's own manual, with trials of half a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.text = folder / "text"
+        self.text.mkdir()
+        for name, topic in topics.items():
+            (self.text / f"{name}.txt").write_text(topic)
+        self.output = folder / "output.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start, or go on."""
+        usual = ["run", "--state", str(self.state), "--profile", "cpu", "--budget", "0.5", "--text", str(self.text)]
+        with self.output.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "services.cli", *usual, *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - ignored where tests run behind &
+            )
+        return self._process
+
+    def say(self, *arguments: str) -> str:
+        """What another `overnight` command prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "services.cli", *arguments, "--state", str(self.state)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+        return done.stdout + done.stderr
+
+    def wait_until(self, condition: Callable[[History], bool]) -> None:
+        """Look until the journal satisfies `condition`."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            try:
+                with History(self.state / "journal") as history:
+                    if history.run() is not None and condition(history):
+                        return
+            except JournalError:
+                pass  # not made yet
+            time.sleep(0.05)
+        raise AssertionError(f"waited {DEADLINE_S} s in vain\n{self.output.read_text()[-4000:]}")
+
+    def processes(self) -> dict[int, str]:
+        """Everything alive that names this state folder in its command line, or works in it."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    place = str((entry / "cwd").readlink())
+                    environment = (entry / "environ").read_bytes()
+                except (FileNotFoundError, ProcessLookupError, PermissionError):
+                    continue
+                if any(str(self.state) in text for text in (words, place, environment.decode(errors="replace"))):
+                    found[int(entry.name)] = words.strip()
+        return found
+
+    def pid_of(self, words: str) -> int:
+        """The main process of a service, by words of its command line."""
+        return min(pid for pid, line in self.processes().items() if words in line)
+
+    def wait_for_silence(self) -> None:
+        """Fails when something of this night is still alive after half a minute."""
+        deadline = time.monotonic() + 30
+        while left := self.processes():
+            assert time.monotonic() < deadline, f"left behind: {left}"
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """Stop what is left."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    made = Night(tmp_path)
+    yield made
+    made.end()
+
+
+def trials(count: int) -> Callable[[History], bool]:
+    return lambda history: history.trial_count() >= count
+
+
+@pytest.mark.slow
+def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_of_everything(night: Night) -> None:
+    night.start("--experiments", "3", "--proposer", "optimizer")
+
+    night.wait_until(trials(2))
+    os.kill(night.pid_of("-m trainer"), signal.SIGKILL)
+    night.wait_until(trials(4))
+    os.kill(night.pid_of("-m researcher"), signal.SIGKILL)
+    night.wait_until(trials(5))
+    os.kill(night.pid_of("-server 127.0.0.1"), signal.SIGKILL)
+    night.wait_until(lambda history: history.measured_count() >= 1)
+    for pid in night.processes():
+        with contextlib.suppress(ProcessLookupError):  # it died with the one that was killed before it
+            os.kill(pid, signal.SIGKILL)
+    night.end()
+    night.wait_for_silence()
+    again = night.start("--experiments", "3")
+
+    assert again.wait(DEADLINE_S) == 0, night.output.read_text()[-4000:]
+    night.wait_for_silence()
+    with History(night.state / "journal") as history:
+        run, experiments = history.run(), history.experiments()
+        assert run is not None
+        assert run.incumbent is not None
+        assert history.measured_count() == 3
+        assert [item.number for item in experiments] == list(range(len(experiments)))
+        assert all(item.state is Step.APPLIED for item in experiments)
+        head = history.experiment(run.incumbent).commit_sha
+    repository = git.Repo(night.state / "subject")
+    assert repository.head.commit.hexsha == head
+    assert not repository.is_dirty()
+    repository.close()
+    assert (night.state / "subject" / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert "3 experiments" in night.output.read_text()
+    for command, expected in {
+        "status": "measured  3:",
+        "log 0": "rows asked again of a fresh process: ",
+        "log": "baseline",
+        "log 1": "step 00000",
+        "best": "val_bpb",
+        f"export --to {night.state.parent / 'out'}": "written to",
+    }.items():
+        assert expected in night.say(*command.split()), command
+    assert {path.name for path in (night.state.parent / "out").iterdir()} == {
+        "results.tsv",
+        "results.json",
+        "proposers.tsv",
+        "progress.png",
+        "train.py",
+        "subject.bundle",
+    }
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
+def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(night: Night, number: signal.Signals) -> None:
+    process = night.start()
+    night.wait_until(trials(2))
+
+    process.send_signal(number)
+
+    assert process.wait(40) == 130
+    night.wait_for_silence()
+    assert "measured again at the next start" in night.output.read_text()
+
+
+@pytest.mark.slow
+def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs(night: Night, tmp_path: Path) -> None:
+    with ollama_double(lambda _: Turn(nudge="MATRIX_LR", by=1.1)) as llm:
+        process = night.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")
+        night.wait_until(trials(2))
+
+        assert "taken in" in night.say("idea", "raise the matrix learning rate")
+        assert "paused" in night.say("pause")
+        mine = tmp_path / "mine.py"
+        night.wait_until(lambda history: history.measured_count() == 0 and bool(history.run()))
+        source = (night.state / "subject" / "train.py").read_text()
+        mine.write_text(source.replace("SCALAR_LR = 0.5", "SCALAR_LR = 0.4"))
+        assert "runs next" in night.say("submit", str(mine))
+        assert "going on" in night.say("resume")
+        assert "a night is running" in night.say("trial", str(mine))
+        night.wait_until(lambda history: history.measured_count() >= 2)
+        assert "stopping" in night.say("stop")
+
+    assert process.wait(40) == 0, night.output.read_text()[-4000:]
+    night.wait_for_silence()
+    with History(night.state / "journal") as history:
+        by = {item.title: item for item in history.experiments()}
+        requests = {request.kind: request.answer for request in history.requests()}
+    assert "submitted: mine.py" in by
+    assert any(item.cost is not None and item.cost.answer_tokens for item in by.values()), "an LLM edit with its cost"
+    assert "became experiment" in requests["idea"]
+    exchanges = list((night.state / "journal" / "experiments").glob("*/exchanges.json.gz"))
+    assert exchanges, "prompts and answers are kept beside the experiment"
+
+
+@pytest.mark.slow
+def test_a_second_night_on_the_same_state_is_refused_with_the_holders_pid(night: Night) -> None:
+    process = night.start()
+    night.wait_until(trials(1))
+
+    said = night.say("run", "--profile", "cpu", "--budget", "0.5")
+
+    assert f"pid {process.pid}" in said
+
+
+def test_a_trial_by_hand_is_scored_and_its_log_is_kept(night: Night, tmp_path: Path) -> None:
+    night.say("prepare", "--profile", "cpu", "--text", str(night.text))
+    mine = tmp_path / "train.py"
+    mine.write_text("from prepare import *\nraise SystemExit('not today')\n")
+
+    said = night.say("trial", str(mine))
+
+    assert "crashed" in said
+    assert "not today" in said
+    assert "log: " in said

@@ -1,0 +1,231 @@
+"""When a night ends by itself, and its LLM at work: the researcher as a process, with a scripted trainer and Ollama."""
+
+from __future__ import annotations
+
+import signal
+from itertools import count
+
+import pytest
+
+from researcher.decision.cost import Cost, cost_of
+from researcher.decision.rules import CrashReset, Rule
+from researcher.errors import JournalError, ModelStays
+from researcher.journal.reader import History
+from researcher.journal.records import Prices, Run
+from researcher.journal.writer import Journal
+from researcher.loop.context import Goal, Lab
+from researcher.queues.trials import TrialQueue
+from researcher.repository.repository import Workspace
+from researcher.source.proposal import Proposer
+from tests.doubles.ollama_faults import SpillingServer
+from tests.doubles.ollama_server import Turn, ollama_double
+from tests.fixtures.scripted_run import ScriptedNight
+from trainer.jobs import Kind, Outcome, profile_named
+
+TRIAL_S = 0.01  # of a scripted trial
+TEN_TRIALS_H = 10 * TRIAL_S / 3600
+
+
+def run_of(night: ScriptedNight) -> Run:
+    with History(night.journal) as history:
+        run = history.run()
+    assert run is not None
+    return run
+
+
+def cost_in(night: ScriptedNight) -> Cost:
+    with History(night.journal) as history:
+        return cost_of(run_of(night), history.experiments(), history.trials())
+
+
+def cost_before_the_last_experiment(night: ScriptedNight) -> Cost:
+    with History(night.journal) as history:
+        *before, last = history.experiments()
+        trials = [trial for trial in history.trials() if trial.queued_at < last.proposed_at]
+        return cost_of(run_of(night), before, trials)
+
+
+# When a night ends
+
+
+@pytest.mark.parametrize(
+    ("goal", "measured", "cost", "reason"),
+    [
+        (Goal(), 10_000, Cost(1e9, 1e9, 0, 1e9), None),
+        (Goal(experiments=8), 7, Cost(0, 0, 0, None), None),
+        (Goal(experiments=8), 8, Cost(0, 0, 0, None), "8 of 8 experiments are measured"),
+        (Goal(hours=1), 0, Cost(3000, 599, 0, None), None),
+        (Goal(hours=1), 0, Cost(3000, 600, 0, None), "1.00 of 1 hours of trials and LLM are used"),
+        (Goal(max_cost=2.5), 0, Cost(0, 0, 0, 2.4), None),
+        (Goal(max_cost=2.5), 0, Cost(0, 0, 0, 2.51), "2.51 of 2.5 are spent"),
+        (Goal(8, 1, 2.5), 3, Cost(4000, 0, 0, 2.6), "1.11 of 1 hours of trials and LLM are used"),
+    ],
+)
+def test_the_first_limit_that_is_reached_ends_the_night_in_words(
+    goal: Goal, measured: int, cost: Cost, reason: str | None
+) -> None:
+    assert goal.reached(measured, cost) == reason
+
+
+def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    assert night.start_researcher(HOURS=TEN_TRIALS_H).wait(90) == 0, night.output()
+
+    run = run_of(night)
+    assert cost_before_the_last_experiment(night).hours < TEN_TRIALS_H <= cost_in(night).hours
+    assert run.confirmed == run.incumbent, "what was kept is confirmed or rolled back before the end"
+    assert run.ended is not None
+    assert "hours of trials and LLM are used" in run.ended
+    assert f"the night has ended: {run.ended}" in night.output()
+
+
+@pytest.mark.slow
+def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedNight) -> None:
+    night.start_trainer()
+    price = 3600  # one a second
+
+    assert night.start_researcher(PRICE_PER_HOUR=price, MAX_COST=10 * TRIAL_S).wait(90) == 0, night.output()
+    spent = cost_in(night).money
+    assert "are spent" in (run_of(night).ended or "")
+    assert night.start_researcher(PRICE_PER_HOUR=price, MAX_COST=20 * TRIAL_S).wait(90) == 0, night.output()
+
+    assert spent is not None
+    assert 10 * TRIAL_S <= spent < 20 * TRIAL_S
+    assert (cost_in(night).money or 0) >= 20 * TRIAL_S
+
+
+@pytest.mark.slow
+def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedNight) -> None:
+    night.start_trainer()
+    researcher = night.start_researcher(HOURS=2 * TEN_TRIALS_H)
+    night.wait_until(lambda history: history.measured_count() >= 3, "three experiments")
+    researcher.send_signal(signal.SIGKILL)
+    researcher.wait(10)
+
+    assert night.start_researcher(HOURS=2 * TEN_TRIALS_H).wait(90) == 0, night.output()
+
+    assert cost_before_the_last_experiment(night).hours < 2 * TEN_TRIALS_H <= cost_in(night).hours
+
+
+@pytest.mark.slow
+def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedNight) -> None:
+    night.start_trainer()
+    assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0
+    assert run_of(night).ended == "1 of 1 experiments are measured"
+
+    night.start_researcher(EXPERIMENTS=500)
+    night.wait_until(lambda history: history.measured_count() >= 2, "one more experiment")
+
+    assert run_of(night).ended is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"MAX_COST": 5}, "setting MAX_COST: Value error, MAX_COST needs a price to count with"),
+        ({"LLM": "openai"}, "setting OPENAI_BASE_URL: Value error, LLM=openai needs the address of an endpoint"),
+        ({"LLM": "none", "PROPOSER": "llm"}, "setting LLM: Value error, with LLM=none nobody can propose"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_run_begins(
+    night: ScriptedNight, settings: dict[str, object], says: str
+) -> None:
+    assert night.start_researcher(**settings).wait(30) == 2
+
+    assert says in night.output()
+    with pytest.raises(JournalError):
+        History(night.journal)
+
+
+# The LLM at work
+
+
+def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    with ollama_double([Turn(nudge="LEVEL")]) as ollama:
+        settings = {"LLM": "none", "PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "EXPERIMENTS": 2}
+        assert night.start_researcher(**settings).wait(90) == 0, night.output()
+
+    assert (ollama.calls, ollama.looks) == ([], 0)
+    assert night.output().count("no LLM, as LLM=none asks; the optimiser proposes alone") == 1
+    assert (night.bus.doing("llm") or "").startswith("none, as LLM=none asks")
+
+
+def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedNight) -> None:
+    under_way = []
+    factors = count(1)
+
+    def script(_: object) -> Turn:
+        with History(night.journal) as history:
+            under_way.append((history.running_trial(), history.open_confirmation()))
+        return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
+
+    night.start_trainer()
+    with ollama_double(script) as ollama:
+        settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 6}
+        assert night.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, night.output()
+
+    with History(night.journal) as history:
+        assert sum(item.proposer is Proposer.LLM for item in history.experiments()) >= 2
+    assert set(under_way) == {(None, None)}
+
+
+def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(night: ScriptedNight) -> None:
+    night.start_trainer()
+
+    with ollama_double([Turn(nudge="LEVEL")], kind=SpillingServer) as ollama:
+        settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 3}
+        assert night.start_researcher(PROFILE="24gb", **settings).wait(90) == 0, night.output()
+
+    words = "small does not fit beside the trainer: 3.0 of 9.0 GiB on the CPU; set MODEL or NUM_CTX smaller"
+    assert night.bus.doing("llm") == f"none: {words}; the optimiser goes on"
+    assert night.output().count(words) == 1, "said once, not with every experiment"
+    assert ollama.asked == []
+    assert [body["options"]["num_gpu"] for path, body in ollama.calls if "options" in body] == [999, 999]
+
+
+class StickyProposers:
+    """A model of theirs leaves the card at the third asking only."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def leave_card(self, _: object) -> None:
+        self.asked += 1
+        if self.asked < 3:
+            raise ModelStays("the model stays; restart Ollama")
+
+    def draft_ahead(self, _: object) -> None:
+        """Nothing."""
+
+
+def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedNight) -> None:
+    night.start_trainer()
+    journal, workspace, sticky, hours = Journal(night.journal), Workspace(night.subject), StickyProposers(), count()
+    said: list[str] = []
+    queued: list[int] = []
+    run = journal.start_run(
+        tag="night", profile="12gb", budget=300, branch="overnight/night", base_commit=workspace.head(),
+        data_sha256="d", seed=1, prices=Prices(), source="", fingerprint="f", at=0.0,
+    )  # fmt: skip
+    trial = journal.add_trial(run, journal.numbered(0).id, Kind.BASELINE, seed=1, at=1.0)
+
+    def rest() -> None:
+        queued.append(len(night.bus.queue("trials")))
+
+    lab = Lab(
+        journal=journal, workspace=workspace, trials=TrialQueue(night.bus), proposers=sticky,
+        profile=profile_named("12gb"), rule=Rule.WALK, crash_reset=CrashReset.CONFIRMED, goal=Goal(),
+        project=lambda: None, tick=lambda: None, rest=rest, say=said.append, clock=lambda: 20.0 * next(hours),
+    )  # fmt: skip
+    measured = lab.measure(trial)
+
+    assert measured.outcome is Outcome.OK
+    assert set(said) == {"trial night-0-t0-a0", "paused: the model stays; restart Ollama"}
+    assert sticky.asked == 3
+    assert queued
+    assert set(queued) == {0}
+    workspace.close()
+    journal.close()

@@ -1,0 +1,721 @@
+"""The doctor: each bad situation is one FAIL with the command that mends it, on real engines, folders and programs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from uuid import uuid4
+
+import docker
+import pytest
+from docker.errors import DockerException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.doctor import Facts, Finding, Mode, Verdict, examine, exit_code, this_machine, write_report
+from services.doctor import engine as engine_checks
+from services.doctor.environment import free_bytes
+from services.doctor.gpu import chosen, split
+from services.doctor.host import clock, packages, ports
+from services.doctor.report import without_secrets
+from services.doctor.subject import in_containers
+from services.machine.gpu_env import KEYS
+from services.machine.gpus import Card, Gpu, GpuFault
+from services.machine.state import State
+from tests import ROOT
+from tests.doubles.ollama_server import ollama_double
+from tests.doubles.openai_server import Reply, openai_double, refused, spoken
+from trainer.data.manifest import FORMAT, Manifest, write_manifest
+from trainer.jobs import PROFILES, Profile
+
+BASE_IMAGE = "overnight-test/python:3.11"
+GIB = 2**30
+H100 = Card("GPU-11111111-2222-3333-4444-555555555555", "580.95.05", Gpu("NVIDIA H100 80GB HBM3", 81559))
+A6000 = Card("GPU-66666666-7777-8888-9999-000000000000", "580.95.05", Gpu("RTX A6000", 46068))
+SHELL = {name: value for name, value in os.environ.items() if name not in {*KEYS, "DOCKER_HOST"}}
+COMMAND_WITHOUT_ENGINE = """case "$*" in
+    "compose version --short") echo 2.26.1;;
+    "buildx version") echo 0.13.1;;
+    *config*) echo '{"name": "some", "services": {"trainer": {"image": "some"}}}';;
+    *) exit 1;;
+esac"""
+MANIFEST = Manifest(
+    profile="cpu",
+    text="plays",
+    source="38 plays",
+    how_split="by play",
+    context=256,
+    vocab_size=1024,
+    rows={"train": 4321, "val": 1, "heldout": 1},
+    documents={},
+    bytes={},
+    left_out={},
+    dropped_tokens={},
+    sizes={},
+    sha256={},
+    digest="0",
+    unseen="words",
+    format=FORMAT,
+)
+
+
+@pytest.fixture
+def left_sockets() -> Iterator[None]:
+    """Collected within the test that left them, where their warning is let pass."""
+    yield
+    gc.collect()
+
+
+def leaves_a_socket(test: Callable[..., None]) -> Callable[..., None]:
+    """The SDK leaves the socket of a connection that failed to the garbage collector."""
+    ignored = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    return pytest.mark.filterwarnings(ignored)(pytest.mark.usefixtures("left_sockets")(test))
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What the checks read of this repository, to be broken; no image of its trainer is ever built."""
+    root = tmp_path / "clone"
+    (root / "services").mkdir(parents=True)
+    for name in ("compose.yaml", "gpu.env", "services/compose.cpu.yaml", "services/cpu.env"):
+        shutil.copy(ROOT / name, root / name)
+    (root / ".env").symlink_to("gpu.env")
+    edit(root / "compose.yaml", "overnight/trainer:", "overnight/never-built:")
+    return root
+
+
+@pytest.fixture
+def well(clone: Path, tmp_path: Path) -> Facts:
+    """This machine, with the clone and an empty state folder; how full its disk happens to be is no test's matter."""
+    return replace(this_machine(clone, State(tmp_path / "state"), SHELL), free_bytes=lambda _: 1000 * GIB)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def only_failure(findings: list[Finding]) -> str:
+    failed = [finding.line() for finding in findings if finding.verdict is Verdict.FAIL]
+    assert len(failed) == 1, "\n".join(finding.line() for finding in findings)
+    assert exit_code(findings) == 1
+    assert "\n" not in failed[0]
+    return failed[0]
+
+
+def named(findings: list[Finding], name: str) -> Finding:
+    return next(finding for finding in findings if finding.name == name)
+
+
+def program(folder: Path, name: str, script: str) -> str:
+    """A PATH that begins with a program of this name."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def listens_nowhere(folder: Path) -> docker.DockerClient:
+    """StoppedEngine: its socket is there, nobody listens."""
+    path = folder / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    return docker.DockerClient(base_url=f"unix://{path}")
+
+
+def forbids() -> docker.DockerClient:
+    """ForbiddenEngine: root may open every socket, so the refusal is told, not met."""
+    raise DockerException("Error while fetching server API version") from PermissionError(13, "Permission denied")
+
+
+# --- no engine -----------------------------------------------------------------------------------------------------
+
+
+@leaves_a_socket
+@pytest.mark.parametrize("mode", [Mode.CPU, Mode.GPU])
+def test_machine_without_docker_is_told_what_to_install(well: Facts, tmp_path: Path, mode: Mode) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    facts = replace(
+        well,
+        environment={"PATH": str(empty)},
+        connect=lambda: docker.DockerClient(base_url=f"unix://{tmp_path}/docker.sock"),
+        cards=lambda: [H100],
+    )
+
+    line = only_failure(examine(mode, facts))
+
+    assert "engine   Docker is not installed -> sudo apt-get install docker.io" in line
+    assert "scripts/up --local" in line
+
+
+@leaves_a_socket
+def test_engine_that_does_not_run_is_told_apart(well: Facts, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
+    facts = replace(well, environment={"PATH": path}, connect=lambda: listens_nowhere(tmp_path))
+
+    line = only_failure(examine(Mode.CPU, facts))
+
+    assert line.endswith("its engine does not run -> sudo systemctl start docker")
+
+
+def test_user_who_may_not_speak_to_the_engine_is_told_apart(well: Facts, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
+    facts = replace(well, environment={"PATH": path}, connect=forbids)
+
+    line = only_failure(examine(Mode.CPU, facts))
+
+    assert 'sudo usermod -aG docker "$USER"' in line
+
+
+@leaves_a_socket
+def test_docker_host_that_leads_nowhere_is_named(well: Facts, tmp_path: Path) -> None:
+    host = f"unix://{tmp_path}/none.sock"
+    facts = this_machine(well.root, well.state, SHELL | {"DOCKER_HOST": host})
+
+    finding, reached = engine_checks.reach(facts)
+
+    assert reached is None
+    assert (
+        finding.line()
+        == f"FAIL engine   none answers at DOCKER_HOST={host} -> unset DOCKER_HOST, or start the engine there"
+    )
+
+
+# --- with an engine ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_machine_that_is_well_has_no_failure_and_nothing_is_left_behind(well: Facts) -> None:
+    before = containers()
+
+    findings = examine(Mode.CPU, well)
+
+    assert [finding.line() for finding in findings if finding.verdict in (Verdict.FAIL, Verdict.WARN)] == []
+    assert exit_code(findings) == 0
+    assert containers() == before
+
+
+def old_compose(facts: Facts, folder: Path) -> Facts:
+    real = shutil.which("docker")
+    script = f'if [ "$1 $2" = "compose version" ]; then echo v2.20.3; else exec {real} "$@"; fi'
+    return replace(facts, environment=SHELL | {"PATH": program(folder, "docker", script)})
+
+
+def no_buildx(facts: Facts, folder: Path) -> Facts:
+    real = shutil.which("docker")
+    script = f'if [ "$1" = buildx ]; then exit 1; else exec {real} "$@"; fi'
+    return replace(facts, environment=SHELL | {"PATH": program(folder, "docker", script)})
+
+
+def full_disk(facts: Facts, _folder: Path) -> Facts:
+    return replace(facts, free_bytes=lambda _: GIB // 2)
+
+
+def unknown_key(facts: Facts, _folder: Path) -> Facts:
+    edit(facts.root / "gpu.env", "NUM_CTX=", "NUMCTX=8192")
+    return facts
+
+
+def bad_value(facts: Facts, _folder: Path) -> Facts:
+    edit(facts.root / "gpu.env", "EXPERIMENTS=", "EXPERIMENTS=a lot")
+    return facts
+
+
+def missing_gpu_env(facts: Facts, _folder: Path) -> Facts:
+    (facts.root / "gpu.env").unlink()
+    return facts
+
+
+def no_such_subject(facts: Facts, folder: Path) -> Facts:
+    edit(facts.root / "gpu.env", "SUBJECT_DIR=", f"SUBJECT_DIR={folder}/nowhere")
+    return facts
+
+
+def broken_compose_file(facts: Facts, _folder: Path) -> Facts:
+    edit(facts.root / "compose.yaml", "networks: [fetch]", "networks: [fetched]")
+    return facts
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("fault", "said", "fix"),
+    [
+        (old_compose, "compose  v2.20.3 (wanted >= 2.24.4)", "sudo apt-get install docker.io docker-compose-v2"),
+        (no_buildx, "buildx   `docker buildx` does not work", "sudo apt-get install docker-buildx"),
+        (full_disk, "disk     0.5 GiB free in ", "`docker system df` tells"),
+        (unknown_key, "NUMCTX is not a setting", "did you mean NUM_CTX?"),
+        (bad_value, "EXPERIMENTS=a lot is not a whole number", "write for example EXPERIMENTS=100"),
+        (missing_gpu_env, "gpu.env", "git checkout gpu.env"),
+        (no_such_subject, "nowhere is not there", "git clone"),
+        (broken_compose_file, "files    compose refuses them: ", "git diff compose.yaml"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_one_fault_is_one_failure_with_what_mends_it(
+    well: Facts, tmp_path: Path, fault: Callable[[Facts, Path], Facts], said: str, fix: str
+) -> None:
+    line = only_failure(examine(Mode.CPU, fault(well, tmp_path / "bin")))
+
+    found, arrow, mends = line.partition(" -> ")
+    assert arrow
+    assert said in found
+    assert fix in mends
+
+
+@pytest.mark.docker
+def test_port_that_another_program_holds_is_named(well: Facts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        edit(
+            well.root / "services/compose.cpu.yaml",
+            "  researcher:\n",
+            f'  redis: {{ports: ["127.0.0.1:{number}:6379"]}}\n  researcher:\n',
+        )
+
+        line = only_failure(examine(Mode.CPU, well))
+
+    assert f"127.0.0.1:{number} is taken -> sudo ss -ltnp 'sport = :{number}'" in line
+
+
+@pytest.mark.docker
+def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Facts) -> None:
+    facts = replace(well, cards=lambda: [H100])
+
+    line = only_failure(examine(Mode.GPU, facts))
+
+    assert "toolkit  the engine has no NVIDIA runtime" in line
+    assert " -> sudo apt-get install nvidia-container-toolkit && " in line
+
+
+@pytest.mark.docker
+def test_split_that_cannot_fit_is_refused_with_its_arithmetic(well: Facts, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "nvidia-container-runtime-hook", "exit 0")
+    (well.root / "gpu.local.env").write_text("PROFILE=48gb\nTRAINER_CAP_MIB=35840\n")
+    facts = replace(well, cards=lambda: [A6000], environment=SHELL | {"PATH": path})
+
+    line = only_failure(examine(Mode.GPU, facts))
+
+    assert "split    profile 48gb: 46068 total - 12288 LLM - 35840 trainer - 2048 margin = -4108 MiB" in line
+    assert " -> lower TRAINER_CAP_MIB to 31732, in gpu.env or gpu.local.env" in line
+
+
+@pytest.mark.docker
+def test_card_that_no_container_gets_is_told_and_the_container_is_removed() -> None:
+    before = containers()
+    with closing(docker.from_env()) as client:
+        finding = engine_checks.card_inside(engine_checks.Engine(client, client.info()), BASE_IMAGE, "")
+
+    assert finding.verdict is Verdict.FAIL
+    assert "no container gets the card: could not select device driver" in finding.found
+    assert "nvidia-ctk runtime configure" in finding.fix
+    assert containers() == before
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Facts]:
+    """A stack that is up: an `ollama` which has one model, and a `data` whose volume holds what the test puts there."""
+    root = tmp_path / "toy"
+    (root / "services").mkdir(parents=True)
+    shutil.copy(ROOT / "gpu.env", root / "gpu.env")
+    shutil.copy(ROOT / "services/cpu.env", root / "services/cpu.env")
+    (root / ".env").symlink_to("gpu.env")
+    program(root / "bin", "ollama", "printf 'NAME  ID  SIZE\\nqwen3.5:4b  abc  3.4 GB\\nother:latest  def  1 GB\\n'")
+    (root / "text").mkdir()
+    (root / "services/compose.cpu.yaml").write_text("services: {}\n")
+    (root / "compose.yaml").write_text(
+        f"name: doctor-{uuid4().hex[:8]}\n"
+        f"x-any: &any {{image: '{BASE_IMAGE}', init: true, network_mode: none, stop_grace_period: 1s}}\n"
+        "services:\n"
+        "  ollama: {<<: *any, command: [sleep, infinity], volumes: ['./bin/ollama:/usr/local/bin/ollama:ro']}\n"
+        "  data: {<<: *any, command: ['true'], volumes: ['./text:/state/data']}\n"
+        "  trainer: {<<: *any, command: [sleep, infinity]}\n"
+    )
+    facts = this_machine(root, State(tmp_path / "state"), SHELL)
+    try:
+        compose(facts, "up", "--detach", "--quiet-pull")
+        with closing(docker.from_env()) as client:
+            for each in client.containers.list(
+                all=True, filters={"label": f"com.docker.compose.project={project_of(root)}"}
+            ):
+                if each.labels["com.docker.compose.service"] == "data":
+                    each.wait(timeout=60)
+        yield facts
+    finally:
+        compose(facts, "down", "--volumes", "--timeout", "1")
+
+
+def project_of(root: Path) -> str:
+    return (root / "compose.yaml").read_text().split()[1]
+
+
+def compose(facts: Facts, *arguments: str) -> None:
+    answer = facts.run("docker", "compose", *arguments)
+    assert answer.returncode == 0, answer.stderr
+
+
+def containers() -> set[str]:
+    with closing(docker.from_env()) as client:
+        return {each.id for each in client.containers.list(all=True) if "com.docker.compose.project" not in each.labels}
+
+
+@pytest.mark.docker
+def test_stack_that_is_up_is_asked_for_its_model_and_its_text(toy: Facts) -> None:
+    write_manifest(toy.root / "text", MANIFEST)
+
+    findings = examine(Mode.CPU, toy)
+
+    assert named(findings, "model").line() == "ok   model    qwen3.5:4b"
+    assert named(findings, "data").line() == "ok   data     plays, 4321 rows to train on"
+    assert exit_code(findings) == 0
+
+
+@pytest.mark.docker
+def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it_and_keeps_nothing_from_starting(
+    toy: Facts,
+) -> None:
+    write_manifest(toy.root / "text", MANIFEST)
+    (toy.root / "gpu.local.env").write_text("MODEL=qwen3.5:27b\n")
+
+    findings = examine(Mode.CPU, toy)
+
+    assert exit_code(findings) == 0
+    assert named(findings, "model").line() == (
+        "warn model    ollama has no qwen3.5:27b: the optimiser works alone"
+        " -> docker compose -f compose.yaml -f services/compose.cpu.yaml up model, or set another MODEL"
+    )
+
+
+@pytest.mark.docker
+def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_failure(toy: Facts) -> None:
+    missing = named(examine(Mode.CPU, toy), "data")
+    (toy.root / "text" / "manifest.json").write_text("{}")
+    damaged = only_failure(examine(Mode.CPU, toy))
+
+    assert (missing.verdict, missing.found) == (Verdict.WARN, "the volume holds no prepared text")
+    assert missing.fix.endswith("up data")
+    assert "data     the manifest is damaged" in damaged
+    assert f"docker volume rm {project_of(toy.root)}_data" in damaged
+
+
+# --- the card ------------------------------------------------------------------------------------------------------
+
+
+def test_driver_older_than_our_torch_needs_is_refused(well: Facts, tmp_path: Path) -> None:
+    old = H100._replace(driver="570.124.06")
+    facts = replace(well, cards=lambda: [old], environment={"PATH": str(tmp_path)}, connect=forbids)
+
+    driver = named(examine(Mode.GPU, facts), "driver")
+
+    assert driver.line().startswith("FAIL driver   570.124.06 (wanted >= 580) -> install NVIDIA's driver 580 or newer")
+
+
+def broken_driver() -> list[Card]:
+    raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch. Repair the driver, or ...")
+
+
+def test_broken_driver_is_no_missing_card(well: Facts) -> None:
+    facts = replace(well, cards=broken_driver, connect=forbids)
+
+    driver = named(examine(Mode.GPU, facts), "driver")
+
+    assert driver.found == "nvidia-smi fails: exit code 9: driver/library version mismatch"
+    assert "or without a card: scripts/up --cpu" in driver.fix
+
+
+def test_card_that_gpu_env_names_and_the_machine_lacks_is_told_with_those_it_has() -> None:
+    finding, card = chosen([H100], A6000.uuid)
+
+    assert card is None
+    assert finding.verdict is Verdict.FAIL
+    assert finding.fix == f"set GPU_UUID in gpu.env to one of {H100.uuid}"
+
+
+def test_card_is_the_named_one_else_the_first() -> None:
+    assert chosen([H100, A6000], A6000.uuid)[1] == A6000
+    assert chosen([H100, A6000], "")[1] == H100
+
+
+@pytest.mark.parametrize(
+    "profile", [profile for profile in PROFILES.values() if profile.device == "cuda"], ids=lambda profile: profile.name
+)
+def test_every_profile_fits_the_smallest_card_it_is_for(profile: Profile) -> None:
+    card = H100._replace(gpu=Gpu("a card", round(profile.card_gib * 1024)))
+
+    assert split(card, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Verdict.OK
+
+
+def test_split_counts_no_llm_where_there_is_none() -> None:
+    cap = {"PROFILE": "48gb", "TRAINER_CAP_MIB": "44000"}
+
+    assert split(A6000, cap | {"LLM": "ollama"}).verdict is Verdict.FAIL
+    assert split(A6000, cap | {"LLM": "none"}).verdict is Verdict.OK
+
+
+def test_card_that_no_profile_fits_is_sent_to_the_processor() -> None:
+    finding = split(H100._replace(gpu=Gpu("GeForce GTX 1650", 4096)), {"PROFILE": "auto", "LLM": "ollama"})
+
+    assert finding.line() == "FAIL split    no profile fits a card of 4096 MiB -> scripts/up --cpu"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"Runtimes": {"runc": {}, "nvidia": {}}},
+        {"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
+    ],
+)
+def test_engine_that_can_give_a_card_is_known_by_runtime_or_cdi(well: Facts, facts: dict[str, object]) -> None:
+    with closing(docker.DockerClient(version="1.41")) as unconnected:
+        assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).verdict is Verdict.OK
+
+
+# --- the user's own subject ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Of the user who runs the tests."""
+    folder = tmp_path / "subject"
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    (folder / "train.py").write_text("LR = 1\n")
+    return folder
+
+
+def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(well: Facts, repository: Path) -> None:
+    mine = os.getuid()
+    held = {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "4242:4243"}
+
+    finding = in_containers(well, held)
+
+    assert finding.verdict is Verdict.FAIL
+    assert finding.found == f"{repository} is owned by {mine}, and the researcher is 4242"
+    if mine == 0:
+        assert finding.fix == f"sudo chown -R 4242:4243 {repository} && sudo chmod u+rwx {repository}"
+    else:
+        assert finding.fix == f"set RESEARCHER_USER={mine}:{os.getgid()} in gpu.env"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives folders to other users")
+@pytest.mark.parametrize(
+    ("owned", "mode", "verdict", "fix"),
+    [
+        ([".", ".git", "train.py"], 0o755, Verdict.OK, ""),
+        ([".", ".git", "train.py"], 0o000, Verdict.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
+        (["."], 0o755, Verdict.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
+    ],
+    ids=["its own", "closed", "in parts"],
+)
+def test_subject_must_be_the_researchers_as_a_whole(
+    well: Facts, repository: Path, owned: list[str], mode: int, verdict: Verdict, fix: str
+) -> None:
+    for part in owned:
+        os.chown(repository / part, 1000, 1001)
+    repository.chmod(mode)
+
+    finding = in_containers(well, {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "1000:1001"})
+
+    assert finding.verdict is verdict
+    assert finding.fix == fix.replace("{}", str(repository))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives folders to other users")
+def test_subject_of_another_user_who_is_not_root_is_answered_with_that_user(well: Facts, repository: Path) -> None:
+    for path in (repository, repository / ".git", repository / "train.py"):
+        os.chown(path, 1007, 1008)
+
+    finding = in_containers(well, {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "1000:1000"})
+
+    assert finding.fix == "set RESEARCHER_USER=1007:1008 in gpu.env"
+
+
+@pytest.mark.parametrize(("removed", "said"), [(".git", "is no git repository"), ("train.py", "holds no train.py")])
+def test_folder_that_is_no_subject_is_told(well: Facts, repository: Path, removed: str, said: str) -> None:
+    path = repository / removed
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    finding = in_containers(well, {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "1000:1000"})
+
+    assert finding.verdict is Verdict.FAIL
+    assert said in finding.found
+
+
+def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(well: Facts, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    finding = in_containers(well, {"SUBJECT_DIR": str(empty), "RESEARCHER_USER": "1000:1000"})
+
+    assert finding.verdict is Verdict.FAIL
+    assert "is no git repository" in finding.found
+
+
+# --- local mode ----------------------------------------------------------------------------------------------------
+
+
+def test_local_mode_needs_no_docker_and_no_card(well: Facts) -> None:
+    facts = replace(well, cards=list, connect=forbids)
+
+    findings = examine(Mode.LOCAL, facts)
+
+    assert exit_code(findings) == 0
+    assert named(findings, "driver").found == "no NVIDIA card: the profile is cpu"
+    assert not facts.state.root.exists()
+
+
+def test_local_mode_without_git_is_told_what_to_install(well: Facts, tmp_path: Path) -> None:
+    facts = replace(well, cards=list, environment={"PATH": str(tmp_path)})
+
+    assert only_failure(examine(Mode.LOCAL, facts)) == "FAIL git      not installed -> sudo apt-get install git"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others' candidates run as themselves")
+def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well: Facts, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "user")
+
+    assert finding.verdict is Verdict.WARN
+    assert "may not enter " in finding.found
+    assert "--state /var/lib/overnight" in finding.fix
+
+
+def test_full_disk_in_local_mode_is_told_with_another_place(well: Facts) -> None:
+    facts = replace(well, cards=list, free_bytes=lambda _: GIB // 2)
+
+    assert "0.5 GiB free in " in only_failure(examine(Mode.LOCAL, facts))
+
+
+def test_damaged_text_in_local_mode_is_told(well: Facts) -> None:
+    well.state.data.mkdir(parents=True)
+    (well.state.data / "manifest.json").write_text("{")
+
+    line = only_failure(examine(Mode.LOCAL, replace(well, cards=list)))
+
+    assert f"data     the manifest is damaged (1 faults) -> rm -r {well.state.data}" in line
+
+
+@pytest.mark.parametrize(("model", "verdict"), [("small", Verdict.OK), ("large:9b", Verdict.WARN)])
+def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
+    well: Facts, model: str, verdict: Verdict
+) -> None:
+    with ollama_double([], model="small:latest") as server:
+        environment = SHELL | {"OLLAMA_HOST": server.url, "MODEL": model}
+        findings = examine(Mode.LOCAL, replace(well, cards=list, environment=environment))
+
+    assert named(findings, "model").verdict is verdict
+    assert exit_code(findings) == 0
+    if verdict is Verdict.WARN:
+        assert named(findings, "model").fix == "overnight pull large:9b"
+
+
+@pytest.mark.parametrize(
+    ("models", "verdict", "says"),
+    [
+        (Reply(body='{"data": []}'), Verdict.OK, "m is asked for at http://127.0.0.1"),
+        (refused(401, "no such key"), Verdict.WARN, "refuses the key (401; no key was given): no such key"),
+    ],
+)
+def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
+    well: Facts, models: Reply, verdict: Verdict, says: str
+) -> None:
+    with openai_double(spoken("")) as server:
+        server.models = models
+        shell = SHELL | {"LLM": "openai", "MODEL": "m", "OPENAI_BASE_URL": server.url}
+        findings = examine(Mode.LOCAL, replace(well, cards=list, environment=shell))
+        (model,) = [finding for finding in findings if finding.name == "model"]
+
+    assert model.verdict is verdict
+    assert says in model.found
+    assert server.questions == []
+
+
+def test_night_without_an_llm_asks_for_no_model(well: Facts) -> None:
+    findings = examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | {"LLM": "none"}))
+
+    assert named(findings, "model").verdict is Verdict.SKIP
+
+
+def without_torch(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+def test_environment_without_torch_or_with_one_that_cannot_use_the_card_is_refused() -> None:
+    assert packages([], without_torch).fix == "scripts/setup run"
+    assert packages([], lambda _: "2.13.0+cpu").verdict is Verdict.OK
+    assert packages([H100], lambda _: "2.13.0+cpu").verdict is Verdict.FAIL
+    assert packages([H100], lambda _: "2.13.0").verdict is Verdict.OK
+
+
+def test_clock_behind_the_newest_file_is_a_warning(well: Facts) -> None:
+    assert clock(well).verdict is Verdict.OK
+    behind = clock(replace(well, now=datetime.now(UTC) - timedelta(days=400)))
+    assert (behind.verdict, behind.fix) == (Verdict.WARN, "sudo timedatectl set-ntp true")
+
+
+def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    assert abs(free_bytes(tmp_path / "not" / "yet") - shutil.disk_usage(tmp_path).free) < GIB
+
+
+def test_port_that_the_stack_itself_listens_on_is_not_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        port = ("127.0.0.1", ours.getsockname()[1])
+
+        assert ports([port], {port})[0].verdict is Verdict.OK
+        assert ports([port], set())[0].verdict is Verdict.FAIL
+
+
+# --- what is told --------------------------------------------------------------------------------------------------
+
+
+@given(st.builds(Finding, st.text(), st.sampled_from(Verdict), st.text(), st.text(), st.text()))
+def test_finding_is_one_line_whatever_it_quotes(finding: Finding) -> None:
+    assert len(finding.line().splitlines()) == 1
+
+
+def test_report_holds_findings_versions_and_settings_and_no_secret(well: Facts, tmp_path: Path) -> None:
+    home = tmp_path / "home" / "ada"
+    with (well.root / "gpu.env").open("a") as file:
+        file.write("OPENAI_API_KEY=sk-verysecretindeed1234567890\nREDIS_URL=redis://me:hunter2@cache:6379\n")
+    edit(well.root / "gpu.env", "SUBJECT_DIR=", f"SUBJECT_DIR={home}/subject")
+    facts = replace(well, environment=SHELL | {"HOME": str(home)}, cards=list, connect=forbids)
+    report = tmp_path / "report.txt"
+
+    findings = examine(Mode.CPU, facts)
+    write_report(report, Mode.CPU, findings, facts)
+
+    text = report.read_text()
+    assert "FAIL gpu.env  line " in text
+    assert "docker 7" in text
+    assert "SUBJECT_DIR=~/subject" in text
+    assert "OPENAI_API_KEY=[left out]" in text
+    assert "redis://[left out]@cache:6379" in text
+    assert not [secret for secret in ("verysecret", "hunter2", "ada") if secret in text]
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=16, max_size=40))
+def test_what_looks_like_a_secret_is_left_out_wherever_it_stands(secret: str) -> None:
+    for text in (f"X_TOKEN={secret}", f"password: {secret}", f"api_key = {secret} end", f"http://u:{secret}@h/"):
+        assert secret not in without_secrets(text, "")
+
+
+def test_the_command_examines_local_mode_and_writes_the_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.txt"
+    command = [sys.executable, "-m", "services.cli", "doctor", "--state", tmp_path / "state", "--report", report]
+
+    answer = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 0, answer.stdout
+    assert answer.stdout.splitlines()[0].startswith("ok   git ")
+    assert report.read_text().startswith("overnight doctor, mode local, ")

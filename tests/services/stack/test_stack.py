@@ -1,0 +1,430 @@
+"""The operator's modules on a real engine, with a toy stack whose `overnight` is a script; the pure parts as tables.
+
+The tests marked `docker` need an engine and the local base image: scripts/dev/docker-engine makes both.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import docker
+import pytest
+import yaml
+from rich.console import Console
+from typer.main import get_command
+
+from services.__main__ import app
+from services.compose import Container, Stack, StackError
+from services.doctor import Mode
+from services.machine.gpu_env import KEYS
+from services.stack.changes import changes, times
+from services.stack.digests import NoImages, digest_in, pin
+from services.stack.follow import Ending, run_after, watch_night
+from services.stack.results import fetch, unpack
+from services.stack.up import Wish, bring_up
+from tests import ROOT
+
+TOY = """\
+services:
+  once:
+    image: overnight-test/python:3.11
+    command: ["true"]
+    restart: "no"
+  researcher:
+    image: overnight-test/python:3.11
+    init: true
+    command: ["sleep", "infinity"]
+    restart: unless-stopped
+    stop_grace_period: 1s
+    environment: {EXPERIMENTS: "${EXPERIMENTS:-}"}
+    tmpfs: [/tmp]
+    volumes: [./shared:/shared, journal:/journal, ./overnight:/usr/local/bin/overnight:ro]
+    depends_on: {once: {condition: service_completed_successfully}}
+    healthcheck: {test: ["CMD", "sh", "-c", "cat /shared/health"], interval: 200ms, retries: 1}
+  ollama:
+    image: overnight-test/python:3.11
+    profiles: [ollama]
+    init: true
+    command: ["sleep", "infinity"]
+    stop_grace_period: 1s
+volumes:
+  journal: {}
+"""
+OVERNIGHT = """\
+#!/bin/sh
+case "$1 $2" in
+    "status --follow")
+        touch /shared/watching
+        until [ -e /shared/over ]; do sleep 0.1; done
+        exit "$(cat /shared/over)" ;;
+    "export --to") mkdir "$3" && echo tsv >"$3/results.tsv" && echo git >"$3/subject.bundle" ;;
+    *) echo "overnight: no such night" >&2; exit 2 ;;
+esac
+"""
+BEGAN = datetime(2026, 11, 22, 20, tzinfo=UTC)
+WISH = Wish(Mode.GPU, {}, None)
+
+
+class Toy:
+    """A folder with a compose.yaml in it, and the stack of that name."""
+
+    def __init__(self, folder: Path, stack: Stack) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.shared = folder / "shared"
+        self.shared.mkdir(parents=True)
+        (folder / "compose.yaml").write_text(TOY)
+        (folder / "overnight").write_text(OVERNIGHT)
+        (folder / "overnight").chmod(0o755)
+        (self.shared / "health").write_text("awake\n")
+
+    def up(self, **limits: str) -> str:
+        """What bringing it up says."""
+        return said(lambda console: bring_up(replace(WISH, limits=limits), self.stack, self.folder, console))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[docker.DockerClient]:
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def toy(tmp_path: Path, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
+    name = f"overnight-toy-{uuid4().hex[:8]}"
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", name)
+    monkeypatch.setenv("COMPOSE_PROFILES", "ollama")
+    made = Toy(tmp_path / "toy", Stack(name, engine))
+    yield made
+    subprocess.run(["docker", "compose", "-p", name, "down", "--volumes"], cwd="/", check=True, capture_output=True)
+
+
+def said(act: Callable[[Console], object]) -> str:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    act(console)
+    return console.export_text()
+
+
+@pytest.mark.docker
+def test_second_up_changes_nothing_and_says_so_and_a_changed_limit_renews_who_reads_it(toy: Toy) -> None:
+    first, second, third = toy.up(), toy.up(), toy.up(EXPERIMENTS="5")
+
+    assert first.startswith("ollama started, once started, researcher started\nup: images ")
+    assert second.startswith("already up: nothing changed\nnext ")
+    assert third.startswith("researcher made anew\n")
+
+
+@pytest.mark.docker
+def test_what_is_up_is_also_what_a_bare_docker_compose_up_wants(toy: Toy) -> None:
+    toy.up()
+    before = toy.stack.containers()
+
+    subprocess.run(["docker", "compose", "up", "--detach"], cwd=toy.folder, check=True, capture_output=True)
+
+    assert changes(before, toy.stack.containers()) == []
+
+
+@pytest.mark.docker
+def test_what_does_not_get_healthy_is_told_with_what_its_check_said(toy: Toy) -> None:
+    (toy.shared / "health").unlink()
+    console = Console(width=200, file=io.StringIO(), record=True)
+
+    with pytest.raises(StackError, match="not everything came up"):
+        bring_up(WISH, toy.stack, toy.folder, console)
+
+    assert "researcher running, unhealthy: cat: /shared/health: No such file" in console.export_text()
+
+
+@pytest.mark.docker
+def test_down_needs_no_compose_file_and_no_profile_and_keeps_the_volumes(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.up()
+    (toy.folder / "compose.yaml").write_text("no longer: valid\n")
+    monkeypatch.delenv("COMPOSE_PROFILES")
+
+    code = toy.stack.down()
+
+    assert code == 0
+    assert toy.stack.containers() == []
+    assert toy.stack.volumes() == ["journal"]
+
+
+@pytest.mark.docker
+def test_the_view_goes_on_over_a_restarted_researcher_until_the_night_is_over(toy: Toy) -> None:
+    toy.up()
+    rests = 0
+
+    def restart() -> None:
+        while not (toy.shared / "watching").exists():
+            time.sleep(0.05)
+        toy.stack.engine.containers.get(toy.stack.container("researcher").id).restart(timeout=0)
+
+    def rest() -> None:
+        nonlocal rests
+        rests += 1
+        (toy.shared / "over").write_text("0")
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    ending = watch_night(toy.stack, Console(file=io.StringIO()), terminal=False, rest=rest)
+    thread.join()
+
+    assert ending is Ending.OVER
+    assert rests >= 1
+
+
+@pytest.mark.docker
+def test_the_view_ends_when_the_stack_is_taken_down(toy: Toy) -> None:
+    toy.up()
+    toy.stack.down()
+
+    ending = watch_night(toy.stack, Console(file=io.StringIO()), terminal=False, rest=lambda: None)
+
+    assert ending is Ending.GONE
+
+
+@pytest.mark.docker
+def test_how_the_view_ended_is_told_apart(toy: Toy) -> None:
+    toy.up()
+
+    for code, ending in ((0, Ending.OVER), (3, Ending.REFUSED), (130, Ending.LEFT)):
+        (toy.shared / "over").write_text(str(code))
+        assert watch_night(toy.stack, Console(file=io.StringIO()), terminal=False) is ending
+
+
+@pytest.mark.docker
+def test_results_come_out_of_a_folder_in_memory_and_leave_nothing_there(toy: Toy, tmp_path: Path) -> None:
+    toy.up()
+
+    names = fetch(toy.stack, tmp_path / "night")
+
+    assert names == ["results.tsv", "subject.bundle"]
+    assert (tmp_path / "night" / "results.tsv").read_text() == "tsv\n"
+    assert toy.stack.output("researcher", "ls", "/tmp") == b""
+
+
+@pytest.mark.docker
+def test_a_command_that_fails_inside_is_an_error_with_its_last_words(toy: Toy) -> None:
+    toy.up()
+
+    with pytest.raises(StackError, match=r"^overnight: no such night$"):
+        toy.stack.output("researcher", "overnight", "log")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("verb", [("status",), ("logs",), ("results", "there")])
+def test_without_a_stack_a_command_is_one_line_with_the_next_step(verb: tuple[str, ...]) -> None:
+    answer = services(*verb, COMPOSE_PROJECT_NAME="overnight-never-up")
+
+    assert answer.returncode == 2
+    assert len(answer.stdout.splitlines()) == 1
+    assert "next: scripts/" in answer.stdout
+
+
+@pytest.mark.docker
+def test_a_stack_of_the_same_name_from_another_clone_is_left_alone(toy: Toy) -> None:
+    toy.up()
+    before = toy.stack.containers()
+
+    answer = services("down", COMPOSE_PROJECT_NAME=toy.stack.project)
+
+    assert answer.returncode == 2
+    assert f"is up from {toy.folder}" in answer.stdout
+    assert toy.stack.containers() == before
+
+
+@pytest.mark.parametrize("verb", [("status",), ("down",), ("logs", "redis"), ("results", "there"), ("digests",)])
+def test_without_an_engine_every_command_is_one_line_with_the_next_step(verb: tuple[str, ...]) -> None:
+    answer = services(*verb, DOCKER_HOST="unix:///no/engine.sock")
+
+    assert answer.returncode == 2
+    assert len(answer.stdout.splitlines()) == 1
+    assert "none answers at DOCKER_HOST=unix:///no/engine.sock; next: " in answer.stdout
+
+
+def test_a_command_for_the_end_of_the_night_is_not_taken_by_who_does_not_wait_for_it() -> None:
+    answer = services("up", "--cpu", "--detach", "--then", "poweroff")
+
+    assert answer.returncode == 2
+    assert "leave --detach out" in answer.stdout
+
+
+def services(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "services", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_at_the_end_runs_in_a_shell_and_its_exit_code_is_reported() -> None:
+    assert "exit 7: ended with 7" in said(lambda console: run_after("exit 7", console))
+
+
+def container(service: str, **changed: object) -> Container:
+    plain = Container(
+        service=service,
+        id=f"{service}-1",
+        image="i",
+        state="running",
+        exit_code=0,
+        health="healthy",
+        said="",
+        is_one_shot=False,
+        started_at=BEGAN,
+        finished_at=datetime.min.replace(tzinfo=UTC),
+        folder=Path("/clone"),
+        files=(),
+    )
+    return replace(plain, **changed)  # type: ignore[arg-type]
+
+
+LATER = BEGAN + timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ([], [container("redis")], ["redis started"]),
+        ([container("redis")], [container("redis")], []),
+        ([container("redis")], [container("redis", id="2")], ["redis made anew"]),
+        ([container("redis")], [container("redis", started_at=LATER)], ["redis started again"]),
+        ([container("data", is_one_shot=True)], [container("data", is_one_shot=True, started_at=LATER)], []),
+        ([container("data", is_one_shot=True)], [container("data", is_one_shot=True, id="2")], ["data made anew"]),
+        ([container("ollama"), container("redis")], [container("redis")], ["ollama removed"]),
+    ],
+)
+def test_what_changed_is_told_by_service(before: list[Container], after: list[Container], told: list[str]) -> None:
+    assert changes(before, after) == told
+
+
+def test_times_are_those_of_this_call_and_name_the_one_shots_that_took_long() -> None:
+    def second(seconds: float) -> datetime:
+        return BEGAN + timedelta(seconds=seconds)
+
+    after = [
+        container("redis", started_at=second(-500)),
+        container("secrets", is_one_shot=True, state="exited", started_at=second(60), finished_at=second(60.4)),
+        container("data", is_one_shot=True, state="exited", started_at=second(61), finished_at=second(92)),
+        container("trainer", started_at=second(92)),
+    ]
+
+    assert times(BEGAN, second(105), after) == "images 1:00, then healthy after 45 s (data 31 s)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "is_well"),
+    [
+        ({}, "running, healthy", True),
+        ({"health": None}, "running", True),
+        ({"health": "unhealthy"}, "running, unhealthy", False),
+        ({"health": "starting"}, "running, starting", False),
+        ({"state": "exited", "exit_code": 137}, "exited with 137", False),
+        ({"state": "exited", "exit_code": 0}, "exited with 0", False),
+        ({"state": "exited", "is_one_shot": True}, "done", True),
+        ({"state": "exited", "is_one_shot": True, "exit_code": 1}, "exited with 1", False),
+        ({"state": "restarting"}, "restarting", False),
+        ({"state": "created", "health": None}, "not started: it waits for others", False),
+    ],
+)
+def test_a_container_is_told_in_words(changed: dict[str, object], words: str, is_well: bool) -> None:
+    found = container("trainer", **changed)
+
+    assert (found.in_words(), found.is_well) == (words, is_well)
+
+
+PINNED = "sha256:" + "a" * 64
+OTHER = "sha256:" + "b" * 64
+COMPOSE = f"""\
+name: overnight
+
+x-images:
+  redis: &redis-image redis:8.2.3
+  ollama: &ollama-image ollama/ollama:0.32.15
+  python: &python-image python:3.11-slim@{OTHER}
+
+services:
+  redis: &redis {{image: redis:8.2.3}}
+"""
+
+
+def test_digests_are_written_where_images_are_pinned_and_nowhere_else() -> None:
+    pinned = pin(COMPOSE, {"redis:8.2.3": PINNED, "python:3.11-slim": PINNED}.get)
+
+    assert pinned.text == COMPOSE.replace("&redis-image redis:8.2.3", f"&redis-image redis:8.2.3@{PINNED}")
+    assert pinned.told == (
+        f"redis:8.2.3 is pinned to {PINNED}",
+        "ollama/ollama:0.32.15 was not pulled by this engine; next: docker pull ollama/ollama:0.32.15",
+        f"python:3.11-slim is pinned already, to another: {OTHER}",
+    )
+    assert pin(pinned.text, {"redis:8.2.3": PINNED}.get).text == pinned.text
+
+
+def test_every_image_that_compose_yaml_pins_is_found() -> None:
+    told = pin((ROOT / "compose.yaml").read_text(), lambda _: None).told
+
+    assert len(told) == 3
+
+
+def test_a_file_without_the_block_is_refused() -> None:
+    with pytest.raises(NoImages):
+        pin("services: {}\n", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("references", "digest"),
+    [
+        ([f"ollama/ollama@{PINNED}"], PINNED),
+        ([f"mirror/ollama@{OTHER}", f"ollama/ollama@{PINNED}"], PINNED),
+        ([f"mirror/ollama@{OTHER}"], None),
+        ([], None),
+    ],
+)
+def test_a_digest_is_that_of_the_name_the_image_was_pulled_by(references: list[str], digest: str | None) -> None:
+    assert digest_in(references, "ollama/ollama:0.32.15") == digest
+
+
+def test_what_comes_out_of_a_container_stays_in_the_folder(tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in ("./results.tsv", "../../outside", "/etc/absolute"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+
+    names = unpack(archive.getvalue(), tmp_path / "a" / "folder")
+
+    assert names == ["absolute", "outside", "results.tsv"]
+    assert sorted(path.name for path in (tmp_path / "a" / "folder").iterdir()) == names
+
+
+def test_the_cloud_example_calls_what_there_is_and_sets_what_is_read() -> None:
+    example = yaml.safe_load((ROOT / "services" / "cloud-init.yaml").read_text())
+    (unit,) = (file["content"] for file in example["write_files"])
+    (call,) = re.findall(r"^ExecStart=/opt/overnight/(.*)$", unit, re.MULTILINE)
+    script, *arguments = shlex.split(call)
+    (name,) = re.findall(r"s/\^(\w+)=", " ".join(example["runcmd"]))
+
+    known = {option for parameter in get_command(app).commands["up"].params for option in parameter.opts}
+
+    assert (ROOT / script).exists()
+    assert {word for word in arguments if word.startswith("--")} <= known
+    assert name in KEYS

