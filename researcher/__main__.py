@@ -47,7 +47,7 @@ from researcher.repository.repository import EDITABLE, Workspace
 from researcher.settings import Settings, faults
 from researcher.source.validation import fingerprint
 from researcher.wiring import first_llm, lease, stronger_llm
-from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, foreign
+from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, unknown_jobs_text
 
 logger = logging.getLogger("researcher")
 
@@ -153,7 +153,7 @@ def _lab(
         refused = RequestJob.refused
         desk.serve()
         if RequestJob.refused > refused:
-            voice.say("desk", foreign(RequestJob.refused, REQUESTS))
+            voice.say("desk", unknown_jobs_text(RequestJob.refused, REQUESTS))
         switch.look()
 
     def rest() -> None:

@@ -14,9 +14,9 @@ from services.machine.state import State, StateError
 from services.machine.subject import render_subject
 from services.views.client import DoorError, is_running
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
-from trainer.sandbox.candidate_user import AUTO, WorkFolderRefused, move_in
+from trainer.sandbox.candidate_user import AUTO, WorkFolderRefused, acquire
 from trainer.sandbox.cleanup import NotSwept
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 
@@ -43,7 +43,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     )
     state.trials.mkdir(mode=0o700, exist_ok=True)
     try:
-        tenancy = move_in(state.work, state.data, AUTO)
+        tenancy = acquire(state.work, state.data, AUTO)
     except (WorkFolderRefused, NotSwept) as refusal:
         raise DoorError(str(refusal)) from refusal
     if tenancy.reason is not None:
@@ -55,7 +55,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         def report(progress: Progress) -> None:
             bars.update(task, description=progress.phase, completed=progress.progress)
 
-        places = Places(state.data, state.trials, state.work, user=tenancy.user)
+        places = WorkerConfig(state.data, state.trials, state.work, user=tenancy.user)
         try:
             result = run_trial(spec, places, report, lambda: False)
         finally:

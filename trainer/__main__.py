@@ -15,15 +15,15 @@ import redis
 from trainer.candidate.runner import CONTEXT_MIB
 from trainer.jobs import PROFILES, Bus, connect
 from trainer.sandbox import syscalls
-from trainer.sandbox.candidate_user import AUTO, Tenancy, WorkFolderRefused, move_in
+from trainer.sandbox.candidate_user import AUTO, SandboxUser, WorkFolderRefused, acquire
 from trainer.sandbox.cleanup import NotSwept
 from trainer.sandbox.launch import User, UserRefused
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.selftest import Unsafe, try_walls
 from trainer.trial import disk_space
-from trainer.worker.job_functions import Station, take_station
+from trainer.worker.job_functions import WorkerState, configure
 from trainer.worker.orphaned_jobs import take_over
-from trainer.worker.rq_worker import CHECKS_DRAFTS, TRAINS, Duty, OneQueueWorker
+from trainer.worker.rq_worker import DRY_RUN_ROLE, TRIAL_ROLE, OneQueueWorker, Role
 
 log = logging.getLogger("trainer")
 
@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Start the worker; the exit code."""
     syscalls.become_undumpable()  # before the password is read; the forks that supervise stay so
     options = _options(arguments)
-    duty: Duty = CHECKS_DRAFTS if options.checks else TRAINS
-    if duty is CHECKS_DRAFTS:
+    duty: Role = DRY_RUN_ROLE if options.checks else TRIAL_ROLE
+    if duty is DRY_RUN_ROLE:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything looks: neither we nor a candidate of ours has a card
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"{duty.name}-{socket.gethostname()}-{os.getpid()}"
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.trials is not None:
         options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        tenancy = move_in(work, options.data, options.candidate_user)
-        places = Places(
+        tenancy = acquire(work, options.data, options.candidate_user)
+        places = WorkerConfig(
             data=options.data,
             trials=options.trials,
             work=work,
@@ -58,8 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
-    station = Station(places, name, options.redis, password, options.profile, duty.refused, tenancy.reason, duty.key)
-    take_station(station)
+    station = WorkerState(
+        places, name, options.redis, password, options.profile, duty.refused, tenancy.reason, duty.key
+    )
+    configure(station)
     presence = station.presence()
     try:
         _look_for_server(presence.connection)
@@ -84,14 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _require_walls(places: Places, options: argparse.Namespace) -> None:
+def _require_walls(places: WorkerConfig, options: argparse.Namespace) -> None:
     walls = try_walls(places, options.password_file)
     log.info("around a candidate: %s; it could: %s", ", ".join(walls.layers), ", ".join(walls.open) or "nothing of it")
     if not options.unsafe_local:
         walls.require()
 
 
-def _tell(tenancy: Tenancy) -> None:
+def _tell(tenancy: SandboxUser) -> None:
     if tenancy.ended:
         log.warning("ended %d processes that a killed trainer had left", tenancy.ended)
     if tenancy.reason is not None:

@@ -23,7 +23,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from researcher.journal.records import CONFIRM
-from trainer.jobs import REQUESTS, Bus, ClosedJob, JobQueue, is_id, result_of, results_key
+from trainer.jobs import REQUESTS, AllowlistedJob, Bus, JobQueue, is_id, result_of, results_key
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _REQUEST_KEYS = "rq:job:[a-z]*-" + 12 * "[0-9a-f]"
 Receiver = Callable[[str, str, str], str]
 
 
-class RequestJob(ClosedJob):
+class RequestJob(AllowlistedJob):
     """Asks the researcher for something. The table is filled when the desk opens: the answers come from its journal."""
 
     functions: ClassVar[dict[str, Receiver]] = {}

@@ -14,7 +14,17 @@ from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, ClosedJob, Outcome, TrialResult, TrialSpec, Unreadable, results_key
+from trainer.jobs import (
+    RUN_TRIAL,
+    TRIALS,
+    AllowlistedJob,
+    Bus,
+    Outcome,
+    TrialResult,
+    TrialSpec,
+    Unreadable,
+    results_key,
+)
 
 _RQ_GRACE_S = 120
 
@@ -44,7 +54,7 @@ class TrialQueue:
         self._bus = bus
         self._leases_count = leases_count
         self._queue = bus.queue(TRIALS)
-        self._started = StartedJobRegistry(queue=self._queue, job_class=ClosedJob)
+        self._started = StartedJobRegistry(queue=self._queue, job_class=AllowlistedJob)
 
     def hand_out(self, spec: TrialSpec) -> None:
         """Enqueue once, however often it is asked. No RQ retry: it cannot tell a bad candidate from a lost machine."""
@@ -98,7 +108,7 @@ class TrialQueue:
         except NoSuchJobError:
             return
         except Unreadable:
-            self._bus.connection.delete(ClosedJob.key_for(trial), results_key(trial))
+            self._bus.connection.delete(AllowlistedJob.key_for(trial), results_key(trial))
             return
         # RQ's delete fails on an execution that is listed but gone, and a lease that ends takes the execution along.
         self._bus.connection.delete(job.execution_registry.key)

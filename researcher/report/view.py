@@ -27,7 +27,7 @@ from researcher.journal.records import (
     Trial,
     Verdict,
 )
-from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, foreign, trial_id
+from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, trial_id, unknown_jobs_text
 
 MIB_PER_GB = 1000**3 / 1024**2
 NOTED = ("llm", "checker", "subject")
@@ -213,7 +213,7 @@ def now(history: History, bus: Bus) -> Now:
     doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
     trainer, at_work, refused = bus.trainer(), said is not None, bus.doing("desk")
     if trainer is not None and trainer.refused:
-        refused = foreign(trainer.refused, TRIALS)
+        refused = unknown_jobs_text(trainer.refused, TRIALS)
     if run is None or running is None:
         return Now(doing, None, None, trainer, at_work, refused, notes(bus))
     number = history.experiment(running.experiment).number

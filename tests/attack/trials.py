@@ -19,7 +19,7 @@ from tests.attack.candidate import Candidate, honest
 from tests.fixtures.trials import miniature, tiny_data
 from tests.subjects.cheats import BUDGET
 from trainer.jobs import Clock, Kind, Outcome, TrialResult
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 CLOCKED = replace(BUDGET, amount=15.0, clock=Clock.PROCESSOR, warmup_steps=0, setup_s=120, scoring_s=60)
@@ -165,4 +165,4 @@ def _run(folder: Path, source: str, *, clocked: bool, number: int, seed: int, to
         seed=seed,
         budget=CLOCKED if clocked else STEPPED,
     )
-    return run_trial(spec, Places(data, trials, work), lambda _: None, lambda: False)
+    return run_trial(spec, WorkerConfig(data, trials, work), lambda _: None, lambda: False)

@@ -26,7 +26,7 @@ from services.machine.subject import render_subject
 from tests.subjects.broken import BROKEN, FILES, INNOCENT
 from tests.subjects.honest import HONEST_MODELS
 from trainer.jobs import CheckSpec, Verdict, profile_named
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.dry_run import run_check
 
 WIDTH, SAID_CHARACTERS = 150, 72
@@ -80,11 +80,11 @@ def _rows() -> Iterator[Row]:
     yield Row("huge", ", ".join(f"{name} {value}" for name, value in HUGE.items()), huge, "80gb", Verdict.PASSES)
 
 
-def _places(folder: Path, row: Row) -> Places:
+def _places(folder: Path, row: Row) -> WorkerConfig:
     """With data of the row's vocabulary; a check reads no more of it."""
     found = re.search(r"^VOCAB_SIZE = (\d+)", row.files["prepare.py"], re.MULTILINE)
     vocab_size = int(found[1]) if found else profile_named(row.profile).vocab_size
     for name in ("data", "trials", "work"):
         (folder / name).mkdir(parents=True, mode=0o700)
     (folder / "data" / "manifest.json").write_text(json.dumps({"vocab_size": vocab_size, "bos": 0}))
-    return Places(folder / "data", folder / "trials", folder / "work")
+    return WorkerConfig(folder / "data", folder / "trials", folder / "work")

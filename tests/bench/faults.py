@@ -28,7 +28,7 @@ from tests.fixtures.scripted_run import ScriptedNight
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import miniature, tiny_data
 from trainer.jobs import Outcome
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 CRASH_BAR = 0.05
@@ -90,7 +90,7 @@ def _trained(state: State, ground: Path) -> Counter[tuple[Lane, bool]]:
             (folder / "trials").mkdir(parents=True)
             (folder / "work").mkdir(mode=0o700)
             spec = miniature(data, history.source(item.id), trial=f"f-{item.number}-t1-a1")
-            places = Places(data, folder / "trials", folder / "work")
+            places = WorkerConfig(data, folder / "trials", folder / "work")
             result = run_trial(spec, places, lambda _: None, lambda: False)
             outcomes[lanes_of(proposal.edits)[0], result.outcome is Outcome.OK] += 1
     return outcomes

@@ -27,7 +27,7 @@ from tests.fixtures.examined import BUDGET, Look, closer_looks
 from tests.fixtures.trials import CAPS, miniature, tiny_data
 from tests.subjects.honest import HONEST_MODELS, Honest
 from trainer.jobs import Outcome, files_digest
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.run import QUESTIONS
 from trainer.trial.trial import run_trial
 
@@ -116,7 +116,7 @@ def _whole_trial(model: Honest, folder: Path, data: Path) -> Seen:
     name = f"h-{int(folder.name)}-t0-a1"
     plain = miniature(data, model.train, trial=name, budget=PATIENT, caps=ROOMY, score_to_beat=99.0)
     spec = replace(plain, files=files, files_sha256=files_digest(files))
-    result = run_trial(spec, Places(data, folder / "trials", folder / "work"), lambda _: None, lambda: False)
+    result = run_trial(spec, WorkerConfig(data, folder / "trials", folder / "work"), lambda _: None, lambda: False)
     passed = result.outcome is Outcome.OK and result.trust is not None and result.trust.probe is not None
     return Seen(model.name, trials=1, alarms=[] if passed else [f"whole trial: {result.outcome}, {result.reason}"])
 

@@ -65,7 +65,7 @@ def spec_of(data: Path, look: str) -> Any:
 def main(checkout: str, data: Path, look: str) -> None:
     """Run it, and print what it took."""
     sys.path.insert(0, checkout)
-    from trainer.sandbox.paths import Places
+    from trainer.sandbox.paths import WorkerConfig
     from trainer.trial import run, trial
 
     assert Path(run.__file__).is_relative_to(Path(checkout).resolve()), run.__file__
@@ -86,7 +86,7 @@ def main(checkout: str, data: Path, look: str) -> None:
         began = seconds()
         result = trial.run_trial(
             spec_of(data, look),
-            Places(data, Path(folder) / "trials", Path(folder) / "work"),
+            WorkerConfig(data, Path(folder) / "trials", Path(folder) / "work"),
             lambda _: None,
             lambda: False,
         )

@@ -17,8 +17,8 @@ from researcher.source.knobs import set_knobs
 from services.machine.subject import render_subject
 from tests.bench.design import Point, point, searched, start_values
 from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, profile_named, trial_id
-from trainer.sandbox.candidate_user import AUTO, Tenancy, move_in
-from trainer.sandbox.paths import Places
+from trainer.sandbox.candidate_user import AUTO, SandboxUser, acquire
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 PROFILE = "cpu"
@@ -88,14 +88,14 @@ def _done(file: Path, header: dict[str, Any]) -> int:
     return len(trials)
 
 
-def _places(ground: Path, data: Path) -> tuple[Places, Tenancy]:
+def _places(ground: Path, data: Path) -> tuple[WorkerConfig, SandboxUser]:
     trials, work = ground / "trials", ground / "work"
     trials.mkdir(mode=0o700)
     work.mkdir(mode=0o700)
-    tenancy = move_in(work, data, AUTO)
+    tenancy = acquire(work, data, AUTO)
     if tenancy.reason is not None:
         print(f"candidates run as ourselves: {tenancy.reason}", file=sys.stderr)
-    return Places(data, trials, work, user=tenancy.user), tenancy
+    return WorkerConfig(data, trials, work, user=tenancy.user), tenancy
 
 
 def _spec(wanted: Point, subject: dict[str, str], profile: Profile, digest: str) -> TrialSpec:

@@ -27,8 +27,8 @@ from rich.table import Table
 
 from tests.fixtures.trials import CAPS, SUBJECTS, interpreter_for, library_path, miniature, tiny_data
 from trainer.jobs import TrialResult, TrialSpec
-from trainer.sandbox.launch import MARKER, ROOT, Guarded, Launch, User, environment
-from trainer.sandbox.paths import Places
+from trainer.sandbox.launch import MARKER, ROOT, GuardedProcess, Launch, User, environment
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants
 from trainer.sandbox.usage import carriers
 from trainer.sandbox.visible_paths import grants
@@ -71,11 +71,11 @@ def _measured(ground: Path, user: User | None, repeats: int, kills: int) -> list
     (folder / "work").mkdir(mode=0o700)
     if user is not None:
         os.chown(folder / "work", user.uid, user.gid)
-    places = Places(tiny_data(folder / "data"), folder / "trials", folder / "work", user=user)
+    places = WorkerConfig(tiny_data(folder / "data"), folder / "trials", folder / "work", user=user)
     return [*_starts(places, repeats), *_kills(places, kills), *_floods(places)]
 
 
-def _starts(places: Places, repeats: int) -> list[Row]:
+def _starts(places: WorkerConfig, repeats: int) -> list[Row]:
     """The probe with nothing to try, bare and behind all walls, in turn; until it has ended."""
     folder = places.work / "start"
     bare = [sys.executable, "-s", "-P", "-c", PROBE, ROOT, "{}"]
@@ -85,7 +85,7 @@ def _starts(places: Places, repeats: int) -> list[Row]:
         subprocess.run(bare, env=environment(folder), check=True, cwd="/")
         took["bare"].append(time.monotonic() - began)
         began = time.monotonic()
-        guarded = Guarded.start(_probe(places, folder))
+        guarded = GuardedProcess.start(_probe(places, folder))
         select.select([guarded.report_fd], [], [])
         took["launched"].append(time.monotonic() - began)
         ending = guarded.ending()
@@ -104,7 +104,7 @@ def _starts(places: Places, repeats: int) -> list[Row]:
     ]
 
 
-def _probe(places: Places, folder: Path) -> Launch:
+def _probe(places: WorkerConfig, folder: Path) -> Launch:
     return Launch(
         folder=folder,
         files={},
@@ -120,20 +120,20 @@ def _probe(places: Places, folder: Path) -> Launch:
     )
 
 
-def _kills(places: Places, kills: int) -> list[Row]:
+def _kills(places: WorkerConfig, kills: int) -> list[Row]:
     """From the wish to stop to the guardian's word that nothing is left."""
     source = (SUBJECTS / "respawns.py").read_text().replace("range(40)", f"range({LINKS})")
     told: list[float] = []
     over: list[float] = []
     alive: list[int] = []
     left = 0
-    stop, ending = Guarded.stop, Guarded.ending
+    stop, ending = GuardedProcess.stop, GuardedProcess.ending
     for number in range(kills):
         spec = miniature(places.data, source, trial=f"k-1-t{number}-a1", caps=dataclasses.replace(CAPS, processes=500))
         marker = f"{MARKER}={places.folder}".encode()
         with (
-            mock.patch.object(Guarded, "stop", lambda self: (told.append(time.monotonic()), stop(self))),
-            mock.patch.object(Guarded, "ending", lambda self: (over.append(time.monotonic()), ending(self))[1]),
+            mock.patch.object(GuardedProcess, "stop", lambda self: (told.append(time.monotonic()), stop(self))),
+            mock.patch.object(GuardedProcess, "ending", lambda self: (over.append(time.monotonic()), ending(self))[1]),
         ):
             run_trial(spec, places, lambda _: None, _once_alive(alive))
         del told[len(over) :]
@@ -164,7 +164,7 @@ def _once_alive(alive: list[int]) -> Callable[[], bool]:
     return preempted
 
 
-def _floods(places: Places) -> list[Row]:
+def _floods(places: WorkerConfig) -> list[Row]:
     """Trials in a fork each, whose own processor seconds and peak memory are the sink's; against one that is silent."""
     source = (SUBJECTS / "floods_the_log.py").read_text()
     seen = {}
@@ -180,7 +180,7 @@ def _floods(places: Places) -> list[Row]:
     return rows
 
 
-def _in_a_fork(spec: TrialSpec, places: Places) -> tuple[float, float, int, float]:
+def _in_a_fork(spec: TrialSpec, places: WorkerConfig) -> tuple[float, float, int, float]:
     """Wall seconds, the fork's processor seconds, bytes kept, the fork's peak memory."""
     reading, writing = os.pipe()
     if os.fork() == 0:

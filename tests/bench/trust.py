@@ -33,14 +33,14 @@ from services.machine.data import prepare_data
 from services.machine.subject import render_subject
 from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, profile_named
 from trainer.sandbox import syscalls
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring import score
 from trainer.scoring.causality import Causality, Finding
 from trainer.scoring.cross_entropy import nats
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows, read_rows
 from trainer.scoring.score import Scoring
-from trainer.trial.run import MORE_QUESTIONS, QUESTIONS, Stage, supervise
+from trainer.trial.run import MORE_QUESTIONS, QUESTIONS, TrialRun, supervise
 from trainer.trial.trial import run_trial
 
 BAR = 1.5
@@ -69,7 +69,7 @@ class Ground:
     """Prepared data of the profile, and room for trials."""
 
     profile: Profile
-    places: Places
+    places: WorkerConfig
     rows: ScoringRows
     digest: str
 
@@ -79,7 +79,7 @@ class Ground:
         manifest = prepare_data(profile, data, None, console)
         (folder / "trials").mkdir()
         (folder / "work").mkdir(mode=0o700)
-        places = Places(data, folder / "trials", folder / "work")
+        places = WorkerConfig(data, folder / "trials", folder / "work")
         return cls(profile, places, read_rows(data, manifest.digest), manifest.digest)
 
     def spec(self, name: str, kind: Kind, budget_s: float, to_beat: float | None = None) -> TrialSpec:
@@ -160,7 +160,7 @@ def _scored(ground: Ground, number: int) -> Spent:
     spec = ground.spec(f"b-1-t{number + 2}-a0", Kind.FIRST, 1.0)
     try:
         with _told(spent):
-            seen = supervise(Stage(spec, ground.places, ground.rows, weights_fd, lambda: False), lambda _: None)
+            seen = supervise(TrialRun(spec, ground.places, ground.rows, weights_fd, lambda: False), lambda _: None)
     finally:
         os.close(weights_fd)
     marks = seen.watch.marks

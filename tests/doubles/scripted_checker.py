@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, ClosedJob, Verdict, connect
+from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, AllowlistedJob, CheckResult, CheckSpec, Verdict, connect
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
     return CheckResult(spec.id, Verdict(word), words, number, None, 0.0).to_json()
 
 
-class ScriptedJob(ClosedJob):
+class ScriptedJob(AllowlistedJob):
     """Asks for a scripted answer."""
 
     functions: ClassVar = {RUN_CHECK: answer}

@@ -760,8 +760,8 @@ GUARDS = (
     Guard(
         "a trial gets the stand-in, not the user's prepare.py",
         "trainer/trial/trial.py",
-        "supervise(Stage(launched, places, rows, weights_fd, preempted), report)",
-        "supervise(Stage(spec, places, rows, weights_fd, preempted), report)",
+        "supervise(TrialRun(launched, places, rows, weights_fd, preempted), report)",
+        "supervise(TrialRun(spec, places, rows, weights_fd, preempted), report)",
         _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
     ),
     Guard(
@@ -2095,7 +2095,7 @@ GUARDS = (
     Guard(
         "no trial begins beside the dead on a card",
         "trainer/trial/trial.py",
-        " or gpu.lacking(spec.caps)) is not None",
+        " or gpu.why_not_ready(spec.caps)) is not None",
         ") is not None",
         "trainer/trial/test_gpu.py::test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which",
     ),
@@ -2373,8 +2373,8 @@ GUARDS = (
     Guard(
         "a guardian that is gone is no crash",
         "trainer/trial/outcome.py",
-        '    if stop is None and ending is None:\n        return Stop(Outcome.LOST, "its guardian was killed',
-        '    if stop is None and ending is None:\n        return Stop(Outcome.CRASHED, "its guardian was killed',
+        '    if stop is None and ending is None:\n        return Termination(Outcome.LOST, "its guardian was killed',
+        '    if stop is None and ending is None:\n        return Termination(Outcome.CRASHED, "its guardian was killed',
         _ENDINGS + "ending_has_its_outcome",
     ),
     Guard(
@@ -2387,8 +2387,8 @@ GUARDS = (
     Guard(
         "a guardian that does not answer tells no time",
         "trainer/trial/outcome.py",
-        '    if ending is None:\n        return Stop(Outcome.LOST, "its guardian did not answer',
-        '    if ending is None and away_s < 0:\n        return Stop(Outcome.LOST, "its guardian did not answer',
+        '    if ending is None:\n        return Termination(Outcome.LOST, "its guardian did not answer',
+        '    if ending is None and away_s < 0:\n        return Termination(Outcome.LOST, "its guardian did not answer',
         _REAL_ACCIDENTS + "guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial",
     ),
     Guard(
@@ -2450,8 +2450,8 @@ GUARDS = (
     Guard(
         "a replica that was killed is marked",
         "trainer/trial/outcome.py",
-        "        return Stop(Outcome.UNSCORABLE, words, signalled(ending))",
-        "        return Stop(Outcome.UNSCORABLE, words)",
+        "        return Termination(Outcome.UNSCORABLE, words, signalled(ending))",
+        "        return Termination(Outcome.UNSCORABLE, words)",
         _OF_A_REPLICA + "replica_that_may_have_been_ended_from_outside_is_marked_so",
     ),
     Guard(

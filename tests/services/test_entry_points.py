@@ -18,7 +18,7 @@ from services.views.client import ENDED, REFUSED, DoorError, ask_and_wait
 from tests import ROOT
 from tests.fixtures.scripted_run import ScriptedNight
 from tests.fixtures.trials import wait_for
-from trainer.worker.heartbeat import IDLE, Presence
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 TEN_S = 10
 
@@ -79,7 +79,7 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
     container = night.start_container()
     wait_for(lambda: "waiting for the trainer" in (night.bus.doing("researcher") or ""), TEN_S)
 
-    Presence(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+    Heartbeat(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
 
     wait_for(lambda: "run " in night.output(), TEN_S)
     assert state.choices() is not None
@@ -95,12 +95,12 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
     night: ScriptedNight,
 ) -> None:
     emptied(night)
-    Presence(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+    Heartbeat(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
     first = night.start_container()
     wait_for(lambda: "run " in night.output(), TEN_S)
     first.send_signal(signal.SIGTERM)
     first.wait(TEN_S)
-    Presence(night.bus.connection, "trainer-2", profile="24gb").show(IDLE)
+    Heartbeat(night.bus.connection, "trainer-2", profile="24gb").show(IDLE)
 
     second = night.start_container()
 

@@ -14,8 +14,8 @@ import random
 import sys
 from typing import Any, NoReturn
 
-from trainer.candidate.budget_clock import Pace
-from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, Word
+from trainer.candidate.budget_clock import BudgetClock
+from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, MessageType
 
 _HALF_LARGEST = 65504.0
 _GONE = 75
@@ -29,7 +29,7 @@ class LogitsServer:
     """
 
     def __init__(
-        self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, weights_fd: int, pace: Pace
+        self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, weights_fd: int, pace: BudgetClock
     ) -> None:
         self._channel = channel
         self._weights_fd = weights_fd
@@ -44,7 +44,7 @@ class LogitsServer:
         if self._bpb is None:
             import torch  # noqa: PLC0415
 
-            self._channel.send(Message(Word.READY, number=self._pace.steps, x=float(self._pace.tokens)))
+            self._channel.send(Message(MessageType.READY, number=self._pace.steps, x=float(self._pace.tokens)))
             if callable(getattr(model, "eval", None)):
                 model.eval()
             with torch.no_grad():
@@ -60,9 +60,9 @@ class LogitsServer:
             message = self._channel.receive()
             if message is None:
                 raise SystemExit(_GONE)
-            if message.word is Word.SCORED:
+            if message.word is MessageType.SCORED:
                 return message.x
-            if message.word is Word.SAVE:
+            if message.word is MessageType.SAVE:
                 self._save(torch, model)
                 continue
             buffer = message.number
@@ -75,7 +75,7 @@ class LogitsServer:
             kind = torch.float16 if message.x == 2 and _fits_half(torch, answer) else torch.float32
             room = torch.frombuffer(logits, dtype=kind, count=answer.numel(), offset=buffer * layout.logits_bytes)
             room.view(answer.shape).copy_(answer)
-            self._channel.send(Message(Word.SERVED, number=buffer, x=float(room.element_size())))
+            self._channel.send(Message(MessageType.SERVED, number=buffer, x=float(room.element_size())))
 
     def _save(self, torch: Any, model: Any) -> None:
         """For the replica: the weights into the trainer's memory file, the model's name and precision by message; no
@@ -86,7 +86,9 @@ class LogitsServer:
             os.ftruncate(self._weights_fd, 0)
             with open(os.dup(self._weights_fd), "wb") as file:
                 torch.save(inner.state_dict(), file)
-        self._channel.send(Message(Word.SAVED, text=f"{name}|{_precision(torch, model)}" if name is not None else ""))
+        self._channel.send(
+            Message(MessageType.SAVED, text=f"{name}|{_precision(torch, model)}" if name is not None else "")
+        )
 
     def _check(self, answer: Any, expected: tuple[int, int, int]) -> None:
         found = getattr(answer, "shape", None)
@@ -95,7 +97,7 @@ class LogitsServer:
             self._refuse(f"model(x) gave {shape}, not logits of shape {expected}")
 
     def _refuse(self, text: str) -> NoReturn:
-        self._channel.send(Message(Word.FAULT, text=text))
+        self._channel.send(Message(MessageType.FAULT, text=text))
         raise SystemExit(text)
 
 

@@ -22,7 +22,7 @@ _BUFFER_BYTES = 16 * 2**20
 _FEWEST_ROWS = 4
 
 
-class Word(IntEnum):
+class MessageType(IntEnum):
     """The kinds of message. Up to REHEARSED the candidate's process speaks, from SCORE on the trainer."""
 
     STARTED = 1
@@ -55,14 +55,14 @@ _MOST_MIB, _MOST_CALIBRATION_S = 2**30, 1e6
 _MOST_PARAMETERS, _MOST_BYTES = 1e15, 1e18
 _LARGEST_FLOAT = sys.float_info.max
 _BOUNDS = {
-    Word.IMPORTED: _Bounds(2**20, (0, _MOST_MIB), (0, _MOST_CALIBRATION_S)),
-    Word.WARM: _Bounds(_LARGEST_NUMBER),
-    Word.PROGRESS: _Bounds(_LARGEST_NUMBER, (0, 1)),
-    Word.READY: _Bounds(_LARGEST_NUMBER, (0, _MOST_TOKENS)),
-    Word.SERVED: _Bounds(BUFFERS - 1, (2, 4)),
-    Word.REHEARSED: _Bounds(_LARGEST_NUMBER, (0, _MOST_PARAMETERS), (0, _MOST_BYTES)),
-    Word.SCORE: _Bounds(BUFFERS - 1, (2, 4)),
-    Word.SCORED: _Bounds(0, (-_LARGEST_FLOAT, _LARGEST_FLOAT)),
+    MessageType.IMPORTED: _Bounds(2**20, (0, _MOST_MIB), (0, _MOST_CALIBRATION_S)),
+    MessageType.WARM: _Bounds(_LARGEST_NUMBER),
+    MessageType.PROGRESS: _Bounds(_LARGEST_NUMBER, (0, 1)),
+    MessageType.READY: _Bounds(_LARGEST_NUMBER, (0, _MOST_TOKENS)),
+    MessageType.SERVED: _Bounds(BUFFERS - 1, (2, 4)),
+    MessageType.REHEARSED: _Bounds(_LARGEST_NUMBER, (0, _MOST_PARAMETERS), (0, _MOST_BYTES)),
+    MessageType.SCORE: _Bounds(BUFFERS - 1, (2, 4)),
+    MessageType.SCORED: _Bounds(0, (-_LARGEST_FLOAT, _LARGEST_FLOAT)),
 }
 
 
@@ -74,7 +74,7 @@ class ChannelFault(Exception):
 class Message:
     """One message; which fields count depends on the word. `text` is cut to 104 bytes of UTF-8."""
 
-    word: Word
+    word: MessageType
     number: int = 0
     x: float = 0.0
     y: float = 0.0
@@ -91,12 +91,12 @@ class Message:
         if len(raw) != _STRUCT.size:
             raise ChannelFault(f"it sent a message of {len(raw)} bytes; a message has {_STRUCT.size}")
         word, number, x, y, text = _STRUCT.unpack(raw)
-        if word not in Word._value2member_map_:
+        if word not in MessageType._value2member_map_:
             raise ChannelFault(f"it sent a message with the unknown word {word}")
-        bounds = _BOUNDS.get(Word(word), _Bounds())
+        bounds = _BOUNDS.get(MessageType(word), _Bounds())
         if number > bounds.number or within(x, *bounds.x) is None or within(y, *bounds.y) is None:
-            raise ChannelFault(f"it sent {Word(word).name} with numbers that do not fit: {number}, {x:g}, {y:g}")
-        return cls(Word(word), number, x, y, text.rstrip(b"\0").decode(errors="replace"))
+            raise ChannelFault(f"it sent {MessageType(word).name} with numbers that do not fit: {number}, {x:g}, {y:g}")
+        return cls(MessageType(word), number, x, y, text.rstrip(b"\0").decode(errors="replace"))
 
 
 class Channel:

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from trainer.candidate.budget_clock import Pace
+from trainer.candidate.budget_clock import BudgetClock
 from trainer.candidate.logits_server import LogitsServer, named, unwrapped
 from trainer.candidate.preload import preload
-from trainer.candidate.protocol import Channel, Layout, Message, Word
+from trainer.candidate.protocol import Channel, Layout, Message, MessageType
 
 CONTEXT_MIB = 600  # of CUDA's context, which torch does not count
 
@@ -60,14 +60,14 @@ def main() -> None:
     orders = RunnerOrders(**json.loads(sys.argv[2]))
     sys.path[0] = os.getcwd()
     channel = Channel.from_fd(orders.control_fd)
-    channel.send(Message(Word.STARTED))
+    channel.send(Message(MessageType.STARTED))
     from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
 
     facts = _device_facts(orders.vram_mib)
     preload(Path("train.py").read_bytes(), Path.cwd(), has_card=bool(facts.x))
     impose_seed(orders.seed)
     channel.send(_calibrated(facts))
-    pace = Pace(
+    pace = BudgetClock(
         orders.clock,
         orders.amount,
         orders.warmup_steps,
@@ -126,7 +126,7 @@ class _FirstBatch(BaseException):
     """The replica's script wants to train. No exception of a script's own kind: it shall not catch it."""
 
 
-def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
+def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: BudgetClock) -> None:
     """The script up to its first batch, then the weights of the candidate, then questions."""
     import torch  # noqa: PLC0415
 
@@ -150,7 +150,7 @@ def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None
         server.evaluate_bpb(model)
 
 
-def _run(orders: RunnerOrders, server: LogitsServer, pace: Pace) -> None:
+def _run(orders: RunnerOrders, server: LogitsServer, pace: BudgetClock) -> None:
     def put_ours(prepare: Any) -> None:
         prepare.evaluate_bpb = server.evaluate_bpb
         prepare.progress = pace.progress
@@ -192,7 +192,7 @@ def _load_prepare(path: Path) -> ModuleType:
 
 
 def _marking(
-    make_dataloader: Callable[..., Iterator[Any]], pace: Pace, orders: RunnerOrders
+    make_dataloader: Callable[..., Iterator[Any]], pace: BudgetClock, orders: RunnerOrders
 ) -> Callable[..., Iterator[Any]]:
     """The subject's own loader, with its first batch reported, or refused to a replica, and every split but the
     training one refused."""
@@ -212,7 +212,7 @@ def refuse_other_splits(split: str) -> None:
         raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
 
 
-def _marked(batches: Iterator[Any], tokens: int, pace: Pace) -> Iterator[Any]:
+def _marked(batches: Iterator[Any], tokens: int, pace: BudgetClock) -> Iterator[Any]:
     for batch in batches:
         pace.batch_taken(tokens)
         yield batch
@@ -234,12 +234,12 @@ def _device_facts(vram_mib: int | None) -> Message:
     import torch  # noqa: PLC0415
 
     if not torch.cuda.is_available():
-        return Message(Word.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
+        return Message(MessageType.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
     device = torch.cuda.get_device_properties(0)
     if vram_mib is not None:
         torch.cuda.set_per_process_memory_fraction(memory_fraction(vram_mib, device.total_memory / 2**20))
     return Message(
-        Word.IMPORTED,
+        MessageType.IMPORTED,
         number=torch.get_num_threads(),
         x=device.total_memory / 2**20,
         text=f"{torch.__version__}|{device.name}",

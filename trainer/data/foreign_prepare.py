@@ -20,7 +20,7 @@ from typing import IO
 from trainer.candidate.prepare_export import REFUSED, DumpOrders
 from trainer.sandbox.cleanup import clear
 from trainer.sandbox.landlock import READ, abi
-from trainer.sandbox.launch import Ending, Guarded, Launch
+from trainer.sandbox.launch import ExitReport, GuardedProcess, Launch
 from trainer.sandbox.output import LogSink
 from trainer.sandbox.visible_paths import grants
 
@@ -93,7 +93,7 @@ def _run(
     stall_s: float,
 ) -> None:
     log = LogSink(_LOG_KIB, lambda _: None, bytes)
-    guarded = Guarded.start(_launch(wanted, work, [file.fileno() for file in files], wall_s))
+    guarded = GuardedProcess.start(_launch(wanted, work, [file.fileno() for file in files], wall_s))
     stalled = False
     try:
         grown, grown_at = 0, time.monotonic()
@@ -128,7 +128,7 @@ def _feed(log: LogSink, fd: int) -> None:
         return
 
 
-def _require_well(wanted: Wanted, ending: Ending | None, last: str, wall_s: float) -> None:
+def _require_well(wanted: Wanted, ending: ExitReport | None, last: str, wall_s: float) -> None:
     if ending is not None and ending.ended_by == "wall limit":
         raise DumpFault(
             f"prepare.py of {wanted.repository} was not done after {wall_s:g} s; ask for less: --train-rows"

@@ -10,7 +10,7 @@ against what other clients write, and `redaction` takes secrets out of text.
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
 from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
 from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, Verdict
-from trainer.jobs.closed import ClosedJob, NotInTable, foreign
+from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
 from trainer.jobs.result import (
@@ -49,6 +49,7 @@ __all__ = [
     "SOURCE_LIMIT_BYTES",
     "TRAIN_LIMIT_BYTES",
     "TRIALS",
+    "AllowlistedJob",
     "BoundedJob",
     "Budget",
     "Bus",
@@ -58,7 +59,6 @@ __all__ = [
     "CheckResult",
     "CheckSpec",
     "Clock",
-    "ClosedJob",
     "Device",
     "JobQueue",
     "Kind",
@@ -79,10 +79,10 @@ __all__ = [
     "Verdict",
     "connect",
     "files_digest",
-    "foreign",
     "is_id",
     "profile_named",
     "result_of",
     "results_key",
     "trial_id",
+    "unknown_jobs_text",
 ]

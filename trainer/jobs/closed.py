@@ -1,9 +1,9 @@
 """RQ jobs with a closed table of functions: what cannot be named cannot be run.
 
 RQ itself would import any function, callback or object that a job's hash names, JSON or not; whoever can write to Redis
-could then run code in every worker. A subclass of `ClosedJob` knows its table and drops the rest: to a worker a foreign
-job does not exist, so that thousands of them cost neither a fork nor a line of log each. One that is too large to be
-read is deleted, so that it is met once.
+could then run code in every worker. A subclass of `AllowlistedJob` knows its table and drops the rest: to a worker a
+foreign job does not exist, so that thousands of them cost neither a fork nor a line of log each. One that is too large
+to be read is deleted, so that it is met once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class NotInTable(ValueError):
     """A job asked for a function that is no work of this process."""
 
 
-def foreign(refused: int, queue: str) -> str:
+def unknown_jobs_text(refused: int, queue: str) -> str:
     """What a person should know of them."""
     return (
         f"{refused} jobs in the queue {queue} were none of this night and were refused. "
@@ -49,7 +49,7 @@ def foreign(refused: int, queue: str) -> str:
     )
 
 
-class ClosedJob(BoundedJob):
+class AllowlistedJob(BoundedJob):
     """A job that can ask for nothing but what is in `functions`; without a queue to work it is only looked at."""
 
     functions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -91,7 +91,7 @@ class ClosedJob(BoundedJob):
         cls.refused += 1
         if cls._said_s is None or time.monotonic() - cls._said_s > _SAY_EVERY_S:
             cls._said_s = time.monotonic()
-            log.warning("%s; the last: %s: %s", foreign(cls.refused, str(cls.works)), job.id, why[:200])
+            log.warning("%s; the last: %s: %s", unknown_jobs_text(cls.refused, str(cls.works)), job.id, why[:200])
         job.leave_list()
         if not isinstance(fault, redis.RedisError):
             job.origin = job.origin or _origin(job)  # reading may have ended before it came to this field
@@ -114,7 +114,7 @@ class ClosedJob(BoundedJob):
         return self.functions[self.func_name]
 
 
-def _origin(job: ClosedJob) -> str:
+def _origin(job: AllowlistedJob) -> str:
     """The queue that a job that cannot be read names, where that name is short; else none."""
     if job.connection.hstrlen(job.key, "origin") > _ORIGIN_LIMIT_BYTES:
         return ""

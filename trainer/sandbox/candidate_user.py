@@ -43,7 +43,7 @@ class NoUser(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Tenancy:
+class SandboxUser:
     """Whom candidates run as, None for our own user, and why it is not another where root could have had one.
 
     `ended` counts the processes that a killed trainer had left; `locks` are descriptors, ours until `leave`.
@@ -60,7 +60,7 @@ class Tenancy:
             os.close(lock)
 
 
-def move_in(work: Path, data: Path, wanted: User | Literal["auto"] | None) -> Tenancy:
+def acquire(work: Path, data: Path, wanted: User | Literal["auto"] | None) -> SandboxUser:
     """Take the folder, choose the user if `wanted` is AUTO and we are root, sweep what a killed trainer left.
 
     Waits for a worker that was told to stop, and for the fork of one that was killed. Raises WorkFolderRefused,
@@ -70,10 +70,10 @@ def move_in(work: Path, data: Path, wanted: User | Literal["auto"] | None) -> Te
     if wanted == AUTO and os.geteuid() == 0:
         return _with_a_user_of_their_own(work, data, lock)
     user = None if wanted == AUTO else wanted
-    return Tenancy(user, None, _occupy(work, user), (lock,))
+    return SandboxUser(user, None, _occupy(work, user), (lock,))
 
 
-def _with_a_user_of_their_own(work: Path, data: Path, lock: int) -> Tenancy:
+def _with_a_user_of_their_own(work: Path, data: Path, lock: int) -> SandboxUser:
     """Or, where that cannot be, with ours and the reason."""
     held, ended = None, 0
     try:
@@ -81,12 +81,12 @@ def _with_a_user_of_their_own(work: Path, data: Path, lock: int) -> Tenancy:
         ended = _occupy(work, user)
         reason = obstacle(user, work, data)
         if reason is None:
-            return Tenancy(user, None, ended, (lock, held))
+            return SandboxUser(user, None, ended, (lock, held))
     except (NoUser, WorkFolderRefused, NotSwept) as error:
         reason = str(error)
     if held is not None:
         os.close(held)
-    return Tenancy(None, reason, ended + _occupy(work, None), (lock,))
+    return SandboxUser(None, reason, ended + _occupy(work, None), (lock,))
 
 
 def obstacle(user: User, work: Path, data: Path) -> str | None:

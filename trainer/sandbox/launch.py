@@ -1,7 +1,7 @@
 """The supervisor's side of the guardian: start a candidate under it, stop it, learn how it ended.
 
-Promises: a candidate gets a work folder of its own and an environment of ours; `Guarded.stop` and the death of this
-process both end its whole tree. Does not cover a guardian that was killed: `cleanup` ends what that leaves.
+Promises: a candidate gets a work folder of its own and an environment of ours; `GuardedProcess.stop` and the death of
+this process both end its whole tree. Does not cover a guardian that was killed: `cleanup` ends what that leaves.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Orders(TypedDict):
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExitReport:
     """How a candidate ended. `ended_by` is itself, request, wall limit or not started, which the log then explains;
     `leftovers` counts what had to be killed."""
 
@@ -114,7 +114,7 @@ class Ending:
         return self.ended_by != "not started"
 
     @classmethod
-    def from_report(cls, line: str) -> Ending:
+    def from_report(cls, line: str) -> ExitReport:
         """Read the guardian's line; a dash is None."""
         exit_code, number, processor_s, peak_rss_mib, leftovers, ended_by = line.strip().split(" ", 5)
         return cls(
@@ -147,7 +147,7 @@ class Launch:
     module: str = "trainer.candidate.runner"
 
 
-class Guarded:
+class GuardedProcess:
     """A candidate under its guardian. `log_fd` gives its output, `report_fd` becomes readable when it has ended."""
 
     def __init__(self, process: subprocess.Popen[bytes], report: IO[bytes], log_fd: int) -> None:
@@ -156,7 +156,7 @@ class Guarded:
         self.log_fd = log_fd
 
     @classmethod
-    def start(cls, launch: Launch) -> Guarded:
+    def start(cls, launch: Launch) -> GuardedProcess:
         """Start the guardian and hand it its orders; the candidate's process makes the folder itself."""
         own_root = _can_own_root()
         log_read, log_write = os.pipe()
@@ -208,11 +208,11 @@ class Guarded:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
-    def ending(self) -> Ending | None:
+    def ending(self) -> ExitReport | None:
         """Wait for the guardian's report; None if the guardian itself was killed before it could report."""
         line = self._report.read()
         self._process.wait()
-        return Ending.from_report(line.decode()) if line else None
+        return ExitReport.from_report(line.decode()) if line else None
 
     def close(self) -> None:
         """End what may still run and release the descriptors; a guardian that does not answer is killed."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.sandbox.cleanup import clear
-from trainer.sandbox.launch import Guarded, Launch, layers
-from trainer.sandbox.paths import Places
+from trainer.sandbox.launch import GuardedProcess, Launch, layers
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.selftest_probe import TRIED
 from trainer.sandbox.visible_paths import PRIVATE, grants
 
@@ -48,7 +48,7 @@ class Walls:
             )
 
 
-def try_walls(places: Places, password_file: Path | None) -> Walls:
+def try_walls(places: WorkerConfig, password_file: Path | None) -> Walls:
     """Start the probe, hear what it could do. Raises Unsafe where it does not even start."""
     folder, known = places.work / "probe", places.data.absolute() / "manifest.json"
     own_root = "read-only-mounts" in layers(places.user)  # without it the README names what is open
@@ -80,8 +80,8 @@ def try_walls(places: Places, password_file: Path | None) -> Walls:
     )
 
 
-def _run_probe(folder: Path, places: Places, targets: str) -> str:
-    guarded = Guarded.start(
+def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> str:
+    guarded = GuardedProcess.start(
         Launch(
             folder=folder.absolute(),
             files={},

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, Word
+from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, MessageType
 from trainer.sandbox import syscalls
 from trainer.scoring.cross_entropy import Unscorable
 from trainer.scoring.rows import Tokens
@@ -62,7 +62,7 @@ class Answer:
     logits: npt.NDArray[np.floating]
 
 
-class Dialogue:
+class LogitsExchange:
     """`ask`, then one `answered` a message until it is `over`. `half` asks for half precision: for logits that leave a
     card; it biases by 6e-6 nats."""
 
@@ -85,7 +85,7 @@ class Dialogue:
     def answered(self, message: Message) -> Answer:
         """Take a message, and ask on. Raises Unscorable for one that answers nothing."""
         buffer, itemsize = message.number, int(message.x) if message.x in (2.0, 4.0) else 0
-        asked = self._open[buffer] if message.word is Word.SERVED and buffer < BUFFERS else None
+        asked = self._open[buffer] if message.word is MessageType.SERVED and buffer < BUFFERS else None
         if asked is None or not itemsize:
             raise Unscorable("the candidate answered something that it was not asked")
         first, rows = asked
@@ -111,4 +111,4 @@ class Dialogue:
             return
         self._open[buffer] = asked
         self._buffers.write_inputs(buffer, asked[1][:, :-1])
-        self.channel.send(Message(Word.SCORE, number=buffer, x=2.0 if self.half else 4.0))
+        self.channel.send(Message(MessageType.SCORE, number=buffer, x=2.0 if self.half else 4.0))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.candidate.protocol import Channel, Message, Word
+from trainer.candidate.protocol import Channel, Message, MessageType
 from trainer.scoring.causality import Finding, Questions
 from trainer.scoring.cross_entropy import nats
-from trainer.scoring.exchange import Buffers, Dialogue
+from trainer.scoring.exchange import Buffers, LogitsExchange
 
 
 class ReplicaExam:
@@ -21,7 +21,7 @@ class ReplicaExam:
     awaits_weights = False
 
     def __init__(self, channel: Channel, buffers: Buffers, questions: Questions) -> None:
-        self._dialogue = Dialogue(channel, buffers)
+        self._dialogue = LogitsExchange(channel, buffers)
         self._questions = questions
         self._losses = np.zeros(len(questions.tokens))
         self.finding: Finding | None = None
@@ -49,5 +49,5 @@ class ReplicaExam:
         if not self._dialogue.over:
             return False
         self.finding = self._questions.finding(self._losses)
-        self._dialogue.channel.send(Message(Word.SCORED))
+        self._dialogue.channel.send(Message(MessageType.SCORED))
         return True

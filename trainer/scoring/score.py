@@ -15,11 +15,11 @@ from enum import Enum
 
 import numpy as np
 
-from trainer.candidate.protocol import Channel, Message, Word
+from trainer.candidate.protocol import Channel, Message, MessageType
 from trainer.sandbox import syscalls
 from trainer.scoring.causality import Causality
 from trainer.scoring.cross_entropy import Unscorable, nats
-from trainer.scoring.exchange import Answer, Buffers, Dialogue
+from trainer.scoring.exchange import Answer, Buffers, LogitsExchange
 from trainer.scoring.rows import ScoringRows
 
 EVALUATOR = "logits-3"
@@ -68,7 +68,7 @@ class Scoring:
     """
 
     def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
-        self._dialogue = Dialogue(channel, buffers)
+        self._dialogue = LogitsExchange(channel, buffers)
         self._token_bytes = rows.token_bytes
         self._plan = plan
         val = rows.val[: plan.val]
@@ -119,11 +119,11 @@ class Scoring:
         if self._plan.weights_fd is None:
             self._ask(_Part.VAL)
         else:
-            self._dialogue.channel.send(Message(Word.SAVE))
+            self._dialogue.channel.send(Message(MessageType.SAVE))
 
     def served(self, message: Message) -> bool:
         """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
-        if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is Word.SAVED:
+        if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is MessageType.SAVED:
             self._close_weights(self._plan.weights_fd)
             self.saved = message.text
             self._ask(_Part.VAL)
@@ -166,5 +166,5 @@ class Scoring:
         if self._left:
             self._ask(self._left.pop(0))
             return False
-        self._dialogue.channel.send(Message(Word.SCORED, x=self._scores[_Part.VAL].bpb))
+        self._dialogue.channel.send(Message(MessageType.SCORED, x=self._scores[_Part.VAL].bpb))
         return True

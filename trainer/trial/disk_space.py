@@ -18,7 +18,7 @@ NEEDED_BYTES = 8 * 2**20  # the longest kept log, a result, a candidate's files,
 _LOOK_AGAIN_S = 1.0
 
 
-def lacking(*folders: Path) -> str | None:
+def why_not_ready(*folders: Path) -> str | None:
     """What stands against storing something there, as a sentence; None if nothing does."""
     for folder in folders:
         seen = os.statvfs(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
@@ -36,7 +36,7 @@ def lacking(*folders: Path) -> str | None:
 def wait_for(folders: tuple[Path, ...], go_on_waiting: Callable[[str], bool]) -> None:
     """Return once there is room, or when `go_on_waiting` says no; it is asked every second and told what is lacking."""
     said = False
-    while (words := lacking(*folders)) is not None and go_on_waiting(words):
+    while (words := why_not_ready(*folders)) is not None and go_on_waiting(words):
         if not said:
             log.error("HELD: %s. No trial is begun until then; it goes on by itself", words)
             said = True

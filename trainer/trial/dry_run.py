@@ -28,13 +28,13 @@ from trainer.jobs import (
 )
 from trainer.jobs.redaction import redaction
 from trainer.sandbox.cleanup import clear
-from trainer.sandbox.launch import Guarded, Launch
-from trainer.sandbox.paths import Places
+from trainer.sandbox.launch import GuardedProcess, Launch
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.visible_paths import grants
 from trainer.scoring.cross_entropy import Unscorable
 from trainer.trial.disk_usage import Holdings, can_be_counted
-from trainer.trial.outcome import Observed, judge
-from trainer.trial.supervise import Watch
+from trainer.trial.outcome import Observation, classify
+from trainer.trial.supervise import Supervisor
 
 _LIMIT_S = 60.0  # some 4 s on a quiet machine
 _GUARDIAN_GRACE_S = 10.0
@@ -53,7 +53,7 @@ _BUDGET = Budget(
 _CAPS = Caps(memory_mib=4096, vram_mib=None, processes=64, file_mib=16, log_kib=64)
 
 
-def run_check(spec: CheckSpec, places: Places, stopped: Callable[[], bool]) -> CheckResult:
+def run_check(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]) -> CheckResult:
     """Rehearse the spec's train.py; `stopped` is asked ten times a second, and then the answer is unknown."""
     began_s = time.monotonic()
     clear(places.folder, places.user)
@@ -83,7 +83,7 @@ class _NoExam:
         """Holds nothing."""
 
 
-def _answer(spec: CheckSpec, watch: Watch) -> tuple[Verdict, str, int | None, int | None]:
+def _answer(spec: CheckSpec, watch: Supervisor) -> tuple[Verdict, str, int | None, int | None]:
     said = watch.claims.rehearsed
     if said is None or watch.stop is not None or watch.ending is None or watch.ending.exit_code != 0:
         return Verdict.UNKNOWN, _why_not(watch), None, None
@@ -98,7 +98,7 @@ def _answer(spec: CheckSpec, watch: Watch) -> tuple[Verdict, str, int | None, in
     return verdict, reason, line, parameters
 
 
-def _why_not(watch: Watch) -> str:
+def _why_not(watch: Supervisor) -> str:
     """Why there is no answer, in the words of a trial's outcome where they fit."""
     stop, ending = watch.stop, watch.ending
     if stop is not None and stop.outcome is Outcome.TIMED_OUT:
@@ -106,8 +106,8 @@ def _why_not(watch: Watch) -> str:
     if stop is None and ending is not None and ending.started and ending.exit_code == 0:
         return "it left before its rehearsal ended"
     last = tuple(watch.sink.last_lines(5))
-    return judge(
-        Observed(stop=stop, ending=ending, asked_for_score=False, bpb=None, printed_bpb=None, last_lines=last)
+    return classify(
+        Observation(stop=stop, ending=ending, asked_for_score=False, bpb=None, printed_bpb=None, last_lines=last)
     ).reason
 
 
@@ -122,17 +122,19 @@ def _lacking_memory(said: Message, cap_mib: int | None) -> str | None:
     )
 
 
-def _watched(spec: CheckSpec, places: Places, stopped: Callable[[], bool]) -> Watch:
+def _watched(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]) -> Supervisor:
     """Run the rehearsal to its end."""
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     try:
-        guarded = Guarded.start(_launch(spec, places, theirs.fileno()))
+        guarded = GuardedProcess.start(_launch(spec, places, theirs.fileno()))
         theirs.close()
         try:
             holdings = Holdings(places.folder) if can_be_counted(places.work) else None
             redact = redaction(places.secrets)
-            watch = Watch(_as_trial(spec), guarded, Channel(ours), _NoExam(), lambda _: None, stopped, holdings, redact)
+            watch = Supervisor(
+                _as_trial(spec), guarded, Channel(ours), _NoExam(), lambda _: None, stopped, holdings, redact
+            )
             watch.run()
         finally:
             guarded.close()
@@ -157,7 +159,7 @@ def _as_trial(spec: CheckSpec) -> TrialSpec:
     )
 
 
-def _launch(spec: CheckSpec, places: Places, control_fd: int) -> Launch:
+def _launch(spec: CheckSpec, places: WorkerConfig, control_fd: int) -> Launch:
     profile = PROFILES.get(spec.profile)
     on_card = profile is None or profile.device != "cpu"  # the cautious way for a name that is not known here
     return Launch(

@@ -20,7 +20,7 @@ _ASK = ("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader,nounits
 _ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
 
 
-def lacking(caps: Caps) -> str | None:
+def why_not_ready(caps: Caps) -> str | None:
     """What stands against a trial with these caps, as half a sentence; None if nothing does. Waits for the driver."""
     if caps.vram_mib is None or os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
         return None

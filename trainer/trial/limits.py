@@ -23,7 +23,7 @@ class Mark:
 
 
 @dataclass
-class Marks:
+class Timeline:
     """The moments of a trial, each set once, and the moment of every answer. `saved` is when its weights were written
     down; what is asked for no weights has been so since it was ready."""
 
@@ -38,7 +38,7 @@ class Marks:
 
 
 @dataclass
-class Claims:
+class Reported:
     """What the candidate's process said of itself in messages."""
 
     device: str = ""
@@ -52,7 +52,7 @@ class Claims:
 
 
 @dataclass
-class Peaks:
+class PeakUsage:
     """The most that was seen in samples; and how long a process of the candidate was held by a stop signal, and the
     supervisor itself did not run."""
 
@@ -95,7 +95,7 @@ def between(clock: Clock, start: Mark, end: Mark, steps: int) -> float:
             return float(steps)
 
 
-def limits(marks: Marks, budget: Budget, most_trained: float) -> list[Limit]:
+def limits(marks: Timeline, budget: Budget, most_trained: float) -> list[Limit]:
     """What must have happened by when, in wall seconds; `most_trained` is in the budget's clock."""
     allotted_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
     in_setup = marks.first_batch is None and marks.ready is None

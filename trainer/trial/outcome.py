@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trainer.jobs import Outcome
-from trainer.sandbox.launch import Ending
+from trainer.sandbox.launch import ExitReport
 from trainer.scoring.causality import Finding
 
 NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-level name holds, alone or as a part"
@@ -43,7 +43,7 @@ _STOPPED_S = 1.0  # two samples
 
 
 @dataclass(frozen=True)
-class Stop:
+class Termination:
     """Why the supervisor ended a candidate. `disturbed` says what may have come from outside."""
 
     outcome: Outcome
@@ -52,7 +52,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Observed:
+class Observation:
     """How a candidate ended. `ending` is None when its guardian was killed or does not answer; `bpb` is ours,
     `printed_bpb` its claim; `vram_mib` is its cap on a card; `no_room` is what its disk lacks also without its files.
 
@@ -61,8 +61,8 @@ class Observed:
     supervisor itself did not run. Both cost training where the clock is `on_wall`.
     """
 
-    stop: Stop | None
-    ending: Ending | None
+    stop: Termination | None
+    ending: ExitReport | None
     asked_for_score: bool
     bpb: float | None
     printed_bpb: float | None
@@ -76,7 +76,7 @@ class Observed:
     no_room: str | None = None
 
 
-def judge(observed: Observed) -> Stop:
+def classify(observed: Observation) -> Termination:
     """The outcome, and why in one sentence."""
     lost = lost_to_an_accident(observed.stop, observed.ending, observed.away_s)
     if lost is not None:
@@ -87,7 +87,7 @@ def judge(observed: Observed) -> Stop:
     return _held_up(_ended(observed.ending, observed), observed)
 
 
-def lost_to_an_accident(stop: Stop | None, ending: Ending | None, away_s: float) -> Stop | None:
+def lost_to_an_accident(stop: Termination | None, ending: ExitReport | None, away_s: float) -> Termination | None:
     """Why a trial says nothing of its candidate, or None: its guardian was killed, told to end by somebody else or does
     not answer, or the supervisor itself did not run while a limit passed.
 
@@ -96,27 +96,29 @@ def lost_to_an_accident(stop: Stop | None, ending: Ending | None, away_s: float)
     the researcher then counts that against it.
     """
     if stop is None and ending is None:
-        return Stop(Outcome.LOST, "its guardian was killed by somebody else, so the trial was ended")
+        return Termination(Outcome.LOST, "its guardian was killed by somebody else, so the trial was ended")
     if stop is None and ending is not None and ending.ended_by == "request":
-        return Stop(Outcome.LOST, "somebody else told its guardian to end the trial")
+        return Termination(Outcome.LOST, "somebody else told its guardian to end the trial")
     by_guardian = stop is None and ending is not None and ending.ended_by == "wall limit"
     if not by_guardian and (stop is None or stop.outcome is not Outcome.TIMED_OUT):
         return None
     if ending is None:
-        return Stop(Outcome.LOST, "its guardian did not answer, so the time that passed says nothing")
+        return Termination(Outcome.LOST, "its guardian did not answer, so the time that passed says nothing")
     if away_s > _AWAY_S:
-        return Stop(Outcome.LOST, f"the supervisor itself did not run for {away_s:.0f} s, so a limit passed unseen")
+        return Termination(
+            Outcome.LOST, f"the supervisor itself did not run for {away_s:.0f} s, so a limit passed unseen"
+        )
     return None
 
 
-def signalled(ending: Ending | None) -> str | None:
+def signalled(ending: ExitReport | None) -> str | None:
     """How a process of the candidate was ended by a signal that may have come from outside, or None."""
     if ending is None or ending.signal is None or ending.ended_by != "itself" or ending.signal in _OF_ITS_CODE:
         return None
     return f"it was killed by {_name(ending.signal)}, which nobody here sent"
 
 
-def _held_up(stop: Stop, observed: Observed) -> Stop:
+def _held_up(stop: Termination, observed: Observation) -> Termination:
     """Mark a time-out, or any score by the wall clock, of a candidate that was held by a stop signal meanwhile."""
     held_s = observed.stopped_s + observed.away_s if observed.on_wall else observed.stopped_s
     costs = stop.outcome is Outcome.TIMED_OUT or (observed.on_wall and stop.outcome is Outcome.OK)
@@ -130,11 +132,11 @@ def printed_agrees(bpb: float, printed_bpb: float) -> bool:
     return math.isfinite(printed_bpb) and abs(bpb - printed_bpb) <= PRINTED_TOLERANCE
 
 
-def _ended(ending: Ending, observed: Observed) -> Stop:
+def _ended(ending: ExitReport, observed: Observation) -> Termination:
     if not ending.started:
-        return Stop(Outcome.LOST, f"the trainer could not start it{_last_line(observed)}")
+        return Termination(Outcome.LOST, f"the trainer could not start it{_last_line(observed)}")
     if ending.ended_by == "wall limit":
-        return Stop(Outcome.TIMED_OUT, "it was ended by the guardian's wall limit")
+        return Termination(Outcome.TIMED_OUT, "it was ended by the guardian's wall limit")
     if ending.signal is not None:
         return _killed(ending.signal, observed)
     if ending.exit_code != 0:
@@ -142,27 +144,27 @@ def _ended(ending: Ending, observed: Observed) -> Stop:
     return _scored(observed)
 
 
-def _killed(number: int, observed: Observed) -> Stop:
+def _killed(number: int, observed: Observation) -> Termination:
     if number == signal.SIGKILL and observed.kernel_oom_kills:
         reason = "the kernel killed it when the machine or container ran out of memory"
         neighbours = None if observed.oom_of_own_group else "the whole machine ran out of memory"
-        return Stop(Outcome.OUT_OF_MEMORY, reason, neighbours)
-    return Stop(Outcome.CRASHED, f"killed by {_name(number)}{_last_line(observed)}", signalled(observed.ending))
+        return Termination(Outcome.OUT_OF_MEMORY, reason, neighbours)
+    return Termination(Outcome.CRASHED, f"killed by {_name(number)}{_last_line(observed)}", signalled(observed.ending))
 
 
-def _failed(exit_code: int | None, observed: Observed) -> Stop:
+def _failed(exit_code: int | None, observed: Observation) -> Termination:
     if any(_CARD_MEMORY.search(line) for line in observed.last_lines):
         cap = f"; its cap is {observed.vram_mib} MiB" if observed.vram_mib is not None else ""
-        return Stop(Outcome.OUT_OF_MEMORY, f"the card's memory did not do{cap}{_last_line(observed)}")
+        return Termination(Outcome.OUT_OF_MEMORY, f"the card's memory did not do{cap}{_last_line(observed)}")
     if any(_MEMORY.search(line) for line in observed.last_lines):
-        return Stop(Outcome.OUT_OF_MEMORY, f"out of memory{_last_line(observed)}")
+        return Termination(Outcome.OUT_OF_MEMORY, f"out of memory{_last_line(observed)}")
     if observed.kernel_oom_kills:
-        return Stop(Outcome.OUT_OF_MEMORY, f"the kernel killed a process of it for memory{_last_line(observed)}")
+        return Termination(Outcome.OUT_OF_MEMORY, f"the kernel killed a process of it for memory{_last_line(observed)}")
     if any(_DISK.search(line) for line in observed.last_lines):
         return _out_of_disk(observed)
     killed = any(_WORKER_KILLED.search(line) for line in observed.last_lines)
     disturbed = "it says that a process of it was killed" if killed else None
-    return Stop(Outcome.CRASHED, f"exit code {exit_code}{_last_line(observed)}", disturbed)
+    return Termination(Outcome.CRASHED, f"exit code {exit_code}{_last_line(observed)}", disturbed)
 
 
 def _name(number: int) -> str:
@@ -170,25 +172,27 @@ def _name(number: int) -> str:
     return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
 
 
-def _out_of_disk(observed: Observed) -> Stop:
+def _out_of_disk(observed: Observation) -> Termination:
     """There was room when it began, and its files are gone: room that is back was taken by it."""
     if observed.no_room is not None:
-        return Stop(
+        return Termination(
             Outcome.LOST, f"it found no room on the disk, and there is none without its files: {observed.no_room}"
         )
-    return Stop(Outcome.CRASHED, f"it filled the disk of the work folder{_last_line(observed)}")
+    return Termination(Outcome.CRASHED, f"it filled the disk of the work folder{_last_line(observed)}")
 
 
-def _scored(observed: Observed) -> Stop:
+def _scored(observed: Observation) -> Termination:
     if observed.bpb is None:
         did = "ended while it was being scored" if observed.asked_for_score else "ended without asking for its score"
-        return Stop(Outcome.UNSCORABLE, f"it {did}; train.py must call evaluate_bpb(model, tokenizer, batch_size)")
+        return Termination(
+            Outcome.UNSCORABLE, f"it {did}; train.py must call evaluate_bpb(model, tokenizer, batch_size)"
+        )
     if observed.printed_bpb is not None and not printed_agrees(observed.bpb, observed.printed_bpb):
-        return Stop(
+        return Termination(
             Outcome.UNSCORABLE,
             f"it printed val_bpb {_shown(observed.printed_bpb)}, the trainer measured {observed.bpb:.6f}",
         )
-    return Stop(Outcome.OK, f"val_bpb {observed.bpb:.6f}")
+    return Termination(Outcome.OK, f"val_bpb {observed.bpb:.6f}")
 
 
 def _shown(printed: float) -> str:
@@ -196,7 +200,7 @@ def _shown(printed: float) -> str:
     return f"{printed:.6f}" if abs(printed) < _MOST_SHOWN or math.isnan(printed) else "far from any score"
 
 
-def _last_line(observed: Observed) -> str:
+def _last_line(observed: Observation) -> str:
     """What it printed last; of what came after it asked for its score, when it could quote its questions, no more than
     the kind of an error."""
     if observed.asked_for_score:
@@ -215,13 +219,13 @@ class ReplicaEnded:
     """How a replica ended: why the supervisor ended it, its ending, how long the supervisor itself did not run
     meanwhile, and what the replica said last."""
 
-    stop: Stop | None
-    ending: Ending | None
+    stop: Termination | None
+    ending: ExitReport | None
     away_s: float = 0.0
     last_lines: Sequence[str] = ()
 
 
-def replica_fault(finding: Finding | None, ended: ReplicaEnded) -> Stop | None:
+def replica_fault(finding: Finding | None, ended: ReplicaEnded) -> Termination | None:
     """Why the candidate's score does not count; None when the replica bears it out.
 
     A replica that ended by a limit or by a signal may have met with an accident: such a fault is `disturbed`, and the
@@ -231,18 +235,20 @@ def replica_fault(finding: Finding | None, ended: ReplicaEnded) -> Stop | None:
     if stop is not None and stop.outcome in (Outcome.PREEMPTED, Outcome.LOST):
         return stop
     if ending is not None and not ending.started:
-        return Stop(Outcome.LOST, f"the trainer could not start its replica{_last(ended.last_lines)}")
+        return Termination(Outcome.LOST, f"the trainer could not start its replica{_last(ended.last_lines)}")
     lost = lost_to_an_accident(stop, ending, ended.away_s)
     if lost is not None:
-        return Stop(Outcome.LOST, f"of its replica: {lost.reason}")
+        return Termination(Outcome.LOST, f"of its replica: {lost.reason}")
     if stop is not None:
         limit = stop.reason if stop.outcome in (Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY) else None
-        return Stop(Outcome.UNSCORABLE, f"its replica cannot be asked: {stop.reason}", limit)
+        return Termination(Outcome.UNSCORABLE, f"its replica cannot be asked: {stop.reason}", limit)
     if finding is None:
         words = f"its replica ended before it was asked{_last(ended.last_lines)}"
-        return Stop(Outcome.UNSCORABLE, words, signalled(ending))
+        return Termination(Outcome.UNSCORABLE, words, signalled(ending))
     fault = finding.fault
-    return None if fault is None else Stop(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {fault}")
+    return (
+        None if fault is None else Termination(Outcome.UNSCORABLE, f"a fresh process with its weights differs: {fault}")
+    )
 
 
 def _last(lines: Sequence[str]) -> str:

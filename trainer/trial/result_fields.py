@@ -8,13 +8,13 @@ from dataclasses import replace
 from trainer.jobs import Metric, Timing, Trust
 from trainer.scoring.causality import Finding
 from trainer.scoring.score import EVALUATOR, Score
-from trainer.trial.limits import Mark, Marks
+from trainer.trial.limits import Mark, Timeline
 from trainer.trial.outcome import printed_agrees
 
 PROBE = "rows asked again of a fresh process"
 
 
-def timing(wall_s: float, processor_s: float, marks: Marks, timed: float | None) -> Timing:
+def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | None) -> Timing:
     """The phases, from the moments that were noted."""
     return Timing(
         wall_s=wall_s,

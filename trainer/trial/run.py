@@ -26,8 +26,8 @@ from trainer.jobs.redaction import redaction
 from trainer.sandbox import syscalls
 from trainer.sandbox.cgroup import OomKills, kernel_oom_kills
 from trainer.sandbox.cleanup import clear
-from trainer.sandbox.launch import Guarded, Launch
-from trainer.sandbox.paths import Places
+from trainer.sandbox.launch import GuardedProcess, Launch
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.visible_paths import grants
 from trainer.scoring.causality import Finding, Questions
 from trainer.scoring.examination import Examination
@@ -36,8 +36,8 @@ from trainer.scoring.replica import ReplicaExam
 from trainer.scoring.rows import ScoringRows
 from trainer.scoring.score import Plan, Scoring
 from trainer.trial.disk_usage import Holdings, can_be_counted
-from trainer.trial.outcome import NO_MODULE, ReplicaEnded, Stop, replica_fault
-from trainer.trial.supervise import Watch
+from trainer.trial.outcome import NO_MODULE, ReplicaEnded, Termination, replica_fault
+from trainer.trial.supervise import Supervisor
 from trainer.trial.training_time import Grace
 
 _GUARDIAN_GRACE_S = 10.0
@@ -49,26 +49,26 @@ QUESTIONS, MORE_QUESTIONS = 512, 2048
 class Supervised:
     """What supervision saw: of the candidate, and of its replica if there was one. `stop` is the reason of either."""
 
-    watch: Watch
+    watch: Supervisor
     scoring: Scoring
     replica: Finding | None
-    stop: Stop | None
+    stop: Termination | None
     oom_kills: OomKills
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrialRun:
     """What a candidate and its replica have in common; of the weights the replica gets a copy, which is a file that the
     candidate never had open."""
 
     spec: TrialSpec
-    places: Places
+    places: WorkerConfig
     rows: ScoringRows
     weights_fd: int
     preempted: Callable[[], bool]
 
 
-def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
+def supervise(stage: TrialRun, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
     spec, oom_before = stage.spec, kernel_oom_kills()
     plan = Plan(
@@ -76,7 +76,7 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
         heldout=spec.budget.heldout_rows,
         unseen=spec.budget.unseen_rows,
         weights_fd=stage.weights_fd,
-        closer=lambda bpb: questions(spec, bpb),
+        closer=lambda bpb: rows_to_recheck(spec, bpb),
     )
     watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
     stop, finding = watch.stop, None
@@ -88,9 +88,9 @@ def supervise(stage: Stage, report: Callable[[Progress], None]) -> Supervised:
     return Supervised(watch, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
 
 
-def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop | None, Finding | None]:
+def _replicate(stage: TrialRun, saved: str | None, asked: Questions) -> tuple[Termination | None, Finding | None]:
     if not saved:
-        return Stop(Outcome.UNSCORABLE, NO_MODULE), None
+        return Termination(Outcome.UNSCORABLE, NO_MODULE), None
     weights_fd = syscalls.frozen_copy(stage.weights_fd, "weights")
     try:
         watch, exam = _watched(
@@ -106,11 +106,11 @@ def _replicate(stage: Stage, saved: str | None, asked: Questions) -> tuple[Stop 
 
 
 def _watched(
-    stage: Stage,
+    stage: TrialRun,
     report: Callable[[Progress], None],
     replica_of: str | None,
     examination: Callable[[Channel, Buffers], Exam],
-) -> tuple[Watch, Exam]:
+) -> tuple[Supervisor, Exam]:
     """Run one process to its end."""
     spec, places = stage.spec, stage.places
     buffers = Buffers(Layout.fitting(stage.rows.context, stage.rows.vocab, spec.budget.eval_rows))
@@ -118,12 +118,12 @@ def _watched(
     ours.setblocking(False)
     exam = examination(Channel(ours), buffers)
     try:
-        guarded = Guarded.start(_launch(stage, buffers, theirs.fileno(), replica_of))
+        guarded = GuardedProcess.start(_launch(stage, buffers, theirs.fileno(), replica_of))
         theirs.close()
         try:
             holdings = Holdings(stage.places.folder) if can_be_counted(places.work) else None
             redact = redaction(places.secrets)
-            watch = Watch(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
+            watch = Supervisor(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
             watch.run()
         finally:
             guarded.close()
@@ -135,7 +135,7 @@ def _watched(
     return watch, exam
 
 
-def questions(spec: TrialSpec, bpb: float) -> int | None:
+def rows_to_recheck(spec: TrialSpec, bpb: float) -> int | None:
     """How many questions a replica is asked about a score; None for a score that cannot be kept or confirmed.
 
     It depends on the score, which the candidate does not know, and on nothing that it can see. Only the repeats of the
@@ -151,7 +151,7 @@ def questions(spec: TrialSpec, bpb: float) -> int | None:
     return MORE_QUESTIONS if to_beat - bpb > JUMP_SHARE * abs(to_beat) else QUESTIONS
 
 
-def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
+def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
     spec, places, layout = stage.spec, stage.places, buffers.layout
     budget = spec.budget
     orders = RunnerOrders(
@@ -191,7 +191,7 @@ def _launch(stage: Stage, buffers: Buffers, control_fd: int, replica_of: str | N
     )
 
 
-def vram_mib(spec: TrialSpec, places: Places) -> int | None:
+def vram_mib(spec: TrialSpec, places: WorkerConfig) -> int | None:
     """The smaller cap of the card's memory: the trial's or this trainer's."""
     return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
 

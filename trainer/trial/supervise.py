@@ -12,11 +12,11 @@ import selectors
 import time
 from collections.abc import Callable
 
-from trainer.candidate.protocol import Channel, ChannelFault, Message, Word
+from trainer.candidate.protocol import Channel, ChannelFault, Message, MessageType
 from trainer.jobs import Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact
 from trainer.sandbox.cgroup import group_memory_mib
-from trainer.sandbox.launch import Ending, Guarded
+from trainer.sandbox.launch import ExitReport, GuardedProcess
 from trainer.sandbox.output import Output, readable
 from trainer.sandbox.processor_time import Ledger
 from trainer.sandbox.step_lines import Printed
@@ -24,8 +24,8 @@ from trainer.sandbox.usage import Usage, held_once_mib
 from trainer.scoring.cross_entropy import Unscorable
 from trainer.scoring.examination import Examination
 from trainer.trial.disk_usage import Hidden, Holdings
-from trainer.trial.limits import Claims, Mark, Marks, Peaks, between, limits
-from trainer.trial.outcome import Stop
+from trainer.trial.limits import Mark, PeakUsage, Reported, Timeline, between, limits
+from trainer.trial.outcome import Termination
 from trainer.trial.training_time import most_trained, trained
 
 _TICK_S = 0.1
@@ -36,13 +36,13 @@ _READS = 16
 _LOG_LIMIT_BYTES = 2**30
 
 
-class Watch:
+class Supervisor:
     """Watches one candidate until it is gone. `run` is called once; afterwards the attributes tell what happened."""
 
     def __init__(
         self,
         spec: TrialSpec,
-        guarded: Guarded,
+        guarded: GuardedProcess,
         channel: Channel,
         scoring: Examination,
         report: Callable[[Progress], None],
@@ -61,12 +61,12 @@ class Watch:
         self._preempted = preempted
         self.printed = Printed()
         self.sink = Output(spec.caps.log_kib, self.printed, redact)
-        self.claims = Claims()
-        self.peaks = Peaks()
-        self.marks = Marks(Mark(time.monotonic(), 0.0))
+        self.claims = Reported()
+        self.peaks = PeakUsage()
+        self.marks = Timeline(Mark(time.monotonic(), 0.0))
         self._group_before_mib = group_memory_mib()
-        self.stop: Stop | None = None
-        self.ending: Ending | None = None
+        self.stop: Termination | None = None
+        self.ending: ExitReport | None = None
         self._stopped_s: float | None = None
         self._ended = False
 
@@ -100,7 +100,7 @@ class Watch:
 
     def _end(self, outcome: Outcome, reason: str) -> None:
         if self.stop is None:
-            self.stop = Stop(outcome, reason)
+            self.stop = Termination(outcome, reason)
             self._stopped_s = time.monotonic()
             self._guarded.stop()
 
@@ -123,23 +123,23 @@ class Watch:
     def _heard(self, message: Message) -> None:
         marks, claims = self.marks, self.claims
         match message.word:
-            case Word.IMPORTED if marks.imported is None:
+            case MessageType.IMPORTED if marks.imported is None:
                 marks.imported = self._mark()
                 claims.device = readable(message.text, self._redact)
                 claims.threads, claims.memory_mib, claims.calibration_s = message.number, message.x, message.y
-            case Word.FIRST_BATCH if marks.first_batch is None:
+            case MessageType.FIRST_BATCH if marks.first_batch is None:
                 marks.first_batch = self._mark()
-            case Word.WARM if marks.warm is None and marks.first_batch is not None:
+            case MessageType.WARM if marks.warm is None and marks.first_batch is not None:
                 marks.warm = self._mark()
-            case Word.PROGRESS:
+            case MessageType.PROGRESS:
                 claims.steps, claims.share = message.number, message.x
-            case Word.READY if marks.ready is None and self.stop is None:
+            case MessageType.READY if marks.ready is None and self.stop is None:
                 self._ready(message)
-            case Word.SERVED | Word.SAVED if marks.ready is not None and self.stop is None:
+            case MessageType.SERVED | MessageType.SAVED if marks.ready is not None and self.stop is None:
                 self._answered(message)
-            case Word.REHEARSED:
+            case MessageType.REHEARSED:
                 claims.rehearsed = message
-            case Word.FAULT:
+            case MessageType.FAULT:
                 self._end(Outcome.UNSCORABLE, self.sink.fault(message.text))
 
     def _answered(self, message: Message) -> None:
@@ -198,8 +198,8 @@ class Watch:
         self.sink.finish()
         try:
             while (message := self._channel.receive()) is not None:
-                if message.word is Word.FAULT and self.stop is None:
-                    self.stop = Stop(Outcome.UNSCORABLE, self.sink.fault(message.text))
+                if message.word is MessageType.FAULT and self.stop is None:
+                    self.stop = Termination(Outcome.UNSCORABLE, self.sink.fault(message.text))
         except (BlockingIOError, ConnectionResetError, ChannelFault):
             return
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import median
 
 from trainer.jobs import Budget, Clock
-from trainer.trial.limits import Mark, Marks, between
+from trainer.trial.limits import Mark, Timeline, between
 
 _ANSWER_FACTOR = 1.5
 _READING_S = {Clock.PROCESSOR: 0.03, Clock.WALL: 1.0, Clock.STEPS: 0.0}  # ticks of the kernel; a neighbour's turn
@@ -62,7 +62,7 @@ class Trained:
         return f"it trained {self.in_all:.1f} {kind} seconds{elsewhere}; the budget is {budget.amount:g}"
 
 
-def trained(marks: Marks, budget: Budget, now: Mark) -> Trained | None:
+def trained(marks: Timeline, budget: Budget, now: Mark) -> Trained | None:
     """Up to `now`; None where nothing is counted, because steps are, or because its script has not begun."""
     clock = budget.clock
     if clock is Clock.STEPS or marks.imported is None:
@@ -81,7 +81,7 @@ def most_trained(budget: Budget) -> float:
     return budget.amount + Grace.of(budget).overrun
 
 
-def _excesses(marks: Marks, clock: Clock) -> tuple[float, float]:
+def _excesses(marks: Timeline, clock: Clock) -> tuple[float, float]:
     """By how much the first answer, and all others together, took longer than 1.5 times the usual one.
 
     Two questions are always on their way, so an answer may be noticed together with the next: it is two neighbours

@@ -23,19 +23,19 @@ from trainer.jobs import (
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear
-from trainer.sandbox.launch import Ending, layers
-from trainer.sandbox.paths import Places
+from trainer.sandbox.launch import ExitReport, layers
+from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring.rows import DataFault, OtherPrepare, read_rows
 from trainer.trial import device, disk_space, gpu, machine_speed, result_fields, result_store
 from trainer.trial.disk_usage import can_be_counted
-from trainer.trial.outcome import Observed, Stop, judge
+from trainer.trial.outcome import Observation, Termination, classify
 from trainer.trial.result_fields import finite
-from trainer.trial.run import Stage, Supervised, supervise, vram_mib
-from trainer.trial.supervise import Watch
+from trainer.trial.run import Supervised, TrialRun, supervise, vram_mib
+from trainer.trial.supervise import Supervisor
 
 
 def run_trial(
-    spec: TrialSpec, places: Places, report: Callable[[Progress], None], preempted: Callable[[], bool]
+    spec: TrialSpec, places: WorkerConfig, report: Callable[[Progress], None], preempted: Callable[[], bool]
 ) -> TrialResult:
     """Run one trial, or give its stored result again. `report` must not block; `preempted` is asked ten times a second.
 
@@ -45,23 +45,25 @@ def run_trial(
     if known is not None:
         return known
     clock = _Clock(time.time(), time.monotonic())
-    if (words := disk_space.lacking(places.results, places.work) or gpu.lacking(spec.caps)) is not None:
-        return _without_run(spec, places, clock, Stop(Outcome.LOST, f"it was not begun: {words}"))
+    if (words := disk_space.why_not_ready(places.results, places.work) or gpu.why_not_ready(spec.caps)) is not None:
+        return _without_run(spec, places, clock, Termination(Outcome.LOST, f"it was not begun: {words}"))
     try:
         rows = read_rows(places.data, spec.data_sha256)
         launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
     except DataFault as fault:
-        return result_store.store(places.results, _without_run(spec, places, clock, Stop(Outcome.LOST, str(fault))))
+        return result_store.store(
+            places.results, _without_run(spec, places, clock, Termination(Outcome.LOST, str(fault)))
+        )
     except OtherPrepare as refusal:
         return result_store.store(
-            places.results, _without_run(spec, places, clock, Stop(Outcome.UNSCORABLE, str(refusal)))
+            places.results, _without_run(spec, places, clock, Termination(Outcome.UNSCORABLE, str(refusal)))
         )
     folder = places.folder
     clear(folder, places.user)
     before_s = _calibrate(spec)
     weights_fd = syscalls.growing_memory("weights")
     try:
-        seen = supervise(Stage(launched, places, rows, weights_fd, preempted), report)
+        seen = supervise(TrialRun(launched, places, rows, weights_fd, preempted), report)
     finally:
         os.close(weights_fd)
         clear(folder, places.user)
@@ -85,12 +87,12 @@ class _Clock:
         return time.monotonic() - self.started_s
 
 
-def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, speed: Calibration) -> TrialResult:
+def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervised, speed: Calibration) -> TrialResult:
     watch, scoring = seen.watch, seen.scoring
     printed_bpb = watch.printed.summary.get("val_bpb")
     bpb = scoring.val.bpb if scoring.val is not None and watch.marks.scored is not None else None
-    stop = judge(
-        Observed(
+    stop = classify(
+        Observation(
             stop=seen.stop,
             ending=watch.ending,
             asked_for_score=watch.marks.ready is not None,
@@ -103,7 +105,7 @@ def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, sp
             away_s=watch.peaks.away_s,
             on_wall=spec.budget.clock is Clock.WALL,
             vram_mib=vram_mib(spec, places) if watch.claims.memory_mib else None,
-            no_room=disk_space.lacking(places.work),
+            no_room=disk_space.why_not_ready(places.work),
         )
     )
     ok = stop.outcome is Outcome.OK
@@ -142,7 +144,7 @@ def _result(spec: TrialSpec, places: Places, clock: _Clock, seen: Supervised, sp
     )
 
 
-def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str, ...]:
+def _layers(spec: TrialSpec, places: WorkerConfig, ending: ExitReport | None) -> tuple[str, ...]:
     """What stood around the candidate; nothing around one that was never there."""
     if ending is not None and not ending.started:
         return ()
@@ -151,7 +153,7 @@ def _layers(spec: TrialSpec, places: Places, ending: Ending | None) -> tuple[str
     return (*layers(places.user), *memory, *disk, "wall-limit")
 
 
-def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
+def _log(spec: TrialSpec, places: WorkerConfig, watch: Supervisor) -> TrialLog:
     text = watch.sink.text()
     return TrialLog(
         path=result_store.store_log(places.results, spec.id, text),
@@ -161,7 +163,7 @@ def _log(spec: TrialSpec, places: Places, watch: Watch) -> TrialLog:
     )
 
 
-def _without_run(spec: TrialSpec, places: Places, clock: _Clock, stop: Stop) -> TrialResult:
+def _without_run(spec: TrialSpec, places: WorkerConfig, clock: _Clock, stop: Termination) -> TrialResult:
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,

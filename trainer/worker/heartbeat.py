@@ -24,7 +24,7 @@ _EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
-class Presence:
+class Heartbeat:
     """A worker's own key, a trainer's or a checker's. `token` grows with every trial, so a reader can tell an old
     holder from the current.
 
@@ -77,7 +77,7 @@ class Presence:
 class Publisher:
     """Publishes a trial's progress from a thread; `report` only leaves the newest where the thread finds it."""
 
-    def __init__(self, presence: Presence, trial: str) -> None:
+    def __init__(self, presence: Heartbeat, trial: str) -> None:
         self._bus = Bus(presence.connection)
         self._presence = presence
         self._trial = trial

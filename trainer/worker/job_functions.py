@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from trainer.jobs import CheckResult, CheckSpec, Outcome, TrialResult, TrialSpec, Verdict, connect
 from trainer.jobs.bus import TRAINER
 from trainer.sandbox.guardian import kill_tree
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import dry_run, trial
-from trainer.worker.heartbeat import Presence, Publisher
+from trainer.worker.heartbeat import Heartbeat, Publisher
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ CHECKING = "checking"
 
 
 @dataclass(frozen=True)
-class Station:
+class WorkerState:
     """Where this process works, and the server it tells about it, under the key `shows`."""
 
-    places: Places
+    places: WorkerConfig
     worker: str
     redis_url: str
     password: str | None
@@ -40,22 +40,22 @@ class Station:
     no_user: str | None = None
     shows: str = TRAINER
 
-    def presence(self) -> Presence:
+    def presence(self) -> Heartbeat:
         """What it shows of itself, over a connection of its own that does not wait."""
         impatient = connect(self.redis_url, password=self.password, patient=False)
         cap_mib = self.places.vram_cap_mib
-        return Presence(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.shows)
+        return Heartbeat(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.shows)
 
 
 class NotStationed(RuntimeError):
     """A job ran in a process that no worker has set up."""
 
 
-_station: Station | None = None
+_station: WorkerState | None = None
 _told_to_stop = threading.Event()
 
 
-def take_station(station: Station) -> None:
+def configure(station: WorkerState) -> None:
     """Set once, before the worker forks."""
     global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process must know its places
     _station = station
@@ -107,7 +107,7 @@ def run_check(spec_json: dict[str, Any]) -> dict[str, Any]:
     return result.to_json()
 
 
-def _stationed() -> Station:
+def _stationed() -> WorkerState:
     if _station is None:
         raise NotStationed("this process is no worker; start one with `python -m trainer`")
     return _station

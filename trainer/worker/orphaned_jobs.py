@@ -15,7 +15,7 @@ from pathlib import Path
 from rq import Queue, Worker
 from rq.registry import StartedJobRegistry
 
-from trainer.jobs import ClosedJob
+from trainer.jobs import AllowlistedJob
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def _is_alive(pid: int | None) -> bool:
 
 
 def _fail_started(queue: Queue, dead: set[str]) -> list[str]:
-    registry = StartedJobRegistry(queue=queue, job_class=ClosedJob)
+    registry = StartedJobRegistry(queue=queue, job_class=AllowlistedJob)
     abandoned = []
     for job_id, execution in registry.get_job_and_execution_ids(cleanup=False):
         job = queue.fetch_job(job_id)

@@ -24,13 +24,13 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, ClosedJob, JobQueue
+from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue
 from trainer.jobs.bus import TRAINER
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import disk_space
-from trainer.worker.heartbeat import IDLE, Presence
+from trainer.worker.heartbeat import IDLE, Heartbeat
 from trainer.worker.job_functions import run_check, run_trial, tell_to_stop, was_told_to_stop
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ _LOOK_AGAIN_S = 1.0
 NO_MEMORY = "Redis has used up its memory. Next: raise its maxmemory, or remove what fills it; then it goes on"
 
 
-class TrialJob(ClosedJob):
+class TrialJob(AllowlistedJob):
     """Asks for a trial, or for nothing."""
 
     functions: ClassVar = {RUN_TRIAL: run_trial}
     works = TRIALS
 
 
-class CheckJob(ClosedJob):
+class CheckJob(AllowlistedJob):
     """Asks for a check, or for nothing."""
 
     functions: ClassVar = {RUN_CHECK: run_check}
@@ -57,11 +57,11 @@ class CheckJob(ClosedJob):
 
 
 @dataclass(frozen=True)
-class Duty:
+class Role:
     """What a worker is there for: how its name begins, its jobs with their queue and closed table, its key in Redis."""
 
     name: str
-    job: type[ClosedJob]
+    job: type[AllowlistedJob]
     key: str
 
     @property
@@ -75,8 +75,8 @@ class Duty:
         return self.job.refused
 
 
-TRAINS = Duty("trainer", TrialJob, TRAINER)
-CHECKS_DRAFTS = Duty("checker", CheckJob, CHECKER)
+TRIAL_ROLE = Role("trainer", TrialJob, TRAINER)
+DRY_RUN_ROLE = Role("checker", CheckJob, CHECKER)
 
 
 class OneQueueWorker(Worker):
@@ -87,7 +87,7 @@ class OneQueueWorker(Worker):
     """
 
     def __init__(
-        self, duty: Duty, connection: redis.Redis, presence: Presence, places: Places, *, single_host: bool
+        self, duty: Role, connection: redis.Redis, presence: Heartbeat, places: WorkerConfig, *, single_host: bool
     ) -> None:
         self._presence = presence
         self._places = places

@@ -31,7 +31,7 @@ from tests.scenarios.crash import kills
 from tests.scenarios.crash.kills import Kill
 from trainer.jobs import TrialResult, TrialSpec
 from trainer.sandbox import syscalls
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.selftest import Walls
 from trainer.trial import result_store, trial
 
@@ -149,7 +149,7 @@ def be_trainer(arguments: list[str], kill: Kill | None, log: Path) -> None:
     sys.exit(trainer.main(arguments))
 
 
-def scripted_trial(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
+def scripted_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
     """As the real one does: a known result is given again, a new one is on disk before anybody is told."""
     known = result_store.stored(places.trials, spec)
     return known or result_store.store(places.trials, TrialResult.from_json(answer(spec.to_json())))

@@ -27,7 +27,7 @@ from tests.scenarios.crash.conftest import tell
 from tests.scenarios.crash.kills import Kill, Moment
 from tests.scenarios.crash.nights import ForkedNight
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, profile_named
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants
 from trainer.trial import result_store, trial
 
@@ -110,7 +110,7 @@ def killer(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Killer:
     made = Killer(night.folder)
     data = tiny_data(night.folder / "tiny")
 
-    def run_trial(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
+    def run_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
         experiment, _, attempt = spec.id.removeprefix("night-").partition(f"-t{spec.number}-a")
         victims = PLAN.get((spec.kind, experiment, spec.number), ())
         if int(attempt) >= len(victims):
@@ -159,7 +159,7 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
 def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attempt_would_be_worse(
     night: ForkedNight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse_each_time(spec: TrialSpec, places: Places, *_: object) -> TrialResult:
+    def worse_each_time(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
         if (known := result_store.stored(places.results, spec)) is not None:
             return known
         result = TrialResult.from_json(answer(spec.to_json()))

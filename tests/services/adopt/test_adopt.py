@@ -28,7 +28,7 @@ from trainer.data import MANIFEST, verify
 from trainer.data.generated import GENERATED
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, files_digest
 from trainer.sandbox.landlock import abi
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 OWN = TESTS / "subjects" / "own"
@@ -164,7 +164,7 @@ class Own:
         for name in ("trials", "work"):
             (places / name).mkdir(exist_ok=True)
         return run_trial(
-            spec, Places(self.state.data, places / "trials", places / "work"), lambda _: None, lambda: False
+            spec, WorkerConfig(self.state.data, places / "trials", places / "work"), lambda _: None, lambda: False
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer.candidate.budget_clock import Pace
-from trainer.candidate.protocol import Channel, Word
+from trainer.candidate.budget_clock import BudgetClock
+from trainer.candidate.protocol import Channel, MessageType
 
 
 @pytest.fixture
@@ -19,18 +19,18 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
     ours.close()
 
 
-def words(channel: Channel) -> list[Word]:
+def words(channel: Channel) -> list[MessageType]:
     heard = []
     try:
         while (message := channel.receive()) is not None:
             heard.append(message.word)
     except BlockingIOError:
-        return [word for word in heard if word is not Word.PROGRESS]
+        return [word for word in heard if word is not MessageType.PROGRESS]
     return heard
 
 
 def test_a_budget_of_steps_allows_that_many_steps(ends: tuple[Channel, Channel]) -> None:
-    pace = Pace("steps", 4, 0, 0.0, ends[0])
+    pace = BudgetClock("steps", 4, 0, 0.0, ends[0])
     pace.batch_taken(100)
 
     taken = 0
@@ -39,41 +39,41 @@ def test_a_budget_of_steps_allows_that_many_steps(ends: tuple[Channel, Channel])
         pace.batch_taken(100)
 
     assert (taken, pace.steps, pace.tokens) == (4, 4, 500)
-    assert words(ends[1]) == [Word.FIRST_BATCH, Word.WARM]
+    assert words(ends[1]) == [MessageType.FIRST_BATCH, MessageType.WARM]
 
 
 def test_warm_up_costs_nothing_until_its_last_step(ends: tuple[Channel, Channel]) -> None:
-    pace = Pace("steps", 2, 3, 1000.0, ends[0])
+    pace = BudgetClock("steps", 2, 3, 1000.0, ends[0])
     pace.batch_taken(1)
 
     shares = [pace.progress() for _ in range(6)]
 
     assert shares == [0, 0, 0, 0, 0.5, 1]
-    assert words(ends[1]) == [Word.FIRST_BATCH, Word.WARM]
+    assert words(ends[1]) == [MessageType.FIRST_BATCH, MessageType.WARM]
 
 
 def test_warm_up_ends_by_its_seconds_too(ends: tuple[Channel, Channel]) -> None:
-    pace = Pace("wall", 1000, 10, 0.0, ends[0])
+    pace = BudgetClock("wall", 1000, 10, 0.0, ends[0])
 
     pace.batch_taken(1)
 
-    assert words(ends[1]) == [Word.FIRST_BATCH, Word.WARM]
+    assert words(ends[1]) == [MessageType.FIRST_BATCH, MessageType.WARM]
 
 
 def test_script_that_never_asks_is_counted_by_its_optimiser(ends: tuple[Channel, Channel]) -> None:
-    pace = Pace("wall", 1000, 2, 1000.0, ends[0])
+    pace = BudgetClock("wall", 1000, 2, 1000.0, ends[0])
     pace.batch_taken(1)
 
     pace.optimizer_stepped()
-    assert words(ends[1]) == [Word.FIRST_BATCH]
+    assert words(ends[1]) == [MessageType.FIRST_BATCH]
     pace.optimizer_stepped()
 
-    assert words(ends[1]) == [Word.WARM]
+    assert words(ends[1]) == [MessageType.WARM]
     assert pace.steps == 2
 
 
 def test_progress_before_the_first_batch_is_zero(ends: tuple[Channel, Channel]) -> None:
-    pace = Pace("wall", 1e-9, 0, 0.0, ends[0])
+    pace = BudgetClock("wall", 1e-9, 0, 0.0, ends[0])
 
     assert pace.progress() == 0
     pace.batch_taken(1)
@@ -85,7 +85,7 @@ class Seconds:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(Pace, "_now", lambda _: self.now)
+        monkeypatch.setattr(BudgetClock, "_now", lambda _: self.now)
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
@@ -93,7 +93,7 @@ class Seconds:
 
 def test_long_set_up_costs_budget(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = Seconds(monkeypatch)
-    pace = Pace("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
+    pace = BudgetClock("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
     seconds.pass_by(3)
 
     pace.batch_taken(1)
@@ -103,7 +103,7 @@ def test_long_set_up_costs_budget(ends: tuple[Channel, Channel], monkeypatch: py
 
 def test_short_set_up_costs_nothing(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = Seconds(monkeypatch)
-    pace = Pace("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
+    pace = BudgetClock("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
     seconds.pass_by(0.5)
 
     pace.batch_taken(1)
@@ -116,7 +116,7 @@ def test_step_that_would_end_far_behind_the_budget_is_not_begun(
     step_s: float, trained_s: float, ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = Seconds(monkeypatch)
-    pace = Pace("processor", 10, 0, 0.0, ends[0], overrun=1)
+    pace = BudgetClock("processor", 10, 0, 0.0, ends[0], overrun=1)
     pace.batch_taken(1)
     while pace.progress() < 1:
         seconds.pass_by(step_s)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rq.exceptions import DeserializationError, NoSuchJobError
 
-from trainer.jobs import BoundedJob, ClosedJob, Unreadable, result_of
+from trainer.jobs import AllowlistedJob, BoundedJob, Unreadable, result_of
 from trainer.jobs.bounded import DEPTH_LIMIT, INFLATED_LIMIT_BYTES, inflate, parse_json
 
 NOWHERE = redis.Redis(port=1)
@@ -102,7 +102,7 @@ def test_what_nests_too_deeply_is_refused(depth: int) -> None:
 
 
 def test_trouble_of_the_server_does_not_cost_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Work(ClosedJob):
+    class Work(AllowlistedJob):
         works = "trials"
 
     def busy(_: object) -> None:

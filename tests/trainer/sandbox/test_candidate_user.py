@@ -18,9 +18,9 @@ import pytest
 from tests.fixtures.trials import as_other_user
 from trainer.sandbox import candidate_user
 from trainer.sandbox.access_check import MOVE
-from trainer.sandbox.candidate_user import AUTO, UIDS, Tenancy, move_in
+from trainer.sandbox.candidate_user import AUTO, UIDS, SandboxUser, acquire
 from trainer.sandbox.launch import User
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else can start a process as another user")
 
@@ -34,7 +34,7 @@ print(held.user.uid, flush=True)
 sys.stdin.read()
 """
 
-MoveIn = Callable[..., Tenancy]
+MoveIn = Callable[..., SandboxUser]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def enter(ground: Path, data: Path) -> Iterator[MoveIn]:
     """Moves into a work folder, a new one each time unless it is named, and out of it after the test."""
     entered = []
 
-    def enter(work: Path | None = None) -> Tenancy:
-        entered.append(move_in(work or Path(tempfile.mkdtemp(dir=ground)) / "work", data, AUTO))
+    def enter(work: Path | None = None) -> SandboxUser:
+        entered.append(acquire(work or Path(tempfile.mkdtemp(dir=ground)) / "work", data, AUTO))
         return entered[-1]
 
     yield enter
@@ -93,7 +93,7 @@ def owner(folder: Path) -> tuple[int, int]:
 
 
 @as_other_user
-def test_user_that_can_read_all_is_taken_and_gets_the_folder(installed: Installed, places: Places) -> None:
+def test_user_that_can_read_all_is_taken_and_gets_the_folder(installed: Installed, places: WorkerConfig) -> None:
     said = installed.run(
         "held = move_in(work, data, 'auto'); print(held.user.uid, held.reason)", places.work, places.data
     )
@@ -106,7 +106,7 @@ def test_user_that_can_read_all_is_taken_and_gets_the_folder(installed: Installe
 
 @as_other_user
 def test_first_closed_folder_is_named_whether_it_holds_data_state_or_python(
-    installed: Installed, places: Places, user: User, closed: Path
+    installed: Installed, places: WorkerConfig, user: User, closed: Path
 ) -> None:
     (closed / "data").mkdir()
     (closed / "data" / "train.npy").touch()
@@ -125,7 +125,7 @@ def test_first_closed_folder_is_named_whether_it_holds_data_state_or_python(
 
 @as_other_user
 def test_interpreter_that_starts_for_root_alone_is_told_in_its_own_words(
-    installed: Installed, places: Places, user: User
+    installed: Installed, places: WorkerConfig, user: User
 ) -> None:
     asks = f"print(obstacle(User({user.uid}, {user.gid}), work, data))"
 
@@ -219,7 +219,7 @@ def test_what_another_users_candidate_left_is_gone_when_the_folder_changes_hands
     all_is_open: None, enter: MoveIn, ground: Path, data: Path
 ) -> None:
     work = Path(tempfile.mkdtemp(dir=ground)) / "work"
-    move_in(work, data, User(64_998, 64_998)).leave()
+    acquire(work, data, User(64_998, 64_998)).leave()
     makes = "import os; os.makedirs('a/b'); os.symlink('/etc', 'a/link'); os.chmod('a', 0)"
     subprocess.run([sys.executable, "-c", makes], cwd=work, check=True)
     os.chown(work / "a", 64_998, 64_998)

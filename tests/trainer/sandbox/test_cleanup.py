@@ -15,7 +15,7 @@ import trainer
 from tests.fixtures.trials import as_other_user, wait_for
 from trainer.sandbox.cleanup import NotSwept, clear, clear_all
 from trainer.sandbox.launch import User
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import processes_of
 
 
@@ -37,7 +37,7 @@ def open_places(user: User) -> Iterator[list[Path]]:
 
 
 @as_other_user
-def test_everything_that_runs_as_the_user_is_ended_and_nothing_else(places: Places, user: User) -> None:
+def test_everything_that_runs_as_the_user_is_ended_and_nothing_else(places: WorkerConfig, user: User) -> None:
     ours = subprocess.Popen(["sleep", "1000"])
     theirs = subprocess.Popen(
         ["sh", "-c", "setsid sleep 1000 & exec sleep 1000"], user=user.uid, group=user.gid, extra_groups=[], env={}
@@ -55,7 +55,7 @@ def test_everything_that_runs_as_the_user_is_ended_and_nothing_else(places: Plac
 
 @as_other_user
 def test_files_of_the_user_are_gone_wherever_everybody_may_write(
-    places: Places, user: User, open_places: list[Path]
+    places: WorkerConfig, user: User, open_places: list[Path]
 ) -> None:
     left = [path.with_name(f"{path.name}-left") for path in open_places]
     for path in left:
@@ -79,7 +79,7 @@ def test_files_of_the_user_are_gone_wherever_everybody_may_write(
     ],
     ids=["file", "closed", "links", "deeper than python goes", "names"],
 )
-def test_work_folder_is_emptied_of(code: str, places: Places, user: User) -> None:
+def test_work_folder_is_emptied_of(code: str, places: WorkerConfig, user: User) -> None:
     run_as(user, code, places.work)
 
     clear_all(places.work, user)
@@ -89,7 +89,7 @@ def test_work_folder_is_emptied_of(code: str, places: Places, user: User) -> Non
 
 
 @as_other_user
-def test_work_folder_that_the_user_cannot_empty_is_said(places: Places, user: User) -> None:
+def test_work_folder_that_the_user_cannot_empty_is_said(places: WorkerConfig, user: User) -> None:
     os.chown(places.work, 0, 0)
 
     with pytest.raises(NotSwept, match=rf"as uid {user.uid}: .*{places.work}.* could not be removed"):
@@ -108,7 +108,7 @@ PLANTS = {
 
 
 @pytest.mark.parametrize("code", PLANTS.values(), ids=PLANTS)
-def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str, places: Places) -> None:
+def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str, places: WorkerConfig) -> None:
     precious = places.work.parent / "precious"
     precious.mkdir()
     (precious / "kept").touch()
@@ -122,7 +122,9 @@ def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str
 
 
 @as_other_user
-def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_root(places: Places, user: User) -> None:
+def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_root(
+    places: WorkerConfig, user: User
+) -> None:
     closes = "os.makedirs('x/a/b'); os.chmod('x/a/b', 0); os.chmod('x/a', 0); os.chmod('x', 0)"
     wipes = "from trainer.sandbox.cleanup import wipe; wipe(pathlib.Path('x').absolute())"
     ours = str(Path(trainer.__file__).parents[1])
@@ -133,7 +135,7 @@ def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_roo
 
 
 @as_other_user
-def test_work_folder_has_the_same_mode_and_times_before_every_candidate(places: Places, user: User) -> None:
+def test_work_folder_has_the_same_mode_and_times_before_every_candidate(places: WorkerConfig, user: User) -> None:
     """They are its user's to set, so the next one could read there what this one was asked."""
     os.chmod(places.work, 0o751)
     os.utime(places.work, (123, 456))

@@ -29,7 +29,7 @@ from trainer.jobs import Outcome, TrialResult, profile_named
 from trainer.sandbox import syscalls
 from trainer.sandbox.landlock import abi
 from trainer.sandbox.launch import User, UserRefused
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 # stdin, two buffers and the weights, the log twice, the wire
@@ -62,7 +62,7 @@ class Attacked:
 
 @pytest.fixture
 def attack(
-    spec: MakeSpec, places: Places, run: Run, monkeypatch: pytest.MonkeyPatch
+    spec: MakeSpec, places: WorkerConfig, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Attacked]]:
     """A candidate that tries everything, with all of it within reach."""
     folder = places.trials.parent
@@ -115,7 +115,7 @@ def attack(
 
 
 def test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it(
-    attack: Callable[[], Attacked], places: Places
+    attack: Callable[[], Attacked], places: WorkerConfig
 ) -> None:
     attacked = attack()
 
@@ -214,7 +214,7 @@ def test_cell_of_the_battery_that_is_asserted_elsewhere_is(test: str) -> None:
 
 @as_other_user
 def test_candidate_that_cannot_be_started_is_lost_and_no_layer_is_claimed(
-    spec: MakeSpec, run: Run, places: Places
+    spec: MakeSpec, run: Run, places: WorkerConfig
 ) -> None:
     os.chown(places.work, 0, 0)
     places.work.chmod(0o555)
@@ -240,7 +240,7 @@ def test_group_is_the_uid_unless_it_is_named() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("user", ["same-uid", "other-uid"], indirect=True)
 def test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is(
-    spec: MakeSpec, places: Places
+    spec: MakeSpec, places: WorkerConfig
 ) -> None:
     deep = places.work.parent / ("deep" * 20)
     deep.mkdir()

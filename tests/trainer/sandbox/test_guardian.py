@@ -17,7 +17,7 @@ from tests.fixtures.trials import everything_dead
 from trainer.sandbox.cleanup import wipe
 from trainer.sandbox.guardian import write_files
 from trainer.sandbox.landlock import READ, USE, abi
-from trainer.sandbox.launch import MARKER, Ending, Orders, isolated_command, layers
+from trainer.sandbox.launch import MARKER, ExitReport, Orders, isolated_command, layers
 from trainer.sandbox.private_root import OWN_PROCESS
 from trainer.sandbox.visible_paths import Grant, grants
 
@@ -38,12 +38,12 @@ def test_files_arrive_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "ending"),
     [
-        ("0 - 1.5 220.25 0 itself\n", Ending(0, None, "itself", 1.5, 220.25, 0)),
-        ("- 9 0.1 10.0 3 wall limit\n", Ending(None, 9, "wall limit", 0.1, 10.0, 3)),
+        ("0 - 1.5 220.25 0 itself\n", ExitReport(0, None, "itself", 1.5, 220.25, 0)),
+        ("- 9 0.1 10.0 3 wall limit\n", ExitReport(None, 9, "wall limit", 0.1, 10.0, 3)),
     ],
 )
-def test_report_is_read_back(line: str, ending: Ending) -> None:
-    assert Ending.from_report(line) == ending
+def test_report_is_read_back(line: str, ending: ExitReport) -> None:
+    assert ExitReport.from_report(line) == ending
 
 
 def test_wiping_follows_no_link(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_guardian_alone_ends_at_its_wall_limit_what_ignores_everything(tmp_path:
 
 def guarded(
     tmp_path: Path, argv: list[str], *, own_root: bool = False, wall_limit_s: float = 60, more: Sequence[Grant] = ()
-) -> tuple[str, Ending]:
+) -> tuple[str, ExitReport]:
     """What a guardian's candidate printed, and how it ended; it is granted `more` than candidates are."""
     reading, writing = os.pipe()
     folder = tmp_path / "work" / "e-1-t1-a1"
@@ -171,4 +171,4 @@ def guarded(
     )
     os.close(writing)
     with open(reading, "rb") as log:
-        return log.read().decode(), Ending.from_report(done.stdout.decode())
+        return log.read().decode(), ExitReport.from_report(done.stdout.decode())

@@ -10,14 +10,14 @@ import pytest
 from tests.fixtures.trials import as_user
 from trainer.sandbox import launch, selftest
 from trainer.sandbox.landlock import abi
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.selftest import Unsafe, Walls, try_walls
 
 needs_landlock = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
 
 
 @pytest.fixture
-def password(places: Places) -> Path:
+def password(places: WorkerConfig) -> Path:
     path = places.trials.parent / "password"
     path.write_text("secret")
     path.chmod(0o600)
@@ -26,7 +26,7 @@ def password(places: Places) -> Path:
 
 @needs_landlock
 @as_user
-def test_nothing_gets_through_the_walls_as_they_are(places: Places, password: Path) -> None:
+def test_nothing_gets_through_the_walls_as_they_are(places: WorkerConfig, password: Path) -> None:
     walls = try_walls(places, password)
 
     assert walls.open == ()
@@ -36,7 +36,7 @@ def test_nothing_gets_through_the_walls_as_they_are(places: Places, password: Pa
 
 
 def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
-    places: Places, password: Path, monkeypatch: pytest.MonkeyPatch
+    places: WorkerConfig, password: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = [("/", selftest.grants(places.data)[0][1])]
     monkeypatch.setattr(selftest, "grants", lambda _: everything)
@@ -56,7 +56,7 @@ def test_card_that_cuda_does_not_start_on_is_refused_by_its_reason() -> None:
 
 
 def test_walls_behind_which_nothing_starts_are_refused_with_what_was_said(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    places: WorkerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selftest, "grants", lambda _: [])
     blocked = dataclasses.replace(places, work=places.work / "absent")

@@ -22,7 +22,7 @@ from trainer.scoring.causality import (
     pair_losses,
 )
 from trainer.scoring.cross_entropy import Unscorable, nats
-from trainer.trial.run import questions
+from trainer.trial.run import rows_to_recheck
 
 Tokens = npt.NDArray[np.integer]
 Logits = npt.NDArray[np.float32]
@@ -174,10 +174,10 @@ def examine(
     replica: Model | None = None,
 ) -> Finding:
     """Its score, and then what its replica answers: another process, or the same one where that is no matter."""
-    questions = scored(model, seed, kind).questions(count)
-    logits = answers(replica or model, questions.tokens, kind)
-    compared = logits[np.arange(len(logits)), questions.positions]
-    return questions.finding(nats(compared, questions.targets))
+    rows_to_recheck = scored(model, seed, kind).questions(count)
+    logits = answers(replica or model, rows_to_recheck.tokens, kind)
+    compared = logits[np.arange(len(logits)), rows_to_recheck.positions]
+    return rows_to_recheck.finding(nats(compared, rows_to_recheck.targets))
 
 
 @pytest.mark.parametrize(
@@ -290,33 +290,36 @@ def asked(count: int = 4 * ROWS) -> Questions:
 
 
 def test_a_question_is_its_row_up_to_its_position_in_its_place_and_goes_on_differently_at_once() -> None:
-    questions = asked()
+    rows_to_recheck = asked()
 
-    assert len(questions.tokens) == 4 * ROWS
-    for at, tokens in enumerate(questions.tokens):
-        behind = questions.positions[at] + 1
+    assert len(rows_to_recheck.tokens) == 4 * ROWS
+    for at, tokens in enumerate(rows_to_recheck.tokens):
+        behind = rows_to_recheck.positions[at] + 1
         rows = [row for row in range(at % BATCH, ROWS, BATCH) if (VAL[row, :behind] == tokens[:behind]).all()]
         assert rows, "it is a row of the same place in a batch"
-        assert (tokens[behind] != questions.targets[at]) == questions.changed[at]
+        assert (tokens[behind] != rows_to_recheck.targets[at]) == rows_to_recheck.changed[at]
 
 
 def test_no_question_shows_what_a_later_one_of_its_row_asks_for() -> None:
-    questions = asked()
+    rows_to_recheck = asked()
     shown: dict[int, int] = {}
 
-    for at, tokens in enumerate(questions.tokens):
+    for at, tokens in enumerate(rows_to_recheck.tokens):
         same = (VAL[at % BATCH :: BATCH] == tokens).cumprod(axis=1).sum(axis=1)
         row = int(same.argmax())
-        if questions.changed[at]:
-            assert shown.get(BATCH * row + at % BATCH, 0) <= questions.positions[at] + 1
+        if rows_to_recheck.changed[at]:
+            assert shown.get(BATCH * row + at % BATCH, 0) <= rows_to_recheck.positions[at] + 1
         shown[BATCH * row + at % BATCH] = int(same.max())
-    assert not questions.changed[-BATCH:].all(), "whole rows come last"
+    assert not rows_to_recheck.changed[-BATCH:].all(), "whole rows come last"
 
 
 def test_the_text_behind_a_position_is_of_other_rows_than_are_scored() -> None:
-    questions = asked()
+    rows_to_recheck = asked()
 
-    texts = {tokens[-3:].tobytes() for tokens in questions.tokens[questions.changed & (questions.positions < 30)]}
+    texts = {
+        tokens[-3:].tobytes()
+        for tokens in rows_to_recheck.tokens[rows_to_recheck.changed & (rows_to_recheck.positions < 30)]
+    }
     assert texts <= {row[-3:].tobytes() for row in HELDOUT}
     assert not texts & {row[-3:].tobytes() for row in VAL}
 
@@ -326,10 +329,10 @@ def test_positions_whose_tokens_do_not_count_have_no_weight_in_the_mean() -> Non
     causality = Causality(VAL, HELDOUT, half, BATCH, np.random.default_rng(0))
     causality.note(0, nats(past(VAL[:, :-1].astype(np.int64)).reshape(-1, VOCAB), VAL[:, 1:].reshape(-1)))
 
-    questions = causality.questions(4 * ROWS)
+    rows_to_recheck = causality.questions(4 * ROWS)
 
-    assert ((questions.weights > 0) == half[questions.targets]).all()
-    assert questions.weights.mean() == pytest.approx(0.5, abs=0.1), "weights make up for how likely a draw was"
+    assert ((rows_to_recheck.weights > 0) == half[rows_to_recheck.targets]).all()
+    assert rows_to_recheck.weights.mean() == pytest.approx(0.5, abs=0.1), "weights make up for how likely a draw was"
 
 
 def test_draws_prefer_tokens_that_were_predicted_better_than_by_pairs() -> None:
@@ -338,12 +341,14 @@ def test_draws_prefer_tokens_that_were_predicted_better_than_by_pairs() -> None:
     losses[:, 5] = 0.0
     causality.note(0, losses.reshape(-1))
 
-    questions = causality.questions(4 * ROWS)
+    rows_to_recheck = causality.questions(4 * ROWS)
 
-    share = float(np.mean(questions.positions == 5))
+    share = float(np.mean(rows_to_recheck.positions == 5))
     assert share > 0.2, "a share of 1 in 39 has all of the profit; 1 row has it once"
-    drawn = questions.positions == 5
-    assert questions.weights[drawn].max() < questions.weights[~drawn].min(), "what is likely drawn counts less"
+    drawn = rows_to_recheck.positions == 5
+    assert rows_to_recheck.weights[drawn].max() < rows_to_recheck.weights[~drawn].min(), (
+        "what is likely drawn counts less"
+    )
 
 
 def test_pairs_of_tokens_cost_what_they_are_worth() -> None:
@@ -375,7 +380,7 @@ def test_pairs_of_tokens_cost_what_they_are_worth() -> None:
 def test_every_score_that_can_count_is_asked_about(
     spec: MakeSpec, trial: str, kind: Kind, to_beat: float | None, count: int | None
 ) -> None:
-    assert questions(spec("tiny", trial=f"x-t0-3-{trial}-a0", kind=kind, score_to_beat=to_beat), 2.0) == count
+    assert rows_to_recheck(spec("tiny", trial=f"x-t0-3-{trial}-a0", kind=kind, score_to_beat=to_beat), 2.0) == count
 
 
 def test_a_replica_whose_logits_are_no_numbers_is_refused() -> None:

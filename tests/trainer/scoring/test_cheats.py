@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.trials import MakeSpec, Run, everything_dead, miniature, tiny_data
 from tests.subjects.cheats import BUDGET, CHEATS, HONEST, Cheat, edited
 from trainer.jobs import PROFILES, Clock, Kind, Outcome, Profile, TrialSpec, files_digest
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 FIRST = {"trial": "e-1-t0-a1", "kind": Kind.FIRST, "score_to_beat": 99.0}
@@ -26,7 +26,7 @@ def data(ground: Path) -> Path:
 @pytest.fixture(scope="module")
 def honest(data: Path, ground: Path) -> float:
     """What the script that all cheats start from scores."""
-    places = Places(data, ground / "honest" / "trials", ground / "honest" / "work")
+    places = WorkerConfig(data, ground / "honest" / "trials", ground / "honest" / "work")
     for folder in (places.trials, places.work):
         folder.mkdir(parents=True)
     spec = miniature(data, HONEST, **{**FIRST, "budget": BUDGET})
@@ -100,7 +100,7 @@ def test_slow_first_steps_earn_no_more_than_the_warm_up_may_last(spec: MakeSpec,
         if cheat.says is not None
     ],
 )
-def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, places: Places) -> None:
+def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
     result = run(of(cheat, spec))
 
     assert (result.outcome, result.metric, result.heldout) == (cheat.outcome, None, None), (result.reason, result.log)

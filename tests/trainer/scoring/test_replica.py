@@ -11,27 +11,27 @@ import torch
 from torch import nn
 
 from tests.fixtures.examined import examined
-from trainer.candidate.protocol import Channel, Layout, Word
+from trainer.candidate.protocol import Channel, Layout, MessageType
 from trainer.jobs import Outcome
 from trainer.sandbox import syscalls
-from trainer.sandbox.launch import Ending
+from trainer.sandbox.launch import ExitReport
 from trainer.scoring.causality import Causality, Finding
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.replica import ReplicaExam
 from trainer.scoring.rows import ScoringRows
 from trainer.scoring.score import Plan, Scoring
-from trainer.trial.outcome import ReplicaEnded, Stop, replica_fault
+from trainer.trial.outcome import ReplicaEnded, Termination, replica_fault
 
 VOCAB, CONTEXT, ROWS, BATCH = 20, 8, 16, 4
 
-FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
+FINE = ExitReport(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
 KILLED = dataclasses.replace(FINE, exit_code=None, signal=9)
-LATE = Stop(Outcome.TIMED_OUT, "it was not scored within 9 s")
+LATE = Termination(Outcome.TIMED_OUT, "it was not scored within 9 s")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.PREEMPTED, Outcome.LOST])
 def test_what_the_machine_did_to_a_replica_is_not_the_candidates_fault(outcome: Outcome) -> None:
-    stop = Stop(outcome, "the worker was told to stop")
+    stop = Termination(outcome, "the worker was told to stop")
 
     assert replica_fault(None, ReplicaEnded(stop, None)) == stop
 
@@ -59,7 +59,7 @@ def test_replica_whose_guardian_or_supervisor_met_with_an_accident_is_lost(ended
     [
         (ReplicaEnded(None, KILLED), "killed by SIGKILL"),
         (ReplicaEnded(LATE, KILLED), "not scored within 9 s"),
-        (ReplicaEnded(Stop(Outcome.UNSCORABLE, "it answered something else"), FINE), None),
+        (ReplicaEnded(Termination(Outcome.UNSCORABLE, "it answered something else"), FINE), None),
         (ReplicaEnded(None, dataclasses.replace(FINE, exit_code=1)), None),
         (ReplicaEnded(None, dataclasses.replace(KILLED, signal=11)), None),
     ],
@@ -108,7 +108,7 @@ def test_one_question_is_on_the_way_at_a_time() -> None:
 
     asked = theirs.receive()
     assert asked is not None
-    assert asked.word is Word.SCORE
+    assert asked.word is MessageType.SCORE
     with pytest.raises(BlockingIOError):
         theirs.receive()
     for end in (ours.end, theirs.end):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.candidate.protocol import BUFFERS, Channel, ChannelFault, Layout, Message, Word
+from trainer.candidate.protocol import BUFFERS, Channel, ChannelFault, Layout, Message, MessageType
 from trainer.scoring.cross_entropy import LARGEST_LOGIT, Unscorable, nats
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows
@@ -106,12 +106,12 @@ def test_a_logit_that_is_not_finite_is_refused(bad: float) -> None:
 
 
 FITTING = [
-    Message(Word.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a card"),
-    Message(Word.PROGRESS, 2**32 - 1, 0.5),
-    Message(Word.READY, 16, 32768.0),
-    Message(Word.SERVED, BUFFERS - 1, 4.0),
-    Message(Word.REHEARSED, 12, 1e6, 8e6, "passes"),
-    Message(Word.SCORED, x=-1.5),
+    Message(MessageType.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a card"),
+    Message(MessageType.PROGRESS, 2**32 - 1, 0.5),
+    Message(MessageType.READY, 16, 32768.0),
+    Message(MessageType.SERVED, BUFFERS - 1, 4.0),
+    Message(MessageType.REHEARSED, 12, 1e6, 8e6, "passes"),
+    Message(MessageType.SCORED, x=-1.5),
 ]
 
 
@@ -124,8 +124,10 @@ def test_message_survives_the_wire(message: Message, text: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, -1.0, 1e300])
-@pytest.mark.parametrize("word", [Word.IMPORTED, Word.PROGRESS, Word.READY, Word.SERVED, Word.REHEARSED])
-def test_message_with_a_number_that_does_not_fit_is_none(word: Word, wrong: float) -> None:
+@pytest.mark.parametrize(
+    "word", [MessageType.IMPORTED, MessageType.PROGRESS, MessageType.READY, MessageType.SERVED, MessageType.REHEARSED]
+)
+def test_message_with_a_number_that_does_not_fit_is_none(word: MessageType, wrong: float) -> None:
     with pytest.raises(ChannelFault, match=f"it sent {word.name} with numbers that do not fit"):
         Message.unpack(Message(word, x=wrong).pack())
 
@@ -194,7 +196,7 @@ def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
     scoring.begin(half=False)
 
     with pytest.raises(Unscorable, match="not asked"):
-        scoring.served(Message(Word.SERVED, number=BUFFERS - 1, x=4.0))
+        scoring.served(Message(MessageType.SERVED, number=BUFFERS - 1, x=4.0))
 
     ours.close()
     theirs.close()
@@ -204,7 +206,7 @@ def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
 def serve_zeros(channel: Channel, answers: list[float]) -> None:
     """A candidate that gives every token the same chance: fresh shared memory is all zeros."""
     while (message := channel.receive()) is not None:
-        if message.word is Word.SCORED:
+        if message.word is MessageType.SCORED:
             answers.append(message.x)
             return
-        channel.send(Message(Word.SERVED, number=message.number, x=4.0))
+        channel.send(Message(MessageType.SERVED, number=message.number, x=4.0))

@@ -14,7 +14,7 @@ import pytest
 from tests.fixtures.trials import STEPS, MakeSpec, everything_dead
 from trainer.jobs import Kind, Outcome, Progress, TrialResult, TrialSpec
 from trainer.sandbox import launch
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import Process, descendants
 from trainer.trial import supervise
 from trainer.trial.trial import run_trial
@@ -72,7 +72,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def measure(spec: TrialSpec, places: Places, outside: Outside) -> TrialResult:
+def measure(spec: TrialSpec, places: WorkerConfig, outside: Outside) -> TrialResult:
     result = run_trial(spec, places, outside.report, lambda: False)
     assert everything_dead(places.work)
     return result
@@ -87,7 +87,7 @@ def measure(spec: TrialSpec, places: Places, outside: Outside) -> TrialResult:
     ],
 )
 def test_candidate_that_is_killed_from_outside_has_crashed_and_it_is_said_that_nobody_here_did_it(
-    number: signal.Signals, outcome: Outcome, words: str | None, spec: MakeSpec, places: Places
+    number: signal.Signals, outcome: Outcome, words: str | None, spec: MakeSpec, places: WorkerConfig
 ) -> None:
     outside = Outside("timed", lambda: os.kill(below(guardian().pid)[0].pid, number))
 
@@ -98,7 +98,7 @@ def test_candidate_that_is_killed_from_outside_has_crashed_and_it_is_said_that_n
 
 
 @pytest.mark.slow
-def test_guardian_that_somebody_else_tells_to_end_loses_the_trial(spec: MakeSpec, places: Places) -> None:
+def test_guardian_that_somebody_else_tells_to_end_loses_the_trial(spec: MakeSpec, places: WorkerConfig) -> None:
     outside = Outside("timed", lambda: os.kill(guardian().pid, signal.SIGTERM))
 
     result = measure(spec("hangs_in_training"), places, outside)
@@ -106,7 +106,7 @@ def test_guardian_that_somebody_else_tells_to_end_loses_the_trial(spec: MakeSpec
     assert (result.outcome, result.reason) == (Outcome.LOST, "somebody else told its guardian to end the trial")
 
 
-def test_interrupt_and_hang_up_from_outside_do_nothing_to_a_candidate(spec: MakeSpec, places: Places) -> None:
+def test_interrupt_and_hang_up_from_outside_do_nothing_to_a_candidate(spec: MakeSpec, places: WorkerConfig) -> None:
     def interrupt() -> None:
         for number in (signal.SIGINT, signal.SIGHUP):
             os.kill(below(guardian().pid)[0].pid, number)
@@ -119,7 +119,7 @@ def test_interrupt_and_hang_up_from_outside_do_nothing_to_a_candidate(spec: Make
 
 
 def test_supervisor_that_was_frozen_while_a_limit_passed_has_lost_the_trial(
-    spec: MakeSpec, places: Places, clock: Clock
+    spec: MakeSpec, places: WorkerConfig, clock: Clock
 ) -> None:
     result = measure(spec("hangs_in_training"), places, Outside("timed", lambda: clock.freeze(5000)))
 
@@ -128,7 +128,7 @@ def test_supervisor_that_was_frozen_while_a_limit_passed_has_lost_the_trial(
 
 
 def test_limit_that_passes_while_the_supervisor_runs_is_the_candidates(
-    spec: MakeSpec, places: Places, clock: Clock
+    spec: MakeSpec, places: WorkerConfig, clock: Clock
 ) -> None:
     result = measure(spec("hangs_in_training"), places, Outside("timed", lambda: clock.set_forward(5000)))
 
@@ -136,7 +136,7 @@ def test_limit_that_passes_while_the_supervisor_runs_is_the_candidates(
 
 
 def test_candidate_that_was_stopped_while_a_limit_passed_was_held_up(
-    spec: MakeSpec, places: Places, clock: Clock
+    spec: MakeSpec, places: WorkerConfig, clock: Clock
 ) -> None:
     stop = Outside("timed", lambda: os.kill(below(guardian().pid)[0].pid, signal.SIGSTOP))
     wait = Outside("timed", lambda: clock.set_forward(5000), looks=4)  # it was seen stopped at two of them
@@ -152,7 +152,7 @@ def test_candidate_that_was_stopped_while_a_limit_passed_was_held_up(
 
 
 def test_guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial(
-    spec: MakeSpec, places: Places, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    spec: MakeSpec, places: WorkerConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervise, "_GUARDIAN_S", 0.1)
     monkeypatch.setattr(launch, "_CLOSE_S", 0.1)
@@ -175,13 +175,18 @@ def test_guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial(
     [("replica", Outcome.UNSCORABLE, "killed by SIGKILL"), ("its guardian", Outcome.LOST, None)],
 )
 def test_replica_that_is_killed_from_outside_makes_no_score_unscorable_for_good(
-    victim: str, outcome: Outcome, words: str | None, spec: MakeSpec, places: Places, monkeypatch: pytest.MonkeyPatch
+    victim: str,
+    outcome: Outcome,
+    words: str | None,
+    spec: MakeSpec,
+    places: WorkerConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started: list[int] = []
-    real = launch.Guarded.start.__func__  # type: ignore[attr-defined]
+    real = launch.GuardedProcess.start.__func__  # type: ignore[attr-defined]
 
-    def start(cls: type[launch.Guarded], orders: launch.Launch) -> launch.Guarded:
-        guarded: launch.Guarded = real(cls, orders)
+    def start(cls: type[launch.GuardedProcess], orders: launch.Launch) -> launch.GuardedProcess:
+        guarded: launch.GuardedProcess = real(cls, orders)
         started.append(guarded.pid)
         return guarded
 
@@ -191,7 +196,7 @@ def test_replica_that_is_killed_from_outside_makes_no_score_unscorable_for_good(
             started.append(0)
         return False
 
-    monkeypatch.setattr(launch.Guarded, "start", classmethod(start))
+    monkeypatch.setattr(launch.GuardedProcess, "start", classmethod(start))
 
     first = spec("tiny", trial="e-1-t0-a0", kind=Kind.FIRST, score_to_beat=99.0)
     result = run_trial(first, places, lambda _: None, kill_replica)

@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.disks import Disk
 from tests.fixtures.trials import CAPS, MakeSpec
 from trainer.jobs import Outcome, TrialResult, TrialSpec
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import disk_space
 from trainer.trial.trial import run_trial
 
@@ -25,13 +25,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made.remove()
 
 
-def run(spec: TrialSpec, places: Places) -> TrialResult:
+def run(spec: TrialSpec, places: WorkerConfig) -> TrialResult:
     return run_trial(spec, places, lambda _: None, lambda: False)
 
 
 @pytest.mark.parametrize("place", ["trials", "work"])
 def test_without_room_no_trial_is_begun_and_it_is_said_how_much_is_lacking(
-    place: str, disk: Disk, places: Places, spec: MakeSpec
+    place: str, disk: Disk, places: WorkerConfig, spec: MakeSpec
 ) -> None:
     disk.fill()
 
@@ -47,12 +47,12 @@ def test_without_room_no_trial_is_begun_and_it_is_said_how_much_is_lacking(
 def test_disk_that_is_read_only_has_no_room(disk: Disk) -> None:
     disk.make_read_only()
 
-    assert f"the disk of {disk.folder}/trials is read-only" in (disk_space.lacking(disk.folder / "trials") or "")
+    assert f"the disk of {disk.folder}/trials is read-only" in (disk_space.why_not_ready(disk.folder / "trials") or "")
 
 
 @pytest.mark.slow
 def test_result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room(
-    disk: Disk, places: Places, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, places: WorkerConfig, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_space, "NEEDED_BYTES", 0)
     places = replace(places, trials=disk.folder)
@@ -69,7 +69,7 @@ def test_result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_th
 
 @pytest.mark.slow
 def test_candidate_that_fills_the_disk_has_crashed_and_the_next_has_room_again(
-    disk: Disk, places: Places, spec: MakeSpec
+    disk: Disk, places: WorkerConfig, spec: MakeSpec
 ) -> None:
     places = replace(places, work=disk.folder)
 
@@ -83,7 +83,7 @@ def test_candidate_that_fills_the_disk_has_crashed_and_the_next_has_room_again(
 
 @pytest.mark.slow
 def test_candidate_that_finds_a_disk_filled_by_others_is_lost_to_the_machine(
-    disk: Disk, places: Places, spec: MakeSpec
+    disk: Disk, places: WorkerConfig, spec: MakeSpec
 ) -> None:
     waits = "import os\nwhile os.statvfs('.').f_bavail:\n    pass\nopen('mine', 'wb').write(bytes(2**20))\n"
 

@@ -18,7 +18,7 @@ from tests.subjects.honest import WHOLE_TRIALS, Honest
 from trainer.candidate.code_errors import means_wrong_code
 from trainer.jobs import PROFILES, CheckResult, CheckSpec, Outcome, Verdict, files_digest
 from trainer.jobs.profile import KnobValue, Profile
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import dry_run, supervise
 from trainer.trial.dry_run import run_check
 
@@ -30,7 +30,7 @@ Check = Callable[..., CheckResult]
 
 
 @pytest.fixture
-def rehearse(places: Places) -> Check:
+def rehearse(places: WorkerConfig) -> Check:
     """Checks a train.py here, for a trial on a processor if nothing else is said."""
 
     def run(train: str, prepare: str = TINY_PREPARE, profile: str = "cpu", cap_mib: int | None = None) -> CheckResult:
@@ -40,7 +40,7 @@ def rehearse(places: Places) -> Check:
     return run
 
 
-def of_profile(places: Places, profile: Profile) -> Places:
+def of_profile(places: WorkerConfig, profile: Profile) -> WorkerConfig:
     """With data that has the profile's vocabulary; a check reads no more of it."""
     folder = places.work.parent / "data"
     folder.mkdir(exist_ok=True)
@@ -60,7 +60,7 @@ def default_subject(profile: Profile, **moved: KnobValue) -> dict[str, str]:
     "broken",
     [pytest.param(broken, id=broken.name, marks=() if broken.name in QUICK else pytest.mark.slow) for broken in BROKEN],
 )
-def test_broken_edit_is_told_as_the_table_has_it(broken: Broken, places: Places) -> None:
+def test_broken_edit_is_told_as_the_table_has_it(broken: Broken, places: WorkerConfig) -> None:
     answer = run_check(CheckSpec("cpu", broken.files), places, lambda: False)
 
     assert (answer.verdict, broken.says in answer.reason) == (broken.verdict, True), answer.reason
@@ -99,7 +99,7 @@ def test_honest_model_passes(model: Honest, rehearse: Check) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROFILES)
-def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: str, places: Places) -> None:
+def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: str, places: WorkerConfig) -> None:
     profile = PROFILES[name]
     there = of_profile(places, profile)
     files = default_subject(profile)
@@ -117,7 +117,7 @@ def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: st
 
 
 @pytest.mark.slow
-def test_every_knob_at_the_ends_of_its_range_passes_or_breaks_the_rule_of_whole_batches(places: Places) -> None:
+def test_every_knob_at_the_ends_of_its_range_passes_or_breaks_the_rule_of_whole_batches(places: WorkerConfig) -> None:
     profile = PROFILES["cpu"]
     there = of_profile(places, profile)
     answers = {}
@@ -213,7 +213,7 @@ FAULTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("subject", "says"), FAULTS)
 def test_fault_is_unknown_and_leaves_nothing(
-    subject: str, says: str, rehearse: Check, places: Places, monkeypatch: pytest.MonkeyPatch
+    subject: str, says: str, rehearse: Check, places: WorkerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if subject == "hangs_in_setup":  # the others must not be ended by their time, however busy the machine is
         monkeypatch.setattr(dry_run, "_BUDGET", SHORT)
@@ -234,7 +234,7 @@ def test_check_shows_no_card(rehearse: Check) -> None:
     assert "'' is shown" in answer.reason
 
 
-def test_check_is_left_when_its_worker_is_told_to_stop(places: Places) -> None:
+def test_check_is_left_when_its_worker_is_told_to_stop(places: WorkerConfig) -> None:
     answer = run_check(CheckSpec("cpu", {"train.py": HONEST}), places, lambda: True)
 
     assert (answer.verdict, answer.reason) == (Verdict.UNKNOWN, "the worker was told to stop")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.trials import CAPS, STEPS, SUBJECTS, MakeSpec, Run, everything_dead
 from trainer.jobs import Clock, Outcome, Progress
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import supervise
 from trainer.trial.trial import run_trial
 
@@ -71,7 +71,7 @@ def test_fault_has_its_outcome_and_leaves_nothing(
     reason: str,
     spec: MakeSpec,
     run: Run,
-    places: Places,
+    places: WorkerConfig,
 ) -> None:
     result = run(spec(subject, **fields))
 
@@ -89,7 +89,7 @@ def test_fault_has_its_outcome_and_leaves_nothing(
     ],
 )
 def test_flood_of_output_is_bounded_and_so_is_what_is_reported_of_it(
-    printed: dict[str, int], spec: MakeSpec, places: Places
+    printed: dict[str, int], spec: MakeSpec, places: WorkerConfig
 ) -> None:
     source = (SUBJECTS / "floods_the_log.py").read_text()
     reports: list[Progress] = []
@@ -117,7 +117,7 @@ def test_flood_without_end_ends_the_trial(spec: MakeSpec, run: Run, monkeypatch:
 
 
 @pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
-def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: Run, places: Places) -> None:
+def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
     precious = places.work.parent / "precious"
     precious.mkdir(mode=0o777)
     (precious / "kept").touch()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fixtures.trials import CAPS, MakeSpec
 from trainer.jobs import Outcome
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import gpu
 from trainer.trial.trial import run_trial
 
@@ -48,12 +48,12 @@ def first_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_dead_are_waited_for_and_the_living_are_not(tmp_path: Path) -> None:
     driver = ForgetfulDriver(tmp_path, times=3)
 
-    assert gpu.lacking(ON_A_CARD) is None
+    assert gpu.why_not_ready(ON_A_CARD) is None
     assert driver.asked == 4
 
 
 def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, places: Places
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, places: WorkerConfig
 ) -> None:
     driver = ForgetfulDriver(tmp_path, times=10**6)
     monkeypatch.setattr(gpu, "_PATIENCE_S", 0)
@@ -72,5 +72,5 @@ def test_where_nobody_can_tell_no_trial_waits(why: str, tmp_path: Path, monkeypa
     if why == "a driver that fails":
         (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
 
-    assert gpu.lacking(CAPS if why == "no card" else ON_A_CARD) is None
+    assert gpu.why_not_ready(CAPS if why == "no card" else ON_A_CARD) is None
     assert driver.asked == 0

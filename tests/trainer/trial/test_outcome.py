@@ -9,11 +9,13 @@ import signal
 import pytest
 
 from trainer.jobs import Outcome
-from trainer.sandbox.launch import Ending
-from trainer.trial.outcome import Observed, Stop, judge
+from trainer.sandbox.launch import ExitReport
+from trainer.trial.outcome import Observation, Termination, classify
 
-FINE = Ending(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
-SCORED = Observed(stop=None, ending=FINE, asked_for_score=True, bpb=1.5, printed_bpb=1.5, last_lines=("num_steps: 3",))
+FINE = ExitReport(exit_code=0, signal=None, ended_by="itself", processor_s=1, peak_rss_mib=1, leftovers=0)
+SCORED = Observation(
+    stop=None, ending=FINE, asked_for_score=True, bpb=1.5, printed_bpb=1.5, last_lines=("num_steps: 3",)
+)
 # As torch's CUDA allocator words it where a fraction is set; the numbers are invented.
 CARD_IS_FULL = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 47.54 GiB "
@@ -21,21 +23,21 @@ CARD_IS_FULL = (
     "9.12 GiB is allocated by PyTorch, and 21.50 MiB is reserved by PyTorch but unallocated."
 )
 UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
-TIMED_OUT = Stop(Outcome.TIMED_OUT, "it was not scored within 9 s")
-TOO_LARGE = Stop(Outcome.OUT_OF_MEMORY, "it held 9000 MiB; the cap is 500 MiB")
+TIMED_OUT = Termination(Outcome.TIMED_OUT, "it was not scored within 9 s")
+TOO_LARGE = Termination(Outcome.OUT_OF_MEMORY, "it held 9000 MiB; the cap is 500 MiB")
 
 
-def ended(**how: object) -> Observed:
+def ended(**how: object) -> Observation:
     """Before it asked for its score."""
     ending = dataclasses.replace(FINE, **how)  # type: ignore[arg-type]
     return dataclasses.replace(UNSCORED, ending=ending, asked_for_score=False)
 
 
-def saying(observed: Observed, *lines: str) -> Observed:
+def saying(observed: Observation, *lines: str) -> Observation:
     return dataclasses.replace(observed, last_lines=lines)
 
 
-def capped(*lines: str) -> Observed:
+def capped(*lines: str) -> Observation:
     return dataclasses.replace(saying(ended(exit_code=1), *lines), vram_mib=10240)
 
 
@@ -82,11 +84,15 @@ def capped(*lines: str) -> Observed:
             "did not run for 32 s",
         ),
         (dataclasses.replace(SCORED, away_s=32, stopped_s=32), Outcome.OK, "val_bpb"),
-        (dataclasses.replace(SCORED, stop=Stop(Outcome.PREEMPTED, "told to stop")), Outcome.PREEMPTED, "told to stop"),
+        (
+            dataclasses.replace(SCORED, stop=Termination(Outcome.PREEMPTED, "told to stop")),
+            Outcome.PREEMPTED,
+            "told to stop",
+        ),
     ],
 )
-def test_ending_has_its_outcome(observed: Observed, outcome: Outcome, words: str) -> None:
-    verdict = judge(observed)
+def test_ending_has_its_outcome(observed: Observation, outcome: Outcome, words: str) -> None:
+    verdict = classify(observed)
 
     assert verdict.outcome is outcome
     assert words in verdict.reason
@@ -114,7 +120,7 @@ def test_nothing_that_came_after_it_asked_for_its_score_is_quoted_but_the_kind_o
 ) -> None:
     asked = dataclasses.replace(saying(ended(**how), *lines), asked_for_score=True)
 
-    reason = judge(asked).reason
+    reason = classify(asked).reason
 
     assert reason.endswith(f" while it was being scored{kind}; its own words are in its log")
     assert not {"17", "33"} & set(reason.split())
@@ -122,7 +128,7 @@ def test_nothing_that_came_after_it_asked_for_its_score_is_quoted_but_the_kind_o
 
 @pytest.mark.parametrize("printed", [1e300, -1e6, math.inf, 1234.56789])
 def test_a_printed_score_is_told_in_few_digits(printed: float) -> None:
-    reason = judge(dataclasses.replace(SCORED, printed_bpb=printed)).reason
+    reason = classify(dataclasses.replace(SCORED, printed_bpb=printed)).reason
 
     assert reason == "it printed val_bpb far from any score, the trainer measured 1.500000"
 
@@ -131,7 +137,7 @@ BY_SIGNAL = ended(exit_code=None)
 ON_WALL = dataclasses.replace(SCORED, on_wall=True)
 
 
-def by(which: int | str, **more: object) -> Observed:
+def by(which: int | str, **more: object) -> Observation:
     number = signal.Signals[f"SIG{which}"] if isinstance(which, str) else which
     assert BY_SIGNAL.ending is not None
     return dataclasses.replace(BY_SIGNAL, ending=dataclasses.replace(BY_SIGNAL.ending, signal=number), **more)  # type: ignore[arg-type]
@@ -160,8 +166,8 @@ def by(which: int | str, **more: object) -> Observed:
     ],
 )
 def test_what_may_have_come_from_outside_is_said_and_what_is_the_codes_own_is_not(
-    observed: Observed, words: str | None
+    observed: Observation, words: str | None
 ) -> None:
-    disturbed = judge(observed).disturbed
+    disturbed = classify(observed).disturbed
 
     assert disturbed is None if words is None else words in (disturbed or "")

@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.trials import CONTEXT, VOCAB, miniature
-from trainer.candidate.protocol import Channel, Layout, Message, Word
+from trainer.candidate.protocol import Channel, Layout, Message, MessageType
 from trainer.jobs import Calibration, TrialResult
 from trainer.jobs.redaction import redaction
 from trainer.sandbox.cgroup import OomKills
-from trainer.sandbox.launch import Ending
-from trainer.sandbox.paths import Places
+from trainer.sandbox.launch import ExitReport
+from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows
 from trainer.scoring.score import Plan, Scoring
 from trainer.trial.run import Supervised
-from trainer.trial.supervise import Watch
+from trainer.trial.supervise import Supervisor
 from trainer.trial.trial import _Clock, _result
 
 ROWS = ScoringRows(
@@ -51,9 +51,9 @@ class GoneAtOnce:
     def stop(self) -> None:
         """It is gone."""
 
-    def ending(self) -> Ending:
+    def ending(self) -> ExitReport:
         """Well."""
-        return Ending(0, None, "itself", 1.0, 10.0, 0)
+        return ExitReport(0, None, "itself", 1.0, 10.0, 0)
 
     def close(self) -> None:
         os.close(self.log_fd)
@@ -74,8 +74,8 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
     scoring = Scoring(Channel(ours), buffers, ROWS, Plan(4, 2, None, lambda _: None))
     guarded = GoneAtOnce(log)
     with tempfile.TemporaryDirectory() as folder:
-        places = Places(data, Path(folder), Path(folder))
-        watch = Watch(spec, guarded, Channel(ours), scoring, lambda _: None, lambda: False, None, redaction([]))  # type: ignore[arg-type]
+        places = WorkerConfig(data, Path(folder), Path(folder))
+        watch = Supervisor(spec, guarded, Channel(ours), scoring, lambda _: None, lambda: False, None, redaction([]))  # type: ignore[arg-type]
         watch.run()
         clock = _Clock(time.time(), time.monotonic())
         yield _result(
@@ -93,7 +93,7 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
 
 MESSAGES = st.builds(
     lambda word, number, x, y, text: Message(word, number, x, y, text).pack(),
-    st.sampled_from(Word),
+    st.sampled_from(MessageType),
     st.integers(0, 3) | st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 1.0, 2.0, 4.0]) | st.floats(),
     st.just(0.0) | st.floats(),
@@ -115,7 +115,7 @@ LINES = st.builds(
 def test_whatever_a_candidate_says_and_prints_the_result_is_typed_and_plain_json(
     data: Path, said: list[bytes], lines: list[str], noise: bytes
 ) -> None:
-    begun = [Message(word).pack() for word in (Word.IMPORTED, Word.FIRST_BATCH, Word.WARM)]
+    begun = [Message(word).pack() for word in (MessageType.IMPORTED, MessageType.FIRST_BATCH, MessageType.WARM)]
     log = "\n".join(lines).encode(errors="replace") + b"\n" + noise
 
     with watched(data, [*begun, *said], log) as result:
@@ -125,7 +125,7 @@ def test_whatever_a_candidate_says_and_prints_the_result_is_typed_and_plain_json
 
 
 def test_message_that_does_not_fit_is_the_candidates_fault_in_a_sentence(data: Path) -> None:
-    with watched(data, [Message(Word.READY, x=float("nan")).pack()], b"") as result:
+    with watched(data, [Message(MessageType.READY, x=float("nan")).pack()], b"") as result:
         assert (result.outcome, result.reason) == (
             "unscorable",
             "it sent READY with numbers that do not fit: 0, nan, 0",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fixtures.trials import STEPS
 from trainer.jobs import PROFILES, Clock
-from trainer.trial.limits import Mark, Marks
+from trainer.trial.limits import Mark, Timeline
 from trainer.trial.training_time import Grace, Trained, most_trained, trained
 
 BUDGET = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=15)
@@ -21,7 +21,7 @@ def at(seconds: float) -> Mark:
 
 def account(answers: list[float], setup: float = 0.1, save: float = 0.0, **fields: object) -> Trained:
     """Of a trial that trained for 15 s, in which each answer took so long."""
-    marks = Marks(at(0), imported=at(0), first_batch=at(setup), warm=at(setup), ready=at(setup + 15))
+    marks = Timeline(at(0), imported=at(0), first_batch=at(setup), warm=at(setup), ready=at(setup + 15))
     now = setup + 15 + save
     marks.saved = at(now)
     for took in answers:
@@ -68,14 +68,14 @@ def test_set_up_beyond_what_is_free_and_saving_are_training() -> None:
 
 
 def test_long_set_up_is_over_before_there_is_a_batch() -> None:
-    found = trained(Marks(at(0), imported=at(0)), BUDGET, at(20))
+    found = trained(Timeline(at(0), imported=at(0)), BUDGET, at(20))
 
     assert found is not None
     assert found.fault(BUDGET) is not None
 
 
 def test_nothing_is_counted_where_steps_are() -> None:
-    assert trained(Marks(at(0), imported=at(0), first_batch=at(1), warm=at(1)), STEPS, at(99)) is None
+    assert trained(Timeline(at(0), imported=at(0), first_batch=at(1), warm=at(1)), STEPS, at(99)) is None
 
 
 @pytest.mark.parametrize(("amount", "share"), [(3, 0.25), (15, 0.07), (300, 0.021)])

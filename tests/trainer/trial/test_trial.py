@@ -15,11 +15,11 @@ import pytest
 from tests.fixtures.trials import CONTEXT, STEPS, VOCAB, MakeSpec, Run
 from tests.subjects.cheats import edited
 from trainer.jobs import Clock, Kind, Outcome
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 
-def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Places) -> None:
+def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
     result = run(spec("tiny", score_to_beat=0.01))
 
     assert result.outcome is Outcome.OK, result.reason
@@ -50,7 +50,9 @@ def test_how_fast_the_machine_was_is_measured_on_both_sides_of_a_trial(spec: Mak
     assert speed.after_s > 0
 
 
-def test_a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration(spec: MakeSpec, places: Places) -> None:
+def test_a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration(
+    spec: MakeSpec, places: WorkerConfig
+) -> None:
     preempted = run_trial(spec("hangs_in_setup"), places, lambda progress: None, lambda: True)
 
     assert preempted.outcome is Outcome.PREEMPTED
@@ -58,7 +60,7 @@ def test_a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration(s
     assert preempted.calibration.after_s is None
 
 
-def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) -> None:
+def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
     result = run(spec("known_table", kind=Kind.BASELINE))
 
     assert result.metric is not None
@@ -72,7 +74,7 @@ def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: Places) 
 
 
 def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows_and_borne_out_by_a_replica(
-    spec: MakeSpec, run: Run, places: Places
+    spec: MakeSpec, run: Run, places: WorkerConfig
 ) -> None:
     result = run(spec("tiny", trial="e-1-t0-a1", score_to_beat=99.0))
 
@@ -129,7 +131,7 @@ def test_stored_result_is_given_again_without_running(spec: MakeSpec, run: Run) 
     assert "runner.py" not in first.log.tail
 
 
-def test_secret_of_the_trainer_is_in_nothing_that_is_kept_or_told(spec: MakeSpec, places: Places) -> None:
+def test_secret_of_the_trainer_is_in_nothing_that_is_kept_or_told(spec: MakeSpec, places: WorkerConfig) -> None:
     prints = "print('the password is bicycle-42', flush=True)\nraise SystemExit(3)\n"
 
     result = run_trial(
@@ -149,7 +151,7 @@ def test_other_data_is_a_fault_of_the_machine_and_is_not_replayed(spec: MakeSpec
     assert run(spec("crashes_at_import", data_sha256="0" * 64)).started_at > lost.started_at
 
 
-def test_changed_validation_rows_are_noticed(spec: MakeSpec, places: Places, data: object) -> None:
+def test_changed_validation_rows_are_noticed(spec: MakeSpec, places: WorkerConfig, data: object) -> None:
     copy = shutil.copytree(places.data, places.work.parent / "data")
     np.save(copy / "private" / "val.npy", np.zeros((24, 33), dtype=np.uint16))
 
@@ -159,7 +161,7 @@ def test_changed_validation_rows_are_noticed(spec: MakeSpec, places: Places, dat
     assert "val.npy" in result.reason
 
 
-def sines_bpb(places: Places, split: str, count: int) -> float:
+def sines_bpb(places: WorkerConfig, split: str, count: int) -> float:
     """The bits per byte of tests/subjects/known_table.py, by its definition in double precision."""
     rows: npt.NDArray[np.int64] = np.load(places.data / "private" / f"{split}.npy")[:count].astype(np.int64)
     weights = np.load(places.data / "token_bytes.npy")[rows[:, 1:]]
@@ -187,7 +189,9 @@ _TELLS = {
 
 
 @pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow if how == "lines" else ()) for how in _TELLS])
-def test_nothing_of_what_scores_it_can_be_told_to_a_model(how: str, spec: MakeSpec, run: Run, places: Places) -> None:
+def test_nothing_of_what_scores_it_can_be_told_to_a_model(
+    how: str, spec: MakeSpec, run: Run, places: WorkerConfig
+) -> None:
     tells = indent(f"said = ' '.join(map(str, x[0].tolist()))\n{dedent(_TELLS[how])}\n", " " * 12)
     source = edited(("        if y is None:\n", f"        if y is None:\n{tells}"))
 

@@ -10,7 +10,7 @@ from tests.fixtures.servers import open_server
 from tests.fixtures.trials import wait_for
 from trainer.jobs import Bus, Progress, Seen, connect
 from trainer.jobs.bus import TRAINER
-from trainer.worker.heartbeat import IDLE, TTL_S, Presence, Publisher
+from trainer.worker.heartbeat import IDLE, TTL_S, Heartbeat, Publisher
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
 
 
 def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Bus) -> None:
-    presence = Presence(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744)
+    presence = Heartbeat(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744)
 
     presence.show(IDLE)
     idle = bus.trainer()
@@ -34,7 +34,7 @@ def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Bus) 
 
 
 def test_while_a_trial_runs_its_publisher_shows_them_too(bus: Bus) -> None:
-    publisher = Publisher(Presence(bus.connection, "trainer-b", profile="cpu", no_user="all are taken"), "t-1-t0-a0")
+    publisher = Publisher(Heartbeat(bus.connection, "trainer-b", profile="cpu", no_user="all are taken"), "t-1-t0-a0")
 
     publisher.report(Progress("scoring", 1.0, 15.0))
     wait_for(lambda: bus.trainer() == Seen("trainer-b", "scoring", "cpu", None, no_user="all are taken"), 10)
@@ -42,15 +42,15 @@ def test_while_a_trial_runs_its_publisher_shows_them_too(bus: Bus) -> None:
 
 
 def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: Bus) -> None:
-    Presence(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744).show(IDLE)
+    Heartbeat(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744).show(IDLE)
 
-    Presence(bus.connection, "trainer-c").show(IDLE)
+    Heartbeat(bus.connection, "trainer-c").show(IDLE)
 
     assert bus.trainer() == Seen("trainer-c", "idle", None, None)
 
 
 def test_no_trainer_is_none(bus: Bus) -> None:
-    presence = Presence(bus.connection, "trainer-a")
+    presence = Heartbeat(bus.connection, "trainer-a")
     presence.show(IDLE)
 
     presence.fade()
@@ -63,7 +63,7 @@ def test_however_often_a_trial_reports_redis_hears_only_the_newest_now_and_then(
         return int(bus.connection.info("commandstats").get("cmdstat_hset", {"calls": 0})["calls"])
 
     before = written()
-    publisher = Publisher(Presence(bus.connection, "trainer-d"), "t-1-t0-a0")
+    publisher = Publisher(Heartbeat(bus.connection, "trainer-d"), "t-1-t0-a0")
 
     for step in range(10_000):
         publisher.report(Progress("timed", 0.5, 1.0, step=step))

@@ -23,7 +23,7 @@ from tests.fixtures.trials import CAPS, MakeSpec, as_other_user, as_user, everyt
 from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
-from trainer.sandbox.paths import Places
+from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
 from trainer.worker.heartbeat import TRAINER
 
@@ -69,7 +69,7 @@ class Trainer:
     """`python -m trainer` as a process; with a user for candidates it has the rights that it has in a container, and
     where it may choose one, those of root."""
 
-    def __init__(self, server: Server, places: Places, *, chooses: bool = False) -> None:
+    def __init__(self, server: Server, places: WorkerConfig, *, chooses: bool = False) -> None:
         self.bus = server.bus
         self.places = places
         command = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host", "--profile=cpu"]
@@ -103,12 +103,12 @@ class Trainer:
 
 
 @pytest.fixture
-def start(server: Server, places: Places) -> Iterator[Callable[[], Trainer]]:
+def start(server: Server, places: WorkerConfig) -> Iterator[Callable[[], Trainer]]:
     """Starts trainers, and ends those that still run."""
     server.bus.connection.flushdb()
     started: list[Trainer] = []
 
-    def begin(places: Places = places, *, chooses: bool = False) -> Trainer:
+    def begin(places: WorkerConfig = places, *, chooses: bool = False) -> Trainer:
         started.append(Trainer(server, places, chooses=chooses))
         return started[-1]
 
@@ -185,7 +185,7 @@ def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
 
 @pytest.mark.slow
 def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_for_that(
-    start: Callable[[], Trainer], spec: MakeSpec, places: Places, tmp_path: Path
+    start: Callable[[], Trainer], spec: MakeSpec, places: WorkerConfig, tmp_path: Path
 ) -> None:
     with running_server(tmp_path) as (process, doomed):
         trainer = Trainer(doomed, places)
@@ -321,7 +321,7 @@ def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
 @pytest.mark.slow
 def test_root_runs_candidates_as_another_user_where_that_one_may_read_what_they_need_and_else_says_why(
-    closed: bool, start: Callable[..., Trainer], places: Places, spec: MakeSpec
+    closed: bool, start: Callable[..., Trainer], places: WorkerConfig, spec: MakeSpec
 ) -> None:
     state = places.trials.parent
     if closed:
@@ -374,7 +374,7 @@ def test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_in
     ("mode", "owner", "words"), [(0o755, "theirs", "chmod 700"), (0o700, "ours", "must belong to uid")]
 )
 def test_work_folder_that_is_not_the_candidates_own_is_refused(
-    mode: int, owner: str, words: str, start: Callable[[], Trainer], places: Places
+    mode: int, owner: str, words: str, start: Callable[[], Trainer], places: WorkerConfig
 ) -> None:
     places.work.chmod(mode)
     if owner == "ours":
@@ -394,7 +394,7 @@ def test_work_folder_that_is_not_the_candidates_own_is_refused(
         ("--profile=49gb", "invalid choice"),
     ],
 )
-def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: Places) -> None:
+def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: WorkerConfig) -> None:
     folders = [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
 
     done = subprocess.run(
