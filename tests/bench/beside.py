@@ -24,7 +24,6 @@ from rich.table import Table
 
 from tests import ROOT
 
-HERE = ROOT
 SCRIPT = Path(__file__).with_name("one_trial.py")
 LOOKS = ("plain", "jump")  # as usual, and of a great gain, which is asked more
 PARTS = ("closer look", "replica", "both")
@@ -34,7 +33,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from rich.console import Console
-from services.preparation import prepare_data
+from services.machine.data import prepare_data
 from trainer.jobs import profile_named
 prepare_data(profile_named("cpu"), Path(sys.argv[2]), None, Console(stderr=True))
 """
@@ -73,7 +72,7 @@ def run(other: Path, rounds: int, looks: Sequence[str]) -> None:
     """Print the table; exit 1 where both parts together are dearer here, beyond the interval."""
     if rounds < 2:
         sys.exit("two rounds at least: one pair has no interval")
-    checkouts = other.resolve(), HERE
+    checkouts = other.resolve(), ROOT
     with tempfile.TemporaryDirectory(prefix="overnight-bench-", dir="/var/tmp") as folder:
         data = Path(folder) / "other", Path(folder) / "here"
         for checkout, place in zip(checkouts, data, strict=True):

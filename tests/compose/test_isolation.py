@@ -60,14 +60,14 @@ from dataclasses import replace
 from pathlib import Path
 from services.trainer.start import CANDIDATE_USER, STATE, WORK
 from trainer.jobs import Kind, TrialSpec, files_digest, profile_named
-from trainer.launch import User
-from trainer.places import Places
-from trainer.trial import run_trial
+from trainer.sandbox.launch import User
+from trainer.sandbox.paths import WorkerConfig
+from trainer.trial.trial import run_trial
 profile, files = profile_named("cpu"), {"train.py": sys.argv[1]}
 data = json.loads((STATE / "data" / "manifest.json").read_text())["digest"]
 budget = replace(profile.budget, setup_s=500, amount=500)  # what it compiles counts as training
 spec = TrialSpec("e-1-t1-a1", Kind.BASELINE, "cpu", files, files_digest(files), data, 11, budget, profile.caps)
-places = Places(STATE / "data", Path("/tmp"), WORK, user=User(CANDIDATE_USER, CANDIDATE_USER))
+places = WorkerConfig(STATE / "data", Path("/tmp"), WORK, user=User(CANDIDATE_USER, CANDIDATE_USER))
 result = run_trial(spec, places, lambda progress: None, lambda: False)
 print(result.reason, result.log.tail)
 """

@@ -29,7 +29,7 @@ INSIDE = {"worker": 1, "fork": 2, "guardian": 3, "training": 4}  # generations b
 ONCE = ("all containers", "engine --restart", "engine --power-cut", "redis wiped", "redis away")
 KILL_INSIDE = """
 import os, signal, sys, time
-from trainer.procfs import process_table
+from trainer.sandbox.procfs import process_table
 generation, give_up = int(sys.argv[1]), time.monotonic() + 10
 while time.monotonic() < give_up:
     table, line = process_table().values(), [1]
@@ -42,7 +42,7 @@ sys.exit("nobody there")
 """
 LIVING = """
 from pathlib import Path
-from trainer.procfs import descendants
+from trainer.sandbox.procfs import descendants
 for each in descendants(1):
     print(Path(f"/proc/{each.pid}/cmdline").read_text().replace("\\0", " "))
 """

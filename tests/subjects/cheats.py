@@ -133,7 +133,7 @@ UNASKED = "ended without asking for its score"
 PRINTED = "it printed val_bpb 0.100000"
 _CHANNEL = """
 import gc
-from trainer.wire import Channel, Message, Word
+from trainer.candidate.protocol import Channel, Message, MessageType
 channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
 """
 _TRAIN_ON = """
@@ -323,9 +323,12 @@ _PATCHES = (
             says,
         )
         for words, says in (
-            ("Word.SCORED", UNASKED),
-            ("Word.READY, Word.SCORED", "ended while it was being scored"),
-            ("Word.READY, Word.SAVED, Word.SERVED, Word.SERVED, Word.SERVED", "numbers that do not fit"),
+            ("MessageType.SCORED", UNASKED),
+            ("MessageType.READY, MessageType.SCORED", "ended while it was being scored"),
+            (
+                "MessageType.READY, MessageType.SAVED, MessageType.SERVED, MessageType.SERVED, MessageType.SERVED",
+                "numbers that do not fit",
+            ),
         )
     ),
 )
@@ -571,7 +574,7 @@ _BUDGET = (
     ),
     _overruns(
         "says that it is ready and trains on",
-        before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(Word.READY))\ntrain_on()"),
+        before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(MessageType.READY))\ntrain_on()"),
     ),
     _overruns(
         "trains in children that the kernel is to reap", before_scoring(_IN_CHILDREN.format(turns=2, seconds=0.75))
@@ -592,7 +595,7 @@ _BUDGET = (
     ),
     Cheat(
         "says that it is ready with a number that is none",
-        before_scoring(f"{_CHANNEL}channel.send(Message(Word.READY, x=float('nan')))"),
+        before_scoring(f"{_CHANNEL}channel.send(Message(MessageType.READY, x=float('nan')))"),
         "it sent READY with numbers that do not fit: 0, nan, 0",
         quick=True,
     ),

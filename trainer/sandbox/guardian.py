@@ -17,7 +17,8 @@ import resource
 import sys
 import time
 
-from trainer.sandbox import landlock, private_root, procfs, seccomp, syscalls
+from trainer.sandbox import procfs, syscalls
+from trainer.sandbox.layers import Becoming, put_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +29,11 @@ else:
     import _signal as signal  # the same without its enums, which take a quarter of our start
 
 _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
-_OPEN_FILES = 4096
 _GIVE_UP_S = 10.0
 _LOOKS_BEFORE_ALL = 50
 _NOT_STARTED = 70
-_TASKS_A_PROCESS = 4
-_FOLDERS = ("subject", "home", "tmp", "cache")
+_SAID_BYTES = 4096
+_FAILED = "!"
 
 
 def main() -> None:
@@ -43,27 +43,17 @@ def main() -> None:
     syscalls.become_subreaper()
     orders: Orders = marshal.load(sys.stdin.buffer)
     deadline = time.monotonic() + orders["wall_limit_s"]
-    failed_read, failed_write = os.pipe()
+    failed_read, failed_write = os.pipe()  # neither end outlives `execve`
     candidate = _start(orders, failed_write)
     for fd in (*orders["keep_fds"], orders["log_fd"], failed_write):
         os.close(fd)
     status, ended_by = _wait(candidate, deadline)
     reaped = kill_tree()
     status = reaped.pop(candidate, None) if status is None else status
-    if os.read(failed_read, 1):
-        ended_by = "not started"
-    print(_report(status, ended_by, len(reaped)), flush=True)
-
-
-def write_files(folder: str, files: dict[str, str]) -> None:
-    """Write a candidate's files below `folder`; a name that would leave it is refused."""
-    for name, text in files.items():
-        if not name or name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"file name {name!r} leaves the work folder")
-        path = os.path.join(folder, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8", newline="") as file:  # byte for byte, whatever ends its lines
-            file.write(text)
+    layers, failed, _ = os.read(failed_read, _SAID_BYTES).decode().partition(_FAILED)
+    if failed:
+        layers, ended_by = "", "not started"
+    print(_report(status, ended_by, len(reaped), layers), flush=True)
 
 
 def kill_tree() -> dict[int, int]:
@@ -141,7 +131,7 @@ def _start(orders: Orders, failed_fd: int) -> int:
     except (OSError, ValueError) as error:
         os.write(2, f"{error}\n".encode())
     finally:
-        os.write(failed_fd, b"!")
+        os.write(failed_fd, _FAILED.encode())
         os._exit(_NOT_STARTED)
 
 
@@ -155,81 +145,14 @@ def _hold_in_procfs(pid: int) -> None:
 
 
 def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
-    """Rights go first, files come last: the work folder and whatever is made in it is made by the candidate's user."""
-    os.setsid()
-    _limit(orders)
-    _make_folder(orders["folder"], orders["user"])
-    if orders["own_root"]:
-        private_root.own_root(orders["grants"], orders["folder"])
-    null = os.open(os.devnull, os.O_RDONLY)  # in the new root: a descriptor of the old one would change its attributes
-    for source, target in ((null, 0), (orders["log_fd"], 1), (orders["log_fd"], 2)):
-        os.dup2(source, target)
-    _close_all_but({0, 1, 2, failed_fd, *orders["keep_fds"]})
-    for fd in orders["keep_fds"]:
-        os.set_inheritable(fd, True)
-    ancestors = procfs.ancestors(os.getpid())
-    untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
-    wall = landlock.prepare(orders["grants"])
-    if orders["user"] is not None:
-        syscalls.become(*orders["user"])
-    syscalls.die_with_parent(signal.SIGKILL, guardian)
-    for name in _FOLDERS:
-        os.makedirs(os.path.join(orders["folder"], name))
-    subject = os.path.join(orders["folder"], "subject")
-    write_files(subject, orders["files"])
-    os.chdir(subject)
-    syscalls.forbid_new_privileges()
-    syscalls.drop_capabilities()
-    if wall is not None:
-        landlock.grant(wall, orders["folder"], landlock.ALL)
-        landlock.confine(wall)
-    seccomp.confine(untouchable, os.getpid() if orders["user"] is None else None)
+    """Put on every layer, tell the guardian which are there, and become the candidate's program."""
+    layers = put_on(Becoming(orders, guardian, failed_fd))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP):  # nobody here sends a candidate these, so they are a passer-by's
         signal.signal(number, signal.SIG_IGN)
+    os.write(failed_fd, ",".join(layers).encode())
     os.execve(orders["argv"][0], orders["argv"], orders["env"])
-
-
-def _make_folder(folder: str, user: tuple[int, int] | None) -> None:
-    """The work folder, as its user: root could make it where that user must not."""
-    if user is not None:
-        os.setegid(user[1])
-        os.seteuid(user[0])
-    os.makedirs(folder)
-    if user is not None:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-def _limit(orders: Orders) -> None:
-    """First to go when memory ends, no core files, bounded files. RLIMIT_AS would break CUDA.
-
-    RLIMIT_NPROC counts every thread of the uid on the host, so only a uid of its own is limited; it is the wall behind
-    the supervisor's count of processes, which looks twice a second.
-    """
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
-    limits = [
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, orders["file_mib"] * 2**20),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-    ]
-    if orders["user"] is not None:
-        limits.append((resource.RLIMIT_NPROC, orders["processes"] * _TASKS_A_PROCESS))
-    for what, most in limits:
-        hard = resource.getrlimit(what)[1]
-        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (bound, bound))
-
-
-def _close_all_but(kept: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            try:
-                os.close(int(name))
-            except OSError:  # the descriptor that listed the folder is closed already
-                continue
 
 
 def _wait(candidate: int, deadline: float) -> tuple[int | None, str]:
@@ -273,9 +196,12 @@ def _kill(pid: int) -> None:
         return
 
 
-def _report(status: int | None, ended_by: str, leftovers: int) -> str:
-    """One line for `Ending.from_report`: exit code, signal, processor seconds, peak MiB, leftovers, ended by."""
+def _report(status: int | None, ended_by: str, leftovers: int, layers: str) -> str:
+    """One line for `ExitReport.from_report`: exit code, signal, processor seconds, peak MiB, leftovers, the layers of
+    the sandbox that the candidate was behind, ended by."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     exit_code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else "-"
     number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else "-"
-    return f"{exit_code} {number} {spent.ru_utime + spent.ru_stime} {spent.ru_maxrss / 1024} {leftovers} {ended_by}"
+    behind = f"subreaper,{layers}" if layers else "-"
+    figures = f"{spent.ru_utime + spent.ru_stime} {spent.ru_maxrss / 1024} {leftovers}"
+    return f"{exit_code} {number} {figures} {behind} {ended_by}"

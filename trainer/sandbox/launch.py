@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TypedDict
 
-from trainer.sandbox import landlock
 from trainer.sandbox.visible_paths import Grant
 
 MARKER = "OVERNIGHT_WORK"
@@ -30,10 +29,6 @@ _SHARED_MEMORY = "/dev/shm"
 _SOCKET_CHARACTERS = 107 - len("/pymp-12345678/listener-12345678")  # a path has 107, the rest is multiprocessing's
 _CLOSE_S = 5.0
 _FIRST_FREE_UID, _NOBODY = 60_000, 65_534
-_LAYERS = ("clean-environment", "closed-descriptors", "own-session", "parent-death-signal", "subreaper", "rlimits")
-_CONFINED = ("no-new-privileges", "no-capabilities", "seccomp")
-_OF_A_USER = ("other-uid", "process-limit")
-_OF_A_ROOT = ("read-only-mounts", "own-shared-memory")
 
 
 class UserRefused(ValueError):
@@ -66,18 +61,6 @@ class User:
         return cls(int(uid), int(gid or uid))
 
 
-def layers(user: User | None) -> tuple[str, ...]:
-    """What stands around every candidate that was started: where one of these cannot be had, it is not started.
-
-    Landlock is an exception, since not every kernel has it; its version is told. So is a root of one's own, which is
-    read-only and has a /dev/shm that nobody else sees.
-    """
-    version = landlock.abi()
-    wall = (f"landlock-{version}",) if version else ()
-    root = _OF_A_ROOT if _can_own_root() else ()
-    return (*_LAYERS, *_CONFINED, *wall, *root, *(_OF_A_USER if user is not None else ()))
-
-
 class Orders(TypedDict):
     """What the guardian is told on its stdin, in marshal's format: both ends are the same interpreter, and json would
     cost the guardian 25 ms of start. `keep_fds` stay open in the candidate."""
@@ -99,7 +82,7 @@ class Orders(TypedDict):
 @dataclass(frozen=True)
 class ExitReport:
     """How a candidate ended. `ended_by` is itself, request, wall limit or not started, which the log then explains;
-    `leftovers` counts what had to be killed."""
+    `leftovers` counts what had to be killed; `layers` names the layers of the sandbox that it really was behind."""
 
     exit_code: int | None
     signal: int | None
@@ -107,6 +90,7 @@ class ExitReport:
     processor_s: float
     peak_rss_mib: float
     leftovers: int
+    layers: tuple[str, ...] = ()
 
     @property
     def started(self) -> bool:
@@ -116,7 +100,7 @@ class ExitReport:
     @classmethod
     def from_report(cls, line: str) -> ExitReport:
         """Read the guardian's line; a dash is None."""
-        exit_code, number, processor_s, peak_rss_mib, leftovers, ended_by = line.strip().split(" ", 5)
+        exit_code, number, processor_s, peak_rss_mib, leftovers, layers, ended_by = line.strip().split(" ", 6)
         return cls(
             exit_code=None if exit_code == "-" else int(exit_code),
             signal=None if number == "-" else int(number),
@@ -124,6 +108,7 @@ class ExitReport:
             processor_s=float(processor_s),
             peak_rss_mib=float(peak_rss_mib),
             leftovers=int(leftovers),
+            layers=() if layers == "-" else tuple(layers.split(",")),
         )
 
 
@@ -158,7 +143,7 @@ class GuardedProcess:
     @classmethod
     def start(cls, launch: Launch) -> GuardedProcess:
         """Start the guardian and hand it its orders; the candidate's process makes the folder itself."""
-        own_root = _can_own_root()
+        own_root = can_own_root()
         log_read, log_write = os.pipe()
         fcntl.fcntl(log_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         orders = Orders(
@@ -227,14 +212,11 @@ class GuardedProcess:
 
 
 @cache
-def _can_own_root() -> bool:
-    """Tried, since every kernel and container has rules of its own; first by the worker, so its forks know."""
-    return (
-        subprocess.run(
-            isolated_command("trainer.sandbox.private_root"), check=False, stderr=subprocess.DEVNULL, cwd="/", env={}
-        ).returncode
-        == 0
-    )
+def can_own_root() -> bool:
+    """Whether a candidate gets a root of its own. Tried, since every kernel and container has rules of its own; first
+    by the worker, so that its forks know."""
+    tried = isolated_command("trainer.sandbox.private_root")
+    return subprocess.run(tried, check=False, stderr=subprocess.DEVNULL, cwd="/", env={}).returncode == 0
 
 
 def isolated_command(module: str, *arguments: str) -> list[str]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.sandbox.cleanup import clear
-from trainer.sandbox.launch import GuardedProcess, Launch, layers
+from trainer.sandbox.launch import GuardedProcess, Launch, can_own_root
+from trainer.sandbox.layers import LAYERS, OWN_ROOT, Layer, Surroundings
 from trainer.sandbox.paths import WorkerConfig
-from trainer.sandbox.selftest_probe import TRIED
 from trainer.sandbox.visible_paths import PRIVATE, grants
 
 _WALL_S = 30.0
@@ -50,37 +50,36 @@ class Walls:
 
 def try_walls(places: WorkerConfig, password_file: Path | None) -> Walls:
     """Start the probe, hear what it could do. Raises Unsafe where it does not even start."""
-    folder, known = places.work / "probe", places.data.absolute() / "manifest.json"
-    own_root = "read-only-mounts" in layers(places.user)  # without it the README names what is open
+    folder = places.work / "probe"
     clear(folder, places.user)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        targets: dict[str, object] = {
-            "connect to a port of this machine": listening.getsockname()[1],
-            "read the trainer's environment": os.getpid(),
-            "signal the trainer": os.getpid(),
-            "pin the trainer to a core": os.getpid(),
-            "open the kernel's settings for writing": "/proc/sys/kernel/core_pattern",
-            "read the password": None if password_file is None else str(password_file.absolute()),
-            "read the data that scores": str(places.data.absolute() / PRIVATE),
-            "write results": None if places.trials is None else str(places.trials.absolute()),
-            "write the data": str(places.data.absolute()),
-            "write the trainer's code": str(_CODE),
-            "note something at the data": str(known),
-            "set the times of the data": str(known) if own_root else None,
-            "look for results": None if places.trials is None or not own_root else str(places.trials.absolute()),
-        }
-        assert tuple(targets) == TRIED, "the probe tries what it is told of"
-        said = _run_probe(folder, places, json.dumps(targets))
+        data = places.data.absolute()
+        here = Surroundings(
+            port=listening.getsockname()[1],
+            data=data,
+            private=data / PRIVATE,
+            code=_CODE,
+            results=None if places.trials is None else places.trials.absolute(),
+            password=None if password_file is None else password_file.absolute(),
+        )
+        targets = {act.words: act.target(here) for layer in _expected() for act in layer.acts}
+        said, layers = _run_probe(folder, places, json.dumps(targets))
     clear(folder, places.user)
     told = [line.partition(": ") for line in said.splitlines()]
     return Walls(
-        layers(places.user),
+        layers,
         tuple(what for name, _, what in told if name == "open"),
         next((what for name, _, what in told if name == "card"), None),
     )
 
 
-def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> str:
+def _expected() -> list[Layer]:
+    """The layers whose acts are tried. Where no root of its own can be had, README names what is open."""
+    return [layer for layer in LAYERS if layer.name != OWN_ROOT or can_own_root()]
+
+
+def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> tuple[str, tuple[str, ...]]:
+    """What the probe said, and the layers that it was behind."""
     guarded = GuardedProcess.start(
         Launch(
             folder=folder.absolute(),
@@ -104,4 +103,4 @@ def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> str:
         guarded.close()
     if ending is None or ending.exit_code != 0:
         raise Unsafe(f"no candidate can be started here ({said.strip() or ending}); see the message and mend it")
-    return said
+    return said, ending.layers

@@ -10,77 +10,28 @@ import ctypes
 import glob
 import json
 import os
-import socket
 import sys
-from collections.abc import Callable
-from typing import Any
+
+from trainer.sandbox.layers import LAYERS, Act
 
 
 def main() -> None:
     """Entry point: argv holds the targets as JSON; one that is null is not tried."""
     targets = json.loads(sys.argv[2])
-    for what, target in targets.items():
-        if target is not None and _could(what, target):
-            print(f"open: {what}")
+    for act in (act for layer in LAYERS for act in layer.acts):
+        if targets.get(act.words) is not None and _could(act, targets[act.words]):
+            print(f"open: {act.words}")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     if not hidden and glob.glob("/dev/nvidia[0-9]*") and (reason := _card_fault()) is not None:
         print(f"card: {reason}")
 
 
-def _could(what: str, target: Any) -> bool:
+def _could(act: Act, target: object) -> bool:
     try:
-        _TRIES[what](target)
+        act.attempt(target)
     except OSError:
         return False
     return True
-
-
-def _connect(port: int) -> None:
-    socket.create_connection(("127.0.0.1", port), timeout=2).close()
-
-
-def _read(path: str) -> None:
-    with open(path, "rb") as file:
-        file.read(1)
-
-
-def _write(folder: str) -> None:
-    path = os.path.join(folder, f".probe-{os.getpid()}")
-    with open(path, "x", encoding="ascii"):
-        os.unlink(path)
-
-
-def _open_for_writing(path: str) -> None:
-    """Opened, never written."""
-    os.close(os.open(path, os.O_WRONLY))
-
-
-def _note(path: str) -> None:
-    os.setxattr(path, "user.probe", b"1")
-    os.removexattr(path, "user.probe")
-
-
-def _set_times(path: str) -> None:
-    times = os.stat(path)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-_TRIES: dict[str, Callable[[Any], None]] = {
-    "connect to a port of this machine": _connect,
-    "read the trainer's environment": lambda pid: _read(f"/proc/{pid}/environ"),
-    "signal the trainer": lambda pid: os.kill(pid, 0),
-    "pin the trainer to a core": lambda pid: os.sched_setaffinity(pid, os.sched_getaffinity(0)),
-    "open the kernel's settings for writing": _open_for_writing,
-    "read the password": _read,
-    "read the data that scores": lambda folder: os.close(os.open(folder, os.O_RDONLY)),
-    "write results": _write,
-    "write the data": _write,
-    "write the trainer's code": _write,
-    "note something at the data": _note,
-    "set the times of the data": _set_times,
-    "look for results": lambda folder: os.close(os.open(folder, os.O_PATH)),
-}
-TRIED = tuple(_TRIES)
 
 
 def _card_fault() -> str | None:

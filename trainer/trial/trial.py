@@ -23,7 +23,7 @@ from trainer.jobs import (
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear
-from trainer.sandbox.launch import ExitReport, layers
+from trainer.sandbox.launch import ExitReport
 from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring.rows import DataFault, OtherPrepare, read_rows
 from trainer.trial import device, disk_space, gpu, machine_speed, result_fields, result_store
@@ -145,12 +145,12 @@ def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervis
 
 
 def _layers(spec: TrialSpec, places: WorkerConfig, ending: ExitReport | None) -> tuple[str, ...]:
-    """What stood around the candidate; nothing around one that was never there."""
-    if ending is not None and not ending.started:
+    """Return the layers that the candidate was behind, as its guardian reports; none where there is no report."""
+    if ending is None or not ending.started:
         return ()
     memory = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
     disk = ("disk-watchdog",) if can_be_counted(places.work) else ()
-    return (*layers(places.user), *memory, *disk, "wall-limit")
+    return (*ending.layers, *memory, *disk, "wall-limit")
 
 
 def _log(spec: TrialSpec, places: WorkerConfig, watch: Supervisor) -> TrialLog:

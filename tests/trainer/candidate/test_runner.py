@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainer.candidate.runner import _device_facts, memory_fraction, run_script
-from trainer.sandbox.guardian import write_files
+from trainer.sandbox.layers import write_files
 
 
 class CardOf48Gib:

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from trainer.sandbox import candidate_user
 candidate_user.obstacle = lambda *_: None
-held = candidate_user.move_in(Path(sys.argv[1]), Path(sys.argv[2]), candidate_user.AUTO)
+held = candidate_user.acquire(Path(sys.argv[1]), Path(sys.argv[2]), candidate_user.AUTO)
 print(held.user.uid, flush=True)
 sys.stdin.read()
 """
@@ -95,7 +95,7 @@ def owner(folder: Path) -> tuple[int, int]:
 @as_other_user
 def test_user_that_can_read_all_is_taken_and_gets_the_folder(installed: Installed, places: WorkerConfig) -> None:
     said = installed.run(
-        "held = move_in(work, data, 'auto'); print(held.user.uid, held.reason)", places.work, places.data
+        "held = acquire(work, data, 'auto'); print(held.user.uid, held.reason)", places.work, places.data
     )
 
     uid = int(said.split()[0])
@@ -139,7 +139,7 @@ def test_who_is_not_root_chooses_nobody_and_is_told_nothing(installed: Installed
     theirs = Path(tempfile.mkdtemp(dir=ground))
     os.chown(theirs, user.uid, user.gid)
 
-    said = installed.run("print(move_in(work, data, 'auto'))", theirs / "work", theirs, user=user)
+    said = installed.run("print(acquire(work, data, 'auto'))", theirs / "work", theirs, user=user)
 
     assert said.startswith("Tenancy(user=None, reason=None, ended=0")
 

@@ -161,11 +161,11 @@ def test_table_holds_where_the_kernel_has_less_of_landlock(version: int, own_roo
         test_candidate_of_another_uid_finds_the_battery_as_the_table_has_it,
     )
     with copied() as folder:
-        wall = folder / "trainer" / "landlock.py"
+        wall = folder / "trainer" / "sandbox" / "landlock.py"
         assert wall.read_text().count(told) == 1
         wall.write_text(wall.read_text().replace(told, f"return {min(version, abi())}"))
         if not own_root:
-            launch = folder / "trainer" / "launch.py"
+            launch = folder / "trainer" / "sandbox" / "launch.py"
             assert launch.read_text().count(mounted) == 1
             launch.write_text(launch.read_text().replace(mounted, ".returncode < 0\n"))
 

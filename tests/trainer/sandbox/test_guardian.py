@@ -15,9 +15,9 @@ import pytest
 from tests import TESTS
 from tests.fixtures.trials import everything_dead
 from trainer.sandbox.cleanup import wipe
-from trainer.sandbox.guardian import write_files
 from trainer.sandbox.landlock import READ, USE, abi
-from trainer.sandbox.launch import MARKER, ExitReport, Orders, isolated_command, layers
+from trainer.sandbox.launch import MARKER, ExitReport, Orders, can_own_root, isolated_command
+from trainer.sandbox.layers import write_files
 from trainer.sandbox.private_root import OWN_PROCESS
 from trainer.sandbox.visible_paths import Grant, grants
 
@@ -38,8 +38,11 @@ def test_files_arrive_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "ending"),
     [
-        ("0 - 1.5 220.25 0 itself\n", ExitReport(0, None, "itself", 1.5, 220.25, 0)),
-        ("- 9 0.1 10.0 3 wall limit\n", ExitReport(None, 9, "wall limit", 0.1, 10.0, 3)),
+        (
+            "0 - 1.5 220.25 0 rlimits,seccomp itself\n",
+            ExitReport(0, None, "itself", 1.5, 220.25, 0, ("rlimits", "seccomp")),
+        ),
+        ("- 9 0.1 10.0 3 - wall limit\n", ExitReport(None, 9, "wall limit", 0.1, 10.0, 3)),
     ],
 )
 def test_report_is_read_back(line: str, ending: ExitReport) -> None:
@@ -103,7 +106,7 @@ print(tried(lambda: os.utime(0, (1, 1))))
 def test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs(
     tmp_path: Path, own_root: bool
 ) -> None:
-    if own_root and "read-only-mounts" not in layers(None):
+    if own_root and not can_own_root():
         pytest.skip("needs the right to mount, or to make a user namespace")
     argv = [sys.executable, "-S", "-c", WITH_A_CARD]
 

@@ -242,11 +242,11 @@ def test_check_is_left_when_its_worker_is_told_to_stop(places: WorkerConfig) -> 
 
 FORGES = """
 import os, socket
-from trainer.wire import Message, Word
+from trainer.candidate.protocol import Message, MessageType
 for fd in range(3, 50):
     try:
         end = socket.socket(fileno=os.dup(fd))
-        end.send(Message(Word.REHEARSED, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails").pack())
+        end.send(Message(MessageType.REHEARSED, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails").pack())
     except OSError:
         pass
 print("\\x1b[2Ja lie\\u202e" + "!" * 5000)

@@ -180,9 +180,9 @@ _TELLS = {
     """,
     "a message": """
         import gc
-        from trainer.wire import Channel, Message, Word
+        from trainer.candidate.protocol import Channel, Message, MessageType
         channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
-        channel.send(Message(Word.FAULT, text=said))
+        channel.send(Message(MessageType.FAULT, text=said))
         raise SystemExit(1)
     """,
 }
