@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from researcher.clock import NightClock
+from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.files import write_whole
 from researcher.journal.records import Prices, Run
@@ -44,7 +45,6 @@ from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
-from researcher.settings import Settings, faults
 from researcher.source.validation import fingerprint
 from researcher.wiring import first_llm, lease, stronger_llm
 from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, unknown_jobs_text
@@ -163,9 +163,10 @@ def _lab(
     def project() -> None:
         write_whole(settings.subject_dir / "results.tsv", table.text().encode())
 
-    if settings.llm == "none":
-        logger.info("no LLM, as LLM=none asks; the optimiser proposes alone")
-        voice.say("llm", "none, as LLM=none asks; the optimiser proposes alone")
+    if not settings.backend.asks_llm:
+        alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
+        logger.info("no LLM, %s", alone)
+        voice.say("llm", f"none, {alone}")
     files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
     proposers = Proposers(
         mix=settings.proposer,
@@ -249,7 +250,7 @@ def _start_run(
 
 
 def _prices(settings: Settings) -> Prices:
-    return Prices(settings.price_per_hour, settings.price_per_kwh, settings.price_per_mtoken)
+    return Prices(settings.price_per_hour, settings.price_per_mtoken)
 
 
 def _free_tag(wanted: str | None, branches: set[str]) -> str:

@@ -14,6 +14,7 @@ ResearcherError
 │   └── PromptWasCut     its server counted fewer words than it was sent
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
 │   └── SubjectDamaged   it cannot be read or written any more
+├── BadValue         a setting cannot have this value; a ValueError too
 └── JournalError     the journal is locked, newer than this code, or damaged
 """
 
@@ -80,3 +81,12 @@ class SubjectDamaged(SubjectError):
 
 class JournalError(ResearcherError):
     """The journal is locked by another researcher, written by a newer version, or damaged."""
+
+
+class BadValue(ResearcherError, ValueError):
+    """A setting cannot have this value. `found` quotes no secret; `next_step` says what to write instead."""
+
+    def __init__(self, found: str, next_step: str) -> None:
+        super().__init__(f"{found}; {next_step}")
+        self.found = found
+        self.next_step = next_step

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from researcher.llm.client import ChatClient
-from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.config.settings import Settings
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
 from researcher.proposers.llm_conversation import LlmProposer
 from researcher.proposers.meter import Ledger, Meter, TokenPrice
 from researcher.proposers.prefetch import Apart, Lease
 from researcher.proposers.proposers import Stronger
-from researcher.settings import Settings
 from trainer.jobs import Profile
 
 STRONGER_ANSWER_TOKENS = 8192  # such models think before they answer, and are billed for it
@@ -20,20 +16,11 @@ STRONGER_CONTEXT_TOKENS = 65536
 
 def first_llm(settings: Settings, profile: Profile) -> LlmProposer | None:
     """The one that takes turns with the optimiser; None where none was asked for."""
-    if not settings.proposer.asks_llm or settings.llm == "none":
+    client_for = settings.backend.client
+    if not settings.proposer.asks_llm or client_for is None:
         return None
-    if settings.llm == "ollama":
-        return LlmProposer(_ollama(settings, profile), secrets=settings.secrets())
-    client = _endpoint(
-        settings,
-        base_url=settings.openai_base_url,
-        model=settings.model,
-        key_file=settings.openai_api_key_file,
-        num_ctx=settings.num_ctx or OpenAiSettings.num_ctx,
-        num_predict=settings.num_predict,
-    )
-    price = _price(settings.openai_price_in, settings.openai_price_out)
-    return LlmProposer(client, secrets=settings.secrets(), price=price)
+    price = _price(settings.openai_price_in, settings.openai_price_out) if settings.backend.is_endpoint else None
+    return LlmProposer(client_for(settings.llm_options(profile)), secrets=settings.secrets(), price=price)
 
 
 def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
@@ -43,13 +30,16 @@ def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
     price = _price(settings.escalate_price_in, settings.escalate_price_out)
     assert price is not None, "the settings see to that"
     assert settings.escalate_max_cost is not None, "the settings see to that"
-    client = _endpoint(
-        settings,
-        base_url=settings.escalate_base_url,
-        model=settings.escalate_model,
-        key_file=settings.escalate_api_key_file,
-        num_ctx=STRONGER_CONTEXT_TOKENS,
-        num_predict=STRONGER_ANSWER_TOKENS,
+    assert settings.escalate_model is not None, "the settings see to that"
+    client = OpenAiClient(
+        OpenAiSettings(
+            settings.escalate_base_url,
+            settings.escalate_model,
+            settings.escalate_api_key_file,
+            STRONGER_CONTEXT_TOKENS,
+            STRONGER_ANSWER_TOKENS,
+            deadline_s=settings.llm_deadline_s,
+        )
     )
     meter = Meter(client, price, settings.escalate_max_cost, ledger)
     return Stronger(LlmProposer(meter, secrets=settings.secrets(), price=price), meter)
@@ -57,41 +47,8 @@ def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
 
 def lease(settings: Settings, profile: Profile) -> Lease:
     """An LLM elsewhere takes nothing of a trial, and one on the processor nothing that a budget of processor seconds
-    counts. On a card that both share it would train fewer steps, so there it speaks between trials."""
-    return Apart(profile.device == "cpu" or settings.llm == "openai")
-
-
-def _endpoint(
-    settings: Settings,
-    *,
-    base_url: str | None,
-    model: str | None,
-    key_file: Path | None,
-    num_ctx: int,
-    num_predict: int,
-) -> ChatClient:
-    assert base_url is not None, "the settings see to that"
-    assert model is not None, "the settings see to that"
-    deadline_s = settings.llm_deadline_s
-    return OpenAiClient(OpenAiSettings(base_url, model, key_file, num_ctx, num_predict, deadline_s=deadline_s))
-
-
-def _ollama(settings: Settings, profile: Profile) -> ChatClient:
-    placement = settings.placement()
-    return OllamaClient(
-        OllamaSettings(
-            host=settings.ollama_host,
-            model=placement.model,
-            num_ctx=placement.num_ctx,
-            num_batch=placement.num_batch,
-            num_predict=settings.num_predict,
-            think=settings.think,
-            on_gpu=profile.device == "cuda",
-            resident=placement.resident,
-            reserve_mib=placement.reserve_mib,
-            deadline_s=settings.llm_deadline_s,
-        )
-    )
+    counts. On a GPU that both share a trial would train fewer steps, so there the LLM is asked between trials."""
+    return Apart(profile.device == "cpu" or not settings.backend.holds_gpu)
 
 
 def _price(sent: float | None, answered: float | None) -> TokenPrice | None:

@@ -18,6 +18,7 @@ from docker.errors import ImageNotFound
 from rich.console import Console
 from rich.text import Text
 
+from researcher.config.settings import TABLE
 from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Facts, Mode, Verdict
@@ -55,9 +56,9 @@ def _refuse(words: str) -> None:
 @app.command()
 def up(
     cpu: Cpu = False,
-    experiments: Annotated[int | None, typer.Option(min=1, help="End after this many measured experiments.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="End after this many hours of GPU time.")] = None,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="End at this cost; needs PRICE_PER_HOUR.")] = None,
+    experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
     then: Annotated[str | None, typer.Option(help="Shell command to run here once the night has ended.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
 ) -> None:

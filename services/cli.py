@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.errors import ResearcherError
 from researcher.journal.records import CONFIRM
@@ -69,23 +70,21 @@ def _refuse(message: str) -> NoReturn:
 @app.command()
 def run(
     state: StateOption = None,
-    experiments: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured experiments.")] = None,
+    experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
     profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the card, else cpu.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds a trial trains; the profile's if not given.")
-    ] = None,
+    budget: Annotated[float | None, typer.Option(min=0.1, help=TABLE["BUDGET"].summary)] = None,
     subject: Annotated[Path | None, typer.Option(help="Your own git repository with train.py and prepare.py.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files to train on.")] = None,
-    proposer: Annotated[Mix, typer.Option(help="Who proposes.")] = Mix.HYBRID,
-    rule: Annotated[Rule, typer.Option(help="How the walk decides.")] = Rule.WALK,
+    proposer: Annotated[Mix, typer.Option(help=TABLE["PROPOSER"].summary)] = Mix.HYBRID,
+    rule: Annotated[Rule, typer.Option(help=TABLE["RULE"].summary)] = Rule.WALK,
     redis_url: Annotated[str | None, typer.Option(help="A server of your own, instead of the embedded one.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Name of the run's branch: overnight/TAG.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats a run's seeds; drawn secretly if not given.")] = None,
-    model: Annotated[str | None, typer.Option(help="Ollama model.", envvar="MODEL")] = None,
-    ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop after this many hours of trials and LLM.")] = None,
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of the machine.")] = None,
-    max_cost: Annotated[float | None, typer.Option(help="Stop at this cost; needs --price-per-hour.")] = None,
+    tag: Annotated[str | None, typer.Option(help=TABLE["TAG"].summary)] = None,
+    seed: Annotated[int | None, typer.Option(help=TABLE["SEED"].summary)] = None,
+    model: Annotated[str | None, typer.Option(help=TABLE["MODEL"].summary, envvar="MODEL")] = None,
+    ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary, envvar="OLLAMA_HOST")] = None,
+    hours: Annotated[float | None, typer.Option(help=TABLE["HOURS"].summary)] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help=TABLE["PRICE_PER_HOUR"].summary)] = None,
+    max_cost: Annotated[float | None, typer.Option(help=TABLE["MAX_COST"].summary)] = None,
     unsafe_local: Annotated[
         bool, typer.Option("--unsafe-local", help="Run candidates also where the kernel cannot wall them in.")
     ] = False,
@@ -250,7 +249,7 @@ def pull(
         str | None, typer.Argument(help="As Ollama names it; MODEL or the profile's if not given.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
-    ollama_host: Annotated[str | None, typer.Option(help="Where Ollama answers.", envvar="OLLAMA_HOST")] = None,
+    ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary, envvar="OLLAMA_HOST")] = None,
 ) -> None:
     """Have Ollama pull the LLM's model, and watch; broken off, the same command goes on where it was."""
     from services.machine.model import model_wanted, pull_model  # noqa: PLC0415 - costs asyncio and the client

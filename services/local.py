@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from researcher.config.rules import asks_llm
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import History
-from researcher.proposers.schedule import Mix
 from services.adopt.adopt import settle_data
 from services.machine.gpus import detect_profile, gpus
 from services.machine.model import say_if_missing
@@ -113,8 +113,7 @@ def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus
 
 
 def _asks_an_llm(wish: Wish) -> bool:
-    env = os.environ | wish.researcher
-    return env.get("LLM") != "none" and env.get("PROPOSER") not in {mix.value for mix in Mix if not mix.asks_llm}
+    return asks_llm(os.environ | wish.researcher)
 
 
 def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:

@@ -15,7 +15,7 @@ import pytest
 from tests import ROOT
 
 PACKAGES = ("researcher", "trainer", "services")
-LINE_CAP = 300
+LINE_CAP = 400
 
 ENTRIES_CAP, MODULES_CAP = 20, 8
 
@@ -31,7 +31,7 @@ LAYERS = {
         ("researcher.llm",),
         ("researcher.prompting",),
         ("researcher.proposers",),
-        ("researcher.settings",),
+        ("researcher.config",),
         ("researcher.loop",),
         ("researcher.wiring",),
         ("researcher.__main__",),

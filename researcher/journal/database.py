@@ -152,7 +152,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def run_of(row: sqlite3.Row) -> Run:
     """Column for column."""
     values = _plain(row, Run)
-    values["prices"] = Prices(row["price_per_hour"], row["price_per_kwh"], row["price_per_mtoken"])
+    values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
     return Run(**values)
 
 

@@ -69,7 +69,6 @@ class Prices:
     """What a night costs, in the owner's currency. None where the owner did not say."""
 
     per_hour: float | None = None
-    per_kwh: float | None = None
     per_mtoken: float | None = None
 
 

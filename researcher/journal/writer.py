@@ -30,10 +30,10 @@ class Journal(CheckSteps):
         with transaction(self._database) as database:
             run = database.execute(
                 "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
-                " price_per_hour, price_per_kwh, price_per_mtoken, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " price_per_hour, price_per_mtoken, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key, prices.per_hour,
-                 prices.per_kwh, prices.per_mtoken, at),
+                 prices.per_mtoken, at),
             ).lastrowid  # fmt: skip
             database.execute(
                 "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
@@ -59,9 +59,9 @@ class Journal(CheckSteps):
     def price(self, run: Run, prices: Prices) -> None:
         """What it costs from the beginning on, as the owner says now; what is not said stays."""
         self._change(
-            "UPDATE run SET price_per_hour = COALESCE(?, price_per_hour), price_per_kwh = COALESCE(?, price_per_kwh),"
+            "UPDATE run SET price_per_hour = COALESCE(?, price_per_hour),"
             " price_per_mtoken = COALESCE(?, price_per_mtoken) WHERE id = ?",
-            prices.per_hour, prices.per_kwh, prices.per_mtoken, run.id,
+            prices.per_hour, prices.per_mtoken, run.id,
         )  # fmt: skip
 
     def begin(self, run: Run, at: float) -> None:

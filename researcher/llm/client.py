@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from researcher.llm.gpu_memory_split import Placement, placement_for
+from researcher.llm.thinking import Think
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,31 @@ class ChatClient(Protocol):
         """
         ...
 
-    def leave(self, tick: Callable[[], None]) -> None:
-        """Before a trial: returns once no model is on the card that cannot stay there beside it.
 
-        Raises ModelStays where it does not go, ModelAway where nobody can be asked.
+@runtime_checkable
+class HoldsGpu(Protocol):
+    """A client whose server loads the model onto the GPU that trials train on."""
+
+    def unload(self, tick: Callable[[], None]) -> None:
+        """Before a trial: returns once no model is on the GPU that cannot stay there beside the trial.
+
+        Raises ModelStays where a model does not go, ModelAway where the server cannot be asked.
         """
         ...
+
+
+@dataclass(frozen=True)
+class LlmOptions:
+    """The settings that a client is made from. An Ollama beside the trainer takes `host`, `placement` and `on_gpu`, an
+    endpoint elsewhere `url`, `key_file`, `model` and `num_ctx`."""
+
+    model: str | None = None
+    num_ctx: int | None = None
+    num_predict: int = 4096
+    deadline_s: float = 600.0
+    think: Think = Think.OFF
+    host: str = ""
+    placement: Placement = field(default_factory=lambda: placement_for("cpu"))
+    on_gpu: bool = False
+    url: str | None = None
+    key_file: Path | None = None

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from researcher.errors import ModelFault
-from researcher.llm.client import Answer, Message
+from researcher.llm.client import Answer, LlmOptions, Message
 from researcher.llm.ollama_api import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
 from researcher.llm.ollama_memory import Residence
 from researcher.llm.stream import Stream, authorities, unicode, watched, whole_lines
@@ -35,6 +35,25 @@ class ServerFacts:
     version: str
     model: str
     model_digest: str | None
+
+
+def ollama_client(options: LlmOptions) -> OllamaClient:
+    """The client of the Ollama that the settings name. Raises BadValue for an address that is none."""
+    placement = options.placement
+    return OllamaClient(
+        OllamaSettings(
+            host=options.host,
+            model=placement.model,
+            num_ctx=placement.num_ctx,
+            num_batch=placement.num_batch,
+            num_predict=options.num_predict,
+            think=options.think,
+            on_gpu=options.on_gpu,
+            resident=placement.resident,
+            reserve_mib=placement.reserve_mib,
+            deadline_s=options.deadline_s,
+        )
+    )
 
 
 class OllamaClient:
@@ -80,19 +99,19 @@ class OllamaClient:
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
-    def leave(self, tick: Callable[[], None]) -> None:
-        """Before a trial: returns once the card is free of a model that does not stay there. Raises ModelStays."""
+    def unload(self, tick: Callable[[], None]) -> None:
+        """Before a trial: returns once the GPU is free of a model that does not stay there. Raises ModelStays."""
         if not self.settings.resident:
-            asyncio.run(watched(self._leave(), _Stream(self.url, self.model), self.settings, tick))
+            asyncio.run(watched(self._unload(), _Stream(self.url, self.model), self.settings, tick))
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
         return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=authorities())
 
-    async def _leave(self) -> None:
+    async def _unload(self) -> None:
         try:
             async with self._connection() as client:
-                await self._residence.leave(client)
+                await self._residence.unload(client)
         except httpx.HTTPError as error:
             raise away(self.settings, error) from error
 
@@ -100,7 +119,7 @@ class OllamaClient:
         try:
             async with self._connection() as client:
                 known = self._known = self._known or await self._learn(client)
-                await self._residence.enter(client)
+                await self._residence.load(client)
                 answer = await self._read(client, question | {"think": known.think(self.settings.think)}, stream)
                 return replace(answer, counts_cached=known.counts_cached)
         except httpx.HTTPError as error:

@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
+from researcher.errors import BadValue, ModelAway, ModelFault, ModelMissing, PromptTooLong
 from researcher.llm.stream import Deadlines, error_text
 from researcher.llm.thinking import Think
 
 DEFAULT_PORT = 11434
 ALL_LAYERS = 999
 
+_EXAMPLE = "write for example http://127.0.0.1:11434"
 _TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DOTALL)
 
 
@@ -80,9 +81,9 @@ def base_url(host: str) -> str:
         port = parts.port
         httpx.URL(parts.geturl())
     except (ValueError, httpx.InvalidURL) as error:
-        raise ValueError(f"OLLAMA_HOST is {host!r}: {error}; write for example http://127.0.0.1:11434") from error
+        raise BadValue(f"OLLAMA_HOST is {host!r}: {error}", _EXAMPLE) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s,;]", parts.hostname):
-        raise ValueError(f"OLLAMA_HOST is {host!r}, which names no server; write for example http://127.0.0.1:11434")
+        raise BadValue(f"OLLAMA_HOST is {host!r}, which names no server", _EXAMPLE)
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname, parts.hostname)
     standard = {"http": 80, "https": 443}[parts.scheme] if has_scheme else DEFAULT_PORT
     return f"{parts.scheme}://{_bracketed(name)}:{port or standard}{parts.path.rstrip('/')}"

@@ -1,4 +1,4 @@
-"""A model's stay in memory: it is loaded as asked and wholly on the card, or it is not used; and it leaves when told.
+"""A model in memory: loaded as asked and wholly on the GPU, or it is not used; and unloaded before a trial.
 
 Ollama answers 200 to a load that it had to put on the CPU in part, so `/api/ps` is read after every load. It tells
 neither the CUDA context nor what grows later: the margin of `researcher.llm.gpu_memory_split` is there for those.
@@ -37,19 +37,19 @@ class Residence:
     def __init__(self, settings: OllamaSettings) -> None:
         self._settings = settings
 
-    async def enter(self, client: httpx.AsyncClient) -> None:
+    async def load(self, client: httpx.AsyncClient) -> None:
         """Have it loaded as asked; a load that came out wrong gets a second try. Raises ModelDoesNotFit."""
         if self._fault_of(await self._find(client)) is None:
             return
-        fault = await self._load(client)
+        fault = await self._load_once(client)
         if fault is not None:
-            await self.leave(client)
-            fault = await self._load(client)
+            await self.unload(client)
+            fault = await self._load_once(client)
         if fault is not None:
-            await self.leave(client)
+            await self.unload(client)
             raise ModelDoesNotFit(fault)
 
-    async def leave(self, client: httpx.AsyncClient) -> None:
+    async def unload(self, client: httpx.AsyncClient) -> None:
         """Returns once nothing is in the trainer's way. Raises ModelStays."""
         try:
             async with asyncio.timeout(self._settings.leave_s):
@@ -65,7 +65,7 @@ class Residence:
                 "it; restart Ollama"
             ) from None
 
-    async def _load(self, client: httpx.AsyncClient) -> str | None:
+    async def _load_once(self, client: httpx.AsyncClient) -> str | None:
         """What is wrong with how it came to stand; None where all is as asked."""
         settings = self._settings
         keep_alive = settings.keep_alive or LOADED_FOR

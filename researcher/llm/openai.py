@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import ModelAway, ModelFault, ModelMissing, PromptTooLong
-from researcher.llm.client import Answer, Message
+from researcher.errors import BadValue, ModelAway, ModelFault, ModelMissing, PromptTooLong
+from researcher.llm.client import Answer, LlmOptions, Message
 from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
 
 LOOK_S = 2.0
@@ -34,6 +34,7 @@ _OF_THE_QUESTION = (
     httpx.codes.UNPROCESSABLE_ENTITY,
 )
 _NO_KEEPALIVE = httpx.Limits(max_keepalive_connections=0)  # a kept connection may be closed under a question
+_EXAMPLE = "write for example https://llm.example/v1"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -50,29 +51,43 @@ class OpenAiSettings(Deadlines):
 
 
 def checked_url(text: str) -> str:
-    """A base URL without its last slash. Raises ValueError, with an example, for anything else."""
+    """A base URL without its last slash. Raises BadValue for anything else."""
     url = text.strip().rstrip("/").removesuffix("/chat/completions")
     try:
         parts = urlsplit(url)
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL) as error:
-        raise ValueError(f"no address of an endpoint ({error}); write for example https://llm.example/v1") from error
+        raise BadValue(f"no address of an endpoint ({error})", _EXAMPLE) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("no address of an endpoint; write for example https://llm.example/v1")
+        raise BadValue("no address of an endpoint", _EXAMPLE)
     if parts.username or parts.password:
-        raise ValueError("a key does not belong into the address; put it into a file of its own")
+        raise BadValue("a key does not belong into the address", "put it into a file of its own")
     return url
 
 
 def read_key(file: Path) -> str:
-    """The key in a file. Raises ValueError, without it, where there is none."""
+    """The key in a file. Raises BadValue, without it, where there is none."""
     try:
         key = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read ({type(error).__name__})") from error
+        raise BadValue(f"{file} cannot be read ({type(error).__name__})", "name a file of text that can") from error
     if not key or not key.isprintable() or " " in key:
-        raise ValueError(f"{file} holds no key; one line is wanted, the key alone")
+        raise BadValue(f"{file} holds no key", "one line is wanted, the key alone")
     return key
+
+
+def openai_client(options: LlmOptions) -> OpenAiClient:
+    """The client of the endpoint that the settings name. Raises BadValue for an address that is none."""
+    return OpenAiClient(
+        OpenAiSettings(
+            options.url or "",
+            options.model or "",
+            options.key_file,
+            options.num_ctx or OpenAiSettings.num_ctx,
+            options.num_predict,
+            deadline_s=options.deadline_s,
+        )
+    )
 
 
 class OpenAiClient:
@@ -116,9 +131,6 @@ class OpenAiClient:
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
-
-    def leave(self, tick: Callable[[], None]) -> None:
-        """Its card is another one."""
 
     def _rest(self) -> None:
         if (left_s := self._resting_until - self._clock()) > 0:

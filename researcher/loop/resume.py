@@ -19,6 +19,7 @@ from typing import Protocol
 import redis
 
 from researcher.clock import NightClock
+from researcher.config.settings import Settings
 from researcher.errors import JournalError
 from researcher.journal.database import WriterLock, damage
 from researcher.journal.records import ASKED_TO_PAUSE
@@ -28,7 +29,6 @@ from researcher.loop.outages import BAD_DAYS, explain
 from researcher.loop.request_handler import Front
 from researcher.loop.status import RESEARCHER
 from researcher.queues.requests import Desk
-from researcher.settings import Settings
 from trainer.jobs import HELD, Bus, connect
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from researcher.errors import (
     ResearcherError,
     ThoughtsAteTheAnswer,
 )
-from researcher.llm.client import Answer, ChatClient, Message
+from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message
 from researcher.prompting.context_budget import Window
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
@@ -117,9 +117,10 @@ class LlmProposer:
         """Raises ModelAway where nobody could be asked, as far as that is seen without asking."""
         self._client.look()
 
-    def leave(self, tick: Tick) -> None:
+    def unload(self, tick: Tick) -> None:
         """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
-        self._client.leave(tick)
+        if isinstance(self._client, HoldsGpu):
+            self._client.unload(tick)
 
     def _question(self, context: PromptContext) -> Sequence[Message]:
         return self._window.question(lambda room: self._prompts.messages(context, room))

@@ -144,7 +144,7 @@ class Speaker:
     def leave_card(self, tick: Tick) -> None:
         """Before a trial: returns once no model is in its way. Raises ModelStays."""
         try:
-            self._llm.leave(tick)
+            self._llm.unload(tick)
         except ModelStays:
             raise
         except ModelAway as error:  # who cannot be asked holds no card

@@ -65,10 +65,6 @@ class Meter:
         """Costs nothing."""
         return self._client.look()
 
-    def leave(self, tick: Callable[[], None]) -> None:
-        """Costs nothing."""
-        self._client.leave(tick)
-
     def chat(
         self,
         messages: Sequence[Message],

@@ -25,6 +25,20 @@ class Turn(StrEnum):
     KNOBS = "knobs"  # the optimiser alone
 
 
+class Mix(StrEnum):
+    """Who proposes: `hybrid` shares the turns out, the others are for ablation."""
+
+    HYBRID = "hybrid"
+    LLM = "llm"
+    OPTIMIZER = "optimizer"
+    RANDOM = "random"
+
+    @property
+    def asks_llm(self) -> bool:
+        """False where knobs are all that is moved."""
+        return self in (Mix.HYBRID, Mix.LLM)
+
+
 TURNS: Mapping[Proposer | None, Turn] = {Proposer.LLM: Turn.EDIT, Proposer.ADVISER: Turn.ADVICE}
 
 
@@ -94,17 +108,3 @@ def _is_due(number: int, last: int, share: float) -> bool:
 def _count(number: int, share: float) -> int:
     """How many of the first `number` are the share's."""
     return math.ceil(share * number - _ROUNDING)
-
-
-class Mix(StrEnum):
-    """Who proposes: `hybrid` shares the turns out, the others are for ablation."""
-
-    HYBRID = "hybrid"
-    LLM = "llm"
-    OPTIMIZER = "optimizer"
-    RANDOM = "random"
-
-    @property
-    def asks_llm(self) -> bool:
-        """False where knobs are all that is moved."""
-        return self in (Mix.HYBRID, Mix.LLM)

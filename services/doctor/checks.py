@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from researcher.llm.backends import backend_named
 from services.compose import Stack
 from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
@@ -83,15 +84,10 @@ def _settings(mode: Mode, facts: Facts) -> tuple[list[Finding], dict[str, str] |
         return [fail("gpu.env", str(error), "git checkout gpu.env")], None
     wrong = faults(gpu_env, tuple(others), facts.environment)
     if wrong:
-        return [fail("gpu.env", *_said(fault)) for fault in wrong], None
+        return [fail("gpu.env", fault.found, fault.next_step) for fault in wrong], None
     held = settings(gpu_env, tuple(others), facts.environment)
     files = " and ".join(entries.file for entries in (gpu_env, *others))
     return [ok("gpu.env", f"{len(held)} settings from {files}")], held
-
-
-def _said(fault: str) -> tuple[str, str]:
-    found, _, fix = fault.partition("; ")
-    return found, fix
 
 
 def _plugins(
@@ -156,7 +152,7 @@ def _of_project(
 ) -> Iterator[Finding]:
     stack = Stack(project.name, reached.client)
     if facts.environment.get("DOCKER_HOST", "unix:").startswith("unix:"):
-        wanted_gib = FIRST_GIB[mode] + (LLM_GIB if held["LLM"] == "ollama" else 0)
+        wanted_gib = FIRST_GIB[mode] + (LLM_GIB if backend_named(held["LLM"]).needs_model_pull else 0)
         if engine.is_built(reached, project.trainer_image):
             wanted_gib = LATER_GIB[mode]
         yield host.disk(facts, Path(reached.facts["DockerRootDir"]), wanted_gib, _MAKE_ROOM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import split_for
 from services.doctor.environment import Facts
 from services.doctor.finding import Finding, fail, ok, skip
@@ -58,7 +59,7 @@ def split(card: Card, held: Mapping[str, str]) -> Finding:
     profile = profile_named(name)
     if profile.device == "cpu":
         return skip("split", "PROFILE=cpu leaves the card alone")
-    reserve = "0" if held["LLM"] != "ollama" else held.get("LLM_RESERVE_MIB")
+    reserve = "0" if not backend_named(held["LLM"]).holds_gpu else held.get("LLM_RESERVE_MIB")
     cap = held.get("TRAINER_CAP_MIB")
     arithmetic = split_for(
         profile,

@@ -14,11 +14,12 @@ import httpx
 from docker.errors import NotFound
 from pydantic import TypeAdapter, ValidationError
 
-from researcher.errors import ModelAway
+from researcher.config.settings import TABLE
+from researcher.errors import BadValue, ModelAway
+from researcher.llm.backends import LlmBackend, backend_named
+from researcher.llm.client import LlmOptions
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama_api import base_url, same_model
-from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.settings import Settings
 from services.compose import Stack, StackError
 from services.doctor.environment import Facts
 from services.doctor.finding import Finding, fail, ok, skip, warn
@@ -30,10 +31,8 @@ _ALONE = "the optimiser works alone"
 
 def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path) -> Finding:
     """The stack's Ollama has MODEL, or the endpoint answers. `compose`: the command that names the stack in `root`."""
-    if held["LLM"] == "none":
-        return skip("model", f"LLM=none: {_ALONE}")
-    if held["LLM"] == "openai":
-        return _endpoint(held, root)
+    if not (backend := backend_named(held["LLM"])).needs_model_pull:
+        return _without_a_pull(backend, held, root)
     if not any(each.service == "ollama" and each.state == "running" for each in stack.containers()):
         return skip("model", "the stack is not up; its start pulls the model")
     try:
@@ -48,16 +47,14 @@ def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path
 
 def model_here(facts: Facts, profile: str) -> Finding:
     """An Ollama of this machine has the model of a profile; without one the optimiser goes on alone."""
-    if facts.environment.get("LLM") == "none":
-        return skip("model", f"LLM=none: {_ALONE}")
-    if facts.environment.get("LLM") == "openai":
-        return _endpoint(facts.environment, Path.cwd())
-    host = facts.environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
-    wanted = facts.environment.get("MODEL") or placement_for(profile).model
     try:
-        url = base_url(host)
-    except ValueError as error:
-        return fail("model", str(error).partition("; ")[0], "export OLLAMA_HOST=http://127.0.0.1:11434")
+        backend = backend_named(facts.environment.get("LLM"))
+        if not backend.needs_model_pull:
+            return _without_a_pull(backend, facts.environment, Path.cwd())
+        url = base_url(facts.environment.get("OLLAMA_HOST") or TABLE["OLLAMA_HOST"].default)
+    except BadValue as error:
+        return fail("model", error.found, error.next_step)
+    wanted = facts.environment.get("MODEL") or placement_for(profile).model
     try:
         answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False).raise_for_status()
         names = {str(model["name"]) for model in answer.json()["models"]}
@@ -68,15 +65,18 @@ def model_here(facts: Facts, profile: str) -> Finding:
     )
 
 
-def _endpoint(held: Mapping[str, str], root: Path) -> Finding:
-    """Asked nothing that costs; whether it has the model shows in the first question."""
-    url, file = held.get("OPENAI_BASE_URL", ""), held.get("OPENAI_API_KEY_FILE") or None
+def _without_a_pull(backend: LlmBackend, held: Mapping[str, str], root: Path) -> Finding:
+    """The server is asked nothing that costs; whether it has the model shows in the first question."""
+    if backend.client is None:
+        return skip("model", f"LLM={backend.name}: {_ALONE}")
+    file = held.get("OPENAI_API_KEY_FILE") or None
     key_file = None if file is None else root / Path(file).expanduser()
+    options = LlmOptions(model=held.get("MODEL"), url=held.get("OPENAI_BASE_URL"), key_file=key_file)
     try:
-        client = OpenAiClient(OpenAiSettings(url, held.get("MODEL", ""), key_file))
+        client = backend.client(options)
         client.look()
-    except ValueError as error:
-        return fail("model", f"OPENAI_BASE_URL is {error}", "OPENAI_BASE_URL=https://llm.example/v1")
+    except BadValue as error:
+        return fail("model", f"OPENAI_BASE_URL: {error.found}", error.next_step)
     except ModelAway as error:
         return warn("model", f"{error}: {_ALONE}", "mend OPENAI_BASE_URL or OPENAI_API_KEY_FILE")
     return ok("model", f"{client.model} is asked for at {client.url}")

@@ -21,13 +21,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from researcher.config.rules import asks_llm
+from researcher.config.settings import TABLE
 from researcher.errors import ModelAway, ModelMissing, ResearcherError
+from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama import OllamaClient
 from researcher.llm.ollama_api import OllamaSettings, away, base_url
 from researcher.llm.stream import error_text
-from researcher.proposers.schedule import Mix
-from researcher.settings import Settings
 
 SILENCE_S = 300.0  # a layer of many GiB is verified without a word
 SUCCESS = "success"
@@ -64,14 +65,14 @@ class Step:
 
 def model_wanted(environment: Mapping[str, str], profile: str, model: str | None = None) -> OllamaSettings:
     """The model that a night of the profile would ask, and where. Raises ValueError for an address that is none."""
-    host = environment.get("OLLAMA_HOST") or Settings.model_fields["ollama_host"].default
+    host = environment.get("OLLAMA_HOST") or TABLE["OLLAMA_HOST"].default
     base_url(host)
     return OllamaSettings(host, model or environment.get("MODEL") or placement_for(profile).model)
 
 
 def say_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
     """Before a night: where an Ollama answers and lacks the model, how to get it. The researcher tells all else."""
-    if environment.get("LLM") not in (None, "", "ollama") or environment.get("PROPOSER") in (Mix.OPTIMIZER, Mix.RANDOM):
+    if not asks_llm(environment) or not backend_named(environment.get("LLM")).needs_model_pull:
         return
     try:
         OllamaClient(model_wanted(environment, profile)).look()

@@ -21,10 +21,11 @@ import redis
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from researcher.config.setting import Seconds
+from researcher.config.settings import faults
 from researcher.errors import ResearcherError
 from researcher.journal.reader import History
 from researcher.loop.outages import BAD_DAYS, explain
-from researcher.settings import faults
 from services.machine.gpus import AUTO
 from services.machine.state import Choices, State, StateError
 from services.machine.subject import settle_subject
@@ -46,7 +47,7 @@ class Settings(BaseSettings):
     redis_password_file: Path
     overnight_state: Path
     profile: str = AUTO
-    budget: float | None = None
+    budget: Seconds | None = None
 
 
 class Told(Exception):

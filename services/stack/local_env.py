@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from researcher.files import write_whole
+from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import placement_for, split_for
 from services.doctor.gpu import chosen
 from services.machine.gpu_env import KEYS, LOCAL, render_local
@@ -32,7 +33,7 @@ def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
     split = split_for(
         profile,
         card.gpu.memory_mib,
-        reserve_mib=int(both["LLM_RESERVE_MIB"]) if both["LLM"] == "ollama" else 0,
+        reserve_mib=int(both["LLM_RESERVE_MIB"]) if backend_named(both["LLM"]).holds_gpu else 0,
         cap_mib=int(both["TRAINER_CAP_MIB"]),
     )
     about = f"{card.gpu.name} ({card.gpu.memory_mib} MiB, {card.uuid})"
@@ -44,11 +45,11 @@ def detected(profile: Profile, held: Mapping[str, str]) -> dict[str, str]:
     """What to write for a GPU profile: the keys that are empty, `auto`, or as they were committed."""
     placement = placement_for(profile.name)
     found = {"PROFILE": profile.name, "TRAINER_CAP_MIB": str(profile.caps.vram_mib)}
-    if held["LLM"] == "ollama":
+    if backend_named(held["LLM"]).holds_gpu:
         found |= {
             "MODEL": placement.model,
             "NUM_CTX": str(placement.num_ctx),
             "LLM_RESERVE_MIB": str(placement.reserve_mib),
         }
-    untouched = {AUTO, KEYS["MODEL"].example, ""}
+    untouched = {AUTO, KEYS["MODEL"].shipped, ""}
     return {name: value for name, value in found.items() if held.get(name, "") in untouched}

@@ -14,10 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from researcher.settings import faults
+from researcher.config.setting import Mib
+from researcher.config.settings import faults
 from services.machine.gpus import AUTO, GpuFault, detect_profile, gpus
 from trainer.jobs import ProfileError, profile_named
 
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     redis_url: str
     redis_password_file: Path
     profile: str = AUTO
-    trainer_cap_mib: int | None = Field(default=None, gt=0)
+    trainer_cap_mib: Mib | None = None
 
 
 def main() -> int:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from researcher.errors import CapReached, ModelAway
+from researcher.config.settings import Settings
+from researcher.errors import BadValue, CapReached, ModelAway
 from researcher.journal.writer import Journal
+from researcher.llm.backends import BACKENDS, DEFAULT_BACKEND, LlmBackend, backend_named
+from researcher.llm.client import HoldsGpu
 from researcher.proposers.llm_conversation import PromptContext
-from researcher.settings import Settings
 from researcher.wiring import first_llm, stronger_llm
 from tests.doubles.openai_server import openai_double, spoken
 from trainer.jobs import profile_named
@@ -69,6 +71,24 @@ def test_room_that_went_into_thoughts_nobody_shows_is_doubled_once(settings) -> 
 
     assert draft.rejected is None
     assert [asked["max_tokens"] for asked in server.questions] == [4096, 8192]
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=lambda backend: backend.name)
+def test_only_a_backend_whose_model_shares_the_gpu_can_unload_it(settings, backend: LlmBackend) -> None:
+    chosen = settings(llm=backend.name, model="m", openai_base_url="http://127.0.0.1:9")
+
+    client = backend.client and backend.client(chosen.llm_options(profile_named("48gb")))
+
+    assert isinstance(client, HoldsGpu) == backend.holds_gpu
+    assert chosen.backend is backend
+
+
+def test_an_unknown_backend_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(BadValue) as refused:
+        backend_named("gpt")
+
+    assert all(name in refused.value.found for name in BACKENDS)
+    assert backend_named(None) is backend_named("") is BACKENDS[DEFAULT_BACKEND]
 
 
 def test_nobody_is_asked_where_nobody_was_named(settings) -> None:

@@ -123,9 +123,9 @@ def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedNight) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"MAX_COST": 5}, "setting MAX_COST: Value error, MAX_COST needs a price to count with"),
-        ({"LLM": "openai"}, "setting OPENAI_BASE_URL: Value error, LLM=openai needs the address of an endpoint"),
-        ({"LLM": "none", "PROPOSER": "llm"}, "setting LLM: Value error, with LLM=none nobody can propose"),
+        ({"MAX_COST": 5}, "MAX_COST needs a price to count with"),
+        ({"LLM": "openai"}, "LLM=openai needs OPENAI_BASE_URL"),
+        ({"LLM": "none", "PROPOSER": "llm"}, "with LLM=none nobody can propose"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_run_begins(

@@ -68,7 +68,7 @@ def test_trainer_container_names_a_bad_setting_and_an_unknown_profile() -> None:
         assert ended.returncode == trainer_start.REFUSED
         return ended.stdout
 
-    assert "setting TRAINER_CAP_MIB" in refused(TRAINER_CAP_MIB="lots", PROFILE="cpu")
+    assert "TRAINER_CAP_MIB=lots is not" in refused(TRAINER_CAP_MIB="lots", PROFILE="cpu")
     assert "profile '13gb' is not known" in refused(PROFILE="13gb")
 
 

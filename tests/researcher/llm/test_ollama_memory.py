@@ -220,7 +220,7 @@ def test_where_the_card_cannot_hold_both_the_model_is_gone_before_a_trial() -> N
         client = client_of(SWAPPED, server)
         client.chat(QUESTION, nothing)
         held_after_the_answer = server.held
-        client.leave(nothing)
+        client.unload(nothing)
 
         assert (held_after_the_answer is None, server.held) == (False, None)
 
@@ -232,7 +232,7 @@ def test_another_model_on_the_card_has_to_leave_too() -> None:
     with ollama_double(["yes"], model="other:7b") as server:
         client_of(replace(RESIDENT, model="other:7b"), server).chat(QUESTION, nothing)
 
-        client_of(SWAPPED, server).leave(nothing)
+        client_of(SWAPPED, server).unload(nothing)
 
         assert server.held is None
 
@@ -243,7 +243,7 @@ def test_a_model_that_does_not_leave_is_said_in_time() -> None:
         client.chat(QUESTION, nothing)
 
         with pytest.raises(ModelStays, match=r"still holds its model 0\.5 s after .*; restart Ollama"):
-            client.leave(nothing)
+            client.unload(nothing)
 
 
 def test_a_model_that_stays_is_not_told_to_leave() -> None:
@@ -251,7 +251,7 @@ def test_a_model_that_stays_is_not_told_to_leave() -> None:
         client = client_of(RESIDENT, server)
         client.chat(QUESTION, nothing)
 
-        client.leave(nothing)
+        client.unload(nothing)
 
         assert server.held is not None
 
@@ -262,7 +262,7 @@ def test_where_nobody_answers_nobody_is_said_to_stay() -> None:
         client = OllamaClient(replace(SWAPPED, host=f"http://127.0.0.1:{bound.getsockname()[1]}"))
 
         with pytest.raises(ModelAway, match="is Ollama running there") as fault:
-            client.leave(nothing)
+            client.unload(nothing)
 
     assert not isinstance(fault.value, ModelStays)
 

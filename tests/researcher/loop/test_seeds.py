@@ -9,9 +9,9 @@ from statistics import fmean
 import pytest
 
 from researcher import __main__ as researcher
+from researcher.config.settings import Settings
 from researcher.journal.reader import History
 from researcher.journal.writer import Journal
-from researcher.settings import Settings
 from tests.fixtures.loop_in_process import level, opened, tell
 from tests.fixtures.scripted_run import ScriptedNight
 from tests.researcher.loop.test_failures import BAD

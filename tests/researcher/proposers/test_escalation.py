@@ -139,8 +139,6 @@ class AnyEndpoint:
 
     def look(self) -> None: ...
 
-    def leave(self, _: object) -> None: ...
-
     def chat(self, messages: Sequence[Message], tick: object, *, answer_tokens: int | None, schema: object) -> Answer:
         what, prompt_share, answer_share = self.happenings.pop(0)
         if what == "away":

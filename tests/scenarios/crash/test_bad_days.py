@@ -24,6 +24,7 @@ from rich.console import Console
 from rq.job import Job
 
 from researcher.__main__ import Stopped, StopSwitch
+from researcher.config.settings import Settings
 from researcher.journal import database
 from researcher.journal.reader import History
 from researcher.journal.records import ASKED_TO_PAUSE
@@ -32,7 +33,6 @@ from researcher.loop.resume import endure
 from researcher.queues.requests import answer, ask
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
-from researcher.settings import Settings
 from services.machine.state import CHOICES_FILE, Choices, State
 from services.redis.server import RedisServer
 from services.views.show import show_status

@@ -641,6 +641,16 @@ def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
     assert server.questions == []
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"LLM": "gpt"}, {"OLLAMA_HOST": "a b:1"}, {"LLM": "openai", "OPENAI_BASE_URL": "nowhere"}]
+)
+def test_llm_that_cannot_be_asked_as_set_is_a_failure_with_the_next_step(well: Facts, wrong: dict[str, str]) -> None:
+    finding = named(examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | wrong)), "model")
+
+    assert finding.verdict is Verdict.FAIL
+    assert finding.fix
+
+
 def test_night_without_an_llm_asks_for_no_model(well: Facts) -> None:
     findings = examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | {"LLM": "none"}))
 

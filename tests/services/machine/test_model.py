@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from researcher.errors import ModelAway
+from researcher.errors import BadValue, ModelAway
 from researcher.llm.ollama_api import OllamaSettings
 from services import cli
 from services.machine.model import (
@@ -139,6 +139,11 @@ def test_a_night_says_first_how_to_get_a_missing_model(environment: dict[str, st
     said = console.export_text()
     assert ("run: overnight pull large:70b" in said) == is_said
     assert is_said or said == ""
+
+
+def test_a_night_does_not_begin_with_a_backend_that_nobody_knows() -> None:
+    with pytest.raises(BadValue):
+        say_if_missing({"LLM": "gpt"}, "cpu", Console(file=io.StringIO()))
 
 
 @pytest.mark.slow

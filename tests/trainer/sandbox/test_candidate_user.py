@@ -141,7 +141,7 @@ def test_who_is_not_root_chooses_nobody_and_is_told_nothing(installed: Installed
 
     said = installed.run("print(acquire(work, data, 'auto'))", theirs / "work", theirs, user=user)
 
-    assert said.startswith("Tenancy(user=None, reason=None, ended=0")
+    assert said.startswith("SandboxUser(user=None, reason=None, ended=0")
 
 
 def test_folder_whose_owner_the_file_system_does_not_know_is_told(

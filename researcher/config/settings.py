@@ -1,0 +1,274 @@
+"""The table of settings, read from the environment once, at the edge.
+
+A field of `OtherKeys` or of `Settings` is a row: its name in capitals is the key; beside it stand its type with the
+range, who reads it and its default, below it the help. gpu.env, `--help` and the pages are tested against the table. A
+bad value stops the start and is named with its key; an empty one counts as not set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from researcher.config.rules import Disagreement, conflicts
+from researcher.config.setting import (
+    AddressForm,
+    AnswerTokens,
+    ContextTokens,
+    Count,
+    EndpointModelForm,
+    Fault,
+    FolderForm,
+    GpuForm,
+    Hours,
+    KeyFileForm,
+    Limit,
+    Mib,
+    OllamaModelForm,
+    Price,
+    Reader,
+    Seconds,
+    Share,
+    Shipped,
+    Source,
+    UserForm,
+    one_of,
+    rows_of,
+)
+from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
+from researcher.errors import BadValue
+from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
+from researcher.llm.client import LlmOptions
+from researcher.llm.gpu_memory_split import Placement, placement_for
+from researcher.llm.ollama_api import base_url
+from researcher.llm.openai import checked_url, read_key
+from researcher.llm.thinking import Think
+from researcher.optimizer.optimizer import Sampler
+from researcher.proposers.schedule import USUAL_SHARES, Mix, Shares
+from trainer.jobs import PROFILES, Profile, profile_named
+
+_RESEARCHER, _TRAINER, _SERVICES, _COMPOSE = Reader
+
+
+def _learns(sampler: Sampler) -> Sampler:
+    if sampler is Sampler.RANDOM:
+        raise BadValue("uniform draws are a proposer of their own", "set PROPOSER=random, and leave OPTIMIZER empty")
+    return sampler
+
+
+_Address = Annotated[str, AfterValidator(checked_url), AddressForm]
+_Backend = Annotated[str, AfterValidator(lambda name: backend_named(name).name), one_of(IN_CONTAINERS)]
+_Learner = Annotated[Sampler, AfterValidator(_learns), one_of([Sampler.TPE, Sampler.CMAES])]
+_Server = Annotated[str, AfterValidator(base_url)]
+
+
+class OtherKeys(BaseModel):
+    """The rows that the researcher does not read."""
+
+    gpu_uuid: Annotated[str | None, GpuForm, _COMPOSE | _SERVICES] = None
+    """Which GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Change it on a machine with
+    several."""
+    researcher_user: Annotated[str, UserForm, _COMPOSE | _SERVICES, Shipped("1000:1000")] = "1000:1000"
+    """Who the researcher is, as uid:gid in numbers; never 0. Change it to the owner of SUBJECT_DIR (`id -u`, `id
+    -g`)."""
+    compose_profiles: Annotated[str, one_of(["${LLM}"]), _COMPOSE, Shipped("${LLM}")] = "ollama"
+    """Follows from LLM. Do not edit this line, edit that one."""
+    overnight_state: Annotated[Path | None, _SERVICES, Source.ENVIRONMENT] = None
+    """Folder of the run in local mode. Default: in the user's state folder."""
+
+
+class Settings(BaseSettings):
+    """The rows that the researcher reads."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: Annotated[str, _RESEARCHER | _TRAINER | _SERVICES, Source.STARTER]
+    """Where Redis answers."""
+    redis_password_file: Annotated[Path | None, _RESEARCHER | _TRAINER | _SERVICES, Source.STARTER] = None
+    """File with the password of Redis."""
+    journal_dir: Annotated[Path, _RESEARCHER, Source.STARTER]
+    """Folder of the journal."""
+    data_dir: Annotated[Path, _RESEARCHER, Source.STARTER]
+    """Folder of the prepared text."""
+    own_constants: Annotated[dict[str, int] | None, _RESEARCHER, Source.STARTER] = None
+    """Constants of an adopted repository's prepare.py, as JSON."""
+
+    subject_dir: Annotated[Path, FolderForm, _RESEARCHER | _SERVICES | _COMPOSE]
+    """Folder of your own git repository with train.py and prepare.py: /..., ./..., ../... or ~/... Default: the
+    built-in subject, in a volume of its own."""
+    llm: Annotated[_Backend, _RESEARCHER | _SERVICES | _COMPOSE, Shipped(DEFAULT_BACKEND)] = DEFAULT_BACKEND
+    """Who answers the researcher: ollama (a container beside the trainer), none (the optimiser works alone), openai (an
+    endpoint elsewhere: OPENAI_BASE_URL)."""
+    experiments: Annotated[Count | None, _RESEARCHER | _COMPOSE] = None
+    """End the run after this many measured experiments. Default: no end; it goes on until it is stopped."""
+    hours: Annotated[Limit | None, _RESEARCHER | _COMPOSE] = None
+    """End the run after this many hours of GPU time. Default: no end. The first limit that is reached counts."""
+    max_cost: Annotated[Limit | None, _RESEARCHER | _COMPOSE] = None
+    """End the run at this cost, in the currency of PRICE_PER_HOUR, which it needs. Default: no end."""
+    openai_api_key_file: Annotated[Path | None, KeyFileForm, _RESEARCHER | _SERVICES | _COMPOSE] = None
+    """With LLM=openai: file with the endpoint's key, readable by RESEARCHER_USER: /..., ./..., ../... or ~/... Default:
+    the endpoint wants none."""
+    escalate_base_url: Annotated[_Address | None, _RESEARCHER | _COMPOSE] = None
+    """A stronger, paid LLM, asked once on each plateau of the search: the base URL of an OpenAI-compatible endpoint.
+    Default: none. It needs ESCALATE_MODEL, both prices and ESCALATE_MAX_COST, and gives the researcher a way out."""
+    escalate_api_key_file: Annotated[Path | None, KeyFileForm, _RESEARCHER | _COMPOSE] = None
+    """File with that endpoint's key, readable by RESEARCHER_USER: /..., ./..., ../... or ~/... Default: the endpoint
+    wants none."""
+
+    profile: Annotated[str, one_of(["auto", *PROFILES]), _RESEARCHER | _TRAINER | _SERVICES, Shipped("auto")] = "cpu"
+    """Trial set-up: auto (by the GPU's memory), 12gb, 16gb, 24gb, 48gb, 80gb, fork (the local-LLM reference) or cpu."""
+    budget: Annotated[Seconds | None, _RESEARCHER | _SERVICES] = None
+    """Seconds a trial trains. Default: the profile's, 300 on a GPU. Scores under different budgets do not compare."""
+    proposer: Annotated[Mix, _RESEARCHER | _SERVICES, Shipped("hybrid")] = Mix.HYBRID
+    """Who proposes: hybrid (LLM and optimiser, by the shares below), optimizer, llm, or random (uniform draws, to
+    compare)."""
+    edit_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES.edits
+    """Of a hybrid run: the share of experiments in which the LLM edits train.py, from 0 to 1. Default: 0.25."""
+    advice_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES.advice
+    """Likewise: the share of the other experiments, which move knobs, in which the LLM advises the optimiser. Default:
+    0.3."""
+    optimizer: Annotated[_Learner, _RESEARCHER] = Sampler.TPE
+    """How the optimiser moves knobs: tpe (few at a time) or cmaes (all numbers at once). Default: tpe."""
+    crash_reset: Annotated[CrashReset, _RESEARCHER] = CrashReset.CONFIRMED
+    """Where three failures in a row lead: confirmed (the incumbent is measured again; only if it fails too, back to the
+    last confirmed state, then to the baseline) or baseline (straight there, nothing asked). Default: confirmed."""
+    claim_hours: Annotated[Hours, _RESEARCHER] = CLAIM_HOURS
+    """Hours of trials after which the best state is run against the last confirmed one, if it was not for five keeps
+    before. Default: 4. Lower it to have confirmations earlier; each costs six trials or more."""
+    model: Annotated[str | None, OllamaModelForm, _RESEARCHER | _SERVICES, Shipped("qwen3.5:9b")] = None
+    """The LLM, as Ollama names it. A larger one needs a larger LLM_RESERVE_MIB."""
+    num_ctx: Annotated[ContextTokens | None, _RESEARCHER | _SERVICES] = None
+    """The LLM's context in tokens, at least 2048. Default: by profile. Lower it where the model does not fit."""
+    think: Annotated[Think, _RESEARCHER] = Think.OFF
+    """Whether an LLM that can think does before it answers: off, on, low, medium or high. Default: off. Thoughts take
+    time and room of the answer; they may make its ideas better."""
+    trainer_cap_mib: Annotated[Mib | None, _RESEARCHER | _TRAINER | _SERVICES] = None
+    """GPU memory of a candidate in MiB, a hard cap. Default: by profile. scripts/doctor prints the sum with the next
+    one and refuses one that cannot fit."""
+    llm_reserve_mib: Annotated[Mib | None, _RESEARCHER | _SERVICES] = None
+    """GPU memory planned for the LLM in MiB; checked after loading. Default: by profile. Raise it for a larger
+    MODEL."""
+    openai_base_url: Annotated[_Address | None, _RESEARCHER | _SERVICES] = None
+    """With LLM=openai: the base URL of an OpenAI-compatible endpoint, to which MODEL and NUM_CTX (default: 32768)
+    belong then."""
+    openai_price_in: Annotated[Price | None, _RESEARCHER] = None
+    """What a million tokens sent to that endpoint cost, in any currency. Default: nobody counts."""
+    openai_price_out: Annotated[Price | None, _RESEARCHER] = None
+    """What a million tokens that it answers cost, in the same currency."""
+    price_per_hour: Annotated[Price | None, _RESEARCHER] = None
+    """What an hour of this machine costs, in any currency: only for the summary, and for MAX_COST."""
+    escalate_model: Annotated[str | None, EndpointModelForm, _RESEARCHER] = None
+    """The stronger LLM, as its endpoint names it."""
+    escalate_price_in: Annotated[Limit | None, _RESEARCHER] = None
+    """What a million tokens sent to the stronger LLM cost, in any currency."""
+    escalate_price_out: Annotated[Limit | None, _RESEARCHER] = None
+    """What a million tokens that it answers cost, in the same currency."""
+    escalate_max_cost: Annotated[Limit | None, _RESEARCHER] = None
+    """The most that the stronger LLM may cost in the whole run, in that currency. Raise it to have it asked again."""
+
+    rule: Annotated[Rule, _RESEARCHER, Source.ENVIRONMENT] = Rule.WALK
+    """How the walk decides."""
+    tag: Annotated[str | None, _RESEARCHER, Source.ENVIRONMENT] = None
+    """Name of the run's branch: overnight/TAG. Default: the day."""
+    seed: Annotated[int | None, _RESEARCHER, Source.ENVIRONMENT] = None
+    """Repeats a run's seeds. Default: drawn secretly."""
+    ollama_host: Annotated[_Server, _RESEARCHER | _SERVICES, Source.ENVIRONMENT] = "http://127.0.0.1:11434"
+    """Where Ollama answers."""
+    num_predict: Annotated[AnswerTokens, _RESEARCHER, Source.ENVIRONMENT] = 4096
+    """The longest answer of the LLM in tokens."""
+    llm_deadline_s: Annotated[Seconds, _RESEARCHER, Source.ENVIRONMENT] = 600
+    """Seconds that the LLM has for an answer."""
+    price_per_mtoken: Annotated[Price | None, _RESEARCHER, Source.ENVIRONMENT] = None
+    """What a million tokens of the LLM cost on this machine."""
+
+    @field_validator("openai_api_key_file", "escalate_api_key_file")
+    @classmethod
+    def _can_be_read(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_key(file)
+        return file
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        held = {name.upper(): value for name, value in self if value is not None}
+        if found := tuple(conflicts(held)):
+            raise Disagreement(found)
+        return self
+
+    @property
+    def backend(self) -> LlmBackend:
+        """The row that LLM names."""
+        return backend_named(self.llm)
+
+    def trial_profile(self) -> Profile:
+        """The profile with the budget and the cap asked for. Raises ProfileError for an unknown name."""
+        profile = profile_named(self.profile)
+        if self.own_constants is not None:
+            profile = profile.adopted(self.own_constants)
+        if self.budget is not None:
+            profile = profile.with_budget(self.budget)
+        if self.trainer_cap_mib is not None and profile.caps.vram_mib is not None:
+            profile = replace(profile, caps=replace(profile.caps, vram_mib=self.trainer_cap_mib))
+        return profile
+
+    def sampler(self) -> Sampler:
+        """What the optimiser draws its moves from."""
+        return Sampler.RANDOM if self.proposer is Mix.RANDOM else self.optimizer
+
+    def shares(self) -> Shares:
+        """The shares of a hybrid run."""
+        return Shares(self.edit_share, self.advice_share)
+
+    def placement(self) -> Placement:
+        """Where the LLM goes: as the profile has it, but for what was asked for."""
+        placement = placement_for(self.profile)
+        return replace(
+            placement,
+            model=self.model or placement.model,
+            num_ctx=self.num_ctx or placement.num_ctx,
+            reserve_mib=self.llm_reserve_mib or placement.reserve_mib,
+        )
+
+    def llm_options(self, profile: Profile) -> LlmOptions:
+        """What the client of the LLM that takes turns is made from."""
+        return LlmOptions(
+            model=self.model,
+            num_ctx=self.num_ctx,
+            num_predict=self.num_predict,
+            deadline_s=self.llm_deadline_s,
+            think=self.think,
+            placement=self.placement(),
+            on_gpu=profile.device == "cuda",
+            host=self.ollama_host,
+            url=self.openai_base_url,
+            key_file=self.openai_api_key_file,
+        )
+
+    def password(self) -> str | None:
+        """Redis's password, from its file."""
+        return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
+
+    def secrets(self) -> list[str]:
+        """What this process knows and tells nobody."""
+        files = [file for file in (self.openai_api_key_file, self.escalate_api_key_file) if file is not None]
+        secrets = (self.password(), urlsplit(self.redis_url).password, *map(read_key, files))
+        return [secret for secret in secrets if secret]
+
+
+TABLE = {row.key: row for row in rows_of(OtherKeys, Settings, written=Path(__file__).read_text())}
+
+
+def faults(error: ValidationError) -> list[Fault]:
+    """What is wrong with the environment."""
+    found: list[Fault] = []
+    for each in error.errors():
+        between = each.get("ctx", {}).get("error")
+        found += (
+            between.faults if isinstance(between, Disagreement) else [TABLE[str(each["loc"][0]).upper()].fault_in(each)]
+        )
+    return found
