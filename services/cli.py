@@ -23,12 +23,13 @@ from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
 from services.machine.gpus import GpuFault, detect_profile, gpus, state_folder
 from services.machine.state import State, StateError
+from services.version import overnight
 from services.views import show
 from services.views.client import DoorError, ask_and_wait
 from services.views.follow import follow_night
 from trainer.jobs import BusError, ProfileError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(callback=overnight, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(markup=False)  # what candidates and models wrote is shown as it is
 
 StateOption = Annotated[
@@ -153,14 +154,6 @@ def best(
 
 
 @app.command()
-def replay_proposals(state: StateOption = None) -> None:
-    """Read all stored answers of the LLM again with today's code: what is parsed, applied, valid, by model and lane."""
-    from services import replay  # noqa: PLC0415 - costs the proposers
-
-    replay.replay_proposals(_state(state), console)
-
-
-@app.command()
 def idea(text: str, state: StateOption = None) -> None:
     """Put an idea in words before the LLM, which turns it into code."""
     _ask(state, "idea", text)
@@ -245,9 +238,7 @@ def prepare(
 
 @app.command()
 def pull(
-    model: Annotated[
-        str | None, typer.Argument(help="As Ollama names it; MODEL or the profile's if not given.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="Ollama's name of it; else MODEL or the profile's.")] = None,
     profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
     ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary, envvar="OLLAMA_HOST")] = None,
 ) -> None:

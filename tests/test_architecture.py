@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests import ROOT
 
 PACKAGES = ("researcher", "trainer", "services")
 LINE_CAP = 400
+README_WORDS = 1500
 
 ENTRIES_CAP, MODULES_CAP = 20, 8
 
@@ -47,12 +49,12 @@ LAYERS = {
         ("trainer.__main__",),
     ),
     "services": (
-        ("services.compose", "services.machine"),
+        ("services.compose", "services.machine", "services.version"),
         ("services.redis",),
         ("services.views",),
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
-        ("services.local", "services.single_trial", "services.replay"),
+        ("services.local", "services.single_trial"),
         ("services.cli", "services.__main__"),
     ),
 }
@@ -62,6 +64,7 @@ CATCHES_EVERYTHING = {"trainer/candidate/runner.py"}
 
 # What knows the held-out scores, and what draws the read model, which carries them: for people, and no prompt.
 NAMES_HELD_OUT = {
+    "researcher/README.md",
     "researcher/decision/__init__.py",
     "researcher/decision/heldout.py",
     "researcher/journal/migrations/001.sql",
@@ -236,6 +239,32 @@ def test_a_package_opens_with_few_entries(package: str) -> None:
 
     assert len(entries) <= ENTRIES_CAP
     assert len([name for name in entries if name.endswith(".py")]) <= MODULES_CAP
+
+
+def test_readme_has_at_most_1500_words() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= README_WORDS
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_page_of_a_package_names_each_module_in_its_folder_and_none_that_is_gone(package: str) -> None:
+    there = defaultdict[str, set[str]](set)
+    for module in modules(package):
+        if module.name not in ("__init__.py", "__main__.py"):
+            there["/".join(module.parts[1:-1])].add(module.name)
+
+    assert named_in_tree(package) == there
+
+
+def named_in_tree(package: str) -> dict[str, set[str]]:
+    """The modules that the tree of a package's page names, by folder; the package itself is the folder ''."""
+    tree = (ROOT / package / "README.md").read_text().partition("## Modules")[2].split("```")[1]
+    folder, named = "", defaultdict[str, set[str]](set)
+    for line in tree.splitlines():
+        if begins := re.match(r"  (\w+)/", line):
+            folder = begins[1]
+        if names := re.findall(r"\b\w+\.py\b", line):
+            named[folder].update(names)
+    return named
 
 
 def layer_of(name: str) -> int | None:

@@ -7,7 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from researcher.proposers.schedule import Mix
+from services.machine.state import State
 from tests.bench import (
     aa,
     attack,
@@ -21,6 +24,7 @@ from tests.bench import (
     prefix,
     proposers,
     record,
+    replay,
     sandbox,
     scale,
     trust,
@@ -58,6 +62,8 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--kills", type=int, default=5, help="of trees that respawn")
     _add_trust(names)
     names.add_parser("faults", help="what small models and their servers do wrong, and what it costs")
+    one = names.add_parser("replay", help="where stored answers of models fail under today's code")
+    one.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder of a run")
     names.add_parser("checks", help="what a check says of broken and harmless edits, and how long it takes")
     one = names.add_parser("prefix", help="how much of each prompt is the beginning of the one before")
     one.add_argument("--experiments", type=int, default=100)
@@ -138,6 +144,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "honest": lambda options: honest.run(options.looks, options.model, options.workers, trials=not options.only_looks),
     "attack": lambda options: attack.run(options.seed, options.count, options.minutes, options.dir, options.jobs),
     "faults": lambda _: faults.run(),
+    "replay": lambda options: replay.replay_proposals(State(options.state), Console()),
     "checks": lambda _: checks.run(),
     "prefix": lambda options: prefix.run(options.experiments),
     "record": lambda options: record.run(options.file, options.data, options.trials),

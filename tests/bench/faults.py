@@ -21,7 +21,7 @@ from researcher.journal.reader import History
 from researcher.prompting.reply_parser import one_line
 from researcher.source.proposal import Lane, lanes_of
 from services.machine.state import State
-from services.replay import replay_proposals
+from tests.bench.replay import replay_proposals
 from tests.doubles.fault_scenarios import FILES, SCENARIOS
 from tests.fixtures.faulty_run import Seen, tell_faults
 from tests.fixtures.scripted_run import ScriptedNight

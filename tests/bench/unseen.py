@@ -1,8 +1,8 @@
 """What it costs true gains that a claim must also gain on the unseen slice, and what known text gets past it.
 
 Simulated claims under the real rule, in s, the standard deviation of one code over seeds. `shown` is the share of a
-gain that a change shows on unseen text: real honest changes 0.65 to 0.86, known text in literals 0.05 to 0.1 (README).
-A seed's luck shows there by the honest share, plus half an s of its own.
+gain that a change shows on unseen text: real honest changes 0.65 to 0.86, known text in literals 0.05 to 0.1
+(trainer/README.md). A seed's luck shows there by the honest share, plus half an s of its own.
 """
 
 from __future__ import annotations

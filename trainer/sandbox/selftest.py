@@ -74,7 +74,7 @@ def try_walls(places: WorkerConfig, password_file: Path | None) -> Walls:
 
 
 def _expected() -> list[Layer]:
-    """The layers whose acts are tried. Where no root of its own can be had, README names what is open."""
+    """The layers whose acts are tried. Where no root of its own can be had, trainer/README.md names what is open."""
     return [layer for layer in LAYERS if layer.name != OWN_ROOT or can_own_root()]
 
 

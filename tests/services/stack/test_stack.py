@@ -417,7 +417,7 @@ def test_what_comes_out_of_a_container_stays_in_the_folder(tmp_path: Path) -> No
 
 
 def test_the_cloud_example_calls_what_there_is_and_sets_what_is_read() -> None:
-    example = yaml.safe_load((ROOT / "services" / "cloud-init.yaml").read_text())
+    example = yaml.safe_load((ROOT / "services" / "stack" / "cloud-init.yaml").read_text())
     (unit,) = (file["content"] for file in example["write_files"])
     (call,) = re.findall(r"^ExecStart=/opt/overnight/(.*)$", unit, re.MULTILINE)
     script, *arguments = shlex.split(call)
