@@ -43,6 +43,7 @@ from researcher.queues.trials import TrialQueue
 from researcher.report.results_table import ResultsTable
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
+from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
 from researcher.source.validation import fingerprint
@@ -112,7 +113,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
     server = connect(settings.redis_url, password=settings.password(), tries=REDIS_TRIES)
     with (
         closing(Journal(settings.journal_dir)) as journal,
-        closing(open_subject(settings.subject_dir, journal)) as workspace,
+        closing(open_subject(settings.subject_dir, journal, _user_repository(settings))) as workspace,
         closing(server),
     ):
         clock = NightClock(journal.newest_time())
@@ -121,6 +122,10 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
         with closing(lab.proposers):
             logger.info("the night has ended: %s", work(lab))
+
+
+def _user_repository(settings: Settings) -> UserRepository | None:
+    return None if settings.user_repository is None else UserRepository(settings.user_repository)
 
 
 def _lab(

@@ -66,11 +66,11 @@ def run_local(state: State, wish: Wish, console: Console) -> int:
     lock = _lock(state)
     try:
         say_if_missing(os.environ | wish.researcher, choices.profile, console)
-        subject = settle_subject(state, choices, profile)
+        settle_subject(state, state.user_repository(choices), profile)
         settle_data(state, choices, console)
         server = start_server(state.redis, wish.redis_url)
         try:
-            return _watch_night(state, wish, choices, subject, server, console)
+            return _watch_night(state, wish, choices, server, console)
         finally:
             server.stop()
     finally:
@@ -90,11 +90,9 @@ def _lock(state: State) -> WriterLock:
     return lock
 
 
-def _watch_night(
-    state: State, wish: Wish, choices: Choices, subject: Path, server: RedisServer, console: Console
-) -> int:
+def _watch_night(state: State, wish: Wish, choices: Choices, server: RedisServer, console: Console) -> int:
     profile = choices.trial_profile()
-    children = [_trainer(state, wish, server), _researcher(state, wish, choices, subject, server)]
+    children = [_trainer(state, wish, server), _researcher(state, wish, choices, server)]
     children += [_checker(state, wish, server)] if _asks_an_llm(wish) else []
     bus = Bus(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
@@ -103,7 +101,7 @@ def _watch_night(
         code = watch(night, console)
     if code != REFUSED:
         with History(state.journal) as history:
-            summary(history, profile, subject, time.monotonic() - began, console)
+            summary(history, profile, state.subject, time.monotonic() - began, console, state.user_repository(choices))
     return code
 
 
@@ -137,11 +135,12 @@ def _worker(wish: Wish, server: RedisServer, user: str, data: Path, work: Path) 
     return argv
 
 
-def _researcher(state: State, wish: Wish, choices: Choices, subject: Path, server: RedisServer) -> Child:
+def _researcher(state: State, wish: Wish, choices: Choices, server: RedisServer) -> Child:
     env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | wish.researcher
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),
-        "SUBJECT_DIR": str(subject),
+        "SUBJECT_DIR": str(state.subject),
+        "USER_REPOSITORY": str(state.user_repository(choices) or ""),
         "JOURNAL_DIR": str(state.journal),
         "DATA_DIR": str(state.data),
         "PROFILE": choices.profile,

@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """File with the password of Redis."""
     journal_dir: Annotated[Path, _RESEARCHER, Source.STARTER]
     """Folder of the journal."""
+    user_repository: Annotated[Path | None, _RESEARCHER | _SERVICES, Source.STARTER] = None
+    """Your own git repository: a run begins at its HEAD and pushes to it, and leaves its files as they are."""
     data_dir: Annotated[Path, _RESEARCHER, Source.STARTER]
     """Folder of the prepared text."""
     own_constants: Annotated[dict[str, int] | None, _RESEARCHER, Source.STARTER] = None

@@ -25,7 +25,6 @@ from researcher.decision.rules import (
 )
 from researcher.journal.records import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
 from researcher.loop.context import Held, Lab
-from researcher.repository.recovery import keep_copy
 from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
@@ -222,7 +221,7 @@ def _apply(lab: Lab, check: Confirmation) -> None:
     lab.workspace.settle(lab.incumbent_commit())
     head = lab.journal.experiment(check.head)
     _tag(lab, check)
-    keep_copy(lab.workspace.path, lab.journal.folder)
+    lab.workspace.publish(lab.run, lab.incumbent_commit())
     lab.journal.check_applied(check, lab.clock())
     lab.project()
     if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):

@@ -50,18 +50,20 @@ def work(lab: Lab) -> str:
 
 
 def agree(lab: Lab) -> None:
-    """Make git, its copy and the projections agree with the journal."""
+    """Make git, its copy, what is pushed and the projections agree with the journal."""
     ensure_commits(lab.workspace, lab.journal)
+    lab.workspace.read_candidates(lab.run)
     lab.workspace.restore(git_state(lab))
     tag_confirmed(lab)
-    keep_copy(lab.workspace.path, lab.journal.folder)
+    keep_copy(lab.workspace.path, lab.journal)
+    lab.workspace.publish(lab.run, lab.incumbent_commit())
     lab.project()
 
 
 def mend_subject(lab: Lab, damaged: SubjectDamaged) -> None:
     """Make the repository again; hold where that cannot be done, or where nothing is found to mend."""
     try:
-        mended = mend(lab.workspace.path, lab.journal, str(damaged))
+        mended = mend(lab.workspace.path, lab.journal, str(damaged), lab.workspace.user)
         lab.workspace.reopen()
         if ensure_commits(lab.workspace, lab.journal) or mended:
             return
@@ -213,6 +215,7 @@ def _baseline_failed(lab: Lab, trial: Trial) -> None:
 
 def _apply(lab: Lab, experiment: Experiment) -> None:
     lab.workspace.settle(lab.incumbent_commit())
+    lab.workspace.publish(lab.run, lab.incumbent_commit())
     lab.proposers.learn(lab.journal)
     lab.journal.applied(experiment, lab.clock())
     lab.project()

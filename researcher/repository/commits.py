@@ -15,9 +15,9 @@ from gitdb import IStream, LooseObjectDB
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.reader import History
 from researcher.journal.records import Experiment, Run
+from researcher.repository.git_command import IDENTITY
 
 EDITABLE = "train.py"
-IDENTITY = git.Actor("Overnight", "overnight@localhost")
 _SHA_BYTES = 20
 
 

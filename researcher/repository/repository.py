@@ -1,14 +1,14 @@
-"""The subject repository. A ref per experiment keeps every candidate reachable; `overnight/<tag>` holds the keeps.
+"""The repository of the run, Overnight's own. A ref per experiment keeps every candidate reachable.
 
-With `commits` (a candidate's), `worktree` (what a person sees and does) and `rescue` (a lost `.git`) the only modules
-that use git. Nothing a candidate does can reach this repository: trials get copies of the files.
+The branch `overnight/<tag>` and the work tree show the candidate under way, else the incumbent; they are rewritten from
+the journal at will, but for the goal, which is the user's to edit. Trials get copies of files from commits. With
+`commits` (a candidate's), `worktree` (its files), `publishing` (the user's repository), `rescue` (a lost `.git`) and
+`git_command` the only modules that use git. Nothing a candidate does can reach this repository.
 """
 
 from __future__ import annotations
 
 import configparser
-import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,33 +18,46 @@ import git
 from git.exc import GitCommandError, GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
 
 from researcher.errors import SubjectDamaged, SubjectError
-from researcher.repository.byhand import NEEDED
-from researcher.repository.commits import EDITABLE, IDENTITY, Planned, make_commit
-from researcher.repository.worktree import GitState, WorkTree
+from researcher.journal.records import Run
+from researcher.repository.commits import EDITABLE, Planned, make_commit
+from researcher.repository.git_command import (
+    create_empty,
+    damage,
+    git_environment,
+    refs_of,
+    remove_locks,
+    run_git,
+    uncommitted,
+)
+from researcher.repository.publishing import CONFIRMED_TAGS, Pushed, UserRepository
+from researcher.repository.worktree import EDITED, GitState, WorkTree
 from trainer.jobs import SOURCE_LIMIT_BYTES, TRAIN_LIMIT_BYTES
 
 __all__ = ["EDITABLE", "PROGRAM", "GitState", "Workspace", "create_repository", "needs_repository"]
 
-logger = logging.getLogger(__name__)
-
 PROGRAM = "program.md"
+NEEDED = (EDITABLE, "prepare.py")
 LEFT_BY_KILLS = tuple(f".{name}.partial" for name in ("results.tsv", "progress.png", EDITABLE))
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository while it is made again, and what is kept aside then
-NOT_OF_THE_SUBJECT = ("results.tsv", "progress.png", *LEFT_BY_KILLS, MENDING, BROKEN)
-CONFIRMED_TAGS = "refs/tags/confirmed"
+NOT_OF_THE_SUBJECT = ("results.tsv", "progress.png", *LEFT_BY_KILLS, MENDING, BROKEN, EDITED)
 _PARTIAL = ".overnight-partial"
 
 
 class Workspace:
     """One open repository; `close` it, each open one holds two git processes."""
 
-    def __init__(self, path: Path, base: str = "HEAD") -> None:
-        """Raises SubjectError when `path` is no git repository with the files a subject needs in the commit `base`."""
+    def __init__(self, path: Path, base: str = "HEAD", user: UserRepository | None = None) -> None:
+        """`user` is where results are pushed to, if anywhere.
+
+        Raises SubjectError when `path` is no git repository with the files a subject needs in the commit `base`.
+        """
         self.path = path
         self.repository = _open(path)
         if base == "HEAD" and (self.repository.bare or not self.repository.head.is_valid()):
             raise SubjectError(f"{path} has no commit yet; commit your subject first")
+        self.user = user
         self._tree = WorkTree(self.repository, path)
+        self._to_push: Pushed | None = None
         for name in NEEDED:
             if not self._tracked(name, base):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
@@ -54,19 +67,21 @@ class Workspace:
         self.repository.close()
 
     def require_clean(self) -> None:
-        """Raises SubjectError when tracked files differ from the last commit: a run would throw the changes away."""
-        changed = self.repository.git.status("--porcelain", "--untracked-files=no")
+        """Raises SubjectError when tracked files differ from the last commit, of which a run takes no notice."""
+        path = self.path if self.user is None else self.user.path
+        changed = uncommitted(path)
         if changed:
-            names = ", ".join(line[3:] for line in changed.splitlines()[:5])
-            raise SubjectError(f"{self.path} has uncommitted changes ({names}); commit or stash them, then start again")
+            names = ", ".join(changed[:5])
+            raise SubjectError(f"{path} has uncommitted changes ({names}); commit or stash them, then start again")
 
     def head(self) -> str:
         """The commit that is checked out."""
         return self.repository.head.commit.hexsha
 
     def branches(self) -> set[str]:
-        """Local branch names."""
-        return {head.name for head in self.repository.heads}
+        """Local branch names, here and in the user's repository."""
+        own = {head.name for head in self.repository.heads}
+        return own if self.user is None else own | self.user.branches()
 
     def files(self, commit: str) -> dict[str, str]:
         """The Python files of a commit, by path: what a trial needs. Raises SubjectError where one is not UTF-8."""
@@ -93,33 +108,25 @@ class Workspace:
             )
 
     def program(self) -> str:
-        """The human's goal, from the work tree: they may edit it during the night."""
+        """The human's goal, which they may edit during the night: the user's file, else the one in this work tree."""
+        theirs = None if self.user is None else self.user.text_of(PROGRAM)
         path = self.path / PROGRAM
+        if theirs is not None:
+            return theirs
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def restore(self, state: GitState) -> None:
-        """Make head, branch and files what the journal implies, whatever a killed process left.
+        """Make head, branch, index and files what the journal implies, whatever a killed process left.
 
-        Holding the journal's lock, any lock file inside .git belongs to the dead. What people did stays.
+        Holding the journal's lock, any lock file inside .git belongs to the dead.
         """
         with self._damage_told():
-            for lock in Path(self.repository.git_dir).rglob("*.lock"):
-                logger.warning("removing %s, left by a killed git", lock)
-                lock.unlink()
+            remove_locks(Path(self.repository.git_dir))
             halves = Path(self.repository.odb.root_path()).glob("obj?*")
             for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
                 half.unlink(missing_ok=True)
-            if self.repository.git.ls_files("--", PROGRAM):
-                # The human may edit the goal during the night; that is no edit to go on beside.
-                self.repository.git.update_index("--skip-worktree", PROGRAM)
             self._exclude_what_is_ours()
-            if not self.repository.git.for_each_ref("--count=1", f"refs/{state.branch}/"):
-                self._tree.take_head(state)
-            self._tree.look_after(state)
-            if CONFIRMED_TAGS in self._confirmed_tags():
-                raise SubjectError(
-                    f"the tag `confirmed` in {self.path} leaves no room for tags confirmed/<n>; rename it"
-                )
+            self._tree.restore(state)
 
     def commit_candidate(self, branch: str, plan: Planned) -> str:
         """Commit a candidate and show it on the branch; the same plan gives the same sha."""
@@ -133,28 +140,35 @@ class Workspace:
         with self._damage_told():
             self._tree.show(GitState(self._tree.branch, commit))
 
-    def look(self) -> str:
-        """What a person did in the subject that the night goes on beside, or what is wrong there; "" for nothing.
+    def publish(self, run: Run, commit: str) -> None:
+        """Push a run's branch, at `commit`, its tags and its refs to the user's repository, if there is one."""
+        self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
+        self._push()
 
-        Shows the night's state where nothing is in the way any more.
-        """
-        try:
-            with self._damage_told():
-                words = self._tree.look()
-        except SubjectDamaged as damaged:
-            return f"{damaged}; it is made again before the next step"
+    def look(self) -> str:
+        """What could not be pushed, or what is wrong here, in words; "" for nothing. Pushes what could not be."""
         kept = ", ".join(sorted(str(path) for path in self.path.glob(BROKEN)))
-        return words or (
+        if self.user is not None and self.user.message:
+            try:
+                self._push()
+            except SubjectDamaged as damaged:
+                return f"{damaged}; it is made again before the next step"
+        said = "" if self.user is None else self.user.message
+        return said or (
             kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
         )
 
     def candidates(self, branch: str) -> dict[str, str]:
         """The refs of a night's candidates, and the commits they name."""
         with self._damage_told():
-            lines = self.repository.git.for_each_ref(
-                "--format=%(refname) %(objectname)", f"refs/{branch}/"
-            ).splitlines()
-        return dict(line.split() for line in lines)
+            return refs_of(self.path, f"refs/{branch}/")
+
+    def read_candidates(self, run: Run) -> None:
+        """Raises SubjectDamaged where an object of a candidate cannot be read, which a start finds out at once."""
+        revisions = [*self.candidates(run.branch).values(), f"^{run.base_commit}"]
+        pack = ("pack-objects", "-q", "--revs", "--stdout", "--window=0")
+        with self._damage_told():
+            run_git(self.path, *pack, stdin="\n".join(revisions).encode())
 
     def commit_again(self, plan: Planned, commit: str | None) -> None:
         """A candidate's commit that is lost; nothing is shown. Raises SubjectDamaged if it is another one now."""
@@ -173,12 +187,11 @@ class Workspace:
         Where another run's tag of that name points elsewhere, ours gets the run's name in front of the number.
         """
         with self._damage_told():
-            tags = self._confirmed_tags()
+            tags = refs_of(self.path, CONFIRMED_TAGS)
             name = f"{CONFIRMED_TAGS}/{number}"
             if tags.get(name, commit) != commit:
                 name = f"{CONFIRMED_TAGS}/{run}-{number}"
             if tags.get(name) != commit:
-                # `git tag` would sign, or ask for a text, where the user's does
                 self.repository.git.update_ref(name, commit)
 
     def diff(self, old: str, new: str) -> str:
@@ -190,6 +203,11 @@ class Workspace:
         self.repository.git.bundle(
             "create", to.resolve(), "HEAD", branch, "--tags=confirmed/*", f"--glob=refs/{branch}/*"
         )
+
+    def _push(self) -> None:
+        if self.user is not None and self._to_push is not None:
+            with self._damage_told():
+                self.user.push(self._to_push)
 
     @contextmanager
     def _damage_told(self) -> Iterator[None]:
@@ -203,10 +221,6 @@ class Workspace:
             if found is None:
                 raise
             raise SubjectDamaged(found) from error
-
-    def _confirmed_tags(self) -> dict[str, str]:
-        lines = self.repository.git.for_each_ref("--format=%(refname) %(objectname)", CONFIRMED_TAGS).splitlines()
-        return dict(line.split() for line in lines)
 
     def _exclude_what_is_ours(self) -> None:
         exclude = Path(self.repository.common_dir) / "info" / "exclude"
@@ -233,33 +247,6 @@ def _open(path: Path) -> git.Repo:
     return repository
 
 
-def git_environment(path: Path) -> dict[str, str]:
-    """What git is told beside its settings: to trust this folder, whoever owns it, and to run and ask nothing."""
-    settings = {"safe.directory": str(path.resolve()), "core.hooksPath": os.devnull, "gc.auto": "0"}
-    named = {f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(settings)}
-    valued = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
-    return {
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",  # a look is in nobody's way
-        "GIT_CEILING_DIRECTORIES": str(path.resolve().parent),  # never a repository around one that is lost
-        "GIT_CONFIG_COUNT": str(len(settings)),
-        **named,
-        **valued,
-    }
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with the repository in `path`, as git finds it; None when it is whole."""
-    if not (path / ".git").exists() and not (path / "objects").exists():
-        return f"{path / '.git'} is gone"
-    checker = git.Git(path)
-    checker.update_environment(**git_environment(path))
-    code, out, err = checker.execute(
-        ["git", "fsck", "--no-dangling", "--no-progress"], with_extended_output=True, with_exceptions=False
-    )
-    return None if code == 0 else next(iter(f"{err}\n{out}".split("\n")), "").strip() or f"git fsck ends with {code}"
-
-
 def needs_repository(path: Path) -> bool:
     """True for a folder that is missing, empty, or in which making a repository was interrupted."""
     return not path.exists() or not any(path.iterdir()) or (path / _PARTIAL).exists()
@@ -273,11 +260,12 @@ def create_repository(path: Path, files: dict[str, str], message: str) -> None:
     partial = path / _PARTIAL
     if partial.exists():
         shutil.rmtree(partial)
-    with git.Repo.init(partial, mkdir=True, initial_branch="main") as repo:
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        repo.index.add(list(files))
-        repo.index.commit(message, author=IDENTITY, committer=IDENTITY)
+    partial.mkdir(parents=True)
+    create_empty(partial)
+    for name, text in files.items():
+        (partial / name).write_text(text, encoding="utf-8")
+    run_git(partial, "add", "--force", "--", *files)
+    run_git(partial, "commit", "--quiet", f"--message={message}")
     for entry in partial.iterdir():
         target = path / entry.name
         if target.is_dir():

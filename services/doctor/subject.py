@@ -29,7 +29,7 @@ def in_containers(facts: Facts, held: Mapping[str, str]) -> Finding:
 
 
 def _belonging(folder: Path, uid: int, hand_over: str) -> Finding:
-    looked_at = {path: path.stat() for path in (folder, folder / ".git", folder / EDITABLE) if path.exists()}
+    looked_at = {path: path.stat() for path in (folder, folder / ".git")}
     strange = {path: facts.st_uid for path, facts in looked_at.items() if facts.st_uid != uid}
     if not strange:
         if looked_at[folder].st_mode & stat.S_IRWXU != stat.S_IRWXU:

@@ -57,7 +57,7 @@ class State:
 
     @property
     def subject(self) -> Path:
-        """The subject repository, unless the user brings one."""
+        """The repository of the run, and results.tsv beside its files."""
         return self.root / "subject"
 
     @property
@@ -101,6 +101,11 @@ class State:
             raise StateError(
                 f"{path} cannot be read ({error}); move {self.root} away, or use another --state"
             ) from error
+
+    def user_repository(self, choices: Choices) -> Path | None:
+        """The repository that the user brought; None for the built-in subject."""
+        chosen = Path(choices.subject)
+        return None if chosen == self.subject.resolve() else chosen
 
     def require_night(self) -> Choices:
         """Raises StateError where no night was begun."""

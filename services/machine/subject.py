@@ -1,4 +1,4 @@
-"""The repository under study: the user's own, or the default subject with a profile's start values, made here."""
+"""The subject before a run: the user's own repository, or the default one with a profile's start values, made here."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from researcher.journal.database import JOURNAL_FILE
 from researcher.repository.recovery import COPY
 from researcher.repository.repository import EDITABLE, PROGRAM, Workspace, create_repository, needs_repository
 from researcher.source.knobs import set_knobs, set_ranges
-from services.machine.state import Choices, State
+from services.machine.state import State
 from trainer.jobs import Profile
 
 FIXED = "prepare.py"
 
 
-def settle_subject(state: State, choices: Choices, profile: Profile) -> Path:
-    """The repository under study, made here if it is the default one; looked at before anything takes time.
+def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
+    """Make the default subject where the user brings no repository; look at theirs before anything takes time.
 
     Raises SubjectError for a repository that a night cannot begin with.
     """
-    path = Path(choices.subject)
     if (state.journal / COPY).exists():
-        return path  # of a run that has begun: the researcher itself makes good what is lost
-    if path == state.subject and needs_repository(path):
-        create_repository(path, render_subject(profile), f"The default subject, profile {profile.name}")
-    workspace = Workspace(path)
+        return  # of a run that has begun: the researcher itself makes good what is lost
+    if user is None and needs_repository(state.subject):
+        create_repository(state.subject, render_subject(profile), f"The default subject, profile {profile.name}")
+    workspace = Workspace(user or state.subject)
     try:
         if not (state.journal / JOURNAL_FILE).exists():
             workspace.require_clean()
     finally:
         workspace.close()
-    return path
+
+
+def repository_of(state: State) -> Path:
+    """Where the commits of the run are: in the user's own repository for one that an earlier version ended."""
+    return state.subject if (state.subject / ".git").exists() else Path(state.require_night().subject)
 
 
 def render_subject(profile: Profile) -> dict[str, str]:

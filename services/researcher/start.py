@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     overnight_state: Path
     profile: str = AUTO
     budget: Seconds | None = None
+    user_repository: Path | None = None
 
 
 class Told(Exception):
@@ -81,11 +82,11 @@ def _night(settings: Settings) -> str:
     """Run the researcher until it ends for good; how it ended, in words for whoever watches."""
     state = State(settings.overnight_state)
     try:
-        choices, subject = _settle_through_bad_days(settings, state)
+        choices = _settle_through_bad_days(settings, state)
     except (ResearcherError, StateError, ProfileError) as error:
         logger.error("%s", error)
         return f"{REFUSED}: {error}"
-    places = {"SUBJECT_DIR": subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
+    places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
     env = os.environ | {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
     code = _run(env)
     if code == REFUSED_CODE:
@@ -98,13 +99,14 @@ def _night(settings: Settings) -> str:
     return f"{ENDED}: {(run and run.ended) or 'it was stopped'}"
 
 
-def _settle_through_bad_days(settings: Settings, state: State) -> tuple[Choices, Path]:
+def _settle_through_bad_days(settings: Settings, state: State) -> Choices:
     """The researcher itself holds in the same way; ending here would only start the container again and again."""
     while True:
         try:
             with closing(_open(settings)) as server:
                 choices = settle(settings, Bus(server))
-            return choices, settle_subject(state, choices, choices.trial_profile())
+            settle_subject(state, settings.user_repository, choices.trial_profile())
+            return choices
         except BAD_DAYS as error:
             words = explain(error, (state.journal, state.root), settings.redis_url)
             if words is None:

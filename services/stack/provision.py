@@ -68,21 +68,21 @@ def researcher_from(text: str) -> Owner:
     return Owner(int(found[1]), int(found[2]))
 
 
-def volumes(state: Path, secret: Path, researcher: Owner, *, subject_is_ours: bool) -> dict[Path, Rights]:
+def volumes(state: Path, secret: Path, researcher: Owner) -> dict[Path, Rights]:
     """What each volume's folder is to be; what lies in it gets the same owner."""
-    wanted = {
+    return {
         secret / "redis": Rights(REDIS, 0o700),
         secret / "trainer": Rights(ROOT, 0o700),
         secret / "checker": Rights(ROOT, 0o700),
         secret / "researcher": Rights(researcher, 0o700),
         secret / "client": Rights(ROOT, 0o700),  # no container has it: for whoever may read volumes
         state / "redis": Rights(REDIS, 0o700),
+        state / "subject": Rights(researcher, 0o755),
         state / "journal": Rights(researcher, 0o755),
         state / "trials": Rights(Owner(ROOT.uid, researcher.gid), 0o750),  # logs are the researcher's to read
         state / "data": Rights(ROOT, 0o755),  # what is private in it closes itself
         state / "models": Rights(OLLAMA, 0o755),
     }
-    return wanted | {state / "subject": Rights(researcher, 0o755)} if subject_is_ours else wanted
 
 
 def to_settle(wanted: Mapping[Path, Rights], found: Mapping[Path, Rights]) -> dict[Path, Rights]:
@@ -123,12 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare(state: Path, secret: Path, researcher: Owner, subject: str | None) -> list[str]:
     """Do it all; what was done, in words. `subject` names the user's own repository, None is the built-in one."""
-    wanted = volumes(state, secret, researcher, subject_is_ours=not subject)
+    wanted = volumes(state, secret, researcher)
     missing = [str(path) for path in wanted if not path.is_dir()]
     if missing:
         raise Refused(f"{', '.join(missing)}: no such folder; next: mount the volumes of compose.yaml there")
     if subject:
-        _look_at_subject(state / "subject", subject, researcher)
+        _look_at_subject(state / "user-repository", subject, researcher)
     done = []
     for path, rights in to_settle(wanted, {path: _rights(path) for path in wanted}).items():
         _settle(path, rights)
@@ -151,10 +151,8 @@ def _look_at_subject(folder: Path, subject: str, researcher: Owner) -> None:
 
 
 def _must_be_writable(folder: Path) -> Iterator[Path]:
-    """The folder, what an experiment edits, and every folder of git's own: its objects are never written again."""
+    """The folder, and every folder of git's own: its objects are never written again."""
     yield folder
-    if (folder / "train.py").is_file():
-        yield folder / "train.py"
     for git_folder, _, _ in os.walk(folder / ".git"):
         yield Path(git_folder)
 

@@ -21,6 +21,7 @@ from researcher.report.picture import draw as draw_picture
 from researcher.report.proposer_stats import rates_of
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import Night, Now, look, now, tally_text
+from researcher.repository.publishing import UserRepository
 from services.machine.state import State
 from services.machine.supervisor import ChildStatus
 from services.views.follow import OpenJournal
@@ -144,8 +145,10 @@ class Tail:
             console.out(whole.decode(errors="replace").rstrip("\n"), highlight=False)
 
 
-def summary(history: History, profile: Profile, subject: Path, took_s: float, console: Console) -> None:
-    """What came of the night, with the picture written beside results.tsv."""
+def summary(
+    history: History, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
+) -> None:
+    """What came of the night, with the picture written beside results.tsv; `user` is where results were pushed to."""
     night = look(history, profile)
     if night is None:
         console.print("no run was started; see the logs above")
@@ -173,3 +176,13 @@ def summary(history: History, profile: Profile, subject: Path, took_s: float, co
     console.print(f"table     {subject / 'results.tsv'}")
     console.print(f"picture   {picture}")
     console.print(f"branch    {night.run.branch} in {subject}", soft_wrap=True)
+    if user is not None:
+        console.print(f"pushed    {_pushed(night, user)}", soft_wrap=True)
+
+
+def _pushed(night: Night, user: Path) -> str:
+    """Whether the branch of the run in the user's repository shows the best state."""
+    best = (night.incumbent and night.incumbent.experiment.commit_sha) or night.run.base_commit
+    if UserRepository(user).commit_of(night.run.branch) == best:
+        return f"to {user}"
+    return f"not to {user}, whose {night.run.branch} shows something else; the log of the researcher says why"

@@ -28,6 +28,7 @@ from researcher.report.stall_alarm import alarm
 from researcher.report.view import Night, Now, Row, look, now
 from researcher.repository.repository import EDITABLE, Workspace
 from services.machine.state import State
+from services.machine.subject import repository_of
 from services.views.client import DoorError, open_bus
 from services.views.render import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text, proposers_table
 from trainer.jobs import TrialResult
@@ -111,7 +112,7 @@ def export(state: State, to: Path, console: Console) -> None:
         write_whole(to / "progress.png", draw_picture(night))
         if night.run.incumbent is not None:
             write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
-    workspace = Workspace(Path(state.require_night().subject))
+    workspace = Workspace(repository_of(state))
     try:
         workspace.bundle(night.run.branch, to / BUNDLE)
     finally:
@@ -151,7 +152,7 @@ def age_s(night: Night) -> float:
 def _print_diff(state: State, old: Experiment, new: Experiment, console: Console) -> None:
     assert old.commit_sha is not None
     assert new.commit_sha is not None
-    workspace = Workspace(Path(state.require_night().subject))
+    workspace = Workspace(repository_of(state))
     try:
         text = workspace.diff(old.commit_sha, new.commit_sha)
         if console.is_terminal:

@@ -51,7 +51,6 @@ class Stack:
     root: Path
     shell: Mapping[str, str] = field(default_factory=dict)
     user: str = USER
-    subject: str | None = None
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "DOCKER_HOST")}
@@ -113,8 +112,6 @@ class Stack:
 
     def open_eye(self) -> None:
         places = {name: f"{self.project}_{name}" for name in ("subject", "journal", "trials")}
-        if self.subject is not None:
-            places["subject"] = self.subject
         mounts = [word for name, place in places.items() for word in ("--volume", f"{place}:/state/{name}")]
         usual = ("--detach", "--init", "--restart", "always", "--network", "none", "--user", self.user)
         run("docker", "run", *usual, "--name", self.eye, *mounts, BASE, "sleep", "infinity")

@@ -1,4 +1,4 @@
-"""A user's own repository in the place of the volume: whose it is, and what is said when it is somebody else's.
+"""A user's own repository beside the volume of the run: whose it is, and what is said when it is somebody else's.
 
 Named to run first: the stack of the other tests has a night under way that would take half of the processor.
 """
@@ -48,12 +48,12 @@ def repository() -> Iterator[Path]:
 def own(checkout: Path, images: None, repository: Path) -> Iterator[Stack]:
     """Not started. No LLM: the optimiser alone."""
     shell = {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": f"{OWNER}:{OWNER}", "LLM": "none", "EXPERIMENTS": "1"}
-    stack = Stack(f"overnight-own-{os.getpid()}", checkout, shell, user=f"{OWNER}:{OWNER}", subject=str(repository))
+    stack = Stack(f"overnight-own-{os.getpid()}", checkout, shell, user=f"{OWNER}:{OWNER}")
     with removed_at_the_end(stack):
         yield stack
 
 
-def test_night_on_ones_own_repository_leaves_commits_that_are_the_owners(own: Stack, repository: Path) -> None:
+def test_night_on_ones_own_repository_pushes_commits_that_are_the_owners(own: Stack, repository: Path) -> None:
     before = (repository / "train.py").read_text()
 
     own.up()
@@ -64,8 +64,13 @@ def test_night_on_ones_own_repository_leaves_commits_that_are_the_owners(own: St
     assert own.audit()["faults"] == []
     assert own.container("researcher")["Config"]["User"] == f"{OWNER}:{OWNER}"
     assert {path.lstat().st_uid for path in (repository, *repository.rglob("*"))} == {OWNER}
-    mine = run("git", "-c", f"safe.directory={repository}", "-C", str(repository), "show", "main:train.py").stdout
-    assert mine == before, "the user's own branch is as it was"
+    assert git(repository, "show", "main:train.py") == before, "the user's own branch is as it was"
+    assert git(repository, "status", "--porcelain", "--branch") == "## main\n"
+    assert git(repository, "for-each-ref", "refs/heads/overnight", "refs/overnight").count("\n") == 2
+
+
+def git(repository: Path, *arguments: str) -> str:
+    return run("git", "-c", f"safe.directory={repository}", "-C", str(repository), *arguments).stdout
 
 
 def test_repository_of_somebody_else_is_refused_in_one_line_with_the_command_that_mends_it(

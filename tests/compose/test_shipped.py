@@ -209,6 +209,7 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
         ("trials", "trainer"): "rw",
         ("trials", "researcher"): "ro",
         ("subject", "researcher"): "rw",
+        ("no-repository", "researcher"): "rw",
         ("journal", "researcher"): "rw",
     }
     text = (ROOT / "compose.yaml").read_text()
@@ -219,12 +220,14 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
             )
 
 
-def test_own_repository_is_mounted_in_place_of_the_volume(tmp_path: Path) -> None:
+def test_own_repository_is_mounted_beside_the_volume_of_the_run(tmp_path: Path) -> None:
     found = services(GPU, f"SUBJECT_DIR={tmp_path}", "RESEARCHER_USER=1234:5678")
 
     for name in ("secrets", "researcher"):
-        (subject,) = (volume for volume in found[name]["volumes"] if volume["target"] == "/state/subject")
-        assert (subject["type"], subject["source"]) == ("bind", str(tmp_path))
+        mounts = {volume["target"]: (volume["type"], volume["source"]) for volume in found[name]["volumes"]}
+        assert mounts["/state/user-repository"] == ("bind", str(tmp_path))
+        assert mounts["/state/subject"] == ("volume", "subject")
+    assert found["researcher"]["environment"]["USER_REPOSITORY"] == "/state/user-repository"
     assert found["researcher"]["user"] == "1234:5678"
 
 

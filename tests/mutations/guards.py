@@ -24,6 +24,7 @@ _JOURNAL = "researcher/journal/test_writer.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
+_PUBLISHING = "researcher/repository/test_publishing.py::test_"
 _CLAIMS = "researcher/loop/test_confirmation.py::test_"
 _FAILURES = "researcher/loop/test_failures.py::test_"
 _NAMES = "researcher/source/test_undefined_names.py::test_"
@@ -276,16 +277,16 @@ GUARDS = (
     ),
     Guard(
         "locks of the dead are removed",
-        "researcher/repository/repository.py",
-        "                lock.unlink()\n",
+        "researcher/repository/git_command.py",
+        "        lock.unlink()\n",
         "",
         _WORKSPACE + "restoring_after_a_kill_removes_dead_locks_and_half_written_files",
     ),
     Guard(
         "a goal edited by hand survives",
-        "researcher/repository/repository.py",
-        'self.repository.git.update_index("--skip-worktree", PROGRAM)',
-        "pass",
+        "researcher/repository/worktree.py",
+        'self._git.git.reset("-q", state.commit)',
+        'self._git.git.reset("-q", "--hard", state.commit)',
         _WORKSPACE + "the_goal_that_a_human_edits_during_the_night_survives_every_reset",
     ),
     Guard(
@@ -1297,27 +1298,76 @@ GUARDS = (
         "        if True:\n            raise JournalError",
         _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
     ),
-    # People in the subject, and a repository that is lost
+    # The user's repository, and a repository that is lost
     Guard(
-        "local changes are never overwritten",
-        "researcher/repository/worktree.py",
-        "        if not theirs and not edited:\n",
-        "        if not theirs:\n",
-        _SUBJECT_DAYS + "what_people_do_in_the_subject_stays_as_it_is_and_is_said",
+        "no hook of the user is run",
+        "researcher/repository/git_command.py",
+        '    "core.hooksPath": os.devnull,\n',
+        "",
+        _PUBLISHING + "nothing_of_the_user_is_run",
     ),
     Guard(
-        "a commit made by hand stays reachable",
-        "researcher/repository/worktree.py",
-        "        if commit is None or self._is_known(commit, state):\n",
-        "        if True:\n",
-        _SUBJECT_DAYS + "a_commit_made_by_hand_keeps_a_branch_of_its_own_and_the_nights_history_stays_true",
+        "no filter of the user is run",
+        "researcher/repository/git_command.py",
+        "run_git(path, *status, settings=off)",
+        "run_git(path, *status)",
+        _PUBLISHING + "nothing_of_the_user_is_run",
     ),
     Guard(
-        "what a killed move left is no edit by hand",
+        "no monitor of the user is run",
+        "researcher/repository/git_command.py",
+        '    "core.fsmonitor": "false",\n',
+        "",
+        _PUBLISHING + "nothing_of_the_user_is_run",
+    ),
+    Guard(
+        "no setting of the user holds in a repository of ours",
+        "researcher/repository/git_command.py",
+        '        "GIT_CONFIG_GLOBAL": os.devnull,\n',
+        "",
+        _PUBLISHING + "nothing_of_the_user_is_run",
+    ),
+    Guard(
+        "a branch that is checked out is not moved",
+        "researcher/repository/publishing.py",
+        '"branch", "--force", "--no-track", branch, pushed.commit',
+        '"update-ref", HEADS + branch, pushed.commit',
+        _PUBLISHING + "a_branch_that_is_checked_out_stays_as_it_is_and_moves_once_it_is_not",
+    ),
+    Guard(
+        "a commit of the user on the run's branch keeps its branch",
+        "researcher/repository/publishing.py",
+        "        if at is not None and at not in known:\n",
+        "        if False:\n",
+        _PUBLISHING + "a_commit_of_the_user_on_the_branch_of_the_run_keeps_its_branch",
+    ),
+    Guard(
+        "what could not be pushed is pushed later",
+        "researcher/repository/repository.py",
+        "        if self.user is not None and self.user.message:\n",
+        "        if False:\n",
+        _PUBLISHING + "a_repository_that_is_away_or_damaged_is_said_once_and_gets_all_once_it_is_back",
+    ),
+    Guard(
+        "the tag of another run stays",
+        "researcher/repository/publishing.py",
+        "    if number == name or theirs.get(name, sha) == sha:\n",
+        "    if True:\n",
+        _PUBLISHING + "the_tag_of_another_run_stays_and_ours_gets_the_runs_name",
+    ),
+    Guard(
+        "an object that cannot be read is found at the start",
+        "researcher/loop/loop.py",
+        "    lab.workspace.read_candidates(lab.run)\n",
+        "",
+        _SUBJECT_DAYS + "a_repository_lost_between_two_starts_is_made_again_with_the_same_commits[spoil_object]",
+    ),
+    Guard(
+        "a train.py that a person edited is kept",
         "researcher/repository/worktree.py",
-        'return self._git.git.hash_object("--", EDITABLE) in known',
-        "return False",
-        _WORKSPACE + "a_candidate_that_a_killed_move_left_in_the_files_is_no_edit_by_hand",
+        "            self._keep_edit(path)\n",
+        "",
+        _WORKSPACE + "a_train_py_that_a_person_edited_is_kept_beside",
     ),
     Guard(
         "a commit made again has the journal's sha",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,23 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
     with git.Repo(night.subject) as repository:
         assert "profile 12gb" in str(repository.commit("main").message)
     assert re.search(r"^DEPTH = 4\b", (night.subject / "train.py").read_text(), re.MULTILINE)
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(TEN_S) == 0
+
+
+def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_the_run(
+    night: ScriptedNight,
+) -> None:
+    theirs = night.subject.with_name("theirs")
+    shutil.copytree(night.subject, theirs)
+    emptied(night)
+
+    container = night.start_container(PROFILE="cpu", USER_REPOSITORY=theirs, TAG="night")
+
+    with git.Repo(theirs) as repository:
+        wait_for(lambda: "overnight/night" in repository.heads, 60)
+        assert repository.heads["overnight/night"].commit == repository.heads["main"].commit
+        assert repository.active_branch.name == "main"
     container.send_signal(signal.SIGTERM)
     assert container.wait(TEN_S) == 0
 

@@ -10,7 +10,6 @@ import git
 import pytest
 
 from researcher.decision.rules import Rule
-from researcher.errors import SubjectError
 from researcher.journal.reader import History
 from researcher.journal.records import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
 from researcher.loop.confirmation import KEEPS_BEFORE_CLAIM
@@ -199,14 +198,6 @@ def test_the_tag_of_another_night_stays_where_it_is(night: ScriptedNight) -> Non
     tell(night, [])
 
     assert tags(night) == {"confirmed/1": theirs, "confirmed/night-1": experiment(night, 1).commit_sha}
-
-
-def test_a_tag_that_leaves_no_room_for_ours_is_named_at_the_start(night: ScriptedNight) -> None:
-    with git.Repo(night.subject) as repository:
-        repository.create_tag("confirmed")
-
-    with pytest.raises(SubjectError, match="rename it"):
-        tell(night, [])
 
 
 def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(night: ScriptedNight) -> None:

@@ -289,6 +289,14 @@ def test_the_summary_shows_them(story: Story, tmp_path: Path) -> None:
     assert "by              llm   optimizer     human" in console.export_text()
 
 
+def test_the_summary_says_that_the_users_repository_lacks_the_best_state(story: Story, tmp_path: Path) -> None:
+    console = Console(width=160, file=io.StringIO(), record=True)
+
+    summary(story.journal, PROFILE, tmp_path / "subject", 3.0, console, tmp_path / "away")
+
+    assert f"not to {tmp_path / 'away'}" in console.export_text()
+
+
 def test_on_80_columns_every_figure_of_everyone_stands_whole() -> None:
     cost = LlmCost("u", "m", 1, 9_000_000, 1, 40_000.0)
     night = [experiment(number, by, Outcome.OK, Decision.KEEP) for number, by in enumerate(Proposer, start=1)]

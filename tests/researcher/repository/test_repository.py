@@ -70,7 +70,9 @@ def test_restoring_after_a_kill_removes_dead_locks_and_half_written_files(worksp
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_a_candidate_that_a_killed_move_left_in_the_files_is_no_edit_by_hand(path: Path, staged: bool) -> None:
+def test_a_candidate_that_a_killed_move_left_in_files_or_index_is_gone_after_the_start(
+    path: Path, staged: bool
+) -> None:
     killed = Workspace(path)
     base = killed.head()
     killed.restore(GitState(BRANCH, base))
@@ -84,10 +86,40 @@ def test_a_candidate_that_a_killed_move_left_in_the_files_is_no_edit_by_hand(pat
 
     workspace.restore(GitState(BRANCH, base))
 
-    assert workspace.look() == ""
     assert (path / "train.py").read_text() == FILES["train.py"]
-    assert not workspace.repository.is_dirty()
+    assert not workspace.repository.is_dirty(untracked_files=True)
     workspace.close()
+
+
+def test_a_train_py_that_a_person_edited_is_kept_beside(workspace: Workspace, path: Path) -> None:
+    base = workspace.head()
+    for number in (1, 2):
+        (path / "train.py").write_text(f"A = 'idea {number}'\n")
+        commit(workspace, base, f"A = {number + 1}\n")
+
+    assert (path / "train.py").read_text() == "A = 3\n"
+    assert [(path / f"train.py.edited-{number}").read_text() for number in (1, 2)] == [
+        f"A = 'idea {number}'\n" for number in (1, 2)
+    ]
+    assert not workspace.repository.is_dirty(untracked_files=True)
+
+
+def test_a_file_that_is_missing_is_brought_back_at_the_start(workspace: Workspace, path: Path) -> None:
+    (path / "prepare.py").unlink()
+
+    workspace.restore(GitState(BRANCH, workspace.head()))
+
+    assert (path / "prepare.py").read_text() == FILES["prepare.py"]
+
+
+def test_another_branch_that_was_checked_out_stays_where_it_is(workspace: Workspace) -> None:
+    base = workspace.head()
+    workspace.repository.git.checkout("main")
+
+    commit(workspace, base)
+
+    assert workspace.repository.heads["main"].commit.hexsha == base
+    assert workspace.repository.active_branch.name == BRANCH
 
 
 def test_the_goal_that_a_human_edits_during_the_night_survives_every_reset(workspace: Workspace, path: Path) -> None:

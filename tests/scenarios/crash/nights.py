@@ -46,12 +46,18 @@ class ForkedNight(ScriptedNight):
     def __init__(self, folder: Path, server: RedisServer) -> None:
         super().__init__(folder, server)
         self.folder = folder
+        self.user: Path | None = None
         self.trainers = 0
         self._began_at = 0
         self._ended_with: int | None = None
         self._forked: list[ForkProcess] = []
         self._trainer: ForkProcess | None = None
         self._trainers_kill: Kill | None = None
+
+    def lend_its_repository(self) -> None:
+        """The repository becomes a user's, and the run makes its own."""
+        self.user = self.subject.with_name("theirs")
+        self.subject.rename(self.user)
 
     def prepare_trainer(self, kill: Kill) -> None:
         """The next trainers die so, each time that the kill is armed."""
@@ -69,6 +75,7 @@ class ForkedNight(ScriptedNight):
             "REDIS_URL": self.server.url,
             "REDIS_PASSWORD_FILE": self.password_file,
             "SUBJECT_DIR": self.subject,
+            "USER_REPOSITORY": self.user or "",
             "JOURNAL_DIR": self.journal,
             "DATA_DIR": self.folder / "data",
             "PROPOSER": "optimizer",

@@ -7,6 +7,8 @@ optimiser, of which one is a gain: each has its claim. What came of it is judged
 from __future__ import annotations
 
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +29,17 @@ STEPS = (
             "_move", "applied", "open_check", "decide_claim", "check_applied",
         )
     ),
-    *(f"researcher.repository.repository.Workspace.{step}" for step in ("restore", "commit_candidate", "settle",
-    "tag_confirmed")),
-    *(f"git {word}" for word in ("status", "update-ref", "symbolic-ref", "reset", "push")),
+    *(
+        f"researcher.repository.repository.Workspace.{step}"
+        for step in ("restore", "commit_candidate", "settle", "tag_confirmed")
+    ),
+    *(f"git {word}" for word in ("update-ref", "symbolic-ref", "reset")),
+    *(f"researcher.repository.recovery.{step}" for step in ("create_empty", "run_git")),
+    *(
+        f"researcher.repository.publishing.{step}"
+        for step in ("UserRepository.fetch", "UserRepository.push", "run_git")
+    ),
+    "shutil.copytree",  # of the copy in the journal's folder
     *(f"researcher.queues.trials.TrialQueue.{step}" for step in ("hand_out", "look", "forget")),
     "researcher.queues.requests.Desk.execute_job",
     "pathlib.Path.replace",  # of results.tsv
@@ -56,6 +66,7 @@ LAST_GOAL = 7
 def test_researcher_that_dies_at_a_step_and_again_while_it_recovers_loses_and_doubles_nothing(
     place: int, step: str, night: ForkedNight
 ) -> None:
+    night.lend_its_repository()
     deaths: list[Moment] = []
     for number, source in enumerate(ROUNDS, start=1):
         ask(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
@@ -107,3 +118,18 @@ def assert_nothing_lost_doubled_or_wrong(night: ForkedNight, what: str, kills: i
     tell(what, found, kills)
     assert found["faults"] == []
     assert found["experiments"] == goal
+    if night.user is not None:
+        assert refs(night.user) == refs(night.subject)
+        assert git(night.user, "status", "--porcelain", "--branch") == "## main"
+        assert git(night.user, "fsck", "--no-dangling") == ""
+
+
+def refs(path: Path) -> str:
+    """The branch, the tags and the refs of a run."""
+    return git(path, "for-each-ref", "refs/heads/overnight", "refs/overnight", "refs/tags")
+
+
+def git(path: Path, *arguments: str) -> str:
+    """What git answers in a repository."""
+    done = subprocess.run(["git", "-C", str(path), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -27,10 +27,10 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.secrets = folder / "secrets"
         self.state = folder / "state"
-        self.subject = self.state / "subject"
+        self.subject = self.state / "user-repository"
         for path in [self.secrets / name for name in ("redis", *SERVICES)]:
             path.mkdir(parents=True)
-        for path in [self.state / name for name in VOLUMES]:
+        for path in [self.subject, *(self.state / name for name in VOLUMES)]:
             path.mkdir(parents=True)
 
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -201,7 +201,7 @@ def test_a_repository_of_the_users_own_is_left_as_it_is(stack: Stack) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("wrong", [".", ".git", ".git/refs/heads", "train.py"])
+@pytest.mark.parametrize("wrong", [".", ".git", ".git/refs/heads"])
 def test_a_repository_that_the_researcher_cannot_write_is_refused_in_one_line(stack: Stack, wrong: str) -> None:
     repository(stack.subject)
     give(stack.subject, RESEARCHER)

@@ -1,0 +1,158 @@
+"""The repository of the user: a run begins with the commit that is checked out there, and pushes its results there.
+
+A push copies objects and moves the run's own refs: `overnight/<tag>`, `refs/overnight/<tag>/...` and `confirmed/...`.
+It uses plumbing commands, which run no receive hook and leave work tree, index and configuration as they are. What
+cannot be pushed stops nothing: it is said once, and tried again later. A process that is killed during a push leaves
+objects that no ref names, and the next push sends them again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from researcher.errors import SubjectError
+from researcher.repository.git_command import GitFailed, git_succeeds, refs_of, run_git
+
+logger = logging.getLogger(__name__)
+
+BASE = "refs/heads/main"
+HEADS = "refs/heads/"
+CONFIRMED_TAGS = "refs/tags/confirmed"
+_NOTHING = "0" * 40
+# The process that reads the objects on the user's side has the settings of this line alone.
+_UPLOAD_PACK = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push sends from the repository `own`: the branch of a run at `commit`, and the refs that belong to it."""
+
+    own: Path
+    branch: str
+    base: str
+    commit: str
+
+    def refs(self) -> dict[str, str]:
+        """The refs of the candidates, and the tags that name candidates."""
+        candidates = refs_of(self.own, f"refs/{self.branch}/")
+        ours = set(candidates.values())
+        return candidates | {name: sha for name, sha in refs_of(self.own, CONFIRMED_TAGS).items() if sha in ours}
+
+
+class UserRepository:
+    """The repository at `path`. `message` says what could not be pushed and the next step; "" while all is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.message = ""
+
+    def branches(self) -> set[str]:
+        """Local branch names; none where the repository cannot be read."""
+        try:
+            return {name.removeprefix(HEADS) for name in refs_of(self.path, HEADS)}
+        except GitFailed:
+            return set()
+
+    def text_of(self, name: str) -> str | None:
+        """A file of the work tree; None where it cannot be read."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+    def commit_of(self, branch: str) -> str | None:
+        """Where a branch stands; None where there is none, or where the repository cannot be read."""
+        try:
+            return refs_of(self.path, HEADS + branch).get(HEADS + branch)
+        except GitFailed:
+            return None
+
+    def fetch(self, own: Path, commit: str = "HEAD") -> None:
+        """Bring a commit and its history into the repository `own`, as its `main`.
+
+        Raises SubjectError where it cannot be read.
+        """
+        try:
+            run_git(
+                own, "fetch", "--quiet", "--no-tags", "--update-shallow", "--update-head-ok", "--no-write-fetch-head",
+                f"--upload-pack={_UPLOAD_PACK}", str(self.path.resolve()), f"+{commit}:{BASE}",
+            )  # fmt: skip
+        except GitFailed as error:
+            raise SubjectError(f"{self.path} cannot be read ({error.said}); mend it, then start again") from error
+
+    def push(self, pushed: Pushed) -> None:
+        """Send what is missing there. Raises GitFailed only where the run's own repository cannot be read."""
+        refs = pushed.refs()
+        try:
+            theirs = refs_of(self.path, HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
+        except GitFailed as error:
+            self._say(f"{self.path} cannot be read ({error.said}). Next: mend it, or give it back its place")
+            return
+        wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
+        missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}
+        moves = theirs.get(HEADS + pushed.branch) != pushed.commit
+        if not missing and not moves:
+            self._say("")
+            return
+        pack = self._pack(pushed, {*missing.values(), pushed.commit}, set(theirs.values()) & {*refs.values()})
+        try:
+            run_git(self.path, "unpack-objects", "-q", stdin=pack)
+        except GitFailed as error:
+            self._say(f"{self.path} cannot be written ({error.said}). Next: make room, or give the right to")
+            return
+        tags = {name: sha for name, sha in missing.items() if name.startswith(CONFIRMED_TAGS)}
+        candidates = {name: sha for name, sha in missing.items() if name not in tags}
+        faults = [self._update(candidates, theirs), self._update(tags, theirs)]
+        known = {pushed.base, *refs.values()}
+        faults.append(self._move_branch(pushed, theirs.get(HEADS + pushed.branch), known) if moves else "")
+        self._say("; ".join(filter(None, faults)))
+
+    def _pack(self, pushed: Pushed, wanted: set[str], have: set[str]) -> bytes:
+        """The objects of `wanted` that the repository lacks, which has `have` and, as a rule, the base of the run."""
+        if not have and git_succeeds(self.path, "cat-file", "-e", f"{pushed.base}^{{tree}}"):
+            have = {pushed.base}
+        revisions = [*wanted, *(f"^{sha}" for sha in have)]
+        return run_git(pushed.own, "pack-objects", "--revs", "--stdout", "-q", stdin="\n".join(revisions).encode())
+
+    def _update(self, refs: dict[str, str], theirs: dict[str, str]) -> str:
+        """Point refs at objects, all or none. Returns what is in the way."""
+        if not refs:
+            return ""
+        lines = [f"update {name} {sha} {theirs.get(name, _NOTHING)}\n" for name, sha in refs.items()]
+        try:
+            run_git(self.path, "update-ref", "--stdin", stdin="".join(lines).encode())
+        except GitFailed as error:
+            return f"{len(refs)} refs are not pushed to {self.path} ({error.said}). Next: rename what is in the way"
+        return ""
+
+    def _move_branch(self, pushed: Pushed, at: str | None, known: set[str]) -> str:
+        """Move the branch, which git refuses where it is checked out or rebased. Returns what is in the way."""
+        branch, path = pushed.branch, self.path
+        if at is not None and at not in known:
+            return (
+                f"{branch} in {path} holds the commit {at[:7]}, which is not of this run, and stays as it is. "
+                f"Next: `git -C {path} branch -m {branch} mine`"
+            )
+        try:
+            run_git(path, "branch", "--force", "--no-track", branch, pushed.commit)
+        except GitFailed as error:
+            return (
+                f"{branch} in {path} stays as it is ({error.said}). Next: check out another branch there, "
+                f"for example with `git -C {path} checkout -b mine`, or rename what is in the way"
+            )
+        return ""
+
+    def _say(self, message: str) -> None:
+        if message != self.message:
+            self.message = message
+            logger.warning("%s", f"{message}; the run goes on, and pushes again later" if message else "all is pushed")
+
+
+def _free_name(name: str, sha: str, theirs: dict[str, str], branch: str) -> str:
+    """A tag of a run gets the run's name where a tag of another run has its own."""
+    number = name.removeprefix(f"{CONFIRMED_TAGS}/")
+    if number == name or theirs.get(name, sha) == sha:
+        return name
+    return f"{CONFIRMED_TAGS}/{branch.rpartition('/')[2]}-{number}"
