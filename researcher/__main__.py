@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,35 +24,21 @@ from pydantic import ValidationError
 from researcher.clock import NightClock
 from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
-from researcher.files import write_whole
 from researcher.journal.records import Prices, Run
 from researcher.journal.writer import Journal
-from researcher.loop.context import BackOff, Goal, Lab
+from researcher.loop.context import BackOff
 from researcher.loop.loop import work
-from researcher.loop.request_handler import Front
 from researcher.loop.resume import endure
-from researcher.loop.status import RESEARCHER, Voice
-from researcher.optimizer.optimizer import Optimizer
-from researcher.proposers.llm_proposer import Asking
-from researcher.proposers.prefetch import Drafting
-from researcher.proposers.proposers import Proposers
-from researcher.queues.dry_runs import Checker
-from researcher.queues.requests import Desk, RequestJob
-from researcher.queues.trials import TrialQueue
-from researcher.report.results_table import ResultsTable
-from researcher.report.stall_alarm import alarm
-from researcher.report.view import now
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
 from researcher.source.validation import fingerprint
-from researcher.wiring import first_llm, lease, stronger_llm
-from trainer.jobs import REQUESTS, Bus, Profile, ProfileError, connect, unknown_jobs_text
+from researcher.wiring import Opened, build_lab
+from trainer.jobs import Bus, Profile, ProfileError, connect
 
 logger = logging.getLogger("researcher")
 
 REFUSED = 2
-REST_S = 0.2
 REDIS_TRIES = 4  # in a command about twenty seconds: a server's restart goes unnoticed, a longer absence is said
 
 
@@ -118,7 +103,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
     ):
         clock = NightClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
-        lab = _lab(settings, profile, run, journal, workspace, Bus(server), switch, back_off, clock)
+        lab = build_lab(Opened(settings, profile, run, journal, workspace, Bus(server), switch, clock), back_off)
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
         with closing(lab.proposers):
             logger.info("the night has ended: %s", work(lab))
@@ -126,84 +111,6 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
 
 def _user_repository(settings: Settings) -> UserRepository | None:
     return None if settings.user_repository is None else UserRepository(settings.user_repository)
-
-
-def _lab(
-    settings: Settings,
-    profile: Profile,
-    run: Run,
-    journal: Journal,
-    workspace: Workspace,
-    bus: Bus,
-    switch: StopSwitch,
-    back_off: BackOff,
-    clock: NightClock,
-) -> Lab:
-    jumps = clock.jumps
-    front = Front(journal, switch.turn, clock=clock)
-    desk = Desk.open(bus, front.receive)
-
-    def worry() -> str | None:
-        return alarm(lab.run, journal.trials(), profile.budget, now(journal, bus), clock())
-
-    voice, table = Voice(bus, worry, workspace.look), ResultsTable(journal)
-
-    def tick() -> None:
-        nonlocal jumps
-        at = clock()
-        if clock.jumps > jumps:
-            jumps = clock.jumps
-            journal.begin(run, at)  # or whoever watches would take the jump for a night that stands still
-        voice.repeat()
-        refused = RequestJob.refused
-        desk.serve()
-        if RequestJob.refused > refused:
-            voice.say("desk", unknown_jobs_text(RequestJob.refused, REQUESTS))
-        switch.look()
-
-    def rest() -> None:
-        tick()
-        time.sleep(REST_S)
-
-    def project() -> None:
-        write_whole(settings.subject_dir / "results.tsv", table.text().encode())
-
-    if not settings.backend.asks_llm:
-        alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
-        logger.info("no LLM, %s", alone)
-        voice.say("llm", f"none, {alone}")
-    files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
-    proposers = Proposers(
-        mix=settings.proposer,
-        asking=Asking(
-            profile, workspace.program, Checker(bus, profile, files, lambda words: voice.say("checker", words))
-        ),
-        optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
-        llm=first_llm(settings, profile),
-        stronger=stronger_llm(settings, journal),
-        drafting=Drafting(journal.folder, lease(settings, profile)),
-        shares=settings.shares(),
-        folder=settings.journal_dir / "experiments",
-        say=lambda words: voice.say("llm", words),
-    )
-    lab = Lab(
-        journal=journal,
-        workspace=workspace,
-        trials=TrialQueue(bus, clock.leases_count),
-        proposers=proposers,
-        profile=profile,
-        rule=settings.rule,
-        crash_reset=settings.crash_reset,
-        claim_hours=settings.claim_hours,
-        goal=Goal(settings.experiments, settings.hours, settings.max_cost),
-        project=project,
-        tick=tick,
-        rest=rest,
-        say=lambda words: voice.say(RESEARCHER, words),
-        clock=clock,
-        back_off=back_off,
-    )
-    return lab
 
 
 def _find_or_start_run(

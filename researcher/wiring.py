@@ -1,17 +1,142 @@
-"""The LLMs of a night, as its settings name them: the one that takes turns, and the stronger one of a plateau."""
+"""Builds the collaborators of a run from its settings: its LLMs, its proposers, and the ticks while it waits."""
 
 from __future__ import annotations
 
-from researcher.config.settings import Settings
-from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.meter import Ledger, Meter, TokenPrice
-from researcher.proposers.prefetch import Apart, Lease
-from researcher.proposers.proposers import Stronger
-from trainer.jobs import Profile
+import logging
+import time
+from dataclasses import dataclass
+from functools import cache
 
+from researcher.clock import NightClock
+from researcher.config.settings import Settings
+from researcher.files import write_whole
+from researcher.journal.records import Run
+from researcher.journal.writer import Journal
+from researcher.llm.openai import OpenAiClient, OpenAiSettings
+from researcher.loop.context import BackOff, Goal, Lab
+from researcher.loop.request_handler import Front
+from researcher.loop.resume import Switch
+from researcher.loop.status import RESEARCHER, Voice
+from researcher.optimizer.optimizer import Optimizer
+from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.meter import Ledger, Meter, TokenPrice
+from researcher.proposers.prefetch import Apart, Drafting, Lease
+from researcher.proposers.proposers import Proposers
+from researcher.proposers.stronger_llm import Stronger
+from researcher.queues.dry_runs import Checker
+from researcher.queues.requests import Desk, RequestJob
+from researcher.queues.trials import TrialQueue
+from researcher.report.results_table import ResultsTable
+from researcher.report.stall_alarm import alarm
+from researcher.report.view import now
+from researcher.repository.repository import Workspace
+from trainer.jobs import REQUESTS, Bus, Profile, unknown_jobs_text
+
+logger = logging.getLogger("researcher")
+
+REST_S = 0.2
 STRONGER_ANSWER_TOKENS = 8192  # such models think before they answer, and are billed for it
 STRONGER_CONTEXT_TOKENS = 65536
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a start of the researcher has opened, and the run that it goes on with."""
+
+    settings: Settings
+    profile: Profile
+    run: Run
+    journal: Journal
+    workspace: Workspace
+    bus: Bus
+    switch: Switch
+    clock: NightClock
+
+
+class Ticker:
+    """Serves requests, repeats the status and notices a stop, again and again while the researcher waits."""
+
+    def __init__(self, opened: Opened, voice: Voice) -> None:
+        front = Front(opened.journal, opened.switch.turn, clock=opened.clock)
+        self._desk = Desk.open(opened.bus, front.receive)
+        self._opened = opened
+        self._voice = voice
+        self._jumps = opened.clock.jumps
+
+    def tick(self) -> None:
+        """Raises what the switch raises on a stop."""
+        self._note_a_jump()
+        self._voice.repeat()
+        refused = RequestJob.refused
+        self._desk.serve()
+        if RequestJob.refused > refused:
+            self._voice.say("desk", unknown_jobs_text(RequestJob.refused, REQUESTS))
+        self._opened.switch.look()
+
+    def rest(self) -> None:
+        """Tick, and let a moment pass."""
+        self.tick()
+        time.sleep(REST_S)
+
+    def _note_a_jump(self) -> None:
+        """Where the clock was set, the run begins anew, or an alarm would take the jump for a run that stands still."""
+        at = self._opened.clock()
+        if self._opened.clock.jumps > self._jumps:
+            self._jumps = self._opened.clock.jumps
+            self._opened.journal.begin(self._opened.run, at)
+
+
+def build_lab(opened: Opened, back_off: BackOff) -> Lab:
+    """Everything that the loop works with; what is built speaks on the bus from now on."""
+    settings, journal, workspace = opened.settings, opened.journal, opened.workspace
+    voice = Voice(opened.bus, lambda: _worry(opened), workspace.look)
+    ticker, table = Ticker(opened, voice), ResultsTable(journal)
+    return Lab(
+        journal=journal,
+        workspace=workspace,
+        trials=TrialQueue(opened.bus, opened.clock.leases_count),
+        proposers=_proposers(opened, voice),
+        profile=opened.profile,
+        rule=settings.rule,
+        crash_reset=settings.crash_reset,
+        claim_hours=settings.claim_hours,
+        goal=Goal(settings.experiments, settings.hours, settings.max_cost),
+        project=lambda: write_whole(settings.subject_dir / "results.tsv", table.text().encode()),
+        tick=ticker.tick,
+        rest=ticker.rest,
+        say=lambda words: voice.say(RESEARCHER, words),
+        clock=opened.clock,
+        back_off=back_off,
+    )
+
+
+def _worry(opened: Opened) -> str | None:
+    """Why somebody should look at the run, if so."""
+    journal, run = opened.journal, opened.journal.run()
+    assert run is not None, "a run was found or started before anything is built"
+    return alarm(run, journal.trials(), opened.profile.budget, now(journal, opened.bus), opened.clock())
+
+
+def _proposers(opened: Opened, voice: Voice) -> Proposers:
+    settings, profile, run, workspace = opened.settings, opened.profile, opened.run, opened.workspace
+    if not settings.backend.asks_llm:
+        alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
+        logger.info("no LLM, %s", alone)
+        voice.say("llm", f"none, {alone}")
+    files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
+    checker = Checker(opened.bus, profile, files, lambda words: voice.say("checker", words))
+    return Proposers(
+        mix=settings.proposer,
+        asking=Asking(profile, workspace.program, checker),
+        optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
+        llm=first_llm(settings, profile),
+        stronger=stronger_llm(settings, opened.journal),
+        drafting=Drafting(opened.journal.folder, lease(settings, profile)),
+        shares=settings.shares(),
+        folder=settings.journal_dir / "experiments",
+        say=lambda words: voice.say("llm", words),
+    )
 
 
 def first_llm(settings: Settings, profile: Profile) -> LlmProposer | None:

@@ -91,6 +91,7 @@ def modules(package: str) -> list[Path]:
 
 ALL = [module for package in PACKAGES for module in modules(package)]
 FOLDERS = sorted({module.parent for module in ALL if len(module.parts) > 2} - {Path("trainer/subject")})
+PLUG_INS = {Path("researcher/llm"), Path("researcher/proposers")}  # a new module is named by a table in there
 BUDGETED = {Path("trainer/sandbox"), Path("trainer/candidate")}
 OURS = [module for module in ALL if module.parts[:2] != ("trainer", "subject")]
 
@@ -229,7 +230,7 @@ def test_the_docstring_of_a_folder_names_its_modules(folder: Path) -> None:
         assert text == "", "the start of the guardian is budgeted to the import"
         return
 
-    assert modules_here - set(re.findall(r"`(\w+)`", text)) == set()
+    assert folder in PLUG_INS or modules_here - set(re.findall(r"`(\w+)`", text)) == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -246,13 +247,15 @@ def test_readme_has_at_most_1500_words() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_page_of_a_package_names_each_module_in_its_folder_and_none_that_is_gone(package: str) -> None:
+def test_page_of_a_package_names_each_folder_and_no_module_that_is_gone(package: str) -> None:
     there = defaultdict[str, set[str]](set)
     for module in modules(package):
         if module.name not in ("__init__.py", "__main__.py"):
             there["/".join(module.parts[1:-1])].add(module.name)
 
-    assert named_in_tree(package) == there
+    named = named_in_tree(package)
+    assert set(there) <= set(named)
+    assert {f"{folder}/{name}" for folder in named for name in named[folder] - there[folder]} == set()
 
 
 def named_in_tree(package: str) -> dict[str, set[str]]:

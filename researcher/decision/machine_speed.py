@@ -23,7 +23,6 @@ from researcher.journal.records import Trial
 from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 
 REPEATS_LIMIT = 2
-REMEASURE_EVERY = 15
 REFERENCE_TRIALS = 5
 BAND_FLOOR = 0.15
 _BAND_DEVIATIONS = 2.5
@@ -98,14 +97,6 @@ def band(measured: Sequence[float]) -> float:
 def changed_for_good(trial: Trial) -> bool:
     """True for a trial that was judged although the machine differed to the last of its attempts."""
     return trial.differed > REPEATS_LIMIT
-
-
-def remeasure_due(since: Sequence[Trial]) -> str | None:
-    """Why the incumbent is to be measured again, from the trials since it last was; None while it is not."""
-    if any(map(changed_for_good, since)):
-        return "the machine has changed"
-    firsts = sum(trial.kind is Kind.FIRST for trial in since)
-    return f"{firsts} trials without it" if firsts >= REMEASURE_EVERY else None
 
 
 def told(trial: Trial) -> str | None:

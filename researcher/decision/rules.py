@@ -1,4 +1,7 @@
-"""Keep or discard, confirm or roll back: pure functions of scores.
+"""Keep or discard, confirm or roll back, and when to ask: the rules of a run, as pure functions of values.
+
+The loop gathers the values from the journal, the simulation in `tests/bench` from its own; both call the same
+functions, so a rule is changed here and nowhere else.
 
 Search and claim are two things. The walk keeps provisionally whatever beats the incumbent by a small margin that grows
 with added code; the claim is made by fresh seeds of the head against the last confirmed state. Simulated nights behind
@@ -10,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
-from researcher.journal.records import Claim, Decision, Ruling, Verdict
+from researcher.journal.records import CheckKind, Claim, Decision, Ruling, Verdict
 from trainer.jobs import JUMP_SHARE, Outcome
 
 MARGIN_PER_LINE = 0.05
@@ -25,9 +29,12 @@ CLAIM_PAIRS_LIMIT = 4
 # 0.65 to 0.86 of it there, known text in literals 0.05 to 0.1. Of 100 simulated claims of a gain of 2 sigma
 # (tests/bench/unseen) this takes away 0.2 from changes that show 0.85 of it and 10 from those that show half.
 UNSEEN_SHARE = 1 / 3
-CLAIM_HOURS = 4.0  # of trials between two claims of a night without five keeps
+KEEPS_BEFORE_CLAIM = 5
+CLAIM_HOURS = 4.0  # of trials between two claims of a run without five keeps
+NEAR_THE_END = 10  # experiments: the claim at the end serves for the checkpoint too
 JUMP_SIGMAS = 6.0
 FAILURES_BEFORE_RECHECK = 3
+REMEASURE_EVERY = 15  # candidates' first trials
 
 
 class Rule(StrEnum):
@@ -35,6 +42,51 @@ class Rule(StrEnum):
 
     WALK = "walk"
     GREEDY = "greedy"
+
+    @property
+    def doubts_scores(self) -> bool:
+        """Whether a score may be chance: one too good to be true is confirmed at once, an old one is measured again."""
+        return self is Rule.WALK
+
+
+@dataclass(frozen=True)
+class Head:
+    """An incumbent that is not confirmed: its first score, the score that it had to beat, and sigma at its decision."""
+
+    score: float | None
+    to_beat: float | None
+    sigma: float | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The facts that say whether a confirmation comes before the next proposal.
+
+    `outcomes` are those of the candidates since the last recheck, oldest first. `fell_back` is True after a recheck
+    that failed. `trials_without_incumbent` and `machine_changed` count from the incumbent's last trial, `keeps` and
+    `trial_hours` from the last claim. `goal` says why the run is over, None while it is not.
+    """
+
+    rule: Rule
+    outcomes: Sequence[Outcome]
+    fell_back: bool
+    trials_without_incumbent: int
+    machine_changed: bool
+    head: Head | None
+    is_asked_for: bool
+    goal: str | None
+    experiments_left: int | None
+    keeps: int
+    trial_hours: float
+    claim_hours: float = CLAIM_HOURS
+
+
+@dataclass(frozen=True)
+class Due:
+    """A confirmation that comes before the next proposal, and why."""
+
+    kind: CheckKind
+    why: str
 
 
 def pooled_sigma(groups: Sequence[Sequence[float]], floor: float) -> float:
@@ -86,6 +138,51 @@ def decide(
 def is_implausible(score: float, incumbent: float, sigma: float) -> bool:
     """True for a gain beyond 6 sigma and beyond 3 %: a fluke, a leak or a find; each is to be seen again first."""
     return incumbent - score > max(JUMP_SIGMAS * sigma, JUMP_SHARE * abs(incumbent))
+
+
+def next_confirmation(facts: RunFacts) -> Due | None:
+    """What comes before the next proposal: the incumbent measured again, a claim of the head, or nothing."""
+    if needs_recheck(facts.outcomes):
+        return Due(CheckKind.RECHECK, f"{FAILURES_BEFORE_RECHECK} failures in a row")
+    if facts.fell_back:
+        return Due(CheckKind.RECHECK, "the run fell back to it")
+    if (stale := _stale(facts)) is not None:
+        return Due(CheckKind.RECHECK, stale)
+    if facts.head is None:
+        return None
+    asked = "a person asked for it" if facts.is_asked_for else None
+    why = asked or _jump(facts.rule, facts.head) or facts.goal or _checkpoint(facts)
+    return None if why is None else Due(CheckKind.CLAIM, why)
+
+
+def _stale(facts: RunFacts) -> str | None:
+    """Machines drift, and the first score of a keep is a lucky one. Failures that may become three come first."""
+    failing = bool(facts.outcomes) and facts.outcomes[-1].is_failure
+    if failing or facts.goal is not None or not facts.rule.doubts_scores:
+        return None
+    if facts.machine_changed:
+        return "the machine has changed"
+    without = facts.trials_without_incumbent
+    return f"{without} trials without it" if without >= REMEASURE_EVERY else None
+
+
+def _jump(rule: Rule, head: Head) -> str | None:
+    """A head that looks too good is confirmed before anything is built on it."""
+    if not rule.doubts_scores or head.score is None or head.to_beat is None or head.sigma is None:
+        return None
+    implausible = is_implausible(head.score, head.to_beat, head.sigma)
+    return f"a gain of {head.to_beat - head.score:.6f} is hard to believe" if implausible else None
+
+
+def _checkpoint(facts: RunFacts) -> str | None:
+    """Every five keeps and every few hours, unless the end, whose claim serves both, is near."""
+    if facts.experiments_left is not None and facts.experiments_left < NEAR_THE_END:
+        return None
+    if facts.keeps >= KEEPS_BEFORE_CLAIM:
+        return f"{KEEPS_BEFORE_CLAIM} keeps since the last one"
+    if facts.trial_hours >= facts.claim_hours:
+        return f"{facts.claim_hours:g} hours of trials since the last one"
+    return None
 
 
 def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unseen_gain: float | None = None) -> Claim:

@@ -31,7 +31,7 @@ from researcher.journal.records import (
     Trial,
     Verdict,
 )
-from researcher.source.proposal import LlmCost, Proposer
+from researcher.source.proposal import LlmCost
 from trainer.jobs import Kind, Outcome
 
 JOURNAL_FILE = "journal.db"
@@ -159,7 +159,6 @@ def run_of(row: sqlite3.Row) -> Run:
 def experiment_of(row: sqlite3.Row) -> Experiment:
     """Column for column; the LLM's columns become one cost."""
     values = _plain(row, Experiment)
-    values["proposer"] = _maybe(Proposer, row["proposer"])
     values["state"] = State(row["state"])
     values["outcome"] = _maybe(Outcome, row["outcome"])
     values["decision"] = _maybe(Decision, row["decision"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from researcher.source.proposal import LlmCost, Proposer
+from researcher.source.proposal import LlmCost
 from trainer.jobs import Kind, Outcome
 
 
@@ -101,7 +101,7 @@ class Experiment:
     id: int
     number: int
     parent: int | None
-    proposer: Proposer | None
+    proposer: str | None
     title: str
     hypothesis: str
     request: str | None

@@ -10,18 +10,19 @@ one is enough.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
-from researcher.decision.machine_speed import remeasure_due
+from researcher.decision.machine_speed import changed_for_good
 from researcher.decision.rules import (
     CLAIM_PAIRS,
     FAILURES_BEFORE_RECHECK,
     CrashReset,
-    Rule,
-    is_implausible,
+    Due,
+    Head,
+    RunFacts,
     judge_claim,
     mean_gain,
     needs_recheck,
+    next_confirmation,
 )
 from researcher.journal.records import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
 from researcher.loop.context import Held, Lab
@@ -29,34 +30,36 @@ from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
 
-KEEPS_BEFORE_CLAIM = 5
-NEAR_THE_END = 10
 LOOKED_AT = 10  # measured experiments in which three failures in a row are looked for
 
 
-@dataclass(frozen=True)
-class Due:
-    """A check that comes before the next proposal, and why."""
-
-    kind: CheckKind
-    why: str
-
-
 def check_due(lab: Lab) -> Due | None:
-    """What the journal asks for before the next proposal: a recheck, a claim of the head, nothing."""
-    run, checks = lab.run, lab.journal.confirmations()
-    outcomes = _outcomes(lab, checks)
-    if needs_recheck(outcomes):
-        return Due(CheckKind.RECHECK, f"{FAILURES_BEFORE_RECHECK} failures in a row")
-    if _falling(checks):
-        return Due(CheckKind.RECHECK, "the run fell back to it")
-    stale = _stale(lab, outcomes)
-    if stale is not None:
-        return Due(CheckKind.RECHECK, stale)
-    if run.incumbent is None or run.incumbent == run.confirmed:
-        return None
-    why = _asked(lab) or _jump(lab, run.incumbent) or lab.goal_reached() or _checkpoint(lab, checks)
-    return None if why is None else Due(CheckKind.CLAIM, why)
+    """The confirmation that the rules ask for before the next proposal, by what the journal says now."""
+    journal, run, checks = lab.journal, lab.run, lab.journal.confirmations()
+    claimed = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.CLAIM), default=0.0)
+    since = [] if run.incumbent is None else journal.trials_since(run.incumbent)
+    limit = lab.goal.experiments
+    return next_confirmation(
+        RunFacts(
+            rule=lab.rule,
+            outcomes=_outcomes(lab, checks),
+            fell_back=bool(checks) and checks[-1].verdict is Verdict.FAILS and checks[-1].kind is CheckKind.RECHECK,
+            trials_without_incumbent=sum(trial.kind is Kind.FIRST for trial in since),
+            machine_changed=any(map(changed_for_good, since)),
+            head=None if run.incumbent is None or run.incumbent == run.confirmed else _head(lab, run.incumbent),
+            is_asked_for=any(request.kind == CONFIRM for request in journal.requests(RequestState.WAITING)),
+            goal=lab.goal_reached(),
+            experiments_left=None if limit is None else limit - journal.measured_count(),
+            keeps=journal.keeps_since(claimed),
+            trial_hours=journal.trial_hours_since(claimed),
+            claim_hours=lab.claim_hours,
+        )
+    )
+
+
+def _head(lab: Lab, incumbent: int) -> Head:
+    experiment, first = lab.journal.experiment(incumbent), lab.journal.trials(experiment=incumbent)[0]
+    return Head(experiment.score, first.score_to_beat, experiment.sigma)
 
 
 def _outcomes(lab: Lab, checks: list[Confirmation]) -> list[Outcome]:
@@ -64,46 +67,6 @@ def _outcomes(lab: Lab, checks: list[Confirmation]) -> list[Outcome]:
     rechecked = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.RECHECK), default=0.0)
     since = lab.journal.measured_since(rechecked, LOOKED_AT)
     return [item.outcome for item in since if item.outcome is not None]
-
-
-def _stale(lab: Lab, outcomes: list[Outcome]) -> str | None:
-    """Machines drift, and the first score of a keep is a lucky one. Failures that may become three come first."""
-    incumbent, failing = lab.run.incumbent, bool(outcomes) and outcomes[-1].is_failure
-    if lab.rule is Rule.GREEDY or incumbent is None or failing:
-        return None
-    why = remeasure_due(lab.journal.trials_since(incumbent))
-    return None if why is None or lab.goal_reached() is not None else why
-
-
-def _asked(lab: Lab) -> str | None:
-    waits = any(request.kind == CONFIRM for request in lab.journal.requests(RequestState.WAITING))
-    return "a person asked for it" if waits else None
-
-
-def _jump(lab: Lab, head: int) -> str | None:
-    """A head that looks too good is looked at before anything is built on it. The plain rule takes what it gets."""
-    score, to_beat = lab.journal.experiment(head), lab.journal.trials(experiment=head)[0].score_to_beat
-    if lab.rule is Rule.GREEDY or score.score is None or score.sigma is None or to_beat is None:
-        return None
-    gain = to_beat - score.score
-    return f"a gain of {gain:.6f} is hard to believe" if is_implausible(score.score, to_beat, score.sigma) else None
-
-
-def _checkpoint(lab: Lab, checks: list[Confirmation]) -> str | None:
-    """Every five keeps and every few hours, unless the end, whose claim serves both, is near."""
-    if lab.goal.experiments is not None and lab.goal.experiments - lab.journal.measured_count() < NEAR_THE_END:
-        return None
-    claimed = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.CLAIM), default=0.0)
-    if lab.journal.keeps_since(claimed) >= KEEPS_BEFORE_CLAIM:
-        return f"{KEEPS_BEFORE_CLAIM} keeps since the last one"
-    if lab.journal.trial_hours_since(claimed) >= lab.claim_hours:
-        return f"{lab.claim_hours:g} hours of trials since the last one"
-    return None
-
-
-def _falling(checks: list[Confirmation]) -> bool:
-    """True after a recheck that failed: what the run fell back to is looked at next."""
-    return bool(checks) and checks[-1].verdict is Verdict.FAILS and checks[-1].kind is CheckKind.RECHECK
 
 
 def open_check(lab: Lab, due: Due) -> None:

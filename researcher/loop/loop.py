@@ -16,12 +16,10 @@ from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.records import ASKED_TO_PAUSE, Decision, Experiment, Ruling, Run, State, Trial
 from researcher.loop.confirmation import advance_check, check_due, open_check, tag_confirmed
 from researcher.loop.context import Held, Lab
-from researcher.proposers.llm_conversation import Draft
-from researcher.proposers.novelty import tried
+from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
 from researcher.repository.recovery import ensure_commits, keep_copy, mend
 from researcher.repository.repository import GitState
-from researcher.source.validation import validate
 from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
@@ -118,19 +116,19 @@ def _propose(lab: Lab, run: Run) -> None:
     if draft is None:
         lab.rest()
         return
-    _write_down(lab, run, draft, incumbent)
+    _write_down(lab, run, draft)
 
 
-def _write_down(lab: Lab, run: Run, draft: Draft, incumbent: str) -> None:
+def _write_down(lab: Lab, run: Run, draft: Draft) -> None:
     proposal = draft.proposal
-    if draft.rejected is not None:
+    if draft.candidate is not None:
+        experiment = lab.journal.propose(run, proposal, draft.candidate, lab.clock())
+        logger.info("%d proposed by %s: %s", experiment.number, proposal.proposer, proposal.title)
+    else:
+        assert draft.rejected is not None, "a draft is a candidate or a rejection"
         experiment = lab.journal.reject(run, proposal, draft.rejected, lab.clock())
         logger.info("%d rejected: %s: %s", experiment.number, proposal.title, draft.rejected)
         lab.project()
-    else:
-        candidate = validate(proposal, incumbent, tried(lab.journal, proposal.proposer))
-        experiment = lab.journal.propose(run, proposal, candidate, lab.clock())
-        logger.info("%d proposed by %s: %s", experiment.number, proposal.proposer, proposal.title)
     lab.proposers.store_exchanges(experiment.number, draft)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 import optuna
@@ -62,6 +63,7 @@ _HYPOTHESES = {
 }
 _EXPLORES = "none: a uniform draw of a few knobs, in case something better lies far away"
 
+Vetted = TypeVar("Vetted")
 Draw = Callable[[int, random.Random], dict[str, KnobValue]]  # a move, by the draw's number and its own chance
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -78,6 +80,11 @@ class Optimizer:
         self._ranges: dict[str, Range] = {}
         self._told: list[tuple[Point, float]] = []  # what the study was told
         self._study = optuna.create_study()
+
+    @property
+    def name(self) -> str:
+        """The name under which it proposes."""
+        return Proposer.RANDOM if self._sampler is Sampler.RANDOM else Proposer.OPTIMIZER
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
         """Tell it of measured candidates, and of all trusted scores so far, by experiment: of later repeats too."""
@@ -97,8 +104,8 @@ class Optimizer:
             (score, {name: value for name, value in point.items() if value != values[name]}) for score, point in named
         ]
 
-    def propose(self, source: str, check: Callable[[Proposal], object], *, may_explore: bool = True) -> Proposal:
-        """A move from the incumbent `source` that `check` lets pass.
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted], *, may_explore: bool = True) -> Vetted:
+        """What `vet` makes of the first move from the incumbent `source` that it lets pass (it raises Rejected else).
 
         Raises Rejected when there is no knob with a range, or nothing new was found.
         """
@@ -108,18 +115,15 @@ class Optimizer:
         explores = may_explore and self._explores()
         draw = self._uniform(ranges) if explores else self._draws(source, ranges, values)
         hypothesis = _EXPLORES if explores else _HYPOTHESES[self._sampler]
-        by = Proposer.RANDOM if self._sampler is Sampler.RANDOM else Proposer.OPTIMIZER
         for number in range(DRAWS):
             moved = draw(number, random.Random(f"{self._seed} {len(self._evidence)} {number}"))
             after = repaired(values, values | moved, ranges, self._context)
             if after is None or after == values:
                 continue
-            proposal = _proposal(values, after, by, hypothesis)
             try:
-                check(proposal)
+                return vet(_proposal(values, after, self.name, hypothesis))
             except Rejected:
                 continue
-            return proposal
         raise Rejected(f"the optimiser found nothing new in {DRAWS} draws; widen the ranges of the knobs")
 
     def _draws(self, source: str, ranges: dict[str, Range], values: dict[str, KnobValue]) -> Draw:
@@ -261,6 +265,6 @@ def _some(ranges: Mapping[str, Range], chance: random.Random) -> dict[str, BaseD
     return {name: distribution(ranges[name]) for name in names}
 
 
-def _proposal(old: Mapping[str, KnobValue], new: Mapping[str, KnobValue], by: Proposer, hypothesis: str) -> Proposal:
+def _proposal(old: Mapping[str, KnobValue], new: Mapping[str, KnobValue], by: str, hypothesis: str) -> Proposal:
     moves = {name: value for name, value in new.items() if value != old[name]}
     return Proposal(by, title_of(old, moves), hypothesis, (SetKnobs(moves),))

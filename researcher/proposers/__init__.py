@@ -1,7 +1,8 @@
 """The proposers: whose turn the next experiment is, and how its change of train.py is found.
 
-`proposers` combines them, `schedule` says whose turn it is. The LLM's side is `llm_proposer`, `llm_conversation`,
-`prompt_context`, `digest`, `edit_formats`, `advice`, `prefetch`, `availability`, `escalation` and `meter`; what a run
-has learned is in `lessons` and `combining`; `novelty` and `memory` reject what is known to be useless. The loop imports
-`Proposers` and `Draft`.
+`proposers` is the list of them and asks them in turn, `schedule` says whose turn it is. A `draft` is a proposal with
+the candidate that it makes. `optimizer_proposer`, `submitted`, `stronger_llm` and `combining` each hold one proposer.
+The LLM's side is `llm_proposer`, `llm_conversation`, `prompt_context`, `digest`, `edit_formats`, `advice`, `prefetch`,
+`availability`, `escalation` and `meter`; what a run has learned is in `lessons`; `novelty` and `memory` reject what is
+known to be useless. The loop imports `Proposers` and `Draft`.
 """

@@ -1,4 +1,4 @@
-"""Two near misses at once, on a plateau: what neither could show alone may show together. Pure."""
+"""Two near misses at once, on a plateau: what neither could show alone may show together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,34 @@ from itertools import combinations
 
 from researcher.errors import Rejected
 from researcher.journal.records import Experiment
+from researcher.proposers.draft import Draft, ProposalRequest, Vet
+from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import NearMiss
+from researcher.proposers.prompt_context import PLATEAU, Briefing
 from researcher.source.proposal import Edit, Proposal, Proposer
 
 
-def combined(
-    near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence[Edit]], check: Callable[[Proposal], object]
-) -> Proposal | None:
-    """The best pair that `check` lets pass (it raises Rejected otherwise); None where there is none."""
+class Combiner:
+    """Proposes two near misses at once, each time that `PLATEAU` more experiments brought no keep."""
+
+    def __init__(self, briefing: Briefing) -> None:
+        self._briefing = briefing
+
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """The best pair that is new; an idea comes first."""
+        journal, fruitless = turn.journal, without_keep(turn.journal.experiments())
+        if turn.idea is not None or not fruitless or fruitless % PLATEAU:
+            return None
+
+        def edits_of(item: Experiment) -> Sequence[Edit]:
+            proposal = journal.proposal(item.id)
+            return () if proposal is None else proposal.edits
+
+        return combined(self._briefing.near_misses(journal), edits_of, turn.vetting(Proposer.OPTIMIZER))
+
+
+def combined(near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence[Edit]], vet: Vet) -> Draft | None:
+    """The best pair that `vet` lets pass; None where there is none."""
     pairs = sorted(combinations(near, 2), key=lambda pair: -(pair[0].gain + pair[1].gain))
     for one, other in ((first.experiment, second.experiment) for first, second in pairs):
         proposal = Proposal(
@@ -24,8 +44,7 @@ def combined(
             (*edits_of(one), *edits_of(other)),
         )
         try:
-            check(proposal)
+            return vet(proposal)
         except Rejected:
             continue
-        return proposal
     return None

@@ -66,7 +66,7 @@ def offered_lanes(history: History, model: str) -> tuple[Lane, ...]:
         if item.cost is not None
         and item.cost.model == model
         and item.id <= until
-        and item.proposer is not Proposer.ADVISER  # who has no choice
+        and item.proposer != Proposer.ADVISER  # who has no choice
     ]
     return offered(
         successes(

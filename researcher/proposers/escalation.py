@@ -59,7 +59,7 @@ def _failed_in_a_row(experiments: Sequence[Experiment]) -> int:
     """What the machine lost says nothing, nor do a person's files or the optimiser's moves."""
     count = 0
     for item in reversed(experiments):
-        if item.proposer is Proposer.LLM and item.outcome not in (None, Outcome.LOST):
+        if item.proposer == Proposer.LLM and item.outcome not in (None, Outcome.LOST):
             if item.outcome is Outcome.OK:
                 break
             count += 1

@@ -31,27 +31,15 @@ from researcher.prompting.reply_parser import lanes_meant, read_reply
 from researcher.prompting.source_outline import refuse_marks
 from researcher.prompting.thoughts import with_thoughts, without_thoughts
 from researcher.prompting.transcripts import Exchange
+from researcher.proposers.draft import Draft, Tick, Vet
 from researcher.proposers.meter import Price
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
+from researcher.source.proposal import Attempt, Candidate, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
 from trainer.jobs.redaction import RedactText, text_redaction
-
-__all__ = ["Draft", "Exchange", "LlmProposer", "PromptContext"]
 
 _UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
 
 N = TypeVar("N", int, float)
-Tick = Callable[[], None]
-Check = Callable[[Proposal], object]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What a proposer offers; `rejected` says why it never becomes a trial."""
-
-    proposal: Proposal
-    rejected: str | None = None
-    exchanges: tuple[Exchange, ...] = ()
 
 
 class LlmProposer:
@@ -79,14 +67,14 @@ class LlmProposer:
         """The model's name."""
         return self._client.model
 
-    def propose(self, context: PromptContext, tick: Tick, check: Check) -> Draft:
-        """A proposal that `check` lets pass (it raises Rejected otherwise), or what became of the attempt.
+    def propose(self, context: PromptContext, tick: Tick, vet: Vet) -> Draft:
+        """A draft that `vet` lets pass, or what became of the attempt.
 
         Raises ModelAway when nothing can be asked now: no server, no model, or a train.py that does not fit.
         """
         source = context.source
         context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
-        asking = _Asking(context, source, tick, check)
+        asking = _Asking(context, source, tick, vet)
         by, schema = (Proposer.LLM, None) if context.advice is None else (Proposer.ADVISER, schema_of(source))
         try:
             question = self._question(context)
@@ -101,6 +89,7 @@ class LlmProposer:
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
         proposal, fault = turns[-1].proposal, turns[-1].fault
         return Draft(
+            candidate=turns[-1].candidate,
             proposal=replace(
                 proposal,
                 proposer=by,
@@ -141,8 +130,9 @@ class LlmProposer:
             self._window.learn(messages, answer)
         except PromptWasCut as error:
             return _Turn(_UNREAD, error, self._exchange(prompt, reply, error, cut=cut), answer, answer.seconds)
-        proposal, fault = judged(reply, asking.source, asking.check, cut=cut)
-        return _Turn(proposal, fault, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
+        proposal, found = judged(reply, asking.source, asking.vet, cut=cut)
+        fault = found if isinstance(found, ResearcherError) else None
+        return _Turn(proposal, found, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
 
     def _exchange(self, prompt: str, reply: str, fault: ResearcherError | None, *, cut: bool = False) -> Exchange:
         return Exchange(prompt, self._redact(reply), None if fault is None else self._redact(str(fault)), cut)
@@ -168,7 +158,7 @@ class LlmProposer:
         if turn.answer is not None:
             return turn
         fault = ModelFault(f"{failed.fault}; it could not be {how}: {turn.fault}")
-        return replace(turn, proposal=failed.proposal, fault=fault)
+        return replace(turn, proposal=failed.proposal, found=fault)
 
     def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
         answers = [turn.answer for turn in turns if turn.answer is not None]
@@ -192,7 +182,7 @@ class _Asking:
     context: PromptContext
     source: str
     tick: Tick
-    check: Check
+    vet: Vet
 
     @property
     def may_be_a_move(self) -> bool:
@@ -202,13 +192,24 @@ class _Asking:
 
 @dataclass(frozen=True)
 class _Turn:
-    """One call and what became of it; `exchange` is None for a call that was never made."""
+    """One call and what became of it: a candidate, or the fault why there is none. `exchange` is None for a call that
+    was never made."""
 
     proposal: Proposal
-    fault: ResearcherError | None
+    found: Candidate | ResearcherError
     exchange: Exchange | None
     answer: Answer | None
     seconds: float
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """None where there is a fault."""
+        return None if isinstance(self.found, ResearcherError) else self.found
+
+    @property
+    def fault(self) -> ResearcherError | None:
+        """None where there is a candidate."""
+        return self.found if isinstance(self.found, ResearcherError) else None
 
     @property
     def said(self) -> str:
@@ -227,8 +228,8 @@ class _Turn:
         return attempt.failed is Stage.PARSE and attempt.lanes in ((), (Lane.SET,))
 
 
-def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal, ResearcherError | None]:
-    """The proposal in an answer about `source`, with this one attempt, and why it cannot be used, if so."""
+def judged(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
+    """The proposal in an answer about `source`, with this one attempt; and its candidate, or why it has none."""
     unread = replace(_UNREAD, attempts=(Attempt(lanes_meant(text), Stage.PARSE),))
     if cut and not text.strip():
         return unread, ThoughtsAteTheAnswer("the answer is empty and was cut off at its longest allowed length")
@@ -243,17 +244,16 @@ def judged(text: str, source: str, check: Check, *, cut: bool) -> tuple[Proposal
         )
     lanes = lanes_of(reply.edits)
     proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
-    stage: Stage | None = Stage.APPLY
-    fault: ResearcherError | None = None
+    stage = Stage.APPLY
     try:
         refuse_marks(reply.edits)
         apply_edits(source, reply.edits)
         stage = Stage.VALIDATE
-        check(proposal)
-        stage = None
+        draft = vet(proposal)
     except (EditError, Rejected) as error:
-        fault = error
-    return replace(proposal, attempts=(Attempt(lanes, stage),)), fault
+        return replace(proposal, attempts=(Attempt(lanes, stage),)), error
+    assert draft.candidate is not None, "what is let pass is a candidate"
+    return replace(draft.proposal, attempts=(Attempt(lanes),)), draft.candidate
 
 
 def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:

@@ -14,20 +14,24 @@ from dataclasses import dataclass, replace
 from researcher.errors import EditError, ModelAway, ModelStays, Rejected
 from researcher.journal.reader import History
 from researcher.journal.records import Request, RequestState
+from researcher.prompting.prompt import PromptContext
 from researcher.proposers.advice import settled
 from researcher.proposers.availability import LOOKS_SHARE, Absence
-from researcher.proposers.llm_conversation import Draft, LlmProposer, PromptContext, Tick
+from researcher.proposers.draft import Draft, ProposalRequest, Tick
+from researcher.proposers.llm_conversation import LlmProposer
 from researcher.proposers.novelty import tried
-from researcher.proposers.prefetch import Asked, Drafting, Ready, lost_ground
+from researcher.proposers.prefetch import AHEAD, Asked, Drafting, Ready, lost_ground
 from researcher.proposers.prompt_context import Briefing
-from researcher.proposers.schedule import Turn
+from researcher.proposers.schedule import Schedule
 from researcher.queues.dry_runs import Checker
-from researcher.source.proposal import Proposal, Proposer
-from researcher.source.validation import validate
+from researcher.source.proposal import Candidate, Proposal, Proposer
+from researcher.source.validation import refuse_tried, validate
 from trainer.jobs import Profile
 
 logger = logging.getLogger(__name__)
 
+ALONE: Schedule = {Proposer.LLM: 1.0}  # where nobody else proposes
+NAMES = (Proposer.LLM, Proposer.ADVISER)  # the names under which it proposes
 _UNANSWERED = "a question without an answer"  # told once each time it goes away
 
 
@@ -41,28 +45,24 @@ class Asking:
 
     def draft(
         self, llm: LlmProposer, context: PromptContext, history: History, tick: Tick, drafted: frozenset[str]
-    ) -> tuple[Draft, str | None]:
-        """What `llm` answers, with the fingerprint of its candidate; `drafted` are those of candidates that wait.
+    ) -> Draft:
+        """What `llm` answers; `drafted` are the fingerprints of candidates that wait.
 
         Raises ModelAway.
         """
-        known, found, meant = tried(history, Proposer.LLM), None, None
+        known = tried(history, Proposer.LLM)
 
-        def check(proposal: Proposal) -> None:
-            nonlocal found, meant
+        def vet(proposal: Proposal) -> Draft:
             if context.advice is not None:
-                meant = proposal = settled(proposal, context.source, self.profile.context)
+                proposal = settled(proposal, context.source, self.profile.context)
             candidate = validate(proposal, context.source, known)
             if candidate.fingerprint in drafted:
                 raise Rejected("the same code was drafted already and waits to be measured; propose something else")
             if self.checker is not None:
                 self.checker.look_at(candidate.source, context.source, tick)
-            found = candidate.fingerprint
+            return Draft(proposal, candidate)
 
-        draft = llm.propose(context, tick, check)
-        if meant is not None and draft.rejected is None:
-            draft = replace(draft, proposal=replace(draft.proposal, title=meant.title, edits=meant.edits))
-        return draft, found if draft.rejected is None else None
+        return llm.propose(context, tick, vet)
 
 
 class Speaker:
@@ -88,34 +88,34 @@ class Speaker:
         self._absence = Absence(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
-    @property
     def drafted(self) -> frozenset[str]:
         """The fingerprints of candidates that wait for their turn."""
         waiting = () if self._drafting is None else self._drafting.waiting
-        return frozenset(ready.fingerprint for ready in waiting if ready.fingerprint is not None)
+        return frozenset(fingerprint for ready in waiting if (fingerprint := ready.draft.fingerprint) is not None)
 
-    def next_draft(
-        self, journal: History, incumbent: str, turn: Turn, coming: Sequence[Turn], idea: Request | None, tick: Tick
-    ) -> Draft | None:
-        """Its draft for `incumbent` and this turn; None where it is away, or drafts are made ahead and none is ready.
-        `coming` are its turns from now on."""
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """None where the turn is another's, the LLM is away, or drafts are made ahead and none is ready."""
+        journal, incumbent, idea = turn.journal, turn.incumbent, turn.idea
+        if idea is None and turn.whose not in NAMES:
+            return None
         if self._drafting is not None and (self._drafting.waiting or self._drafting.may_draft):
-            self.draft_ahead(journal, incumbent, coming)
-            ready = self._drafting.take(turn)
+            self.draft_ahead(journal, incumbent, turn.upcoming)
+            ready = self._drafting.take(turn.whose)
             return None if ready is None else _fitted(ready, journal, incumbent)
         if not self._absence.is_over(self._llm.look):
             return None
-        context = self._context(journal, incumbent, turn, idea)
+        whose = turn.whose if idea is None else Proposer.LLM
+        context = self._context(journal, incumbent, whose, idea)
         try:
-            draft, _ = self._asking.draft(self._llm, context, journal, tick, frozenset())
+            draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
         except ModelAway as error:
-            return self._unanswered(error, Turn.EDIT if idea else turn)
+            return self._unanswered(error, whose)
         self._answered()
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
-    def draft_ahead(self, journal: History, incumbent: str, coming: Sequence[Turn]) -> None:
-        """Have the next question about `incumbent` asked, for the first of the `coming` turns without a draft, if there
-        is room; returns at once."""
+    def draft_ahead(self, journal: History, incumbent: str, upcoming: Sequence[str]) -> None:
+        """Have the next question about `incumbent` asked, for the first of the LLM's `upcoming` turns without a draft,
+        if there is room; returns at once."""
         drafting = self._drafting
         if drafting is None:
             return
@@ -124,22 +124,21 @@ class Speaker:
             return
         ideas = [request for request in journal.requests(RequestState.WAITING) if request.kind == "idea"]
         idea = next((request for request in ideas if request.id not in drafting.ideas), None)
-        turn = Turn.EDIT if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
-        if turn is None or not self._absence.is_over(self._llm.look):
+        coming = [name for name in upcoming if name in NAMES][:AHEAD]
+        whose = Proposer.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
+        if whose is None or not self._absence.is_over(self._llm.look):
             return
-        context = self._context(journal, incumbent, turn, idea)
+        context = self._context(journal, incumbent, whose, idea)
         context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
-        drafted = self.drafted
+        drafted = self.drafted()
         drafting.begin(
-            Asked(incumbent, turn, None if idea is None else idea.id),
+            Asked(incumbent, whose, None if idea is None else idea.id),
             lambda history, tick: self._asking.draft(self._llm, context, history, tick, drafted),
         )
 
-    def _context(self, journal: History, incumbent: str, turn: Turn, idea: Request | None) -> PromptContext:
+    def _context(self, journal: History, incumbent: str, whose: str, idea: Request | None) -> PromptContext:
         wish = None if idea is None else idea.body
-        return self._briefing.context(
-            journal, incumbent, model=self._llm.model, turn=Turn.EDIT if idea else turn, idea=wish
-        )
+        return self._briefing.context(journal, incumbent, model=self._llm.model, whose=whose, idea=wish)
 
     def leave_card(self, tick: Tick) -> None:
         """Before a trial: returns once no model is in its way. Raises ModelStays."""
@@ -163,15 +162,14 @@ class Speaker:
                 self._answered()
         except ModelAway as error:
             assert asked is not None, "only a question can find the model away"
-            draft = self._unanswered(error, asked.turn)
+            draft = self._unanswered(error, asked.whose)
             if draft is not None:
-                drafting.keep(Ready(Asked("", asked.turn), draft, None))
+                drafting.keep(Ready(Asked("", asked.whose), draft))
 
-    def _unanswered(self, error: ModelAway, turn: Turn) -> Draft | None:
+    def _unanswered(self, error: ModelAway, by: str) -> Draft | None:
         """Told as a rejection where it answered before."""
         self._note_away(error)
         answered, self._answers = self._answers, False
-        by = Proposer.ADVISER if turn is Turn.ADVICE else Proposer.LLM
         return Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None
 
     def _answered(self) -> None:
@@ -187,14 +185,13 @@ class Speaker:
         self._say(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
 
 
-def _undrafted(coming: Sequence[Turn], drafting: Drafting) -> Turn | None:
+def _undrafted(coming: Sequence[str], drafting: Drafting) -> str | None:
     """The first of the LLM's turns for which nothing waits."""
-    waiting = [ready.asked.turn for ready in drafting.waiting if ready.asked.idea is None]
-    for turn in coming:
-        if turn in waiting:
-            waiting.remove(turn)
-        elif turn is not Turn.KNOBS:
-            return turn
+    waiting = [ready.asked.whose for ready in drafting.waiting if ready.asked.idea is None]
+    for name in coming:
+        if name not in waiting:
+            return name
+        waiting.remove(name)
     return None
 
 
@@ -209,18 +206,25 @@ def _not_measured_yet(journal: History, drafting: Drafting) -> list[str]:
 def _fitted(ready: Ready, journal: History, incumbent: str) -> Draft:
     """The draft, or why it became none while it waited. An idea goes on waiting where only the incumbent changed."""
     draft, asked = ready.draft, ready.asked
-    moved = asked.source != incumbent
-    if draft.rejected is None:
-        try:
-            fault = lost_ground(draft.proposal, asked.source, incumbent)
-            if fault is None:
-                validate(draft.proposal, incumbent, tried(journal, Proposer.LLM))
-        except (EditError, Rejected) as error:
-            fault = str(error)
-        if fault is not None:
-            since = "it was drafted before the incumbent changed: " if moved else ""
-            return replace(draft, rejected=f"{since}{fault}") if moved else _of(asked, replace(draft, rejected=fault))
-    return _of(asked, draft)
+    if draft.candidate is None:
+        return _of(asked, draft)
+    try:
+        if asked.source == incumbent:
+            refuse_tried(draft.candidate, tried(journal, Proposer.LLM))
+            return _of(asked, draft)
+        return _of(asked, replace(draft, candidate=_moved(draft.proposal, asked.source, incumbent, journal)))
+    except (EditError, Rejected) as error:
+        if asked.source == incumbent:
+            return _of(asked, replace(draft, candidate=None, rejected=str(error)))
+        return replace(draft, candidate=None, rejected=f"it was drafted before the incumbent changed: {error}")
+
+
+def _moved(proposal: Proposal, before: str, incumbent: str, journal: History) -> Candidate:
+    """The candidate that a proposal for the source `before` makes of a later incumbent. Raises EditError, Rejected."""
+    fault = lost_ground(proposal, before, incumbent)
+    if fault is not None:
+        raise Rejected(fault)
+    return validate(proposal, incumbent, tried(journal, Proposer.LLM))
 
 
 def _of(asked: Asked, draft: Draft) -> Draft:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from researcher.journal.reader import History
-from researcher.proposers.llm_conversation import Draft, Tick
-from researcher.proposers.schedule import Turn
+from researcher.proposers.draft import Draft, Tick
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Proposal
+from researcher.source.proposal import Proposal, Proposer
 
 AHEAD = 2
 
@@ -44,27 +43,26 @@ class Apart:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a draft was asked for: the incumbent's source then, its turn, and a person's idea by its request."""
+    """What a draft was asked for: the incumbent's source then, whose turn, and a user's idea by its request."""
 
     source: str
-    turn: Turn = Turn.EDIT
+    whose: str = Proposer.LLM
     idea: str | None = None
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A draft that waits; its `fingerprint` is None where it was refused."""
+    """A draft that waits."""
 
     asked: Asked
     draft: Draft
-    fingerprint: str | None
 
 
 class Closed(Exception):
     """Nobody waits for this draft any more."""
 
 
-Ask = Callable[[History, Tick], tuple[Draft, str | None]]
+Ask = Callable[[History, Tick], Draft]
 
 
 class Drafting:
@@ -77,7 +75,7 @@ class Drafting:
         self._ready: list[Ready] = []
         self._under_way: Asked | None = None
         self._pool = ThreadPoolExecutor(1, "drafting")
-        self._answer: Future[tuple[Draft, str | None]] | None = None
+        self._answer: Future[Draft] | None = None
         self._closed = threading.Event()
 
     @property
@@ -112,8 +110,7 @@ class Drafting:
         return tuple(self._ready)
 
     def begin(self, asked: Asked, ask: Ask) -> None:
-        """Have `ask` called in the thread: with a history, and a tick that raises once nobody waits any more. It gives
-        a draft, and the fingerprint of its candidate if it has one."""
+        """Have `ask` called in the thread: with a history, and a tick that raises once nobody waits any more."""
         assert self._answer is None, "one question at a time"
         self._under_way = asked
         self._answer = self._pool.submit(self._work, ask)
@@ -127,18 +124,18 @@ class Drafting:
         if answer is None or asked is None or not answer.done():
             return None
         self._answer = self._under_way = None
-        draft, found = answer.result()
-        self.keep(Ready(asked, draft, found))
+        draft = answer.result()
+        self.keep(Ready(asked, draft))
         return draft
 
     def keep(self, ready: Ready) -> None:
         """Have it wait."""
         self._ready.append(ready)
 
-    def take(self, turn: Turn) -> Ready | None:
-        """The next one for a turn, a person's idea first whatever the turn; None where none waits."""
+    def take(self, whose: str) -> Ready | None:
+        """The next one for a turn, a user's idea first whosever turn it is; None where none waits."""
         found = next((each for each in self._ready if each.asked.idea is not None), None)
-        found = found or next((each for each in self._ready if each.asked.turn is turn), None)
+        found = found or next((each for each in self._ready if each.asked.whose == whose), None)
         if found is not None:
             self._ready.remove(found)
         return found
@@ -148,7 +145,7 @@ class Drafting:
         self._closed.set()
         self._pool.shutdown(wait=False)
 
-    def _work(self, ask: Ask) -> tuple[Draft, str | None]:
+    def _work(self, ask: Ask) -> Draft:
         with closing(History(self._journal)) as history:
             return ask(history, self._tick)
 

@@ -22,7 +22,6 @@ from researcher.proposers.edit_formats import offered_lanes
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import Lessons, NearMiss
 from researcher.proposers.novelty import tried
-from researcher.proposers.schedule import Turn
 from researcher.source.knobs import read_knobs
 from researcher.source.proposal import KnobValue, Proposal, Proposer
 from researcher.source.validation import validate
@@ -45,12 +44,12 @@ class Briefing:
         self.lessons = Lessons()
 
     def context(
-        self, history: History, incumbent: str, *, model: str, turn: Turn = Turn.EDIT, idea: str | None = None
+        self, history: History, incumbent: str, *, model: str, whose: str = Proposer.LLM, idea: str | None = None
     ) -> PromptContext:
-        """The night as `model` is told of it; `idea` is a person's wish."""
+        """The run as `model` is told of it in the turn of `whose`; `idea` is a user's wish."""
         told = prompt_context(history, self._profile, self._program(), incumbent, idea)
         lines = self._effect_lines(history)
-        if turn is Turn.ADVICE:
+        if whose == Proposer.ADVISER:
             return replace(
                 told, history=told.history[-ADVISED_HISTORY:], memory=lines, advice=self._advice(history, incumbent)
             )
@@ -80,11 +79,12 @@ class Briefing:
         """What the optimiser would do where it does not leave it to chance, in words."""
         known = tried(history, Proposer.OPTIMIZER)
 
-        def check(proposal: Proposal) -> object:
-            return validate(proposal, incumbent, known)
+        def title(proposal: Proposal) -> str:
+            validate(proposal, incumbent, known)
+            return proposal.title
 
         try:
-            return self._optimizer.propose(incumbent, check, may_explore=False).title
+            return self._optimizer.propose(incumbent, title, may_explore=False)
         except Rejected as error:
             return f"nothing: {error}"
 

@@ -1,28 +1,25 @@
-"""Whose turn it is: a share of the experiments for an LLM's edits, one of the knob moves for its advice. Pure.
+"""Whose turn it is: the share that each proposer has of the experiments, spread evenly. Pure.
 
-Turns of a kind are spread evenly. One that nobody took, because the LLM was away or slow, is owed once, not many times.
+A schedule maps the name of a proposer to its share, in order: a share is of the experiments that the names before it
+left, and what all of them leave is the optimiser's. A turn that nobody took, because the LLM was away or slow, is owed
+once, not many times.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from researcher.journal.records import Experiment
 from researcher.source.proposal import Proposer
 
+Schedule = Mapping[str, float]  # from 0 to 1
+
+USUAL_SHARES: Schedule = {Proposer.LLM: 0.25, Proposer.ADVISER: 0.3}
 FARTHEST = 40  # experiments that are looked ahead: a share below one in so many is not drafted ahead
 _ROUNDING = 1e-9
-
-
-class Turn(StrEnum):
-    """What the next proposal is to be."""
-
-    EDIT = "edit"  # an LLM changes whatever it likes
-    ADVICE = "advice"  # an LLM moves knobs, having seen what the optimiser would do
-    KNOBS = "knobs"  # the optimiser alone
 
 
 class Mix(StrEnum):
@@ -39,65 +36,50 @@ class Mix(StrEnum):
         return self in (Mix.HYBRID, Mix.LLM)
 
 
-TURNS: Mapping[Proposer | None, Turn] = {Proposer.LLM: Turn.EDIT, Proposer.ADVISER: Turn.ADVICE}
-
-
 @dataclass(frozen=True)
-class Shares:
-    """`edits` is of all experiments, `advice` of the others; each from 0 to 1."""
+class Count:
+    """How many experiments were left to a proposer, and the number of the last of these that it took; 0 for none."""
 
-    edits: float
-    advice: float
-
-
-USUAL_SHARES = Shares(edits=0.25, advice=0.3)
+    left: int = 0
+    last: int = 0
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Whose the experiments so far were: how many there are, and the last that was an edit; how many others, and the
-    last of those that was advised. 0 for none."""
-
-    experiments: int = 0
-    edit: int = 0
-    others: int = 0
-    advised: int = 0
-
-    def and_then(self, turn: Turn) -> Taken:
-        """One experiment later."""
-        number, others = self.experiments + 1, self.others + 1
-        if turn is Turn.EDIT:
-            return replace(self, experiments=number, edit=number)
-        return Taken(number, self.edit, others, others if turn is Turn.ADVICE else self.advised)
+Progress = Mapping[str, Count]  # by the names of a schedule, in its order
 
 
-def taken(experiments: Iterable[Experiment]) -> Taken:
+def progress(schedule: Schedule, experiments: Iterable[Experiment]) -> Progress:
     """From the journal; the baseline was nobody's."""
-    so_far = Taken()
+    so_far: Progress = {name: Count() for name in schedule}
     for item in experiments:
         if not item.is_baseline:
-            so_far = so_far.and_then(TURNS.get(item.proposer, Turn.KNOBS))
+            so_far = and_then(so_far, item.proposer)
     return so_far
 
 
-def turn_of(so_far: Taken, shares: Shares) -> Turn:
-    """Of the next experiment."""
-    if _is_due(so_far.experiments + 1, so_far.edit, shares.edits):
-        return Turn.EDIT
-    return Turn.ADVICE if _is_due(so_far.others + 1, so_far.advised, shares.advice) else Turn.KNOBS
-
-
-def coming(so_far: Taken, shares: Shares, count: int) -> list[Turn]:
-    """The LLM's next turns, `count` of them or fewer."""
-    found: list[Turn] = []
-    for _ in range(FARTHEST):
-        turn = turn_of(so_far, shares)
-        so_far = so_far.and_then(turn)
-        if turn is not Turn.KNOBS:
-            found.append(turn)
-        if len(found) == count:
+def and_then(so_far: Progress, taken_by: str | None) -> Progress:
+    """One experiment later."""
+    counts = dict(so_far)
+    for name, count in so_far.items():
+        number = count.left + 1
+        if name == taken_by:
+            counts[name] = Count(number, number)
             break
+        counts[name] = Count(number, count.last)
+    return counts
+
+
+def upcoming(so_far: Progress, schedule: Schedule, count: int = FARTHEST) -> list[str]:
+    """Whose the next experiments are, if everybody takes their turns."""
+    found: list[str] = []
+    for _ in range(count):
+        found.append(_next(so_far, schedule))
+        so_far = and_then(so_far, found[-1])
     return found
+
+
+def _next(so_far: Progress, schedule: Schedule) -> str:
+    due = (name for name, share in schedule.items() if _is_due(so_far[name].left + 1, so_far[name].last, share))
+    return next(due, Proposer.OPTIMIZER)
 
 
 def _is_due(number: int, last: int, share: float) -> bool:

@@ -37,7 +37,7 @@ class Rates:
     ones, for repeats and claims are nobody's, and the money is that of its questions, without the machine's.
     """
 
-    proposer: Proposer
+    proposer: str
     tries: int
     rejected: int
     trials: int
@@ -69,12 +69,12 @@ class Rates:
 
 def rates_of(run: Run, rows: Iterable[Row], scores: Mapping[int, Sequence[float]]) -> tuple[Rates, ...]:
     """Of everyone who tried something; `scores` are all of an experiment's, by its id."""
-    tried = defaultdict[Proposer, list[Row]](list)
+    tried = defaultdict[str, list[Row]](list)
     for row in rows:
         item = row.experiment
         if item.proposer is not None and item.decision is not None and not item.is_baseline:
             tried[item.proposer].append(row)
-    return tuple(_rates(run, who, tried[who], scores) for who in Proposer if who in tried)
+    return tuple(_rates(run, who, tried[who], scores) for who in dict.fromkeys((*Proposer, *tried)) if who in tried)
 
 
 def proposers_text(rates: Iterable[Rates]) -> str:
@@ -86,7 +86,7 @@ def proposers_text(rates: Iterable[Rates]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rates(run: Run, who: Proposer, rows: list[Row], scores: Mapping[int, Sequence[float]]) -> Rates:
+def _rates(run: Run, who: str, rows: list[Row], scores: Mapping[int, Sequence[float]]) -> Rates:
     outcomes = [row.experiment.outcome for row in rows]
     rejected, kept = outcomes.count(Outcome.REJECTED), [row for row in rows if row.experiment.decision is Decision.KEEP]
     asked = replace(run, prices=Prices(per_mtoken=run.prices.per_mtoken))

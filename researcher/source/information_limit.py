@@ -60,9 +60,9 @@ def refuse_growth(source: str, before: str) -> None:
         )
 
 
-def cap_of(proposer: Proposer) -> Cap:
+def cap_of(proposer: str) -> Cap:
     """For one proposal against its parent."""
-    return PERSON if proposer is Proposer.HUMAN else EDIT
+    return PERSON if proposer == Proposer.HUMAN else EDIT
 
 
 def added_bytes(source: str, before: str) -> int:

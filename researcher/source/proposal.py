@@ -34,7 +34,7 @@ class Stage(StrEnum):
 
 
 class Proposer(StrEnum):
-    """Who proposed."""
+    """The names of proposers that other modules speak of; a proposal may name one that stands in its module alone."""
 
     LLM = "llm"
     ADVISER = "adviser"  # an LLM that moves knobs, shown what the optimiser would do
@@ -117,7 +117,7 @@ class Proposal:
     `attempts` are all answers of a model to the question it came from; an older journal has none.
     """
 
-    proposer: Proposer
+    proposer: str
     title: str
     hypothesis: str
     edits: tuple[Edit, ...]

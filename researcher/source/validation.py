@@ -38,7 +38,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     try:
         source = apply_edits(incumbent_source, proposal.edits)
         _refuse_oversize(source)
-        if proposal.proposer is not Proposer.HUMAN:
+        if proposal.proposer != Proposer.HUMAN:
             refuse_growth(source, incumbent_source)
         facts, incumbent = read_facts(source), read_facts(incumbent_source)
         refuse_carried(source, incumbent_source, cap_of(proposal.proposer), "the script it is made from")
@@ -51,14 +51,19 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
         raise Rejected(f"train.py must keep {', '.join(lost)}")
     change = _change(incumbent.statements, facts.statements)
     candidate = Candidate(source, facts.fingerprint, change, facts.lines - incumbent.lines)
-    if earlier := tried(candidate):
-        raise Rejected(f"{earlier}; propose something else")
+    refuse_tried(candidate, tried)
     _compile(source)
     if facts.numberless != incumbent.numberless:  # a moved knob costs no look at all the names
         _refuse_undefined(source, incumbent_source)
-        if proposal.proposer is not Proposer.HUMAN:
+        if proposal.proposer != Proposer.HUMAN:
             _refuse_denied(source, incumbent_source)
     return candidate
+
+
+def refuse_tried(candidate: Candidate, tried: Callable[[Candidate], str | None]) -> None:
+    """Raise Rejected for a candidate against which `tried` has something to say."""
+    if earlier := tried(candidate):
+        raise Rejected(f"{earlier}; propose something else")
 
 
 def fingerprint(source: str) -> str:

@@ -14,10 +14,17 @@ from itertools import count
 from random import Random
 from statistics import fmean
 
-from researcher.decision.machine_speed import REMEASURE_EVERY
-from researcher.decision.rules import CLAIM_HOURS, CLAIM_PAIRS, Rule, decide, is_implausible, judge_claim, pooled_sigma
-from researcher.journal.records import Claim, Decision, Verdict
-from researcher.loop.confirmation import KEEPS_BEFORE_CLAIM, NEAR_THE_END
+from researcher.decision.rules import (
+    CLAIM_PAIRS,
+    Head,
+    Rule,
+    RunFacts,
+    decide,
+    judge_claim,
+    next_confirmation,
+    pooled_sigma,
+)
+from researcher.journal.records import CheckKind, Claim, Decision, Verdict
 from trainer.jobs import Outcome
 
 BASELINE = 500.0  # the untouched subject's true score; a bits per byte of 1.8 at a sigma of 0.0036
@@ -61,10 +68,11 @@ class Told:
 
 @dataclass(eq=False)
 class Code:
-    """Kept code: its true score, and every score measured."""
+    """Kept code: its true score, every score measured, and the facts of its first, None for the baseline."""
 
     truth: float
     scores: list[float]
+    first: Head | None = None
 
 
 class SimulatedNight:
@@ -83,10 +91,10 @@ class SimulatedNight:
         self._rule = rule
         self._measure = measure
         self._floor = floor
-        self._firsts_before_claim = CLAIM_HOURS / trial_hours
+        self._trial_hours = trial_hours
         self._trials = self._false_claims = 0
         self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
-        self._told_gain, self._jumped = 0.0, False
+        self._told_gain = 0.0
         self._baseline = self._incumbent = self._confirmed = Code(BASELINE, [])
         self._repeated: list[Code] = []
         self._sigma = self._repeat(*[self._baseline] * BASELINE_REPEATS)
@@ -96,7 +104,7 @@ class SimulatedNight:
         for left in reversed(range(experiments)):
             self._try(propose())
             if self._rule is Rule.WALK:
-                self._check(left)
+                self._confirm(left)
         keeps = self.decisions.count(Decision.KEEP)
         if self._rule is Rule.GREEDY:
             gain = fmean(self._baseline.scores) - fmean(self._incumbent.scores)
@@ -121,25 +129,35 @@ class SimulatedNight:
         self._firsts_since_claim += 1
         self._firsts_since_incumbent += 1
         if ruling.decision is Decision.KEEP:
-            self._jumped = is_implausible(score, fmean(self._incumbent.scores), self._sigma)
+            code.first = Head(score, fmean(self._incumbent.scores), self._sigma)
             self._incumbent = code
             self._keeps_since_claim += 1
             self._firsts_since_incumbent = 0
             self._false_claims += self._rule is Rule.GREEDY and candidate.gain <= 0
 
-    def _check(self, left: int) -> None:
-        """As `checks.check_due` has it, for a night whose goal is a number of experiments."""
-        if self._firsts_since_incumbent >= REMEASURE_EVERY and left > 0:
-            self._sigma = self._repeat(self._incumbent)
-            self._firsts_since_incumbent = 0
-        if self._incumbent is not self._confirmed and (self._jumped or left == 0 or self._is_checkpoint(left)):
-            self._claim()
+    def _confirm(self, left: int) -> None:
+        """Whatever the rules ask for before the next proposal."""
+        while (due := next_confirmation(self._facts(left))) is not None:
+            if due.kind is CheckKind.CLAIM:
+                self._claim()
+            else:
+                self._sigma = self._repeat(self._incumbent)
+                self._firsts_since_incumbent = 0
 
-    def _is_checkpoint(self, left: int) -> bool:
-        has_enough = (
-            self._keeps_since_claim >= KEEPS_BEFORE_CLAIM or self._firsts_since_claim >= self._firsts_before_claim
+    def _facts(self, left: int) -> RunFacts:
+        return RunFacts(
+            rule=self._rule,
+            outcomes=(),
+            fell_back=False,
+            trials_without_incumbent=self._firsts_since_incumbent,
+            machine_changed=False,
+            head=None if self._incumbent is self._confirmed else self._incumbent.first,
+            is_asked_for=False,
+            goal=None if left else "all experiments are measured",
+            experiments_left=left,
+            keeps=self._keeps_since_claim,
+            trial_hours=self._firsts_since_claim * self._trial_hours,
         )
-        return has_enough and left >= NEAR_THE_END
 
     def _claim(self) -> None:
         head, base = self._incumbent, self._confirmed
@@ -147,7 +165,6 @@ class SimulatedNight:
         assert claim.verdict is not None
         self.verdicts.append(claim.verdict)
         self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
-        self._jumped = False
         if claim.verdict is Verdict.CONFIRMED:
             self._confirmed = head
             self._told_gain += claim.gain

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from researcher.decision.machine_speed import REMEASURE_EVERY
-from researcher.decision.rules import Rule, decide, is_banned
+from researcher.decision.rules import REMEASURE_EVERY, Rule, decide, is_banned
 from researcher.errors import Rejected
 from researcher.journal.records import Decision
 from researcher.optimizer.evidence import Measured
-from researcher.optimizer.optimizer import Optimizer, Sampler
+from researcher.optimizer.optimizer import Optimizer, Sampler, Vetted
 from researcher.optimizer.space import values_and_ranges
 from researcher.source.proposal import Candidate, KnobValue, Proposal
 from researcher.source.validation import fingerprint, validate
@@ -34,7 +33,7 @@ class Moving(Protocol):
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None: ...
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal: ...
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted: ...
 
 
 class Uninformed:
@@ -51,9 +50,9 @@ class Uninformed:
         for one in (self._optimizer, self._adviser):
             one.learn(measured, scores)
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
         """One or the other's."""
-        return (self._adviser if self._chance.random() < ADVISED_SHARE else self._optimizer).propose(source, check)
+        return (self._adviser if self._chance.random() < ADVISED_SHARE else self._optimizer).propose(source, vet)
 
 
 def _random(seed: int, context: int) -> Moving:
@@ -116,11 +115,10 @@ class SimulatedNight:
         for number in range(1, trials + 1):
             began_s = time.process_time()
             try:
-                proposal = self._moving.propose(self._incumbent, self._validated)
+                candidate = self._moving.propose(self._incumbent, self._validated)
             except Rejected:
                 break
             proposing_s += time.process_time() - began_s
-            candidate = self._validated(proposal)
             trials_s += self._world.wall_s(_knobs(candidate.source))
             failed.append(self._try(number, candidate))
             held.append(self._held())

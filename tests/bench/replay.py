@@ -15,6 +15,7 @@ from rich.table import Table
 from researcher.journal.reader import History
 from researcher.journal.records import Experiment
 from researcher.prompting.transcripts import Exchange, Unreadable, stored_exchanges
+from researcher.proposers.draft import Draft
 from researcher.proposers.llm_conversation import judged
 from researcher.source.proposal import Lane, Proposal, Stage, lanes_of
 from researcher.source.validation import validate
@@ -53,14 +54,14 @@ def _read_again(history: History, item: Experiment, model: str, exchanges: Seque
     assert item.parent is not None
     source = history.source(item.parent)
 
-    def check(proposal: Proposal) -> None:
-        validate(proposal, source, lambda _: None)
+    def vet(proposal: Proposal) -> Draft:
+        return Draft(proposal, validate(proposal, source, lambda _: None))
 
     counts: Counts = Counter()
     for exchange in exchanges:
         if not exchange.reply or exchange.abridged:
             continue  # a server failed, or the answer is not whole here
-        proposal, _ = judged(exchange.reply, source, check, cut=exchange.cut)
+        proposal, _ = judged(exchange.reply, source, vet, cut=exchange.cut)
         for attempt in proposal.attempts:
             for lane in attempt.lanes or (NO_LANE,):
                 counts.update((model, lane, what) for what in ("answers", *STEPS[: PASSED[attempt.failed]]))

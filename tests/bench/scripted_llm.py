@@ -32,7 +32,7 @@ class ScriptedLlm:
         code = next((found[2] for text in _texts(question) if (found := _CODE.search(text))), "")
         who = self._adviser if "format" in question else self._editor
         try:
-            proposal = who.propose(code, self._refuse_again)
+            proposal = who.propose(code, self._fresh)
         except Rejected as nothing:
             return Turn(f"I have no idea: {nothing}", latency_s=self._latency_s)
         knobs = _knobs(proposal)
@@ -44,9 +44,10 @@ class ScriptedLlm:
             text = "\n".join([f"TITLE: {proposal.title}", "HYPOTHESIS: habit", *lines])
         return Turn(text, latency_s=self._latency_s)
 
-    def _refuse_again(self, proposal: Proposal) -> None:
+    def _fresh(self, proposal: Proposal) -> Proposal:
         if _knobs(proposal) in self._given[-40:]:
             raise Rejected("given before")
+        return proposal
 
 
 def _texts(question: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from researcher.errors import Rejected
 from researcher.optimizer.constraints import repaired
 from researcher.optimizer.evidence import Measured
+from researcher.optimizer.optimizer import Vetted
 from researcher.optimizer.space import from_study, values_and_ranges
 from researcher.source.proposal import Proposal, Proposer, SetKnobs
 
@@ -59,8 +60,8 @@ class ScriptedMoves:
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
         """Nothing is learned."""
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
-        """The next move that `check` lets pass. Raises Rejected when there is none in the whole list."""
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
+        """What `vet` makes of the next move that it lets pass. Raises Rejected when there is none in the whole list."""
         values, ranges = values_and_ranges(source)
         for _ in self._moves:
             name, move = self._moves[self._next % len(self._moves)]
@@ -74,8 +75,7 @@ class ScriptedMoves:
             moved = {knob: value for knob, value in after.items() if value != values[knob]}
             proposal = Proposal(Proposer.LLM, f"{name} {values[name]} -> {value}", "habit", (SetKnobs(moved),))
             try:
-                check(proposal)
+                return vet(proposal)
             except Rejected:
                 continue
-            return proposal
         raise Rejected("no move of the list is new and within its range")

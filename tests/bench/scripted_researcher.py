@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import researcher.__main__ as process
+from researcher import wiring
 from researcher.loop.context import Lab
 from researcher.loop.loop import work
-from researcher.optimizer.optimizer import Optimizer
+from researcher.optimizer.optimizer import Optimizer, Vetted
 from researcher.source.proposal import Proposal, Proposer, SetKnobs
 from trainer.sandbox.procfs import process_table
 from trainer.sandbox.usage import tree_usage
@@ -67,20 +68,22 @@ class Readings:
 class ScriptedOptimizer:
     """Moves LEVEL by the script, never to where it was before."""
 
+    name = Proposer.OPTIMIZER
+
     def __init__(self, readings: Readings, done: int) -> None:
         self._readings, self._done = readings, done
 
     def learn(self, *_: object) -> None:
         """It knows already."""
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
         """The next line of the script."""
         number = self._done + self._readings.count() + 1
         level = START_LEVEL - STEP * (number // BETTER_EVERY)
         if number % BETTER_EVERY:
             level += STEP + 1e-6 * number
         moves = SetKnobs({"LEVEL": round(level, 6)})
-        return Proposal(Proposer.OPTIMIZER, f"LEVEL -> {level:.6f}", "as the script has it", (moves,))
+        return vet(Proposal(Proposer.OPTIMIZER, f"LEVEL -> {level:.6f}", "as the script has it", (moves,)))
 
 
 class ReadOptimizer(Optimizer):
@@ -88,10 +91,10 @@ class ReadOptimizer(Optimizer):
 
     readings: Readings
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
         """As it would."""
         self.readings.count()
-        return super().propose(source, check)
+        return super().propose(source, vet)
 
 
 def main() -> int:
@@ -99,9 +102,9 @@ def main() -> int:
     readings = Readings(Path(sys.argv[1]))
     if "--real" in sys.argv:
         ReadOptimizer.readings = readings
-        process.Optimizer = ReadOptimizer
+        wiring.Optimizer = ReadOptimizer
     else:
-        process.Optimizer = lambda **_: ScriptedOptimizer(readings, int(sys.argv[2]))
+        wiring.Optimizer = lambda **_: ScriptedOptimizer(readings, int(sys.argv[2]))
     process.work = lambda lab: _work(lab, readings)
     return process.main()
 

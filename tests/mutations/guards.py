@@ -234,8 +234,8 @@ GUARDS = (
     # Checks and the loop
     Guard(
         "a jump is claimed at once",
-        "researcher/loop/confirmation.py",
-        " if is_implausible(score.score, to_beat, score.sigma) else None",
+        "researcher/decision/rules.py",
+        " if implausible else None",
         " if False else None",
         _CLAIMS + "a_jump_that_is_hard_to_believe_is_claimed_before_anything_else",
     ),
@@ -1151,9 +1151,9 @@ GUARDS = (
     ),
     Guard(
         "a routine look does not interrupt failures in a row",
-        "researcher/loop/confirmation.py",
-        "incumbent is None or failing:",
-        "incumbent is None:",
+        "researcher/decision/rules.py",
+        "if failing or facts",
+        "if facts",
         _DRIFT + "failures_that_may_become_three_in_a_row_are_not_interrupted",
     ),
     # The guardian and who stands around it
@@ -2180,8 +2180,8 @@ GUARDS = (
     Guard(
         "turns of a kind keep to their share",
         "researcher/proposers/schedule.py",
-        "_is_due(so_far.others + 1, so_far.advised, shares.advice)",
-        "_is_due(so_far.experiments + 1, so_far.advised, shares.advice)",
+        "            counts[name] = Count(number, number)\n            break\n",
+        "            counts[name] = Count(number, number)\n            continue\n",
         "researcher/proposers/test_schedule.py::test_the_share_of_a_long_night_is_the_one_that_was_set",
     ),
     Guard(
@@ -2231,14 +2231,14 @@ GUARDS = (
     Guard(
         "moves by chance alone combine nothing",
         "researcher/proposers/proposers.py",
-        "self._mix in (Mix.LLM, Mix.RANDOM)",
-        "self._mix is Mix.LLM",
+        "if mix not in (Mix.LLM, Mix.RANDOM):",
+        "if mix is not Mix.LLM:",
         "researcher/proposers/test_proposers.py::test_a_plateau_has_two_near_misses_tried_at_once",
     ),
     Guard(
         "advice says nothing of the forms of edits",
         "researcher/proposers/edit_formats.py",
-        "        and item.proposer is not Proposer.ADVISER",
+        "        and item.proposer != Proposer.ADVISER",
         "        #",
         _LANES + "advice_says_nothing_of_the_forms_of_edits",
     ),
@@ -2394,8 +2394,8 @@ GUARDS = (
     Guard(
         "the files of people are counted from the baseline",
         "researcher/proposers/novelty.py",
-        "(by is Proposer.HUMAN or experiment.proposer is not Proposer.HUMAN)",
-        "experiment.proposer is not Proposer.HUMAN",
+        "(by == Proposer.HUMAN or experiment.proposer != Proposer.HUMAN)",
+        "experiment.proposer != Proposer.HUMAN",
         _CARRIED + "files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew",
     ),
     Guard(

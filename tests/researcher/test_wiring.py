@@ -12,9 +12,10 @@ from researcher.errors import BadValue, CapReached, ModelAway
 from researcher.journal.writer import Journal
 from researcher.llm.backends import BACKENDS, DEFAULT_BACKEND, LlmBackend, backend_named
 from researcher.llm.client import HoldsGpu
-from researcher.proposers.llm_conversation import PromptContext
+from researcher.prompting.prompt import PromptContext
 from researcher.wiring import first_llm, stronger_llm
 from tests.doubles.openai_server import openai_double, spoken
+from tests.fixtures.journal_story import accepted
 from trainer.jobs import profile_named
 
 COUNTS = (1000, 100)
@@ -42,7 +43,7 @@ def test_endpoint_elsewhere_is_asked_with_the_key_and_what_it_bills_is_counted(s
         )
         llm = first_llm(chosen, profile_named("cpu"))
         assert llm is not None
-        draft = llm.propose(CONTEXT, lambda: None, lambda _: None)
+        draft = llm.propose(CONTEXT, lambda: None, accepted)
 
     assert draft.rejected is None
     assert server.keys == [f"Bearer {KEY}"]
@@ -57,7 +58,7 @@ def test_price_of_an_answer_without_counts_is_not_known(settings) -> None:
         prices = {"openai_price_in": 1.0, "openai_price_out": 1.0}
         llm = first_llm(settings(llm="openai", model="m", **prices, openai_base_url=server.url), profile_named("cpu"))
         assert llm is not None
-        draft = llm.propose(CONTEXT, lambda: None, lambda _: None)
+        draft = llm.propose(CONTEXT, lambda: None, accepted)
 
     assert draft.proposal.cost is not None
     assert draft.proposal.cost.money is None
@@ -67,7 +68,7 @@ def test_room_that_went_into_thoughts_nobody_shows_is_doubled_once(settings) -> 
     with openai_double(spoken("", finish="length", usage=COUNTS), spoken(REPLY, usage=COUNTS)) as server:
         llm = first_llm(settings(llm="openai", model="m", openai_base_url=server.url), profile_named("cpu"))
         assert llm is not None
-        draft = llm.propose(CONTEXT, lambda: None, lambda _: None)
+        draft = llm.propose(CONTEXT, lambda: None, accepted)
 
     assert draft.rejected is None
     assert [asked["max_tokens"] for asked in server.questions] == [4096, 8192]
@@ -103,7 +104,7 @@ def test_stronger_one_is_off_unless_named_and_asked_for_nothing_beyond_its_cap(s
         stronger = stronger_llm(settings(**wanted, escalate_max_cost=0.001, escalate_base_url=server.url), journal)
         assert stronger is not None
         with pytest.raises(CapReached, match=r"0\.0010 of 0\.001 are left"):
-            stronger.llm.propose(CONTEXT, lambda: None, lambda _: None)
+            stronger.llm.propose(CONTEXT, lambda: None, accepted)
 
         assert server.questions == []
         assert stronger_llm(settings(), journal) is None

@@ -168,7 +168,7 @@ def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(nigh
         assert night.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, night.output()
 
     with History(night.journal) as history:
-        assert sum(item.proposer is Proposer.LLM for item in history.experiments()) >= 2
+        assert sum(item.proposer == Proposer.LLM for item in history.experiments()) >= 2
     assert set(under_way) == {(None, None)}
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from researcher.decision.machine_speed import (
     BAND_FLOOR,
-    REMEASURE_EVERY,
     Difference,
+    changed_for_good,
     judged_all_the_same,
     machine_differed,
-    remeasure_due,
 )
+from researcher.decision.rules import REMEASURE_EVERY
 from researcher.journal.reader import History
 from researcher.journal.records import CheckKind, Experiment, Trial, Verdict
 from researcher.journal.writer import Journal
@@ -79,21 +79,9 @@ def trial(kind: Kind, differed: int = 0) -> Trial:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("since", "due"),
-    [
-        ([], False),
-        ([trial(Kind.FIRST)] * (REMEASURE_EVERY - 1), False),
-        ([trial(Kind.FIRST)] * REMEASURE_EVERY, True),
-        ([trial(Kind.CONFIRM)] * REMEASURE_EVERY, False),
-        ([trial(Kind.FIRST, differed=2)], False),
-        ([trial(Kind.FIRST, differed=3), trial(Kind.FIRST)], True),
-    ],
-)
-def test_the_incumbent_is_measured_again_after_so_many_trials_or_on_a_changed_machine(
-    since: list[Trial], due: bool
-) -> None:
-    assert (remeasure_due(since) is not None) == due
+@pytest.mark.parametrize(("differed", "for_good"), [(0, False), (2, False), (3, True)])
+def test_a_machine_that_differed_in_all_attempts_of_a_trial_has_changed_for_good(differed: int, for_good: bool) -> None:
+    assert changed_for_good(trial(Kind.FIRST, differed)) is for_good
 
 
 def told_of(night: ScriptedNight, number: int) -> tuple[Experiment, Trial]:

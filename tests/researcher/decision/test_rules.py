@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,17 +15,23 @@ from hypothesis import strategies as st
 from researcher.decision.rules import (
     CLAIM_PAIRS,
     CLAIM_PAIRS_LIMIT,
+    KEEPS_BEFORE_CLAIM,
+    NEAR_THE_END,
+    REMEASURE_EVERY,
+    Head,
     Rule,
+    RunFacts,
     decide,
     is_banned,
     is_implausible,
     judge_claim,
     mean_gain,
     needs_recheck,
+    next_confirmation,
     pooled_sigma,
     walk_margin,
 )
-from researcher.journal.records import Decision, Verdict
+from researcher.journal.records import CheckKind, Decision, Verdict
 from tests.bench.unseen import confirmed
 from trainer.jobs import Outcome
 
@@ -237,3 +245,46 @@ def test_three_failures_in_a_row_ask_for_a_recheck_and_neither_rejections_nor_lo
     outcomes: list[str], expected: bool
 ) -> None:
     assert needs_recheck([Outcome(name) for name in outcomes]) is expected
+
+
+FAILED, OK = Outcome.CRASHED, Outcome.OK
+QUIET = RunFacts(
+    rule=Rule.WALK, outcomes=(OK,), fell_back=False, trials_without_incumbent=0, machine_changed=False, head=None,
+    is_asked_for=False, goal=None, experiments_left=100, keeps=0, trial_hours=0.0, claim_hours=4.0,
+)  # fmt: skip
+SMALL_GAIN, JUMP = Head(1.79, 1.8, 0.01), Head(1.6, 1.8, 0.01)
+RECHECK, CLAIM = CheckKind.RECHECK, CheckKind.CLAIM
+
+
+@pytest.mark.parametrize(
+    ("facts", "due"),
+    [
+        ({}, None),
+        ({"outcomes": [FAILED] * 3}, RECHECK),
+        ({"fell_back": True}, RECHECK),
+        ({"trials_without_incumbent": REMEASURE_EVERY - 1}, None),
+        ({"trials_without_incumbent": REMEASURE_EVERY}, RECHECK),
+        ({"trials_without_incumbent": REMEASURE_EVERY, "outcomes": [OK, FAILED]}, None),
+        ({"trials_without_incumbent": REMEASURE_EVERY, "goal": "reached"}, None),
+        ({"trials_without_incumbent": REMEASURE_EVERY, "rule": Rule.GREEDY}, None),
+        ({"machine_changed": True}, RECHECK),
+        ({"machine_changed": True, "head": JUMP}, RECHECK),
+        ({"is_asked_for": True, "goal": "reached", "keeps": 9, "trial_hours": 9.0}, None),  # nothing to confirm
+        ({"head": SMALL_GAIN}, None),
+        ({"head": SMALL_GAIN, "is_asked_for": True}, CLAIM),
+        ({"head": SMALL_GAIN, "goal": "reached"}, CLAIM),
+        ({"head": SMALL_GAIN, "keeps": KEEPS_BEFORE_CLAIM - 1, "trial_hours": 3.9}, None),
+        ({"head": SMALL_GAIN, "keeps": KEEPS_BEFORE_CLAIM}, CLAIM),
+        ({"head": SMALL_GAIN, "trial_hours": 4.0}, CLAIM),
+        ({"head": SMALL_GAIN, "trial_hours": 4.0, "experiments_left": None}, CLAIM),
+        ({"head": SMALL_GAIN, "trial_hours": 4.0, "experiments_left": NEAR_THE_END}, CLAIM),
+        ({"head": SMALL_GAIN, "trial_hours": 4.0, "experiments_left": NEAR_THE_END - 1}, None),
+        ({"head": JUMP}, CLAIM),
+        ({"head": JUMP, "rule": Rule.GREEDY}, None),
+        ({"head": JUMP, "rule": Rule.GREEDY, "goal": "reached"}, CLAIM),
+    ],
+)
+def test_a_confirmation_is_due_by_the_facts_of_the_run_alone(facts: dict[str, Any], due: CheckKind | None) -> None:
+    found = next_confirmation(replace(QUIET, **facts))
+
+    assert (None if found is None else found.kind) is due

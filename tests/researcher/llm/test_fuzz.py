@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from researcher.errors import ModelAway
 from researcher.llm.ollama import OllamaClient, OllamaSettings
+from researcher.prompting.prompt import PromptContext
 from researcher.prompting.transcripts import store_exchanges, stored_exchanges
-from researcher.proposers.llm_conversation import LlmProposer, PromptContext
+from researcher.proposers.draft import Draft
+from researcher.proposers.llm_conversation import LlmProposer
 from researcher.source.proposal import Proposal
 from researcher.source.validation import validate
 from tests.doubles.fault_scenarios import DECOY, SCENARIOS, TRAIN
@@ -90,11 +92,11 @@ ANSWERS = st.builds(
 def test_no_answer_in_any_pieces_raises_anything_but_that_the_model_is_away(answers: list[list[bytes]]) -> None:
     proposer = LlmProposer(InMemory(answers))
     try:
-        draft = proposer.propose(CONTEXT, lambda: None, check)
+        draft = proposer.propose(CONTEXT, lambda: None, vet)
     except ModelAway:
         return
     if draft.rejected is None:
-        check(draft.proposal)
+        assert draft.candidate == vet(draft.proposal).candidate
     assert draft.rejected != ""
     assert draft.proposal.title.isprintable()
     assert Proposal.from_json(draft.proposal.to_json()) == draft.proposal
@@ -103,5 +105,5 @@ def test_no_answer_in_any_pieces_raises_anything_but_that_the_model_is_away(answ
         assert stored_exchanges(Path(folder)) == list(draft.exchanges)
 
 
-def check(proposal: Proposal) -> None:
-    validate(proposal, TRAIN, lambda _: None)
+def vet(proposal: Proposal) -> Draft:
+    return Draft(proposal, validate(proposal, TRAIN, lambda _: None))

@@ -10,10 +10,12 @@ import pytest
 from researcher.errors import PromptTooLong
 from researcher.llm.client import Message
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.proposers.llm_conversation import LlmProposer, PromptContext
+from researcher.prompting.prompt import PromptContext
+from researcher.proposers.llm_conversation import LlmProposer
 from researcher.proposers.meter import TokenPrice
 from researcher.source.proposal import Lane
 from tests.doubles.llama_cpp import CONTEXT_TOKENS, llama_cpp
+from tests.fixtures.journal_story import accepted
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +85,7 @@ def test_proposer_makes_a_draft_with_its_price_of_whatever_is_said(url: str) -> 
     context = PromptContext(program="", profile="", source="X = 1\n", incumbent="", lanes=(Lane.SET,))
     proposer = LlmProposer(OpenAiClient(settings), price=TokenPrice(1.0, 1.0))
 
-    draft = proposer.propose(context, lambda: None, lambda _: None)
+    draft = proposer.propose(context, lambda: None, accepted)
 
     assert draft.proposal.cost is not None
     assert draft.proposal.cost.money is not None

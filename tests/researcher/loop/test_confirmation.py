@@ -9,10 +9,9 @@ from typing import Any
 import git
 import pytest
 
-from researcher.decision.rules import Rule
+from researcher.decision.rules import KEEPS_BEFORE_CLAIM, Rule
 from researcher.journal.reader import History
 from researcher.journal.records import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
-from researcher.loop.confirmation import KEEPS_BEFORE_CLAIM
 from researcher.loop.context import Goal, Lab
 from researcher.loop.loop import work
 from researcher.loop.request_handler import Front

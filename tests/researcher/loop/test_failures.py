@@ -7,8 +7,7 @@ from itertools import chain, count
 
 import pytest
 
-from researcher.decision.machine_speed import REMEASURE_EVERY
-from researcher.decision.rules import CrashReset
+from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
 from researcher.journal.reader import History
 from researcher.journal.records import CheckKind, Verdict

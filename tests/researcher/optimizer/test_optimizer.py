@@ -79,12 +79,13 @@ def walk(optimizer: Optimizer, steps: int) -> tuple[float, list[Proposal]]:
     tried, proposals, journal = {SOURCE}, [], Journal(optimizer)
     head = journal.tell(SOURCE, best_score)
 
-    def check(proposal: Proposal) -> None:
+    def new(proposal: Proposal) -> Proposal:
         if apply_edits(best, proposal.edits) in tried:
             raise Rejected("tried")
+        return proposal
 
     for _ in range(steps):
-        proposals.append(optimizer.propose(best, check))
+        proposals.append(optimizer.propose(best, new))
         source = apply_edits(best, proposals[-1].edits)
         tried.add(source)
         told = journal.tell(source, world(source), parent=head)
@@ -158,8 +159,9 @@ def test_cma_es_does_not_explore_besides() -> None:
     assert not any(map(explores, proposals))
 
 
-def passes(_: Proposal) -> None:
+def passes(proposal: Proposal) -> Proposal:
     """Nothing stands against it."""
+    return proposal
 
 
 def test_after_a_structural_keep_it_looks_around_again_but_first_where_it_never_did() -> None:

@@ -24,6 +24,7 @@ from researcher.proposers.schedule import Mix
 from services.machine.subject import render_subject
 from services.redis.server import RedisServer
 from tests.doubles.ollama_server import Turn, ollama_double
+from tests.fixtures.journal_story import accepted
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedNight
 from trainer.jobs import PROFILES, Outcome, profile_named
@@ -96,7 +97,7 @@ def test_an_adviser_is_told_no_secret_that_stands_beside_a_knob() -> None:
     move = Turn(json.dumps({"title": "t", "hypothesis": "h", "set": {"LEVEL": 1.7}}))
     with ollama_double([move]) as llm:
         proposer = LlmProposer(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS])
-        draft = proposer.propose(context, lambda: None, lambda _: None)
+        draft = proposer.propose(context, lambda: None, accepted)
 
     told = json.dumps(llm.asked) + str(draft.exchanges)
     assert [secret for secret in SECRETS if secret in told] == []

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import ModelAway, Rejected
+from researcher.errors import ModelAway, Rejected, ResearcherError
 from researcher.llm.client import Answer, Message
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.prompting.prompt import Advice, prompt_tokens
-from researcher.proposers.llm_conversation import Draft, LlmProposer, PromptContext, judged
+from researcher.prompting.prompt import Advice, PromptContext, prompt_tokens
+from researcher.proposers.draft import Draft
+from researcher.proposers.llm_conversation import LlmProposer, judged
 from researcher.source.proposal import Lane, Proposal, SearchReplace, SetKnobs
 from researcher.source.validation import validate
 from tests import ROOT, TESTS
@@ -43,12 +44,12 @@ DECOY = HEAD + block(DEPTH_LINE, "DEPTH = 8  # layers; range 1..8")
 def propose(script: Script, context: PromptContext = CONTEXT, **changes: Any) -> tuple[Draft, OllamaDouble]:
     with ollama_double(script) as server:
         settings = OllamaSettings(server.url, "small", **{"num_ctx": 8192, "num_predict": 1024, **changes})
-        draft = LlmProposer(OllamaClient(settings)).propose(context, lambda: None, check)
+        draft = LlmProposer(OllamaClient(settings)).propose(context, lambda: None, vet)
     return draft, server
 
 
-def check(proposal: Proposal) -> None:
-    validate(proposal, SOURCE, lambda _: None)
+def vet(proposal: Proposal) -> Draft:
+    return Draft(proposal, validate(proposal, SOURCE, lambda _: None))
 
 
 class DenseTokens:
@@ -100,11 +101,11 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
 def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
     text: str, lanes: tuple[str, ...], stage: str | None
 ) -> None:
-    proposal, fault = judged(text, SOURCE, check, cut=False)
+    proposal, found = judged(text, SOURCE, vet, cut=False)
 
     (attempt,) = proposal.attempts
     assert (attempt.lanes, attempt.failed) == (lanes, stage)
-    assert (fault is None) == (stage is None)
+    assert isinstance(found, ResearcherError) == (stage is not None)
     assert Proposal.from_json(proposal.to_json()) == proposal
 
 
@@ -118,10 +119,10 @@ def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
     )
 )
 def test_whatever_a_model_writes_ends_as_a_proposal_or_a_fault_in_words(parts: list[str]) -> None:
-    proposal, fault = judged(HEAD + "\n".join(parts), SOURCE, check, cut=False)
+    proposal, found = judged(HEAD + "\n".join(parts), SOURCE, vet, cut=False)
 
-    assert (fault is None) == (proposal.attempts[0].failed is None)
-    assert str(fault) != ""
+    assert isinstance(found, ResearcherError) == (proposal.attempts[0].failed is not None)
+    assert str(found) != ""
 
 
 def test_both_answers_count_where_the_first_was_repaired() -> None:
@@ -205,7 +206,7 @@ LONG = "hm " * 100  # more than the first 64 tokens, less than twice of them
 def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_for_the_run() -> None:
     with ollama_double([Turn(GOOD, thoughts=LONG)]) as server:
         proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
-        first, second = (proposer.propose(CONTEXT, lambda: None, check) for _ in range(2))
+        first, second = (proposer.propose(CONTEXT, lambda: None, vet) for _ in range(2))
 
     assert [body["options"].pop("num_predict") for body in server.asked] == [64, 128, 128]
     assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could load the model anew"
@@ -219,7 +220,7 @@ def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_fo
 def test_thoughts_that_never_end_are_not_paid_for_twice_again() -> None:
     with ollama_double([Turn(GOOD, thoughts=10 * LONG)]) as server:
         proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
-        calls = [len(proposer.propose(CONTEXT, lambda: None, check).exchanges) for _ in range(3)]
+        calls = [len(proposer.propose(CONTEXT, lambda: None, vet).exchanges) for _ in range(3)]
 
     assert calls == [2, 1, 1]
 
@@ -238,7 +239,7 @@ def test_edit_weighed_in_the_field_for_thoughts_is_not_applied() -> None:
 
     assert draft.rejected is None
     assert "DEPTH = 4" in str(draft.proposal.edits)
-    assert judged(draft.exchanges[0].reply, SOURCE, check, cut=False)[0].edits == draft.proposal.edits
+    assert judged(draft.exchanges[0].reply, SOURCE, vet, cut=False)[0].edits == draft.proposal.edits
 
 
 def test_where_it_cannot_be_asked_again_the_first_try_says_so() -> None:
@@ -306,7 +307,7 @@ def test_source_that_does_not_fit_the_context_is_never_sent() -> None:
     with ollama_double([GOOD]) as server:
         small = OllamaSettings(server.url, "small", num_ctx=1500, num_predict=1024)
         with pytest.raises(ModelAway, match="raise NUM_CTX by"):
-            LlmProposer(OllamaClient(small)).propose(CONTEXT, lambda: None, check)
+            LlmProposer(OllamaClient(small)).propose(CONTEXT, lambda: None, vet)
 
     assert server.asked == []
 
@@ -318,7 +319,7 @@ def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() ->
         dense = DenseTokens(client)
         proposer = LlmProposer(dense)
         for _ in range(2):
-            proposer.propose(context, lambda: None, check)
+            proposer.propose(context, lambda: None, vet)
 
     first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
     assert second / first == pytest.approx(1 / 1.5, abs=0.04), "a block of lines more or less"
@@ -329,7 +330,7 @@ def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> No
     with ollama_double([Turn(GOOD, "one_token_over"), GOOD]) as server:
         client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
         proposer = LlmProposer(client)
-        refused, answered = (proposer.propose(context, lambda: None, check) for _ in range(2))
+        refused, answered = (proposer.propose(context, lambda: None, vet) for _ in range(2))
 
     first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
     assert "exceeds the available context size" in str(refused.rejected)
@@ -348,7 +349,7 @@ def test_answer_that_takes_a_comment_of_the_view_for_code_is_refused() -> None:
 
 
 def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
-    def tried_before(proposal: Proposal) -> None:
+    def tried_before(_: Proposal) -> Draft:
         raise Rejected("the same code was tried before (experiment 12: discard, 1.812)")
 
     with ollama_double([GOOD]) as server:
@@ -385,7 +386,7 @@ def test_double_runs_as_a_script_and_nudges_knobs_of_the_train_py_it_is_shown(tm
         url = double.stdout.readline().strip()
         proposer = LlmProposer(OllamaClient(OllamaSettings(url, "small")))
 
-        drafts = [proposer.propose(CONTEXT, lambda: None, check) for _ in range(2)]
+        drafts = [proposer.propose(CONTEXT, lambda: None, vet) for _ in range(2)]
         double.send_signal(signal.SIGTERM)
 
         assert double.wait(20) == 0

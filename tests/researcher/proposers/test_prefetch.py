@@ -21,9 +21,9 @@ from researcher.journal.writer import Journal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import Goal, Lab
 from researcher.loop.loop import work
-from researcher.proposers.llm_conversation import Draft
+from researcher.proposers.draft import Draft
 from researcher.proposers.prefetch import AHEAD, Apart, Asked, Drafting, lost_ground
-from researcher.proposers.schedule import Mix, Shares
+from researcher.proposers.schedule import Mix
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.doubles.ollama_server import Turn, ollama_double
@@ -102,9 +102,14 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
         work(ahead(lab, night, llm.url, drafting, Mix.HYBRID, tick))
 
     with History(night.journal) as history:
-        who = [item.proposer for item in history.experiments()[1:] if item.was_measured]
-    assert who[:3] == [Proposer.OPTIMIZER] * 3, "nobody waited"
-    assert Proposer.LLM in who[3:6]
+        measured = [item for item in history.experiments()[1:] if item.was_measured]
+        drafted = next(item for item in measured if item.proposer == Proposer.LLM)
+        assert drafted.parent is not None
+        source, parent = history.source(drafted.id), history.source(drafted.parent)
+    assert [item.proposer for item in measured[:3]] == [Proposer.OPTIMIZER] * 3, "nobody waited"
+    assert drafted in measured[3:6]
+    assert parent != SUBJECT, "else choose a seed that shows more"
+    assert source == parent.replace("model = object()", "model = dict()"), "the incumbent of now, with the draft's edit"
 
 
 def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_drafts_wait(
@@ -225,7 +230,7 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(5)) as opened_lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        ahead_of_it, always = drafting if is_ahead else None, Shares(edits=0.0, advice=1.0)
+        ahead_of_it, always = drafting if is_ahead else None, {Proposer.LLM: 0.0, Proposer.ADVISER: 1.0}
         lab = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
         lab = replace(lab, tick=tick, trials=Unhurried(night.bus))
         work(lab)
@@ -239,7 +244,7 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
 def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(
     night: ScriptedNight, drafting: Drafting
 ) -> None:
-    def ask(*_: object) -> tuple[Draft, str | None]:
+    def ask(*_: object) -> Draft:
         raise OSError("the disk is full")
 
     with closing(Journal(night.journal)):
@@ -253,7 +258,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(
 def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedNight) -> None:
     begun, left = threading.Event(), threading.Event()
 
-    def ask(_: object, tick: Callable[[], None]) -> tuple[Draft, str | None]:
+    def ask(_: object, tick: Callable[[], None]) -> Draft:
         begun.set()
         try:
             while True:

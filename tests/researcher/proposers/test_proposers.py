@@ -20,13 +20,14 @@ from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import Goal, Lab
 from researcher.loop.loop import work
 from researcher.optimizer.optimizer import Optimizer
-from researcher.proposers import escalation, proposers
+from researcher.proposers import combining, escalation
 from researcher.proposers.llm_conversation import LlmProposer
 from researcher.proposers.llm_proposer import Asking
 from researcher.proposers.meter import Meter
 from researcher.proposers.prefetch import Drafting
-from researcher.proposers.proposers import Proposers, Stronger
-from researcher.proposers.schedule import Mix, Shares
+from researcher.proposers.proposers import Proposers
+from researcher.proposers.schedule import Mix, Schedule
+from researcher.proposers.stronger_llm import Stronger
 from researcher.queues.dry_runs import Checker
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Proposer, SetKnobs
@@ -39,7 +40,7 @@ from trainer.jobs import Outcome, profile_named
 REST_S = 0.2
 RECOVERED_S = 5.0
 LONGEST_ANSWER = 1000  # tokens
-IN_TURN = Shares(edits=0.5, advice=0.0)
+IN_TURN: Schedule = {Proposer.LLM: 0.5, Proposer.ADVISER: 0.0}
 
 
 @dataclass
@@ -84,7 +85,7 @@ def asking(
     stronger: Stronger | None = None,
     drafting: Drafting | None = None,
     checker: Checker | None = None,
-    shares: Shares = IN_TURN,
+    shares: Schedule = IN_TURN,
 ) -> Lab:
     """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     who = Proposers(
@@ -179,12 +180,12 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        work(asking(lab, Rests(0, list), client, Mix.HYBRID, shares=Shares(edits=0.25, advice=0.5)))
+        work(asking(lab, Rests(0, list), client, Mix.HYBRID, shares={Proposer.LLM: 0.25, Proposer.ADVISER: 0.5}))
 
     with History(night.journal) as history:
         experiments = history.experiments()[1:]
     assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laoalo"
-    advised = [item for item in experiments if item.proposer is Proposer.ADVISER]
+    advised = [item for item in experiments if item.proposer == Proposer.ADVISER]
     assert advised[0].title == "LEVEL 1.7982 -> 1.78"
     assert (advised[0].decision, advised[1].outcome) == (Decision.KEEP, Outcome.REJECTED)
     assert "LEVEL = 99 is outside of its range" in (advised[1].reason or "")
@@ -199,7 +200,7 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
 def test_a_plateau_has_two_near_misses_tried_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: Mix, is_combined: bool
 ) -> None:
-    monkeypatch.setattr(proposers, "PLATEAU", 2)
+    monkeypatch.setattr(combining, "PLATEAU", 2)
     source = "A = 1  # range 1..4\nB = 1  # range 1..4\n"
     story = Story(tmp_path, source=source)
     story.baseline(1.80, 1.80)

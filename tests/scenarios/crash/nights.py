@@ -21,8 +21,10 @@ from pathlib import Path
 
 import researcher.__main__ as researcher
 import trainer.__main__ as trainer
+from researcher import wiring
 from researcher.errors import Rejected
 from researcher.loop.context import BackOff
+from researcher.optimizer.optimizer import Vetted
 from researcher.source.proposal import Proposal, Proposer, SetKnobs
 from services.redis.server import RedisServer
 from tests.doubles.scripted_trainer import answer
@@ -143,7 +145,7 @@ def be_researcher(settings: dict[str, str], kill: Kill | None, log: Path) -> Non
     """`python -m researcher`, with proposals by the script and no rest after a fault."""
     _begin(kill, log)
     os.environ.update(settings)
-    researcher.Optimizer = lambda **_: ScriptedOptimizer()
+    wiring.Optimizer = lambda **_: ScriptedOptimizer()
     BackOff.FIRST_S = dict.fromkeys(BackOff.FIRST_S, 0.1)
     sys.exit(researcher.main())
 
@@ -165,20 +167,21 @@ def scripted_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialRe
 class ScriptedOptimizer:
     """A worse move from each incumbent, then a better one; like the real one it knows only what the journal knows."""
 
+    name = Proposer.OPTIMIZER
+
     def learn(self, *_: object) -> None:
         """It needs nothing."""
 
-    def propose(self, source: str, check: Callable[[Proposal], object]) -> Proposal:
+    def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
         """The first of the two that was not tried."""
         level = float(re.search(r"^LEVEL = ([\d.]+)", source, re.MULTILINE).group(1))
         for by in (WORSE, BETTER):
             move = SetKnobs({"LEVEL": round(level + by, 3)})
             proposal = Proposal(Proposer.OPTIMIZER, f"LEVEL {by:+}", "as the script has it", (move,))
             try:
-                check(proposal)
+                return vet(proposal)
             except Rejected:
                 continue
-            return proposal
         raise Rejected("both were tried")
 
 

@@ -1,0 +1,68 @@
+"""The stronger, paid model as a proposer: asked on a plateau, within its cap."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from researcher.errors import CapReached, ModelAway
+from researcher.proposers.availability import Absence
+from researcher.proposers.draft import Draft, ProposalRequest
+from researcher.proposers.escalation import reason_to_escalate, spent
+from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.meter import Meter
+from researcher.proposers.prompt_context import Briefing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stronger:
+    """A paid model, and what keeps its cap: the client that `llm` asks through."""
+
+    llm: LlmProposer
+    meter: Meter
+
+
+class StrongerLlm:
+    """Asks `stronger` when `researcher.proposers.escalation` has a reason; `alone` says that no other LLM takes users'
+    ideas."""
+
+    def __init__(
+        self, stronger: Stronger, asking: Asking, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
+    ) -> None:
+        self._llm = stronger.llm
+        self._meter = stronger.meter
+        self._asking = asking
+        self._briefing = briefing
+        self._alone = alone
+        self._absence = Absence(clock)
+        self._cap_reached = False
+
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """None where there is no reason to ask, the cap is reached, or it is away; an idea comes first."""
+        if self._cap_reached or (turn.idea is not None and not self._alone):
+            return None
+        journal = turn.journal
+        why = reason_to_escalate(journal.experiments(), journal.paid_calls())
+        if why is None or not self._absence.is_over(self._llm.look):
+            return None
+        self._meter.why = why
+        try:
+            context = self._briefing.context(journal, turn.incumbent, model=self._llm.model)
+            draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
+        except CapReached as error:
+            self._cap_reached = True
+            logger.warning("%s is not asked any more: %s", self._meter.model, error)
+            return None
+        except ModelAway as error:
+            if self._absence.away is None:
+                logger.warning("%s cannot be asked: %s. It is asked again once it is back", self._meter.model, error)
+            self._absence.begins(error)
+            return None
+        self._absence.ends()
+        told = "%s was asked: %s; %.4f of %g are spent"
+        logger.info(told, self._meter.model, why, spent(journal.paid_calls()), self._meter.cap)
+        return draft

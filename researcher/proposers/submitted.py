@@ -1,0 +1,25 @@
+"""Files that users submit: proposed as they are, before anything else."""
+
+from __future__ import annotations
+
+from researcher.errors import Rejected
+from researcher.proposers.draft import Draft, ProposalRequest
+from researcher.source.proposal import Proposal, Proposer, WholeFile
+
+
+class SubmittedFiles:
+    """Proposes the train.py that waits longest."""
+
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """One that cannot be used is rejected with the reason."""
+        request = next((each for each in turn.requests if each.kind == "submit"), None)
+        if request is None:
+            return None
+        name, _, text = request.body.partition("\n")
+        proposal = Proposal(
+            Proposer.HUMAN, f"submitted: {name}", "a person asked for it", (WholeFile(text),), request=request.id
+        )
+        try:
+            return turn.vetting(Proposer.HUMAN)(proposal)
+        except Rejected as error:
+            return Draft(proposal, rejected=str(error))
