@@ -21,20 +21,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from researcher.clock import NightClock
+from researcher.clock import RunClock
 from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.journal.records import Prices, Run
 from researcher.journal.writer import Journal
-from researcher.loop.context import BackOff
-from researcher.loop.loop import work
-from researcher.loop.resume import endure
+from researcher.loop.context import Backoff
+from researcher.loop.loop import run_until_goal
+from researcher.loop.resume import run_through_outages
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
 from researcher.source.validation import fingerprint
 from researcher.wiring import Opened, build_lab
-from trainer.jobs import Bus, Profile, ProfileError, connect
+from trainer.jobs import Profile, ProfileError, RedisClient, connect
 
 logger = logging.getLogger("researcher")
 
@@ -81,7 +81,7 @@ def main() -> int:
     try:
         settings = Settings()
         profile, switch = settings.trial_profile(), StopSwitch()
-        endure(settings, lambda back_off: _run(settings, profile, switch, back_off), switch)
+        run_through_outages(settings, lambda back_off: _run(settings, profile, switch, back_off), switch)
     except Stopped as stop:
         logger.info("stopped by %s; the same command goes on from here", stop)
     except ValidationError as error:
@@ -94,19 +94,21 @@ def main() -> int:
     return 0
 
 
-def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: BackOff) -> None:
+def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Backoff) -> None:
     server = connect(settings.redis_url, password=settings.password(), tries=REDIS_TRIES)
     with (
         closing(Journal(settings.journal_dir)) as journal,
         closing(open_subject(settings.subject_dir, journal, _user_repository(settings))) as workspace,
         closing(server),
     ):
-        clock = NightClock(journal.newest_time())
+        clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
-        lab = build_lab(Opened(settings, profile, run, journal, workspace, Bus(server), switch, clock), back_off)
+        lab = build_lab(
+            Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
+        )
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
         with closing(lab.proposers):
-            logger.info("the night has ended: %s", work(lab))
+            logger.info("the night has ended: %s", run_until_goal(lab))
 
 
 def _user_repository(settings: Settings) -> UserRepository | None:
@@ -114,7 +116,7 @@ def _user_repository(settings: Settings) -> UserRepository | None:
 
 
 def _find_or_start_run(
-    settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, clock: NightClock
+    settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, clock: RunClock
 ) -> Run:
     data_sha256 = _data_digest(settings.data_dir)
     run = journal.run()

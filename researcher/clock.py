@@ -15,7 +15,7 @@ JUMP_S = 60.0
 LEASES_RENEWED_S = 15.0  # a trainer renews the lease of its trial every five seconds
 
 
-class NightClock:
+class RunClock:
     """Call it for the time. `jumps` counts how often the machine's clock was set, as far as this clock was asked."""
 
     def __init__(self, last: float) -> None:

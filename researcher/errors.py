@@ -3,15 +3,15 @@
 ResearcherError
 ├── EditError        an edit does not fit the source it names
 ├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
-├── ModelAway        no LLM can be reached, or it cannot serve this model: try again later
+├── LlmUnavailable        no LLM can be reached, or it cannot serve this model: try again later
 │   ├── ModelMissing     the server is there without it
-│   ├── ModelSilent      it took a question and never began to answer
+│   ├── LlmTimeout      it took a question and never began to answer
 │   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the card
-│   ├── ModelStays       it does not leave the card that a trial needs
-│   └── CapReached       what its answer may cost does not fit into what is left to spend
-├── ModelFault       the LLM answered, but not with an answer
-│   ├── ThoughtsAteTheAnswer  it thought, and nothing came of it
-│   └── PromptWasCut     its server counted fewer words than it was sent
+│   ├── ModelNotUnloaded       it does not leave the card that a trial needs
+│   └── SpendingLimitReached       what its answer may cost does not fit into what is left to spend
+├── BadLlmResponse       the LLM answered, but not with an answer
+│   ├── ReasoningUsedUpOutput  it thought, and nothing came of it
+│   └── PromptTruncated     its server counted fewer words than it was sent
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
 │   └── SubjectDamaged   it cannot be read or written any more
 ├── BadValue         a setting cannot have this value; a ValueError too
@@ -31,43 +31,43 @@ class Rejected(ResearcherError):
     """A proposal that never becomes a trial."""
 
 
-class ModelAway(ResearcherError):
+class LlmUnavailable(ResearcherError):
     """No LLM can be reached, or it cannot serve this model."""
 
 
-class ModelMissing(ModelAway):
+class ModelMissing(LlmUnavailable):
     """The server answers, and does not have the model."""
 
 
-class ModelSilent(ModelAway):
+class LlmTimeout(LlmUnavailable):
     """The server took a question and never began to answer."""
 
 
-class ModelDoesNotFit(ModelAway):
+class ModelDoesNotFit(LlmUnavailable):
     """The model cannot be loaded as asked, or not wholly onto the card."""
 
 
-class ModelStays(ModelAway):
+class ModelNotUnloaded(LlmUnavailable):
     """The model does not leave the card that a trial needs."""
 
 
-class CapReached(ModelAway):
+class SpendingLimitReached(LlmUnavailable):
     """The most that an answer can cost does not fit into what is left of the cap."""
 
 
-class ModelFault(ResearcherError):
+class BadLlmResponse(ResearcherError):
     """The LLM answered, but not with an answer: cut off, an error line, an empty text."""
 
 
-class ThoughtsAteTheAnswer(ModelFault):
+class ReasoningUsedUpOutput(BadLlmResponse):
     """The LLM thought until its room was used up, or stopped after that."""
 
 
-class PromptTooLong(ModelFault):
+class PromptTooLong(BadLlmResponse):
     """The server refused a question that is longer than its context."""
 
 
-class PromptWasCut(ModelFault):
+class PromptTruncated(BadLlmResponse):
     """The server counted fewer tokens than the question has words: the LLM has not read all of it."""
 
 

@@ -7,31 +7,31 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from researcher.clock import NightClock
+from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.loop.context import BackOff, Goal, Lab
-from researcher.loop.request_handler import Front
+from researcher.loop.context import Backoff, Goal, RunContext
+from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
-from researcher.loop.status import RESEARCHER, Voice
+from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.optimizer.optimizer import Optimizer
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.llm_proposer import Asking
-from researcher.proposers.meter import Ledger, Meter, TokenPrice
-from researcher.proposers.prefetch import Apart, Drafting, Lease
+from researcher.proposers.llm_conversation import Conversation
+from researcher.proposers.llm_proposer import Vetting
+from researcher.proposers.meter import CallLog, MeteredClient, TokenPrice
+from researcher.proposers.prefetch import FixedPolicy, GpuSharingPolicy, Prefetch
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.stronger_llm import Stronger
-from researcher.queues.dry_runs import Checker
-from researcher.queues.requests import Desk, RequestJob
+from researcher.queues.dry_runs import DryRuns
+from researcher.queues.requests import RequestJob, RequestWorker
 from researcher.queues.trials import TrialQueue
 from researcher.report.results_table import ResultsTable
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
 from researcher.repository.repository import Workspace
-from trainer.jobs import REQUESTS, Bus, Profile, unknown_jobs_text
+from trainer.jobs import REQUESTS, Profile, RedisClient, unknown_jobs_text
 
 logger = logging.getLogger("researcher")
 
@@ -49,17 +49,17 @@ class Opened:
     run: Run
     journal: Journal
     workspace: Workspace
-    bus: Bus
+    bus: RedisClient
     switch: Switch
-    clock: NightClock
+    clock: RunClock
 
 
 class Ticker:
     """Serves requests, repeats the status and notices a stop, again and again while the researcher waits."""
 
-    def __init__(self, opened: Opened, voice: Voice) -> None:
-        front = Front(opened.journal, opened.switch.turn, clock=opened.clock)
-        self._desk = Desk.open(opened.bus, front.receive)
+    def __init__(self, opened: Opened, voice: StatusPublisher) -> None:
+        front = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
+        self._desk = RequestWorker.open(opened.bus, front.receive)
         self._opened = opened
         self._voice = voice
         self._jumps = opened.clock.jumps
@@ -87,12 +87,12 @@ class Ticker:
             self._opened.journal.begin(self._opened.run, at)
 
 
-def build_lab(opened: Opened, back_off: BackOff) -> Lab:
+def build_lab(opened: Opened, back_off: Backoff) -> RunContext:
     """Everything that the loop works with; what is built speaks on the bus from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
-    voice = Voice(opened.bus, lambda: _worry(opened), workspace.look)
+    voice = StatusPublisher(opened.bus, lambda: _worry(opened), workspace.look)
     ticker, table = Ticker(opened, voice), ResultsTable(journal)
-    return Lab(
+    return RunContext(
         journal=journal,
         workspace=workspace,
         trials=TrialQueue(opened.bus, opened.clock.leases_count),
@@ -118,37 +118,37 @@ def _worry(opened: Opened) -> str | None:
     return alarm(run, journal.trials(), opened.profile.budget, now(journal, opened.bus), opened.clock())
 
 
-def _proposers(opened: Opened, voice: Voice) -> Proposers:
+def _proposers(opened: Opened, voice: StatusPublisher) -> Proposers:
     settings, profile, run, workspace = opened.settings, opened.profile, opened.run, opened.workspace
     if not settings.backend.asks_llm:
         alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
         logger.info("no LLM, %s", alone)
         voice.say("llm", f"none, {alone}")
     files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
-    checker = Checker(opened.bus, profile, files, lambda words: voice.say("checker", words))
+    checker = DryRuns(opened.bus, profile, files, lambda words: voice.say("checker", words))
     return Proposers(
         mix=settings.proposer,
-        asking=Asking(profile, workspace.program, checker),
+        asking=Vetting(profile, workspace.program, checker),
         optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, opened.journal),
-        drafting=Drafting(opened.journal.folder, lease(settings, profile)),
+        drafting=Prefetch(opened.journal.folder, lease(settings, profile)),
         shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
         say=lambda words: voice.say("llm", words),
     )
 
 
-def first_llm(settings: Settings, profile: Profile) -> LlmProposer | None:
+def first_llm(settings: Settings, profile: Profile) -> Conversation | None:
     """The one that takes turns with the optimiser; None where none was asked for."""
     client_for = settings.backend.client
     if not settings.proposer.asks_llm or client_for is None:
         return None
     price = _price(settings.openai_price_in, settings.openai_price_out) if settings.backend.is_endpoint else None
-    return LlmProposer(client_for(settings.llm_options(profile)), secrets=settings.secrets(), price=price)
+    return Conversation(client_for(settings.llm_options(profile)), secrets=settings.secrets(), price=price)
 
 
-def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
+def stronger_llm(settings: Settings, ledger: CallLog) -> Stronger | None:
     """The one that is paid, and asked on a plateau; None where none was asked for."""
     if settings.escalate_base_url is None:
         return None
@@ -166,14 +166,14 @@ def stronger_llm(settings: Settings, ledger: Ledger) -> Stronger | None:
             deadline_s=settings.llm_deadline_s,
         )
     )
-    meter = Meter(client, price, settings.escalate_max_cost, ledger)
-    return Stronger(LlmProposer(meter, secrets=settings.secrets(), price=price), meter)
+    meter = MeteredClient(client, price, settings.escalate_max_cost, ledger)
+    return Stronger(Conversation(meter, secrets=settings.secrets(), price=price), meter)
 
 
-def lease(settings: Settings, profile: Profile) -> Lease:
+def lease(settings: Settings, profile: Profile) -> GpuSharingPolicy:
     """An LLM elsewhere takes nothing of a trial, and one on the processor nothing that a budget of processor seconds
     counts. On a GPU that both share a trial would train fewer steps, so there the LLM is asked between trials."""
-    return Apart(profile.device == "cpu" or not settings.backend.holds_gpu)
+    return FixedPolicy(profile.device == "cpu" or not settings.backend.holds_gpu)
 
 
 def _price(sent: float | None, answered: float | None) -> TokenPrice | None:

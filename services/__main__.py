@@ -27,7 +27,7 @@ from services.machine.gpus import state_folder
 from services.machine.state import State
 from services.stack.digests import NoImages, digest_in, pin
 from services.stack.results import RESEARCHER, fetch
-from services.stack.up import Wish, bring_up, prepare, told, watch
+from services.stack.up import UpOptions, bring_up, prepare, told, watch
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD_USE = 2
@@ -68,7 +68,7 @@ def up(
             "--then waits for the end of the night; next: leave --detach out, and use nohup or systemd-run"
         )
     limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
-    wish = Wish(
+    wish = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},
         then=then,

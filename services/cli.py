@@ -91,7 +91,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the night on this machine, or go on with it: set-up, baseline, experiments, summary."""
-    from services.local import Wish, run_local  # noqa: PLC0415 - the other commands start faster without it
+    from services.local import RunOptions, run_local  # noqa: PLC0415 - the other commands start faster without it
 
     researcher = {
         "PROPOSER": proposer.value,
@@ -104,7 +104,7 @@ def run(
         "HOURS": None if hours is None else str(hours),
         "MAX_COST": None if max_cost is None else str(max_cost),
     }
-    wish = Wish(
+    wish = RunOptions(
         profile=profile,
         budget=budget,
         experiments=experiments,

@@ -18,17 +18,17 @@ from rich.console import Console
 
 from researcher.config.rules import asks_llm
 from researcher.journal.database import WriterLock
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
 from services.machine.gpus import detect_profile, gpus
 from services.machine.model import say_if_missing
-from services.machine.state import Choices, State
+from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
 from services.machine.supervisor import Child, ChildStatus, Supervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
 from services.views.local import CHECKER, RESEARCHER, TRAINER, Watched, summary, watch
-from trainer.jobs import Bus, connect
+from trainer.jobs import RedisClient, connect
 from trainer.sandbox.candidate_user import AUTO
 
 STOP_GRACE_S = 20.0
@@ -39,7 +39,7 @@ ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunOptions:
     """What the user asked for; None where the default, the environment or detection decides."""
 
     profile: str | None
@@ -52,7 +52,7 @@ class Wish:
     researcher: dict[str, str]
 
 
-def run_local(state: State, wish: Wish, console: Console) -> int:
+def run_local(state: State, wish: RunOptions, console: Console) -> int:
     """Run the night until its goal, a stop or Ctrl-C. Returns the exit code."""
     choices = state.settle(
         profile=wish.profile,
@@ -90,17 +90,17 @@ def _lock(state: State) -> WriterLock:
     return lock
 
 
-def _watch_night(state: State, wish: Wish, choices: Choices, server: RedisServer, console: Console) -> int:
+def _watch_night(state: State, wish: RunOptions, choices: RunConfig, server: RedisServer, console: Console) -> int:
     profile = choices.trial_profile()
     children = [_trainer(state, wish, server), _researcher(state, wish, choices, server)]
     children += [_checker(state, wish, server)] if _asks_an_llm(wish) else []
-    bus = Bus(connect(server.url, password=server.password, patient=False))
+    bus = RedisClient(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
         night = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
         code = watch(night, console)
     if code != REFUSED:
-        with History(state.journal) as history:
+        with JournalReader(state.journal) as history:
             summary(history, profile, state.subject, time.monotonic() - began, console, state.user_repository(choices))
     return code
 
@@ -110,23 +110,23 @@ def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus
     return supervisor.poll()
 
 
-def _asks_an_llm(wish: Wish) -> bool:
+def _asks_an_llm(wish: RunOptions) -> bool:
     return asks_llm(os.environ | wish.researcher)
 
 
-def _trainer(state: State, wish: Wish, server: RedisServer) -> Child:
+def _trainer(state: State, wish: RunOptions, server: RedisServer) -> Child:
     argv = _worker(wish, server, acl.TRAINER.name, state.data, state.work)
     argv += ["--trials", str(state.trials)]
     return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))
 
 
-def _checker(state: State, wish: Wish, server: RedisServer) -> Child:
+def _checker(state: State, wish: RunOptions, server: RedisServer) -> Child:
     """Only an LLM's candidates are checked. No exit of it is a last word: the night goes on without."""
     argv = [*_worker(wish, server, acl.CHECKER.name, state.data, state.checks), "--checks"]
     return Child(CHECKER, ("nice", "-n", "10", *argv), state.logs / "checker.log", final_codes=frozenset())
 
 
-def _worker(wish: Wish, server: RedisServer, user: str, data: Path, work: Path) -> list[str]:
+def _worker(wish: RunOptions, server: RedisServer, user: str, data: Path, work: Path) -> list[str]:
     argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(user), "--single-host"]
     argv += ["--data", str(data), "--work", str(work), "--candidate-user", AUTO]
     argv += ["--unsafe-local"] if wish.unsafe else []
@@ -135,7 +135,7 @@ def _worker(wish: Wish, server: RedisServer, user: str, data: Path, work: Path) 
     return argv
 
 
-def _researcher(state: State, wish: Wish, choices: Choices, server: RedisServer) -> Child:
+def _researcher(state: State, wish: RunOptions, choices: RunConfig, server: RedisServer) -> Child:
     env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | wish.researcher
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),

@@ -143,7 +143,7 @@ def test_only_the_journal_and_what_people_read_name_the_held_out_scores() -> Non
 
 
 def test_nothing_that_proposes_or_decides_looks_at_the_night_as_people_do() -> None:
-    night = {"researcher.report.view", "researcher.report.view.look", "researcher.report.view.Night"}
+    night = {"researcher.report.view", "researcher.report.view.build_report", "researcher.report.view.RunReport"}
 
     assert {str(module) for module in modules("researcher") if imports(module) & night} == SHOWS_THE_NIGHT
 

@@ -13,7 +13,7 @@ from typing import Literal
 import redis
 
 from trainer.candidate.runner import CONTEXT_MIB
-from trainer.jobs import PROFILES, Bus, connect
+from trainer.jobs import PROFILES, RedisClient, connect
 from trainer.sandbox import syscalls
 from trainer.sandbox.candidate_user import AUTO, SandboxUser, WorkFolderRefused, acquire
 from trainer.sandbox.cleanup import NotSwept
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         _look_for_server(presence.connection)
         connection = connect(options.redis, password=password)
         if options.single_host:
-            take_over(Bus(connection).queue(duty.queue))
+            take_over(RedisClient(connection).queue(duty.queue))
         worker = OneQueueWorker(duty, connection, presence, places, single_host=options.single_host)
         log.info("%s waits for %s; data %s, results %s", name, duty.queue, places.data, places.trials or "not kept")
         worker.work(logging_level="WARNING")

@@ -16,7 +16,7 @@ from researcher.journal.records import Confirmation, Decision, Experiment, Trial
 
 
 @dataclass(frozen=True)
-class Both:
+class ScorePair:
     """Means of the trials that were scored on both slices, in bits per byte."""
 
     val: float
@@ -30,11 +30,11 @@ class Both:
 
 
 @dataclass(frozen=True)
-class Compared:
+class HeldOutGain:
     """Some code and what it is to improve on."""
 
-    code: Both
-    base: Both
+    code: ScorePair
+    base: ScorePair
 
     @property
     def val_gain(self) -> float:
@@ -52,8 +52,8 @@ class HeldOut:
     """Each keep against the baseline, by experiment id, and the fresh seeds of each claim, by confirmation id; those
     that were scored held out. `confirmed` is the gain of all claims that stand, None unless all of them are there."""
 
-    keeps: dict[int, Compared]
-    claims: dict[int, Compared]
+    keeps: dict[int, HeldOutGain]
+    claims: dict[int, HeldOutGain]
     confirmed: float | None
 
 
@@ -81,19 +81,21 @@ def held_out(
     )
 
 
-def _known(found: dict[int, Compared | None]) -> dict[int, Compared]:
+def _known(found: dict[int, HeldOutGain | None]) -> dict[int, HeldOutGain]:
     return {item: compared for item, compared in found.items() if compared is not None}
 
 
-def _against(base: list[Trial], code: list[Trial]) -> Compared | None:
+def _against(base: list[Trial], code: list[Trial]) -> HeldOutGain | None:
     ours, theirs = _both(code), _both(base)
-    return None if ours is None or theirs is None else Compared(ours, theirs)
+    return None if ours is None or theirs is None else HeldOutGain(ours, theirs)
 
 
-def _both(trials: list[Trial]) -> Both | None:
+def _both(trials: list[Trial]) -> ScorePair | None:
     scores = [
         (trial.val_bpb, trial.heldout_bpb)
         for trial in trials
         if trial.val_bpb is not None and trial.heldout_bpb is not None
     ]
-    return Both(fmean(val for val, _ in scores), fmean(held for _, held in scores), len(scores)) if scores else None
+    return (
+        ScorePair(fmean(val for val, _ in scores), fmean(held for _, held in scores), len(scores)) if scores else None
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from researcher.journal.records import Confirmation, Experiment
 
 
-def fallen_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
+def rolled_back_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
     """Keeps that a check threw away, and why: everything kept after what the run fell back to, up to the head."""
     fallen: dict[int, str] = {}
     if not any(check.fell for check in confirmations):

@@ -55,7 +55,7 @@ _EXPERIMENT = (
 )
 
 
-class History:
+class JournalReader:
     """A journal opened for reading; safe beside the one writer."""
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:

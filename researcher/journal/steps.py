@@ -11,11 +11,11 @@ from typing import Any
 
 from researcher.errors import JournalError
 from researcher.journal.database import transaction
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CONFIRM, CheckKind, Claim, Confirmation, RequestState, Run, Verdict
 
 
-class CheckSteps(History):
+class CheckSteps(JournalReader):
     """The steps of a check, and what any step is made of."""
 
     def __init__(self, folder: Path) -> None:

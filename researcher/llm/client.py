@@ -51,7 +51,8 @@ class ChatClient(Protocol):
     def answer_tokens(self) -> int: ...
 
     def look(self) -> object:
-        """Asks nothing, loads nothing, within seconds at most. Raises ModelAway unless the server has the model."""
+        """Asks nothing, loads nothing, within seconds at most. Raises LlmUnavailable unless the server has the
+        model."""
         ...
 
     def chat(
@@ -62,7 +63,7 @@ class ChatClient(Protocol):
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Raises ModelAway (ask again later) or ModelFault (this question got no answer).
+        """Raises LlmUnavailable (ask again later) or BadLlmResponse (this question got no answer).
 
         `answer_tokens`: another longest answer for this question; `schema`: a JSON schema that the answer keeps to.
         `tick` is called at least twice a second while the answer comes, and may raise to give up.
@@ -77,7 +78,7 @@ class HoldsGpu(Protocol):
     def unload(self, tick: Callable[[], None]) -> None:
         """Before a trial: returns once no model is on the GPU that cannot stay there beside the trial.
 
-        Raises ModelStays where a model does not go, ModelAway where the server cannot be asked.
+        Raises ModelNotUnloaded where a model does not go, LlmUnavailable where the server cannot be asked.
         """
         ...
 

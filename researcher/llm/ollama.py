@@ -1,7 +1,7 @@
 """Ollama's native API: is the server there with the model, and one streamed answer with deadlines of our own.
 
-ModelAway means ask again later; ModelFault means that this question got no answer. No question is asked twice here;
-before each the model is seen to be in memory as asked, before the first whether it thinks.
+LlmUnavailable means ask again later; BadLlmResponse means that this question got no answer. No question is asked twice
+here; before each the model is seen to be in memory as asked, before the first whether it thinks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from typing import Any
 
 import httpx
 
-from researcher.errors import ModelFault
+from researcher.errors import BadLlmResponse
 from researcher.llm.client import Answer, LlmOptions, Message
-from researcher.llm.ollama_api import OllamaSettings, away, base_url, json_of, missing, refusal, same_model, stranger
+from researcher.llm.ollama_api import (
+    OllamaSettings,
+    base_url,
+    error_for,
+    json_of,
+    missing,
+    not_ollama,
+    same_model,
+    unreachable,
+)
 from researcher.llm.ollama_memory import Residence
 from researcher.llm.stream import Stream, authorities, unicode, watched, whole_lines
-from researcher.llm.thinking import Known, Think
+from researcher.llm.thinking import ModelCapabilities, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
 
@@ -62,23 +71,23 @@ class OllamaClient:
     def __init__(self, settings: OllamaSettings) -> None:
         self.settings = settings
         self._residence = Residence(settings)
-        self._known: Known | None = None
+        self._known: ModelCapabilities | None = None
         self.url = settings.url
         self.model = settings.model
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
 
     def look(self) -> ServerFacts:
-        """Raises ModelAway, with the next step, unless the server answers and has the model."""
+        """Raises LlmUnavailable, with the next step, unless the server answers and has the model."""
         try:
             with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:
                 version = json_of(self.settings, client.get("/api/version"))["version"]
                 models = json_of(self.settings, client.get("/api/tags"))["models"]
                 found = next((model for model in models if same_model(model["name"], self.model)), None)
         except httpx.HTTPError as error:
-            raise away(self.settings, error) from error
+            raise unreachable(self.settings, error) from error
         except (KeyError, TypeError) as error:
-            raise stranger(self.settings, error) from error
+            raise not_ollama(self.settings, error) from error
         if found is None:
             raise missing(self.settings)
         return ServerFacts(str(version), str(found["name"]), found.get("digest"))
@@ -100,7 +109,7 @@ class OllamaClient:
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def unload(self, tick: Callable[[], None]) -> None:
-        """Before a trial: returns once the GPU is free of a model that does not stay there. Raises ModelStays."""
+        """Before a trial: returns once the GPU is free of a model that does not stay there. Raises ModelNotUnloaded."""
         if not self.settings.resident:
             asyncio.run(watched(self._unload(), _Stream(self.url, self.model), self.settings, tick))
 
@@ -113,7 +122,7 @@ class OllamaClient:
             async with self._connection() as client:
                 await self._residence.unload(client)
         except httpx.HTTPError as error:
-            raise away(self.settings, error) from error
+            raise unreachable(self.settings, error) from error
 
     async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
         try:
@@ -124,18 +133,20 @@ class OllamaClient:
                 return replace(answer, counts_cached=known.counts_cached)
         except httpx.HTTPError as error:
             if stream.lines:
-                raise ModelFault(f"{self.url} broke off in the middle of an answer: {error or repr(error)}") from error
-            raise away(self.settings, error) from error
+                raise BadLlmResponse(
+                    f"{self.url} broke off in the middle of an answer: {error or repr(error)}"
+                ) from error
+            raise unreachable(self.settings, error) from error
 
-    async def _learn(self, client: httpx.AsyncClient) -> Known:
+    async def _learn(self, client: httpx.AsyncClient) -> ModelCapabilities:
         shown = await client.post("/api/show", json={"model": self.model})
         if shown.status_code != httpx.codes.OK:
-            raise refusal(self.settings, shown)
+            raise error_for(self.settings, shown)
         version = json_of(self.settings, await client.get("/api/version"))
         try:
-            known = Known.of(json_of(self.settings, shown), str(version["version"]))
+            known = ModelCapabilities.of(json_of(self.settings, shown), str(version["version"]))
         except (AttributeError, KeyError, TypeError) as error:
-            raise stranger(self.settings, error) from error
+            raise not_ollama(self.settings, error) from error
         if known.thinks is False and self.settings.think is not Think.OFF:
             logger.warning("%s cannot think; THINK=%s asks it in vain", self.model, self.settings.think)
         return known
@@ -144,11 +155,11 @@ class OllamaClient:
         async with client.stream("POST", "/api/chat", json=question) as response:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
-                raise refusal(self.settings, response)
+                raise error_for(self.settings, response)
             async for line in whole_lines(response):
                 if stream.take(line):
                     return stream.answer()
-        raise ModelFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
+        raise BadLlmResponse(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
 
     def _question(
         self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None

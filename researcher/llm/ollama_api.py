@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import BadValue, ModelAway, ModelFault, ModelMissing, PromptTooLong
+from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.stream import Deadlines, error_text
 from researcher.llm.thinking import Think
 
@@ -93,15 +93,15 @@ def _bracketed(name: str) -> str:
     return f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
 
 
-def refusal(settings: OllamaSettings, response: httpx.Response) -> ModelAway | ModelFault:
+def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
     """What a status other than 200 means."""
     said = error_text(response)
     if response.status_code == httpx.codes.NOT_FOUND and "not found" in said and "page" not in said:
         return missing(settings)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
-        kind = PromptTooLong if _TOO_LONG.search(said) else ModelFault
+        kind = PromptTooLong if _TOO_LONG.search(said) else BadLlmResponse
         return kind(f"{settings.url} refused the question ({response.status_code}): {said}")
-    return ModelAway(f"{settings.url} answers {response.status_code}: {said or 'without a word'}")
+    return LlmUnavailable(f"{settings.url} answers {response.status_code}: {said or 'without a word'}")
 
 
 def missing(settings: OllamaSettings) -> ModelMissing:
@@ -112,25 +112,27 @@ def missing(settings: OllamaSettings) -> ModelMissing:
     )
 
 
-def away(settings: OllamaSettings, error: httpx.HTTPError) -> ModelAway:
+def unreachable(settings: OllamaSettings, error: httpx.HTTPError) -> LlmUnavailable:
     """Nobody answers."""
     what = str(error) or type(error).__name__
-    return ModelAway(f"nothing usable answers at {settings.url} ({what}); is Ollama running there?")
+    return LlmUnavailable(f"nothing usable answers at {settings.url} ({what}); is Ollama running there?")
 
 
-def stranger(settings: OllamaSettings, error: Exception) -> ModelAway:
+def not_ollama(settings: OllamaSettings, error: Exception) -> LlmUnavailable:
     """Somebody else answers."""
-    return ModelAway(f"{settings.url} answers, but not like Ollama; is the address right? ({error!r})")
+    return LlmUnavailable(f"{settings.url} answers, but not like Ollama; is the address right? ({error!r})")
 
 
 def json_of(settings: OllamaSettings, response: httpx.Response) -> Any:
-    """The body of an answer with status 200. Raises ModelAway."""
+    """The body of an answer with status 200. Raises LlmUnavailable."""
     if response.status_code != httpx.codes.OK:
-        raise ModelAway(f"{settings.url} answers {response.status_code}: {error_text(response) or 'without a word'}")
+        raise LlmUnavailable(
+            f"{settings.url} answers {response.status_code}: {error_text(response) or 'without a word'}"
+        )
     try:
         return response.json()
     except ValueError as error:
-        raise stranger(settings, error) from error
+        raise not_ollama(settings, error) from error
 
 
 def same_model(found: str, wanted: str) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from researcher.errors import ModelAway, ModelDoesNotFit, ModelStays
-from researcher.llm.ollama_api import OllamaSettings, json_of, refusal, same_model, stranger
+from researcher.errors import LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
+from researcher.llm.ollama_api import OllamaSettings, error_for, json_of, not_ollama, same_model
 from researcher.llm.stream import error_text
 
 POLL_S = 0.1
@@ -32,7 +32,7 @@ class Loaded:
 
 
 class Residence:
-    """One model's. Its methods raise ModelAway, and httpx's own errors where nobody answers."""
+    """One model's. Its methods raise LlmUnavailable, and httpx's own errors where nobody answers."""
 
     def __init__(self, settings: OllamaSettings) -> None:
         self._settings = settings
@@ -50,7 +50,7 @@ class Residence:
             raise ModelDoesNotFit(fault)
 
     async def unload(self, client: httpx.AsyncClient) -> None:
-        """Returns once nothing is in the trainer's way. Raises ModelStays."""
+        """Returns once nothing is in the trainer's way. Raises ModelNotUnloaded."""
         try:
             async with asyncio.timeout(self._settings.leave_s):
                 there = await self._in_the_way(client)
@@ -60,7 +60,7 @@ class Residence:
                     await asyncio.sleep(POLL_S)  # Ollama answers at once and unloads later
                     there = await self._in_the_way(client)
         except TimeoutError:
-            raise ModelStays(
+            raise ModelNotUnloaded(
                 f"{self._settings.url} still holds its model {self._settings.leave_s:g} s after it was told to unload "
                 "it; restart Ollama"
             ) from None
@@ -73,7 +73,7 @@ class Residence:
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             return f"{settings.model} cannot be loaded ({error_text(response)}); {_SMALLER}"
         if response.status_code != httpx.codes.OK:
-            raise ModelAway(str(refusal(settings, response)))
+            raise LlmUnavailable(str(error_for(settings, response)))
         return self._fault_of(await self._find(client))
 
     def _fault_of(self, found: Loaded | None) -> str | None:
@@ -116,4 +116,4 @@ class Residence:
                 for each in models["models"]
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise stranger(self._settings, error) from error
+            raise not_ollama(self._settings, error) from error

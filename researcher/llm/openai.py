@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint: is somebody there, and one streamed answer.
 
-ModelAway means ask again later, and that nothing was billed; ModelFault that this question got no answer. What an
-endpoint refuses of a question's form is left out from then on, for endpoints differ in it. The key is read from its
+LlmUnavailable means ask again later, and that nothing was billed; BadLlmResponse that this question got no answer. What
+an endpoint refuses of a question's form is left out from then on, for endpoints differ in it. The key is read from its
 file for every question and stands in no error. What a server says of when to come back is kept to.
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import BadValue, ModelAway, ModelFault, ModelMissing, PromptTooLong
+from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, LlmOptions, Message
 from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
 
@@ -105,7 +105,7 @@ class OpenAiClient:
         self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # a proxy leads out, never back to this machine
 
     def look(self) -> None:
-        """Raises ModelAway while nobody is there, the key is refused, or the server wants to be left alone.
+        """Raises LlmUnavailable while nobody is there, the key is refused, or the server wants to be left alone.
 
         Whether it has the model shows in a question only: not every endpoint lists what it serves.
         """
@@ -134,7 +134,7 @@ class OpenAiClient:
 
     def _rest(self) -> None:
         if (left_s := self._resting_until - self._clock()) > 0:
-            raise ModelAway(f"{self.url} asked to be left alone for another {left_s:.0f} s")
+            raise LlmUnavailable(f"{self.url} asked to be left alone for another {left_s:.0f} s")
 
     async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
@@ -155,7 +155,7 @@ class OpenAiClient:
         except httpx.HTTPError as error:
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise self._away(error) from error
-            raise ModelFault(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
+            raise BadLlmResponse(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
 
     async def _read(self, response: httpx.Response, stream: _Stream) -> Answer:
         async for event in _events(response, stream):
@@ -197,39 +197,43 @@ class OpenAiClient:
             self._refused.add(refused)
         return refused is not None
 
-    def _refusal(self, response: httpx.Response) -> ModelAway | ModelFault:
+    def _refusal(self, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
         """What a status other than 200 means."""
         status, said = response.status_code, self._plain(error_text(response)) or "without a word"
         if (rest_s := _retry_after_s(response, self._clock())) is not None:
             self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             place = self.settings.key_file or "no key was given"
-            return ModelAway(f"{self.url} refuses the key ({status}; {place}): {said}. Next: put a valid one there")
+            return LlmUnavailable(
+                f"{self.url} refuses the key ({status}; {place}): {said}. Next: put a valid one there"
+            )
         if status == httpx.codes.PAYMENT_REQUIRED or (status == 429 and _NO_CREDIT.search(response.text)):
-            return ModelAway(f"{self.url} has no credit left for this key ({status}): {said}")
+            return LlmUnavailable(f"{self.url} has no credit left for this key ({status}): {said}")
         if status == httpx.codes.NOT_FOUND:
             if "model" in said.lower():
                 return ModelMissing(f"{self.url} does not have the model {self.model}: {said}")
-            return ModelAway(f"{self.url} has no /chat/completions ({said}); an address often ends in /v1")
+            return LlmUnavailable(f"{self.url} has no /chat/completions ({said}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
             too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
-            kind, words = (PromptTooLong, " as too long") if too_long else (ModelFault, "")
+            kind, words = (PromptTooLong, " as too long") if too_long else (BadLlmResponse, "")
             return kind(f"{self.url} refused the question{words} ({status}): {said}")
-        return ModelAway(f"{self.url} answers {status}: {said}")
+        return LlmUnavailable(f"{self.url} answers {status}: {said}")
 
-    def _away(self, error: httpx.HTTPError) -> ModelAway:
-        return ModelAway(f"nothing usable answers at {self.url} ({self._plain(str(error)) or type(error).__name__})")
+    def _away(self, error: httpx.HTTPError) -> LlmUnavailable:
+        return LlmUnavailable(
+            f"nothing usable answers at {self.url} ({self._plain(str(error)) or type(error).__name__})"
+        )
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
         return {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def _key(self) -> str | None:
-        """Raises ModelAway where there should be one and is none."""
+        """Raises LlmUnavailable where there should be one and is none."""
         try:
             return None if self.settings.key_file is None else read_key(self.settings.key_file)
         except ValueError as error:
-            raise ModelAway(f"the key of {self.url}: {error}") from error
+            raise LlmUnavailable(f"the key of {self.url}: {error}") from error
 
     def _plain(self, text: str) -> str:
         """Servers quote the key that they refuse."""
@@ -263,11 +267,11 @@ class _Stream(Stream):
             self.thoughts.append(str(delta.get("reasoning_content") or delta.get("reasoning") or ""))
 
     def answer(self) -> Answer:
-        """Raises ModelFault where it is none, or not whole."""
+        """Raises BadLlmResponse where it is none, or not whole."""
         if self.finish is None:
-            raise ModelFault(f"{self.url} ended the stream without a reason, after {self.lines} lines")
+            raise BadLlmResponse(f"{self.url} ended the stream without a reason, after {self.lines} lines")
         if self.finish == "content_filter":
-            raise ModelFault(f"{self.url} held the answer back: content_filter")
+            raise BadLlmResponse(f"{self.url} held the answer back: content_filter")
         return self.whole(self.finish, self.usage.get("prompt_tokens"), self.usage.get("completion_tokens"))
 
 
@@ -280,7 +284,7 @@ async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[byt
             yield data.strip()
         elif name not in (b"", b"event", b"id", b"retry"):
             stream.parsed(line)  # an error in plain JSON, or no event stream at all
-            raise ModelFault(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
+            raise BadLlmResponse(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
 
 
 def _retry_after_s(response: httpx.Response, now: float) -> float | None:

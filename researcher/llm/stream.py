@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from researcher.errors import ModelAway, ModelFault, ModelSilent
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
 from researcher.llm.client import Answer
 
 TICK_S = 0.25
@@ -51,23 +51,23 @@ class Stream:
     thoughts: list[str] = field(default_factory=list)
 
     def hear(self, line: bytes) -> None:
-        """Something came. Raises ModelFault when it is too much."""
+        """Something came. Raises BadLlmResponse when it is too much."""
         self.heard = time.monotonic()
         self.lines += 1
         self.size += len(line)
         if self.size > LONGEST_ANSWER_BYTES:
-            raise ModelFault(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
+            raise BadLlmResponse(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
 
     def parsed(self, line: bytes) -> dict[str, Any]:
-        """Raises ModelFault unless it is an object, and one without an error."""
+        """Raises BadLlmResponse unless it is an object, and one without an error."""
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ModelFault(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
+            raise BadLlmResponse(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
         if not isinstance(found, dict):
-            raise ModelFault(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
+            raise BadLlmResponse(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
         if found.get("error") is not None:
-            raise ModelFault(f"the server broke off with: {error_words(found)}")
+            raise BadLlmResponse(f"the server broke off with: {error_words(found)}")
         return found
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
@@ -82,17 +82,17 @@ class Stream:
         )
 
     def keep(self, deadlines: Deadlines) -> None:
-        """Raises ModelSilent or ModelFault when one is past."""
+        """Raises LlmTimeout or BadLlmResponse when one is past."""
         now = time.monotonic()
         if now - self.started > deadlines.deadline_s:
-            raise ModelFault(
+            raise BadLlmResponse(
                 f"{self.model} had not finished after {deadlines.deadline_s:.0f} s "
                 f"({self.lines} lines came); allow more time or a shorter answer"
             )
         if self.lines == 0 and now - self.started > deadlines.first_s:
-            raise ModelSilent(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
+            raise LlmTimeout(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
         if self.lines and now - self.heard > deadlines.stall_s:
-            raise ModelFault(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
+            raise BadLlmResponse(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
 
 
 async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadlines, tick: Callable[[], None]) -> T:
@@ -105,7 +105,7 @@ async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadl
         return await working
     finally:
         working.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ModelAway, ModelFault):
+        with contextlib.suppress(asyncio.CancelledError, LlmUnavailable, BadLlmResponse):
             await working
 
 
@@ -140,7 +140,7 @@ async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
         pieces = others[-1:] if others else pieces
         size = len(others[-1]) if others else size + len(first)
         if size > LONGEST_ANSWER_BYTES:
-            raise ModelFault(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
+            raise BadLlmResponse(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
         for line in complete:
             if line.strip():
                 yield line

@@ -27,7 +27,7 @@ class Think(StrEnum):
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelCapabilities:
     """What a server says of itself and one model. `thinks` is None where it does not say."""
 
     thinks: bool | None
@@ -35,7 +35,7 @@ class Known:
     counts_cached: bool
 
     @classmethod
-    def of(cls, shown: dict[str, Any], version: str) -> Known:
+    def of(cls, shown: dict[str, Any], version: str) -> ModelCapabilities:
         """From the answers of /api/show and /api/version. Raises TypeError or KeyError for what is not Ollama's."""
         capabilities = shown.get("capabilities")
         numbers = re.match(r"(\d+)\.(\d+)", version)

@@ -25,7 +25,7 @@ from researcher.decision.rules import (
     next_confirmation,
 )
 from researcher.journal.records import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
-from researcher.loop.context import Held, Lab
+from researcher.loop.context import Pause, RunContext
 from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 10  # measured experiments in which three failures in a row are looked for
 
 
-def check_due(lab: Lab) -> Due | None:
+def check_due(lab: RunContext) -> Due | None:
     """The confirmation that the rules ask for before the next proposal, by what the journal says now."""
     journal, run, checks = lab.journal, lab.run, lab.journal.confirmations()
     claimed = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.CLAIM), default=0.0)
@@ -57,19 +57,19 @@ def check_due(lab: Lab) -> Due | None:
     )
 
 
-def _head(lab: Lab, incumbent: int) -> Head:
+def _head(lab: RunContext, incumbent: int) -> Head:
     experiment, first = lab.journal.experiment(incumbent), lab.journal.trials(experiment=incumbent)[0]
     return Head(experiment.score, first.score_to_beat, experiment.sigma)
 
 
-def _outcomes(lab: Lab, checks: list[Confirmation]) -> list[Outcome]:
+def _outcomes(lab: RunContext, checks: list[Confirmation]) -> list[Outcome]:
     """What the last candidates came to, oldest first, as far as the incumbent was not looked at since."""
     rechecked = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.RECHECK), default=0.0)
     since = lab.journal.measured_since(rechecked, LOOKED_AT)
     return [item.outcome for item in since if item.outcome is not None]
 
 
-def open_check(lab: Lab, due: Due) -> None:
+def open_check(lab: RunContext, due: Due) -> None:
     """Begin one on the present head."""
     run = lab.run
     assert run.incumbent is not None
@@ -78,7 +78,7 @@ def open_check(lab: Lab, due: Due) -> None:
     logger.info("%s of experiment %d begins: %s", due.kind, lab.journal.experiment(run.incumbent).number, due.why)
 
 
-def advance_check(lab: Lab, check: Confirmation) -> None:
+def advance_check(lab: RunContext, check: Confirmation) -> None:
     """The one next step of a check."""
     if check.state is State.DECIDED:
         _apply(lab, check)
@@ -88,7 +88,7 @@ def advance_check(lab: Lab, check: Confirmation) -> None:
         _recheck(lab, check)
 
 
-def _measure_claim(lab: Lab, check: Confirmation) -> None:
+def _measure_claim(lab: RunContext, check: Confirmation) -> None:
     """One trial, or the verdict once all are there. Head and base take turns, so that drift meets both alike."""
     assert check.base is not None
     trials = lab.journal.trials(confirmation=check.id)
@@ -116,11 +116,11 @@ def _measure_claim(lab: Lab, check: Confirmation) -> None:
     logger.info("claim %s: %s", claim.verdict, claim.reason)
 
 
-def _add(lab: Lab, check: Confirmation, experiment: int, kind: Kind) -> Trial:
+def _add(lab: RunContext, check: Confirmation, experiment: int, kind: Kind) -> Trial:
     return lab.journal.add_trial(lab.run, experiment, kind, seed=lab.next_seed(), at=lab.clock(), confirmation=check.id)
 
 
-def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
+def _claim_failed(lab: RunContext, check: Confirmation, trial: Trial) -> None:
     """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine, or
     of itself where that happens in two claims in a row: the next head is compared with the baseline then."""
     reason = f"experiment {lab.journal.experiment(trial.experiment).number} {_told(trial)}"
@@ -133,13 +133,13 @@ def _claim_failed(lab: Lab, check: Confirmation, trial: Trial) -> None:
         lab.journal.decide_check(check, Verdict.FAILS, reason, lab.clock(), confirmed=baseline)
 
 
-def _base_that_failed(lab: Lab, before: Confirmation) -> int | None:
+def _base_that_failed(lab: RunContext, before: Confirmation) -> int | None:
     """The confirmed state that did not run in the claim before this one, if so."""
     claims = [each for each in lab.journal.confirmations() if each.kind is CheckKind.CLAIM and each.id < before.id]
     return claims[-1].base if claims and claims[-1].verdict is Verdict.FAILS else None
 
 
-def _recheck(lab: Lab, check: Confirmation) -> None:
+def _recheck(lab: RunContext, check: Confirmation) -> None:
     """From a head that fails to the last confirmed state, from there to the baseline; the baseline stays where it is.
 
     `CRASH_RESET=baseline` goes straight to the baseline, and after three failures asks nothing.
@@ -167,20 +167,20 @@ def _told(trial: Trial) -> str:
     return f"{trial.outcome}{' twice in a row' if trial.failed else ''}: {trial.reason}"
 
 
-def tag_confirmed(lab: Lab) -> None:
+def tag_confirmed(lab: RunContext) -> None:
     """Every state that fresh seeds confirmed has its tag, also one that somebody deleted."""
     for check in lab.journal.confirmations():
         _tag(lab, check)
 
 
-def _tag(lab: Lab, check: Confirmation) -> None:
+def _tag(lab: RunContext, check: Confirmation) -> None:
     if check.verdict is Verdict.CONFIRMED:
         head = lab.journal.experiment(check.head)
         assert head.commit_sha is not None, "what was confirmed was measured"
         lab.workspace.tag_confirmed(lab.run.tag, head.number, head.commit_sha)
 
 
-def _apply(lab: Lab, check: Confirmation) -> None:
+def _apply(lab: RunContext, check: Confirmation) -> None:
     lab.workspace.settle(lab.incumbent_commit())
     head = lab.journal.experiment(check.head)
     _tag(lab, check)
@@ -189,8 +189,8 @@ def _apply(lab: Lab, check: Confirmation) -> None:
     lab.project()
     if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):
         lab.hold(
-            Held.SUBJECT,
+            Pause.SUBJECT,
             f"what ran before does not run any more ({check.reason}); look at the machine, then `overnight resume`",
         )
     else:
-        lab.back_off.reset(Held.SUBJECT)
+        lab.back_off.reset(Pause.SUBJECT)

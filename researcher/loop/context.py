@@ -26,7 +26,7 @@ from researcher.decision.lost_trials import (
 )
 from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
-from researcher.errors import ModelStays
+from researcher.errors import ModelNotUnloaded
 from researcher.journal.records import Experiment, Run, Trial
 from researcher.journal.writer import Journal
 from researcher.proposers.proposers import Proposers
@@ -56,7 +56,7 @@ class Goal:
         return None
 
 
-class Held(StrEnum):
+class Pause(StrEnum):
     """What holds the night: trials that get lost, a state that ran and fails now, an LLM that does not leave, a disk or
     a server that is not as it must be."""
 
@@ -66,28 +66,28 @@ class Held(StrEnum):
     SURROUNDINGS = "surroundings"
 
 
-class BackOff:
+class Backoff:
     """How long to hold after each fault of a kind in a row: its first time, doubled up to its last."""
 
-    FIRST_S: ClassVar = {Held.MACHINE: 10.0, Held.SUBJECT: 30.0, Held.CARD: 30.0, Held.SURROUNDINGS: 5.0}
-    LAST_S: ClassVar = {Held.MACHINE: 1800.0, Held.SUBJECT: 1800.0, Held.CARD: 1800.0, Held.SURROUNDINGS: 60.0}
+    FIRST_S: ClassVar = {Pause.MACHINE: 10.0, Pause.SUBJECT: 30.0, Pause.CARD: 30.0, Pause.SURROUNDINGS: 5.0}
+    LAST_S: ClassVar = {Pause.MACHINE: 1800.0, Pause.SUBJECT: 1800.0, Pause.CARD: 1800.0, Pause.SURROUNDINGS: 60.0}
 
     def __init__(self) -> None:
         self._next_s = dict(self.FIRST_S)
 
-    def next_s(self, held: Held) -> float:
+    def next_s(self, held: Pause) -> float:
         """This time's hold; the next one of the kind is longer."""
         now_s = self._next_s[held]
         self._next_s[held] = min(2 * now_s, self.LAST_S[held])
         return now_s
 
-    def reset(self, held: Held) -> None:
+    def reset(self, held: Pause) -> None:
         """It works again."""
         self._next_s[held] = self.FIRST_S[held]
 
 
 @dataclass(frozen=True)
-class Lab:
+class RunContext:
     """The collaborators. `tick` serves requests, `rest` does so and lets a moment pass; both raise on a stop."""
 
     journal: Journal
@@ -104,7 +104,7 @@ class Lab:
     say: Callable[[str], None]
     claim_hours: float = CLAIM_HOURS
     clock: Callable[[], float] = time.time
-    back_off: BackOff = field(default_factory=BackOff)
+    back_off: Backoff = field(default_factory=Backoff)
 
     @property
     def run(self) -> Run:
@@ -165,7 +165,7 @@ class Lab:
         cost = cost_of(self.run, journal.experiments(), journal.trials())
         return self.goal.reached(journal.measured_count(), cost)
 
-    def hold(self, held: Held, reason: str) -> None:
+    def hold(self, held: Pause, reason: str) -> None:
         """A fault that no proposal can mend: pause, longer each time, and go on by itself or on `resume`."""
         back_off_s = self.back_off.next_s(held)
         logger.error("PAUSED for %.0f s: %s", back_off_s, reason)
@@ -190,7 +190,7 @@ class Lab:
                     trial = self._lose(trial, spec, reason)
                     self.trials.forget(spec.id)
                     if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
-                        self.hold(Held.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
+                        self.hold(Pause.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
         return trial
 
     def _see_the_baseline_run(self, trial: Trial) -> None:
@@ -207,7 +207,7 @@ class Lab:
         while (witness := self.measure(witnesses[-1])).outcome is not Outcome.OK:
             witnesses[-1] = self.journal.measure_again(witness)
             reason = f"the baseline fails beside a trial that was lost ({witness.outcome}: {witness.reason})"
-            self.hold(Held.MACHINE, _look_at_trainer(reason))
+            self.hold(Pause.MACHINE, _look_at_trainer(reason))
 
     def _witnesses(self, trial: Trial) -> list[Trial]:
         return self.journal.trials_after(trial.id) if trial.faults else []
@@ -220,10 +220,10 @@ class Lab:
         while True:
             try:
                 self.proposers.leave_card(self.tick)
-            except ModelStays as stays:
-                self.hold(Held.CARD, str(stays))
+            except ModelNotUnloaded as stays:
+                self.hold(Pause.CARD, str(stays))
             else:
-                self.back_off.reset(Held.CARD)
+                self.back_off.reset(Pause.CARD)
                 return
 
     def _answer(self, spec: TrialSpec) -> TrialResult | Fault:
@@ -252,8 +252,8 @@ class Lab:
             trial = self.journal.repeat_trial(trial, machine)
         else:
             trial = self.journal.finish_trial(trial, result, self.clock(), machine)
-            self.back_off.reset(Held.MACHINE)
-            self.back_off.reset(Held.SURROUNDINGS)
+            self.back_off.reset(Pause.MACHINE)
+            self.back_off.reset(Pause.SURROUNDINGS)
             logger.info("%s %s: %s", spec.id, result.outcome, result.reason)
         self.trials.forget(spec.id)
         return trial

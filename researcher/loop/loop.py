@@ -15,10 +15,10 @@ from researcher.decision.rules import decide
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.records import ASKED_TO_PAUSE, Decision, Experiment, Ruling, Run, State, Trial
 from researcher.loop.confirmation import advance_check, check_due, open_check, tag_confirmed
-from researcher.loop.context import Held, Lab
+from researcher.loop.context import Pause, RunContext
 from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
-from researcher.repository.recovery import ensure_commits, keep_copy, mend
+from researcher.repository.recovery import ensure_commits, keep_copy, repair
 from researcher.repository.repository import GitState
 from trainer.jobs import Kind, Outcome
 
@@ -29,25 +29,25 @@ class Finished(Exception):
     """The goal is reached and the head's gain is confirmed or rolled back. Says which goal."""
 
 
-def work(lab: Lab) -> str:
+def run_until_goal(lab: RunContext) -> str:
     """Make git agree with the journal, then step until the goal is reached. Returns which; never otherwise."""
     if lab.run.paused not in (None, ASKED_TO_PAUSE):
         lab.journal.go_on(lab.run, lab.clock())  # a fault that was held when we were stopped: a start is a try
     lab.journal.begin(lab.run, lab.clock())
-    act = agree
+    act = sync_with_journal
     while True:
         try:
             act(lab)
             act = step
         except SubjectDamaged as damaged:
             mend_subject(lab, damaged)
-            act = agree
+            act = sync_with_journal
         except Finished as finished:
             lab.journal.end(lab.run, str(finished))
             return str(finished)
 
 
-def agree(lab: Lab) -> None:
+def sync_with_journal(lab: RunContext) -> None:
     """Make git, its copy, what is pushed and the projections agree with the journal."""
     ensure_commits(lab.workspace, lab.journal)
     lab.workspace.read_candidates(lab.run)
@@ -58,20 +58,20 @@ def agree(lab: Lab) -> None:
     lab.project()
 
 
-def mend_subject(lab: Lab, damaged: SubjectDamaged) -> None:
+def mend_subject(lab: RunContext, damaged: SubjectDamaged) -> None:
     """Make the repository again; hold where that cannot be done, or where nothing is found to mend."""
     try:
-        mended = mend(lab.workspace.path, lab.journal, str(damaged), lab.workspace.user)
+        mended = repair(lab.workspace.path, lab.journal, str(damaged), lab.workspace.user)
         lab.workspace.reopen()
         if ensure_commits(lab.workspace, lab.journal) or mended:
             return
     except SubjectError as error:
-        lab.hold(Held.SUBJECT, str(error))
+        lab.hold(Pause.SUBJECT, str(error))
     else:
-        lab.hold(Held.SUBJECT, f"git fails in {lab.workspace.path}: {damaged}")
+        lab.hold(Pause.SUBJECT, f"git fails in {lab.workspace.path}: {damaged}")
 
 
-def git_state(lab: Lab) -> GitState:
+def git_state(lab: RunContext) -> GitState:
     """What the repository must show: the candidate under way, else the incumbent, else the baseline."""
     run = lab.run
     experiment = lab.journal.open_experiment()
@@ -80,7 +80,7 @@ def git_state(lab: Lab) -> GitState:
     return GitState(run.branch, lab.incumbent_commit())
 
 
-def step(lab: Lab) -> None:
+def step(lab: RunContext) -> None:
     """The one next thing."""
     experiment = lab.journal.open_experiment()
     if experiment is not None:
@@ -96,7 +96,7 @@ def step(lab: Lab) -> None:
         _choose(lab)
 
 
-def _choose(lab: Lab) -> None:
+def _choose(lab: RunContext) -> None:
     run = lab.run
     due = check_due(lab)
     if due is not None:
@@ -108,7 +108,7 @@ def _choose(lab: Lab) -> None:
     _propose(lab, run)
 
 
-def _propose(lab: Lab, run: Run) -> None:
+def _propose(lab: RunContext, run: Run) -> None:
     assert run.incumbent is not None, "the baseline is measured before anything is proposed"
     incumbent = lab.journal.source(run.incumbent)
     lab.say("proposing")
@@ -119,7 +119,7 @@ def _propose(lab: Lab, run: Run) -> None:
     _write_down(lab, run, draft)
 
 
-def _write_down(lab: Lab, run: Run, draft: Draft) -> None:
+def _write_down(lab: RunContext, run: Run, draft: Draft) -> None:
     proposal = draft.proposal
     if draft.candidate is not None:
         experiment = lab.journal.propose(run, proposal, draft.candidate, lab.clock())
@@ -132,7 +132,7 @@ def _write_down(lab: Lab, run: Run, draft: Draft) -> None:
     lab.proposers.store_exchanges(experiment.number, draft)
 
 
-def _advance(lab: Lab, experiment: Experiment) -> None:
+def _advance(lab: RunContext, experiment: Experiment) -> None:
     match experiment.state:
         case State.PROPOSED:
             _commit(lab, experiment)
@@ -146,13 +146,13 @@ def _advance(lab: Lab, experiment: Experiment) -> None:
             _apply(lab, experiment)
 
 
-def _commit(lab: Lab, experiment: Experiment) -> None:
+def _commit(lab: RunContext, experiment: Experiment) -> None:
     run = lab.run
     sha = lab.workspace.commit_candidate(run.branch, planned(lab.journal, run, experiment))
     lab.journal.committed(experiment, sha)
 
 
-def _measure_candidate(lab: Lab, experiment: Experiment) -> None:
+def _measure_candidate(lab: RunContext, experiment: Experiment) -> None:
     run = lab.run
     assert run.incumbent is not None
     incumbent_scores = lab.journal.scores()[run.incumbent]
@@ -184,7 +184,7 @@ def _measure_candidate(lab: Lab, experiment: Experiment) -> None:
     logger.info("%d %s: %s (%s)", experiment.number, ruling.decision, experiment.title, ruling.reason)
 
 
-def _measure_baseline(lab: Lab, experiment: Experiment) -> None:
+def _measure_baseline(lab: RunContext, experiment: Experiment) -> None:
     """Repeat the baseline with its own seeds; a baseline that fails is a fault of the machine or of the subject."""
     run = lab.run
     trials = lab.journal.trials(experiment=experiment.id)
@@ -201,17 +201,17 @@ def _measure_baseline(lab: Lab, experiment: Experiment) -> None:
     sigma = lab.sigma()
     reason = f"baseline {fmean(scores):.6f} over {len(scores)} seeds, sigma {sigma:.6f}"
     lab.journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, lab.clock())
-    lab.back_off.reset(Held.SUBJECT)
+    lab.back_off.reset(Pause.SUBJECT)
     logger.info("0 %s", reason)
 
 
-def _baseline_failed(lab: Lab, trial: Trial) -> None:
+def _baseline_failed(lab: RunContext, trial: Trial) -> None:
     reason = f"the baseline fails ({trial.outcome}: {trial.reason})"
     lab.journal.measure_again(trial)
-    lab.hold(Held.SUBJECT, f"{reason}; mend the subject or the machine, then `overnight resume`")
+    lab.hold(Pause.SUBJECT, f"{reason}; mend the subject or the machine, then `overnight resume`")
 
 
-def _apply(lab: Lab, experiment: Experiment) -> None:
+def _apply(lab: RunContext, experiment: Experiment) -> None:
     lab.workspace.settle(lab.incumbent_commit())
     lab.workspace.publish(lab.run, lab.incumbent_commit())
     lab.proposers.learn(lab.journal)

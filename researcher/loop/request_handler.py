@@ -14,7 +14,7 @@ from researcher.journal.records import ASKED_TO_PAUSE, CheckKind, Run
 from researcher.journal.writer import Journal
 
 
-class Front:
+class RequestHandler:
     """Answers requests from the journal. `stop` is called with who asked."""
 
     def __init__(

@@ -18,18 +18,18 @@ from typing import Protocol
 
 import redis
 
-from researcher.clock import NightClock
+from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.errors import JournalError
 from researcher.journal.database import WriterLock, damage
 from researcher.journal.records import ASKED_TO_PAUSE
 from researcher.journal.writer import Journal
-from researcher.loop.context import BackOff, Held
+from researcher.loop.context import Backoff, Pause
 from researcher.loop.outages import BAD_DAYS, explain
-from researcher.loop.request_handler import Front
+from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
-from researcher.queues.requests import Desk
-from trainer.jobs import HELD, Bus, connect
+from researcher.queues.requests import RequestWorker
+from trainer.jobs import HELD, RedisClient, connect
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class Switch(Protocol):
         """Raises what ends the process."""
 
 
-def endure(settings: Settings, night: Callable[[BackOff], None], switch: Switch) -> None:
+def run_through_outages(settings: Settings, night: Callable[[Backoff], None], switch: Switch) -> None:
     """Call `night` until it returns, after each bad day once more; it is given the one back-off of this process.
 
     Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
     """
-    back_off = BackOff()
+    back_off = Backoff()
     with ExitStack() as at_the_end:
         lock: WriterLock | None = None
         while True:
@@ -68,7 +68,7 @@ def endure(settings: Settings, night: Callable[[BackOff], None], switch: Switch)
                     _refuse_damaged(error, settings.journal_dir)
                     raise
             desk = _HeldDesk(settings, words, switch, may_write=lock is not None)
-            _hold(desk, back_off.next_s(Held.SURROUNDINGS))
+            _hold(desk, back_off.next_s(Pause.SURROUNDINGS))
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:
@@ -99,9 +99,9 @@ class _HeldDesk:
     def serve(self) -> None:
         """Say it and answer what waits. The password is read anew each time: it may be what is being mended."""
         with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
-            bus = Bus(server)
+            bus = RedisClient(server)
             bus.say(RESEARCHER, f"{HELD}: {self.words}")
-            Desk.open(bus, self._receive).serve()
+            RequestWorker.open(bus, self._receive).serve()
 
     def _connect(self) -> redis.Redis:
         return connect(self._settings.redis_url, password=self._settings.password(), patient=False)
@@ -110,8 +110,8 @@ class _HeldDesk:
         """A stop that cannot be written down is done once all the same: its job ends before this process does."""
         if self._may_write:
             with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
-                clock = NightClock(journal.newest_time())
-                said = Front(journal, self.switch.turn, clock=clock).receive(request, kind, body)
+                clock = RunClock(journal.newest_time())
+                said = RequestHandler(journal, self.switch.turn, clock=clock).receive(request, kind, body)
                 self.go_on = self.go_on or kind == "resume"
                 return said
         if kind != "stop":

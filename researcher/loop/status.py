@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from trainer.jobs import Bus
+from trainer.jobs import RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ RESEARCHER = "researcher"
 SUBJECT = "subject"
 
 
-class Voice:
+class StatusPublisher:
     """Repeats itself every few seconds.
 
     `worry` is asked as often: an alarm is added to what the researcher does, and logged when it begins. So is
@@ -26,7 +26,7 @@ class Voice:
 
     REPEAT_S = 10.0
 
-    def __init__(self, bus: Bus, worry: Callable[[], str | None], subject: Callable[[], str] = str) -> None:
+    def __init__(self, bus: RedisClient, worry: Callable[[], str | None], subject: Callable[[], str] = str) -> None:
         self._bus = bus
         self._worry = worry
         self._subject = subject

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from researcher.errors import ModelFault, PromptWasCut
+from researcher.errors import BadLlmResponse, PromptTruncated
 from researcher.llm.client import Answer, Message
 from researcher.prompting.prompt import prompt_tokens
 
@@ -31,11 +31,11 @@ class Window:
     def question(self, build: Callable[[int], Sequence[Message]]) -> Sequence[Message]:
         """What `build` makes of the room for a question, in estimated tokens.
 
-        Raises what it raises (ModelFault) where even the first share of the answer leaves too little.
+        Raises what it raises (BadLlmResponse) where even the first share of the answer leaves too little.
         """
         try:
             return build(self._room(self._wanted))
-        except ModelFault:
+        except BadLlmResponse:
             if self._wanted == self._least:
                 raise
             return build(self._room(self._least))
@@ -53,12 +53,12 @@ class Window:
         return True
 
     def learn(self, question: Sequence[Message], answer: Answer) -> None:
-        """From what the server counted. Raises PromptWasCut where it cannot have read the whole question."""
+        """From what the server counted. Raises PromptTruncated where it cannot have read the whole question."""
         if answer.prompt_tokens is None:
             return
         words = sum(len(message.content.split()) for message in question)
         if answer.counts_cached and answer.prompt_tokens < FEWEST_TOKENS_PER_WORD * words:
-            raise PromptWasCut(
+            raise PromptTruncated(
                 f"the server counted {answer.prompt_tokens} tokens in a question of {words} words: it cut the question "
                 f"without a word; look at its own limit of the context, {self._context_tokens} tokens are needed"
             )

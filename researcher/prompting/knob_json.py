@@ -22,7 +22,7 @@ _FORM = 'the form is {"title": "...", "hypothesis": "...", "set": {"KNOB": value
 
 
 @dataclass(frozen=True)
-class Move:
+class KnobChange:
     """What was asked for: knobs and their values, with the words as the model wrote them."""
 
     title: str
@@ -54,7 +54,7 @@ def is_move(answer: str) -> bool:
     return _BEGINS.search(answer) is not None
 
 
-def read_move(answer: str) -> Move:
+def read_move(answer: str) -> KnobChange:
     """Raises Rejected, written for the model."""
     begin = _BEGINS.search(answer)
     if begin is None:
@@ -68,7 +68,9 @@ def read_move(answer: str) -> Move:
     knobs = fields.get("set")
     if not isinstance(knobs, dict) or not knobs:
         raise Rejected(f'"set" holds no knob; {_FORM}')
-    return Move(_words(fields, "title"), _words(fields, "hypothesis"), {n: _literal(n, v) for n, v in knobs.items()})
+    return KnobChange(
+        _words(fields, "title"), _words(fields, "hypothesis"), {n: _literal(n, v) for n, v in knobs.items()}
+    )
 
 
 def _values(knob: Knob) -> dict[str, Any]:

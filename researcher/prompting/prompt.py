@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from researcher.errors import EditError, ModelFault, ResearcherError
+from researcher.errors import BadLlmResponse, EditError, ResearcherError
 from researcher.llm.client import Message
 from researcher.prompting.chat_markers import broken
 from researcher.prompting.reply_parser import one_line
 from researcher.prompting.source_outline import outline, part_names
 from researcher.prompting.token_estimate import tokens
-from researcher.source.proposal import Lane
+from researcher.source.proposal import EditFormat
 
 MESSAGE_TOKENS = 16  # what a chat template adds around a message
 LINE_CHARACTERS = 400
@@ -44,7 +44,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "outline": ("lines",),
     "repair": ("reason",),
     "move": ("reason",),
-    **dict.fromkeys(Lane, ()),
+    **dict.fromkeys(EditFormat, ()),
 }
 
 
@@ -75,7 +75,7 @@ class PromptContext:
     history: tuple[str, ...] = ()
     rejections: tuple[str, ...] = ()
     idea: str | None = None
-    lanes: tuple[Lane, ...] = tuple(Lane)
+    lanes: tuple[EditFormat, ...] = tuple(EditFormat)
     earlier: int = 0
     named: tuple[str, ...] = ()
     turn: int = 0
@@ -99,7 +99,7 @@ class Prompts:
     def messages(self, context: PromptContext, room: int) -> tuple[Message, ...]:
         """The question, of at most `room` estimated tokens, with an outline of a train.py that is too long.
 
-        Raises ModelFault, naming the setting, if even without any history it does not fit.
+        Raises BadLlmResponse, naming the setting, if even without any history it does not fit.
         """
         return self._fitted(self._viewed(context, room), room)
 
@@ -111,7 +111,7 @@ class Prompts:
         reason: str,
         form: Literal["repair", "move"] = "repair",
     ) -> tuple[Message, ...]:
-        """The question again, the answer that failed, and why; raises ModelFault if that does not fit.
+        """The question again, the answer that failed, and why; raises BadLlmResponse if that does not fit.
 
         `form` names the file that says how to answer now.
         """
@@ -123,7 +123,7 @@ class Prompts:
         left = room - prompt_tokens(turn)
         try:
             asked = self._fitted(self._viewed(context, room), left)  # the view of train.py that was answered to
-        except ModelFault:
+        except BadLlmResponse:
             asked = self.messages(context, left)
         return (*asked, *turn)
 
@@ -131,7 +131,7 @@ class Prompts:
         """With as much of train.py as fits; what is left out cannot be written anew."""
         if context.advice is not None or self._spare(context, room) >= 0:
             return context
-        lanes = tuple(lane for lane in context.lanes if lane is not Lane.FILE) or (Lane.SEARCH,)
+        lanes = tuple(lane for lane in context.lanes if lane is not EditFormat.FILE) or (EditFormat.SEARCH,)
         context = replace(context, lanes=lanes)
         count = context.source.count("\n") + 1
         note = _fill(self.texts["outline"], {"lines": str(count)})
@@ -159,7 +159,7 @@ class Prompts:
     def _fitted(self, context: PromptContext, room: int) -> tuple[Message, ...]:
         spare = self._spare(context, room)
         if spare < 0:
-            raise ModelFault(
+            raise BadLlmResponse(
                 f"the prompt needs about {room - spare} tokens ({tokens(context.source)} of them for train.py) "
                 f"without any history, but only {room} are free; raise NUM_CTX by {-spare} or more"
             )

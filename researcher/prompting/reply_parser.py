@@ -24,14 +24,22 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from researcher.errors import EditError, ModelFault, Rejected, ThoughtsAteTheAnswer
+from researcher.errors import BadLlmResponse, EditError, ReasoningUsedUpOutput, Rejected
 from researcher.prompting.chat_markers import whole
 from researcher.prompting.code_fences import FENCE, Fence, Lines
 from researcher.prompting.knob_json import is_move, read_move
 from researcher.prompting.thoughts import without_thoughts
 from researcher.source.definitions import defined_name
 from researcher.source.knobs import read_literal
-from researcher.source.proposal import Edit, KnobLiteral, Lane, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source.proposal import (
+    Edit,
+    EditFormat,
+    KnobLiteral,
+    ReplaceFunction,
+    SearchReplace,
+    SetKnobs,
+    WholeFile,
+)
 from researcher.source.syntax import LINE_END
 from trainer.jobs import TRAIN_LIMIT_BYTES
 
@@ -46,7 +54,7 @@ _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
 # Possessive (`++`, `*+`) where two parts could share a run of blanks: a model that repeats itself writes long ones.
 _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
-_HEADINGS = {Lane.SET: (_SET,), Lane.FUNCTION: (_FUNCTION,), Lane.SEARCH: (_SEARCH, _REPLACE)}
+_HEADINGS = {EditFormat.SET: (_SET,), EditFormat.FUNCTION: (_FUNCTION,), EditFormat.SEARCH: (_SEARCH, _REPLACE)}
 _LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
 
 _Setting = dict[str, KnobLiteral]
@@ -70,14 +78,14 @@ class Reply:
 
 
 def read_reply(text: str) -> Reply:
-    """Raises ModelFault if there is no answer at all, Rejected (written for the model) if it is not of the form."""
+    """Raises BadLlmResponse if there is no answer at all, Rejected (written for the model) if it is not of the form."""
     if len(text) > LONGEST_CHARACTERS:
         raise Rejected(f"the answer has {len(text)} characters; write only what changes")
     answer = whole(without_thoughts(text).strip())  # a mark that was quoted ends no thought
     if not answer and text.strip():
-        raise ThoughtsAteTheAnswer("the answer is empty but for its thoughts")
+        raise ReasoningUsedUpOutput("the answer is empty but for its thoughts")
     if not answer:
-        raise ModelFault("the answer is empty")
+        raise BadLlmResponse("the answer is empty")
     lines = LINE_END.sub("\n", answer).split("\n")
     if not _headed(lines) and is_move(answer):
         move = read_move(answer)
@@ -88,15 +96,15 @@ def read_reply(text: str) -> Reply:
     return Reply(*_labels(prose), tuple(edits))
 
 
-def lanes_meant(text: str) -> tuple[Lane, ...]:
+def formats_in(text: str) -> tuple[EditFormat, ...]:
     """The lanes that an answer shows, whether it can be read or not."""
     answer = without_thoughts(text)
     lines = LINE_END.sub("\n", answer).split("\n")
     if headed := _headed(lines):
         return headed
     if is_move(answer):
-        return (Lane.SET,)
-    return (Lane.FILE,) if any(map(FENCE.fullmatch, lines)) else ()
+        return (EditFormat.SET,)
+    return (EditFormat.FILE,) if any(map(FENCE.fullmatch, lines)) else ()
 
 
 def one_line(text: str, limit: int) -> str:
@@ -106,7 +114,7 @@ def one_line(text: str, limit: int) -> str:
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
 
 
-def _headed(lines: list[str]) -> tuple[Lane, ...]:
+def _headed(lines: list[str]) -> tuple[EditFormat, ...]:
     """The lanes whose edits say what they are."""
     return tuple(
         lane for lane, forms in _HEADINGS.items() if any(form.fullmatch(line) for form in forms for line in lines)

@@ -14,7 +14,7 @@ from researcher.source.knobs import read_knobs, set_knobs
 from researcher.source.proposal import KnobValue, Proposal, SetKnobs
 
 
-def settled(proposal: Proposal, source: str, context: int) -> Proposal:
+def to_runnable_change(proposal: Proposal, source: str, context: int) -> Proposal:
     """The advice as it can be run on `source`, titled by its moves; `context` is the row length in tokens.
 
     Raises Rejected, written for the model.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from researcher.errors import ModelAway, ModelDoesNotFit, ModelSilent, ModelStays
+from researcher.errors import LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
 
 LOOK_AGAIN_S = 2.0
 LOOKS_SHARE = 0.05  # of others' time at most: where packets vanish, a look takes seconds
@@ -25,28 +25,29 @@ class Wait:
 
 
 GROWTH = 4.0
-WAITS: dict[type[ModelAway], Wait] = {  # the first that fits
+WAITS: dict[type[LlmUnavailable], Wait] = {  # the first that fits
     ModelDoesNotFit: Wait(180, 180),  # a try loads the model
-    ModelStays: Wait(180, 180),
-    ModelSilent: Wait(LOOK_AGAIN_S, 1800),  # a try takes as long as the silence that is allowed
-    ModelAway: Wait(LOOK_AGAIN_S, 180),
+    ModelNotUnloaded: Wait(180, 180),
+    LlmTimeout: Wait(LOOK_AGAIN_S, 1800),  # a try takes as long as the silence that is allowed
+    LlmUnavailable: Wait(LOOK_AGAIN_S, 180),
 }
 
 
-class Absence:
+class CircuitBreaker:
     """Of one LLM. `away` is why it could not be asked last time; None while it can."""
 
     def __init__(self, clock: Callable[[], float], looks_share: float = LOOKS_SHARE) -> None:
         """Looks take `looks_share` of the time at most; 1 where nothing else is to be done."""
         self._clock = clock
         self._looks_share = looks_share
-        self.away: ModelAway | None = None
+        self.away: LlmUnavailable | None = None
         self._next_look = 0.0
         self._next_question = 0.0
         self._waited_s = 0.0
 
     def is_over(self, look: Callable[[], object]) -> bool:
-        """Whether to ask now. `look` is called every few seconds at most; it raises ModelAway where nobody is there."""
+        """Whether to ask now. `look` is called every few seconds at most; it raises LlmUnavailable where nobody is
+        there."""
         if self.away is None:
             return True
         began = self._clock()
@@ -54,7 +55,7 @@ class Absence:
             return False
         try:
             look()
-        except ModelAway as error:
+        except LlmUnavailable as error:
             self.away, self._next_question, self._waited_s = error, 0.0, 0.0
             return False
         finally:
@@ -62,7 +63,7 @@ class Absence:
             self._next_look = self._clock() + max(LOOK_AGAIN_S, took_s / self._looks_share - took_s)
         return self._clock() >= self._next_question
 
-    def begins(self, error: ModelAway) -> None:
+    def begins(self, error: LlmUnavailable) -> None:
         """A question found it away, or found it so again."""
         wait = next(wait for kind, wait in WAITS.items() if isinstance(error, kind))
         self._waited_s = min(max(wait.first_s, self._waited_s * GROWTH), wait.longest_s)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from researcher.decision.rules import pooled_sigma
-from researcher.decision.standing import fallen_keeps
-from researcher.journal.reader import History
+from researcher.decision.standing import rolled_back_keeps
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment
 from researcher.prompting.prompt import PromptContext
 from researcher.source.proposal import ReplaceFunction
@@ -19,14 +19,16 @@ TURN_EXPERIMENTS = 5  # for which a train.py too long to be shown is shown in th
 TOUCHED = 4  # of them may say which parts
 
 
-def prompt_context(history: History, profile: Profile, program: str, source: str, idea: str | None) -> PromptContext:
+def prompt_context(
+    history: JournalReader, profile: Profile, program: str, source: str, idea: str | None
+) -> PromptContext:
     """The state of the night for one question about the incumbent's `source`."""
     recent = history.recent(HISTORY_LINES)
     number = recent[-1].number + 1 if recent else 0
     turn = number // TURN_EXPERIMENTS
     first = max(0, -(-(number - HISTORY_LINES) // DROPPED_LINES) * DROPPED_LINES)
     measured = [item for item in recent if item.number >= first and (item.was_measured or item.is_baseline)]
-    fallen = fallen_keeps(history.experiments(), history.confirmations())
+    fallen = rolled_back_keeps(history.experiments(), history.confirmations())
     rejected = [item for item in recent if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
     return PromptContext(
         program=program,
@@ -57,7 +59,7 @@ def profile_text(profile: Profile) -> str:
     )
 
 
-def _touched(history: History, measured: list[Experiment], settled: int) -> tuple[str, ...]:
+def _touched(history: JournalReader, measured: list[Experiment], settled: int) -> tuple[str, ...]:
     """Functions that the newest keeps wrote anew, and near misses before the experiment `settled`, newest first."""
     scores = history.scores()
     touching = [
@@ -76,7 +78,7 @@ def _was_near(item: Experiment, scores: dict[int, list[float]]) -> bool:
     return beaten is not None and item.score is not None and item.score < fmean(beaten)
 
 
-def _incumbent_text(history: History, profile: Profile) -> str:
+def _incumbent_text(history: JournalReader, profile: Profile) -> str:
     run = history.run()
     scores = history.scores()
     if run is None or run.incumbent is None:

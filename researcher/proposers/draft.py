@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request
 from researcher.prompting.transcripts import Exchange
-from researcher.proposers.novelty import tried
+from researcher.proposers.novelty import objection
 from researcher.source.proposal import Candidate, Proposal
 from researcher.source.validation import validate
 
@@ -47,7 +47,7 @@ class ProposalRequest:
     wait, oldest first.
     """
 
-    journal: History
+    journal: JournalReader
     incumbent: str
     upcoming: Sequence[str]
     requests: Sequence[Request]
@@ -65,7 +65,7 @@ class ProposalRequest:
 
     def vetting(self, by: str) -> Vet:
         """A function that validates a proposal by `by` against the incumbent and what the journal has tried."""
-        known = tried(self.journal, by)
+        known = objection(self.journal, by)
         return lambda proposal: Draft(proposal, validate(proposal, self.incumbent, known))
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from researcher.journal.reader import History
-from researcher.source.proposal import Attempt, Lane, Proposal, Proposer, Stage, lanes_of
+from researcher.journal.reader import JournalReader
+from researcher.source.proposal import Attempt, EditFormat, Proposal, Proposer, Stage, formats_of
 from trainer.jobs import Outcome
 
 TRIED_ENOUGH = 8
@@ -33,10 +33,10 @@ class Success:
         return (self.ran + 1) / (self.tried + 2)
 
 
-def successes(answers: Iterable[tuple[Sequence[Attempt], Outcome | None]]) -> dict[Lane, Success]:
+def successes(answers: Iterable[tuple[Sequence[Attempt], Outcome | None]]) -> dict[EditFormat, Success]:
     """From the attempts of each experiment and what became of it; what the machine lost says nothing."""
-    tried: Counter[Lane] = Counter()
-    ran: Counter[Lane] = Counter()
+    tried: Counter[EditFormat] = Counter()
+    ran: Counter[EditFormat] = Counter()
     for attempts, outcome in answers:
         for attempt in attempts:
             if attempt.failed is not None:
@@ -44,17 +44,17 @@ def successes(answers: Iterable[tuple[Sequence[Attempt], Outcome | None]]) -> di
             elif outcome is not None and not outcome.is_infrastructure:
                 tried.update(attempt.lanes)
                 ran.update(attempt.lanes if outcome is Outcome.OK else ())
-    return {lane: Success(tried[lane], ran[lane]) for lane in Lane}
+    return {lane: Success(tried[lane], ran[lane]) for lane in EditFormat}
 
 
-def offered(measured: Mapping[Lane, Success]) -> tuple[Lane, ...]:
+def offered(measured: Mapping[EditFormat, Success]) -> tuple[EditFormat, ...]:
     """The lanes to offer, at least one, in the order of their kind."""
     known = {lane: success for lane, success in measured.items() if success.tried >= TRIED_ENOUGH}
     best = max((success.rate for success in known.values()), default=0.0)
-    return tuple(lane for lane in Lane if lane not in known or known[lane].rate >= KEPT_SHARE * best)
+    return tuple(lane for lane in EditFormat if lane not in known or known[lane].rate >= KEPT_SHARE * best)
 
 
-def offered_lanes(history: History, model: str) -> tuple[Lane, ...]:
+def offered_lanes(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
     """The lanes to offer `model` now."""
     run, experiments = history.run(), history.experiments()
     last = experiments[-1].id if experiments else 0
@@ -80,4 +80,4 @@ def attempts_of(proposal: Proposal | None, outcome: Outcome | None) -> tuple[Att
     """A proposal's attempts; from an older journal the last of them, as far as its edits tell."""
     if proposal is None or proposal.attempts or not proposal.edits:
         return () if proposal is None else proposal.attempts
-    return (Attempt(lanes_of(proposal.edits), Stage.VALIDATE if outcome is Outcome.REJECTED else None),)
+    return (Attempt(formats_of(proposal.edits), Stage.VALIDATE if outcome is Outcome.REJECTED else None),)

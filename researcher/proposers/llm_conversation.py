@@ -2,7 +2,7 @@
 
 Where thoughts took all of the answer's room, the question is asked once more with twice of it, kept for the run. Every
 answer becomes a Draft, a bad one too, with its cost and the texts that went back and forth. Only when nothing can be
-asked at all is it an error (ModelAway).
+asked at all is it an error (LlmUnavailable).
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from researcher.errors import (
+    BadLlmResponse,
     EditError,
-    ModelAway,
-    ModelFault,
+    LlmUnavailable,
     PromptTooLong,
-    PromptWasCut,
+    PromptTruncated,
+    ReasoningUsedUpOutput,
     Rejected,
     ResearcherError,
-    ThoughtsAteTheAnswer,
 )
 from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message
 from researcher.prompting.context_budget import Window
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
-from researcher.prompting.reply_parser import lanes_meant, read_reply
+from researcher.prompting.reply_parser import formats_in, read_reply
 from researcher.prompting.source_outline import refuse_marks
 from researcher.prompting.thoughts import with_thoughts, without_thoughts
 from researcher.prompting.transcripts import Exchange
 from researcher.proposers.draft import Draft, Tick, Vet
 from researcher.proposers.meter import Price
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Attempt, Candidate, Lane, LlmCost, Proposal, Proposer, Stage, lanes_of
+from researcher.source.proposal import Attempt, Candidate, EditFormat, LlmCost, Proposal, Proposer, Stage, formats_of
 from trainer.jobs.redaction import RedactText, text_redaction
 
 _UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
@@ -42,7 +42,7 @@ _UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
 N = TypeVar("N", int, float)
 
 
-class LlmProposer:
+class Conversation:
     """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompting/prompts/`, the default.
 
     `secrets`, and what is written like one, is in nothing that is asked, stored or told. `price` is of its tokens, None
@@ -70,7 +70,7 @@ class LlmProposer:
     def propose(self, context: PromptContext, tick: Tick, vet: Vet) -> Draft:
         """A draft that `vet` lets pass, or what became of the attempt.
 
-        Raises ModelAway when nothing can be asked now: no server, no model, or a train.py that does not fit.
+        Raises LlmUnavailable when nothing can be asked now: no server, no model, or a train.py that does not fit.
         """
         source = context.source
         context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
@@ -78,10 +78,10 @@ class LlmProposer:
         by, schema = (Proposer.LLM, None) if context.advice is None else (Proposer.ADVISER, schema_of(source))
         try:
             question = self._question(context)
-        except ModelFault as error:
-            raise ModelAway(str(error)) from error
+        except BadLlmResponse as error:
+            raise LlmUnavailable(str(error)) from error
         turns = [self._turn(question, asking, schema)]
-        if isinstance(turns[0].fault, ThoughtsAteTheAnswer) and self._window.widen():
+        if isinstance(turns[0].fault, ReasoningUsedUpOutput) and self._window.widen():
             turns.append(
                 self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking, schema))
             )
@@ -103,11 +103,11 @@ class LlmProposer:
         )
 
     def look(self) -> None:
-        """Raises ModelAway where nobody could be asked, as far as that is seen without asking."""
+        """Raises LlmUnavailable where nobody could be asked, as far as that is seen without asking."""
         self._client.look()
 
     def unload(self, tick: Tick) -> None:
-        """Before a trial: returns once no model is in its way. Raises ModelStays or ModelAway."""
+        """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded or LlmUnavailable."""
         if isinstance(self._client, HoldsGpu):
             self._client.unload(tick)
 
@@ -120,7 +120,7 @@ class LlmProposer:
         try:
             answer_tokens = self._window.answer_tokens(messages)
             answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
-        except ModelFault as error:
+        except BadLlmResponse as error:
             if isinstance(error, PromptTooLong):
                 self._window.shrink()
             return _Turn(_UNREAD, error, self._exchange(prompt, "", error), None, time.monotonic() - started)
@@ -128,9 +128,9 @@ class LlmProposer:
         reply = with_thoughts(answer.thoughts, answer.text)
         try:
             self._window.learn(messages, answer)
-        except PromptWasCut as error:
+        except PromptTruncated as error:
             return _Turn(_UNREAD, error, self._exchange(prompt, reply, error, cut=cut), answer, answer.seconds)
-        proposal, found = judged(reply, asking.source, asking.vet, cut=cut)
+        proposal, found = parse_and_validate(reply, asking.source, asking.vet, cut=cut)
         fault = found if isinstance(found, ResearcherError) else None
         return _Turn(proposal, found, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
 
@@ -153,11 +153,11 @@ class LlmProposer:
         """One more turn; where none can be had, the failed one's fault says so."""
         try:
             turn = ask()
-        except (ModelAway, ModelFault) as error:
+        except (LlmUnavailable, BadLlmResponse) as error:
             turn = _Turn(_UNREAD, error, None, None, 0.0)
         if turn.answer is not None:
             return turn
-        fault = ModelFault(f"{failed.fault}; it could not be {how}: {turn.fault}")
+        fault = BadLlmResponse(f"{failed.fault}; it could not be {how}: {turn.fault}")
         return replace(turn, proposal=failed.proposal, found=fault)
 
     def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
@@ -187,7 +187,7 @@ class _Asking:
     @property
     def may_be_a_move(self) -> bool:
         """A person's idea is seldom a change of knobs."""
-        return Lane.SET in self.context.lanes and self.context.idea is None
+        return EditFormat.SET in self.context.lanes and self.context.idea is None
 
 
 @dataclass(frozen=True)
@@ -225,24 +225,24 @@ class _Turn:
     def shows_no_edit(self) -> bool:
         """Neither an edit nor the beginning of one but a knob's."""
         (attempt,) = self.proposal.attempts
-        return attempt.failed is Stage.PARSE and attempt.lanes in ((), (Lane.SET,))
+        return attempt.failed is Stage.PARSE and attempt.lanes in ((), (EditFormat.SET,))
 
 
-def judged(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
+def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
     """The proposal in an answer about `source`, with this one attempt; and its candidate, or why it has none."""
-    unread = replace(_UNREAD, attempts=(Attempt(lanes_meant(text), Stage.PARSE),))
+    unread = replace(_UNREAD, attempts=(Attempt(formats_in(text), Stage.PARSE),))
     if cut and not text.strip():
-        return unread, ThoughtsAteTheAnswer("the answer is empty and was cut off at its longest allowed length")
+        return unread, ReasoningUsedUpOutput("the answer is empty and was cut off at its longest allowed length")
     try:
         reply = None if cut and without_thoughts(text).strip() else read_reply(text)
-    except (Rejected, ModelFault) as error:
+    except (Rejected, BadLlmResponse) as error:
         return unread, error
     if reply is None:
         # What is left of a cut answer can parse and still be half an idea.
         return unread, Rejected(
             "the answer was cut off at its longest allowed length; write only the lines that change"
         )
-    lanes = lanes_of(reply.edits)
+    lanes = formats_of(reply.edits)
     proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
     stage = Stage.APPLY
     try:

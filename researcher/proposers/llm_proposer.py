@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from researcher.errors import EditError, ModelAway, ModelStays, Rejected
-from researcher.journal.reader import History
+from researcher.errors import EditError, LlmUnavailable, ModelNotUnloaded, Rejected
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request, RequestState
 from researcher.prompting.prompt import PromptContext
-from researcher.proposers.advice import settled
-from researcher.proposers.availability import LOOKS_SHARE, Absence
+from researcher.proposers.advice import to_runnable_change
+from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker
 from researcher.proposers.draft import Draft, ProposalRequest, Tick
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.novelty import tried
-from researcher.proposers.prefetch import AHEAD, Asked, Drafting, Ready, lost_ground
+from researcher.proposers.llm_conversation import Conversation
+from researcher.proposers.novelty import objection
+from researcher.proposers.prefetch import AHEAD, DraftRequest, PendingDraft, Prefetch, reverts_later_keep
 from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.schedule import Schedule
-from researcher.queues.dry_runs import Checker
+from researcher.queues.dry_runs import DryRuns
 from researcher.source.proposal import Candidate, Proposal, Proposer
 from researcher.source.validation import refuse_tried, validate
 from trainer.jobs import Profile
@@ -36,25 +36,25 @@ _UNANSWERED = "a question without an answer"  # told once each time it goes away
 
 
 @dataclass(frozen=True)
-class Asking:
+class Vetting:
     """What every question to an LLM is made with, and what its answer is held to. `checker` is None without one."""
 
     profile: Profile
     program: Callable[[], str]
-    checker: Checker | None = None
+    checker: DryRuns | None = None
 
     def draft(
-        self, llm: LlmProposer, context: PromptContext, history: History, tick: Tick, drafted: frozenset[str]
+        self, llm: Conversation, context: PromptContext, history: JournalReader, tick: Tick, drafted: frozenset[str]
     ) -> Draft:
         """What `llm` answers; `drafted` are the fingerprints of candidates that wait.
 
-        Raises ModelAway.
+        Raises LlmUnavailable.
         """
-        known = tried(history, Proposer.LLM)
+        known = objection(history, Proposer.LLM)
 
         def vet(proposal: Proposal) -> Draft:
             if context.advice is not None:
-                proposal = settled(proposal, context.source, self.profile.context)
+                proposal = to_runnable_change(proposal, context.source, self.profile.context)
             candidate = validate(proposal, context.source, known)
             if candidate.fingerprint in drafted:
                 raise Rejected("the same code was drafted already and waits to be measured; propose something else")
@@ -65,15 +65,15 @@ class Asking:
         return llm.propose(context, tick, vet)
 
 
-class Speaker:
+class LlmProposer:
     """Asks `llm`. With `drafting` it is asked ahead; `alone` says that nobody else proposes; `say` reaches people."""
 
     def __init__(
         self,
-        llm: LlmProposer,
-        asking: Asking,
+        llm: Conversation,
+        asking: Vetting,
         briefing: Briefing,
-        drafting: Drafting | None,
+        drafting: Prefetch | None,
         say: Callable[[str], None],
         *,
         alone: bool,
@@ -85,7 +85,7 @@ class Speaker:
         self._drafting = drafting
         self._say = say
         self._alone = alone
-        self._absence = Absence(clock, 1.0 if alone else LOOKS_SHARE)
+        self._absence = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
     def drafted(self) -> frozenset[str]:
@@ -108,12 +108,12 @@ class Speaker:
         context = self._context(journal, incumbent, whose, idea)
         try:
             draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
-        except ModelAway as error:
+        except LlmUnavailable as error:
             return self._unanswered(error, whose)
         self._answered()
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
-    def draft_ahead(self, journal: History, incumbent: str, upcoming: Sequence[str]) -> None:
+    def draft_ahead(self, journal: JournalReader, incumbent: str, upcoming: Sequence[str]) -> None:
         """Have the next question about `incumbent` asked, for the first of the LLM's `upcoming` turns without a draft,
         if there is room; returns at once."""
         drafting = self._drafting
@@ -132,21 +132,21 @@ class Speaker:
         context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
         drafted = self.drafted()
         drafting.begin(
-            Asked(incumbent, whose, None if idea is None else idea.id),
+            DraftRequest(incumbent, whose, None if idea is None else idea.id),
             lambda history, tick: self._asking.draft(self._llm, context, history, tick, drafted),
         )
 
-    def _context(self, journal: History, incumbent: str, whose: str, idea: Request | None) -> PromptContext:
+    def _context(self, journal: JournalReader, incumbent: str, whose: str, idea: Request | None) -> PromptContext:
         wish = None if idea is None else idea.body
         return self._briefing.context(journal, incumbent, model=self._llm.model, whose=whose, idea=wish)
 
     def leave_card(self, tick: Tick) -> None:
-        """Before a trial: returns once no model is in its way. Raises ModelStays."""
+        """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded."""
         try:
             self._llm.unload(tick)
-        except ModelStays:
+        except ModelNotUnloaded:
             raise
-        except ModelAway as error:  # who cannot be asked holds no card
+        except LlmUnavailable as error:  # who cannot be asked holds no card
             if self._absence.away is None:
                 self._note_away(error)
 
@@ -155,18 +155,18 @@ class Speaker:
         if self._drafting is not None:
             self._drafting.close()
 
-    def _collect(self, drafting: Drafting) -> None:
+    def _collect(self, drafting: Prefetch) -> None:
         asked = drafting.under_way
         try:
             if drafting.collect() is not None:
                 self._answered()
-        except ModelAway as error:
+        except LlmUnavailable as error:
             assert asked is not None, "only a question can find the model away"
             draft = self._unanswered(error, asked.whose)
             if draft is not None:
-                drafting.keep(Ready(Asked("", asked.whose), draft))
+                drafting.keep(PendingDraft(DraftRequest("", asked.whose), draft))
 
-    def _unanswered(self, error: ModelAway, by: str) -> Draft | None:
+    def _unanswered(self, error: LlmUnavailable, by: str) -> Draft | None:
         """Told as a rejection where it answered before."""
         self._note_away(error)
         answered, self._answers = self._answers, False
@@ -177,7 +177,7 @@ class Speaker:
         self._absence.ends()
         self._say("")
 
-    def _note_away(self, error: ModelAway) -> None:
+    def _note_away(self, error: LlmUnavailable) -> None:
         """Say it once in the log, and for as long as it lasts to whoever watches."""
         if self._absence.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
@@ -185,7 +185,7 @@ class Speaker:
         self._say(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
 
 
-def _undrafted(coming: Sequence[str], drafting: Drafting) -> str | None:
+def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:
     """The first of the LLM's turns for which nothing waits."""
     waiting = [ready.asked.whose for ready in drafting.waiting if ready.asked.idea is None]
     for name in coming:
@@ -195,7 +195,7 @@ def _undrafted(coming: Sequence[str], drafting: Drafting) -> str | None:
     return None
 
 
-def _not_measured_yet(journal: History, drafting: Drafting) -> list[str]:
+def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
     """What is on its way, as lines of the history."""
     running = journal.open_experiment()
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
@@ -203,14 +203,14 @@ def _not_measured_yet(journal: History, drafting: Drafting) -> list[str]:
     return lines + [f"drafted, and not measured yet: {draft.proposal.title}" for draft in waiting]
 
 
-def _fitted(ready: Ready, journal: History, incumbent: str) -> Draft:
+def _fitted(ready: PendingDraft, journal: JournalReader, incumbent: str) -> Draft:
     """The draft, or why it became none while it waited. An idea goes on waiting where only the incumbent changed."""
     draft, asked = ready.draft, ready.asked
     if draft.candidate is None:
         return _of(asked, draft)
     try:
         if asked.source == incumbent:
-            refuse_tried(draft.candidate, tried(journal, Proposer.LLM))
+            refuse_tried(draft.candidate, objection(journal, Proposer.LLM))
             return _of(asked, draft)
         return _of(asked, replace(draft, candidate=_moved(draft.proposal, asked.source, incumbent, journal)))
     except (EditError, Rejected) as error:
@@ -219,13 +219,13 @@ def _fitted(ready: Ready, journal: History, incumbent: str) -> Draft:
         return replace(draft, candidate=None, rejected=f"it was drafted before the incumbent changed: {error}")
 
 
-def _moved(proposal: Proposal, before: str, incumbent: str, journal: History) -> Candidate:
+def _moved(proposal: Proposal, before: str, incumbent: str, journal: JournalReader) -> Candidate:
     """The candidate that a proposal for the source `before` makes of a later incumbent. Raises EditError, Rejected."""
-    fault = lost_ground(proposal, before, incumbent)
+    fault = reverts_later_keep(proposal, before, incumbent)
     if fault is not None:
         raise Rejected(fault)
-    return validate(proposal, incumbent, tried(journal, Proposer.LLM))
+    return validate(proposal, incumbent, objection(journal, Proposer.LLM))
 
 
-def _of(asked: Asked, draft: Draft) -> Draft:
+def _of(asked: DraftRequest, draft: Draft) -> Draft:
     return draft if asked.idea is None else replace(draft, proposal=replace(draft.proposal, request=asked.idea))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from researcher.errors import CapReached, ModelAway, ModelFault, ModelSilent
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, SpendingLimitReached
 from researcher.journal.records import PaidCall
 from researcher.llm.client import Answer, ChatClient, Message
 from researcher.prompting.prompt import MESSAGE_TOKENS
@@ -35,7 +35,7 @@ class TokenPrice:
         return (prompt_tokens * self.sent + answer_tokens * self.answered) / 1e6
 
 
-class Ledger(Protocol):
+class CallLog(Protocol):
     """The steps of `researcher.journal.writer` for paid calls."""
 
     def paid_calls(self) -> list[PaidCall]: ...
@@ -49,10 +49,10 @@ class Ledger(Protocol):
     def drop_call(self, call: int) -> None: ...
 
 
-class Meter:
+class MeteredClient:
     """`client`, with every question paid from what is left of `cap`. `why` is written down with each."""
 
-    def __init__(self, client: ChatClient, price: Price, cap: float, ledger: Ledger) -> None:
+    def __init__(self, client: ChatClient, price: Price, cap: float, ledger: CallLog) -> None:
         self._client = client
         self._price = price
         self._ledger = ledger
@@ -73,18 +73,20 @@ class Meter:
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Raises CapReached, with nothing asked, where the most that it can cost does not fit."""
+        """Raises SpendingLimitReached, with nothing asked, where the most that it can cost does not fit."""
         worst = self._worst(messages, answer_tokens or self.answer_tokens, schema)
         left = self.cap - spent(self._ledger.paid_calls())
         if worst > left:
-            raise CapReached(f"an answer of {self.model} may cost {worst:.4f}, and {left:.4f} of {self.cap:g} are left")
+            raise SpendingLimitReached(
+                f"an answer of {self.model} may cost {worst:.4f}, and {left:.4f} of {self.cap:g} are left"
+            )
         call = self._ledger.begin_call(why=self.why, endpoint=self.url, model=self.model, cap=self.cap, worst=worst)
         try:
             answer = self._client.chat(messages, tick, answer_tokens=answer_tokens, schema=schema)
-        except (ModelSilent, ModelFault) as fault:
+        except (LlmTimeout, BadLlmResponse) as fault:
             self._ledger.end_call(call, prompt_tokens=None, answer_tokens=None, money=None, fault=str(fault))
             raise
-        except ModelAway:
+        except LlmUnavailable:
             self._ledger.drop_call(call)
             raise
         counts = answer.prompt_tokens, answer.answer_tokens

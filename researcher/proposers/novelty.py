@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from researcher.decision.rules import is_banned
-from researcher.decision.standing import fallen_keeps
-from researcher.journal.reader import History
+from researcher.decision.standing import rolled_back_keeps
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Confirmation, Experiment
 from researcher.proposers.memory import too_large
 from researcher.source.fingerprint import read_facts
@@ -15,7 +15,7 @@ from researcher.source.proposal import Candidate, Proposer
 from trainer.jobs import Outcome
 
 
-def tried(journal: History, by: str) -> Callable[[Candidate], str | None]:
+def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | None]:
     """What the journal says against a candidate, in words: its code was tried, its change has failed elsewhere, or what
     is no larger ran out of memory.
 
@@ -39,7 +39,7 @@ def tried(journal: History, by: str) -> Callable[[Candidate], str | None]:
     return answer
 
 
-def _ground(journal: History, incumbent: int, by: str) -> str:
+def _ground(journal: JournalReader, incumbent: int, by: str) -> str:
     """The source that growth is measured from: the baseline, or for models the last file of a person's before."""
     experiment = journal.experiment(incumbent)
     while experiment.parent is not None and (by == Proposer.HUMAN or experiment.proposer != Proposer.HUMAN):
@@ -55,7 +55,7 @@ def _refuse_creep(source: str, incumbent: str, ground: str, by: str) -> None:
     refuse_carried(source, ground, cap, "the script the run grew from")
 
 
-def _speaks_against_it(journal: History, fingerprint: str) -> Experiment | None:
+def _speaks_against_it(journal: JournalReader, fingerprint: str) -> Experiment | None:
     """The experiment for whose sake this code is not run again, if any.
 
     What the machine lost was never measured. What a check threw away because something did not run, without comparing
@@ -64,12 +64,12 @@ def _speaks_against_it(journal: History, fingerprint: str) -> Experiment | None:
     measured = [item for item in journal.tried(fingerprint) if item.outcome is not Outcome.LOST]
     if len(measured) == 1:
         failed = [check for check in journal.confirmations() if _fell_by_failing(journal, check)]
-        if measured[0].id in fallen_keeps(journal.experiments(), failed):
+        if measured[0].id in rolled_back_keeps(journal.experiments(), failed):
             return None
     return next(iter(measured), None)
 
 
-def _fell_by_failing(journal: History, check: Confirmation) -> bool:
+def _fell_by_failing(journal: JournalReader, check: Confirmation) -> bool:
     """True where no score was compared and nothing was found unscorable: something did not run."""
     outcomes = [trial.outcome for trial in journal.trials(confirmation=check.id)[-1:]]
     return check.fell and check.gain is None and all(each is not None and each.is_failure for each in outcomes)

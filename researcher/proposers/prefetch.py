@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.proposers.draft import Draft, Tick
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Proposal, Proposer
@@ -23,7 +23,7 @@ from researcher.source.proposal import Proposal, Proposer
 AHEAD = 2
 
 
-class Lease(Protocol):
+class GpuSharingPolicy(Protocol):
     """Whether the LLM may speak now: beside a trial it must take nothing that the trial's budget counts."""
 
     def may_draft(self) -> bool:
@@ -31,7 +31,7 @@ class Lease(Protocol):
 
 
 @dataclass(frozen=True)
-class Apart:
+class FixedPolicy:
     """The lease where nothing is shared, or all is: the same answer all night."""
 
     apart: bool
@@ -42,7 +42,7 @@ class Apart:
 
 
 @dataclass(frozen=True)
-class Asked:
+class DraftRequest:
     """What a draft was asked for: the incumbent's source then, whose turn, and a user's idea by its request."""
 
     source: str
@@ -51,10 +51,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Ready:
+class PendingDraft:
     """A draft that waits."""
 
-    asked: Asked
+    asked: DraftRequest
     draft: Draft
 
 
@@ -62,18 +62,18 @@ class Closed(Exception):
     """Nobody waits for this draft any more."""
 
 
-Ask = Callable[[History, Tick], Draft]
+Ask = Callable[[JournalReader, Tick], Draft]
 
 
-class Drafting:
+class Prefetch:
     """The thread, and what it brought. All but the thread's own work is called from one thread."""
 
-    def __init__(self, journal: Path, lease: Lease) -> None:
+    def __init__(self, journal: Path, lease: GpuSharingPolicy) -> None:
         """`journal` is its folder: the thread reads it through a connection of its own."""
         self._journal = journal
         self._lease = lease
-        self._ready: list[Ready] = []
-        self._under_way: Asked | None = None
+        self._ready: list[PendingDraft] = []
+        self._under_way: DraftRequest | None = None
         self._pool = ThreadPoolExecutor(1, "drafting")
         self._answer: Future[Draft] | None = None
         self._closed = threading.Event()
@@ -94,7 +94,7 @@ class Drafting:
         return len(self._ready) < AHEAD
 
     @property
-    def under_way(self) -> Asked | None:
+    def under_way(self) -> DraftRequest | None:
         """What is being asked, or has been and was not collected yet."""
         return self._under_way
 
@@ -105,11 +105,11 @@ class Drafting:
         return {each.idea for each in asked if each.idea is not None}
 
     @property
-    def waiting(self) -> tuple[Ready, ...]:
+    def waiting(self) -> tuple[PendingDraft, ...]:
         """Oldest first."""
         return tuple(self._ready)
 
-    def begin(self, asked: Asked, ask: Ask) -> None:
+    def begin(self, asked: DraftRequest, ask: Ask) -> None:
         """Have `ask` called in the thread: with a history, and a tick that raises once nobody waits any more."""
         assert self._answer is None, "one question at a time"
         self._under_way = asked
@@ -125,14 +125,14 @@ class Drafting:
             return None
         self._answer = self._under_way = None
         draft = answer.result()
-        self.keep(Ready(asked, draft))
+        self.keep(PendingDraft(asked, draft))
         return draft
 
-    def keep(self, ready: Ready) -> None:
+    def keep(self, ready: PendingDraft) -> None:
         """Have it wait."""
         self._ready.append(ready)
 
-    def take(self, whose: str) -> Ready | None:
+    def take(self, whose: str) -> PendingDraft | None:
         """The next one for a turn, a user's idea first whosever turn it is; None where none waits."""
         found = next((each for each in self._ready if each.asked.idea is not None), None)
         found = found or next((each for each in self._ready if each.asked.whose == whose), None)
@@ -146,7 +146,7 @@ class Drafting:
         self._pool.shutdown(wait=False)
 
     def _work(self, ask: Ask) -> Draft:
-        with closing(History(self._journal)) as history:
+        with closing(JournalReader(self._journal)) as history:
             return ask(history, self._tick)
 
     def _tick(self) -> None:
@@ -154,7 +154,7 @@ class Drafting:
             raise Closed
 
 
-def lost_ground(proposal: Proposal, before: str, incumbent: str) -> str | None:
+def reverts_later_keep(proposal: Proposal, before: str, incumbent: str) -> str | None:
     """Why a proposal for the source `before` is none for the later `incumbent`; None where it still is.
 
     Its edits must leave standing all that was kept in between: a whole file, or a function that was changed since,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from researcher.decision.rules import is_banned, pooled_sigma
 from researcher.errors import Rejected
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment
 from researcher.optimizer.knob_effects import Effect, effects
 from researcher.optimizer.optimizer import Optimizer
@@ -21,7 +21,7 @@ from researcher.proposers.digest import prompt_context
 from researcher.proposers.edit_formats import offered_lanes
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import Lessons, NearMiss
-from researcher.proposers.novelty import tried
+from researcher.proposers.novelty import objection
 from researcher.source.knobs import read_knobs
 from researcher.source.proposal import KnobValue, Proposal, Proposer
 from researcher.source.validation import validate
@@ -44,7 +44,7 @@ class Briefing:
         self.lessons = Lessons()
 
     def context(
-        self, history: History, incumbent: str, *, model: str, whose: str = Proposer.LLM, idea: str | None = None
+        self, history: JournalReader, incumbent: str, *, model: str, whose: str = Proposer.LLM, idea: str | None = None
     ) -> PromptContext:
         """The run as `model` is told of it in the turn of `whose`; `idea` is a user's wish."""
         told = prompt_context(history, self._profile, self._program(), incumbent, idea)
@@ -61,23 +61,23 @@ class Briefing:
             fruitless=fruitless if fruitless >= PLATEAU else None,
         )
 
-    def near_misses(self, history: History) -> list[NearMiss]:
+    def near_misses(self, history: JournalReader) -> list[NearMiss]:
         """Edits that were not kept, and no worse than noise; the best first."""
         return self.lessons.near_misses(history.scores(), self._sigma(history))
 
-    def _sigma(self, history: History) -> float:
+    def _sigma(self, history: JournalReader) -> float:
         return pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
 
-    def _advice(self, history: History, incumbent: str) -> Advice:
+    def _advice(self, history: JournalReader, incumbent: str) -> Advice:
         best = (
             f"{score:.6f} with {_set(moves) or 'train.py as it stands'}"
             for score, moves in self._optimizer.best(incumbent, BEST)
         )
         return Advice(_knob_lines(incumbent), tuple(best), self._suggestion(history, incumbent))
 
-    def _suggestion(self, history: History, incumbent: str) -> str:
+    def _suggestion(self, history: JournalReader, incumbent: str) -> str:
         """What the optimiser would do where it does not leave it to chance, in words."""
-        known = tried(history, Proposer.OPTIMIZER)
+        known = objection(history, Proposer.OPTIMIZER)
 
         def title(proposal: Proposal) -> str:
             validate(proposal, incumbent, known)
@@ -88,11 +88,11 @@ class Briefing:
         except Rejected as error:
             return f"nothing: {error}"
 
-    def _effect_lines(self, history: History) -> tuple[str, ...]:
+    def _effect_lines(self, history: JournalReader) -> tuple[str, ...]:
         known = effects(self._optimizer.moves(), self._sigma(history))
         return _section("What moving a knob did to the score, and how sure that is", [*map(_effect, known)])
 
-    def _lesson_lines(self, history: History, earlier: int) -> tuple[str, ...]:
+    def _lesson_lines(self, history: JournalReader, earlier: int) -> tuple[str, ...]:
         dead = self.lessons.dead_ends(history.scores(), self._sigma(history), earlier)
         return (
             *_section(
@@ -139,7 +139,7 @@ def _set(moves: Mapping[str, KnobValue]) -> str:
     return ", ".join(f"{name} {value}" for name, value in moves.items())
 
 
-def _diff_lines(history: History, incumbent: str) -> tuple[str, ...]:
+def _diff_lines(history: JournalReader, incumbent: str) -> tuple[str, ...]:
     """What the night changed so far, as a diff without context."""
     first = history.source(history.numbered(0).id)
     lines = [

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import RequestState
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.transcripts import store_exchanges
 from researcher.proposers.combining import Combiner
 from researcher.proposers.draft import Draft, ProposalRequest, Proposer, Tick
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.llm_proposer import ALONE, Asking, Speaker
+from researcher.proposers.llm_conversation import Conversation
+from researcher.proposers.llm_proposer import ALONE, LlmProposer, Vetting
 from researcher.proposers.optimizer_proposer import OptimizerProposer
-from researcher.proposers.prefetch import Drafting
+from researcher.proposers.prefetch import Prefetch
 from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule, progress, upcoming
 from researcher.proposers.stronger_llm import Stronger, StrongerLlm
@@ -56,11 +56,11 @@ class Proposers:
         self,
         *,
         mix: Mix,
-        asking: Asking,
+        asking: Vetting,
         optimizer: Optimizer,
-        llm: LlmProposer | None,
+        llm: Conversation | None,
         stronger: Stronger | None = None,
-        drafting: Drafting | None = None,
+        drafting: Prefetch | None = None,
         shares: Schedule = USUAL_SHARES,
         folder: Path,
         say: Callable[[str], None],
@@ -69,7 +69,9 @@ class Proposers:
         self._optimizer = optimizer
         self._briefing = Briefing(asking.profile, asking.program, optimizer)
         alone = mix is Mix.LLM
-        speaker = None if llm is None else Speaker(llm, asking, self._briefing, drafting, say, alone=alone, clock=clock)
+        speaker = (
+            None if llm is None else LlmProposer(llm, asking, self._briefing, drafting, say, alone=alone, clock=clock)
+        )
         schedule: list[Scheduled] = []
         if stronger is not None:
             escalated = StrongerLlm(stronger, asking, self._briefing, alone=speaker is None, clock=clock)
@@ -91,7 +93,7 @@ class Proposers:
         self._refusals = 0
         self._resting_until = 0.0
 
-    def next_draft(self, journal: History, incumbent: str, tick: Tick) -> Draft | None:
+    def next_draft(self, journal: JournalReader, incumbent: str, tick: Tick) -> Draft | None:
         """The next proposal against the source `incumbent`, or None when nobody can propose at the moment."""
         self.learn(journal)
         turn = ProposalRequest(
@@ -106,14 +108,14 @@ class Proposers:
             self._rest_after(draft)
         return draft
 
-    def draft_ahead(self, journal: History) -> None:
+    def draft_ahead(self, journal: JournalReader) -> None:
         """While a trial runs: have the LLM asked for what comes next. Returns at once."""
         run = journal.run()
         if self._speaker is not None and run is not None and run.incumbent is not None:
             self._speaker.draft_ahead(journal, journal.source(run.incumbent), self._upcoming(journal))
 
     def leave_card(self, tick: Tick) -> None:
-        """Before a trial: returns once no model is in its way. Raises ModelStays."""
+        """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded."""
         if self._speaker is not None:
             self._speaker.leave_card(tick)
 
@@ -122,7 +124,7 @@ class Proposers:
         if self._speaker is not None:
             self._speaker.close()
 
-    def learn(self, journal: History) -> None:
+    def learn(self, journal: JournalReader) -> None:
         """Teach the optimiser what was decided since the last call, and measured again."""
         decided = [*takewhile(lambda item: item.decision is not None, journal.experiments(after=self._learned))]
         ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
@@ -136,7 +138,7 @@ class Proposers:
         """Keep what was asked and answered beside the experiment, for people and for a later replay."""
         store_exchanges(self._folder / str(number), draft.exchanges)
 
-    def _upcoming(self, journal: History) -> list[str]:
+    def _upcoming(self, journal: JournalReader) -> list[str]:
         """Whose turn the next experiments are."""
         return upcoming(progress(self._shares, journal.experiments()), self._shares)
 

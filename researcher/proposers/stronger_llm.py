@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from researcher.errors import CapReached, ModelAway
-from researcher.proposers.availability import Absence
+from researcher.errors import LlmUnavailable, SpendingLimitReached
+from researcher.proposers.availability import CircuitBreaker
 from researcher.proposers.draft import Draft, ProposalRequest
 from researcher.proposers.escalation import reason_to_escalate, spent
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.llm_proposer import Asking
-from researcher.proposers.meter import Meter
+from researcher.proposers.llm_conversation import Conversation
+from researcher.proposers.llm_proposer import Vetting
+from researcher.proposers.meter import MeteredClient
 from researcher.proposers.prompt_context import Briefing
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Stronger:
     """A paid model, and what keeps its cap: the client that `llm` asks through."""
 
-    llm: LlmProposer
-    meter: Meter
+    llm: Conversation
+    meter: MeteredClient
 
 
 class StrongerLlm:
@@ -31,14 +31,14 @@ class StrongerLlm:
     ideas."""
 
     def __init__(
-        self, stronger: Stronger, asking: Asking, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
+        self, stronger: Stronger, asking: Vetting, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
     ) -> None:
         self._llm = stronger.llm
         self._meter = stronger.meter
         self._asking = asking
         self._briefing = briefing
         self._alone = alone
-        self._absence = Absence(clock)
+        self._absence = CircuitBreaker(clock)
         self._cap_reached = False
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
@@ -53,11 +53,11 @@ class StrongerLlm:
         try:
             context = self._briefing.context(journal, turn.incumbent, model=self._llm.model)
             draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
-        except CapReached as error:
+        except SpendingLimitReached as error:
             self._cap_reached = True
             logger.warning("%s is not asked any more: %s", self._meter.model, error)
             return None
-        except ModelAway as error:
+        except LlmUnavailable as error:
             if self._absence.away is None:
                 logger.warning("%s cannot be asked: %s. It is asked again once it is back", self._meter.model, error)
             self._absence.begins(error)

@@ -14,7 +14,7 @@ from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import JobStatus
 
 from researcher.errors import Rejected
-from trainer.jobs import CHECKS, HELD, RUN_CHECK, Bus, CheckResult, CheckSpec, Profile, Unreadable, Verdict
+from trainer.jobs import CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Profile, RedisClient, Unreadable, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ _KEPT_S = 600
 _LIMIT_S = 120
 
 
-class Checker:
+class DryRuns:
     """Asks over `bus`. `files` are the subject's, of which every candidate replaces train.py; `say` reaches whoever
     watches."""
 
     def __init__(
         self,
-        bus: Bus,
+        bus: RedisClient,
         profile: Profile,
         files: Callable[[], Mapping[str, str]],
         say: Callable[[str], None],

@@ -23,7 +23,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from researcher.journal.records import CONFIRM
-from trainer.jobs import REQUESTS, AllowlistedJob, Bus, JobQueue, is_id, result_of, results_key
+from trainer.jobs import REQUESTS, AllowlistedJob, JobQueue, RedisClient, is_id, result_of, results_key
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ class RequestJob(AllowlistedJob):
         self.result_ttl = self.failure_ttl = _KEPT_S
 
 
-class Desk(SimpleWorker):
+class RequestWorker(SimpleWorker):
     """Serves waiting requests in the calling process, when asked to."""
 
     @classmethod
-    def open(cls, bus: Bus, receiver: Receiver) -> Desk:
+    def open(cls, bus: RedisClient, receiver: Receiver) -> RequestWorker:
         """Serve with `receiver(id, kind, body) -> answer`, first what a killed researcher left."""
         RequestJob.functions[RECEIVE] = partial(_receive, receiver)
         queue = bus.queue(REQUESTS)
@@ -106,7 +106,7 @@ class Desk(SimpleWorker):
 
 
 def _receive(receiver: Receiver, request: str, kind: str, body: str) -> str:
-    """Whoever may write into the queue may write anything: what `ask` refuses is refused here, too."""
+    """Whoever may write into the queue may write anything: what `send` refuses is refused here, too."""
     _require(kind, body)
     return receiver(request, kind, body)
 
@@ -160,7 +160,7 @@ def _put_back(queue: Queue) -> None:
     queue.connection.delete(StartedJobRegistry(queue=queue).key, queue.intermediate_queue.key)
 
 
-def ask(bus: Bus, kind: str, body: str = "", *, request: str | None = None) -> str:
+def send(bus: RedisClient, kind: str, body: str = "", *, request: str | None = None) -> str:
     """Put a request on the queue and return its id; the same id again is the same request.
 
     Our own server's users may only write ids that are a kind and twelve hexadecimal digits, as those made here are.
@@ -184,7 +184,7 @@ def _require(kind: str, body: str) -> None:
         raise ValueError(f"a request carries at most {BODY_LIMIT_CHARACTERS} characters; this one has {len(body)}")
 
 
-def answer(bus: Bus, request: str, wait_s: int) -> str | None:
+def wait_reply(bus: RedisClient, request: str, wait_s: int) -> str | None:
     """The answer to a request, or None when no researcher served it within `wait_s`."""
     key = results_key(request)
     if not bus.connection.xread({key: "0-0"}, count=1, block=wait_s * 1000):
@@ -199,6 +199,6 @@ def answer(bus: Bus, request: str, wait_s: int) -> str | None:
     return str(result.return_value)
 
 
-def withdraw(bus: Bus, request: str) -> bool:
+def cancel(bus: RedisClient, request: str) -> bool:
     """Take a request back. False when it is being served already; the desk deletes what it finds taken back."""
     return bool(bus.connection.hsetnx(RequestJob.key_for(request), _TAKEN, _BACK))

@@ -18,8 +18,8 @@ from trainer.jobs import (
     RUN_TRIAL,
     TRIALS,
     AllowlistedJob,
-    Bus,
     Outcome,
+    RedisClient,
     TrialResult,
     TrialSpec,
     Unreadable,
@@ -49,7 +49,7 @@ class Fault:
 class TrialQueue:
     """The researcher's side of the queue `trials`. It writes no results, not even that of an abandoned attempt."""
 
-    def __init__(self, bus: Bus, leases_count: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, bus: RedisClient, leases_count: Callable[[], bool] = lambda: True) -> None:
         """`leases_count` is False while the clock does not tell whether a lease has ended."""
         self._bus = bus
         self._leases_count = leases_count

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from researcher.journal.records import Decision, Verdict
-from researcher.report.view import Night, Row, tally_text
+from researcher.report.view import Row, RunReport, tally_text
 from trainer.jobs import Outcome
 
 INK, FAINT, KEEP, CLAIM, LOST = "#1f2933", "#9aa5b1", "#0b7a5c", "#d97706", "#c2410c"
@@ -27,7 +27,7 @@ FAILURE_MARKERS = {
 }
 
 
-def draw(night: Night) -> bytes:
+def draw(night: RunReport) -> bytes:
     """A PNG of the night so far; a night without a measured baseline says so in the picture."""
     figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -64,7 +64,7 @@ def _frame(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _staircase(axes: Axes, night: Night) -> None:
+def _staircase(axes: Axes, night: RunReport) -> None:
     """The incumbent's score as it was believed at the time, down with each keep and back up when a claim fails."""
     xs, ys = [0.0], [_baseline(night)]
     for x, y in _steps(night):
@@ -78,7 +78,7 @@ def _staircase(axes: Axes, night: Night) -> None:
     axes.axhline(ys[0], color=FAINT, lw=1, ls=":")
 
 
-def _steps(night: Night) -> list[tuple[float, float]]:
+def _steps(night: RunReport) -> list[tuple[float, float]]:
     """Where the incumbent changed: keeps at their number, falls half a step after the last decided experiment."""
     events = [
         (item.decided_at or 0.0, float(item.number), item.score)
@@ -91,26 +91,26 @@ def _steps(night: Night) -> list[tuple[float, float]]:
     return [(x, y) for _, x, y in sorted(events)]
 
 
-def _score_of(night: Night, experiment: int | None) -> float:
+def _score_of(night: RunReport, experiment: int | None) -> float:
     """As it was believed when it was kept; the baseline's for none."""
     row = night.row(experiment)
     score = None if row is None or row.experiment.is_baseline else row.experiment.score
     return _baseline(night) if score is None else score
 
 
-def _baseline(night: Night) -> float:
+def _baseline(night: RunReport) -> float:
     """As it was decided; later repeats belong to the claims they were made for."""
     score = night.rows[0].experiment.score
     return fmean(night.baseline_scores) if score is None else score
 
 
-def _end_of(night: Night, at: float) -> float:
+def _end_of(night: RunReport, at: float) -> float:
     """Where a check stands: half a step after the last experiment decided before it."""
     before = [row.experiment.number for row in night.rows if (row.experiment.decided_at or 0.0) < at]
     return before[-1] + 0.5
 
 
-def _points(axes: Axes, night: Night) -> None:
+def _points(axes: Axes, night: RunReport) -> None:
     axes.scatter(
         [0] * len(night.baseline_scores), night.baseline_scores, s=26, color=INK, zorder=3, label="baseline, each seed"
     )
@@ -148,7 +148,7 @@ def _points(axes: Axes, night: Night) -> None:
         )
 
 
-def _clip_to_interesting(axes: Axes, night: Night, measured: list[Row]) -> None:
+def _clip_to_interesting(axes: Axes, night: RunReport, measured: list[Row]) -> None:
     """One disaster must not flatten the rest: scores far above the baseline are drawn at the upper edge."""
     scores = [row.experiment.score for row in measured if row.experiment.score is not None]
     top = max(night.baseline_scores)
@@ -164,7 +164,7 @@ def _clip_to_interesting(axes: Axes, night: Night, measured: list[Row]) -> None:
         )
 
 
-def _failures(axes: Axes, night: Night) -> None:
+def _failures(axes: Axes, night: RunReport) -> None:
     low, high = axes.get_ylim()
     for outcome, marker in FAILURE_MARKERS.items():
         at = [row.experiment.number for row in night.rows if row.experiment.outcome is outcome]
@@ -173,7 +173,7 @@ def _failures(axes: Axes, night: Night) -> None:
             axes.scatter(at, [low + 0.96 * (high - low)] * len(at), marker=marker, color=LOST, s=40, label=label)
 
 
-def _claims(axes: Axes, night: Night) -> None:
+def _claims(axes: Axes, night: RunReport) -> None:
     """Each claim's own means, the unbiased numbers beside the lucky first runs of the keeps; and what fell, and why."""
     label: str | None = "mean of fresh seeds, ±2σ of the difference"
     for index, check in enumerate(night.confirmations):
@@ -201,7 +201,7 @@ def _claims(axes: Axes, night: Night) -> None:
         )
 
 
-def _remeasured(axes: Axes, night: Night) -> None:
+def _remeasured(axes: Axes, night: RunReport) -> None:
     """The incumbent's later runs: level with its step while the machine is what it was."""
     xs = [_end_of(night, trial.finished_at or 0.0) for trial in night.remeasured]
     if xs:
@@ -209,13 +209,13 @@ def _remeasured(axes: Axes, night: Night) -> None:
         axes.scatter(xs, ys, marker="_", color=INK, s=60, zorder=5, label="incumbent, run again")
 
 
-def _title(night: Night) -> str:
+def _title(night: RunReport) -> str:
     counts = f"{night.measured} experiments: {tally_text(night)}"
     gain = "no gain confirmed" if night.gain is None or night.gain.confirmed is None else _confirmed(night)
     return f"Overnight {night.run.tag} ({night.run.profile})   {counts}   {gain}"
 
 
-def _confirmed(night: Night) -> str:
+def _confirmed(night: RunReport) -> str:
     assert night.gain is not None
     assert night.gain.confirmed is not None
     return f"confirmed {-night.gain.confirmed:+.4f} val_bpb"

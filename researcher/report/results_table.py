@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from itertools import takewhile
 
-from researcher.decision.standing import fallen_keeps
-from researcher.journal.reader import History
+from researcher.decision.standing import rolled_back_keeps
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import State
 from researcher.report.view import Row, rows_of
 
@@ -26,7 +26,7 @@ class ResultsTable:
     confirmed, provisional or rolled back ends its description. A line is made once, and again only after a check.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: JournalReader) -> None:
         self._history = history
         self._lines: list[str] = []
         self._until = 0  # the last experiment whose line cannot change but by a check
@@ -44,7 +44,7 @@ class ResultsTable:
         experiments = history.experiments()
         fresh = [item for item in experiments if item.id > self._until]
         trials = [trial for trial in history.trials() if trial.experiment > self._until]
-        rows = rows_of(run, fresh, trials, fallen_keeps(experiments, confirmations))
+        rows = rows_of(run, fresh, trials, rolled_back_keeps(experiments, confirmations))
         settled = [*takewhile(lambda row: row.experiment.state is State.APPLIED, rows)]
         self._lines += _lines(settled)
         self._until = settled[-1].experiment.id if settled else self._until

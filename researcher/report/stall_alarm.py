@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import quantiles
 
 from researcher.journal.records import ASKED_TO_PAUSE, Run, Trial
-from researcher.report.view import Now
+from researcher.report.view import LiveStatus
 from trainer.jobs import HELD, Budget, Clock
 
 STALLED_AFTER = 3.0
@@ -20,7 +20,7 @@ _TIMES = 20
 _TIMES_NEEDED = 10  # fewer may all be of the baseline, which waits for no proposal
 
 
-def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: Now | None, at: float) -> str | None:
+def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | None, at: float) -> str | None:
     """Why there is no progress and what to do, at the time `at`; None while there is, or none is wanted.
 
     `seen` is None where nobody could be asked.
@@ -54,7 +54,7 @@ def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
     return max(upper, 0.0 if budget.clock is Clock.STEPS else budget.amount)
 
 
-def _held(seen: Now | None) -> str | None:
+def _held(seen: LiveStatus | None) -> str | None:
     """What the surroundings do not let happen, as those say who are held."""
     if seen is not None and seen.doing.startswith(HELD):
         return f"the researcher is {seen.doing}"
@@ -63,7 +63,7 @@ def _held(seen: Now | None) -> str | None:
     return None
 
 
-def _misses_trainer(seen: Now) -> bool:
+def _misses_trainer(seen: LiveStatus) -> bool:
     return seen.trial is not None and seen.progress is None and seen.trainer is None
 
 

@@ -14,8 +14,8 @@ from researcher.decision.cost import Cost, cost_of
 from researcher.decision.heldout import HeldOut, held_out
 from researcher.decision.machine_speed import REPEATS_LIMIT
 from researcher.decision.rules import pooled_sigma
-from researcher.decision.standing import fallen_keeps
-from researcher.journal.reader import History
+from researcher.decision.standing import rolled_back_keeps
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     Confirmation,
     Decision,
@@ -27,7 +27,17 @@ from researcher.journal.records import (
     Trial,
     Verdict,
 )
-from trainer.jobs import TRIALS, Bus, Kind, Outcome, Profile, Progress, Seen, trial_id, unknown_jobs_text
+from trainer.jobs import (
+    TRIALS,
+    Kind,
+    Outcome,
+    Profile,
+    Progress,
+    RedisClient,
+    WorkerStatus,
+    trial_id,
+    unknown_jobs_text,
+)
 
 MIB_PER_GB = 1000**3 / 1024**2
 NOTED = ("llm", "checker", "subject")
@@ -83,7 +93,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Now:
+class LiveStatus:
     """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
 
     `at_work` is False where no researcher speaks; `doing` then says so. `foreign` tells of jobs that are none of ours,
@@ -93,14 +103,14 @@ class Now:
     doing: str
     trial: str | None
     progress: Progress | None
-    trainer: Seen | None = None
+    trainer: WorkerStatus | None = None
     at_work: bool = True
     foreign: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Night:
+class RunReport:
     """A run as far as it is. `remeasured`: runs of incumbents to see whether they still work and the machine drifts."""
 
     run: Run
@@ -149,17 +159,17 @@ class Night:
         return fmean(took) if took else None
 
 
-def look(history: History, profile: Profile) -> Night | None:
+def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     """The night in a journal, or None when no run has started."""
     run = history.run()
     if run is None:
         return None
     experiments, confirmations = history.experiments(), history.confirmations()
     trials = history.trials()
-    fallen = fallen_keeps(experiments, confirmations)
+    fallen = rolled_back_keeps(experiments, confirmations)
     scores = history.scores()
     baseline = tuple(scores.get(experiments[0].id, ()))
-    return Night(
+    return RunReport(
         run=run,
         rows=rows_of(run, experiments, trials, fallen),
         confirmations=tuple(confirmations),
@@ -192,7 +202,7 @@ def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen
     )
 
 
-def tally_text(night: Night) -> str:
+def tally_text(night: RunReport) -> str:
     """The tally in words; what did not happen is left out, but for keeps and discards."""
     words = {
         "keep": "kept",
@@ -207,7 +217,7 @@ def tally_text(night: Night) -> str:
     )
 
 
-def now(history: History, bus: Bus) -> Now:
+def now(history: JournalReader, bus: RedisClient) -> LiveStatus:
     """What is going on, as far as the bus knows."""
     run, said, running = history.run(), bus.doing("researcher"), history.running_trial()
     doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
@@ -215,13 +225,13 @@ def now(history: History, bus: Bus) -> Now:
     if trainer is not None and trainer.refused:
         refused = unknown_jobs_text(trainer.refused, TRIALS)
     if run is None or running is None:
-        return Now(doing, None, None, trainer, at_work, refused, notes(bus))
+        return LiveStatus(doing, None, None, trainer, at_work, refused, notes(bus))
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)
-    return Now(doing, name, bus.read_progress(name), trainer, at_work, refused, notes(bus))
+    return LiveStatus(doing, name, bus.read_progress(name), trainer, at_work, refused, notes(bus))
 
 
-def notes(bus: Bus) -> dict[str, str]:
+def notes(bus: RedisClient) -> dict[str, str]:
     """What the researcher says of others whom the night can do without."""
     said = {who: bus.doing(who) for who in NOTED}
     return {who: words for who, words in said.items() if words}
@@ -242,6 +252,6 @@ def _gain(
     )
 
 
-def waiting(night: Night) -> list[Request]:
+def waiting(night: RunReport) -> list[Request]:
     """Ideas, files and claims asked for that still wait for their turn."""
     return [request for request in night.requests if request.state is RequestState.WAITING]

@@ -13,7 +13,7 @@ import git
 from gitdb import IStream, LooseObjectDB
 
 from researcher.errors import SubjectDamaged, SubjectError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Run
 from researcher.repository.git_command import IDENTITY
 
@@ -37,7 +37,7 @@ def candidate_ref(run: Run, experiment: Experiment) -> str:
     return f"refs/{run.branch}/{experiment.number}"
 
 
-def planned(history: History, run: Run, experiment: Experiment) -> Planned:
+def planned(history: JournalReader, run: Run, experiment: Experiment) -> Planned:
     """The commit of an experiment's candidate, from the journal alone."""
     parent = None if experiment.parent is None else history.experiment(experiment.parent).commit_sha
     return Planned(

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from researcher.errors import SubjectError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Run
 from researcher.repository.commits import candidate_ref, planned
 from researcher.repository.git_command import create_empty, damage, git_succeeds, remove_locks, run_git
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 COPY = "subject.git"
 
 
-def open_subject(path: Path, history: History, user: UserRepository | None = None) -> Workspace:
+def open_subject(path: Path, history: JournalReader, user: UserRepository | None = None) -> Workspace:
     """The repository of the run, made if it is missing. Raises SubjectError where that cannot be done.
 
     Before a run has begun it shows what is checked out in the user's repository, if there is one.
@@ -39,7 +39,7 @@ def open_subject(path: Path, history: History, user: UserRepository | None = Non
     try:
         return Workspace(path, run.base_commit, user)
     except SubjectError as error:
-        mend(path, history, str(error), user)
+        repair(path, history, str(error), user)
     return Workspace(path, run.base_commit, user)
 
 
@@ -52,7 +52,7 @@ def _take_head(path: Path, user: UserRepository) -> None:
     run_git(path, "reset", "--hard", "--quiet")
 
 
-def keep_copy(path: Path, history: History) -> None:
+def keep_copy(path: Path, history: JournalReader) -> None:
     """Keep a copy in the journal's folder that holds the commit that the run began with.
 
     A copy that cannot be written is logged, and tried again at the next start.
@@ -72,7 +72,7 @@ def keep_copy(path: Path, history: History) -> None:
         logger.warning("no copy of %s in %s, so a lost .git could not be made again: %s", path, copy, error)
 
 
-def ensure_commits(workspace: Workspace, history: History) -> int:
+def ensure_commits(workspace: Workspace, history: JournalReader) -> int:
     """Candidates whose ref is lost or elsewhere are committed again; how many. Raises SubjectDamaged for another sha.
 
     A candidate whose commit is not written down yet may be in the files already, and is known as ours by that commit.
@@ -93,7 +93,7 @@ def ensure_commits(workspace: Workspace, history: History) -> int:
     return lost
 
 
-def mend(path: Path, history: History, why: str, user: UserRepository | None = None) -> bool:
+def repair(path: Path, history: JournalReader, why: str, user: UserRepository | None = None) -> bool:
     """Make the repository, or only its index, again. False where nothing is wrong with it any more.
 
     Raises SubjectError where there is nothing to make it of; then it is left as it is.

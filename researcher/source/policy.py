@@ -31,7 +31,7 @@ class Denied(StrEnum):
 
 
 @dataclass(frozen=True)
-class Deed:
+class Violation:
     """One thing at one place; `what` names it the same wherever it is done."""
 
     what: str
@@ -81,7 +81,7 @@ _CHANGES_ENVIRONMENT = {f"os.environ.{verb}" for verb in ("setdefault", "pop", "
 _PATCHED_TORCH = ("torch", "torch.nn.functional", "torch.Tensor")  # not torch.backends..., torch._dynamo.config...
 
 
-def denied_deeds(tree: ast.Module) -> tuple[Deed, ...]:
+def violations(tree: ast.Module) -> tuple[Violation, ...]:
     """By their lines; a thing done twice on a line is one."""
     return tuple(sorted(set(_Reader(tree).deeds()), key=lambda deed: (deed.line, deed.what)))
 
@@ -101,7 +101,7 @@ class _Reader:
             elif isinstance(node, ast.ImportFrom) and node.module is not None:
                 self._stands_for |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
 
-    def deeds(self) -> Iterator[Deed]:
+    def deeds(self) -> Iterator[Violation]:
         for node in self._nodes:
             match node:
                 case ast.Import(names=names):
@@ -148,55 +148,55 @@ class _Reader:
         return None
 
     @staticmethod
-    def _import(module: str, line: int) -> Iterator[Deed]:
+    def _import(module: str, line: int) -> Iterator[Violation]:
         top = module.partition(".")[0]
         if _denied(module) is not None:
             yield from _use(module, line)
         elif top not in _PACKAGES:
-            yield Deed(f"`{top}` is not installed with the trainer", Denied.PACKAGE, line)
+            yield Violation(f"`{top}` is not installed with the trainer", Denied.PACKAGE, line)
         elif top.startswith("_") and top != "__future__":
-            yield Deed(f"`{top}`, private to Python", Denied.HIDDEN, line)
+            yield Violation(f"`{top}`, private to Python", Denied.HIDDEN, line)
 
-    def _reference(self, node: ast.Attribute | ast.Name) -> Iterator[Deed]:
+    def _reference(self, node: ast.Attribute | ast.Name) -> Iterator[Violation]:
         name = self._dotted(node)
         if isinstance(node.ctx, ast.Load):
             if name is not None:
                 yield from _use(name, node.lineno)
             if isinstance(node, ast.Attribute) and node.attr in _DENIED_ATTRIBUTES:
-                yield Deed(f"`.{node.attr}`", _DENIED_ATTRIBUTES[node.attr], node.lineno)
+                yield Violation(f"`.{node.attr}`", _DENIED_ATTRIBUTES[node.attr], node.lineno)
         elif isinstance(node, ast.Attribute) and (module := self._dotted(node.value)) is not None:
             yield from _patched(module, node.attr, node.lineno)
 
-    def _call(self, node: ast.Call) -> Iterator[Deed]:
+    def _call(self, node: ast.Call) -> Iterator[Violation]:
         name = self._dotted(node.func)
         values = [*node.args, *(keyword.value for keyword in node.keywords)]
         texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
         if any(keyword.arg == "split" and _is_text(keyword.value, "val") for keyword in node.keywords) or (
             name == "prepare.make_dataloader" and "val" in texts
         ):
-            yield Deed('split="val"', Denied.VALIDATION, node.lineno)
+            yield Violation('split="val"', Denied.VALIDATION, node.lineno)
         if name in ("getattr", "setattr", "vars") and node.args and (module := self._dotted(node.args[0])) is not None:
             yield from self._by_text(name, module, node)
         if name in _CHANGES_ENVIRONMENT and texts and texts[0].startswith("OVERNIGHT_"):
-            yield Deed(f"`{name}` of {texts[0]}", Denied.SCORE, node.lineno)
+            yield Violation(f"`{name}` of {texts[0]}", Denied.SCORE, node.lineno)
 
-    def _by_text(self, name: str, module: str, node: ast.Call) -> Iterator[Deed]:
+    def _by_text(self, name: str, module: str, node: ast.Call) -> Iterator[Violation]:
         match node.args[1:]:
             case [ast.Constant(value=str() as attr), *_]:
                 yield from (_patched if name == "setattr" else _use_of)(module, attr, node.lineno)
             case _ if module.partition(".")[0] not in ("torch", "numpy", "math"):  # those have knobs' values as names
-                yield Deed(f"`{name}` of `{module}`", Denied.HIDDEN, node.lineno)
+                yield Violation(f"`{name}` of `{module}`", Denied.HIDDEN, node.lineno)
 
-    def _stored_item(self, node: ast.Subscript) -> Iterator[Deed]:
+    def _stored_item(self, node: ast.Subscript) -> Iterator[Violation]:
         match node.value:
             case ast.Call(func=func) if self._dotted(func) in ("globals", "vars"):
-                yield Deed("assignment to a name by its text", Denied.HIDDEN, node.lineno)
+                yield Violation("assignment to a name by its text", Denied.HIDDEN, node.lineno)
         if self._dotted(node.value) == "os.environ":
             match node.slice:
                 case ast.Constant(value=str() as key) if key.startswith("OVERNIGHT_"):
-                    yield Deed(f"assignment to the environment's {key}", Denied.SCORE, node.lineno)
+                    yield Violation(f"assignment to the environment's {key}", Denied.SCORE, node.lineno)
 
-    def _rebound(self) -> Iterator[Deed]:
+    def _rebound(self) -> Iterator[Violation]:
         """What `prepare` gives is given once, and a budget is no business of the script's."""
         fixed = {name for name, stands_for in self._stands_for.items() if stands_for.removeprefix("prepare.") in _FIXED}
         for node in self._outermost:
@@ -209,16 +209,16 @@ class _Reader:
                     if name in fixed or name == "TIME_BUDGET":
                         of_clock = self._stands_for.get(name, name).endswith(_OF_CLOCK)
                         why = Denied.CLOCK if of_clock else Denied.SCORE
-                        yield Deed(f"another `{name}` in the place of prepare's", why, node.lineno)
+                        yield Violation(f"another `{name}` in the place of prepare's", why, node.lineno)
 
 
-def _use(name: str, line: int) -> Iterator[Deed]:
+def _use(name: str, line: int) -> Iterator[Violation]:
     denied = _denied(name)
     if denied is not None:
-        yield Deed(f"`{denied[0]}`", denied[1], line)
+        yield Violation(f"`{denied[0]}`", denied[1], line)
 
 
-def _use_of(module: str, attr: str, line: int) -> Iterator[Deed]:
+def _use_of(module: str, attr: str, line: int) -> Iterator[Violation]:
     yield from _use(f"{module}.{attr}", line)
 
 
@@ -236,12 +236,12 @@ def _denied(name: str) -> tuple[str, Denied] | None:
     return None
 
 
-def _patched(module: str, attr: str, line: int) -> Iterator[Deed]:
+def _patched(module: str, attr: str, line: int) -> Iterator[Violation]:
     """An attribute put on a module of Python's, of prepare, or where torch keeps its functions."""
     top = module.partition(".")[0]
     if module in _PATCHED_TORCH or (top in _PACKAGES and top not in ("torch", "numpy", "triton", "warnings")):
         why = Denied.CLOCK if top == "time" or attr in _OF_CLOCK else Denied.SCORE
-        yield Deed(f"assignment to `{module}.{attr}`", why, line)
+        yield Violation(f"assignment to `{module}.{attr}`", why, line)
 
 
 def _is_text(node: ast.expr, text: str) -> bool:

@@ -16,7 +16,7 @@ KnobValue = int | float | str
 KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # `bool` by name, or JSON makes a number of it
 
 
-class Lane(StrEnum):
+class EditFormat(StrEnum):
     """The forms in which a model can write an edit, and the names of the prompt files that explain them."""
 
     SET = "set"
@@ -76,15 +76,15 @@ class WholeFile:
 Edit = SetKnobs | ReplaceFunction | SearchReplace | WholeFile
 
 
-_LANES: dict[type[Edit], Lane] = {
-    SetKnobs: Lane.SET,
-    ReplaceFunction: Lane.FUNCTION,
-    SearchReplace: Lane.SEARCH,
-    WholeFile: Lane.FILE,
+_LANES: dict[type[Edit], EditFormat] = {
+    SetKnobs: EditFormat.SET,
+    ReplaceFunction: EditFormat.FUNCTION,
+    SearchReplace: EditFormat.SEARCH,
+    WholeFile: EditFormat.FILE,
 }
 
 
-def lanes_of(edits: Iterable[Edit]) -> tuple[Lane, ...]:
+def formats_of(edits: Iterable[Edit]) -> tuple[EditFormat, ...]:
     """The lanes that edits were written in, each once."""
     return tuple(dict.fromkeys(_LANES[type(edit)] for edit in edits))
 
@@ -93,7 +93,7 @@ def lanes_of(edits: Iterable[Edit]) -> tuple[Lane, ...]:
 class Attempt:
     """One answer on the way to a proposal: the lanes it tried, and where it failed, if it did."""
 
-    lanes: tuple[Lane, ...]
+    lanes: tuple[EditFormat, ...]
     failed: Stage | None = None
 
 

@@ -19,7 +19,7 @@ from researcher.source.edits import apply_edits
 from researcher.source.fingerprint import Facts, pieces, read_facts
 from researcher.source.information_limit import cap_of, refuse_carried, refuse_growth
 from researcher.source.plain_text import refuse_ambiguous
-from researcher.source.policy import Deed, denied_deeds
+from researcher.source.policy import Violation, violations
 from researcher.source.proposal import Candidate, Proposal, Proposer
 from researcher.source.syntax import parse, syntax_fault
 from researcher.source.undefined_names import Undefined, undefined_names
@@ -130,9 +130,9 @@ def _refuse_denied(source: str, incumbent_source: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _look(source: str) -> tuple[tuple[Undefined, ...], tuple[Deed, ...]]:
+def _look(source: str) -> tuple[tuple[Undefined, ...], tuple[Violation, ...]]:
     tree = parse(source)
-    return undefined_names(tree), denied_deeds(tree)
+    return undefined_names(tree), violations(tree)
 
 
 def _refuse_no_change(same_text: bool, facts: Facts, incumbent: Facts) -> None:

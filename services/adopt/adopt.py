@@ -23,7 +23,7 @@ from researcher.source.knobs import set_knobs
 from services.adopt.static_values import Surroundings
 from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, look
 from services.machine.data import prepare_data
-from services.machine.state import Choices, State, StateError
+from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
 from trainer.data import MANIFEST, Manifest, NotPrepared, upgrade, verify
 from trainer.data.adopted import TEXT, Adoption, write_adopted
@@ -74,7 +74,7 @@ def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Cons
         val_rows=profile.budget.eval_rows + profile.budget.heldout_rows,
         train_rows=wish.train_rows or MOST_BYTES // (2 * (context + 1)),
     )
-    choices = Choices(wish.profile, wish.budget or seconds, str(repository), None)
+    choices = RunConfig(wish.profile, wish.budget or seconds, str(repository), None)
     held = _held(state)
     if held is not None and held.source == _source(wanted) and held.pinned == _sha256(files[FIXED]):
         choices = _with(choices, constants, held.vocab_size)
@@ -96,7 +96,7 @@ def stand_in(shape: Shape, constants: dict[str, int]) -> str:
     return set_knobs(ours, constants) + told + NO_TEXT
 
 
-def settle_data(state: State, choices: Choices, console: Console, unseen: Path | None = None) -> Manifest:
+def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path | None = None) -> Manifest:
     """The data of the night: fetched and prepared, or as `adopt` made them. Raises StateError where the repository's
     prepare.py is another one than gave them; of a night that has begun, the trainer looks at every trial's."""
     if choices.constants is None:
@@ -153,7 +153,7 @@ def _take_over(
     shape: Shape,
     wanted: Wanted,
     profile: Profile,
-    choices: Choices,
+    choices: RunConfig,
     constants: dict[str, int],
     console: Console,
 ) -> Manifest:
@@ -193,8 +193,8 @@ def _take_over(
     return manifest
 
 
-def _with(choices: Choices, constants: dict[str, int], vocab_size: int) -> Choices:
-    return Choices(choices.profile, choices.budget, choices.subject, None, constants | {"VOCAB_SIZE": vocab_size})
+def _with(choices: RunConfig, constants: dict[str, int], vocab_size: int) -> RunConfig:
+    return RunConfig(choices.profile, choices.budget, choices.subject, None, constants | {"VOCAB_SIZE": vocab_size})
 
 
 def _source(wanted: Wanted) -> str:

@@ -15,7 +15,7 @@ from docker.errors import NotFound
 from pydantic import TypeAdapter, ValidationError
 
 from researcher.config.settings import TABLE
-from researcher.errors import BadValue, ModelAway
+from researcher.errors import BadValue, LlmUnavailable
 from researcher.llm.backends import LlmBackend, backend_named
 from researcher.llm.client import LlmOptions
 from researcher.llm.gpu_memory_split import placement_for
@@ -77,7 +77,7 @@ def _without_a_pull(backend: LlmBackend, held: Mapping[str, str], root: Path) ->
         client.look()
     except BadValue as error:
         return fail("model", f"OPENAI_BASE_URL: {error.found}", error.next_step)
-    except ModelAway as error:
+    except LlmUnavailable as error:
         return warn("model", f"{error}: {_ALONE}", "mend OPENAI_BASE_URL or OPENAI_API_KEY_FILE")
     return ok("model", f"{client.model} is asked for at {client.url}")
 

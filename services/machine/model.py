@@ -23,11 +23,11 @@ from rich.progress import (
 
 from researcher.config.rules import asks_llm
 from researcher.config.settings import TABLE
-from researcher.errors import ModelAway, ModelMissing, ResearcherError
+from researcher.errors import LlmUnavailable, ModelMissing, ResearcherError
 from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama import OllamaClient
-from researcher.llm.ollama_api import OllamaSettings, away, base_url
+from researcher.llm.ollama_api import OllamaSettings, base_url, unreachable
 from researcher.llm.stream import error_text
 
 SILENCE_S = 300.0  # a layer of many GiB is verified without a word
@@ -78,12 +78,12 @@ def say_if_missing(environment: Mapping[str, str], profile: str, console: Consol
         OllamaClient(model_wanted(environment, profile)).look()
     except ModelMissing as missing:
         console.print(f"no LLM yet: {missing}", soft_wrap=True)
-    except (ModelAway, ValueError):
+    except (LlmUnavailable, ValueError):
         return
 
 
 def pull_model(wanted: OllamaSettings, console: Console) -> None:
-    """Returns once the server lists the model. Raises PullFailed or ModelAway."""
+    """Returns once the server lists the model. Raises PullFailed or LlmUnavailable."""
     client = OllamaClient(wanted)
     try:
         client.look()
@@ -127,7 +127,7 @@ def _steps(wanted: OllamaSettings) -> Iterator[Step]:
                 status = step.status
                 yield step
     except httpx.ConnectError as error:
-        raise away(wanted, error) from error
+        raise unreachable(wanted, error) from error
     except httpx.HTTPError as error:
         raise PullFailed(f"{wanted.url} broke off ({error or repr(error)}); {_again(wanted)}") from error
     if status != SUCCESS:

@@ -22,7 +22,7 @@ class StateError(Exception):
 
 
 @dataclass(frozen=True)
-class Choices:
+class RunConfig:
     """What makes a night comparable with itself: the profile, the budget, the subject repository, the text; and the
     constants of an adopted repository's prepare.py."""
 
@@ -90,24 +90,24 @@ class State:
         """One log a process."""
         return self.root / "logs"
 
-    def choices(self) -> Choices | None:
+    def choices(self) -> RunConfig | None:
         """What this night was begun with, or None before the first."""
         path = self.journal / CHOICES_FILE
         if not path.exists():
             return None
         try:
-            return Choices(**json.loads(path.read_text()))
+            return RunConfig(**json.loads(path.read_text()))
         except (TypeError, ValueError) as error:
             raise StateError(
                 f"{path} cannot be read ({error}); move {self.root} away, or use another --state"
             ) from error
 
-    def user_repository(self, choices: Choices) -> Path | None:
+    def user_repository(self, choices: RunConfig) -> Path | None:
         """The repository that the user brought; None for the built-in subject."""
         chosen = Path(choices.subject)
         return None if chosen == self.subject.resolve() else chosen
 
-    def require_night(self) -> Choices:
+    def require_night(self) -> RunConfig:
         """Raises StateError where no night was begun."""
         found = self.choices()
         if found is None:
@@ -122,14 +122,14 @@ class State:
         subject: Path | None = None,
         text: Path | None = None,
         detect: Callable[[], str],
-    ) -> Choices:
+    ) -> RunConfig:
         """What this night is: what is asked for now, else what was chosen before, else the default; written down.
 
         Raises StateError when a run has begun with other choices. What only failed to start binds nobody.
         """
         has_begun = self.has_begun
         before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
-        wanted = Choices(
+        wanted = RunConfig(
             profile=profile or (before.profile if before else detect()),
             budget=budget if budget is not None else (before.budget if before else None),
             subject=str(subject.resolve() if subject else before.subject if before else self.subject.resolve()),
@@ -151,7 +151,7 @@ class State:
         """Whether there is a run here that must stay what it is."""
         return (self.journal / JOURNAL_FILE).exists()
 
-    def write(self, choices: Choices) -> None:
+    def write(self, choices: RunConfig) -> None:
         """What this night is to be; of weight once there are data."""
         self.make()
         write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(choices), indent=1).encode())
@@ -163,7 +163,7 @@ class State:
             self.root.chmod(0o711)
         self.journal.mkdir(mode=0o700, exist_ok=True)
 
-    def _refuse_change(self, before: Choices, wanted: Choices) -> None:
+    def _refuse_change(self, before: RunConfig, wanted: RunConfig) -> None:
         for name, value in asdict(wanted).items():
             if value != getattr(before, name):
                 raise StateError(

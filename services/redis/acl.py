@@ -18,8 +18,8 @@ from researcher.queues.requests import KINDS
 from trainer.jobs import CHECKER as CHECKER_KEY
 from trainer.jobs import CHECKS, REQUESTS, TRIALS
 
-# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.ask` and `CheckSpec.id` make. No id fits
-# two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
+# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.send` and `CheckSpec.id` make. No id
+# fits two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
 # check's 32.
 TRIAL = "*-t[0-9]*-a[0-9]*"
 _NUMBER = 12 * "[0-9a-f]"

@@ -10,7 +10,7 @@ import redis
 
 from researcher.errors import JournalError
 from researcher.journal.database import JOURNAL_FILE
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from services.machine.state import State
 from services.views.client import REFUSED, open_bus
 
@@ -21,7 +21,7 @@ def main() -> int:
     try:
         doing = open_bus(state).doing("researcher")
         if (state.journal / JOURNAL_FILE).exists():
-            with History(state.journal) as history:
+            with JournalReader(state.journal) as history:
                 history.run()
     except redis.RedisError as error:
         print(f"Redis does not answer: {error}")

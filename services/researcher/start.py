@@ -24,13 +24,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from researcher.config.setting import Seconds
 from researcher.config.settings import faults
 from researcher.errors import ResearcherError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.loop.outages import BAD_DAYS, explain
 from services.machine.gpus import AUTO
-from services.machine.state import Choices, State, StateError
+from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import settle_subject
 from services.views.client import ENDED, REFUSED
-from trainer.jobs import HELD, Bus, ProfileError, connect
+from trainer.jobs import HELD, ProfileError, RedisClient, connect
 
 logger = logging.getLogger("researcher")
 
@@ -94,17 +94,17 @@ def _night(settings: Settings) -> str:
     if code != FINISHED_CODE:
         logger.error("the researcher ended with %d; the container starts again", code)
         raise SystemExit(1)
-    with History(state.journal) as history:
+    with JournalReader(state.journal) as history:
         run = history.run()
     return f"{ENDED}: {(run and run.ended) or 'it was stopped'}"
 
 
-def _settle_through_bad_days(settings: Settings, state: State) -> Choices:
+def _settle_through_bad_days(settings: Settings, state: State) -> RunConfig:
     """The researcher itself holds in the same way; ending here would only start the container again and again."""
     while True:
         try:
             with closing(_open(settings)) as server:
-                choices = settle(settings, Bus(server))
+                choices = settle(settings, RedisClient(server))
             settle_subject(state, settings.user_repository, choices.trial_profile())
             return choices
         except BAD_DAYS as error:
@@ -121,7 +121,7 @@ def _open(settings: Settings) -> redis.Redis:
     return connect(settings.redis_url, password=password, patient=False)
 
 
-def settle(settings: Settings, bus: Bus) -> Choices:
+def settle(settings: Settings, bus: RedisClient) -> RunConfig:
     """What makes this night comparable with itself. With PROFILE=auto the trainer says which card there is.
 
     Raises StateError or OtherCard where a run was begun with something else.
@@ -140,7 +140,7 @@ def settle(settings: Settings, bus: Bus) -> Choices:
     return choices
 
 
-def _profile_of_trainer(bus: Bus) -> str:
+def _profile_of_trainer(bus: RedisClient) -> str:
     waiting = False
     while True:
         seen = bus.trainer()
@@ -167,7 +167,7 @@ def _stay(settings: Settings, words: str) -> NoReturn:
     logger.info("%s; `docker compose restart researcher` goes on", words)
     while True:
         with closing(_open(settings)) as server:
-            Bus(server).say("researcher", words)
+            RedisClient(server).say("researcher", words)
         time.sleep(SAY_EVERY_S)
 
 

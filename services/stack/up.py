@@ -32,7 +32,7 @@ or more of it: scripts/up with a larger limit, docker compose restart researcher
 
 
 @dataclass(frozen=True)
-class Wish:
+class UpOptions:
     """What was asked for. `limits` are settings of gpu.env for this start."""
 
     mode: Mode
@@ -40,7 +40,7 @@ class Wish:
     then: str | None
 
 
-def prepare(wish: Wish, facts: Facts, console: Console) -> None:
+def prepare(wish: UpOptions, facts: Facts, console: Console) -> None:
     """Look before anything is started, and write down which card there is. Raises StackError for what would fail."""
     findings = examine(wish.mode, facts)
     print_findings([each for each in findings if each.verdict in (Verdict.WARN, Verdict.FAIL)], console)
@@ -52,7 +52,7 @@ def prepare(wish: Wish, facts: Facts, console: Console) -> None:
         console.print(write_local(facts.root, held, facts.cards()), markup=False)
 
 
-def bring_up(wish: Wish, stack: Stack, folder: Path, console: Console) -> None:
+def bring_up(wish: UpOptions, stack: Stack, folder: Path, console: Console) -> None:
     """Build and start what is not up; say what changed. Raises StackError when not everything gets healthy."""
     before, began = stack.containers(), datetime.now(UTC)
     try:
@@ -81,7 +81,7 @@ def told(stack: Stack, container: Container) -> str:
     return f"{line}: {' '.join(last.splitlines())}"
 
 
-def watch(wish: Wish, stack: Stack, console: Console, *, terminal: bool) -> int:
+def watch(wish: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
     """Show the night until it has ended, then do what was asked for; the exit code."""
     ending = watch_night(stack, console, terminal=terminal)
     if ending is Ending.OVER:

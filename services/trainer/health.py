@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from trainer.jobs import Bus, connect
+from trainer.jobs import RedisClient, connect
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     checks = sys.argv[1:] == ["--checks"]
     password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
     try:
-        bus = Bus(connect(os.environ["REDIS_URL"], password=password, patient=False))
+        bus = RedisClient(connect(os.environ["REDIS_URL"], password=password, patient=False))
         seen = bus.checker() if checks else bus.trainer()
     except redis.RedisError as error:
         print(f"Redis does not answer: {error}")

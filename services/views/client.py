@@ -10,10 +10,10 @@ from pathlib import Path
 
 import redis
 
-from researcher.queues.requests import answer, ask, withdraw
+from researcher.queues.requests import cancel, send, wait_reply
 from services.machine.state import State
 from services.redis.server import running_server
-from trainer.jobs import Bus, connect
+from trainer.jobs import RedisClient, connect
 
 ANSWER_WITHIN_S = 15
 # How what a researcher's container says begins once its researcher has ended for good.
@@ -24,19 +24,19 @@ class DoorError(Exception):
     """Nobody answers; the message says what to do."""
 
 
-def open_bus(state: State) -> Bus:
+def open_bus(state: State) -> RedisClient:
     """The night's Redis. Raises DoorError when none is known."""
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
-        return Bus(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
+        return RedisClient(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
     server = running_server(state.redis)
     if server is None:
         raise DoorError(
             f"no night is running in {state.root}; start it with `overnight run`"
             " (if it runs on a server of your own, set REDIS_URL)"
         )
-    return Bus(connect(server.url, password=server.password, patient=False))
+    return RedisClient(connect(server.url, password=server.password, patient=False))
 
 
 def is_running(state: State) -> bool:
@@ -58,10 +58,10 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
         raise DoorError("no researcher is at work; start the night with `overnight run`")
     if doing.startswith((ENDED, REFUSED)):
         raise DoorError(f"no researcher is at work ({doing}); start it with `scripts/up`")
-    request = ask(bus, kind, body)
-    said = answer(bus, request, ANSWER_WITHIN_S)
+    request = send(bus, kind, body)
+    said = wait_reply(bus, request, ANSWER_WITHIN_S)
     if said is not None:
         return said
-    if withdraw(bus, request):
+    if cancel(bus, request):
         raise DoorError(f"the researcher did not answer within {ANSWER_WITHIN_S} s; nothing was changed, try again")
     return "taken in, but not answered yet; see `overnight status`"

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.live import Live
 
 from researcher.errors import JournalError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.report.stall_alarm import alarm
-from researcher.report.view import Night, Now, Row, look, notes, now
+from researcher.report.view import LiveStatus, Row, RunReport, build_report, notes, now
 from services.machine.state import State
 from services.views.client import ENDED, REFUSED, open_bus
 from services.views.render import Scene, draw
@@ -36,15 +36,15 @@ class OpenJournal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._history: History | None = None
+        self._history: JournalReader | None = None
         self._since_s = 0.0
 
     @contextmanager
-    def look(self) -> Iterator[History]:
+    def look(self) -> Iterator[JournalReader]:
         """For one look. Raises JournalError, and inside too."""
         if self._history is None or time.monotonic() - self._since_s > RENEW_S:
             self.close()
-            self._history, self._since_s = History(self._folder), time.monotonic()
+            self._history, self._since_s = JournalReader(self._folder), time.monotonic()
         try:
             yield self._history
         except JournalError:
@@ -83,22 +83,22 @@ def _scenes(state: State, journal: OpenJournal, rest: Callable[[], None]) -> Ite
 
 
 def _see(state: State, journal: OpenJournal) -> Scene:
-    shown: Night | None = None
+    shown: RunReport | None = None
     worry: str | None = None
     bus = open_bus(state)
     try:
-        doing = Now(bus.doing("researcher") or "the researcher starts", None, None, notes=notes(bus))
+        doing = LiveStatus(bus.doing("researcher") or "the researcher starts", None, None, notes=notes(bus))
         choices = state.choices()
         if choices is not None:
             with journal.look() as history:
-                shown = look(history, choices.trial_profile())
+                shown = build_report(history, choices.trial_profile())
                 doing = now(history, bus)
                 if shown is not None:
                     worry = alarm(shown.run, history.trials(), choices.trial_profile().budget, doing, time.time())
     except JournalError as error:  # not begun yet, mostly
         doing = replace(doing, doing=str(error))
     except redis.RedisError as error:
-        doing = Now(f"Redis does not answer: {error}", None, None)
+        doing = LiveStatus(f"Redis does not answer: {error}", None, None)
     finally:
         bus.connection.close()
     elapsed_s = 0.0 if shown is None else time.time() - shown.run.created_at

@@ -16,11 +16,11 @@ from rich.text import Text
 from researcher.errors import JournalError
 from researcher.files import write_whole
 from researcher.journal.database import JOURNAL_FILE
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.report.picture import draw as draw_picture
 from researcher.report.proposer_stats import rates_of
 from researcher.report.stall_alarm import alarm
-from researcher.report.view import Night, Now, look, now, tally_text
+from researcher.report.view import LiveStatus, RunReport, build_report, now, tally_text
 from researcher.repository.publishing import UserRepository
 from services.machine.state import State
 from services.machine.supervisor import ChildStatus
@@ -36,7 +36,7 @@ from services.views.render import (
     heldout_text,
     proposers_table,
 )
-from trainer.jobs import Bus, Profile
+from trainer.jobs import Profile, RedisClient
 
 TRAINER, RESEARCHER, CHECKER = "trainer", "researcher", "checker"
 REFRESH_S = 0.5
@@ -49,7 +49,7 @@ class Watched:
 
     state: State
     profile: Profile
-    bus: Bus
+    bus: RedisClient
     goal: int | None
     poll: Callable[[], list[ChildStatus]]
 
@@ -106,20 +106,20 @@ def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
 
 
 def _scene(night: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
-    shown: Night | None = None
-    doing: Now | None = None
+    shown: RunReport | None = None
+    doing: LiveStatus | None = None
     worry: str | None = None
     try:
         with journal.look() as history:
-            shown = look(history, night.profile)
+            shown = build_report(history, night.profile)
             doing = now(history, night.bus)
             if shown is not None:
                 worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
     except JournalError as error:
         begun = (night.state.journal / JOURNAL_FILE).exists()
-        doing = Now(str(error) if begun else "the researcher starts", None, None)
+        doing = LiveStatus(str(error) if begun else "the researcher starts", None, None)
     except redis.RedisError as error:
-        doing = Now(f"Redis does not answer: {error}", None, None)
+        doing = LiveStatus(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
     foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
     return Scene(shown, doing, night.goal, elapsed_s, foot, worry)
@@ -146,10 +146,10 @@ class Tail:
 
 
 def summary(
-    history: History, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
+    history: JournalReader, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
 ) -> None:
     """What came of the night, with the picture written beside results.tsv; `user` is where results were pushed to."""
-    night = look(history, profile)
+    night = build_report(history, profile)
     if night is None:
         console.print("no run was started; see the logs above")
         return
@@ -180,7 +180,7 @@ def summary(
         console.print(f"pushed    {_pushed(night, user)}", soft_wrap=True)
 
 
-def _pushed(night: Night, user: Path) -> str:
+def _pushed(night: RunReport, user: Path) -> str:
     """Whether the branch of the run in the user's repository shows the best state."""
     best = (night.incumbent and night.incumbent.experiment.commit_sha) or night.run.base_commit
     if UserRepository(user).commit_of(night.run.branch) == best:

@@ -12,11 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from researcher.decision.heldout import Compared
+from researcher.decision.heldout import HeldOutGain
 from researcher.journal.records import Confirmation, Verdict
 from researcher.proposers.escalation import spent
 from researcher.report.proposer_stats import Rates
-from researcher.report.view import Night, Now, Row, tally_text, waiting
+from researcher.report.view import LiveStatus, Row, RunReport, tally_text, waiting
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
@@ -29,8 +29,8 @@ NOT_RUNNING = "not running; `overnight run` goes on with it"
 class Scene:
     """What the view shows. `night` is None until the run has started; `foot` is its last line."""
 
-    night: Night | None
-    now: Now | None
+    night: RunReport | None
+    now: LiveStatus | None
     goal: int | None
     elapsed_s: float
     foot: str
@@ -79,11 +79,11 @@ def _now(scene: Scene) -> RenderableType:
     return line
 
 
-def _at_rest(night: Night | None) -> str:
+def _at_rest(night: RunReport | None) -> str:
     return NOT_RUNNING if night is None or night.run.ended is None else f"ended: {night.run.ended}"
 
 
-def _standing(night: Night) -> Text:
+def _standing(night: RunReport) -> Text:
     if night.gain is None:
         done = len(night.baseline_scores)
         return Text(f"baseline  {done} of its repeats measured")
@@ -103,7 +103,7 @@ def _standing(night: Night) -> Text:
     return text
 
 
-def gain_text(night: Night) -> str:
+def gain_text(night: RunReport) -> str:
     """The claim, and apart from it what is only believed so far."""
     if night.gain is None:
         return ""
@@ -112,7 +112,7 @@ def gain_text(night: Night) -> str:
     return f"gain      {claim}{more}"
 
 
-def heldout_text(night: Night) -> str:
+def heldout_text(night: RunReport) -> str:
     """The gains on text that no decision saw, and the best's gap beside the baseline's; empty where it was not scored
     there."""
     confirmed, best = night.heldout.confirmed, night.heldout.keeps.get(night.run.incumbent or 0)
@@ -124,7 +124,7 @@ def heldout_text(night: Night) -> str:
     return f"held out  {'; '.join(parts)}" if parts else ""
 
 
-def gap_text(compared: Compared) -> str:
+def gap_text(compared: HeldOutGain) -> str:
     """What some code scores on both slices, and what it scored more on one of them than the baseline did."""
     code, base = compared.code, compared.base
     return (
@@ -132,7 +132,7 @@ def gap_text(compared: Compared) -> str:
     )
 
 
-def claimed_text(night: Night, check: Confirmation) -> str:
+def claimed_text(night: RunReport, check: Confirmation) -> str:
     """What a claim's fresh seeds gained on held-out text, and on text that nobody has written."""
     claimed = night.heldout.claims.get(check.id)
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
@@ -157,7 +157,7 @@ def _counts(scene: Scene) -> Text:
     return text
 
 
-def paid_text(night: Night) -> str:
+def paid_text(night: RunReport) -> str:
     """What the stronger model has cost of its cap, and when and why it was asked last."""
     last = night.paid[-1]
     row, calls = night.row(last.after), len(night.paid)
@@ -169,7 +169,7 @@ def paid_text(night: Night) -> str:
     )
 
 
-def cost_text(night: Night) -> str:
+def cost_text(night: RunReport) -> str:
     """Seconds, tokens and money, as far as known."""
     cost = night.cost
     parts = [f"{clock_text(cost.trial_s)} of trials"]
@@ -180,7 +180,7 @@ def cost_text(night: Night) -> str:
     return ", ".join(parts)
 
 
-def _last(night: Night) -> Table:
+def _last(night: RunReport) -> Table:
     return experiments_table([row for row in night.rows if not row.experiment.is_baseline][-ROWS:])
 
 
@@ -231,7 +231,7 @@ def proposers_table(rates: Sequence[Rates]) -> Table:
     return table
 
 
-def _requests(night: Night) -> list[RenderableType]:
+def _requests(night: RunReport) -> list[RenderableType]:
     first_lines = [(request.kind, request.body.partition("\n")[0][:100]) for request in waiting(night)]
     return [Text(f"waits     {kind}: {line}" if line else f"waits     {kind}") for kind, line in first_lines]
 

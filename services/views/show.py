@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from researcher.decision.heldout import Compared
+from researcher.decision.heldout import HeldOutGain
 from researcher.decision.machine_speed import told
 from researcher.errors import ResearcherError
 from researcher.files import write_whole
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Confirmation, Experiment, PaidCall
 from researcher.proposers.escalation import belongs_to
 from researcher.report.proposer_stats import Rates, proposers_text, rates_of
 from researcher.report.results_table import ResultsTable
 from researcher.report.stall_alarm import alarm
-from researcher.report.view import Night, Now, Row, look, now
+from researcher.report.view import LiveStatus, Row, RunReport, build_report, now
 from researcher.repository.repository import EDITABLE, Workspace
 from services.machine.state import State
 from services.machine.subject import repository_of
@@ -120,12 +120,12 @@ def export(state: State, to: Path, console: Console) -> None:
     console.print(f"written to {to.resolve()}", soft_wrap=True)
 
 
-def _history(state: State) -> History:
+def _history(state: State) -> JournalReader:
     state.require_night()
-    return History(state.journal)
+    return JournalReader(state.journal)
 
 
-def _seen(state: State, history: History) -> Now | None:
+def _seen(state: State, history: JournalReader) -> LiveStatus | None:
     """What is going on; None where nobody can be asked."""
     try:
         return now(history, open_bus(state))
@@ -133,17 +133,17 @@ def _seen(state: State, history: History) -> Now | None:
         return None
     except redis.RedisError as error:
         silent = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
-        return Now(silent, None, None, at_work=False)
+        return LiveStatus(silent, None, None, at_work=False)
 
 
-def _night(history: History, state: State) -> Night:
-    night = look(history, state.require_night().trial_profile())
+def _night(history: JournalReader, state: State) -> RunReport:
+    night = build_report(history, state.require_night().trial_profile())
     if night is None:
         raise NothingToShow("no run has started yet")
     return night
 
 
-def age_s(night: Night) -> float:
+def age_s(night: RunReport) -> float:
     """Seconds from the run's start to the last thing that happened to an experiment."""
     last = night.rows[-1].experiment
     return (last.decided_at or last.proposed_at) - night.run.created_at
@@ -168,7 +168,7 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("�", text)
 
 
-def _tell(history: History, night: Night, experiment: Experiment, state: State, console: Console) -> None:
+def _tell(history: JournalReader, night: RunReport, experiment: Experiment, state: State, console: Console) -> None:
     name = (f"{experiment.number}  {experiment.title}", "bold")
     console.print(Text.assemble(name, f"  ({experiment.proposer or 'the subject'})"))
     console.print(f"why       {experiment.hypothesis}")
@@ -218,12 +218,14 @@ def closer_look(result: TrialResult) -> str | None:
     return f"{trust.probe}: {trust.probe_rows} with another future, {found}"
 
 
-def _claims_of(night: Night, experiment: Experiment) -> list[Confirmation]:
+def _claims_of(night: RunReport, experiment: Experiment) -> list[Confirmation]:
     """Checks of it that have come to something."""
     return [check for check in night.confirmations if check.head == experiment.id and check.verdict is not None]
 
 
-def _status_json(night: Night, seen: Now | None, worry: str | None, rates: Sequence[Rates]) -> dict[str, object]:
+def _status_json(
+    night: RunReport, seen: LiveStatus | None, worry: str | None, rates: Sequence[Rates]
+) -> dict[str, object]:
     return {
         "gain": _gain_json(night),
         "tally": night.tally,
@@ -234,11 +236,11 @@ def _status_json(night: Night, seen: Now | None, worry: str | None, rates: Seque
     }
 
 
-def _gain_json(night: Night) -> dict[str, object] | None:
+def _gain_json(night: RunReport) -> dict[str, object] | None:
     return None if night.gain is None else asdict(night.gain) | {"confirmed_heldout": night.heldout.confirmed}
 
 
-def _row_json(night: Night, row: Row) -> dict[str, object]:
+def _row_json(night: RunReport, row: Row) -> dict[str, object]:
     item = row.experiment
     keep = night.heldout.keeps.get(item.id)
     claims = [(check, night.heldout.claims.get(check.id)) for check in _claims_of(night, item)]
@@ -266,5 +268,5 @@ def _row_json(night: Night, row: Row) -> dict[str, object]:
     }
 
 
-def _gains_json(compared: Compared) -> dict[str, object]:
+def _gains_json(compared: HeldOutGain) -> dict[str, object]:
     return {"val_gain": compared.val_gain, "heldout_gain": compared.heldout_gain}

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.errors import JournalError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Verdict
-from researcher.queues.requests import ask
-from researcher.report.view import Night, look
+from researcher.queues.requests import send
+from researcher.report.view import RunReport, build_report
 from services.machine.state import State
 from services.machine.subject import render_subject
 from services.views.client import DoorError, open_bus
@@ -52,8 +52,8 @@ def run(folder: Path, experiments: int, budget: float | None) -> None:
             time.sleep(LOOK_EVERY_S)
     if night.returncode != 0:
         raise SystemExit(f"the night ended with {night.returncode}; the same command goes on from here")
-    with History(state.journal) as history:
-        told = look(history, profile_named(PROFILE))
+    with JournalReader(state.journal) as history:
+        told = build_report(history, profile_named(PROFILE))
     assert told is not None, "a night that ended has a run"
     _print(told, loads)
     if told.gain is not None and told.gain.confirmed:
@@ -74,13 +74,13 @@ def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
         time.sleep(LOOK_EVERY_S)
     for number in range(1, count + 1):
         file = source.replace(WORDS, f"{WORDS}, edit {number}")
-        ask(bus, "submit", f"alike-{number}.py\n{file}", request=f"submit-{number:012x}")
+        send(bus, "submit", f"alike-{number}.py\n{file}", request=f"submit-{number:012x}")
 
 
 def _under_way(state: State) -> int:
     """The number of the experiment under way, or of the last one."""
     try:
-        with History(state.journal) as history:
+        with JournalReader(state.journal) as history:
             return max((item.number for item in history.experiments()), default=0)
     except JournalError:  # not made yet
         return 0
@@ -112,7 +112,7 @@ class Burn:
         return each
 
 
-def _print(night: Night, loads: dict[int, int]) -> None:
+def _print(night: RunReport, loads: dict[int, int]) -> None:
     table = Table(title=f"edits that change nothing, profile {PROFILE}")
     for name in ("", "burners a core", "val_bpb", "decision"):
         table.add_column(name, justify="right")

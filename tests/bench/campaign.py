@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Decision, Verdict
 from researcher.proposers.schedule import Mix
 from researcher.report.picture import png
-from researcher.report.view import FAILURES, Night, look
+from researcher.report.view import FAILURES, RunReport, build_report
 from services.machine.state import State
 from tests.bench.proposers import COLOURS
 from tests.bench.scripted_llm import ScriptedLlm
@@ -76,7 +76,7 @@ def run(
 def _is_done(state: State, experiments: int) -> bool:
     if state.choices() is None:
         return False
-    with History(state.journal) as history:
+    with JournalReader(state.journal) as history:
         run = history.run()
         return run is not None and run.ended is not None and history.measured_count() >= experiments
 
@@ -97,8 +97,8 @@ def _run_night(state: State, number: int, experiments: int, budget: float | None
 
 
 def _told(state: State) -> Campaign:
-    with History(state.journal) as history:
-        night = look(history, profile_named(PROFILE))
+    with JournalReader(state.journal) as history:
+        night = build_report(history, profile_named(PROFILE))
         assert night is not None, "a campaign that is done has a run"
         assert night.gain is not None, "and a baseline"
         assert night.sigma is not None, "measured more than once"
@@ -119,7 +119,7 @@ def _told(state: State) -> Campaign:
         )
 
 
-def _best(night: Night) -> Iterator[float]:
+def _best(night: RunReport) -> Iterator[float]:
     assert night.gain is not None
     best = night.gain.baseline
     for row in night.rows:

@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.prompting.reply_parser import one_line
-from researcher.source.proposal import Lane, lanes_of
+from researcher.source.proposal import EditFormat, formats_of
 from services.machine.state import State
 from tests.bench.replay import replay_proposals
 from tests.doubles.fault_scenarios import FILES, SCENARIOS
 from tests.fixtures.faulty_run import Seen, tell_faults
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import miniature, tiny_data
 from trainer.jobs import Outcome
@@ -42,7 +42,7 @@ def run() -> None:
         console, state = Console(width=WIDTH), State(ground / "night")
         state.root.mkdir()
         with open_server(ground / "redis") as server:
-            night = ScriptedNight(state.root, server, FILES)
+            night = ScriptedRun(state.root, server, FILES)
             try:
                 night.start_trainer()
                 seen = tell_faults(night)
@@ -55,7 +55,7 @@ def run() -> None:
     finally:
         shutil.rmtree(ground)
     trials, crashed = sum(outcomes.values()), sum(n for (_, ran), n in outcomes.items() if not ran)
-    for lane in Lane:
+    for lane in EditFormat:
         if outcomes[lane, True] or outcomes[lane, False]:
             console.print(f"trained for real, lane {lane}: {outcomes[lane, True]} ran, {outcomes[lane, False]} crashed")
     console.print(f"{crashed} of {trials} trials crashed ({crashed / trials:.1%}; bar: below {CRASH_BAR:.0%})")
@@ -77,11 +77,11 @@ def _rows(seen: Mapping[str, Seen]) -> Table:
     return table
 
 
-def _trained(state: State, ground: Path) -> Counter[tuple[Lane, bool]]:
+def _trained(state: State, ground: Path) -> Counter[tuple[EditFormat, bool]]:
     """By the lane of a trial's first edit: did it run to its score?"""
     data = tiny_data(ground / "data")
-    outcomes: Counter[tuple[Lane, bool]] = Counter()
-    with History(state.journal) as history:
+    outcomes: Counter[tuple[EditFormat, bool]] = Counter()
+    with JournalReader(state.journal) as history:
         measured = [item for item in history.experiments() if item.was_measured]
         for item in track(measured, "training for real", transient=True):
             proposal = history.proposal(item.id)
@@ -92,5 +92,5 @@ def _trained(state: State, ground: Path) -> Counter[tuple[Lane, bool]]:
             spec = miniature(data, history.source(item.id), trial=f"f-{item.number}-t1-a1")
             places = WorkerConfig(data, folder / "trials", folder / "work")
             result = run_trial(spec, places, lambda _: None, lambda: False)
-            outcomes[lanes_of(proposal.edits)[0], result.outcome is Outcome.OK] += 1
+            outcomes[formats_of(proposal.edits)[0], result.outcome is Outcome.OK] += 1
     return outcomes

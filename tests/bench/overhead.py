@@ -31,7 +31,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Trial
 from researcher.proposers.schedule import Mix
 from researcher.source.proposal import Proposer
@@ -85,7 +85,7 @@ def _night(experiments: int, budget: float, latency_s: float, mix: str) -> Night
         _run_night(Path(folder), experiments, budget, latency_s, mix)
         took_s = time.monotonic() - began
         print(f"the night took {took_s:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}", flush=True)
-        with History(Path(folder) / "state" / "journal") as history:
+        with JournalReader(Path(folder) / "state" / "journal") as history:
             return told(history, latency_s)
 
 
@@ -106,7 +106,7 @@ def _run_night(folder: Path, experiments: int, budget: float, latency_s: float, 
             llm.terminate()
 
 
-def told(history: History, latency_s: float) -> Night:
+def told(history: JournalReader, latency_s: float) -> Night:
     """A night with an LLM of that latency, from its journal."""
     rows = history.experiments()
     measured = [item for item in rows if item.was_measured]

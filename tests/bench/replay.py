@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment
 from researcher.prompting.transcripts import Exchange, Unreadable, stored_exchanges
 from researcher.proposers.draft import Draft
-from researcher.proposers.llm_conversation import judged
-from researcher.source.proposal import Lane, Proposal, Stage, lanes_of
+from researcher.proposers.llm_conversation import parse_and_validate
+from researcher.source.proposal import EditFormat, Proposal, Stage, formats_of
 from researcher.source.validation import validate
 from services.machine.state import State
 from trainer.jobs import Outcome
@@ -36,7 +36,7 @@ def replay_proposals(state: State, console: Console) -> None:
     """Print the rates."""
     state.require_night()
     counts: Counts = Counter()
-    with History(state.journal) as history:
+    with JournalReader(state.journal) as history:
         for item in history.experiments():
             if item.cost is None:
                 continue
@@ -50,7 +50,7 @@ def replay_proposals(state: State, console: Console) -> None:
     console.print(_table(counts))
 
 
-def _read_again(history: History, item: Experiment, model: str, exchanges: Sequence[Exchange]) -> Counts:
+def _read_again(history: JournalReader, item: Experiment, model: str, exchanges: Sequence[Exchange]) -> Counts:
     assert item.parent is not None
     source = history.source(item.parent)
 
@@ -61,16 +61,16 @@ def _read_again(history: History, item: Experiment, model: str, exchanges: Seque
     for exchange in exchanges:
         if not exchange.reply or exchange.abridged:
             continue  # a server failed, or the answer is not whole here
-        proposal, _ = judged(exchange.reply, source, vet, cut=exchange.cut)
+        proposal, _ = parse_and_validate(exchange.reply, source, vet, cut=exchange.cut)
         for attempt in proposal.attempts:
             for lane in attempt.lanes or (NO_LANE,):
                 counts.update((model, lane, what) for what in ("answers", *STEPS[: PASSED[attempt.failed]]))
     return counts
 
 
-def _became(history: History, item: Experiment, model: str) -> Counts:
+def _became(history: JournalReader, item: Experiment, model: str) -> Counts:
     proposal = history.proposal(item.id)
-    lanes = () if proposal is None or item.outcome is None else lanes_of(proposal.edits)
+    lanes = () if proposal is None or item.outcome is None else formats_of(proposal.edits)
     if item.outcome is Outcome.OK:
         return Counter((model, lane, "ran") for lane in lanes)
     if item.outcome is not None and item.outcome.is_failure:
@@ -85,7 +85,7 @@ def _table(counts: Counts) -> Table:
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for model in sorted({model for model, _, _ in counts}):
-        for lane in (*Lane, NO_LANE):
+        for lane in (*EditFormat, NO_LANE):
             found = [counts[model, lane, column] for column in COLUMNS]
             if any(found):
                 table.add_row(

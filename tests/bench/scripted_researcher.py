@@ -17,8 +17,8 @@ from pathlib import Path
 
 import researcher.__main__ as process
 from researcher import wiring
-from researcher.loop.context import Lab
-from researcher.loop.loop import work
+from researcher.loop.context import RunContext
+from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer, Vetted
 from researcher.source.proposal import Proposal, Proposer, SetKnobs
 from trainer.sandbox.procfs import process_table
@@ -109,8 +109,8 @@ def main() -> int:
     return process.main()
 
 
-def _work(lab: Lab, readings: Readings) -> str:
-    reason = work(lab)
+def _work(lab: RunContext, readings: Readings) -> str:
+    reason = run_until_goal(lab)
     readings.take()
     return reason
 

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.errors import JournalError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.report.picture import png
-from researcher.report.view import Night, look
+from researcher.report.view import RunReport, build_report
 from services.machine.state import State
 from tests.bench.scripted_llm import ScriptedLlm
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening
@@ -119,8 +119,8 @@ def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> 
             time.sleep(LOOK_EVERY_S)
     if night.returncode != 0:
         raise SystemExit(f"the night ended with {night.returncode}; the same command goes on from here")
-    with History(state.journal) as history:
-        told = look(history, profile)
+    with JournalReader(state.journal) as history:
+        told = build_report(history, profile)
     assert told is not None, "a night that ended has a run"
     missed = _print(told, check(state.root), killed, readings, experiments)
     if picture is not None:
@@ -166,7 +166,7 @@ def _end(night: subprocess.Popen[bytes]) -> None:
 
 def _measured(state: State) -> int:
     try:
-        with History(state.journal) as history:
+        with JournalReader(state.journal) as history:
             return history.measured_count()
     except JournalError:  # not made yet
         return 0
@@ -215,7 +215,7 @@ def _read(root: int, measured: int) -> list[Reading]:
 
 
 def _print(
-    night: Night, found: dict[str, Any], killed: Counter[str], readings: list[Reading], experiments: int
+    night: RunReport, found: dict[str, Any], killed: Counter[str], readings: list[Reading], experiments: int
 ) -> list[str]:
     """What was missed."""
     quarters = (range(experiments // 2, experiments * 3 // 4), range(experiments * 3 // 4, experiments + 1))
@@ -251,7 +251,7 @@ def _median(readings: list[Reading], role: str, what: str, quarter: range) -> fl
     return median(getattr(each, what) for each in readings if each.role == role and each.experiments in quarter)
 
 
-def _drawn(night: Night, readings: list[Reading]) -> bytes:
+def _drawn(night: RunReport, readings: list[Reading]) -> bytes:
     """A PNG: memory, descriptors, seconds an experiment, over the experiments."""
     figure = Figure(figsize=(10, 8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)

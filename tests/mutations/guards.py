@@ -981,7 +981,7 @@ GUARDS = (
     Guard(
         "who sees a part of train.py is not offered to write all of it",
         "researcher/prompting/prompt.py",
-        " if lane is not Lane.FILE",
+        " if lane is not EditFormat.FILE",
         "",
         "researcher/prompting/test_source_outline.py::test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out",
     ),

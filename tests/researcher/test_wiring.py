@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from researcher.config.settings import Settings
-from researcher.errors import BadValue, CapReached, ModelAway
+from researcher.errors import BadValue, LlmUnavailable, SpendingLimitReached
 from researcher.journal.writer import Journal
 from researcher.llm.backends import BACKENDS, DEFAULT_BACKEND, LlmBackend, backend_named
 from researcher.llm.client import HoldsGpu
@@ -103,7 +103,7 @@ def test_stronger_one_is_off_unless_named_and_asked_for_nothing_beyond_its_cap(s
     with closing(Journal(tmp_path)) as journal, openai_double(spoken(REPLY)) as server:
         stronger = stronger_llm(settings(**wanted, escalate_max_cost=0.001, escalate_base_url=server.url), journal)
         assert stronger is not None
-        with pytest.raises(CapReached, match=r"0\.0010 of 0\.001 are left"):
+        with pytest.raises(SpendingLimitReached, match=r"0\.0010 of 0\.001 are left"):
             stronger.llm.propose(CONTEXT, lambda: None, accepted)
 
         assert server.questions == []
@@ -115,5 +115,5 @@ def test_key_that_is_taken_away_in_the_night_is_said_and_the_night_goes_on_witho
     (tmp_path / "key").unlink()
 
     assert llm is not None
-    with pytest.raises(ModelAway, match="cannot be read"):
+    with pytest.raises(LlmUnavailable, match="cannot be read"):
         llm.look()

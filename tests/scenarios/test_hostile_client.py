@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 import redis
 
-from researcher.queues.requests import RECEIVE, WAITING_LIMIT, Desk, answer, ask, withdraw
+from researcher.queues.requests import RECEIVE, WAITING_LIMIT, RequestWorker, cancel, send, wait_reply
 from services.redis.folder import LIMITS, memory_cap_mib
 from services.redis.server import RedisServer
 from services.redis.watchdog import SILENT_S, Watchdog
 from tests import ROOT
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import wait_for
-from trainer.jobs import REQUESTS, Bus, connect
+from trainer.jobs import REQUESTS, RedisClient, connect
 
 MIB = 1024**2
 BOMB = zlib.compress(b"[" + bytes(300 * MIB), 9)
@@ -51,24 +51,24 @@ def server(running: RedisServer) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def bus_of(server: RedisServer) -> Iterator[dict[str, Bus]]:
+def bus_of(server: RedisServer) -> Iterator[dict[str, RedisClient]]:
     buses = {}
     for user in ("client", "researcher"):
         secret = server.password_file(user)
         assert secret is not None
-        buses[user] = Bus(connect(server.url_for(user), password=secret.read_text(), patient=False))
+        buses[user] = RedisClient(connect(server.url_for(user), password=secret.read_text(), patient=False))
     yield buses
     for bus in buses.values():
         bus.connection.close()
 
 
 @pytest.fixture
-def client(bus_of: dict[str, Bus]) -> Bus:
+def client(bus_of: dict[str, RedisClient]) -> RedisClient:
     return bus_of["client"]
 
 
 @pytest.fixture
-def researcher(bus_of: dict[str, Bus]) -> Bus:
+def researcher(bus_of: dict[str, RedisClient]) -> RedisClient:
     return bus_of["researcher"]
 
 
@@ -76,21 +76,21 @@ def receive(request: str, kind: str, body: str) -> str:
     return f"taken in: {body[:20]}"
 
 
-def forge(client: Bus, request: str | bytes = ID, /, **fields: object) -> None:
+def forge(client: RedisClient, request: str | bytes = ID, /, **fields: object) -> None:
     """Write a request by hand and put it on the queue."""
     job = {"data": CALL, "origin": REQUESTS, "status": "queued"} | fields
     client.connection.hset(f"rq:job:{ID}", mapping=job)
     client.connection.rpush("rq:queue:requests", request)
 
 
-def test_no_script_is_needed_to_ask_and_none_can_be_loaded(client: Bus, researcher: Bus) -> None:
+def test_no_script_is_needed_to_ask_and_none_can_be_loaded(client: RedisClient, researcher: RedisClient) -> None:
     with pytest.raises(redis.exceptions.NoPermissionError):
         client.connection.script_load("while true do end")
 
-    request = ask(client, "idea", "wider")
-    Desk.open(researcher, receive).serve()
+    request = send(client, "idea", "wider")
+    RequestWorker.open(researcher, receive).serve()
 
-    assert answer(client, request, 1) == "taken in: wider"
+    assert wait_reply(client, request, 1) == "taken in: wider"
     assert researcher.connection.info("memory")["number_of_cached_scripts"] == 0
 
 
@@ -115,11 +115,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("fields", HOSTILE.values(), ids=HOSTILE)
 def test_request_that_cannot_be_read_is_refused_once_and_holds_nobody_up(
-    client: Bus, researcher: Bus, fields: dict[str, object]
+    client: RedisClient, researcher: RedisClient, fields: dict[str, object]
 ) -> None:
     forge(client, **fields)
-    honest = ask(client, "idea", "deeper")
-    desk = Desk.open(researcher, receive)
+    honest = send(client, "idea", "deeper")
+    desk = RequestWorker.open(researcher, receive)
 
     tracemalloc.start()
     desk.serve()
@@ -127,11 +127,11 @@ def test_request_that_cannot_be_read_is_refused_once_and_holds_nobody_up(
     tracemalloc.stop()
 
     assert peak_bytes < 64 * MIB
-    assert answer(client, honest, 1) == "taken in: deeper"
+    assert wait_reply(client, honest, 1) == "taken in: deeper"
     if fields.get("origin") is None:
-        assert (answer(client, ID, 1) or "").startswith("refused")
+        assert (wait_reply(client, ID, 1) or "").startswith("refused")
     assert researcher.connection.llen("rq:queue:requests:intermediate") == 0
-    Desk.open(researcher, receive)
+    RequestWorker.open(researcher, receive)
     assert researcher.queue(REQUESTS).count == 0, "it is not put back"
 
 
@@ -147,59 +147,63 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("fields", HARMLESS.values(), ids=HARMLESS)
-def test_field_that_we_do_not_use_is_not_read(client: Bus, researcher: Bus, fields: dict[str, object]) -> None:
+def test_field_that_we_do_not_use_is_not_read(
+    client: RedisClient, researcher: RedisClient, fields: dict[str, object]
+) -> None:
     forge(client, **fields)
 
-    Desk.open(researcher, receive).serve()
+    RequestWorker.open(researcher, receive).serve()
 
-    assert answer(client, ID, 1) == "taken in: wider"
+    assert wait_reply(client, ID, 1) == "taken in: wider"
 
 
 @pytest.mark.parametrize("entry", [b"\xff\xfe", b"a:b", b"", b"x" * 100_000, b"idea 1", b"nobody-0123456789ab"])
-def test_entry_that_is_no_job_is_dropped_and_holds_nobody_up(client: Bus, researcher: Bus, entry: bytes) -> None:
+def test_entry_that_is_no_job_is_dropped_and_holds_nobody_up(
+    client: RedisClient, researcher: RedisClient, entry: bytes
+) -> None:
     client.connection.rpush("rq:queue:requests", entry, entry)
-    honest = ask(client, "idea", "deeper")
+    honest = send(client, "idea", "deeper")
 
-    Desk.open(researcher, receive).serve()
+    RequestWorker.open(researcher, receive).serve()
 
-    assert answer(client, honest, 1) == "taken in: deeper"
+    assert wait_reply(client, honest, 1) == "taken in: deeper"
     assert researcher.connection.llen("rq:queue:requests:intermediate") == 0
 
 
 def test_request_that_a_killed_researcher_left_is_put_back_without_what_is_no_id(
-    server: RedisServer, client: Bus, researcher: Bus
+    server: RedisServer, client: RedisClient, researcher: RedisClient
 ) -> None:
-    honest = ask(client, "idea", "deeper")
+    honest = send(client, "idea", "deeper")
     with closing(redis.Redis.from_url(server.url, password=server.password)) as everything:
         everything.lmove("rq:queue:requests", "rq:queue:requests:intermediate")
         everything.rpush("rq:queue:requests:intermediate", b"\xff\xfe")
 
-    Desk.open(researcher, receive).serve()
+    RequestWorker.open(researcher, receive).serve()
 
-    assert answer(client, honest, 1) == "taken in: deeper"
+    assert wait_reply(client, honest, 1) == "taken in: deeper"
 
 
 def test_flood_of_requests_costs_a_bounded_time_and_what_is_too_much_is_dropped(
-    client: Bus, researcher: Bus, caplog: pytest.LogCaptureFixture
+    client: RedisClient, researcher: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(20):
         client.connection.rpush("rq:queue:requests", *[ID] * 10_000)
     forge(client)
     served: list[str] = []
-    desk = Desk.open(researcher, lambda request, kind, body: served.append(request) or "taken in")
+    desk = RequestWorker.open(researcher, lambda request, kind, body: served.append(request) or "taken in")
 
     assert researcher.queue(REQUESTS).count <= WAITING_LIMIT
     desk.serve()
-    honest = ask(client, "idea", "deeper")
+    honest = send(client, "idea", "deeper")
     for _ in range(WAITING_LIMIT):
         desk.serve()
 
     assert len(served) <= 2
-    assert answer(client, honest, 1) == "taken in"
+    assert wait_reply(client, honest, 1) == "taken in"
     assert "197001 are dropped" in caplog.text
 
 
-def is_writable(bus: Bus) -> bool:
+def is_writable(bus: RedisClient) -> bool:
     try:
         bus.connection.set("overnight:doing:researcher", "measuring")
     except redis.OutOfMemoryError:
@@ -207,8 +211,8 @@ def is_writable(bus: Bus) -> bool:
     return True
 
 
-def test_memory_that_a_client_fills_is_given_back(client: Bus, researcher: Bus) -> None:
-    kept = ask(client, "idea", "wider")
+def test_memory_that_a_client_fills_is_given_back(client: RedisClient, researcher: RedisClient) -> None:
+    kept = send(client, "idea", "wider")
     numbers = iter(range(200_000))
     while is_writable(researcher):  # the server's own buffers come and go: what they leave is filled again
         for size_bytes in (MIB, 10_000, 1):
@@ -216,30 +220,30 @@ def test_memory_that_a_client_fills_is_given_back(client: Bus, researcher: Bus) 
                 for _ in range(10_000):
                     client.connection.hset(f"rq:job:idea-{next(numbers):012x}", "data", bytes(size_bytes))
 
-    Desk.open(researcher, receive).serve()
+    RequestWorker.open(researcher, receive).serve()
 
     assert is_writable(researcher)
-    assert answer(client, kept, 1) == "taken in: wider"
+    assert wait_reply(client, kept, 1) == "taken in: wider"
     assert researcher.connection.info("memory")["used_memory"] < 24 * MIB
 
 
 @pytest.mark.parametrize("size_bytes", [1_000, MIB])
-def test_list_that_a_client_fills_is_cut(client: Bus, researcher: Bus, size_bytes: int) -> None:
+def test_list_that_a_client_fills_is_cut(client: RedisClient, researcher: RedisClient, size_bytes: int) -> None:
     with suppress(redis.OutOfMemoryError):
         for _ in range(1000):
             client.connection.rpush("rq:queue:requests", *[bytes(size_bytes)] * (MIB // size_bytes))
 
-    desk = Desk.open(researcher, receive)
+    desk = RequestWorker.open(researcher, receive)
     for _ in range(WAITING_LIMIT):
         desk.serve()
 
-    honest = ask(client, "idea", "deeper")
+    honest = send(client, "idea", "deeper")
     desk.serve()
-    assert answer(client, honest, 1) == "taken in: deeper"
+    assert wait_reply(client, honest, 1) == "taken in: deeper"
     assert researcher.connection.info("memory")["used_memory"] < 24 * MIB
 
 
-def test_large_value_or_question_is_refused_by_the_server(client: Bus, researcher: Bus) -> None:
+def test_large_value_or_question_is_refused_by_the_server(client: RedisClient, researcher: RedisClient) -> None:
     with pytest.raises((redis.ResponseError, redis.ConnectionError)):
         client.connection.hset(f"rq:job:{ID}", "data", bytes(9 * MIB))
 
@@ -247,7 +251,7 @@ def test_large_value_or_question_is_refused_by_the_server(client: Bus, researche
     assert researcher.connection.hget(f"rq:job:{ID}", "data") is None
 
 
-def test_client_that_does_not_read_what_it_asks_for_is_sent_away(server: RedisServer, client: Bus) -> None:
+def test_client_that_does_not_read_what_it_asks_for_is_sent_away(server: RedisServer, client: RedisClient) -> None:
     client.connection.hset(f"rq:job:{ID}", "data", bytes(7 * MIB))
     pipe = client.connection.pipeline(transaction=False)
     for _ in range(200):
@@ -260,28 +264,28 @@ def test_client_that_does_not_read_what_it_asks_for_is_sent_away(server: RedisSe
         assert everything.info("memory")["used_memory"] < 24 * MIB
 
 
-def test_request_is_taken_back_or_served_and_never_both(client: Bus, researcher: Bus) -> None:
-    desk = Desk.open(researcher, receive)
-    back, served = ask(client, "idea", "back"), ask(client, "stop")
-    assert withdraw(client, back)
+def test_request_is_taken_back_or_served_and_never_both(client: RedisClient, researcher: RedisClient) -> None:
+    desk = RequestWorker.open(researcher, receive)
+    back, served = send(client, "idea", "back"), send(client, "stop")
+    assert cancel(client, back)
 
     desk.serve()
 
-    assert answer(client, back, 1) is None
-    assert answer(client, served, 1) == "taken in: "
-    assert not withdraw(client, served)
+    assert wait_reply(client, back, 1) is None
+    assert wait_reply(client, served, 1) == "taken in: "
+    assert not cancel(client, served)
     assert researcher.connection.hget(f"rq:job:{back}", "data") is None
 
 
-def test_request_that_was_cut_short_is_completed_by_asking_again(client: Bus, researcher: Bus) -> None:
-    asked = ask(client, "idea", "wider")
+def test_request_that_was_cut_short_is_completed_by_asking_again(client: RedisClient, researcher: RedisClient) -> None:
+    asked = send(client, "idea", "wider")
     client.connection.hset(f"rq:job:{asked}", "listed", "")
     served: list[str] = []
 
-    assert ask(client, "idea", "wider", request=asked) == asked
-    assert ask(client, "idea", "wider", request=asked) == asked
+    assert send(client, "idea", "wider", request=asked) == asked
+    assert send(client, "idea", "wider", request=asked) == asked
     assert researcher.queue(REQUESTS).count == 2
-    Desk.open(researcher, lambda request, kind, body: served.append(request) or "taken in").serve()
+    RequestWorker.open(researcher, lambda request, kind, body: served.append(request) or "taken in").serve()
 
     assert served == [asked]
 

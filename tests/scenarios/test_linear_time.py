@@ -23,9 +23,9 @@ import pytest
 import researcher
 import services
 import trainer
-from researcher.errors import EditError, ModelFault, Rejected
+from researcher.errors import BadLlmResponse, EditError, Rejected
 from researcher.prompting.chat_markers import broken, whole
-from researcher.prompting.reply_parser import lanes_meant, one_line, read_reply
+from researcher.prompting.reply_parser import formats_in, one_line, read_reply
 from researcher.prompting.source_outline import outline
 from researcher.source.definitions import replace_definition
 from researcher.source.edits import apply_edits
@@ -98,7 +98,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "an answer in a fence": lambda text: read_reply(f"{EDITED}```python\n{text}\n```\n"),
     "a block": lambda text: read_reply(f"{EDITED}<<<<<<< SEARCH\n{text}\n=======\n{text}\n>>>>>>> REPLACE\n"),
     "a move": lambda text: read_reply(f'{{"title": "{text}", "hypothesis": "h", "set": {{"A": {text}}}}}'),
-    "lanes": lanes_meant,
+    "lanes": formats_in,
     "a line": lambda text: one_line(text, 300),
     "marks": lambda text: whole(broken(text)),
     "a literal": read_literal,
@@ -132,7 +132,7 @@ def work(parser: Callable[[str], object], text: str) -> int:
     sys.settrace(count)
     try:
         parser(text)
-    except (Rejected, EditError, ModelFault):
+    except (Rejected, EditError, BadLlmResponse):
         pass
     finally:
         sys.settrace(before)
@@ -170,7 +170,7 @@ def read_all() -> None:
             print(parser, repr(unit), flush=True)
             spent_s = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             resource.setrlimit(resource.RLIMIT_CPU, (int(spent_s) + 12, hard_s))
-            with suppress(Rejected, EditError, ModelFault):
+            with suppress(Rejected, EditError, BadLlmResponse):
                 read_text(shaped(unit, size))
 
 

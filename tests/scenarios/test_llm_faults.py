@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from services.machine.state import State
 from services.redis.server import RedisServer
 from services.views.show import show_log
 from tests.doubles.fault_scenarios import FILES, SCENARIOS, Scenario
 from tests.fixtures.faulty_run import Seen, tell_faults
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Outcome
 
 BAD = [row for row in SCENARIOS if row.said is not None]
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(folder: Path, server: RedisServer) -> Iterator[dict[str, Seen]]:
     """All of it in one night."""
-    night = ScriptedNight(folder, server, FILES)
+    night = ScriptedRun(folder, server, FILES)
     try:
         night.start_trainer()
         yield tell_faults(night)
@@ -54,7 +54,7 @@ def test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question(
     became = seen[row.name]
 
     assert [item.outcome for item in became.experiments] == [Outcome.REJECTED] * row.refusals
-    with History(folder / "journal") as history:
+    with JournalReader(folder / "journal") as history:
         assert not any(history.trials(experiment=item.id) for item in became.experiments)
     assert row.said in log(folder, became.experiments[-1].number)
     assert row.said in became.next_question

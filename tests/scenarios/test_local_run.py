@@ -16,7 +16,7 @@ import git
 import pytest
 
 from researcher.errors import JournalError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import State as Step
 from tests import ROOT
 from tests.doubles.ollama_server import Turn, ollama_double
@@ -62,12 +62,12 @@ class Night:
         )
         return done.stdout + done.stderr
 
-    def wait_until(self, condition: Callable[[History], bool]) -> None:
+    def wait_until(self, condition: Callable[[JournalReader], bool]) -> None:
         """Look until the journal satisfies `condition`."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             try:
-                with History(self.state / "journal") as history:
+                with JournalReader(self.state / "journal") as history:
                     if history.run() is not None and condition(history):
                         return
             except JournalError:
@@ -115,7 +115,7 @@ def night(tmp_path: Path) -> Iterator[Night]:
     made.end()
 
 
-def trials(count: int) -> Callable[[History], bool]:
+def trials(count: int) -> Callable[[JournalReader], bool]:
     return lambda history: history.trial_count() >= count
 
 
@@ -139,7 +139,7 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
 
     assert again.wait(DEADLINE_S) == 0, night.output.read_text()[-4000:]
     night.wait_for_silence()
-    with History(night.state / "journal") as history:
+    with JournalReader(night.state / "journal") as history:
         run, experiments = history.run(), history.experiments()
         assert run is not None
         assert run.incumbent is not None
@@ -208,7 +208,7 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
 
     assert process.wait(40) == 0, night.output.read_text()[-4000:]
     night.wait_for_silence()
-    with History(night.state / "journal") as history:
+    with JournalReader(night.state / "journal") as history:
         by = {item.title: item for item in history.experiments()}
         requests = {request.kind: request.answer for request in history.requests()}
     assert "submitted: mine.py" in by

@@ -9,37 +9,37 @@ import pytest
 
 from researcher.decision.cost import Cost, cost_of
 from researcher.decision.rules import CrashReset, Rule
-from researcher.errors import JournalError, ModelStays
-from researcher.journal.reader import History
+from researcher.errors import JournalError, ModelNotUnloaded
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Prices, Run
 from researcher.journal.writer import Journal
-from researcher.loop.context import Goal, Lab
+from researcher.loop.context import Goal, RunContext
 from researcher.queues.trials import TrialQueue
 from researcher.repository.repository import Workspace
 from researcher.source.proposal import Proposer
 from tests.doubles.ollama_faults import SpillingServer
 from tests.doubles.ollama_server import Turn, ollama_double
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Kind, Outcome, profile_named
 
 TRIAL_S = 0.01  # of a scripted trial
 TEN_TRIALS_H = 10 * TRIAL_S / 3600
 
 
-def run_of(night: ScriptedNight) -> Run:
-    with History(night.journal) as history:
+def run_of(night: ScriptedRun) -> Run:
+    with JournalReader(night.journal) as history:
         run = history.run()
     assert run is not None
     return run
 
 
-def cost_in(night: ScriptedNight) -> Cost:
-    with History(night.journal) as history:
+def cost_in(night: ScriptedRun) -> Cost:
+    with JournalReader(night.journal) as history:
         return cost_of(run_of(night), history.experiments(), history.trials())
 
 
-def cost_before_the_last_experiment(night: ScriptedNight) -> Cost:
-    with History(night.journal) as history:
+def cost_before_the_last_experiment(night: ScriptedRun) -> Cost:
+    with JournalReader(night.journal) as history:
         *before, last = history.experiments()
         trials = [trial for trial in history.trials() if trial.queued_at < last.proposed_at]
         return cost_of(run_of(night), before, trials)
@@ -67,7 +67,7 @@ def test_the_first_limit_that_is_reached_ends_the_night_in_words(
     assert goal.reached(measured, cost) == reason
 
 
-def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: ScriptedNight) -> None:
+def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: ScriptedRun) -> None:
     night.start_trainer()
 
     assert night.start_researcher(HOURS=TEN_TRIALS_H).wait(90) == 0, night.output()
@@ -81,7 +81,7 @@ def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: Script
 
 
 @pytest.mark.slow
-def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedNight) -> None:
+def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedRun) -> None:
     night.start_trainer()
     price = 3600  # one a second
 
@@ -96,7 +96,7 @@ def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedNight) ->
 
 
 @pytest.mark.slow
-def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedNight) -> None:
+def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedRun) -> None:
     night.start_trainer()
     researcher = night.start_researcher(HOURS=2 * TEN_TRIALS_H)
     night.wait_until(lambda history: history.measured_count() >= 3, "three experiments")
@@ -109,7 +109,7 @@ def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedNight) -> N
 
 
 @pytest.mark.slow
-def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedNight) -> None:
+def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedRun) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0
     assert run_of(night).ended == "1 of 1 experiments are measured"
@@ -129,19 +129,19 @@ def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedNight) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_a_run_begins(
-    night: ScriptedNight, settings: dict[str, object], says: str
+    night: ScriptedRun, settings: dict[str, object], says: str
 ) -> None:
     assert night.start_researcher(**settings).wait(30) == 2
 
     assert says in night.output()
     with pytest.raises(JournalError):
-        History(night.journal)
+        JournalReader(night.journal)
 
 
 # The LLM at work
 
 
-def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: ScriptedNight) -> None:
+def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: ScriptedRun) -> None:
     night.start_trainer()
 
     with ollama_double([Turn(nudge="LEVEL")]) as ollama:
@@ -153,12 +153,12 @@ def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: 
     assert (night.bus.doing("llm") or "").startswith("none, as LLM=none asks")
 
 
-def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedNight) -> None:
+def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedRun) -> None:
     under_way = []
     factors = count(1)
 
     def script(_: object) -> Turn:
-        with History(night.journal) as history:
+        with JournalReader(night.journal) as history:
             under_way.append((history.running_trial(), history.open_confirmation()))
         return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
 
@@ -167,12 +167,12 @@ def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(nigh
         settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 6}
         assert night.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, night.output()
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert sum(item.proposer == Proposer.LLM for item in history.experiments()) >= 2
     assert set(under_way) == {(None, None)}
 
 
-def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(night: ScriptedNight) -> None:
+def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(night: ScriptedRun) -> None:
     night.start_trainer()
 
     with ollama_double([Turn(nudge="LEVEL")], kind=SpillingServer) as ollama:
@@ -195,13 +195,13 @@ class StickyProposers:
     def leave_card(self, _: object) -> None:
         self.asked += 1
         if self.asked < 3:
-            raise ModelStays("the model stays; restart Ollama")
+            raise ModelNotUnloaded("the model stays; restart Ollama")
 
     def draft_ahead(self, _: object) -> None:
         """Nothing."""
 
 
-def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedNight) -> None:
+def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedRun) -> None:
     night.start_trainer()
     journal, workspace, sticky, hours = Journal(night.journal), Workspace(night.subject), StickyProposers(), count()
     said: list[str] = []
@@ -215,7 +215,7 @@ def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedNi
     def rest() -> None:
         queued.append(len(night.bus.queue("trials")))
 
-    lab = Lab(
+    lab = RunContext(
         journal=journal, workspace=workspace, trials=TrialQueue(night.bus), proposers=sticky,
         profile=profile_named("12gb"), rule=Rule.WALK, crash_reset=CrashReset.CONFIRMED, goal=Goal(),
         project=lambda: None, tick=lambda: None, rest=rest, say=said.append, clock=lambda: 20.0 * next(hours),

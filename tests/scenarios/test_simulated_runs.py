@@ -8,10 +8,10 @@ from statistics import fmean
 import pytest
 
 from researcher.decision.rules import Rule
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Verdict
 from tests.bench.nights import WORLDS, Candidate, SimulatedNight, Told, simulate
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import profile_named
 
 NIGHTS, EXPERIMENTS = 200, 120
@@ -59,10 +59,10 @@ def test_real_gains_are_claimed_nearly_whole_and_nearly_nothing_beside_them(worl
 
 
 @pytest.mark.slow
-def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(night: ScriptedNight) -> None:
+def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(night: ScriptedRun) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=30).wait(90) == 0, night.output()
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         experiments = [item for item in history.experiments() if item.was_measured]
         scores = iter([trial.val_bpb for trial in history.trials()])
         verdicts = [check.verdict for check in history.confirmations() if check.kind is CheckKind.CLAIM]

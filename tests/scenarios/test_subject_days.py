@@ -13,13 +13,13 @@ import pytest
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.records import State
 from researcher.journal.writer import Journal
-from researcher.loop.context import Lab
+from researcher.loop.context import RunContext
 from researcher.repository.commits import Planned
 from researcher.repository.git_command import damage
 from researcher.repository.recovery import COPY, keep_copy, open_subject
 from researcher.repository.repository import GitState, Workspace, create_repository
 from tests.fixtures.loop_in_process import level, opened, tell
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 
 BRANCH = "overnight/night"
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Better.\n", "why.txt": "because\n"}
@@ -112,7 +112,7 @@ LOSSES = (
 )  # fmt: skip
 
 
-def assert_whole(night: ScriptedNight, count: int) -> None:
+def assert_whole(night: ScriptedRun, count: int) -> None:
     """Every experiment has its commit under its ref, and git finds nothing wrong."""
     with closing(Journal(night.journal)) as journal:
         measured = [item for item in journal.experiments() if not item.is_baseline]
@@ -128,7 +128,7 @@ def assert_whole(night: ScriptedNight, count: int) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_a_repository_lost_during_a_night_is_made_again_with_the_same_commits(
-    loss: Callable[[Path], None], night: ScriptedNight
+    loss: Callable[[Path], None], night: ScriptedRun
 ) -> None:
     night.start_trainer()
 
@@ -139,7 +139,7 @@ def test_a_repository_lost_during_a_night_is_made_again_with_the_same_commits(
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_a_repository_lost_between_two_starts_is_made_again_with_the_same_commits(
-    loss: Callable[[Path], None], night: ScriptedNight
+    loss: Callable[[Path], None], night: ScriptedRun
 ) -> None:
     night.start_trainer()
     tell(night, [level(1.75), level(1.9)])
@@ -150,7 +150,7 @@ def test_a_repository_lost_between_two_starts_is_made_again_with_the_same_commit
     assert_whole(night, 3)
 
 
-def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(night: ScriptedNight) -> None:
+def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.75), lambda lab: spoil_object(lab.workspace.path), level(1.7)])
@@ -162,10 +162,10 @@ def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(night: Scrip
         assert str(aside) in workspace.look()
 
 
-def held(reasons: list[str], mended: Callable[[], object]) -> Callable[[Lab, object, str], None]:
+def held(reasons: list[str], mended: Callable[[], object]) -> Callable[[RunContext, object, str], None]:
     """What a hold is given as its reason, and a person who reads it and does something."""
 
-    def hold(_: Lab, __: object, reason: str) -> None:
+    def hold(_: RunContext, __: object, reason: str) -> None:
         reasons.append(reason)
         mended()
 
@@ -173,11 +173,11 @@ def held(reasons: list[str], mended: Callable[[], object]) -> Callable[[Lab, obj
 
 
 def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back(
-    night: ScriptedNight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    night: ScriptedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons: list[str] = []
 
-    def break_both(lab: Lab) -> None:
+    def break_both(lab: RunContext) -> None:
         shutil.copytree(night.subject / ".git", tmp_path / "backup")
         shutil.rmtree(night.journal / COPY)
         lose(lab.workspace.path)
@@ -187,7 +187,7 @@ def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back
         shutil.copytree(tmp_path / "backup", night.subject / ".git")
 
     night.start_trainer()
-    monkeypatch.setattr(Lab, "hold", held(reasons, bring_back))
+    monkeypatch.setattr(RunContext, "hold", held(reasons, bring_back))
 
     tell(night, [level(1.75), break_both, level(1.7)])
 
@@ -198,7 +198,7 @@ def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back
     assert f"Next: put a backup of {night.subject / '.git'} back" in reason
 
 
-def test_a_start_without_repository_and_copy_says_what_to_do(night: ScriptedNight) -> None:
+def test_a_start_without_repository_and_copy_says_what_to_do(night: ScriptedRun) -> None:
     with opened(night, []):
         pass
     lose(night.subject)
@@ -216,7 +216,7 @@ def test_a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_name
     assert workspace.candidates(BRANCH) == {}
 
 
-def test_a_copy_that_is_broken_is_made_anew(night: ScriptedNight) -> None:
+def test_a_copy_that_is_broken_is_made_anew(night: ScriptedRun) -> None:
     with opened(night, []) as lab:
         keep_copy(night.subject, lab.journal)
         (night.journal / COPY / "HEAD").write_text("")
@@ -227,7 +227,7 @@ def test_a_copy_that_is_broken_is_made_anew(night: ScriptedNight) -> None:
 
 
 def test_a_copy_that_cannot_be_written_is_said_and_stops_nothing(
-    night: ScriptedNight, caplog: pytest.LogCaptureFixture
+    night: ScriptedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(night, []) as lab:
         (night.journal / f"{COPY}.partial").write_text("in the way")

@@ -12,12 +12,12 @@ from pathlib import Path
 import git
 import pytest
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from services.machine.state import State
 from services.trainer import start as trainer_start
 from services.views.client import ENDED, REFUSED, DoorError, ask_and_wait
 from tests import ROOT
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
@@ -74,7 +74,7 @@ def test_trainer_container_names_a_bad_setting_and_an_unknown_profile() -> None:
 
 
 def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     state = emptied(night)
     container = night.start_container()
@@ -92,7 +92,7 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
 
 
 def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_the_run(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     theirs = night.subject.with_name("theirs")
     shutil.copytree(night.subject, theirs)
@@ -110,7 +110,7 @@ def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_th
 
 @pytest.mark.slow
 def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     emptied(night)
     Heartbeat(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
@@ -131,7 +131,7 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
 
 @pytest.mark.slow
 def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
-    night: ScriptedNight,
+    night: ScriptedRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     night.start_trainer()
@@ -152,11 +152,11 @@ def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
     night.start_container(PROFILE="cpu", EXPERIMENTS=2)
 
     night.wait_until(lambda history: history.measured_count() == 2, "the second experiment")
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert len({item.number for item in history.experiments()}) == len(history.experiments())
 
 
-def emptied(night: ScriptedNight) -> State:
+def emptied(night: ScriptedRun) -> State:
     """The state as a new volume has it: folders, nothing in them."""
     state = State(night.journal.parent)
     subprocess.run(["rm", "-rf", str(night.subject)], check=True)
@@ -164,7 +164,7 @@ def emptied(night: ScriptedNight) -> State:
     return state
 
 
-def health(night: ScriptedNight, state: State) -> int:
+def health(night: ScriptedRun, state: State) -> int:
     """The researcher's health check as the container runs it."""
     environment = {
         "OVERNIGHT_STATE": str(state.root),

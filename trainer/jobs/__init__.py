@@ -8,7 +8,7 @@ against what other clients write, and `redaction` takes secrets out of text.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
-from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, Bus, BusError, Progress, Seen, connect
+from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, BusError, Progress, RedisClient, WorkerStatus, connect
 from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, Verdict
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
@@ -52,7 +52,6 @@ __all__ = [
     "AllowlistedJob",
     "BoundedJob",
     "Budget",
-    "Bus",
     "BusError",
     "Calibration",
     "Caps",
@@ -69,7 +68,7 @@ __all__ = [
     "Profile",
     "ProfileError",
     "Progress",
-    "Seen",
+    "RedisClient",
     "Timing",
     "TrialLog",
     "TrialResult",
@@ -77,6 +76,7 @@ __all__ = [
     "Trust",
     "Unreadable",
     "Verdict",
+    "WorkerStatus",
     "connect",
     "files_digest",
     "is_id",

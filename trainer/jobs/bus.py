@@ -70,7 +70,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Seen:
+class WorkerStatus:
     """A trainer or checker as it last showed itself; `profile` and `vram_cap_mib` are None where started without them.
 
     `refused` counts the foreign jobs that it met; `no_user` is why root's candidates run as root, where they do.
@@ -84,7 +84,7 @@ class Seen:
     no_user: str | None = None
 
 
-class Bus:
+class RedisClient:
     """Queues and live keys on one connection. Publish progress on an impatient one: a trial must not wait for Redis."""
 
     def __init__(self, connection: redis.Redis) -> None:
@@ -124,22 +124,22 @@ class Bus:
             loss=float(values["loss"]) if "loss" in values else None,
         )
 
-    def trainer(self) -> Seen | None:
+    def trainer(self) -> WorkerStatus | None:
         """The trainer that last showed itself, or None when none did for a minute."""
         return self._seen(TRAINER)
 
-    def checker(self) -> Seen | None:
+    def checker(self) -> WorkerStatus | None:
         """The same of a checker."""
         return self._seen(CHECKER)
 
-    def _seen(self, key: str) -> Seen | None:
+    def _seen(self, key: str) -> WorkerStatus | None:
         values = self._hash(key)
         if not {"worker", "phase"} <= values.keys():
             return None
         cap = values.get("vram_cap_mib")
         cap_mib = None if cap is None else int(cap)
         refused, no_user = int(values.get("refused", 0)), values.get("no_user")
-        return Seen(values["worker"], values["phase"], values.get("profile"), cap_mib, refused, no_user)
+        return WorkerStatus(values["worker"], values["phase"], values.get("profile"), cap_mib, refused, no_user)
 
     def say(self, who: str, doing: str) -> None:
         """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""

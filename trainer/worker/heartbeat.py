@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import redis
 
-from trainer.jobs import Bus, Progress
+from trainer.jobs import Progress, RedisClient
 from trainer.jobs.bus import TRAINER
 
 TOKENS = "overnight:trainer:token"
@@ -78,7 +78,7 @@ class Publisher:
     """Publishes a trial's progress from a thread; `report` only leaves the newest where the thread finds it."""
 
     def __init__(self, presence: Heartbeat, trial: str) -> None:
-        self._bus = Bus(presence.connection)
+        self._bus = RedisClient(presence.connection)
         self._presence = presence
         self._trial = trial
         self._newest: Progress | None = None

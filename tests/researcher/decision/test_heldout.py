@@ -15,7 +15,7 @@ from researcher.journal.records import Decision
 from researcher.prompting.prompt import Prompts
 from researcher.proposers.digest import prompt_context
 from researcher.report.results_table import ResultsTable
-from services.machine.state import CHOICES_FILE, Choices, State
+from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.views.local import summary
 from services.views.show import show_log, show_status
 from tests.fixtures.journal_story import PROFILE, Story
@@ -77,7 +77,7 @@ def test_people_see_it_in_the_status_the_log_and_the_summary(
 ) -> None:
     a_night(story)
     state = State(tmp_path)
-    choices = Choices(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
+    choices = RunConfig(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
     (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
     (tmp_path / "subject").mkdir()
     console = Console(width=160, file=io.StringIO(), record=True)

@@ -17,15 +17,15 @@ from researcher.decision.machine_speed import (
     machine_differed,
 )
 from researcher.decision.rules import REMEASURE_EVERY
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Experiment, Trial, Verdict
 from researcher.journal.writer import Journal
 from researcher.loop.context import Goal
 from researcher.queues.trials import TrialQueue
 from researcher.report.picture import draw
-from researcher.report.view import look
+from researcher.report.view import build_report
 from tests.fixtures.loop_in_process import Happening, level, tell
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Calibration, Kind, Metric, Outcome, Timing, TrialResult, profile_named
 
 STEADY = [Calibration(0.100, 0.101), Calibration(0.099, 0.100), Calibration(0.100, 0.102)]
@@ -84,21 +84,21 @@ def test_a_machine_that_differed_in_all_attempts_of_a_trial_has_changed_for_good
     assert changed_for_good(trial(Kind.FIRST, differed)) is for_good
 
 
-def told_of(night: ScriptedNight, number: int) -> tuple[Experiment, Trial]:
-    with History(night.journal) as history:
+def told_of(night: ScriptedRun, number: int) -> tuple[Experiment, Trial]:
+    with JournalReader(night.journal) as history:
         experiment = history.numbered(number)
         return experiment, history.trials(experiment=experiment.id)[0]
 
 
-def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt(night: ScriptedNight) -> None:
+def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.79, "slow: 1")])
 
     experiment, first = told_of(night, 1)
     assert (first.attempt, first.differed, first.faults) == (1, 1, 0)
-    with History(night.journal) as history:
-        shown, repeated = look(history, profile_named("cpu")), sum(each.differed for each in history.trials())
+    with JournalReader(night.journal) as history:
+        shown, repeated = build_report(history, profile_named("cpu")), sum(each.differed for each in history.trials())
     assert shown is not None
     assert (shown.tally["infrastructure"], shown.tally["repeated"]) == (0, repeated), (
         "its claim's trials were slow at first, too"
@@ -148,7 +148,7 @@ def test_a_difference_decides_nothing_where_the_code_ran_as_ever_or_lost_on_a_fa
     ids=["lost on a faster machine", "lost on a slower machine", "won on a faster machine"],
 )
 def test_only_a_trial_that_the_machine_may_have_decided_is_measured_again(
-    night: ScriptedNight, score: float, mark: str, repeats: int
+    night: ScriptedRun, score: float, mark: str, repeats: int
 ) -> None:
     night.start_trainer()
 
@@ -158,13 +158,13 @@ def test_only_a_trial_that_the_machine_may_have_decided_is_measured_again(
 
 
 def test_a_claim_goes_on_where_the_training_was_as_fast_as_ever_whatever_was_timed_beside_it(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
 
     tell(night, [level(1.79, "slow: 1", "steady")])
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         first, *checks = history.trials(experiment=told_of(night, 1)[0].id)
     assert (first.kind, first.differed) == (Kind.FIRST, 1), "nobody knew yet how fast it runs"
     assert checks
@@ -182,7 +182,7 @@ class Killed(BaseException):
 )
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
-    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
+    night: ScriptedRun, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
 ) -> None:
     night.start_trainer()
     tell(night, [level(1.9)])
@@ -205,12 +205,12 @@ def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
     experiment, first = told_of(night, 2)
     assert (first.attempt, first.differed) == (2, 2)
     assert experiment.decision is not None
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert [item.number for item in history.experiments()] == [0, 1, 2, 3]
 
 
 def test_a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_one_from_then_on(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
 
@@ -223,12 +223,12 @@ def test_a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_
     assert told_of(night, 2)[1].differed == 0
 
 
-def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(night: ScriptedNight) -> None:
+def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.9, "slow: 99"), level(1.91)])
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         check = history.confirmations()[0]
         (again,) = history.trials(confirmation=check.id)
     assert (check.kind, check.verdict) == (CheckKind.RECHECK, Verdict.HOLDS)
@@ -236,18 +236,18 @@ def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(ni
 
 
 def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_meets_the_mean_of_both(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
 
     tell(night, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         (check,) = history.confirmations()
         (again,) = history.trials(confirmation=check.id)
         (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
         scores = history.scores()[check.head]
-        shown = look(history, profile_named("cpu"))
+        shown = build_report(history, profile_named("cpu"))
     assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, Verdict.HOLDS, Kind.DRIFT)
     assert len(scores) == profile_named("cpu").baseline_repeats + 1
     assert last.score_to_beat == pytest.approx(fmean(scores))
@@ -256,13 +256,13 @@ def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_me
     assert draw(shown).startswith(b"\x89PNG")
 
 
-def test_failures_that_may_become_three_in_a_row_are_not_interrupted(night: ScriptedNight) -> None:
+def test_failures_that_may_become_three_in_a_row_are_not_interrupted(night: ScriptedRun) -> None:
     night.start_trainer()
     trials: list[Happening] = [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY - 1)]
 
     tell(night, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         (check,) = history.confirmations()
         assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
     assert check.verdict is Verdict.HOLDS

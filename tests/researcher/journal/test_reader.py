@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from researcher.journal.reader import History
-from researcher.loop.loop import work
+from researcher.journal.reader import JournalReader
+from researcher.loop.loop import run_until_goal
 from tests.fixtures.loop_in_process import REFUSED, ToldAll, level, opened
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 
 
-def test_what_was_read_once_is_never_told_stale(night: ScriptedNight) -> None:
+def test_what_was_read_once_is_never_told_stale(night: ScriptedRun) -> None:
     night.start_trainer()
     failing = [level(1.01, "fate: crashed"), level(1.02, "fate: out_of_memory"), level(1.03, "fate: timed_out")]
     looks = 0
@@ -21,7 +21,7 @@ def test_what_was_read_once_is_never_told_stale(night: ScriptedNight) -> None:
         def look(_: str) -> None:
             nonlocal looks
             looks += 1
-            with History(night.journal) as fresh:
+            with JournalReader(night.journal) as fresh:
                 assert lab.journal.experiments() == fresh.experiments()
                 assert lab.journal.experiments(after=3) == fresh.experiments(after=3)
                 assert lab.journal.trials() == fresh.trials()
@@ -29,6 +29,6 @@ def test_what_was_read_once_is_never_told_stale(night: ScriptedNight) -> None:
                 assert lab.journal.trials(confirmation=1) == fresh.trials(confirmation=1)
 
         with suppress(ToldAll):
-            work(replace(lab, say=look))
+            run_until_goal(replace(lab, say=look))
 
     assert looks > 30

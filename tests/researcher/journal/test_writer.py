@@ -16,7 +16,7 @@ import pytest
 
 from researcher.errors import JournalError
 from researcher.journal.database import WriterLock
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     CONFIRM,
     CheckKind,
@@ -333,7 +333,7 @@ def test_a_second_writer_is_told_who_holds_the_journal(tmp_path: Path) -> None:
 
 def test_a_reader_of_nothing_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="nothing has run"):
-        History(tmp_path / "empty")
+        JournalReader(tmp_path / "empty")
 
 
 def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_
         )
     database.close()
 
-    with History(tmp_path) as history:
+    with JournalReader(tmp_path) as history:
         before = history.run()
     journal = Journal(tmp_path)
     run = journal.run()
@@ -398,6 +398,6 @@ def test_what_was_written_down_survives_kill_9(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, env=os.environ)
 
     assert ended.returncode == -signal.SIGKILL
-    with History(tmp_path) as history:
+    with JournalReader(tmp_path) as history:
         assert history.run() is not None
         assert history.numbered(0).state is State.COMMITTED

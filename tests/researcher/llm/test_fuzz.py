@@ -12,12 +12,12 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researcher.errors import ModelAway
+from researcher.errors import LlmUnavailable
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.prompting.prompt import PromptContext
 from researcher.prompting.transcripts import store_exchanges, stored_exchanges
 from researcher.proposers.draft import Draft
-from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_conversation import Conversation
 from researcher.source.proposal import Proposal
 from researcher.source.validation import validate
 from tests.doubles.fault_scenarios import DECOY, SCENARIOS, TRAIN
@@ -90,10 +90,10 @@ ANSWERS = st.builds(
 @settings(max_examples=40)
 @given(st.lists(ANSWERS, min_size=3, max_size=3))
 def test_no_answer_in_any_pieces_raises_anything_but_that_the_model_is_away(answers: list[list[bytes]]) -> None:
-    proposer = LlmProposer(InMemory(answers))
+    proposer = Conversation(InMemory(answers))
     try:
         draft = proposer.propose(CONTEXT, lambda: None, vet)
-    except ModelAway:
+    except LlmUnavailable:
         return
     if draft.rejected is None:
         assert draft.candidate == vet(draft.proposal).candidate

@@ -11,9 +11,9 @@ from researcher.errors import PromptTooLong
 from researcher.llm.client import Message
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
 from researcher.prompting.prompt import PromptContext
-from researcher.proposers.llm_conversation import LlmProposer
+from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.meter import TokenPrice
-from researcher.source.proposal import Lane
+from researcher.source.proposal import EditFormat
 from tests.doubles.llama_cpp import CONTEXT_TOKENS, llama_cpp
 from tests.fixtures.journal_story import accepted
 
@@ -82,8 +82,8 @@ def test_giving_up_in_the_middle_leaves_the_server_fit_for_the_next_question(cli
 
 def test_proposer_makes_a_draft_with_its_price_of_whatever_is_said(url: str) -> None:
     settings = OpenAiSettings(url, "smollm2", num_ctx=CONTEXT_TOKENS, num_predict=32)
-    context = PromptContext(program="", profile="", source="X = 1\n", incumbent="", lanes=(Lane.SET,))
-    proposer = LlmProposer(OpenAiClient(settings), price=TokenPrice(1.0, 1.0))
+    context = PromptContext(program="", profile="", source="X = 1\n", incumbent="", lanes=(EditFormat.SET,))
+    proposer = Conversation(OpenAiClient(settings), price=TokenPrice(1.0, 1.0))
 
     draft = proposer.propose(context, lambda: None, accepted)
 

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from researcher.errors import ModelAway, ModelFault, ModelSilent
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
 from researcher.llm.client import Message
 from researcher.llm.ollama import OllamaClient, OllamaSettings, base_url
-from researcher.llm.thinking import Known, Think
+from researcher.llm.thinking import ModelCapabilities, Think
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
 from tests.doubles.ollama_server import OllamaDouble, Turn, ollama_double
 
@@ -144,13 +144,18 @@ def test_thoughts_are_no_answer(kind: str) -> None:
         (
             ("unknown-model", 1),
             Turn(fault="model_missing"),
-            ModelAway,
+            LlmUnavailable,
             "does not have the model smollm2; run: overnight",
         ),
-        (("queue-full", 2), Turn(fault="busy"), ModelAway, "503: server busy, please try again"),
-        (("runner-dies-non-stream", 0), Turn(fault="server_error"), ModelFault, "refused the question (500): "),
-        (("runner-dies-mid-stream", 0), Turn("a b c d", "error_line"), ModelFault, "running the model: unexpected EOF"),
-        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), ModelFault, "broke off in the middle"),
+        (("queue-full", 2), Turn(fault="busy"), LlmUnavailable, "503: server busy, please try again"),
+        (("runner-dies-non-stream", 0), Turn(fault="server_error"), BadLlmResponse, "refused the question (500): "),
+        (
+            ("runner-dies-mid-stream", 0),
+            Turn("a b c d", "error_line"),
+            BadLlmResponse,
+            "running the model: unexpected EOF",
+        ),
+        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), BadLlmResponse, "broke off in the middle"),
     ],
 )
 def test_recorded_faults_are_typed(
@@ -165,7 +170,7 @@ def test_recorded_faults_are_typed(
 @both
 def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: str) -> None:
     case = recorded("chat-too-long-one-message", 1)
-    too_long = pytest.raises(ModelFault, match=r"exceeds the available context size \(512 tokens\)")
+    too_long = pytest.raises(BadLlmResponse, match=r"exceeds the available context size \(512 tokens\)")
     with real_or_double(kind, case, Turn("x")) as url, too_long:
         client_of(url).chat(LONG_QUESTION, nothing)
 
@@ -173,12 +178,12 @@ def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: s
 @pytest.mark.parametrize(
     ("case", "number", "error", "says"),
     [
-        ("unknown-model", 3, ModelFault, "(400): invalid model name"),
-        ("chat-too-long-one-message", 2, ModelFault, "longer than the context length currently available"),
-        ("think-unsupported", 0, ModelFault, "does not support thinking"),
-        ("http-errors", 0, ModelAway, "405: 405 method not allowed"),
-        ("http-errors", 2, ModelAway, "404: 404 page not found"),
-        ("http-errors", 3, ModelAway, "307"),
+        ("unknown-model", 3, BadLlmResponse, "(400): invalid model name"),
+        ("chat-too-long-one-message", 2, BadLlmResponse, "longer than the context length currently available"),
+        ("think-unsupported", 0, BadLlmResponse, "does not support thinking"),
+        ("http-errors", 0, LlmUnavailable, "405: 405 method not allowed"),
+        ("http-errors", 2, LlmUnavailable, "404: 404 page not found"),
+        ("http-errors", 3, LlmUnavailable, "307"),
     ],
 )
 def test_every_other_recorded_status_is_typed(case: str, number: int, error: type[Exception], says: str) -> None:
@@ -214,7 +219,7 @@ def test_model_that_can_think_says_so(kind: str) -> None:
     with server as listening:
         shown = httpx.post(f"{listening.url}/api/show", json={"model": "small"}).json()
 
-    told = Known.of(shown, "0.32.15")
+    told = ModelCapabilities.of(shown, "0.32.15")
     assert (told.thinks, told.family) == (True, "llama")
 
 
@@ -262,7 +267,7 @@ def test_only_a_model_that_can_think_is_asked_to_and_one_that_cannot_stop_for_li
 
 
 def test_what_a_server_does_not_say_of_thinking_and_counting_is_not_assumed() -> None:
-    told = Known.of({"details": {}}, "0.30.2")
+    told = ModelCapabilities.of({"details": {}}, "0.30.2")
 
     assert (told.think(Think.OFF), told.think(Think.ON), told.counts_cached) == (False, True, False)
     with ollama_double(["yes"], model=MODEL, kind=OldServer) as server:
@@ -296,7 +301,7 @@ def test_answer_kept_to_a_schema_is_text_that_may_be_cut(case: str) -> None:
 @pytest.mark.parametrize(("number", "says"), [(0, "(500): invalid format"), (1, "JSON schema conversion failed")])
 def test_schema_that_the_server_does_not_take_is_a_fault_of_the_question(number: int, says: str) -> None:
     replay = ollama_replay(recorded("format-invalid-stream", number), beside=in_memory() + known())
-    with replay as server, pytest.raises(ModelFault) as fault:
+    with replay as server, pytest.raises(BadLlmResponse) as fault:
         client_of(server.url).chat(QUESTION, nothing)
 
     assert says in str(fault.value)
@@ -314,13 +319,13 @@ def test_text_with_odd_line_ends_and_half_characters_survives() -> None:
 @pytest.mark.parametrize(
     ("turn", "changes", "error", "says"),
     [
-        (Turn("a b c d", "no_done"), {}, ModelFault, "without saying `done`, after 4 lines"),
-        (Turn("", "no_done"), {}, ModelFault, "without saying `done`, after 0 lines"),
-        (Turn("a b c d", "garbage_line"), {}, ModelFault, "line 3 of the answer is not JSON"),
-        (Turn("a", "drop_before_stream"), {}, ModelAway, "is Ollama running there?"),
-        (Turn("a", "hang"), {"first_s": 0.3}, ModelSilent, "sent nothing for 0 s"),
-        (Turn("a b c d", "stall"), {"stall_s": 0.3}, ModelFault, "stopped in the middle"),
-        (Turn("a b " * 500, "slow_trickle", 0.02), {"deadline_s": 0.5}, ModelFault, "had not finished after 0 s"),
+        (Turn("a b c d", "no_done"), {}, BadLlmResponse, "without saying `done`, after 4 lines"),
+        (Turn("", "no_done"), {}, BadLlmResponse, "without saying `done`, after 0 lines"),
+        (Turn("a b c d", "garbage_line"), {}, BadLlmResponse, "line 3 of the answer is not JSON"),
+        (Turn("a", "drop_before_stream"), {}, LlmUnavailable, "is Ollama running there?"),
+        (Turn("a", "hang"), {"first_s": 0.3}, LlmTimeout, "sent nothing for 0 s"),
+        (Turn("a b c d", "stall"), {"stall_s": 0.3}, BadLlmResponse, "stopped in the middle"),
+        (Turn("a b " * 500, "slow_trickle", 0.02), {"deadline_s": 0.5}, BadLlmResponse, "had not finished after 0 s"),
     ],
 )
 def test_server_that_misbehaves_is_given_up_in_time(
@@ -355,9 +360,9 @@ def test_nobody_at_the_address_is_away() -> None:
         bound.bind(("127.0.0.1", 0))
         client = client_of(f"http://127.0.0.1:{bound.getsockname()[1]}")
 
-        with pytest.raises(ModelAway, match="is Ollama running there"):
+        with pytest.raises(LlmUnavailable, match="is Ollama running there"):
             client.chat(QUESTION, nothing)
-        with pytest.raises(ModelAway, match="is Ollama running there"):
+        with pytest.raises(LlmUnavailable, match="is Ollama running there"):
             client.look()
 
 
@@ -375,12 +380,12 @@ def test_look_finds_the_model_by_any_of_its_names(kind: str) -> None:
 def test_look_says_how_to_get_a_missing_model(kind: str) -> None:
     case = recorded("version", 0) + recorded("tags")
     server = ollama_replay(case) if kind == "recording" else ollama_double([""], model=MODEL)
-    with server as listening, pytest.raises(ModelAway, match="overnight pull qwen3:8b"):
+    with server as listening, pytest.raises(LlmUnavailable, match="overnight pull qwen3:8b"):
         client_of(listening.url, model="qwen3:8b").look()
 
 
 def test_look_at_something_else_says_so() -> None:
-    not_ollama = pytest.raises(ModelAway, match="not like Ollama; is the address right")
+    not_ollama = pytest.raises(LlmUnavailable, match="not like Ollama; is the address right")
     with ollama_replay(recorded("version", 2), path="/api/version") as server, not_ollama:
         client_of(server.url).look()
 

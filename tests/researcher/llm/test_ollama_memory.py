@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from researcher.errors import ModelAway, ModelDoesNotFit, ModelStays
+from researcher.errors import LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
 from researcher.llm.client import Message
 from researcher.llm.ollama import OllamaClient
 from researcher.llm.ollama_api import OllamaSettings
@@ -242,7 +242,7 @@ def test_a_model_that_does_not_leave_is_said_in_time() -> None:
         client = client_of(replace(SWAPPED, leave_s=0.5), server)
         client.chat(QUESTION, nothing)
 
-        with pytest.raises(ModelStays, match=r"still holds its model 0\.5 s after .*; restart Ollama"):
+        with pytest.raises(ModelNotUnloaded, match=r"still holds its model 0\.5 s after .*; restart Ollama"):
             client.unload(nothing)
 
 
@@ -261,10 +261,10 @@ def test_where_nobody_answers_nobody_is_said_to_stay() -> None:
         bound.bind(("127.0.0.1", 0))
         client = OllamaClient(replace(SWAPPED, host=f"http://127.0.0.1:{bound.getsockname()[1]}"))
 
-        with pytest.raises(ModelAway, match="is Ollama running there") as fault:
+        with pytest.raises(LlmUnavailable, match="is Ollama running there") as fault:
             client.unload(nothing)
 
-    assert not isinstance(fault.value, ModelStays)
+    assert not isinstance(fault.value, ModelNotUnloaded)
 
 
 @pytest.mark.parametrize("listing", ["[]", '{"models": [{"name": "smollm2:latest"}]}', '{"models": 3}', "{}", "no"])
@@ -273,5 +273,5 @@ def test_a_listing_that_is_not_ollamas_is_nobodys(listing: str) -> None:
     empty["response"]["body"] = listing
     empty["response"]["headers"] = [["Content-Type", "application/json"], ["Content-Length", str(len(listing))]]
 
-    with ollama_replay([empty], beside=known()) as server, pytest.raises(ModelAway, match="not like Ollama"):
+    with ollama_replay([empty], beside=known()) as server, pytest.raises(LlmUnavailable, match="not like Ollama"):
         OllamaClient(replace(RESIDENT, host=server.url)).chat(QUESTION, nothing)

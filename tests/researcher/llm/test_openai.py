@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import ModelAway, ModelFault, ModelMissing, ModelSilent, PromptTooLong
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, Message
 from researcher.llm.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
 from researcher.proposers.meter import TokenPrice
@@ -52,7 +52,7 @@ def test_recorded_stream_is_one_answer(number: int) -> None:
 
 @pytest.mark.parametrize(("number", "error", "says"), [
     (0, ModelMissing, "does not have the model m: model 'nope' not found"),
-    (1, ModelFault, "refused the question .400.: unexpected EOF"),
+    (1, BadLlmResponse, "refused the question .400.: unexpected EOF"),
 ])  # fmt: skip
 def test_recorded_errors_are_typed(number: int, error: type[Exception], says: str) -> None:
     with ollama_replay([exchanges("v1-errors")[number]]) as server, pytest.raises(error, match=says):
@@ -109,28 +109,40 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
 @pytest.mark.parametrize(
     ("reply", "error", "says"),
     [
-        (refused(401, "Incorrect API key provided"), ModelAway, "refuses the key .401; no key was given.: Incorrect"),
-        (refused(403, "no"), ModelAway, "refuses the key"),
-        (refused(402, "Insufficient credits"), ModelAway, "no credit left"),
-        (refused(429, "You exceeded your current quota", "insufficient_quota"), ModelAway, "no credit left"),
+        (
+            refused(401, "Incorrect API key provided"),
+            LlmUnavailable,
+            "refuses the key .401; no key was given.: Incorrect",
+        ),
+        (refused(403, "no"), LlmUnavailable, "refuses the key"),
+        (refused(402, "Insufficient credits"), LlmUnavailable, "no credit left"),
+        (refused(429, "You exceeded your current quota", "insufficient_quota"), LlmUnavailable, "no credit left"),
         (refused(404, "The model `m` does not exist", "model_not_found"), ModelMissing, "does not have the model m"),
-        (refused(404, "Not Found"), ModelAway, "no /chat/completions .Not Found.; an address often ends in /v1"),
+        (refused(404, "Not Found"), LlmUnavailable, "no /chat/completions .Not Found.; an address often ends in /v1"),
         (refused(400, "This model's maximum context length is 8 tokens; lower max_tokens"), PromptTooLong, "too long"),
         (refused(413, "too large"), PromptTooLong, "too long .413."),
-        (refused(400, "messages: wrong"), ModelFault, "refused the question .400.: messages: wrong"),
-        (refused(500, "oops"), ModelAway, "answers 500: oops"),
-        (Reply(503), ModelAway, "answers 503: without a word"),
-        (Reply(502, body="<html>Bad gateway</html>"), ModelAway, "answers 502: <html>Bad gateway"),
-        (Reply(pieces=[chunk({"content": "half"})]), ModelFault, "ended the stream without a reason, after 1 lines"),
-        (Reply(pieces=[chunk({"content": "half"}), DONE]), ModelFault, "ended the stream without a reason"),
-        (spoken("", finish="content_filter"), ModelFault, "held the answer back: content_filter"),
-        (Reply(pieces=[b'data: {"error": {"message": "overloaded"}}\n\n']), ModelFault, "broke off with: overloaded"),
-        (Reply(body='{"error": {"message": "no worker"}}'), ModelFault, "broke off with: no worker"),
-        (Reply(body="<html>log in</html>"), ModelFault, "is not JSON: b'<html>log in"),
-        (Reply(pieces=[b"data: {nonsense\n\n"]), ModelFault, "line 1 of the answer is not JSON"),
-        (Reply(pieces=[b"data: [1]\n\n"]), ModelFault, "line 1 of the answer is not an object"),
-        (Reply(hangs=True), ModelSilent, "took the question and sent nothing for 0 s"),
-        (Reply(pieces=[chunk({"content": "a"})], hangs=True), ModelFault, "stopped in the middle: silent for 0 s"),
+        (refused(400, "messages: wrong"), BadLlmResponse, "refused the question .400.: messages: wrong"),
+        (refused(500, "oops"), LlmUnavailable, "answers 500: oops"),
+        (Reply(503), LlmUnavailable, "answers 503: without a word"),
+        (Reply(502, body="<html>Bad gateway</html>"), LlmUnavailable, "answers 502: <html>Bad gateway"),
+        (
+            Reply(pieces=[chunk({"content": "half"})]),
+            BadLlmResponse,
+            "ended the stream without a reason, after 1 lines",
+        ),
+        (Reply(pieces=[chunk({"content": "half"}), DONE]), BadLlmResponse, "ended the stream without a reason"),
+        (spoken("", finish="content_filter"), BadLlmResponse, "held the answer back: content_filter"),
+        (
+            Reply(pieces=[b'data: {"error": {"message": "overloaded"}}\n\n']),
+            BadLlmResponse,
+            "broke off with: overloaded",
+        ),
+        (Reply(body='{"error": {"message": "no worker"}}'), BadLlmResponse, "broke off with: no worker"),
+        (Reply(body="<html>log in</html>"), BadLlmResponse, "is not JSON: b'<html>log in"),
+        (Reply(pieces=[b"data: {nonsense\n\n"]), BadLlmResponse, "line 1 of the answer is not JSON"),
+        (Reply(pieces=[b"data: [1]\n\n"]), BadLlmResponse, "line 1 of the answer is not an object"),
+        (Reply(hangs=True), LlmTimeout, "took the question and sent nothing for 0 s"),
+        (Reply(pieces=[chunk({"content": "a"})], hangs=True), BadLlmResponse, "stopped in the middle: silent for 0 s"),
     ],
 )
 def test_every_fault_is_typed_and_says_what_is_wrong(reply: Reply, error: type[Exception], says: str) -> None:
@@ -144,19 +156,19 @@ def test_every_fault_is_typed_and_says_what_is_wrong(reply: Reply, error: type[E
 def test_nobody_there_is_away_and_so_is_a_key_that_cannot_be_read(tmp_path: Path) -> None:
     with openai_double(spoken("a")) as server:
         url = server.url
-        with pytest.raises(ModelAway, match=r"key cannot be read \(FileNotFoundError\)"):
+        with pytest.raises(LlmUnavailable, match=r"key cannot be read \(FileNotFoundError\)"):
             client_of(url, key_file=tmp_path / "key").chat(QUESTION, lambda: None)
         assert server.questions == []
-    with pytest.raises(ModelAway, match="nothing usable answers"):
+    with pytest.raises(LlmUnavailable, match="nothing usable answers"):
         client_of(url).look()
-    with pytest.raises(ModelAway, match="nothing usable answers"):
+    with pytest.raises(LlmUnavailable, match="nothing usable answers"):
         ask(url)
 
 
 def test_proxy_that_lets_nothing_through_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai_double(spoken("a")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url.removesuffix("/v1"))
-        with pytest.raises(ModelAway, match="nothing usable answers"):
+        with pytest.raises(LlmUnavailable, match="nothing usable answers"):
             ask("https://llm.invalid/v1")
 
 
@@ -164,7 +176,7 @@ def test_key_is_sent_with_every_request_and_quoted_in_no_error(key_file: Path) -
     with openai_double(refused(401, f"Incorrect API key provided: {KEY}.")) as server:
         client = client_of(server.url, key_file=key_file)
         client.look()
-        with pytest.raises(ModelAway) as raised:
+        with pytest.raises(LlmUnavailable) as raised:
             client.chat(QUESTION, lambda: None)
 
     assert server.keys == [f"Bearer {KEY}"] * 2
@@ -200,12 +212,12 @@ def test_server_that_wants_to_be_left_alone_is(after: str, rest_s: float) -> Non
     now = 0.0
     with openai_double(refused(429, "slow down", **{"Retry-After": after}), spoken("there")) as server:
         client = client_of(server.url, clock=lambda: now)
-        with pytest.raises(ModelAway, match="answers 429: slow down"):
+        with pytest.raises(LlmUnavailable, match="answers 429: slow down"):
             client.chat(QUESTION, lambda: None)
         for asked in (client.look, lambda: client.chat(QUESTION, lambda: None)):
             if rest_s:
                 now = rest_s - 0.1
-                with pytest.raises(ModelAway, match="asked to be left alone"):
+                with pytest.raises(LlmUnavailable, match="asked to be left alone"):
                     asked()
         now = rest_s
         client.look()
@@ -217,7 +229,7 @@ def test_endpoint_that_lists_no_models_is_there_all_the_same() -> None:
         server.models = refused(404, "no such page")
         client_of(server.url).look()
         server.models = refused(401, "no")
-        with pytest.raises(ModelAway, match="refuses the key"):
+        with pytest.raises(LlmUnavailable, match="refuses the key"):
             client_of(server.url).look()
 
 
@@ -226,7 +238,7 @@ def test_no_bytes_of_a_stream_raise_anything_else(pieces: list[bytes]) -> None:
     with openai_double(Reply(pieces=[b": \n", *pieces])) as server:
         try:
             ask(server.url)
-        except (ModelAway, ModelFault):
+        except (LlmUnavailable, BadLlmResponse):
             return
 
 

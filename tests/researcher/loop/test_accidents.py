@@ -13,23 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Decision, Experiment, Trial, Verdict
-from researcher.loop.context import Goal, Lab
-from researcher.loop.loop import work
+from researcher.loop.context import Goal, RunContext
+from researcher.loop.loop import run_until_goal
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from researcher.source.proposal import Proposer
 from services.redis.server import RedisServer
 from tests.fixtures.loop_in_process import Happening, ToldAll, level, opened, tell
-from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedNight
-from tests.researcher.loop.test_failures import BAD, objection, verdicts
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
+from tests.researcher.loop.test_failures import BAD, refusal_of, verdicts
 from trainer.jobs import Kind, Outcome, TrialResult
 
 CONFIRMED, HOLDS = (CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)
 ROLLED_BACK, FAILS = (CheckKind.CLAIM, Verdict.ROLLED_BACK), (CheckKind.RECHECK, Verdict.FAILS)
 
 
-def told(night: ScriptedNight, happenings: list[Happening], **settings: object) -> list[str]:
+def told(night: ScriptedRun, happenings: list[Happening], **settings: object) -> list[str]:
     """The night to its end; every reason for which it was held. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
@@ -40,17 +40,17 @@ def told(night: ScriptedNight, happenings: list[Happening], **settings: object) 
                 held.append(lab.run.paused or "")
 
         with suppress(ToldAll):
-            work(replace(lab, rest=rest, clock=lambda: float(next(seconds))))
+            run_until_goal(replace(lab, rest=rest, clock=lambda: float(next(seconds))))
     return held
 
 
-def experiments(night: ScriptedNight) -> list[Experiment]:
-    with History(night.journal) as history:
+def experiments(night: ScriptedRun) -> list[Experiment]:
+    with JournalReader(night.journal) as history:
         return history.experiments()
 
 
-def trials(night: ScriptedNight, kind: Kind) -> list[Trial]:
-    with History(night.journal) as history:
+def trials(night: ScriptedRun, kind: Kind) -> list[Trial]:
+    with JournalReader(night.journal) as history:
         return [trial for trial in history.trials() if trial.kind is kind]
 
 
@@ -59,7 +59,7 @@ ACCIDENTS = ["accident: crashed 1", "accident: unscorable 1", "accident: timed_o
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing_back(
-    accident: str, night: ScriptedNight
+    accident: str, night: ScriptedRun
 ) -> None:
     night.start_trainer()
 
@@ -70,7 +70,7 @@ def test_an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing
     assert (night.subject / "train.py").read_text() == level(1.7, accident)
 
 
-def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_back_nothing(night: ScriptedNight) -> None:
+def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_back_nothing(night: ScriptedRun) -> None:
     night.start_trainer()
     base = level(1.7, "accident of confirm: crashed 1")
 
@@ -82,7 +82,7 @@ def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_bac
 
 @pytest.mark.parametrize("outcome", ["crashed", "out_of_memory", "timed_out"])
 def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_same_seed(
-    outcome: str, night: ScriptedNight
+    outcome: str, night: ScriptedRun
 ) -> None:
     night.start_trainer()
 
@@ -94,18 +94,18 @@ def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_sam
     assert all(trial.attempt == 1 and (trial.accident or "").startswith(outcome) for trial in asked)
 
 
-def test_two_failures_in_a_row_are_the_candidates_and_roll_back(night: ScriptedNight) -> None:
+def test_two_failures_in_a_row_are_the_candidates_and_roll_back(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.7, "stumble of confirm: crashed 2")])
 
     assert verdicts(night) == [ROLLED_BACK]
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         reason = history.confirmations()[0].reason or ""
     assert "experiment 1 crashed twice in a row" in reason
 
 
-def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(night: ScriptedNight) -> None:
+def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.7, "stumble of confirm: unscorable 1")])
@@ -115,7 +115,7 @@ def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(night: Scrip
 
 @pytest.mark.parametrize(("times", "decision"), [(1, Decision.KEEP), (2, Decision.CRASH), (9, Decision.CRASH)])
 def test_a_candidate_that_is_killed_twice_in_a_row_has_crashed(
-    times: int, decision: Decision, night: ScriptedNight
+    times: int, decision: Decision, night: ScriptedRun
 ) -> None:
     night.start_trainer()
 
@@ -126,7 +126,7 @@ def test_a_candidate_that_is_killed_twice_in_a_row_has_crashed(
     assert (trial.attempt, trial.disturbed) == (1, 1), "it is set aside once and not for ever"
 
 
-def test_a_killed_recheck_leads_down_only_when_it_fails_twice(night: ScriptedNight) -> None:
+def test_a_killed_recheck_leads_down_only_when_it_fails_twice(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.7, "accident of drift: crashed 9"), *BAD])
@@ -139,7 +139,7 @@ def test_a_killed_recheck_leads_down_only_when_it_fails_twice(night: ScriptedNig
 
 @pytest.mark.parametrize("kind", ["first", "confirm", "drift"])
 def test_a_trial_that_is_always_lost_beside_a_baseline_that_runs_is_the_candidates_failure(
-    kind: str, night: ScriptedNight
+    kind: str, night: ScriptedRun
 ) -> None:
     night.start_trainer()
 
@@ -158,7 +158,7 @@ def test_a_trial_that_is_lost_while_the_baseline_is_lost_too_is_the_machines_and
     tmp_path: Path, server: RedisServer
 ) -> None:
     source = SUBJECT + "# lost of drift: 2\n"
-    night = ScriptedNight(tmp_path, server, FILES | {"train.py": source})
+    night = ScriptedRun(tmp_path, server, FILES | {"train.py": source})
     night.start_trainer()
 
     held = told(night, [level(1.79, "lost of first: 6")], source=source)
@@ -170,7 +170,7 @@ def test_a_trial_that_is_lost_while_the_baseline_is_lost_too_is_the_machines_and
 
 
 def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_second_witness(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
     source = level(1.79, "lost of first: 99")
@@ -186,7 +186,7 @@ def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_se
             lambda trial, *rest: dies() if trial.kind is Kind.DRIFT else finish(trial, *rest)
         )
         with pytest.raises(KeyboardInterrupt):
-            work(quick)
+            run_until_goal(quick)
     told(night, [], goal=Goal(1))
 
     assert len(trials(night, Kind.DRIFT)) == 1
@@ -205,16 +205,16 @@ class FailsAsBase(TrialQueue):
         return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no card")
 
 
-def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: ScriptedNight) -> None:
+def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: ScriptedRun) -> None:
     night.start_trainer()
     seconds = count()
 
     with opened(night, [level(1.7), level(1.6)]) as lab:
-        work(replace(lab, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
+        run_until_goal(replace(lab, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
 
     claims = (CheckKind.CLAIM, Verdict.FAILS)
     assert verdicts(night) == [CONFIRMED, claims, claims, CONFIRMED]
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         compared = [check.base for check in history.confirmations()]
         numbers = [history.experiment(base or 0).number for base in compared]
     assert numbers == [0, 1, 1, 0]
@@ -234,14 +234,14 @@ def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: 
     ids=["crashed", "crashed again", "killed", "lost", "unscorable", "worse"],
 )
 def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not(
-    mark: str, fell_before: int, refused: bool, night: ScriptedNight
+    mark: str, fell_before: int, refused: bool, night: ScriptedRun
 ) -> None:
     night.start_trainer()
     source = level(1.81 if "luck" in mark else 1.7, mark)
     said: list[str | None] = []
 
-    def ask(lab: Lab) -> None:
-        said.append(objection(lab, source, Proposer.LLM))
+    def ask(lab: RunContext) -> None:
+        said.append(refusal_of(lab, source, Proposer.LLM))
 
     told(night, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
 

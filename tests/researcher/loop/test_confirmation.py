@@ -10,40 +10,40 @@ import git
 import pytest
 
 from researcher.decision.rules import KEEPS_BEFORE_CLAIM, Rule
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
-from researcher.loop.context import Goal, Lab
-from researcher.loop.loop import work
-from researcher.loop.request_handler import Front
+from researcher.loop.context import Goal, RunContext
+from researcher.loop.loop import run_until_goal
+from researcher.loop.request_handler import RequestHandler
 from tests.doubles.scripted_trainer import TRIAL_S
 from tests.fixtures.loop_in_process import Happening, level, opened, tell
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Kind
 
 JUMP = level(1.7)  # 5.6 % below the baseline's 1.8
 FLUKE = level(1.81, "luck: 0.1")
 
 
-def checks_of(night: ScriptedNight) -> list[Confirmation]:
-    with History(night.journal) as history:
+def checks_of(night: ScriptedRun) -> list[Confirmation]:
+    with JournalReader(night.journal) as history:
         return history.confirmations()
 
 
-def experiment(night: ScriptedNight, number: int) -> Experiment:
-    with History(night.journal) as history:
+def experiment(night: ScriptedRun, number: int) -> Experiment:
+    with JournalReader(night.journal) as history:
         return history.numbered(number)
 
 
-def tags(night: ScriptedNight) -> dict[str, str]:
+def tags(night: ScriptedRun) -> dict[str, str]:
     with git.Repo(night.subject) as repository:
         return {tag.name: tag.commit.hexsha for tag in repository.tags}
 
 
-def ask_to_confirm(lab: Lab) -> None:
-    Front(lab.journal, lambda _: None).receive("asked", CONFIRM, "")
+def ask_to_confirm(lab: RunContext) -> None:
+    RequestHandler(lab.journal, lambda _: None).receive("asked", CONFIRM, "")
 
 
-def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(night: ScriptedNight) -> None:
+def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [JUMP, level(1.75)])
@@ -54,7 +54,7 @@ def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(night: S
     assert claim.decided_at < experiment(night, 2).proposed_at
 
 
-def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(night: ScriptedNight) -> None:
+def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(night: ScriptedRun) -> None:
     night.start_trainer()
     seen: list[str] = []
 
@@ -69,7 +69,7 @@ def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(ni
     assert "confirmed/1" not in tags(night)
 
 
-def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(night: ScriptedNight) -> None:
+def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.7, "known: 0.09"), level(1.6)])
@@ -84,7 +84,7 @@ def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(night
     assert honest.unseen_gain == pytest.approx(0.2, abs=0.01)
 
 
-def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(night: ScriptedNight) -> None:
+def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.78), level(1.76)])
@@ -93,7 +93,7 @@ def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(night: Scr
     assert claim.started_at > (experiment(night, 2).applied_at or 0)
 
 
-def test_the_plain_rule_builds_on_a_jump_without_asking(night: ScriptedNight) -> None:
+def test_the_plain_rule_builds_on_a_jump_without_asking(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [JUMP, level(1.6)], rule=Rule.GREEDY)
@@ -104,7 +104,7 @@ def test_the_plain_rule_builds_on_a_jump_without_asking(night: ScriptedNight) ->
 
 @pytest.mark.parametrize(("hours", "heads"), [(2.5 * TRIAL_S / 3600, [3, 6]), (100.0, [5])])
 def test_a_claim_comes_after_five_keeps_or_some_hours_of_trials_whatever_restarts(
-    night: ScriptedNight, hours: float, heads: list[int]
+    night: ScriptedRun, hours: float, heads: list[int]
 ) -> None:
     night.start_trainer()
     steps: list[Happening] = [level(round(1.8 - number / 100, 2)) for number in range(1, 9)]
@@ -116,13 +116,13 @@ def test_a_claim_comes_after_five_keeps_or_some_hours_of_trials_whatever_restart
     assert KEEPS_BEFORE_CLAIM == 5
 
 
-def test_a_claim_that_a_person_asks_for_comes_next_and_its_verdict_is_the_answer(night: ScriptedNight) -> None:
+def test_a_claim_that_a_person_asks_for_comes_next_and_its_verdict_is_the_answer(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.78), ask_to_confirm, level(1.76)])
 
     first, _ = checks_of(night)
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         request = history.request("asked")
     assert first.head == experiment(night, 1).id
     assert (first.decided_at or 0) < experiment(night, 2).proposed_at
@@ -131,16 +131,16 @@ def test_a_claim_that_a_person_asks_for_comes_next_and_its_verdict_is_the_answer
     assert request.answer.startswith("confirmed: 3 fresh seeds give")
 
 
-def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(night: ScriptedNight) -> None:
+def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(night: ScriptedRun) -> None:
     night.start_trainer()
     said: list[str] = []
 
-    def ask(lab: Lab) -> None:
-        said.append(Front(lab.journal, lambda _: None).receive(f"asked {len(said)}", CONFIRM, ""))
+    def ask(lab: RunContext) -> None:
+        said.append(RequestHandler(lab.journal, lambda _: None).receive(f"asked {len(said)}", CONFIRM, ""))
 
     with opened(night, [ask, JUMP, ask, level(1.69), ask, level(1.68)]) as lab:
         ask(lab)
-        work(lab)
+        run_until_goal(lab)
 
     assert said == [
         "nothing to confirm: the baseline is still being measured",
@@ -150,7 +150,7 @@ def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(nig
     ]
 
 
-def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedNight) -> None:
+def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedRun) -> None:
     night.start_trainer()
     rests: list[int] = []
 
@@ -168,14 +168,14 @@ def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedNight) -
                 lab.journal.go_on(lab.run, lab.clock())
 
         lab.journal.finish_trial = finish_and_pause  # type: ignore[method-assign]
-        work(replace(lab, rest=rest))
+        run_until_goal(replace(lab, rest=rest))
 
     assert len(rests) == 3
     assert len(set(rests)) == 1, "no trial is asked for while it is paused"
     assert [claim.verdict for claim in checks_of(night)] == [Verdict.CONFIRMED]
 
 
-def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(night: ScriptedNight) -> None:
+def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(night: ScriptedRun) -> None:
     night.start_trainer()
     tell(night, [JUMP, level(1.6)])
     made = tags(night)
@@ -188,7 +188,7 @@ def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(night:
     assert tags(night) == made
 
 
-def test_the_tag_of_another_night_stays_where_it_is(night: ScriptedNight) -> None:
+def test_the_tag_of_another_night_stays_where_it_is(night: ScriptedRun) -> None:
     with git.Repo(night.subject) as repository:
         theirs = repository.create_tag("confirmed/1").commit.hexsha
     night.start_trainer()
@@ -199,12 +199,12 @@ def test_the_tag_of_another_night_stays_where_it_is(night: ScriptedNight) -> Non
     assert tags(night) == {"confirmed/1": theirs, "confirmed/night-1": experiment(night, 1).commit_sha}
 
 
-def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(night: ScriptedNight) -> None:
+def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [level(1.7, "luck: 0.01"), level(1.75)])
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         runs = history.scores()[history.numbered(1).id]
         (trial,) = history.trials(experiment=history.numbered(2).id)
     assert len(runs) == 4
@@ -212,20 +212,20 @@ def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(night: Scri
 
 
 def test_a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_is_written_down(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
 
     with opened(night, [level(1.7, "fate of confirm: crashed")]) as lab:
         lab.journal.decide_check = killed  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
-            work(lab)
+            run_until_goal(lab)
     tell(night, [])
 
     (claim,) = checks_of(night)
     assert claim.verdict is Verdict.ROLLED_BACK
     assert "experiment 1 crashed" in (claim.reason or "")
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert len(history.trials(confirmation=claim.id)) == 1, "the one that crashed is enough"
     with git.Repo(night.subject) as repository:
         assert repository.head.commit.hexsha == experiment(night, 0).commit_sha

@@ -9,17 +9,17 @@ import pytest
 
 from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Verdict
-from researcher.loop.context import BackOff, Goal, Held, Lab
-from researcher.loop.loop import work
-from researcher.proposers.novelty import tried
+from researcher.loop.context import Backoff, Goal, Pause, RunContext
+from researcher.loop.loop import run_until_goal
+from researcher.proposers.novelty import objection
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from researcher.source.proposal import Proposal, Proposer, WholeFile
 from researcher.source.validation import validate
 from tests.fixtures.loop_in_process import REFUSED, Happening, level, opened, tell
-from tests.fixtures.scripted_run import SUBJECT, ScriptedNight
-from trainer.jobs import Bus, Kind, Outcome, TrialResult
+from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
+from trainer.jobs import Kind, Outcome, RedisClient, TrialResult
 
 BAD: list[Happening] = [
     level(1.01, "fate: crashed"),
@@ -29,8 +29,8 @@ BAD: list[Happening] = [
 FAILS_NOW = "fate of drift: crashed"
 
 
-def verdicts(night: ScriptedNight) -> list[tuple[CheckKind, Verdict | None]]:
-    with History(night.journal) as history:
+def verdicts(night: ScriptedRun) -> list[tuple[CheckKind, Verdict | None]]:
+    with JournalReader(night.journal) as history:
         return [(check.kind, check.verdict) for check in history.confirmations()]
 
 
@@ -45,21 +45,21 @@ def verdicts(night: ScriptedNight) -> list[tuple[CheckKind, Verdict | None]]:
     ids=["the incumbent works", "it fails", "the confirmed state fails too", "CRASH_RESET=baseline"],
 )
 def test_after_three_failures_in_a_row_train_py_is_byte_for_byte_the_state_that_is_left(
-    night: ScriptedNight, confirmed: str, provisional: str, crash_reset: CrashReset, left: str
+    night: ScriptedRun, confirmed: str, provisional: str, crash_reset: CrashReset, left: str
 ) -> None:
     night.start_trainer()
 
     tell(night, [confirmed, provisional, *BAD], crash_reset=crash_reset)
 
     assert (night.subject / "train.py").read_bytes() == left.encode()
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         run = history.run()
         assert run is not None
         assert run.incumbent == run.confirmed
         assert history.source(run.incumbent or 0) == left
 
 
-def test_the_way_down_asks_every_state_and_the_straight_one_none(night: ScriptedNight) -> None:
+def test_the_way_down_asks_every_state_and_the_straight_one_none(night: ScriptedRun) -> None:
     night.start_trainer()
     claim, fails, holds = (
         (CheckKind.CLAIM, Verdict.CONFIRMED),
@@ -74,7 +74,7 @@ def test_the_way_down_asks_every_state_and_the_straight_one_none(night: Scripted
     assert verdicts(night)[4:] == [claim, (CheckKind.RECHECK, Verdict.ROLLED_BACK)]
 
 
-def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(night: ScriptedNight) -> None:
+def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(night: ScriptedRun) -> None:
     night.start_trainer()
     worse: list[Happening] = [level(1.75 + number / 1000) for number in range(REMEASURE_EVERY + 1)]
 
@@ -89,7 +89,7 @@ def again(source: Happening) -> str:
     return source.replace("WIDTH = 64", "WIDTH = 32")
 
 
-def test_a_dozen_refusals_between_failures_hide_none(night: ScriptedNight) -> None:
+def test_a_dozen_refusals_between_failures_hide_none(night: ScriptedRun) -> None:
     night.start_trainer()
 
     tell(night, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
@@ -101,12 +101,12 @@ def wider(source: str) -> str:
     return source.replace("WIDTH = 64", "WIDTH = 128")
 
 
-def objection(lab: Lab, source: str, by: Proposer) -> str | None:
+def refusal_of(lab: RunContext, source: str, by: Proposer) -> str | None:
     """What is said against a train.py as the next candidate."""
     assert lab.run.incumbent is not None
     proposal = Proposal(by, "wider", "", (WholeFile(source),))
     try:
-        validate(proposal, lab.journal.source(lab.run.incumbent), tried(lab.journal, by))
+        validate(proposal, lab.journal.source(lab.run.incumbent), objection(lab.journal, by))
     except Rejected as error:
         return str(error)
     return None
@@ -116,7 +116,7 @@ def objection(lab: Lab, source: str, by: Proposer) -> str | None:
     ("fate", "times", "refused"), [("unscorable", 1, True), ("crashed", 1, False), ("crashed", 2, True)]
 )
 def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_too_but_not_to_a_person(
-    night: ScriptedNight, fate: str, times: int, refused: bool
+    night: ScriptedRun, fate: str, times: int, refused: bool
 ) -> None:
     night.start_trainer()
     scores = [1.8, 1.78, 1.76][: times + 1]
@@ -124,8 +124,8 @@ def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_to
     keeps: list[Happening] = [level(score) for score in scores[1:]]
     said: list[str | None] = []
 
-    def ask(lab: Lab) -> None:
-        said.extend(objection(lab, wider(level(scores[-1])), by) for by in (Proposer.LLM, Proposer.HUMAN))
+    def ask(lab: RunContext) -> None:
+        said.extend(refusal_of(lab, wider(level(scores[-1])), by) for by in (Proposer.LLM, Proposer.HUMAN))
 
     tell(night, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
 
@@ -139,7 +139,7 @@ def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_to
 class LosingTrials(TrialQueue):
     """Loses the first `losses` attempts at trials whose id begins with `trial`."""
 
-    def __init__(self, bus: Bus, trial: str, losses: int) -> None:
+    def __init__(self, bus: RedisClient, trial: str, losses: int) -> None:
         super().__init__(bus)
         self._trial = trial
         self.losses = losses
@@ -151,7 +151,7 @@ class LosingTrials(TrialQueue):
         return super().look(trial, spec_digest)
 
 
-def tell_with_losses(night: ScriptedNight, happenings: list[Happening], trial: str, losses: int) -> list[str]:
+def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str, losses: int) -> list[str]:
     """Every reason for which the night was held, in turn. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
@@ -163,14 +163,16 @@ def tell_with_losses(night: ScriptedNight, happenings: list[Happening], trial: s
             if reason is not None and reason not in held[-1:]:
                 held.append(reason)
 
-        work(replace(lab, trials=LosingTrials(night.bus, trial, losses), rest=rest, clock=lambda: float(next(seconds))))
+        run_until_goal(
+            replace(lab, trials=LosingTrials(night.bus, trial, losses), rest=rest, clock=lambda: float(next(seconds)))
+        )
         assert lab.run.paused is None
     return held
 
 
 @pytest.mark.parametrize(("losses", "holds"), [(1, 0), (2, 1), (3, 2), (5, 4)])
 def test_a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held(
-    night: ScriptedNight, losses: int, holds: int
+    night: ScriptedRun, losses: int, holds: int
 ) -> None:
     night.start_trainer()
 
@@ -178,37 +180,37 @@ def test_a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held(
 
     assert len(held) == holds
     assert all("the worker was killed" in reason and "look at the trainer's log" in reason for reason in held)
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert history.measured_count() == 1, "the night goes on"
         assert history.trials()[0].outcome is Outcome.OK, "a baseline is measured, however often it is lost"
 
 
-def test_what_the_machine_loses_rolls_nothing_back(night: ScriptedNight) -> None:
+def test_what_the_machine_loses_rolls_nothing_back(night: ScriptedRun) -> None:
     night.start_trainer()
 
     held = tell_with_losses(night, [level(1.7), *BAD], "night-1-t4-", 3)
 
     assert verdicts(night) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
     assert "the worker was killed" in held[-1]
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         kinds = [trial.kind for trial in history.trials()]
         assert kinds[-2:] == [Kind.DRIFT, Kind.DRIFT], "the baseline was seen to run beside what was lost three times"
     assert (night.subject / "train.py").read_text() == level(1.7)
 
 
 def test_holds_grow_each_kind_for_itself_up_to_half_an_hour_and_begin_anew_when_it_works() -> None:
-    back_off = BackOff()
+    back_off = Backoff()
 
-    machine = [back_off.next_s(Held.MACHINE) for _ in range(10)]
-    subject = [back_off.next_s(Held.SUBJECT) for _ in range(2)]
-    back_off.reset(Held.MACHINE)
+    machine = [back_off.next_s(Pause.MACHINE) for _ in range(10)]
+    subject = [back_off.next_s(Pause.SUBJECT) for _ in range(2)]
+    back_off.reset(Pause.MACHINE)
 
     assert machine == [10, 20, 40, 80, 160, 320, 640, 1280, 1800, 1800]
     assert subject == [30, 60]
-    assert (back_off.next_s(Held.MACHINE), back_off.next_s(Held.SUBJECT)) == (10, 120)
+    assert (back_off.next_s(Pause.MACHINE), back_off.next_s(Pause.SUBJECT)) == (10, 120)
 
 
-def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measured(night: ScriptedNight) -> None:
+def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measured(night: ScriptedRun) -> None:
     night.start_trainer()
     with opened(night, []) as lab:
         baseline = lab.journal.numbered(0)
@@ -221,7 +223,7 @@ def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measu
     seconds = count()
 
     with opened(night, [], goal=Goal(0)) as lab:
-        work(replace(lab, clock=lambda: float(next(seconds))))
+        run_until_goal(replace(lab, clock=lambda: float(next(seconds))))
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert [trial.outcome for trial in history.trials()] == [Outcome.OK] * len(trials)

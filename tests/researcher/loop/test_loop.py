@@ -12,18 +12,18 @@ import git
 import pytest
 
 from researcher.errors import JournalError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Decision, RequestState, State, Verdict
-from researcher.queues.requests import RECEIVE, answer, ask
-from tests.fixtures.scripted_run import SUBJECT, ScriptedNight
+from researcher.queues.requests import RECEIVE, send, wait_reply
+from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from trainer.jobs import REQUESTS
 
 BRANCH = "overnight/night"
 
 
-def assert_coherent(night: ScriptedNight) -> None:
+def assert_coherent(night: ScriptedRun) -> None:
     """One history: every experiment decided once, from its own trial; git shows the incumbent; the table agrees."""
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         run = history.run()
         assert run is not None
         experiments = history.experiments()
@@ -47,11 +47,11 @@ def assert_coherent(night: ScriptedNight) -> None:
     assert len(rows) == 1 + len(decided)
 
 
-def history_of(night: ScriptedNight) -> History:
-    return History(night.journal)
+def history_of(night: ScriptedRun) -> JournalReader:
+    return JournalReader(night.journal)
 
 
-def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_goal(night: ScriptedNight) -> None:
+def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_goal(night: ScriptedRun) -> None:
     night.start_trainer()
 
     researcher = night.start_researcher(EXPERIMENTS=8)
@@ -70,7 +70,7 @@ def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_
 
 
 @pytest.mark.slow
-def test_the_same_command_after_the_end_measures_nothing_more_and_a_higher_goal_goes_on(night: ScriptedNight) -> None:
+def test_the_same_command_after_the_end_measures_nothing_more_and_a_higher_goal_goes_on(night: ScriptedRun) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=2).wait(90) == 0
     with history_of(night) as history:
@@ -87,7 +87,7 @@ def test_the_same_command_after_the_end_measures_nothing_more_and_a_higher_goal_
 
 
 @pytest.mark.slow
-def test_kill_9_again_and_again_leaves_one_coherent_history(night: ScriptedNight) -> None:
+def test_kill_9_again_and_again_leaves_one_coherent_history(night: ScriptedRun) -> None:
     chance = random.Random(11)
     trainer = night.start_trainer()
     for round_number in range(8):
@@ -110,15 +110,15 @@ def test_kill_9_again_and_again_leaves_one_coherent_history(night: ScriptedNight
     assert_coherent(night)
 
 
-def trials_so_far(night: ScriptedNight) -> int:
+def trials_so_far(night: ScriptedRun) -> int:
     try:
-        with History(night.journal) as history:
+        with JournalReader(night.journal) as history:
             return history.trial_count()
     except JournalError:
         return 0  # the very first researcher was killed before it wrote anything
 
 
-def test_sigterm_stops_cleanly_with_exit_code_0_and_a_second_start_goes_on(night: ScriptedNight) -> None:
+def test_sigterm_stops_cleanly_with_exit_code_0_and_a_second_start_goes_on(night: ScriptedRun) -> None:
     night.start_trainer()
     researcher = night.start_researcher(EXPERIMENTS=500)
     night.wait_until(lambda history: history.measured_count() >= 2, "two experiments")
@@ -133,28 +133,28 @@ def test_sigterm_stops_cleanly_with_exit_code_0_and_a_second_start_goes_on(night
 
 
 def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_night_runs(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
     researcher = night.start_researcher()
     night.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
 
-    assert "paused" in (answer(night.bus, ask(night.bus, "pause"), 20) or "")
+    assert "paused" in (wait_reply(night.bus, send(night.bus, "pause"), 20) or "")
     file = SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.01").replace("WIDTH = 64", "WIDTH = 32")
-    submitted = ask(night.bus, "submit", f"mine.py\n{file}")
-    assert "runs next" in (answer(night.bus, submitted, 20) or "")
+    submitted = send(night.bus, "submit", f"mine.py\n{file}")
+    assert "runs next" in (wait_reply(night.bus, submitted, 20) or "")
     with history_of(night) as history:
         run = history.run()
         assert run is not None
         assert run.paused == "a person asked for it"
-    said = answer(night.bus, ask(night.bus, "confirm"), 20) or ""
+    said = wait_reply(night.bus, send(night.bus, "confirm"), 20) or ""
     assert said.startswith(("nothing to confirm", "taken in", "fresh seeds of experiment"))
-    assert "going on" in (answer(night.bus, ask(night.bus, "resume"), 20) or "")
+    assert "going on" in (wait_reply(night.bus, send(night.bus, "resume"), 20) or "")
     night.wait_until(
         lambda history: (found := history.request(submitted)) is not None and found.state is RequestState.DONE,
         "the submitted file to become an experiment",
     )
-    assert "stopping" in (answer(night.bus, ask(night.bus, "stop"), 20) or "")
+    assert "stopping" in (wait_reply(night.bus, send(night.bus, "stop"), 20) or "")
 
     assert researcher.wait(20) == 0
     with history_of(night) as history:
@@ -162,26 +162,26 @@ def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_
     assert "submitted: mine.py" in titles
 
 
-def test_a_request_sent_twice_with_the_same_id_is_done_once(night: ScriptedNight) -> None:
+def test_a_request_sent_twice_with_the_same_id_is_done_once(night: ScriptedRun) -> None:
     night.start_trainer()
     night.start_researcher()
     night.wait_until(lambda history: history.run() is not None, "the run")
 
     for _ in range(2):
-        ask(night.bus, "idea", "wider", request="idea-mine")
+        send(night.bus, "idea", "wider", request="idea-mine")
 
-    assert "LLM" in (answer(night.bus, "idea-mine", 20) or "")
+    assert "LLM" in (wait_reply(night.bus, "idea-mine", 20) or "")
     with history_of(night) as history:
         assert [request.id for request in history.requests()] == ["idea-mine"]
         assert history.requests()[0].state is RequestState.WAITING, "without an LLM it waits, visibly"
 
 
-def test_a_submitted_file_that_does_not_parse_is_refused_in_words_and_costs_no_trial(night: ScriptedNight) -> None:
+def test_a_submitted_file_that_does_not_parse_is_refused_in_words_and_costs_no_trial(night: ScriptedRun) -> None:
     night.start_trainer()
     night.start_researcher()
     night.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
 
-    ask(night.bus, "submit", "bad.py\ndef broken(:\n", request="submit-bad")
+    send(night.bus, "submit", "bad.py\ndef broken(:\n", request="submit-bad")
     night.wait_until(
         lambda history: (found := history.request("submit-bad")) is not None and found.state is RequestState.REFUSED,
         "the refusal",
@@ -194,7 +194,7 @@ def test_a_submitted_file_that_does_not_parse_is_refused_in_words_and_costs_no_t
 
 
 def test_a_request_that_names_another_function_or_carries_too_much_is_refused_and_does_nothing(
-    night: ScriptedNight, tmp_path: Path
+    night: ScriptedRun, tmp_path: Path
 ) -> None:
     night.start_trainer()
     researcher = night.start_researcher()
@@ -203,25 +203,25 @@ def test_a_request_that_names_another_function_or_carries_too_much_is_refused_an
 
     night.bus.queue(REQUESTS).enqueue_call("os.mkdir", args=(str(witness),), job_id="evil", result_ttl=-1)
 
-    assert "no work of this process" in (answer(night.bus, "evil", 20) or "")
+    assert "no work of this process" in (wait_reply(night.bus, "evil", 20) or "")
     assert not witness.exists()
     for name, body, said in (("large", 300_001 * "x", "at most 300000 characters"), ("odd", 7, "text, not int")):
         night.bus.queue(REQUESTS).enqueue_call(RECEIVE, args=(name, "idea", body), job_id=name, result_ttl=-1)
-        assert said in (answer(night.bus, name, 20) or "")
-    with History(night.journal) as history:
+        assert said in (wait_reply(night.bus, name, 20) or "")
+    with JournalReader(night.journal) as history:
         assert history.requests() == []
     assert researcher.poll() is None
 
 
-def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(night: ScriptedNight) -> None:
+def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(night: ScriptedRun) -> None:
     night.start_trainer()
     researcher = night.start_researcher()
     night.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
-    answer(night.bus, ask(night.bus, "pause"), 20)
+    wait_reply(night.bus, send(night.bus, "pause"), 20)
     for number in range(3):
         file = SUBJECT.replace("LEVEL = 1.8", f"LEVEL = 1.{number}1  # fate: crashed\nUNUSED = {number}")
-        ask(night.bus, "submit", f"bad{number}.py\n{file}")
-    answer(night.bus, ask(night.bus, "resume"), 20)
+        send(night.bus, "submit", f"bad{number}.py\n{file}")
+    wait_reply(night.bus, send(night.bus, "resume"), 20)
 
     night.wait_until(
         lambda history: (
@@ -234,7 +234,7 @@ def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(nig
     assert researcher.poll() is None
 
 
-def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(night: ScriptedNight) -> None:
+def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(night: ScriptedRun) -> None:
     repository = git.Repo(night.subject)
     (night.subject / "train.py").write_text(SUBJECT + "# fate: crashed\n")
     repository.index.add(["train.py"])
@@ -250,7 +250,7 @@ def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(ni
     assert run is not None
     assert "the baseline fails" in (run.paused or "")
     assert "PAUSED" in night.output()
-    answer(night.bus, ask(night.bus, "resume"), 20)
+    wait_reply(night.bus, send(night.bus, "resume"), 20)
     night.wait_until(
         lambda history: any(trial.attempt >= 2 for trial in history.trials()), "the baseline to be tried once more"
     )
@@ -266,30 +266,30 @@ def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(ni
 
 
 @pytest.mark.slow
-def test_a_pause_that_a_person_asked_for_outlives_a_restart(night: ScriptedNight) -> None:
+def test_a_pause_that_a_person_asked_for_outlives_a_restart(night: ScriptedRun) -> None:
     night.start_trainer()
     researcher = night.start_researcher()
     night.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
-    answer(night.bus, ask(night.bus, "pause"), 20)
+    wait_reply(night.bus, send(night.bus, "pause"), 20)
     researcher.send_signal(signal.SIGKILL)
     researcher.wait(10)
 
     night.start_researcher()
 
-    assert "it was paused" in (answer(night.bus, ask(night.bus, "resume"), 20) or "")
+    assert "it was paused" in (wait_reply(night.bus, send(night.bus, "resume"), 20) or "")
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "named"),
     [("PROFILE", "9000gb", "12gb"), ("EXPERIMENTS", "-3", "EXPERIMENTS"), ("RULE", "wild", "RULE")],
 )
-def test_a_bad_setting_is_named_and_stops_the_start(night: ScriptedNight, setting: str, value: str, named: str) -> None:
+def test_a_bad_setting_is_named_and_stops_the_start(night: ScriptedRun, setting: str, value: str, named: str) -> None:
     assert night.start_researcher(**{setting: value}).wait(30) == 2
 
     assert named in night.output()
 
 
-def test_a_second_researcher_on_the_same_journal_is_refused(night: ScriptedNight) -> None:
+def test_a_second_researcher_on_the_same_journal_is_refused(night: ScriptedRun) -> None:
     night.start_researcher()
     night.wait_until(lambda history: history.run() is not None, "the first to start")
 
@@ -299,7 +299,7 @@ def test_a_second_researcher_on_the_same_journal_is_refused(night: ScriptedNight
 
 
 @pytest.mark.slow
-def test_a_journal_of_another_profile_or_other_data_is_refused(night: ScriptedNight, tmp_path: Path) -> None:
+def test_a_journal_of_another_profile_or_other_data_is_refused(night: ScriptedRun, tmp_path: Path) -> None:
     night.start_trainer()
     assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0
 
@@ -314,7 +314,7 @@ def test_a_journal_of_another_profile_or_other_data_is_refused(night: ScriptedNi
     assert "is not what run night was measured on" in night.output()
 
 
-def test_under_the_greedy_rule_every_decision_follows_from_the_scores_alone(night: ScriptedNight) -> None:
+def test_under_the_greedy_rule_every_decision_follows_from_the_scores_alone(night: ScriptedRun) -> None:
     night.start_trainer()
 
     assert night.start_researcher(EXPERIMENTS=6, RULE="greedy").wait(90) == 0

@@ -10,15 +10,15 @@ import pytest
 
 from researcher import __main__ as researcher
 from researcher.config.settings import Settings
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.writer import Journal
 from tests.fixtures.loop_in_process import level, opened, tell
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from tests.researcher.loop.test_failures import BAD
 from trainer.jobs import Kind, profile_named
 
 
-def seeds(night: ScriptedNight, key: str | None, count: int) -> list[int]:
+def seeds(night: ScriptedRun, key: str | None, count: int) -> list[int]:
     """The next seeds of a run with that key."""
     with opened(night, [], seed_key=key) as lab:
         found = []
@@ -29,9 +29,9 @@ def seeds(night: ScriptedNight, key: str | None, count: int) -> list[int]:
 
 
 def test_seeds_follow_the_key_alone_and_fill_their_range_evenly(
-    night: ScriptedNight, tmp_path_factory: pytest.TempPathFactory
+    night: ScriptedRun, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    other = ScriptedNight(tmp_path_factory.mktemp("other"), night.server)
+    other = ScriptedRun(tmp_path_factory.mktemp("other"), night.server)
 
     ours, theirs = seeds(night, "a" * 32, 400), seeds(other, "b" * 32, 400)
 
@@ -42,13 +42,13 @@ def test_seeds_follow_the_key_alone_and_fill_their_range_evenly(
 
 
 def test_every_trial_of_a_night_has_the_seed_that_its_place_in_the_night_gives_whatever_its_kind(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
 
     tell(night, [level(1.7), *BAD], seed_key="k")
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         trials = history.trials()
     assert {trial.kind for trial in trials} == {Kind.BASELINE, Kind.FIRST, Kind.CONFIRM, Kind.DRIFT}
     drawn = [random.Random(f"k {place}").randrange(1, 2**31) for place in range(len(trials))]
@@ -57,7 +57,7 @@ def test_every_trial_of_a_night_has_the_seed_that_its_place_in_the_night_gives_w
 
 @pytest.mark.parametrize("seed", [None, 7])
 def test_a_run_draws_from_a_secret_unless_its_owner_gives_a_seed(
-    seed: int | None, night: ScriptedNight, tmp_path: Path
+    seed: int | None, night: ScriptedRun, tmp_path: Path
 ) -> None:
     keys = []
     for place in ("one", "two"):

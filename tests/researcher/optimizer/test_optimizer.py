@@ -17,7 +17,7 @@ from researcher.optimizer.constraints import repaired, whole_batches
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import EXPLORED_SHARE, Optimizer, Sampler
 from researcher.optimizer.space import from_share, to_share
-from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.llm_proposer import Vetting
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix
 from researcher.source.edits import apply_edits
@@ -400,7 +400,7 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     story.try_out("crashed", None, Decision.CRASH)
     story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
     proposers = Proposers(
-        mix=Mix.RANDOM, asking=Asking(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
     )  # fmt: skip
 
     proposers.learn(story.journal)
@@ -417,7 +417,7 @@ def test_with_uniform_draws_alone_nobody_else_is_named_as_the_proposer(tmp_path:
     story, optimizer = Story(tmp_path), Optimizer(seed=1, context=256, sampler=Sampler.RANDOM)
     story.baseline(2.0)
     proposers = Proposers(
-        mix=Mix.RANDOM, asking=Asking(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
     )  # fmt: skip
 
     found = [proposers.next_draft(story.journal, source, lambda: None) for source in (SOURCE, "A = 1\n")]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from researcher.errors import ModelFault, PromptWasCut
+from researcher.errors import BadLlmResponse, PromptTruncated
 from researcher.llm.client import Answer, Message
 from researcher.prompting.context_budget import Window
 from researcher.prompting.prompt import prompt_tokens
@@ -21,7 +21,7 @@ def counted(prompt_tokens: int | None, *, counts_cached: bool = True) -> Answer:
 
 def filling(room: int, least: int = 0) -> Sequence[Message]:
     if room < least:
-        raise ModelFault("does not fit")
+        raise BadLlmResponse("does not fit")
     return [Message("user", "ab " * (room - 16))]
 
 
@@ -43,7 +43,7 @@ def test_what_train_py_needs_is_not_taken_for_a_longer_answer() -> None:
     question = window.question(lambda room: filling(room, 6500))
 
     assert window.answer_tokens(question) == 1000
-    with pytest.raises(ModelFault, match="does not fit"):
+    with pytest.raises(BadLlmResponse, match="does not fit"):
         window.question(lambda room: filling(room, 7500))
 
 
@@ -72,7 +72,7 @@ def test_of_all_recorded_prompts_only_those_that_were_cut_are_taken_for_it() -> 
 def is_cut(texts: Sequence[str], count: int) -> bool:
     try:
         Window(100_000, 1000).learn([Message("user", text) for text in texts], counted(count))
-    except PromptWasCut:
+    except PromptTruncated:
         return True
     return False
 
@@ -82,5 +82,7 @@ def test_a_count_that_may_leave_out_what_was_read_before_or_is_missing_says_noth
 
     Window(8000, 1000).learn(question, counted(20, counts_cached=False))
     Window(8000, 1000).learn(question, counted(None))
-    with pytest.raises(PromptWasCut, match=r"counted 20 tokens in a question of 500 words: .* 8000 tokens are needed"):
+    with pytest.raises(
+        PromptTruncated, match=r"counted 20 tokens in a question of 500 words: .* 8000 tokens are needed"
+    ):
         Window(8000, 1000).learn(question, counted(20))

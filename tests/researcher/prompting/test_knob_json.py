@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import EditError, ModelFault, Rejected
+from researcher.errors import BadLlmResponse, EditError, Rejected
 from researcher.prompting.knob_json import schema_of
-from researcher.prompting.reply_parser import Reply, lanes_meant, read_reply
+from researcher.prompting.reply_parser import Reply, formats_in, read_reply
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import KnobLiteral, Lane, Proposal, Proposer, SetKnobs
+from researcher.source.proposal import EditFormat, KnobLiteral, Proposal, Proposer, SetKnobs
 from tests import TESTS
 
 SOURCE = (TESTS / "fixtures" / "small_train.py").read_text()
@@ -67,7 +67,7 @@ def test_source_without_a_range_has_no_schema(source: str) -> None:
 )
 def test_a_move_is_read_with_whatever_stands_around_it(text: str) -> None:
     assert read_reply(text) == Reply("Deeper", "More layers learn more.", (SetKnobs({"DEPTH": 4}),))
-    assert lanes_meant(text) == (Lane.SET,)
+    assert formats_in(text) == (EditFormat.SET,)
 
 
 @pytest.mark.parametrize("value", [2, -0.5, True, "L", (0.9, 0.95)])
@@ -123,7 +123,7 @@ values = st.recursive(
     st.integers(0, 400),
 )
 def test_no_json_raises_anything_but_a_refusal(fields: dict[str, Any], knobs: dict[str, Any], length: int) -> None:
-    with suppress(Rejected, ModelFault):
+    with suppress(Rejected, BadLlmResponse):
         reply = read_reply(json.dumps({"title": "t", "hypothesis": "h", "set": knobs} | fields)[:length])
         proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
 

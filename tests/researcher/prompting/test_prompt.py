@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer
-from researcher.errors import ModelFault, ResearcherError
+from researcher.errors import BadLlmResponse, ResearcherError
 from researcher.llm.ollama import OllamaSettings
 from researcher.prompting import reply_parser
 from researcher.prompting.prompt import Advice, PromptContext, Prompts, prompt_tokens
 from researcher.prompting.token_estimate import tokens
-from researcher.source.proposal import Lane, lanes_of
+from researcher.source.proposal import EditFormat, formats_of
 
 CONTEXT = PromptContext(
     program="Lower the score; {source} stays text.",
@@ -71,22 +71,24 @@ def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
     assert text.count("(none yet)") == 2
 
 
-@pytest.mark.parametrize("lane", Lane)
-def test_every_lane_is_explained_in_its_form_with_an_example_that_is_read_as_meant(lane: Lane) -> None:
+@pytest.mark.parametrize("lane", EditFormat)
+def test_every_lane_is_explained_in_its_form_with_an_example_that_is_read_as_meant(lane: EditFormat) -> None:
     text = Prompts.read().texts[lane]
     forms = [paragraph for paragraph in reply_parser.__doc__.split("\n\n") if paragraph.startswith("    ")]
-    form = {Lane.SET: forms[0], Lane.FUNCTION: forms[1], Lane.SEARCH: forms[2], Lane.FILE: ""}[lane]
+    form = {EditFormat.SET: forms[0], EditFormat.FUNCTION: forms[1], EditFormat.SEARCH: forms[2], EditFormat.FILE: ""}[
+        lane
+    ]
 
     assert [line for line in textwrap.dedent(form).splitlines() if f"\n{line}\n" not in text] == []
-    assert lanes_of(reply_parser.read_reply(text.split("Example:")[1]).edits) == (lane,)
+    assert formats_of(reply_parser.read_reply(text.split("Example:")[1]).edits) == (lane,)
 
 
 def test_only_the_lanes_that_are_offered_are_explained() -> None:
     texts = Prompts.read().texts
 
-    text = text_of(replace(CONTEXT, lanes=(Lane.SET, Lane.SEARCH)))
+    text = text_of(replace(CONTEXT, lanes=(EditFormat.SET, EditFormat.SEARCH)))
 
-    assert [lane for lane in Lane if texts[lane].strip() in text] == [Lane.SET, Lane.SEARCH]
+    assert [lane for lane in EditFormat if texts[lane].strip() in text] == [EditFormat.SET, EditFormat.SEARCH]
     assert text_of(CONTEXT).index("SET KNOB") < text_of(CONTEXT).index("FUNCTION Class"), "the smallest first"
 
 
@@ -104,7 +106,9 @@ def test_older_lines_are_left_out_first_and_that_is_said() -> None:
 
 
 def test_source_that_does_not_fit_names_the_setting_to_raise() -> None:
-    with pytest.raises(ModelFault, match=r"\(60000 of them for train.py\) .* only 900 are free; raise NUM_CTX by \d+"):
+    with pytest.raises(
+        BadLlmResponse, match=r"\(60000 of them for train.py\) .* only 900 are free; raise NUM_CTX by \d+"
+    ):
         text_of(replace(CONTEXT, source="x" * 60_000), 900)
 
 
@@ -125,7 +129,7 @@ def test_no_prompt_and_no_repair_is_larger_than_its_room(
     for make in (prompts.messages, lambda given, size: prompts.repair(given, size, reply, "a reason")):
         try:
             messages = make(context, room)
-        except ModelFault as fault:
+        except BadLlmResponse as fault:
             assert "NUM_CTX" in str(fault)  # noqa: PT017
         else:
             assert prompt_tokens(messages) <= room
@@ -168,5 +172,5 @@ def test_what_stands_beside_a_knob_closes_no_fence_and_a_room_too_small_for_the_
     asked = text_of(context)
 
     assert f"````python\n{knobs[0]}\n````" in asked
-    with pytest.raises(ModelFault, match="raise NUM_CTX by"):
+    with pytest.raises(BadLlmResponse, match="raise NUM_CTX by"):
         Prompts.read().messages(context, 200)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import EditError, ModelFault, Rejected
+from researcher.errors import BadLlmResponse, EditError, Rejected
 from researcher.prompting.code_fences import FENCE, Lines
 from researcher.prompting.reply_parser import (
     HYPOTHESIS_CHARACTERS,
@@ -128,7 +128,7 @@ def test_hypothesis_serves_as_the_title_where_none_is_given() -> None:
     "text", ["", " \n\t", "<think>hm</think>", "<think>" + HEAD + DECOY, HEAD + BLOCK + "</think>"]
 )
 def test_answer_without_a_word_is_a_fault(text: str) -> None:
-    with pytest.raises(ModelFault, match="empty"):
+    with pytest.raises(BadLlmResponse, match="empty"):
         read_reply(text)
 
 
@@ -202,7 +202,7 @@ def test_a_line_for_a_table_is_clean_and_short(text: str, line: str) -> None:
     st.sampled_from(["\n", "\r\n", "\r"]),
 )
 def test_no_answer_raises_anything_but_the_two_refusals(lines: list[str], end: str) -> None:
-    with suppress(ModelFault, Rejected):
+    with suppress(BadLlmResponse, Rejected):
         reply = read_reply(end.join(lines))
 
         with suppress(EditError):

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import Goal
-from researcher.loop.loop import work
+from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.llm_proposer import Asking
+from researcher.proposers.llm_conversation import Conversation
+from researcher.proposers.llm_proposer import Vetting
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix
 from services.machine.subject import render_subject
@@ -26,7 +26,7 @@ from services.redis.server import RedisServer
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.journal_story import accepted
 from tests.fixtures.loop_in_process import opened
-from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedNight
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from trainer.jobs import PROFILES, Outcome, profile_named
 from trainer.jobs.redaction import text_redaction
 
@@ -46,14 +46,14 @@ FAULT = Turn(PLANTED, "server_error")
 
 
 @pytest.fixture
-def night(tmp_path: Path, server: RedisServer) -> Iterator[ScriptedNight]:
-    made = ScriptedNight(tmp_path, server, {**FILES, "train.py": TRAIN})
+def night(tmp_path: Path, server: RedisServer) -> Iterator[ScriptedRun]:
+    made = ScriptedRun(tmp_path, server, {**FILES, "train.py": TRAIN})
     yield made
     made.end()
 
 
 def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
-    night: ScriptedNight, caplog: pytest.LogCaptureFixture
+    night: ScriptedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     night.start_trainer()
     caplog.set_level(logging.INFO)
@@ -63,15 +63,15 @@ def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
     ):
         lab.journal.receive("r1", "idea", f"log in with {PLANTED}", "waits", waiting=True, at=2.0)
         proposers = Proposers(
-            mix=Mix.LLM, asking=Asking(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
+            mix=Mix.LLM, asking=Vetting(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
             optimizer=Optimizer(seed=7, context=256),
-            llm=LlmProposer(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS]),
+            llm=Conversation(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS]),
             folder=lab.journal.folder / "experiments", say=lambda _: None,
         )  # fmt: skip
-        work(replace(lab, proposers=proposers))
+        run_until_goal(replace(lab, proposers=proposers))
 
     kept = [gzip.decompress(path.read_bytes()).decode() for path in night.journal.glob("experiments/*/*.gz")]
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         told = [(item.title, item.hypothesis) for item in history.experiments()]
         told += [("", item.reason or "") for item in history.experiments() if item.outcome is Outcome.REJECTED]
     assert len(kept) >= 3
@@ -96,7 +96,7 @@ def test_an_adviser_is_told_no_secret_that_stands_beside_a_knob() -> None:
     )
     move = Turn(json.dumps({"title": "t", "hypothesis": "h", "set": {"LEVEL": 1.7}}))
     with ollama_double([move]) as llm:
-        proposer = LlmProposer(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS])
+        proposer = Conversation(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS])
         draft = proposer.propose(context, lambda: None, accepted)
 
     told = json.dumps(llm.asked) + str(draft.exchanges)

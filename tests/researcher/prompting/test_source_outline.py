@@ -14,15 +14,15 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 import researcher
 import trainer
-from researcher.errors import ModelFault
-from researcher.journal.reader import History
+from researcher.errors import BadLlmResponse
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision
 from researcher.prompting.prompt import MESSAGE_TOKENS, PromptContext, Prompts
 from researcher.prompting.source_outline import outline
 from researcher.prompting.token_estimate import tokens
 from researcher.proposers.digest import prompt_context
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Lane, Proposal, Proposer, SearchReplace, SetKnobs
+from researcher.source.proposal import EditFormat, Proposal, Proposer, SearchReplace, SetKnobs
 from tests.fixtures.journal_story import PROFILE, Story
 
 LAYER = """
@@ -62,7 +62,11 @@ def test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out() -> None:
     assert "lines" in text.split("are not shown]")[-2]
     assert "- 1 discard: x" in text
     lanes = Prompts.read().texts
-    assert [lane for lane in Lane if lanes[lane].strip() in system] == [Lane.SET, Lane.FUNCTION, Lane.SEARCH]
+    assert [lane for lane in EditFormat if lanes[lane].strip() in system] == [
+        EditFormat.SET,
+        EditFormat.FUNCTION,
+        EditFormat.SEARCH,
+    ]
 
 
 def test_every_line_of_the_view_is_a_line_of_the_file_or_says_that_it_is_not() -> None:
@@ -130,7 +134,7 @@ def vocabulary() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def long_night(tmp_path_factory: pytest.TempPathFactory) -> History:
+def long_night(tmp_path_factory: pytest.TempPathFactory) -> JournalReader:
     """5,000 experiments: a few written down as the loop does, the others copied from them."""
     story = Story(tmp_path_factory.mktemp("long"))
     story.baseline(1.80, 1.82)
@@ -176,7 +180,7 @@ PIECES = st.sampled_from(
 @pytest.mark.slow
 def test_no_prompt_of_a_long_night_has_more_tokens_than_the_context_leaves(
     vocabulary: Tokenizer,
-    long_night: History,
+    long_night: JournalReader,
     pieces: list[str],
     repeated: int,
     context_tokens: int,
@@ -188,7 +192,7 @@ def test_no_prompt_of_a_long_night_has_more_tokens_than_the_context_leaves(
 
     try:
         messages = Prompts.read().messages(context, room)
-    except ModelFault as fault:
+    except BadLlmResponse as fault:
         assert "NUM_CTX" in str(fault)  # noqa: PT017
     else:
         assert sum(len(vocabulary.encode(each.content).ids) + MESSAGE_TOKENS for each in messages) <= room

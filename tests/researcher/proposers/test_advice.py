@@ -7,7 +7,7 @@ import re
 import pytest
 
 from researcher.errors import Rejected
-from researcher.proposers.advice import settled
+from researcher.proposers.advice import to_runnable_change
 from researcher.source.edits import apply_edits
 from researcher.source.knobs import read_knobs
 from researcher.source.proposal import Edit, Proposal, Proposer, SearchReplace, SetKnobs
@@ -19,7 +19,7 @@ SOURCE = render_subject(PROFILE)["train.py"]
 
 
 def advice(*edits: Edit) -> Proposal:
-    return settled(Proposal(Proposer.ADVISER, "said", "because", edits), SOURCE, PROFILE.context)
+    return to_runnable_change(Proposal(Proposer.ADVISER, "said", "because", edits), SOURCE, PROFILE.context)
 
 
 def test_a_move_is_titled_by_what_it_does_and_keeps_its_reason() -> None:

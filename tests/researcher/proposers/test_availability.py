@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researcher.errors import ModelAway, ModelDoesNotFit, ModelSilent, ModelStays
-from researcher.proposers.availability import LOOKS_SHARE, Absence
+from researcher.errors import LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
+from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker
 
 RECOVERED_S = 5.0
 
@@ -31,9 +31,9 @@ class Server:
         self.looks.append(self.now)
         self.now += self.look_s
         if self.gone(self.now):
-            raise ModelAway("connection refused")
+            raise LlmUnavailable("connection refused")
 
-    def asked_at(self, absence: Absence, until: float, step_s: float = 0.2) -> float | None:
+    def asked_at(self, absence: CircuitBreaker, until: float, step_s: float = 0.2) -> float | None:
         """When it would be asked, if it is before `until`."""
         while self.now < until:
             if absence.is_over(self.look):
@@ -46,8 +46,8 @@ class Server:
 @given(st.floats(0, 300), st.floats(0.1, 1))
 def test_one_that_was_gone_is_asked_within_five_seconds_of_being_back(back: float, step_s: float) -> None:
     server = Server(lambda now: now < back)
-    absence = Absence(server.clock)
-    absence.begins(ModelAway("connection refused"))
+    absence = CircuitBreaker(server.clock)
+    absence.begins(LlmUnavailable("connection refused"))
 
     asked = server.asked_at(absence, back + 100, step_s)
 
@@ -58,15 +58,15 @@ def test_one_that_was_gone_is_asked_within_five_seconds_of_being_back(back: floa
 @pytest.mark.parametrize(
     ("error", "questions"),
     [
-        (ModelAway, [2, 10, 42, 170, 350]),
-        (ModelSilent, [2, 10, 42, 170, 682, 2482]),
+        (LlmUnavailable, [2, 10, 42, 170, 350]),
+        (LlmTimeout, [2, 10, 42, 170, 682, 2482]),
         (ModelDoesNotFit, [180, 360, 540]),
-        (ModelStays, [180, 360, 540]),
+        (ModelNotUnloaded, [180, 360, 540]),
     ],
 )
-def test_what_no_look_sees_waits_longer_each_time(error: type[ModelAway], questions: list[float]) -> None:
+def test_what_no_look_sees_waits_longer_each_time(error: type[LlmUnavailable], questions: list[float]) -> None:
     server = Server(lambda _: False, look_s=0.0)
-    absence = Absence(server.clock)
+    absence = CircuitBreaker(server.clock)
     absence.begins(error("as ever"))
     asked = []
 
@@ -79,9 +79,9 @@ def test_what_no_look_sees_waits_longer_each_time(error: type[ModelAway], questi
 
 def test_one_that_hung_and_was_started_anew_is_asked_at_once() -> None:
     server = Server(lambda now: 20 <= now < 30)
-    absence = Absence(server.clock)
+    absence = CircuitBreaker(server.clock)
     for _ in range(6):
-        absence.begins(ModelSilent("it took the question"))
+        absence.begins(LlmTimeout("it took the question"))
 
     asked = server.asked_at(absence, 100)
 
@@ -91,20 +91,20 @@ def test_one_that_hung_and_was_started_anew_is_asked_at_once() -> None:
 
 def test_after_an_answer_the_first_wait_is_short_again() -> None:
     server = Server(lambda _: False)
-    absence = Absence(server.clock)
+    absence = CircuitBreaker(server.clock)
     for _ in range(4):
-        absence.begins(ModelAway("503"))
+        absence.begins(LlmUnavailable("503"))
     absence.ends()
     assert absence.away is None
-    absence.begins(ModelAway("503"))
+    absence.begins(LlmUnavailable("503"))
 
     assert server.asked_at(absence, 100) == pytest.approx(2, abs=1)
 
 
 def test_a_look_that_takes_seconds_takes_a_small_share_of_the_time() -> None:
     server = Server(lambda _: True, look_s=2.0)
-    absence = Absence(server.clock)
-    absence.begins(ModelAway("no answer"))
+    absence = CircuitBreaker(server.clock)
+    absence.begins(LlmUnavailable("no answer"))
 
     assert server.asked_at(absence, 1000) is None
 
@@ -113,8 +113,8 @@ def test_a_look_that_takes_seconds_takes_a_small_share_of_the_time() -> None:
 
 def test_where_nothing_else_is_to_be_done_a_slow_look_delays_nobody() -> None:
     server = Server(lambda now: now < 300, look_s=2.0)
-    absence = Absence(server.clock, looks_share=1.0)
-    absence.begins(ModelAway("no answer"))
+    absence = CircuitBreaker(server.clock, looks_share=1.0)
+    absence.begins(LlmUnavailable("no answer"))
 
     asked = server.asked_at(absence, 400)
 

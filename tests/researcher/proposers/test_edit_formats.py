@@ -15,11 +15,11 @@ from researcher.proposers.edit_formats import (
     offered_lanes,
     successes,
 )
-from researcher.source.proposal import Attempt, Lane, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
+from researcher.source.proposal import Attempt, EditFormat, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
-SET, SEARCH, FILE = ((lane,) for lane in (Lane.SET, Lane.SEARCH, Lane.FILE))
+SET, SEARCH, FILE = ((lane,) for lane in (EditFormat.SET, EditFormat.SEARCH, EditFormat.FILE))
 
 
 def test_what_ran_counts_for_a_lane_and_what_was_refused_or_crashed_against_it() -> None:
@@ -35,38 +35,45 @@ def test_what_ran_counts_for_a_lane_and_what_was_refused_or_crashed_against_it()
     )
 
     assert measured == {
-        Lane.SET: Success(3, 1),
-        Lane.FUNCTION: Success(0, 0),
-        Lane.SEARCH: Success(2, 0),
-        Lane.FILE: Success(1, 0),
+        EditFormat.SET: Success(3, 1),
+        EditFormat.FUNCTION: Success(0, 0),
+        EditFormat.SEARCH: Success(2, 0),
+        EditFormat.FILE: Success(1, 0),
     }
 
 
 def test_lane_that_does_much_worse_than_the_best_is_not_offered() -> None:
     good, poor = Success(20, 15), Success(20, 3)
 
-    assert offered({Lane.SET: good, Lane.FUNCTION: good, Lane.SEARCH: poor, Lane.FILE: good}) == (
-        Lane.SET,
-        Lane.FUNCTION,
-        Lane.FILE,
+    assert offered(
+        {EditFormat.SET: good, EditFormat.FUNCTION: good, EditFormat.SEARCH: poor, EditFormat.FILE: good}
+    ) == (
+        EditFormat.SET,
+        EditFormat.FUNCTION,
+        EditFormat.FILE,
     )
 
 
 def test_no_lane_is_dropped_before_it_was_tried_enough() -> None:
     failed = Success(TRIED_ENOUGH - 1, 0)
-    measured = {Lane.SET: Success(50, 50), Lane.FUNCTION: failed, Lane.SEARCH: failed, Lane.FILE: failed}
+    measured = {
+        EditFormat.SET: Success(50, 50),
+        EditFormat.FUNCTION: failed,
+        EditFormat.SEARCH: failed,
+        EditFormat.FILE: failed,
+    }
 
-    assert offered(measured) == tuple(Lane)
+    assert offered(measured) == tuple(EditFormat)
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=4, max_size=4))
 def test_something_is_always_offered_and_the_best_that_is_known_among_it(counts: list[tuple[int, int]]) -> None:
-    measured = {lane: Success(tried + ran, ran) for lane, (tried, ran) in zip(Lane, counts, strict=True)}
+    measured = {lane: Success(tried + ran, ran) for lane, (tried, ran) in zip(EditFormat, counts, strict=True)}
 
     lanes = offered(measured)
 
     assert lanes
-    assert max(Lane, key=lambda lane: (measured[lane].tried >= TRIED_ENOUGH, measured[lane].rate)) in lanes
+    assert max(EditFormat, key=lambda lane: (measured[lane].tried >= TRIED_ENOUGH, measured[lane].rate)) in lanes
 
 
 def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then(tmp_path: Path) -> None:
@@ -84,9 +91,9 @@ def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then
 
     others = offered_lanes(story.journal, "another")
     story.journal.close()
-    dropped = tuple(lane for lane in Lane if lane is not Lane.FILE)
-    assert seen == [tuple(Lane)] * 10 + [dropped] * 10
-    assert others == tuple(Lane)
+    dropped = tuple(lane for lane in EditFormat if lane is not EditFormat.FILE)
+    assert seen == [tuple(EditFormat)] * 10 + [dropped] * 10
+    assert others == tuple(EditFormat)
 
 
 def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> None:
@@ -103,8 +110,8 @@ def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> N
     after = offered_lanes(story.journal, "m")
 
     story.journal.close()
-    assert before == tuple(Lane)
-    assert after == tuple(lane for lane in Lane if lane is not Lane.FILE)
+    assert before == tuple(EditFormat)
+    assert after == tuple(lane for lane in EditFormat if lane is not EditFormat.FILE)
 
 
 def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
@@ -128,4 +135,4 @@ def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
     lanes = offered_lanes(story.journal, "m")
 
     story.journal.close()
-    assert lanes == tuple(Lane)
+    assert lanes == tuple(EditFormat)

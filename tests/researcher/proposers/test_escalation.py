@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researcher.errors import CapReached, ModelAway, ModelFault, ModelSilent
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, SpendingLimitReached
 from researcher.journal.records import Decision, Experiment, PaidCall, State
 from researcher.journal.writer import Journal
 from researcher.llm.client import Answer, Message
 from researcher.prompting.prompt import MESSAGE_TOKENS
 from researcher.proposers.escalation import FAILED, PLATEAU, reason_to_escalate, spent
-from researcher.proposers.meter import Meter
+from researcher.proposers.meter import MeteredClient
 from researcher.source.proposal import LlmCost, Proposer
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
@@ -142,7 +142,7 @@ class AnyEndpoint:
     def chat(self, messages: Sequence[Message], tick: object, *, answer_tokens: int | None, schema: object) -> Answer:
         what, prompt_share, answer_share = self.happenings.pop(0)
         if what == "away":
-            raise ModelAway("connection refused")
+            raise LlmUnavailable("connection refused")
         prompt = int(prompt_share * sum(len(message.content.encode()) + MESSAGE_TOKENS for message in messages))
         answer = int(answer_share * (answer_tokens or self.answer_tokens))
         self.billed += IN * prompt + OUT * answer
@@ -153,7 +153,7 @@ class AnyEndpoint:
         return Answer("", "", "stop", *((None, None) if what == "untold" else (prompt, answer)), 0.1)
 
 
-FAILS = {"silent": ModelSilent, "faulty": ModelFault}
+FAILS = {"silent": LlmTimeout, "faulty": BadLlmResponse}
 
 
 class Notebook:
@@ -187,12 +187,14 @@ def test_whatever_comes_back_the_cap_is_never_passed(
 ) -> None:
     endpoint, notebook = AnyEndpoint([*happenings]), Notebook()
     while endpoint.happenings:
-        meter = Meter(endpoint, price, cap, notebook)  # a new one each time: nothing but the ledger is remembered
+        meter = MeteredClient(
+            endpoint, price, cap, notebook
+        )  # a new one each time: nothing but the ledger is remembered
         try:
             meter.chat([Message("user", text)], lambda: None, answer_tokens=answer_tokens)
-        except CapReached:
+        except SpendingLimitReached:
             break
-        except (ModelAway, ModelFault, Died):
+        except (LlmUnavailable, BadLlmResponse, Died):
             pass
 
         assert endpoint.billed <= spent(notebook.paid_calls()) + 1e-9
@@ -204,10 +206,10 @@ def test_what_does_not_fit_is_not_asked_and_says_what_is_left(tmp_path: Path) ->
     endpoint = AnyEndpoint([("answers", 1.0, 1.0)] * 9)
     question = [Message("user", "x" * 84)]  # 0.1 for it, and 1 for the longest answer
     for _ in range(2):
-        Meter(endpoint, price, 3.0, journal).chat(question, lambda: None)
+        MeteredClient(endpoint, price, 3.0, journal).chat(question, lambda: None)
 
-    with pytest.raises(CapReached, match=r"an answer of strong may cost 1.1000, and 0.8000 of 3 are left"):
-        Meter(endpoint, price, 3.0, journal).chat(question, lambda: None)
+    with pytest.raises(SpendingLimitReached, match=r"an answer of strong may cost 1.1000, and 0.8000 of 3 are left"):
+        MeteredClient(endpoint, price, 3.0, journal).chat(question, lambda: None)
 
     assert len(endpoint.happenings) == 7
     assert len(journal.paid_calls()) == 2
@@ -216,10 +218,10 @@ def test_what_does_not_fit_is_not_asked_and_says_what_is_left(tmp_path: Path) ->
 def test_sums_outlive_the_process_and_a_call_that_died_with_it_counts_with_the_most(tmp_path: Path) -> None:
     journal = Story(tmp_path).journal
     endpoint = AnyEndpoint([("answers", 1.0, 0.5), ("faulty", 0.0, 0.0), ("away", 0.0, 0.0), ("dies", 0.0, 0.0)])
-    meter = Meter(endpoint, price, 10.0, journal)
+    meter = MeteredClient(endpoint, price, 10.0, journal)
     meter.why = "a plateau"
     meter.chat([Message("user", "x" * 84)], lambda: None)
-    for error in (ModelFault, ModelAway, Died):
+    for error in (BadLlmResponse, LlmUnavailable, Died):
         with pytest.raises(error):
             meter.chat([Message("user", "x" * 84)], lambda: None)
     journal.close()

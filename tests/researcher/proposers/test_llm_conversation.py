@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import ModelAway, Rejected, ResearcherError
+from researcher.errors import LlmUnavailable, Rejected, ResearcherError
 from researcher.llm.client import Answer, Message
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.prompting.prompt import Advice, PromptContext, prompt_tokens
 from researcher.proposers.draft import Draft
-from researcher.proposers.llm_conversation import LlmProposer, judged
-from researcher.source.proposal import Lane, Proposal, SearchReplace, SetKnobs
+from researcher.proposers.llm_conversation import Conversation, parse_and_validate
+from researcher.source.proposal import EditFormat, Proposal, SearchReplace, SetKnobs
 from researcher.source.validation import validate
 from tests import ROOT, TESTS
 from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
@@ -44,7 +44,7 @@ DECOY = HEAD + block(DEPTH_LINE, "DEPTH = 8  # layers; range 1..8")
 def propose(script: Script, context: PromptContext = CONTEXT, **changes: Any) -> tuple[Draft, OllamaDouble]:
     with ollama_double(script) as server:
         settings = OllamaSettings(server.url, "small", **{"num_ctx": 8192, "num_predict": 1024, **changes})
-        draft = LlmProposer(OllamaClient(settings)).propose(context, lambda: None, vet)
+        draft = Conversation(OllamaClient(settings)).propose(context, lambda: None, vet)
     return draft, server
 
 
@@ -101,7 +101,7 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
 def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
     text: str, lanes: tuple[str, ...], stage: str | None
 ) -> None:
-    proposal, found = judged(text, SOURCE, vet, cut=False)
+    proposal, found = parse_and_validate(text, SOURCE, vet, cut=False)
 
     (attempt,) = proposal.attempts
     assert (attempt.lanes, attempt.failed) == (lanes, stage)
@@ -119,7 +119,7 @@ def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
     )
 )
 def test_whatever_a_model_writes_ends_as_a_proposal_or_a_fault_in_words(parts: list[str]) -> None:
-    proposal, found = judged(HEAD + "\n".join(parts), SOURCE, vet, cut=False)
+    proposal, found = parse_and_validate(HEAD + "\n".join(parts), SOURCE, vet, cut=False)
 
     assert isinstance(found, ResearcherError) == (proposal.attempts[0].failed is not None)
     assert str(found) != ""
@@ -205,7 +205,7 @@ LONG = "hm " * 100  # more than the first 64 tokens, less than twice of them
 
 def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_for_the_run() -> None:
     with ollama_double([Turn(GOOD, thoughts=LONG)]) as server:
-        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
         first, second = (proposer.propose(CONTEXT, lambda: None, vet) for _ in range(2))
 
     assert [body["options"].pop("num_predict") for body in server.asked] == [64, 128, 128]
@@ -219,7 +219,7 @@ def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_fo
 
 def test_thoughts_that_never_end_are_not_paid_for_twice_again() -> None:
     with ollama_double([Turn(GOOD, thoughts=10 * LONG)]) as server:
-        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=64)))
         calls = [len(proposer.propose(CONTEXT, lambda: None, vet).exchanges) for _ in range(3)]
 
     assert calls == [2, 1, 1]
@@ -239,7 +239,7 @@ def test_edit_weighed_in_the_field_for_thoughts_is_not_applied() -> None:
 
     assert draft.rejected is None
     assert "DEPTH = 4" in str(draft.proposal.edits)
-    assert judged(draft.exchanges[0].reply, SOURCE, vet, cut=False)[0].edits == draft.proposal.edits
+    assert parse_and_validate(draft.exchanges[0].reply, SOURCE, vet, cut=False)[0].edits == draft.proposal.edits
 
 
 def test_where_it_cannot_be_asked_again_the_first_try_says_so() -> None:
@@ -278,7 +278,7 @@ def test_model_that_showed_no_edit_is_held_to_a_change_of_knobs() -> None:
         (HEAD + block("nowhere", "x"), {}),
         (HEAD + "SET DEPTH = 9", {}),
         ("I cannot do that.", {"idea": "Use another optimiser."}),
-        ("I cannot do that.", {"lanes": (Lane.SEARCH,)}),
+        ("I cannot do that.", {"lanes": (EditFormat.SEARCH,)}),
         ("I cannot do that.", {"source": SOURCE.replace("range ", "").replace("one of ", "")}),
     ],
 )
@@ -290,7 +290,7 @@ def test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form(ba
 
 @pytest.mark.parametrize("fault", ["model_missing", "busy", "drop_before_stream"])
 def test_server_that_cannot_be_asked_is_away(fault: Any) -> None:
-    with pytest.raises(ModelAway):
+    with pytest.raises(LlmUnavailable):
         propose([Turn(fault=fault)])
 
 
@@ -306,8 +306,8 @@ def test_server_that_goes_away_before_the_repair_leaves_a_refused_draft() -> Non
 def test_source_that_does_not_fit_the_context_is_never_sent() -> None:
     with ollama_double([GOOD]) as server:
         small = OllamaSettings(server.url, "small", num_ctx=1500, num_predict=1024)
-        with pytest.raises(ModelAway, match="raise NUM_CTX by"):
-            LlmProposer(OllamaClient(small)).propose(CONTEXT, lambda: None, vet)
+        with pytest.raises(LlmUnavailable, match="raise NUM_CTX by"):
+            Conversation(OllamaClient(small)).propose(CONTEXT, lambda: None, vet)
 
     assert server.asked == []
 
@@ -317,7 +317,7 @@ def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() ->
     with ollama_double([GOOD]) as server:
         client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
         dense = DenseTokens(client)
-        proposer = LlmProposer(dense)
+        proposer = Conversation(dense)
         for _ in range(2):
             proposer.propose(context, lambda: None, vet)
 
@@ -329,7 +329,7 @@ def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> No
     context = replace(CONTEXT, history=tuple(f"{number} discard: no gain" for number in range(4000)))
     with ollama_double([Turn(GOOD, "one_token_over"), GOOD]) as server:
         client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
-        proposer = LlmProposer(client)
+        proposer = Conversation(client)
         refused, answered = (proposer.propose(context, lambda: None, vet) for _ in range(2))
 
     first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
@@ -353,7 +353,7 @@ def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
         raise Rejected("the same code was tried before (experiment 12: discard, 1.812)")
 
     with ollama_double([GOOD]) as server:
-        proposer = LlmProposer(OllamaClient(OllamaSettings(server.url, "small")))
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small")))
         draft = proposer.propose(CONTEXT, lambda: None, tried_before)
 
     assert "experiment 12: discard, 1.812" in server.asked[1]["messages"][3]["content"]
@@ -384,7 +384,7 @@ def test_double_runs_as_a_script_and_nudges_knobs_of_the_train_py_it_is_shown(tm
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as double:
         assert double.stdout is not None
         url = double.stdout.readline().strip()
-        proposer = LlmProposer(OllamaClient(OllamaSettings(url, "small")))
+        proposer = Conversation(OllamaClient(OllamaSettings(url, "small")))
 
         drafts = [proposer.propose(CONTEXT, lambda: None, vet) for _ in range(2)]
         double.send_signal(signal.SIGTERM)

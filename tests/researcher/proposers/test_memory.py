@@ -6,14 +6,14 @@ import pytest
 
 import trainer
 from researcher.errors import Rejected
-from researcher.loop.context import Goal, Lab
+from researcher.loop.context import Goal, RunContext
 from researcher.proposers.memory import too_large
-from researcher.proposers.novelty import tried
+from researcher.proposers.novelty import objection
 from researcher.source.knobs import set_knobs
 from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
 from researcher.source.validation import validate
 from tests.fixtures.loop_in_process import tell
-from tests.fixtures.scripted_run import SUBJECT, ScriptedNight
+from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 
 DEFAULT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 OUT = [(12, {"DEPTH": 12, "DEVICE_BATCH_SIZE": 128}), (15, {"DEPTH": 16, "DEVICE_BATCH_SIZE": 128, "MATRIX_LR": 0.02})]
@@ -66,24 +66,24 @@ def test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size() -> None:
     assert judged({"DEPTH": 20}, OUT, incumbent=set_knobs(DEFAULT, {"DEPTH": 16})) is None
 
 
-def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(night: ScriptedNight) -> None:
+def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(night: ScriptedRun) -> None:
     night.start_trainer()
     ran_out = [SUBJECT.replace("WIDTH = 64", f"WIDTH = {width}") + "# fate: out_of_memory\n" for width in (128, 192)]
     said: list[str | None] = []
 
-    def ask(lab: Lab) -> None:
-        said.extend(objection(lab, width, by) for width, by in ((256, Proposer.OPTIMIZER), (256, Proposer.HUMAN)))
+    def ask(lab: RunContext) -> None:
+        said.extend(refusal_of(lab, width, by) for width, by in ((256, Proposer.OPTIMIZER), (256, Proposer.HUMAN)))
 
     tell(night, [*ran_out, ask], goal=Goal())
 
     assert said == ["experiments 1 and 2 ran out of memory (1 with WIDTH 128), and this is nowhere smaller", None]
 
 
-def objection(lab: Lab, width: int, by: Proposer) -> str | None:
+def refusal_of(lab: RunContext, width: int, by: Proposer) -> str | None:
     """What is said against so wide a subject as the next candidate."""
     proposal = Proposal(by, "wider", "", (SetKnobs({"WIDTH": width}),))
     try:
-        validate(proposal, SUBJECT, tried(lab.journal, by))
+        validate(proposal, SUBJECT, objection(lab.journal, by))
     except Rejected as error:
         return str(error).removesuffix("; propose something else")
     return None

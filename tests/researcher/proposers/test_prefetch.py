@@ -15,20 +15,20 @@ from typing import Any
 import pytest
 
 from researcher.errors import EditError
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import RequestState
 from researcher.journal.writer import Journal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal, Lab
-from researcher.loop.loop import work
+from researcher.loop.context import Goal, RunContext
+from researcher.loop.loop import run_until_goal
 from researcher.proposers.draft import Draft
-from researcher.proposers.prefetch import AHEAD, Apart, Asked, Drafting, lost_ground
+from researcher.proposers.prefetch import AHEAD, DraftRequest, FixedPolicy, Prefetch, reverts_later_keep
 from researcher.proposers.schedule import Mix
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
-from tests.fixtures.scripted_run import SUBJECT, ScriptedNight
+from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
 from trainer.jobs import Outcome, TrialResult, TrialSpec
 
@@ -43,7 +43,7 @@ model = dict()
 """
 
 
-def collected(drafting: Drafting) -> Draft:
+def collected(drafting: Prefetch) -> Draft:
     """What the thread brings."""
     while (draft := drafting.collect()) is None:
         continue
@@ -51,8 +51,8 @@ def collected(drafting: Drafting) -> Draft:
 
 
 @pytest.fixture
-def drafting(night: ScriptedNight) -> Iterator[Drafting]:
-    with closing(Drafting(night.journal, Apart(True))) as made:
+def drafting(night: ScriptedRun) -> Iterator[Prefetch]:
+    with closing(Prefetch(night.journal, FixedPolicy(True))) as made:
         yield made
 
 
@@ -72,15 +72,20 @@ class Unhurried(TrialQueue):
 
 
 def ahead(
-    lab: Lab, night: ScriptedNight, llm_url: str, drafting: Drafting, mix: Mix, tick: Callable[[], None] = lambda: None
-) -> Lab:
+    lab: RunContext,
+    night: ScriptedRun,
+    llm_url: str,
+    drafting: Prefetch,
+    mix: Mix,
+    tick: Callable[[], None] = lambda: None,
+) -> RunContext:
     client = OllamaClient(OllamaSettings(llm_url, "small"))
     asks = asking(lab, Rests(0, list), client, mix, drafting=drafting)
     return replace(asks, tick=tick, trials=Unhurried(night.bus))
 
 
 def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is_there(
-    night: ScriptedNight, drafting: Drafting
+    night: ScriptedRun, drafting: Prefetch
 ) -> None:
     night.start_trainer()
     answers, answered = threading.Event(), threading.Event()
@@ -99,9 +104,9 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
                 drafting.collect()
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(6)) as lab:
-        work(ahead(lab, night, llm.url, drafting, Mix.HYBRID, tick))
+        run_until_goal(ahead(lab, night, llm.url, drafting, Mix.HYBRID, tick))
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         measured = [item for item in history.experiments()[1:] if item.was_measured]
         drafted = next(item for item in measured if item.proposer == Proposer.LLM)
         assert drafted.parent is not None
@@ -113,14 +118,14 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
 
 
 def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_drafts_wait(
-    night: ScriptedNight, drafting: Drafting
+    night: ScriptedRun, drafting: Prefetch
 ) -> None:
     night.start_trainer()
     factors, waiting, measuring = count(1), [], []
 
     def script(_: object) -> Turn:
         waiting.append(len(drafting.waiting))
-        with History(night.journal) as history:
+        with JournalReader(night.journal) as history:
             measuring.append(history.running_trial() is not None)
         return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
 
@@ -131,18 +136,18 @@ def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_dr
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(8)) as opened_lab:
         lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
-        work(lab)
+        run_until_goal(lab)
 
     assert max(waiting) < AHEAD
     assert any(measuring), "asked beside a trial"
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]
     assert {item.proposer for item in experiments} == {Proposer.LLM}
     assert sum(item.was_measured for item in experiments) == 8
 
 
 def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twice(
-    night: ScriptedNight, drafting: Drafting
+    night: ScriptedRun, drafting: Prefetch
 ) -> None:
     night.start_trainer()
     told: list[str] = []
@@ -158,18 +163,16 @@ def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twi
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(4)) as opened_lab:
         lab = ahead(opened_lab, night, llm.url, drafting, Mix.HYBRID, tick)
-        work(lab)
+        run_until_goal(lab)
 
     assert any("drafted, and not measured yet: " in words for words in told)
     assert any("is being measured: " in words for words in told)
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         refused = [item.reason for item in history.experiments() if item.outcome is Outcome.REJECTED]
     assert any("was drafted already" in (reason or "") for reason in refused), refused
 
 
-def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(
-    night: ScriptedNight, drafting: Drafting
-) -> None:
+def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(night: ScriptedRun, drafting: Prefetch) -> None:
     night.start_trainer()
     factors = count(1)
     ideas: list[str | None] = []
@@ -187,9 +190,9 @@ def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as opened_lab:
         lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
-        work(lab)
+        run_until_goal(lab)
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         (idea,) = history.requests()
         first = next(item for item in history.experiments() if item.request == "r1")
     assert ideas.count("r1") == 1
@@ -198,23 +201,23 @@ def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(
 
 
 def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes_on(
-    night: ScriptedNight, drafting: Drafting, caplog: pytest.LogCaptureFixture
+    night: ScriptedRun, drafting: Prefetch, caplog: pytest.LogCaptureFixture
 ) -> None:
     night.start_trainer()
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with opened(night, [], goal=Goal(4)) as lab, caplog.at_level(logging.WARNING):
-            work(ahead(lab, night, url, drafting, Mix.HYBRID))
+            run_until_goal(ahead(lab, night, url, drafting, Mix.HYBRID))
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert {item.proposer for item in history.experiments()[1:]} == {Proposer.OPTIMIZER}
     assert sum("no LLM" in record.message for record in caplog.records) <= 1
 
 
 @pytest.mark.parametrize("is_ahead", [True, False], ids=["ahead", "in turn"])
 def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
-    night: ScriptedNight, drafting: Drafting, is_ahead: bool
+    night: ScriptedRun, drafting: Prefetch, is_ahead: bool
 ) -> None:
     night.start_trainer()
     asked = count(1)
@@ -233,29 +236,27 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
         ahead_of_it, always = drafting if is_ahead else None, {Proposer.LLM: 0.0, Proposer.ADVISER: 1.0}
         lab = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
         lab = replace(lab, tick=tick, trials=Unhurried(night.bus))
-        work(lab)
+        run_until_goal(lab)
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]
     assert {item.proposer for item in experiments} == {Proposer.ADVISER, Proposer.OPTIMIZER}
     assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [Outcome.REJECTED]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(
-    night: ScriptedNight, drafting: Drafting
-) -> None:
+def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(night: ScriptedRun, drafting: Prefetch) -> None:
     def ask(*_: object) -> Draft:
         raise OSError("the disk is full")
 
     with closing(Journal(night.journal)):
-        drafting.begin(Asked("x"), ask)
+        drafting.begin(DraftRequest("x"), ask)
         with pytest.raises(OSError, match="the disk is full"):
             collected(drafting)
     assert drafting.is_idle
     assert drafting.waiting == ()
 
 
-def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedNight) -> None:
+def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedRun) -> None:
     begun, left = threading.Event(), threading.Event()
 
     def ask(_: object, tick: Callable[[], None]) -> Draft:
@@ -267,15 +268,15 @@ def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedNight) -> Non
             left.set()
 
     with closing(Journal(night.journal)):
-        drafting = Drafting(night.journal, Apart(True))
-        drafting.begin(Asked("x"), ask)
+        drafting = Prefetch(night.journal, FixedPolicy(True))
+        drafting.begin(DraftRequest("x"), ask)
         assert begun.wait(DEADLINE_S)
         drafting.close()
         assert left.wait(DEADLINE_S)
 
 
-def test_where_the_lease_says_no_nothing_is_asked(night: ScriptedNight) -> None:
-    assert not Drafting(night.journal, Apart(False)).is_idle
+def test_where_the_lease_says_no_nothing_is_asked(night: ScriptedRun) -> None:
+    assert not Prefetch(night.journal, FixedPolicy(False)).is_idle
 
 
 FUNCTIONS = "def first():\n    return 1\n\n\ndef second():\n    return 2\n\n\nA = 1\nB = 2\n"
@@ -294,19 +295,19 @@ FUNCTIONS = "def first():\n    return 1\n\n\ndef second():\n    return 2\n\n\nA 
 def test_draft_for_an_earlier_incumbent_must_leave_standing_what_was_kept(edit: Any, kept: str, stays: bool) -> None:
     proposal = Proposal(Proposer.LLM, "a draft", "", (edit,))
 
-    assert lost_ground(proposal, SUBJECT, SUBJECT) is None
-    assert (lost_ground(proposal, SUBJECT, kept) is None) == stays
+    assert reverts_later_keep(proposal, SUBJECT, SUBJECT) is None
+    assert (reverts_later_keep(proposal, SUBJECT, kept) is None) == stays
 
 
 def test_function_that_was_kept_since_is_not_taken_back() -> None:
     proposal = Proposal(Proposer.LLM, "a draft", "", (ReplaceFunction("first", "def first():\n    return 3\n"),))
 
-    assert lost_ground(proposal, FUNCTIONS, FUNCTIONS.replace("return 2", "return 5")) is None
-    assert lost_ground(proposal, FUNCTIONS, FUNCTIONS.replace("return 1", "return 5")) is not None
+    assert reverts_later_keep(proposal, FUNCTIONS, FUNCTIONS.replace("return 2", "return 5")) is None
+    assert reverts_later_keep(proposal, FUNCTIONS, FUNCTIONS.replace("return 1", "return 5")) is not None
 
 
 def test_draft_whose_place_is_gone_fits_no_more() -> None:
     proposal = Proposal(Proposer.LLM, "a draft", "", (SearchReplace("A = 1", "A = 2"),))
 
     with pytest.raises(EditError):
-        lost_ground(proposal, FUNCTIONS, FUNCTIONS.replace("A = 1\n", ""))
+        reverts_later_keep(proposal, FUNCTIONS, FUNCTIONS.replace("A = 1\n", ""))

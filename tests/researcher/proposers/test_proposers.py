@@ -14,27 +14,27 @@ from typing import Any
 
 import pytest
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, RequestState
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal, Lab
-from researcher.loop.loop import work
+from researcher.loop.context import Goal, RunContext
+from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers import combining, escalation
-from researcher.proposers.llm_conversation import LlmProposer
-from researcher.proposers.llm_proposer import Asking
-from researcher.proposers.meter import Meter
-from researcher.proposers.prefetch import Drafting
+from researcher.proposers.llm_conversation import Conversation
+from researcher.proposers.llm_proposer import Vetting
+from researcher.proposers.meter import MeteredClient
+from researcher.proposers.prefetch import Prefetch
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix, Schedule
 from researcher.proposers.stronger_llm import Stronger
-from researcher.queues.dry_runs import Checker
+from researcher.queues.dry_runs import DryRuns
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Proposer, SetKnobs
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
 from tests.fixtures.journal_story import Story
 from tests.fixtures.loop_in_process import opened
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Outcome, profile_named
 
 REST_S = 0.2
@@ -78,21 +78,21 @@ def services() -> Iterator[ExitStack]:
 
 
 def asking(
-    lab: Lab,
+    lab: RunContext,
     rests: Rests,
     client: OllamaClient,
     mix: Mix,
     stronger: Stronger | None = None,
-    drafting: Drafting | None = None,
-    checker: Checker | None = None,
+    drafting: Prefetch | None = None,
+    checker: DryRuns | None = None,
     shares: Schedule = IN_TURN,
-) -> Lab:
+) -> RunContext:
     """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     who = Proposers(
         mix=mix,
-        asking=Asking(profile_named("cpu"), lambda: "Go down.", checker),
+        asking=Vetting(profile_named("cpu"), lambda: "Go down.", checker),
         optimizer=Optimizer(seed=7, context=256),
-        llm=LlmProposer(client),
+        llm=Conversation(client),
         stronger=stronger,
         drafting=drafting,
         shares=shares,
@@ -104,7 +104,7 @@ def asking(
 
 
 def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_takes_up_what_waits(
-    night: ScriptedNight, port: int, services: ExitStack, caplog: pytest.LogCaptureFixture
+    night: ScriptedRun, port: int, services: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
     night.start_trainer()
     asked: list[float] = []
@@ -118,9 +118,9 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
     client = OllamaClient(OllamaSettings(f"http://127.0.0.1:{port}", "small"))
     with opened(night, [], goal=Goal(2)) as lab, caplog.at_level(logging.WARNING):
         lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
-        work(asking(lab, rests, client, Mix.LLM))
+        run_until_goal(asking(lab, rests, client, Mix.LLM))
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         experiments, (idea,) = history.experiments()[1:], history.requests()
     assert 60 <= asked[0] <= 60 + RECOVERED_S
     assert [item.proposer for item in experiments] == [Proposer.LLM, Proposer.LLM]
@@ -129,7 +129,7 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
 
 
 def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(
-    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    night: ScriptedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(escalation, "PLATEAU", 3)
     night.start_trainer()
@@ -142,16 +142,18 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
         """Until so many experiments are measured; each answer may cost 1, and what is left after one is less."""
         with opened(night, [], goal=Goal(measured)) as lab, caplog.at_level(logging.INFO):
             settings = OllamaSettings(strong.url, "strong", num_predict=LONGEST_ANSWER)
-            meter = Meter(OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, lab.journal)
+            meter = MeteredClient(
+                OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, lab.journal
+            )
             client = OllamaClient(OllamaSettings(usual.url, "small"))
-            work(asking(lab, Rests(0, list), client, Mix.LLM, Stronger(LlmProposer(meter), meter)))
+            run_until_goal(asking(lab, Rests(0, list), client, Mix.LLM, Stronger(Conversation(meter), meter)))
 
     with ollama_double(worse) as usual, ollama_double(worse, model="strong:latest") as strong:
         tell(5)
         assert len(strong.asked) == 1
         tell(9)
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         models = [item.cost.model for item in history.experiments() if item.cost is not None]
         (call,) = history.paid_calls()
     assert models == [*["small"] * 3, "strong", *["small"] * 5]
@@ -166,7 +168,7 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
 
 
 def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_with_its_cost(
-    night: ScriptedNight,
+    night: ScriptedRun,
 ) -> None:
     night.start_trainer()
     levels = count(1)
@@ -180,9 +182,11 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        work(asking(lab, Rests(0, list), client, Mix.HYBRID, shares={Proposer.LLM: 0.25, Proposer.ADVISER: 0.5}))
+        run_until_goal(
+            asking(lab, Rests(0, list), client, Mix.HYBRID, shares={Proposer.LLM: 0.25, Proposer.ADVISER: 0.5})
+        )
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]
     assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laoalo"
     advised = [item for item in experiments if item.proposer == Proposer.ADVISER]
@@ -209,7 +213,7 @@ def test_a_plateau_has_two_near_misses_tried_at_once(
         story.try_out("t", 1.801, Decision.DISCARD, edits=(edit,), source=apply_edits(source, [edit]))
     who = Proposers(
         mix=mix,
-        asking=Asking(profile_named("cpu"), str),
+        asking=Vetting(profile_named("cpu"), str),
         optimizer=Optimizer(seed=7, context=256),
         llm=None,
         folder=tmp_path,

@@ -11,17 +11,17 @@ from dataclasses import replace
 import pytest
 
 from researcher.errors import Rejected
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import Goal
-from researcher.loop.loop import work
+from researcher.loop.loop import run_until_goal
 from researcher.proposers.schedule import Mix
 from researcher.queues import dry_runs
-from researcher.queues.dry_runs import Checker
+from researcher.queues.dry_runs import DryRuns
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
-from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedNight
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
 from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Outcome, Verdict, profile_named
 
@@ -32,7 +32,7 @@ LINE = SUBJECT.count("\n") + 1
 
 
 @pytest.fixture
-def worker(night: ScriptedNight) -> Iterator[None]:
+def worker(night: ScriptedRun) -> Iterator[None]:
     """The scripted checker, shown and working."""
     argv = [sys.executable, "-m", "tests.doubles.scripted_checker", "--redis", night.server.url]
     argv += ["--password-file", str(night.password_file)]
@@ -43,12 +43,12 @@ def worker(night: ScriptedNight) -> Iterator[None]:
         process.kill()
 
 
-def asks(night: ScriptedNight, said: list[str], clock: Callable[[], float] | None = None) -> Checker:
+def asks(night: ScriptedRun, said: list[str], clock: Callable[[], float] | None = None) -> DryRuns:
     profile, files = profile_named("cpu"), lambda: FILES
     return (
-        Checker(night.bus, profile, files, said.append)
+        DryRuns(night.bus, profile, files, said.append)
         if clock is None
-        else Checker(night.bus, profile, files, said.append, clock)
+        else DryRuns(night.bus, profile, files, said.append, clock)
     )
 
 
@@ -56,7 +56,7 @@ def nothing() -> None: ...
 
 
 def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_and_reason(
-    night: ScriptedNight, worker: None
+    night: ScriptedRun, worker: None
 ) -> None:
     said: list[str] = []
     with pytest.raises(Rejected, match=rf"in line {LINE}: shape '\[8, 3\]' is invalid"):
@@ -69,12 +69,12 @@ def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_an
     [(SUBJECT, SUBJECT), (UNKNOWN, SUBJECT), (FAILS, FAILS + "# another\n"), (FAILS, UNKNOWN), (FAILS, DIES)],
     ids=["it passes", "a doubt", "the incumbent fails too", "of the incumbent nothing is known", "no answer about it"],
 )
-def test_every_doubt_is_left_to_the_trial(night: ScriptedNight, worker: None, candidate: str, incumbent: str) -> None:
+def test_every_doubt_is_left_to_the_trial(night: ScriptedRun, worker: None, candidate: str, incumbent: str) -> None:
     asks(night, []).look_at(candidate, incumbent, nothing)
 
 
 def test_check_that_dies_is_said_and_the_next_one_is_asked(
-    night: ScriptedNight, worker: None, caplog: pytest.LogCaptureFixture
+    night: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
     asking = asks(night, said)
@@ -89,7 +89,7 @@ def test_check_that_dies_is_said_and_the_next_one_is_asked(
     assert "the checker answers again" in caplog.text
 
 
-def test_without_a_checker_nothing_is_asked_and_it_is_said_once(night: ScriptedNight) -> None:
+def test_without_a_checker_nothing_is_asked_and_it_is_said_once(night: ScriptedRun) -> None:
     said: list[str] = []
     asking = asks(night, said)
 
@@ -101,7 +101,7 @@ def test_without_a_checker_nothing_is_asked_and_it_is_said_once(night: ScriptedN
     assert night.bus.queue(CHECKS).job_ids == []
 
 
-def test_checker_that_is_held_is_not_waited_for(night: ScriptedNight) -> None:
+def test_checker_that_is_held_is_not_waited_for(night: ScriptedRun) -> None:
     night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": f"{HELD}: the disk is full"})
     said: list[str] = []
 
@@ -112,7 +112,7 @@ def test_checker_that_is_held_is_not_waited_for(night: ScriptedNight) -> None:
 
 
 def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
-    night: ScriptedNight, monkeypatch: pytest.MonkeyPatch
+    night: ScriptedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": "idle"})
     said: list[str] = []
@@ -132,7 +132,7 @@ def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
     assert now[0] == 2 * dry_runs.WAIT_S + dry_runs.NOT_ASKED_S
 
 
-def test_same_work_is_one_job_and_its_answer_is_kept(night: ScriptedNight) -> None:
+def test_same_work_is_one_job_and_its_answer_is_kept(night: ScriptedRun) -> None:
     profile = profile_named("cpu")
     spec = CheckSpec(profile.name, {**FILES, "train.py": SUBJECT}, profile.caps.memory_mib)
     again = CheckSpec(profile.name, dict(reversed(spec.files.items())), spec.cap_mib)
@@ -153,7 +153,7 @@ model = {made}
 
 
 def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_costs_no_trial(
-    night: ScriptedNight, worker: None
+    night: ScriptedRun, worker: None
 ) -> None:
     night.start_trainer()
     answers = [
@@ -165,9 +165,9 @@ def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_cos
     ]
     with ollama_double(answers) as llm, opened(night, [], goal=Goal(2)) as lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        work(asking(lab, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
+        run_until_goal(asking(lab, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
 
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         repaired, refused, last = history.experiments()[1:]
     told = [question["messages"][-1]["content"] for question in llm.asked]
     assert "would fail before its first step is done in line" in told[1]
@@ -189,9 +189,7 @@ def test_spec_and_answer_survive_the_queue(verdict: Verdict) -> None:
     assert CheckResult.from_json(result.to_json()) == result
 
 
-def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(
-    night: ScriptedNight, worker: None
-) -> None:
+def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(night: ScriptedRun, worker: None) -> None:
     asking = asks(night, [])
     for _ in range(3):
         with pytest.raises(Rejected):

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from services.redis.server import RedisServer
 from tests.doubles.scripted_trainer import ScriptedJob
-from trainer.jobs import TRIALS, Bus, Kind, TrialResult, TrialSpec, connect, files_digest, profile_named
+from trainer.jobs import TRIALS, Kind, RedisClient, TrialResult, TrialSpec, connect, files_digest, profile_named
 
 CPU = profile_named("cpu")
 
@@ -24,20 +24,20 @@ def spec(trial: str = "t-1-t0-a0", level: str = "1.5") -> TrialSpec:
 
 
 @pytest.fixture
-def bus(server: RedisServer) -> Iterator[Bus]:
-    made = Bus(connect(server.url, password=server.password))
+def bus(server: RedisServer) -> Iterator[RedisClient]:
+    made = RedisClient(connect(server.url, password=server.password))
     made.connection.flushall()
     yield made
     made.connection.flushall()
     made.connection.close()
 
 
-def work_off(bus: Bus) -> None:
+def work_off(bus: RedisClient) -> None:
     worker = SimpleWorker([TRIALS], connection=bus.connection, serializer=JSONSerializer, job_class=ScriptedJob)
     worker.work(burst=True, logging_level="WARNING")
 
 
-def test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work(bus: Bus) -> None:
+def test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     for _ in range(2):
         queue.hand_out(spec())
@@ -51,7 +51,7 @@ def test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work(bus: Bus)
     assert answer.metric is not None
 
 
-def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: Bus) -> None:
+def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     queue.hand_out(spec(level="1.1"))
     work_off(bus)
@@ -59,7 +59,7 @@ def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: Bus) -> None:
     assert isinstance(queue.look("t-1-t0-a0", spec(level="1.5").digest), Fault)
 
 
-def test_an_unknown_trial_is_absent_and_a_forgotten_one_too(bus: Bus) -> None:
+def test_an_unknown_trial_is_absent_and_a_forgotten_one_too(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     assert queue.look("t-1-t0-a0", "d") == Absent()
 
@@ -71,7 +71,7 @@ def test_an_unknown_trial_is_absent_and_a_forgotten_one_too(bus: Bus) -> None:
     assert queue.look("t-1-t0-a0", spec().digest) == Absent()
 
 
-def test_a_job_that_stands_in_no_list_is_noticed_and_handed_out_again(bus: Bus) -> None:
+def test_a_job_that_stands_in_no_list_is_noticed_and_handed_out_again(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     queue.hand_out(spec())
     bus.connection.delete(bus.queue(TRIALS).key)
@@ -83,7 +83,7 @@ def test_a_job_that_stands_in_no_list_is_noticed_and_handed_out_again(bus: Bus) 
     assert isinstance(queue.look("t-1-t0-a0", spec().digest), TrialResult)
 
 
-def test_a_failed_job_is_a_fault_with_its_last_line(bus: Bus) -> None:
+def test_a_failed_job_is_a_fault_with_its_last_line(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     broken = spec(level="none")
     queue.hand_out(broken)
@@ -95,7 +95,7 @@ def test_a_failed_job_is_a_fault_with_its_last_line(bus: Bus) -> None:
     assert "a scripted subject has a LEVEL" in found.reason
 
 
-def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends_and_can_be_forgotten(bus: Bus) -> None:
+def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends_and_can_be_forgotten(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     queue.hand_out(spec())
     job = start_and_vanish(bus, lease_s=0)
@@ -109,7 +109,7 @@ def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends_and_can_b
     assert queue.look(job.id, spec().digest) == Absent()
 
 
-def test_a_trial_whose_lease_runs_is_waited_for(bus: Bus) -> None:
+def test_a_trial_whose_lease_runs_is_waited_for(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
     queue.hand_out(spec())
     job = start_and_vanish(bus, lease_s=20)
@@ -117,7 +117,7 @@ def test_a_trial_whose_lease_runs_is_waited_for(bus: Bus) -> None:
     assert queue.look(job.id, spec().digest) == Waiting()
 
 
-def start_and_vanish(bus: Bus, lease_s: int) -> Job:
+def start_and_vanish(bus: RedisClient, lease_s: int) -> Job:
     """Take the trial and begin it as a worker does, then say no more."""
     queue = bus.queue(TRIALS)
     taken = queue.dequeue_any([queue], None, bus.connection, serializer=JSONSerializer)

@@ -23,7 +23,7 @@ from researcher.report.view import FAILURES, rows_of
 from researcher.repository.repository import create_repository
 from researcher.source.proposal import LlmCost, Proposal, Proposer
 from services import cli
-from services.machine.state import CHOICES_FILE, Choices
+from services.machine.state import CHOICES_FILE, RunConfig
 from services.views.local import summary
 from services.views.render import proposers_table
 from tests.fixtures.journal_story import PROFILE, Story
@@ -194,7 +194,7 @@ def test_over_all_proposers_they_add_up_to_the_night(
 def story(tmp_path: Path) -> Iterator[Story]:
     """One good keep of the optimiser, one of the LLM that fell, and what came to nothing."""
     made = Story(tmp_path / "journal")
-    choices = Choices(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
+    choices = RunConfig(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
     (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
     create_repository(tmp_path / "subject", {"train.py": "A = 1\n", "prepare.py": ""}, "s")
     with git.Repo(tmp_path / "subject") as repository:

@@ -8,20 +8,20 @@ from dataclasses import replace
 import pytest
 
 from researcher.journal.records import ASKED_TO_PAUSE, Prices, Run, Trial
-from researcher.loop.status import RESEARCHER, Voice
+from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.report.stall_alarm import alarm, expected_s
-from researcher.report.view import Now
+from researcher.report.view import LiveStatus
 from services.redis.server import RedisServer
-from trainer.jobs import Bus, Kind, Outcome, Progress, Seen, connect, profile_named
+from trainer.jobs import Kind, Outcome, Progress, RedisClient, WorkerStatus, connect, profile_named
 
 BUDGET = profile_named("cpu").budget  # 15 s
 BEGAN = 1_000.0
 RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, 1, None, Prices(), created_at=BEGAN)
-TRAINER = Seen("worker", "timed", "cpu", None)
-WORKS = Now("trial t-3-t0-a0", "t-3-t0-a0", Progress("timed", 0.5, 7.0), TRAINER)
-WAITS = Now("trial t-3-t0-a0", "t-3-t0-a0", None, None)
-THINKS = Now("proposing", None, None, TRAINER)
-SILENT = Now("not running", None, None, None, at_work=False)
+TRAINER = WorkerStatus("worker", "timed", "cpu", None)
+WORKS = LiveStatus("trial t-3-t0-a0", "t-3-t0-a0", Progress("timed", 0.5, 7.0), TRAINER)
+WAITS = LiveStatus("trial t-3-t0-a0", "t-3-t0-a0", None, None)
+THINKS = LiveStatus("proposing", None, None, TRAINER)
+SILENT = LiveStatus("not running", None, None, None, at_work=False)
 
 
 def trials(*ends: float) -> list[Trial]:
@@ -75,7 +75,7 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
     ],
 )
 def test_status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be(
-    run: Run, done: list[Trial], seen: Now | None, at: float, expected: str | None
+    run: Run, done: list[Trial], seen: LiveStatus | None, at: float, expected: str | None
 ) -> None:
     said = alarm(run, done, BUDGET, seen, at)
 
@@ -103,17 +103,17 @@ def test_what_a_trial_takes_is_known_from_the_journal_and_one_long_pause_teaches
 
 
 @pytest.fixture
-def bus(server: RedisServer) -> Iterator[Bus]:
-    found = Bus(connect(server.url, password=server.password))
+def bus(server: RedisServer) -> Iterator[RedisClient]:
+    found = RedisClient(connect(server.url, password=server.password))
     yield found
     found.connection.flushall()
     found.connection.close()
 
 
 def test_an_alarm_is_said_beside_what_the_researcher_does_and_logged_once(
-    bus: Bus, caplog: pytest.LogCaptureFixture
+    bus: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    voice = Voice(bus, lambda: "no trial has ended")
+    voice = StatusPublisher(bus, lambda: "no trial has ended")
     voice.REPEAT_S = 0.0
     voice.say(RESEARCHER, "trial t-3-t0-a0")
 

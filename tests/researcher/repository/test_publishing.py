@@ -19,14 +19,14 @@ from researcher.errors import SubjectError
 from researcher.journal.records import Prices, Run
 from researcher.journal.writer import Journal
 from researcher.loop.status import SUBJECT as SAYS_SUBJECT
-from researcher.loop.status import Voice
+from researcher.loop.status import StatusPublisher
 from researcher.repository.commits import Planned
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import COPY, open_subject
 from researcher.repository.repository import GitState
 from tests.fixtures.disks import Disk
 from tests.fixtures.loop_in_process import level, tell
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 
 BRANCH = "overnight/night"
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Better.\n", "results.tsv": "mine\n"}
@@ -388,12 +388,12 @@ def test_a_branch_of_the_user_is_no_free_name_for_a_run(own: Own, theirs: Path) 
     assert {"main", "overnight/taken"} <= own.workspace.branches()
 
 
-def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(own: Own, theirs: Path, night: ScriptedNight) -> None:
+def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(own: Own, theirs: Path, night: ScriptedRun) -> None:
     own.keep(1)
     git(theirs, "checkout", "--quiet", BRANCH)
     own.workspace.publish(own.run, own.base)
 
-    Voice(night.bus, lambda: None, own.workspace.look).repeat()
+    StatusPublisher(night.bus, lambda: None, own.workspace.look).repeat()
 
     assert BRANCH in (night.bus.doing(SAYS_SUBJECT) or "")
 
@@ -401,7 +401,7 @@ def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(own: Own, their
 # A run that was begun when Overnight worked in the user's repository
 
 
-def as_it_was(night: ScriptedNight, folder: Path) -> Path:
+def as_it_was(night: ScriptedRun, folder: Path) -> Path:
     """Make of a night that worked in its repository what such a night left: the user's repository, with the branch
     checked out and the tables in it, and a bare copy in the journal's folder. Returns the user's repository."""
     theirs = folder / "theirs"
@@ -416,7 +416,7 @@ def as_it_was(night: ScriptedNight, folder: Path) -> Path:
 
 @pytest.mark.parametrize("copy", [True, False])
 def test_a_run_of_an_earlier_version_goes_on_in_a_repository_of_its_own(
-    copy: bool, night: ScriptedNight, tmp_path: Path
+    copy: bool, night: ScriptedRun, tmp_path: Path
 ) -> None:
     night.start_trainer()
     tell(night, [level(1.75), level(1.9)])

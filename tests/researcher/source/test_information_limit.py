@@ -15,7 +15,7 @@ import pytest
 
 import trainer
 from researcher.errors import Rejected
-from researcher.proposers.novelty import tried
+from researcher.proposers.novelty import objection
 from researcher.source.information_limit import EDIT, MOST_GROWTH, PERSON, RUN, added_bytes, added_literal_bytes
 from researcher.source.proposal import Candidate, Proposal, Proposer, WholeFile
 from researcher.source.validation import validate
@@ -138,7 +138,7 @@ def creep(night: KeepsEverything, by: Proposer, size: int, steps: int = 60) -> s
         incumbent = night.sources[-1]
         source = f"{incumbent}x{step} = {noise(size, 1000 * size + step)!r}\n"
         try:
-            validate(Proposal(by, "t", "h", (WholeFile(source),)), incumbent, tried(night, by))  # type: ignore[arg-type]
+            validate(Proposal(by, "t", "h", (WholeFile(source),)), incumbent, objection(night, by))  # type: ignore[arg-type]
         except Rejected as rejection:
             return str(rejection)
         night.keep(source, by)
@@ -160,7 +160,7 @@ def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> N
     creep(night, Proposer.LLM, 400)
     creep(night, Proposer.LLM, 100)
     full = night.sources[-1]
-    check = tried(night, Proposer.OPTIMIZER)  # type: ignore[arg-type]
+    check = objection(night, Proposer.OPTIMIZER)  # type: ignore[arg-type]
 
     moved = full.replace("MATRIX_LR = 0.04", "MATRIX_LR = 0.0317")
     assert moved != full

@@ -7,7 +7,7 @@ import pytest
 
 import trainer
 from researcher.errors import Rejected
-from researcher.source.policy import Denied, denied_deeds
+from researcher.source.policy import Denied, violations
 from researcher.source.proposal import Proposal, Proposer, SearchReplace, WholeFile
 from researcher.source.validation import validate
 from tests import TESTS
@@ -175,7 +175,7 @@ def test_a_person_may_submit_what_a_proposer_may_not_propose() -> None:
 
 @pytest.mark.parametrize("source", [SMALL, DEFAULT], ids=["small", "default"])
 def test_our_own_subject_does_nothing_denied_but_take_the_seed(source: str) -> None:
-    assert {deed.why for deed in denied_deeds(ast.parse(source))} == {Denied.SEED}
+    assert {deed.why for deed in violations(ast.parse(source))} == {Denied.SEED}
 
 
 def test_a_whole_new_file_is_read_like_any_edit() -> None:

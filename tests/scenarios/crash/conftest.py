@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.redis.server import RedisServer
-from tests.scenarios.crash.nights import ForkedNight
+from tests.scenarios.crash.nights import ForkedRun
 
 FIGURES = ("kills", "experiments", "attempts", "unused", "checks", "lost", "doubled", "wrong")
 TOLD: dict[str, Counter[str]] = {}
@@ -29,12 +29,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{what}: {line}")
 
 
-def until_the_test_ends(folder: Path, server: RedisServer) -> Iterator[ForkedNight]:
-    made = ForkedNight(folder, server)
+def until_the_test_ends(folder: Path, server: RedisServer) -> Iterator[ForkedRun]:
+    made = ForkedRun(folder, server)
     yield made
     made.end()
 
 
 @pytest.fixture
-def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedNight]:
+def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedRun]:
     yield from until_the_test_ends(tmp_path, server)

@@ -23,12 +23,12 @@ import researcher.__main__ as researcher
 import trainer.__main__ as trainer
 from researcher import wiring
 from researcher.errors import Rejected
-from researcher.loop.context import BackOff
+from researcher.loop.context import Backoff
 from researcher.optimizer.optimizer import Vetted
 from researcher.source.proposal import Proposal, Proposer, SetKnobs
 from services.redis.server import RedisServer
 from tests.doubles.scripted_trainer import answer
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from tests.scenarios.crash import kills
 from tests.scenarios.crash.kills import Kill
 from trainer.jobs import TrialResult, TrialSpec
@@ -42,7 +42,7 @@ DEADLINE_S = 60.0
 WORSE, BETTER = 0.01, -0.03
 
 
-class ForkedNight(ScriptedNight):
+class ForkedRun(ScriptedRun):
     """Researchers one after another, and a trainer that is started again when it died."""
 
     def __init__(self, folder: Path, server: RedisServer) -> None:
@@ -146,7 +146,7 @@ def be_researcher(settings: dict[str, str], kill: Kill | None, log: Path) -> Non
     _begin(kill, log)
     os.environ.update(settings)
     wiring.Optimizer = lambda **_: ScriptedOptimizer()
-    BackOff.FIRST_S = dict.fromkeys(BackOff.FIRST_S, 0.1)
+    Backoff.FIRST_S = dict.fromkeys(Backoff.FIRST_S, 0.1)
     sys.exit(researcher.main())
 
 

@@ -26,14 +26,14 @@ from rq.job import Job
 from researcher.__main__ import Stopped, StopSwitch
 from researcher.config.settings import Settings
 from researcher.journal import database
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import ASKED_TO_PAUSE
-from researcher.loop.context import BackOff
-from researcher.loop.resume import endure
-from researcher.queues.requests import answer, ask
+from researcher.loop.context import Backoff
+from researcher.loop.resume import run_through_outages
+from researcher.queues.requests import send, wait_reply
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
-from services.machine.state import CHOICES_FILE, Choices, State
+from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.redis.server import RedisServer
 from services.views.show import show_status
 from tests.fixtures.disks import Disk
@@ -41,7 +41,7 @@ from tests.fixtures.loop_in_process import opened
 from tests.fixtures.servers import open_server
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import until_the_test_ends
-from tests.scenarios.crash.nights import ForkedNight
+from tests.scenarios.crash.nights import ForkedRun
 from trainer.jobs import REQUESTS, TRIALS, profile_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -64,42 +64,42 @@ def until(condition: Callable[[], bool]) -> Iterator[None]:
         yield
 
 
-def alarm_of(night: ForkedNight) -> str | None:
+def alarm_of(night: ForkedRun) -> str | None:
     """As `overnight status` has it."""
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         run = history.run()
         assert run is not None
         return alarm(run, history.trials(), profile_named("cpu").budget, now(history, night.bus), time.time())
 
 
-def alarm_in_journal(night: ForkedNight) -> str | None:
+def alarm_in_journal(night: ForkedRun) -> str | None:
     """As `overnight status` has it where Redis does not answer."""
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         run = history.run()
         assert run is not None
         return alarm(run, history.trials(), profile_named("cpu").budget, None, time.time())
 
 
-def status_of(night: ForkedNight) -> str:
+def status_of(night: ForkedRun) -> str:
     """What `overnight status` prints."""
-    choices = Choices(profile="cpu", budget=None, subject=str(night.subject), text=None)
+    choices = RunConfig(profile="cpu", budget=None, subject=str(night.subject), text=None)
     (night.journal / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
     console = Console(width=900, file=io.StringIO())
     show_status(State(night.folder), console, as_json=False)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
-def has_begun(night: ForkedNight) -> Callable[[], bool]:
+def has_begun(night: ForkedRun) -> Callable[[], bool]:
     """True once a first trial is written down; dozens of steps are still to come."""
     return lambda: "night-0-t0-a0 ok" in night.output()
 
 
-def held(night: ForkedNight) -> list[str]:
+def held(night: ForkedRun) -> list[str]:
     """What was said, once for each try."""
     return [line.partition("HELD")[2] for line in night.output().splitlines() if "HELD" in line]
 
 
-def assert_it_went_on(night: ForkedNight, code: int | None) -> None:
+def assert_it_went_on(night: ForkedRun, code: int | None) -> None:
     assert code == 0, night.last_words()
     assert "Traceback" not in night.output()
     found = check(night.folder)
@@ -109,7 +109,7 @@ def assert_it_went_on(night: ForkedNight, code: int | None) -> None:
 
 @pytest.mark.parametrize("disk", ["journal", pytest.param("subject", marks=pytest.mark.slow)], indirect=True)
 def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
-    disk: Disk, night: ForkedNight
+    disk: Disk, night: ForkedRun
 ) -> None:
     alarms: list[str] = []
 
@@ -131,13 +131,13 @@ def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
 def test_night_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_later(
-    disk: Disk, night: ForkedNight
+    disk: Disk, night: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
         yield from until(has_begun(night))
         disk.fill()
         yield from until(lambda: len(held(night)) > 2)
-        ask(night.bus, "stop")
+        send(night.bus, "stop")
 
     assert night.run_researcher(GOAL, meanwhile=day()) == 0, night.last_words()
     assert "stopped by a request" in night.output()
@@ -147,7 +147,7 @@ def test_night_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_l
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["log"], indirect=True)
-def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedNight) -> None:
+def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedRun) -> None:
     (night.folder / "output.log").symlink_to(disk.folder / "output.log")
 
     def day() -> Iterator[None]:
@@ -164,7 +164,7 @@ def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: Fo
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["subject"], indirect=True)
 def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_remounted(
-    disk: Disk, night: ForkedNight
+    disk: Disk, night: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
         yield from until(has_begun(night))
@@ -181,7 +181,7 @@ def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_re
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["journal"], indirect=True)
 def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_one(
-    disk: Disk, night: ForkedNight
+    disk: Disk, night: ForkedRun
 ) -> None:
     alarms: list[str | None] = []
 
@@ -204,7 +204,7 @@ def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_o
 
 
 @pytest.mark.slow
-def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_that_another_program_locks_is_waited_for(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_S", 0.1)
 
     def day() -> Iterator[None]:
@@ -221,7 +221,7 @@ def test_journal_that_another_program_locks_is_waited_for(night: ForkedNight, mo
 
 @pytest.mark.parametrize("page", [pytest.param(0, marks=pytest.mark.slow), 13], ids=["header", "an index"])
 def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
-    night: ForkedNight, page: int
+    night: ForkedRun, page: int
 ) -> None:
     assert night.run_researcher(1) == 0
     journal = night.journal / "journal.db"
@@ -243,7 +243,7 @@ def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_sti
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("commit\tval_bp"), Path.unlink], ids=["half", "gone"])
 def test_results_that_are_half_written_or_deleted_are_there_again_with_the_next_experiment(
-    damage: Callable[[Path], object], night: ForkedNight
+    damage: Callable[[Path], object], night: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
         yield from until(lambda: "1 discard" in night.output())
@@ -261,13 +261,13 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedNight]:
+def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedRun]:
     yield from until_the_test_ends(tmp_path, own_server)
 
 
 @pytest.mark.slow
 def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
-    night_alone: ForkedNight, own_server: RedisServer
+    night_alone: ForkedRun, own_server: RedisServer
 ) -> None:
     night = night_alone
 
@@ -297,7 +297,7 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["trials"], indirect=True)
 def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself(
-    disk: Disk, night: ForkedNight
+    disk: Disk, night: ForkedRun
 ) -> None:
     said: list[str] = []
 
@@ -322,7 +322,7 @@ FOREIGN = 500  # of each kind
 PICKLED = b"\x80\x04\x95\x14\x00\x00\x00\x00\x00\x00\x00(\x8c\x08os.mkdir\x94N)}\x94t\x94."
 
 
-def crowd(night: ForkedNight, name: str) -> None:
+def crowd(night: ForkedRun, name: str) -> None:
     """Other people's jobs: not our function, bytes that are no JSON, a hash that is no job, no hash at all."""
     queue, pipeline = night.bus.queue(name), night.bus.connection.pipeline()
     for number in range(FOREIGN):
@@ -340,15 +340,15 @@ def crowd(night: ForkedNight, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("queue", [TRIALS, REQUESTS])
 def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through(
-    queue: str, night: ForkedNight
+    queue: str, night: ForkedRun
 ) -> None:
     said: list[str] = []
     crowd(night, queue)
-    ask(night.bus, "idea", "try a wider MLP", request="idea-1")
+    send(night.bus, "idea", "try a wider MLP", request="idea-1")
 
     def day() -> Iterator[None]:
         yield from until(lambda: "1 discard" in night.output())
-        with History(night.journal) as history:
+        with JournalReader(night.journal) as history:
             said.append(now(history, night.bus).foreign or "")
 
     code = night.run_researcher(GOAL, meanwhile=day())
@@ -382,7 +382,7 @@ def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[floa
 
 @pytest.mark.slow
 def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it(
-    night: ForkedNight, set_clock: Callable[[float], None]
+    night: ForkedRun, set_clock: Callable[[float], None]
 ) -> None:
     alarms: list[str | None] = []
 
@@ -409,7 +409,7 @@ def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_a
 
 @pytest.mark.slow
 def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
-    night_alone: ForkedNight, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    night_alone: ForkedRun, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night, alarms, said = night_alone, list[str | None](), list[str]()
     monkeypatch.setenv("REDIS_URL", own_server.url)
@@ -442,9 +442,9 @@ def switch() -> Iterator[StopSwitch]:
 
 
 @pytest.fixture
-def settings(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of a night in this process, with a run begun."""
-    monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 0.1))
+    monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 0.1))
     with opened(night, []):
         pass
     return Settings(
@@ -458,59 +458,61 @@ class HeldOnce:
 
     entered = 0
 
-    def __call__(self, _: BackOff) -> None:
+    def __call__(self, _: Backoff) -> None:
         self.entered += 1
         if self.entered == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_pause_that_a_person_asked_for_outlives_a_bad_day(
-    night: ForkedNight, settings: Settings, switch: StopSwitch
+    night: ForkedRun, settings: Settings, switch: StopSwitch
 ) -> None:
     with opened(night, []) as lab:
         lab.journal.pause(lab.run, ASKED_TO_PAUSE)
     days = HeldOnce()
 
-    endure(settings, days, switch)
+    run_through_outages(settings, days, switch)
 
     assert days.entered == 2
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         run = history.run()
     assert run is not None
     assert run.paused == ASKED_TO_PAUSE
 
 
 def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
-    night: ForkedNight, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+    night: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BackOff, "FIRST_S", dict.fromkeys(BackOff.FIRST_S, 3600.0))
+    monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 3600.0))
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
-    idea, resume = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "resume")
+    idea, resume = send(night.bus, "idea", "try a wider MLP"), send(night.bus, "resume")
     days = HeldOnce()
 
-    endure(settings, days, switch)
+    run_through_outages(settings, days, switch)
 
     assert days.entered == 2
-    assert (answer(night.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
-    assert (answer(night.bus, idea, 1) or "").startswith("taken in")
-    with History(night.journal) as history:
+    assert (wait_reply(night.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
+    assert (wait_reply(night.bus, idea, 1) or "").startswith("taken in")
+    with JournalReader(night.journal) as history:
         assert [request.kind for request in history.requests()] == ["idea", "resume"]
 
 
 @pytest.mark.parametrize("disk", ["journal"], indirect=True)
 def test_held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down(
-    disk: Disk, night: ForkedNight, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, night: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
     disk.fill()
-    idea, stop = ask(night.bus, "idea", "try a wider MLP"), ask(night.bus, "stop")
+    idea, stop = send(night.bus, "idea", "try a wider MLP"), send(night.bus, "stop")
 
     with pytest.raises(Stopped, match="a request"):
-        endure(settings, HeldOnce(), switch)
+        run_through_outages(settings, HeldOnce(), switch)
     disk.free()
 
-    assert "it cannot be written down: the disk of" in (answer(night.bus, idea, 1) or "")
-    assert (answer(night.bus, stop, 1) or "").startswith("stopping now, though it cannot be written down: the disk of")
+    assert "it cannot be written down: the disk of" in (wait_reply(night.bus, idea, 1) or "")
+    assert (wait_reply(night.bus, stop, 1) or "").startswith(
+        "stopping now, though it cannot be written down: the disk of"
+    )
     assert night.bus.queue(REQUESTS).is_empty()
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         assert history.requests() == []

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import tell
 from tests.scenarios.test_local_run import Night, trials
@@ -101,5 +101,5 @@ def kill(pids: list[int]) -> None:
 
 
 def measured(night: Night) -> int:
-    with History(night.state / "journal") as history:
+    with JournalReader(night.state / "journal") as history:
         return history.measured_count()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.scenarios.crash import checker
 from tests.scenarios.crash.checker import DOUBLED, LOST, WRONG, check
-from tests.scenarios.crash.nights import ForkedNight
+from tests.scenarios.crash.nights import ForkedRun
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, server) -> Path:
     """The folder of a night with a keep and a discard."""
-    night = ForkedNight(tmp_path_factory.mktemp("sound"), server)
+    night = ForkedRun(tmp_path_factory.mktemp("sound"), server)
     try:
         assert night.run_researcher(3) == 0, night.output()
     finally:
@@ -143,7 +143,7 @@ def test_each_planted_corruption_is_found(state: Path, plant: Callable[[Path], N
     assert check(state)[kind] > 0
 
 
-def test_researcher_that_ends_badly_is_told_whole_however_much_trainers_say_after_it(night: ForkedNight) -> None:
+def test_researcher_that_ends_badly_is_told_whole_however_much_trainers_say_after_it(night: ForkedRun) -> None:
     night.run_researcher(1, PROPOSER="nobody")
     with (night.folder / "output.log").open("a") as log:
         log.write("a trainer's line\n" * 10_000)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, Decision, Verdict
-from researcher.queues.requests import ask
+from researcher.queues.requests import send
 from tests.doubles.scripted_trainer import answer
 from tests.fixtures.scripted_run import SUBJECT
 from tests.fixtures.trials import CAPS, STEPS, miniature, tiny_data
@@ -25,7 +25,7 @@ from tests.scenarios.crash import nights
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import tell
 from tests.scenarios.crash.kills import Kill, Moment
-from tests.scenarios.crash.nights import ForkedNight
+from tests.scenarios.crash.nights import ForkedRun
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, profile_named
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants
@@ -105,7 +105,7 @@ def _command_line(pid: int) -> bytes:
 
 
 @pytest.fixture
-def killer(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Killer:
+def killer(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Killer:
     """Trainers that are forked from now on run the planned attempts for real."""
     made = Killer(night.folder)
     data = tiny_data(night.folder / "tiny")
@@ -129,10 +129,10 @@ def killer(night: ForkedNight, monkeypatch: pytest.MonkeyPatch) -> Killer:
 
 
 def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_where_they_should(
-    night: ForkedNight, killer: Killer
+    night: ForkedRun, killer: Killer
 ) -> None:
     for number, source in enumerate(SOURCES, start=1):
-        ask(night.bus, "submit", f"mine-{number}.py\n{source}", request=f"submit-{number}")
+        send(night.bus, "submit", f"mine-{number}.py\n{source}", request=f"submit-{number}")
 
     code = night.run_researcher(len(SOURCES), meanwhile=killer.work())
 
@@ -141,7 +141,7 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
     found = check(night.folder)
     tell("kills from outside", found, killer.kills)
     assert found["faults"] == []
-    with History(night.journal) as history:
+    with JournalReader(night.journal) as history:
         run = history.run()
         decisions = [item.decision for item in history.experiments()]
         checks = [(each.kind, each.verdict) for each in history.confirmations()]
@@ -157,7 +157,7 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
 
 
 def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attempt_would_be_worse(
-    night: ForkedNight, monkeypatch: pytest.MonkeyPatch
+    night: ForkedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def worse_each_time(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
         if (known := result_store.stored(places.results, spec)) is not None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from researcher.queues.requests import ask
+from researcher.queues.requests import send
 from tests.fixtures.scripted_run import SUBJECT
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import tell
 from tests.scenarios.crash.kills import Kill, Moment, Victim
-from tests.scenarios.crash.nights import ForkedNight
+from tests.scenarios.crash.nights import ForkedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
@@ -41,7 +41,7 @@ STEPS = (
     ),
     "shutil.copytree",  # of the copy in the journal's folder
     *(f"researcher.queues.trials.TrialQueue.{step}" for step in ("hand_out", "look", "forget")),
-    "researcher.queues.requests.Desk.execute_job",
+    "researcher.queues.requests.RequestWorker.execute_job",
     "pathlib.Path.replace",  # of results.tsv
 )  # fmt: skip
 OF_A_TRIAL = (
@@ -64,12 +64,12 @@ LAST_GOAL = 7
 
 @pytest.mark.parametrize(("place", "step"), list(enumerate(STEPS)), ids=lambda value: str(value).rpartition(".")[2])
 def test_researcher_that_dies_at_a_step_and_again_while_it_recovers_loses_and_doubles_nothing(
-    place: int, step: str, night: ForkedNight
+    place: int, step: str, night: ForkedRun
 ) -> None:
     night.lend_its_repository()
     deaths: list[Moment] = []
     for number, source in enumerate(ROUNDS, start=1):
-        ask(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
+        send(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
         for moment in (Moment.BEFORE, Moment.BEFORE, Moment.AFTER, Moment.AFTER):
             deaths += [moment] * dies(night, number, Kill((step,), moment, night.folder / "armed"))
         anywhere = Kill(STEPS, Moment.BEFORE, night.folder / "armed", skip=(5 * place + number) % 40)
@@ -86,10 +86,10 @@ def test_researcher_that_dies_at_a_step_and_again_while_it_recovers_loses_and_do
     ids=lambda value: value.rpartition(".")[2],
 )
 def test_trial_whose_fork_or_worker_dies_twice_is_measured_again_and_credited_once(
-    victim: Victim, step: str, night: ForkedNight
+    victim: Victim, step: str, night: ForkedRun
 ) -> None:
     for number, (source, moment) in enumerate(zip(ROUNDS, Moment, strict=True), start=1):
-        ask(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
+        send(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
         kill = Kill((step,), moment, night.folder / "armed", victim=victim)
         kill.arm(2)
         night.prepare_trainer(kill)
@@ -99,7 +99,7 @@ def test_trial_whose_fork_or_worker_dies_twice_is_measured_again_and_credited_on
     assert_nothing_lost_doubled_or_wrong(night, "steps of a trial", 2 * len(Moment))
 
 
-def dies(night: ForkedNight, number: int, kill: Kill) -> bool:
+def dies(night: ForkedRun, number: int, kill: Kill) -> bool:
     """Starts a researcher, which may reach the end of the round before it dies. True when it died."""
     kill.arm()
     code = night.run_researcher(number * EXPERIMENTS_A_ROUND, kill)
@@ -107,7 +107,7 @@ def dies(night: ForkedNight, number: int, kill: Kill) -> bool:
     return code != 0
 
 
-def assert_nothing_lost_doubled_or_wrong(night: ForkedNight, what: str, kills: int) -> None:
+def assert_nothing_lost_doubled_or_wrong(night: ForkedRun, what: str, kills: int) -> None:
     """A request that the end of a round came before is served in the next, as a person's would be."""
     goal = len(ROUNDS) * EXPERIMENTS_A_ROUND
     while night.row("SELECT count(*) FROM request WHERE state = 'done'") != (len(ROUNDS),):

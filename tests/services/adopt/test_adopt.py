@@ -17,7 +17,7 @@ from rich.console import Console
 
 from researcher.errors import SubjectError
 from researcher.journal.database import JOURNAL_FILE
-from researcher.journal.reader import History
+from researcher.journal.reader import JournalReader
 from services.adopt.adopt import Init, adopt, settle_data
 from services.adopt.static_values import Surroundings
 from services.adopt.subject_check import ShapeRefused, look
@@ -299,7 +299,7 @@ def test_night_goes_on_from_init_with_its_budget_and_data(own: Own) -> None:
     overnight("init", "--subject", str(own.repository), "--profile", "cpu", "--yes")
     overnight("run", "--experiments", "2", "--proposer", "optimizer")
 
-    with History(own.state.journal) as history:
+    with JournalReader(own.state.journal) as history:
         run = history.run()
         assert run is not None
         assert run.budget == 2.0

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from researcher.errors import BadValue, ModelAway
+from researcher.errors import BadValue, LlmUnavailable
 from researcher.llm.ollama_api import OllamaSettings
 from services import cli
 from services.machine.model import (
@@ -105,7 +105,7 @@ def test_where_no_ollama_answers_nothing_is_pulled() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        with pytest.raises(ModelAway, match="is Ollama running there"):
+        with pytest.raises(LlmUnavailable, match="is Ollama running there"):
             pull_model(OllamaSettings(url, MODEL), Console(file=io.StringIO()))
 
 

@@ -24,24 +24,24 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from researcher.errors import Rejected
-from researcher.queues.dry_runs import Checker
-from researcher.queues.requests import KINDS, RECEIVE, Desk, answer, ask, withdraw
+from researcher.queues.dry_runs import DryRuns
+from researcher.queues.requests import KINDS, RECEIVE, RequestWorker, cancel, send, wait_reply
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
 from services.machine.process import spawn
-from services.machine.state import CHOICES_FILE, Choices
+from services.machine.state import CHOICES_FILE, RunConfig
 from services.redis.acl import CHECK, REQUEST, SERVICES, TRIAL, acl_file
 from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
-from tests.fixtures.scripted_run import ScriptedNight
+from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import MakeSpec, wait_for
 from trainer.jobs import (
     CHECKS,
     REQUESTS,
     RUN_TRIAL,
     TRIALS,
-    Bus,
     CheckSpec,
     Outcome,
+    RedisClient,
     TrialResult,
     TrialSpec,
     connect,
@@ -71,9 +71,9 @@ class Guarded:
         path.write_text(PASSWORDS[user])
         return path
 
-    def bus_of(self, user: str) -> Bus:
+    def bus_of(self, user: str) -> RedisClient:
         self._open.append(connect(self.url(user), password=PASSWORDS.get(user, "any"), patient=False))
-        return Bus(self._open[-1])
+        return RedisClient(self._open[-1])
 
     def refusals(self) -> list[str]:
         """What the server refused anybody so far."""
@@ -161,7 +161,7 @@ def test_a_candidate_is_checked_and_the_checker_works_nothing_else(
 ) -> None:
     bus, trial = server.bus_of("researcher"), spec("tiny")
     said: list[str] = []
-    asking = Checker(bus, profile_named("cpu"), lambda: trial.files, said.append)
+    asking = DryRuns(bus, profile_named("cpu"), lambda: trial.files, said.append)
     wait_for(lambda: bus.checker() is not None, 30)
     TrialQueue(bus).hand_out(trial)
     foreign = server.bus.queue(CHECKS)
@@ -353,17 +353,17 @@ def test_the_researcher_gives_up_an_abandoned_trial_and_one_that_the_queue_has_l
 
 def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> None:
     bus = server.bus_of("researcher")
-    left = ask(bus, "pause")
+    left = send(bus, "pause")
     take(server.bus.queue(REQUESTS))
 
-    desk = Desk.open(bus, receive)
-    good, bad = ask(bus, "idea", "wider"), ask(bus, "submit", "broken")
+    desk = RequestWorker.open(bus, receive)
+    good, bad = send(bus, "idea", "wider"), send(bus, "submit", "broken")
     desk.serve()
-    late = ask(bus, "stop")
+    late = send(bus, "stop")
 
-    assert [answer(bus, request, 1) for request in (left, good)] == ["taken in", "taken in"]
-    assert answer(bus, bad, 1) == "refused: ValueError: broken"
-    assert withdraw(bus, late)
+    assert [wait_reply(bus, request, 1) for request in (left, good)] == ["taken in", "taken in"]
+    assert wait_reply(bus, bad, 1) == "refused: ValueError: broken"
+    assert cancel(bus, late)
     for who in ("researcher", "llm"):
         bus.say(who, "serving")
         assert bus.doing(who) == "serving"
@@ -372,22 +372,22 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
 
 def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(server: Guarded) -> None:
     client = server.bus_of("client")
-    desk = Desk.open(server.bus_of("researcher"), receive)
+    desk = RequestWorker.open(server.bus_of("researcher"), receive)
 
-    asked = [ask(client, kind, "body") for kind in KINDS]
+    asked = [send(client, kind, "body") for kind in KINDS]
     desk.serve()
-    late = ask(client, "stop")
+    late = send(client, "stop")
 
-    assert [answer(client, request, 1) for request in asked] == ["taken in"] * len(KINDS)
-    assert answer(client, late, 1) is None
-    assert withdraw(client, late)
+    assert [wait_reply(client, request, 1) for request in asked] == ["taken in"] * len(KINDS)
+    assert wait_reply(client, late, 1) is None
+    assert cancel(client, late)
     client.doing("researcher"), client.trainer(), client.read_progress("e-1-t0-a0")
     assert server.refusals() == []
 
 
 def test_overnight_asks_as_a_client_where_no_night_is(server: Guarded, tmp_path: Path) -> None:
     researcher = server.bus_of("researcher")
-    desk = Desk.open(researcher, receive)
+    desk = RequestWorker.open(researcher, receive)
     researcher.say("researcher", "measuring")
     door = {"REDIS_URL": server.url("client"), "REDIS_PASSWORD_FILE": str(server.password_file("client"))}
     argv = [sys.executable, "-m", "services.cli", "idea", "wider", "--state", str(tmp_path)]
@@ -424,25 +424,25 @@ def test_what_a_client_may_write_cannot_move_the_desk_to_anything_else(
     forge(client, "idea-00000000000f", "os.mkdir", str(witness), origin=TRIALS)
     client.connection.rpush("rq:queue:requests", waiting.id, "rubbish")
 
-    Desk.open(server.bus_of("researcher"), receive).serve()
+    RequestWorker.open(server.bus_of("researcher"), receive).serve()
 
     assert not witness.exists()
     assert trials.look(waiting.id, waiting.digest) == Waiting()
     assert server.bus.connection.llen("rq:queue:requests:intermediate") == 0
     for number in "012bcde":
-        assert answer(client, f"idea-00000000000{number}", 1) == "taken in"
-    assert "is no work of this process" in str(answer(client, "idea-00000000000a", 1))
+        assert wait_reply(client, f"idea-00000000000{number}", 1) == "taken in"
+    assert "is no work of this process" in str(wait_reply(client, "idea-00000000000a", 1))
 
 
 def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Guarded, tmp_path: Path) -> None:
     everything = RedisServer(server.url("test"), PASSWORDS["test"], None, "", None, "given")
-    night = ScriptedNight(tmp_path, everything)
+    night = ScriptedRun(tmp_path, everything)
     try:
         night.start_trainer()
         door = {"REDIS_URL": server.url("researcher"), "REDIS_PASSWORD_FILE": str(server.password_file("researcher"))}
         researcher = night.start_researcher(**door, EXPERIMENTS=3, PROPOSER="hybrid")
         assert researcher.wait(90) == 0, night.output()
-        choices = Choices("cpu", None, str(night.subject), None)
+        choices = RunConfig("cpu", None, str(night.subject), None)
         (night.journal / CHOICES_FILE).write_text(json.dumps(dataclasses.asdict(choices)))
         look = [sys.executable, "-m", "services.cli", "status", "--state", str(tmp_path)]
         subprocess.run(look, env=os.environ | door, check=True, timeout=60)
@@ -451,7 +451,7 @@ def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: 
         night.end()
 
 
-def forge(client: Bus, request: str, function: str, *arguments: str, **fields: str) -> None:
+def forge(client: RedisClient, request: str, function: str, *arguments: str, **fields: str) -> None:
     """Write a request by hand, with whatever RQ would read in it."""
     work = json.dumps([function, None, arguments, {}])
     client.connection.hset(f"rq:job:{request}", mapping={"data": work, "origin": REQUESTS, "status": "queued"} | fields)

@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from researcher.queues.requests import ask
+from researcher.queues.requests import send
 from services.redis.acl import SERVICES
 from services.redis.binary import choose_binary, parse_version
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST, RedisServer, running_server, start_server
 from tests.fixtures.servers import open_server
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, BusError, connect
+from trainer.jobs import RUN_TRIAL, TRIALS, BusError, RedisClient, connect
 
 
 @pytest.fixture(autouse=True)
@@ -213,11 +213,11 @@ def test_each_service_may_do_its_own_part_only(folder: Path) -> None:
     trainer, researcher, client = (bus_of(server, user) for user in ("trainer", "researcher", "client"))
 
     hand_out(researcher)
-    request = ask(client, "idea", "wider")
+    request = send(client, "idea", "wider")
 
     assert trainer.queue(TRIALS).fetch_job("e-1-t0-a0") is not None
     refused = [
-        lambda: ask(trainer, "stop"),
+        lambda: send(trainer, "stop"),
         lambda: hand_out(trainer),
         lambda: researcher.connection.xadd("rq:results:e-1-t0-a0", {"type": 1}),
         researcher.connection.flushall,
@@ -362,11 +362,11 @@ def rights(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def bus_of(server: RedisServer, user: str) -> Bus:
-    return Bus(connect(server.url_for(user), password=passwords(server)[user], patient=False))
+def bus_of(server: RedisServer, user: str) -> RedisClient:
+    return RedisClient(connect(server.url_for(user), password=passwords(server)[user], patient=False))
 
 
-def hand_out(bus: Bus) -> None:
+def hand_out(bus: RedisClient) -> None:
     bus.queue(TRIALS).enqueue_call(RUN_TRIAL, job_id="e-1-t0-a0", unique=True)
 
 

@@ -34,7 +34,7 @@ from services.stack.changes import changes, times
 from services.stack.digests import NoImages, digest_in, pin
 from services.stack.follow import Ending, run_after, watch_night
 from services.stack.results import fetch, unpack
-from services.stack.up import Wish, bring_up
+from services.stack.up import UpOptions, bring_up
 from tests import ROOT
 
 TOY = """\
@@ -75,7 +75,7 @@ case "$1 $2" in
 esac
 """
 BEGAN = datetime(2026, 11, 22, 20, tzinfo=UTC)
-WISH = Wish(Mode.GPU, {}, None)
+WISH = UpOptions(Mode.GPU, {}, None)
 
 
 class Toy:

@@ -17,14 +17,14 @@ import services.views.follow
 from researcher.journal import reader
 from researcher.journal.database import JOURNAL_FILE, experiment_of
 from researcher.journal.records import Decision, Experiment
-from services.machine.state import CHOICES_FILE, Choices, State
+from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.redis.server import RedisServer
 from services.views.client import ENDED, REFUSED, DoorError
 from services.views.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
 from services.views.follow import _see as see
 from tests.fixtures.journal_story import Story
 from tests.fixtures.servers import open_server
-from trainer.jobs import Bus, connect
+from trainer.jobs import RedisClient, connect
 
 Step = Callable[[], object]
 
@@ -36,12 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def bus(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
+def bus(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisClient]:
     secret = tmp_path / "password"
     secret.write_text(server.password or "")
     monkeypatch.setenv("REDIS_URL", server.url)
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(secret))
-    found = Bus(connect(server.url, password=server.password))
+    found = RedisClient(connect(server.url, password=server.password))
     yield found
     found.connection.flushall()
     found.connection.close()
@@ -50,7 +50,7 @@ def bus(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def story(tmp_path: Path) -> Iterator[Story]:
     made = Story(tmp_path / "journal")
-    choices = Choices(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
+    choices = RunConfig(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
     (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
     yield made
     made.journal.close()
@@ -70,7 +70,7 @@ def follow(state: Path, *steps: Step, terminal: bool = False) -> tuple[int, str]
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 def test_it_follows_until_the_night_has_ended_and_shows_how_it_stands(
-    bus: Bus, story: Story, tmp_path: Path, terminal: bool
+    bus: RedisClient, story: Story, tmp_path: Path, terminal: bool
 ) -> None:
     story.baseline(1.80, 1.82)
     bus.say("researcher", "drafting")
@@ -88,7 +88,7 @@ def test_it_follows_until_the_night_has_ended_and_shows_how_it_stands(
 
 
 def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
-    bus: Bus, story: Story, tmp_path: Path
+    bus: RedisClient, story: Story, tmp_path: Path
 ) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("before", 1.75, Decision.KEEP)
@@ -108,7 +108,7 @@ def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
 
 
 def test_what_cannot_change_any_more_is_read_once_however_long_it_follows(
-    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bus: RedisClient, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
 
@@ -127,7 +127,7 @@ def test_what_cannot_change_any_more_is_read_once_however_long_it_follows(
 
 
 def test_another_journal_in_its_place_is_seen_after_a_while(
-    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bus: RedisClient, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replace() -> None:
         (tmp_path / "journal").rename(tmp_path / "before")
@@ -144,7 +144,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
     assert "baseline  1.610000 over 2 seeds" in text
 
 
-def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: Bus, tmp_path: Path) -> None:
+def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: RedisClient, tmp_path: Path) -> None:
     def begin() -> None:
         made = Story(tmp_path / "journal")
         made.baseline(1.80, 1.82)
@@ -156,7 +156,9 @@ def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: Bus, tmp_
     assert ENDED in text
 
 
-def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(bus: Bus, story: Story, tmp_path: Path) -> None:
+def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(
+    bus: RedisClient, story: Story, tmp_path: Path
+) -> None:
     (tmp_path / "journal" / JOURNAL_FILE).unlink()
     bus.say("llm", "none: pulling its model")
 
@@ -167,7 +169,7 @@ def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(bus: Bus, s
 
 
 def test_a_server_that_is_away_is_waited_for(
-    bus: Bus, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: RedisServer
+    bus: RedisClient, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: RedisServer
 ) -> None:
     story.baseline(1.80, 1.82)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
@@ -179,7 +181,7 @@ def test_a_server_that_is_away_is_waited_for(
     assert code == OVER
 
 
-def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: Bus, tmp_path: Path) -> None:
+def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: RedisClient, tmp_path: Path) -> None:
     bus.say("researcher", f"{REFUSED}: another card")
 
     code, text = follow(tmp_path)
@@ -188,7 +190,7 @@ def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: Bus, tmp_p
     assert "refused: another card" in text
 
 
-def test_ctrl_c_only_leaves(bus: Bus, story: Story, tmp_path: Path) -> None:
+def test_ctrl_c_only_leaves(bus: RedisClient, story: Story, tmp_path: Path) -> None:
     def ctrl_c() -> None:
         raise KeyboardInterrupt
 

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from researcher.journal.records import Decision
 from researcher.proposers.escalation import belongs_to
-from researcher.report.view import Now
+from researcher.report.view import LiveStatus
 from services import __main__ as stack
 from services import cli
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
-from trainer.jobs import Progress, Seen
+from trainer.jobs import Progress, WorkerStatus
 
 AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
 
@@ -28,13 +28,13 @@ def seen(scene: Scene) -> str:
 
 
 def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
-    assert "the researcher starts" in seen(Scene(None, Now("the researcher starts", None, None), 12, 3.0, ""))
+    assert "the researcher starts" in seen(Scene(None, LiveStatus("the researcher starts", None, None), 12, 3.0, ""))
 
 
 def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
-    trainer = Seen("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
+    trainer = WorkerStatus("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
 
-    text = seen(Scene(None, Now("waiting", None, None, trainer), None, 3.0, ""))
+    text = seen(Scene(None, LiveStatus("waiting", None, None, trainer), None, 3.0, ""))
 
     assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
 
@@ -44,7 +44,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
     story.try_out("broken", None, Decision.CRASH)
-    now = Now("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
+    now = LiveStatus("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
 
     text = seen(Scene(story.night(), now, 12, 65.0, "trainer running"))
 
@@ -78,7 +78,7 @@ def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_pat
 
 
 def test_an_alarm_comes_first() -> None:
-    now = Now("trial t-3-t0-a0", None, None)
+    now = LiveStatus("trial t-3-t0-a0", None, None)
 
     text = seen(Scene(None, now, None, 1.0, "", "no trial has ended for 61 s"))
 
@@ -117,7 +117,7 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
 
     with console.capture() as captured:
         console.print(
-            draw(Scene(story.night(), Now("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
+            draw(Scene(story.night(), LiveStatus("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
         )
 
     story.journal.close()

@@ -8,48 +8,48 @@ import pytest
 
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import wait_for
-from trainer.jobs import Bus, Progress, Seen, connect
+from trainer.jobs import Progress, RedisClient, WorkerStatus, connect
 from trainer.jobs.bus import TRAINER
 from trainer.worker.heartbeat import IDLE, TTL_S, Heartbeat, Publisher
 
 
 @pytest.fixture(scope="module")
-def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClient]:
     with open_server(tmp_path_factory.mktemp("server")) as server:
         connection = connect(server.url, password=server.password, patient=False)
-        yield Bus(connection)
+        yield RedisClient(connection)
         connection.close()
 
 
-def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Bus) -> None:
+def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: RedisClient) -> None:
     presence = Heartbeat(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744)
 
     presence.show(IDLE)
     idle = bus.trainer()
     presence.show("timed", "t-1-t0-a0", token=3)
 
-    assert idle == Seen("trainer-a", "idle", "48gb", 31744)
-    assert bus.trainer() == Seen("trainer-a", "timed", "48gb", 31744)
+    assert idle == WorkerStatus("trainer-a", "idle", "48gb", 31744)
+    assert bus.trainer() == WorkerStatus("trainer-a", "timed", "48gb", 31744)
     assert 0 < bus.connection.ttl(TRAINER) <= TTL_S
 
 
-def test_while_a_trial_runs_its_publisher_shows_them_too(bus: Bus) -> None:
+def test_while_a_trial_runs_its_publisher_shows_them_too(bus: RedisClient) -> None:
     publisher = Publisher(Heartbeat(bus.connection, "trainer-b", profile="cpu", no_user="all are taken"), "t-1-t0-a0")
 
     publisher.report(Progress("scoring", 1.0, 15.0))
-    wait_for(lambda: bus.trainer() == Seen("trainer-b", "scoring", "cpu", None, no_user="all are taken"), 10)
+    wait_for(lambda: bus.trainer() == WorkerStatus("trainer-b", "scoring", "cpu", None, no_user="all are taken"), 10)
     publisher.close()
 
 
-def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: Bus) -> None:
+def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: RedisClient) -> None:
     Heartbeat(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744).show(IDLE)
 
     Heartbeat(bus.connection, "trainer-c").show(IDLE)
 
-    assert bus.trainer() == Seen("trainer-c", "idle", None, None)
+    assert bus.trainer() == WorkerStatus("trainer-c", "idle", None, None)
 
 
-def test_no_trainer_is_none(bus: Bus) -> None:
+def test_no_trainer_is_none(bus: RedisClient) -> None:
     presence = Heartbeat(bus.connection, "trainer-a")
     presence.show(IDLE)
 
@@ -58,7 +58,7 @@ def test_no_trainer_is_none(bus: Bus) -> None:
     assert bus.trainer() is None
 
 
-def test_however_often_a_trial_reports_redis_hears_only_the_newest_now_and_then(bus: Bus) -> None:
+def test_however_often_a_trial_reports_redis_hears_only_the_newest_now_and_then(bus: RedisClient) -> None:
     def written() -> int:
         return int(bus.connection.info("commandstats").get("cmdstat_hset", {"calls": 0})["calls"])
 

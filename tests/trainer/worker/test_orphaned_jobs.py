@@ -12,20 +12,20 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from tests.fixtures.servers import open_server
-from trainer.jobs import TRIALS, Bus, connect
+from trainer.jobs import TRIALS, RedisClient, connect
 from trainer.worker.orphaned_jobs import take_over
 
 
 @pytest.fixture(scope="module")
-def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClient]:
     with open_server(tmp_path_factory.mktemp("server")) as server:
-        made = Bus(connect(server.url, password=server.password))
+        made = RedisClient(connect(server.url, password=server.password))
         yield made
         made.connection.close()
 
 
 @pytest.fixture
-def queue(bus: Bus) -> Queue:
+def queue(bus: RedisClient) -> Queue:
     bus.connection.flushall()
     return bus.queue(TRIALS)
 

@@ -20,7 +20,7 @@ from rq import Callback
 from rq.job import Job
 
 from tests.fixtures.trials import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
-from trainer.jobs import RUN_TRIAL, TRIALS, Bus, Outcome, TrialResult, TrialSpec, connect
+from trainer.jobs import RUN_TRIAL, TRIALS, Outcome, RedisClient, TrialResult, TrialSpec, connect
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
@@ -33,7 +33,7 @@ WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120
 @dataclass(frozen=True)
 class Server:
     url: str
-    bus: Bus
+    bus: RedisClient
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def running_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Serv
     url = f"redis://127.0.0.1:{port}/0"
     connection = connect(url)
     connection.ping()
-    yield process, Server(url, Bus(connection))
+    yield process, Server(url, RedisClient(connection))
     connection.close()
     process.terminate()
     process.wait(10)
