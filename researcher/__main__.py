@@ -73,7 +73,7 @@ class StopSwitch:
 
 
 def main() -> int:
-    """Run the night. Returns the exit code."""
+    """Carry out the run. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -108,7 +108,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
         )
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
         with closing(lab.proposers):
-            logger.info("the night has ended: %s", run_until_goal(lab))
+            logger.info("the run has ended: %s", run_until_goal(lab))
 
 
 def _user_repository(settings: Settings) -> UserRepository | None:

@@ -1,4 +1,4 @@
-"""The night's clock: seconds since the epoch that never go back, whatever is done to the machine's clock.
+"""The run's clock: seconds since the epoch that never go back, whatever is done to the machine's clock.
 
 What came first follows from the times in the journal, so the clock begins no earlier than the last of them. Set forward
 it follows; set back it goes on from where it was. Does not cover the clocks of other machines.

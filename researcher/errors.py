@@ -6,8 +6,8 @@ ResearcherError
 ├── LlmUnavailable        no LLM can be reached, or it cannot serve this model: try again later
 │   ├── ModelMissing     the server is there without it
 │   ├── LlmTimeout      it took a question and never began to answer
-│   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the card
-│   ├── ModelNotUnloaded       it does not leave the card that a trial needs
+│   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the GPU
+│   ├── ModelNotUnloaded       it does not leave the GPU that a trial needs
 │   └── SpendingLimitReached       what its answer may cost does not fit into what is left to spend
 ├── BadLlmResponse       the LLM answered, but not with an answer
 │   ├── ReasoningUsedUpOutput  it thought, and nothing came of it
@@ -44,11 +44,11 @@ class LlmTimeout(LlmUnavailable):
 
 
 class ModelDoesNotFit(LlmUnavailable):
-    """The model cannot be loaded as asked, or not wholly onto the card."""
+    """The model cannot be loaded as asked, or not wholly onto the GPU."""
 
 
 class ModelNotUnloaded(LlmUnavailable):
-    """The model does not leave the card that a trial needs."""
+    """The model does not leave the GPU that a trial needs."""
 
 
 class SpendingLimitReached(LlmUnavailable):

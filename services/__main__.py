@@ -1,6 +1,6 @@
 """`python -m services`: the operator's commands behind scripts/, for the stack of containers.
 
-Errors are one sentence with the next step, and exit code 2. What is asked of a night itself is `overnight`, inside the
+Errors are one sentence with the next step, and exit code 2. What is asked of a run itself is `overnight`, inside the
 researcher's container.
 """
 
@@ -59,14 +59,12 @@ def up(
     experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
     hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
-    then: Annotated[str | None, typer.Option(help="Shell command to run here once the night has ended.")] = None,
+    then: Annotated[str | None, typer.Option(help="Shell command to run here once the run has ended.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
 ) -> None:
-    """Check, build, start, wait until all is healthy, and show the night. What runs already is left alone."""
+    """Check, build, start, wait until all is healthy, and show the run. What runs already is left alone."""
     if detach and then is not None:
-        raise StackError(
-            "--then waits for the end of the night; next: leave --detach out, and use nohup or systemd-run"
-        )
+        raise StackError("--then waits for the end of the run; next: leave --detach out, and use nohup or systemd-run")
     limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
     wish = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
@@ -83,13 +81,13 @@ def up(
 
 @app.command()
 def status() -> None:
-    """Show the containers, and how the night stands."""
+    """Show the containers, and how the run stands."""
     stack = _stack(_facts())
     containers = _those_up(stack)
     for each in containers:
         console.print(told(stack, each), markup=False)
     if not any(each.service == RESEARCHER and each.state == "running" for each in containers):
-        raise StackError("the night is not running; next: scripts/up")
+        raise StackError("the run is not running; next: scripts/up")
     raise typer.Exit(stack.execute(RESEARCHER, "overnight", "status", terminal=_on_terminal()))
 
 
@@ -111,21 +109,21 @@ def logs(
 
 @app.command()
 def down() -> None:
-    """Stop cleanly and remove the containers; everything that a night is made of stays."""
+    """Stop cleanly and remove the containers; everything that a run is made of stays."""
     stack = _stack(_facts())
     if not stack.containers():
         console.print("nothing is up")
         return
     code = stack.down()
     if code == 0:
-        console.print(f"down. Kept: the volumes {', '.join(stack.volumes())}; scripts/up goes on with the night")
+        console.print(f"down. Kept: the volumes {', '.join(stack.volumes())}; scripts/up goes on with the run")
     raise typer.Exit(code)
 
 
 @app.command(name="doctor")
 def examine(
     cpu: Cpu = False,
-    local: Annotated[bool, typer.Option("--local", help="For a night without containers.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="For a run without containers.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write a file for an issue, without secrets.")] = None,
 ) -> None:
     """Say what this machine has and lacks. Changes nothing."""
@@ -191,7 +189,7 @@ def _stack(facts: Facts) -> Stack:
 def _those_up(stack: Stack) -> list[Container]:
     found = stack.containers()
     if not found:
-        raise StackError("nothing is up; next: scripts/up (a night without containers: .venv/bin/overnight status)")
+        raise StackError("nothing is up; next: scripts/up (a run without containers: .venv/bin/overnight status)")
     return found
 
 

@@ -1,6 +1,6 @@
 """The `overnight` command: a thin rim around the read model, the request queue and local mode.
 
-Everything a person can do to a night is here. Errors are one sentence with the next step, and exit code 2.
+Everything a person can do to a run is here. Errors are one sentence with the next step, and exit code 2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ console = Console(markup=False)  # what candidates and models wrote is shown as 
 StateOption = Annotated[
     Path | None,
     typer.Option(
-        "--state", help="Folder of the night.", show_default="~/.local/state/overnight; root: /var/lib/overnight"
+        "--state", help="Folder of the run.", show_default="~/.local/state/overnight; root: /var/lib/overnight"
     ),
 ]
 BAD_USE = 2
@@ -72,7 +72,7 @@ def _refuse(message: str) -> NoReturn:
 def run(
     state: StateOption = None,
     experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
-    profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the card, else cpu.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the GPU, else cpu.")] = None,
     budget: Annotated[float | None, typer.Option(min=0.1, help=TABLE["BUDGET"].summary)] = None,
     subject: Annotated[Path | None, typer.Option(help="Your own git repository with train.py and prepare.py.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files to train on.")] = None,
@@ -90,7 +90,7 @@ def run(
         bool, typer.Option("--unsafe-local", help="Run candidates also where the kernel cannot wall them in.")
     ] = False,
 ) -> None:
-    """Run the night on this machine, or go on with it: set-up, baseline, experiments, summary."""
+    """Start a run on this machine, or continue it: set-up, baseline, experiments, summary."""
     from services.local import RunOptions, run_local  # noqa: PLC0415 - the other commands start faster without it
 
     researcher = {
@@ -121,9 +121,9 @@ def run(
 def status(
     state: StateOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Until the night has ended; Ctrl-C only leaves.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the run has ended; Ctrl-C only leaves.")] = False,
 ) -> None:
-    """Show how the night stands."""
+    """Show how the run stands."""
     if follow:
         raise typer.Exit(follow_night(_state(state), console))
     show.show_status(_state(state), console, as_json=as_json)
@@ -161,7 +161,7 @@ def idea(text: str, state: StateOption = None) -> None:
 
 @app.command()
 def submit(file: Path, state: StateOption = None) -> None:
-    """Put a train.py of your own into the night; it runs as it is."""
+    """Put a train.py of your own into the run; it runs as it is."""
     try:
         source = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -189,7 +189,7 @@ def resume(state: StateOption = None) -> None:
 
 @app.command()
 def stop(state: StateOption = None) -> None:
-    """End the night cleanly; `run` goes on with it later."""
+    """End the run cleanly; `run` goes on with it later."""
     _ask(state, "stop")
 
 
@@ -206,7 +206,7 @@ def export(
 def init(
     subject: Annotated[Path, typer.Option(help="Your own git repository with train.py and prepare.py.")],
     yes: Annotated[bool, typer.Option("--yes", help="Run its prepare.py without asking.")] = False,
-    profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Detected from the GPU if not given.")] = None,
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds a trial trains; else its TIME_BUDGET.")] = None,
     train_rows: Annotated[int | None, typer.Option(min=1, help="At most; 1 GiB of tokens if not given.")] = None,
     read: Annotated[list[Path] | None, typer.Option(help="Let its prepare.py read this folder, too.")] = None,
@@ -222,7 +222,7 @@ def init(
 
 @app.command()
 def prepare(
-    profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Detected from the GPU if not given.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files.")] = None,
     unseen: Annotated[Path | None, typer.Option(help="Folder of private text on which a claim must gain.")] = None,
     state: StateOption = None,
@@ -239,7 +239,7 @@ def prepare(
 @app.command()
 def pull(
     model: Annotated[str | None, typer.Argument(help="Ollama's name of it; else MODEL or the profile's.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Detected from the card if not given.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Detected from the GPU if not given.")] = None,
     ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary, envvar="OLLAMA_HOST")] = None,
 ) -> None:
     """Have Ollama pull the LLM's model, and watch; broken off, the same command goes on where it was."""
@@ -259,7 +259,7 @@ def trial(
     seed: Annotated[int, typer.Option(help="The trial's seed.")] = 42,
     state: StateOption = None,
 ) -> None:
-    """Run one trusted trial of a train.py by hand, outside of any night, and print its score."""
+    """Run one trusted trial of a train.py by hand, outside of any run, and print its score."""
     from services.single_trial import run_by_hand  # noqa: PLC0415 - costs the trainer
 
     raise typer.Exit(run_by_hand(_state(state), file, seed, console))
@@ -270,7 +270,7 @@ def doctor(
     report: Annotated[Path | None, typer.Option(help="Write all of it to a file too, without secrets.")] = None,
     state: StateOption = None,
 ) -> None:
-    """Look at what this machine has and lacks for a night here; change nothing."""
+    """Look at what this machine has and lacks for a run here; change nothing."""
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
     facts = this_machine(Path(__file__).resolve().parents[1], _state(state))

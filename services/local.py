@@ -1,4 +1,4 @@
-"""Local mode: one night as plain processes on this machine, with an embedded server, from set-up to summary.
+"""Local mode: one run as plain processes on this machine, with an embedded server, from set-up to summary.
 
 The same services as in containers, started in order and watched until the researcher ends. Everything lies below the
 state folder, so the same command goes on where the last one stopped.
@@ -53,7 +53,7 @@ class RunOptions:
 
 
 def run_local(state: State, wish: RunOptions, console: Console) -> int:
-    """Run the night until its goal, a stop or Ctrl-C. Returns the exit code."""
+    """Carry on until the run's goal, a stop or Ctrl-C. Returns the exit code."""
     choices = state.settle(
         profile=wish.profile,
         budget=wish.budget,
@@ -121,7 +121,7 @@ def _trainer(state: State, wish: RunOptions, server: RedisServer) -> Child:
 
 
 def _checker(state: State, wish: RunOptions, server: RedisServer) -> Child:
-    """Only an LLM's candidates are checked. No exit of it is a last word: the night goes on without."""
+    """Only an LLM's candidates are checked. No exit of it is a last word: the run goes on without."""
     argv = [*_worker(wish, server, acl.CHECKER.name, state.data, state.checks), "--checks"]
     return Child(CHECKER, ("nice", "-n", "10", *argv), state.logs / "checker.log", final_codes=frozenset())
 

@@ -23,7 +23,7 @@ from trainer.trial.trial import run_trial
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     """Score `file` as a trial would be. Returns 0 when it got a score."""
     if is_running(state):
-        raise DoorError("a night is running here and would share the machine; put the file into it: `overnight submit`")
+        raise DoorError("a run is going on here and would share the machine; put the file into it: `overnight submit`")
     choices = state.settle(detect=lambda: detect_profile(gpus()))
     profile = choices.trial_profile()
     manifest = settle_data(state, choices, console)

@@ -77,7 +77,7 @@ SHOWS_THE_NIGHT = {"researcher/report/picture.py"}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
 # of the GPU profiles lies. The last three are no addresses: Debian's package of the Docker engine, CDI's name of a
-# card, the namespace of SVG.
+# GPU, the namespace of SVG.
 HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|co|ai|example)\b", re.IGNORECASE)
 KNOWN_HOST = re.compile(
     r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io|nvidia\.com|www\.w3\.org"

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     duty: Role = DRY_RUN_ROLE if options.checks else TRIAL_ROLE
     if duty is DRY_RUN_ROLE:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything looks: neither we nor a candidate of ours has a card
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything looks: neither we nor a candidate of ours has a GPU
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"{duty.name}-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
@@ -120,7 +120,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Runs the trials of the queue `trials`.")
-    parser.add_argument("--checks", action="store_true", help="work the queue `checks` instead, without any card")
+    parser.add_argument("--checks", action="store_true", help="work the queue `checks` instead, without any GPU")
     parser.add_argument("--redis", required=True, metavar="URL", help="redis://host:port/0")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the server's password")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="data folder of `overnight prepare`")
@@ -128,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
     parser.add_argument("--name", help="this worker's name; default: trainer-HOST-PID or checker-HOST-PID")
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
-    parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's card fits")
-    parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the card's memory")
+    parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's GPU fits")
+    parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the GPU's memory")
     parser.add_argument(
         "--unsafe-local", action="store_true", help="work also where the walls around a candidate have a hole"
     )

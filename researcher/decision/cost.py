@@ -10,7 +10,7 @@ from researcher.source.proposal import LlmCost
 
 @dataclass(frozen=True)
 class Cost:
-    """What the night took. An hour of the machine costs the same in a trial and while the LLM answers; money is None
+    """What the run took. An hour of the machine costs the same in a trial and while the LLM answers; money is None
     where no price was given."""
 
     trial_s: float

@@ -4,9 +4,9 @@ The loop gathers the values from the journal, the simulation in `tests/bench` fr
 functions, so a rule is changed here and nowhere else.
 
 Search and claim are two things. The walk keeps provisionally whatever beats the incumbent by a small margin that grows
-with added code; the claim is made by fresh seeds of the head against the last confirmed state. Simulated nights behind
+with added code; the claim is made by fresh seeds of the head against the last confirmed state. Simulated runs behind
 these numbers: a strict test on every keep throws away two thirds of the gain, a greedy walk that is believed invents
-4.6 improvements a night out of nothing. Scores are bits per byte, lower is better.
+4.6 improvements a run out of nothing. Scores are bits per byte, lower is better.
 """
 
 from __future__ import annotations

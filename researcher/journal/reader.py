@@ -42,7 +42,7 @@ from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 Row = TypeVar("Row")
 _RAN_OUT_READ = 16
 
-# Sources, proposals and results stay in the file until asked for: a long night holds megabytes of them.
+# Sources, proposals and results stay in the file until asked for: a long run holds megabytes of them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
     " val_bpb, heldout_bpb, unseen_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats,"

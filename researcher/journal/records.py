@@ -1,4 +1,4 @@
-"""The night as data: a run, its experiments, their trials, confirmations and requests, as the journal holds them.
+"""The run as data: a run, its experiments, their trials, confirmations and requests, as the journal holds them.
 
 Read this and `trainer.jobs` first. Rows are immutable; a state changes only through `researcher.journal.writer`.
 `outcome` is what happened to a candidate, `decision` what we did, `verdict` what fresh seeds said of a claim.
@@ -66,7 +66,7 @@ ASKED_TO_PAUSE = "a person asked for it"
 
 @dataclass(frozen=True)
 class Prices:
-    """What a night costs, in the owner's currency. None where the owner did not say."""
+    """What a run costs, in the owner's currency. None where the owner did not say."""
 
     per_hour: float | None = None
     per_mtoken: float | None = None
@@ -89,7 +89,7 @@ class Run:
     paused: str | None
     prices: Prices
     created_at: float
-    ended: str | None = None  # why the night is over; None while it goes on, and in a journal older than this
+    ended: str | None = None  # why the run is over; None while it goes on, and in a journal older than this
     going_since: float | None = None  # the last start, or the end of the last pause
     seed_key: str | None = None  # what the seeds of trials are drawn from; None in a journal older than this
 

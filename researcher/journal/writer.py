@@ -1,4 +1,4 @@
-"""The journal's steps: every step of the night, written down before its consequences. SQLite decides.
+"""The journal's steps: every step of the run, written down before its consequences. SQLite decides.
 
 Each method is one transaction and names the state it starts from; a step that does not fit the state raises
 JournalError and changes nothing. So every step can be repeated after a crash, and nothing is decided twice.

@@ -1,7 +1,7 @@
-"""Where the LLM goes on a card of each profile, and whether it and the trainer fit there: pure arithmetic.
+"""Where the LLM goes on a GPU of each profile, and whether it and the trainer fit there: pure arithmetic.
 
-Sizes are MiB of the card's own memory, totals as NVML tells them (a "48 GB" card has 44 to 48 GiB). The reserves are
-computed, not measured on a card: weights, f16 KV, compute buffers, the CUDA context, and about a tenth more.
+Sizes are MiB of the GPU's own memory, totals as NVML tells them (a "48 GB" GPU has 44 to 48 GiB). The reserves are
+computed, not measured on a GPU: weights, f16 KV, compute buffers, the CUDA context, and about a tenth more.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from trainer.jobs import Profile, profile_named
 
 _GIB = 1024
-SMALL_CARD_MIB = 22 * _GIB  # NVML shows 22 GiB and more for a "24 GB" card
+SMALL_CARD_MIB = 22 * _GIB  # NVML shows 22 GiB and more for a "24 GB" GPU
 LEAST_CAP_MIB = 2 * _GIB  # below this the smallest profile does not train
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What is asked of Ollama. `reserve_mib` is what is set aside of the card for it, None without a card.
+    """What is asked of Ollama. `reserve_mib` is what is set aside of the GPU for it, None without a GPU.
 
-    Where it is not `resident` it leaves the card before a trial begins. `num_batch` is fixed because Ollama's own
+    Where it is not `resident` it leaves the GPU before a trial begins. `num_batch` is fixed because Ollama's own
     choice grows with the context and takes up to 2 GiB.
     """
 
@@ -48,7 +48,7 @@ def placement_for(profile_name: str) -> Placement:
 
 @dataclass(frozen=True)
 class Split:
-    """One card shared by an LLM and a trainer. A `resident` LLM is there while the trainer runs, another is not."""
+    """One GPU shared by an LLM and a trainer. A `resident` LLM is there while the trainer runs, another is not."""
 
     total_mib: int
     reserve_mib: int
@@ -92,10 +92,10 @@ def margin_mib(total_mib: int) -> int:
 
 
 def split_for(profile: Profile, total_mib: int, *, reserve_mib: int | None = None, cap_mib: int | None = None) -> Split:
-    """The split of a card under a GPU profile; what is given replaces the profile's own numbers. No LLM reserves 0."""
+    """The split of a GPU under a GPU profile; what is given replaces the profile's own numbers. No LLM reserves 0."""
     placement = placement_for(profile.name)
     reserve_mib = placement.reserve_mib if reserve_mib is None else reserve_mib
     cap_mib = profile.caps.vram_mib if cap_mib is None else cap_mib
-    assert reserve_mib is not None, f"profile {profile.name} has no card to split"
-    assert cap_mib is not None, f"profile {profile.name} has no card to split"
+    assert reserve_mib is not None, f"profile {profile.name} has no GPU to split"
+    assert cap_mib is not None, f"profile {profile.name} has no GPU to split"
     return Split(total_mib, reserve_mib, cap_mib, margin_mib(total_mib), placement.resident)

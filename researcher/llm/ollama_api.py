@@ -29,7 +29,7 @@ _TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DO
 class OllamaSettings(Deadlines):
     """Where to ask, how the model is placed, and how long to wait.
 
-    `resident` says that it stays loaded while a trial runs, `reserve_mib` the most of the card that it may take then.
+    `resident` says that it stays loaded while a trial runs, `reserve_mib` the most of the GPU that it may take then.
     `leave_s` bounds how long an unloaded model may linger.
     """
 
@@ -65,7 +65,7 @@ class OllamaSettings(Deadlines):
 
     @property
     def keep_alive(self) -> int | str:
-        """For ever beside a trainer of its own; a computer without one may want its memory back after the night."""
+        """For ever beside a trainer of its own; a computer without one may want its memory back after the run."""
         if not self.resident:
             return 0
         return -1 if self.on_gpu else "30m"

@@ -86,13 +86,13 @@ class Residence:
                 f"set NUM_CTX={found.context} or another MODEL"
             )
         if settings.on_gpu and found.on_card < found.size:
-            beside = "beside the trainer" if settings.resident else "onto the card"
+            beside = "beside the trainer" if settings.resident else "onto the GPU"
             spilt, size = (found.size - found.on_card) / _GIB, found.size / _GIB
             return f"{settings.model} does not fit {beside}: {spilt:.1f} of {size:.1f} GiB on the CPU; {_SMALLER}"
         reserve_mib = settings.reserve_mib if settings.on_gpu and settings.resident else None
         if reserve_mib is not None and found.on_card > reserve_mib * 2**20:
             return (
-                f"{settings.model} takes {found.on_card / _GIB:.1f} GiB of the card, and {reserve_mib / 1024:.1f} GiB "
+                f"{settings.model} takes {found.on_card / _GIB:.1f} GiB of the GPU, and {reserve_mib / 1024:.1f} GiB "
                 f"are set aside for it; {_SMALLER}, or raise LLM_RESERVE_MIB and lower TRAINER_CAP_MIB"
             )
         return None
@@ -101,7 +101,7 @@ class Residence:
         return next((each for each in await self._listed(client) if same_model(each.name, self._settings.model)), None)
 
     async def _in_the_way(self, client: httpx.AsyncClient) -> list[Loaded]:
-        """On a shared card every model is; elsewhere others may use the server too."""
+        """On a shared GPU every model is; elsewhere others may use the server too."""
         return [
             each
             for each in await self._listed(client)

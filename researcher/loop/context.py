@@ -1,4 +1,4 @@
-"""The lab: everything a step of the night works with, and how one trial is measured in it.
+"""The lab: everything a step of the run works with, and how one trial is measured in it.
 
 Measuring is repeatable: the spec is rebuilt from the journal and git, the queue runs an attempt once, and an attempt
 lost to the machine buys another. A measurement that may have met with an accident is set aside, once. A trial that is
@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Goal:
-    """When the night is over: at whatever limit is reached first. None is no limit; `hours` are those of `Cost`."""
+    """When the run is over: at whatever limit is reached first. None is no limit; `hours` are those of `Cost`."""
 
     experiments: int | None = None
     hours: float | None = None
     max_cost: float | None = None
 
     def reached(self, measured: int, cost: Cost) -> str | None:
-        """Why the night is over, in words; None while it is not."""
+        """Why the run is over, in words; None while it is not."""
         if self.experiments is not None and measured >= self.experiments:
             return f"{measured} of {self.experiments} experiments are measured"
         if self.hours is not None and cost.hours >= self.hours:
@@ -57,7 +57,7 @@ class Goal:
 
 
 class Pause(StrEnum):
-    """What holds the night: trials that get lost, a state that ran and fails now, an LLM that does not leave, a disk or
+    """What holds the run: trials that get lost, a state that ran and fails now, an LLM that does not leave, a disk or
     a server that is not as it must be."""
 
     MACHINE = "machine"
@@ -160,7 +160,7 @@ class RunContext:
         return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
 
     def goal_reached(self) -> str | None:
-        """Why the night is over, in words, from the journal alone; None while it is not."""
+        """Why the run is over, in words, from the journal alone; None while it is not."""
         journal = self.journal
         cost = cost_of(self.run, journal.experiments(), journal.trials())
         return self.goal.reached(journal.measured_count(), cost)
@@ -216,7 +216,7 @@ class RunContext:
         return self.journal.experiment(trial.experiment).is_baseline
 
     def _free_card(self) -> None:
-        """No trial begins on a card that an LLM fills: its candidate would look out of memory by its own fault."""
+        """No trial begins on a GPU that an LLM fills: its candidate would look out of memory by its own fault."""
         while True:
             try:
                 self.proposers.leave_card(self.tick)

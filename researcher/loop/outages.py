@@ -20,14 +20,14 @@ from git.exc import GitCommandError
 from researcher.journal.database import error_is
 
 BAD_DAYS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
-GOES_ON = "The night goes on by itself as soon as that is mended; nothing that was measured is lost"
+GOES_ON = "The run goes on by itself as soon as that is mended; nothing that was measured is lost"
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _FULL_BELOW_BYTES = 64 * 1024
 
 
 def explain(error: BaseException, places: Iterable[Path], server: str) -> str | None:
-    """What happened in words, or None. `places` are the folders that the night writes to, the journal's first; `server`
+    """What happened in words, or None. `places` are the folders that the run writes to, the journal's first; `server`
     is Redis's address.
     """
     words = _words(error, list(places), server.partition("://")[2].rpartition("@")[2])
@@ -89,7 +89,7 @@ def _of_redis(error: redis.RedisError, server: str) -> str | None:
     match error:
         case redis.AuthenticationError() | redis.exceptions.AuthenticationWrongNumberOfArgsError():
             words = (
-                f"refuses the password of this night ({said}). Next: write its password to the file that "
+                f"refuses the password of this run ({said}). Next: write its password to the file that "
                 "REDIS_PASSWORD_FILE names, or start Redis with the one that is there"
             )
         case redis.exceptions.NoPermissionError():
@@ -108,7 +108,7 @@ def _of_redis(error: redis.RedisError, server: str) -> str | None:
 
 
 def _place_of(file: Path, places: list[Path]) -> Path:
-    """The night's folder that a file lies in, or the file itself."""
+    """The run's folder that a file lies in, or the file itself."""
     return next((place for place in places if file.is_relative_to(place)), file)
 
 

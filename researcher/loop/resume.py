@@ -1,4 +1,4 @@
-"""The night through bad days of its surroundings: said, held, and entered again.
+"""The run through bad days of its surroundings: said, held, and entered again.
 
 Recovery is the loop: after each the journal, git and Redis are opened anew and nothing is trusted that was open before.
 Holds the journal's lock all the while, and serves requests as far as the journal can be written; a stop is taken in any
@@ -37,7 +37,7 @@ SAY_AGAIN_S = 1.0
 
 
 class Switch(Protocol):
-    """How somebody ends the night: turned by a request; `look` raises once it is."""
+    """How somebody ends the run: turned by a request; `look` raises once it is."""
 
     def turn(self, by: str) -> None:
         """Ask for a stop."""
@@ -47,7 +47,7 @@ class Switch(Protocol):
 
 
 def run_through_outages(settings: Settings, night: Callable[[Backoff], None], switch: Switch) -> None:
-    """Call `night` until it returns, after each bad day once more; it is given the one back-off of this process.
+    """Call `run` until it returns, after each bad day once more; it is given the one back-off of this process.
 
     Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
     """
@@ -78,7 +78,7 @@ def _refuse_damaged(error: Exception, folder: Path) -> None:
 
 
 class _HeldDesk:
-    """What can be said and served while the night is held: one of log, Redis and journal will be there to be read."""
+    """What can be said and served while the run is held: one of log, Redis and journal will be there to be read."""
 
     def __init__(self, settings: Settings, words: str, switch: Switch, *, may_write: bool) -> None:
         self._settings = settings

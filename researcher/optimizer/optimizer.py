@@ -4,7 +4,7 @@ Everything it knows comes from the journal, so a restart loses nothing; `researc
 around an incumbent. TPE first looks around: knob by knob in the order of the file, where the shape of the model comes
 first, near the incumbent's value and on both sides, going on in a direction that helped; after a structural keep it
 does so again. Then it frees one to three knobs over all of their ranges. In two moves of five it explores instead: one
-to three knobs, drawn uniformly, as `random` does in every move. In 20 nights of a model of recorded trials looking
+to three knobs, drawn uniformly, as `random` does in every move. In 20 runs of a model of recorded trials looking
 around alone went on for all of their 100 moves, from keep to keep; with a noise of 0.012 they ended at 2.535, with
 exploring at 2.517 (`scripts/bench proposers --sigma 0.012`). CMA-ES moves all numbers at once, from generations of
 whatever was measured; what is no number is left to TPE.

@@ -1,7 +1,7 @@
 """What of a long train.py is shown: every line that tells what there is, and some parts whole, in turn.
 
 The view is made of whole lines of the source, so that they can be searched for; a comment stands for each stretch that
-is left out. The same source, room, names and turn give the same view. Nothing here reads the night.
+is left out. The same source, room, names and turn give the same view. Nothing here reads the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the LLM is told of the night: a deterministic digest of the journal. No held-out score ever goes in here."""
+"""What the LLM is told of the run: a deterministic digest of the journal. No held-out score ever goes in here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOUCHED = 4  # of them may say which parts
 def prompt_context(
     history: JournalReader, profile: Profile, program: str, source: str, idea: str | None
 ) -> PromptContext:
-    """The state of the night for one question about the incumbent's `source`."""
+    """The state of the run for one question about the incumbent's `source`."""
     recent = history.recent(HISTORY_LINES)
     number = recent[-1].number + 1 if recent else 0
     turn = number // TURN_EXPERIMENTS
@@ -86,7 +86,7 @@ def _incumbent_text(history: JournalReader, profile: Profile) -> str:
     sigma = pooled_sigma(list(scores.values()), profile.sigma_floor)
     own, baseline = scores[run.incumbent], scores[history.numbered(0).id]
     return (
-        f"It scores val_bpb {fmean(own):.6f}. The script the night began with scores {fmean(baseline):.6f}. "
+        f"It scores val_bpb {fmean(own):.6f}. The script the run began with scores {fmean(baseline):.6f}. "
         f"The same code scatters by {sigma:.6f} from seed to seed."
     )
 

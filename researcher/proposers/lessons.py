@@ -1,6 +1,6 @@
-"""What a night has learned of its edits, without any LLM: what was tried of which kind, what is dead, what came near.
+"""What a run has learned of its edits, without any LLM: what was tried of which kind, what is dead, what came near.
 
-Learned from the journal one experiment at a time; what is told of it stays bounded however long the night: counts, and
+Learned from the journal one experiment at a time; what is told of it stays bounded however long the run: counts, and
 the last or the best few of a kind. What is known of knobs is the optimiser's (`researcher.optimizer.knob_effects`).
 """
 

@@ -146,7 +146,7 @@ class LlmProposer:
             self._llm.unload(tick)
         except ModelNotUnloaded:
             raise
-        except LlmUnavailable as error:  # who cannot be asked holds no card
+        except LlmUnavailable as error:  # who cannot be asked holds no GPU
             if self._absence.away is None:
                 self._note_away(error)
 

@@ -32,7 +32,7 @@ class GpuSharingPolicy(Protocol):
 
 @dataclass(frozen=True)
 class FixedPolicy:
-    """The lease where nothing is shared, or all is: the same answer all night."""
+    """The lease where nothing is shared, or all is: the same answer all run."""
 
     apart: bool
 

@@ -1,6 +1,6 @@
 """What an LLM is told for its turn, put together from the journal, the lessons and the optimiser.
 
-All of it is the same for the same journal, asks no LLM, and is bounded however long the night.
+All of it is the same for the same journal, asks no LLM, and is bounded however long the run.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _set(moves: Mapping[str, KnobValue]) -> str:
 
 
 def _diff_lines(history: JournalReader, incumbent: str) -> tuple[str, ...]:
-    """What the night changed so far, as a diff without context."""
+    """What the run changed so far, as a diff without context."""
     first = history.source(history.numbered(0).id)
     lines = [
         line
@@ -148,4 +148,4 @@ def _diff_lines(history: JournalReader, incumbent: str) -> tuple[str, ...]:
         if line[:2] not in ("--", "++", "@@") and line[1:].strip()
     ]
     more = [f"... and {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
-    return _section("What the keeps so far changed in the script the night began with", lines[:DIFF_LINES] + more)
+    return _section("What the keeps so far changed in the script the run began with", lines[:DIFF_LINES] + more)

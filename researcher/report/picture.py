@@ -1,4 +1,4 @@
-"""progress.png: the night in one picture. Every experiment is a point, the incumbent a staircase, its noise a band."""
+"""progress.png: the run in one picture. Every experiment is a point, the incumbent a staircase, its noise a band."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAILURE_MARKERS = {
 
 
 def draw(night: RunReport) -> bytes:
-    """A PNG of the night so far; a night without a measured baseline says so in the picture."""
+    """A PNG of the run so far; a run without a measured baseline says so in the picture."""
     figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

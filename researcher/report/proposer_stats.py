@@ -28,7 +28,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Rates:
-    """One proposer's part of a night.
+    """One proposer's part of a run.
 
     `trials` are the tries that were measured or failed by their own fault; `crashed` are the latter, all kinds of
     failure together. `kept` counts those that were rolled back too, as the tally does; `confirmed` those that a claim

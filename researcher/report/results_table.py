@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 class ResultsTable:
-    """results.tsv of a night that goes on: the table users of this kind of loop know, with its five columns.
+    """results.tsv of a run that goes on: the table users of this kind of loop know, with its five columns.
 
     Measured experiments, oldest first; an em dash for no number. Every keep of the walk is a `keep`; whether it is
     confirmed, provisional or rolled back ends its description. A line is made once, and again only after a check.

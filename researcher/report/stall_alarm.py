@@ -1,6 +1,6 @@
-"""Is the night getting anywhere? Pure: the journal, what is seen of the researcher and a time in; an alarm or None out.
+"""Is the run getting anywhere? Pure: the journal, what is seen of the researcher and a time in; an alarm or None out.
 
-A night stalls when no trial has ended for three times as long as one takes: its budget and everything around it, as the
+A run stalls when no trial has ended for three times as long as one takes: its budget and everything around it, as the
 journal's own times have it. Does not judge what the trials say, only that they come.
 """
 

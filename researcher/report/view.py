@@ -1,4 +1,4 @@
-"""The read model: the night as people look at it. One place computes it, for the terminal, the picture and the page.
+"""The read model: the run as people look at it. One place computes it, for the terminal, the picture and the page.
 
 Everything is derived from the journal; what is going on right now comes from the bus and may be missing.
 """
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Gain:
-    """What the night achieved over the baseline, in bits per byte. Only `confirmed` is a claim."""
+    """What the run achieved over the baseline, in bits per byte. Only `confirmed` is a claim."""
 
     baseline: float
     confirmed: float | None
@@ -160,7 +160,7 @@ class RunReport:
 
 
 def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
-    """The night in a journal, or None when no run has started."""
+    """The run in a journal, or None when no run has started."""
     run = history.run()
     if run is None:
         return None
@@ -188,7 +188,7 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
 
 
 def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]) -> tuple[Row, ...]:
-    """A row for each experiment; `trials` holds at least theirs, `fallen` is of the whole night."""
+    """A row for each experiment; `trials` holds at least theirs, `fallen` is of the whole run."""
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
     return tuple(
         Row(
@@ -232,7 +232,7 @@ def now(history: JournalReader, bus: RedisClient) -> LiveStatus:
 
 
 def notes(bus: RedisClient) -> dict[str, str]:
-    """What the researcher says of others whom the night can do without."""
+    """What the researcher says of others whom the run can do without."""
     said = {who: bus.doing(who) for who in NOTED}
     return {who: words for who, words in said.items() if words}
 

@@ -137,7 +137,7 @@ def _make_fresh(fresh: Path, copy: Path, path: Path, run: Run, why: str, user: U
     else:
         raise SubjectError(
             f"the git repository of {path} is damaged ({why}) and cannot be made again from {copy}: {wrong}. "
-            f"Next: put a backup of {path / '.git'} back; the journal keeps what was measured, and the night goes on"
+            f"Next: put a backup of {path / '.git'} back; the journal keeps what was measured, and the run goes on"
         )
 
 

@@ -108,7 +108,7 @@ class Workspace:
             )
 
     def program(self) -> str:
-        """The human's goal, which they may edit during the night: the user's file, else the one in this work tree."""
+        """The human's goal, which they may edit during the run: the user's file, else the one in this work tree."""
         theirs = None if self.user is None else self.user.text_of(PROGRAM)
         path = self.path / PROGRAM
         if theirs is not None:
@@ -159,7 +159,7 @@ class Workspace:
         )
 
     def candidates(self, branch: str) -> dict[str, str]:
-        """The refs of a night's candidates, and the commits they name."""
+        """The refs of a run's candidates, and the commits they name."""
         with self._damage_told():
             return refs_of(self.path, f"refs/{branch}/")
 

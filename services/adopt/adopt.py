@@ -1,7 +1,7 @@
-"""`overnight init`: a user's own repository of the known shape becomes the subject of a night, unedited.
+"""`overnight init`: a user's own repository of the known shape becomes the subject of a run, unedited.
 
 In order: look at it, say what was found, ask, run its prepare.py once behind the walls, keep what that gave as the
-state's data with a stand-in for prepare.py, write down the night's choices. Nothing is written before the yes, and the
+state's data with a stand-in for prepare.py, write down the run's choices. Nothing is written before the yes, and the
 repository is not written to at all.
 """
 
@@ -56,7 +56,7 @@ class Init:
 def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
     """Make the state one of this repository; None where the user said no. Raises one sentence for what cannot be."""
     if state.has_begun:
-        raise StateError(f"a night has begun in {state.root}; name another --state for `overnight init`")
+        raise StateError(f"a run has begun in {state.root}; name another --state for `overnight init`")
     repository = wish.repository.resolve()
     files = _files(repository)
     around = Surroundings(repository / FIXED, Path.home(), os.environ)
@@ -97,8 +97,8 @@ def stand_in(shape: Shape, constants: dict[str, int]) -> str:
 
 
 def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path | None = None) -> Manifest:
-    """The data of the night: fetched and prepared, or as `adopt` made them. Raises StateError where the repository's
-    prepare.py is another one than gave them; of a night that has begun, the trainer looks at every trial's."""
+    """The data of the run: fetched and prepared, or as `adopt` made them. Raises StateError where the repository's
+    prepare.py is another one than gave them; of a run that has begun, the trainer looks at every trial's."""
     if choices.constants is None:
         return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console, unseen)
     if unseen is not None:

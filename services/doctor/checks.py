@@ -51,7 +51,7 @@ def _of_local(facts: Facts) -> Iterator[Finding]:
     wanted_gib = LOCAL_CARD_GIB if cards else FIRST_GIB[Mode.LOCAL]
     if facts.state.data.exists():
         wanted_gib = LATER_GIB[Mode.LOCAL]
-    yield host.disk(facts, facts.state.root, wanted_gib, "free some, or keep the night elsewhere: --state FOLDER")
+    yield host.disk(facts, facts.state.root, wanted_gib, "free some, or keep the run elsewhere: --state FOLDER")
     yield model_and_data.model_here(facts, detect_profile([each.gpu for each in cards]))
     yield model_and_data.text_here(facts)
     yield host.clock(facts)
@@ -131,11 +131,11 @@ def _of_card(
     found, cards = gpu.driver(Mode.GPU, facts)
     yield found
     if not cards or held is None:
-        yield from (skip(name, "see above") for name in ("card", "split", "toolkit", "inside"))
+        yield from (skip(name, "see above") for name in ("GPU", "split", "toolkit", "inside"))
         return
     found, chosen = gpu.chosen(cards, held.get("GPU_UUID", ""))
     yield found
-    yield skip("split", "see card") if chosen is None else gpu.split(chosen, held)
+    yield skip("split", "see GPU") if chosen is None else gpu.split(chosen, held)
     if reached is None:
         yield from (skip(name, "needs the engine") for name in ("toolkit", "inside"))
         return

@@ -1,4 +1,4 @@
-"""Docker on this machine: the engine, its command line plugins, and whether a container gets the card."""
+"""Docker on this machine: the engine, its command line plugins, and whether a container gets the GPU."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def _asked(facts: Facts, *command: str) -> str | None:
 
 
 def toolkit(facts: Facts, engine: Engine) -> Finding:
-    """The engine can give a card to a container: NVIDIA's runtime or hook, or devices by CDI."""
+    """The engine can give a GPU to a container: NVIDIA's runtime or hook, or devices by CDI."""
     if "nvidia" in engine.facts.get("Runtimes", {}):
         return ok("toolkit", "the engine has NVIDIA's runtime")
     if any("nvidia.com/gpu" in str(device) for device in engine.facts.get("DiscoveredDevices") or []):
-        return ok("toolkit", "the engine sees the card by CDI")
+        return ok("toolkit", "the engine sees the GPU by CDI")
     if facts.which("nvidia-container-runtime-hook"):
         return ok("toolkit", "nvidia-container-toolkit is installed")
     return fail("toolkit", "the engine has no NVIDIA runtime", TOOLKIT, "nvidia-container-toolkit")
@@ -128,16 +128,16 @@ def listened_on(stack: Stack) -> set[tuple[str, int]]:
 
 
 def card_inside(engine: Engine, image: str, uuid: str) -> Finding:
-    """A container of the trainer's image sees the card; it is made for this and removed."""
+    """A container of the trainer's image sees the GPU; it is made for this and removed."""
     if not is_built(engine, image):
-        return skip("inside", f"{image} is built at the first start; whether it sees the card shows then")
+        return skip("inside", f"{image} is built at the first start; whether it sees the GPU shows then")
     request = DeviceRequest(driver="nvidia", device_ids=[uuid or "0"], capabilities=[["gpu"]])
     try:
         code, told = _run_inside(engine.client, image, request)
     except (APIError, OSError) as error:
-        return fail("inside", f"no container gets the card: {getattr(error, 'explanation', None) or error}", TOOLKIT)
+        return fail("inside", f"no container gets the GPU: {getattr(error, 'explanation', None) or error}", TOOLKIT)
     if code != 0 or "GPU" not in told:
-        return fail("inside", f"nvidia-smi in a container ends with {code}: {told}", TOOLKIT, "the card")
+        return fail("inside", f"nvidia-smi in a container ends with {code}: {told}", TOOLKIT, "the GPU")
     return ok("inside", f"a container sees {told.splitlines()[0]}")
 
 

@@ -1,4 +1,4 @@
-"""What the checks look at, as arguments: folders, environment, clock, engine, cards, disk. Tests pass faulty ones."""
+"""What the checks look at, as arguments: folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENGINE_S = 30
 
 @dataclass(frozen=True)
 class Facts:
-    """`root` holds compose.yaml and gpu.env, `state` is local mode's; `connect` and `cards` raise what is wrong."""
+    """`root` holds compose.yaml and gpu.env, `state` is local mode's; `connect` and `GPUs` raise what is wrong."""
 
     root: Path
     state: State

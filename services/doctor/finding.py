@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 class Verdict(StrEnum):
-    """`warn`: the night runs all the same. `skip`: it could not or need not be looked at."""
+    """`warn`: a run starts all the same. `skip`: it could not or need not be looked at."""
 
     OK = "ok"
     WARN = "warn"
@@ -48,7 +48,7 @@ def skip(name: str, why: str) -> Finding:
 
 
 def warn(name: str, found: str, fix: str, wanted: str = "") -> Finding:
-    """The night runs all the same."""
+    """A run starts all the same."""
     return Finding(name, Verdict.WARN, found, wanted, fix)
 
 

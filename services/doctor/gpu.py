@@ -1,4 +1,4 @@
-"""The card: its driver, which one it is, and whether LLM and trainer fit it together."""
+"""The GPU: its driver, which one it is, and whether LLM and trainer fit it together."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --c
 
 
 def driver(mode: Mode, facts: Facts) -> tuple[Finding, list[Card]]:
-    """There is a card whose driver runs our torch; the cards, none where it does not. Local mode needs no card."""
+    """There is a GPU whose driver runs our torch; the GPUs, none where it does not. Local mode needs no GPU."""
     wanted = f">= {DRIVER}"
-    fix = f"{NEWER}; or without a card: {_WITHOUT[mode]}"
+    fix = f"{NEWER}; or without a GPU: {_WITHOUT[mode]}"
     try:
         cards = facts.cards()
     except GpuFault as error:
         return fail("driver", str(error).partition(". Repair")[0], fix, wanted), []
     if not cards and mode is Mode.LOCAL:
-        return ok("driver", "no NVIDIA card: the profile is cpu"), []
+        return ok("driver", "no NVIDIA GPU: the profile is cpu"), []
     if not cards:
-        return fail("driver", "no NVIDIA card, or no driver", fix, wanted), []
+        return fail("driver", "no NVIDIA GPU, or no driver", fix, wanted), []
     version = cards[0].driver
     if parse_version(version) < parse_version(DRIVER):
         return fail("driver", version, fix, wanted), []
@@ -36,29 +36,29 @@ def driver(mode: Mode, facts: Facts) -> tuple[Finding, list[Card]]:
 
 
 def chosen(cards: Sequence[Card], uuid: str) -> tuple[Finding, Card | None]:
-    """The card that GPU_UUID names, else the first, as the engine counts."""
+    """The GPU that GPU_UUID names, else the first, as the engine counts."""
     if uuid.startswith("MIG-"):
-        return skip("card", f"{uuid} is a slice; its memory is not read here"), None
+        return skip("GPU", f"{uuid} is a slice; its memory is not read here"), None
     named = [card for card in cards if uuid in ("", card.uuid)]
     if not named:
         there = ", ".join(card.uuid for card in cards)
         return fail(
-            "card", f"GPU_UUID={uuid} is not in this machine", f"set GPU_UUID in gpu.env to one of {there}"
+            "GPU", f"GPU_UUID={uuid} is not in this machine", f"set GPU_UUID in gpu.env to one of {there}"
         ), None
     card = named[0]
-    return ok("card", f"{card.gpu.name}, {card.gpu.memory_mib} MiB, {card.uuid}"), card
+    return ok("GPU", f"{card.gpu.name}, {card.gpu.memory_mib} MiB, {card.uuid}"), card
 
 
 def split(card: Card, held: Mapping[str, str]) -> Finding:
-    """LLM, trainer and margin fit the card; the arithmetic is what was found."""
+    """LLM, trainer and margin fit the GPU; the arithmetic is what was found."""
     name = held["PROFILE"]
     if name == AUTO:
         name = detect_profile([card.gpu])
         if name == "cpu":
-            return fail("split", f"no profile fits a card of {card.gpu.memory_mib} MiB", "scripts/up --cpu")
+            return fail("split", f"no profile fits a GPU of {card.gpu.memory_mib} MiB", "scripts/up --cpu")
     profile = profile_named(name)
     if profile.device == "cpu":
-        return skip("split", "PROFILE=cpu leaves the card alone")
+        return skip("split", "PROFILE=cpu leaves the GPU alone")
     reserve = "0" if not backend_named(held["LLM"]).holds_gpu else held.get("LLM_RESERVE_MIB")
     cap = held.get("TRAINER_CAP_MIB")
     arithmetic = split_for(

@@ -1,4 +1,4 @@
-"""The machine around a night: disk, ports, clock; for local mode also Python's packages, git and the Redis server."""
+"""The machine around a run: disk, ports, clock; for local mode also Python's packages, git and the Redis server."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def git(facts: Facts) -> Finding:
 
 
 def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Finding:
-    """torch is in this environment, in a build that can use the card."""
+    """torch is in this environment, in a build that can use the GPU."""
     python = f"Python {sys.version.split()[0]} in {sys.prefix}"
     try:
         torch = installed("torch")
@@ -87,12 +87,12 @@ def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Fi
         return fail("python", f"{python}, without torch", "scripts/setup run")
     if cards and torch.endswith("+cpu"):
         fix = "reinstall torch from an index with CUDA builds, or overnight run --profile cpu"
-        return fail("python", f"{python}, torch {torch}, which cannot use the card", fix)
+        return fail("python", f"{python}, torch {torch}, which cannot use the GPU", fix)
     return ok("python", f"{python}, torch {torch}")
 
 
 def candidates(facts: Facts) -> Finding:
-    """Where root starts a night, candidates can be another user, if that one may read what they need."""
+    """Where root starts a run, candidates can be another user, if that one may read what they need."""
     if os.geteuid() != 0:
         return ok("user", "candidates run as you, without any right")
     closed = obstacle(User(UIDS[0], UIDS[0]), facts.state.work, facts.state.data)

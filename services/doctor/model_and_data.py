@@ -1,4 +1,4 @@
-"""What a night uses up or asks: the LLM's model and the prepared text, in the containers of a stack or on this machine.
+"""What a run uses up or asks: the LLM's model and the prepared text, in the containers of a stack or on this machine.
 
 A start fetches what is missing: that is `skip` before the first one and `warn` later, and keeps nobody from starting.
 """

@@ -1,7 +1,7 @@
 """What is needed at least: the one table.
 
 Sizes on disk are estimates from the parts (torch with CUDA about 8 GiB unpacked, Ollama's image 6, its default model 7,
-shards and what is made of them 8), not measured on a card.
+shards and what is made of them 8), not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """Plain processes; containers on a processor; containers on a card."""
+    """Plain processes; containers on a processor; containers on a GPU."""
 
     LOCAL = "local"
     CPU = "cpu"

@@ -44,7 +44,7 @@ def _belonging(folder: Path, uid: int, hand_over: str) -> Finding:
 
 
 def of_this_user(facts: Facts) -> Finding:
-    """The one the night was begun with, else the built-in one."""
+    """The one the run was begun with, else the built-in one."""
     try:
         choices = facts.state.choices()
     except StateError as error:

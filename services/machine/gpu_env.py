@@ -87,7 +87,7 @@ def settings(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, 
 
 
 def render_local(values: Mapping[str, str], card: str, split: str) -> str:
-    """The text of gpu.local.env: what was detected for a card, with the arithmetic of its memory as a comment."""
+    """The text of gpu.local.env: what was detected for a GPU, with the arithmetic of its memory as a comment."""
     about = [
         f"Written once by scripts/up, for {card}. It is yours now and never written again; delete it to have it anew.",
         "Containers read it after gpu.env. What compose itself reads belongs in gpu.env. GPU memory in MiB:",

@@ -1,4 +1,4 @@
-"""What this machine offers: its NVIDIA cards, and what follows: a profile, a state folder.
+"""What this machine offers: its NVIDIA GPUs, and what follows: a profile, a state folder.
 
 A driver that is there but broken is an error, never "no GPU".
 """
@@ -25,25 +25,25 @@ class GpuFault(Exception):
 
 
 class Gpu(NamedTuple):
-    """A card as its driver names it."""
+    """A GPU as its driver names it."""
 
     name: str
     memory_mib: int
 
 
 class Card(NamedTuple):
-    """A card, what the engine calls it, and the version of its driver."""
+    """A GPU, what the engine calls it, and the version of its driver."""
 
     uuid: str
     driver: str
     gpu: Gpu
 
 
-AUTO = "auto"  # the PROFILE that means: by the card
+AUTO = "auto"  # the PROFILE that means: by the GPU
 
 
 def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
-    """The profile for the largest of the cards (name, memory in MiB); `cpu` if there is none that a profile fits.
+    """The profile for the largest of the GPUs (name, memory in MiB); `cpu` if there is none that a profile fits.
 
     `fork` exists to be compared with and must be asked for.
     """
@@ -57,7 +57,7 @@ def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA cards; none without a driver. Raises GpuFault."""
+    """The NVIDIA GPUs; none without a driver. Raises GpuFault."""
     return [_gpu(line) for line in _asked("name,memory.total")]
 
 
@@ -83,9 +83,9 @@ def _asked(fields: str) -> list[str]:
 
 
 def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
-    """Where a night is kept unless told: OVERNIGHT_STATE, the user's state folder, or (no HOME) below `otherwise`.
+    """Where a run is kept unless told: OVERNIGHT_STATE, the user's state folder, or (no HOME) below `otherwise`.
 
-    Root's home is mostly closed to others, and there candidates could not be another user: where no night was begun in
+    Root's home is mostly closed to others, and there candidates could not be another user: where no run was begun in
     one, it is the machine's state folder.
     """
     if named := environment.get("OVERNIGHT_STATE"):
@@ -113,7 +113,7 @@ def _card(line: str) -> Card:
 def _gpu(line: str) -> Gpu:
     name, _, memory = line.rpartition(",")
     if not name or not memory.strip().isdigit():
-        raise _fault("nvidia-smi", f"it does not say how much memory the card has: {line.strip()!r}")
+        raise _fault("nvidia-smi", f"it does not say how much memory the GPU has: {line.strip()!r}")
     return Gpu(name.strip(), int(memory))
 
 

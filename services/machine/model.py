@@ -64,14 +64,14 @@ class Step:
 
 
 def model_wanted(environment: Mapping[str, str], profile: str, model: str | None = None) -> OllamaSettings:
-    """The model that a night of the profile would ask, and where. Raises ValueError for an address that is none."""
+    """The model that a run of the profile would ask, and where. Raises ValueError for an address that is none."""
     host = environment.get("OLLAMA_HOST") or TABLE["OLLAMA_HOST"].default
     base_url(host)
     return OllamaSettings(host, model or environment.get("MODEL") or placement_for(profile).model)
 
 
 def say_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
-    """Before a night: where an Ollama answers and lacks the model, how to get it. The researcher tells all else."""
+    """Before a run: where an Ollama answers and lacks the model, how to get it. The researcher tells all else."""
     if not asks_llm(environment) or not backend_named(environment.get("LLM")).needs_model_pull:
         return
     try:

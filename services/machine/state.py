@@ -1,4 +1,4 @@
-"""The state folder of local mode: where everything of one night lives, and what was chosen when it began.
+"""The state folder of local mode: where everything of one run lives, and what was chosen when it began.
 
 One state holds one run of one profile. Once its journal exists, asking for something else is refused.
 """
@@ -18,12 +18,12 @@ CHOICES_FILE = "night.json"
 
 
 class StateError(Exception):
-    """The folder holds another night than the one asked for, or none; the message names the next step."""
+    """The folder holds another run than the one asked for, or none; the message names the next step."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What makes a night comparable with itself: the profile, the budget, the subject repository, the text; and the
+    """What makes a run comparable with itself: the profile, the budget, the subject repository, the text; and the
     constants of an adopted repository's prepare.py."""
 
     profile: str
@@ -91,7 +91,7 @@ class State:
         return self.root / "logs"
 
     def choices(self) -> RunConfig | None:
-        """What this night was begun with, or None before the first."""
+        """What this run was begun with, or None before the first."""
         path = self.journal / CHOICES_FILE
         if not path.exists():
             return None
@@ -108,10 +108,10 @@ class State:
         return None if chosen == self.subject.resolve() else chosen
 
     def require_night(self) -> RunConfig:
-        """Raises StateError where no night was begun."""
+        """Raises StateError where no run was begun."""
         found = self.choices()
         if found is None:
-            raise StateError(f"no night in {self.root}; start one with `overnight run`, or name its --state")
+            raise StateError(f"no run in {self.root}; start one with `overnight run`, or name its --state")
         return found
 
     def settle(
@@ -123,7 +123,7 @@ class State:
         text: Path | None = None,
         detect: Callable[[], str],
     ) -> RunConfig:
-        """What this night is: what is asked for now, else what was chosen before, else the default; written down.
+        """What this run is: what is asked for now, else what was chosen before, else the default; written down.
 
         Raises StateError when a run has begun with other choices. What only failed to start binds nobody.
         """
@@ -152,7 +152,7 @@ class State:
         return (self.journal / JOURNAL_FILE).exists()
 
     def write(self, choices: RunConfig) -> None:
-        """What this night is to be; of weight once there are data."""
+        """What this run is to be; of weight once there are data."""
         self.make()
         write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(choices), indent=1).encode())
 
@@ -167,6 +167,6 @@ class State:
         for name, value in asdict(wanted).items():
             if value != getattr(before, name):
                 raise StateError(
-                    f"the night in {self.root} was begun with {name} {getattr(before, name)}, not {value}; "
+                    f"the run in {self.root} was begun with {name} {getattr(before, name)}, not {value}; "
                     "use another --state for that"
                 )

@@ -18,7 +18,7 @@ FIXED = "prepare.py"
 def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
     """Make the default subject where the user brings no repository; look at theirs before anything takes time.
 
-    Raises SubjectError for a repository that a night cannot begin with.
+    Raises SubjectError for a repository that a run cannot begin with.
     """
     if (state.journal / COPY).exists():
         return  # of a run that has begun: the researcher itself makes good what is lost

@@ -190,7 +190,7 @@ CLIENT = User(  # a person's `overnight idea` from afar, through a tunnel
         # Ask, take back, and read the answer.
         *_requests(*(f"rq:job:{kind}-{_NUMBER}" for kind in KINDS)),
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
-        # See what the night does.
+        # See what the run does.
         Grant("get hgetall", reads=("overnight:doing:*", "overnight:trainer", f"overnight:trial:{TRIAL}")),
     ),
 )

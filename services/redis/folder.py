@@ -1,6 +1,6 @@
 """The folder of a server: lock, users, port, configuration and log, and which processes serve from it.
 
-The port is chosen once, so that a running night finds its server again after a restart.
+The port is chosen once, so that a running run finds its server again after a restart.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The researcher container's entry point: settle what this night is, run the researcher, and stay when it has ended.
+"""The researcher container's entry point: settle what this run is, run the researcher, and stay when it has ended.
 
-An ended night keeps its container, so that `overnight` still answers there and nothing restarts it; a new start of the
+An ended run keeps its container, so that `overnight` still answers there and nothing restarts it; a new start of the
 container goes on. What the researcher refuses shows as unhealthy instead of restarting for ever.
 """
 
@@ -56,7 +56,7 @@ class Told(Exception):
 
 
 class OtherCard(ResearcherError):
-    """The run was begun on another kind of card than the one found now."""
+    """The run was begun on another kind of GPU than the one found now."""
 
 
 def main() -> int:
@@ -122,7 +122,7 @@ def _open(settings: Settings) -> redis.Redis:
 
 
 def settle(settings: Settings, bus: RedisClient) -> RunConfig:
-    """What makes this night comparable with itself. With PROFILE=auto the trainer says which card there is.
+    """What makes this run comparable with itself. With PROFILE=auto the trainer says which GPU there is.
 
     Raises StateError or OtherCard where a run was begun with something else.
     """
@@ -133,9 +133,9 @@ def settle(settings: Settings, bus: RedisClient) -> RunConfig:
     choices = state.settle(budget=settings.budget, detect=lambda: found)
     if choices.profile != found:
         raise OtherCard(
-            f"this night was begun with profile {choices.profile}, and the card found now is a {found}; "
+            f"this run was begun with profile {choices.profile}, and the GPU found now is a {found}; "
             f"scores would not compare. Next: PROFILE={choices.profile} in gpu.env to go on all the same, "
-            "or another journal volume for another night"
+            "or another journal volume for another run"
         )
     return choices
 
@@ -147,9 +147,9 @@ def _profile_of_trainer(bus: RedisClient) -> str:
         if seen is not None and seen.profile is not None:
             return seen.profile
         if not waiting:
-            logger.info("waiting for the trainer to say which card it found")
+            logger.info("waiting for the trainer to say which GPU it found")
             waiting = True
-        bus.say("researcher", "waiting for the trainer to say which card it found")
+        bus.say("researcher", "waiting for the trainer to say which GPU it found")
         time.sleep(1)
 
 

@@ -1,7 +1,7 @@
-"""A night in containers, watched from outside: until it has ended, through restarts of containers and of the engine.
+"""A run in containers, watched from outside: until it has ended, through restarts of containers and of the engine.
 
 Watching is a command inside the researcher's container and stops nothing. It is begun anew every few minutes: one whose
-terminal was lost would stay in the container for the rest of the night, because the engine does not end it.
+terminal was lost would stay in the container for the rest of the run, because the engine does not end it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AGAIN = 124  # what `timeout` says when the time is over
 
 
 class Ending(Enum):
-    """Why watching ended: the night is over, it was refused, the user left, or the stack is gone."""
+    """Why watching ended: the run is over, it was refused, the user left, or the stack is gone."""
 
     OVER = "over"
     REFUSED = "refused"
@@ -38,7 +38,7 @@ _ENDINGS = {follow.OVER: Ending.OVER, follow.WAS_REFUSED: Ending.REFUSED, follow
 def watch_night(
     stack: Stack, console: Console, *, terminal: bool, rest: Callable[[], None] = lambda: time.sleep(_REST_S)
 ) -> Ending:
-    """Show the night until it is over."""
+    """Show the run until it is over."""
     watching = ("timeout", "--foreground", str(_WATCH_S), "overnight", "status", "--follow")
     while True:
         try:

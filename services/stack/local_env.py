@@ -1,4 +1,4 @@
-"""gpu.local.env: what was detected for this machine's card, written once and never touched again.
+"""gpu.local.env: what was detected for this machine's GPU, written once and never touched again.
 
 Only what gpu.env leaves open is written, so that a value set there still counts.
 """
@@ -24,10 +24,10 @@ def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
         return f"{LOCAL} is yours; left as it is"
     _, card = chosen(cards, held.get("GPU_UUID", ""))
     if card is None:
-        return f"{LOCAL} is not written: the card's memory cannot be read here, the trainer will decide"
+        return f"{LOCAL} is not written: the GPU's memory cannot be read here, the trainer will decide"
     profile = profile_named(held["PROFILE"] if held["PROFILE"] != AUTO else detect_profile([card.gpu]))
     if profile.device == "cpu":
-        return f"{LOCAL} is not written: profile cpu leaves the card alone"
+        return f"{LOCAL} is not written: profile cpu leaves the GPU alone"
     values = detected(profile, held)
     both = dict(held) | values
     split = split_for(

@@ -1,6 +1,6 @@
-"""Fetching a night out of its container: what `overnight export` writes there, as files here.
+"""Fetching a run out of its container: what `overnight export` writes there, as files here.
 
-Through the container's own tar, because its folder for this is memory, which the engine cannot copy from. A night's
+Through the container's own tar, because its folder for this is memory, which the engine cannot copy from. A run's
 volumes are not touched; data and models are not fetched.
 """
 
@@ -17,7 +17,7 @@ _FOLDER = "/tmp/overnight-results"
 
 
 def fetch(stack: Stack, to: Path) -> list[str]:
-    """Write the results into a folder; the names of the files. Raises StackError where no night is up."""
+    """Write the results into a folder; the names of the files. Raises StackError where no run is up."""
     stack.output(RESEARCHER, "overnight", "export", "--to", _FOLDER)
     try:
         archive = stack.output(RESEARCHER, "tar", "--create", "--directory", _FOLDER, ".")

@@ -1,7 +1,7 @@
-"""Bringing the stack up and watching its night: what `scripts/up` does once the command line is read.
+"""Bringing the stack up and watching its run: what `scripts/up` does once the command line is read.
 
 In order: the doctor, gpu.local.env, `docker compose up`, what that changed and how long it took, the view, and what the
-user wants done when the night has ended. A second call changes nothing and says so.
+user wants done when the run has ended. A second call changes nothing and says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ next   scripts/status            how it stands            scripts/logs researche
        docker compose -p {project} exec researcher overnight idea "try a wider MLP"
 """
 OVER = """\
-the night has ended; its researcher stays for questions. Next: scripts/results FOLDER, scripts/down,
+the run has ended; its researcher stays for questions. Next: scripts/results FOLDER, scripts/down,
 or more of it: scripts/up with a larger limit, docker compose restart researcher without one"""
 
 
@@ -41,7 +41,7 @@ class UpOptions:
 
 
 def prepare(wish: UpOptions, facts: Facts, console: Console) -> None:
-    """Look before anything is started, and write down which card there is. Raises StackError for what would fail."""
+    """Look before anything is started, and write down which GPU there is. Raises StackError for what would fail."""
     findings = examine(wish.mode, facts)
     print_findings([each for each in findings if each.verdict in (Verdict.WARN, Verdict.FAIL)], console)
     if exit_code(findings):
@@ -82,13 +82,13 @@ def told(stack: Stack, container: Container) -> str:
 
 
 def watch(wish: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
-    """Show the night until it has ended, then do what was asked for; the exit code."""
+    """Show the run until it has ended, then do what was asked for; the exit code."""
     ending = watch_night(stack, console, terminal=terminal)
     if ending is Ending.OVER:
         console.print(OVER)
         return run_after(wish.then, console) if wish.then is not None else 0
     words = {
-        Ending.LEFT: "the night goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
+        Ending.LEFT: "the run goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
         Ending.REFUSED: "the researcher refuses to run; mend what it says above, then the same command again",
         Ending.GONE: "the stack is gone; scripts/up brings it back",
     }[ending]

@@ -1,6 +1,6 @@
 """The one-shot `data`: prepare the profile's text in the data volume; what is there already is only checked.
 
-Profiles of GPU cards share their text, so `auto` needs no card here.
+Profiles of GPUs share their text, so `auto` needs no GPU here.
 """
 
 from __future__ import annotations

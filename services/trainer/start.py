@@ -1,8 +1,8 @@
-"""The trainer container's entry point: find out which profile fits the card, then become the worker. With --checks it
-is the checker's, which needs no card.
+"""The trainer container's entry point: find out which profile fits the GPU, then become the worker. With --checks it
+is the checker's, which needs no GPU.
 
-With `PROFILE=auto` the card's memory as NVML tells it decides; the worker publishes the profile, so that the researcher
-need not see a card. Ends with 2 where that cannot be known.
+With `PROFILE=auto` the GPU's memory as NVML tells it decides; the worker publishes the profile, so that the researcher
+need not see a GPU. Ends with 2 where that cannot be known.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CANDIDATE_USER = 64001
 
 
 class NoCard(Exception):
-    """PROFILE=auto, and no card that a profile fits."""
+    """PROFILE=auto, and no GPU that a profile fits."""
 
 
 class Settings(BaseSettings):
@@ -60,20 +60,20 @@ def main() -> int:
     except (NoCard, GpuFault, ProfileError) as error:
         logger.error("%s", error)
         return REFUSED
-    logger.info("profile %s%s", profile, ", by the card" if settings.profile == AUTO else "")
+    logger.info("profile %s%s", profile, ", by the GPU" if settings.profile == AUTO else "")
     arguments = worker(settings, profile, name=f"trainer-{secrets.token_hex(4)}")
     return os.execv(sys.executable, arguments)
 
 
 def card_profile(cards: Sequence[tuple[str, int]]) -> str:
-    """The profile of the largest card (name, MiB). Raises NoCard: a processor is chosen, never fallen back to."""
+    """The profile of the largest GPU (name, MiB). Raises NoCard: a processor is chosen, never fallen back to."""
     profile = detect_profile(cards)
     if profile != "cpu":
         return profile
     seen = ", ".join(f"{name} with {mib} MiB" for name, mib in cards) or "none"
     raise NoCard(
-        f"PROFILE=auto needs an NVIDIA card that a profile fits, and this container sees {seen}; "
-        "next: scripts/doctor, or without a card: scripts/up --cpu"
+        f"PROFILE=auto needs an NVIDIA GPU that a profile fits, and this container sees {seen}; "
+        "next: scripts/doctor, or without a GPU: scripts/up --cpu"
     )
 
 

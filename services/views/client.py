@@ -1,4 +1,4 @@
-"""The door to a running night: where its Redis is, and asking it for something.
+"""The door to a running run: where its Redis is, and asking it for something.
 
 In a container the address comes from the environment; in local mode from the files the embedded server left.
 """
@@ -25,7 +25,7 @@ class DoorError(Exception):
 
 
 def open_bus(state: State) -> RedisClient:
-    """The night's Redis. Raises DoorError when none is known."""
+    """The run's Redis. Raises DoorError when none is known."""
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
@@ -33,7 +33,7 @@ def open_bus(state: State) -> RedisClient:
     server = running_server(state.redis)
     if server is None:
         raise DoorError(
-            f"no night is running in {state.root}; start it with `overnight run`"
+            f"no run is going on in {state.root}; start it with `overnight run`"
             " (if it runs on a server of your own, set REDIS_URL)"
         )
     return RedisClient(connect(server.url, password=server.password, patient=False))
@@ -49,13 +49,13 @@ def is_running(state: State) -> bool:
 
 
 def ask_and_wait(state: State, kind: str, body: str) -> str:
-    """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later night."""
-    if not os.environ.get("REDIS_URL"):  # with it, the night may be on another machine
+    """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later run."""
+    if not os.environ.get("REDIS_URL"):  # with it, the run may be on another machine
         state.require_night()
     bus = open_bus(state)
     doing = bus.doing("researcher")
     if doing is None:
-        raise DoorError("no researcher is at work; start the night with `overnight run`")
+        raise DoorError("no researcher is at work; start the run with `overnight run`")
     if doing.startswith((ENDED, REFUSED)):
         raise DoorError(f"no researcher is at work ({doing}); start it with `scripts/up`")
     request = send(bus, kind, body)

@@ -1,4 +1,4 @@
-"""`overnight status --follow`: a running night until it has ended. It only looks: leaving it stops nothing.
+"""`overnight status --follow`: a running run until it has ended. It only looks: leaving it stops nothing.
 
 On a terminal the live view; for a pipe one line for each decision. What is away for a moment (Redis, a restarting
 researcher) is said and waited for. Whatever cannot change any more is read once.
@@ -27,7 +27,7 @@ from services.views.render import Scene, draw
 OVER, LEFT, WAS_REFUSED = 0, 130, 3
 REFRESH_S = 1.0
 RENEW_S = 60.0
-FOOT = "Ctrl-C leaves this view; the night goes on"
+FOOT = "Ctrl-C leaves this view; the run goes on"
 
 
 class OpenJournal:
@@ -59,9 +59,9 @@ class OpenJournal:
 
 
 def follow_night(state: State, console: Console, rest: Callable[[], None] = lambda: time.sleep(REFRESH_S)) -> int:
-    """Follow until the researcher says that the night is over. Returns OVER, WAS_REFUSED or, after Ctrl-C, LEFT.
+    """Follow until the researcher says that the run is over. Returns OVER, WAS_REFUSED or, after Ctrl-C, LEFT.
 
-    Raises DoorError where a night on this machine is not running.
+    Raises DoorError where a run on this machine is not running.
     """
     with closing(OpenJournal(state.journal)) as journal:
         scenes = _scenes(state, journal, rest)

@@ -1,4 +1,4 @@
-"""Watching a night: the live view on a terminal, the researcher's log lines elsewhere, and the summary at the end."""
+"""Watching a run: the live view on a terminal, the researcher's log lines elsewhere, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PICTURE = "progress.png"
 
 @dataclass(frozen=True)
 class Watched:
-    """A night under way. `poll` keeps its processes alive and says how they are."""
+    """A run under way. `poll` keeps its processes alive and says how they are."""
 
     state: State
     profile: Profile
@@ -55,7 +55,7 @@ class Watched:
 
 
 def watch(night: Watched, console: Console) -> int:
-    """Show the night until a process has its last word, and return its exit code; 130 after Ctrl-C."""
+    """Show the run until a process has its last word, and return its exit code; 130 after Ctrl-C."""
     try:
         code = _on_terminal(night, console) if console.is_terminal else _as_lines(night, console)
     except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def _as_lines(night: Watched, console: Console) -> int:
 
 
 def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
-    """The process that ended for good, if any: the night is over then."""
+    """The process that ended for good, if any: the run is over then."""
     return next((each for each in statuses if each.pid is None and each.next_try_s is None), None)
 
 
@@ -148,7 +148,7 @@ class Tail:
 def summary(
     history: JournalReader, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
 ) -> None:
-    """What came of the night, with the picture written beside results.tsv; `user` is where results were pushed to."""
+    """What came of the run, with the picture written beside results.tsv; `user` is where results were pushed to."""
     night = build_report(history, profile)
     if night is None:
         console.print("no run was started; see the logs above")

@@ -1,4 +1,4 @@
-"""The live view: a night on a terminal, as rich renderables made from the read model. Pure: nothing is fetched here."""
+"""The live view: a run on a terminal, as rich renderables made from the read model. Pure: nothing is fetched here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_RUNNING = "not running; `overnight run` goes on with it"
 
 @dataclass(frozen=True)
 class Scene:
-    """What the view shows. `night` is None until the run has started; `foot` is its last line."""
+    """What the view shows. `run` is None until the run has started; `foot` is its last line."""
 
     night: RunReport | None
     now: LiveStatus | None

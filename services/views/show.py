@@ -1,4 +1,4 @@
-"""Showing a night: what `overnight status, log, diff, best, export` print or write, from the read model alone."""
+"""Showing a run: what `overnight status, log, diff, best, export` print or write, from the read model alone."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class NothingToShow(ResearcherError):
-    """The night has not come so far yet; the message says what is missing."""
+    """The run has not come so far yet; the message says what is missing."""
 
 
 def show_status(state: State, console: Console, *, as_json: bool) -> None:
-    """How the night stands; what is going on right now only if it answers."""
+    """How the run stands; what is going on right now only if it answers."""
     with _history(state) as history:
         night = _night(history, state)
         seen = _seen(state, history)

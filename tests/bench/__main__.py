@@ -45,11 +45,11 @@ def _chosen() -> argparse.Namespace:
         nargs="+",
         default=overhead.LATENCIES_S,
         metavar="SECONDS",
-        help="until the scripted LLM answers; a night for each",
+        help="until the scripted LLM answers; a run for each",
     )
     mixes = [mix.value for mix in Mix if mix.asks_llm]
     one.add_argument("--proposer", choices=mixes, default=Mix.HYBRID.value, help="`llm` waits by design")
-    one = names.add_parser("decision", help="what the decision rule finds and invents in simulated nights")
+    one = names.add_parser("decision", help="what the decision rule finds and invents in simulated runs")
     one.add_argument("--nights", type=int, default=2000, help="in each world, under each rule")
     one.add_argument("--experiments", type=int, default=120)
     one = names.add_parser("unseen", help="what asking for a gain on unseen text costs true gains")
@@ -75,8 +75,8 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--file", type=Path, help="what `record` wrote; the shipped recording if not given")
     one.add_argument("--seeds", type=int, default=20)
     one.add_argument("--trials", type=int, default=100)
-    one.add_argument("--sigma", type=float, help="noise of a night's scores; the recording's if not given")
-    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the nights hold")
+    one.add_argument("--sigma", type=float, help="noise of a run's scores; the recording's if not given")
+    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the runs hold")
     _add_real_nights(names)
     return parser.parse_args()
 
@@ -107,19 +107,19 @@ def _add_trust(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _add_real_nights(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    one = names.add_parser("campaign", help="what real nights confirm")
+    one = names.add_parser("campaign", help="what real runs confirm")
     one.add_argument("--dir", type=Path, required=True, help="where the campaigns lie; the same one goes on")
     one.add_argument("--proposer", type=Mix, choices=list(Mix), nargs="+", default=[Mix.OPTIMIZER])
     one.add_argument("--campaigns", type=int, default=5)
     one.add_argument("--experiments", type=int, default=20)
     one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
-    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what each night held")
-    one = names.add_parser("aa", help="what a real night makes of edits that change nothing, under changing load")
-    one.add_argument("--dir", type=Path, required=True, help="where the night lies")
+    one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what each run held")
+    one = names.add_parser("aa", help="what a real run makes of edits that change nothing, under changing load")
+    one.add_argument("--dir", type=Path, required=True, help="where the run lies")
     one.add_argument("--experiments", type=int, default=20)
     one.add_argument("--budget", type=float, help="seconds of training in a trial; the profile's if not given")
-    one = names.add_parser("unattended", help="a real night in which LLM, trainer and researcher fail again and again")
-    one.add_argument("--dir", type=Path, required=True, help="where the night lies; the same one goes on")
+    one = names.add_parser("unattended", help="a real run in which LLM, trainer and researcher fail again and again")
+    one.add_argument("--dir", type=Path, required=True, help="where the run lies; the same one goes on")
     one.add_argument("--experiments", type=int, default=100)
     one.add_argument("--budget", type=float, default=1.5, help="seconds of training in a trial")
     one.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of memory, open files and seconds")

@@ -1,4 +1,4 @@
-"""A real night of edits that change nothing, on a machine whose load changes: what does the rule make of them?
+"""A real run of edits that change nothing, on a machine whose load changes: what does the rule make of them?
 
 Each file submitted prints another word and trains alike, so that validation lets it pass (it refuses comments alone)
 and every gain is an accident. Burners come and go with the experiments. Bar: nothing confirmed. Beside it, what keeping
@@ -38,7 +38,7 @@ LOOK_EVERY_S = 0.5
 
 
 def run(folder: Path, experiments: int, budget: float | None) -> None:
-    """Run the night and print the table; exits with 1 where anything was confirmed."""
+    """Do the run and print the table; exits with 1 where anything was confirmed."""
     state = State(folder.resolve())
     argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
     argv += ["--experiments", str(experiments), "--proposer", "optimizer", "--seed", "1"]
@@ -51,10 +51,10 @@ def run(folder: Path, experiments: int, budget: float | None) -> None:
             loads[at] = burn(BURNERS[at % len(BURNERS)])
             time.sleep(LOOK_EVERY_S)
     if night.returncode != 0:
-        raise SystemExit(f"the night ended with {night.returncode}; the same command goes on from here")
+        raise SystemExit(f"the run ended with {night.returncode}; the same command goes on from here")
     with JournalReader(state.journal) as history:
         told = build_report(history, profile_named(PROFILE))
-    assert told is not None, "a night that ended has a run"
+    assert told is not None, "a run that ended has a run"
     _print(told, loads)
     if told.gain is not None and told.gain.confirmed:
         raise SystemExit(f"{told.gain.confirmed:.6f} was confirmed where there is no gain")

@@ -1,4 +1,4 @@
-"""Real nights on the cpu profile, of one proposer or of several beside each other: what they confirm, and how far that
+"""Real runs on the cpu profile, of one proposer or of several beside each other: what they confirm, and how far that
 scatters.
 
 One state folder a campaign, one campaign at a time, the same seeds for each proposer. Stopped, the same command goes on
@@ -37,7 +37,7 @@ WIDTH = 120  # what the table needs, also where nobody looks at a terminal
 
 @dataclass(frozen=True)
 class Campaign:
-    """What one night came to; gains in bits per byte. `failed` is the share of experiments that failed when they ran,
+    """What one run came to; gains in bits per byte. `failed` is the share of experiments that failed when they ran,
     `best` what it held after each (the baseline first), by the scores it walked by."""
 
     baseline: float
@@ -90,7 +90,7 @@ def _run_night(state: State, number: int, experiments: int, budget: float | None
     with listening(llm), subprocess.Popen(argv) as night:
         try:
             code = night.wait()
-        except KeyboardInterrupt:  # the night got it too, and stops cleanly
+        except KeyboardInterrupt:  # the run got it too, and stops cleanly
             code = night.wait()
     if code != 0:
         raise SystemExit(f"campaign {number} ended with {code}; the same command goes on from here")
@@ -161,7 +161,7 @@ def _print(told: list[Campaign], experiments: int, proposer: Mix) -> None:
 
 
 def _drawn(told: Mapping[Mix, Sequence[Campaign]]) -> bytes:
-    """A PNG: what each night held, as a share of its baseline."""
+    """A PNG: what each run held, as a share of its baseline."""
     figure = Figure(figsize=(10, 5.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

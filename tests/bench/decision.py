@@ -1,6 +1,6 @@
-"""What the decision rule is worth: thousands of simulated nights in each world, ours beside keeping every lower score.
+"""What the decision rule is worth: thousands of simulated runs in each world, ours beside keeping every lower score.
 
-Bars, from earlier simulations of 120 trials a night: out of no gain at most 0.11 claims a night; of true gain at least
+Bars, from earlier simulations of 120 trials a run: out of no gain at most 0.11 claims a run; of true gain at least
 4.2 s where gains are small, 13.1 where they are middling, 50.7 where they are big.
 """
 
@@ -18,7 +18,7 @@ from researcher.decision.rules import Rule
 from tests.bench.nights import WORLDS, simulate
 
 WIDTH = 110  # what the table needs, also where nobody looks at a terminal
-COLUMNS = ("keeps", "claims", "false ones", "nights with one", "told", "true", "trials")
+COLUMNS = ("keeps", "claims", "false ones", "runs with one", "told", "true", "trials")
 
 
 def run(nights: int, experiments: int) -> None:
@@ -27,7 +27,7 @@ def run(nights: int, experiments: int) -> None:
     rates = [(world, rule, nights, experiments) for world in range(len(WORLDS)) for rule in Rule]
     with Pool(os.cpu_count()) as pool:
         rows = pool.starmap(row, rates, chunksize=1)
-    table = Table(title=f"means over {nights} nights of {experiments} experiments; gains (told, true) in s")
+    table = Table(title=f"means over {nights} runs of {experiments} experiments; gains (told, true) in s")
     for name in ("world", "rule", *COLUMNS):
         table.add_column(name, justify="left" if name in ("world", "rule") else "right", no_wrap=True)
     for (world, rule, *_), values in zip(rates, rows, strict=True):

@@ -1,6 +1,6 @@
-"""What small models and their servers do wrong, row by row, and what it costs: the night of test_faults.py.
+"""What small models and their servers do wrong, row by row, and what it costs: the run of test_faults.py.
 
-The night itself is trained by the scripted trainer. Whatever became a trial in it is then trained for real, twenty
+The run itself is trained by the scripted trainer. Whatever became a trial in it is then trained for real, twenty
 steps on the CPU with the real scoring, since only that shows a crash. Bar: below 5 % of the trials crash.
 """
 

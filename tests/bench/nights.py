@@ -1,7 +1,7 @@
-"""Simulated nights: the real decision functions, driven as the loop drives them, in worlds whose truth is known.
+"""Simulated runs: the real decision functions, driven as the loop drives them, in worlds whose truth is known.
 
-Scores are in s, the standard deviation of one code over seeds. A night is the walk, the claims at checkpoints, at jumps
-and at the end, the roll-backs, the incumbent measured again, and sigma pooled from every repeat; a test replays a night
+Scores are in s, the standard deviation of one code over seeds. A run is the walk, the claims at checkpoints, at jumps
+and at the end, the roll-backs, the incumbent measured again, and sigma pooled from every repeat; a test replays a run
 of the real loop and finds the same decisions. Not in it: failures, restarts, trials repeated for the machine's sake.
 """
 
@@ -53,9 +53,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Told:
-    """What a night says in the morning, and how much of it is so. Gains are over the untouched subject.
+    """What a run says in the morning, and how much of it is so. Gains are over the untouched subject.
 
-    A greedy night claims each of its keeps and the score of its head.
+    A greedy run claims each of its keeps and the score of its head.
     """
 
     keeps: int
@@ -76,7 +76,7 @@ class Code:
 
 
 class SimulatedNight:
-    """One night under a rule. `measure` gives the score of the next trial, of code with that true score."""
+    """One run under a rule. `measure` gives the score of the next trial, of code with that true score."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class SimulatedNight:
 
 
 def simulate(world: World, rule: Rule, experiments: int, seed: str) -> Told:
-    """A night of a world. Seeds are texts, so that `repr` of what they stand for will do."""
+    """A run of a world. Seeds are texts, so that `repr` of what they stand for will do."""
     chance = Random(seed)
     trial = count()
     night = SimulatedNight(rule, lambda truth: truth + world.noise(chance, next(trial)))
@@ -230,7 +230,7 @@ def _heavy(chance: Random, _: int) -> float:
 
 
 def _falling(chance: Random, trial: int) -> float:
-    """A machine that gets quieter all night: 2.4 s in 120 trials."""
+    """A machine that gets quieter all run: 2.4 s in 120 trials."""
     return chance.gauss() - 0.02 * trial
 
 

@@ -1,4 +1,4 @@
-"""Where the seconds of an experiment go, and whether the trainer waits for the LLM: a real local night with a scripted
+"""Where the seconds of an experiment go, and whether the trainer waits for the LLM: a real local run with a scripted
 one for each latency, told from its journal.
 
 `proposing` is all from the end of what was measured before to the proposal's being there: the LLM's wait where there
@@ -50,7 +50,7 @@ WIDTH = 120
 
 @dataclass(frozen=True)
 class Night:
-    """What a night came to: `waits` of all its experiments, `parts` of those that ran at once. `refused` answers were
+    """What a run came to: `waits` of all its experiments, `parts` of those that ran at once. `refused` answers were
     not measured."""
 
     latency_s: float
@@ -66,7 +66,7 @@ class Night:
 
 
 def run(experiments: int, budget: float, latencies_s: Sequence[float], mix: str) -> None:
-    """Run the nights and print the tables; exits with 1 where a bar is missed."""
+    """Do the runs and print the tables; exits with 1 where a bar is missed."""
     nights = []
     for latency_s in latencies_s:
         print(f"LLM latency {latency_s:g}: {experiments} experiments, proposer {mix}", flush=True)
@@ -84,7 +84,7 @@ def _night(experiments: int, budget: float, latency_s: float, mix: str) -> Night
         began = time.monotonic()
         _run_night(Path(folder), experiments, budget, latency_s, mix)
         took_s = time.monotonic() - began
-        print(f"the night took {took_s:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"the run took {took_s:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}", flush=True)
         with JournalReader(Path(folder) / "state" / "journal") as history:
             return told(history, latency_s)
 
@@ -107,7 +107,7 @@ def _run_night(folder: Path, experiments: int, budget: float, latency_s: float, 
 
 
 def told(history: JournalReader, latency_s: float) -> Night:
-    """A night with an LLM of that latency, from its journal."""
+    """A run with an LLM of that latency, from its journal."""
     rows = history.experiments()
     measured = [item for item in rows if item.was_measured]
     ends = [item.applied_at for item in rows if item.is_baseline or item.was_measured]

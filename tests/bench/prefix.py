@@ -1,6 +1,6 @@
-"""How much of each question of a night is what the one before began with: servers read only the rest anew.
+"""How much of each question of a run is what the one before began with: servers read only the rest anew.
 
-A night is written down and never run: most is discarded, some kept, some crash, some answers cannot be used. The share
+A run is written down and never run: most is discarded, some kept, some crash, some answers cannot be used. The share
 of characters stands for that of tokens; what a server really kept of it is its own business.
 """
 
@@ -29,7 +29,7 @@ LONG_COPIES = 9
 
 
 def run(experiments: int) -> None:
-    """Build the questions of a night on the shipped subject and on a long one, and print the table."""
+    """Build the questions of a run on the shipped subject and on a long one, and print the table."""
     subject = Path(trainer.__file__).parent.joinpath("subject", "train.py").read_text(encoding="utf-8")
     table = Table(title=f"questions of {experiments} experiments, {ROOM} tokens of room", title_justify="left")
     for heading in ("train.py", "characters a question", "shared with the one before", "median", "between keeps"):
@@ -54,7 +54,7 @@ def shared(before: str, after: str) -> float:
 
 
 def questions(folder: Path, source: str, experiments: int) -> Iterator[tuple[str, bool]]:
-    """Each question of a night, and whether the experiment before it was kept."""
+    """Each question of a run, and whether the experiment before it was kept."""
     prompts, story = Prompts.read(), Story(folder)
     story.baseline(1.80, 1.82)
     for number in range(1, experiments + 1):

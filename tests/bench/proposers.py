@@ -1,8 +1,8 @@
 """Proposers against each other, in a world made of recorded trials.
 
 Recorded are the trials of the table; the world between them is a model of it (tests/bench/table.py), with the noise
-that repeats of the start values had, or with another (`--sigma`): real nights of such trials had 0.010 to 0.014. Real
-are the proposers, what refuses a proposal, and the rule by which a candidate is kept. A night holds its incumbent, and
+that repeats of the start values had, or with another (`--sigma`): real runs of such trials had 0.010 to 0.014. Real
+are the proposers, what refuses a proposal, and the rule by which a candidate is kept. A run holds its incumbent, and
 what is compared is the incumbent's score without noise, in pairs of a seed. Bars: the optimiser beats uniform draws,
 the interval without zero; an adviser who knows nothing costs no more than the share of the moves that it makes.
 """
@@ -78,7 +78,7 @@ def _print_world(recording: Recording, world: World, fit: Fit) -> None:
     print(
         f"recorded: {len(recording.trials)} real trials of `{recording.header['profile']}`, {budget['amount']:g} "
         f"{budget['clock']} seconds each, {recording.failed_share:.1%} failed; sigma of the start values "
-        f"{recording.sigma:.4f}, of a night's scores {world.sigma:.4f}; "
+        f"{recording.sigma:.4f}, of a run's scores {world.sigma:.4f}; "
         f"best score {min(trial.score or 99.0 for trial in recording.scored):.4f}"
     )
     print(
@@ -93,7 +93,7 @@ def _print_world(recording: Recording, world: World, fit: Fit) -> None:
 
 def _print(nights: Mapping[str, Sequence[Night]], trials: int) -> None:
     early, late = min(EARLY, trials), trials
-    table = Table(title=f"what a night holds, without noise: mean of {len(nights[RANDOM])} seeds (quartiles)")
+    table = Table(title=f"what a run holds, without noise: mean of {len(nights[RANDOM])} seeds (quartiles)")
     for name in ("proposer", f"{early} trials", f"{late} trials", f"better than random at {early}", "failed"):
         table.add_column(name, justify="left" if name == "proposer" else "right")
     table.add_column("trials, min", justify="right")
@@ -166,7 +166,7 @@ def _drawn(nights: Mapping[str, Sequence[Night]], sigma: float) -> bytes:
     axes.set_xlabel("trials")
     axes.set_ylabel("val_bpb of the incumbent, without noise")
     axes.set_title(
-        f"median and middle half of {len(nights[RANDOM])} nights in a model of recorded trials; sigma {sigma:.3f}",
+        f"median and middle half of {len(nights[RANDOM])} runs in a model of recorded trials; sigma {sigma:.3f}",
         loc="left",
         fontsize=10,
     )

@@ -1,7 +1,7 @@
-"""One simulated night of a proposer in a world: the real proposers, what refuses a proposal, and the rule that keeps.
+"""One simulated run of a proposer in a world: the real proposers, what refuses a proposal, and the rule that keeps.
 
-Not in it: claims, structural edits, an LLM. The luck of a trial hangs on the night's seed and on its knobs alone, so
-nights of one seed share it, whoever proposes.
+Not in it: claims, structural edits, an LLM. The luck of a trial hangs on the run's seed and on its knobs alone, so
+runs of one seed share it, whoever proposes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ PROPOSERS: dict[str, Callable[[int, int], Moving]] = {
 
 @dataclass(frozen=True)
 class Night:
-    """What the night held after each trial (from 0, the start, on), which trials failed, seconds of all trials by the
+    """What the run held after each trial (from 0, the start, on), which trials failed, seconds of all trials by the
     model, and processor seconds that proposing really took."""
 
     held: tuple[float, ...]
@@ -97,7 +97,7 @@ class Night:
 
 
 class SimulatedNight:
-    """One night of a proposer in the world."""
+    """One run of a proposer in the world."""
 
     def __init__(self, world: World, moving: Moving, seed: int) -> None:
         self._world, self._moving, self._seed = world, moving, seed

@@ -1,7 +1,7 @@
 """Real trials of the `cpu` profile over the knobs of the default subject, through the trainer itself, one line each.
 
 Stopped, the same command goes on after the last line. What a candidate did wrong is a line too; what this machine did
-wrong ends the recording. The processor budget and the rows that score are fewer than a night's; the first line says so.
+wrong ends the recording. The processor budget and the rows that score are fewer than a run's; the first line says so.
 """
 
 from __future__ import annotations

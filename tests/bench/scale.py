@@ -2,7 +2,7 @@
 
 The loop, journal, git, queue and projections are real, on the default subject; the trainer answers at once and the
 proposals come from a script (or, asked for, from the real optimiser). A shared machine changes its speed by a third
-within a minute, so the last hundred run at the same time as the first hundred of another, new night. Bars: an
+within a minute, so the last hundred run at the same time as the first hundred of another, new run. Bars: an
 experiment of the last hundred within 1.2 times one of those first, 60 processor seconds of the researcher and its git
 a thousand, memory and descriptors flat.
 """
@@ -50,7 +50,7 @@ class Reading:
 
 
 def run(experiments: int, real: bool) -> None:
-    """Run the nights and print the table."""
+    """Do the runs and print the table."""
     with tempfile.TemporaryDirectory(prefix="overnight-bench-") as name:
         old, new = Path(name, "old"), Path(name, "new")
         with open_server(old / "redis") as server, open_server(new / "redis") as other:

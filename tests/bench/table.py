@@ -96,7 +96,7 @@ class Fit:
 class World:
     """What any knob vector would score without noise, whether it would fail, how long its trial would take.
 
-    `sigma` is that of a night's scores: the recording's, if nobody asks for another.
+    `sigma` is that of a run's scores: the recording's, if nobody asks for another.
     """
 
     def __init__(self, recording: Recording, sigma: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A real night that goes wrong again and again, with nobody there: what is left of it in the morning.
+"""A real run that goes wrong again and again, with nobody there: what is left of it in the morning.
 
 Real are torch, the trainer and its walls, git, RQ, the server and the supervisor of local mode; scripted is the LLM.
 Its answers are cut off, unreadable, not Python, out of range, code that crashes or trains to NaN; its server breaks,
@@ -42,7 +42,7 @@ from trainer.sandbox.procfs import process_table
 PROFILE = "cpu"
 GROWTH_BAR, DESCRIPTORS_BAR = 1.2, 2
 LOOK_EVERY_S = 1.0
-KILLED_EVERY, KILLED_UNTIL = 7, 0.5  # experiments, and the share of the night
+KILLED_EVERY, KILLED_UNTIL = 7, 0.5  # experiments, and the share of the run
 AWAY = range(30, 36)  # experiments during which no LLM answers
 ROLES = {"researcher": "-m researcher", "trainer": "-m trainer", "server": "-server 127.0.0.1"}
 VICTIMS = ("trainer", "candidate", "researcher")
@@ -71,7 +71,7 @@ FAULTS: tuple[Turn, ...] = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What a part of the night held when so many experiments were measured."""
+    """What a part of the run held when so many experiments were measured."""
 
     role: str
     experiments: int
@@ -100,7 +100,7 @@ class FaultyLlm:
 
 
 def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> None:
-    """Run the night, print what became of it; exits with 1 where a bar is missed."""
+    """Do the run, print what became of it; exits with 1 where a bar is missed."""
     state = State(folder.resolve())
     profile, killed, readings = profile_named(PROFILE), Counter[str](), list[Reading]()
     with ExitStack() as at_the_end:
@@ -118,10 +118,10 @@ def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> 
             readings += _read(night.pid, measured)
             time.sleep(LOOK_EVERY_S)
     if night.returncode != 0:
-        raise SystemExit(f"the night ended with {night.returncode}; the same command goes on from here")
+        raise SystemExit(f"the run ended with {night.returncode}; the same command goes on from here")
     with JournalReader(state.journal) as history:
         told = build_report(history, profile)
-    assert told is not None, "a night that ended has a run"
+    assert told is not None, "a run that ended has a run"
     missed = _print(told, check(state.root), killed, readings, experiments)
     if picture is not None:
         picture.write_bytes(_drawn(told, readings))
@@ -173,7 +173,7 @@ def _measured(state: State) -> int:
 
 
 def _parts(root: int) -> dict[str, int]:
-    """The pids of the parts of a night, and of a candidate that trains: the trainer forks, the guardian is below it."""
+    """The pids of the parts of a run, and of a candidate that trains: the trainer forks, the guardian is below it."""
     table = process_table()
 
     def below(parents: Collection[int], words: str = "") -> list[int]:

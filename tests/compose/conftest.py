@@ -53,7 +53,7 @@ def images(checkout: Path) -> None:
 
 @pytest.fixture(scope="session")
 def stack(checkout: Path, images: None) -> Iterator[Stack]:
-    """Up and healthy, with a night under way that has no end."""
+    """Up and healthy, with a run under way that has no end."""
     with removed_at_the_end(Stack(f"overnight-test-{os.getpid()}", checkout)) as stack:
         with timed("up to healthy, from nothing"):
             stack.up()

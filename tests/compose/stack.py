@@ -158,9 +158,9 @@ class Stack:
         self._wait_while_trials_end(lambda: (self.ask(query) or 0) >= wanted, f"{query}: not {wanted}")
 
     def wait_for_end(self) -> None:
-        """Until the researcher says that the night has ended."""
+        """Until the researcher says that the run has ended."""
         told = ("logs", "--no-log-prefix", "--tail", "1", "researcher")
-        self._wait_while_trials_end(lambda: "goes on\n" in self.compose(*told).stdout, "the night does not end")
+        self._wait_while_trials_end(lambda: "goes on\n" in self.compose(*told).stdout, "the run does not end")
 
     def _wait_while_trials_end(self, is_there: Callable[[], bool], what: str) -> None:
         """A busy machine may take its time: this fails where no trial ends within the deadline."""

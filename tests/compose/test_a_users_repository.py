@@ -1,6 +1,6 @@
 """A user's own repository beside the volume of the run: whose it is, and what is said when it is somebody else's.
 
-Named to run first: the stack of the other tests has a night under way that would take half of the processor.
+Named to run first: the stack of the other tests has a run under way that would take half of the processor.
 """
 
 from __future__ import annotations

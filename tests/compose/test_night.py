@@ -1,4 +1,4 @@
-"""A whole night in containers: from nothing to decided experiments, through the death of every part of it."""
+"""A whole run in containers: from nothing to decided experiments, through the death of every part of it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The night in containers of which any part dies at any time, the engine with them, and its story is checked.
+"""The run in containers of which any part dies at any time, the engine with them, and its story is checked.
 
 `CHAOS_S` says for how long (90 s unless told; what must happen once happens, however long that takes), `CHAOS_SEED`
 repeats the choice of victims and pauses, though not what the machine makes of them. Named to run after test_night,
-whose night it takes over. An engine that is not ours to stop is left alone, and the figures say so.
+whose run it takes over. An engine that is not ours to stop is left alone, and the figures say so.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Chaos:
     killed: Counter[str] = field(default_factory=Counter)
 
     def strike_until(self, end: float, *, spared: str | None = None) -> None:
-        """One victim after the other, with pauses in which the night gets on."""
+        """One victim after the other, with pauses in which the run gets on."""
         services = [service for service in STAY_UP if service != spared]
         while (pause_s := self.chance.uniform(*PAUSE_S)) < end - time.monotonic():
             time.sleep(pause_s)  # there is nothing to wait for: the moment is chance's

@@ -1,4 +1,4 @@
-"""Servers that place the model badly, each named for what it does. Ollama's own placing on a card was never recorded:
+"""Servers that place the model badly, each named for what it does. Ollama's own placing on a GPU was never recorded:
 the shapes are those of a server without one, the faults follow its source.
 """
 
@@ -10,7 +10,7 @@ from tests.doubles.ollama_server import Held, OllamaDouble
 
 
 class SpillingServer(OllamaDouble):
-    """Puts a third of the model on the CPU and answers 200, as Ollama does beside a full card."""
+    """Puts a third of the model on the CPU and answers 200, as Ollama does beside a full GPU."""
 
     spills_left = 1_000
 
@@ -24,7 +24,7 @@ class SpillingServer(OllamaDouble):
 
 
 class OnceSpillingServer(SpillingServer):
-    """Spills at its first load only: something else left the card meanwhile."""
+    """Spills at its first load only: something else left the GPU meanwhile."""
 
     spills_left = 1
 

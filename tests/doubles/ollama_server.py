@@ -66,7 +66,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Held:
-    """The model in memory: `on_card` of its `SIZE` bytes are on the card."""
+    """The model in memory: `on_card` of its `SIZE` bytes are on the GPU."""
 
     context: int
     on_card: int
@@ -79,7 +79,7 @@ class OllamaDouble(ThreadingHTTPServer):
     """Serves the turns of a script on a loopback port.
 
     `asked` keeps the bodies of all chat requests, `calls` those of loads and unloads too, in their order. The model is
-    on a card where the caller asks for layers there, else beside the processor; `held` is None while it is not loaded.
+    on a GPU where the caller asks for layers there, else beside the processor; `held` is None while it is not loaded.
     `looks` counts what only looks.
     """
 

@@ -1,4 +1,4 @@
-"""From settings to the LLMs of a night."""
+"""From settings to the LLMs of a run."""
 
 from __future__ import annotations
 

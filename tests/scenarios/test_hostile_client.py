@@ -1,4 +1,4 @@
-"""What whoever holds the client's password can do to a night's Redis and its researcher, on the server as it ships."""
+"""What whoever holds the client's password can do to a run's Redis and its researcher, on the server as it ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a small model or its server does wrong costs no trial and no night, is told, and is known next time."""
+"""Whatever a small model or its server does wrong costs no trial and no run, is told, and is known next time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(folder: Path, server: RedisServer) -> Iterator[dict[str, Seen]]:
-    """All of it in one night."""
+    """All of it in one run."""
     night = ScriptedRun(folder, server, FILES)
     try:
         night.start_trainer()

@@ -95,7 +95,7 @@ class Night:
         return min(pid for pid, line in self.processes().items() if words in line)
 
     def wait_for_silence(self) -> None:
-        """Fails when something of this night is still alive after half a minute."""
+        """Fails when something of this run is still alive after half a minute."""
         deadline = time.monotonic() + 30
         while left := self.processes():
             assert time.monotonic() < deadline, f"left behind: {left}"
@@ -202,7 +202,7 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
         mine.write_text(source.replace("SCALAR_LR = 0.5", "SCALAR_LR = 0.4"))
         assert "runs next" in night.say("submit", str(mine))
         assert "going on" in night.say("resume")
-        assert "a night is running" in night.say("trial", str(mine))
+        assert "a run is going on" in night.say("trial", str(mine))
         night.wait_until(lambda history: history.measured_count() >= 2)
         assert "stopping" in night.say("stop")
 

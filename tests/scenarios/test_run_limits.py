@@ -1,4 +1,4 @@
-"""When a night ends by itself, and its LLM at work: the researcher as a process, with a scripted trainer and Ollama."""
+"""When a run ends by itself, and its LLM at work: the researcher as a process, with a scripted trainer and Ollama."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def cost_before_the_last_experiment(night: ScriptedRun) -> Cost:
         return cost_of(run_of(night), before, trials)
 
 
-# When a night ends
+# When a run ends
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: Script
     assert run.confirmed == run.incumbent, "what was kept is confirmed or rolled back before the end"
     assert run.ended is not None
     assert "hours of trials and LLM are used" in run.ended
-    assert f"the night has ended: {run.ended}" in night.output()
+    assert f"the run has ended: {run.ended}" in night.output()
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(night: Scri
 
 
 class StickyProposers:
-    """A model of theirs leaves the card at the third asking only."""
+    """A model of theirs leaves the GPU at the third asking only."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""Whole nights against a known truth: what the decision rule finds, what it invents, and that the loop decides so."""
+"""Whole runs against a known truth: what the decision rule finds, what it invents, and that the loop decides so."""
 
 from __future__ import annotations
 
@@ -76,4 +76,4 @@ def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(ni
     assert told.decisions == [item.decision for item in experiments]
     assert told.verdicts == verdicts
     assert next(scores, None) is None, "both measured as often"
-    assert set(verdicts) == {Verdict.CONFIRMED, Verdict.ROLLED_BACK}, "else choose a night that shows more"
+    assert set(verdicts) == {Verdict.CONFIRMED, Verdict.ROLLED_BACK}, "else choose a run that shows more"

@@ -123,7 +123,7 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
     second = night.start_container()
 
     wait_for(lambda: (night.bus.doing("researcher") or "").startswith(REFUSED), TEN_S)
-    assert "begun with profile 12gb, and the card found now is a 24gb" in (night.bus.doing("researcher") or "")
+    assert "begun with profile 12gb, and the GPU found now is a 24gb" in (night.bus.doing("researcher") or "")
     assert "PROFILE=12gb" in night.output()
     assert second.poll() is None
     assert health(night, State(night.journal.parent)) == 1

@@ -1,6 +1,6 @@
 """Does an error of a script, run with fake tensors on a processor, mean that its code is wrong wherever it runs?
 
-Promises: a closed list. What is not on it, what may be a fault of the fakes or of a machine without a card, is no. The
+Promises: a closed list. What is not on it, what may be a fault of the fakes or of a machine without a GPU, is no. The
 patterns are the wordings of torch 2.13, of its fakes and of its kernels; in other words an error is a no.
 """
 
@@ -75,7 +75,7 @@ _TYPES = (
     r"could not infer output dtype",
 )
 _WRONG = re.compile("|".join(_SHAPES + _GRADIENTS + _TYPES))
-# On a card types follow autocast and half precision, and other kernels keep other tensors for the backward pass.
+# On a GPU types follow autocast and half precision, and other kernels keep other tensors for the backward pass.
 _WRONG_ON_A_PROCESSOR = re.compile(
     r"to have the same dtype|Input dtypes must be the same|expected dtype torch\.\w+ for"
     r"|modified by an inplace operation"
@@ -120,7 +120,7 @@ def _is_doubtful(error: BaseException) -> bool:
 
 
 def _bound(source: Path) -> set[str]:
-    """Every name that the file gives to something, maybe on a card only."""
+    """Every name that the file gives to something, maybe on a GPU only."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source.read_bytes().decode())):
         match node:

@@ -2,7 +2,7 @@
 
 Under torch's fake tensors shapes and types are real and numbers are not: the largest model takes seconds and little
 memory. Promises: wrong code is claimed only where the error can mean nothing else, see `wrongness`. Does not cover a
-card's branch of a script, since cards are hidden here; nor a script that forges the answer, which costs it a trial.
+GPU's branch of a script, since GPUs are hidden here; nor a script that forges the answer, which costs it a trial.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ _MADE: dict[str, Callable[[Any], Any]] = {
 
 def _weights(script: ModuleType, *, on_card: bool) -> tuple[float, float]:
     """Of the largest model that a module-level name holds: its parameters, and the bytes that they and their gradients
-    take at least. A card's branch may hold them in half precision. 0 without a model."""
+    take at least. A GPU's branch may hold them in half precision. 0 without a model."""
     import torch  # noqa: PLC0415
 
     found = [(0.0, 0.0)]

@@ -14,7 +14,7 @@ _CARD_SIZE, _CARD_PRODUCTS = 4096, 40
 
 
 def card_s() -> float:
-    """A first round wakes the card up, the second counts; nothing of it stays in the card's memory."""
+    """A first round wakes the GPU up, the second counts; nothing of it stays in the GPU's memory."""
 
     ones = torch.ones(_CARD_SIZE, _CARD_SIZE, dtype=torch.float16, device="cuda")
     product = torch.empty_like(ones)

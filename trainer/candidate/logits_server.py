@@ -149,7 +149,7 @@ def _fits_half(torch: Any, answer: Any) -> bool:
 
 
 def _device_of(torch: Any, model: Any) -> Any:
-    """Where the model's parameters are; a model without any is fed on the card if there is one."""
+    """Where the model's parameters are; a model without any is fed on the GPU if there is one."""
     with contextlib.suppress(AttributeError, StopIteration, TypeError):
         return next(model.parameters()).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -43,7 +43,7 @@ def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
 def wanted(source: bytes, *, has_card: bool) -> list[str]:
     """The modules that a source imports on its first level, in its order, and those that its uses of torch import.
 
-    A branch of the first level may be a card's, so without one it is passed over. Nothing for what is no Python.
+    A branch of the first level may be a GPU's, so without one it is passed over. Nothing for what is no Python.
     """
     try:
         body = ast.parse(source).body

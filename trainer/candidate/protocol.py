@@ -137,7 +137,7 @@ class Layout:
     def fitting(cls, context: int, vocab: int, rows: int) -> Layout:
         """For scoring `rows` rows: as many at once as keep one float32 buffer within 16 MiB, but at least four.
 
-        Larger batches were not faster on a CPU; on a card four rows of the largest profile are 256 MiB.
+        Larger batches were not faster on a CPU; on a GPU four rows of the largest profile are 256 MiB.
         """
         return cls(min(rows, max(_FEWEST_ROWS, _BUFFER_BYTES // (context * vocab * 4))), context, vocab)
 

@@ -247,21 +247,19 @@ def _device_facts(vram_mib: int | None) -> Message:
 
 
 def _calibrated(facts: Message) -> Message:
-    """With how fast the card is, where there is one."""
+    """With how fast the GPU is, where there is one."""
     from trainer.candidate.gpu_speed import card_s  # noqa: PLC0415
 
     return replace(facts, y=card_s()) if facts.x else facts
 
 
 def memory_fraction(cap_mib: int, total_mib: float) -> float:
-    """The share of a card that torch may allocate so that the whole process stays below a cap.
+    """The share of a GPU that torch may allocate so that the whole process stays below a cap.
 
     Raises ValueError for a cap that CUDA's own context fills.
     """
     if cap_mib <= CONTEXT_MIB:
-        raise ValueError(
-            f"a cap of {cap_mib} MiB of the card's memory leaves none: CUDA itself takes {CONTEXT_MIB} MiB"
-        )
+        raise ValueError(f"a cap of {cap_mib} MiB of the GPU's memory leaves none: CUDA itself takes {CONTEXT_MIB} MiB")
     return min(1.0, (cap_mib - CONTEXT_MIB) / total_mib)
 
 

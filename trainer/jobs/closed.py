@@ -44,7 +44,7 @@ class NotInTable(ValueError):
 def unknown_jobs_text(refused: int, queue: str) -> str:
     """What a person should know of them."""
     return (
-        f"{refused} jobs in the queue {queue} were none of this night and were refused. "
+        f"{refused} jobs in the queue {queue} were none of this run and were refused. "
         "Next: find who else writes to this Redis, and give one of you another"
     )
 

@@ -1,7 +1,7 @@
-"""Profiles: what a trial of the default subject is on a given card.
+"""Profiles: what a trial of the default subject is on a given GPU.
 
-`80gb` is the reference set-up and `fork` its local-LLM descendant; the card profiles follow the arithmetic of trainer
-memory per depth and batch; their caps leave room for the LLM on the smallest card that the profile is chosen for.
+`80gb` is the reference set-up and `fork` its local-LLM descendant; the GPU profiles follow the arithmetic of trainer
+memory per depth and batch; their caps leave room for the LLM on the smallest GPU that the profile is chosen for.
 `cpu` is derived from `80gb` by one rule (`_scaled_to_cpu`), not tuned by hand. A profile is
 part of an experiment's identity: scores of different profiles do not compare.
 """

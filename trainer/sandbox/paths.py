@@ -11,7 +11,7 @@ from trainer.sandbox.launch import User
 @dataclass(frozen=True)
 class WorkerConfig:
     """What is this worker's: folders of a profile's data, of results that stay (a checker has none), of work that does
-    not; its name; the user that candidates run as, if not our own; its own cap of a card's memory; what no log shows.
+    not; its name; the user that candidates run as, if not our own; its own cap of a GPU's memory; what no log shows.
     """
 
     data: Path

@@ -29,14 +29,14 @@ class Unsafe(RuntimeError):
 
 @dataclass(frozen=True)
 class Walls:
-    """What stands around a candidate, what gets through all the same, and what is wrong with the card from inside."""
+    """What stands around a candidate, what gets through all the same, and what is wrong with the GPU from inside."""
 
     layers: tuple[str, ...]
     open: tuple[str, ...]
     card_fault: str | None
 
     def require(self) -> None:
-        """Raises Unsafe where anything gets through or the card cannot be used."""
+        """Raises Unsafe where anything gets through or the GPU cannot be used."""
         if self.open:
             raise Unsafe(
                 f"a candidate here could {', '.join(self.open)}; run in containers (scripts/up), or on Linux 5.13 or "
@@ -44,7 +44,7 @@ class Walls:
             )
         if self.card_fault is not None:
             raise Unsafe(
-                f"a candidate could not use the card ({self.card_fault}); look at the driver with scripts/doctor"
+                f"a candidate could not use the GPU ({self.card_fault}); look at the driver with scripts/doctor"
             )
 
 
@@ -69,7 +69,7 @@ def try_walls(places: WorkerConfig, password_file: Path | None) -> Walls:
     return Walls(
         layers,
         tuple(what for name, _, what in told if name == "open"),
-        next((what for name, _, what in told if name == "card"), None),
+        next((what for name, _, what in told if name == "GPU"), None),
     )
 
 

@@ -1,6 +1,6 @@
 """What the walls around candidates let through, tried from inside: the trainer starts this where a candidate would be.
 
-Prints `open: WHAT` for everything that a candidate must not do and could, and `card: REASON` where there is a card, not
+Prints `open: WHAT` for everything that a candidate must not do and could, and `GPU: REASON` where there is a GPU, not
 hidden, and CUDA does not start on it. It believes nothing of the layers that were put up; it tries.
 """
 
@@ -23,7 +23,7 @@ def main() -> None:
             print(f"open: {act.words}")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     if not hidden and glob.glob("/dev/nvidia[0-9]*") and (reason := _card_fault()) is not None:
-        print(f"card: {reason}")
+        print(f"GPU: {reason}")
 
 
 def _could(act: Act, target: object) -> bool:

@@ -1,5 +1,5 @@
 """What a candidate may see of the file system: the system and the interpreter to read, its data to read, its own to
-write, the card to use. The work folder is the guardian's to add.
+write, the GPU to use. The work folder is the guardian's to add.
 
 An allow-list: what nobody named stays closed, homes and other people's programs included. Does not cover what the
 candidate's user may do with what is granted; see `trainer.sandbox.landlock`.

@@ -64,7 +64,7 @@ class Answer:
 
 class LogitsExchange:
     """`ask`, then one `answered` a message until it is `over`. `half` asks for half precision: for logits that leave a
-    card; it biases by 6e-6 nats."""
+    GPU; it biases by 6e-6 nats."""
 
     def __init__(self, channel: Channel, buffers: Buffers) -> None:
         self.channel = channel

@@ -44,7 +44,7 @@ class StandIn:
         if found != self.pinned:
             raise OtherPrepare(
                 f"its {PREPARE} ({found[:12]}) is not the one that gave the data ({self.pinned[:12]}) "
-                "and is fixed for a night; restore it, or `overnight init` with the edited one into another --state"
+                "and is fixed for a run; restore it, or `overnight init` with the edited one into another --state"
             )
         files = spec.files | {PREPARE: self.text}
         return replace(spec, files=files, files_sha256=files_digest(files))

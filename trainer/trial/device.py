@@ -12,7 +12,7 @@ _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 
 def device(claim: str, threads: int | None, memory_mib: float) -> Device | None:
-    """What a trial ran on, from the runner's `torch version|card` and this machine; None if the runner never said."""
+    """What a trial ran on, from the runner's `torch version|GPU` and this machine; None if the runner never said."""
     torch, _, card = claim.partition("|")
     if not torch:
         return None

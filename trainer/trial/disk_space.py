@@ -1,6 +1,6 @@
 """Is there room for a trial? The disks of results and of work folders, looked at before a trial is taken.
 
-A trial whose result cannot be stored is minutes lost, so without room none is begun: the night's waits in the queue.
+A trial whose result cannot be stored is minutes lost, so without room none is begun: the run's waits in the queue.
 Does not cover quotas and rights; where those forbid storing, the attempt is `lost` with the system's own words.
 """
 

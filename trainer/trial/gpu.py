@@ -1,7 +1,7 @@
-"""Is the card free of the dead? A process that was killed may stay on the driver's list for a while, with its memory.
+"""Is the GPU free of the dead? A process that was killed may stay on the driver's list for a while, with its memory.
 
 Promises: no trial begins beside one, as long as driver and trainer count processes alike, which in a container they do
-not: there nothing is asked. Does not cover living processes on the card, such as the LLM's. Unproven on a card.
+not: there nothing is asked. Does not cover living processes on the GPU, such as the LLM's. Unproven on a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def why_not_ready(caps: Caps) -> str | None:
     while dead := [pid for pid in _listed() if not os.path.exists(f"/proc/{pid}")]:
         if time.monotonic() > give_up:
             return (
-                f"the card still holds processes that are gone ({', '.join(map(str, dead))}) and their memory. "
+                f"the GPU still holds processes that are gone ({', '.join(map(str, dead))}) and their memory. "
                 "Next: `nvidia-smi`; if they stay, restart the machine"
             )
         time.sleep(_LOOK_AGAIN_S)
@@ -36,13 +36,13 @@ def why_not_ready(caps: Caps) -> str | None:
 
 
 def _listed() -> list[int]:
-    """Whom the driver says to be on our card; nobody where it cannot be asked, which the trial itself will show."""
+    """Whom the driver says to be on our GPU; nobody where it cannot be asked, which the trial itself will show."""
     cards = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         said = subprocess.run(
             [*_ASK, *(["--id", cards] if cards else [])], check=True, capture_output=True, text=True, timeout=_ASK_S
         ).stdout
     except (OSError, subprocess.SubprocessError) as fault:
-        log.warning("who is on the card cannot be told: %s", fault)
+        log.warning("who is on the GPU cannot be told: %s", fault)
         return []
     return [int(line) for line in said.split() if line.isdecimal()]

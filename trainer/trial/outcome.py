@@ -54,7 +54,7 @@ class Termination:
 @dataclass(frozen=True)
 class Observation:
     """How a candidate ended. `ending` is None when its guardian was killed or does not answer; `bpb` is ours,
-    `printed_bpb` its claim; `vram_mib` is its cap on a card; `no_room` is what its disk lacks also without its files.
+    `printed_bpb` its claim; `vram_mib` is its cap on a GPU; `no_room` is what its disk lacks also without its files.
 
     `kernel_oom_kills` counts the kernel's kills for memory meanwhile: in our own control group if `oom_of_own_group`,
     else on the whole machine. For `stopped_s` a process of the candidate was held by a stop signal, for `away_s` the
@@ -155,7 +155,7 @@ def _killed(number: int, observed: Observation) -> Termination:
 def _failed(exit_code: int | None, observed: Observation) -> Termination:
     if any(_CARD_MEMORY.search(line) for line in observed.last_lines):
         cap = f"; its cap is {observed.vram_mib} MiB" if observed.vram_mib is not None else ""
-        return Termination(Outcome.OUT_OF_MEMORY, f"the card's memory did not do{cap}{_last_line(observed)}")
+        return Termination(Outcome.OUT_OF_MEMORY, f"the GPU's memory did not do{cap}{_last_line(observed)}")
     if any(_MEMORY.search(line) for line in observed.last_lines):
         return Termination(Outcome.OUT_OF_MEMORY, f"out of memory{_last_line(observed)}")
     if observed.kernel_oom_kills:

@@ -192,7 +192,7 @@ def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
 
 
 def vram_mib(spec: TrialSpec, places: WorkerConfig) -> int | None:
-    """The smaller cap of the card's memory: the trial's or this trainer's."""
+    """The smaller cap of the GPU's memory: the trial's or this trainer's."""
     return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
 
 

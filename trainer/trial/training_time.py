@@ -31,7 +31,7 @@ class Grace:
     @classmethod
     def of(cls, budget: Budget) -> Grace:
         """Imports are done before the count begins, so a set-up is what builds the model: 0.1 s of the default subject
-        on a processor. On the wall it waits for a card and for neighbours, and a script of the user's own that times
+        on a processor. On the wall it waits for a GPU and for neighbours, and a script of the user's own that times
         itself ends with one step of up to seconds."""
         if budget.clock is Clock.WALL:
             return cls(setup=max(3.0, 0.03 * budget.amount), overrun=max(2.0, 0.05 * budget.amount))

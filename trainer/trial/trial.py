@@ -73,7 +73,7 @@ def run_trial(
 
 
 def _calibrate(spec: TrialSpec) -> float | None:
-    """Where wall seconds count, the candidate's process does it on the card."""
+    """Where wall seconds count, the candidate's process does it on the GPU."""
     return None if spec.budget.clock is Clock.WALL else machine_speed.processor_s()
 
 

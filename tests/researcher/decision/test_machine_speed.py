@@ -1,4 +1,4 @@
-"""Drift: what counts as another machine, and what a night does when it has one. Calibrations as values, nights real."""
+"""Drift: what counts as another machine, and what a run does when it has one. Calibrations as values, runs real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the journal's reader remembers is what stands in the file, at every step of a night."""
+"""What the journal's reader remembers is what stands in the file, at every step of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the LLM goes, and the arithmetic of one card for two."""
+"""Where the LLM goes, and the arithmetic of one GPU for two."""
 
 from __future__ import annotations
 

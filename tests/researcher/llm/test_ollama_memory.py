@@ -1,4 +1,4 @@
-"""A model is in memory as asked and wholly on the card, or it is not used; it leaves when a trial needs the card."""
+"""A model is in memory as asked and wholly on the GPU, or it is not used; it leaves when a trial needs the GPU."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_card_without_room_is_told_in_the_servers_words() -> None:
 
 
 def test_a_model_that_takes_more_than_its_reserve_is_refused() -> None:
-    too_large = pytest.raises(ModelDoesNotFit, match=r"takes 9\.0 GiB of the card, and 6\.5 GiB are set aside for it")
+    too_large = pytest.raises(ModelDoesNotFit, match=r"takes 9\.0 GiB of the GPU, and 6\.5 GiB are set aside for it")
     with ollama_double(["yes"], model=MODEL) as server, too_large:
         client_of(replace(RESIDENT, reserve_mib=6656), server).chat(QUESTION, nothing)
 
@@ -212,7 +212,7 @@ def test_the_seconds_of_an_answer_hold_those_of_the_load() -> None:
     assert answer.seconds >= 0.4
 
 
-# Leaving: where the card cannot hold both, no trial begins before it is free.
+# Leaving: where the GPU cannot hold both, no trial begins before it is free.
 
 
 def test_where_the_card_cannot_hold_both_the_model_is_gone_before_a_trial() -> None:

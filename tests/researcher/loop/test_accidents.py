@@ -1,6 +1,6 @@
 """Accidents of trials as the researcher sees them: what is measured once more, never blamed, or tried again.
 
-Each night is the real loop on a real queue, with a trainer that ends trials as marks in the source say.
+Each run is the real loop on a real queue, with a trainer that ends trials as marks in the source say.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROLLED_BACK, FAILS = (CheckKind.CLAIM, Verdict.ROLLED_BACK), (CheckKind.RECHECK,
 
 
 def told(night: ScriptedRun, happenings: list[Happening], **settings: object) -> list[str]:
-    """The night to its end; every reason for which it was held. Time passes quickly in it."""
+    """The run to its end; every reason for which it was held. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
     with opened(night, happenings, **settings) as lab:  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ class FailsAsBase(TrialQueue):
         if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
             return answer
         assert int(number[1]) < 10, "it is claimed against for ever"
-        return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no card")
+        return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no GPU")
 
 
 def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: ScriptedRun) -> None:

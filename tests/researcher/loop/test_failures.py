@@ -152,7 +152,7 @@ class LosingTrials(TrialQueue):
 
 
 def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str, losses: int) -> list[str]:
-    """Every reason for which the night was held, in turn. Time passes quickly in it."""
+    """Every reason for which the run was held, in turn. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
 
@@ -181,7 +181,7 @@ def test_a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held(
     assert len(held) == holds
     assert all("the worker was killed" in reason and "look at the trainer's log" in reason for reason in held)
     with JournalReader(night.journal) as history:
-        assert history.measured_count() == 1, "the night goes on"
+        assert history.measured_count() == 1, "the run goes on"
         assert history.trials()[0].outcome is Outcome.OK, "a baseline is measured, however often it is lost"
 
 

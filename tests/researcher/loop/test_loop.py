@@ -1,4 +1,4 @@
-"""The researcher as a process, with a scripted trainer: whole nights, kills, requests, fallbacks."""
+"""The researcher as a process, with a scripted trainer: whole runs, kills, requests, fallbacks."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def of_disk(code: int, *where: str) -> OSError:
         (of_sqlite("SQLITE_IOERR_FSYNC"), "fails (as SQLite says it). Next: look at `dmesg`"),
         (
             redis.AuthenticationError("WRONGPASS"),
-            "Redis at cache:6379/0 refuses the password of this night (WRONGPASS)",
+            "Redis at cache:6379/0 refuses the password of this run (WRONGPASS)",
         ),
         (redis.exceptions.NoPermissionError("no HSET"), "denies this user a right (no HSET)"),
         (redis.exceptions.OutOfMemoryError("OOM"), "has used up its memory. Next: raise its maxmemory"),

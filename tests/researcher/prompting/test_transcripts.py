@@ -1,4 +1,4 @@
-"""What models were asked and answered is kept small and whole, and an old night's is read as well."""
+"""What models were asked and answered is kept small and whole, and an old run's is read as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the LLM is told: the state of the night, and nothing it must not know."""
+"""What the LLM is told: the state of the run, and nothing it must not know."""
 
 from __future__ import annotations
 

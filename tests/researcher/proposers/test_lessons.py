@@ -1,4 +1,4 @@
-"""What a night learns of its edits: kinds, dead ends, near misses; two of those at once."""
+"""What a run learns of its edits: kinds, dead ends, near misses; two of those at once."""
 
 from __future__ import annotations
 

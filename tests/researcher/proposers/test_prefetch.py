@@ -96,7 +96,7 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
         return Turn(ELSEWHERE)
 
     def tick() -> None:
-        """Three experiments later the LLM has thought, and the night lets it say so."""
+        """Three experiments later the LLM has thought, and the run lets it say so."""
         if lab.journal.measured_count() == 3 and not drafting.waiting:
             answers.set()
             assert answered.wait(DEADLINE_S)

@@ -132,7 +132,7 @@ def test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_mat
         contexts = [night.briefing().context(night.story.journal, night.incumbent, model="m") for _ in range(2)]
 
     assert contexts[0] == contexts[1]
-    assert len(contexts[0].memory) < 60, "bounded, however long the night"
+    assert len(contexts[0].memory) < 60, "bounded, however long the run"
     assert any("Older dead ends" in line for line in contexts[0].memory)
     for room in (1500, 3000, ROOM):
         messages = Prompts.read().messages(contexts[0], room)

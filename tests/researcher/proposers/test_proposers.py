@@ -1,4 +1,4 @@
-"""Whose turn it is, in a laboratory night: real loop and journal, an LLM over HTTP, and a clock that rests move."""
+"""Whose turn it is, in a laboratory run: real loop and journal, an LLM over HTTP, and a clock that rests move."""
 
 from __future__ import annotations
 

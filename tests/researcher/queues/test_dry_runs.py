@@ -1,4 +1,4 @@
-"""What a check refuses, and that a night needs no checker; a real server and queue, a scripted worker of its own."""
+"""What a check refuses, and that a run needs no checker; a real server and queue, a scripted worker of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rates per proposer: they add up to the night's own figures, and nothing is divided by nothing."""
+"""Rates per proposer: they add up to the run's own figures, and nothing is divided by nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def rates(
     fallen: dict[int, str] | None = None,
     wall_s: float | None = 2.0,
 ) -> tuple[Rates, ...]:
-    """Of a night in which each of these that was not rejected had its first trial, beside a baseline."""
+    """Of a run in which each of these that was not rejected had its first trial, beside a baseline."""
     night = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
     trials = [first_trial(item, wall_s) for item in night if item.outcome not in (None, Outcome.REJECTED)]
     return rates_of(run, rows_of(run, night, trials, fallen or {}), scores or {})

@@ -1,4 +1,4 @@
-"""When status must be loud: a table of nights that get nowhere, and of those that only look so."""
+"""When status must be loud: a table of runs that get nowhere, and of those that only look so."""
 
 from __future__ import annotations
 

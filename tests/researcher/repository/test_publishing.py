@@ -402,7 +402,7 @@ def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(own: Own, their
 
 
 def as_it_was(night: ScriptedRun, folder: Path) -> Path:
-    """Make of a night that worked in its repository what such a night left: the user's repository, with the branch
+    """Make of a run that worked in its repository what such a run left: the user's repository, with the branch
     checked out and the tables in it, and a bare copy in the journal's folder. Returns the user's repository."""
     theirs = folder / "theirs"
     night.subject.rename(theirs)

@@ -1,4 +1,4 @@
-"""Git as the night needs it: repeatable commits, resets that take nothing of the human's, repair after a kill."""
+"""Git as the run needs it: repeatable commits, resets that take nothing of the human's, repair after a kill."""
 
 from __future__ import annotations
 

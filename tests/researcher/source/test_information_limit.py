@@ -104,7 +104,7 @@ def test_a_person_may_bring_another_script_and_no_library() -> None:
 
 @dataclass
 class KeepsEverything:
-    """A night that keeps whatever it is given: of the journal, what is asked about a candidate."""
+    """A run that keeps whatever it is given: of the journal, what is asked about a candidate."""
 
     sources: list[str]
     proposers: list[Proposer | None]

@@ -1,8 +1,8 @@
-"""Was anything lost, doubled or wrong? Git, journal, results.tsv and the trainer's own results of a night that is over.
+"""Was anything lost, doubled or wrong? Git, journal, results.tsv and the trainer's own results of a run that is over.
 
 It shares no code with what it looks at: SQLite, the git command and JSON, nothing of ours. So it also runs where only
 Python and git are: `python3 - STATE < checker.py`. Prints JSON: each fault as a sentence with its kind, and counts.
-Does not cover a night that is under way, and several runs in one journal.
+Does not cover a run that is under way, and several runs in one journal.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Night:
 
 
 def check(state: Path) -> dict[str, Any]:
-    """Everything that can be told of a night: `faults`, how many of each kind, and what was counted."""
+    """Everything that can be told of a run: `faults`, how many of each kind, and what was counted."""
     night = Night.read(state)
     faults = [
         *each_experiment_is_decided_once(night),

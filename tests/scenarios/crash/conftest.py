@@ -1,4 +1,4 @@
-"""A night of forked processes on a server of its own, and the figures of all nights, told at the end."""
+"""A run of forked processes on a server of its own, and the figures of all runs, told at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLD: dict[str, Counter[str]] = {}
 
 
 def tell(what: str, found: dict[str, Any], kills: int) -> None:
-    """Add a night that was checked to the figures."""
+    """Add a run that was checked to the figures."""
     figures = TOLD.setdefault(what, Counter())
     figures["nights"] += 1
     figures.update({name: (found | {"kills": kills})[name] for name in FIGURES})

@@ -1,4 +1,4 @@
-"""A night of forked processes: the researcher as it is, and `python -m trainer` with nothing but the training scripted.
+"""A run of forked processes: the researcher as it is, and `python -m trainer` with nothing but the training scripted.
 
 Both are forked from the test, so that a start costs no imports and hundreds of deaths fit into minutes. RQ, its worker
 and the fork that it makes for each trial, the server, git and SQLite are real.

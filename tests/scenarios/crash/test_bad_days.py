@@ -1,4 +1,4 @@
-"""Bad days of storage, clock and Redis: each ends with a sentence that a tired person understands, and then the night
+"""Bad days of storage, clock and Redis: each ends with a sentence that a tired person understands, and then the run
 goes on by itself. The processes, the disks, the server and git are real; only the training is scripted.
 """
 
@@ -48,12 +48,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 GOAL = 3
 SIZES = {"journal": "4m", "subject": "4m", "log": "1m", "trials": "16m"}
-GOES_ON = "The night goes on by itself"
+GOES_ON = "The run goes on by itself"
 
 
 @pytest.fixture
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    """Of one of the night's folders, named by the test."""
+    """Of one of the run's folders, named by the test."""
     made = Disk(tmp_path / request.param, SIZES[request.param])
     yield made
     made.remove()
@@ -288,7 +288,7 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
     night.password_file.write_text("not this one")
     code = night.run_researcher(GOAL, meanwhile=day())
 
-    assert all("refuses the password of this night" in words for words in held(night))
+    assert all("refuses the password of this run" in words for words in held(night))
     assert "Next: write its password to the file" in held(night)[0]
     assert "Redis refuses this trainer's password" in night.output()
     assert_it_went_on(night, code)
@@ -353,8 +353,8 @@ def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_ge
 
     code = night.run_researcher(GOAL, meanwhile=day())
 
-    lines = [line for line in night.output().splitlines() if "none of this night" in line]
-    assert f"{3 * FOREIGN} jobs in the queue {queue} were none of this night and were refused. Next: find" in said[0]
+    lines = [line for line in night.output().splitlines() if "none of this run" in line]
+    assert f"{3 * FOREIGN} jobs in the queue {queue} were none of this run and were refused. Next: find" in said[0]
     assert len(lines) == 1
     assert not (night.folder / "made").exists()
     assert Job.fetch("theirs-0", connection=night.bus.connection).get_status() == "failed"
@@ -364,7 +364,7 @@ def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_ge
 
 @pytest.fixture
 def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets the clock of all processes of the night, by seconds; those that run notice at once."""
+    """Sets the clock of all processes of the run, by seconds; those that run notice at once."""
     offset, real_time, real_now = tmp_path / "offset", time.time, rq.utils.now
 
     def read_s() -> float:
@@ -443,7 +443,7 @@ def switch() -> Iterator[StopSwitch]:
 
 @pytest.fixture
 def settings(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of a night in this process, with a run begun."""
+    """Of a run in this process, with a run begun."""
     monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 0.1))
     with opened(night, []):
         pass
@@ -454,7 +454,7 @@ def settings(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 class HeldOnce:
-    """A night that finds no room, and ends when it is entered again."""
+    """A run that finds no room, and ends when it is entered again."""
 
     entered = 0
 

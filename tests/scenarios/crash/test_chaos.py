@@ -1,4 +1,4 @@
-"""A real night (torch, RQ, Valkey, git, the supervisor of local mode) of which any part is killed at any time.
+"""A real run (torch, RQ, Valkey, git, the supervisor of local mode) of which any part is killed at any time.
 
 `CHAOS_S` says for how long (60 s unless told), `CHAOS_SEED` repeats the choice of victims and pauses, though not what
 the machine makes of them: `CHAOS_S=300 scripts/test -m slow tests/scenarios/crash/test_chaos.py`.

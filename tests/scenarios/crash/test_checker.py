@@ -1,5 +1,5 @@
-"""The checker itself: it finds nothing in a sound night, and each corruption that is planted in one. And what a failed
-night leaves to be read.
+"""The checker itself: it finds nothing in a sound run, and each corruption that is planted in one. And what a failed
+run leaves to be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, server) -> Path:
-    """The folder of a night with a keep and a discard."""
+    """The folder of a run with a keep and a discard."""
     night = ForkedRun(tmp_path_factory.mktemp("sound"), server)
     try:
         assert night.run_researcher(3) == 0, night.output()

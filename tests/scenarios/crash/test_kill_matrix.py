@@ -1,7 +1,7 @@
-"""Kills from outside in a night of real processes: whoever is killed in whatever trial, no candidate is blamed.
+"""Kills from outside in a run of real processes: whoever is killed in whatever trial, no candidate is blamed.
 
 Researcher, RQ, worker, its fork, guardian and candidate are real. Each planned attempt runs a real candidate, and this
-process kills one of those around it; what is not killed is answered by the script, so that the night takes seconds.
+process kills one of those around it; what is not killed is answered by the script, so that the run takes seconds.
 """
 
 from __future__ import annotations

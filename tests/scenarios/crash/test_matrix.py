@@ -1,4 +1,4 @@
-"""Every step of the night as a place to die: before it and after it, again during recovery, in two rounds of a night.
+"""Every step of the run as a place to die: before it and after it, again during recovery, in two rounds of a run.
 
 A round measures a file that a person submitted, good in the first and crashing in the second, and moves of the
 optimiser, of which one is a gain: each has its claim. What came of it is judged by a checker that shares no code.

@@ -1,4 +1,4 @@
-"""`overnight init`: what is refused by reading, what is asked, and a real trial and a night of what was adopted."""
+"""`overnight init`: what is refused by reading, what is asked, and a real trial and a run of what was adopted."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_uncommitted_changes_and_a_night_that_has_begun_are_refused_before_anyth
     own.state.make()
     own.commit()
     (own.state.journal / JOURNAL_FILE).touch()
-    with pytest.raises(StateError, match="a night has begun"):
+    with pytest.raises(StateError, match="a run has begun"):
         own.init()
 
     assert own.asked == []

@@ -318,7 +318,7 @@ def test_card_that_no_container_gets_is_told_and_the_container_is_removed() -> N
         finding = engine_checks.card_inside(engine_checks.Engine(client, client.info()), BASE_IMAGE, "")
 
     assert finding.verdict is Verdict.FAIL
-    assert "no container gets the card: could not select device driver" in finding.found
+    assert "no container gets the GPU: could not select device driver" in finding.found
     assert "nvidia-ctk runtime configure" in finding.fix
     assert containers() == before
 
@@ -409,7 +409,7 @@ def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_fail
     assert f"docker volume rm {project_of(toy.root)}_data" in damaged
 
 
-# --- the card ------------------------------------------------------------------------------------------------------
+# --- the GPU ------------------------------------------------------------------------------------------------------
 
 
 def test_driver_older_than_our_torch_needs_is_refused(well: Facts, tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_broken_driver_is_no_missing_card(well: Facts) -> None:
     driver = named(examine(Mode.GPU, facts), "driver")
 
     assert driver.found == "nvidia-smi fails: exit code 9: driver/library version mismatch"
-    assert "or without a card: scripts/up --cpu" in driver.fix
+    assert "or without a GPU: scripts/up --cpu" in driver.fix
 
 
 def test_card_that_gpu_env_names_and_the_machine_lacks_is_told_with_those_it_has() -> None:
@@ -451,7 +451,7 @@ def test_card_is_the_named_one_else_the_first() -> None:
     "profile", [profile for profile in PROFILES.values() if profile.device == "cuda"], ids=lambda profile: profile.name
 )
 def test_every_profile_fits_the_smallest_card_it_is_for(profile: Profile) -> None:
-    card = H100._replace(gpu=Gpu("a card", round(profile.card_gib * 1024)))
+    card = H100._replace(gpu=Gpu("a GPU", round(profile.card_gib * 1024)))
 
     assert split(card, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Verdict.OK
 
@@ -466,7 +466,7 @@ def test_split_counts_no_llm_where_there_is_none() -> None:
 def test_card_that_no_profile_fits_is_sent_to_the_processor() -> None:
     finding = split(H100._replace(gpu=Gpu("GeForce GTX 1650", 4096)), {"PROFILE": "auto", "LLM": "ollama"})
 
-    assert finding.line() == "FAIL split    no profile fits a card of 4096 MiB -> scripts/up --cpu"
+    assert finding.line() == "FAIL split    no profile fits a GPU of 4096 MiB -> scripts/up --cpu"
 
 
 @pytest.mark.parametrize(
@@ -570,7 +570,7 @@ def test_local_mode_needs_no_docker_and_no_card(well: Facts) -> None:
     findings = examine(Mode.LOCAL, facts)
 
     assert exit_code(findings) == 0
-    assert named(findings, "driver").found == "no NVIDIA card: the profile is cpu"
+    assert named(findings, "driver").found == "no NVIDIA GPU: the profile is cpu"
     assert not facts.state.root.exists()
 
 

@@ -54,15 +54,15 @@ def test_machine_without_a_driver_has_no_gpus() -> None:
 
 
 def test_cards_are_read_as_the_driver_prints_them(path: Path) -> None:
-    install_driver(path, "echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'Some card, with a comma, 24564'")
+    install_driver(path, "echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'Some GPU, with a comma, 24564'")
 
-    assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559), Gpu("Some card, with a comma", 24564)]
+    assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559), Gpu("Some GPU, with a comma", 24564)]
 
 
 def test_cards_are_read_with_what_names_and_what_drives_them(path: Path) -> None:
-    install_driver(path, "echo 'GPU-5fd4f087-86f3, 580.95.05, Some card, with a comma, 24564'")
+    install_driver(path, "echo 'GPU-5fd4f087-86f3, 580.95.05, Some GPU, with a comma, 24564'")
 
-    assert cards() == [Card("GPU-5fd4f087-86f3", "580.95.05", Gpu("Some card, with a comma", 24564))]
+    assert cards() == [Card("GPU-5fd4f087-86f3", "580.95.05", Gpu("Some GPU, with a comma", 24564))]
 
 
 def test_driver_without_a_card_is_no_gpu(path: Path) -> None:
@@ -117,7 +117,7 @@ def test_state_folder_is_the_named_one_then_the_users_then_the_clones(environmen
         (0o700, True, "{home}/.local/state/overnight"),
         (0o711, False, "{home}/.local/state/overnight"),
     ],
-    ids=["closed", "closed, with a night in it", "open"],
+    ids=["closed", "closed, with a run in it", "open"],
 )
 def test_root_whose_home_is_closed_keeps_a_new_night_where_candidates_may_be_another_user(
     mode: int, begun: bool, folder: str, tmp_path: Path

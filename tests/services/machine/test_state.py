@@ -1,4 +1,4 @@
-"""The state folder as a night makes it: who may look into it."""
+"""The state folder as a run makes it: who may look into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gpu.local.env from cards as a driver would name them; no card is asked."""
+"""gpu.local.env from GPUs as a driver would name them; no GPU is asked."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_file_that_is_there_is_never_touched(tmp_path: Path) -> None:
         ({"MODEL": "mine:1b", "NUM_CTX": "4096"}, [LARGE], {"MODEL": None, "NUM_CTX": None, "PROFILE": "48gb"}),
         ({"LLM": "none"}, [LARGE], {"MODEL": None, "NUM_CTX": None, "LLM_RESERVE_MIB": None, "PROFILE": "48gb"}),
     ],
-    ids=["the chosen card", "a profile by name", "a model of one's own", "no LLM"],
+    ids=["the chosen GPU", "a profile by name", "a model of one's own", "no LLM"],
 )
 def test_what_gpu_env_decides_is_left_to_it(
     tmp_path: Path, changed: dict[str, str], cards: list[Card], wanted: dict[str, str | None]
@@ -58,7 +58,7 @@ def test_what_gpu_env_decides_is_left_to_it(
     assert {name: written(tmp_path).get(name) for name in wanted} == wanted
 
 
-@pytest.mark.parametrize("changed", [{"GPU_UUID": "MIG-aa"}, {"PROFILE": "cpu"}], ids=["a slice", "no card wanted"])
+@pytest.mark.parametrize("changed", [{"GPU_UUID": "MIG-aa"}, {"PROFILE": "cpu"}], ids=["a slice", "no GPU wanted"])
 def test_where_no_card_can_be_read_or_is_wanted_nothing_is_written(tmp_path: Path, changed: dict[str, str]) -> None:
     said = write_local(tmp_path, HELD | changed, [LARGE])
 

@@ -71,7 +71,7 @@ case "$1 $2" in
         until [ -e /shared/over ]; do sleep 0.1; done
         exit "$(cat /shared/over)" ;;
     "export --to") mkdir "$3" && echo tsv >"$3/results.tsv" && echo git >"$3/subject.bundle" ;;
-    *) echo "overnight: no such night" >&2; exit 2 ;;
+    *) echo "overnight: no such run" >&2; exit 2 ;;
 esac
 """
 BEGAN = datetime(2026, 11, 22, 20, tzinfo=UTC)
@@ -222,7 +222,7 @@ def test_results_come_out_of_a_folder_in_memory_and_leave_nothing_there(toy: Toy
 def test_a_command_that_fails_inside_is_an_error_with_its_last_words(toy: Toy) -> None:
     toy.up()
 
-    with pytest.raises(StackError, match=r"^overnight: no such night$"):
+    with pytest.raises(StackError, match=r"^overnight: no such run$"):
         toy.stack.output("researcher", "overnight", "log")
 
 

@@ -1,4 +1,4 @@
-"""Following a night, on a real server and a real journal: the story goes on whenever the view rests."""
+"""Following a run, on a real server and a real journal: the story goes on whenever the view rests."""
 
 from __future__ import annotations
 
@@ -182,12 +182,12 @@ def test_a_server_that_is_away_is_waited_for(
 
 
 def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: RedisClient, tmp_path: Path) -> None:
-    bus.say("researcher", f"{REFUSED}: another card")
+    bus.say("researcher", f"{REFUSED}: another GPU")
 
     code, text = follow(tmp_path)
 
     assert code == WAS_REFUSED
-    assert "refused: another card" in text
+    assert "refused: another GPU" in text
 
 
 def test_ctrl_c_only_leaves(bus: RedisClient, story: Story, tmp_path: Path) -> None:
@@ -204,5 +204,5 @@ def test_without_a_night_on_this_machine_there_is_nothing_to_follow(
 ) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
 
-    with pytest.raises(DoorError, match="no night is running"):
+    with pytest.raises(DoorError, match="no run is going on"):
         follow(tmp_path)

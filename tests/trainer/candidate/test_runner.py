@@ -1,4 +1,4 @@
-"""The cap of a card's memory inside the candidate's process. No GPU was used: `CardOf48Gib` stands for torch.cuda and
+"""The cap of a GPU's memory inside the candidate's process. No GPU was used: `CardOf48Gib` stands for torch.cuda and
 only notes what is asked of it."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainer.sandbox.layers import write_files
 
 
 class CardOf48Gib:
-    """What the runner asks of torch.cuda, on a card that is not there."""
+    """What the runner asks of torch.cuda, on a GPU that is not there."""
 
     def __init__(self) -> None:
         self.fraction: float | None = None

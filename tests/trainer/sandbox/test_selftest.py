@@ -54,7 +54,7 @@ def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
 
 
 def test_card_that_cuda_does_not_start_on_is_refused_by_its_reason() -> None:
-    with pytest.raises(Unsafe, match=r"could not use the card \(cuInit gives 304\); look at the driver"):
+    with pytest.raises(Unsafe, match=r"could not use the GPU \(cuInit gives 304\); look at the driver"):
         Walls((), (), "cuInit gives 304").require()
 
 

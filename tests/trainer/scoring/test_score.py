@@ -106,7 +106,7 @@ def test_a_logit_that_is_not_finite_is_refused(bad: float) -> None:
 
 
 FITTING = [
-    Message(MessageType.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a card"),
+    Message(MessageType.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a GPU"),
     Message(MessageType.PROGRESS, 2**32 - 1, 0.5),
     Message(MessageType.READY, 16, 32768.0),
     Message(MessageType.SERVED, BUFFERS - 1, 4.0),

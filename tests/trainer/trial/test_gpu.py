@@ -1,4 +1,4 @@
-"""No trial begins beside the dead on a card; the driver's list is a script's, since here is no card."""
+"""No trial begins beside the dead on a GPU; the driver's list is a script's, since here is no GPU."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
     result = run_trial(spec("tiny", caps=ON_A_CARD), places, lambda _: None, lambda: False)
 
     assert result.outcome is Outcome.LOST
-    assert f"it was not begun: the card still holds processes that are gone ({driver.dead})" in result.reason
+    assert f"it was not begun: the GPU still holds processes that are gone ({driver.dead})" in result.reason
 
 
-@pytest.mark.parametrize("why", ["no card", "a container", "a driver that fails"])
+@pytest.mark.parametrize("why", ["no GPU", "a container", "a driver that fails"])
 def test_where_nobody_can_tell_no_trial_waits(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = ForgetfulDriver(tmp_path, times=10**6)
     if why == "a container":
@@ -72,5 +72,5 @@ def test_where_nobody_can_tell_no_trial_waits(why: str, tmp_path: Path, monkeypa
     if why == "a driver that fails":
         (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
 
-    assert gpu.why_not_ready(CAPS if why == "no card" else ON_A_CARD) is None
+    assert gpu.why_not_ready(CAPS if why == "no GPU" else ON_A_CARD) is None
     assert driver.asked == 0
