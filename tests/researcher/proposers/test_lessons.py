@@ -9,10 +9,11 @@ import pytest
 from researcher.errors import Rejected
 from researcher.journal.records import Decision
 from researcher.proposers.combining import combined
+from researcher.proposers.draft import Draft
 from researcher.proposers.lessons import DEAD_ENDS, NEAR_MISSES, Category, Lessons, NearMiss, category_of
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Edit, Proposal, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
-from tests.fixtures.journal_story import Story
+from tests.fixtures.journal_story import Story, accepted
 from trainer.jobs import Kind, Outcome
 
 SIGMA = 0.01
@@ -124,18 +125,19 @@ def misses(folder: Path) -> list[NearMiss]:
 def test_the_best_two_near_misses_are_combined_and_those_that_do_not_go_together_are_not(tmp_path: Path) -> None:
     refused: list[Proposal] = []
 
-    def check(proposal: Proposal) -> None:
+    def vet(proposal: Proposal) -> Draft:
         if not refused:
             refused.append(proposal)
             raise Rejected("tried before")
+        return accepted(proposal)
 
-    proposal = combined(misses(tmp_path), lambda item: (EDITS[item.title],), check)
+    draft = combined(misses(tmp_path), lambda item: (EDITS[item.title],), vet)
 
     assert apply_edits(SOURCE, refused[0].edits) == "A = 2\nB = 2\nC = 1\n"
-    assert proposal is not None
-    assert apply_edits(SOURCE, proposal.edits) == "A = 2\nB = 1\nC = 2\n"
-    assert proposal.title == "both 1 and 3: A; C"
+    assert draft is not None
+    assert apply_edits(SOURCE, draft.proposal.edits) == "A = 2\nB = 1\nC = 2\n"
+    assert draft.proposal.title == "both 1 and 3: A; C"
 
 
 def test_one_near_miss_is_combined_with_nothing(tmp_path: Path) -> None:
-    assert combined(misses(tmp_path)[:1], lambda _: (), lambda _: None) is None
+    assert combined(misses(tmp_path)[:1], lambda _: (), accepted) is None
