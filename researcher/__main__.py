@@ -103,12 +103,12 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
     ):
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
-        lab = build_lab(
+        run_context = build_lab(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
-        with closing(lab.proposers):
-            logger.info("the run has ended: %s", run_until_goal(lab))
+        with closing(run_context.proposers):
+            logger.info("the run has ended: %s", run_until_goal(run_context))
 
 
 def _user_repository(settings: Settings) -> UserRepository | None:

@@ -97,8 +97,8 @@ def _watch_night(state: State, wish: RunOptions, choices: RunConfig, server: Red
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        night = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
-        code = watch(night, console)
+        watched = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
+        code = watch(watched, console)
     if code != REFUSED:
         with JournalReader(state.journal) as history:
             summary(history, profile, state.subject, time.monotonic() - began, console, state.user_repository(choices))

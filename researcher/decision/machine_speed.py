@@ -8,7 +8,7 @@ for two cases: its code was measured before and trained as fast as ever, or the 
 Measured on two shared cores, never idle: 70 calibrations in nine minutes under a load of 6 falling to 2 lay between
 0.081 and 0.130 s, bands between 23 and 44 %, and at most 1 pair of 21 was out of line. Around training under a load of
 5 to 6 (9.5 to 12.2 steps a processor second) 1 pair of 7 was; two more busy neighbours (9.3 to 11.5) made it 4 of 8.
-In a night whose baseline had busier neighbours than the rest, 13 of 39 trials were out of line by 18 to 33 %; all seven
+In a run whose baseline had busier neighbours than the rest, 13 of 39 trials were out of line by 18 to 33 %; all seven
 of them whose code had run before made as many steps as its first trial did, within 13 %.
 Does not cover what changes within a trial and back.
 """

@@ -1,8 +1,8 @@
-"""The lab: everything a step of the run works with, and how one trial is measured in it.
+"""RunContext: everything a step of the run works with, and how one trial is measured in it.
 
 Measuring is repeatable: the spec is rebuilt from the journal and git, the queue runs an attempt once, and an attempt
 lost to the machine buys another. A measurement that may have met with an accident is set aside, once. A trial that is
-lost again and again, while the baseline runs between two of its losses, has failed by itself. While it waits, the lab
+lost again and again, while the baseline runs between two of its losses, has failed by itself. While it waits, it
 serves requests.
 """
 
@@ -110,7 +110,7 @@ class RunContext:
     def run(self) -> Run:
         """The run under way."""
         run = self.journal.run()
-        assert run is not None, "the lab opens only once a run has started"
+        assert run is not None, "the context opens only once a run has started"
         return run
 
     def incumbent(self) -> Experiment | None:

@@ -29,191 +29,199 @@ class Finished(Exception):
     """The goal is reached and the head's gain is confirmed or rolled back. Says which goal."""
 
 
-def run_until_goal(lab: RunContext) -> str:
+def run_until_goal(run_context: RunContext) -> str:
     """Make git agree with the journal, then step until the goal is reached. Returns which; never otherwise."""
-    if lab.run.paused not in (None, ASKED_TO_PAUSE):
-        lab.journal.go_on(lab.run, lab.clock())  # a fault that was held when we were stopped: a start is a try
-    lab.journal.begin(lab.run, lab.clock())
+    if run_context.run.paused not in (None, ASKED_TO_PAUSE):
+        run_context.journal.go_on(
+            run_context.run, run_context.clock()
+        )  # a fault that was held when we were stopped: a start is a try
+    run_context.journal.begin(run_context.run, run_context.clock())
     act = sync_with_journal
     while True:
         try:
-            act(lab)
+            act(run_context)
             act = step
         except SubjectDamaged as damaged:
-            mend_subject(lab, damaged)
+            mend_subject(run_context, damaged)
             act = sync_with_journal
         except Finished as finished:
-            lab.journal.end(lab.run, str(finished))
+            run_context.journal.end(run_context.run, str(finished))
             return str(finished)
 
 
-def sync_with_journal(lab: RunContext) -> None:
+def sync_with_journal(run_context: RunContext) -> None:
     """Make git, its copy, what is pushed and the projections agree with the journal."""
-    ensure_commits(lab.workspace, lab.journal)
-    lab.workspace.read_candidates(lab.run)
-    lab.workspace.restore(git_state(lab))
-    tag_confirmed(lab)
-    keep_copy(lab.workspace.path, lab.journal)
-    lab.workspace.publish(lab.run, lab.incumbent_commit())
-    lab.project()
+    ensure_commits(run_context.workspace, run_context.journal)
+    run_context.workspace.read_candidates(run_context.run)
+    run_context.workspace.restore(git_state(run_context))
+    tag_confirmed(run_context)
+    keep_copy(run_context.workspace.path, run_context.journal)
+    run_context.workspace.publish(run_context.run, run_context.incumbent_commit())
+    run_context.project()
 
 
-def mend_subject(lab: RunContext, damaged: SubjectDamaged) -> None:
+def mend_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
     """Make the repository again; hold where that cannot be done, or where nothing is found to mend."""
     try:
-        mended = repair(lab.workspace.path, lab.journal, str(damaged), lab.workspace.user)
-        lab.workspace.reopen()
-        if ensure_commits(lab.workspace, lab.journal) or mended:
+        mended = repair(run_context.workspace.path, run_context.journal, str(damaged), run_context.workspace.user)
+        run_context.workspace.reopen()
+        if ensure_commits(run_context.workspace, run_context.journal) or mended:
             return
     except SubjectError as error:
-        lab.hold(Pause.SUBJECT, str(error))
+        run_context.hold(Pause.SUBJECT, str(error))
     else:
-        lab.hold(Pause.SUBJECT, f"git fails in {lab.workspace.path}: {damaged}")
+        run_context.hold(Pause.SUBJECT, f"git fails in {run_context.workspace.path}: {damaged}")
 
 
-def git_state(lab: RunContext) -> GitState:
+def git_state(run_context: RunContext) -> GitState:
     """What the repository must show: the candidate under way, else the incumbent, else the baseline."""
-    run = lab.run
-    experiment = lab.journal.open_experiment()
+    run = run_context.run
+    experiment = run_context.journal.open_experiment()
     if experiment is not None and experiment.state in (State.COMMITTED, State.MEASURING) and experiment.commit_sha:
         return GitState(run.branch, experiment.commit_sha)
-    return GitState(run.branch, lab.incumbent_commit())
+    return GitState(run.branch, run_context.incumbent_commit())
 
 
-def step(lab: RunContext) -> None:
+def step(run_context: RunContext) -> None:
     """The one next thing."""
-    experiment = lab.journal.open_experiment()
+    experiment = run_context.journal.open_experiment()
     if experiment is not None:
-        _advance(lab, experiment)
+        _advance(run_context, experiment)
         return
-    run, check = lab.run, lab.journal.open_confirmation()
-    if check is not None and (run.paused is None or check.state is State.DECIDED or lab.journal.running_trial()):
-        advance_check(lab, check)
+    run, check = run_context.run, run_context.journal.open_confirmation()
+    if check is not None and (
+        run.paused is None or check.state is State.DECIDED or run_context.journal.running_trial()
+    ):
+        advance_check(run_context, check)
     elif run.paused is not None:
-        lab.say(f"paused: {run.paused}")
-        lab.rest()
+        run_context.say(f"paused: {run.paused}")
+        run_context.rest()
     else:
-        _choose(lab)
+        _choose(run_context)
 
 
-def _choose(lab: RunContext) -> None:
-    run = lab.run
-    due = check_due(lab)
+def _choose(run_context: RunContext) -> None:
+    run = run_context.run
+    due = check_due(run_context)
     if due is not None:
-        open_check(lab, due)
+        open_check(run_context, due)
         return
-    reached = lab.goal_reached()
+    reached = run_context.goal_reached()
     if reached is not None:
         raise Finished(reached)
-    _propose(lab, run)
+    _propose(run_context, run)
 
 
-def _propose(lab: RunContext, run: Run) -> None:
+def _propose(run_context: RunContext, run: Run) -> None:
     assert run.incumbent is not None, "the baseline is measured before anything is proposed"
-    incumbent = lab.journal.source(run.incumbent)
-    lab.say("proposing")
-    draft = lab.proposers.next_draft(lab.journal, incumbent, tick=lab.tick)
+    incumbent = run_context.journal.source(run.incumbent)
+    run_context.say("proposing")
+    draft = run_context.proposers.next_draft(run_context.journal, incumbent, tick=run_context.tick)
     if draft is None:
-        lab.rest()
+        run_context.rest()
         return
-    _write_down(lab, run, draft)
+    _write_down(run_context, run, draft)
 
 
-def _write_down(lab: RunContext, run: Run, draft: Draft) -> None:
+def _write_down(run_context: RunContext, run: Run, draft: Draft) -> None:
     proposal = draft.proposal
     if draft.candidate is not None:
-        experiment = lab.journal.propose(run, proposal, draft.candidate, lab.clock())
+        experiment = run_context.journal.propose(run, proposal, draft.candidate, run_context.clock())
         logger.info("%d proposed by %s: %s", experiment.number, proposal.proposer, proposal.title)
     else:
         assert draft.rejected is not None, "a draft is a candidate or a rejection"
-        experiment = lab.journal.reject(run, proposal, draft.rejected, lab.clock())
+        experiment = run_context.journal.reject(run, proposal, draft.rejected, run_context.clock())
         logger.info("%d rejected: %s: %s", experiment.number, proposal.title, draft.rejected)
-        lab.project()
-    lab.proposers.store_exchanges(experiment.number, draft)
+        run_context.project()
+    run_context.proposers.store_exchanges(experiment.number, draft)
 
 
-def _advance(lab: RunContext, experiment: Experiment) -> None:
+def _advance(run_context: RunContext, experiment: Experiment) -> None:
     match experiment.state:
         case State.PROPOSED:
-            _commit(lab, experiment)
+            _commit(run_context, experiment)
         case State.COMMITTED:
-            lab.journal.measuring(experiment)
+            run_context.journal.measuring(experiment)
         case State.MEASURING if experiment.is_baseline:
-            _measure_baseline(lab, experiment)
+            _measure_baseline(run_context, experiment)
         case State.MEASURING:
-            _measure_candidate(lab, experiment)
+            _measure_candidate(run_context, experiment)
         case State.DECIDED | State.APPLIED:
-            _apply(lab, experiment)
+            _apply(run_context, experiment)
 
 
-def _commit(lab: RunContext, experiment: Experiment) -> None:
-    run = lab.run
-    sha = lab.workspace.commit_candidate(run.branch, planned(lab.journal, run, experiment))
-    lab.journal.committed(experiment, sha)
+def _commit(run_context: RunContext, experiment: Experiment) -> None:
+    run = run_context.run
+    sha = run_context.workspace.commit_candidate(run.branch, planned(run_context.journal, run, experiment))
+    run_context.journal.committed(experiment, sha)
 
 
-def _measure_candidate(lab: RunContext, experiment: Experiment) -> None:
-    run = lab.run
+def _measure_candidate(run_context: RunContext, experiment: Experiment) -> None:
+    run = run_context.run
     assert run.incumbent is not None
-    incumbent_scores = lab.journal.scores()[run.incumbent]
-    trials = lab.journal.trials(experiment=experiment.id) or [
-        lab.journal.add_trial(
+    incumbent_scores = run_context.journal.scores()[run.incumbent]
+    trials = run_context.journal.trials(experiment=experiment.id) or [
+        run_context.journal.add_trial(
             run,
             experiment.id,
             Kind.FIRST,
-            seed=lab.next_seed(),
-            at=lab.clock(),
+            seed=run_context.next_seed(),
+            at=run_context.clock(),
             score_to_beat=fmean(incumbent_scores),
         )
     ]
-    trial = lab.measure(trials[0])
+    trial = run_context.measure(trials[0])
     assert trial.outcome is not None
-    sigma = lab.sigma()
+    sigma = run_context.sigma()
     ruling = decide(
         trial.outcome,
         trial.val_bpb,
         incumbent_scores=incumbent_scores,
         added_lines=experiment.added_lines or 0,
         sigma=sigma,
-        rule=lab.rule,
+        rule=run_context.rule,
         detail=trial.reason or "",
     )
     if (machine := told(trial)) is not None:
         ruling = replace(ruling, reason=f"{ruling.reason}; {machine}")
-    lab.journal.decide(experiment, trial.outcome, ruling, sigma, lab.clock())
+    run_context.journal.decide(experiment, trial.outcome, ruling, sigma, run_context.clock())
     logger.info("%d %s: %s (%s)", experiment.number, ruling.decision, experiment.title, ruling.reason)
 
 
-def _measure_baseline(lab: RunContext, experiment: Experiment) -> None:
+def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
     """Repeat the baseline with its own seeds; a baseline that fails is a fault of the machine or of the subject."""
-    run = lab.run
-    trials = lab.journal.trials(experiment=experiment.id)
+    run = run_context.run
+    trials = run_context.journal.trials(experiment=experiment.id)
     scores: list[float] = []
-    for number in range(lab.profile.baseline_repeats):
+    for number in range(run_context.profile.baseline_repeats):
         if number == len(trials):
-            trial = lab.journal.add_trial(run, experiment.id, Kind.BASELINE, seed=lab.next_seed(), at=lab.clock())
+            trial = run_context.journal.add_trial(
+                run, experiment.id, Kind.BASELINE, seed=run_context.next_seed(), at=run_context.clock()
+            )
             trials.append(trial)
-        trial = lab.measure(trials[number])
+        trial = run_context.measure(trials[number])
         if trial.val_bpb is None:
-            _baseline_failed(lab, trial)
+            _baseline_failed(run_context, trial)
             return
         scores.append(trial.val_bpb)
-    sigma = lab.sigma()
+    sigma = run_context.sigma()
     reason = f"baseline {fmean(scores):.6f} over {len(scores)} seeds, sigma {sigma:.6f}"
-    lab.journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, lab.clock())
-    lab.back_off.reset(Pause.SUBJECT)
+    run_context.journal.decide(
+        experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, run_context.clock()
+    )
+    run_context.back_off.reset(Pause.SUBJECT)
     logger.info("0 %s", reason)
 
 
-def _baseline_failed(lab: RunContext, trial: Trial) -> None:
+def _baseline_failed(run_context: RunContext, trial: Trial) -> None:
     reason = f"the baseline fails ({trial.outcome}: {trial.reason})"
-    lab.journal.measure_again(trial)
-    lab.hold(Pause.SUBJECT, f"{reason}; mend the subject or the machine, then `overnight resume`")
+    run_context.journal.measure_again(trial)
+    run_context.hold(Pause.SUBJECT, f"{reason}; mend the subject or the machine, then `overnight resume`")
 
 
-def _apply(lab: RunContext, experiment: Experiment) -> None:
-    lab.workspace.settle(lab.incumbent_commit())
-    lab.workspace.publish(lab.run, lab.incumbent_commit())
-    lab.proposers.learn(lab.journal)
-    lab.journal.applied(experiment, lab.clock())
-    lab.project()
+def _apply(run_context: RunContext, experiment: Experiment) -> None:
+    run_context.workspace.settle(run_context.incumbent_commit())
+    run_context.workspace.publish(run_context.run, run_context.incumbent_commit())
+    run_context.proposers.learn(run_context.journal)
+    run_context.journal.applied(experiment, run_context.clock())
+    run_context.project()

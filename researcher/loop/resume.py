@@ -46,7 +46,7 @@ class Switch(Protocol):
         """Raises what ends the process."""
 
 
-def run_through_outages(settings: Settings, night: Callable[[Backoff], None], switch: Switch) -> None:
+def run_through_outages(settings: Settings, run: Callable[[Backoff], None], switch: Switch) -> None:
     """Call `run` until it returns, after each bad day once more; it is given the one back-off of this process.
 
     Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
@@ -60,7 +60,7 @@ def run_through_outages(settings: Settings, night: Callable[[Backoff], None], sw
                     lock = WriterLock(settings.journal_dir)
                     at_the_end.callback(lock.release)
                 lock.sign(os.getpid())
-                night(back_off)
+                run(back_off)
                 return
             except BAD_DAYS as error:
                 words = explain(error, (settings.journal_dir, settings.subject_dir), settings.redis_url)

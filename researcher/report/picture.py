@@ -27,21 +27,21 @@ FAILURE_MARKERS = {
 }
 
 
-def draw(night: RunReport) -> bytes:
+def draw(report: RunReport) -> bytes:
     """A PNG of the run so far; a run without a measured baseline says so in the picture."""
     figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _frame(axes)
-    if night.gain is None:
+    if report.gain is None:
         axes.text(0.5, 0.5, "the baseline is still being measured", transform=axes.transAxes, ha="center", color=INK)
     else:
-        _staircase(axes, night)
-        _points(axes, night)
-        _claims(axes, night)
-        _remeasured(axes, night)
+        _staircase(axes, report)
+        _points(axes, report)
+        _claims(axes, report)
+        _remeasured(axes, report)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
-    axes.set_title(_title(night), loc="left", fontsize=12, color=INK)
+    axes.set_title(_title(report), loc="left", fontsize=12, color=INK)
     return png(figure)
 
 
@@ -64,57 +64,62 @@ def _frame(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _staircase(axes: Axes, night: RunReport) -> None:
+def _staircase(axes: Axes, report: RunReport) -> None:
     """The incumbent's score as it was believed at the time, down with each keep and back up when a claim fails."""
-    xs, ys = [0.0], [_baseline(night)]
-    for x, y in _steps(night):
+    xs, ys = [0.0], [_baseline(report)]
+    for x, y in _steps(report):
         xs.append(x)
         ys.append(y)
-    xs.append(night.rows[-1].experiment.number + 1.0)
+    xs.append(report.rows[-1].experiment.number + 1.0)
     ys.append(ys[-1])
-    sigma = night.sigma or 0.0
+    sigma = report.sigma or 0.0
     axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], step="post", color=KEEP, alpha=0.12, lw=0)
     axes.step(xs, ys, where="post", color=KEEP, lw=1.6, label=f"incumbent, ±1σ = {sigma:.4f}")
     axes.axhline(ys[0], color=FAINT, lw=1, ls=":")
 
 
-def _steps(night: RunReport) -> list[tuple[float, float]]:
+def _steps(report: RunReport) -> list[tuple[float, float]]:
     """Where the incumbent changed: keeps at their number, falls half a step after the last decided experiment."""
     events = [
         (item.decided_at or 0.0, float(item.number), item.score)
-        for item in (row.experiment for row in night.rows[1:])
+        for item in (row.experiment for row in report.rows[1:])
         if item.decision is Decision.KEEP and item.score is not None
     ]
-    for check in night.confirmations:
+    for check in report.confirmations:
         if check.fell and check.decided_at is not None:
-            events.append((check.decided_at, _end_of(night, check.decided_at), _score_of(night, check.base)))
+            events.append((check.decided_at, _end_of(report, check.decided_at), _score_of(report, check.base)))
     return [(x, y) for _, x, y in sorted(events)]
 
 
-def _score_of(night: RunReport, experiment: int | None) -> float:
+def _score_of(report: RunReport, experiment: int | None) -> float:
     """As it was believed when it was kept; the baseline's for none."""
-    row = night.row(experiment)
+    row = report.row(experiment)
     score = None if row is None or row.experiment.is_baseline else row.experiment.score
-    return _baseline(night) if score is None else score
+    return _baseline(report) if score is None else score
 
 
-def _baseline(night: RunReport) -> float:
+def _baseline(report: RunReport) -> float:
     """As it was decided; later repeats belong to the claims they were made for."""
-    score = night.rows[0].experiment.score
-    return fmean(night.baseline_scores) if score is None else score
+    score = report.rows[0].experiment.score
+    return fmean(report.baseline_scores) if score is None else score
 
 
-def _end_of(night: RunReport, at: float) -> float:
+def _end_of(report: RunReport, at: float) -> float:
     """Where a check stands: half a step after the last experiment decided before it."""
-    before = [row.experiment.number for row in night.rows if (row.experiment.decided_at or 0.0) < at]
+    before = [row.experiment.number for row in report.rows if (row.experiment.decided_at or 0.0) < at]
     return before[-1] + 0.5
 
 
-def _points(axes: Axes, night: RunReport) -> None:
+def _points(axes: Axes, report: RunReport) -> None:
     axes.scatter(
-        [0] * len(night.baseline_scores), night.baseline_scores, s=26, color=INK, zorder=3, label="baseline, each seed"
+        [0] * len(report.baseline_scores),
+        report.baseline_scores,
+        s=26,
+        color=INK,
+        zorder=3,
+        label="baseline, each seed",
     )
-    measured = [row for row in night.rows[1:] if row.experiment.score is not None]
+    measured = [row for row in report.rows[1:] if row.experiment.score is not None]
     kinds: list[tuple[str, list[Row], dict[str, Any]]] = [
         ("discard", [row for row in measured if row.status == "discard"], {"color": FAINT, "s": 30}),
         (
@@ -133,10 +138,10 @@ def _points(axes: Axes, night: RunReport) -> None:
         if rows:
             points = [(row.experiment.number, row.experiment.score or 0.0) for row in rows]
             axes.scatter(*zip(*points, strict=True), zorder=4, label=label, **style)
-    _clip_to_interesting(axes, night, measured)
-    _failures(axes, night)
+    _clip_to_interesting(axes, report, measured)
+    _failures(axes, report)
     for index, row in enumerate([row for row in measured if row.status == "keep"][-LABELS_LIMIT:]):
-        near_the_end = row.experiment.number > 0.7 * night.rows[-1].experiment.number
+        near_the_end = row.experiment.number > 0.7 * report.rows[-1].experiment.number
         axes.annotate(
             _short(row.experiment.title),
             (row.experiment.number, row.experiment.score or 0.0),
@@ -148,12 +153,12 @@ def _points(axes: Axes, night: RunReport) -> None:
         )
 
 
-def _clip_to_interesting(axes: Axes, night: RunReport, measured: list[Row]) -> None:
+def _clip_to_interesting(axes: Axes, report: RunReport, measured: list[Row]) -> None:
     """One disaster must not flatten the rest: scores far above the baseline are drawn at the upper edge."""
     scores = [row.experiment.score for row in measured if row.experiment.score is not None]
-    top = max(night.baseline_scores)
-    low = min([*scores, *night.baseline_scores])
-    sigma = night.sigma or 0.0
+    top = max(report.baseline_scores)
+    low = min([*scores, *report.baseline_scores])
+    sigma = report.sigma or 0.0
     height = max(top - low, 4 * sigma, 0.01)
     upper = top + 0.8 * height
     axes.set_ylim(low - 0.25 * height, upper)
@@ -164,31 +169,31 @@ def _clip_to_interesting(axes: Axes, night: RunReport, measured: list[Row]) -> N
         )
 
 
-def _failures(axes: Axes, night: RunReport) -> None:
+def _failures(axes: Axes, report: RunReport) -> None:
     low, high = axes.get_ylim()
     for outcome, marker in FAILURE_MARKERS.items():
-        at = [row.experiment.number for row in night.rows if row.experiment.outcome is outcome]
+        at = [row.experiment.number for row in report.rows if row.experiment.outcome is outcome]
         if at:
             label = outcome.value.replace("_", " ")
             axes.scatter(at, [low + 0.96 * (high - low)] * len(at), marker=marker, color=LOST, s=40, label=label)
 
 
-def _claims(axes: Axes, night: RunReport) -> None:
+def _claims(axes: Axes, report: RunReport) -> None:
     """Each claim's own means, the unbiased numbers beside the lucky first runs of the keeps; and what fell, and why."""
     label: str | None = "mean of fresh seeds, ±2σ of the difference"
-    for index, check in enumerate(night.confirmations):
+    for index, check in enumerate(report.confirmations):
         if check.decided_at is None or check.verdict in (None, Verdict.HOLDS):
             continue
-        x, color = _end_of(night, check.decided_at), CLAIM if check.verdict is Verdict.CONFIRMED else LOST
+        x, color = _end_of(report, check.decided_at), CLAIM if check.verdict is Verdict.CONFIRMED else LOST
         why = check.reason or ""
-        y = _score_of(night, check.base)
+        y = _score_of(report, check.base)
         if check.head_score is not None and check.threshold is not None:
             y, why = check.head_score, f"gain {check.gain or 0.0:+.4f}, {check.threshold:.4f} needed"
             axes.errorbar(
                 [x], [y], yerr=[check.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
             )
             label = None
-        early = x < 0.4 * night.rows[-1].experiment.number
+        early = x < 0.4 * report.rows[-1].experiment.number
         axes.annotate(
             _short(f"{check.verdict.words}: {why}"),
             (x, y),
@@ -201,24 +206,24 @@ def _claims(axes: Axes, night: RunReport) -> None:
         )
 
 
-def _remeasured(axes: Axes, night: RunReport) -> None:
+def _remeasured(axes: Axes, report: RunReport) -> None:
     """The incumbent's later runs: level with its step while the machine is what it was."""
-    xs = [_end_of(night, trial.finished_at or 0.0) for trial in night.remeasured]
+    xs = [_end_of(report, trial.finished_at or 0.0) for trial in report.remeasured]
     if xs:
-        ys = [trial.val_bpb or 0.0 for trial in night.remeasured]
+        ys = [trial.val_bpb or 0.0 for trial in report.remeasured]
         axes.scatter(xs, ys, marker="_", color=INK, s=60, zorder=5, label="incumbent, run again")
 
 
-def _title(night: RunReport) -> str:
-    counts = f"{night.measured} experiments: {tally_text(night)}"
-    gain = "no gain confirmed" if night.gain is None or night.gain.confirmed is None else _confirmed(night)
-    return f"Overnight {night.run.tag} ({night.run.profile})   {counts}   {gain}"
+def _title(report: RunReport) -> str:
+    counts = f"{report.measured} experiments: {tally_text(report)}"
+    gain = "no gain confirmed" if report.gain is None or report.gain.confirmed is None else _confirmed(report)
+    return f"Overnight {report.run.tag} ({report.run.profile})   {counts}   {gain}"
 
 
-def _confirmed(night: RunReport) -> str:
-    assert night.gain is not None
-    assert night.gain.confirmed is not None
-    return f"confirmed {-night.gain.confirmed:+.4f} val_bpb"
+def _confirmed(report: RunReport) -> str:
+    assert report.gain is not None
+    assert report.gain.confirmed is not None
+    return f"confirmed {-report.gain.confirmed:+.4f} val_bpb"
 
 
 def _short(title: str) -> str:

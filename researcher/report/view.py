@@ -202,7 +202,7 @@ def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen
     )
 
 
-def tally_text(night: RunReport) -> str:
+def tally_text(report: RunReport) -> str:
     """The tally in words; what did not happen is left out, but for keeps and discards."""
     words = {
         "keep": "kept",
@@ -212,7 +212,7 @@ def tally_text(night: RunReport) -> str:
     }
     return ", ".join(
         f"{count} {words.get(name) or name.replace('_', ' ')}"
-        for name, count in night.tally.items()
+        for name, count in report.tally.items()
         if count or name in ("keep", "discard")
     )
 
@@ -252,6 +252,6 @@ def _gain(
     )
 
 
-def waiting(night: RunReport) -> list[Request]:
+def waiting(report: RunReport) -> list[Request]:
     """Ideas, files and claims asked for that still wait for their turn."""
-    return [request for request in night.requests if request.state is RequestState.WAITING]
+    return [request for request in report.requests if request.state is RequestState.WAITING]

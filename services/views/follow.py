@@ -115,12 +115,12 @@ def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:
 def _as_lines(scenes: Iterator[Scene], console: Console) -> Scene:
     told: set[int] | None = None
     for scene in scenes:
-        if scene.night is None:
+        if scene.report is None:
             continue
-        decided = [row for row in scene.night.rows if row.experiment.decision is not None]
+        decided = [row for row in scene.report.rows if row.experiment.decision is not None]
         if told is None:
             told = {row.experiment.number for row in decided}
-            console.print(f"following run {scene.night.run.tag}; {len(told)} decided before")
+            console.print(f"following run {scene.report.run.tag}; {len(told)} decided before")
         for row in decided:
             if row.experiment.number not in told:
                 told.add(row.experiment.number)

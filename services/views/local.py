@@ -54,39 +54,39 @@ class Watched:
     poll: Callable[[], list[ChildStatus]]
 
 
-def watch(night: Watched, console: Console) -> int:
+def watch(report: Watched, console: Console) -> int:
     """Show the run until a process has its last word, and return its exit code; 130 after Ctrl-C."""
     try:
-        code = _on_terminal(night, console) if console.is_terminal else _as_lines(night, console)
+        code = _on_terminal(report, console) if console.is_terminal else _as_lines(report, console)
     except KeyboardInterrupt:
         console.print("stopping; the running trial is measured again at the next start")
         return 130
     return code
 
 
-def _on_terminal(night: Watched, console: Console) -> int:
+def _on_terminal(report: Watched, console: Console) -> int:
     began = time.monotonic()
     with (
-        closing(OpenJournal(night.state.journal)) as journal,
+        closing(OpenJournal(report.state.journal)) as journal,
         Live(console=console, refresh_per_second=4, transient=True) as live,
     ):
         while True:
-            statuses = night.poll()
+            statuses = report.poll()
             if (last := _last_word(statuses)) is not None:
                 break
-            live.update(draw(_scene(night, journal, statuses, time.monotonic() - began)))
+            live.update(draw(_scene(report, journal, statuses, time.monotonic() - began)))
             time.sleep(REFRESH_S)
-    return _explained(last, night, console)
+    return _explained(last, report, console)
 
 
-def _as_lines(night: Watched, console: Console) -> int:
+def _as_lines(report: Watched, console: Console) -> int:
     """For a pipe or a log: the researcher's own lines, one an event."""
-    tail = Tail(night.state.logs / f"{RESEARCHER}.log")
-    while (last := _last_word(night.poll())) is None:
+    tail = Tail(report.state.logs / f"{RESEARCHER}.log")
+    while (last := _last_word(report.poll())) is None:
         tail.print_new(console)
         time.sleep(REFRESH_S)
     tail.print_new(console)
-    return _explained(last, night, console)
+    return _explained(last, report, console)
 
 
 def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
@@ -94,10 +94,10 @@ def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
     return next((each for each in statuses if each.pid is None and each.next_try_s is None), None)
 
 
-def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
+def _explained(last: ChildStatus, report: Watched, console: Console) -> int:
     code = last.last_exit or 0
     if code:
-        log = night.state.logs / f"{last.name}.log"
+        log = report.state.logs / f"{last.name}.log"
         lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         ended = (f"the {last.name} {last.in_words()}", "bold red")
         console.print(Text.assemble(ended, f"; the end of {log}:"), soft_wrap=True)
@@ -105,24 +105,24 @@ def _explained(last: ChildStatus, night: Watched, console: Console) -> int:
     return code
 
 
-def _scene(night: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
+def _scene(report: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
     shown: RunReport | None = None
     doing: LiveStatus | None = None
     worry: str | None = None
     try:
         with journal.look() as history:
-            shown = build_report(history, night.profile)
-            doing = now(history, night.bus)
+            shown = build_report(history, report.profile)
+            doing = now(history, report.bus)
             if shown is not None:
-                worry = alarm(shown.run, history.trials(), night.profile.budget, doing, time.time())
+                worry = alarm(shown.run, history.trials(), report.profile.budget, doing, time.time())
     except JournalError as error:
-        begun = (night.state.journal / JOURNAL_FILE).exists()
+        begun = (report.state.journal / JOURNAL_FILE).exists()
         doing = LiveStatus(str(error) if begun else "the researcher starts", None, None)
     except redis.RedisError as error:
         doing = LiveStatus(f"Redis does not answer: {error}", None, None)
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
     foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
-    return Scene(shown, doing, night.goal, elapsed_s, foot, worry)
+    return Scene(shown, doing, report.goal, elapsed_s, foot, worry)
 
 
 class Tail:
@@ -149,40 +149,40 @@ def summary(
     history: JournalReader, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
 ) -> None:
     """What came of the run, with the picture written beside results.tsv; `user` is where results were pushed to."""
-    night = build_report(history, profile)
-    if night is None:
+    report = build_report(history, profile)
+    if report is None:
         console.print("no run was started; see the logs above")
         return
     picture = subject / PICTURE
-    write_whole(picture, draw_picture(night))
-    kept = [row for row in night.rows if row.status == "keep" and not row.experiment.is_baseline]
-    console.rule(f"Overnight {night.run.tag}")
-    console.print(f"{night.measured} experiments: {tally_text(night)}; since this start {clock_text(took_s)}")
-    if night.run.ended is not None:
-        console.print(f"ended     {night.run.ended}")
-    if night.gain is not None:
-        console.print(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds")
-        console.print(gain_text(night))
-        if unseen := heldout_text(night):
+    write_whole(picture, draw_picture(report))
+    kept = [row for row in report.rows if row.status == "keep" and not row.experiment.is_baseline]
+    console.rule(f"Overnight {report.run.tag}")
+    console.print(f"{report.measured} experiments: {tally_text(report)}; since this start {clock_text(took_s)}")
+    if report.run.ended is not None:
+        console.print(f"ended     {report.run.ended}")
+    if report.gain is not None:
+        console.print(f"baseline  {report.gain.baseline:.6f} over {len(report.baseline_scores)} seeds")
+        console.print(gain_text(report))
+        if unseen := heldout_text(report):
             console.print(unseen)
-    for check in night.confirmations:
+    for check in report.confirmations:
         if check.verdict is not None:
-            console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(night, check)}")
-    console.print(f"cost      {cost_text(night)}")
-    if rates := rates_of(night.run, night.rows, history.scores()):
+            console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(report, check)}")
+    console.print(f"cost      {cost_text(report)}")
+    if rates := rates_of(report.run, report.rows, history.scores()):
         console.print(proposers_table(rates))
     if kept:
         console.print(experiments_table(kept))
     console.print(f"table     {subject / 'results.tsv'}")
     console.print(f"picture   {picture}")
-    console.print(f"branch    {night.run.branch} in {subject}", soft_wrap=True)
+    console.print(f"branch    {report.run.branch} in {subject}", soft_wrap=True)
     if user is not None:
-        console.print(f"pushed    {_pushed(night, user)}", soft_wrap=True)
+        console.print(f"pushed    {_pushed(report, user)}", soft_wrap=True)
 
 
-def _pushed(night: RunReport, user: Path) -> str:
+def _pushed(report: RunReport, user: Path) -> str:
     """Whether the branch of the run in the user's repository shows the best state."""
-    best = (night.incumbent and night.incumbent.experiment.commit_sha) or night.run.base_commit
-    if UserRepository(user).commit_of(night.run.branch) == best:
+    best = (report.incumbent and report.incumbent.experiment.commit_sha) or report.run.base_commit
+    if UserRepository(user).commit_of(report.run.branch) == best:
         return f"to {user}"
-    return f"not to {user}, whose {night.run.branch} shows something else; the log of the researcher says why"
+    return f"not to {user}, whose {report.run.branch} shows something else; the log of the researcher says why"

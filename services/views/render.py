@@ -29,7 +29,7 @@ NOT_RUNNING = "not running; `overnight run` goes on with it"
 class Scene:
     """What the view shows. `run` is None until the run has started; `foot` is its last line."""
 
-    night: RunReport | None
+    report: RunReport | None
     now: LiveStatus | None
     goal: int | None
     elapsed_s: float
@@ -39,11 +39,11 @@ class Scene:
 
 def draw(scene: Scene) -> RenderableType:
     """One screen."""
-    title = "Overnight" if scene.night is None else f"Overnight {scene.night.run.tag} · {scene.night.run.profile}"
+    title = "Overnight" if scene.report is None else f"Overnight {scene.report.run.tag} · {scene.report.run.profile}"
     parts: list[RenderableType] = [Text(f"ALARM {scene.alarm}", style="bold red")] if scene.alarm else []
     parts.append(_now(scene))
-    if scene.night is not None:
-        parts += [_standing(scene.night), _counts(scene), _last(scene.night), *_requests(scene.night)]
+    if scene.report is not None:
+        parts += [_standing(scene.report), _counts(scene), _last(scene.report), *_requests(scene.report)]
     for who, words in scene.now.notes.items() if scene.now is not None else ():
         parts.append(Text(f"{LABELS[who]:<4} {words}", style="yellow"))
     if scene.now is not None and scene.now.trainer is not None and scene.now.trainer.no_user is not None:
@@ -59,10 +59,10 @@ def draw(scene: Scene) -> RenderableType:
 def _now(scene: Scene) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     now = scene.now
-    if now is None or now.trial is None or scene.night is None:
-        line.add_row(Text("now ", style="bold"), Text(now.doing if now else _at_rest(scene.night)))
+    if now is None or now.trial is None or scene.report is None:
+        line.add_row(Text("now ", style="bold"), Text(now.doing if now else _at_rest(scene.report)))
         return line
-    running = next((row for row in reversed(scene.night.rows) if row.status in ("committed", "measuring")), None)
+    running = next((row for row in reversed(scene.report.rows) if row.status in ("committed", "measuring")), None)
     name = running.experiment.title if running else now.trial
     progress = now.progress
     figures = [progress.phase if progress else "queued"]
@@ -79,45 +79,45 @@ def _now(scene: Scene) -> RenderableType:
     return line
 
 
-def _at_rest(night: RunReport | None) -> str:
-    return NOT_RUNNING if night is None or night.run.ended is None else f"ended: {night.run.ended}"
+def _at_rest(report: RunReport | None) -> str:
+    return NOT_RUNNING if report is None or report.run.ended is None else f"ended: {report.run.ended}"
 
 
-def _standing(night: RunReport) -> Text:
-    if night.gain is None:
-        done = len(night.baseline_scores)
+def _standing(report: RunReport) -> Text:
+    if report.gain is None:
+        done = len(report.baseline_scores)
         return Text(f"baseline  {done} of its repeats measured")
-    sigma = NO_NUMBER if night.sigma is None else f"{night.sigma:.4f}"
-    text = Text(f"baseline  {night.gain.baseline:.6f} over {len(night.baseline_scores)} seeds, σ {sigma}\n")
-    best = night.incumbent
+    sigma = NO_NUMBER if report.sigma is None else f"{report.sigma:.4f}"
+    text = Text(f"baseline  {report.gain.baseline:.6f} over {len(report.baseline_scores)} seeds, σ {sigma}\n")
+    best = report.incumbent
     if best is not None and not best.experiment.is_baseline:
-        scores = night.incumbent_scores
+        scores = report.incumbent_scores
         value = f"{fmean(scores):.6f}" + (f" over {len(scores)} seeds" if len(scores) > 1 else "")
         text.append(f"best      {value} {best.note}: {best.experiment.title}\n", style="green")
-    text.append(gain_text(night), style="bold")
-    if unseen := heldout_text(night):
+    text.append(gain_text(report), style="bold")
+    if unseen := heldout_text(report):
         text.append(f"\n{unseen}")
-    fell = next((check for check in reversed(night.confirmations) if check.fell), None)
-    if fell is not None and (head := night.row(fell.head)) is not None:
+    fell = next((check for check in reversed(report.confirmations) if check.fell), None)
+    if fell is not None and (head := report.row(fell.head)) is not None:
         text.append(f"\nfell      experiment {head.experiment.number}: {fell.reason}", style="yellow")
     return text
 
 
-def gain_text(night: RunReport) -> str:
+def gain_text(report: RunReport) -> str:
     """The claim, and apart from it what is only believed so far."""
-    if night.gain is None:
+    if report.gain is None:
         return ""
-    claim = "none confirmed yet" if night.gain.confirmed is None else f"{night.gain.confirmed:.6f} confirmed"
-    more = "" if night.gain.provisional is None else f", {night.gain.provisional:+.6f} provisional (not yet a claim)"
+    claim = "none confirmed yet" if report.gain.confirmed is None else f"{report.gain.confirmed:.6f} confirmed"
+    more = "" if report.gain.provisional is None else f", {report.gain.provisional:+.6f} provisional (not yet a claim)"
     return f"gain      {claim}{more}"
 
 
-def heldout_text(night: RunReport) -> str:
+def heldout_text(report: RunReport) -> str:
     """The gains on text that no decision saw, and the best's gap beside the baseline's; empty where it was not scored
     there."""
-    confirmed, best = night.heldout.confirmed, night.heldout.keeps.get(night.run.incumbent or 0)
+    confirmed, best = report.heldout.confirmed, report.heldout.keeps.get(report.run.incumbent or 0)
     gains = [] if confirmed is None else [f"{confirmed:.6f} confirmed"]
-    if best is not None and night.run.incumbent != night.run.confirmed:
+    if best is not None and report.run.incumbent != report.run.confirmed:
         gains.append(f"{best.heldout_gain:+.6f} provisional")
     parts = [", ".join(gains)] if gains else []
     parts += [] if best is None else [gap_text(best)]
@@ -132,9 +132,9 @@ def gap_text(compared: HeldOutGain) -> str:
     )
 
 
-def claimed_text(night: RunReport, check: Confirmation) -> str:
+def claimed_text(report: RunReport, check: Confirmation) -> str:
     """What a claim's fresh seeds gained on held-out text, and on text that nobody has written."""
-    claimed = night.heldout.claims.get(check.id)
+    claimed = report.heldout.claims.get(check.id)
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
     if check.unseen_gain is None:
         return held_out + ("; not scored on unseen text" if check.verdict is Verdict.CONFIRMED else "")
@@ -142,36 +142,36 @@ def claimed_text(night: RunReport, check: Confirmation) -> str:
 
 
 def _counts(scene: Scene) -> Text:
-    night = scene.night
-    assert night is not None
+    report = scene.report
+    assert report is not None
     goal = "" if scene.goal is None else f" of {scene.goal}"
-    text = Text(f"measured  {night.measured}{goal}: ")
-    text.append(tally_text(night))
-    if night.seconds_each is not None:
-        text.append(f" · {night.seconds_each:.0f} s each")
-        if scene.goal is not None and scene.goal > night.measured:
-            text.append(f", about {clock_text((scene.goal - night.measured) * night.seconds_each)} to go")
-    text.append(f"\ncost      {cost_text(night)}")
-    if night.paid:
-        text.append(f"\nstronger  {paid_text(night)}")
+    text = Text(f"measured  {report.measured}{goal}: ")
+    text.append(tally_text(report))
+    if report.seconds_each is not None:
+        text.append(f" · {report.seconds_each:.0f} s each")
+        if scene.goal is not None and scene.goal > report.measured:
+            text.append(f", about {clock_text((scene.goal - report.measured) * report.seconds_each)} to go")
+    text.append(f"\ncost      {cost_text(report)}")
+    if report.paid:
+        text.append(f"\nstronger  {paid_text(report)}")
     return text
 
 
-def paid_text(night: RunReport) -> str:
+def paid_text(report: RunReport) -> str:
     """What the stronger model has cost of its cap, and when and why it was asked last."""
-    last = night.paid[-1]
-    row, calls = night.row(last.after), len(night.paid)
+    last = report.paid[-1]
+    row, calls = report.row(last.after), len(report.paid)
     number = "?" if row is None else row.experiment.number
     fault = "" if last.fault is None else f": {last.fault}"
     return (
-        f"{last.model}: {spent(night.paid):.4f} of {last.cap:g} spent in {calls} call{'s' if calls > 1 else ''}, "
+        f"{last.model}: {spent(report.paid):.4f} of {last.cap:g} spent in {calls} call{'s' if calls > 1 else ''}, "
         f"the last after experiment {number}, because of {last.why}{fault}"
     )
 
 
-def cost_text(night: RunReport) -> str:
+def cost_text(report: RunReport) -> str:
     """Seconds, tokens and money, as far as known."""
-    cost = night.cost
+    cost = report.cost
     parts = [f"{clock_text(cost.trial_s)} of trials"]
     if cost.llm_tokens or cost.llm_s:
         parts.append(f"LLM {clock_text(cost.llm_s)}, {cost.llm_tokens:,} tokens")
@@ -180,8 +180,8 @@ def cost_text(night: RunReport) -> str:
     return ", ".join(parts)
 
 
-def _last(night: RunReport) -> Table:
-    return experiments_table([row for row in night.rows if not row.experiment.is_baseline][-ROWS:])
+def _last(report: RunReport) -> Table:
+    return experiments_table([row for row in report.rows if not row.experiment.is_baseline][-ROWS:])
 
 
 def experiments_table(rows: list[Row]) -> Table:
@@ -231,8 +231,8 @@ def proposers_table(rates: Sequence[Rates]) -> Table:
     return table
 
 
-def _requests(night: RunReport) -> list[RenderableType]:
-    first_lines = [(request.kind, request.body.partition("\n")[0][:100]) for request in waiting(night)]
+def _requests(report: RunReport) -> list[RenderableType]:
+    first_lines = [(request.kind, request.body.partition("\n")[0][:100]) for request in waiting(report)]
     return [Text(f"waits     {kind}: {line}" if line else f"waits     {kind}") for kind, line in first_lines]
 
 

@@ -44,15 +44,15 @@ class NothingToShow(ResearcherError):
 def show_status(state: State, console: Console, *, as_json: bool) -> None:
     """How the run stands; what is going on right now only if it answers."""
     with _history(state) as history:
-        night = _night(history, state)
+        report = _night(history, state)
         seen = _seen(state, history)
         budget = state.require_night().trial_profile().budget
-        worry = alarm(night.run, history.trials(), budget, seen, time.time())
-        rates = rates_of(night.run, night.rows, history.scores())
+        worry = alarm(report.run, history.trials(), budget, seen, time.time())
+        rates = rates_of(report.run, report.rows, history.scores())
     if as_json:
-        print(json.dumps(_status_json(night, seen, worry, rates)))
+        print(json.dumps(_status_json(report, seen, worry, rates)))
         return
-    console.print(draw(Scene(night, seen, None, age_s(night), "", worry)))
+    console.print(draw(Scene(report, seen, None, age_s(report), "", worry)))
     if rates:
         console.print(proposers_table(rates))
 
@@ -79,8 +79,8 @@ def show_diff(state: State, number: int, console: Console) -> None:
 def show_best(state: State, console: Console, *, source: bool) -> None:
     """The best state so far against the baseline, or its train.py and nothing else."""
     with _history(state) as history:
-        night = _night(history, state)
-        head = night.incumbent
+        report = _night(history, state)
+        head = report.incumbent
         if head is None:
             raise NothingToShow("the baseline is not measured yet")
         if source:
@@ -90,12 +90,12 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
         if head.experiment.is_baseline:
             console.print("nothing has beaten the baseline yet")
             return
-        mean = f"{fmean(night.incumbent_scores):.6f} over {len(night.incumbent_scores)} seeds"
-        confirmed = night.run.incumbent == night.run.confirmed
+        mean = f"{fmean(report.incumbent_scores):.6f} over {len(report.incumbent_scores)} seeds"
+        confirmed = report.run.incumbent == report.run.confirmed
         console.print(f"{mean}, {'confirmed' if confirmed else 'provisional: no claim was made for it yet'}")
-        if unseen := heldout_text(night):
+        if unseen := heldout_text(report):
             console.print(unseen)
-        _print_diff(state, night.rows[0].experiment, head.experiment, console)
+        _print_diff(state, report.rows[0].experiment, head.experiment, console)
 
 
 def export(state: State, to: Path, console: Console) -> None:
@@ -103,18 +103,18 @@ def export(state: State, to: Path, console: Console) -> None:
     from researcher.report.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
 
     with _history(state) as history:
-        night = _night(history, state)
+        report = _night(history, state)
         to.mkdir(parents=True, exist_ok=True)
         write_whole(to / "results.tsv", ResultsTable(history).text().encode())
-        write_whole(to / "results.json", json.dumps([_row_json(night, row) for row in night.rows], indent=1).encode())
-        rates = rates_of(night.run, night.rows, history.scores())
+        write_whole(to / "results.json", json.dumps([_row_json(report, row) for row in report.rows], indent=1).encode())
+        rates = rates_of(report.run, report.rows, history.scores())
         write_whole(to / "proposers.tsv", proposers_text(rates).encode())
-        write_whole(to / "progress.png", draw_picture(night))
-        if night.run.incumbent is not None:
-            write_whole(to / EDITABLE, history.source(night.run.incumbent).encode())
+        write_whole(to / "progress.png", draw_picture(report))
+        if report.run.incumbent is not None:
+            write_whole(to / EDITABLE, history.source(report.run.incumbent).encode())
     workspace = Workspace(repository_of(state))
     try:
-        workspace.bundle(night.run.branch, to / BUNDLE)
+        workspace.bundle(report.run.branch, to / BUNDLE)
     finally:
         workspace.close()
     console.print(f"written to {to.resolve()}", soft_wrap=True)
@@ -137,16 +137,16 @@ def _seen(state: State, history: JournalReader) -> LiveStatus | None:
 
 
 def _night(history: JournalReader, state: State) -> RunReport:
-    night = build_report(history, state.require_night().trial_profile())
-    if night is None:
+    report = build_report(history, state.require_night().trial_profile())
+    if report is None:
         raise NothingToShow("no run has started yet")
-    return night
+    return report
 
 
-def age_s(night: RunReport) -> float:
+def age_s(report: RunReport) -> float:
     """Seconds from the run's start to the last thing that happened to an experiment."""
-    last = night.rows[-1].experiment
-    return (last.decided_at or last.proposed_at) - night.run.created_at
+    last = report.rows[-1].experiment
+    return (last.decided_at or last.proposed_at) - report.run.created_at
 
 
 def _print_diff(state: State, old: Experiment, new: Experiment, console: Console) -> None:
@@ -168,20 +168,20 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("�", text)
 
 
-def _tell(history: JournalReader, night: RunReport, experiment: Experiment, state: State, console: Console) -> None:
+def _tell(history: JournalReader, report: RunReport, experiment: Experiment, state: State, console: Console) -> None:
     name = (f"{experiment.number}  {experiment.title}", "bold")
     console.print(Text.assemble(name, f"  ({experiment.proposer or 'the subject'})"))
     console.print(f"why       {experiment.hypothesis}")
     console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
-    if (compared := night.heldout.keeps.get(experiment.id)) is not None:
+    if (compared := report.heldout.keeps.get(experiment.id)) is not None:
         gains = f"gain {compared.heldout_gain:+.6f} where it is {compared.val_gain:+.6f} on val"
         console.print(f"held out  {gains}; {gap_text(compared)}")
-    for check in _claims_of(night, experiment):
-        console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(night, check)}")
+    for check in _claims_of(report, experiment):
+        console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(report, check)}")
     if experiment.cost is not None:
         cost = experiment.cost
         console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
-    for call in night.paid:
+    for call in report.paid:
         if belongs_to(call, experiment):
             console.print(f"stronger  {call_text(call)}")
     for item in history.trials(experiment=experiment.id):
@@ -218,32 +218,32 @@ def closer_look(result: TrialResult) -> str | None:
     return f"{trust.probe}: {trust.probe_rows} with another future, {found}"
 
 
-def _claims_of(night: RunReport, experiment: Experiment) -> list[Confirmation]:
+def _claims_of(report: RunReport, experiment: Experiment) -> list[Confirmation]:
     """Checks of it that have come to something."""
-    return [check for check in night.confirmations if check.head == experiment.id and check.verdict is not None]
+    return [check for check in report.confirmations if check.head == experiment.id and check.verdict is not None]
 
 
 def _status_json(
-    night: RunReport, seen: LiveStatus | None, worry: str | None, rates: Sequence[Rates]
+    report: RunReport, seen: LiveStatus | None, worry: str | None, rates: Sequence[Rates]
 ) -> dict[str, object]:
     return {
-        "gain": _gain_json(night),
-        "tally": night.tally,
+        "gain": _gain_json(report),
+        "tally": report.tally,
         "proposers": [each.figures() for each in rates],
         "alarm": worry,
         "notes": {} if seen is None else dict(seen.notes),
-        "rows": [_row_json(night, row) for row in night.rows],
+        "rows": [_row_json(report, row) for row in report.rows],
     }
 
 
-def _gain_json(night: RunReport) -> dict[str, object] | None:
-    return None if night.gain is None else asdict(night.gain) | {"confirmed_heldout": night.heldout.confirmed}
+def _gain_json(report: RunReport) -> dict[str, object] | None:
+    return None if report.gain is None else asdict(report.gain) | {"confirmed_heldout": report.heldout.confirmed}
 
 
-def _row_json(night: RunReport, row: Row) -> dict[str, object]:
+def _row_json(report: RunReport, row: Row) -> dict[str, object]:
     item = row.experiment
-    keep = night.heldout.keeps.get(item.id)
-    claims = [(check, night.heldout.claims.get(check.id)) for check in _claims_of(night, item)]
+    keep = report.heldout.keeps.get(item.id)
+    claims = [(check, report.heldout.claims.get(check.id)) for check in _claims_of(report, item)]
     return {
         "number": item.number,
         "status": row.status,

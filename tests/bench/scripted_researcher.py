@@ -105,12 +105,12 @@ def main() -> int:
         wiring.Optimizer = ReadOptimizer
     else:
         wiring.Optimizer = lambda **_: ScriptedOptimizer(readings, int(sys.argv[2]))
-    process.work = lambda lab: _work(lab, readings)
+    process.work = lambda run_context: _work(run_context, readings)
     return process.main()
 
 
-def _work(lab: RunContext, readings: Readings) -> str:
-    reason = run_until_goal(lab)
+def _work(run_context: RunContext, readings: Readings) -> str:
+    reason = run_until_goal(run_context)
     readings.take()
     return reason
 

@@ -242,7 +242,7 @@ GUARDS = (
     Guard(
         "a roll-back reaches the files",
         "researcher/loop/confirmation.py",
-        "    lab.workspace.settle(lab.incumbent_commit())\n    head",
+        "    run_context.workspace.settle(run_context.incumbent_commit())\n    head",
         "    head",
         _CLAIMS + "a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back",
     ),
@@ -256,7 +256,7 @@ GUARDS = (
     Guard(
         "tags are made again",
         "researcher/loop/loop.py",
-        "    tag_confirmed(lab)\n",
+        "    tag_confirmed(run_context)\n",
         "",
         _CLAIMS + "confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again",
     ),
@@ -1358,7 +1358,7 @@ GUARDS = (
     Guard(
         "an object that cannot be read is found at the start",
         "researcher/loop/loop.py",
-        "    lab.workspace.read_candidates(lab.run)\n",
+        "    run_context.workspace.read_candidates(run_context.run)\n",
         "",
         _SUBJECT_DAYS + "a_repository_lost_between_two_starts_is_made_again_with_the_same_commits[spoil_object]",
     ),
@@ -2616,8 +2616,8 @@ GUARDS = (
     Guard(
         "a confirmed state that never runs again holds no claim for ever",
         "researcher/loop/confirmation.py",
-        "lab.journal.numbered(0).id if again else None",
-        "lab.journal.numbered(0).id if False else None",
+        "run_context.journal.numbered(0).id if again else None",
+        "run_context.journal.numbered(0).id if False else None",
         _ACCIDENTS + "a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever",
     ),
     Guard(

@@ -215,12 +215,12 @@ def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedRu
     def rest() -> None:
         queued.append(len(night.bus.queue("trials")))
 
-    lab = RunContext(
+    run_context = RunContext(
         journal=journal, workspace=workspace, trials=TrialQueue(night.bus), proposers=sticky,
         profile=profile_named("12gb"), rule=Rule.WALK, crash_reset=CrashReset.CONFIRMED, goal=Goal(),
         project=lambda: None, tick=lambda: None, rest=rest, say=said.append, clock=lambda: 20.0 * next(hours),
     )  # fmt: skip
-    measured = lab.measure(trial)
+    measured = run_context.measure(trial)
 
     assert measured.outcome is Outcome.OK
     assert set(said) == {"trial night-0-t0-a0", "paused: the model stays; restart Ollama"}

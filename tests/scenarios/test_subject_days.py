@@ -132,7 +132,7 @@ def test_a_repository_lost_during_a_night_is_made_again_with_the_same_commits(
 ) -> None:
     night.start_trainer()
 
-    tell(night, [level(1.75), lambda lab: loss(lab.workspace.path), level(1.9), level(1.7)])
+    tell(night, [level(1.75), lambda run_context: loss(run_context.workspace.path), level(1.9), level(1.7)])
 
     assert_whole(night, 3)
 
@@ -153,7 +153,7 @@ def test_a_repository_lost_between_two_starts_is_made_again_with_the_same_commit
 def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(night: ScriptedRun) -> None:
     night.start_trainer()
 
-    tell(night, [level(1.75), lambda lab: spoil_object(lab.workspace.path), level(1.7)])
+    tell(night, [level(1.75), lambda run_context: spoil_object(run_context.workspace.path), level(1.7)])
 
     assert_whole(night, 2)
     aside = night.subject / ".git.broken-1"
@@ -177,10 +177,10 @@ def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back
 ) -> None:
     reasons: list[str] = []
 
-    def break_both(lab: RunContext) -> None:
+    def break_both(run_context: RunContext) -> None:
         shutil.copytree(night.subject / ".git", tmp_path / "backup")
         shutil.rmtree(night.journal / COPY)
-        lose(lab.workspace.path)
+        lose(run_context.workspace.path)
 
     def bring_back() -> None:
         shutil.rmtree(night.subject / ".git", ignore_errors=True)
@@ -217,11 +217,11 @@ def test_a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_name
 
 
 def test_a_copy_that_is_broken_is_made_anew(night: ScriptedRun) -> None:
-    with opened(night, []) as lab:
-        keep_copy(night.subject, lab.journal)
+    with opened(night, []) as run_context:
+        keep_copy(night.subject, run_context.journal)
         (night.journal / COPY / "HEAD").write_text("")
 
-        keep_copy(night.subject, lab.journal)
+        keep_copy(night.subject, run_context.journal)
 
     assert damage(night.journal / COPY) is None
 
@@ -229,10 +229,10 @@ def test_a_copy_that_is_broken_is_made_anew(night: ScriptedRun) -> None:
 def test_a_copy_that_cannot_be_written_is_said_and_stops_nothing(
     night: ScriptedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with opened(night, []) as lab:
+    with opened(night, []) as run_context:
         (night.journal / f"{COPY}.partial").write_text("in the way")
 
-        keep_copy(night.subject, lab.journal)
+        keep_copy(night.subject, run_context.journal)
 
     assert f"no copy of {night.subject}" in caplog.text
     assert not (night.journal / COPY).exists()

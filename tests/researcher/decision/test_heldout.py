@@ -45,7 +45,7 @@ def a_night(story: Story) -> None:
 def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baselines(story: Story) -> None:
     a_night(story)
 
-    night = story.night()
+    night = story.report()
 
     keep = night.heldout.keeps[night.run.incumbent or 0]
     assert (keep.code.val, keep.code.heldout) == pytest.approx((1.66, 8.69))
@@ -64,7 +64,7 @@ def test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing(t
         story.claim([1.70] * 4, [1.81] * 4)
     fell.fall("crashed: no memory")
 
-    held = [story.night().heldout for story in (without, fell)]
+    held = [story.report().heldout for story in (without, fell)]
 
     for story in (without, fell):
         story.journal.close()
@@ -110,7 +110,7 @@ def test_people_see_what_a_claim_gained_on_unseen_text(story: Story, tmp_path: P
 
     summary(story.journal, PROFILE, tmp_path / "subject", 3.0, console)
 
-    (claim,) = story.night().confirmations
+    (claim,) = story.report().confirmations
     assert claim.unseen_gain == pytest.approx(0.1)
     assert "held out +0.100000; unseen +0.100000" in console.export_text()
 

@@ -16,19 +16,21 @@ def test_what_was_read_once_is_never_told_stale(night: ScriptedRun) -> None:
     failing = [level(1.01, "fate: crashed"), level(1.02, "fate: out_of_memory"), level(1.03, "fate: timed_out")]
     looks = 0
 
-    with opened(night, [level(1.7), REFUSED, level(1.69), level(1.9), *failing, level(1.5), level(1.68)]) as lab:
+    with opened(
+        night, [level(1.7), REFUSED, level(1.69), level(1.9), *failing, level(1.5), level(1.68)]
+    ) as run_context:
 
         def look(_: str) -> None:
             nonlocal looks
             looks += 1
             with JournalReader(night.journal) as fresh:
-                assert lab.journal.experiments() == fresh.experiments()
-                assert lab.journal.experiments(after=3) == fresh.experiments(after=3)
-                assert lab.journal.trials() == fresh.trials()
-                assert lab.journal.trials(experiment=2) == fresh.trials(experiment=2)
-                assert lab.journal.trials(confirmation=1) == fresh.trials(confirmation=1)
+                assert run_context.journal.experiments() == fresh.experiments()
+                assert run_context.journal.experiments(after=3) == fresh.experiments(after=3)
+                assert run_context.journal.trials() == fresh.trials()
+                assert run_context.journal.trials(experiment=2) == fresh.trials(experiment=2)
+                assert run_context.journal.trials(confirmation=1) == fresh.trials(confirmation=1)
 
         with suppress(ToldAll):
-            run_until_goal(replace(lab, say=look))
+            run_until_goal(replace(run_context, say=look))
 
     assert looks > 30

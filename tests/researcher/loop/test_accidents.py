@@ -33,14 +33,14 @@ def told(night: ScriptedRun, happenings: list[Happening], **settings: object) ->
     """The run to its end; every reason for which it was held. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
-    with opened(night, happenings, **settings) as lab:  # type: ignore[arg-type]
+    with opened(night, happenings, **settings) as run_context:  # type: ignore[arg-type]
 
         def rest() -> None:
-            if lab.run.paused not in (None, *held[-1:]):
-                held.append(lab.run.paused or "")
+            if run_context.run.paused not in (None, *held[-1:]):
+                held.append(run_context.run.paused or "")
 
         with suppress(ToldAll):
-            run_until_goal(replace(lab, rest=rest, clock=lambda: float(next(seconds))))
+            run_until_goal(replace(run_context, rest=rest, clock=lambda: float(next(seconds))))
     return held
 
 
@@ -178,11 +178,11 @@ def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_se
     def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with opened(night, [source]) as lab:
+    with opened(night, [source]) as run_context:
         seconds = count()
-        quick = replace(lab, clock=lambda: float(next(seconds)))
-        finish = lab.journal.finish_trial
-        lab.journal.finish_trial = (  # type: ignore[method-assign]
+        quick = replace(run_context, clock=lambda: float(next(seconds)))
+        finish = run_context.journal.finish_trial
+        run_context.journal.finish_trial = (  # type: ignore[method-assign]
             lambda trial, *rest: dies() if trial.kind is Kind.DRIFT else finish(trial, *rest)
         )
         with pytest.raises(KeyboardInterrupt):
@@ -209,8 +209,8 @@ def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: 
     night.start_trainer()
     seconds = count()
 
-    with opened(night, [level(1.7), level(1.6)]) as lab:
-        run_until_goal(replace(lab, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
+    with opened(night, [level(1.7), level(1.6)]) as run_context:
+        run_until_goal(replace(run_context, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
 
     claims = (CheckKind.CLAIM, Verdict.FAILS)
     assert verdicts(night) == [CONFIRMED, claims, claims, CONFIRMED]
@@ -240,8 +240,8 @@ def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolle
     source = level(1.81 if "luck" in mark else 1.7, mark)
     said: list[str | None] = []
 
-    def ask(lab: RunContext) -> None:
-        said.append(refusal_of(lab, source, Proposer.LLM))
+    def ask(run_context: RunContext) -> None:
+        said.append(refusal_of(run_context, source, Proposer.LLM))
 
     told(night, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
 

@@ -39,8 +39,8 @@ def tags(night: ScriptedRun) -> dict[str, str]:
         return {tag.name: tag.commit.hexsha for tag in repository.tags}
 
 
-def ask_to_confirm(lab: RunContext) -> None:
-    RequestHandler(lab.journal, lambda _: None).receive("asked", CONFIRM, "")
+def ask_to_confirm(run_context: RunContext) -> None:
+    RequestHandler(run_context.journal, lambda _: None).receive("asked", CONFIRM, "")
 
 
 def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(night: ScriptedRun) -> None:
@@ -58,7 +58,7 @@ def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(ni
     night.start_trainer()
     seen: list[str] = []
 
-    tell(night, [FLUKE, lambda lab: seen.append((night.subject / "train.py").read_text()), JUMP])
+    tell(night, [FLUKE, lambda run_context: seen.append((night.subject / "train.py").read_text()), JUMP])
 
     fluke, later = checks_of(night)
     assert fluke.verdict is Verdict.ROLLED_BACK
@@ -135,12 +135,12 @@ def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(nig
     night.start_trainer()
     said: list[str] = []
 
-    def ask(lab: RunContext) -> None:
-        said.append(RequestHandler(lab.journal, lambda _: None).receive(f"asked {len(said)}", CONFIRM, ""))
+    def ask(run_context: RunContext) -> None:
+        said.append(RequestHandler(run_context.journal, lambda _: None).receive(f"asked {len(said)}", CONFIRM, ""))
 
-    with opened(night, [ask, JUMP, ask, level(1.69), ask, level(1.68)]) as lab:
-        ask(lab)
-        run_until_goal(lab)
+    with opened(night, [ask, JUMP, ask, level(1.69), ask, level(1.68)]) as run_context:
+        ask(run_context)
+        run_until_goal(run_context)
 
     assert said == [
         "nothing to confirm: the baseline is still being measured",
@@ -154,21 +154,21 @@ def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedRun) -> 
     night.start_trainer()
     rests: list[int] = []
 
-    with opened(night, [JUMP]) as lab:
-        finish = lab.journal.finish_trial
+    with opened(night, [JUMP]) as run_context:
+        finish = run_context.journal.finish_trial
 
         def finish_and_pause(trial: Trial, *rest: Any) -> Trial:
             if trial.kind is Kind.CONFIRM and not rests:
-                lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+                run_context.journal.pause(run_context.run, ASKED_TO_PAUSE)
             return finish(trial, *rest)
 
         def rest() -> None:
-            rests.append(lab.journal.trial_count())
+            rests.append(run_context.journal.trial_count())
             if len(rests) == 3:
-                lab.journal.go_on(lab.run, lab.clock())
+                run_context.journal.go_on(run_context.run, run_context.clock())
 
-        lab.journal.finish_trial = finish_and_pause  # type: ignore[method-assign]
-        run_until_goal(replace(lab, rest=rest))
+        run_context.journal.finish_trial = finish_and_pause  # type: ignore[method-assign]
+        run_until_goal(replace(run_context, rest=rest))
 
     assert len(rests) == 3
     assert len(set(rests)) == 1, "no trial is asked for while it is paused"
@@ -216,10 +216,10 @@ def test_a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_
 ) -> None:
     night.start_trainer()
 
-    with opened(night, [level(1.7, "fate of confirm: crashed")]) as lab:
-        lab.journal.decide_check = killed  # type: ignore[method-assign]
+    with opened(night, [level(1.7, "fate of confirm: crashed")]) as run_context:
+        run_context.journal.decide_check = killed  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
-            run_until_goal(lab)
+            run_until_goal(run_context)
     tell(night, [])
 
     (claim,) = checks_of(night)

@@ -101,12 +101,12 @@ def wider(source: str) -> str:
     return source.replace("WIDTH = 64", "WIDTH = 128")
 
 
-def refusal_of(lab: RunContext, source: str, by: Proposer) -> str | None:
+def refusal_of(run_context: RunContext, source: str, by: Proposer) -> str | None:
     """What is said against a train.py as the next candidate."""
-    assert lab.run.incumbent is not None
+    assert run_context.run.incumbent is not None
     proposal = Proposal(by, "wider", "", (WholeFile(source),))
     try:
-        validate(proposal, lab.journal.source(lab.run.incumbent), objection(lab.journal, by))
+        validate(proposal, run_context.journal.source(run_context.run.incumbent), objection(run_context.journal, by))
     except Rejected as error:
         return str(error)
     return None
@@ -124,8 +124,8 @@ def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_to
     keeps: list[Happening] = [level(score) for score in scores[1:]]
     said: list[str | None] = []
 
-    def ask(lab: RunContext) -> None:
-        said.extend(refusal_of(lab, wider(level(scores[-1])), by) for by in (Proposer.LLM, Proposer.HUMAN))
+    def ask(run_context: RunContext) -> None:
+        said.extend(refusal_of(run_context, wider(level(scores[-1])), by) for by in (Proposer.LLM, Proposer.HUMAN))
 
     tell(night, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
 
@@ -156,17 +156,22 @@ def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str
     held: list[str] = []
     seconds = count()
 
-    with opened(night, happenings) as lab:
+    with opened(night, happenings) as run_context:
 
         def rest() -> None:
-            reason = lab.run.paused
+            reason = run_context.run.paused
             if reason is not None and reason not in held[-1:]:
                 held.append(reason)
 
         run_until_goal(
-            replace(lab, trials=LosingTrials(night.bus, trial, losses), rest=rest, clock=lambda: float(next(seconds)))
+            replace(
+                run_context,
+                trials=LosingTrials(night.bus, trial, losses),
+                rest=rest,
+                clock=lambda: float(next(seconds)),
+            )
         )
-        assert lab.run.paused is None
+        assert run_context.run.paused is None
     return held
 
 
@@ -212,18 +217,18 @@ def test_holds_grow_each_kind_for_itself_up_to_half_an_hour_and_begin_anew_when_
 
 def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measured(night: ScriptedRun) -> None:
     night.start_trainer()
-    with opened(night, []) as lab:
-        baseline = lab.journal.numbered(0)
-        lab.journal.measuring(baseline)
+    with opened(night, []) as run_context:
+        baseline = run_context.journal.numbered(0)
+        run_context.journal.measuring(baseline)
         trials = [
-            lab.journal.add_trial(lab.run, baseline.id, Kind.BASELINE, seed=number, at=1.0)
-            for number in range(lab.profile.baseline_repeats)
+            run_context.journal.add_trial(run_context.run, baseline.id, Kind.BASELINE, seed=number, at=1.0)
+            for number in range(run_context.profile.baseline_repeats)
         ]
-        lab.journal.finish_trial(trials[-1], TrialResult("i", "d", Outcome.CRASHED, "no memory", 1.0, 2.0), 2.0)
+        run_context.journal.finish_trial(trials[-1], TrialResult("i", "d", Outcome.CRASHED, "no memory", 1.0, 2.0), 2.0)
     seconds = count()
 
-    with opened(night, [], goal=Goal(0)) as lab:
-        run_until_goal(replace(lab, clock=lambda: float(next(seconds))))
+    with opened(night, [], goal=Goal(0)) as run_context:
+        run_until_goal(replace(run_context, clock=lambda: float(next(seconds))))
 
     with JournalReader(night.journal) as history:
         assert [trial.outcome for trial in history.trials()] == [Outcome.OK] * len(trials)

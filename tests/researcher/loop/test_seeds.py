@@ -20,11 +20,11 @@ from trainer.jobs import Kind, profile_named
 
 def seeds(night: ScriptedRun, key: str | None, count: int) -> list[int]:
     """The next seeds of a run with that key."""
-    with opened(night, [], seed_key=key) as lab:
+    with opened(night, [], seed_key=key) as run_context:
         found = []
         for number in range(count):
-            lab.journal.trial_count = lambda number=number: number  # type: ignore[method-assign]
-            found.append(lab.next_seed())
+            run_context.journal.trial_count = lambda number=number: number  # type: ignore[method-assign]
+            found.append(run_context.next_seed())
     return found
 
 

@@ -59,16 +59,16 @@ def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
     caplog.set_level(logging.INFO)
     with (
         ollama_double([BAD, BAD, CRASH, FAULT, Turn(nudge="LEVEL", by=0.99)]) as llm,
-        opened(night, [], source=TRAIN, goal=Goal(3)) as lab,
+        opened(night, [], source=TRAIN, goal=Goal(3)) as run_context,
     ):
-        lab.journal.receive("r1", "idea", f"log in with {PLANTED}", "waits", waiting=True, at=2.0)
+        run_context.journal.receive("r1", "idea", f"log in with {PLANTED}", "waits", waiting=True, at=2.0)
         proposers = Proposers(
             mix=Mix.LLM, asking=Vetting(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
             optimizer=Optimizer(seed=7, context=256),
             llm=Conversation(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS]),
-            folder=lab.journal.folder / "experiments", say=lambda _: None,
+            folder=run_context.journal.folder / "experiments", say=lambda _: None,
         )  # fmt: skip
-        run_until_goal(replace(lab, proposers=proposers))
+        run_until_goal(replace(run_context, proposers=proposers))
 
     kept = [gzip.decompress(path.read_bytes()).decode() for path in night.journal.glob("experiments/*/*.gz")]
     with JournalReader(night.journal) as history:

@@ -71,19 +71,21 @@ def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(night: Script
     ran_out = [SUBJECT.replace("WIDTH = 64", f"WIDTH = {width}") + "# fate: out_of_memory\n" for width in (128, 192)]
     said: list[str | None] = []
 
-    def ask(lab: RunContext) -> None:
-        said.extend(refusal_of(lab, width, by) for width, by in ((256, Proposer.OPTIMIZER), (256, Proposer.HUMAN)))
+    def ask(run_context: RunContext) -> None:
+        said.extend(
+            refusal_of(run_context, width, by) for width, by in ((256, Proposer.OPTIMIZER), (256, Proposer.HUMAN))
+        )
 
     tell(night, [*ran_out, ask], goal=Goal())
 
     assert said == ["experiments 1 and 2 ran out of memory (1 with WIDTH 128), and this is nowhere smaller", None]
 
 
-def refusal_of(lab: RunContext, width: int, by: Proposer) -> str | None:
+def refusal_of(run_context: RunContext, width: int, by: Proposer) -> str | None:
     """What is said against so wide a subject as the next candidate."""
     proposal = Proposal(by, "wider", "", (SetKnobs({"WIDTH": width}),))
     try:
-        validate(proposal, SUBJECT, objection(lab.journal, by))
+        validate(proposal, SUBJECT, objection(run_context.journal, by))
     except Rejected as error:
         return str(error).removesuffix("; propose something else")
     return None

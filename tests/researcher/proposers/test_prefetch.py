@@ -72,7 +72,7 @@ class Unhurried(TrialQueue):
 
 
 def ahead(
-    lab: RunContext,
+    run_context: RunContext,
     night: ScriptedRun,
     llm_url: str,
     drafting: Prefetch,
@@ -80,7 +80,7 @@ def ahead(
     tick: Callable[[], None] = lambda: None,
 ) -> RunContext:
     client = OllamaClient(OllamaSettings(llm_url, "small"))
-    asks = asking(lab, Rests(0, list), client, mix, drafting=drafting)
+    asks = asking(run_context, Rests(0, list), client, mix, drafting=drafting)
     return replace(asks, tick=tick, trials=Unhurried(night.bus))
 
 
@@ -97,14 +97,14 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
 
     def tick() -> None:
         """Three experiments later the LLM has thought, and the run lets it say so."""
-        if lab.journal.measured_count() == 3 and not drafting.waiting:
+        if run_context.journal.measured_count() == 3 and not drafting.waiting:
             answers.set()
             assert answered.wait(DEADLINE_S)
             while not drafting.waiting and drafting._answer is not None:
                 drafting.collect()
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(6)) as lab:
-        run_until_goal(ahead(lab, night, llm.url, drafting, Mix.HYBRID, tick))
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(6)) as run_context:
+        run_until_goal(ahead(run_context, night, llm.url, drafting, Mix.HYBRID, tick))
 
     with JournalReader(night.journal) as history:
         measured = [item for item in history.experiments()[1:] if item.was_measured]
@@ -131,12 +131,16 @@ def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_dr
 
     def tick() -> None:
         """The third candidate's trial lasts until two drafts wait: the first may have been asked for before it."""
-        while lab.journal.measured_count() == 2 and lab.journal.running_trial() and len(drafting.waiting) < AHEAD:
-            lab.proposers.draft_ahead(lab.journal)
+        while (
+            run_context.journal.measured_count() == 2
+            and run_context.journal.running_trial()
+            and len(drafting.waiting) < AHEAD
+        ):
+            run_context.proposers.draft_ahead(run_context.journal)
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(8)) as opened_lab:
-        lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
-        run_until_goal(lab)
+        run_context = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+        run_until_goal(run_context)
 
     assert max(waiting) < AHEAD
     assert any(measuring), "asked beside a trial"
@@ -158,12 +162,12 @@ def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twi
 
     def tick() -> None:
         """The first candidate's trial lasts until two drafts wait."""
-        while lab.journal.measured_count() == 0 and lab.run.incumbent and len(drafting.waiting) < AHEAD:
-            lab.proposers.draft_ahead(lab.journal)
+        while run_context.journal.measured_count() == 0 and run_context.run.incumbent and len(drafting.waiting) < AHEAD:
+            run_context.proposers.draft_ahead(run_context.journal)
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(4)) as opened_lab:
-        lab = ahead(opened_lab, night, llm.url, drafting, Mix.HYBRID, tick)
-        run_until_goal(lab)
+        run_context = ahead(opened_lab, night, llm.url, drafting, Mix.HYBRID, tick)
+        run_until_goal(run_context)
 
     assert any("drafted, and not measured yet: " in words for words in told)
     assert any("is being measured: " in words for words in told)
@@ -182,15 +186,15 @@ def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(night: Sc
 
     def tick() -> None:
         """The idea comes while the first candidate is measured, and its trial lasts until two drafts wait."""
-        if lab.journal.measured_count() == 0 and lab.run.incumbent and not ideas:
-            lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+        if run_context.journal.measured_count() == 0 and run_context.run.incumbent and not ideas:
+            run_context.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
             while len(drafting.waiting) < AHEAD:
-                lab.proposers.draft_ahead(lab.journal)
+                run_context.proposers.draft_ahead(run_context.journal)
             ideas.extend(ready.asked.idea for ready in drafting.waiting)
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as opened_lab:
-        lab = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
-        run_until_goal(lab)
+        run_context = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+        run_until_goal(run_context)
 
     with JournalReader(night.journal) as history:
         (idea,) = history.requests()
@@ -207,8 +211,8 @@ def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        with opened(night, [], goal=Goal(4)) as lab, caplog.at_level(logging.WARNING):
-            run_until_goal(ahead(lab, night, url, drafting, Mix.HYBRID))
+        with opened(night, [], goal=Goal(4)) as run_context, caplog.at_level(logging.WARNING):
+            run_until_goal(ahead(run_context, night, url, drafting, Mix.HYBRID))
 
     with JournalReader(night.journal) as history:
         assert {item.proposer for item in history.experiments()[1:]} == {Proposer.OPTIMIZER}
@@ -229,14 +233,14 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
     def tick() -> None:
         """A trial lasts until the thread is asked nothing more."""
         while drafting.under_way is not None:
-            lab.proposers.draft_ahead(lab.journal)
+            run_context.proposers.draft_ahead(run_context.journal)
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(5)) as opened_lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
         ahead_of_it, always = drafting if is_ahead else None, {Proposer.LLM: 0.0, Proposer.ADVISER: 1.0}
-        lab = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
-        lab = replace(lab, tick=tick, trials=Unhurried(night.bus))
-        run_until_goal(lab)
+        run_context = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
+        run_context = replace(run_context, tick=tick, trials=Unhurried(night.bus))
+        run_until_goal(run_context)
 
     with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]

@@ -78,7 +78,7 @@ def services() -> Iterator[ExitStack]:
 
 
 def asking(
-    lab: RunContext,
+    run_context: RunContext,
     rests: Rests,
     client: OllamaClient,
     mix: Mix,
@@ -87,7 +87,7 @@ def asking(
     checker: DryRuns | None = None,
     shares: Schedule = IN_TURN,
 ) -> RunContext:
-    """The lab with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
+    """The context with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     who = Proposers(
         mix=mix,
         asking=Vetting(profile_named("cpu"), lambda: "Go down.", checker),
@@ -96,11 +96,11 @@ def asking(
         stronger=stronger,
         drafting=drafting,
         shares=shares,
-        folder=lab.journal.folder / "experiments",
+        folder=run_context.journal.folder / "experiments",
         say=lambda _: None,
         clock=rests.clock,
     )
-    return replace(lab, proposers=who, rest=rests.rest)
+    return replace(run_context, proposers=who, rest=rests.rest)
 
 
 def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_takes_up_what_waits(
@@ -116,9 +116,9 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
 
     rests = Rests(60.0, lambda: services.enter_context(listening(OllamaDouble(script, port=port))))
     client = OllamaClient(OllamaSettings(f"http://127.0.0.1:{port}", "small"))
-    with opened(night, [], goal=Goal(2)) as lab, caplog.at_level(logging.WARNING):
-        lab.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
-        run_until_goal(asking(lab, rests, client, Mix.LLM))
+    with opened(night, [], goal=Goal(2)) as run_context, caplog.at_level(logging.WARNING):
+        run_context.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+        run_until_goal(asking(run_context, rests, client, Mix.LLM))
 
     with JournalReader(night.journal) as history:
         experiments, (idea,) = history.experiments()[1:], history.requests()
@@ -140,13 +140,13 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
 
     def tell(measured: int) -> None:
         """Until so many experiments are measured; each answer may cost 1, and what is left after one is less."""
-        with opened(night, [], goal=Goal(measured)) as lab, caplog.at_level(logging.INFO):
+        with opened(night, [], goal=Goal(measured)) as run_context, caplog.at_level(logging.INFO):
             settings = OllamaSettings(strong.url, "strong", num_predict=LONGEST_ANSWER)
             meter = MeteredClient(
-                OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, lab.journal
+                OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, run_context.journal
             )
             client = OllamaClient(OllamaSettings(usual.url, "small"))
-            run_until_goal(asking(lab, Rests(0, list), client, Mix.LLM, Stronger(Conversation(meter), meter)))
+            run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, Stronger(Conversation(meter), meter)))
 
     with ollama_double(worse) as usual, ollama_double(worse, model="strong:latest") as strong:
         tell(5)
@@ -180,10 +180,10 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
         level = 99 if number in (3, 4) else round(1.8 - number / 100, 4)
         return Turn(json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": level}}))
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as lab:
+    with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
         run_until_goal(
-            asking(lab, Rests(0, list), client, Mix.HYBRID, shares={Proposer.LLM: 0.25, Proposer.ADVISER: 0.5})
+            asking(run_context, Rests(0, list), client, Mix.HYBRID, shares={Proposer.LLM: 0.25, Proposer.ADVISER: 0.5})
         )
 
     with JournalReader(night.journal) as history:

@@ -163,9 +163,9 @@ def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_cos
         BROKEN.format(was="dict", made="tuple()  # check: fails: nor this one"),
         Turn(nudge="LEVEL", by=0.9),
     ]
-    with ollama_double(answers) as llm, opened(night, [], goal=Goal(2)) as lab:
+    with ollama_double(answers) as llm, opened(night, [], goal=Goal(2)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        run_until_goal(asking(lab, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
+        run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
 
     with JournalReader(night.journal) as history:
         repaired, refused, last = history.experiments()[1:]

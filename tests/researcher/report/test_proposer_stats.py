@@ -212,7 +212,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
 
 
 def test_a_journals_rates_are_those_of_its_night(story: Story) -> None:
-    night = story.night()
+    night = story.report()
 
     llm, optimizer, human = rates_of(night.run, night.rows, story.journal.scores())
 

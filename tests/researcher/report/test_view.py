@@ -33,7 +33,7 @@ def test_a_confirmed_gain_is_the_fresh_seeds_mean_and_never_the_lucky_first_run(
     story.try_out("lucky", 1.60, Decision.KEEP)
     story.claim([1.70] * 4, [1.81] * 4)
 
-    gain = story.night().gain
+    gain = story.report().gain
 
     assert gain is not None
     assert gain.confirmed == pytest.approx(0.11)
@@ -46,7 +46,7 @@ def test_a_rolled_back_keep_is_shown_as_such_and_claims_nothing(story: Story) ->
     second = story.try_out("luckier", 1.69, Decision.KEEP)
     story.claim([1.81] * 4, [1.81] * 4)
 
-    night = story.night()
+    night = story.report()
 
     assert night.gain is not None
     assert (night.gain.confirmed, night.gain.provisional) == (None, None)
@@ -65,7 +65,7 @@ def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story
     lucky = story.try_out("lucky", 1.69, Decision.KEEP)
     story.claim([1.70] * 4, [1.70] * 4)
 
-    night = story.night()
+    night = story.report()
 
     rows = {row.experiment.id: row for row in night.rows}
     assert rows[kept].confirmed
@@ -83,7 +83,7 @@ def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -
     story.try_out("new", 1.75, Decision.KEEP)
     story.claim([1.75] * 4, [1.81] * 4)
 
-    night = story.night()
+    night = story.report()
 
     row = night.row(fallen)
     assert row is not None
@@ -96,7 +96,7 @@ def test_before_a_claim_a_gain_is_only_provisional(story: Story) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("good", 1.70, Decision.KEEP)
 
-    gain = story.night().gain
+    gain = story.report().gain
 
     assert gain is not None
     assert gain.confirmed is None
@@ -108,7 +108,7 @@ def test_the_cost_counts_trials_tokens_and_money(story: Story) -> None:
     story.try_out("a", 1.70, Decision.KEEP)
     story.try_out("b", None, Decision.CRASH)
 
-    cost = story.night().cost
+    cost = story.report().cost
 
     assert (cost.trial_s, cost.llm_s, cost.llm_tokens) == (8.0, 4.0, 1000)
     assert cost.money == pytest.approx(8.0 + 4.0 + 0.01), "the machine costs the same while the LLM answers"
@@ -188,7 +188,7 @@ def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_att
     gone = story.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
     story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
 
-    night = story.night()
+    night = story.report()
 
     assert night.tally == {
         "keep": 1, "discard": 1, "crashed": 2, "out_of_memory": 1, "timed_out": 1, "unscorable": 1, "rejected": 1,
@@ -207,14 +207,14 @@ def test_the_incumbent_is_known_by_all_its_runs(story: Story) -> None:
     story.try_out("lucky", 1.60, Decision.KEEP)
     story.claim([1.70] * 4, [1.81] * 4)
 
-    assert story.night().incumbent_scores == (1.60, 1.70, 1.70, 1.70, 1.70)
+    assert story.report().incumbent_scores == (1.60, 1.70, 1.70, 1.70, 1.70)
 
 
 def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
-    assert draw(story.night()).startswith(PNG)
+    assert draw(story.report()).startswith(PNG)
 
     story.baseline(1.80, 1.82)
-    assert draw(story.night()).startswith(PNG)
+    assert draw(story.report()).startswith(PNG)
 
     story.try_out("good", 1.70, Decision.KEEP)
     story.try_out("far off", 9.0, Decision.DISCARD)
@@ -222,7 +222,7 @@ def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
     story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
     story.claim([1.70] * 4, [1.81] * 4)
     story.fall("crashed: no memory")
-    assert draw(story.night()).startswith(PNG)
+    assert draw(story.report()).startswith(PNG)
 
 
 def test_a_projection_is_replaced_whole(tmp_path: Path) -> None:

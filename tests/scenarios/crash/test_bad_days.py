@@ -467,8 +467,8 @@ class HeldOnce:
 def test_pause_that_a_person_asked_for_outlives_a_bad_day(
     night: ForkedRun, settings: Settings, switch: StopSwitch
 ) -> None:
-    with opened(night, []) as lab:
-        lab.journal.pause(lab.run, ASKED_TO_PAUSE)
+    with opened(night, []) as run_context:
+        run_context.journal.pause(run_context.run, ASKED_TO_PAUSE)
     days = HeldOnce()
 
     run_through_outages(settings, days, switch)

@@ -188,7 +188,7 @@ def trials(server: Guarded) -> TrialQueue:
 
 
 def outcome(trials: TrialQueue, spec: TrialSpec) -> TrialResult | Absent | Fault:
-    """What becomes of a trial, waited for as the lab does."""
+    """What becomes of a trial, waited for as the loop does."""
     found: list[TrialResult | Absent | Fault] = []
 
     def is_over() -> bool:

@@ -46,7 +46,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
     story.try_out("broken", None, Decision.CRASH)
     now = LiveStatus("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
 
-    text = seen(Scene(story.night(), now, 12, 65.0, "trainer running"))
+    text = seen(Scene(story.report(), now, 12, 65.0, "trainer running"))
 
     story.journal.close()
     for expected in (
@@ -69,11 +69,11 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
 def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
-    assert "not running; `overnight run` goes on" in seen(Scene(story.night(), None, None, 1.0, ""))
+    assert "not running; `overnight run` goes on" in seen(Scene(story.report(), None, None, 1.0, ""))
 
     story.journal.end(story.run, "8 of 8 experiments are measured")
 
-    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.night(), None, None, 1.0, ""))
+    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.report(), None, None, 1.0, ""))
     story.journal.close()
 
 
@@ -93,7 +93,7 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
     story.try_out("lucky", 1.59, Decision.KEEP)
     story.claim([1.70] * 4, [1.70] * 4)
 
-    text = seen(Scene(story.night(), None, None, 1.0, ""))
+    text = seen(Scene(story.report(), None, None, 1.0, ""))
 
     story.journal.close()
     assert "best      1.688889 over 9 seeds confirmed: good" in text
@@ -117,7 +117,7 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
 
     with console.capture() as captured:
         console.print(
-            draw(Scene(story.night(), LiveStatus("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
+            draw(Scene(story.report(), LiveStatus("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
         )
 
     story.journal.close()
@@ -135,9 +135,9 @@ def test_it_shows_what_the_stronger_model_cost_of_its_cap_and_why_it_was_asked(t
     told = {"prompt_tokens": 400, "answer_tokens": 100}
     story.journal.end_call(calls[0], **told, money=0.01, fault=None)
     item = story.journal.experiment(story.try_out("wider", 1.85, Decision.DISCARD))
-    paid = story.night().paid
+    paid = story.report().paid
 
-    text = seen(Scene(story.night(), None, None, 65.0, ""))
+    text = seen(Scene(story.report(), None, None, 65.0, ""))
 
     story.journal.close()
     assert "stronger  m: 0.2600 of 5 spent in 2 calls, the last after experiment 0, because of a plateau" in text
