@@ -18,9 +18,9 @@ from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
 from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.optimizer.optimizer import Optimizer
+from researcher.proposers.escalation import CallLog, MeteredClient, TokenPrice
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import Vetting
-from researcher.proposers.meter import CallLog, MeteredClient, TokenPrice
 from researcher.proposers.prefetch import FixedPolicy, GpuSharingPolicy, Prefetch
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.stronger_llm import Stronger

@@ -43,11 +43,10 @@ from researcher.config.setting import (
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
 from researcher.errors import BadValue
 from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
-from researcher.llm.client import LlmOptions
+from researcher.llm.client import LlmOptions, Think
 from researcher.llm.gpu_memory_split import Placement, placement_for
 from researcher.llm.ollama_api import base_url
 from researcher.llm.openai import checked_url, read_key
-from researcher.llm.thinking import Think
 from researcher.optimizer.optimizer import Sampler
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule
 from researcher.source.proposal import Proposer

@@ -1,5 +1,5 @@
 """The journal: the durable record of a run, in SQLite.
 
-`records` holds the rows as dataclasses, `reader` reads them, `writer` and `steps` change them one transaction at a
+`records` holds the rows as dataclasses, `reader` reads them, `writer` changes them one transaction at a
 time, `database` opens the file and runs the scripts in `migrations/`. Everything above imports from here.
 """

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 
 from researcher.errors import BadLlmResponse
-from researcher.llm.client import Answer, LlmOptions, Message
+from researcher.llm.client import Answer, LlmOptions, Message, Think
 from researcher.llm.ollama_api import (
+    ModelCapabilities,
     OllamaSettings,
     base_url,
     error_for,
@@ -28,7 +29,6 @@ from researcher.llm.ollama_api import (
 )
 from researcher.llm.ollama_memory import Residence
 from researcher.llm.stream import Stream, authorities, unicode, watched, whole_lines
-from researcher.llm.thinking import ModelCapabilities, Think
 
 __all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
 

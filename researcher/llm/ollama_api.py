@@ -3,6 +3,10 @@
 Every call carries the same context, batch, layers and `shift`, because a call that differs in one of them makes Ollama
 load the model anew. `truncate: false, shift: false` make a prompt that does not fit an error instead of a silently
 shortened prompt. On a GPU profile all layers are asked for: left to itself, Ollama spills to the CPU and says nothing.
+
+Whether a model thinks before it answers is learned from the server, not from names. `think: false` is safe for a model
+without thinking, anything else there is refused. Left unset, a model that can think does. Some cannot stop: those are
+asked for little, and whatever they think is no answer; see `researcher.prompting.reply_parser`.
 """
 
 from __future__ import annotations
@@ -15,8 +19,40 @@ from urllib.parse import urlsplit
 import httpx
 
 from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
+from researcher.llm.client import Think
 from researcher.llm.stream import Deadlines, error_text
-from researcher.llm.thinking import Think
+
+LEVELS_ONLY = ("gptoss", "gpt-oss")  # families that know a low, medium and high, and take no `false`
+COUNTS_CACHED_SINCE = (0, 31)  # 0.30 counted only the tokens of a prompt that it had not read before
+
+
+@dataclass(frozen=True)
+class ModelCapabilities:
+    """What a server says of itself and one model. `thinks` is None where it does not say."""
+
+    thinks: bool | None
+    family: str
+    counts_cached: bool
+
+    @classmethod
+    def of(cls, shown: dict[str, Any], version: str) -> ModelCapabilities:
+        """From the answers of /api/show and /api/version. Raises TypeError or KeyError for what is not Ollama's."""
+        capabilities = shown.get("capabilities")
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        return cls(
+            thinks=None if capabilities is None else "thinking" in capabilities,
+            family=str(shown["details"].get("family", "")),
+            counts_cached=numbers is not None and (int(numbers[1]), int(numbers[2])) >= COUNTS_CACHED_SINCE,
+        )
+
+    def think(self, wanted: Think) -> bool | str:
+        """The field `think` of every question."""
+        if self.thinks is False:
+            return False
+        if self.family in LEVELS_ONLY:
+            return {Think.OFF: "low", Think.ON: "medium"}.get(wanted, wanted.value)
+        return {Think.OFF: False, Think.ON: True}.get(wanted, wanted.value)
+
 
 DEFAULT_PORT = 11434
 ALL_LAYERS = 999

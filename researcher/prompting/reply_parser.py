@@ -16,6 +16,9 @@ carried out in the order they stand, each on what the one before it left:
 Neighbouring SET lines count at once. Where none of the three stands, a change of knobs as JSON counts, then fences:
 each that is one definition replaces the only one of its name; else the longest is the whole train.py. Thoughts are
 taken out before anything else is read, so that an edit weighed there is never applied.
+
+Models write thoughts between tags that their server did not take away. Whatever is inside, an edit too, was only
+weighed. Where the tags do not balance, more is taken for a thought rather than less.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ from researcher.errors import BadLlmResponse, EditError, ReasoningUsedUpOutput, 
 from researcher.prompting.chat_markers import whole
 from researcher.prompting.code_fences import FENCE, Fence, Lines
 from researcher.prompting.knob_json import is_move, read_move
-from researcher.prompting.thoughts import without_thoughts
 from researcher.source.definitions import defined_name
 from researcher.source.knobs import read_literal
 from researcher.source.proposal import (
@@ -42,6 +44,34 @@ from researcher.source.proposal import (
 )
 from researcher.source.syntax import LINE_END
 from trainer.jobs import TRAIN_LIMIT_BYTES
+
+_TAG = re.compile(r"<(/?)(?i:think|thinking|thought|reasoning)\s*>|\[(/?)THINK\]")
+
+
+def without_thoughts(text: str) -> str:
+    """`text` without its thoughts: one that never ends takes the rest, one that never began all before it, for chat
+    templates open the first."""
+    kept, depth, position = [], 0, 0
+    for tag in _TAG.finditer(text):
+        if depth == 0:
+            kept.append(text[position : tag.start()])
+        if not (tag.group(1) or tag.group(2)):
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            kept.clear()
+        position = tag.end()
+    return "".join(kept) + (text[position:] if depth == 0 else "")
+
+
+def with_thoughts(thoughts: str, text: str) -> str:
+    """One text of both, to be stored; what `without_thoughts` leaves of it is what it leaves of `text`."""
+    if not thoughts:
+        return text
+    # A tag that the thoughts speak of must not end them.
+    return f"<think>{_TAG.sub(lambda tag: '(' + tag.group()[1:], thoughts)}</think>\n{text}"
+
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300

@@ -27,12 +27,11 @@ from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message
 from researcher.prompting.context_budget import Window
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
-from researcher.prompting.reply_parser import formats_in, read_reply
+from researcher.prompting.reply_parser import formats_in, read_reply, with_thoughts, without_thoughts
 from researcher.prompting.source_outline import refuse_marks
-from researcher.prompting.thoughts import with_thoughts, without_thoughts
 from researcher.prompting.transcripts import Exchange
 from researcher.proposers.draft import Draft, Tick, Vet
-from researcher.proposers.meter import Price
+from researcher.proposers.escalation import Price
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Attempt, Candidate, EditFormat, LlmCost, Proposal, Proposer, Stage, formats_of
 from trainer.jobs.redaction import RedactText, text_redaction

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from researcher.errors import LlmUnavailable, SpendingLimitReached
 from researcher.proposers.availability import CircuitBreaker
 from researcher.proposers.draft import Draft, ProposalRequest
-from researcher.proposers.escalation import reason_to_escalate, spent
+from researcher.proposers.escalation import MeteredClient, reason_to_escalate, spent
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import Vetting
-from researcher.proposers.meter import MeteredClient
 from researcher.proposers.prompt_context import Briefing
 
 logger = logging.getLogger(__name__)

@@ -2,5 +2,5 @@
 
 `proposal` defines proposals and candidates, `validation` turns one into the other with the checks in `syntax`,
 `undefined_names`, `policy`, `plain_text` and `information_limit`. `edits`, `knobs` and `definitions` change the text;
-`fingerprint` and `normalform` tell when two sources are the same program.
+`fingerprint` tells when two sources are the same program.
 """

@@ -67,7 +67,7 @@ def refuse_tried(candidate: Candidate, tried: Callable[[Candidate], str | None])
 
 
 def fingerprint(source: str) -> str:
-    """Hash of the normalised syntax tree: see `researcher.source.normalform` for what does not count."""
+    """Hash of the normalised syntax tree: see `researcher.source.fingerprint` for what does not count."""
     return read_facts(source).fingerprint
 
 

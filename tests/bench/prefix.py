@@ -19,7 +19,7 @@ import trainer
 from researcher.journal.records import Decision
 from researcher.llm.client import Message
 from researcher.prompting.prompt import Prompts
-from researcher.proposers.digest import prompt_context
+from researcher.proposers.prompt_context import prompt_context
 from researcher.source.proposal import Proposal, Proposer
 from tests.fixtures.journal_story import PROFILE, Story
 

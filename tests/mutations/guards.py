@@ -141,28 +141,28 @@ GUARDS = (
     ),
     Guard(
         "a claim gets one more pair once",
-        "researcher/journal/steps.py",
+        "researcher/journal/writer.py",
         " WHERE id = ? AND pairs = ? AND state = 'measuring'",
         " WHERE id = ? AND pairs >= ? AND state = 'measuring'",
         _JOURNAL + "a_check_is_opened_widened_and_decided_once",
     ),
     Guard(
         "a claim is decided once",
-        "researcher/journal/steps.py",
+        "researcher/journal/writer.py",
         "base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
         "base_score = ?, decided_at = ? WHERE id = ?",
         _JOURNAL + "a_check_is_opened_widened_and_decided_once",
     ),
     Guard(
         "a roll-back moves the incumbent",
-        "researcher/journal/steps.py",
+        "researcher/journal/writer.py",
         '                self._move("incumbent", check.base)',
         "                pass",
         _JOURNAL + "a_claim_moves_the_marks_with_its_verdict",
     ),
     Guard(
         "what falls takes the confirmed mark along",
-        "researcher/journal/steps.py",
+        "researcher/journal/writer.py",
         "WHERE confirmed > ?1",
         "WHERE confirmed > ?1 AND 0",
         _JOURNAL + "a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more",
@@ -531,7 +531,7 @@ GUARDS = (
     # The held-out slice
     Guard(
         "no prompt knows a held-out score",
-        "researcher/proposers/digest.py",
+        "researcher/proposers/prompt_context.py",
         'f"It scores val_bpb {fmean(own):.6f}. ',
         'f"It scores {[each.heldout_bpb for each in history.trials()]} {fmean(own):.6f}. ',
         "researcher/decision/test_heldout.py::test_no_prompt_and_no_table_for_the_subject_knows_it",
@@ -681,14 +681,14 @@ GUARDS = (
     ),
     Guard(
         "a variable that a scope inside binds keeps its name",
-        "researcher/source/normalform.py",
+        "researcher/source/fingerprint.py",
         " and name.id not in taken",
         "",
         "researcher/source/test_normalform.py::test_two_programs_have_two",
     ),
     Guard(
         "what the incumbent is as large as did not fail for its size",
-        "researcher/proposers/memory.py",
+        "researcher/proposers/novelty.py",
         " and not runs.holds(size)",
         "",
         "researcher/proposers/test_memory.py::test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size",
@@ -832,7 +832,7 @@ GUARDS = (
     # A paid model
     Guard(
         "what may cost more than is left is not asked",
-        "researcher/proposers/meter.py",
+        "researcher/proposers/escalation.py",
         "if worst > left:",
         "if False:",
         _ESCALATION + "whatever_comes_back_the_cap_is_never_passed",
@@ -854,28 +854,28 @@ GUARDS = (
     # Thoughts, the room for answers, moves by schema, pulls
     Guard(
         "what stands before a closing tag was only thought",
-        "researcher/prompting/thoughts.py",
+        "researcher/prompting/reply_parser.py",
         "            kept.clear()",
         "            pass",
         _THOUGHTS + "edit_weighed_in_thoughts_is_never_that_of_the_answer",
     ),
     Guard(
         "a thought that never ends takes the rest",
-        "researcher/prompting/thoughts.py",
+        "researcher/prompting/reply_parser.py",
         '(text[position:] if depth == 0 else "")',
         "text[position:]",
         _THOUGHTS + "thoughts_that_a_template_opened_and_thoughts_that_never_end_are_gone",
     ),
     Guard(
         "a thought within a thought does not end it",
-        "researcher/prompting/thoughts.py",
+        "researcher/prompting/reply_parser.py",
         "            depth += 1",
         "            depth = 1",
         _THOUGHTS + "edit_weighed_in_thoughts_is_never_that_of_the_answer",
     ),
     Guard(
         "stored thoughts are not ended by a tag that they speak of",
-        "researcher/prompting/thoughts.py",
+        "researcher/prompting/reply_parser.py",
         "{_TAG.sub(lambda tag: '(' + tag.group()[1:], thoughts)}",
         "{thoughts}",
         _THOUGHTS + "stored_with_its_thoughts_an_answer_is_read_as_it_was",
@@ -924,7 +924,7 @@ GUARDS = (
     ),
     Guard(
         "a model without thoughts is not asked for them",
-        "researcher/llm/thinking.py",
+        "researcher/llm/ollama_api.py",
         "        if self.thinks is False:",
         "        if False:",
         "researcher/llm/test_ollama.py::test_only_a_model_that_can_think_is_asked_to_and_one_that_cannot_stop_for_little",
@@ -987,7 +987,7 @@ GUARDS = (
     ),
     Guard(
         "the history loses its oldest in blocks",
-        "researcher/proposers/digest.py",
+        "researcher/proposers/prompt_context.py",
         "item.number >= first and ",
         "",
         "researcher/proposers/test_digest.py::test_the_digest_of_a_long_night_stays_bounded",

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from researcher.journal.records import Decision
 from researcher.prompting.prompt import Prompts
-from researcher.proposers.digest import prompt_context
+from researcher.proposers.prompt_context import prompt_context
 from researcher.report.results_table import ResultsTable
 from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.views.local import summary

@@ -11,8 +11,8 @@ from researcher.errors import PromptTooLong
 from researcher.llm.client import Message
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
 from researcher.prompting.prompt import PromptContext
+from researcher.proposers.escalation import TokenPrice
 from researcher.proposers.llm_conversation import Conversation
-from researcher.proposers.meter import TokenPrice
 from researcher.source.proposal import EditFormat
 from tests.doubles.llama_cpp import CONTEXT_TOKENS, llama_cpp
 from tests.fixtures.journal_story import accepted

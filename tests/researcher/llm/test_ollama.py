@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
-from researcher.llm.client import Message
+from researcher.llm.client import Message, Think
 from researcher.llm.ollama import OllamaClient, OllamaSettings, base_url
-from researcher.llm.thinking import ModelCapabilities, Think
+from researcher.llm.ollama_api import ModelCapabilities
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
 from tests.doubles.ollama_server import OllamaDouble, Turn, ollama_double
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, Message
 from researcher.llm.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
-from researcher.proposers.meter import TokenPrice
+from researcher.proposers.escalation import TokenPrice
 from tests.doubles.ollama_replay import exchanges, ollama_replay
 from tests.doubles.openai_server import DONE, Reply, chunk, openai_double, refused, spoken
 

@@ -20,7 +20,7 @@ from researcher.journal.records import Decision
 from researcher.prompting.prompt import MESSAGE_TOKENS, PromptContext, Prompts
 from researcher.prompting.source_outline import outline
 from researcher.prompting.token_estimate import tokens
-from researcher.proposers.digest import prompt_context
+from researcher.proposers.prompt_context import prompt_context
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import EditFormat, Proposal, Proposer, SearchReplace, SetKnobs
 from tests.fixtures.journal_story import PROFILE, Story

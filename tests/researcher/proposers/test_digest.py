@@ -6,7 +6,7 @@ from pathlib import Path
 
 from researcher.journal.records import Decision
 from researcher.prompting.prompt import Prompts
-from researcher.proposers.digest import prompt_context
+from researcher.proposers.prompt_context import prompt_context
 from researcher.source.proposal import Proposal, Proposer, ReplaceFunction
 from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import Kind, Metric, Outcome, TrialResult

@@ -17,8 +17,7 @@ from researcher.journal.records import Decision, Experiment, PaidCall, State
 from researcher.journal.writer import Journal
 from researcher.llm.client import Answer, Message
 from researcher.prompting.prompt import MESSAGE_TOKENS
-from researcher.proposers.escalation import FAILED, PLATEAU, reason_to_escalate, spent
-from researcher.proposers.meter import MeteredClient
+from researcher.proposers.escalation import FAILED, PLATEAU, MeteredClient, reason_to_escalate, spent
 from researcher.source.proposal import LlmCost, Proposer
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome

@@ -7,8 +7,7 @@ import pytest
 import trainer
 from researcher.errors import Rejected
 from researcher.loop.context import Goal, RunContext
-from researcher.proposers.memory import too_large
-from researcher.proposers.novelty import objection
+from researcher.proposers.novelty import objection, too_large
 from researcher.source.knobs import set_knobs
 from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
 from researcher.source.validation import validate

@@ -21,9 +21,9 @@ from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers import combining, escalation
+from researcher.proposers.escalation import MeteredClient
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import Vetting
-from researcher.proposers.meter import MeteredClient
 from researcher.proposers.prefetch import Prefetch
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix, Schedule
