@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from docker.errors import ImageNotFound
 from rich.console import Console
 from rich.text import Text
 
@@ -25,7 +24,6 @@ from services.doctor import Facts, Mode, Verdict
 from services.doctor.engine import compose, reach
 from services.machine.gpus import state_folder
 from services.machine.state import State
-from services.stack.digests import NoImages, digest_in, pin
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, prepare, told, watch
 
@@ -42,7 +40,7 @@ def main() -> None:
     """Entry point: known errors become one sentence."""
     try:
         app()
-    except (StackError, NoImages) as error:
+    except StackError as error:
         _refuse(str(error))
     except ENGINE_AWAY as error:
         _refuse(f"the Docker engine does not answer any more ({error}); next: scripts/doctor")
@@ -143,25 +141,6 @@ def results(folder: Path) -> None:
     names = fetch(_stack(_facts()), folder)
     console.print(f"in {folder}: {', '.join(names)}", markup=False)
     console.print(f"the history: git clone {folder / 'subject.bundle'}", markup=False)
-
-
-@app.command()
-def digests() -> None:
-    """Write the digests of the third-party images that this engine pulled into compose.yaml."""
-    stack = _stack(_facts())
-
-    def digest_of(name: str) -> str | None:
-        try:
-            return digest_in(stack.engine.images.get(name).attrs["RepoDigests"], name)
-        except ImageNotFound:
-            return None
-
-    path = ROOT / "compose.yaml"
-    before = path.read_text()
-    pinned = pin(before, digest_of)
-    if pinned.text != before:
-        path.write_text(pinned.text)
-    console.print("\n".join(pinned.told), markup=False)
 
 
 def _facts(shell: Mapping[str, str] | None = None) -> Facts:

@@ -31,7 +31,6 @@ from services.compose import Container, Stack, StackError
 from services.doctor import Mode
 from services.machine.gpu_env import KEYS
 from services.stack.changes import changes, times
-from services.stack.digests import NoImages, digest_in, pin
 from services.stack.follow import Ending, run_after, watch_night
 from services.stack.results import fetch, unpack
 from services.stack.up import UpOptions, bring_up
@@ -248,7 +247,7 @@ def test_a_stack_of_the_same_name_from_another_clone_is_left_alone(toy: Toy) -> 
     assert toy.stack.containers() == before
 
 
-@pytest.mark.parametrize("verb", [("status",), ("down",), ("logs", "redis"), ("results", "there"), ("digests",)])
+@pytest.mark.parametrize("verb", [("status",), ("down",), ("logs", "redis"), ("results", "there")])
 def test_without_an_engine_every_command_is_one_line_with_the_next_step(verb: tuple[str, ...]) -> None:
     answer = services(*verb, DOCKER_HOST="unix:///no/engine.sock")
 
@@ -348,57 +347,6 @@ def test_a_container_is_told_in_words(changed: dict[str, object], words: str, is
     found = container("trainer", **changed)
 
     assert (found.in_words(), found.is_well) == (words, is_well)
-
-
-PINNED = "sha256:" + "a" * 64
-OTHER = "sha256:" + "b" * 64
-COMPOSE = f"""\
-name: overnight
-
-x-images:
-  redis: &redis-image redis:8.2.3
-  ollama: &ollama-image ollama/ollama:0.32.15
-  python: &python-image python:3.11-slim@{OTHER}
-
-services:
-  redis: &redis {{image: redis:8.2.3}}
-"""
-
-
-def test_digests_are_written_where_images_are_pinned_and_nowhere_else() -> None:
-    pinned = pin(COMPOSE, {"redis:8.2.3": PINNED, "python:3.11-slim": PINNED}.get)
-
-    assert pinned.text == COMPOSE.replace("&redis-image redis:8.2.3", f"&redis-image redis:8.2.3@{PINNED}")
-    assert pinned.told == (
-        f"redis:8.2.3 is pinned to {PINNED}",
-        "ollama/ollama:0.32.15 was not pulled by this engine; next: docker pull ollama/ollama:0.32.15",
-        f"python:3.11-slim is pinned already, to another: {OTHER}",
-    )
-    assert pin(pinned.text, {"redis:8.2.3": PINNED}.get).text == pinned.text
-
-
-def test_every_image_that_compose_yaml_pins_is_found() -> None:
-    told = pin((ROOT / "compose.yaml").read_text(), lambda _: None).told
-
-    assert len(told) == 3
-
-
-def test_a_file_without_the_block_is_refused() -> None:
-    with pytest.raises(NoImages):
-        pin("services: {}\n", lambda _: None)
-
-
-@pytest.mark.parametrize(
-    ("references", "digest"),
-    [
-        ([f"ollama/ollama@{PINNED}"], PINNED),
-        ([f"mirror/ollama@{OTHER}", f"ollama/ollama@{PINNED}"], PINNED),
-        ([f"mirror/ollama@{OTHER}"], None),
-        ([], None),
-    ],
-)
-def test_a_digest_is_that_of_the_name_the_image_was_pulled_by(references: list[str], digest: str | None) -> None:
-    assert digest_in(references, "ollama/ollama:0.32.15") == digest
 
 
 def test_what_comes_out_of_a_container_stays_in_the_folder(tmp_path: Path) -> None:
