@@ -80,7 +80,8 @@ class Ticker:
         time.sleep(REST_S)
 
     def _note_a_jump(self) -> None:
-        """Where the clock was set, the run begins anew, or an alarm would take the jump for a run that stands still."""
+        """Where the clock was set, the run starts again, or an alarm would take the jump for a run that stands
+        still."""
         at = self._opened.clock()
         if self._opened.clock.jumps > self._jumps:
             self._jumps = self._opened.clock.jumps

@@ -212,7 +212,7 @@ def init(
     read: Annotated[list[Path] | None, typer.Option(help="Let its prepare.py read this folder, too.")] = None,
     state: StateOption = None,
 ) -> None:
-    """Take a repository of your own with its data, unedited: look at it, run its prepare.py once behind walls."""
+    """Take a repository of your own with its data, unedited: look at it, run its prepare.py once in the sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - costs numpy
 
     wish = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))

@@ -19,7 +19,7 @@ from trainer.sandbox.candidate_user import AUTO, SandboxUser, WorkFolderRefused,
 from trainer.sandbox.cleanup import NotSwept
 from trainer.sandbox.launch import User, UserRefused
 from trainer.sandbox.paths import WorkerConfig
-from trainer.sandbox.selftest import Unsafe, try_walls
+from trainer.sandbox.selftest import Unsafe, check_sandbox
 from trainer.trial import disk_space
 from trainer.worker.job_functions import WorkerState, configure
 from trainer.worker.orphaned_jobs import take_over
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             secrets=() if password is None else (password,),
         )
         _tell(tenancy)
-        _require_walls(places, options)
+        _require_sandbox(places, options)
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
@@ -86,11 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _require_walls(places: WorkerConfig, options: argparse.Namespace) -> None:
-    walls = try_walls(places, options.password_file)
-    log.info("around a candidate: %s; it could: %s", ", ".join(walls.layers), ", ".join(walls.open) or "nothing of it")
+def _require_sandbox(places: WorkerConfig, options: argparse.Namespace) -> None:
+    sandbox = check_sandbox(places, options.password_file)
+    log.info(
+        "around a candidate: %s; it could: %s", ", ".join(sandbox.layers), ", ".join(sandbox.open) or "nothing of it"
+    )
     if not options.unsafe_local:
-        walls.require()
+        sandbox.require()
 
 
 def _tell(tenancy: SandboxUser) -> None:
@@ -131,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's GPU fits")
     parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the GPU's memory")
     parser.add_argument(
-        "--unsafe-local", action="store_true", help="work also where the walls around a candidate have a hole"
+        "--unsafe-local", action="store_true", help="work also where the sandbox around a candidate has a hole"
     )
     parser.add_argument(
         "--candidate-user",

@@ -117,7 +117,7 @@ class Setting:
         if error["type"] == "missing":
             return Fault(self.key, f"{self.key} is not set", f"it has to be: {self.summary}")
         if self.written is None:
-            return Fault(self.key, f"{self.key}: {error['msg']}", f"mend it: {self.summary}")
+            return Fault(self.key, f"{self.key}: {error['msg']}", f"fix it: {self.summary}")
         return self.refusal(error["input"])
 
     def refusal(self, value: object) -> Fault:

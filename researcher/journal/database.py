@@ -121,7 +121,7 @@ def _damage_told(found: str, folder: Path) -> str:
         f"the journal {folder / JOURNAL_FILE} is damaged ({found}); nothing more is written to it. What was measured "
         "is still there: every candidate is a commit of the subject (`git for-each-ref refs/overnight`), results.tsv "
         f"lies beside train.py, and the trainer keeps each result as a file. Next: copy {folder} away; "
-        f"`sqlite3 {JOURNAL_FILE} .recover` rescues what can be read; or begin anew with another --state"
+        f"`sqlite3 {JOURNAL_FILE} .recover` rescues what can be read; or start again with another --state"
     )
 
 

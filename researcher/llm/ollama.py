@@ -166,7 +166,7 @@ class OllamaClient:
     ) -> dict[str, Any]:
         call = self.settings.call
         question = call | {
-            "options": call["options"] | {"num_predict": answer_tokens},  # another one does not load the model anew
+            "options": call["options"] | {"num_predict": answer_tokens},  # another one does not reload the model
             "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
             "stream": True,
             "keep_alive": self.settings.keep_alive,

@@ -1,7 +1,7 @@
 """Ollama as everything that talks to it sees it: the address, what every call carries, what a status means.
 
 Every call carries the same context, batch, layers and `shift`, because a call that differs in one of them makes Ollama
-load the model anew. `truncate: false, shift: false` make a prompt that does not fit an error instead of a silently
+reload the model. `truncate: false, shift: false` make a prompt that does not fit an error instead of a silently
 shortened prompt. On a GPU profile all layers are asked for: left to itself, Ollama spills to the CPU and says nothing.
 
 Whether a model thinks before it answers is learned from the server, not from names. `think: false` is safe for a model

@@ -166,7 +166,7 @@ class RunContext:
         return self.goal.reached(journal.measured_count(), cost)
 
     def hold(self, held: Pause, reason: str) -> None:
-        """A fault that no proposal can mend: pause, longer each time, and go on by itself or on `resume`."""
+        """A fault that no proposal can fix: pause, longer each time, and go on by itself or on `resume`."""
         back_off_s = self.back_off.next_s(held)
         logger.error("PAUSED for %.0f s: %s", back_off_s, reason)
         self.journal.pause(self.run, reason)

@@ -61,7 +61,7 @@ def sync_with_journal(run_context: RunContext) -> None:
 
 
 def mend_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
-    """Make the repository again; hold where that cannot be done, or where nothing is found to mend."""
+    """Make the repository again; hold where that cannot be done, or where nothing is found to fix."""
     try:
         mended = repair(run_context.workspace.path, run_context.journal, str(damaged), run_context.workspace.user)
         run_context.workspace.reopen()
@@ -216,7 +216,7 @@ def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
 def _baseline_failed(run_context: RunContext, trial: Trial) -> None:
     reason = f"the baseline fails ({trial.outcome}: {trial.reason})"
     run_context.journal.measure_again(trial)
-    run_context.hold(Pause.SUBJECT, f"{reason}; mend the subject or the machine, then `overnight resume`")
+    run_context.hold(Pause.SUBJECT, f"{reason}; fix the subject or the machine, then `overnight resume`")
 
 
 def _apply(run_context: RunContext, experiment: Experiment) -> None:

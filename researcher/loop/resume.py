@@ -1,6 +1,6 @@
 """The run through bad days of its surroundings: said, held, and entered again.
 
-Recovery is the loop: after each the journal, git and Redis are opened anew and nothing is trusted that was open before.
+Recovery is the loop: after each the journal, git and Redis are reopened and nothing is trusted that was open before.
 Holds the journal's lock all the while, and serves requests as far as the journal can be written; a stop is taken in any
 case. What `researcher.loop.outages` has no words for goes on to the caller.
 """
@@ -97,7 +97,7 @@ class _HeldDesk:
                 journal.pause(run, self.words)
 
     def serve(self) -> None:
-        """Say it and answer what waits. The password is read anew each time: it may be what is being mended."""
+        """Say it and answer what waits. The password is read again each time: it may be what is being fixed."""
         with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
             bus = RedisClient(server)
             bus.say(RESEARCHER, f"{HELD}: {self.words}")

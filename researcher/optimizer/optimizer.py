@@ -216,7 +216,7 @@ def _searched(
     values: Mapping[str, KnobValue],
     points: Mapping[Point, float],
 ) -> CMA:
-    """CMA-ES from the incumbent, told all whole generations; it begins anew there once it has converged."""
+    """CMA-ES from the incumbent, told all whole generations; it starts again there once it has converged."""
 
     def begun() -> CMA:
         return CMA(mean=_shares(values, numbers), sigma=CMA_SIGMA, bounds=np.array([[0.0, 1.0]] * len(numbers)))

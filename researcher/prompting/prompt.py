@@ -128,7 +128,7 @@ class Prompts:
         return (*asked, *turn)
 
     def _viewed(self, context: PromptContext, room: int) -> PromptContext:
-        """With as much of train.py as fits; what is left out cannot be written anew."""
+        """With as much of train.py as fits; what is left out cannot be rewritten."""
         if context.advice is not None or self._spare(context, room) >= 0:
             return context
         lanes = tuple(lane for lane in context.lanes if lane is not EditFormat.FILE) or (EditFormat.SEARCH,)

@@ -2,7 +2,7 @@
 
 A look costs milliseconds, so one that is gone is looked for every few seconds and asked as soon as it is back. What a
 look cannot see (it hangs, it is busy, it does not fit) shows only in a question, which may cost minutes: those wait
-longer each time. Of a server that hangs and is started anew between two looks nothing is noticed before that wait ends.
+longer each time. Of a server that hangs and is restarted between two looks nothing is noticed before that wait ends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When a stronger, paid model is asked instead of whose turn it is, and what of its cap is spent. Pure.
 
 It is asked after `PLATEAU` measured experiments in a row without a keep, or when `FAILED` proposals of the usual LLM in
-a row became no trial that ran; each time it was asked begins both counts anew. So a plateau costs one question, with
+a row became no trial that ran; each time it was asked begins both counts again. So a plateau costs one question, with
 what it takes to repair its answer. A call whose price nobody knows counts with the most that it can cost.
 
 `MeteredClient` is a chat client that spends within a cap, over all starts of the researcher. The most that a question

@@ -77,7 +77,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def _touched(history: JournalReader, measured: list[Experiment], settled: int) -> tuple[str, ...]:
-    """Functions that the newest keeps wrote anew, and near misses before the experiment `settled`, newest first."""
+    """Functions that the newest keeps rewrote, and near misses before the experiment `settled`, newest first."""
     scores = history.scores()
     touching = [
         item

@@ -80,7 +80,7 @@ class UserRepository:
                 f"--upload-pack={_UPLOAD_PACK}", str(self.path.resolve()), f"+{commit}:{BASE}",
             )  # fmt: skip
         except GitFailed as error:
-            raise SubjectError(f"{self.path} cannot be read ({error.said}); mend it, then start again") from error
+            raise SubjectError(f"{self.path} cannot be read ({error.said}); fix it, then start again") from error
 
     def push(self, pushed: Pushed) -> None:
         """Send what is missing there. Raises GitFailed only where the run's own repository cannot be read."""
@@ -88,7 +88,7 @@ class UserRepository:
         try:
             theirs = refs_of(self.path, HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
         except GitFailed as error:
-            self._say(f"{self.path} cannot be read ({error.said}). Next: mend it, or give it back its place")
+            self._say(f"{self.path} cannot be read ({error.said}). Next: fix it, or give it back its place")
             return
         wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
         missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}

@@ -1,9 +1,9 @@
 """A source that everybody reads alike: Python, the static checks, a diff in a terminal, and a person.
 
-Python decodes a file by a cookie in its first lines, ends lines at a lone CR, and starts a line's indentation anew at a
-form feed; a terminal hides some characters and turns others around; a reader takes a Cyrillic letter for a Latin one.
-What makes such a difference is refused, whoever proposes it. A line that the source had before is left alone: it is
-its author's. Strings lose nothing, for every character has an escape.
+Python decodes a file by a cookie in its first lines, ends lines at a lone CR, and starts a line's indentation again at
+a form feed; a terminal hides some characters and turns others around; a reader takes a Cyrillic letter for a Latin one.
+What makes such a difference is refused, whoever proposes it. A line that the source had before is left alone: it is its
+author's. Strings lose nothing, for every character has an escape.
 """
 
 from __future__ import annotations

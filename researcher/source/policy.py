@@ -1,7 +1,7 @@
 """What a source does that no experiment needs: reaching for score, clock, files, processes, a network, a seed.
 
 A courtesy to whoever proposes, and a saving of trials: it reads names and follows imports, no more, and who wants past
-it will get past it. What holds a candidate are the trainer's walls.
+it will get past it. What confines a candidate is the trainer's sandbox.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`overnight init`: a user's own repository of the known shape becomes the subject of a run, unedited.
 
-In order: look at it, say what was found, ask, run its prepare.py once behind the walls, keep what that gave as the
+In order: look at it, say what was found, ask, run its prepare.py once in the sandbox, keep what that gave as the
 state's data with a stand-in for prepare.py, write down the run's choices. Nothing is written before the yes, and the
 repository is not written to at all.
 """
@@ -111,9 +111,9 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
         upgrade(state.data)
         manifest = verify(state.data)
     except NotPrepared as damage:
-        raise StateError(f"the data of {choices.subject} are damaged; restore them or begin anew: {anew}") from damage
+        raise StateError(f"the data of {choices.subject} are damaged; restore them or start again: {anew}") from damage
     if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
-        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data; take it anew: {anew}")
+        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data; take it again: {anew}")
     return manifest
 
 

@@ -46,7 +46,7 @@ def look(files: dict[str, str], around: Surroundings) -> Shape:
     try:
         train, prepare = (parse(files[name], name) for name in ("train.py", "prepare.py"))
     except EditError as error:
-        raise ShapeRefused(f"{error}; mend it and commit") from error
+        raise ShapeRefused(f"{error}; fix it and commit") from error
     values = read_constants(prepare, around)
     constants = {name: value for name, value in values.items() if name.isupper() and not isinstance(value, Path)}
     _require_packages(train, prepare, files)

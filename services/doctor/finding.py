@@ -1,4 +1,4 @@
-"""What a check found, as one line: verdict, name, what is there, what is wanted, and the command that mends it."""
+"""What a check found, as one line: verdict, name, what is there, what is wanted, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor. What needs mending has a `fix`."""
+    """One line of the doctor. What needs fixing has a `fix`."""
 
     name: str
     verdict: Verdict
@@ -53,7 +53,7 @@ def warn(name: str, found: str, fix: str, wanted: str = "") -> Finding:
 
 
 def fail(name: str, found: str, fix: str, wanted: str = "") -> Finding:
-    """Nothing should be started before this is mended."""
+    """Nothing should be started before this is fixed."""
     return Finding(name, Verdict.FAIL, found, wanted, fix)
 
 

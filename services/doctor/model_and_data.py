@@ -78,7 +78,7 @@ def _without_a_pull(backend: LlmBackend, held: Mapping[str, str], root: Path) ->
     except BadValue as error:
         return fail("model", f"OPENAI_BASE_URL: {error.found}", error.next_step)
     except LlmUnavailable as error:
-        return warn("model", f"{error}: {_ALONE}", "mend OPENAI_BASE_URL or OPENAI_API_KEY_FILE")
+        return warn("model", f"{error}: {_ALONE}", "fix OPENAI_BASE_URL or OPENAI_API_KEY_FILE")
     return ok("model", f"{client.model} is asked for at {client.url}")
 
 

@@ -89,7 +89,7 @@ def settings(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, 
 def render_local(values: Mapping[str, str], card: str, split: str) -> str:
     """The text of gpu.local.env: what was detected for a GPU, with the arithmetic of its memory as a comment."""
     about = [
-        f"Written once by scripts/up, for {card}. It is yours now and never written again; delete it to have it anew.",
+        f"Written once by scripts/up, for {card}. It is yours now and never written again; delete it to have it again.",
         "Containers read it after gpu.env. What compose itself reads belongs in gpu.env. GPU memory in MiB:",
         split,
     ]
@@ -100,7 +100,7 @@ def render_local(values: Mapping[str, str], card: str, split: str) -> str:
 def _faults_of(entries: Entries) -> Iterator[Fault]:
     for line in entries.broken:
         found = f"line {line} of {entries.file} is neither KEY=value nor a comment"
-        yield Fault("", found, "mend or delete it")
+        yield Fault("", found, "fix or delete it")
     seen: dict[str, int] = {}
     for entry in entries.entries:
         name, place = entry.name, _place(entries, entry)

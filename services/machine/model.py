@@ -1,6 +1,6 @@
 """Pulling the LLM's model into an Ollama, with a bar for each layer. Nothing is pulled unasked.
 
-A pull that was broken off goes on where it was at the next call: Ollama keeps the parts until it is started anew.
+A pull that was broken off goes on where it was at the next call: Ollama keeps the parts until it is restarted.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ SERVICES = tuple(user.name for user in USERS if user.has_password)
 def acl_file(passwords: Mapping[str, str]) -> str:
     """The file's text, with the passwords of `SERVICES` as hashes. The user that clients without a name get is off."""
     # Off is enough to keep everybody out. Its rights are for the server itself: Redis 8.0 replays its append-only
-    # file as this user, and drops every transaction if it has none (redis/redis#14541, mended late in 2025).
+    # file as this user, and drops every transaction if it has none (redis/redis#14541, fixed late in 2025).
     lines = ["user default off ~* &* +@all"]
     for user in USERS:
         secret = f"#{_sha256(passwords[user.name])}" if user.has_password else "nopass"

@@ -67,7 +67,7 @@ class ServerFolder:
 
     @property
     def log(self) -> Path:
-        """What the server said; bounded by starting anew."""
+        """What the server said; bounded by starting again."""
         return self.path / "server.log"
 
     def lock(self) -> IO[bytes] | None:

@@ -116,7 +116,7 @@ def _settle_through_bad_days(settings: Settings, state: State) -> RunConfig:
 
 
 def _open(settings: Settings) -> redis.Redis:
-    """With the password as it is now: a wrong one is mended in its file."""
+    """With the password as it is now: a wrong one is fixed in its file."""
     password = settings.redis_password_file.read_text().strip()
     return connect(settings.redis_url, password=password, patient=False)
 

@@ -12,7 +12,7 @@ NOTICED_S = 1.0
 
 
 def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str]:
-    """`service started`, `made anew` or `started again`; one-shots run at every `up` and count only when made anew."""
+    """`service started`, `recreated` or `started again`; one-shots run at every `up` and count only when recreated."""
     old = {each.service: each for each in before}
     told = []
     for each in after:
@@ -20,7 +20,7 @@ def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str
         if known is None:
             told.append(f"{each.service} started")
         elif known.id != each.id:
-            told.append(f"{each.service} made anew")
+            told.append(f"{each.service} recreated")
         elif known.started_at != each.started_at and not each.is_one_shot:
             told.append(f"{each.service} started again")
     gone = {each.service for each in before} - {each.service for each in after}

@@ -1,7 +1,7 @@
 """A run in containers, watched from outside: until it has ended, through restarts of containers and of the engine.
 
-Watching is a command inside the researcher's container and stops nothing. It is begun anew every few minutes: one whose
-terminal was lost would stay in the container for the rest of the run, because the engine does not end it.
+Watching is a command inside the researcher's container and stops nothing. It is started again every few minutes: one
+whose terminal was lost would stay in the container for the rest of the run, because the engine does not end it.
 """
 
 from __future__ import annotations

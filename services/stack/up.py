@@ -89,7 +89,7 @@ def watch(wish: UpOptions, stack: Stack, console: Console, *, terminal: bool) ->
         return run_after(wish.then, console) if wish.then is not None else 0
     words = {
         Ending.LEFT: "the run goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
-        Ending.REFUSED: "the researcher refuses to run; mend what it says above, then the same command again",
+        Ending.REFUSED: "the researcher refuses to run; fix what it says above, then the same command again",
         Ending.GONE: "the stack is gone; scripts/up brings it back",
     }[ending]
     console.print(words + ("" if wish.then is None else f". Not run: {wish.then}"), markup=False)

@@ -31,7 +31,7 @@ FOOT = "Ctrl-C leaves this view; the run goes on"
 
 
 class OpenJournal:
-    """One history for every look of a view. It is opened anew after a fault and once a minute: another file may lie in
+    """One history for every look of a view. It is reopened after a fault and once a minute: another file may lie in
     its place, or a disk may be writable again."""
 
     def __init__(self, folder: Path) -> None:

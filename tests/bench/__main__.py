@@ -57,7 +57,7 @@ def _chosen() -> argparse.Namespace:
     one = names.add_parser("scale", help="a thousand experiments without training")
     one.add_argument("--experiments", type=int, default=1000, help="whole hundreds")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
-    one = names.add_parser("sandbox", help="what the walls around a candidate cost")
+    one = names.add_parser("sandbox", help="what the sandbox around a candidate costs")
     one.add_argument("--starts", type=int, default=40, help="bare and launched, in turn")
     one.add_argument("--kills", type=int, default=5, help="of trees that respawn")
     _add_trust(names)
@@ -84,7 +84,7 @@ def _chosen() -> argparse.Namespace:
 def _add_trust(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Whether a score is to be believed, and what that costs."""
     one = names.add_parser("trust", help="what scoring outside costs, and what the closer look at a score finds")
-    one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; made anew if not given")
+    one.add_argument("--data", type=Path, metavar="DIR", help="prepared data of `cpu`; recreated if not given")
     one.add_argument("--quick", action="store_true", help="fewer runs, two minutes")
     one.add_argument(
         "--beside", type=Path, metavar="DIR", help="only the costs, in pairs with the code of another checkout"

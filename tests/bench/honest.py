@@ -76,7 +76,7 @@ def run(looks: int, names: list[str], workers: int, *, trials: bool) -> None:
 
 
 def _all_seen(models: list[Honest], ground: Path, looks: int, workers: int, trials: bool) -> list[Seen]:
-    """In processes of their own, which begin anew: what a script does to torch stays in one of them."""
+    """In processes of their own, which start again: what a script does to torch stays in one of them."""
     data = {vocab: tiny_data(ground / f"data-{vocab}", 64, vocab) for vocab in {model.vocab for model in models}}
     seen: dict[str, Seen] = {}
     with Progress(transient=True) as shown, ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

@@ -1,4 +1,4 @@
-"""How much of each question of a run is what the one before began with: servers read only the rest anew.
+"""How much of each question of a run is what the one before began with: servers read only the rest again.
 
 A run is written down and never run: most is discarded, some kept, some crash, some answers cannot be used. The share
 of characters stands for that of tokens; what a server really kept of it is its own business.

@@ -1,4 +1,4 @@
-"""What the walls around a candidate cost: its start, the end of a tree that respawns, floods of output; as ourselves
+"""What the sandbox around a candidate costs: its start, the end of a tree that respawns, floods of output; as ourselves
 and, where we are root, as another user.
 
 Bars: a start within 30 ms of a bare interpreter's (median, taken in turn), a tree gone within half a second.
@@ -51,13 +51,13 @@ def run(repeats: int, kills: int) -> None:
             user = User(60_000 + os.getpid() % 5_000, 60_000 + os.getpid() % 5_000)
             python = interpreter_for(user, ground)
             if python is None:
-                sys.exit(f"uid {user.uid} can start no interpreter here; run this as another user, or mend that")
+                sys.exit(f"uid {user.uid} can start no interpreter here; run this as another user, or fix that")
             sys.executable = str(python)
             os.environ["LD_LIBRARY_PATH"] = library_path(python)
             columns["other uid"] = _measured(ground, user, repeats, kills)
     finally:
         shutil.rmtree(ground)
-    table = Table(title=f"walls around a candidate; load {os.getloadavg()[0]:.1f}")
+    table = Table(title=f"the sandbox around a candidate; load {os.getloadavg()[0]:.1f}")
     for name in ("what", *columns, "bar"):
         table.add_column(name, justify="left" if name == "what" else "right")
     for rows in zip(*columns.values(), strict=True):
@@ -76,7 +76,7 @@ def _measured(ground: Path, user: User | None, repeats: int, kills: int) -> list
 
 
 def _starts(places: WorkerConfig, repeats: int) -> list[Row]:
-    """The probe with nothing to try, bare and behind all walls, in turn; until it has ended."""
+    """The probe with nothing to try, bare and in the whole sandbox, in turn; until it has ended."""
     folder = places.work / "start"
     bare = [sys.executable, "-s", "-P", "-c", PROBE, ROOT, "{}"]
     took: dict[str, list[float]] = {"bare": [], "launched": []}

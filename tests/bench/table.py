@@ -128,7 +128,7 @@ class World:
         return dict(sorted(((name, float(length)) for name, length in found), key=lambda each: each[1]))
 
     def fit(self, recording: Recording) -> Fit:
-        """By trials left out, a fifth at a time, everything fitted anew without them."""
+        """By trials left out, a fifth at a time, everything fitted again without them."""
         scores, failed = _scores(recording.scored), _failed(recording.trials)
         foreseen = _straight(_left_out(self._scores, _bent(scores), lambda *known: Surface.fitted(*known).at))
         nearest = _left_out(self._scores, scores, _nearest)

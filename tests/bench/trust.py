@@ -1,8 +1,8 @@
 """What it costs not to believe a candidate's own number, and what the closer look finds of one that looks ahead.
 
-Three tables: scoring through the walls against the subject's own `evaluate_bpb` in its process, taken in turn (bar: 1.5
-times the wall seconds); what rows asked again and a replica add to a trial; and how often a model that looks one token
-ahead at a share of its positions is caught, beside 1-(1-p)^n: what draws that favour no position would find.
+Three tables: scoring through the sandbox against the subject's own `evaluate_bpb` in its process, taken in turn (bar:
+1.5 times the wall seconds); what rows asked again and a replica add to a trial; and how often a model that looks one
+token ahead at a share of its positions is caught, beside 1-(1-p)^n: what draws that favour no position would find.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _line(table: Table, name: str, values: list[float], bar: str = "") -> None:
 
 
 def _scored(ground: Ground, number: int) -> Spent:
-    """The real walls, the real dialogue; the trainer's part is this process's."""
+    """The real sandbox and the real exchange; the trainer's part is this process's."""
     spent = Spent()
     weights_fd = syscalls.growing_memory("weights")
     spec = ground.spec(f"b-1-t{number + 2}-a0", Kind.FIRST, 1.0)
@@ -286,7 +286,7 @@ def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Tabl
 
 
 def _examined(model: Model, count: int, context: int, seed: int) -> Finding:
-    """As a trial does it, on text that is drawn anew."""
+    """As a trial does it, on text that is drawn again."""
     random = np.random.default_rng(seed)
     rows = random.integers(0, VOCAB, (256, context + 1)).astype(np.uint16)
     donors = random.integers(0, VOCAB, (64, context + 1)).astype(np.uint16)

@@ -1,6 +1,6 @@
 """A real run that goes wrong again and again, with nobody there: what is left of it in the morning.
 
-Real are torch, the trainer and its walls, git, RQ, the server and the supervisor of local mode; scripted is the LLM.
+Real are torch, the trainer and its sandbox, git, RQ, the server and the supervisor of local mode; scripted is the LLM.
 Its answers are cut off, unreadable, not Python, out of range, code that crashes or trains to NaN; its server breaks,
 falls silent, is away for a time. Trainer, candidate and researcher are killed with SIGKILL in turn in the first half;
 the second is left alone but for the LLM, so that growth would show. Bars: a coherent history, a confirmed gain or none

@@ -631,7 +631,7 @@ GUARDS = (
     Guard(
         "a private text that is lost is asked for, not replaced by a generated one",
         "trainer/data/packing.py",
-        "    if desk.plan.unseen != GENERATED:",
+        "    if packing.plan.unseen != GENERATED:",
         "    if False:",
         _UNSEEN + "a_private_text_that_is_lost_is_asked_for_and_another_one_is_refused",
     ),
@@ -651,7 +651,7 @@ GUARDS = (
         "services/views/test_follow.py::test_what_cannot_change_any_more_is_read_once_however_long_it_follows",
     ),
     Guard(
-        "a view opens its journal anew",
+        "a view opens its journal again",
         "services/views/follow.py",
         " or time.monotonic() - self._since_s > RENEW_S",
         "",
@@ -1036,7 +1036,7 @@ GUARDS = (
         _EVIDENCE + "after_a_structural_keep_what_knobs_gained_before_is_carried_over_to_the_new_score",
     ),
     Guard(
-        "a study that was told otherwise begins anew",
+        "a study that was told otherwise starts again",
         "researcher/optimizer/optimizer.py",
         "if ranges != self._ranges or told[: len(self._told)] != self._told:",
         "if ranges != self._ranges:",
@@ -1511,7 +1511,7 @@ GUARDS = (
         _WORKER + "worker_is_closed_to_other_processes_of_its_user",
     ),
     Guard(
-        "a worker refuses walls with a hole",
+        "a worker refuses a sandbox with a hole",
         "trainer/sandbox/selftest.py",
         "        if self.open:\n",
         "        if False:\n",

@@ -37,7 +37,7 @@ guardian.kill_tree()
 sys.exit(code)
 """
 TAKES_AWAY = "test_without_the_guard_its_test_fails["
-LIMIT_S = 180.0  # of one test; those that hang without their guard are to be mended
+LIMIT_S = 180.0  # of one test; those that hang without their guard are to be fixed
 TEST_FAILED = 1  # pytest's exit code; a test that cannot be collected has another
 
 

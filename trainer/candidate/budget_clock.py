@@ -93,7 +93,7 @@ class BudgetClock:
     def _share(self) -> float:
         if self._warm_at is None:
             return 0.0
-        return max(0.0, min(1.0, self._used(self._warm_at) / self._amount))  # a fork's own clock begins anew
+        return max(0.0, min(1.0, self._used(self._warm_at) / self._amount))  # a fork's own clock starts again
 
     def _used(self, warm_at: float) -> float:
         """Of the budget, in its clock."""

@@ -1,4 +1,4 @@
-"""Behind the walls: a user's own prepare.py runs once and gives rows, byte lengths and the size of its vocabulary.
+"""In the sandbox: a user's own prepare.py runs once and gives rows, byte lengths and the size of its vocabulary.
 
 They leave as plain numbers through descriptors that the trusted side opened; nothing here is believed there. What does
 not fit is said in one line and exit code REFUSED. Does not cover what `trainer.data.foreign_prepare` makes sure of from

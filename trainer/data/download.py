@@ -86,7 +86,7 @@ def _settle_range(response: httpx.Response, partial: Path, start: int) -> None:
     """The server has nothing after `start`: the file is whole, or it is not the one that was begun."""
     if response.headers.get("Content-Range") != f"bytes */{start}":
         partial.unlink()
-        raise _Interrupted("the server's file is shorter than what had arrived; starting it anew")
+        raise _Interrupted("the server's file is shorter than what had arrived; starting it again")
 
 
 def _check_status(response: httpx.Response) -> None:

@@ -1,4 +1,4 @@
-"""The trusted side of an adoption: a user's prepare.py is run once behind the walls, bounded in time, size and output.
+"""The trusted side of an adoption: a user's prepare.py is run once in the sandbox, bounded in time, size and output.
 
 Promises: it sees the system, its repository and the folders that were granted, nothing is writable but a folder that is
 removed, there is no network; what comes back is files that we opened and a small JSON text, both unchecked data. When

@@ -51,7 +51,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Packing:
     """A claimed data folder, and what is being made in it."""
 
     folder: Path
@@ -63,39 +63,39 @@ class Desk:
         return self.folder / "private" / "work"
 
 
-def pack_split(desk: Desk, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
+def pack_split(packing: Packing, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
     """The rows of a split of the text."""
-    done = _packed(desk, split)
+    done = _packed(packing, split)
     if done is not None:
         return done
     documents = _Counted(disjoint.documents(split))
-    packed = _pack(desk, tokenizer, split, documents, disjoint.text.count(split))
-    return _recorded(desk, split, replace(packed, left_out=disjoint.left_out[split]))
+    packed = _pack(packing, tokenizer, split, documents, disjoint.text.count(split))
+    return _recorded(packing, split, replace(packed, left_out=disjoint.left_out[split]))
 
 
-def pack_unseen(desk: Desk, tokenizer: Tokenizer, private: OwnText | None) -> Packed:
+def pack_unseen(packing: Packing, tokenizer: Tokenizer, private: OwnText | None) -> Packed:
     """The unseen slice: a private text as it is, else rows made from those that are held out."""
-    done = _packed(desk, "unseen")
+    done = _packed(packing, "unseen")
     if done is not None:
         return done
     if private is not None:
         documents = _Counted(whole(private))
-        return _recorded(desk, "unseen", _pack(desk, tokenizer, "unseen", documents, None))
-    if desk.plan.unseen != GENERATED:
+        return _recorded(packing, "unseen", _pack(packing, tokenizer, "unseen", documents, None))
+    if packing.plan.unseen != GENERATED:
         raise TextUnusable(
-            f"the unseen slice of {desk.folder} was a private text ({desk.plan.unseen}); "
+            f"the unseen slice of {packing.folder} was a private text ({packing.plan.unseen}); "
             "name its folder again: `overnight prepare --unseen DIR`"
         )
-    desk.report(Stage("generate unseen", 0, 1, "slice"))
-    write_generated(desk.folder, BOS)
-    rows, text_bytes = row_figures(desk.folder)
-    sha256 = file_sha256(desk.folder / ROWS["unseen"])
-    return _recorded(desk, "unseen", Packed(sha256, rows, 0, text_bytes, left_out=0, dropped_tokens=0))
+    packing.report(Stage("generate unseen", 0, 1, "slice"))
+    write_generated(packing.folder, BOS)
+    rows, text_bytes = row_figures(packing.folder)
+    sha256 = file_sha256(packing.folder / ROWS["unseen"])
+    return _recorded(packing, "unseen", Packed(sha256, rows, 0, text_bytes, left_out=0, dropped_tokens=0))
 
 
-def _packed(desk: Desk, name: Slice) -> Packed | None:
+def _packed(packing: Packing, name: Slice) -> Packed | None:
     """The record of a slice that was finished before, and whose file is still what it was."""
-    path, record = desk.folder / ROWS[name], desk.work / f"{name}.json"
+    path, record = packing.folder / ROWS[name], packing.work / f"{name}.json"
     if record.exists():
         packed = _PACKED.validate_json(record.read_bytes())
         if path.exists() and file_sha256(path) == packed.sha256:
@@ -103,16 +103,16 @@ def _packed(desk: Desk, name: Slice) -> Packed | None:
     return None
 
 
-def _recorded(desk: Desk, name: Slice, packed: Packed) -> Packed:
-    write_whole(desk.work / f"{name}.json", _PACKED.dump_json(packed))
+def _recorded(packing: Packing, name: Slice, packed: Packed) -> Packed:
+    write_whole(packing.work / f"{name}.json", _PACKED.dump_json(packed))
     return packed
 
 
-def _pack(desk: Desk, tokenizer: Tokenizer, name: Slice, counted: _Counted, total: int | None) -> Packed:
-    path = desk.folder / ROWS[name]
-    tokens = encode(tokenizer, watched(counted, Stage(f"pack {name}", 0, total, "documents"), desk.report))
-    width = desk.plan.context + 1
-    written = write_rows(pack(tokens, width, BOS), width, BOS, path, desk.work / f"{name}.rows")
+def _pack(packing: Packing, tokenizer: Tokenizer, name: Slice, counted: _Counted, total: int | None) -> Packed:
+    path = packing.folder / ROWS[name]
+    tokens = encode(tokenizer, watched(counted, Stage(f"pack {name}", 0, total, "documents"), packing.report))
+    width = packing.plan.context + 1
+    written = write_rows(pack(tokens, width, BOS), width, BOS, path, packing.work / f"{name}.rows")
     if not written.rows:
         raise TextUnusable(
             f"the {name} slice of the text has {written.dropped_tokens} tokens, one row takes {width}; give more text"

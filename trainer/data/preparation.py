@@ -36,7 +36,7 @@ from trainer.data.manifest import (
     write_manifest,
 )
 from trainer.data.owntext import OwnText, own_text, private_name
-from trainer.data.packing import Desk, Packed, Plan, pack_split, pack_unseen, watched
+from trainer.data.packing import Packed, Packing, Plan, pack_split, pack_unseen, watched
 from trainer.data.plays import Plays
 from trainer.data.rights import give_rights
 from trainer.data.shards import BASE_URL, BASE_URL_KEY, TRAIN_SHARDS, Climbmix
@@ -66,8 +66,8 @@ def prepare(
             private = None if unseen is None else own_text(unseen)
             named = _unseen_before(folder) if private is None else private_name(private)
             plan = Plan(chosen.name, chosen.source, profile.context, profile.vocab_size, named)
-            desk = Desk(folder, plan, report)
-            manifest = _finished(desk, profile) or _make(desk, profile, chosen, private)
+            packing = Packing(folder, plan, report)
+            manifest = _finished(packing, profile) or _make(packing, profile, chosen, private)
             give_rights(folder)
             return manifest
     except OSError as error:
@@ -111,97 +111,97 @@ def _choose_text(profile: Profile, folder: Path, text: Path | None, base_url: st
     raise DataError(f"profile {profile.name} names the text {profile.text!r}; known are plays and climbmix")
 
 
-def _finished(desk: Desk, profile: Profile) -> Manifest | None:
+def _finished(packing: Packing, profile: Profile) -> Manifest | None:
     """The manifest if there is nothing to do; None if there is. Profiles that differ in name only share their data."""
-    if not (desk.folder / MANIFEST).exists():
+    if not (packing.folder / MANIFEST).exists():
         return None
-    manifest = load_manifest(desk.folder)
+    manifest = load_manifest(packing.folder)
     found = Plan(manifest.text, manifest.source, manifest.context, manifest.vocab_size, manifest.unseen)
-    _refuse_unless_same(desk, found)
+    _refuse_unless_same(packing, found)
     try:
-        verify(desk.folder)
+        verify(packing.folder)
     except NotPrepared as damage:
-        desk.report(Stage("repair", 0, None, "files", note=f"made again: {damage}"))
-        _write_plan(desk)
-        (desk.folder / MANIFEST).unlink()
+        packing.report(Stage("repair", 0, None, "files", note=f"made again: {damage}"))
+        _write_plan(packing)
+        (packing.folder / MANIFEST).unlink()
         return None
     if manifest.profile != profile.name:
         manifest = replace(manifest, profile=profile.name)
-        write_manifest(desk.folder, manifest)
-    desk.report(Stage("ready", 1, 1, "folder", note=f"nothing to do: {desk.folder} is prepared and intact"))
+        write_manifest(packing.folder, manifest)
+    packing.report(Stage("ready", 1, 1, "folder", note=f"nothing to do: {packing.folder} is prepared and intact"))
     return manifest
 
 
-def _make(desk: Desk, profile: Profile, text: Text, private: OwnText | None) -> Manifest:
-    _keep_to_plan(desk)
-    text.fetch(desk.report)
+def _make(packing: Packing, profile: Profile, text: Text, private: OwnText | None) -> Manifest:
+    _keep_to_plan(packing)
+    text.fetch(packing.report)
     disjoint = Disjoint(text)
-    tokenizer = _make_tokenizer(desk, disjoint)
-    packed: dict[Slice, Packed] = {split: pack_split(desk, disjoint, tokenizer, split) for split in SPLITS}
-    packed["unseen"] = pack_unseen(desk, tokenizer, private)
-    manifest = _manifest(desk, profile, text, packed)
-    write_manifest(desk.folder, manifest)
-    shutil.rmtree(desk.work)
-    desk.report(Stage("ready", 1, 1, "folder", note=f"{desk.folder} is prepared; {manifest.how_split}"))
+    tokenizer = _make_tokenizer(packing, disjoint)
+    packed: dict[Slice, Packed] = {split: pack_split(packing, disjoint, tokenizer, split) for split in SPLITS}
+    packed["unseen"] = pack_unseen(packing, tokenizer, private)
+    manifest = _manifest(packing, profile, text, packed)
+    write_manifest(packing.folder, manifest)
+    shutil.rmtree(packing.work)
+    packing.report(Stage("ready", 1, 1, "folder", note=f"{packing.folder} is prepared; {manifest.how_split}"))
     return manifest
 
 
-def _keep_to_plan(desk: Desk) -> None:
-    plan_file = desk.work / "plan.json"
+def _keep_to_plan(packing: Packing) -> None:
+    plan_file = packing.work / "plan.json"
     if plan_file.exists():
-        _refuse_unless_same(desk, _PLAN.validate_json(plan_file.read_bytes()))
+        _refuse_unless_same(packing, _PLAN.validate_json(plan_file.read_bytes()))
     else:
-        _write_plan(desk)
+        _write_plan(packing)
 
 
-def _write_plan(desk: Desk) -> None:
-    desk.work.mkdir(exist_ok=True)
-    write_whole(desk.work / "plan.json", _PLAN.dump_json(desk.plan))
+def _write_plan(packing: Packing) -> None:
+    packing.work.mkdir(exist_ok=True)
+    write_whole(packing.work / "plan.json", _PLAN.dump_json(packing.plan))
 
 
-def _refuse_unless_same(desk: Desk, found: Plan) -> None:
-    if found != desk.plan:
+def _refuse_unless_same(packing: Packing, found: Plan) -> None:
+    if found != packing.plan:
         raise FolderTaken(
-            f"{desk.folder} holds data made from {found}, asked for is {desk.plan}; "
-            "name another folder, or remove this one to make it anew"
+            f"{packing.folder} holds data made from {found}, asked for is {packing.plan}; "
+            "name another folder, or remove this one to recreate it"
         )
 
 
-def _make_tokenizer(desk: Desk, disjoint: Disjoint) -> Tokenizer:
-    path, record = desk.folder / TOKENIZER, desk.work / "tokenizer.sha256"
+def _make_tokenizer(packing: Packing, disjoint: Disjoint) -> Tokenizer:
+    path, record = packing.folder / TOKENIZER, packing.work / "tokenizer.sha256"
     if not (record.exists() and path.exists() and file_sha256(path) == record.read_text()):
         total = disjoint.text.count("train")
-        documents = watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), desk.report)
-        trained = train_tokenizer(documents, desk.plan.vocab_size)
+        documents = watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), packing.report)
+        trained = train_tokenizer(documents, packing.plan.vocab_size)
         write_whole(path, trained.to_str().encode())
         write_whole(record, file_sha256(path).encode())
     tokenizer = load_tokenizer(path)
     table = io.BytesIO()
     np.save(table, token_bytes(tokenizer))
-    write_whole(desk.folder / TOKEN_BYTES, table.getvalue())
+    write_whole(packing.folder / TOKEN_BYTES, table.getvalue())
     return tokenizer
 
 
-def _manifest(desk: Desk, profile: Profile, text: Text, packed: dict[Slice, Packed]) -> Manifest:
+def _manifest(packing: Packing, profile: Profile, text: Text, packed: dict[Slice, Packed]) -> Manifest:
     splits = {split: packed[split] for split in SPLITS}
     sha256 = {ROWS[name]: made.sha256 for name, made in packed.items()}
-    sha256 |= {name: file_sha256(desk.folder / name) for name in (TOKENIZER, TOKEN_BYTES)}
+    sha256 |= {name: file_sha256(packing.folder / name) for name in (TOKENIZER, TOKEN_BYTES)}
     return Manifest(
         profile=profile.name,
         text=text.name,
         source=text.source,
         how_split=text.how_split,
-        context=desk.plan.context,
-        vocab_size=desk.plan.vocab_size,
+        context=packing.plan.context,
+        vocab_size=packing.plan.vocab_size,
         rows={name: made.rows for name, made in packed.items()},
         documents={split: made.documents for split, made in splits.items()},
         bytes={name: made.bytes for name, made in packed.items()},
         left_out={split: made.left_out for split, made in splits.items()},
         dropped_tokens={split: made.dropped_tokens for split, made in splits.items()},
-        sizes={name: (desk.folder / name).stat().st_size for name in sha256},
+        sizes={name: (packing.folder / name).stat().st_size for name in sha256},
         sha256=sha256,
         digest=files_digest(sha256),
-        unseen=desk.plan.unseen,
+        unseen=packing.plan.unseen,
     )
 
 

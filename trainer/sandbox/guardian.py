@@ -137,7 +137,7 @@ def _start(orders: Orders, failed_fd: int) -> int:
 
 def _hold_in_procfs(pid: int) -> None:
     """Keep the folder that `mounts.OWN_PROCESS` stands for open as long as we live. Landlock's rule is one about an
-    object of the kernel's, which procfs drops and makes anew, without the rule, when memory is short."""
+    object of the kernel's, which procfs drops and recreates, without the rule, when memory is short."""
     try:
         os.open(f"/proc/{pid}/task", os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:  # it has failed already, and says so itself

@@ -1,6 +1,6 @@
-"""Before the first trial: are the walls around candidates there? A probe is started where a candidate would be.
+"""Before the first trial: is the sandbox around candidates there? A probe is started where a candidate would be.
 
-Promises: what it names open is open, tried just now on this machine; a worker whose walls have a hole says which and
+Promises: what it names open is open, tried just now on this machine; a worker whose sandbox has a hole says which and
 refuses to work, unless told that this is wanted. Does not cover what nobody thought of trying.
 """
 
@@ -28,7 +28,7 @@ class Unsafe(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Walls:
+class SandboxCheck:
     """What stands around a candidate, what gets through all the same, and what is wrong with the GPU from inside."""
 
     layers: tuple[str, ...]
@@ -48,7 +48,7 @@ class Walls:
             )
 
 
-def try_walls(places: WorkerConfig, password_file: Path | None) -> Walls:
+def check_sandbox(places: WorkerConfig, password_file: Path | None) -> SandboxCheck:
     """Start the probe, hear what it could do. Raises Unsafe where it does not even start."""
     folder = places.work / "probe"
     clear(folder, places.user)
@@ -66,7 +66,7 @@ def try_walls(places: WorkerConfig, password_file: Path | None) -> Walls:
         said, layers = _run_probe(folder, places, json.dumps(targets))
     clear(folder, places.user)
     told = [line.partition(": ") for line in said.splitlines()]
-    return Walls(
+    return SandboxCheck(
         layers,
         tuple(what for name, _, what in told if name == "open"),
         next((what for name, _, what in told if name == "GPU"), None),
@@ -102,5 +102,5 @@ def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> tuple[str, t
     finally:
         guarded.close()
     if ending is None or ending.exit_code != 0:
-        raise Unsafe(f"no candidate can be started here ({said.strip() or ending}); see the message and mend it")
+        raise Unsafe(f"no candidate can be started here ({said.strip() or ending}); see the message and fix it")
     return said, ending.layers

@@ -1,4 +1,5 @@
-"""What the walls around candidates let through, tried from inside: the trainer starts this where a candidate would be.
+"""What the sandbox around candidates let through, tried from inside: the trainer starts this where a candidate would
+be.
 
 Prints `open: WHAT` for everything that a candidate must not do and could, and `GPU: REASON` where there is a GPU, not
 hidden, and CUDA does not start on it. It believes nothing of the layers that were put up; it tries.

@@ -1,4 +1,4 @@
-"""One check from spec to answer: the candidate is rehearsed where a trial would run, behind the same walls.
+"""One check from spec to answer: the candidate is rehearsed where a trial would run, in the same sandbox.
 
 Promises: `run_check` answers for everything that a candidate can do, within a minute or so, and leaves no process and
 no work folder behind. A candidate can forge the answer, which costs a trial. Knows nothing of Redis, RQ or torch.

@@ -1,6 +1,6 @@
 """A candidate on its stage: launched, supervised and scored; and after it, where its score may be kept, its replica.
 
-Promises: both run behind the same walls, one after the other, in a folder that is empty when each begins; `supervise`
+Promises: both run in the same sandbox, one after the other, in a folder that is empty when each begins; `supervise`
 returns when all processes are dead. Does not cover what a trial makes of it.
 """
 

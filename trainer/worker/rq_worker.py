@@ -227,7 +227,7 @@ class OneQueueWorker(Worker):
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """RQ's heartbeat, and ours while nothing runs; otherwise the fork speaks.
 
-        RQ would ask a server that refuses our password for ever; a new start reads the password anew.
+        RQ would ask a server that refuses our password for ever; a new start reads the password again.
         """
         try:
             super().heartbeat(timeout, pipeline)

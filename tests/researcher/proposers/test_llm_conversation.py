@@ -209,7 +209,7 @@ def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_fo
         first, second = (proposer.propose(CONTEXT, lambda: None, vet) for _ in range(2))
 
     assert [body["options"].pop("num_predict") for body in server.asked] == [64, 128, 128]
-    assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could load the model anew"
+    assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could reload the model"
     assert [exchange.fault for exchange in first.exchanges] == ["the answer is empty but for its thoughts", None]
     assert (first.rejected, first.exchanges[0].cut, len(second.exchanges)) == (None, True, 1)
     assert first.proposal.cost is not None

@@ -65,7 +65,7 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
         (replace(RUN, going_since=1290), EVERY_20_S, replace(WAITS, trainer=TRAINER), 1350, None),
         (replace(RUN, paused=ASKED_TO_PAUSE), EVERY_20_S, WORKS, 99_999, None),
         (
-            replace(RUN, paused="the baseline fails; mend it"),
+            replace(RUN, paused="the baseline fails; fix it"),
             EVERY_20_S,
             SILENT,
             1241,

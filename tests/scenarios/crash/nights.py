@@ -34,7 +34,7 @@ from tests.scenarios.crash.kills import Kill
 from trainer.jobs import TrialResult, TrialSpec
 from trainer.sandbox import syscalls
 from trainer.sandbox.paths import WorkerConfig
-from trainer.sandbox.selftest import Walls
+from trainer.sandbox.selftest import SandboxCheck
 from trainer.trial import result_store, trial
 
 FORK = multiprocessing.get_context("fork")
@@ -153,7 +153,8 @@ def be_researcher(settings: dict[str, str], kill: Kill | None, log: Path) -> Non
 def be_trainer(arguments: list[str], kill: Kill | None, log: Path) -> None:
     """`python -m trainer`, with trials by the script."""
     trial.run_trial = scripted_trial
-    trainer.try_walls = lambda *_: Walls(layers=(), open=(), card_fault=None)  # nothing of a candidate's is run
+    # nothing of a candidate's is run
+    trainer.check_sandbox = lambda *_: SandboxCheck(layers=(), open=(), card_fault=None)
     _begin(kill, log)
     sys.exit(trainer.main(arguments))
 

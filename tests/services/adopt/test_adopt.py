@@ -267,7 +267,7 @@ def test_what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night(own: Own
     own.commit(prepare=other)
     choices = own.state.choices()
     assert choices is not None
-    with pytest.raises(StateError, match="take it anew: overnight init"):
+    with pytest.raises(StateError, match="take it again: overnight init"):
         settle_data(own.state, choices, Console(file=own.said))
     with pytest.raises(StateError, match="nothing here can encode a private text"):
         settle_data(own.state, choices, Console(file=own.said), unseen=tmp_path)

@@ -1,4 +1,4 @@
-"""The doctor: each bad situation is one FAIL with the command that mends it, on real engines, folders and programs."""
+"""The doctor: each bad situation is one FAIL with the command that fixes it, on real engines, folders and programs."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_second_up_changes_nothing_and_says_so_and_a_changed_limit_renews_who_re
 
     assert first.startswith("ollama started, once started, researcher started\nup: images ")
     assert second.startswith("already up: nothing changed\nnext ")
-    assert third.startswith("researcher made anew\n")
+    assert third.startswith("researcher recreated\n")
 
 
 @pytest.mark.docker
@@ -303,10 +303,10 @@ LATER = BEGAN + timedelta(seconds=30)
     [
         ([], [container("redis")], ["redis started"]),
         ([container("redis")], [container("redis")], []),
-        ([container("redis")], [container("redis", id="2")], ["redis made anew"]),
+        ([container("redis")], [container("redis", id="2")], ["redis recreated"]),
         ([container("redis")], [container("redis", started_at=LATER)], ["redis started again"]),
         ([container("data", is_one_shot=True)], [container("data", is_one_shot=True, started_at=LATER)], []),
-        ([container("data", is_one_shot=True)], [container("data", is_one_shot=True, id="2")], ["data made anew"]),
+        ([container("data", is_one_shot=True)], [container("data", is_one_shot=True, id="2")], ["data recreated"]),
         ([container("ollama"), container("redis")], [container("redis")], ["ollama removed"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""A user's prepare.py behind the walls, and what is made of the numbers that it gives."""
+"""A user's prepare.py in the sandbox, and what is made of the numbers that it gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker tries the walls before it works: what they let through is named, and it refuses."""
+"""The worker tries the sandbox before it works: what it lets through is named, and it refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.sandbox import selftest
 from trainer.sandbox.landlock import abi
 from trainer.sandbox.launch import can_own_root
 from trainer.sandbox.paths import WorkerConfig
-from trainer.sandbox.selftest import Unsafe, Walls, try_walls
+from trainer.sandbox.selftest import SandboxCheck, Unsafe, check_sandbox
 
 needs_landlock = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
 
@@ -28,13 +28,13 @@ def password(places: WorkerConfig) -> Path:
 @needs_landlock
 @as_user
 def test_nothing_gets_through_the_walls_as_they_are(places: WorkerConfig, password: Path) -> None:
-    walls = try_walls(places, password)
+    sandbox = check_sandbox(places, password)
 
-    assert walls.open == ()
-    walls.require()
-    assert ("read-only-mounts" in walls.layers) == can_own_root()
-    assert ("other-uid" in walls.layers) == (places.user is not None)
-    assert "seccomp" in walls.layers
+    assert sandbox.open == ()
+    sandbox.require()
+    assert ("read-only-mounts" in sandbox.layers) == can_own_root()
+    assert ("other-uid" in sandbox.layers) == (places.user is not None)
+    assert "seccomp" in sandbox.layers
     assert list(places.work.iterdir()) == []
 
 
@@ -44,18 +44,18 @@ def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
     everything = [("/", selftest.grants(places.data)[0][1])]
     monkeypatch.setattr(selftest, "grants", lambda _: everything)
 
-    walls = try_walls(places, password)
+    sandbox = check_sandbox(places, password)
 
-    assert "read the password" in walls.open
-    assert "read the data that scores" in walls.open
-    assert "connect to a port of this machine" not in walls.open
+    assert "read the password" in sandbox.open
+    assert "read the data that scores" in sandbox.open
+    assert "connect to a port of this machine" not in sandbox.open
     with pytest.raises(Unsafe, match=r"could .*read the password.*; run in containers .*--unsafe-local"):
-        walls.require()
+        sandbox.require()
 
 
 def test_card_that_cuda_does_not_start_on_is_refused_by_its_reason() -> None:
     with pytest.raises(Unsafe, match=r"could not use the GPU \(cuInit gives 304\); look at the driver"):
-        Walls((), (), "cuInit gives 304").require()
+        SandboxCheck((), (), "cuInit gives 304").require()
 
 
 def test_walls_behind_which_nothing_starts_are_refused_with_what_was_said(
@@ -65,4 +65,4 @@ def test_walls_behind_which_nothing_starts_are_refused_with_what_was_said(
     blocked = dataclasses.replace(places, work=places.work / "absent")
 
     with pytest.raises(Unsafe, match="no candidate can be started here"):
-        try_walls(blocked, None)
+        check_sandbox(blocked, None)
