@@ -33,7 +33,7 @@ from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
 from researcher.source.validation import fingerprint
-from researcher.wiring import Opened, build_lab
+from researcher.wiring import Opened, build_run_context
 from trainer.jobs import Profile, ProfileError, RedisClient, connect
 
 logger = logging.getLogger("researcher")
@@ -103,7 +103,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Bac
     ):
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
-        run_context = build_lab(
+        run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)

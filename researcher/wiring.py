@@ -88,7 +88,7 @@ class Ticker:
             self._opened.journal.begin(self._opened.run, at)
 
 
-def build_lab(opened: Opened, back_off: Backoff) -> RunContext:
+def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
     """Everything that the loop works with; what is built speaks on the bus from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
     voice = StatusPublisher(opened.bus, lambda: _worry(opened), workspace.look)
@@ -149,7 +149,7 @@ def first_llm(settings: Settings, profile: Profile) -> Conversation | None:
     return Conversation(client_for(settings.llm_options(profile)), secrets=settings.secrets(), price=price)
 
 
-def stronger_llm(settings: Settings, ledger: CallLog) -> Stronger | None:
+def stronger_llm(settings: Settings, call_log: CallLog) -> Stronger | None:
     """The one that is paid, and asked on a plateau; None where none was asked for."""
     if settings.escalate_base_url is None:
         return None
@@ -167,8 +167,8 @@ def stronger_llm(settings: Settings, ledger: CallLog) -> Stronger | None:
             deadline_s=settings.llm_deadline_s,
         )
     )
-    meter = MeteredClient(client, price, settings.escalate_max_cost, ledger)
-    return Stronger(Conversation(meter, secrets=settings.secrets(), price=price), meter)
+    metered = MeteredClient(client, price, settings.escalate_max_cost, call_log)
+    return Stronger(Conversation(metered, secrets=settings.secrets(), price=price), metered)
 
 
 def lease(settings: Settings, profile: Profile) -> GpuSharingPolicy:

@@ -43,11 +43,11 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     )
     state.trials.mkdir(mode=0o700, exist_ok=True)
     try:
-        tenancy = acquire(state.work, state.data, AUTO)
+        sandbox_user = acquire(state.work, state.data, AUTO)
     except (WorkFolderRefused, NotSwept) as refusal:
         raise DoorError(str(refusal)) from refusal
-    if tenancy.reason is not None:
-        console.print(f"{file.name} runs as root without its rights: {tenancy.reason}", soft_wrap=True)
+    if sandbox_user.reason is not None:
+        console.print(f"{file.name} runs as root without its rights: {sandbox_user.reason}", soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
@@ -55,11 +55,11 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         def report(progress: Progress) -> None:
             bars.update(task, description=progress.phase, completed=progress.progress)
 
-        places = WorkerConfig(state.data, state.trials, state.work, user=tenancy.user)
+        places = WorkerConfig(state.data, state.trials, state.work, user=sandbox_user.user)
         try:
             result = run_trial(spec, places, report, lambda: False)
         finally:
-            tenancy.leave()
+            sandbox_user.leave()
     console.print(f"{result.outcome}: {result.reason}")
     if result.metric is not None:
         console.print(f"{result.metric.name}: {result.metric.value:.6f}")

@@ -43,23 +43,23 @@ def main(arguments: list[str] | None = None) -> int:
     if options.trials is not None:
         options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        tenancy = acquire(work, options.data, options.candidate_user)
+        sandbox_user = acquire(work, options.data, options.candidate_user)
         places = WorkerConfig(
             data=options.data,
             trials=options.trials,
             work=work,
             worker=name,
-            user=tenancy.user,
+            user=sandbox_user.user,
             vram_cap_mib=options.vram_cap_mib,
             secrets=() if password is None else (password,),
         )
-        _tell(tenancy)
+        _tell(sandbox_user)
         _require_sandbox(places, options)
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
     station = WorkerState(
-        places, name, options.redis, password, options.profile, duty.refused, tenancy.reason, duty.key
+        places, name, options.redis, password, options.profile, duty.refused, sandbox_user.reason, duty.key
     )
     configure(station)
     presence = station.presence()
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         return 1
     finally:
-        tenancy.leave()
+        sandbox_user.leave()
     log.info("%s has stopped", name)
     return 0
 
@@ -95,11 +95,11 @@ def _require_sandbox(places: WorkerConfig, options: argparse.Namespace) -> None:
         sandbox.require()
 
 
-def _tell(tenancy: SandboxUser) -> None:
-    if tenancy.ended:
-        log.warning("ended %d processes that a killed trainer had left", tenancy.ended)
-    if tenancy.reason is not None:
-        log.warning("candidates run as root without its rights, not as a user of their own: %s", tenancy.reason)
+def _tell(sandbox_user: SandboxUser) -> None:
+    if sandbox_user.ended:
+        log.warning("ended %d processes that a killed trainer had left", sandbox_user.ended)
+    if sandbox_user.reason is not None:
+        log.warning("candidates run as root without its rights, not as a user of their own: %s", sandbox_user.reason)
 
 
 def _look_for_server(connection: redis.Redis) -> None:

@@ -58,10 +58,10 @@ class CallLog(Protocol):
 class MeteredClient:
     """`client`, with every question paid from what is left of `cap`. `why` is written down with each."""
 
-    def __init__(self, client: ChatClient, price: Price, cap: float, ledger: CallLog) -> None:
+    def __init__(self, client: ChatClient, price: Price, cap: float, call_log: CallLog) -> None:
         self._client = client
         self._price = price
-        self._ledger = ledger
+        self._call_log = call_log
         self.cap = cap
         self.why = ""
         self.url, self.model = client.url, client.model
@@ -81,22 +81,22 @@ class MeteredClient:
     ) -> Answer:
         """Raises SpendingLimitReached, with nothing asked, where the most that it can cost does not fit."""
         worst = self._worst(messages, answer_tokens or self.answer_tokens, schema)
-        left = self.cap - spent(self._ledger.paid_calls())
+        left = self.cap - spent(self._call_log.paid_calls())
         if worst > left:
             raise SpendingLimitReached(
                 f"an answer of {self.model} may cost {worst:.4f}, and {left:.4f} of {self.cap:g} are left"
             )
-        call = self._ledger.begin_call(why=self.why, endpoint=self.url, model=self.model, cap=self.cap, worst=worst)
+        call = self._call_log.begin_call(why=self.why, endpoint=self.url, model=self.model, cap=self.cap, worst=worst)
         try:
             answer = self._client.chat(messages, tick, answer_tokens=answer_tokens, schema=schema)
         except (LlmTimeout, BadLlmResponse) as fault:
-            self._ledger.end_call(call, prompt_tokens=None, answer_tokens=None, money=None, fault=str(fault))
+            self._call_log.end_call(call, prompt_tokens=None, answer_tokens=None, money=None, fault=str(fault))
             raise
         except LlmUnavailable:
-            self._ledger.drop_call(call)
+            self._call_log.drop_call(call)
             raise
         counts = answer.prompt_tokens, answer.answer_tokens
-        self._ledger.end_call(
+        self._call_log.end_call(
             call, prompt_tokens=counts[0], answer_tokens=counts[1], money=self._price(*counts), fault=None
         )
         return answer

@@ -85,7 +85,7 @@ class LlmProposer:
         self._drafting = drafting
         self._say = say
         self._alone = alone
-        self._absence = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
+        self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
     def drafted(self) -> frozenset[str]:
@@ -102,7 +102,7 @@ class LlmProposer:
             self.draft_ahead(journal, incumbent, turn.upcoming)
             ready = self._drafting.take(turn.whose)
             return None if ready is None else _fitted(ready, journal, incumbent)
-        if not self._absence.is_over(self._llm.look):
+        if not self._breaker.is_over(self._llm.look):
             return None
         whose = turn.whose if idea is None else Proposer.LLM
         context = self._context(journal, incumbent, whose, idea)
@@ -126,7 +126,7 @@ class LlmProposer:
         idea = next((request for request in ideas if request.id not in drafting.ideas), None)
         coming = [name for name in upcoming if name in NAMES][:AHEAD]
         whose = Proposer.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
-        if whose is None or not self._absence.is_over(self._llm.look):
+        if whose is None or not self._breaker.is_over(self._llm.look):
             return
         context = self._context(journal, incumbent, whose, idea)
         context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
@@ -147,7 +147,7 @@ class LlmProposer:
         except ModelNotUnloaded:
             raise
         except LlmUnavailable as error:  # who cannot be asked holds no GPU
-            if self._absence.away is None:
+            if self._breaker.away is None:
                 self._note_away(error)
 
     def close(self) -> None:
@@ -174,14 +174,14 @@ class LlmProposer:
 
     def _answered(self) -> None:
         self._answers = True
-        self._absence.ends()
+        self._breaker.ends()
         self._say("")
 
     def _note_away(self, error: LlmUnavailable) -> None:
         """Say it once in the log, and for as long as it lasts to whoever watches."""
-        if self._absence.away is None:
+        if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
-        self._absence.begins(error)
+        self._breaker.begins(error)
         self._say(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
 
 

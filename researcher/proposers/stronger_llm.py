@@ -22,7 +22,7 @@ class Stronger:
     """A paid model, and what keeps its cap: the client that `llm` asks through."""
 
     llm: Conversation
-    meter: MeteredClient
+    metered: MeteredClient
 
 
 class StrongerLlm:
@@ -33,11 +33,11 @@ class StrongerLlm:
         self, stronger: Stronger, asking: Vetting, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
     ) -> None:
         self._llm = stronger.llm
-        self._meter = stronger.meter
+        self._metered = stronger.metered
         self._asking = asking
         self._briefing = briefing
         self._alone = alone
-        self._absence = CircuitBreaker(clock)
+        self._breaker = CircuitBreaker(clock)
         self._cap_reached = False
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
@@ -46,22 +46,22 @@ class StrongerLlm:
             return None
         journal = turn.journal
         why = reason_to_escalate(journal.experiments(), journal.paid_calls())
-        if why is None or not self._absence.is_over(self._llm.look):
+        if why is None or not self._breaker.is_over(self._llm.look):
             return None
-        self._meter.why = why
+        self._metered.why = why
         try:
             context = self._briefing.context(journal, turn.incumbent, model=self._llm.model)
             draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
         except SpendingLimitReached as error:
             self._cap_reached = True
-            logger.warning("%s is not asked any more: %s", self._meter.model, error)
+            logger.warning("%s is not asked any more: %s", self._metered.model, error)
             return None
         except LlmUnavailable as error:
-            if self._absence.away is None:
-                logger.warning("%s cannot be asked: %s. It is asked again once it is back", self._meter.model, error)
-            self._absence.begins(error)
+            if self._breaker.away is None:
+                logger.warning("%s cannot be asked: %s. It is asked again once it is back", self._metered.model, error)
+            self._breaker.begins(error)
             return None
-        self._absence.ends()
+        self._breaker.ends()
         told = "%s was asked: %s; %.4f of %g are spent"
-        logger.info(told, self._meter.model, why, spent(journal.paid_calls()), self._meter.cap)
+        logger.info(told, self._metered.model, why, spent(journal.paid_calls()), self._metered.cap)
         return draft

@@ -36,7 +36,7 @@ def run(file: Path, data: Path, trials: int) -> None:
     done = _done(file, header)
     subject = {name: text for name, text in render_subject(profile).items() if name.endswith(".py")}
     with tempfile.TemporaryDirectory(prefix="overnight-record-", dir="/var/tmp") as ground, file.open("a") as lines:
-        places, tenancy = _places(Path(ground), data.resolve())
+        places, sandbox_user = _places(Path(ground), data.resolve())
         try:
             for number in range(done, trials):
                 wanted = point(subject["train.py"], profile.context, DESIGN_SEED, number)
@@ -48,7 +48,7 @@ def run(file: Path, data: Path, trials: int) -> None:
                 lines.flush()
                 print(number, wanted.design, result.outcome, line["val_bpb"], line["wall_s"], flush=True)
         finally:
-            tenancy.leave()
+            sandbox_user.leave()
 
 
 def recorded_profile() -> Profile:
@@ -92,10 +92,10 @@ def _places(ground: Path, data: Path) -> tuple[WorkerConfig, SandboxUser]:
     trials, work = ground / "trials", ground / "work"
     trials.mkdir(mode=0o700)
     work.mkdir(mode=0o700)
-    tenancy = acquire(work, data, AUTO)
-    if tenancy.reason is not None:
-        print(f"candidates run as ourselves: {tenancy.reason}", file=sys.stderr)
-    return WorkerConfig(data, trials, work, user=tenancy.user), tenancy
+    sandbox_user = acquire(work, data, AUTO)
+    if sandbox_user.reason is not None:
+        print(f"candidates run as ourselves: {sandbox_user.reason}", file=sys.stderr)
+    return WorkerConfig(data, trials, work, user=sandbox_user.user), sandbox_user
 
 
 def _spec(wanted: Point, subject: dict[str, str], profile: Profile, digest: str) -> TrialSpec:

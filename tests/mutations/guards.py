@@ -384,8 +384,8 @@ GUARDS = (
     Guard(
         "a replica is shown one batch at a time",
         "trainer/scoring/replica.py",
-        "self._dialogue.ask(self._questions.tokens, at_once=1)",
-        "self._dialogue.ask(self._questions.tokens)",
+        "self._exchange.ask(self._questions.tokens, at_once=1)",
+        "self._exchange.ask(self._questions.tokens)",
         "trainer/scoring/test_replica.py::test_one_question_is_on_the_way_at_a_time",
     ),
     Guard(

@@ -29,14 +29,20 @@ class LogitsServer:
     """
 
     def __init__(
-        self, channel: Channel, layout: Layout, inputs_fd: int, logits_fd: int, weights_fd: int, pace: BudgetClock
+        self,
+        channel: Channel,
+        layout: Layout,
+        inputs_fd: int,
+        logits_fd: int,
+        weights_fd: int,
+        budget_clock: BudgetClock,
     ) -> None:
         self._channel = channel
         self._weights_fd = weights_fd
         self._layout = layout
         self._inputs_fd = inputs_fd
         self._logits_fd = logits_fd
-        self._pace = pace
+        self._budget_clock = budget_clock
         self._bpb: float | None = None
 
     def evaluate_bpb(self, model: Any, tokenizer: object = None, batch_size: int | None = None) -> float:
@@ -44,7 +50,9 @@ class LogitsServer:
         if self._bpb is None:
             import torch  # noqa: PLC0415
 
-            self._channel.send(Message(MessageType.READY, number=self._pace.steps, x=float(self._pace.tokens)))
+            self._channel.send(
+                Message(MessageType.READY, number=self._budget_clock.steps, x=float(self._budget_clock.tokens))
+            )
             if callable(getattr(model, "eval", None)):
                 model.eval()
             with torch.no_grad():

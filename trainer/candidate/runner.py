@@ -67,7 +67,7 @@ def main() -> None:
     preload(Path("train.py").read_bytes(), Path.cwd(), has_card=bool(facts.x))
     impose_seed(orders.seed)
     channel.send(_calibrated(facts))
-    pace = BudgetClock(
+    budget_clock = BudgetClock(
         orders.clock,
         orders.amount,
         orders.warmup_steps,
@@ -76,10 +76,10 @@ def main() -> None:
         free_setup=orders.free_setup,
         overrun=orders.overrun,
     )
-    register_optimizer_step_post_hook(pace.optimizer_stepped)
-    server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, orders.weights_fd, pace)
+    register_optimizer_step_post_hook(budget_clock.optimizer_stepped)
+    server = LogitsServer(channel, orders.layout, orders.inputs_fd, orders.logits_fd, orders.weights_fd, budget_clock)
     run = _run if orders.replica_of is None else _run_replica
-    code = run_guarded(lambda: run(orders, server, pace))
+    code = run_guarded(lambda: run(orders, server, budget_clock))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -126,13 +126,13 @@ class _FirstBatch(BaseException):
     """The replica's script wants to train. No exception of a script's own kind: it shall not catch it."""
 
 
-def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: BudgetClock) -> None:
+def _run_replica(orders: RunnerOrders, server: LogitsServer, budget_clock: BudgetClock) -> None:
     """The script up to its first batch, then the weights of the candidate, then questions."""
     import torch  # noqa: PLC0415
 
     assert orders.replica_of is not None
     try:
-        _run(orders, server, pace)
+        _run(orders, server, budget_clock)
     except _FirstBatch:
         name, _, precision = orders.replica_of.partition("|")
     else:
@@ -144,17 +144,17 @@ def _run_replica(orders: RunnerOrders, server: LogitsServer, pace: BudgetClock) 
         file.seek(0)
         unwrapped(model).load_state_dict(torch.load(file, weights_only=True))
     device = next(iter(unwrapped(model).parameters()), torch.zeros(0)).device.type
-    pace.batch_taken(0)
-    pace.end_warmup()
+    budget_clock.batch_taken(0)
+    budget_clock.end_warmup()
     with torch.autocast(device, getattr(torch, precision)) if precision else contextlib.nullcontext():
         server.evaluate_bpb(model)
 
 
-def _run(orders: RunnerOrders, server: LogitsServer, pace: BudgetClock) -> None:
+def _run(orders: RunnerOrders, server: LogitsServer, budget_clock: BudgetClock) -> None:
     def put_ours(prepare: Any) -> None:
         prepare.evaluate_bpb = server.evaluate_bpb
-        prepare.progress = pace.progress
-        prepare.make_dataloader = _marking(prepare.make_dataloader, pace, orders)
+        prepare.progress = budget_clock.progress
+        prepare.make_dataloader = _marking(prepare.make_dataloader, budget_clock, orders)
         if orders.clock != "steps":
             prepare.TIME_BUDGET = orders.amount
 
@@ -192,7 +192,7 @@ def _load_prepare(path: Path) -> ModuleType:
 
 
 def _marking(
-    make_dataloader: Callable[..., Iterator[Any]], pace: BudgetClock, orders: RunnerOrders
+    make_dataloader: Callable[..., Iterator[Any]], budget_clock: BudgetClock, orders: RunnerOrders
 ) -> Callable[..., Iterator[Any]]:
     """The subject's own loader, with its first batch reported, or refused to a replica, and every split but the
     training one refused."""
@@ -201,7 +201,7 @@ def _marking(
         refuse_other_splits(split)
         if orders.replica_of is not None:
             return map(_refuse, range(1))
-        return _marked(make_dataloader(tokenizer, B, T, split, *rest, **named), B * T, pace)
+        return _marked(make_dataloader(tokenizer, B, T, split, *rest, **named), B * T, budget_clock)
 
     return make_marked
 
@@ -212,9 +212,9 @@ def refuse_other_splits(split: str) -> None:
         raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
 
 
-def _marked(batches: Iterator[Any], tokens: int, pace: BudgetClock) -> Iterator[Any]:
+def _marked(batches: Iterator[Any], tokens: int, budget_clock: BudgetClock) -> Iterator[Any]:
     for batch in batches:
-        pace.batch_taken(tokens)
+        budget_clock.batch_taken(tokens)
         yield batch
 
 

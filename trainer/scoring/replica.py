@@ -21,7 +21,7 @@ class ReplicaExam:
     awaits_weights = False
 
     def __init__(self, channel: Channel, buffers: Buffers, questions: Questions) -> None:
-        self._dialogue = LogitsExchange(channel, buffers)
+        self._exchange = LogitsExchange(channel, buffers)
         self._questions = questions
         self._losses = np.zeros(len(questions.tokens))
         self.finding: Finding | None = None
@@ -32,22 +32,22 @@ class ReplicaExam:
     @property
     def share(self) -> float:
         """How far it is, 0..1."""
-        return self._dialogue.share
+        return self._exchange.share
 
     def begin(self, *, half: bool) -> None:
         """Ask for the first batch, and for one at a time: the next one could show what this one asks for."""
-        self._dialogue.half = half
-        self._dialogue.ask(self._questions.tokens, at_once=1)
+        self._exchange.half = half
+        self._exchange.ask(self._questions.tokens, at_once=1)
 
     def served(self, message: Message) -> bool:
         """Take an answer; True when all is compared and the replica was told. Raises Unscorable."""
-        answer = self._dialogue.answered(message)
+        answer = self._exchange.answered(message)
         asked = slice(answer.first, answer.first + len(answer.rows))
         by_row = answer.logits.reshape(len(answer.rows), -1, answer.logits.shape[1])
         compared = by_row[np.arange(len(by_row)), self._questions.positions[asked]]
         self._losses[asked] = nats(compared, self._questions.targets[asked])
-        if not self._dialogue.over:
+        if not self._exchange.over:
             return False
         self.finding = self._questions.finding(self._losses)
-        self._dialogue.channel.send(Message(MessageType.SCORED))
+        self._exchange.channel.send(Message(MessageType.SCORED))
         return True

@@ -68,7 +68,7 @@ class Scoring:
     """
 
     def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
-        self._dialogue = LogitsExchange(channel, buffers)
+        self._exchange = LogitsExchange(channel, buffers)
         self._token_bytes = rows.token_bytes
         self._plan = plan
         val = rows.val[: plan.val]
@@ -106,7 +106,7 @@ class Scoring:
     @property
     def share(self) -> float:
         """How far the current part is, 0..1."""
-        return self._dialogue.share
+        return self._exchange.share
 
     @property
     def awaits_weights(self) -> bool:
@@ -115,11 +115,11 @@ class Scoring:
 
     def begin(self, *, half: bool) -> None:
         """Ask for the weights, or for the first batches."""
-        self._dialogue.half = half
+        self._exchange.half = half
         if self._plan.weights_fd is None:
             self._ask(_Part.VAL)
         else:
-            self._dialogue.channel.send(Message(MessageType.SAVE))
+            self._exchange.channel.send(Message(MessageType.SAVE))
 
     def served(self, message: Message) -> bool:
         """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
@@ -128,8 +128,8 @@ class Scoring:
             self.saved = message.text
             self._ask(_Part.VAL)
             return False
-        self._take(self._dialogue.answered(message))
-        return self._part_is_done() if self._dialogue.over else False
+        self._take(self._exchange.answered(message))
+        return self._part_is_done() if self._exchange.over else False
 
     def close(self) -> None:
         """Release the threads."""
@@ -138,7 +138,7 @@ class Scoring:
 
     def _ask(self, part: _Part) -> None:
         self._part = part
-        self._dialogue.ask(self._slices[part])
+        self._exchange.ask(self._slices[part])
 
     def _close_weights(self, fd: int) -> None:
         try:
@@ -166,5 +166,5 @@ class Scoring:
         if self._left:
             self._ask(self._left.pop(0))
             return False
-        self._dialogue.channel.send(Message(MessageType.SCORED, x=self._scores[_Part.VAL].bpb))
+        self._exchange.channel.send(Message(MessageType.SCORED, x=self._scores[_Part.VAL].bpb))
         return True

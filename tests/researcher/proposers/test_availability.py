@@ -33,10 +33,10 @@ class Server:
         if self.gone(self.now):
             raise LlmUnavailable("connection refused")
 
-    def asked_at(self, absence: CircuitBreaker, until: float, step_s: float = 0.2) -> float | None:
+    def asked_at(self, breaker: CircuitBreaker, until: float, step_s: float = 0.2) -> float | None:
         """When it would be asked, if it is before `until`."""
         while self.now < until:
-            if absence.is_over(self.look):
+            if breaker.is_over(self.look):
                 return self.now
             self.now += step_s
         return None
@@ -46,10 +46,10 @@ class Server:
 @given(st.floats(0, 300), st.floats(0.1, 1))
 def test_one_that_was_gone_is_asked_within_five_seconds_of_being_back(back: float, step_s: float) -> None:
     server = Server(lambda now: now < back)
-    absence = CircuitBreaker(server.clock)
-    absence.begins(LlmUnavailable("connection refused"))
+    breaker = CircuitBreaker(server.clock)
+    breaker.begins(LlmUnavailable("connection refused"))
 
-    asked = server.asked_at(absence, back + 100, step_s)
+    asked = server.asked_at(breaker, back + 100, step_s)
 
     assert asked is not None
     assert asked <= back + RECOVERED_S
@@ -66,24 +66,24 @@ def test_one_that_was_gone_is_asked_within_five_seconds_of_being_back(back: floa
 )
 def test_what_no_look_sees_waits_longer_each_time(error: type[LlmUnavailable], questions: list[float]) -> None:
     server = Server(lambda _: False, look_s=0.0)
-    absence = CircuitBreaker(server.clock)
-    absence.begins(error("as ever"))
+    breaker = CircuitBreaker(server.clock)
+    breaker.begins(error("as ever"))
     asked = []
 
-    while (at := server.asked_at(absence, questions[-1] + 4, step_s=1.0)) is not None:
+    while (at := server.asked_at(breaker, questions[-1] + 4, step_s=1.0)) is not None:
         asked.append(at)
-        absence.begins(error("as ever"))
+        breaker.begins(error("as ever"))
 
     assert asked == pytest.approx(questions, abs=4)
 
 
 def test_one_that_hung_and_was_started_anew_is_asked_at_once() -> None:
     server = Server(lambda now: 20 <= now < 30)
-    absence = CircuitBreaker(server.clock)
+    breaker = CircuitBreaker(server.clock)
     for _ in range(6):
-        absence.begins(LlmTimeout("it took the question"))
+        breaker.begins(LlmTimeout("it took the question"))
 
-    asked = server.asked_at(absence, 100)
+    asked = server.asked_at(breaker, 100)
 
     assert asked is not None
     assert 30 <= asked <= 30 + RECOVERED_S
@@ -91,32 +91,32 @@ def test_one_that_hung_and_was_started_anew_is_asked_at_once() -> None:
 
 def test_after_an_answer_the_first_wait_is_short_again() -> None:
     server = Server(lambda _: False)
-    absence = CircuitBreaker(server.clock)
+    breaker = CircuitBreaker(server.clock)
     for _ in range(4):
-        absence.begins(LlmUnavailable("503"))
-    absence.ends()
-    assert absence.away is None
-    absence.begins(LlmUnavailable("503"))
+        breaker.begins(LlmUnavailable("503"))
+    breaker.ends()
+    assert breaker.away is None
+    breaker.begins(LlmUnavailable("503"))
 
-    assert server.asked_at(absence, 100) == pytest.approx(2, abs=1)
+    assert server.asked_at(breaker, 100) == pytest.approx(2, abs=1)
 
 
 def test_a_look_that_takes_seconds_takes_a_small_share_of_the_time() -> None:
     server = Server(lambda _: True, look_s=2.0)
-    absence = CircuitBreaker(server.clock)
-    absence.begins(LlmUnavailable("no answer"))
+    breaker = CircuitBreaker(server.clock)
+    breaker.begins(LlmUnavailable("no answer"))
 
-    assert server.asked_at(absence, 1000) is None
+    assert server.asked_at(breaker, 1000) is None
 
     assert len(server.looks) * server.look_s <= 1000 * LOOKS_SHARE + server.look_s
 
 
 def test_where_nothing_else_is_to_be_done_a_slow_look_delays_nobody() -> None:
     server = Server(lambda now: now < 300, look_s=2.0)
-    absence = CircuitBreaker(server.clock, looks_share=1.0)
-    absence.begins(LlmUnavailable("no answer"))
+    breaker = CircuitBreaker(server.clock, looks_share=1.0)
+    breaker.begins(LlmUnavailable("no answer"))
 
-    asked = server.asked_at(absence, 400)
+    asked = server.asked_at(breaker, 400)
 
     assert asked is not None
     assert asked <= 300 + RECOVERED_S

@@ -186,11 +186,11 @@ def test_whatever_comes_back_the_cap_is_never_passed(
 ) -> None:
     endpoint, notebook = AnyEndpoint([*happenings]), Notebook()
     while endpoint.happenings:
-        meter = MeteredClient(
+        metered = MeteredClient(
             endpoint, price, cap, notebook
         )  # a new one each time: nothing but the ledger is remembered
         try:
-            meter.chat([Message("user", text)], lambda: None, answer_tokens=answer_tokens)
+            metered.chat([Message("user", text)], lambda: None, answer_tokens=answer_tokens)
         except SpendingLimitReached:
             break
         except (LlmUnavailable, BadLlmResponse, Died):
@@ -217,12 +217,12 @@ def test_what_does_not_fit_is_not_asked_and_says_what_is_left(tmp_path: Path) ->
 def test_sums_outlive_the_process_and_a_call_that_died_with_it_counts_with_the_most(tmp_path: Path) -> None:
     journal = Story(tmp_path).journal
     endpoint = AnyEndpoint([("answers", 1.0, 0.5), ("faulty", 0.0, 0.0), ("away", 0.0, 0.0), ("dies", 0.0, 0.0)])
-    meter = MeteredClient(endpoint, price, 10.0, journal)
-    meter.why = "a plateau"
-    meter.chat([Message("user", "x" * 84)], lambda: None)
+    metered = MeteredClient(endpoint, price, 10.0, journal)
+    metered.why = "a plateau"
+    metered.chat([Message("user", "x" * 84)], lambda: None)
     for error in (BadLlmResponse, LlmUnavailable, Died):
         with pytest.raises(error):
-            meter.chat([Message("user", "x" * 84)], lambda: None)
+            metered.chat([Message("user", "x" * 84)], lambda: None)
     journal.close()
 
     calls = Journal(tmp_path).paid_calls()

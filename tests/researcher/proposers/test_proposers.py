@@ -142,11 +142,13 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
         """Until so many experiments are measured; each answer may cost 1, and what is left after one is less."""
         with opened(night, [], goal=Goal(measured)) as run_context, caplog.at_level(logging.INFO):
             settings = OllamaSettings(strong.url, "strong", num_predict=LONGEST_ANSWER)
-            meter = MeteredClient(
+            metered = MeteredClient(
                 OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, run_context.journal
             )
             client = OllamaClient(OllamaSettings(usual.url, "small"))
-            run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, Stronger(Conversation(meter), meter)))
+            run_until_goal(
+                asking(run_context, Rests(0, list), client, Mix.LLM, Stronger(Conversation(metered), metered))
+            )
 
     with ollama_double(worse) as usual, ollama_double(worse, model="strong:latest") as strong:
         tell(5)

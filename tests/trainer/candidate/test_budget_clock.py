@@ -30,54 +30,54 @@ def words(channel: Channel) -> list[MessageType]:
 
 
 def test_a_budget_of_steps_allows_that_many_steps(ends: tuple[Channel, Channel]) -> None:
-    pace = BudgetClock("steps", 4, 0, 0.0, ends[0])
-    pace.batch_taken(100)
+    budget_clock = BudgetClock("steps", 4, 0, 0.0, ends[0])
+    budget_clock.batch_taken(100)
 
     taken = 0
-    while pace.progress() < 1:
+    while budget_clock.progress() < 1:
         taken += 1
-        pace.batch_taken(100)
+        budget_clock.batch_taken(100)
 
-    assert (taken, pace.steps, pace.tokens) == (4, 4, 500)
+    assert (taken, budget_clock.steps, budget_clock.tokens) == (4, 4, 500)
     assert words(ends[1]) == [MessageType.FIRST_BATCH, MessageType.WARM]
 
 
 def test_warm_up_costs_nothing_until_its_last_step(ends: tuple[Channel, Channel]) -> None:
-    pace = BudgetClock("steps", 2, 3, 1000.0, ends[0])
-    pace.batch_taken(1)
+    budget_clock = BudgetClock("steps", 2, 3, 1000.0, ends[0])
+    budget_clock.batch_taken(1)
 
-    shares = [pace.progress() for _ in range(6)]
+    shares = [budget_clock.progress() for _ in range(6)]
 
     assert shares == [0, 0, 0, 0, 0.5, 1]
     assert words(ends[1]) == [MessageType.FIRST_BATCH, MessageType.WARM]
 
 
 def test_warm_up_ends_by_its_seconds_too(ends: tuple[Channel, Channel]) -> None:
-    pace = BudgetClock("wall", 1000, 10, 0.0, ends[0])
+    budget_clock = BudgetClock("wall", 1000, 10, 0.0, ends[0])
 
-    pace.batch_taken(1)
+    budget_clock.batch_taken(1)
 
     assert words(ends[1]) == [MessageType.FIRST_BATCH, MessageType.WARM]
 
 
 def test_script_that_never_asks_is_counted_by_its_optimiser(ends: tuple[Channel, Channel]) -> None:
-    pace = BudgetClock("wall", 1000, 2, 1000.0, ends[0])
-    pace.batch_taken(1)
+    budget_clock = BudgetClock("wall", 1000, 2, 1000.0, ends[0])
+    budget_clock.batch_taken(1)
 
-    pace.optimizer_stepped()
+    budget_clock.optimizer_stepped()
     assert words(ends[1]) == [MessageType.FIRST_BATCH]
-    pace.optimizer_stepped()
+    budget_clock.optimizer_stepped()
 
     assert words(ends[1]) == [MessageType.WARM]
-    assert pace.steps == 2
+    assert budget_clock.steps == 2
 
 
 def test_progress_before_the_first_batch_is_zero(ends: tuple[Channel, Channel]) -> None:
-    pace = BudgetClock("wall", 1e-9, 0, 0.0, ends[0])
+    budget_clock = BudgetClock("wall", 1e-9, 0, 0.0, ends[0])
 
-    assert pace.progress() == 0
-    pace.batch_taken(1)
-    assert pace.progress() == 1
+    assert budget_clock.progress() == 0
+    budget_clock.batch_taken(1)
+    assert budget_clock.progress() == 1
 
 
 class Seconds:
@@ -93,22 +93,22 @@ class Seconds:
 
 def test_long_set_up_costs_budget(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = Seconds(monkeypatch)
-    pace = BudgetClock("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
+    budget_clock = BudgetClock("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
     seconds.pass_by(3)
 
-    pace.batch_taken(1)
+    budget_clock.batch_taken(1)
 
-    assert pace.progress() == pytest.approx(0.25)
+    assert budget_clock.progress() == pytest.approx(0.25)
 
 
 def test_short_set_up_costs_nothing(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = Seconds(monkeypatch)
-    pace = BudgetClock("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
+    budget_clock = BudgetClock("processor", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1)
     seconds.pass_by(0.5)
 
-    pace.batch_taken(1)
+    budget_clock.batch_taken(1)
 
-    assert pace.progress() == 0
+    assert budget_clock.progress() == 0
 
 
 @pytest.mark.parametrize(("step_s", "trained_s"), [(0.3, 10.2), (2.5, 10), (3, 9), (4, 8), (11, 11)])
@@ -116,9 +116,9 @@ def test_step_that_would_end_far_behind_the_budget_is_not_begun(
     step_s: float, trained_s: float, ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = Seconds(monkeypatch)
-    pace = BudgetClock("processor", 10, 0, 0.0, ends[0], overrun=1)
-    pace.batch_taken(1)
-    while pace.progress() < 1:
+    budget_clock = BudgetClock("processor", 10, 0, 0.0, ends[0], overrun=1)
+    budget_clock.batch_taken(1)
+    while budget_clock.progress() < 1:
         seconds.pass_by(step_s)
 
     assert seconds.now - 100 == pytest.approx(trained_s)
