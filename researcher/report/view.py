@@ -1,4 +1,4 @@
-"""The read model: the run as people look at it. One place computes it, for the terminal, the picture and the page.
+"""The read model: the run as people look at it. `researcher.report.snapshot` returns all of it at once.
 
 Everything is derived from the journal; what is going on right now comes from the bus and may be missing.
 """
@@ -147,6 +147,10 @@ class RunReport:
         """By experiment id."""
         return next((row for row in self.rows if row.experiment.id == experiment), None)
 
+    def decided_confirmations(self, experiment: Experiment) -> list[Confirmation]:
+        """Return the confirmations of an experiment that have a verdict, oldest first."""
+        return [check for check in self.confirmations if check.head == experiment.id and check.verdict is not None]
+
     @property
     def incumbent(self) -> Row | None:
         """What a candidate must beat."""
@@ -217,14 +221,16 @@ def tally_text(report: RunReport) -> str:
     )
 
 
-def now(history: JournalReader, bus: RedisClient) -> LiveStatus:
-    """What is going on, as far as the bus knows."""
-    run, said, running = history.run(), bus.doing("researcher"), history.running_trial()
-    doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
+def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
+    """Return what goes on, as far as Redis knows; `history` is None while there is no journal to read."""
+    run, running = (None, None) if history is None else (history.run(), history.running_trial())
+    said = bus.doing("researcher")
+    silent = "the researcher starts" if history is None else "not running"
+    doing = said or (silent if run is None or run.ended is None else f"ended: {run.ended}")
     trainer, at_work, refused = bus.trainer(), said is not None, bus.doing("desk")
     if trainer is not None and trainer.refused:
         refused = unknown_jobs_text(trainer.refused, TRIALS)
-    if run is None or running is None:
+    if history is None or run is None or running is None:
         return LiveStatus(doing, None, None, trainer, at_work, refused, notes(bus))
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)

@@ -164,8 +164,8 @@ def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(
 
     scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
 
-    assert scene.now is not None
-    assert scene.now.notes == {"llm": "none: pulling its model"}
+    assert scene.report.live is not None
+    assert scene.report.live.notes == {"llm": "none: pulling its model"}
 
 
 def test_a_server_that_is_away_is_waited_for(
