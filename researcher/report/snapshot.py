@@ -14,7 +14,7 @@ from researcher.journal.reader import JournalReader
 from researcher.report.proposer_stats import Rates, rates_of
 from researcher.report.results_table import values_of
 from researcher.report.stall_alarm import alarm
-from researcher.report.view import LiveStatus, Row, RunReport, build_report, now
+from researcher.report.view import NOT_RUNNING, LiveStatus, Row, RunReport, build_report, now
 from trainer.jobs import Profile, RedisClient
 
 
@@ -22,15 +22,16 @@ from trainer.jobs import Profile, RedisClient
 class Report:
     """All that users see of a run.
 
-    `run_report` is what the journal says, None before the run has started. `live` is what goes on now, None where no
-    Redis is known. `alarm` says why nothing moves, None while something does. `rates` has an entry for each proposer
-    that tried something.
+    `run_report` is what the journal says, None before the run has started, or while the journal is `unreadable`, which
+    says why. `live` is what goes on now, None where no Redis is known. `alarm` says why nothing moves, None while
+    something does. `rates` has an entry for each proposer that tried something.
     """
 
     run_report: RunReport | None
     live: LiveStatus | None = None
     alarm: str | None = None
     rates: tuple[Rates, ...] = ()
+    unreadable: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the report as plain JSON values, as `overnight status --json` prints them."""
@@ -68,19 +69,19 @@ def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, 
 
 
 def without_journal(bus: RedisClient, unreadable: str | None = None) -> Report:
-    """Return what Redis alone knows of a run, before its journal exists, or while that is `unreadable` and why."""
-    live = _live(None, bus)
-    return Report(None, live if live is None or unreadable is None else replace(live, doing=unreadable))
+    """Return what Redis alone knows of a run, before its journal exists, or while that is `unreadable`."""
+    silent = "the researcher starts" if unreadable is None else NOT_RUNNING
+    return Report(None, _live(None, bus, silent), unreadable=unreadable)
 
 
-def _live(history: JournalReader | None, bus: RedisClient | None) -> LiveStatus | None:
+def _live(history: JournalReader | None, bus: RedisClient | None, silent: str = NOT_RUNNING) -> LiveStatus | None:
     if bus is None:
         return None
     try:
-        return now(history, bus)
+        return replace(now(history, bus), silent=silent)
     except redis.RedisError as error:
-        silent = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
-        return LiveStatus(silent, None, None, at_work=False)
+        away = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
+        return LiveStatus(None, silent=away)
 
 
 def _gain_json(run_report: RunReport) -> dict[str, object] | None:

@@ -22,9 +22,9 @@ from researcher.report.results_table import cell
 from researcher.report.snapshot import Report, snapshot, without_journal
 from researcher.report.view import Row
 from services.machine.state import State
-from services.views.client import ENDED, REFUSED, open_bus
+from services.views.client import open_bus
 from services.views.render import Scene, draw
-from trainer.jobs import Profile, RedisClient
+from trainer.jobs import Profile, RedisClient, Status, StatusKind
 
 OVER, LEFT, WAS_REFUSED = 0, 130, 3
 REFRESH_S = 1.0
@@ -83,20 +83,22 @@ def follow_night(state: State, console: Console, rest: Callable[[], None] = lamb
         except KeyboardInterrupt:
             return LEFT
     console.print(draw(replace(last, foot="")))
-    return WAS_REFUSED if _doing(last).startswith(REFUSED) else OVER
+    status = _status(last)
+    return WAS_REFUSED if status is not None and status.kind is StatusKind.REFUSED else OVER
 
 
 def _scenes(state: State, journal: OpenJournal, rest: Callable[[], None]) -> Iterator[Scene]:
     while True:
         scene = _see(state, journal)
         yield scene
-        if _doing(scene).startswith((ENDED, REFUSED)):
+        status = _status(scene)
+        if status is not None and status.is_over:
             return
         rest()
 
 
-def _doing(scene: Scene) -> str:
-    return "" if scene.report.live is None else scene.report.live.doing
+def _status(scene: Scene) -> Status | None:
+    return None if scene.report.live is None else scene.report.live.status
 
 
 def _see(state: State, journal: OpenJournal) -> Scene:

@@ -19,11 +19,12 @@ from researcher.report.proposer_stats import Rates
 from researcher.report.results_table import NO_NUMBER, cell
 from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus, Row, RunReport, tally_text, waiting
+from trainer.jobs import Status, StatusKind
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
 LABELS = {"llm": "LLM", "checker": "checks", "subject": "git"}
-NOT_RUNNING = "not running; `overnight run` goes on with it"
+AT_REST = "not running; `overnight run` goes on with it"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def draw(scene: Scene) -> RenderableType:
     title = "Overnight" if run_report is None else f"Overnight {run_report.run.tag} · {run_report.run.profile}"
     parts: list[RenderableType] = [Text(f"ALARM {report.alarm}", style="bold red")] if report.alarm else []
     parts.append(_now(report))
+    if report.unreadable is not None:
+        parts.append(Text(report.unreadable, style="yellow"))
     if run_report is not None:
         counts = _counts(run_report, scene.goal)
         parts += [_standing(run_report), counts, _last(run_report), *_requests(run_report)]
@@ -87,7 +90,8 @@ def _notes(live: LiveStatus) -> Iterator[str]:
 
 
 def _at_rest(report: RunReport | None) -> str:
-    return NOT_RUNNING if report is None or report.run.ended is None else f"ended: {report.run.ended}"
+    ended = None if report is None else report.run.ended
+    return AT_REST if ended is None else str(Status(StatusKind.ENDED, ended))
 
 
 def _standing(report: RunReport) -> Text:

@@ -14,7 +14,7 @@ from researcher.report.results_table import COLUMNS
 from researcher.report.snapshot import snapshot, without_journal
 from services.redis.server import RedisServer
 from tests.fixtures.journal_story import PROFILE, Story
-from trainer.jobs import RedisClient, connect
+from trainer.jobs import RedisClient, Status, StatusKind, connect
 
 AT = 10_000.0
 
@@ -37,13 +37,13 @@ def bus(server: RedisServer) -> Iterator[RedisClient]:
 def test_a_report_holds_the_run_what_goes_on_the_alarm_and_the_rates(story: Story, bus: RedisClient) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
-    bus.say("researcher", "proposing")
+    bus.say("researcher", Status.working("proposing"))
 
     report = snapshot(story.journal, bus, PROFILE, AT)
 
     assert report.run_report == story.report()
     assert report.live is not None
-    assert report.live.doing == "proposing"
+    assert report.live.status == Status.working("proposing")
     assert report.alarm is not None
     assert [each.proposer for each in report.rates] == ["llm"]
 
@@ -52,7 +52,7 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     story.baseline(1.80, 1.82)
     story.try_out("good", 1.70, Decision.KEEP)
     story.claim([1.70] * 4, [1.81] * 4)
-    bus.say("llm", "none: away")
+    bus.say("llm", Status.working("none: away"))
 
     report = snapshot(story.journal, bus, PROFILE, AT)
     found = json.loads(json.dumps(report.to_json()))
@@ -71,6 +71,18 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     assert claim["verdict"] == "confirmed"
 
 
+def test_a_silent_researcher_of_a_run_that_has_ended_has_ended(story: Story, bus: RedisClient) -> None:
+    story.baseline(1.80, 1.82)
+    silent = snapshot(story.journal, bus, PROFILE, AT).live
+    story.journal.end(story.run, "the goal is reached")
+    ended = snapshot(story.journal, bus, PROFILE, AT).live
+
+    assert silent is not None
+    assert silent.status is None
+    assert ended is not None
+    assert ended.status == Status(StatusKind.ENDED, "the goal is reached")
+
+
 def test_a_redis_that_is_away_costs_only_what_goes_on_now(story: Story) -> None:
     story.baseline(1.80, 1.82)
     away = RedisClient(connect("redis://127.0.0.1:9/0", patient=False))
@@ -79,7 +91,7 @@ def test_a_redis_that_is_away_costs_only_what_goes_on_now(story: Story) -> None:
 
     assert report.run_report == story.report()
     assert report.live is not None
-    assert not report.live.at_work
+    assert report.live.status is None
 
 
 def test_without_a_redis_nobody_is_asked(story: Story) -> None:
@@ -87,12 +99,11 @@ def test_without_a_redis_nobody_is_asked(story: Story) -> None:
 
 
 def test_without_a_journal_redis_alone_is_asked(bus: RedisClient) -> None:
-    bus.say("llm", "none: pulling its model")
+    bus.say("llm", Status.working("none: pulling its model"))
 
     begun, unreadable = without_journal(bus), without_journal(bus, "damaged")
 
     assert begun.live is not None
     assert begun.live.notes == {"llm": "none: pulling its model"}
-    assert unreadable.live is not None
-    assert unreadable.live.doing == "damaged"
+    assert (begun.unreadable, unreadable.unreadable) == (None, "damaged")
     assert begun.rows_json() == []

@@ -17,7 +17,7 @@ from services import cli
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
-from trainer.jobs import Progress, WorkerStatus
+from trainer.jobs import Progress, Status, WorkerStatus
 
 AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
 
@@ -29,15 +29,17 @@ def seen(scene: Scene) -> str:
 
 
 def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
-    starts = LiveStatus("the researcher starts", None, None)
+    starts = LiveStatus(None, silent="the researcher starts")
 
     assert "the researcher starts" in seen(Scene(Report(None, starts), 12, 3.0, ""))
 
 
 def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
-    trainer = WorkerStatus("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
+    trainer = WorkerStatus(
+        "trainer", Status.working("idle"), None, None, no_user="uid 65521 may not enter /closed. Next: move"
+    )
 
-    text = seen(Scene(Report(None, LiveStatus("waiting", None, None, trainer)), None, 3.0, ""))
+    text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), trainer=trainer)), None, 3.0, ""))
 
     assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
 
@@ -47,7 +49,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
     story.try_out("broken", None, Decision.CRASH)
-    now = LiveStatus("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
+    now = LiveStatus(Status.working("trial"), "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
 
     text = seen(Scene(Report(story.report(), now), 12, 65.0, "trainer running"))
 
@@ -81,7 +83,7 @@ def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_pat
 
 
 def test_an_alarm_comes_first() -> None:
-    now = LiveStatus("trial t-3-t0-a0", None, None)
+    now = LiveStatus(Status.working("trial t-3-t0-a0"))
 
     text = seen(Scene(Report(None, now, "no trial has ended for 61 s"), None, 1.0, ""))
 
@@ -119,7 +121,7 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
     console.width = 300
 
     with console.capture() as captured:
-        live = LiveStatus("trial", HOSTILE, None, notes={"llm": HOSTILE})
+        live = LiveStatus(Status.working("trial"), HOSTILE, notes={"llm": HOSTILE})
         console.print(draw(Scene(Report(story.report(), live), 12, 65.0, HOSTILE)))
 
     story.journal.close()
