@@ -29,7 +29,7 @@ from researcher.loop.outages import BAD_DAYS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
 from researcher.queues.requests import RequestWorker
-from trainer.jobs import HELD, RedisClient, connect
+from trainer.jobs import RedisClient, Status, StatusKind, connect
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class _HeldDesk:
         """Say it and answer what waits. The password is read again each time: it may be what is being fixed."""
         with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
             bus = RedisClient(server)
-            bus.say(RESEARCHER, f"{HELD}: {self.words}")
+            bus.say(RESEARCHER, Status(StatusKind.HELD, self.words))
             RequestWorker.open(bus, self._receive).serve()
 
     def _connect(self) -> redis.Redis:

@@ -1,4 +1,4 @@
-"""What the researcher says of itself on the bus, for whoever watches: what it does, where its LLM is, an alarm.
+"""What the researcher says in Redis, for whoever watches: what it does, where its LLM is, an alarm.
 
 What is said fades, so it is repeated; nobody decides anything by it.
 """
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from trainer.jobs import RedisClient
+from trainer.jobs import RedisClient, Status
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class StatusPublisher:
     def say(self, who: str, words: str) -> None:
         """Say it now."""
         self._words[who] = words
-        self._bus.say(who, words)
+        self._bus.say(who, Status.working(words))
 
     def repeat(self) -> None:
         """Say everything again, if it was a while ago."""
@@ -45,10 +45,10 @@ class StatusPublisher:
             self._said_at = time.monotonic()
             self._words[SUBJECT] = self._subject()
             for who, words in list(self._words.items()):  # the drafting thread speaks as well
-                self._bus.say(who, words)
+                self._bus.say(who, Status.working(words))
             worry = self._worry()
             if worry is not None:
-                self._bus.say(RESEARCHER, f"{self._words.get(RESEARCHER, '')}; ALARM: {worry}")
+                self._bus.say(RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {worry}"))
                 if not self._worried:
                     logger.error("ALARM: %s", worry)
             self._worried = worry is not None

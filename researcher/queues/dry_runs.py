@@ -14,7 +14,17 @@ from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import JobStatus
 
 from researcher.errors import Rejected
-from trainer.jobs import CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Profile, RedisClient, Unreadable, Verdict
+from trainer.jobs import (
+    CHECKS,
+    RUN_CHECK,
+    CheckResult,
+    CheckSpec,
+    Profile,
+    RedisClient,
+    StatusKind,
+    Unreadable,
+    Verdict,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +70,8 @@ class DryRuns:
         if self._clock() < self._silent_until:
             return None
         seen = self._bus.checker()
-        if seen is None or seen.phase.startswith(HELD):
-            self._note("no checker runs" if seen is None else f"the checker is {seen.phase}")
+        if seen is None or seen.status.kind is StatusKind.HELD:
+            self._note("no checker runs" if seen is None else f"the checker is {seen.status}")
             return None
         caps = self._profile.caps
         cap_mib = caps.memory_mib if caps.vram_mib is None else caps.vram_mib

@@ -1,12 +1,12 @@
-"""What is rebuilt from the journal at will: results.tsv and progress.png, in the subject repository's root.
+"""The columns of the table of experiments, and results.tsv, which is rebuilt from the journal at will.
 
-Each is written by temp + fsync + rename, so a reader sees the old file or the new one; deleting them loses nothing.
+A new column is one line in `COLUMNS`: results.json has it then. `IN_RESULTS_TSV` says which ones results.tsv has too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from researcher.decision.standing import rolled_back_keeps
@@ -14,9 +14,39 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import State
 from researcher.report.view import Row, rows_of
 
-HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
+# What is known of an experiment in one line, by the keys of results.json.
+COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
+    "number": lambda row: row.experiment.number,
+    "status": lambda row: row.status,
+    "confirmed": lambda row: row.confirmed,
+    "rolled_back": lambda row: row.rolled_back,
+    "outcome": lambda row: row.experiment.outcome,
+    "note": lambda row: row.note,
+    "val_bpb": lambda row: row.experiment.score,
+    "memory_gb": lambda row: row.memory_gb,
+    "commit": lambda row: row.experiment.commit_sha,
+    "proposer": lambda row: row.experiment.proposer,
+    "title": lambda row: row.experiment.title,
+    "hypothesis": lambda row: row.experiment.hypothesis,
+    "reason": lambda row: row.experiment.reason,
+    "seconds": lambda row: row.took_s,
+}
+# The columns of results.tsv before the description, and how each is written.
+IN_RESULTS_TSV = {"commit": ".7", "val_bpb": ".6f", "memory_gb": ".1f", "status": ""}
+HEADER = "\t".join((*IN_RESULTS_TSV, "description"))
 NO_NUMBER = "—"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def values_of(row: Row) -> dict[str, object]:
+    """Return every column of an experiment, by name."""
+    return {name: value(row) for name, value in COLUMNS.items()}
+
+
+def cell(row: Row, column: str, form: str = "", none: str = NO_NUMBER) -> str:
+    """Return a column of an experiment as text, in the format `form`; `none` where it has no value."""
+    value = COLUMNS[column](row)
+    return none if value is None else format(value, form)
 
 
 class ResultsTable:
@@ -56,13 +86,6 @@ def _lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _line(row: Row) -> str:
-    item, memory_gb, note = row.experiment, row.memory_gb, row.note
-    return "\t".join(
-        (
-            (item.commit_sha or NO_NUMBER)[:7],
-            NO_NUMBER if item.score is None else f"{item.score:.6f}",
-            NO_NUMBER if memory_gb is None else f"{memory_gb:.1f}",
-            row.status,
-            _CONTROL.sub(" ", f"{item.title.strip()} ({note})" if note else item.title).strip(),
-        )
-    )
+    title, note = row.experiment.title, row.note
+    description = _CONTROL.sub(" ", f"{title.strip()} ({note})" if note else title).strip()
+    return "\t".join((*(cell(row, name, form) for name, form in IN_RESULTS_TSV.items()), description))

@@ -12,7 +12,7 @@ from statistics import quantiles
 
 from researcher.journal.records import ASKED_TO_PAUSE, Run, Trial
 from researcher.report.view import LiveStatus
-from trainer.jobs import HELD, Budget, Clock
+from trainer.jobs import Budget, Clock, StatusKind
 
 STALLED_AFTER = 3.0
 TRAINER_MISSED_AFTER_S = 60.0
@@ -30,16 +30,16 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | 
     if (held := held or run.paused) is not None:
         return f"no progress: {held}"
     quiet_s = at - max(run.going_since or run.created_at, *(trial.finished_at or 0.0 for trial in trials), 0.0)
-    at_work = seen is not None and seen.at_work
-    if seen is not None and at_work and _misses_trainer(seen) and quiet_s > TRAINER_MISSED_AFTER_S:
+    status = None if seen is None else seen.status
+    if seen is not None and status is not None and _misses_trainer(seen) and quiet_s > TRAINER_MISSED_AFTER_S:
         return f"{seen.trial} waits and no trainer shows itself; look at the trainer's log and start it again"
     usual_s = expected_s(trials, budget)
     if quiet_s <= STALLED_AFTER * usual_s:
         return None
     stalled = f"no trial has ended for {_span(quiet_s)}, one takes about {_span(usual_s)}"
-    if seen is None or not at_work:
+    if status is None:
         return f"{stalled}, and the researcher is silent; start it again: `overnight run`, in containers `scripts/up`"
-    return f"{stalled}; the researcher says: {seen.doing}. Look at its log and the trainer's"
+    return f"{stalled}; the researcher says: {status}. Look at its log and the trainer's"
 
 
 def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
@@ -56,10 +56,12 @@ def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
 
 def _held(seen: LiveStatus | None) -> str | None:
     """What the surroundings do not let happen, as those say who are held."""
-    if seen is not None and seen.doing.startswith(HELD):
-        return f"the researcher is {seen.doing}"
-    if seen is not None and seen.trainer is not None and seen.trainer.phase.startswith(HELD):
-        return f"the trainer is {seen.trainer.phase}"
+    if seen is None:
+        return None
+    trainer = None if seen.trainer is None else seen.trainer.status
+    for who, status in (("researcher", seen.status), ("trainer", trainer)):
+        if status is not None and status.kind is StatusKind.HELD:
+            return f"the {who} is {status}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The read model: the run as people look at it. One place computes it, for the terminal, the picture and the page.
+"""The read model: the run as people look at it. `researcher.report.snapshot` returns all of it at once.
 
 Everything is derived from the journal; what is going on right now comes from the bus and may be missing.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from researcher.decision.cost import Cost, cost_of
@@ -34,12 +34,15 @@ from trainer.jobs import (
     Profile,
     Progress,
     RedisClient,
+    Status,
+    StatusKind,
     WorkerStatus,
     trial_id,
     unknown_jobs_text,
 )
 
 MIB_PER_GB = 1000**3 / 1024**2
+NOT_RUNNING = "not running"
 NOTED = ("llm", "checker", "subject")
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
@@ -96,17 +99,22 @@ class Gain:
 class LiveStatus:
     """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
 
-    `at_work` is False where no researcher speaks; `doing` then says so. `foreign` tells of jobs that are none of ours,
-    `notes` what is said of those in `NOTED`, by their name.
+    `status` is the researcher's, or the end of its run; None where no researcher speaks, and `silent` says why then.
+    `foreign` tells of jobs that are none of ours, `notes` what is said of those in `NOTED`, by their name.
     """
 
-    doing: str
-    trial: str | None
-    progress: Progress | None
+    status: Status | None
+    trial: str | None = None
+    progress: Progress | None = None
     trainer: WorkerStatus | None = None
-    at_work: bool = True
     foreign: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    silent: str = NOT_RUNNING
+
+    @property
+    def doing(self) -> str:
+        """What the researcher does, in words for people."""
+        return self.silent if self.status is None else str(self.status)
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,10 @@ class RunReport:
     def row(self, experiment: int | None) -> Row | None:
         """By experiment id."""
         return next((row for row in self.rows if row.experiment.id == experiment), None)
+
+    def decided_confirmations(self, experiment: Experiment) -> list[Confirmation]:
+        """Return the confirmations of an experiment that have a verdict, oldest first."""
+        return [check for check in self.confirmations if check.head == experiment.id and check.verdict is not None]
 
     @property
     def incumbent(self) -> Row | None:
@@ -217,24 +229,32 @@ def tally_text(report: RunReport) -> str:
     )
 
 
-def now(history: JournalReader, bus: RedisClient) -> LiveStatus:
-    """What is going on, as far as the bus knows."""
-    run, said, running = history.run(), bus.doing("researcher"), history.running_trial()
-    doing = said or ("not running" if run is None or run.ended is None else f"ended: {run.ended}")
-    trainer, at_work, refused = bus.trainer(), said is not None, bus.doing("desk")
-    if trainer is not None and trainer.refused:
-        refused = unknown_jobs_text(trainer.refused, TRIALS)
-    if run is None or running is None:
-        return LiveStatus(doing, None, None, trainer, at_work, refused, notes(bus))
+def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
+    """Return what goes on, as far as Redis knows; `history` is None while there is no journal to read."""
+    run, running = (None, None) if history is None else (history.run(), history.running_trial())
+    status, trainer = bus.doing("researcher"), bus.trainer()
+    if status is None and run is not None and run.ended is not None:
+        status = Status(StatusKind.ENDED, run.ended)
+    live = LiveStatus(status, trainer=trainer, foreign=_foreign(bus, trainer), notes=_notes(bus))
+    if history is None or run is None or running is None:
+        return live
     number = history.experiment(running.experiment).number
     name = trial_id(run.tag, number, running.number, running.attempt)
-    return LiveStatus(doing, name, bus.read_progress(name), trainer, at_work, refused, notes(bus))
+    return replace(live, trial=name, progress=bus.read_progress(name))
 
 
-def notes(bus: RedisClient) -> dict[str, str]:
+def _foreign(bus: RedisClient, trainer: WorkerStatus | None) -> str | None:
+    """What is said of jobs that are none of ours, in the queue of trials, or in that of requests."""
+    if trainer is not None and trainer.refused:
+        return unknown_jobs_text(trainer.refused, TRIALS)
+    said = bus.doing("desk")
+    return None if said is None else said.message
+
+
+def _notes(bus: RedisClient) -> dict[str, str]:
     """What the researcher says of others whom the run can do without."""
     said = {who: bus.doing(who) for who in NOTED}
-    return {who: words for who, words in said.items() if words}
+    return {who: status.message for who, status in said.items() if status is not None and status.message}
 
 
 def _gain(

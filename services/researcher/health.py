@@ -12,14 +12,15 @@ from researcher.errors import JournalError
 from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
 from services.machine.state import State
-from services.views.client import REFUSED, open_bus
+from services.views.client import open_bus
+from trainer.jobs import StatusKind
 
 
 def main() -> int:
     """0 when healthy; else one line says why not."""
     state = State(Path(os.environ["OVERNIGHT_STATE"]))
     try:
-        doing = open_bus(state).doing("researcher")
+        status = open_bus(state).doing("researcher")
         if (state.journal / JOURNAL_FILE).exists():
             with JournalReader(state.journal) as history:
                 history.run()
@@ -29,8 +30,8 @@ def main() -> int:
     except JournalError as error:
         print(error)
         return 1
-    print(doing or "the researcher says nothing")
-    return 1 if doing is None or doing.startswith(REFUSED) else 0
+    print("the researcher says nothing" if status is None else status)
+    return 1 if status is None or status.kind is StatusKind.REFUSED else 0
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ from researcher.loop.outages import BAD_DAYS, explain
 from services.machine.gpus import AUTO
 from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import settle_subject
-from services.views.client import ENDED, REFUSED
-from trainer.jobs import HELD, ProfileError, RedisClient, connect
+from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, connect
 
 logger = logging.getLogger("researcher")
 
@@ -78,25 +77,25 @@ def _told(number: int, _frame: FrameType | None) -> None:
     raise Told(number)
 
 
-def _night(settings: Settings) -> str:
-    """Run the researcher until it ends for good; how it ended, in words for whoever watches."""
+def _night(settings: Settings) -> Status:
+    """Run the researcher until it ends for good, and return how it ended, for whoever watches."""
     state = State(settings.overnight_state)
     try:
         choices = _settle_through_bad_days(settings, state)
     except (ResearcherError, StateError, ProfileError) as error:
         logger.error("%s", error)
-        return f"{REFUSED}: {error}"
+        return Status(StatusKind.REFUSED, str(error))
     places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
     env = os.environ | {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
     code = _run(env)
     if code == REFUSED_CODE:
-        return f"{REFUSED}: its log says why"
+        return Status(StatusKind.REFUSED, "its log says why")
     if code != FINISHED_CODE:
         logger.error("the researcher ended with %d; the container starts again", code)
         raise SystemExit(1)
     with JournalReader(state.journal) as history:
         run = history.run()
-    return f"{ENDED}: {(run and run.ended) or 'it was stopped'}"
+    return Status(StatusKind.ENDED, (run and run.ended) or "it was stopped")
 
 
 def _settle_through_bad_days(settings: Settings, state: State) -> RunConfig:
@@ -111,7 +110,7 @@ def _settle_through_bad_days(settings: Settings, state: State) -> RunConfig:
             words = explain(error, (state.journal, state.root), settings.redis_url)
             if words is None:
                 raise
-            logger.error("%s: %s", HELD.upper(), words)
+            logger.error("HELD: %s", words)
         time.sleep(SAY_EVERY_S)
 
 
@@ -141,15 +140,16 @@ def settle(settings: Settings, bus: RedisClient) -> RunConfig:
 
 
 def _profile_of_trainer(bus: RedisClient) -> str:
-    waiting = False
+    waiting = Status.working("waiting for the trainer to say which GPU it found")
+    logged = False
     while True:
         seen = bus.trainer()
         if seen is not None and seen.profile is not None:
             return seen.profile
-        if not waiting:
-            logger.info("waiting for the trainer to say which GPU it found")
-            waiting = True
-        bus.say("researcher", "waiting for the trainer to say which GPU it found")
+        if not logged:
+            logger.info("%s", waiting)
+            logged = True
+        bus.say("researcher", waiting)
         time.sleep(1)
 
 
@@ -163,11 +163,11 @@ def _run(env: dict[str, str]) -> int:
         raise
 
 
-def _stay(settings: Settings, words: str) -> NoReturn:
-    logger.info("%s; `docker compose restart researcher` goes on", words)
+def _stay(settings: Settings, status: Status) -> NoReturn:
+    logger.info("%s; `docker compose restart researcher` goes on", status)
     while True:
         with closing(_open(settings)) as server:
-            RedisClient(server).say("researcher", words)
+            RedisClient(server).say("researcher", status)
         time.sleep(SAY_EVERY_S)
 
 

@@ -63,10 +63,10 @@ def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
         else:
             if not found:
                 return False
-            words = next((each.in_words() for each in found if each.service == RESEARCHER), "gone")
-            if words.startswith("running"):
+            researcher = next((each for each in found if each.service == RESEARCHER), None)
+            if researcher is not None and researcher.state == "running":
                 return True
-            words = f"the researcher is {words}"
+            words = f"the researcher is {'gone' if researcher is None else researcher.in_words()}"
         if words != said:
             console.print(f"{words}; waiting for it", highlight=False)
             said = words

@@ -25,7 +25,7 @@ def main() -> int:
     if seen is None:
         print(f"no {'checker' if checks else 'trainer'} has shown itself in Redis lately")
         return 1
-    print(f"{seen.worker}: {seen.phase}")
+    print(f"{seen.worker}: {seen.status}")
     return 0
 
 

@@ -16,8 +16,6 @@ from services.redis.server import running_server
 from trainer.jobs import RedisClient, connect
 
 ANSWER_WITHIN_S = 15
-# How what a researcher's container says begins once its researcher has ended for good.
-ENDED, REFUSED = "ended", "refused"
 
 
 class DoorError(Exception):
@@ -42,10 +40,10 @@ def open_bus(state: State) -> RedisClient:
 def is_running(state: State) -> bool:
     """True when a researcher is at work on this state."""
     try:
-        doing = open_bus(state).doing("researcher")
+        status = open_bus(state).doing("researcher")
     except (DoorError, redis.RedisError):
         return False
-    return doing is not None and not doing.startswith((ENDED, REFUSED))
+    return status is not None and not status.is_over
 
 
 def ask_and_wait(state: State, kind: str, body: str) -> str:
@@ -53,11 +51,11 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
     if not os.environ.get("REDIS_URL"):  # with it, the run may be on another machine
         state.require_night()
     bus = open_bus(state)
-    doing = bus.doing("researcher")
-    if doing is None:
+    status = bus.doing("researcher")
+    if status is None:
         raise DoorError("no researcher is at work; start the run with `overnight run`")
-    if doing.startswith((ENDED, REFUSED)):
-        raise DoorError(f"no researcher is at work ({doing}); start it with `scripts/up`")
+    if status.is_over:
+        raise DoorError(f"no researcher is at work ({status}); start it with `scripts/up`")
     request = send(bus, kind, body)
     said = wait_reply(bus, request, ANSWER_WITHIN_S)
     if said is not None:

@@ -12,17 +12,19 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import redis
 from rich.console import Console
 from rich.live import Live
 
 from researcher.errors import JournalError
+from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
-from researcher.report.stall_alarm import alarm
-from researcher.report.view import LiveStatus, Row, RunReport, build_report, notes, now
+from researcher.report.results_table import cell
+from researcher.report.snapshot import Report, snapshot, without_journal
+from researcher.report.view import Row
 from services.machine.state import State
-from services.views.client import ENDED, REFUSED, open_bus
+from services.views.client import open_bus
 from services.views.render import Scene, draw
+from trainer.jobs import Profile, RedisClient, Status, StatusKind
 
 OVER, LEFT, WAS_REFUSED = 0, 130, 3
 REFRESH_S = 1.0
@@ -51,6 +53,17 @@ class OpenJournal:
             self.close()
             raise
 
+    def report(self, bus: RedisClient, profile: Profile | None) -> Report:
+        """Return the state of the run now. There may be no journal yet, and no profile either, or no Redis for a
+        moment; the report says so."""
+        if profile is None or not (self._folder / JOURNAL_FILE).exists():
+            return without_journal(bus)
+        try:
+            with self.look() as history:
+                return snapshot(history, bus, profile, time.time())
+        except JournalError as error:
+            return without_journal(bus, unreadable=str(error))
+
     def close(self) -> None:
         """Close the file, if it is open."""
         if self._history is not None:
@@ -70,39 +83,30 @@ def follow_night(state: State, console: Console, rest: Callable[[], None] = lamb
         except KeyboardInterrupt:
             return LEFT
     console.print(draw(replace(last, foot="")))
-    return WAS_REFUSED if last.now is not None and last.now.doing.startswith(REFUSED) else OVER
+    status = _status(last)
+    return WAS_REFUSED if status is not None and status.kind is StatusKind.REFUSED else OVER
 
 
 def _scenes(state: State, journal: OpenJournal, rest: Callable[[], None]) -> Iterator[Scene]:
     while True:
         scene = _see(state, journal)
         yield scene
-        if scene.now is not None and scene.now.doing.startswith((ENDED, REFUSED)):
+        status = _status(scene)
+        if status is not None and status.is_over:
             return
         rest()
 
 
+def _status(scene: Scene) -> Status | None:
+    return None if scene.report.live is None else scene.report.live.status
+
+
 def _see(state: State, journal: OpenJournal) -> Scene:
-    shown: RunReport | None = None
-    worry: str | None = None
-    bus = open_bus(state)
-    try:
-        doing = LiveStatus(bus.doing("researcher") or "the researcher starts", None, None, notes=notes(bus))
+    with closing(open_bus(state).connection) as connection:
         choices = state.choices()
-        if choices is not None:
-            with journal.look() as history:
-                shown = build_report(history, choices.trial_profile())
-                doing = now(history, bus)
-                if shown is not None:
-                    worry = alarm(shown.run, history.trials(), choices.trial_profile().budget, doing, time.time())
-    except JournalError as error:  # not begun yet, mostly
-        doing = replace(doing, doing=str(error))
-    except redis.RedisError as error:
-        doing = LiveStatus(f"Redis does not answer: {error}", None, None)
-    finally:
-        bus.connection.close()
-    elapsed_s = 0.0 if shown is None else time.time() - shown.run.created_at
-    return Scene(shown, doing, None, elapsed_s, FOOT, worry)
+        report = journal.report(RedisClient(connection), None if choices is None else choices.trial_profile())
+    elapsed_s = 0.0 if report.run_report is None else time.time() - report.run_report.run.created_at
+    return Scene(report, None, elapsed_s, FOOT)
 
 
 def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:
@@ -115,12 +119,13 @@ def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:
 def _as_lines(scenes: Iterator[Scene], console: Console) -> Scene:
     told: set[int] | None = None
     for scene in scenes:
-        if scene.report is None:
+        run_report = scene.report.run_report
+        if run_report is None:
             continue
-        decided = [row for row in scene.report.rows if row.experiment.decision is not None]
+        decided = [row for row in run_report.rows if row.experiment.decision is not None]
         if told is None:
             told = {row.experiment.number for row in decided}
-            console.print(f"following run {scene.report.run.tag}; {len(told)} decided before")
+            console.print(f"following run {run_report.run.tag}; {len(told)} decided before")
         for row in decided:
             if row.experiment.number not in told:
                 told.add(row.experiment.number)
@@ -130,6 +135,5 @@ def _as_lines(scenes: Iterator[Scene], console: Console) -> Scene:
 
 def line(row: Row) -> str:
     """One decision: number, status, score, title, reason."""
-    item = row.experiment
-    score = "no score" if item.score is None else f"{item.score:.6f}"
-    return f"{item.number}  {row.status}  {score}  {item.title}: {item.reason or ''}"
+    score = cell(row, "val_bpb", ".6f", none="no score")
+    return f"{row.experiment.number}  {row.status}  {score}  {row.experiment.title}: {cell(row, 'reason', none='')}"

@@ -8,19 +8,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from researcher.errors import JournalError
 from researcher.files import write_whole
-from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
 from researcher.report.picture import draw as draw_picture
-from researcher.report.proposer_stats import rates_of
-from researcher.report.stall_alarm import alarm
-from researcher.report.view import LiveStatus, RunReport, build_report, now, tally_text
+from researcher.report.snapshot import snapshot
+from researcher.report.view import RunReport, tally_text
 from researcher.repository.publishing import UserRepository
 from services.machine.state import State
 from services.machine.supervisor import ChildStatus
@@ -54,39 +50,39 @@ class Watched:
     poll: Callable[[], list[ChildStatus]]
 
 
-def watch(report: Watched, console: Console) -> int:
+def watch(watched: Watched, console: Console) -> int:
     """Show the run until a process has its last word, and return its exit code; 130 after Ctrl-C."""
     try:
-        code = _on_terminal(report, console) if console.is_terminal else _as_lines(report, console)
+        code = _on_terminal(watched, console) if console.is_terminal else _as_lines(watched, console)
     except KeyboardInterrupt:
         console.print("stopping; the running trial is measured again at the next start")
         return 130
     return code
 
 
-def _on_terminal(report: Watched, console: Console) -> int:
+def _on_terminal(watched: Watched, console: Console) -> int:
     began = time.monotonic()
     with (
-        closing(OpenJournal(report.state.journal)) as journal,
+        closing(OpenJournal(watched.state.journal)) as journal,
         Live(console=console, refresh_per_second=4, transient=True) as live,
     ):
         while True:
-            statuses = report.poll()
+            statuses = watched.poll()
             if (last := _last_word(statuses)) is not None:
                 break
-            live.update(draw(_scene(report, journal, statuses, time.monotonic() - began)))
+            live.update(draw(_scene(watched, journal, statuses, time.monotonic() - began)))
             time.sleep(REFRESH_S)
-    return _explained(last, report, console)
+    return _explained(last, watched, console)
 
 
-def _as_lines(report: Watched, console: Console) -> int:
+def _as_lines(watched: Watched, console: Console) -> int:
     """For a pipe or a log: the researcher's own lines, one an event."""
-    tail = Tail(report.state.logs / f"{RESEARCHER}.log")
-    while (last := _last_word(report.poll())) is None:
+    tail = Tail(watched.state.logs / f"{RESEARCHER}.log")
+    while (last := _last_word(watched.poll())) is None:
         tail.print_new(console)
         time.sleep(REFRESH_S)
     tail.print_new(console)
-    return _explained(last, report, console)
+    return _explained(last, watched, console)
 
 
 def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
@@ -94,10 +90,10 @@ def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
     return next((each for each in statuses if each.pid is None and each.next_try_s is None), None)
 
 
-def _explained(last: ChildStatus, report: Watched, console: Console) -> int:
+def _explained(last: ChildStatus, watched: Watched, console: Console) -> int:
     code = last.last_exit or 0
     if code:
-        log = report.state.logs / f"{last.name}.log"
+        log = watched.state.logs / f"{last.name}.log"
         lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         ended = (f"the {last.name} {last.in_words()}", "bold red")
         console.print(Text.assemble(ended, f"; the end of {log}:"), soft_wrap=True)
@@ -105,24 +101,10 @@ def _explained(last: ChildStatus, report: Watched, console: Console) -> int:
     return code
 
 
-def _scene(report: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
-    shown: RunReport | None = None
-    doing: LiveStatus | None = None
-    worry: str | None = None
-    try:
-        with journal.look() as history:
-            shown = build_report(history, report.profile)
-            doing = now(history, report.bus)
-            if shown is not None:
-                worry = alarm(shown.run, history.trials(), report.profile.budget, doing, time.time())
-    except JournalError as error:
-        begun = (report.state.journal / JOURNAL_FILE).exists()
-        doing = LiveStatus(str(error) if begun else "the researcher starts", None, None)
-    except redis.RedisError as error:
-        doing = LiveStatus(f"Redis does not answer: {error}", None, None)
+def _scene(watched: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
     services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
     foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
-    return Scene(shown, doing, report.goal, elapsed_s, foot, worry)
+    return Scene(journal.report(watched.bus, watched.profile), watched.goal, elapsed_s, foot)
 
 
 class Tail:
@@ -149,7 +131,8 @@ def summary(
     history: JournalReader, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
 ) -> None:
     """What came of the run, with the picture written beside results.tsv; `user` is where results were pushed to."""
-    report = build_report(history, profile)
+    found = snapshot(history, None, profile, time.time())
+    report = found.run_report
     if report is None:
         console.print("no run was started; see the logs above")
         return
@@ -169,8 +152,8 @@ def summary(
         if check.verdict is not None:
             console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(report, check)}")
     console.print(f"cost      {cost_text(report)}")
-    if rates := rates_of(report.run, report.rows, history.scores()):
-        console.print(proposers_table(rates))
+    if found.rates:
+        console.print(proposers_table(found.rates))
     if kept:
         console.print(experiments_table(kept))
     console.print(f"table     {subject / 'results.tsv'}")

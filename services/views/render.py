@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,53 +16,52 @@ from researcher.decision.heldout import HeldOutGain
 from researcher.journal.records import Confirmation, Verdict
 from researcher.proposers.escalation import spent
 from researcher.report.proposer_stats import Rates
+from researcher.report.results_table import NO_NUMBER, cell
+from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus, Row, RunReport, tally_text, waiting
+from trainer.jobs import Status, StatusKind
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
 LABELS = {"llm": "LLM", "checker": "checks", "subject": "git"}
-NO_NUMBER = "—"
-NOT_RUNNING = "not running; `overnight run` goes on with it"
+AT_REST = "not running; `overnight run` goes on with it"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the view shows. `run` is None until the run has started; `foot` is its last line."""
+    """What the view shows: a report, the number of experiments to reach, if any, and `foot` as the last line."""
 
-    report: RunReport | None
-    now: LiveStatus | None
+    report: Report
     goal: int | None
     elapsed_s: float
     foot: str
-    alarm: str | None = None
 
 
 def draw(scene: Scene) -> RenderableType:
     """One screen."""
-    title = "Overnight" if scene.report is None else f"Overnight {scene.report.run.tag} · {scene.report.run.profile}"
-    parts: list[RenderableType] = [Text(f"ALARM {scene.alarm}", style="bold red")] if scene.alarm else []
-    parts.append(_now(scene))
-    if scene.report is not None:
-        parts += [_standing(scene.report), _counts(scene), _last(scene.report), *_requests(scene.report)]
-    for who, words in scene.now.notes.items() if scene.now is not None else ():
-        parts.append(Text(f"{LABELS[who]:<4} {words}", style="yellow"))
-    if scene.now is not None and scene.now.trainer is not None and scene.now.trainer.no_user is not None:
-        why = scene.now.trainer.no_user.partition(". Next: ")[0]
-        parts.append(Text(f"user candidates run as root, without its rights: {why}", style="yellow"))
-    if scene.now is not None and scene.now.foreign:
-        parts.append(Text(f"jobs {scene.now.foreign}", style="yellow"))
+    report, run_report = scene.report, scene.report.run_report
+    title = "Overnight" if run_report is None else f"Overnight {run_report.run.tag} · {run_report.run.profile}"
+    parts: list[RenderableType] = [Text(f"ALARM {report.alarm}", style="bold red")] if report.alarm else []
+    parts.append(_now(report))
+    if report.unreadable is not None:
+        parts.append(Text(report.unreadable, style="yellow"))
+    if run_report is not None:
+        counts = _counts(run_report, scene.goal)
+        parts += [_standing(run_report), counts, _last(run_report), *_requests(run_report)]
+    if report.live is not None:
+        parts += [Text(line, style="yellow") for line in _notes(report.live)]
     if scene.foot:
         parts.append(Text(scene.foot, style="dim"))
     return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")
 
 
-def _now(scene: Scene) -> RenderableType:
+def _now(report: Report) -> RenderableType:
     line = Table.grid(padding=(0, 1))
-    now = scene.now
-    if now is None or now.trial is None or scene.report is None:
-        line.add_row(Text("now ", style="bold"), Text(now.doing if now else _at_rest(scene.report)))
+    now, run_report = report.live, report.run_report
+    if now is None or now.trial is None or run_report is None:
+        line.add_row(Text("now ", style="bold"), Text(now.doing if now else _at_rest(run_report)))
         return line
-    running = next((row for row in reversed(scene.report.rows) if row.status in ("committed", "measuring")), None)
+    running = next((row for row in reversed(run_report.rows) if row.status in ("committed", "measuring")), None)
     name = running.experiment.title if running else now.trial
     progress = now.progress
     figures = [progress.phase if progress else "queued"]
@@ -79,8 +78,20 @@ def _now(scene: Scene) -> RenderableType:
     return line
 
 
+def _notes(live: LiveStatus) -> Iterator[str]:
+    """What is said beside the run: of those that it can do without, of candidates that run as root, of foreign jobs."""
+    for who, words in live.notes.items():
+        yield f"{LABELS[who]:<4} {words}"
+    if live.trainer is not None and live.trainer.no_user is not None:
+        why = live.trainer.no_user.partition(". Next: ")[0]
+        yield f"user candidates run as root, without its rights: {why}"
+    if live.foreign:
+        yield f"jobs {live.foreign}"
+
+
 def _at_rest(report: RunReport | None) -> str:
-    return NOT_RUNNING if report is None or report.run.ended is None else f"ended: {report.run.ended}"
+    ended = None if report is None else report.run.ended
+    return AT_REST if ended is None else str(Status(StatusKind.ENDED, ended))
 
 
 def _standing(report: RunReport) -> Text:
@@ -141,16 +152,14 @@ def claimed_text(report: RunReport, check: Confirmation) -> str:
     return f"{held_out}; unseen {check.unseen_gain:+.6f}"
 
 
-def _counts(scene: Scene) -> Text:
-    report = scene.report
-    assert report is not None
-    goal = "" if scene.goal is None else f" of {scene.goal}"
-    text = Text(f"measured  {report.measured}{goal}: ")
+def _counts(report: RunReport, goal: int | None) -> Text:
+    of_goal = "" if goal is None else f" of {goal}"
+    text = Text(f"measured  {report.measured}{of_goal}: ")
     text.append(tally_text(report))
     if report.seconds_each is not None:
         text.append(f" · {report.seconds_each:.0f} s each")
-        if scene.goal is not None and scene.goal > report.measured:
-            text.append(f", about {clock_text((scene.goal - report.measured) * report.seconds_each)} to go")
+        if goal is not None and goal > report.measured:
+            text.append(f", about {clock_text((goal - report.measured) * report.seconds_each)} to go")
     text.append(f"\ncost      {cost_text(report)}")
     if report.paid:
         text.append(f"\nstronger  {paid_text(report)}")
@@ -194,15 +203,14 @@ def experiments_table(rows: list[Row]) -> Table:
     table.add_column("what", ratio=2, no_wrap=True, overflow="ellipsis")
     table.add_column("why", ratio=3, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        item = row.experiment
-        mark = " ✓" if row.confirmed and not item.is_baseline else " ↩" if row.rolled_back else ""
+        mark = " ✓" if row.confirmed and not row.experiment.is_baseline else " ↩" if row.rolled_back else ""
         table.add_row(
-            str(item.number),
-            row.status + mark,
-            _number(item.score),
-            str(item.proposer or ""),
-            item.title,
-            row.note if row.rolled_back else item.reason or "",
+            cell(row, "number"),
+            cell(row, "status") + mark,
+            cell(row, "val_bpb", ".6f"),
+            cell(row, "proposer", none=""),
+            cell(row, "title"),
+            cell(row, "note" if row.rolled_back else "reason", none=""),
             style=STYLES.get(row.status, ""),
         )
     return table

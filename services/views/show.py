@@ -5,33 +5,29 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-import redis
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from researcher.decision.heldout import HeldOutGain
 from researcher.decision.machine_speed import told
 from researcher.errors import ResearcherError
 from researcher.files import write_whole
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Confirmation, Experiment, PaidCall
+from researcher.journal.records import Experiment, PaidCall
 from researcher.proposers.escalation import belongs_to
-from researcher.report.proposer_stats import Rates, proposers_text, rates_of
+from researcher.report.proposer_stats import proposers_text
 from researcher.report.results_table import ResultsTable
-from researcher.report.stall_alarm import alarm
-from researcher.report.view import LiveStatus, Row, RunReport, build_report, now
+from researcher.report.snapshot import Report, snapshot
+from researcher.report.view import RunReport
 from researcher.repository.repository import EDITABLE, Workspace
 from services.machine.state import State
 from services.machine.subject import repository_of
 from services.views.client import DoorError, open_bus
 from services.views.render import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text, proposers_table
-from trainer.jobs import TrialResult
+from trainer.jobs import RedisClient, TrialResult
 
 BUNDLE = "subject.bundle"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -44,26 +40,23 @@ class NothingToShow(ResearcherError):
 def show_status(state: State, console: Console, *, as_json: bool) -> None:
     """How the run stands; what is going on right now only if it answers."""
     with _history(state) as history:
-        report = _night(history, state)
-        seen = _seen(state, history)
-        budget = state.require_night().trial_profile().budget
-        worry = alarm(report.run, history.trials(), budget, seen, time.time())
-        rates = rates_of(report.run, report.rows, history.scores())
+        report = _snapshot(history, state, _bus(state))
+    age_s = _age_s(_begun(report))
     if as_json:
-        print(json.dumps(_status_json(report, seen, worry, rates)))
+        print(json.dumps(report.to_json()))
         return
-    console.print(draw(Scene(report, seen, None, age_s(report), "", worry)))
-    if rates:
-        console.print(proposers_table(rates))
+    console.print(draw(Scene(report, None, age_s, "")))
+    if report.rates:
+        console.print(proposers_table(report.rates))
 
 
 def show_log(state: State, number: int | None, console: Console) -> None:
     """All experiments in a table, or everything about one."""
     with _history(state) as history:
         if number is None:
-            console.print(experiments_table(list(_night(history, state).rows)))
+            console.print(experiments_table(list(_begun(_snapshot(history, state)).rows)))
         else:
-            _tell(history, _night(history, state), history.numbered(number), state, console)
+            _tell(history, _begun(_snapshot(history, state)), history.numbered(number), state, console)
 
 
 def show_diff(state: State, number: int, console: Console) -> None:
@@ -79,7 +72,7 @@ def show_diff(state: State, number: int, console: Console) -> None:
 def show_best(state: State, console: Console, *, source: bool) -> None:
     """The best state so far against the baseline, or its train.py and nothing else."""
     with _history(state) as history:
-        report = _night(history, state)
+        report = _begun(_snapshot(history, state))
         head = report.incumbent
         if head is None:
             raise NothingToShow("the baseline is not measured yet")
@@ -103,18 +96,18 @@ def export(state: State, to: Path, console: Console) -> None:
     from researcher.report.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
 
     with _history(state) as history:
-        report = _night(history, state)
+        report = _snapshot(history, state)
+        run_report = _begun(report)
         to.mkdir(parents=True, exist_ok=True)
         write_whole(to / "results.tsv", ResultsTable(history).text().encode())
-        write_whole(to / "results.json", json.dumps([_row_json(report, row) for row in report.rows], indent=1).encode())
-        rates = rates_of(report.run, report.rows, history.scores())
-        write_whole(to / "proposers.tsv", proposers_text(rates).encode())
-        write_whole(to / "progress.png", draw_picture(report))
-        if report.run.incumbent is not None:
-            write_whole(to / EDITABLE, history.source(report.run.incumbent).encode())
+        write_whole(to / "results.json", json.dumps(report.rows_json(), indent=1).encode())
+        write_whole(to / "proposers.tsv", proposers_text(report.rates).encode())
+        write_whole(to / "progress.png", draw_picture(run_report))
+        if run_report.run.incumbent is not None:
+            write_whole(to / EDITABLE, history.source(run_report.run.incumbent).encode())
     workspace = Workspace(repository_of(state))
     try:
-        workspace.bundle(report.run.branch, to / BUNDLE)
+        workspace.bundle(run_report.run.branch, to / BUNDLE)
     finally:
         workspace.close()
     console.print(f"written to {to.resolve()}", soft_wrap=True)
@@ -125,25 +118,25 @@ def _history(state: State) -> JournalReader:
     return JournalReader(state.journal)
 
 
-def _seen(state: State, history: JournalReader) -> LiveStatus | None:
-    """What is going on; None where nobody can be asked."""
+def _bus(state: State) -> RedisClient | None:
+    """The run's Redis; None where nobody can be asked."""
     try:
-        return now(history, open_bus(state))
+        return open_bus(state)
     except DoorError:
         return None
-    except redis.RedisError as error:
-        silent = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
-        return LiveStatus(silent, None, None, at_work=False)
 
 
-def _night(history: JournalReader, state: State) -> RunReport:
-    report = build_report(history, state.require_night().trial_profile())
-    if report is None:
+def _snapshot(history: JournalReader, state: State, bus: RedisClient | None = None) -> Report:
+    return snapshot(history, bus, state.require_night().trial_profile(), time.time())
+
+
+def _begun(report: Report) -> RunReport:
+    if report.run_report is None:
         raise NothingToShow("no run has started yet")
-    return report
+    return report.run_report
 
 
-def age_s(report: RunReport) -> float:
+def _age_s(report: RunReport) -> float:
     """Seconds from the run's start to the last thing that happened to an experiment."""
     last = report.rows[-1].experiment
     return (last.decided_at or last.proposed_at) - report.run.created_at
@@ -176,7 +169,7 @@ def _tell(history: JournalReader, report: RunReport, experiment: Experiment, sta
     if (compared := report.heldout.keeps.get(experiment.id)) is not None:
         gains = f"gain {compared.heldout_gain:+.6f} where it is {compared.val_gain:+.6f} on val"
         console.print(f"held out  {gains}; {gap_text(compared)}")
-    for check in _claims_of(report, experiment):
+    for check in report.decided_confirmations(experiment):
         console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(report, check)}")
     if experiment.cost is not None:
         cost = experiment.cost
@@ -216,57 +209,3 @@ def closer_look(result: TrialResult) -> str | None:
         return None
     found = f"a look-ahead worth {caught:.2g} nats a token shows 99 times in 100"
     return f"{trust.probe}: {trust.probe_rows} with another future, {found}"
-
-
-def _claims_of(report: RunReport, experiment: Experiment) -> list[Confirmation]:
-    """Checks of it that have come to something."""
-    return [check for check in report.confirmations if check.head == experiment.id and check.verdict is not None]
-
-
-def _status_json(
-    report: RunReport, seen: LiveStatus | None, worry: str | None, rates: Sequence[Rates]
-) -> dict[str, object]:
-    return {
-        "gain": _gain_json(report),
-        "tally": report.tally,
-        "proposers": [each.figures() for each in rates],
-        "alarm": worry,
-        "notes": {} if seen is None else dict(seen.notes),
-        "rows": [_row_json(report, row) for row in report.rows],
-    }
-
-
-def _gain_json(report: RunReport) -> dict[str, object] | None:
-    return None if report.gain is None else asdict(report.gain) | {"confirmed_heldout": report.heldout.confirmed}
-
-
-def _row_json(report: RunReport, row: Row) -> dict[str, object]:
-    item = row.experiment
-    keep = report.heldout.keeps.get(item.id)
-    claims = [(check, report.heldout.claims.get(check.id)) for check in _claims_of(report, item)]
-    return {
-        "number": item.number,
-        "status": row.status,
-        "confirmed": row.confirmed,
-        "rolled_back": row.rolled_back,
-        "outcome": item.outcome,
-        "note": row.note,
-        "val_bpb": item.score,
-        "memory_gb": row.memory_gb,
-        "commit": item.commit_sha,
-        "proposer": item.proposer,
-        "title": item.title,
-        "hypothesis": item.hypothesis,
-        "reason": item.reason,
-        "seconds": row.took_s,
-        "heldout": None if keep is None else asdict(keep) | _gains_json(keep),
-        "claims": [
-            {"verdict": check.verdict, "gain": check.gain, "unseen_gain": check.unseen_gain}
-            | (_gains_json(compared) if compared is not None else {})
-            for check, compared in claims
-        ],
-    }
-
-
-def _gains_json(compared: HeldOutGain) -> dict[str, object]:
-    return {"val_gain": compared.val_gain, "heldout_gain": compared.heldout_gain}

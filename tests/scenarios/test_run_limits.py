@@ -20,7 +20,7 @@ from researcher.source.proposal import Proposer
 from tests.doubles.ollama_faults import SpillingServer
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.scripted_run import ScriptedRun
-from trainer.jobs import Kind, Outcome, profile_named
+from trainer.jobs import Kind, Outcome, Status, profile_named
 
 TRIAL_S = 0.01  # of a scripted trial
 TEN_TRIALS_H = 10 * TRIAL_S / 3600
@@ -150,7 +150,7 @@ def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: 
 
     assert (ollama.calls, ollama.looks) == ([], 0)
     assert night.output().count("no LLM, as LLM=none asks; the optimiser proposes alone") == 1
-    assert (night.bus.doing("llm") or "").startswith("none, as LLM=none asks")
+    assert str(night.bus.doing("llm")).startswith("none, as LLM=none asks")
 
 
 def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedRun) -> None:
@@ -180,7 +180,7 @@ def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(night: Scri
         assert night.start_researcher(PROFILE="24gb", **settings).wait(90) == 0, night.output()
 
     words = "small does not fit beside the trainer: 3.0 of 9.0 GiB on the CPU; set MODEL or NUM_CTX smaller"
-    assert night.bus.doing("llm") == f"none: {words}; the optimiser goes on"
+    assert night.bus.doing("llm") == Status.working(f"none: {words}; the optimiser goes on")
     assert night.output().count(words) == 1, "said once, not with every experiment"
     assert ollama.asked == []
     assert [body["options"]["num_gpu"] for path, body in ollama.calls if "options" in body] == [999, 999]

@@ -15,10 +15,11 @@ import pytest
 from researcher.journal.reader import JournalReader
 from services.machine.state import State
 from services.trainer import start as trainer_start
-from services.views.client import ENDED, REFUSED, DoorError, ask_and_wait
+from services.views.client import DoorError, ask_and_wait
 from tests import ROOT
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
+from trainer.jobs import StatusKind
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
 TEN_S = 10
@@ -78,7 +79,7 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
 ) -> None:
     state = emptied(night)
     container = night.start_container()
-    wait_for(lambda: "waiting for the trainer" in (night.bus.doing("researcher") or ""), TEN_S)
+    wait_for(lambda: "waiting for the trainer" in str(night.bus.doing("researcher")), TEN_S)
 
     Heartbeat(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
 
@@ -122,8 +123,8 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
 
     second = night.start_container()
 
-    wait_for(lambda: (night.bus.doing("researcher") or "").startswith(REFUSED), TEN_S)
-    assert "begun with profile 12gb, and the GPU found now is a 24gb" in (night.bus.doing("researcher") or "")
+    wait_for(lambda: kind_of(night) is StatusKind.REFUSED, TEN_S)
+    assert "begun with profile 12gb, and the GPU found now is a 24gb" in str(night.bus.doing("researcher"))
     assert "PROFILE=12gb" in night.output()
     assert second.poll() is None
     assert health(night, State(night.journal.parent)) == 1
@@ -138,7 +139,7 @@ def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
     state = State(night.journal.parent)
     container = night.start_container(PROFILE="cpu", EXPERIMENTS=1)
 
-    wait_for(lambda: (night.bus.doing("researcher") or "").startswith(ENDED), 60)
+    wait_for(lambda: kind_of(night) is StatusKind.ENDED, 60)
 
     assert container.poll() is None
     assert health(night, state) == 0
@@ -162,6 +163,11 @@ def emptied(night: ScriptedRun) -> State:
     subprocess.run(["rm", "-rf", str(night.subject)], check=True)
     night.subject.mkdir()
     return state
+
+
+def kind_of(night: ScriptedRun) -> StatusKind | None:
+    status = night.bus.doing("researcher")
+    return None if status is None else status.kind
 
 
 def health(night: ScriptedRun, state: State) -> int:

@@ -3,12 +3,23 @@
 `TrialSpec` goes out and `TrialResult` comes back, both as JSON through RQ on Redis; a `Profile` says what kind of
 trial a GPU can carry. Importing this costs neither torch nor a connection.
 
-`spec`, `result`, `check` and `profile` are what is sent; `bus` connects, `queue`, `closed` and `bounded` make RQ safe
-against what other clients write, and `redaction` takes secrets out of text.
+`spec`, `result`, `check` and `profile` are what is sent; `bus` connects, and holds each process's status; `queue`,
+`closed` and `bounded` make RQ safe against what other clients write, and `redaction` takes secrets out of text.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
-from trainer.jobs.bus import HELD, REQUESTS, RUN_TRIAL, TRIALS, BusError, Progress, RedisClient, WorkerStatus, connect
+from trainer.jobs.bus import (
+    REQUESTS,
+    RUN_TRIAL,
+    TRIALS,
+    BusError,
+    Progress,
+    RedisClient,
+    Status,
+    StatusKind,
+    WorkerStatus,
+    connect,
+)
 from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, Verdict
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
@@ -40,7 +51,6 @@ from trainer.jobs.spec import (
 __all__ = [
     "CHECKER",
     "CHECKS",
-    "HELD",
     "JUMP_SHARE",
     "PROFILES",
     "REQUESTS",
@@ -69,6 +79,8 @@ __all__ = [
     "ProfileError",
     "Progress",
     "RedisClient",
+    "Status",
+    "StatusKind",
     "Timing",
     "TrialLog",
     "TrialResult",

@@ -1,4 +1,5 @@
-"""Redis as both sides use it: the connection that waits out a restart, the names of queues and keys, live progress.
+"""Redis as both sides use it: the connection that waits out a restart, the names of queues and keys, and live values:
+the status of a process, the progress of a trial.
 
 RQ carries work; what stands here under `overnight:` is a projection with a time to live and may vanish at any time.
 """
@@ -6,8 +7,11 @@ RQ carries work; what stands here under `overnight:` is a projection with a time
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from enum import StrEnum
+from typing import Any, Self, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -22,7 +26,6 @@ TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "run_trial"
 TRAINER = "overnight:trainer"
-HELD = "held"  # how what somebody says begins while its surroundings do not let it work
 PROGRESS_TTL_S = 120
 DOING_TTL_S = 30
 _PATIENT_TRIES = 300
@@ -57,6 +60,62 @@ def connect(url: str, *, password: str | None = None, patient: bool = True, trie
     )
 
 
+class StatusKind(StrEnum):
+    """What a process can do: it works, an outage holds it until it is over, its run has ended, or it refuses to run."""
+
+    WORKING = "working"
+    HELD = "held"
+    ENDED = "ended"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a process says of itself. Code asks the kind; the message is for people."""
+
+    kind: StatusKind
+    message: str
+
+    @classmethod
+    def working(cls, message: str) -> Self:
+        """The status of a process that does what the message says."""
+        return cls(StatusKind.WORKING, message)
+
+    @property
+    def is_over(self) -> bool:
+        """True when the process does nothing more until somebody starts it again."""
+        return self.kind in (StatusKind.ENDED, StatusKind.REFUSED)
+
+    def __str__(self) -> str:
+        """Return the words for people: the message, after the kind of a process that does not work."""
+        if self.kind is StatusKind.WORKING:
+            return self.message
+        return f"{self.kind}: {self.message}" if self.message else str(self.kind)
+
+    def to_json(self) -> str:
+        """Return the text that is stored in Redis."""
+        return json.dumps({"kind": self.kind, "message": self.message})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote. Other text, as older versions wrote, is the message of a process that works."""
+        try:
+            values = json.loads(text)
+            return cls(StatusKind(values["kind"]), str(values["message"]))
+        except (ValueError, TypeError, KeyError):
+            return cls.working(text)
+
+    def to_fields(self) -> dict[str, str]:
+        """Return the two fields of a worker's hash in Redis."""
+        return {"kind": self.kind.value, "phase": self.message}
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, str]) -> Self:
+        """Read what `to_fields` wrote. A worker without a known kind, as older versions showed, works."""
+        known = {kind.value: kind for kind in StatusKind}
+        return cls(known.get(values.get("kind", ""), StatusKind.WORKING), values["phase"])
+
+
 @dataclass(frozen=True)
 class Progress:
     """What the running trial is doing now. `progress` is 0..1 of the budget, `phase` one of
@@ -77,7 +136,7 @@ class WorkerStatus:
     """
 
     worker: str
-    phase: str
+    status: Status
     profile: str | None
     vram_cap_mib: int | None
     refused: int = 0
@@ -139,17 +198,18 @@ class RedisClient:
         cap = values.get("vram_cap_mib")
         cap_mib = None if cap is None else int(cap)
         refused, no_user = int(values.get("refused", 0)), values.get("no_user")
-        return WorkerStatus(values["worker"], values["phase"], values.get("profile"), cap_mib, refused, no_user)
+        status = Status.from_fields(values)
+        return WorkerStatus(values["worker"], status, values.get("profile"), cap_mib, refused, no_user)
 
-    def say(self, who: str, doing: str) -> None:
-        """Publish what a service is doing, for whoever watches; it fades when the service falls silent."""
+    def say(self, who: str, status: Status) -> None:
+        """Publish the status of a service, for whoever watches; it fades when the service falls silent."""
         with contextlib.suppress(redis.RedisError):
-            self.connection.set(f"overnight:doing:{who}", doing, ex=DOING_TTL_S)
+            self.connection.set(f"overnight:doing:{who}", status.to_json(), ex=DOING_TTL_S)
 
-    def doing(self, who: str) -> str | None:
-        """What a service last said it is doing, or None when it is silent."""
+    def doing(self, who: str) -> Status | None:
+        """Return the status that a service published last, or None when it is silent."""
         said = self.connection.get(f"overnight:doing:{who}")
-        return None if said is None else _text(said)
+        return None if said is None else Status.from_json(_text(said))
 
     def _hash(self, key: str) -> dict[str, str]:
         return {_text(name): _text(value) for name, value in self.connection.hgetall(key).items()}
@@ -160,4 +220,4 @@ def _progress_key(trial: str) -> str:
 
 
 def _text(raw: bytes | str) -> str:
-    return raw.decode() if isinstance(raw, bytes) else raw
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw

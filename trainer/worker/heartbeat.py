@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import redis
 
-from trainer.jobs import Progress, RedisClient
+from trainer.jobs import Progress, RedisClient, Status
 from trainer.jobs.bus import TRAINER
 
 TOKENS = "overnight:trainer:token"
-IDLE = "idle"
+IDLE = Status.working("idle")
 TTL_S = 60
 _EVERY_S = 0.5
 
@@ -47,10 +47,9 @@ class Heartbeat:
             return int(self.connection.incr(TOKENS))
         return None
 
-    def show(self, phase: str, trial: str = "", token: int | None = None) -> None:
+    def show(self, status: Status, trial: str = "", token: int | None = None) -> None:
         """Say what this worker does now; it fades after TTL_S without another word."""
-        every = {
-            "phase": phase,
+        every = status.to_fields() | {
             "trial": trial,
             "pid": os.getpid(),
             "worker": self.worker,
@@ -98,10 +97,10 @@ class Publisher:
 
     def _publish(self) -> None:
         token = self._presence.next_token()
-        self._presence.show("starting", self._trial, token)
+        self._presence.show(Status.working("starting"), self._trial, token)
         while self._news.wait() and not self._over.is_set():
             self._news.clear()
             if (newest := self._newest) is not None:
-                self._presence.show(newest.phase, self._trial, token)
+                self._presence.show(Status.working(newest.phase), self._trial, token)
                 self._bus.publish_progress(self._trial, newest)
             self._over.wait(_EVERY_S)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.jobs import CheckResult, CheckSpec, Outcome, TrialResult, TrialSpec, Verdict, connect
+from trainer.jobs import CheckResult, CheckSpec, Outcome, Status, TrialResult, TrialSpec, Verdict, connect
 from trainer.jobs.bus import TRAINER
 from trainer.sandbox.guardian import kill_tree
 from trainer.sandbox.paths import WorkerConfig
@@ -24,7 +24,7 @@ from trainer.worker.heartbeat import Heartbeat, Publisher
 
 log = logging.getLogger(__name__)
 
-CHECKING = "checking"
+CHECKING = Status.working("checking")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue
+from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind
 from trainer.jobs.bus import TRAINER
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
@@ -94,7 +94,7 @@ class OneQueueWorker(Worker):
         self._single_host = single_host
         self._stopping_s: float | None = None
         self._said_full_s: float | None = None
-        self._phase = IDLE
+        self._status = IDLE
         self._parent = os.getpid()
         super().__init__(
             [duty.queue],
@@ -157,7 +157,7 @@ class OneQueueWorker(Worker):
     ) -> tuple[Job, Queue] | None:
         """Take a trial only where its result can be stored, a check where it can work."""
         disk_space.wait_for(self._places.disks, self._hold)
-        self._phase = IDLE
+        self._status = IDLE
         while not self._stop_requested:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
@@ -211,7 +211,7 @@ class OneQueueWorker(Worker):
                 self._wait_for_memory()
 
     def _hold(self, words: str) -> bool:
-        self._phase = f"{HELD}: {words}"
+        self._status = Status(StatusKind.HELD, words)
         self.heartbeat()
         return not self._stop_requested
 
@@ -236,7 +236,7 @@ class OneQueueWorker(Worker):
         except redis.OutOfMemoryError:
             return  # `_wait_for_memory` says it
         if not self.is_horse and not self.horse_pid:
-            self._presence.show(self._phase)
+            self._presence.show(self._status)
 
     def teardown(self) -> None:
         """Say goodbye, unless the server has no memory for that; then the lease of this worker ends."""

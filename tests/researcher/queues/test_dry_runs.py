@@ -23,7 +23,18 @@ from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
-from trainer.jobs import CHECKER, CHECKS, HELD, RUN_CHECK, CheckResult, CheckSpec, Outcome, Verdict, profile_named
+from trainer.jobs import (
+    CHECKER,
+    CHECKS,
+    RUN_CHECK,
+    CheckResult,
+    CheckSpec,
+    Outcome,
+    Status,
+    StatusKind,
+    Verdict,
+    profile_named,
+)
 
 FAILS = SUBJECT + "# check: fails: shape '[8, 3]' is invalid\n"
 UNKNOWN = SUBJECT + "# check: unknown: it reads values\n"
@@ -102,7 +113,8 @@ def test_without_a_checker_nothing_is_asked_and_it_is_said_once(night: ScriptedR
 
 
 def test_checker_that_is_held_is_not_waited_for(night: ScriptedRun) -> None:
-    night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": f"{HELD}: the disk is full"})
+    held = Status(StatusKind.HELD, "the disk is full")
+    night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", **held.to_fields()})
     said: list[str] = []
 
     asks(night, said).look_at(FAILS, SUBJECT, nothing)

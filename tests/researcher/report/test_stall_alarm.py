@@ -12,16 +12,19 @@ from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.report.stall_alarm import alarm, expected_s
 from researcher.report.view import LiveStatus
 from services.redis.server import RedisServer
-from trainer.jobs import Kind, Outcome, Progress, RedisClient, WorkerStatus, connect, profile_named
+from trainer.jobs import Kind, Outcome, Progress, RedisClient, Status, StatusKind, WorkerStatus, connect, profile_named
 
 BUDGET = profile_named("cpu").budget  # 15 s
 BEGAN = 1_000.0
 RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, 1, None, Prices(), created_at=BEGAN)
-TRAINER = WorkerStatus("worker", "timed", "cpu", None)
-WORKS = LiveStatus("trial t-3-t0-a0", "t-3-t0-a0", Progress("timed", 0.5, 7.0), TRAINER)
-WAITS = LiveStatus("trial t-3-t0-a0", "t-3-t0-a0", None, None)
-THINKS = LiveStatus("proposing", None, None, TRAINER)
-SILENT = LiveStatus("not running", None, None, None, at_work=False)
+TRAINER = WorkerStatus("worker", Status.working("timed"), "cpu", None)
+WORKS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", Progress("timed", 0.5, 7.0), TRAINER)
+WAITS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", None, None)
+THINKS = LiveStatus(Status.working("proposing"), None, None, TRAINER)
+SILENT = LiveStatus(None)
+HELD = LiveStatus(Status(StatusKind.HELD, "the disk is full"))
+HELD_TRAINER = replace(TRAINER, status=Status(StatusKind.HELD, "no room"))
+SPEAKS_OF_IT = LiveStatus(Status.working("held: says a message"))
 
 
 def trials(*ends: float) -> list[Trial]:
@@ -72,6 +75,9 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
             "no progress: the baseline fails; m",
         ),
         (replace(RUN, ended="8 of 8 experiments are measured"), EVERY_20_S, SILENT, 99_999, None),
+        (RUN, EVERY_20_S, HELD, 1241, "no progress: the researcher is held: the disk is full"),
+        (RUN, EVERY_20_S, replace(WORKS, trainer=HELD_TRAINER), 1241, "no progress: the trainer is held: no room"),
+        (RUN, EVERY_20_S, SPEAKS_OF_IT, 1299, None),
     ],
 )
 def test_status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be(
@@ -120,5 +126,5 @@ def test_an_alarm_is_said_beside_what_the_researcher_does_and_logged_once(
     voice.repeat()
     voice.repeat()
 
-    assert bus.doing(RESEARCHER) == "trial t-3-t0-a0; ALARM: no trial has ended"
+    assert bus.doing(RESEARCHER) == Status.working("trial t-3-t0-a0; ALARM: no trial has ended")
     assert [record.getMessage() for record in caplog.records] == ["ALARM: no trial has ended"]

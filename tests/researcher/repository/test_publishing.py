@@ -395,7 +395,7 @@ def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(own: Own, their
 
     StatusPublisher(night.bus, lambda: None, own.workspace.look).repeat()
 
-    assert BRANCH in (night.bus.doing(SAYS_SUBJECT) or "")
+    assert BRANCH in str(night.bus.doing(SAYS_SUBJECT))
 
 
 # A run that was begun when Overnight worked in the user's repository

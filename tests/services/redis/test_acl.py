@@ -42,6 +42,7 @@ from trainer.jobs import (
     CheckSpec,
     Outcome,
     RedisClient,
+    Status,
     TrialResult,
     TrialSpec,
     connect,
@@ -365,8 +366,8 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
     assert wait_reply(bus, bad, 1) == "refused: ValueError: broken"
     assert cancel(bus, late)
     for who in ("researcher", "llm"):
-        bus.say(who, "serving")
-        assert bus.doing(who) == "serving"
+        bus.say(who, Status.working("serving"))
+        assert bus.doing(who) == Status.working("serving")
     assert server.refusals() == []
 
 
@@ -388,7 +389,7 @@ def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(serve
 def test_overnight_asks_as_a_client_where_no_night_is(server: Guarded, tmp_path: Path) -> None:
     researcher = server.bus_of("researcher")
     desk = RequestWorker.open(researcher, receive)
-    researcher.say("researcher", "measuring")
+    researcher.say("researcher", Status.working("measuring"))
     door = {"REDIS_URL": server.url("client"), "REDIS_PASSWORD_FILE": str(server.password_file("client"))}
     argv = [sys.executable, "-m", "services.cli", "idea", "wider", "--state", str(tmp_path)]
 

@@ -19,14 +19,15 @@ from researcher.journal.database import JOURNAL_FILE, experiment_of
 from researcher.journal.records import Decision, Experiment
 from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.redis.server import RedisServer
-from services.views.client import ENDED, REFUSED, DoorError
+from services.views.client import DoorError
 from services.views.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
 from services.views.follow import _see as see
 from tests.fixtures.journal_story import Story
 from tests.fixtures.servers import open_server
-from trainer.jobs import RedisClient, connect
+from trainer.jobs import RedisClient, Status, StatusKind, connect
 
 Step = Callable[[], object]
+ENDED = Status(StatusKind.ENDED, "the goal is reached")
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +74,18 @@ def test_it_follows_until_the_night_has_ended_and_shows_how_it_stands(
     bus: RedisClient, story: Story, tmp_path: Path, terminal: bool
 ) -> None:
     story.baseline(1.80, 1.82)
-    bus.say("researcher", "drafting")
+    bus.say("researcher", Status.working("drafting"))
 
     code, text = follow(
         tmp_path,
         lambda: story.try_out("wider", 1.70, Decision.KEEP),
-        lambda: bus.say("researcher", f"{ENDED}: the goal is reached"),
+        lambda: bus.say("researcher", ENDED),
         terminal=terminal,
     )
 
     assert code == OVER
     assert "best      1.700000 provisional: wider" in text
-    assert f"{ENDED}: the goal is reached" in text
+    assert "ended: the goal is reached" in text
 
 
 def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
@@ -153,19 +154,19 @@ def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: RedisClie
     code, text = follow(tmp_path, lambda: None, begin, lambda: bus.say("researcher", ENDED))
 
     assert code == OVER
-    assert ENDED in text
+    assert str(ENDED) in text
 
 
 def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(
     bus: RedisClient, story: Story, tmp_path: Path
 ) -> None:
     (tmp_path / "journal" / JOURNAL_FILE).unlink()
-    bus.say("llm", "none: pulling its model")
+    bus.say("llm", Status.working("none: pulling its model"))
 
     scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
 
-    assert scene.now is not None
-    assert scene.now.notes == {"llm": "none: pulling its model"}
+    assert scene.report.live is not None
+    assert scene.report.live.notes == {"llm": "none: pulling its model"}
 
 
 def test_a_server_that_is_away_is_waited_for(
@@ -182,12 +183,42 @@ def test_a_server_that_is_away_is_waited_for(
 
 
 def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: RedisClient, tmp_path: Path) -> None:
-    bus.say("researcher", f"{REFUSED}: another GPU")
+    bus.say("researcher", Status(StatusKind.REFUSED, "another GPU"))
 
     code, text = follow(tmp_path)
 
     assert code == WAS_REFUSED
     assert "refused: another GPU" in text
+
+
+@pytest.mark.parametrize("kind", [StatusKind.ENDED, StatusKind.REFUSED])
+def test_a_message_that_only_begins_like_an_end_ends_nothing(
+    bus: RedisClient, tmp_path: Path, kind: StatusKind
+) -> None:
+    steps: list[Step] = [
+        lambda: bus.connection.set("overnight:doing:researcher", f"{kind}: by an older version"),
+        lambda: bus.say("researcher", ENDED),
+    ]
+    bus.say("researcher", Status.working(f"{kind}: no word of a protocol"))
+
+    code, text = follow(tmp_path, *steps)
+
+    assert code == OVER
+    assert str(ENDED) in text
+
+
+def test_a_journal_that_cannot_be_read_is_told_beside_what_the_researcher_says(
+    bus: RedisClient, story: Story, tmp_path: Path
+) -> None:
+    story.journal.close()
+    (tmp_path / "journal" / JOURNAL_FILE).write_bytes(b"no database" * 1000)
+    bus.say("researcher", Status(StatusKind.REFUSED, "its log says why"))
+
+    scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
+
+    assert scene.report.unreadable is not None
+    assert scene.report.live is not None
+    assert scene.report.live.status == Status(StatusKind.REFUSED, "its log says why")
 
 
 def test_ctrl_c_only_leaves(bus: RedisClient, story: Story, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from rich.console import Console
 
 from researcher.journal.records import Decision
 from researcher.proposers.escalation import belongs_to
+from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus
 from services import __main__ as stack
 from services import cli
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
-from trainer.jobs import Progress, WorkerStatus
+from trainer.jobs import Progress, Status, WorkerStatus
 
 AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
 
@@ -28,13 +29,17 @@ def seen(scene: Scene) -> str:
 
 
 def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
-    assert "the researcher starts" in seen(Scene(None, LiveStatus("the researcher starts", None, None), 12, 3.0, ""))
+    starts = LiveStatus(None, silent="the researcher starts")
+
+    assert "the researcher starts" in seen(Scene(Report(None, starts), 12, 3.0, ""))
 
 
 def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
-    trainer = WorkerStatus("trainer", "idle", None, None, no_user="uid 65521 may not enter /closed. Next: move")
+    trainer = WorkerStatus(
+        "trainer", Status.working("idle"), None, None, no_user="uid 65521 may not enter /closed. Next: move"
+    )
 
-    text = seen(Scene(None, LiveStatus("waiting", None, None, trainer), None, 3.0, ""))
+    text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), trainer=trainer)), None, 3.0, ""))
 
     assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
 
@@ -44,9 +49,9 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
     story.try_out("broken", None, Decision.CRASH)
-    now = LiveStatus("trial", "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
+    now = LiveStatus(Status.working("trial"), "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
 
-    text = seen(Scene(story.report(), now, 12, 65.0, "trainer running"))
+    text = seen(Scene(Report(story.report(), now), 12, 65.0, "trainer running"))
 
     story.journal.close()
     for expected in (
@@ -69,18 +74,18 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
 def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
-    assert "not running; `overnight run` goes on" in seen(Scene(story.report(), None, None, 1.0, ""))
+    assert "not running; `overnight run` goes on" in seen(Scene(Report(story.report()), None, 1.0, ""))
 
     story.journal.end(story.run, "8 of 8 experiments are measured")
 
-    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(story.report(), None, None, 1.0, ""))
+    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(Report(story.report()), None, 1.0, ""))
     story.journal.close()
 
 
 def test_an_alarm_comes_first() -> None:
-    now = LiveStatus("trial t-3-t0-a0", None, None)
+    now = LiveStatus(Status.working("trial t-3-t0-a0"))
 
-    text = seen(Scene(None, now, None, 1.0, "", "no trial has ended for 61 s"))
+    text = seen(Scene(Report(None, now, "no trial has ended for 61 s"), None, 1.0, ""))
 
     assert "ALARM no trial has ended for 61 s" in text.splitlines()[1]
 
@@ -93,7 +98,7 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
     story.try_out("lucky", 1.59, Decision.KEEP)
     story.claim([1.70] * 4, [1.70] * 4)
 
-    text = seen(Scene(story.report(), None, None, 1.0, ""))
+    text = seen(Scene(Report(story.report()), None, 1.0, ""))
 
     story.journal.close()
     assert "best      1.688889 over 9 seeds confirmed: good" in text
@@ -116,9 +121,8 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
     console.width = 300
 
     with console.capture() as captured:
-        console.print(
-            draw(Scene(story.report(), LiveStatus("trial", HOSTILE, None, notes={"llm": HOSTILE}), 12, 65.0, HOSTILE))
-        )
+        live = LiveStatus(Status.working("trial"), HOSTILE, notes={"llm": HOSTILE})
+        console.print(draw(Scene(Report(story.report(), live), 12, 65.0, HOSTILE)))
 
     story.journal.close()
     assert captured.get().count(HOSTILE) == 5
@@ -137,7 +141,7 @@ def test_it_shows_what_the_stronger_model_cost_of_its_cap_and_why_it_was_asked(t
     item = story.journal.experiment(story.try_out("wider", 1.85, Decision.DISCARD))
     paid = story.report().paid
 
-    text = seen(Scene(story.report(), None, None, 65.0, ""))
+    text = seen(Scene(Report(story.report()), None, 65.0, ""))
 
     story.journal.close()
     assert "stronger  m: 0.2600 of 5 spent in 2 calls, the last after experiment 0, because of a plateau" in text

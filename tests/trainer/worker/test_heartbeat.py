@@ -8,9 +8,11 @@ import pytest
 
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import wait_for
-from trainer.jobs import Progress, RedisClient, WorkerStatus, connect
+from trainer.jobs import Progress, RedisClient, Status, StatusKind, WorkerStatus, connect
 from trainer.jobs.bus import TRAINER
 from trainer.worker.heartbeat import IDLE, TTL_S, Heartbeat, Publisher
+
+TIMED = Status.working("timed")
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,10 @@ def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: Redis
 
     presence.show(IDLE)
     idle = bus.trainer()
-    presence.show("timed", "t-1-t0-a0", token=3)
+    presence.show(TIMED, "t-1-t0-a0", token=3)
 
-    assert idle == WorkerStatus("trainer-a", "idle", "48gb", 31744)
-    assert bus.trainer() == WorkerStatus("trainer-a", "timed", "48gb", 31744)
+    assert idle == WorkerStatus("trainer-a", IDLE, "48gb", 31744)
+    assert bus.trainer() == WorkerStatus("trainer-a", TIMED, "48gb", 31744)
     assert 0 < bus.connection.ttl(TRAINER) <= TTL_S
 
 
@@ -37,7 +39,8 @@ def test_while_a_trial_runs_its_publisher_shows_them_too(bus: RedisClient) -> No
     publisher = Publisher(Heartbeat(bus.connection, "trainer-b", profile="cpu", no_user="all are taken"), "t-1-t0-a0")
 
     publisher.report(Progress("scoring", 1.0, 15.0))
-    wait_for(lambda: bus.trainer() == WorkerStatus("trainer-b", "scoring", "cpu", None, no_user="all are taken"), 10)
+    shown = WorkerStatus("trainer-b", Status.working("scoring"), "cpu", None, no_user="all are taken")
+    wait_for(lambda: bus.trainer() == shown, 10)
     publisher.close()
 
 
@@ -46,7 +49,24 @@ def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: Redi
 
     Heartbeat(bus.connection, "trainer-c").show(IDLE)
 
-    assert bus.trainer() == WorkerStatus("trainer-c", "idle", None, None)
+    assert bus.trainer() == WorkerStatus("trainer-c", IDLE, None, None)
+
+
+@pytest.mark.parametrize("kind", StatusKind)
+def test_the_kind_of_its_status_is_shown_too(bus: RedisClient, kind: StatusKind) -> None:
+    status = Status(kind, "the disk is full")
+
+    Heartbeat(bus.connection, "trainer-a").show(status)
+
+    assert bus.trainer() == WorkerStatus("trainer-a", status, None, None)
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "unheard of"}], ids=["none", "unknown"])
+def test_a_worker_without_a_known_kind_works(bus: RedisClient, more: dict[str, str]) -> None:
+    Heartbeat(bus.connection, "trainer-a").fade()
+    bus.connection.hset(TRAINER, mapping={"worker": "trainer-a", "phase": "held: says an older version"} | more)
+
+    assert bus.trainer() == WorkerStatus("trainer-a", Status.working("held: says an older version"), None, None)
 
 
 def test_no_trainer_is_none(bus: RedisClient) -> None:

@@ -1,0 +1,106 @@
+"""The state of a run at one moment, for whatever shows it: a terminal, a file, a page.
+
+`snapshot` reads the journal and Redis once. What it returns is drawn, or written as JSON by `Report.to_json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import redis
+
+from researcher.decision.heldout import HeldOutGain
+from researcher.journal.reader import JournalReader
+from researcher.report.proposer_stats import Rates, rates_of
+from researcher.report.results_table import values_of
+from researcher.report.stall_alarm import alarm
+from researcher.report.view import NOT_RUNNING, LiveStatus, Row, RunReport, build_report, now
+from trainer.jobs import Profile, RedisClient
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that users see of a run.
+
+    `run_report` is what the journal says, None before the run has started, or while the journal is `unreadable`, which
+    says why. `live` is what goes on now, None where no Redis is known. `alarm` says why nothing moves, None while
+    something does. `rates` has an entry for each proposer that tried something.
+    """
+
+    run_report: RunReport | None
+    live: LiveStatus | None = None
+    alarm: str | None = None
+    rates: tuple[Rates, ...] = ()
+    unreadable: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as plain JSON values, as `overnight status --json` prints them."""
+        run_report = self.run_report
+        return {
+            "gain": None if run_report is None else _gain_json(run_report),
+            "tally": {} if run_report is None else run_report.tally,
+            "proposers": [each.figures() for each in self.rates],
+            "alarm": self.alarm,
+            "notes": {} if self.live is None else dict(self.live.notes),
+            "rows": self.rows_json(),
+        }
+
+    def rows_json(self) -> list[dict[str, object]]:
+        """Return a JSON object for each experiment, oldest first, as results.json holds them."""
+        run_report = self.run_report
+        return [] if run_report is None else [_row_json(run_report, row) for row in run_report.rows]
+
+
+def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, at: float) -> Report:
+    """Return the state of the run in a journal at the time `at`; `bus` is None where no Redis is known.
+
+    A Redis that does not answer is told in `live`. Raises JournalError where the journal cannot be read.
+    """
+    live = _live(history, bus)
+    run_report = build_report(history, profile)
+    if run_report is None:
+        return Report(None, live)
+    return Report(
+        run_report=run_report,
+        live=live,
+        alarm=alarm(run_report.run, history.trials(), profile.budget, live, at),
+        rates=rates_of(run_report.run, run_report.rows, history.scores()),
+    )
+
+
+def without_journal(bus: RedisClient, unreadable: str | None = None) -> Report:
+    """Return what Redis alone knows of a run, before its journal exists, or while that is `unreadable`."""
+    silent = "the researcher starts" if unreadable is None else NOT_RUNNING
+    return Report(None, _live(None, bus, silent), unreadable=unreadable)
+
+
+def _live(history: JournalReader | None, bus: RedisClient | None, silent: str = NOT_RUNNING) -> LiveStatus | None:
+    if bus is None:
+        return None
+    try:
+        return replace(now(history, bus), silent=silent)
+    except redis.RedisError as error:
+        away = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
+        return LiveStatus(None, silent=away)
+
+
+def _gain_json(run_report: RunReport) -> dict[str, object] | None:
+    gain = run_report.gain
+    return None if gain is None else asdict(gain) | {"confirmed_heldout": run_report.heldout.confirmed}
+
+
+def _row_json(run_report: RunReport, row: Row) -> dict[str, object]:
+    heldout, item = run_report.heldout, row.experiment
+    keep = heldout.keeps.get(item.id)
+    return values_of(row) | {
+        "heldout": None if keep is None else asdict(keep) | _gains_json(keep),
+        "claims": [
+            {"verdict": check.verdict, "gain": check.gain, "unseen_gain": check.unseen_gain}
+            | _gains_json(heldout.claims.get(check.id))
+            for check in run_report.decided_confirmations(item)
+        ],
+    }
+
+
+def _gains_json(compared: HeldOutGain | None) -> dict[str, object]:
+    return {} if compared is None else {"val_gain": compared.val_gain, "heldout_gain": compared.heldout_gain}
