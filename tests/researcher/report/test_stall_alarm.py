@@ -72,7 +72,7 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
             EVERY_20_S,
             SILENT,
             1241,
-            "no progress: the baseline fails; m",
+            "no progress: the baseline fails; f",
         ),
         (replace(RUN, ended="8 of 8 experiments are measured"), EVERY_20_S, SILENT, 99_999, None),
         (RUN, EVERY_20_S, HELD, 1241, "no progress: the researcher is held: the disk is full"),
