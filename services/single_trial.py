@@ -77,7 +77,7 @@ def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]
     try:
         return python | {"train.py": file.read_text(encoding="utf-8-sig")}
     except (OSError, UnicodeDecodeError) as error:
-        raise StateError(f"cannot read {file} as text: {error}") from error
+        raise StateError(f"cannot read {file} as text: {error}", "name a file of UTF-8 that you can read") from error
 
 
 def _attempt(state: State) -> int:

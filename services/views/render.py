@@ -47,8 +47,8 @@ def draw(scene: Scene) -> RenderableType:
     for who, words in scene.now.notes.items() if scene.now is not None else ():
         parts.append(Text(f"{LABELS[who]:<4} {words}", style="yellow"))
     if scene.now is not None and scene.now.trainer is not None and scene.now.trainer.no_user is not None:
-        why = scene.now.trainer.no_user.partition(". Next: ")[0]
-        parts.append(Text(f"user candidates run as root, without its rights: {why}", style="yellow"))
+        why = f"candidates run as root, without its rights: {scene.now.trainer.no_user}"
+        parts.append(Text(f"user {why}", style="yellow"))
     if scene.now is not None and scene.now.foreign:
         parts.append(Text(f"jobs {scene.now.foreign}", style="yellow"))
     if scene.foot:

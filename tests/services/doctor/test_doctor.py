@@ -422,7 +422,7 @@ def test_driver_older_than_our_torch_needs_is_refused(well: Facts, tmp_path: Pat
 
 
 def broken_driver() -> list[Card]:
-    raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch. Repair the driver, or ...")
+    raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch", "repair the driver, or ...")
 
 
 def test_broken_driver_is_no_missing_card(well: Facts) -> None:
