@@ -1231,7 +1231,7 @@ GUARDS = (
     Guard(
         "a person's pause outlives a bad day",
         "researcher/loop/resume.py",
-        " and run.paused != ASKED_TO_PAUSE",
+        " and not run.paused_by_user",
         "",
         _BAD_DAYS + "pause_that_a_person_asked_for_outlives_a_bad_day",
     ),
