@@ -1,6 +1,7 @@
 """The researcher's errors, for what a caller can act on. What a candidate did is an outcome, not an error.
 
-OvernightError        base of every error that has its text as two fields, `found` and `next_step`; also of services'
+OvernightError       its text is two fields, `found` and `next_step`; the services' errors are of this kind
+└── BadValue         a setting cannot have this value; also a ResearcherError and a ValueError
 
 ResearcherError
 ├── EditError        an edit does not fit the source it names
@@ -16,7 +17,6 @@ ResearcherError
 │   └── PromptTruncated     its server counted fewer words than it was sent
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
 │   └── SubjectDamaged   it cannot be read or written any more
-├── BadValue         a setting cannot have this value; an OvernightError and a ValueError too
 └── JournalError     the journal is locked, newer than this code, or damaged
 """
 

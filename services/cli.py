@@ -25,7 +25,7 @@ from services.machine.gpus import detect_profile, gpus, state_folder
 from services.machine.state import State
 from services.version import overnight
 from services.views import show
-from services.views.client import DoorError, ask_and_wait
+from services.views.client import ask_and_wait
 from services.views.follow import follow_night
 from trainer.jobs import BusError, ProfileError
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     try:
         app()
-    except (OvernightError, ResearcherError, DoorError, ProfileError, BusError, DataError, ShapeRefused) as error:
+    except (OvernightError, ResearcherError, ProfileError, BusError, DataError, ShapeRefused) as error:
         _tell(str(error))
         sys.exit(BAD_USE)
     except redis.RedisError as error:
