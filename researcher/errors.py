@@ -1,5 +1,8 @@
 """The researcher's errors, for what a caller can act on. What a candidate did is an outcome, not an error.
 
+OvernightError       its text is two fields, `found` and `next_step`; the services' errors are of this kind
+└── BadValue         a setting cannot have this value; also a ResearcherError and a ValueError
+
 ResearcherError
 ├── EditError        an edit does not fit the source it names
 ├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
@@ -14,9 +17,20 @@ ResearcherError
 │   └── PromptTruncated     its server counted fewer words than it was sent
 ├── SubjectError     the repository under study is missing, dirty or of the wrong shape
 │   └── SubjectDamaged   it cannot be read or written any more
-├── BadValue         a setting cannot have this value; a ValueError too
 └── JournalError     the journal is locked, newer than this code, or damaged
 """
+
+
+class OvernightError(Exception):
+    """A user can fix this: `found` says what is wrong and where, `next_step` what to do. The text is both."""
+
+    def __init__(self, found: str, next_step: str) -> None:
+        super().__init__(found, next_step)
+        self.found = found
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.found}; {self.next_step}"
 
 
 class ResearcherError(Exception):
@@ -83,10 +97,5 @@ class JournalError(ResearcherError):
     """The journal is locked by another researcher, written by a newer version, or damaged."""
 
 
-class BadValue(ResearcherError, ValueError):
+class BadValue(OvernightError, ResearcherError, ValueError):
     """A setting cannot have this value. `found` quotes no secret; `next_step` says what to write instead."""
-
-    def __init__(self, found: str, next_step: str) -> None:
-        super().__init__(f"{found}; {next_step}")
-        self.found = found
-        self.next_step = next_step

@@ -62,7 +62,7 @@ def up(
 ) -> None:
     """Check, build, start, wait until all is healthy, and show the run. What runs already is left alone."""
     if detach and then is not None:
-        raise StackError("--then waits for the end of the run; next: leave --detach out, and use nohup or systemd-run")
+        raise StackError("--then waits for the end of the run", "leave --detach out, and use nohup or systemd-run")
     limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
     wish = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
@@ -85,7 +85,7 @@ def status() -> None:
     for each in containers:
         console.print(told(stack, each), markup=False)
     if not any(each.service == RESEARCHER and each.state == "running" for each in containers):
-        raise StackError("the run is not running; next: scripts/up")
+        raise StackError("the run is not running", "scripts/up")
     raise typer.Exit(stack.execute(RESEARCHER, "overnight", "status", terminal=_on_terminal()))
 
 
@@ -99,7 +99,7 @@ def logs(
     stack = _stack(_facts())
     known = {each.service for each in _those_up(stack)}
     if service is not None and service not in known:
-        raise StackError(f"there is no service {service}; next: one of {', '.join(sorted(known))}")
+        raise StackError(f"there is no service {service}", f"one of {', '.join(sorted(known))}")
     words = ["--tail", str(tail), *(["--follow"] if follow else []), *([service] if service else [])]
     with contextlib.suppress(KeyboardInterrupt):
         raise typer.Exit(stack.logs(*words))
@@ -153,14 +153,14 @@ def _stack(facts: Facts) -> Stack:
     found, engine = reach(facts)
     for each in (found, compose(facts)):
         if each.verdict is Verdict.FAIL:
-            raise StackError(f"{each.name}: {each.found}; next: {each.fix}")
+            raise StackError(f"{each.name}: {each.found}", each.fix)
     assert engine is not None
     stack = Stack(facts.environment.get("COMPOSE_PROJECT_NAME") or PROJECT, engine.client)
     elsewhere = {str(each.folder) for each in stack.containers() if each.folder.resolve() != ROOT}
     if elsewhere:
         raise StackError(
-            f"a stack named {stack.project} is up from {', '.join(elsewhere)}; next: scripts/down there, or a name of"
-            " its own for this one: export COMPOSE_PROJECT_NAME=..."
+            f"a stack named {stack.project} is up from {', '.join(elsewhere)}",
+            "scripts/down there, or a name of its own for this one: export COMPOSE_PROJECT_NAME=...",
         )
     return stack
 
@@ -168,7 +168,7 @@ def _stack(facts: Facts) -> Stack:
 def _those_up(stack: Stack) -> list[Container]:
     found = stack.containers()
     if not found:
-        raise StackError("nothing is up; next: scripts/up (a run without containers: .venv/bin/overnight status)")
+        raise StackError("nothing is up", "scripts/up (a run without containers: .venv/bin/overnight status)")
     return found
 
 

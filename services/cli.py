@@ -17,15 +17,15 @@ from rich.text import Text
 
 from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
-from researcher.errors import ResearcherError
+from researcher.errors import OvernightError, ResearcherError
 from researcher.journal.records import CONFIRM
 from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
-from services.machine.gpus import GpuFault, detect_profile, gpus, state_folder
-from services.machine.state import State, StateError
+from services.machine.gpus import detect_profile, gpus, state_folder
+from services.machine.state import State
 from services.version import overnight
 from services.views import show
-from services.views.client import DoorError, ask_and_wait
+from services.views.client import ask_and_wait
 from services.views.follow import follow_night
 from trainer.jobs import BusError, ProfileError
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     try:
         app()
-    except (ResearcherError, StateError, DoorError, ProfileError, BusError, DataError, GpuFault, ShapeRefused) as error:
+    except (OvernightError, ResearcherError, ProfileError, BusError, DataError, ShapeRefused) as error:
         _tell(str(error))
         sys.exit(BAD_USE)
     except redis.RedisError as error:

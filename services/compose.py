@@ -18,6 +18,8 @@ import docker
 from docker.errors import DockerException
 from requests import RequestException
 
+from researcher.errors import OvernightError
+
 PROJECT = "overnight"  # as compose.yaml has it in `name`
 LABEL = "com.docker.compose"
 # What the SDK raises when the engine goes away.
@@ -25,8 +27,21 @@ ENGINE_AWAY = (DockerException, RequestException)
 NO_COMPOSE_FILE = Path("/")  # compose looks upwards from where it runs
 
 
-class StackError(Exception):
-    """The stack cannot be asked or changed; the message names the next step."""
+class StackError(OvernightError):
+    """The stack cannot be asked or changed. The next step is mostly a command."""
+
+    def __str__(self) -> str:
+        return f"{self.found}; next: {self.next_step}"
+
+
+class CommandFailed(StackError):
+    """A command in a service failed. The text is its own complaint alone, which may say more than the log."""
+
+    def __init__(self, service: str, complaint: str) -> None:
+        super().__init__(complaint, f"scripts/logs {service}")
+
+    def __str__(self) -> str:
+        return self.found
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Stack:
         for each in self.containers():
             if each.service == service and each.state == "running":
                 return each
-        raise StackError(f"no {service} of the stack {self.project} is running; next: scripts/status, or scripts/up")
+        raise StackError(f"no {service} of the stack {self.project} is running", "scripts/status, or scripts/up")
 
     def last_lines(self, container: Container, lines: int) -> list[str]:
         """The end of its log."""
@@ -105,12 +120,13 @@ class Stack:
         return self._by_name("exec", *([] if terminal else ["-T"]), service, *command)
 
     def output(self, service: str, *command: str) -> bytes:
-        """What a command in a service printed. Raises StackError with what it complained of."""
+        """What a command in a service printed. Raises CommandFailed with what it complained of."""
         found = self.engine.containers.get(self.container(service).id)
         code, (out, complaint) = found.exec_run(list(command), demux=True)
         if code != 0:
             told = ((out or b"") + (complaint or b"")).decode(errors="replace").strip()
-            raise StackError(told.splitlines()[-1] if told else f"{command[0]} in {service} ended with {code}")
+            complaint = told.splitlines()[-1] if told else f"{command[0]} in {service} ended with {code}"
+            raise CommandFailed(service, complaint)
         return out or b""
 
     def logs(self, *arguments: str) -> int:

@@ -23,7 +23,9 @@ from trainer.trial.trial import run_trial
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     """Score `file` as a trial would be. Returns 0 when it got a score."""
     if is_running(state):
-        raise DoorError("a run is going on here and would share the machine; put the file into it: `overnight submit`")
+        raise DoorError(
+            "a run is going on here and would share the machine", "put the file into it: `overnight submit`"
+        )
     choices = state.settle(detect=lambda: detect_profile(gpus()))
     profile = choices.trial_profile()
     manifest = settle_data(state, choices, console)
@@ -45,7 +47,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     try:
         sandbox_user = acquire(state.work, state.data, AUTO)
     except (WorkFolderRefused, NotSwept) as refusal:
-        raise DoorError(str(refusal)) from refusal
+        raise DoorError(str(refusal), "then the same command again") from refusal
     if sandbox_user.reason is not None:
         console.print(f"{file.name} runs as root without its rights: {sandbox_user.reason}", soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -77,7 +79,7 @@ def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]
     try:
         return python | {"train.py": file.read_text(encoding="utf-8-sig")}
     except (OSError, UnicodeDecodeError) as error:
-        raise StateError(f"cannot read {file} as text: {error}") from error
+        raise StateError(f"cannot read {file} as text: {error}", "name a file of UTF-8 that you can read") from error
 
 
 def _attempt(state: State) -> int:

@@ -58,9 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
-    station = WorkerState(
-        places, name, options.redis, password, options.profile, duty.refused, sandbox_user.reason, duty.key
-    )
+    no_user = None if sandbox_user.reason is None else sandbox_user.reason.found
+    station = WorkerState(places, name, options.redis, password, options.profile, duty.refused, no_user, duty.key)
     configure(station)
     presence = station.presence()
     try:

@@ -18,11 +18,14 @@ from typing import IO, Any
 
 from researcher.errors import JournalError
 from researcher.journal.records import (
+    ASKED_TO_PAUSE,
     CheckKind,
     Confirmation,
     Decision,
     Experiment,
     PaidCall,
+    Pause,
+    PauseCause,
     Prices,
     Request,
     RequestState,
@@ -150,10 +153,22 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 def run_of(row: sqlite3.Row) -> Run:
-    """Column for column."""
+    """Column for column; message and cause become one pause."""
     values = _plain(row, Run)
+    values["pause"] = _pause_of(row)
     values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
     return Run(**values)
+
+
+def _pause_of(row: sqlite3.Row) -> Pause | None:
+    """A pause that an older version wrote has no cause: its message is the one of a user's pause, or of an outage."""
+    message = row["paused"]
+    if message is None:
+        return None
+    cause = row["pause_cause"] if "pause_cause" in row.keys() else None  # noqa: SIM118 - a Row iterates over values
+    if cause is None:
+        return ASKED_TO_PAUSE if message == ASKED_TO_PAUSE.message else Pause(PauseCause.OUTAGE, message)
+    return Pause(PauseCause(cause), message)
 
 
 def experiment_of(row: sqlite3.Row) -> Experiment:

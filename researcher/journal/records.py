@@ -60,8 +60,27 @@ class RequestState(StrEnum):
     REFUSED = "refused"
 
 
+class PauseCause(StrEnum):
+    """Why the run waits: a user asked for it, trials get lost, a state that ran before fails now, an LLM does not leave
+    the GPU, or a disk or a server is not as it must be."""
+
+    USER = "user"
+    INFRASTRUCTURE = "infrastructure"
+    SUBJECT = "subject"
+    GPU = "gpu"
+    OUTAGE = "outage"
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Why the run waits, for code and for people. A user's pause ends by `resume` alone, any other also by itself."""
+
+    cause: PauseCause
+    message: str
+
+
 CONFIRM = "confirm"  # the kind of request that asks for a claim
-ASKED_TO_PAUSE = "a person asked for it"
+ASKED_TO_PAUSE = Pause(PauseCause.USER, "a person asked for it")
 
 
 @dataclass(frozen=True)
@@ -86,12 +105,17 @@ class Run:
     seed: int
     incumbent: int | None
     confirmed: int | None
-    paused: str | None
+    pause: Pause | None
     prices: Prices
     created_at: float
     ended: str | None = None  # why the run is over; None while it goes on, and in a journal older than this
     going_since: float | None = None  # the last start, or the end of the last pause
     seed_key: str | None = None  # what the seeds of trials are drawn from; None in a journal older than this
+
+    @property
+    def paused_by_user(self) -> bool:
+        """True while the run waits for the user who paused it."""
+        return self.pause is not None and self.pause.cause is PauseCause.USER
 
 
 @dataclass(frozen=True)

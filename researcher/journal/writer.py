@@ -21,6 +21,7 @@ from researcher.journal.records import (
     Confirmation,
     Decision,
     Experiment,
+    Pause,
     Prices,
     Request,
     RequestState,
@@ -63,13 +64,13 @@ class Journal(JournalReader):
             )
         return self._one(run_of, "SELECT * FROM run WHERE id = ?", run)
 
-    def pause(self, run: Run, reason: str) -> None:
+    def pause(self, run: Run, pause: Pause) -> None:
         """Hold before the next experiment."""
-        self._change("UPDATE run SET paused = ? WHERE id = ?", reason, run.id)
+        self._change("UPDATE run SET paused = ?, pause_cause = ? WHERE id = ?", pause.message, pause.cause, run.id)
 
     def go_on(self, run: Run, at: float) -> None:
         """After a pause."""
-        self._change("UPDATE run SET paused = NULL, going_since = ? WHERE id = ?", at, run.id)
+        self._change("UPDATE run SET paused = NULL, pause_cause = NULL, going_since = ? WHERE id = ?", at, run.id)
 
     def name_data(self, run: Run, data_sha256: str) -> Run:
         """The same data under another name: they were given a slice that they did not have."""

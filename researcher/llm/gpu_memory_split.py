@@ -72,18 +72,27 @@ class Split:
         """True where nothing is missing."""
         return self.free_mib >= 0
 
-    def told(self) -> str:
-        """The arithmetic in one line, with the way out where it does not fit."""
+    @property
+    def found(self) -> str:
+        """The arithmetic in one line, and whether it fits."""
         llm, trainer = f"{self.reserve_mib} LLM", f"{self.cap_mib} trainer"
         taken = f"{llm} - {trainer}" if self.resident else f"the larger of {llm} and {trainer}, in turn"
         sum_ = f"{self.total_mib} total - {taken} - {self.margin_mib} margin = {self.free_mib} MiB"
-        return f"{sum_} free" if self.fits else f"{sum_}: does not fit; {self._way_out()}"
+        return f"{sum_} free" if self.fits else f"{sum_}: does not fit"
 
-    def _way_out(self) -> str:
+    @property
+    def next_step(self) -> str | None:
+        """What makes it fit; None where it does."""
+        if self.fits:
+            return None
         llm_fits = self.reserve_mib + self.margin_mib <= self.total_mib
         if llm_fits and self.largest_cap_mib >= LEAST_CAP_MIB:
             return f"lower TRAINER_CAP_MIB to {self.largest_cap_mib}"
         return "set a smaller MODEL or NUM_CTX and lower LLM_RESERVE_MIB, or set LLM=none"
+
+    def told(self) -> str:
+        """Both in one line."""
+        return self.found if self.next_step is None else f"{self.found}; {self.next_step}"
 
 
 def margin_mib(total_mib: int) -> int:

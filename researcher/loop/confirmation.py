@@ -24,8 +24,8 @@ from researcher.decision.rules import (
     needs_recheck,
     next_confirmation,
 )
-from researcher.journal.records import CONFIRM, CheckKind, Confirmation, RequestState, State, Trial, Verdict
-from researcher.loop.context import Pause, RunContext
+from researcher.journal.records import CONFIRM, CheckKind, Confirmation, PauseCause, RequestState, State, Trial, Verdict
+from researcher.loop.context import RunContext
 from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
@@ -201,8 +201,8 @@ def _apply(run_context: RunContext, check: Confirmation) -> None:
     run_context.project()
     if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):
         run_context.hold(
-            Pause.SUBJECT,
+            PauseCause.SUBJECT,
             f"what ran before does not run any more ({check.reason}); look at the machine, then `overnight resume`",
         )
     else:
-        run_context.back_off.reset(Pause.SUBJECT)
+        run_context.back_off.reset(PauseCause.SUBJECT)

@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import ClassVar
 
 from researcher.decision.cost import Cost, cost_of
@@ -27,7 +26,7 @@ from researcher.decision.lost_trials import (
 from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
 from researcher.errors import ModelNotUnloaded
-from researcher.journal.records import Experiment, Run, Trial
+from researcher.journal.records import Experiment, Pause, PauseCause, Run, Trial
 from researcher.journal.writer import Journal
 from researcher.proposers.proposers import Proposers
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
@@ -56,34 +55,34 @@ class Goal:
         return None
 
 
-class Pause(StrEnum):
-    """What holds the run: trials that get lost, a state that ran and fails now, an LLM that does not leave, a disk or
-    a server that is not as it must be."""
-
-    MACHINE = "machine"
-    SUBJECT = "subject"
-    CARD = "card"
-    SURROUNDINGS = "surroundings"
-
-
 class Backoff:
-    """How long to hold after each fault of a kind in a row: its first time, doubled up to its last."""
+    """How long to hold after each fault of one cause in a row: its first time, doubled up to its last."""
 
-    FIRST_S: ClassVar = {Pause.MACHINE: 10.0, Pause.SUBJECT: 30.0, Pause.CARD: 30.0, Pause.SURROUNDINGS: 5.0}
-    LAST_S: ClassVar = {Pause.MACHINE: 1800.0, Pause.SUBJECT: 1800.0, Pause.CARD: 1800.0, Pause.SURROUNDINGS: 60.0}
+    FIRST_S: ClassVar = {
+        PauseCause.INFRASTRUCTURE: 10.0,
+        PauseCause.SUBJECT: 30.0,
+        PauseCause.GPU: 30.0,
+        PauseCause.OUTAGE: 5.0,
+    }
+    LAST_S: ClassVar = {
+        PauseCause.INFRASTRUCTURE: 1800.0,
+        PauseCause.SUBJECT: 1800.0,
+        PauseCause.GPU: 1800.0,
+        PauseCause.OUTAGE: 60.0,
+    }
 
     def __init__(self) -> None:
         self._next_s = dict(self.FIRST_S)
 
-    def next_s(self, held: Pause) -> float:
-        """This time's hold; the next one of the kind is longer."""
-        now_s = self._next_s[held]
-        self._next_s[held] = min(2 * now_s, self.LAST_S[held])
+    def next_s(self, cause: PauseCause) -> float:
+        """This time's hold; the next one of the same cause is longer."""
+        now_s = self._next_s[cause]
+        self._next_s[cause] = min(2 * now_s, self.LAST_S[cause])
         return now_s
 
-    def reset(self, held: Pause) -> None:
+    def reset(self, cause: PauseCause) -> None:
         """It works again."""
-        self._next_s[held] = self.FIRST_S[held]
+        self._next_s[cause] = self.FIRST_S[cause]
 
 
 @dataclass(frozen=True)
@@ -165,16 +164,16 @@ class RunContext:
         cost = cost_of(self.run, journal.experiments(), journal.trials())
         return self.goal.reached(journal.measured_count(), cost)
 
-    def hold(self, held: Pause, reason: str) -> None:
+    def hold(self, cause: PauseCause, message: str) -> None:
         """A fault that no proposal can fix: pause, longer each time, and go on by itself or on `resume`."""
-        back_off_s = self.back_off.next_s(held)
-        logger.error("PAUSED for %.0f s: %s", back_off_s, reason)
-        self.journal.pause(self.run, reason)
+        pause, back_off_s = Pause(cause, message), self.back_off.next_s(cause)
+        logger.error("PAUSED for %.0f s: %s", back_off_s, message)
+        self.journal.pause(self.run, pause)
         until = self.clock() + back_off_s
-        while self.run.paused == reason and self.clock() < until:
-            self.say(f"paused: {reason}")
+        while self.run.pause == pause and self.clock() < until:
+            self.say(f"paused: {message}")
             self.rest()
-        if self.run.paused == reason:
+        if self.run.pause == pause:
             self.journal.go_on(self.run, self.clock())
 
     def measure(self, trial: Trial) -> Trial:
@@ -190,7 +189,9 @@ class RunContext:
                     trial = self._lose(trial, spec, reason)
                     self.trials.forget(spec.id)
                     if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
-                        self.hold(Pause.MACHINE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})"))
+                        self.hold(
+                            PauseCause.INFRASTRUCTURE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})")
+                        )
         return trial
 
     def _see_the_baseline_run(self, trial: Trial) -> None:
@@ -207,7 +208,7 @@ class RunContext:
         while (witness := self.measure(witnesses[-1])).outcome is not Outcome.OK:
             witnesses[-1] = self.journal.measure_again(witness)
             reason = f"the baseline fails beside a trial that was lost ({witness.outcome}: {witness.reason})"
-            self.hold(Pause.MACHINE, _look_at_trainer(reason))
+            self.hold(PauseCause.INFRASTRUCTURE, _look_at_trainer(reason))
 
     def _witnesses(self, trial: Trial) -> list[Trial]:
         return self.journal.trials_after(trial.id) if trial.faults else []
@@ -221,9 +222,9 @@ class RunContext:
             try:
                 self.proposers.leave_card(self.tick)
             except ModelNotUnloaded as stays:
-                self.hold(Pause.CARD, str(stays))
+                self.hold(PauseCause.GPU, str(stays))
             else:
-                self.back_off.reset(Pause.CARD)
+                self.back_off.reset(PauseCause.GPU)
                 return
 
     def _answer(self, spec: TrialSpec) -> TrialResult | Fault:
@@ -252,8 +253,8 @@ class RunContext:
             trial = self.journal.repeat_trial(trial, machine)
         else:
             trial = self.journal.finish_trial(trial, result, self.clock(), machine)
-            self.back_off.reset(Pause.MACHINE)
-            self.back_off.reset(Pause.SURROUNDINGS)
+            self.back_off.reset(PauseCause.INFRASTRUCTURE)
+            self.back_off.reset(PauseCause.OUTAGE)
             logger.info("%s %s: %s", spec.id, result.outcome, result.reason)
         self.trials.forget(spec.id)
         return trial

@@ -13,9 +13,9 @@ from statistics import fmean
 from researcher.decision.machine_speed import told
 from researcher.decision.rules import decide
 from researcher.errors import SubjectDamaged, SubjectError
-from researcher.journal.records import ASKED_TO_PAUSE, Decision, Experiment, Ruling, Run, State, Trial
+from researcher.journal.records import Decision, Experiment, PauseCause, Ruling, Run, State, Trial
 from researcher.loop.confirmation import advance_check, check_due, open_check, tag_confirmed
-from researcher.loop.context import Pause, RunContext
+from researcher.loop.context import RunContext
 from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
 from researcher.repository.recovery import ensure_commits, keep_copy, repair
@@ -31,11 +31,10 @@ class Finished(Exception):
 
 def run_until_goal(run_context: RunContext) -> str:
     """Make git agree with the journal, then step until the goal is reached. Returns which; never otherwise."""
-    if run_context.run.paused not in (None, ASKED_TO_PAUSE):
-        run_context.journal.go_on(
-            run_context.run, run_context.clock()
-        )  # a fault that was held when we were stopped: a start is a try
-    run_context.journal.begin(run_context.run, run_context.clock())
+    run = run_context.run
+    if run.pause is not None and not run.paused_by_user:  # a fault held it when we were stopped: a start is a try
+        run_context.journal.go_on(run, run_context.clock())
+    run_context.journal.begin(run, run_context.clock())
     act = sync_with_journal
     while True:
         try:
@@ -68,9 +67,9 @@ def mend_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
         if ensure_commits(run_context.workspace, run_context.journal) or mended:
             return
     except SubjectError as error:
-        run_context.hold(Pause.SUBJECT, str(error))
+        run_context.hold(PauseCause.SUBJECT, str(error))
     else:
-        run_context.hold(Pause.SUBJECT, f"git fails in {run_context.workspace.path}: {damaged}")
+        run_context.hold(PauseCause.SUBJECT, f"git fails in {run_context.workspace.path}: {damaged}")
 
 
 def git_state(run_context: RunContext) -> GitState:
@@ -89,12 +88,10 @@ def step(run_context: RunContext) -> None:
         _advance(run_context, experiment)
         return
     run, check = run_context.run, run_context.journal.open_confirmation()
-    if check is not None and (
-        run.paused is None or check.state is State.DECIDED or run_context.journal.running_trial()
-    ):
+    if check is not None and (run.pause is None or check.state is State.DECIDED or run_context.journal.running_trial()):
         advance_check(run_context, check)
-    elif run.paused is not None:
-        run_context.say(f"paused: {run.paused}")
+    elif run.pause is not None:
+        run_context.say(f"paused: {run.pause.message}")
         run_context.rest()
     else:
         _choose(run_context)
@@ -209,14 +206,14 @@ def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
     run_context.journal.decide(
         experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, run_context.clock()
     )
-    run_context.back_off.reset(Pause.SUBJECT)
+    run_context.back_off.reset(PauseCause.SUBJECT)
     logger.info("0 %s", reason)
 
 
 def _baseline_failed(run_context: RunContext, trial: Trial) -> None:
     reason = f"the baseline fails ({trial.outcome}: {trial.reason})"
     run_context.journal.measure_again(trial)
-    run_context.hold(Pause.SUBJECT, f"{reason}; fix the subject or the machine, then `overnight resume`")
+    run_context.hold(PauseCause.SUBJECT, f"{reason}; fix the subject or the machine, then `overnight resume`")
 
 
 def _apply(run_context: RunContext, experiment: Experiment) -> None:

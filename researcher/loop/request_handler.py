@@ -49,7 +49,7 @@ class RequestHandler:
                 self._journal.pause(run, ASKED_TO_PAUSE)
                 return "paused after the running trial; `overnight resume` goes on", False
             case "resume":
-                was = "running" if run.paused is None else f"paused ({run.paused})"
+                was = "running" if run.pause is None else f"paused ({run.pause.message})"
                 self._journal.go_on(run, self._clock())
                 return f"going on; it was {was}", False
             case _:
@@ -67,5 +67,5 @@ class RequestHandler:
         if check is not None and check.kind is CheckKind.CLAIM:
             return f"fresh seeds of experiment {head.number} are being measured already; see `overnight status`", False
         base = self._journal.experiment(run.confirmed)
-        when = "after the running trial" if run.paused is None else f"once it goes on (paused: {run.paused})"
+        when = "after the running trial" if run.pause is None else f"once it goes on (paused: {run.pause.message})"
         return f"taken in; fresh seeds of experiment {head.number} against experiment {base.number} {when}", True

@@ -22,9 +22,9 @@ from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.errors import JournalError
 from researcher.journal.database import WriterLock, damage
-from researcher.journal.records import ASKED_TO_PAUSE
+from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
-from researcher.loop.context import Backoff, Pause
+from researcher.loop.context import Backoff
 from researcher.loop.outages import BAD_DAYS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
@@ -68,7 +68,7 @@ def run_through_outages(settings: Settings, run: Callable[[Backoff], None], swit
                     _refuse_damaged(error, settings.journal_dir)
                     raise
             desk = _HeldDesk(settings, words, switch, may_write=lock is not None)
-            _hold(desk, back_off.next_s(Pause.SURROUNDINGS))
+            _hold(desk, back_off.next_s(PauseCause.OUTAGE))
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:
@@ -93,8 +93,8 @@ class _HeldDesk:
             return
         with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
             run = journal.run()
-            if run is not None and run.paused != ASKED_TO_PAUSE:
-                journal.pause(run, self.words)
+            if run is not None and not run.paused_by_user:
+                journal.pause(run, Pause(PauseCause.OUTAGE, self.words))
 
     def serve(self) -> None:
         """Say it and answer what waits. The password is read again each time: it may be what is being fixed."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import quantiles
 
-from researcher.journal.records import ASKED_TO_PAUSE, Run, Trial
+from researcher.journal.records import Run, Trial
 from researcher.report.view import LiveStatus
 from trainer.jobs import Budget, Clock, StatusKind
 
@@ -25,9 +25,11 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | 
 
     `seen` is None where nobody could be asked.
     """
-    if (held := _held(seen)) is None and (run.ended is not None or run.paused == ASKED_TO_PAUSE):
+    if (held := _held(seen)) is None and (run.ended is not None or run.paused_by_user):
         return None
-    if (held := held or run.paused) is not None:
+    if held is None and run.pause is not None:
+        held = run.pause.message
+    if held is not None:
         return f"no progress: {held}"
     quiet_s = at - max(run.going_since or run.created_at, *(trial.finished_at or 0.0 for trial in trials), 0.0)
     status = None if seen is None else seen.status

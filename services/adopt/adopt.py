@@ -56,7 +56,7 @@ class Init:
 def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
     """Make the state one of this repository; None where the user said no. Raises one sentence for what cannot be."""
     if state.has_begun:
-        raise StateError(f"a run has begun in {state.root}; name another --state for `overnight init`")
+        raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
     repository = wish.repository.resolve()
     files = _files(repository)
     around = Surroundings(repository / FIXED, Path.home(), os.environ)
@@ -103,17 +103,19 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
         return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console, unseen)
     if unseen is not None:
         raise StateError(
-            f"the data of {choices.subject} came as tokens, and nothing here can encode a private text; "
-            "leave --unseen out"
+            f"the data of {choices.subject} came as tokens, and nothing here can encode a private text",
+            "leave --unseen out",
         )
     anew = f"overnight init --subject {choices.subject} --state {state.root}"
     try:
         upgrade(state.data)
         manifest = verify(state.data)
     except NotPrepared as damage:
-        raise StateError(f"the data of {choices.subject} are damaged; restore them or start again: {anew}") from damage
+        raise StateError(
+            f"the data of {choices.subject} are damaged", f"restore them or start again: {anew}"
+        ) from damage
     if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
-        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data; take it again: {anew}")
+        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data", f"take it again: {anew}")
     return manifest
 
 
@@ -136,7 +138,9 @@ def _held(state: State) -> Manifest | None:
     except NotPrepared:
         return None
     if manifest.text != TEXT:
-        raise StateError(f"{state.data} holds other data ({manifest.text}); name another --state for `overnight init`")
+        raise StateError(
+            f"{state.data} holds other data ({manifest.text})", "name another --state for `overnight init`"
+        )
     return manifest
 
 

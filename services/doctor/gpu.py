@@ -24,7 +24,7 @@ def driver(mode: Mode, facts: Facts) -> tuple[Finding, list[Card]]:
     try:
         cards = facts.cards()
     except GpuFault as error:
-        return fail("driver", str(error).partition(". Repair")[0], fix, wanted), []
+        return fail("driver", error.found, fix, wanted), []
     if not cards and mode is Mode.LOCAL:
         return ok("driver", "no NVIDIA GPU: the profile is cpu"), []
     if not cards:
@@ -67,8 +67,7 @@ def split(card: Card, held: Mapping[str, str]) -> Finding:
         reserve_mib=None if reserve is None else int(reserve),
         cap_mib=None if cap is None else int(cap),
     )
-    told = f"profile {name}: {arithmetic.told()}"
-    if arithmetic.fits:
-        return ok("split", told)
-    found, _, fix = told.partition("; ")
-    return fail("split", found, f"{fix}, in gpu.env or gpu.local.env")
+    found = f"profile {name}: {arithmetic.found}"
+    if arithmetic.next_step is None:
+        return ok("split", found)
+    return fail("split", found, f"{arithmetic.next_step}, in gpu.env or gpu.local.env")

@@ -15,10 +15,9 @@ from pathlib import Path
 from services.doctor.environment import Facts
 from services.doctor.finding import Finding, fail, ok, warn
 from services.machine.gpus import Card
-from services.redis.binary import choose_binary
+from services.redis.binary import NoServerProgram, choose_binary
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST
-from trainer.jobs import BusError
 from trainer.sandbox.candidate_user import UIDS, obstacle
 from trainer.sandbox.launch import User
 
@@ -98,14 +97,13 @@ def candidates(facts: Facts) -> Finding:
     closed = obstacle(User(UIDS[0], UIDS[0]), facts.state.work, facts.state.data)
     if closed is None:
         return ok("user", f"candidates run as a uid of their own, from {UIDS[0]}")
-    found, _, fix = closed.partition(". Next: ")
-    return warn("user", f"candidates run as root, without its rights: {found}", fix)
+    return warn("user", f"candidates run as root, without its rights: {closed.found}", closed.next_step)
 
 
 def redis_server(facts: Facts) -> Finding:
     """A program for the embedded server is there."""
     try:
         binary = choose_binary(ServerFolder(facts.state.redis).remembered_binary(), OLDEST)
-    except BusError as error:
-        return fail("redis", str(error).partition("; ")[0], "sudo apt-get install redis-server")
+    except NoServerProgram as error:
+        return fail("redis", error.found, "sudo apt-get install redis-server")
     return ok("redis", f"{binary.path.name} from {binary.origin}")

@@ -48,7 +48,7 @@ def of_this_user(facts: Facts) -> Finding:
     try:
         choices = facts.state.choices()
     except StateError as error:
-        return fail("subject", str(error).partition("; ")[0], f"move {facts.state.root} away")
+        return fail("subject", error.found, f"move {facts.state.root} away")
     folder = facts.state.subject if choices is None else Path(choices.subject)
     try:
         if folder == facts.state.subject and needs_repository(folder):

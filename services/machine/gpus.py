@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from researcher.errors import OvernightError
 from trainer.jobs import PROFILES
 
 _SMI_TIMEOUT_S = 30
@@ -20,7 +21,7 @@ _SMI_NO_DEVICE = 6
 _OF_THE_MACHINE = Path("/var/lib/overnight")
 
 
-class GpuFault(Exception):
+class GpuFault(OvernightError):
     """There is an NVIDIA driver here, and it does not work."""
 
 
@@ -118,4 +119,4 @@ def _gpu(line: str) -> Gpu:
 
 
 def _fault(program: str, what: str) -> GpuFault:
-    return GpuFault(f"{program} fails: {what}. Repair the driver, or choose a profile by name, as in --profile cpu")
+    return GpuFault(f"{program} fails: {what}", "repair the driver, or choose a profile by name, as in --profile cpu")

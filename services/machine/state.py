@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from researcher.errors import OvernightError
 from researcher.files import write_whole
 from researcher.journal.database import JOURNAL_FILE
 from trainer.jobs import Profile, profile_named
@@ -17,8 +18,8 @@ from trainer.jobs import Profile, profile_named
 CHOICES_FILE = "night.json"
 
 
-class StateError(Exception):
-    """The folder holds another run than the one asked for, or none; the message names the next step."""
+class StateError(OvernightError):
+    """The folder holds another run than the one asked for, or none."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class State:
             return RunConfig(**json.loads(path.read_text()))
         except (TypeError, ValueError) as error:
             raise StateError(
-                f"{path} cannot be read ({error}); move {self.root} away, or use another --state"
+                f"{path} cannot be read ({error})", f"move {self.root} away, or use another --state"
             ) from error
 
     def user_repository(self, choices: RunConfig) -> Path | None:
@@ -111,7 +112,7 @@ class State:
         """Raises StateError where no run was begun."""
         found = self.choices()
         if found is None:
-            raise StateError(f"no run in {self.root}; start one with `overnight run`, or name its --state")
+            raise StateError(f"no run in {self.root}", "start one with `overnight run`, or name its --state")
         return found
 
     def settle(
@@ -140,7 +141,7 @@ class State:
             self._refuse_change(before, wanted)
         if before is not None and before.constants and (wanted.subject, wanted.text) != (before.subject, before.text):
             raise StateError(
-                f"{self.root} holds the data that `overnight init` took from {before.subject}; use another --state"
+                f"{self.root} holds the data that `overnight init` took from {before.subject}", "use another --state"
             )
         wanted.trial_profile()
         self.write(wanted)
@@ -167,6 +168,6 @@ class State:
         for name, value in asdict(wanted).items():
             if value != getattr(before, name):
                 raise StateError(
-                    f"the run in {self.root} was begun with {name} {getattr(before, name)}, not {value}; "
-                    "use another --state for that"
+                    f"the run in {self.root} was begun with {name} {getattr(before, name)}, not {value}",
+                    "use another --state for that",
                 )

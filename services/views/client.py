@@ -10,6 +10,7 @@ from pathlib import Path
 
 import redis
 
+from researcher.errors import OvernightError
 from researcher.queues.requests import cancel, send, wait_reply
 from services.machine.state import State
 from services.redis.server import running_server
@@ -18,8 +19,8 @@ from trainer.jobs import RedisClient, connect
 ANSWER_WITHIN_S = 15
 
 
-class DoorError(Exception):
-    """Nobody answers; the message says what to do."""
+class DoorError(OvernightError):
+    """Nobody answers."""
 
 
 def open_bus(state: State) -> RedisClient:
@@ -31,8 +32,8 @@ def open_bus(state: State) -> RedisClient:
     server = running_server(state.redis)
     if server is None:
         raise DoorError(
-            f"no run is going on in {state.root}; start it with `overnight run`"
-            " (if it runs on a server of your own, set REDIS_URL)"
+            f"no run is going on in {state.root}",
+            "start it with `overnight run` (if it runs on a server of your own, set REDIS_URL)",
         )
     return RedisClient(connect(server.url, password=server.password, patient=False))
 
@@ -53,13 +54,13 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
     bus = open_bus(state)
     status = bus.doing("researcher")
     if status is None:
-        raise DoorError("no researcher is at work; start the run with `overnight run`")
+        raise DoorError("no researcher is at work", "start the run with `overnight run`")
     if status.is_over:
-        raise DoorError(f"no researcher is at work ({status}); start it with `scripts/up`")
+        raise DoorError(f"no researcher is at work ({status})", "start it with `scripts/up`")
     request = send(bus, kind, body)
     said = wait_reply(bus, request, ANSWER_WITHIN_S)
     if said is not None:
         return said
     if cancel(bus, request):
-        raise DoorError(f"the researcher did not answer within {ANSWER_WITHIN_S} s; nothing was changed, try again")
+        raise DoorError(f"the researcher did not answer within {ANSWER_WITHIN_S} s", "nothing was changed, try again")
     return "taken in, but not answered yet; see `overnight status`"

@@ -83,8 +83,7 @@ def _notes(live: LiveStatus) -> Iterator[str]:
     for who, words in live.notes.items():
         yield f"{LABELS[who]:<4} {words}"
     if live.trainer is not None and live.trainer.no_user is not None:
-        why = live.trainer.no_user.partition(". Next: ")[0]
-        yield f"user candidates run as root, without its rights: {why}"
+        yield f"user candidates run as root, without its rights: {live.trainer.no_user}"
     if live.foreign:
         yield f"jobs {live.foreign}"
 

@@ -1231,9 +1231,16 @@ GUARDS = (
     Guard(
         "a person's pause outlives a bad day",
         "researcher/loop/resume.py",
-        " and run.paused != ASKED_TO_PAUSE",
+        " and not run.paused_by_user",
         "",
         _BAD_DAYS + "pause_that_a_person_asked_for_outlives_a_bad_day",
+    ),
+    Guard(
+        "a person's pause in an older journal stays theirs",
+        "researcher/journal/database.py",
+        "        return ASKED_TO_PAUSE if message == ASKED_TO_PAUSE.message else Pause(",
+        "        return Pause(",
+        _JOURNAL + "a_pause_that_was_written_before_there_were_causes_gets_the_cause_that_fits",
     ),
     Guard(
         "a damaged journal is written to no more",

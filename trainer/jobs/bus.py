@@ -132,7 +132,7 @@ class Progress:
 class WorkerStatus:
     """A trainer or checker as it last showed itself; `profile` and `vram_cap_mib` are None where started without them.
 
-    `refused` counts the foreign jobs that it met; `no_user` is why root's candidates run as root, where they do.
+    `refused` counts the foreign jobs that it met; `no_user` is what was found where root's candidates run as root.
     """
 
     worker: str

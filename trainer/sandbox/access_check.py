@@ -1,7 +1,8 @@
 """A process that takes a candidates' user for good and tries what a candidate needs: enter, open, write, start.
 
-Prints nothing where all of it works, else the first thing that does not, with the next step, and ends with 1. It asks
-the kernel as that user and computes no rights itself. Standard library only: nothing else is known to work yet.
+Where something does not work, its last line is JSON with the first such thing as `found` and the `next_step`, and it
+ends with CLOSED. It asks the kernel as that user and computes no rights itself. Standard library only: nothing else is
+known to work yet.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 from trainer.sandbox import syscalls
 
+CLOSED = 3  # the exit code; an interpreter that does not start ends with another
 MOVE = (
     "keep checkout, Python and state where every user may enter, such as /opt/overnight (scripts/setup there), "
     "/usr/bin/python3 and --state /var/lib/overnight"
@@ -55,5 +57,5 @@ def _closed(path: str) -> str | None:
 
 
 def _fail(found: str, next_step: str) -> NoReturn:
-    print(f"{found}. Next: {next_step}")
-    sys.exit(1)
+    print(json.dumps({"found": found, "next_step": next_step}))
+    sys.exit(CLOSED)

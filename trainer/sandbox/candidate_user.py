@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer.sandbox.access_check import MOVE
+from trainer.sandbox.access_check import CLOSED, MOVE
 from trainer.sandbox.cleanup import NotSwept, clear_all
 from trainer.sandbox.landlock import ALL, LIST, READ
 from trainer.sandbox.launch import ROOT, User, environment, isolated_command
@@ -43,6 +43,17 @@ class NoUser(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """What stands against candidates running as a user of their own: what was found, and what to do about it."""
+
+    found: str
+    next_step: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.found}. Next: {self.next_step}" if self.next_step else self.found
+
+
+@dataclass(frozen=True)
 class SandboxUser:
     """Whom candidates run as, None for our own user, and why it is not another where root could have had one.
 
@@ -50,7 +61,7 @@ class SandboxUser:
     """
 
     user: User | None
-    reason: str | None
+    reason: Obstacle | None
     ended: int
     locks: tuple[int, ...]
 
@@ -83,13 +94,13 @@ def _with_a_user_of_their_own(work: Path, data: Path, lock: int) -> SandboxUser:
         if reason is None:
             return SandboxUser(user, None, ended, (lock, held))
     except (NoUser, WorkFolderRefused, NotSwept) as error:
-        reason = str(error)
+        reason = Obstacle(str(error))
     if held is not None:
         os.close(held)
     return SandboxUser(None, reason, ended + _occupy(work, None), (lock,))
 
 
-def obstacle(user: User, work: Path, data: Path) -> str | None:
+def obstacle(user: User, work: Path, data: Path) -> Obstacle | None:
     """What stands against candidates running as this user, tried by a process that became it; None if nothing does.
 
     Where `work` does not exist yet, the folder that it will be made in is looked at.
@@ -103,8 +114,10 @@ def obstacle(user: User, work: Path, data: Path) -> str | None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=environment(work))
     if done.returncode == 0:
         return None
+    if done.returncode == CLOSED:
+        return Obstacle(**json.loads(done.stdout.splitlines()[-1]))
     last = (done.stderr.splitlines() or [f"it ends with {done.returncode}"])[-1]
-    return done.stdout.strip() or f"{sys.executable} does not start as uid {user.uid}: {last}. Next: {MOVE}"
+    return Obstacle(f"{sys.executable} does not start as uid {user.uid}: {last}", MOVE)
 
 
 def _needs(work: Path, data: Path) -> list[tuple[str, int]]:

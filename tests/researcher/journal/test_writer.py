@@ -18,11 +18,14 @@ from researcher.errors import JournalError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
+    ASKED_TO_PAUSE,
     CONFIRM,
     CheckKind,
     Claim,
     Confirmation,
     Decision,
+    Pause,
+    PauseCause,
     Prices,
     RequestState,
     Ruling,
@@ -369,6 +372,53 @@ def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_
     assert (before.tag, before.ended) == ("old", None)
     assert after is not None
     assert (after.tag, after.ended) == ("old", "5 of 5 experiments are measured")
+
+
+@pytest.mark.parametrize("cause", PauseCause)
+def test_a_pause_is_read_as_it_was_written_until_the_run_goes_on(journal: Journal, run: Run, cause: PauseCause) -> None:
+    journal.pause(run, Pause(cause, "the disk is full"))
+    paused = journal.run()
+    journal.go_on(run, 9.0)
+    going = journal.run()
+
+    assert paused is not None
+    assert (paused.pause, paused.paused_by_user) == (Pause(cause, "the disk is full"), cause is PauseCause.USER)
+    assert going is not None
+    assert (going.pause, going.paused_by_user) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (None, None),
+        ("a person asked for it", ASKED_TO_PAUSE),
+        ("the baseline fails", Pause(PauseCause.OUTAGE, "the baseline fails")),
+    ],
+)
+def test_a_pause_that_was_written_before_there_were_causes_gets_the_cause_that_fits(
+    tmp_path: Path, message: str | None, expected: Pause | None
+) -> None:
+    migrations = resources.files("researcher.journal").joinpath("migrations")
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        for number in range(1, 10):
+            database.executescript(migrations.joinpath(f"{number:03}.sql").read_text())
+        database.execute("PRAGMA user_version = 9")
+        database.execute(
+            "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, created_at, paused)"
+            " VALUES ('old', 'cpu', 15, 'b', 'c', 'd', 1, 1, ?)",
+            (message,),
+        )
+    database.close()
+
+    with JournalReader(tmp_path) as history:
+        before = history.run()
+    journal = Journal(tmp_path)
+    after = journal.run()
+    journal.close()
+
+    assert before is not None
+    assert before.pause == expected
+    assert after == before
 
 
 def test_a_price_said_later_counts_from_the_beginning_and_what_is_not_said_stays(journal: Journal, run: Run) -> None:

@@ -36,8 +36,9 @@ def told(night: ScriptedRun, happenings: list[Happening], **settings: object) ->
     with opened(night, happenings, **settings) as run_context:  # type: ignore[arg-type]
 
         def rest() -> None:
-            if run_context.run.paused not in (None, *held[-1:]):
-                held.append(run_context.run.paused or "")
+            pause = run_context.run.pause
+            if pause is not None and pause.message not in held[-1:]:
+                held.append(pause.message)
 
         with suppress(ToldAll):
             run_until_goal(replace(run_context, rest=rest, clock=lambda: float(next(seconds))))

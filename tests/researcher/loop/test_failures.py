@@ -10,8 +10,8 @@ import pytest
 from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Verdict
-from researcher.loop.context import Backoff, Goal, Pause, RunContext
+from researcher.journal.records import CheckKind, PauseCause, Verdict
+from researcher.loop.context import Backoff, Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.novelty import objection
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
@@ -159,9 +159,9 @@ def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str
     with opened(night, happenings) as run_context:
 
         def rest() -> None:
-            reason = run_context.run.paused
-            if reason is not None and reason not in held[-1:]:
-                held.append(reason)
+            pause = run_context.run.pause
+            if pause is not None and pause.message not in held[-1:]:
+                held.append(pause.message)
 
         run_until_goal(
             replace(
@@ -171,7 +171,7 @@ def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str
                 clock=lambda: float(next(seconds)),
             )
         )
-        assert run_context.run.paused is None
+        assert run_context.run.pause is None
     return held
 
 
@@ -206,13 +206,13 @@ def test_what_the_machine_loses_rolls_nothing_back(night: ScriptedRun) -> None:
 def test_holds_grow_each_kind_for_itself_up_to_half_an_hour_and_begin_anew_when_it_works() -> None:
     back_off = Backoff()
 
-    machine = [back_off.next_s(Pause.MACHINE) for _ in range(10)]
-    subject = [back_off.next_s(Pause.SUBJECT) for _ in range(2)]
-    back_off.reset(Pause.MACHINE)
+    machine = [back_off.next_s(PauseCause.INFRASTRUCTURE) for _ in range(10)]
+    subject = [back_off.next_s(PauseCause.SUBJECT) for _ in range(2)]
+    back_off.reset(PauseCause.INFRASTRUCTURE)
 
     assert machine == [10, 20, 40, 80, 160, 320, 640, 1280, 1800, 1800]
     assert subject == [30, 60]
-    assert (back_off.next_s(Pause.MACHINE), back_off.next_s(Pause.SUBJECT)) == (10, 120)
+    assert (back_off.next_s(PauseCause.INFRASTRUCTURE), back_off.next_s(PauseCause.SUBJECT)) == (10, 120)
 
 
 def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measured(night: ScriptedRun) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Decision, RequestState, State, Verdict
+from researcher.journal.records import CheckKind, Decision, PauseCause, RequestState, State, Verdict
 from researcher.queues.requests import RECEIVE, send, wait_reply
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from trainer.jobs import REQUESTS
@@ -146,7 +146,8 @@ def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_
     with history_of(night) as history:
         run = history.run()
         assert run is not None
-        assert run.paused == "a person asked for it"
+        assert run.pause is not None
+        assert run.pause.cause is PauseCause.USER
     said = wait_reply(night.bus, send(night.bus, "confirm"), 20) or ""
     assert said.startswith(("nothing to confirm", "taken in", "fresh seeds of experiment"))
     assert "going on" in (wait_reply(night.bus, send(night.bus, "resume"), 20) or "")
@@ -243,12 +244,14 @@ def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(ni
     night.start_trainer()
     researcher = night.start_researcher()
 
-    night.wait_until(lambda history: bool((run := history.run()) and run.paused), "the pause")
+    night.wait_until(lambda history: bool((run := history.run()) and run.pause), "the pause")
 
     with history_of(night) as history:
         run = history.run()
     assert run is not None
-    assert "the baseline fails" in (run.paused or "")
+    assert run.pause is not None
+    assert run.pause.cause is PauseCause.SUBJECT
+    assert "the baseline fails" in run.pause.message
     assert "PAUSED" in night.output()
     wait_reply(night.bus, send(night.bus, "resume"), 20)
     night.wait_until(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from researcher.journal.records import ASKED_TO_PAUSE, Prices, Run, Trial
+from researcher.journal.records import ASKED_TO_PAUSE, Pause, PauseCause, Prices, Run, Trial
 from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.report.stall_alarm import alarm, expected_s
 from researcher.report.view import LiveStatus
@@ -66,9 +66,9 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
         (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1351, "no trial has ended for 61 s"),
         (RUN, EVERY_20_S, WAITS, 1299, None),
         (replace(RUN, going_since=1290), EVERY_20_S, replace(WAITS, trainer=TRAINER), 1350, None),
-        (replace(RUN, paused=ASKED_TO_PAUSE), EVERY_20_S, WORKS, 99_999, None),
+        (replace(RUN, pause=ASKED_TO_PAUSE), EVERY_20_S, WORKS, 99_999, None),
         (
-            replace(RUN, paused="the baseline fails; fix it"),
+            replace(RUN, pause=Pause(PauseCause.SUBJECT, "the baseline fails; fix it")),
             EVERY_20_S,
             SILENT,
             1241,

@@ -477,7 +477,7 @@ def test_pause_that_a_person_asked_for_outlives_a_bad_day(
     with JournalReader(night.journal) as history:
         run = history.run()
     assert run is not None
-    assert run.paused == ASKED_TO_PAUSE
+    assert run.pause == ASKED_TO_PAUSE
 
 
 def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(

@@ -31,7 +31,7 @@ from services.doctor.report import without_secrets
 from services.doctor.subject import in_containers
 from services.machine.gpu_env import KEYS
 from services.machine.gpus import Card, Gpu, GpuFault
-from services.machine.state import State
+from services.machine.state import CHOICES_FILE, State
 from tests import ROOT
 from tests.doubles.ollama_server import ollama_double
 from tests.doubles.openai_server import Reply, openai_double, refused, spoken
@@ -422,7 +422,7 @@ def test_driver_older_than_our_torch_needs_is_refused(well: Facts, tmp_path: Pat
 
 
 def broken_driver() -> list[Card]:
-    raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch. Repair the driver, or ...")
+    raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch", "repair the driver, or ...")
 
 
 def test_broken_driver_is_no_missing_card(well: Facts) -> None:
@@ -589,6 +589,18 @@ def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well
     assert finding.verdict is Verdict.WARN
     assert "may not enter " in finding.found
     assert "--state /var/lib/overnight" in finding.fix
+
+
+def test_run_whose_choices_are_damaged_is_told_with_the_folder_to_move_away(well: Facts) -> None:
+    well.state.make()
+    (well.state.journal / CHOICES_FILE).write_text("{")
+
+    finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "subject")
+
+    assert finding.verdict is Verdict.FAIL
+    assert finding.found.startswith(f"{well.state.journal / CHOICES_FILE} cannot be read (")
+    assert finding.found.endswith(")"), "the next step is no part of what was found"
+    assert finding.fix == f"move {well.state.root} away"
 
 
 def test_full_disk_in_local_mode_is_told_with_another_place(well: Facts) -> None:

@@ -20,7 +20,7 @@ import redis
 
 from researcher.queues.requests import send
 from services.redis.acl import SERVICES
-from services.redis.binary import choose_binary, parse_version
+from services.redis.binary import NoServerProgram, choose_binary, parse_version
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST, RedisServer, running_server, start_server
 from tests.fixtures.servers import open_server
@@ -337,6 +337,14 @@ def test_server_on_the_path_is_preferred_and_one_too_old_is_passed_over(
 
     install(path / "valkey-server", "Valkey server v=8.0.1 sha=00000000:0")
     assert choose_binary(None, OLDEST).path == path / "valkey-server"
+
+
+def test_machine_without_a_server_that_is_new_enough_is_told_with_the_next_step() -> None:
+    with pytest.raises(NoServerProgram) as refused:
+        choose_binary(None, (999, 0))
+
+    assert "none of 999.0 or newer on PATH" in refused.value.found
+    assert refused.value.next_step.startswith("install redis-server or valkey-server")
 
 
 def test_server_that_wrote_the_folder_goes_on_with_it(path: Path, tmp_path: Path) -> None:

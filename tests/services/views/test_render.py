@@ -34,10 +34,8 @@ def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
     assert "the researcher starts" in seen(Scene(Report(None, starts), 12, 3.0, ""))
 
 
-def test_it_says_why_roots_candidates_are_no_other_user_and_leaves_the_next_step_to_the_doctor() -> None:
-    trainer = WorkerStatus(
-        "trainer", Status.working("idle"), None, None, no_user="uid 65521 may not enter /closed. Next: move"
-    )
+def test_it_says_why_roots_candidates_are_no_other_user() -> None:
+    trainer = WorkerStatus("trainer", Status.working("idle"), None, None, no_user="uid 65521 may not enter /closed")
 
     text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), trainer=trainer)), None, 3.0, ""))
 

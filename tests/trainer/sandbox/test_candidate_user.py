@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 from tests.fixtures.trials import as_other_user
 from trainer.sandbox import candidate_user
 from trainer.sandbox.access_check import MOVE
-from trainer.sandbox.candidate_user import AUTO, UIDS, SandboxUser, acquire
+from trainer.sandbox.candidate_user import AUTO, UIDS, Obstacle, SandboxUser, acquire
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 
@@ -88,6 +89,16 @@ def closed(ground: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def asks_as(user: User) -> str:
+    """Code that prints what stands against this user, as JSON."""
+    return f"import json; print(json.dumps(vars(obstacle(User({user.uid}, {user.gid}), work, data))))"
+
+
+def told(said: str) -> Obstacle:
+    """What that code has printed."""
+    return Obstacle(**json.loads(said))
+
+
 def owner(folder: Path) -> tuple[int, int]:
     return folder.stat().st_uid, stat.S_IMODE(folder.stat().st_mode)
 
@@ -111,27 +122,29 @@ def test_first_closed_folder_is_named_whether_it_holds_data_state_or_python(
     (closed / "data").mkdir()
     (closed / "data" / "train.npy").touch()
     (closed / "python").symlink_to(installed.python)
-    asks = f"print(obstacle(User({user.uid}, {user.gid}), work, data))"
+    asks = asks_as(user)
 
     of_data = installed.run(asks, places.work, closed / "data")
     of_state = installed.run(asks, closed / "state" / "work", places.data)
     of_python = installed.run(f"sys.executable = '{closed}/python'; {asks}", places.work, places.data)
 
     way = f"uid {user.uid} may not enter {closed}"
-    assert of_data == f"{way}, on the way to {closed}/data/train.npy. Next: {MOVE}"
-    assert of_state == f"{way}. Next: {MOVE}"
-    assert of_python == f"{way}, on the way to {closed}/python. Next: {MOVE}"
+    assert told(of_data) == Obstacle(f"{way}, on the way to {closed}/data/train.npy", MOVE)
+    assert told(of_state) == Obstacle(way, MOVE)
+    assert told(of_python) == Obstacle(f"{way}, on the way to {closed}/python", MOVE)
 
 
 @as_other_user
 def test_interpreter_that_starts_for_root_alone_is_told_in_its_own_words(
     installed: Installed, places: WorkerConfig, user: User
 ) -> None:
-    asks = f"print(obstacle(User({user.uid}, {user.gid}), work, data))"
+    starts = "candidate_user._STARTS = 'import no_numpy_for_you'"
 
-    said = installed.run(f"candidate_user._STARTS = 'import no_numpy_for_you'; {asks}", places.work, places.data)
+    obstacle = told(installed.run(f"{starts}; {asks_as(user)}", places.work, places.data))
 
-    assert f"does not start as uid {user.uid}: ModuleNotFoundError: No module named 'no_numpy_for_you'. Next: " in said
+    fault = "ModuleNotFoundError: No module named 'no_numpy_for_you'"
+    assert obstacle.found.endswith(f"does not start as uid {user.uid}: {fault}")
+    assert obstacle.next_step == MOVE
 
 
 @as_other_user
@@ -196,7 +209,7 @@ def test_trainer_that_finds_every_user_taken_shares_none(
 
     assert (second.user, second.reason) == (
         None,
-        f"other trainers have every uid from {first.user.uid} to {first.user.uid}",
+        Obstacle(f"other trainers have every uid from {first.user.uid} to {first.user.uid}"),
     )
 
 
