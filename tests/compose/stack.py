@@ -23,7 +23,7 @@ CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
 STAY_UP = ("redis", "ollama", "trainer", "checker", "researcher")
 USER = "1000:1000"
 DEADLINE_S = 600.0
-CHECKER = TESTS / "crash" / "checker.py"
+CHECKER = TESTS / "scenarios" / "crash" / "checker.py"
 ENGINE = ROOT / "scripts" / "dev" / "docker-engine"
 QUERY = """
 import json, sqlite3, sys
