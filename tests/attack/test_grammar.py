@@ -111,7 +111,7 @@ def test_a_cheat_gets_through_where_nobody_asks(
     parts: tuple[Part, ...], asked: bool, verdict: Verdict, ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not asked:
-        monkeypatch.setattr(run, "questions", lambda spec, bpb: None)
+        monkeypatch.setattr(run, "rows_to_recheck", lambda spec, bpb: None)
     scores = [(seed, measured(ground / f"honest-{seed}", seed, clocked=False)) for seed in SEEDS]
 
     found = tried(Candidate.of(*parts), ground, honest_scores(scores, clocked=False))
