@@ -152,7 +152,7 @@ def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # nobody here sends a candidate these, so they are a passer-by's
         signal.signal(number, signal.SIG_IGN)
     os.write(failed_fd, ",".join(layers).encode())
-    os.execve(orders["argv"][0], orders["argv"], orders["env"])
+    os.execv(orders["argv"][0], orders["argv"])
 
 
 def _wait(candidate: int, deadline: float) -> tuple[int | None, str]:

@@ -228,7 +228,7 @@ def _filter_calls(process: Becoming) -> str:
 
 
 def _clean_environment(process: Becoming) -> str:
-    """Of this process too: what `execve` passes on is then all that there is."""
+    """The candidate's program inherits the environment of this process, and nothing else."""
     os.environ.clear()
     os.environ.update(process.orders["env"])
     return ""

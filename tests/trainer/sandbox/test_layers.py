@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer.sandbox.test_guardian import guarded
 from trainer.sandbox.landlock import abi
-from trainer.sandbox.launch import can_own_root
+from trainer.sandbox.launch import MARKER, can_own_root
 from trainer.sandbox.layers import LAYERS
 
 ALWAYS = {
@@ -46,3 +46,10 @@ def test_layers_and_acts_have_names_of_their_own() -> None:
     assert len(set(names)) == len(names)
     assert len(set(acts)) == len(acts)
     assert not {layer.name for layer in LAYERS if layer.acts} - set(names)
+
+
+def test_the_environment_that_a_candidate_gets_is_the_ordered_one(tmp_path: Path) -> None:
+    said, ending = guarded(tmp_path, ["/usr/bin/env"])
+
+    assert ending.exit_code == 0
+    assert [line.partition("=")[0] for line in said.splitlines()] == [MARKER]
