@@ -57,21 +57,21 @@ class Opened:
 class Ticker:
     """Serves requests, repeats the status and notices a stop, again and again while the researcher waits."""
 
-    def __init__(self, opened: Opened, voice: StatusPublisher) -> None:
+    def __init__(self, opened: Opened, publisher: StatusPublisher) -> None:
         front = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
         self._desk = RequestWorker.open(opened.bus, front.receive)
         self._opened = opened
-        self._voice = voice
+        self._publisher = publisher
         self._jumps = opened.clock.jumps
 
     def tick(self) -> None:
         """Raises what the switch raises on a stop."""
         self._note_a_jump()
-        self._voice.repeat()
+        self._publisher.repeat()
         refused = RequestJob.refused
         self._desk.serve()
         if RequestJob.refused > refused:
-            self._voice.say("desk", unknown_jobs_text(RequestJob.refused, REQUESTS))
+            self._publisher.say("requests", unknown_jobs_text(RequestJob.refused, REQUESTS))
         self._opened.switch.look()
 
     def rest(self) -> None:
@@ -91,13 +91,13 @@ class Ticker:
 def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
     """Everything that the loop works with; what is built speaks on the bus from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
-    voice = StatusPublisher(opened.bus, lambda: _worry(opened), workspace.look)
-    ticker, table = Ticker(opened, voice), ResultsTable(journal)
+    publisher = StatusPublisher(opened.bus, lambda: _worry(opened), workspace.look)
+    ticker, table = Ticker(opened, publisher), ResultsTable(journal)
     return RunContext(
         journal=journal,
         workspace=workspace,
         trials=TrialQueue(opened.bus, opened.clock.leases_count),
-        proposers=_proposers(opened, voice),
+        proposers=_proposers(opened, publisher),
         profile=opened.profile,
         rule=settings.rule,
         crash_reset=settings.crash_reset,
@@ -106,7 +106,7 @@ def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
         project=lambda: write_whole(settings.subject_dir / "results.tsv", table.text().encode()),
         tick=ticker.tick,
         rest=ticker.rest,
-        say=lambda words: voice.say(RESEARCHER, words),
+        say=lambda words: publisher.say(RESEARCHER, words),
         clock=opened.clock,
         back_off=back_off,
     )
@@ -119,14 +119,14 @@ def _worry(opened: Opened) -> str | None:
     return alarm(run, journal.trials(), opened.profile.budget, now(journal, opened.bus), opened.clock())
 
 
-def _proposers(opened: Opened, voice: StatusPublisher) -> Proposers:
+def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
     settings, profile, run, workspace = opened.settings, opened.profile, opened.run, opened.workspace
     if not settings.backend.asks_llm:
         alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
         logger.info("no LLM, %s", alone)
-        voice.say("llm", f"none, {alone}")
+        publisher.say("llm", f"none, {alone}")
     files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
-    checker = DryRuns(opened.bus, profile, files, lambda words: voice.say("checker", words))
+    checker = DryRuns(opened.bus, profile, files, lambda words: publisher.say("checker", words))
     return Proposers(
         mix=settings.proposer,
         asking=Vetting(profile, workspace.program, checker),
@@ -136,7 +136,7 @@ def _proposers(opened: Opened, voice: StatusPublisher) -> Proposers:
         drafting=Prefetch(opened.journal.folder, lease(settings, profile)),
         shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
-        say=lambda words: voice.say("llm", words),
+        say=lambda words: publisher.say("llm", words),
     )
 
 

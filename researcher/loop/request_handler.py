@@ -1,4 +1,4 @@
-"""The front desk's answers: what becomes of a request, written down before it is said.
+"""RequestHandler: what becomes of a request, written down before it is said.
 
 A request is taken in once. Controls act at once; ideas and files wait for their turn, which comes before the
 proposers'.

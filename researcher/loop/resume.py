@@ -67,8 +67,8 @@ def run_through_outages(settings: Settings, run: Callable[[Backoff], None], swit
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
                     raise
-            desk = _HeldDesk(settings, words, switch, may_write=lock is not None)
-            _hold(desk, back_off.next_s(PauseCause.OUTAGE))
+            request_worker = _HeldRequests(settings, words, switch, may_write=lock is not None)
+            _hold(request_worker, back_off.next_s(PauseCause.OUTAGE))
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:
@@ -77,7 +77,7 @@ def _refuse_damaged(error: Exception, folder: Path) -> None:
         raise JournalError(words) from error
 
 
-class _HeldDesk:
+class _HeldRequests:
     """What can be said and served while the run is held: one of log, Redis and journal will be there to be read."""
 
     def __init__(self, settings: Settings, words: str, switch: Switch, *, may_write: bool) -> None:
@@ -120,15 +120,15 @@ class _HeldDesk:
         return f"stopping now, though it cannot be written down: {self.words}"
 
 
-def _hold(desk: _HeldDesk, for_s: float) -> None:
+def _hold(request_worker: _HeldRequests, for_s: float) -> None:
     """Until it is time to try again, or somebody says so; at least one look at the requests."""
-    logger.error("HELD for %.0f s: %s", for_s, desk.words)
+    logger.error("HELD for %.0f s: %s", for_s, request_worker.words)
     until = time.monotonic() + for_s
-    desk.write_down()
+    request_worker.write_down()
     while True:
-        desk.serve()
-        desk.switch.look()
+        request_worker.serve()
+        request_worker.switch.look()
         left_s = until - time.monotonic()
-        if desk.go_on or left_s <= 0:
+        if request_worker.go_on or left_s <= 0:
             return
         time.sleep(min(SAY_AGAIN_S, left_s))

@@ -69,24 +69,24 @@ class Proposers:
         self._optimizer = optimizer
         self._briefing = Briefing(asking.profile, asking.program, optimizer)
         alone = mix is Mix.LLM
-        speaker = (
+        llm_proposer = (
             None if llm is None else LlmProposer(llm, asking, self._briefing, drafting, say, alone=alone, clock=clock)
         )
         schedule: list[Scheduled] = []
         if stronger is not None:
-            escalated = StrongerLlm(stronger, asking, self._briefing, alone=speaker is None, clock=clock)
+            escalated = StrongerLlm(stronger, asking, self._briefing, alone=llm_proposer is None, clock=clock)
             schedule.append(Scheduled(escalated))
         if mix not in (Mix.LLM, Mix.RANDOM):
             schedule.append(Scheduled(Combiner(self._briefing)))
-        if speaker is not None:
-            schedule.append(Scheduled(speaker, ALONE if alone else shares))
+        if llm_proposer is not None:
+            schedule.append(Scheduled(llm_proposer, ALONE if alone else shares))
         if not alone:
-            drafted = frozenset[str] if speaker is None else speaker.drafted
+            drafted = frozenset[str] if llm_proposer is None else llm_proposer.drafted
             schedule.append(Scheduled(OptimizerProposer(optimizer, drafted)))
         self._proposers = [each.proposer for each in schedule]
         self._shares = {name: share for each in schedule for name, share in each.shares.items()}
         self._submitted = SubmittedFiles()
-        self._speaker = speaker
+        self._llm_proposer = llm_proposer
         self._folder = folder
         self._clock = clock
         self._learned = 0
@@ -111,18 +111,18 @@ class Proposers:
     def draft_ahead(self, journal: JournalReader) -> None:
         """While a trial runs: have the LLM asked for what comes next. Returns at once."""
         run = journal.run()
-        if self._speaker is not None and run is not None and run.incumbent is not None:
-            self._speaker.draft_ahead(journal, journal.source(run.incumbent), self._upcoming(journal))
+        if self._llm_proposer is not None and run is not None and run.incumbent is not None:
+            self._llm_proposer.draft_ahead(journal, journal.source(run.incumbent), self._upcoming(journal))
 
     def leave_card(self, tick: Tick) -> None:
         """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded."""
-        if self._speaker is not None:
-            self._speaker.leave_card(tick)
+        if self._llm_proposer is not None:
+            self._llm_proposer.leave_card(tick)
 
     def close(self) -> None:
         """Give up what is being drafted."""
-        if self._speaker is not None:
-            self._speaker.close()
+        if self._llm_proposer is not None:
+            self._llm_proposer.close()
 
     def learn(self, journal: JournalReader) -> None:
         """Teach the optimiser what was decided since the last call, and measured again."""

@@ -33,7 +33,7 @@ BODY_LIMIT_CHARACTERS = 300_000
 WAITING_LIMIT = 3_000
 SERVED_AT_ONCE = 100
 _KEPT_S = 24 * 3600
-_TAKEN, _BY_DESK, _BACK = "taken", b"desk", b"withdrawn"
+_TAKEN, _BY_WORKER, _BACK = "taken", b"worker", b"withdrawn"
 _CLEAR_ABOVE_SHARE = 0.5  # of the server's memory
 _LOOKED_AT_ONCE = 1_000
 _LIST_LIMIT_BYTES = 1024**2
@@ -43,7 +43,8 @@ Receiver = Callable[[str, str, str], str]
 
 
 class RequestJob(AllowlistedJob):
-    """Asks the researcher for something. The table is filled when the desk opens: the answers come from its journal."""
+    """Asks the researcher for something. The table is filled when the worker opens: the answers come from its
+    journal."""
 
     functions: ClassVar[dict[str, Receiver]] = {}
     works = REQUESTS
@@ -52,7 +53,7 @@ class RequestJob(AllowlistedJob):
     def fetch(cls, id: str, connection: redis.Redis | None = None, serializer: Any = None) -> Self:
         """Raises NoSuchJobError for one that is answered or was taken back, too: one of the two sides takes it."""
         job = super().fetch(id, connection=connection, serializer=serializer)
-        is_first = job.connection.hsetnx(job.key, _TAKEN, _BY_DESK)
+        is_first = job.connection.hsetnx(job.key, _TAKEN, _BY_WORKER)
         taken_back = not is_first and job.connection.hget(job.key, _TAKEN) == _BACK
         if taken_back or job.get_status(refresh=False) in (JobStatus.FINISHED, JobStatus.FAILED):
             job.leave_list()
@@ -75,7 +76,7 @@ class RequestWorker(SimpleWorker):
         """Serve with `receiver(id, kind, body) -> answer`, first what a killed researcher left."""
         RequestJob.functions[RECEIVE] = partial(_receive, receiver)
         queue = bus.queue(REQUESTS)
-        desk = cls(
+        request_worker = cls(
             [queue],
             connection=bus.connection,
             serializer=JSONSerializer,
@@ -86,7 +87,7 @@ class RequestWorker(SimpleWorker):
         )
         _clear(queue)
         _put_back(queue)
-        return desk
+        return request_worker
 
     def serve(self) -> None:
         """Answer what waits, the first `SERVED_AT_ONCE` of it; one round trip when nothing does."""
@@ -200,5 +201,5 @@ def wait_reply(bus: RedisClient, request: str, wait_s: int) -> str | None:
 
 
 def cancel(bus: RedisClient, request: str) -> bool:
-    """Take a request back. False when it is being served already; the desk deletes what it finds taken back."""
+    """Take a request back. False when it is being served already; the worker deletes what it finds taken back."""
     return bool(bus.connection.hsetnx(RequestJob.key_for(request), _TAKEN, _BACK))

@@ -247,7 +247,7 @@ def _foreign(bus: RedisClient, trainer: WorkerStatus | None) -> str | None:
     """What is said of jobs that are none of ours, in the queue of trials, or in that of requests."""
     if trainer is not None and trainer.refused:
         return unknown_jobs_text(trainer.refused, TRIALS)
-    said = bus.doing("desk")
+    said = bus.doing("requests")
     return None if said is None else said.message
 
 

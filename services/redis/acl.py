@@ -5,7 +5,7 @@ refused. Promises: the researcher cannot write a trial's result, the trainer can
 requests and no trials, nobody is an administrator, and nobody runs or loads a script. A client gets single commands
 only, none of which walks over what a client stored: a long walk, or a transaction of many, would block the server for
 all. Not covered: what a service does to its own work, and how much a client sends; the server's limits and the
-researcher's desk bound what that fills. For Redis 7 and newer, and Valkey.
+researcher's worker of requests bound what that fills. For Redis 7 and newer, and Valkey.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ RESEARCHER = User(  # and the `overnight` command in its container
                 *(f"rq:{registry}:trials" for registry in ("wip", "finished", "failed")),
             ),
         ),
-        # Serve its own desk, read the answers, drop what is too much, and clear away what nobody asks about.
+        # Serve its own requests, read the answers, drop what is too much, and clear away what nobody asks about.
         *_works(REQUESTS, _REQUEST_JOB, "researcher-*"),
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
         Grant("ltrim", keys=(f"rq:queue:{REQUESTS}",)),

@@ -1294,7 +1294,7 @@ GUARDS = (
     Guard(
         "a held night is asked",
         "researcher/loop/resume.py",
-        "        desk.serve()\n",
+        "        request_worker.serve()\n",
         "",
         _BAD_DAYS + "held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume",
     ),

@@ -119,10 +119,10 @@ def test_request_that_cannot_be_read_is_refused_once_and_holds_nobody_up(
 ) -> None:
     forge(client, **fields)
     honest = send(client, "idea", "deeper")
-    desk = RequestWorker.open(researcher, receive)
+    request_worker = RequestWorker.open(researcher, receive)
 
     tracemalloc.start()
-    desk.serve()
+    request_worker.serve()
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -190,13 +190,13 @@ def test_flood_of_requests_costs_a_bounded_time_and_what_is_too_much_is_dropped(
         client.connection.rpush("rq:queue:requests", *[ID] * 10_000)
     forge(client)
     served: list[str] = []
-    desk = RequestWorker.open(researcher, lambda request, kind, body: served.append(request) or "taken in")
+    request_worker = RequestWorker.open(researcher, lambda request, kind, body: served.append(request) or "taken in")
 
     assert researcher.queue(REQUESTS).count <= WAITING_LIMIT
-    desk.serve()
+    request_worker.serve()
     honest = send(client, "idea", "deeper")
     for _ in range(WAITING_LIMIT):
-        desk.serve()
+        request_worker.serve()
 
     assert len(served) <= 2
     assert wait_reply(client, honest, 1) == "taken in"
@@ -233,12 +233,12 @@ def test_list_that_a_client_fills_is_cut(client: RedisClient, researcher: RedisC
         for _ in range(1000):
             client.connection.rpush("rq:queue:requests", *[bytes(size_bytes)] * (MIB // size_bytes))
 
-    desk = RequestWorker.open(researcher, receive)
+    request_worker = RequestWorker.open(researcher, receive)
     for _ in range(WAITING_LIMIT):
-        desk.serve()
+        request_worker.serve()
 
     honest = send(client, "idea", "deeper")
-    desk.serve()
+    request_worker.serve()
     assert wait_reply(client, honest, 1) == "taken in: deeper"
     assert researcher.connection.info("memory")["used_memory"] < 24 * MIB
 
@@ -265,11 +265,11 @@ def test_client_that_does_not_read_what_it_asks_for_is_sent_away(server: RedisSe
 
 
 def test_request_is_taken_back_or_served_and_never_both(client: RedisClient, researcher: RedisClient) -> None:
-    desk = RequestWorker.open(researcher, receive)
+    request_worker = RequestWorker.open(researcher, receive)
     back, served = send(client, "idea", "back"), send(client, "stop")
     assert cancel(client, back)
 
-    desk.serve()
+    request_worker.serve()
 
     assert wait_reply(client, back, 1) is None
     assert wait_reply(client, served, 1) == "taken in: "

@@ -357,9 +357,9 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
     left = send(bus, "pause")
     take(server.bus.queue(REQUESTS))
 
-    desk = RequestWorker.open(bus, receive)
+    request_worker = RequestWorker.open(bus, receive)
     good, bad = send(bus, "idea", "wider"), send(bus, "submit", "broken")
-    desk.serve()
+    request_worker.serve()
     late = send(bus, "stop")
 
     assert [wait_reply(bus, request, 1) for request in (left, good)] == ["taken in", "taken in"]
@@ -373,10 +373,10 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
 
 def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(server: Guarded) -> None:
     client = server.bus_of("client")
-    desk = RequestWorker.open(server.bus_of("researcher"), receive)
+    request_worker = RequestWorker.open(server.bus_of("researcher"), receive)
 
     asked = [send(client, kind, "body") for kind in KINDS]
-    desk.serve()
+    request_worker.serve()
     late = send(client, "stop")
 
     assert [wait_reply(client, request, 1) for request in asked] == ["taken in"] * len(KINDS)
@@ -388,14 +388,14 @@ def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(serve
 
 def test_overnight_asks_as_a_client_where_no_night_is(server: Guarded, tmp_path: Path) -> None:
     researcher = server.bus_of("researcher")
-    desk = RequestWorker.open(researcher, receive)
+    request_worker = RequestWorker.open(researcher, receive)
     researcher.say("researcher", Status.working("measuring"))
     door = {"REDIS_URL": server.url("client"), "REDIS_PASSWORD_FILE": str(server.password_file("client"))}
     argv = [sys.executable, "-m", "services.cli", "idea", "wider", "--state", str(tmp_path)]
 
     with subprocess.Popen(argv, env=os.environ | door, stdout=subprocess.PIPE, text=True) as asking:
-        wait_for(lambda: desk.queues[0].count > 0, 30)
-        desk.serve()
+        wait_for(lambda: request_worker.queues[0].count > 0, 30)
+        request_worker.serve()
         said, _ = asking.communicate(timeout=30)
 
     assert said.strip() == "taken in"
