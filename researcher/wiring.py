@@ -58,8 +58,8 @@ class Ticker:
     """Serves requests, repeats the status and notices a stop, again and again while the researcher waits."""
 
     def __init__(self, opened: Opened, publisher: StatusPublisher) -> None:
-        front = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
-        self._desk = RequestWorker.open(opened.bus, front.receive)
+        handler = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
+        self._requests = RequestWorker.open(opened.bus, handler.receive)
         self._opened = opened
         self._publisher = publisher
         self._jumps = opened.clock.jumps
@@ -69,7 +69,7 @@ class Ticker:
         self._note_a_jump()
         self._publisher.repeat()
         refused = RequestJob.refused
-        self._desk.serve()
+        self._requests.serve()
         if RequestJob.refused > refused:
             self._publisher.say("requests", unknown_jobs_text(RequestJob.refused, REQUESTS))
         self._opened.switch.look()
@@ -91,7 +91,7 @@ class Ticker:
 def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
     """Everything that the loop works with; what is built speaks on the bus from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
-    publisher = StatusPublisher(opened.bus, lambda: _worry(opened), workspace.look)
+    publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.look)
     ticker, table = Ticker(opened, publisher), ResultsTable(journal)
     return RunContext(
         journal=journal,
@@ -112,7 +112,7 @@ def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
     )
 
 
-def _worry(opened: Opened) -> str | None:
+def _stall_check(opened: Opened) -> str | None:
     """Why somebody should look at the run, if so."""
     journal, run = opened.journal, opened.journal.run()
     assert run is not None, "a run was found or started before anything is built"

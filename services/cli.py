@@ -26,7 +26,7 @@ from services.machine.state import State
 from services.version import overnight
 from services.views import show
 from services.views.client import ask_and_wait
-from services.views.follow import follow_night
+from services.views.follow import follow_run
 from trainer.jobs import BusError, ProfileError
 
 app = typer.Typer(callback=overnight, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -125,7 +125,7 @@ def status(
 ) -> None:
     """Show how the run stands."""
     if follow:
-        raise typer.Exit(follow_night(_state(state), console))
+        raise typer.Exit(follow_run(_state(state), console))
     show.show_status(_state(state), console, as_json=as_json)
 
 

@@ -70,7 +70,7 @@ def run_local(state: State, wish: RunOptions, console: Console) -> int:
         settle_data(state, choices, console)
         server = start_server(state.redis, wish.redis_url)
         try:
-            return _watch_night(state, wish, choices, server, console)
+            return _watch_run(state, wish, choices, server, console)
         finally:
             server.stop()
     finally:
@@ -90,7 +90,7 @@ def _lock(state: State) -> WriterLock:
     return lock
 
 
-def _watch_night(state: State, wish: RunOptions, choices: RunConfig, server: RedisServer, console: Console) -> int:
+def _watch_run(state: State, wish: RunOptions, choices: RunConfig, server: RedisServer, console: Console) -> int:
     profile = choices.trial_profile()
     children = [_trainer(state, wish, server), _researcher(state, wish, choices, server)]
     children += [_checker(state, wish, server)] if _asks_an_llm(wish) else []

@@ -12,7 +12,7 @@ from services.adopt.adopt import settle_data
 from services.machine.gpus import detect_profile, gpus
 from services.machine.state import State, StateError
 from services.machine.subject import render_subject
-from services.views.client import DoorError, is_running
+from services.views.client import ClientError, is_running
 from trainer.jobs import Kind, Outcome, Progress, TrialSpec, files_digest, trial_id
 from trainer.sandbox.candidate_user import AUTO, WorkFolderRefused, acquire
 from trainer.sandbox.cleanup import NotSwept
@@ -23,7 +23,7 @@ from trainer.trial.trial import run_trial
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     """Score `file` as a trial would be. Returns 0 when it got a score."""
     if is_running(state):
-        raise DoorError(
+        raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"
         )
     choices = state.settle(detect=lambda: detect_profile(gpus()))
@@ -47,7 +47,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
     try:
         sandbox_user = acquire(state.work, state.data, AUTO)
     except (WorkFolderRefused, NotSwept) as refusal:
-        raise DoorError(str(refusal), "then the same command again") from refusal
+        raise ClientError(str(refusal), "then the same command again") from refusal
     if sandbox_user.reason is not None:
         console.print(f"{file.name} runs as root without its rights: {sandbox_user.reason}", soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -41,7 +41,7 @@ def run_until_goal(run_context: RunContext) -> str:
             act(run_context)
             act = step
         except SubjectDamaged as damaged:
-            mend_subject(run_context, damaged)
+            repair_subject(run_context, damaged)
             act = sync_with_journal
         except Finished as finished:
             run_context.journal.end(run_context.run, str(finished))
@@ -59,12 +59,12 @@ def sync_with_journal(run_context: RunContext) -> None:
     run_context.project()
 
 
-def mend_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
+def repair_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
     """Make the repository again; hold where that cannot be done, or where nothing is found to fix."""
     try:
-        mended = repair(run_context.workspace.path, run_context.journal, str(damaged), run_context.workspace.user)
+        repaired = repair(run_context.workspace.path, run_context.journal, str(damaged), run_context.workspace.user)
         run_context.workspace.reopen()
-        if ensure_commits(run_context.workspace, run_context.journal) or mended:
+        if ensure_commits(run_context.workspace, run_context.journal) or repaired:
             return
     except SubjectError as error:
         run_context.hold(PauseCause.SUBJECT, str(error))

@@ -20,15 +20,17 @@ SUBJECT = "subject"
 class StatusPublisher:
     """Repeats itself every few seconds.
 
-    `worry` is asked as often: an alarm is added to what the researcher does, and logged when it begins. So is
+    `stall_check` is asked as often: an alarm is added to what the researcher does, and logged when it begins. So is
     `subject`, for what a person did there.
     """
 
     REPEAT_S = 10.0
 
-    def __init__(self, bus: RedisClient, worry: Callable[[], str | None], subject: Callable[[], str] = str) -> None:
+    def __init__(
+        self, bus: RedisClient, stall_check: Callable[[], str | None], subject: Callable[[], str] = str
+    ) -> None:
         self._bus = bus
-        self._worry = worry
+        self._stall_check = stall_check
         self._subject = subject
         self._worried = False
         self._words: dict[str, str] = {}
@@ -46,9 +48,9 @@ class StatusPublisher:
             self._words[SUBJECT] = self._subject()
             for who, words in list(self._words.items()):  # the drafting thread speaks as well
                 self._bus.say(who, Status.working(words))
-            worry = self._worry()
-            if worry is not None:
-                self._bus.say(RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {worry}"))
+            stall_check = self._stall_check()
+            if stall_check is not None:
+                self._bus.say(RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {stall_check}"))
                 if not self._worried:
-                    logger.error("ALARM: %s", worry)
-            self._worried = worry is not None
+                    logger.error("ALARM: %s", stall_check)
+            self._worried = stall_check is not None

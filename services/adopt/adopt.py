@@ -106,16 +106,16 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
             f"the data of {choices.subject} came as tokens, and nothing here can encode a private text",
             "leave --unseen out",
         )
-    anew = f"overnight init --subject {choices.subject} --state {state.root}"
+    retry = f"overnight init --subject {choices.subject} --state {state.root}"
     try:
         upgrade(state.data)
         manifest = verify(state.data)
     except NotPrepared as damage:
         raise StateError(
-            f"the data of {choices.subject} are damaged", f"restore them or start again: {anew}"
+            f"the data of {choices.subject} are damaged", f"restore them or start again: {retry}"
         ) from damage
     if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
-        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data", f"take it again: {anew}")
+        raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data", f"take it again: {retry}")
     return manifest
 
 

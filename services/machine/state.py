@@ -108,7 +108,7 @@ class State:
         chosen = Path(choices.subject)
         return None if chosen == self.subject.resolve() else chosen
 
-    def require_night(self) -> RunConfig:
+    def require_run(self) -> RunConfig:
         """Raises StateError where no run was begun."""
         found = self.choices()
         if found is None:

@@ -34,7 +34,7 @@ def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
 
 def repository_of(state: State) -> Path:
     """Where the commits of the run are: in the user's own repository for one that an earlier version ended."""
-    return state.subject if (state.subject / ".git").exists() else Path(state.require_night().subject)
+    return state.subject if (state.subject / ".git").exists() else Path(state.require_run().subject)
 
 
 def render_subject(profile: Profile) -> dict[str, str]:

@@ -64,7 +64,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _told)
     try:
         settings = Settings()
-        _stay(settings, _night(settings))
+        _stay(settings, _carry_out(settings))
     except Told:
         return 0
     except ValidationError as error:
@@ -77,7 +77,7 @@ def _told(number: int, _frame: FrameType | None) -> None:
     raise Told(number)
 
 
-def _night(settings: Settings) -> Status:
+def _carry_out(settings: Settings) -> Status:
     """Run the researcher until it ends for good, and return how it ended, for whoever watches."""
     state = State(settings.overnight_state)
     try:

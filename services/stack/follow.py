@@ -35,7 +35,7 @@ class Ending(Enum):
 _ENDINGS = {follow.OVER: Ending.OVER, follow.WAS_REFUSED: Ending.REFUSED, follow.LEFT: Ending.LEFT}
 
 
-def watch_night(
+def watch_run(
     stack: Stack, console: Console, *, terminal: bool, rest: Callable[[], None] = lambda: time.sleep(_REST_S)
 ) -> Ending:
     """Show the run until it is over."""

@@ -18,7 +18,7 @@ from services.doctor import Facts, Mode, Verdict, examine, exit_code, print_find
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
 from services.stack.changes import changes, times
-from services.stack.follow import Ending, run_after, watch_night
+from services.stack.follow import Ending, run_after, watch_run
 from services.stack.local_env import write_local
 
 NEXT = """\
@@ -83,7 +83,7 @@ def told(stack: Stack, container: Container) -> str:
 
 def watch(wish: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
     """Show the run until it has ended, then do what was asked for; the exit code."""
-    ending = watch_night(stack, console, terminal=terminal)
+    ending = watch_run(stack, console, terminal=terminal)
     if ending is Ending.OVER:
         console.print(OVER)
         return run_after(wish.then, console) if wish.then is not None else 0

@@ -1,4 +1,4 @@
-"""The door to a running run: where its Redis is, and asking it for something.
+"""A client of a run: where its Redis is, and asking it for something.
 
 In a container the address comes from the environment; in local mode from the files the embedded server left.
 """
@@ -19,7 +19,7 @@ from trainer.jobs import RedisClient, connect
 ANSWER_WITHIN_S = 15
 
 
-class DoorError(OvernightError):
+class ClientError(OvernightError):
     """Nobody answers."""
 
 
@@ -31,7 +31,7 @@ def open_bus(state: State) -> RedisClient:
         return RedisClient(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
     server = running_server(state.redis)
     if server is None:
-        raise DoorError(
+        raise ClientError(
             f"no run is going on in {state.root}",
             "start it with `overnight run` (if it runs on a server of your own, set REDIS_URL)",
         )
@@ -42,7 +42,7 @@ def is_running(state: State) -> bool:
     """True when a researcher is at work on this state."""
     try:
         status = open_bus(state).doing("researcher")
-    except (DoorError, redis.RedisError):
+    except (ClientError, redis.RedisError):
         return False
     return status is not None and not status.is_over
 
@@ -50,17 +50,17 @@ def is_running(state: State) -> bool:
 def ask_and_wait(state: State, kind: str, body: str) -> str:
     """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later run."""
     if not os.environ.get("REDIS_URL"):  # with it, the run may be on another machine
-        state.require_night()
+        state.require_run()
     bus = open_bus(state)
     status = bus.doing("researcher")
     if status is None:
-        raise DoorError("no researcher is at work", "start the run with `overnight run`")
+        raise ClientError("no researcher is at work", "start the run with `overnight run`")
     if status.is_over:
-        raise DoorError(f"no researcher is at work ({status})", "start it with `scripts/up`")
+        raise ClientError(f"no researcher is at work ({status})", "start it with `scripts/up`")
     request = send(bus, kind, body)
     said = wait_reply(bus, request, ANSWER_WITHIN_S)
     if said is not None:
         return said
     if cancel(bus, request):
-        raise DoorError(f"the researcher did not answer within {ANSWER_WITHIN_S} s", "nothing was changed, try again")
+        raise ClientError(f"the researcher did not answer within {ANSWER_WITHIN_S} s", "nothing was changed, try again")
     return "taken in, but not answered yet; see `overnight status`"

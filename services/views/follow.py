@@ -71,7 +71,7 @@ class OpenJournal:
             self._history = None
 
 
-def follow_night(state: State, console: Console, rest: Callable[[], None] = lambda: time.sleep(REFRESH_S)) -> int:
+def follow_run(state: State, console: Console, rest: Callable[[], None] = lambda: time.sleep(REFRESH_S)) -> int:
     """Follow until the researcher says that the run is over. Returns OVER, WAS_REFUSED or, after Ctrl-C, LEFT.
 
     Raises DoorError where a run on this machine is not running.

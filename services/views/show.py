@@ -25,7 +25,7 @@ from researcher.report.view import RunReport
 from researcher.repository.repository import EDITABLE, Workspace
 from services.machine.state import State
 from services.machine.subject import repository_of
-from services.views.client import DoorError, open_bus
+from services.views.client import ClientError, open_bus
 from services.views.render import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text, proposers_table
 from trainer.jobs import RedisClient, TrialResult
 
@@ -114,7 +114,7 @@ def export(state: State, to: Path, console: Console) -> None:
 
 
 def _history(state: State) -> JournalReader:
-    state.require_night()
+    state.require_run()
     return JournalReader(state.journal)
 
 
@@ -122,12 +122,12 @@ def _bus(state: State) -> RedisClient | None:
     """The run's Redis; None where nobody can be asked."""
     try:
         return open_bus(state)
-    except DoorError:
+    except ClientError:
         return None
 
 
 def _snapshot(history: JournalReader, state: State, bus: RedisClient | None = None) -> Report:
-    return snapshot(history, bus, state.require_night().trial_profile(), time.time())
+    return snapshot(history, bus, state.require_run().trial_profile(), time.time())
 
 
 def _begun(report: Report) -> RunReport:

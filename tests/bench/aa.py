@@ -26,7 +26,7 @@ from researcher.queues.requests import send
 from researcher.report.view import RunReport, build_report
 from services.machine.state import State
 from services.machine.subject import render_subject
-from services.views.client import DoorError, open_bus
+from services.views.client import ClientError, open_bus
 from trainer.jobs import profile_named
 
 PROFILE = "cpu"
@@ -69,7 +69,7 @@ def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
             bus = open_bus(state)
             if bus.doing("researcher") is not None:
                 break
-        except DoorError:  # the server is not up yet
+        except ClientError:  # the server is not up yet
             pass
         time.sleep(LOOK_EVERY_S)
     for number in range(1, count + 1):

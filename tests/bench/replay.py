@@ -34,7 +34,7 @@ Counts = Counter[tuple[str, str, str]]
 
 def replay_proposals(state: State, console: Console) -> None:
     """Print the rates."""
-    state.require_night()
+    state.require_run()
     counts: Counts = Counter()
     with JournalReader(state.journal) as history:
         for item in history.experiments():

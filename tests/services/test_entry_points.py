@@ -15,7 +15,7 @@ import pytest
 from researcher.journal.reader import JournalReader
 from services.machine.state import State
 from services.trainer import start as trainer_start
-from services.views.client import DoorError, ask_and_wait
+from services.views.client import ClientError, ask_and_wait
 from tests import ROOT
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
@@ -145,7 +145,7 @@ def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
     assert health(night, state) == 0
     monkeypatch.setenv("REDIS_URL", night.server.url)
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(night.password_file))
-    with pytest.raises(DoorError, match="ended"):
+    with pytest.raises(ClientError, match="ended"):
         ask_and_wait(state, "idea", "too late")
     container.send_signal(signal.SIGTERM)
     assert container.wait(TEN_S) == 0

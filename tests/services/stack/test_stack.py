@@ -31,7 +31,7 @@ from services.compose import Container, Stack, StackError
 from services.doctor import Mode
 from services.machine.gpu_env import KEYS
 from services.stack.changes import changes, times
-from services.stack.follow import Ending, run_after, watch_night
+from services.stack.follow import Ending, run_after, watch_run
 from services.stack.results import fetch, unpack
 from services.stack.up import UpOptions, bring_up
 from tests import ROOT
@@ -180,7 +180,7 @@ def test_the_view_goes_on_over_a_restarted_researcher_until_the_night_is_over(to
 
     thread = threading.Thread(target=restart)
     thread.start()
-    ending = watch_night(toy.stack, Console(file=io.StringIO()), terminal=False, rest=rest)
+    ending = watch_run(toy.stack, Console(file=io.StringIO()), terminal=False, rest=rest)
     thread.join()
 
     assert ending is Ending.OVER
@@ -192,7 +192,7 @@ def test_the_view_ends_when_the_stack_is_taken_down(toy: Toy) -> None:
     toy.up()
     toy.stack.down()
 
-    ending = watch_night(toy.stack, Console(file=io.StringIO()), terminal=False, rest=lambda: None)
+    ending = watch_run(toy.stack, Console(file=io.StringIO()), terminal=False, rest=lambda: None)
 
     assert ending is Ending.GONE
 
@@ -203,7 +203,7 @@ def test_how_the_view_ended_is_told_apart(toy: Toy) -> None:
 
     for code, ending in ((0, Ending.OVER), (3, Ending.REFUSED), (130, Ending.LEFT)):
         (toy.shared / "over").write_text(str(code))
-        assert watch_night(toy.stack, Console(file=io.StringIO()), terminal=False) is ending
+        assert watch_run(toy.stack, Console(file=io.StringIO()), terminal=False) is ending
 
 
 @pytest.mark.docker

@@ -19,8 +19,8 @@ from researcher.journal.database import JOURNAL_FILE, experiment_of
 from researcher.journal.records import Decision, Experiment
 from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.redis.server import RedisServer
-from services.views.client import DoorError
-from services.views.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_night
+from services.views.client import ClientError
+from services.views.follow import LEFT, OVER, WAS_REFUSED, OpenJournal, follow_run
 from services.views.follow import _see as see
 from tests.fixtures.journal_story import Story
 from tests.fixtures.servers import open_server
@@ -65,7 +65,7 @@ def follow(state: Path, *steps: Step, terminal: bool = False) -> tuple[int, str]
     def rest() -> None:
         next(told)()
 
-    code = follow_night(State(state), console, rest)
+    code = follow_run(State(state), console, rest)
     return code, console.export_text()
 
 
@@ -235,5 +235,5 @@ def test_without_a_night_on_this_machine_there_is_nothing_to_follow(
 ) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
 
-    with pytest.raises(DoorError, match="no run is going on"):
+    with pytest.raises(ClientError, match="no run is going on"):
         follow(tmp_path)
