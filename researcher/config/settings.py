@@ -49,7 +49,7 @@ from researcher.llm.ollama_api import base_url
 from researcher.llm.openai import checked_url, read_key
 from researcher.optimizer.optimizer import Sampler
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from trainer.jobs import PROFILES, Profile, profile_named
 
 _RESEARCHER, _TRAINER, _SERVICES, _COMPOSE = Reader
@@ -129,9 +129,9 @@ class Settings(BaseSettings):
     proposer: Annotated[Mix, _RESEARCHER | _SERVICES, Shipped("hybrid")] = Mix.HYBRID
     """Who proposes: hybrid (LLM and optimiser, by the shares below), optimizer, llm, or random (uniform draws, to
     compare)."""
-    edit_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[Proposer.LLM]
+    edit_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[ProposerName.LLM]
     """Of a hybrid run: the share of experiments in which the LLM edits train.py, from 0 to 1. Default: 0.25."""
-    advice_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[Proposer.ADVISER]
+    advice_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[ProposerName.ADVISER]
     """Likewise: the share of the other experiments, which move knobs, in which the LLM advises the optimiser. Default:
     0.3."""
     optimizer: Annotated[_Learner, _RESEARCHER] = Sampler.TPE
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
 
     def shares(self) -> Schedule:
         """The LLM's in a hybrid run."""
-        return {Proposer.LLM: self.edit_share, Proposer.ADVISER: self.advice_share}
+        return {ProposerName.LLM: self.edit_share, ProposerName.ADVISER: self.advice_share}
 
     def placement(self) -> Placement:
         """Where the LLM goes: as the profile has it, but for what was asked for."""

@@ -39,7 +39,7 @@ from researcher.optimizer.space import (
     values_and_ranges,
 )
 from researcher.source.knobs import Range
-from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
+from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKnobs
 
 DRAWS = 50
 DRAWS_A_KNOB = 4
@@ -84,7 +84,7 @@ class Optimizer:
     @property
     def name(self) -> str:
         """The name under which it proposes."""
-        return Proposer.RANDOM if self._sampler is Sampler.RANDOM else Proposer.OPTIMIZER
+        return ProposerName.RANDOM if self._sampler is Sampler.RANDOM else ProposerName.OPTIMIZER
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
         """Tell it of measured candidates, and of all trusted scores so far, by experiment: of later repeats too."""

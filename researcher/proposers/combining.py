@@ -11,7 +11,7 @@ from researcher.proposers.draft import Draft, ProposalRequest, Vet
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import NearMiss
 from researcher.proposers.prompt_context import PLATEAU, Briefing
-from researcher.source.proposal import Edit, Proposal, Proposer
+from researcher.source.proposal import Edit, Proposal, ProposerName
 
 
 class Combiner:
@@ -30,7 +30,7 @@ class Combiner:
             proposal = journal.proposal(item.id)
             return () if proposal is None else proposal.edits
 
-        return combined(self._briefing.near_misses(journal), edits_of, turn.vetting(Proposer.OPTIMIZER))
+        return combined(self._briefing.near_misses(journal), edits_of, turn.vetting(ProposerName.OPTIMIZER))
 
 
 def combined(near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence[Edit]], vet: Vet) -> Draft | None:
@@ -38,7 +38,7 @@ def combined(near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence
     pairs = sorted(combinations(near, 2), key=lambda pair: -(pair[0].gain + pair[1].gain))
     for one, other in ((first.experiment, second.experiment) for first, second in pairs):
         proposal = Proposal(
-            Proposer.OPTIMIZER,
+            ProposerName.OPTIMIZER,
             f"both {one.number} and {other.number}: {one.title}; {other.title}",
             "neither did harm, and together they may be more than the noise",
             (*edits_of(one), *edits_of(other)),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from researcher.journal.reader import JournalReader
-from researcher.source.proposal import Attempt, EditFormat, Proposal, Proposer, Stage, formats_of
+from researcher.source.proposal import Attempt, EditFormat, Proposal, ProposerName, Stage, formats_of
 from trainer.jobs import Outcome
 
 TRIED_ENOUGH = 8
@@ -66,7 +66,7 @@ def offered_lanes(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
         if item.cost is not None
         and item.cost.model == model
         and item.id <= until
-        and item.proposer != Proposer.ADVISER  # who has no choice
+        and item.proposer != ProposerName.ADVISER  # who has no choice
     ]
     return offered(
         successes(

@@ -21,7 +21,7 @@ from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, Spendi
 from researcher.journal.records import Decision, Experiment, PaidCall
 from researcher.llm.client import Answer, ChatClient, Message
 from researcher.prompting.prompt import MESSAGE_TOKENS
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
 
 Price = Callable[[int | None, int | None], float | None]  # of tokens sent and answered; None where one is not known
@@ -156,7 +156,7 @@ def _failed_in_a_row(experiments: Sequence[Experiment]) -> int:
     """What the machine lost says nothing, nor do a person's files or the optimiser's moves."""
     count = 0
     for item in reversed(experiments):
-        if item.proposer == Proposer.LLM and item.outcome not in (None, Outcome.LOST):
+        if item.proposer == ProposerName.LLM and item.outcome not in (None, Outcome.LOST):
             if item.outcome is Outcome.OK:
                 break
             count += 1

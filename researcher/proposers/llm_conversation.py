@@ -33,10 +33,19 @@ from researcher.prompting.transcripts import Exchange
 from researcher.proposers.draft import Draft, Tick, Vet
 from researcher.proposers.escalation import Price
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Attempt, Candidate, EditFormat, LlmCost, Proposal, Proposer, Stage, formats_of
+from researcher.source.proposal import (
+    Attempt,
+    Candidate,
+    EditFormat,
+    LlmCost,
+    Proposal,
+    ProposerName,
+    Stage,
+    formats_of,
+)
 from trainer.jobs.redaction import RedactText, text_redaction
 
-_UNREAD = Proposal(Proposer.LLM, "an answer that could not be read", "", ())
+_UNREAD = Proposal(ProposerName.LLM, "an answer that could not be read", "", ())
 
 N = TypeVar("N", int, float)
 
@@ -74,7 +83,7 @@ class Conversation:
         source = context.source
         context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
         asking = _Asking(context, source, tick, vet)
-        by, schema = (Proposer.LLM, None) if context.advice is None else (Proposer.ADVISER, schema_of(source))
+        by, schema = (ProposerName.LLM, None) if context.advice is None else (ProposerName.ADVISER, schema_of(source))
         try:
             question = self._question(context)
         except BadLlmResponse as error:
@@ -242,7 +251,7 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
             "the answer was cut off at its longest allowed length; write only the lines that change"
         )
     lanes = formats_of(reply.edits)
-    proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
+    proposal = Proposal(ProposerName.LLM, reply.title, reply.hypothesis, reply.edits)
     stage = Stage.APPLY
     try:
         refuse_marks(reply.edits)

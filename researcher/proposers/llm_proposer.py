@@ -24,14 +24,14 @@ from researcher.proposers.prefetch import AHEAD, DraftRequest, PendingDraft, Pre
 from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.schedule import Schedule
 from researcher.queues.dry_runs import DryRuns
-from researcher.source.proposal import Candidate, Proposal, Proposer
+from researcher.source.proposal import Candidate, Proposal, ProposerName
 from researcher.source.validation import refuse_tried, validate
 from trainer.jobs import Profile
 
 logger = logging.getLogger(__name__)
 
-ALONE: Schedule = {Proposer.LLM: 1.0}  # where nobody else proposes
-NAMES = (Proposer.LLM, Proposer.ADVISER)  # the names under which it proposes
+ALONE: Schedule = {ProposerName.LLM: 1.0}  # where nobody else proposes
+NAMES = (ProposerName.LLM, ProposerName.ADVISER)  # the names under which it proposes
 _UNANSWERED = "a question without an answer"  # told once each time it goes away
 
 
@@ -50,7 +50,7 @@ class Vetting:
 
         Raises LlmUnavailable.
         """
-        known = objection(history, Proposer.LLM)
+        known = objection(history, ProposerName.LLM)
 
         def vet(proposal: Proposal) -> Draft:
             if context.advice is not None:
@@ -104,7 +104,7 @@ class LlmProposer:
             return None if ready is None else _fitted(ready, journal, incumbent)
         if not self._breaker.is_over(self._llm.look):
             return None
-        whose = turn.whose if idea is None else Proposer.LLM
+        whose = turn.whose if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, whose, idea)
         try:
             draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
@@ -125,7 +125,7 @@ class LlmProposer:
         ideas = [request for request in journal.requests(RequestState.WAITING) if request.kind == "idea"]
         idea = next((request for request in ideas if request.id not in drafting.ideas), None)
         coming = [name for name in upcoming if name in NAMES][:AHEAD]
-        whose = Proposer.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
+        whose = ProposerName.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
         if whose is None or not self._breaker.is_over(self._llm.look):
             return
         context = self._context(journal, incumbent, whose, idea)
@@ -210,7 +210,7 @@ def _fitted(ready: PendingDraft, journal: JournalReader, incumbent: str) -> Draf
         return _of(asked, draft)
     try:
         if asked.source == incumbent:
-            refuse_tried(draft.candidate, objection(journal, Proposer.LLM))
+            refuse_tried(draft.candidate, objection(journal, ProposerName.LLM))
             return _of(asked, draft)
         return _of(asked, replace(draft, candidate=_moved(draft.proposal, asked.source, incumbent, journal)))
     except (EditError, Rejected) as error:
@@ -224,7 +224,7 @@ def _moved(proposal: Proposal, before: str, incumbent: str, journal: JournalRead
     fault = reverts_later_keep(proposal, before, incumbent)
     if fault is not None:
         raise Rejected(fault)
-    return validate(proposal, incumbent, objection(journal, Proposer.LLM))
+    return validate(proposal, incumbent, objection(journal, ProposerName.LLM))
 
 
 def _of(asked: DraftRequest, draft: Draft) -> Draft:

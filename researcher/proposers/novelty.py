@@ -18,7 +18,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Confirmation, Experiment
 from researcher.source.fingerprint import read_facts
 from researcher.source.information_limit import KNOBS_SLACK, PERSON, RUN, Cap, refuse_carried
-from researcher.source.proposal import Candidate, Proposer
+from researcher.source.proposal import Candidate, ProposerName
 from trainer.jobs import Outcome
 
 ENOUGH = 2  # a single failure may have been the machine's
@@ -77,7 +77,7 @@ def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | No
 
     A person may try a change again on other code, and may try a larger one.
     """
-    run, ran_out = journal.run(), [] if by == Proposer.HUMAN else journal.ran_out_of_memory()
+    run, ran_out = journal.run(), [] if by == ProposerName.HUMAN else journal.ran_out_of_memory()
     ground = None if run is None or run.incumbent is None else _ground(journal, run.incumbent, by)
     incumbent = None if run is None or run.incumbent is None or not ran_out else journal.source(run.incumbent)
 
@@ -87,7 +87,7 @@ def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | No
         same = _speaks_against_it(journal, candidate.fingerprint)
         if same is not None:
             return f"the same code was tried before ({_told(same)})"
-        before = [] if by == Proposer.HUMAN else journal.not_kept(candidate.change)
+        before = [] if by == ProposerName.HUMAN else journal.not_kept(candidate.change)
         if is_banned([item.outcome for item in before if item.outcome is not None]):
             return f"the same change was tried on other code ({'; '.join(map(_told, before[-2:]))})"
         return None if incumbent is None else too_large(candidate.source, incumbent, ran_out)
@@ -98,14 +98,14 @@ def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | No
 def _ground(journal: JournalReader, incumbent: int, by: str) -> str:
     """The source that growth is measured from: the baseline, or for models the last file of a person's before."""
     experiment = journal.experiment(incumbent)
-    while experiment.parent is not None and (by == Proposer.HUMAN or experiment.proposer != Proposer.HUMAN):
+    while experiment.parent is not None and (by == ProposerName.HUMAN or experiment.proposer != ProposerName.HUMAN):
         experiment = journal.experiment(experiment.parent)
     return journal.source(experiment.id)
 
 
 def _refuse_creep(source: str, incumbent: str, ground: str, by: str) -> None:
     """Raises Rejected: many small edits together are held to a cap as one is. Where it is reached, knobs still move."""
-    cap = PERSON if by == Proposer.HUMAN else RUN
+    cap = PERSON if by == ProposerName.HUMAN else RUN
     if read_facts(source).numberless == read_facts(incumbent).numberless:
         cap = Cap(cap.added + KNOBS_SLACK, cap.literal + KNOBS_SLACK)
     refuse_carried(source, ground, cap, "the script the run grew from")

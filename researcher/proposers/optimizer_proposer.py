@@ -7,7 +7,7 @@ from collections.abc import Callable
 from researcher.errors import Rejected
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers.draft import Draft, ProposalRequest
-from researcher.source.proposal import Proposal, Proposer
+from researcher.source.proposal import Proposal, ProposerName
 
 
 class OptimizerProposer:
@@ -19,7 +19,7 @@ class OptimizerProposer:
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
         """A rejection where it finds nothing new, so that the run shows it."""
-        validated, drafted = turn.vetting(Proposer.OPTIMIZER), self._drafted()
+        validated, drafted = turn.vetting(ProposerName.OPTIMIZER), self._drafted()
 
         def vet(proposal: Proposal) -> Draft:
             draft = validated(proposal)

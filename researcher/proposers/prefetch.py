@@ -18,7 +18,7 @@ from typing import Protocol
 from researcher.journal.reader import JournalReader
 from researcher.proposers.draft import Draft, Tick
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Proposal, Proposer
+from researcher.source.proposal import Proposal, ProposerName
 
 AHEAD = 2
 
@@ -46,7 +46,7 @@ class DraftRequest:
     """What a draft was asked for: the incumbent's source then, whose turn, and a user's idea by its request."""
 
     source: str
-    whose: str = Proposer.LLM
+    whose: str = ProposerName.LLM
     idea: str | None = None
 
 

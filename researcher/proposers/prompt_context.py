@@ -25,7 +25,7 @@ from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import Lessons, NearMiss
 from researcher.proposers.novelty import objection
 from researcher.source.knobs import read_knobs
-from researcher.source.proposal import KnobValue, Proposal, Proposer, ReplaceFunction
+from researcher.source.proposal import KnobValue, Proposal, ProposerName, ReplaceFunction
 from researcher.source.validation import validate
 from trainer.jobs import Clock, Outcome, Profile
 
@@ -131,12 +131,18 @@ class Briefing:
         self.lessons = Lessons()
 
     def context(
-        self, history: JournalReader, incumbent: str, *, model: str, whose: str = Proposer.LLM, idea: str | None = None
+        self,
+        history: JournalReader,
+        incumbent: str,
+        *,
+        model: str,
+        whose: str = ProposerName.LLM,
+        idea: str | None = None,
     ) -> PromptContext:
         """The run as `model` is told of it in the turn of `whose`; `idea` is a user's wish."""
         told = prompt_context(history, self._profile, self._program(), incumbent, idea)
         lines = self._effect_lines(history)
-        if whose == Proposer.ADVISER:
+        if whose == ProposerName.ADVISER:
             return replace(
                 told, history=told.history[-ADVISED_HISTORY:], memory=lines, advice=self._advice(history, incumbent)
             )
@@ -164,7 +170,7 @@ class Briefing:
 
     def _suggestion(self, history: JournalReader, incumbent: str) -> str:
         """What the optimiser would do where it does not leave it to chance, in words."""
-        known = objection(history, Proposer.OPTIMIZER)
+        known = objection(history, ProposerName.OPTIMIZER)
 
         def title(proposal: Proposal) -> str:
             validate(proposal, incumbent, known)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from researcher.journal.records import Experiment
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 
 Schedule = Mapping[str, float]  # from 0 to 1
 
-USUAL_SHARES: Schedule = {Proposer.LLM: 0.25, Proposer.ADVISER: 0.3}
+USUAL_SHARES: Schedule = {ProposerName.LLM: 0.25, ProposerName.ADVISER: 0.3}
 FARTHEST = 40  # experiments that are looked ahead: a share below one in so many is not drafted ahead
 _ROUNDING = 1e-9
 
@@ -79,7 +79,7 @@ def upcoming(so_far: Progress, schedule: Schedule, count: int = FARTHEST) -> lis
 
 def _next(so_far: Progress, schedule: Schedule) -> str:
     due = (name for name, share in schedule.items() if _is_due(so_far[name].left + 1, so_far[name].last, share))
-    return next(due, Proposer.OPTIMIZER)
+    return next(due, ProposerName.OPTIMIZER)
 
 
 def _is_due(number: int, last: int, share: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from researcher.errors import Rejected
 from researcher.proposers.draft import Draft, ProposalRequest
-from researcher.source.proposal import Proposal, Proposer, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, WholeFile
 
 
 class SubmittedFiles:
@@ -17,9 +17,9 @@ class SubmittedFiles:
             return None
         name, _, text = request.body.partition("\n")
         proposal = Proposal(
-            Proposer.HUMAN, f"submitted: {name}", "a person asked for it", (WholeFile(text),), request=request.id
+            ProposerName.HUMAN, f"submitted: {name}", "a person asked for it", (WholeFile(text),), request=request.id
         )
         try:
-            return turn.vetting(Proposer.HUMAN)(proposal)
+            return turn.vetting(ProposerName.HUMAN)(proposal)
         except Rejected as error:
             return Draft(proposal, rejected=str(error))

@@ -15,7 +15,7 @@ from researcher.decision.cost import Cost, cost_of
 from researcher.journal.records import Decision, Prices, Run
 from researcher.report.results_table import NO_NUMBER
 from researcher.report.view import FAILURES, Row
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
 
 # What the exports have, and how proposers.tsv writes it.
@@ -74,7 +74,7 @@ def rates_of(run: Run, rows: Iterable[Row], scores: Mapping[int, Sequence[float]
         item = row.experiment
         if item.proposer is not None and item.decision is not None and not item.is_baseline:
             tried[item.proposer].append(row)
-    return tuple(_rates(run, who, tried[who], scores) for who in dict.fromkeys((*Proposer, *tried)) if who in tried)
+    return tuple(_rates(run, who, tried[who], scores) for who in dict.fromkeys((*ProposerName, *tried)) if who in tried)
 
 
 def proposers_text(rates: Iterable[Rates]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from researcher.errors import Rejected
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from researcher.source.syntax import parse
 
 # A window that holds two sources of the largest size; counts, not a file, so without a header and a check sum.
@@ -62,7 +62,7 @@ def refuse_growth(source: str, before: str) -> None:
 
 def cap_of(proposer: str) -> Cap:
     """For one proposal against its parent."""
-    return PERSON if proposer == Proposer.HUMAN else EDIT
+    return PERSON if proposer == ProposerName.HUMAN else EDIT
 
 
 def added_bytes(source: str, before: str) -> int:

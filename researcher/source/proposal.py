@@ -33,7 +33,7 @@ class Stage(StrEnum):
     VALIDATE = "validate"
 
 
-class Proposer(StrEnum):
+class ProposerName(StrEnum):
     """The names of proposers that other modules speak of; a proposal may name one that stands in its module alone."""
 
     LLM = "llm"

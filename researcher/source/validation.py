@@ -20,7 +20,7 @@ from researcher.source.fingerprint import Facts, pieces, read_facts
 from researcher.source.information_limit import cap_of, refuse_carried, refuse_growth
 from researcher.source.plain_text import refuse_ambiguous
 from researcher.source.policy import Violation, violations
-from researcher.source.proposal import Candidate, Proposal, Proposer
+from researcher.source.proposal import Candidate, Proposal, ProposerName
 from researcher.source.syntax import parse, syntax_fault
 from researcher.source.undefined_names import Undefined, undefined_names
 from trainer.jobs import TRAIN_LIMIT_BYTES
@@ -38,7 +38,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     try:
         source = apply_edits(incumbent_source, proposal.edits)
         _refuse_oversize(source)
-        if proposal.proposer != Proposer.HUMAN:
+        if proposal.proposer != ProposerName.HUMAN:
             refuse_growth(source, incumbent_source)
         facts, incumbent = read_facts(source), read_facts(incumbent_source)
         refuse_carried(source, incumbent_source, cap_of(proposal.proposer), "the script it is made from")
@@ -55,7 +55,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     _compile(source)
     if facts.numberless != incumbent.numberless:  # a moved knob costs no look at all the names
         _refuse_undefined(source, incumbent_source)
-        if proposal.proposer != Proposer.HUMAN:
+        if proposal.proposer != ProposerName.HUMAN:
             _refuse_denied(source, incumbent_source)
     return candidate
 

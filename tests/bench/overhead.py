@@ -34,7 +34,7 @@ from rich.table import Table
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Trial
 from researcher.proposers.schedule import Mix
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome, TrialResult
 
 OVERHEAD_BAR_S, BOOKKEEPING_BAR_S = 4.0, 0.3
@@ -54,7 +54,7 @@ class Night:
     not measured."""
 
     latency_s: float
-    by: Counter[Proposer | None]
+    by: Counter[ProposerName | None]
     refused: int
     waits: list[float]
     parts: list[dict[str, float]]
@@ -184,7 +184,7 @@ def _print_duty(nights: Sequence[Night], budget: float, mix: str) -> None:
         table.add_column(name, justify="right")
     table.add_column("refused", justify="right")
     for night in nights:
-        by = [str(night.by[each]) for each in (Proposer.LLM, Proposer.ADVISER, Proposer.OPTIMIZER)]
+        by = [str(night.by[each]) for each in (ProposerName.LLM, ProposerName.ADVISER, ProposerName.OPTIMIZER)]
         fork = f"{FORK_DUTY[night.latency_s]:.2f}" if night.latency_s in FORK_DUTY else ""
         wait = f"{median(night.waits):.3f}", f"{max(night.waits):.3f}"
         table.add_row(f"{night.latency_s:g}", *wait, f"{night.duty:.2f}", fork, *by, str(night.refused))

@@ -20,7 +20,7 @@ from researcher.journal.records import Decision
 from researcher.llm.client import Message
 from researcher.prompting.prompt import Prompts
 from researcher.proposers.prompt_context import prompt_context
-from researcher.source.proposal import Proposal, Proposer
+from researcher.source.proposal import Proposal, ProposerName
 from tests.fixtures.journal_story import PROFILE, Story
 
 ROOM = 16384 - 4096
@@ -73,7 +73,7 @@ def questions(folder: Path, source: str, experiments: int) -> Iterator[tuple[str
 
 
 def _proposal(number: int) -> Proposal:
-    return Proposal(Proposer.LLM, f"idea {number}", "it may help", ())
+    return Proposal(ProposerName.LLM, f"idea {number}", "it may help", ())
 
 
 def _text(messages: Sequence[Message]) -> str:

@@ -14,7 +14,7 @@ from researcher.optimizer.constraints import repaired
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Vetted
 from researcher.optimizer.space import from_study, values_and_ranges
-from researcher.source.proposal import Proposal, Proposer, SetKnobs
+from researcher.source.proposal import Proposal, ProposerName, SetKnobs
 
 Move = tuple[str, Callable[[Any], Any]]
 MOVES: Sequence[Move] = (
@@ -73,7 +73,7 @@ class ScriptedMoves:
             if after is None or after == values:
                 continue
             moved = {knob: value for knob, value in after.items() if value != values[knob]}
-            proposal = Proposal(Proposer.LLM, f"{name} {values[name]} -> {value}", "habit", (SetKnobs(moved),))
+            proposal = Proposal(ProposerName.LLM, f"{name} {values[name]} -> {value}", "habit", (SetKnobs(moved),))
             try:
                 return vet(proposal)
             except Rejected:

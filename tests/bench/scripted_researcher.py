@@ -20,7 +20,7 @@ from researcher import wiring
 from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer, Vetted
-from researcher.source.proposal import Proposal, Proposer, SetKnobs
+from researcher.source.proposal import Proposal, ProposerName, SetKnobs
 from trainer.sandbox.procfs import process_table
 from trainer.sandbox.usage import tree_usage
 from trainer.trial import machine_speed
@@ -68,7 +68,7 @@ class Readings:
 class ScriptedOptimizer:
     """Moves LEVEL by the script, never to where it was before."""
 
-    name = Proposer.OPTIMIZER
+    name = ProposerName.OPTIMIZER
 
     def __init__(self, readings: Readings, done: int) -> None:
         self._readings, self._done = readings, done
@@ -83,7 +83,7 @@ class ScriptedOptimizer:
         if number % BETTER_EVERY:
             level += STEP + 1e-6 * number
         moves = SetKnobs({"LEVEL": round(level, 6)})
-        return vet(Proposal(Proposer.OPTIMIZER, f"LEVEL -> {level:.6f}", "as the script has it", (moves,)))
+        return vet(Proposal(ProposerName.OPTIMIZER, f"LEVEL -> {level:.6f}", "as the script has it", (moves,)))
 
 
 class ReadOptimizer(Optimizer):

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.records import Decision
-from researcher.source.proposal import Proposal, Proposer
+from researcher.source.proposal import Proposal, ProposerName
 from tests.bench.overhead import Night, bars_missed, told
 from tests.fixtures.journal_story import Story
 
 
 def night(latency_s: float, wait_s: float, trained_s: float) -> Night:
     parts = [{"timed training": trained_s, "scoring": 10.0 - trained_s}]
-    return Night(latency_s, Counter([Proposer.LLM]), 0, [wait_s], parts)
+    return Night(latency_s, Counter([ProposerName.LLM]), 0, [wait_s], parts)
 
 
 def test_wait_is_from_the_end_of_what_was_measured_before_and_refused_answers_are_in_it(tmp_path: Path) -> None:
@@ -21,13 +21,13 @@ def test_wait_is_from_the_end_of_what_was_measured_before_and_refused_answers_ar
     story.baseline(1.0, 1.0)
     story.try_out("better", 0.8, Decision.KEEP)
     story.claim([0.8, 0.8], [1.0, 1.0])
-    story.journal.reject(story.run, Proposal(Proposer.LLM, "bad", "", ()), "does not parse", story.tick())
+    story.journal.reject(story.run, Proposal(ProposerName.LLM, "bad", "", ()), "does not parse", story.tick())
     story.try_out("worse", 0.9, Decision.DISCARD)
 
     found = told(story.journal, 5.0)
 
     assert found.waits == [1.0, 2.0]
-    assert (found.by, found.refused) == (Counter({Proposer.LLM: 2}), 1)
+    assert (found.by, found.refused) == (Counter({ProposerName.LLM: 2}), 1)
     first = story.journal.numbered(1)
     assert first.applied_at is not None
     assert sum(found.parts[0].values()) == pytest.approx(first.applied_at - first.proposed_at + 1.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.journal.records import Decision
-from researcher.source.proposal import LlmCost, Proposal, Proposer
+from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from services.machine.state import State
 from tests.bench.replay import replay_proposals
 from tests.fixtures.journal_story import Story
@@ -32,7 +32,7 @@ def test_rates_are_those_of_todays_code_by_model_and_lane(tmp_path: Path) -> Non
     story.try_out("three", None, Decision.CRASH)
     cost = LlmCost("u", "other", 1, 1, 1, 1.0)
     for _ in range(2):
-        proposal = Proposal(Proposer.LLM, "nothing", "h", (), cost=cost)
+        proposal = Proposal(ProposerName.LLM, "nothing", "h", (), cost=cost)
         story.journal.reject(story.run, proposal, "refused", story.tick())
     story.journal.close()
     replies = [HEAD + "SET A = 2", HEAD + "SET B = 2", HEAD + "SET A = two", "<think>SET A = 2</think>no idea", ""]

@@ -2245,7 +2245,7 @@ GUARDS = (
     Guard(
         "advice says nothing of the forms of edits",
         "researcher/proposers/edit_formats.py",
-        "        and item.proposer != Proposer.ADVISER",
+        "        and item.proposer != ProposerName.ADVISER",
         "        #",
         _LANES + "advice_says_nothing_of_the_forms_of_edits",
     ),
@@ -2401,8 +2401,8 @@ GUARDS = (
     Guard(
         "the files of people are counted from the baseline",
         "researcher/proposers/novelty.py",
-        "(by == Proposer.HUMAN or experiment.proposer != Proposer.HUMAN)",
-        "experiment.proposer != Proposer.HUMAN",
+        "(by == ProposerName.HUMAN or experiment.proposer != ProposerName.HUMAN)",
+        "experiment.proposer != ProposerName.HUMAN",
         _CARRIED + "files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew",
     ),
     Guard(

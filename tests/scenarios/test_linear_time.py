@@ -30,7 +30,7 @@ from researcher.prompting.source_outline import outline
 from researcher.source.definitions import replace_definition
 from researcher.source.edits import apply_edits
 from researcher.source.knobs import read_knobs, read_literal, set_knobs
-from researcher.source.proposal import Proposal, Proposer, SearchReplace, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, SearchReplace, WholeFile
 from researcher.source.validation import validate
 from services.machine.gpu_env import faults, read
 from tests import ROOT, TESTS
@@ -90,7 +90,7 @@ def result(text: str) -> None:
 
 
 def proposed(text: str) -> None:
-    validate(Proposal(Proposer.LLM, "t", "h", (WholeFile(f"{SOURCE}{text}\n"),)), SOURCE, lambda _: None)
+    validate(Proposal(ProposerName.LLM, "t", "h", (WholeFile(f"{SOURCE}{text}\n"),)), SOURCE, lambda _: None)
 
 
 PARSERS: dict[str, Callable[[str], object]] = {

@@ -16,7 +16,7 @@ from researcher.journal.writer import Journal
 from researcher.loop.context import Goal, RunContext
 from researcher.queues.trials import TrialQueue
 from researcher.repository.repository import Workspace
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from tests.doubles.ollama_faults import SpillingServer
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.scripted_run import ScriptedRun
@@ -168,7 +168,7 @@ def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(nigh
         assert night.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, night.output()
 
     with JournalReader(night.journal) as history:
-        assert sum(item.proposer == Proposer.LLM for item in history.experiments()) >= 2
+        assert sum(item.proposer == ProposerName.LLM for item in history.experiments()) >= 2
     assert set(under_way) == {(None, None)}
 
 

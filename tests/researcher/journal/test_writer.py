@@ -34,11 +34,11 @@ from researcher.journal.records import (
     Verdict,
 )
 from researcher.journal.writer import Journal
-from researcher.source.proposal import Candidate, LlmCost, Proposal, Proposer, SetKnobs
+from researcher.source.proposal import Candidate, LlmCost, Proposal, ProposerName, SetKnobs
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
 COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5, 0.25)
-PROPOSAL = Proposal(Proposer.LLM, "LR 1 -> 2", "faster", (SetKnobs({"LR": 2}),), cost=COST)
+PROPOSAL = Proposal(ProposerName.LLM, "LR 1 -> 2", "faster", (SetKnobs({"LR": 2}),), cost=COST)
 CANDIDATE = Candidate("LR = 2\n", "f2", "c2", 0)
 
 
@@ -314,7 +314,7 @@ def test_a_request_asked_twice_is_taken_in_once_and_keeps_its_first_answer(journ
 
 def test_an_idea_that_became_an_experiment_says_which(journal: Journal, run: Run) -> None:
     journal.receive("r1", "idea", "try it", "taken in", waiting=True, at=6.0)
-    wanted = Proposal(Proposer.LLM, "t", "h", (SetKnobs({"LR": 2}),), request="r1")
+    wanted = Proposal(ProposerName.LLM, "t", "h", (SetKnobs({"LR": 2}),), request="r1")
 
     journal.propose(run, wanted, CANDIDATE, 7.0)
 

@@ -18,7 +18,7 @@ from researcher.journal.records import CheckKind, Decision, Experiment, Trial, V
 from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from services.redis.server import RedisServer
 from tests.fixtures.loop_in_process import Happening, ToldAll, level, opened, tell
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
@@ -242,7 +242,7 @@ def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolle
     said: list[str | None] = []
 
     def ask(run_context: RunContext) -> None:
-        said.append(refusal_of(run_context, source, Proposer.LLM))
+        said.append(refusal_of(run_context, source, ProposerName.LLM))
 
     told(night, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
 

@@ -15,7 +15,7 @@ from researcher.loop.context import Backoff, Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.novelty import objection
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
-from researcher.source.proposal import Proposal, Proposer, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
 from tests.fixtures.loop_in_process import REFUSED, Happening, level, opened, tell
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
@@ -101,7 +101,7 @@ def wider(source: str) -> str:
     return source.replace("WIDTH = 64", "WIDTH = 128")
 
 
-def refusal_of(run_context: RunContext, source: str, by: Proposer) -> str | None:
+def refusal_of(run_context: RunContext, source: str, by: ProposerName) -> str | None:
     """What is said against a train.py as the next candidate."""
     assert run_context.run.incumbent is not None
     proposal = Proposal(by, "wider", "", (WholeFile(source),))
@@ -125,7 +125,9 @@ def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_to
     said: list[str | None] = []
 
     def ask(run_context: RunContext) -> None:
-        said.extend(refusal_of(run_context, wider(level(scores[-1])), by) for by in (Proposer.LLM, Proposer.HUMAN))
+        said.extend(
+            refusal_of(run_context, wider(level(scores[-1])), by) for by in (ProposerName.LLM, ProposerName.HUMAN)
+        )
 
     tell(night, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
 

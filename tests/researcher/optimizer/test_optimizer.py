@@ -22,7 +22,7 @@ from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix
 from researcher.source.edits import apply_edits
 from researcher.source.knobs import read_knobs, set_knobs
-from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
+from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKnobs
 from researcher.source.validation import validate
 from services.machine.subject import render_subject
 from tests.fixtures.journal_story import PROFILE, Story
@@ -141,7 +141,7 @@ def test_tpe_explores_in_its_share_of_moves_and_says_so() -> None:
     exploring = [moves(proposal) for proposal in proposals if explores(proposal)]
     assert 0.25 < len(exploring) / 60 < 0.55, f"{EXPLORED_SHARE} is its share"
     assert any(len(move) > 1 for move in exploring), "looking around moves one knob at a time"
-    assert {proposal.proposer for proposal in proposals} == {Proposer.OPTIMIZER}
+    assert {proposal.proposer for proposal in proposals} == {ProposerName.OPTIMIZER}
 
 
 def test_what_an_adviser_is_shown_as_the_optimisers_next_move_is_no_uniform_draw() -> None:
@@ -239,7 +239,7 @@ def test_uniform_draws_are_spread_over_the_whole_ranges_whatever_was_measured() 
     rates = [float(moves(proposal)["LR"]) for proposal in found if "LR" in moves(proposal)]
     assert 0.3 < sum(rate < math.sqrt(0.005 * 0.2) for rate in rates) / len(rates) < 0.7, "half of a log range"
     assert {moves(proposal).get("DEPTH", 2) for proposal in found} == {1, 2, 3, 4, 5, 6}
-    assert {proposal.proposer for proposal in found} == {Proposer.RANDOM}
+    assert {proposal.proposer for proposal in found} == {ProposerName.RANDOM}
     assert all(len(moves(proposal)) <= 4 for proposal in found)
 
 
@@ -398,7 +398,7 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     story.baseline(2.0, 2.2)
     kept = story.try_out("better", 1.9, Decision.KEEP)
     story.try_out("crashed", None, Decision.CRASH)
-    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+    story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
     proposers = Proposers(
         mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
     )  # fmt: skip
@@ -422,5 +422,8 @@ def test_with_uniform_draws_alone_nobody_else_is_named_as_the_proposer(tmp_path:
 
     found = [proposers.next_draft(story.journal, source, lambda: None) for source in (SOURCE, "A = 1\n")]
 
-    assert [draft is not None and draft.proposal.proposer for draft in found] == [Proposer.RANDOM, Proposer.RANDOM]
+    assert [draft is not None and draft.proposal.proposer for draft in found] == [
+        ProposerName.RANDOM,
+        ProposerName.RANDOM,
+    ]
     assert [draft is not None and draft.rejected is None for draft in found] == [True, False]

@@ -14,7 +14,7 @@ from researcher.errors import BadLlmResponse, EditError, Rejected
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.reply_parser import Reply, formats_in, read_reply
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import EditFormat, KnobLiteral, Proposal, Proposer, SetKnobs
+from researcher.source.proposal import EditFormat, KnobLiteral, Proposal, ProposerName, SetKnobs
 from tests import TESTS
 
 SOURCE = (TESTS / "fixtures" / "small_train.py").read_text()
@@ -125,7 +125,7 @@ values = st.recursive(
 def test_no_json_raises_anything_but_a_refusal(fields: dict[str, Any], knobs: dict[str, Any], length: int) -> None:
     with suppress(Rejected, BadLlmResponse):
         reply = read_reply(json.dumps({"title": "t", "hypothesis": "h", "set": knobs} | fields)[:length])
-        proposal = Proposal(Proposer.LLM, reply.title, reply.hypothesis, reply.edits)
+        proposal = Proposal(ProposerName.LLM, reply.title, reply.hypothesis, reply.edits)
 
         json.dumps(Proposal.from_json(proposal.to_json()).to_json(), allow_nan=False).encode()
         with suppress(EditError):

@@ -22,7 +22,7 @@ from researcher.prompting.source_outline import outline
 from researcher.prompting.token_estimate import tokens
 from researcher.proposers.prompt_context import prompt_context
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import EditFormat, Proposal, Proposer, SearchReplace, SetKnobs
+from researcher.source.proposal import EditFormat, Proposal, ProposerName, SearchReplace, SetKnobs
 from tests.fixtures.journal_story import PROFILE, Story
 
 LAYER = """
@@ -140,7 +140,7 @@ def long_night(tmp_path_factory: pytest.TempPathFactory) -> JournalReader:
     story.baseline(1.80, 1.82)
     for number in range(1, 40):
         story.try_out(f"move {number}", None if number % 5 == 0 else 1.9, Decision.DISCARD)
-    proposal = Proposal(Proposer.LLM, "模型 " * 20, "h", (SetKnobs({"A": 2}),))
+    proposal = Proposal(ProposerName.LLM, "模型 " * 20, "h", (SetKnobs({"A": 2}),))
     for number in range(6):
         story.journal.reject(story.run, proposal, f"line {number}: " + "0.123456 " * 60, story.tick())
     database = story.journal._database

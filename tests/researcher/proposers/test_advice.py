@@ -10,7 +10,7 @@ from researcher.errors import Rejected
 from researcher.proposers.advice import to_runnable_change
 from researcher.source.edits import apply_edits
 from researcher.source.knobs import read_knobs
-from researcher.source.proposal import Edit, Proposal, Proposer, SearchReplace, SetKnobs
+from researcher.source.proposal import Edit, Proposal, ProposerName, SearchReplace, SetKnobs
 from services.machine.subject import render_subject
 from trainer.jobs import profile_named
 
@@ -19,7 +19,7 @@ SOURCE = render_subject(PROFILE)["train.py"]
 
 
 def advice(*edits: Edit) -> Proposal:
-    return to_runnable_change(Proposal(Proposer.ADVISER, "said", "because", edits), SOURCE, PROFILE.context)
+    return to_runnable_change(Proposal(ProposerName.ADVISER, "said", "because", edits), SOURCE, PROFILE.context)
 
 
 def test_a_move_is_titled_by_what_it_does_and_keeps_its_reason() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from researcher.journal.records import Decision
 from researcher.prompting.prompt import Prompts
 from researcher.proposers.prompt_context import prompt_context
-from researcher.source.proposal import Proposal, Proposer, ReplaceFunction
+from researcher.source.proposal import Proposal, ProposerName, ReplaceFunction
 from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import Kind, Metric, Outcome, TrialResult
 
@@ -19,7 +19,7 @@ def test_the_digest_tells_scores_reasons_and_refusals_and_never_the_held_out_sco
     story.baseline(1.80, 1.82)
     kept = story.try_out("wider MLP", 1.70, Decision.KEEP)
     story.try_out("no norm", None, Decision.CRASH)
-    story.journal.reject(story.run, Proposal(Proposer.LLM, "typo", "h", ()), "line 3 does not parse", story.tick())
+    story.journal.reject(story.run, Proposal(ProposerName.LLM, "typo", "h", ()), "line 3 does not parse", story.tick())
     trial = story.journal.add_trial(story.run, kept, Kind.CONFIRM, seed=1, at=story.tick())
     story.journal.finish_trial(
         trial,

@@ -15,7 +15,16 @@ from researcher.proposers.edit_formats import (
     offered_lanes,
     successes,
 )
-from researcher.source.proposal import Attempt, EditFormat, LlmCost, Proposal, Proposer, SearchReplace, SetKnobs, Stage
+from researcher.source.proposal import (
+    Attempt,
+    EditFormat,
+    LlmCost,
+    Proposal,
+    ProposerName,
+    SearchReplace,
+    SetKnobs,
+    Stage,
+)
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
@@ -80,7 +89,7 @@ def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
     failed = (Attempt(FILE, Stage.PARSE), Attempt(FILE, Stage.APPLY))
-    proposal = Proposal(Proposer.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     for _ in range(TRIED_ENOUGH):
         story.try_out("set", 1.9, Decision.DISCARD)  # of an older journal: its edits alone tell the lane
 
@@ -102,7 +111,7 @@ def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> N
     failed = (Attempt(FILE, Stage.PARSE),) * TRIED_ENOUGH
     for _ in range(TRIED_ENOUGH):
         story.try_out("set", 1.9, Decision.DISCARD)
-    proposal = Proposal(Proposer.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     story.journal.reject(story.run, proposal, "no", story.tick())
 
     before = offered_lanes(story.journal, "m")
@@ -115,11 +124,11 @@ def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> N
 
 
 def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
-    old = Proposal(Proposer.LLM, "t", "h", (SetKnobs({"A": 2}),))
+    old = Proposal(ProposerName.LLM, "t", "h", (SetKnobs({"A": 2}),))
 
     assert attempts_of(old, Outcome.OK) == (Attempt(SET),)
     assert attempts_of(old, Outcome.REJECTED) == (Attempt(SET, Stage.VALIDATE),)
-    assert attempts_of(Proposal(Proposer.LLM, "t", "h", ()), Outcome.REJECTED) == attempts_of(None, None) == ()
+    assert attempts_of(Proposal(ProposerName.LLM, "t", "h", ()), Outcome.REJECTED) == attempts_of(None, None) == ()
 
 
 def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
@@ -128,7 +137,7 @@ def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
     for _ in range(TRIED_ENOUGH):
         story.try_out("code", 1.9, Decision.DISCARD, edits=(SearchReplace("A = 1", "A = 2"),))
     failed = (Attempt(SET, Stage.VALIDATE),)
-    advice = Proposal(Proposer.ADVISER, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
+    advice = Proposal(ProposerName.ADVISER, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     for _ in range(2 * COUNTED_AGAIN_EVERY):
         story.journal.reject(story.run, advice, "no", story.tick())
 

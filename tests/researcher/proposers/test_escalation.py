@@ -18,7 +18,7 @@ from researcher.journal.writer import Journal
 from researcher.llm.client import Answer, Message
 from researcher.prompting.prompt import MESSAGE_TOKENS
 from researcher.proposers.escalation import FAILED, PLATEAU, MeteredClient, reason_to_escalate, spent
-from researcher.source.proposal import LlmCost, Proposer
+from researcher.source.proposal import LlmCost, ProposerName
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
@@ -44,12 +44,12 @@ def told(words: str) -> list[Experiment]:
         outcome = outcomes.get(what) or Outcome(what)
         decision = Decision.KEEP if what == "keep" else Decision.DISCARD
         cost = LlmCost(URL, MODEL, 1, 1, 1, 1.0) if who == "strong" else None
-        proposer = Proposer.LLM if who in ("llm", "strong") else Proposer(who)
+        proposer = ProposerName.LLM if who in ("llm", "strong") else ProposerName(who)
         experiments.append(replace(experiment(number, proposer, outcome, decision), cost=cost))
     return experiments
 
 
-def experiment(number: int, proposer: Proposer | None, outcome: Outcome, decision: Decision) -> Experiment:
+def experiment(number: int, proposer: ProposerName | None, outcome: Outcome, decision: Decision) -> Experiment:
     nothing: dict[str, Any] = dict.fromkeys(Experiment.__dataclass_fields__)
     values = {"id": number + 1, "number": number, "proposer": proposer, "outcome": outcome, "decision": decision}
     return Experiment(

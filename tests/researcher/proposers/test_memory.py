@@ -9,7 +9,7 @@ from researcher.errors import Rejected
 from researcher.loop.context import Goal, RunContext
 from researcher.proposers.novelty import objection, too_large
 from researcher.source.knobs import set_knobs
-from researcher.source.proposal import KnobValue, Proposal, Proposer, SetKnobs
+from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKnobs
 from researcher.source.validation import validate
 from tests.fixtures.loop_in_process import tell
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
@@ -72,7 +72,8 @@ def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(night: Script
 
     def ask(run_context: RunContext) -> None:
         said.extend(
-            refusal_of(run_context, width, by) for width, by in ((256, Proposer.OPTIMIZER), (256, Proposer.HUMAN))
+            refusal_of(run_context, width, by)
+            for width, by in ((256, ProposerName.OPTIMIZER), (256, ProposerName.HUMAN))
         )
 
     tell(night, [*ran_out, ask], goal=Goal())
@@ -80,7 +81,7 @@ def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(night: Script
     assert said == ["experiments 1 and 2 ran out of memory (1 with WIDTH 128), and this is nowhere smaller", None]
 
 
-def refusal_of(run_context: RunContext, width: int, by: Proposer) -> str | None:
+def refusal_of(run_context: RunContext, width: int, by: ProposerName) -> str | None:
     """What is said against so wide a subject as the next candidate."""
     proposal = Proposal(by, "wider", "", (SetKnobs({"WIDTH": width}),))
     try:

@@ -25,7 +25,7 @@ from researcher.proposers.draft import Draft
 from researcher.proposers.prefetch import AHEAD, DraftRequest, FixedPolicy, Prefetch, reverts_later_keep
 from researcher.proposers.schedule import Mix
 from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
-from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
@@ -108,10 +108,10 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
 
     with JournalReader(night.journal) as history:
         measured = [item for item in history.experiments()[1:] if item.was_measured]
-        drafted = next(item for item in measured if item.proposer == Proposer.LLM)
+        drafted = next(item for item in measured if item.proposer == ProposerName.LLM)
         assert drafted.parent is not None
         source, parent = history.source(drafted.id), history.source(drafted.parent)
-    assert [item.proposer for item in measured[:3]] == [Proposer.OPTIMIZER] * 3, "nobody waited"
+    assert [item.proposer for item in measured[:3]] == [ProposerName.OPTIMIZER] * 3, "nobody waited"
     assert drafted in measured[3:6]
     assert parent != SUBJECT, "else choose a seed that shows more"
     assert source == parent.replace("model = object()", "model = dict()"), "the incumbent of now, with the draft's edit"
@@ -146,7 +146,7 @@ def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_dr
     assert any(measuring), "asked beside a trial"
     with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]
-    assert {item.proposer for item in experiments} == {Proposer.LLM}
+    assert {item.proposer for item in experiments} == {ProposerName.LLM}
     assert sum(item.was_measured for item in experiments) == 8
 
 
@@ -215,7 +215,7 @@ def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes
             run_until_goal(ahead(run_context, night, url, drafting, Mix.HYBRID))
 
     with JournalReader(night.journal) as history:
-        assert {item.proposer for item in history.experiments()[1:]} == {Proposer.OPTIMIZER}
+        assert {item.proposer for item in history.experiments()[1:]} == {ProposerName.OPTIMIZER}
     assert sum("no LLM" in record.message for record in caplog.records) <= 1
 
 
@@ -237,14 +237,14 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
 
     with ollama_double(script) as llm, opened(night, [], goal=Goal(5)) as opened_lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        ahead_of_it, always = drafting if is_ahead else None, {Proposer.LLM: 0.0, Proposer.ADVISER: 1.0}
+        ahead_of_it, always = drafting if is_ahead else None, {ProposerName.LLM: 0.0, ProposerName.ADVISER: 1.0}
         run_context = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
         run_context = replace(run_context, tick=tick, trials=Unhurried(night.bus))
         run_until_goal(run_context)
 
     with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]
-    assert {item.proposer for item in experiments} == {Proposer.ADVISER, Proposer.OPTIMIZER}
+    assert {item.proposer for item in experiments} == {ProposerName.ADVISER, ProposerName.OPTIMIZER}
     assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [Outcome.REJECTED]
 
 
@@ -297,21 +297,21 @@ FUNCTIONS = "def first():\n    return 1\n\n\ndef second():\n    return 2\n\n\nA 
     ids=["another knob", "the same knob", "a whole file", "other lines"],
 )
 def test_draft_for_an_earlier_incumbent_must_leave_standing_what_was_kept(edit: Any, kept: str, stays: bool) -> None:
-    proposal = Proposal(Proposer.LLM, "a draft", "", (edit,))
+    proposal = Proposal(ProposerName.LLM, "a draft", "", (edit,))
 
     assert reverts_later_keep(proposal, SUBJECT, SUBJECT) is None
     assert (reverts_later_keep(proposal, SUBJECT, kept) is None) == stays
 
 
 def test_function_that_was_kept_since_is_not_taken_back() -> None:
-    proposal = Proposal(Proposer.LLM, "a draft", "", (ReplaceFunction("first", "def first():\n    return 3\n"),))
+    proposal = Proposal(ProposerName.LLM, "a draft", "", (ReplaceFunction("first", "def first():\n    return 3\n"),))
 
     assert reverts_later_keep(proposal, FUNCTIONS, FUNCTIONS.replace("return 2", "return 5")) is None
     assert reverts_later_keep(proposal, FUNCTIONS, FUNCTIONS.replace("return 1", "return 5")) is not None
 
 
 def test_draft_whose_place_is_gone_fits_no_more() -> None:
-    proposal = Proposal(Proposer.LLM, "a draft", "", (SearchReplace("A = 1", "A = 2"),))
+    proposal = Proposal(ProposerName.LLM, "a draft", "", (SearchReplace("A = 1", "A = 2"),))
 
     with pytest.raises(EditError):
         reverts_later_keep(proposal, FUNCTIONS, FUNCTIONS.replace("A = 1\n", ""))

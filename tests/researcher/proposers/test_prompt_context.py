@@ -14,7 +14,7 @@ from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Prompts, prompt_tokens
 from researcher.proposers.prompt_context import PLATEAU, Briefing
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Edit, Proposer, SearchReplace, SetKnobs
+from researcher.source.proposal import Edit, ProposerName, SearchReplace, SetKnobs
 from tests.fixtures.journal_story import PROFILE, Story
 
 START = """\
@@ -92,7 +92,7 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
         night.try_out("B up", 1.75, SetKnobs({"B": 8}))
 
         briefing = night.briefing()
-        context = briefing.context(night.story.journal, night.incumbent, model="m", whose=Proposer.ADVISER)
+        context = briefing.context(night.story.journal, night.incumbent, model="m", whose=ProposerName.ADVISER)
 
     assert context.advice is not None
     assert context.advice.knobs == ("A = 2.0  # what it does; range 0.1..10 log", "B = 4  # range 1..64 pow2")

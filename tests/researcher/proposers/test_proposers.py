@@ -30,7 +30,7 @@ from researcher.proposers.schedule import Mix, Schedule
 from researcher.proposers.stronger_llm import Stronger
 from researcher.queues.dry_runs import DryRuns
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Proposer, SetKnobs
+from researcher.source.proposal import ProposerName, SetKnobs
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
 from tests.fixtures.journal_story import Story
 from tests.fixtures.loop_in_process import opened
@@ -40,7 +40,7 @@ from trainer.jobs import Outcome, profile_named
 REST_S = 0.2
 RECOVERED_S = 5.0
 LONGEST_ANSWER = 1000  # tokens
-IN_TURN: Schedule = {Proposer.LLM: 0.5, Proposer.ADVISER: 0.0}
+IN_TURN: Schedule = {ProposerName.LLM: 0.5, ProposerName.ADVISER: 0.0}
 
 
 @dataclass
@@ -123,7 +123,7 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
     with JournalReader(night.journal) as history:
         experiments, (idea,) = history.experiments()[1:], history.requests()
     assert 60 <= asked[0] <= 60 + RECOVERED_S
-    assert [item.proposer for item in experiments] == [Proposer.LLM, Proposer.LLM]
+    assert [item.proposer for item in experiments] == [ProposerName.LLM, ProposerName.LLM]
     assert (idea.state, experiments[0].request) == (RequestState.DONE, "r1")
     assert sum("no LLM" in record.message for record in caplog.records) == 1, "said once, looked for often"
 
@@ -185,13 +185,19 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
     with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
         run_until_goal(
-            asking(run_context, Rests(0, list), client, Mix.HYBRID, shares={Proposer.LLM: 0.25, Proposer.ADVISER: 0.5})
+            asking(
+                run_context,
+                Rests(0, list),
+                client,
+                Mix.HYBRID,
+                shares={ProposerName.LLM: 0.25, ProposerName.ADVISER: 0.5},
+            )
         )
 
     with JournalReader(night.journal) as history:
         experiments = history.experiments()[1:]
     assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laoalo"
-    advised = [item for item in experiments if item.proposer == Proposer.ADVISER]
+    advised = [item for item in experiments if item.proposer == ProposerName.ADVISER]
     assert advised[0].title == "LEVEL 1.7982 -> 1.78"
     assert (advised[0].decision, advised[1].outcome) == (Decision.KEEP, Outcome.REJECTED)
     assert "LEVEL = 99 is outside of its range" in (advised[1].reason or "")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from researcher.journal.records import Decision
 from researcher.proposers.schedule import USUAL_SHARES, Count, Schedule, and_then, progress, upcoming
-from researcher.source.proposal import Proposer
+from researcher.source.proposal import ProposerName
 from tests.fixtures.journal_story import Story
 
-LLM, ADVISER, OPTIMIZER = Proposer.LLM, Proposer.ADVISER, Proposer.OPTIMIZER
+LLM, ADVISER, OPTIMIZER = ProposerName.LLM, ProposerName.ADVISER, ProposerName.OPTIMIZER
 schedules = st.builds(lambda edits, advice: {LLM: edits, ADVISER: advice}, st.floats(0, 1), st.floats(0, 1))
 
 
@@ -89,7 +89,7 @@ def test_what_was_taken_is_read_from_the_journal(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.80)
     found = [progress(USUAL_SHARES, story.journal.experiments())]
-    for who in (LLM, ADVISER, Proposer.HUMAN, OPTIMIZER, ADVISER, LLM):
+    for who in (LLM, ADVISER, ProposerName.HUMAN, OPTIMIZER, ADVISER, LLM):
         story.try_out("t", 1.9, Decision.DISCARD, by=who)
         found.append(progress(USUAL_SHARES, story.journal.experiments()))
 

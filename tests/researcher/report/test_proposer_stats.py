@@ -21,7 +21,7 @@ from researcher.journal.records import Decision, Experiment, Prices, Run, State,
 from researcher.report.proposer_stats import COLUMNS, Rates, proposers_text, rates_of
 from researcher.report.view import FAILURES, rows_of
 from researcher.repository.repository import create_repository
-from researcher.source.proposal import LlmCost, Proposal, Proposer
+from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from services import cli
 from services.machine.state import CHOICES_FILE, RunConfig
 from services.views.local import summary
@@ -35,7 +35,7 @@ ENDS = [(Outcome.OK, Decision.KEEP), (Outcome.OK, Decision.DISCARD), (Outcome.LO
 ENDS += [(outcome, Decision.DISCARD) for outcome in FAILURES]
 
 
-def experiment(number: int, by: Proposer | None, outcome: Outcome | None, decision: Decision | None) -> Experiment:
+def experiment(number: int, by: ProposerName | None, outcome: Outcome | None, decision: Decision | None) -> Experiment:
     return Experiment(
         id=number + 1, number=number, parent=None if by is None else 1, proposer=by, title="", hypothesis="",
         request=None, fingerprint=None, added_lines=None, state=State.APPLIED, commit_sha=None, outcome=outcome,
@@ -96,7 +96,7 @@ def rates(
 def test_each_end_of_a_try_is_counted_for_what_it_says_of_its_proposer(
     outcome: Outcome, decision: Decision, counts: dict[str, int]
 ) -> None:
-    (found,) = rates(experiment(1, Proposer.LLM, outcome, decision), scores={1: [1.8], 2: [1.8]})
+    (found,) = rates(experiment(1, ProposerName.LLM, outcome, decision), scores={1: [1.8], 2: [1.8]})
 
     names = ("tries", "rejected", "trials", "crashed", "kept", "confirmed")
     assert {name: getattr(found, name) for name in names if getattr(found, name)} == counts
@@ -104,12 +104,14 @@ def test_each_end_of_a_try_is_counted_for_what_it_says_of_its_proposer(
 
 def test_who_has_tried_nothing_yet_is_not_there() -> None:
     assert rates() == ()
-    assert rates(experiment(1, Proposer.LLM, None, None)) == ()
-    assert [each.proposer for each in rates(experiment(1, Proposer.HUMAN, Outcome.OK, Decision.DISCARD))] == ["human"]
+    assert rates(experiment(1, ProposerName.LLM, None, None)) == ()
+    assert [each.proposer for each in rates(experiment(1, ProposerName.HUMAN, Outcome.OK, Decision.DISCARD))] == [
+        "human"
+    ]
 
 
 def test_a_gain_counts_all_runs_and_only_where_it_still_stands() -> None:
-    kept = [experiment(number, Proposer.OPTIMIZER, Outcome.OK, Decision.KEEP) for number in (1, 2)]
+    kept = [experiment(number, ProposerName.OPTIMIZER, Outcome.OK, Decision.KEEP) for number in (1, 2)]
     scores = {1: [1.8, 1.9], 2: [1.5, 1.7, 1.9], 3: [1.2]}
     run = replace(RUN, confirmed=2)
 
@@ -122,8 +124,8 @@ def test_a_gain_counts_all_runs_and_only_where_it_still_stands() -> None:
 
 
 def test_without_a_trial_and_without_an_hour_there_is_no_rate() -> None:
-    (found,) = rates(experiment(1, Proposer.HUMAN, Outcome.REJECTED, Decision.DISCARD))
-    (unknown,) = rates(experiment(1, Proposer.HUMAN, Outcome.OK, Decision.DISCARD), wall_s=None)
+    (found,) = rates(experiment(1, ProposerName.HUMAN, Outcome.REJECTED, Decision.DISCARD))
+    (unknown,) = rates(experiment(1, ProposerName.HUMAN, Outcome.OK, Decision.DISCARD), wall_s=None)
 
     assert (found.gain, found.gain_per_trial, found.gain_per_hour) == (0.0, None, None)
     assert (unknown.gain_per_trial, unknown.gain_per_hour) == (0.0, None)
@@ -132,7 +134,9 @@ def test_without_a_trial_and_without_an_hour_there_is_no_rate() -> None:
 def test_hours_are_trials_and_answers_and_rejected_answers_count() -> None:
     tries = [(Outcome.REJECTED, Decision.DISCARD), (Outcome.OK, Decision.KEEP)]
     cost = LlmCost("u", "m", 1, 400, 100, 7.0)
-    asked = [replace(experiment(number, Proposer.LLM, *end), cost=cost) for number, end in enumerate(tries, start=1)]
+    asked = [
+        replace(experiment(number, ProposerName.LLM, *end), cost=cost) for number, end in enumerate(tries, start=1)
+    ]
 
     (found,) = rates(*asked, scores={1: [1.8], 3: [1.6]})
 
@@ -147,7 +151,7 @@ def test_hours_are_trials_and_answers_and_rejected_answers_count() -> None:
 def test_money_is_what_its_questions_cost_and_never_the_machines(
     per_mtoken: float | None, billed: float | None, money: float | None
 ) -> None:
-    item = experiment(1, Proposer.LLM, Outcome.OK, Decision.DISCARD)
+    item = experiment(1, ProposerName.LLM, Outcome.OK, Decision.DISCARD)
     run = replace(RUN, prices=Prices(per_hour=60.0, per_mtoken=per_mtoken))
 
     (found,) = rates(replace(item, cost=LlmCost("u", "m", 1, 400, 100, 2.0, billed)), run=run)
@@ -155,12 +159,14 @@ def test_money_is_what_its_questions_cost_and_never_the_machines(
     assert found.cost.money == (None if money is None else pytest.approx(money))
 
 
-happenings = st.one_of(st.tuples(st.sampled_from(Proposer), st.sampled_from(ENDS), st.floats(0.5, 3.0)), st.just(FELL))
+happenings = st.one_of(
+    st.tuples(st.sampled_from(ProposerName), st.sampled_from(ENDS), st.floats(0.5, 3.0)), st.just(FELL)
+)
 
 
 @given(st.lists(happenings, max_size=40))
 def test_over_all_proposers_they_add_up_to_the_night(
-    told: list[tuple[Proposer, tuple[Outcome, Decision], float] | str],
+    told: list[tuple[ProposerName, tuple[Outcome, Decision], float] | str],
 ) -> None:
     night, scores, fallen, head = [experiment(0, None, Outcome.OK, Decision.KEEP)], {1: [1.8, 1.9]}, {}, 1
     for happening in told:
@@ -200,13 +206,13 @@ def story(tmp_path: Path) -> Iterator[Story]:
     with git.Repo(tmp_path / "subject") as repository:
         repository.create_head(made.run.branch)
     made.baseline(1.80, 1.82)
-    made.try_out("good", 1.70, Decision.KEEP, by=Proposer.OPTIMIZER)
+    made.try_out("good", 1.70, Decision.KEEP, by=ProposerName.OPTIMIZER)
     made.claim([1.70] * 4, [1.81] * 4)
     made.try_out("lucky", 1.69, Decision.KEEP)
     made.claim([1.70] * 4, [1.70] * 4)
     made.try_out("broken", None, Decision.CRASH)
     made.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
-    made.journal.reject(made.run, Proposal(Proposer.HUMAN, "no", "h", ()), "does not parse", made.tick())
+    made.journal.reject(made.run, Proposal(ProposerName.HUMAN, "no", "h", ()), "does not parse", made.tick())
     yield made
     made.journal.close()
 
@@ -216,7 +222,11 @@ def test_a_journals_rates_are_those_of_its_night(story: Story) -> None:
 
     llm, optimizer, human = rates_of(night.run, night.rows, story.journal.scores())
 
-    assert (llm.proposer, optimizer.proposer, human.proposer) == (Proposer.LLM, Proposer.OPTIMIZER, Proposer.HUMAN)
+    assert (llm.proposer, optimizer.proposer, human.proposer) == (
+        ProposerName.LLM,
+        ProposerName.OPTIMIZER,
+        ProposerName.HUMAN,
+    )
     assert (llm.kept, llm.confirmed, llm.gain) == (1, 0, 0.0)
     assert (optimizer.kept, optimizer.confirmed) == (1, 1)
     assert night.gain is not None
@@ -299,7 +309,7 @@ def test_the_summary_says_that_the_users_repository_lacks_the_best_state(story: 
 
 def test_on_80_columns_every_figure_of_everyone_stands_whole() -> None:
     cost = LlmCost("u", "m", 1, 9_000_000, 1, 40_000.0)
-    night = [experiment(number, by, Outcome.OK, Decision.KEEP) for number, by in enumerate(Proposer, start=1)]
+    night = [experiment(number, by, Outcome.OK, Decision.KEEP) for number, by in enumerate(ProposerName, start=1)]
     priced = replace(RUN, prices=Prices(per_mtoken=100.0))
     found = rates(
         *(replace(item, cost=cost) for item in night),
@@ -318,6 +328,6 @@ def test_on_80_columns_every_figure_of_everyone_stands_whole() -> None:
 def test_what_nobody_asked_and_nobody_priced_is_left_out() -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
 
-    console.print(proposers_table(rates(experiment(1, Proposer.OPTIMIZER, Outcome.OK, Decision.DISCARD))))
+    console.print(proposers_table(rates(experiment(1, ProposerName.OPTIMIZER, Outcome.OK, Decision.DISCARD))))
 
     assert not {"LLM", "tokens", "money"} & set(console.export_text().split())

@@ -12,7 +12,6 @@ from researcher.journal.records import Decision
 from researcher.report.proposer_stats import COLUMNS as FIGURES
 from researcher.report.results_table import COLUMNS
 from researcher.report.snapshot import snapshot, without_journal
-from services.redis.server import RedisServer
 from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import RedisClient, Status, StatusKind, connect
 
@@ -24,14 +23,6 @@ def story(tmp_path: Path) -> Iterator[Story]:
     made = Story(tmp_path, heldout_gap=0.05)
     yield made
     made.journal.close()
-
-
-@pytest.fixture
-def bus(server: RedisServer) -> Iterator[RedisClient]:
-    found = RedisClient(connect(server.url, password=server.password))
-    yield found
-    found.connection.flushall()
-    found.connection.close()
 
 
 def test_a_report_holds_the_run_what_goes_on_the_alarm_and_the_rates(story: Story, bus: RedisClient) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,8 +10,7 @@ from researcher.journal.records import ASKED_TO_PAUSE, Pause, PauseCause, Prices
 from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.report.stall_alarm import alarm, expected_s
 from researcher.report.view import LiveStatus
-from services.redis.server import RedisServer
-from trainer.jobs import Kind, Outcome, Progress, RedisClient, Status, StatusKind, WorkerStatus, connect, profile_named
+from trainer.jobs import Kind, Outcome, Progress, RedisClient, Status, StatusKind, WorkerStatus, profile_named
 
 BUDGET = profile_named("cpu").budget  # 15 s
 BEGAN = 1_000.0
@@ -106,14 +104,6 @@ def test_what_a_trial_takes_is_known_from_the_journal_and_one_long_pause_teaches
 
     assert expected_s(trials(*with_llm), BUDGET) == 140
     assert expected_s(trials(*range(20)), BUDGET) == 15, "never less than the budget"
-
-
-@pytest.fixture
-def bus(server: RedisServer) -> Iterator[RedisClient]:
-    found = RedisClient(connect(server.url, password=server.password))
-    yield found
-    found.connection.flushall()
-    found.connection.close()
 
 
 def test_an_alarm_is_said_beside_what_the_researcher_does_and_logged_once(

@@ -14,7 +14,7 @@ from researcher.journal.records import Decision, Prices
 from researcher.report.picture import draw
 from researcher.report.results_table import HEADER, ResultsTable
 from researcher.report.view import tally_text
-from researcher.source.proposal import LlmCost, Proposal, Proposer
+from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
@@ -127,7 +127,7 @@ def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(s
     story.baseline(1.80, 1.82)
     story.try_out("tabs\tand\nnewlines", 1.70, Decision.KEEP)
     story.try_out("broken", None, Decision.CRASH)
-    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+    story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
 
     lines = ResultsTable(story.journal).text().splitlines()
 
@@ -186,7 +186,7 @@ def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_att
         story.try_out("bad", None, Decision.CRASH, outcome)
     story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
     gone = story.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
-    story.journal.reject(story.run, Proposal(Proposer.LLM, "no", "h", ()), "does not parse", story.tick())
+    story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
 
     night = story.report()
 

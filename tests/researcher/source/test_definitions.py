@@ -13,7 +13,7 @@ import trainer
 from researcher.errors import EditError
 from researcher.source.definitions import defined_name, replace_definition
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Proposal, Proposer, ReplaceFunction, SetKnobs, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, ReplaceFunction, SetKnobs, WholeFile
 
 SUBJECT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 SOURCE = """\
@@ -137,7 +137,7 @@ def test_name_that_is_not_there_once_is_refused_with_the_lines(name: str | None,
 
 def test_journal_gives_every_edit_back_as_it_was() -> None:
     edits = (SetKnobs({"A": (1, 0.5), "B": True, "C": 1, "D": 1.0}), ReplaceFunction(None, "x"), WholeFile("x"))
-    proposal = Proposal(Proposer.LLM, "t", "h", edits)
+    proposal = Proposal(ProposerName.LLM, "t", "h", edits)
 
     read = Proposal.from_json(proposal.to_json())
 

@@ -17,7 +17,7 @@ import trainer
 from researcher.errors import Rejected
 from researcher.proposers.novelty import objection
 from researcher.source.information_limit import EDIT, MOST_GROWTH, PERSON, RUN, added_bytes, added_literal_bytes
-from researcher.source.proposal import Candidate, Proposal, Proposer, WholeFile
+from researcher.source.proposal import Candidate, Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
 from tests import ROOT
 
@@ -58,7 +58,7 @@ FORMS: dict[str, Callable[[int], str]] = {
 }
 
 
-def proposed(source: str, before: str, by: Proposer = Proposer.LLM) -> Candidate:
+def proposed(source: str, before: str, by: ProposerName = ProposerName.LLM) -> Candidate:
     return validate(Proposal(by, "t", "h", (WholeFile(source),)), before, lambda _: None)
 
 
@@ -95,11 +95,11 @@ def test_a_person_may_bring_another_script_and_no_library() -> None:
 
     with pytest.raises(Rejected, match=f"at most {EDIT.added} are tried"):
         proposed(theirs, SUBJECT)
-    proposed(theirs, SUBJECT, Proposer.HUMAN)
+    proposed(theirs, SUBJECT, ProposerName.HUMAN)
     with pytest.raises(Rejected, match=f"at most {PERSON.added} are tried"):
-        proposed(f"{SUBJECT}x = 1  # {noise(20_000).hex()}\n", SUBJECT, Proposer.HUMAN)
+        proposed(f"{SUBJECT}x = 1  # {noise(20_000).hex()}\n", SUBJECT, ProposerName.HUMAN)
     with pytest.raises(Rejected, match=f"at most {PERSON.literal} are tried"):
-        proposed(f"{SUBJECT}x = {noise(5000)!r}\n", SUBJECT, Proposer.HUMAN)
+        proposed(f"{SUBJECT}x = {noise(5000)!r}\n", SUBJECT, ProposerName.HUMAN)
 
 
 @dataclass
@@ -107,9 +107,9 @@ class KeepsEverything:
     """A run that keeps whatever it is given: of the journal, what is asked about a candidate."""
 
     sources: list[str]
-    proposers: list[Proposer | None]
+    proposers: list[ProposerName | None]
 
-    def keep(self, source: str, by: Proposer) -> None:
+    def keep(self, source: str, by: ProposerName) -> None:
         self.sources.append(source)
         self.proposers.append(by)
 
@@ -132,7 +132,7 @@ class KeepsEverything:
         return []
 
 
-def creep(night: KeepsEverything, by: Proposer, size: int, steps: int = 60) -> str:
+def creep(night: KeepsEverything, by: ProposerName, size: int, steps: int = 60) -> str:
     """Keep edits of so many bytes each until one is refused; the reason."""
     for step in range(steps):
         incumbent = night.sources[-1]
@@ -148,7 +148,7 @@ def creep(night: KeepsEverything, by: Proposer, size: int, steps: int = 60) -> s
 def test_many_small_keeps_carry_no_more_than_a_run_may() -> None:
     night = KeepsEverything([SUBJECT], [None])
 
-    reason = creep(night, Proposer.LLM, 300)
+    reason = creep(night, ProposerName.LLM, 300)
 
     assert "that the script the run grew from has not" in reason
     assert added_literal_bytes(night.sources[-1], SUBJECT) <= RUN.literal
@@ -157,15 +157,15 @@ def test_many_small_keeps_carry_no_more_than_a_run_may() -> None:
 
 def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> None:
     night = KeepsEverything([SUBJECT], [None])
-    creep(night, Proposer.LLM, 400)
-    creep(night, Proposer.LLM, 100)
+    creep(night, ProposerName.LLM, 400)
+    creep(night, ProposerName.LLM, 100)
     full = night.sources[-1]
-    check = objection(night, Proposer.OPTIMIZER)  # type: ignore[arg-type]
+    check = objection(night, ProposerName.OPTIMIZER)  # type: ignore[arg-type]
 
     moved = full.replace("MATRIX_LR = 0.04", "MATRIX_LR = 0.0317")
     assert moved != full
-    validate(Proposal(Proposer.OPTIMIZER, "t", "h", (WholeFile(moved),)), full, check)
-    proposal = Proposal(Proposer.LLM, "t", "h", (WholeFile(f"{full}y = {noise(300)!r}\n"),))
+    validate(Proposal(ProposerName.OPTIMIZER, "t", "h", (WholeFile(moved),)), full, check)
+    proposal = Proposal(ProposerName.LLM, "t", "h", (WholeFile(f"{full}y = {noise(300)!r}\n"),))
     with pytest.raises(Rejected, match="the run grew from"):
         validate(proposal, full, check)
 
@@ -173,9 +173,9 @@ def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> N
 def test_files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew() -> None:
     night = KeepsEverything([SUBJECT], [None])
     theirs = f"{SUBJECT}mine = {noise(1500)!r}\n"
-    night.keep(theirs, Proposer.HUMAN)
+    night.keep(theirs, ProposerName.HUMAN)
 
-    creep(night, Proposer.LLM, 400)
+    creep(night, ProposerName.LLM, 400)
     assert RUN.literal - 500 < added_literal_bytes(night.sources[-1], theirs) <= RUN.literal
-    creep(night, Proposer.HUMAN, 900)
+    creep(night, ProposerName.HUMAN, 900)
     assert added_literal_bytes(night.sources[-1], SUBJECT) <= PERSON.literal

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from researcher.errors import Rejected
 from researcher.source.plain_text import refuse_ambiguous
-from researcher.source.proposal import Proposal, Proposer, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
 from tests import TESTS
 
@@ -22,8 +22,8 @@ def refusal(source: str, before: str = SOURCE) -> str:
     return str(rejection.value)
 
 
-@pytest.mark.parametrize("by", [Proposer.LLM, Proposer.HUMAN])
-def test_a_declared_encoding_is_refused_whoever_proposes(by: Proposer) -> None:
+@pytest.mark.parametrize("by", [ProposerName.LLM, ProposerName.HUMAN])
+def test_a_declared_encoding_is_refused_whoever_proposes(by: ProposerName) -> None:
     hidden = "# -*- coding: utf-7 -*-\n# higher+AAo-print(+ACI-this ran+ACI-)\n" + ADDED
 
     with pytest.raises(Rejected, match=r"line 1 of train\.py declares the encoding utf-7"):
@@ -128,6 +128,6 @@ def test_a_comment_that_passes_is_one_line_for_everybody(comment: str) -> None:
 def test_a_name_in_other_letters_is_what_the_static_checks_see() -> None:
     """Python itself reads the full-width name as `eval`, and so does the denylist, which says so first or second."""
     for name in ("ｅval", "𝐞𝐱𝐞𝐜", "ｏpen"):
-        proposal = Proposal(Proposer.LLM, "t", "h", (WholeFile(f"{SOURCE}{name}('1')\n"),))
+        proposal = Proposal(ProposerName.LLM, "t", "h", (WholeFile(f"{SOURCE}{name}('1')\n"),))
         with pytest.raises(Rejected):
             validate(proposal, SOURCE, lambda _: None)

@@ -8,7 +8,7 @@ import pytest
 import trainer
 from researcher.errors import Rejected
 from researcher.source.policy import Denied, violations
-from researcher.source.proposal import Proposal, Proposer, SearchReplace, WholeFile
+from researcher.source.proposal import Proposal, ProposerName, SearchReplace, WholeFile
 from researcher.source.validation import validate
 from tests import TESTS
 
@@ -51,7 +51,7 @@ HONEST = [
 TOKENIZER = "tokenizer = Tokenizer.from_directory()\n"
 
 
-def refusal(code: str, source: str = SMALL, by: Proposer = Proposer.LLM) -> str | None:
+def refusal(code: str, source: str = SMALL, by: ProposerName = ProposerName.LLM) -> str | None:
     """What is said when `code` is added before the tokenizer is made."""
     proposal = Proposal(by, "title", "hypothesis", (SearchReplace(TOKENIZER, code + "\n" + TOKENIZER),))
     try:
@@ -170,7 +170,7 @@ def test_what_the_incumbent_does_already_is_its_authors_business(code: str) -> N
 
 
 def test_a_person_may_submit_what_a_proposer_may_not_propose() -> None:
-    assert refusal("import pickle", by=Proposer.HUMAN) is None
+    assert refusal("import pickle", by=ProposerName.HUMAN) is None
 
 
 @pytest.mark.parametrize("source", [SMALL, DEFAULT], ids=["small", "default"])
@@ -179,7 +179,7 @@ def test_our_own_subject_does_nothing_denied_but_take_the_seed(source: str) -> N
 
 
 def test_a_whole_new_file_is_read_like_any_edit() -> None:
-    proposal = Proposal(Proposer.LLM, "title", "hypothesis", (WholeFile(f"{SMALL}\nimport socket\n"),))
+    proposal = Proposal(ProposerName.LLM, "title", "hypothesis", (WholeFile(f"{SMALL}\nimport socket\n"),))
 
     with pytest.raises(Rejected, match="`socket`: a trial has no network"):
         validate(proposal, SMALL, lambda _: None)

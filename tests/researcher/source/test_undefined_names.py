@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import researcher
 import trainer
 from researcher.errors import Rejected
-from researcher.source.proposal import Proposal, Proposer, SearchReplace
+from researcher.source.proposal import Proposal, ProposerName, SearchReplace
 from researcher.source.undefined_names import undefined_names
 from researcher.source.validation import validate
 from tests import TESTS
@@ -89,7 +89,7 @@ def test_source_that_nests_deeply_has_no_fault_to_show() -> None:
 
 def test_proposal_with_a_missing_name_is_rejected_and_the_incumbents_own_faults_do_not_count() -> None:
     edit = SearchReplace("        x = torch.relu(x).square()\n", "        x = F.relu(x) + hidden\n")
-    proposal = Proposal(Proposer.LLM, "title", "hypothesis", (edit,))
+    proposal = Proposal(ProposerName.LLM, "title", "hypothesis", (edit,))
 
     with pytest.raises(Rejected, match=r"train\.py would crash: line 26: `F` is not defined; line 26: `hidden` is not"):
         validate(proposal, SMALL, lambda _: None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import researcher
 from researcher.errors import Rejected
 from researcher.source.fingerprint import read_facts
-from researcher.source.proposal import Candidate, Edit, Proposal, Proposer, SearchReplace, SetKnobs, WholeFile
+from researcher.source.proposal import Candidate, Edit, Proposal, ProposerName, SearchReplace, SetKnobs, WholeFile
 from researcher.source.validation import fingerprint, validate
 from tests import TESTS
 from trainer.jobs.spec import TRAIN_LIMIT_BYTES
@@ -21,7 +21,7 @@ SOURCE = (TESTS / "fixtures" / "small_train.py").read_text()
 
 def check(*edits: Edit, source: str = SOURCE, tried: dict[str, str] | None = None) -> Candidate:
     said = tried or {}
-    proposal = Proposal(Proposer.LLM, "title", "hypothesis", edits)
+    proposal = Proposal(ProposerName.LLM, "title", "hypothesis", edits)
     return validate(proposal, source, lambda candidate: said.get(candidate.fingerprint))
 
 

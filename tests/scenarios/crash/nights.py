@@ -25,7 +25,7 @@ from researcher import wiring
 from researcher.errors import Rejected
 from researcher.loop.context import Backoff
 from researcher.optimizer.optimizer import Vetted
-from researcher.source.proposal import Proposal, Proposer, SetKnobs
+from researcher.source.proposal import Proposal, ProposerName, SetKnobs
 from services.redis.server import RedisServer
 from tests.doubles.scripted_trainer import answer
 from tests.fixtures.scripted_run import ScriptedRun
@@ -168,7 +168,7 @@ def scripted_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialRe
 class ScriptedOptimizer:
     """A worse move from each incumbent, then a better one; like the real one it knows only what the journal knows."""
 
-    name = Proposer.OPTIMIZER
+    name = ProposerName.OPTIMIZER
 
     def learn(self, *_: object) -> None:
         """It needs nothing."""
@@ -178,7 +178,7 @@ class ScriptedOptimizer:
         level = float(re.search(r"^LEVEL = ([\d.]+)", source, re.MULTILINE).group(1))
         for by in (WORSE, BETTER):
             move = SetKnobs({"LEVEL": round(level + by, 3)})
-            proposal = Proposal(Proposer.OPTIMIZER, f"LEVEL {by:+}", "as the script has it", (move,))
+            proposal = Proposal(ProposerName.OPTIMIZER, f"LEVEL {by:+}", "as the script has it", (move,))
             try:
                 return vet(proposal)
             except Rejected:
