@@ -145,9 +145,9 @@ def test_only_the_journal_and_what_people_read_name_the_held_out_scores() -> Non
 
 def test_nothing_that_proposes_or_decides_looks_at_the_night_as_people_do() -> None:
     whole = {"snapshot", "snapshot.snapshot", "snapshot.Report", "view", "view.build_report", "view.RunReport"}
-    night = {f"researcher.report.{name}" for name in whole}
+    scripted_run = {f"researcher.report.{name}" for name in whole}
 
-    assert {str(module) for module in modules("researcher") if imports(module) & night} == SHOWS_THE_NIGHT
+    assert {str(module) for module in modules("researcher") if imports(module) & scripted_run} == SHOWS_THE_NIGHT
 
 
 @pytest.mark.parametrize("module", modules("researcher"), ids=str)

@@ -30,12 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(folder: Path, server: RedisServer) -> Iterator[dict[str, Seen]]:
     """All of it in one run."""
-    night = ScriptedRun(folder, server, FILES)
+    scripted_run = ScriptedRun(folder, server, FILES)
     try:
-        night.start_trainer()
-        yield tell_faults(night)
+        scripted_run.start_trainer()
+        yield tell_faults(scripted_run)
     finally:
-        night.end()
+        scripted_run.end()
 
 
 def log(folder: Path, number: int) -> str:

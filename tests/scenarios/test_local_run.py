@@ -25,7 +25,7 @@ DEADLINE_S = 150.0
 REPOSITORY = ROOT
 
 
-class Night:
+class LocalRun:
     """`overnight run` on a state folder, on Python's own manual, with trials of half a second."""
 
     def __init__(self, folder: Path) -> None:
@@ -109,8 +109,8 @@ class Night:
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[Night]:
-    made = Night(tmp_path)
+def local_run(tmp_path: Path) -> Iterator[LocalRun]:
+    made = LocalRun(tmp_path)
     yield made
     made.end()
 
@@ -120,26 +120,28 @@ def trials(count: int) -> Callable[[JournalReader], bool]:
 
 
 @pytest.mark.slow
-def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_of_everything(night: Night) -> None:
-    night.start("--experiments", "3", "--proposer", "optimizer")
+def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_of_everything(
+    local_run: LocalRun,
+) -> None:
+    local_run.start("--experiments", "3", "--proposer", "optimizer")
 
-    night.wait_until(trials(2))
-    os.kill(night.pid_of("-m trainer"), signal.SIGKILL)
-    night.wait_until(trials(4))
-    os.kill(night.pid_of("-m researcher"), signal.SIGKILL)
-    night.wait_until(trials(5))
-    os.kill(night.pid_of("-server 127.0.0.1"), signal.SIGKILL)
-    night.wait_until(lambda history: history.measured_count() >= 1)
-    for pid in night.processes():
+    local_run.wait_until(trials(2))
+    os.kill(local_run.pid_of("-m trainer"), signal.SIGKILL)
+    local_run.wait_until(trials(4))
+    os.kill(local_run.pid_of("-m researcher"), signal.SIGKILL)
+    local_run.wait_until(trials(5))
+    os.kill(local_run.pid_of("-server 127.0.0.1"), signal.SIGKILL)
+    local_run.wait_until(lambda history: history.measured_count() >= 1)
+    for pid in local_run.processes():
         with contextlib.suppress(ProcessLookupError):  # it died with the one that was killed before it
             os.kill(pid, signal.SIGKILL)
-    night.end()
-    night.wait_for_silence()
-    again = night.start("--experiments", "3")
+    local_run.end()
+    local_run.wait_for_silence()
+    again = local_run.start("--experiments", "3")
 
-    assert again.wait(DEADLINE_S) == 0, night.output.read_text()[-4000:]
-    night.wait_for_silence()
-    with JournalReader(night.state / "journal") as history:
+    assert again.wait(DEADLINE_S) == 0, local_run.output.read_text()[-4000:]
+    local_run.wait_for_silence()
+    with JournalReader(local_run.state / "journal") as history:
         run, experiments = history.run(), history.experiments()
         assert run is not None
         assert run.incumbent is not None
@@ -147,22 +149,22 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
         assert [item.number for item in experiments] == list(range(len(experiments)))
         assert all(item.state is Step.APPLIED for item in experiments)
         head = history.experiment(run.incumbent).commit_sha
-    repository = git.Repo(night.state / "subject")
+    repository = git.Repo(local_run.state / "subject")
     assert repository.head.commit.hexsha == head
     assert not repository.is_dirty()
     repository.close()
-    assert (night.state / "subject" / "progress.png").read_bytes().startswith(b"\x89PNG")
-    assert "3 experiments" in night.output.read_text()
+    assert (local_run.state / "subject" / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert "3 experiments" in local_run.output.read_text()
     for command, expected in {
         "status": "measured  3:",
         "log 0": "rows asked again of a fresh process: ",
         "log": "baseline",
         "log 1": "step 00000",
         "best": "val_bpb",
-        f"export --to {night.state.parent / 'out'}": "written to",
+        f"export --to {local_run.state.parent / 'out'}": "written to",
     }.items():
-        assert expected in night.say(*command.split()), command
-    assert {path.name for path in (night.state.parent / "out").iterdir()} == {
+        assert expected in local_run.say(*command.split()), command
+    assert {path.name for path in (local_run.state.parent / "out").iterdir()} == {
         "results.tsv",
         "results.json",
         "proposers.tsv",
@@ -177,63 +179,65 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
     ids=lambda number: number.name,
 )
-def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(night: Night, number: signal.Signals) -> None:
-    process = night.start()
-    night.wait_until(trials(2))
+def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(local_run: LocalRun, number: signal.Signals) -> None:
+    process = local_run.start()
+    local_run.wait_until(trials(2))
 
     process.send_signal(number)
 
     assert process.wait(40) == 130
-    night.wait_for_silence()
-    assert "measured again at the next start" in night.output.read_text()
+    local_run.wait_for_silence()
+    assert "measured again at the next start" in local_run.output.read_text()
 
 
 @pytest.mark.slow
-def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs(night: Night, tmp_path: Path) -> None:
+def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs(
+    local_run: LocalRun, tmp_path: Path
+) -> None:
     with ollama_double(lambda _: Turn(nudge="MATRIX_LR", by=1.1)) as llm:
-        process = night.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")
-        night.wait_until(trials(2))
+        process = local_run.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")
+        local_run.wait_until(trials(2))
 
-        assert "taken in" in night.say("idea", "raise the matrix learning rate")
-        assert "paused" in night.say("pause")
+        assert "taken in" in local_run.say("idea", "raise the matrix learning rate")
+        assert "paused" in local_run.say("pause")
         mine = tmp_path / "mine.py"
-        night.wait_until(lambda history: history.measured_count() == 0 and bool(history.run()))
-        source = (night.state / "subject" / "train.py").read_text()
+        local_run.wait_until(lambda history: history.measured_count() == 0 and bool(history.run()))
+        source = (local_run.state / "subject" / "train.py").read_text()
         mine.write_text(source.replace("SCALAR_LR = 0.5", "SCALAR_LR = 0.4"))
-        assert "runs next" in night.say("submit", str(mine))
-        assert "going on" in night.say("resume")
-        assert "a run is going on" in night.say("trial", str(mine))
-        night.wait_until(lambda history: history.measured_count() >= 2)
-        assert "stopping" in night.say("stop")
+        assert "runs next" in local_run.say("submit", str(mine))
+        assert "going on" in local_run.say("resume")
+        assert "a run is going on" in local_run.say("trial", str(mine))
+        local_run.wait_until(lambda history: history.measured_count() >= 2)
+        assert "stopping" in local_run.say("stop")
 
-    assert process.wait(40) == 0, night.output.read_text()[-4000:]
-    night.wait_for_silence()
-    with JournalReader(night.state / "journal") as history:
+    assert process.wait(40) == 0, local_run.output.read_text()[-4000:]
+    local_run.wait_for_silence()
+    with JournalReader(local_run.state / "journal") as history:
         by = {item.title: item for item in history.experiments()}
         requests = {request.kind: request.answer for request in history.requests()}
     assert "submitted: mine.py" in by
     assert any(item.cost is not None and item.cost.answer_tokens for item in by.values()), "an LLM edit with its cost"
     assert "became experiment" in requests["idea"]
-    exchanges = list((night.state / "journal" / "experiments").glob("*/exchanges.json.gz"))
+    exchanges = list((local_run.state / "journal" / "experiments").glob("*/exchanges.json.gz"))
     assert exchanges, "prompts and answers are kept beside the experiment"
 
 
 @pytest.mark.slow
-def test_a_second_night_on_the_same_state_is_refused_with_the_holders_pid(night: Night) -> None:
-    process = night.start()
-    night.wait_until(trials(1))
+def test_a_second_night_on_the_same_state_is_refused_with_the_holders_pid(local_run: LocalRun) -> None:
+    process = local_run.start()
+    local_run.wait_until(trials(1))
 
-    said = night.say("run", "--profile", "cpu", "--budget", "0.5")
+    said = local_run.say("run", "--profile", "cpu", "--budget", "0.5")
 
     assert f"pid {process.pid}" in said
 
 
-def test_a_trial_by_hand_is_scored_and_its_log_is_kept(night: Night, tmp_path: Path) -> None:
-    night.say("prepare", "--profile", "cpu", "--text", str(night.text))
+def test_a_trial_by_hand_is_scored_and_its_log_is_kept(local_run: LocalRun, tmp_path: Path) -> None:
+    local_run.say("prepare", "--profile", "cpu", "--text", str(local_run.text))
     mine = tmp_path / "train.py"
     mine.write_text("from prepare import *\nraise SystemExit('not today')\n")
 
-    said = night.say("trial", str(mine))
+    said = local_run.say("trial", str(mine))
 
     assert "crashed" in said
     assert "not today" in said

@@ -26,23 +26,23 @@ TRIAL_S = 0.01  # of a scripted trial
 TEN_TRIALS_H = 10 * TRIAL_S / 3600
 
 
-def run_of(night: ScriptedRun) -> Run:
-    with JournalReader(night.journal) as history:
+def run_of(scripted_run: ScriptedRun) -> Run:
+    with JournalReader(scripted_run.journal) as history:
         run = history.run()
     assert run is not None
     return run
 
 
-def cost_in(night: ScriptedRun) -> Cost:
-    with JournalReader(night.journal) as history:
-        return cost_of(run_of(night), history.experiments(), history.trials())
+def cost_in(scripted_run: ScriptedRun) -> Cost:
+    with JournalReader(scripted_run.journal) as history:
+        return cost_of(run_of(scripted_run), history.experiments(), history.trials())
 
 
-def cost_before_the_last_experiment(night: ScriptedRun) -> Cost:
-    with JournalReader(night.journal) as history:
+def cost_before_the_last_experiment(scripted_run: ScriptedRun) -> Cost:
+    with JournalReader(scripted_run.journal) as history:
         *before, last = history.experiments()
         trials = [trial for trial in history.trials() if trial.queued_at < last.proposed_at]
-        return cost_of(run_of(night), before, trials)
+        return cost_of(run_of(scripted_run), before, trials)
 
 
 # When a run ends
@@ -67,57 +67,61 @@ def test_the_first_limit_that_is_reached_ends_the_night_in_words(
     assert goal.reached(measured, cost) == reason
 
 
-def test_hours_end_the_night_after_the_running_trial_and_the_claim(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_hours_end_the_night_after_the_running_trial_and_the_claim(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    assert night.start_researcher(HOURS=TEN_TRIALS_H).wait(90) == 0, night.output()
+    assert scripted_run.start_researcher(HOURS=TEN_TRIALS_H).wait(90) == 0, scripted_run.output()
 
-    run = run_of(night)
-    assert cost_before_the_last_experiment(night).hours < TEN_TRIALS_H <= cost_in(night).hours
+    run = run_of(scripted_run)
+    assert cost_before_the_last_experiment(scripted_run).hours < TEN_TRIALS_H <= cost_in(scripted_run).hours
     assert run.confirmed == run.incumbent, "what was kept is confirmed or rolled back before the end"
     assert run.ended is not None
     assert "hours of trials and LLM are used" in run.ended
-    assert f"the run has ended: {run.ended}" in night.output()
+    assert f"the run has ended: {run.ended}" in scripted_run.output()
 
 
 @pytest.mark.slow
-def test_a_cost_ends_the_night_and_a_higher_one_goes_on(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_cost_ends_the_night_and_a_higher_one_goes_on(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     price = 3600  # one a second
 
-    assert night.start_researcher(PRICE_PER_HOUR=price, MAX_COST=10 * TRIAL_S).wait(90) == 0, night.output()
-    spent = cost_in(night).money
-    assert "are spent" in (run_of(night).ended or "")
-    assert night.start_researcher(PRICE_PER_HOUR=price, MAX_COST=20 * TRIAL_S).wait(90) == 0, night.output()
+    assert scripted_run.start_researcher(PRICE_PER_HOUR=price, MAX_COST=10 * TRIAL_S).wait(90) == 0, (
+        scripted_run.output()
+    )
+    spent = cost_in(scripted_run).money
+    assert "are spent" in (run_of(scripted_run).ended or "")
+    assert scripted_run.start_researcher(PRICE_PER_HOUR=price, MAX_COST=20 * TRIAL_S).wait(90) == 0, (
+        scripted_run.output()
+    )
 
     assert spent is not None
     assert 10 * TRIAL_S <= spent < 20 * TRIAL_S
-    assert (cost_in(night).money or 0) >= 20 * TRIAL_S
+    assert (cost_in(scripted_run).money or 0) >= 20 * TRIAL_S
 
 
 @pytest.mark.slow
-def test_the_hours_of_a_killed_researcher_still_count(night: ScriptedRun) -> None:
-    night.start_trainer()
-    researcher = night.start_researcher(HOURS=2 * TEN_TRIALS_H)
-    night.wait_until(lambda history: history.measured_count() >= 3, "three experiments")
+def test_the_hours_of_a_killed_researcher_still_count(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    researcher = scripted_run.start_researcher(HOURS=2 * TEN_TRIALS_H)
+    scripted_run.wait_until(lambda history: history.measured_count() >= 3, "three experiments")
     researcher.send_signal(signal.SIGKILL)
     researcher.wait(10)
 
-    assert night.start_researcher(HOURS=2 * TEN_TRIALS_H).wait(90) == 0, night.output()
+    assert scripted_run.start_researcher(HOURS=2 * TEN_TRIALS_H).wait(90) == 0, scripted_run.output()
 
-    assert cost_before_the_last_experiment(night).hours < 2 * TEN_TRIALS_H <= cost_in(night).hours
+    assert cost_before_the_last_experiment(scripted_run).hours < 2 * TEN_TRIALS_H <= cost_in(scripted_run).hours
 
 
 @pytest.mark.slow
-def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedRun) -> None:
-    night.start_trainer()
-    assert night.start_researcher(EXPERIMENTS=1).wait(90) == 0
-    assert run_of(night).ended == "1 of 1 experiments are measured"
+def test_while_a_night_goes_on_it_has_not_ended(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    assert scripted_run.start_researcher(EXPERIMENTS=1).wait(90) == 0
+    assert run_of(scripted_run).ended == "1 of 1 experiments are measured"
 
-    night.start_researcher(EXPERIMENTS=500)
-    night.wait_until(lambda history: history.measured_count() >= 2, "one more experiment")
+    scripted_run.start_researcher(EXPERIMENTS=500)
+    scripted_run.wait_until(lambda history: history.measured_count() >= 2, "one more experiment")
 
-    assert run_of(night).ended is None
+    assert run_of(scripted_run).ended is None
 
 
 @pytest.mark.parametrize(
@@ -129,59 +133,59 @@ def test_while_a_night_goes_on_it_has_not_ended(night: ScriptedRun) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_a_run_begins(
-    night: ScriptedRun, settings: dict[str, object], says: str
+    scripted_run: ScriptedRun, settings: dict[str, object], says: str
 ) -> None:
-    assert night.start_researcher(**settings).wait(30) == 2
+    assert scripted_run.start_researcher(**settings).wait(30) == 2
 
-    assert says in night.output()
+    assert says in scripted_run.output()
     with pytest.raises(JournalError):
-        JournalReader(night.journal)
+        JournalReader(scripted_run.journal)
 
 
 # The LLM at work
 
 
-def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
     with ollama_double([Turn(nudge="LEVEL")]) as ollama:
         settings = {"LLM": "none", "PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "EXPERIMENTS": 2}
-        assert night.start_researcher(**settings).wait(90) == 0, night.output()
+        assert scripted_run.start_researcher(**settings).wait(90) == 0, scripted_run.output()
 
     assert (ollama.calls, ollama.looks) == ([], 0)
-    assert night.output().count("no LLM, as LLM=none asks; the optimiser proposes alone") == 1
-    assert str(night.bus.doing("llm")).startswith("none, as LLM=none asks")
+    assert scripted_run.output().count("no LLM, as LLM=none asks; the optimiser proposes alone") == 1
+    assert str(scripted_run.bus.doing("llm")).startswith("none, as LLM=none asks")
 
 
-def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(night: ScriptedRun) -> None:
+def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(scripted_run: ScriptedRun) -> None:
     under_way = []
     factors = count(1)
 
     def script(_: object) -> Turn:
-        with JournalReader(night.journal) as history:
+        with JournalReader(scripted_run.journal) as history:
             under_way.append((history.running_trial(), history.open_confirmation()))
         return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
 
-    night.start_trainer()
+    scripted_run.start_trainer()
     with ollama_double(script) as ollama:
         settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 6}
-        assert night.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, night.output()
+        assert scripted_run.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, scripted_run.output()
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         assert sum(item.proposer == ProposerName.LLM for item in history.experiments()) >= 2
     assert set(under_way) == {(None, None)}
 
 
-def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
     with ollama_double([Turn(nudge="LEVEL")], kind=SpillingServer) as ollama:
         settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 3}
-        assert night.start_researcher(PROFILE="24gb", **settings).wait(90) == 0, night.output()
+        assert scripted_run.start_researcher(PROFILE="24gb", **settings).wait(90) == 0, scripted_run.output()
 
     words = "small does not fit beside the trainer: 3.0 of 9.0 GiB on the CPU; set MODEL or NUM_CTX smaller"
-    assert night.bus.doing("llm") == Status.working(f"none: {words}; the optimiser goes on")
-    assert night.output().count(words) == 1, "said once, not with every experiment"
+    assert scripted_run.bus.doing("llm") == Status.working(f"none: {words}; the optimiser goes on")
+    assert scripted_run.output().count(words) == 1, "said once, not with every experiment"
     assert ollama.asked == []
     assert [body["options"]["num_gpu"] for path, body in ollama.calls if "options" in body] == [999, 999]
 
@@ -201,9 +205,14 @@ class StickyProposers:
         """Nothing."""
 
 
-def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedRun) -> None:
-    night.start_trainer()
-    journal, workspace, sticky, hours = Journal(night.journal), Workspace(night.subject), StickyProposers(), count()
+def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    journal, workspace, sticky, hours = (
+        Journal(scripted_run.journal),
+        Workspace(scripted_run.subject),
+        StickyProposers(),
+        count(),
+    )
     said: list[str] = []
     queued: list[int] = []
     run = journal.start_run(
@@ -213,10 +222,10 @@ def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(night: ScriptedRu
     trial = journal.add_trial(run, journal.numbered(0).id, Kind.BASELINE, seed=1, at=1.0)
 
     def rest() -> None:
-        queued.append(len(night.bus.queue("trials")))
+        queued.append(len(scripted_run.bus.queue("trials")))
 
     run_context = RunContext(
-        journal=journal, workspace=workspace, trials=TrialQueue(night.bus), proposers=sticky,
+        journal=journal, workspace=workspace, trials=TrialQueue(scripted_run.bus), proposers=sticky,
         profile=profile_named("12gb"), rule=Rule.WALK, crash_reset=CrashReset.CONFIRMED, goal=Goal(),
         project=lambda: None, tick=lambda: None, rest=rest, say=said.append, clock=lambda: 20.0 * next(hours),
     )  # fmt: skip

@@ -22,47 +22,47 @@ NO_GAIN = [world.name for world in WORLDS if world.name.startswith("no gain")]
 @cache
 def nights(name: str, rule: Rule) -> list[Told]:
     (world,) = (world for world in WORLDS if world.name == name)
-    return [simulate(world, rule, EXPERIMENTS, f"{name} {night}") for night in range(NIGHTS)]
+    return [simulate(world, rule, EXPERIMENTS, f"{name} {simulated}") for simulated in range(NIGHTS)]
 
 
 @pytest.mark.parametrize("world", NO_GAIN)
 def test_where_nothing_is_better_hardly_a_night_claims_anything(world: str) -> None:
     told = nights(world, Rule.WALK)
 
-    assert fmean(night.keeps for night in told) > 3, "the walk is meant to be free"
-    assert fmean(night.claims for night in told) < 0.15
-    assert all(night.false_claims == night.claims for night in told)
+    assert fmean(simulated.keeps for simulated in told) > 3, "the walk is meant to be free"
+    assert fmean(simulated.claims for simulated in told) < 0.15
+    assert all(simulated.false_claims == simulated.claims for simulated in told)
 
 
 def test_over_all_such_worlds_there_is_at_most_a_claim_in_nine_nights() -> None:
-    assert fmean(night.claims for world in NO_GAIN for night in nights(world, Rule.WALK)) < 0.11
+    assert fmean(simulated.claims for world in NO_GAIN for simulated in nights(world, Rule.WALK)) < 0.11
 
 
 def test_where_nothing_is_better_keeping_every_lower_score_believes_in_two_and_a_half_sigma() -> None:
     told = nights("no gain", Rule.GREEDY)
 
-    assert fmean(night.claims for night in told) == pytest.approx(4.6, abs=0.5)
-    assert fmean(night.gain for night in told) == pytest.approx(2.6, abs=0.3)
-    assert fmean(night.true_gain for night in told) == 0
+    assert fmean(simulated.claims for simulated in told) == pytest.approx(4.6, abs=0.5)
+    assert fmean(simulated.gain for simulated in told) == pytest.approx(2.6, abs=0.3)
+    assert fmean(simulated.true_gain for simulated in told) == 0
 
 
 @pytest.mark.parametrize(("world", "least"), [("small", 4.2), ("mid", 13.1), ("big", 50.7)])
 def test_real_gains_are_claimed_nearly_whole_and_nearly_nothing_beside_them(world: str, least: float) -> None:
     (name,) = (each.name for each in WORLDS if each.name.startswith(f"{world}:"))
     ours, greedy = nights(name, Rule.WALK), nights(name, Rule.GREEDY)
-    found = fmean(night.true_gain for night in ours)
+    found = fmean(simulated.true_gain for simulated in ours)
 
     assert found > least
-    assert found > 0.85 * fmean(night.true_gain for night in greedy)
-    assert fmean(night.gain for night in ours) == pytest.approx(found, rel=0.1), "what is told is what there is"
-    assert fmean(night.false_claims for night in ours) < 0.03
+    assert found > 0.85 * fmean(simulated.true_gain for simulated in greedy)
+    assert fmean(simulated.gain for simulated in ours) == pytest.approx(found, rel=0.1), "what is told is what there is"
+    assert fmean(simulated.false_claims for simulated in ours) < 0.03
 
 
 @pytest.mark.slow
-def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(night: ScriptedRun) -> None:
-    night.start_trainer()
-    assert night.start_researcher(EXPERIMENTS=30).wait(90) == 0, night.output()
-    with JournalReader(night.journal) as history:
+def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    assert scripted_run.start_researcher(EXPERIMENTS=30).wait(90) == 0, scripted_run.output()
+    with JournalReader(scripted_run.journal) as history:
         experiments = [item for item in history.experiments() if item.was_measured]
         scores = iter([trial.val_bpb for trial in history.trials()])
         verdicts = [check.verdict for check in history.confirmations() if check.kind is CheckKind.CLAIM]

@@ -112,53 +112,53 @@ LOSSES = (
 )  # fmt: skip
 
 
-def assert_whole(night: ScriptedRun, count: int) -> None:
+def assert_whole(scripted_run: ScriptedRun, count: int) -> None:
     """Every experiment has its commit under its ref, and git finds nothing wrong."""
-    with closing(Journal(night.journal)) as journal:
+    with closing(Journal(scripted_run.journal)) as journal:
         measured = [item for item in journal.experiments() if not item.is_baseline]
         run = journal.run()
     assert [item.state for item in measured] == [State.APPLIED] * count
     assert run is not None
     for item in measured:
-        assert git(night.subject, "rev-parse", f"refs/{BRANCH}/{item.number}") == item.commit_sha
-    assert damage(night.subject) is None
-    assert git(night.subject, "status", "--porcelain") == ""
-    assert git(night.subject, "branch", "--show-current") == BRANCH
+        assert git(scripted_run.subject, "rev-parse", f"refs/{BRANCH}/{item.number}") == item.commit_sha
+    assert damage(scripted_run.subject) is None
+    assert git(scripted_run.subject, "status", "--porcelain") == ""
+    assert git(scripted_run.subject, "branch", "--show-current") == BRANCH
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_a_repository_lost_during_a_night_is_made_again_with_the_same_commits(
-    loss: Callable[[Path], None], night: ScriptedRun
+    loss: Callable[[Path], None], scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.75), lambda run_context: loss(run_context.workspace.path), level(1.9), level(1.7)])
+    tell(scripted_run, [level(1.75), lambda run_context: loss(run_context.workspace.path), level(1.9), level(1.7)])
 
-    assert_whole(night, 3)
+    assert_whole(scripted_run, 3)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_a_repository_lost_between_two_starts_is_made_again_with_the_same_commits(
-    loss: Callable[[Path], None], night: ScriptedRun
+    loss: Callable[[Path], None], scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
-    tell(night, [level(1.75), level(1.9)])
-    loss(night.subject)
+    scripted_run.start_trainer()
+    tell(scripted_run, [level(1.75), level(1.9)])
+    loss(scripted_run.subject)
 
-    tell(night, [level(1.7)])
+    tell(scripted_run, [level(1.7)])
 
-    assert_whole(night, 3)
+    assert_whole(scripted_run, 3)
 
 
-def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.75), lambda run_context: spoil_object(run_context.workspace.path), level(1.7)])
+    tell(scripted_run, [level(1.75), lambda run_context: spoil_object(run_context.workspace.path), level(1.7)])
 
-    assert_whole(night, 2)
-    aside = night.subject / ".git.broken-1"
+    assert_whole(scripted_run, 2)
+    aside = scripted_run.subject / ".git.broken-1"
     assert aside.is_dir()
-    with closing(Workspace(night.subject)) as workspace:
+    with closing(Workspace(scripted_run.subject)) as workspace:
         assert str(aside) in workspace.look()
 
 
@@ -173,38 +173,38 @@ def held(reasons: list[str], mended: Callable[[], object]) -> Callable[[RunConte
 
 
 def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back(
-    night: ScriptedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted_run: ScriptedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons: list[str] = []
 
     def break_both(run_context: RunContext) -> None:
-        shutil.copytree(night.subject / ".git", tmp_path / "backup")
-        shutil.rmtree(night.journal / COPY)
+        shutil.copytree(scripted_run.subject / ".git", tmp_path / "backup")
+        shutil.rmtree(scripted_run.journal / COPY)
         lose(run_context.workspace.path)
 
     def bring_back() -> None:
-        shutil.rmtree(night.subject / ".git", ignore_errors=True)
-        shutil.copytree(tmp_path / "backup", night.subject / ".git")
+        shutil.rmtree(scripted_run.subject / ".git", ignore_errors=True)
+        shutil.copytree(tmp_path / "backup", scripted_run.subject / ".git")
 
-    night.start_trainer()
+    scripted_run.start_trainer()
     monkeypatch.setattr(RunContext, "hold", held(reasons, bring_back))
 
-    tell(night, [level(1.75), break_both, level(1.7)])
+    tell(scripted_run, [level(1.75), break_both, level(1.7)])
 
-    assert_whole(night, 2)
-    assert (night.journal / COPY).exists()
+    assert_whole(scripted_run, 2)
+    assert (scripted_run.journal / COPY).exists()
     (reason,) = reasons
-    assert f"cannot be made again from {night.journal / COPY}: there is none" in reason
-    assert f"Next: put a backup of {night.subject / '.git'} back" in reason
+    assert f"cannot be made again from {scripted_run.journal / COPY}: there is none" in reason
+    assert f"Next: put a backup of {scripted_run.subject / '.git'} back" in reason
 
 
-def test_a_start_without_repository_and_copy_says_what_to_do(night: ScriptedRun) -> None:
-    with opened(night, []):
+def test_a_start_without_repository_and_copy_says_what_to_do(scripted_run: ScriptedRun) -> None:
+    with opened(scripted_run, []):
         pass
-    lose(night.subject)
+    lose(scripted_run.subject)
 
-    with closing(Journal(night.journal)) as journal, pytest.raises(SubjectError, match="Next: put a backup"):
-        open_subject(night.subject, journal)
+    with closing(Journal(scripted_run.journal)) as journal, pytest.raises(SubjectError, match="Next: put a backup"):
+        open_subject(scripted_run.subject, journal)
 
 
 def test_a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_names_it(workspace: Workspace) -> None:
@@ -216,23 +216,23 @@ def test_a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_name
     assert workspace.candidates(BRANCH) == {}
 
 
-def test_a_copy_that_is_broken_is_made_anew(night: ScriptedRun) -> None:
-    with opened(night, []) as run_context:
-        keep_copy(night.subject, run_context.journal)
-        (night.journal / COPY / "HEAD").write_text("")
+def test_a_copy_that_is_broken_is_made_anew(scripted_run: ScriptedRun) -> None:
+    with opened(scripted_run, []) as run_context:
+        keep_copy(scripted_run.subject, run_context.journal)
+        (scripted_run.journal / COPY / "HEAD").write_text("")
 
-        keep_copy(night.subject, run_context.journal)
+        keep_copy(scripted_run.subject, run_context.journal)
 
-    assert damage(night.journal / COPY) is None
+    assert damage(scripted_run.journal / COPY) is None
 
 
 def test_a_copy_that_cannot_be_written_is_said_and_stops_nothing(
-    night: ScriptedRun, caplog: pytest.LogCaptureFixture
+    scripted_run: ScriptedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with opened(night, []) as run_context:
-        (night.journal / f"{COPY}.partial").write_text("in the way")
+    with opened(scripted_run, []) as run_context:
+        (scripted_run.journal / f"{COPY}.partial").write_text("in the way")
 
-        keep_copy(night.subject, run_context.journal)
+        keep_copy(scripted_run.subject, run_context.journal)
 
-    assert f"no copy of {night.subject}" in caplog.text
-    assert not (night.journal / COPY).exists()
+    assert f"no copy of {scripted_run.subject}" in caplog.text
+    assert not (scripted_run.journal / COPY).exists()

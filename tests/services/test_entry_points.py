@@ -75,31 +75,31 @@ def test_trainer_container_names_a_bad_setting_and_an_unknown_profile() -> None:
 
 
 def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    state = emptied(night)
-    container = night.start_container()
-    wait_for(lambda: "waiting for the trainer" in str(night.bus.doing("researcher")), TEN_S)
+    state = emptied(scripted_run)
+    container = scripted_run.start_container()
+    wait_for(lambda: "waiting for the trainer" in str(scripted_run.bus.doing("researcher")), TEN_S)
 
-    Heartbeat(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+    Heartbeat(scripted_run.bus.connection, "trainer-1", profile="12gb").show(IDLE)
 
-    wait_for(lambda: "run " in night.output(), TEN_S)
+    wait_for(lambda: "run " in scripted_run.output(), TEN_S)
     assert state.choices() is not None
-    with git.Repo(night.subject) as repository:
+    with git.Repo(scripted_run.subject) as repository:
         assert "profile 12gb" in str(repository.commit("main").message)
-    assert re.search(r"^DEPTH = 4\b", (night.subject / "train.py").read_text(), re.MULTILINE)
+    assert re.search(r"^DEPTH = 4\b", (scripted_run.subject / "train.py").read_text(), re.MULTILINE)
     container.send_signal(signal.SIGTERM)
     assert container.wait(TEN_S) == 0
 
 
 def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_the_run(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    theirs = night.subject.with_name("theirs")
-    shutil.copytree(night.subject, theirs)
-    emptied(night)
+    theirs = scripted_run.subject.with_name("theirs")
+    shutil.copytree(scripted_run.subject, theirs)
+    emptied(scripted_run)
 
-    container = night.start_container(PROFILE="cpu", USER_REPOSITORY=theirs, TAG="night")
+    container = scripted_run.start_container(PROFILE="cpu", USER_REPOSITORY=theirs, TAG="night")
 
     with git.Repo(theirs) as repository:
         wait_for(lambda: "overnight/night" in repository.heads, 60)
@@ -111,71 +111,71 @@ def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_th
 
 @pytest.mark.slow
 def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    emptied(night)
-    Heartbeat(night.bus.connection, "trainer-1", profile="12gb").show(IDLE)
-    first = night.start_container()
-    wait_for(lambda: "run " in night.output(), TEN_S)
+    emptied(scripted_run)
+    Heartbeat(scripted_run.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+    first = scripted_run.start_container()
+    wait_for(lambda: "run " in scripted_run.output(), TEN_S)
     first.send_signal(signal.SIGTERM)
     first.wait(TEN_S)
-    Heartbeat(night.bus.connection, "trainer-2", profile="24gb").show(IDLE)
+    Heartbeat(scripted_run.bus.connection, "trainer-2", profile="24gb").show(IDLE)
 
-    second = night.start_container()
+    second = scripted_run.start_container()
 
-    wait_for(lambda: kind_of(night) is StatusKind.REFUSED, TEN_S)
-    assert "begun with profile 12gb, and the GPU found now is a 24gb" in str(night.bus.doing("researcher"))
-    assert "PROFILE=12gb" in night.output()
+    wait_for(lambda: kind_of(scripted_run) is StatusKind.REFUSED, TEN_S)
+    assert "begun with profile 12gb, and the GPU found now is a 24gb" in str(scripted_run.bus.doing("researcher"))
+    assert "PROFILE=12gb" in scripted_run.output()
     assert second.poll() is None
-    assert health(night, State(night.journal.parent)) == 1
+    assert health(scripted_run, State(scripted_run.journal.parent)) == 1
 
 
 @pytest.mark.slow
 def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    night.start_trainer()
-    state = State(night.journal.parent)
-    container = night.start_container(PROFILE="cpu", EXPERIMENTS=1)
+    scripted_run.start_trainer()
+    state = State(scripted_run.journal.parent)
+    container = scripted_run.start_container(PROFILE="cpu", EXPERIMENTS=1)
 
-    wait_for(lambda: kind_of(night) is StatusKind.ENDED, 60)
+    wait_for(lambda: kind_of(scripted_run) is StatusKind.ENDED, 60)
 
     assert container.poll() is None
-    assert health(night, state) == 0
-    monkeypatch.setenv("REDIS_URL", night.server.url)
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(night.password_file))
+    assert health(scripted_run, state) == 0
+    monkeypatch.setenv("REDIS_URL", scripted_run.server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
     with pytest.raises(ClientError, match="ended"):
         ask_and_wait(state, "idea", "too late")
     container.send_signal(signal.SIGTERM)
     assert container.wait(TEN_S) == 0
 
-    night.start_container(PROFILE="cpu", EXPERIMENTS=2)
+    scripted_run.start_container(PROFILE="cpu", EXPERIMENTS=2)
 
-    night.wait_until(lambda history: history.measured_count() == 2, "the second experiment")
-    with JournalReader(night.journal) as history:
+    scripted_run.wait_until(lambda history: history.measured_count() == 2, "the second experiment")
+    with JournalReader(scripted_run.journal) as history:
         assert len({item.number for item in history.experiments()}) == len(history.experiments())
 
 
-def emptied(night: ScriptedRun) -> State:
+def emptied(scripted_run: ScriptedRun) -> State:
     """The state as a new volume has it: folders, nothing in them."""
-    state = State(night.journal.parent)
-    subprocess.run(["rm", "-rf", str(night.subject)], check=True)
-    night.subject.mkdir()
+    state = State(scripted_run.journal.parent)
+    subprocess.run(["rm", "-rf", str(scripted_run.subject)], check=True)
+    scripted_run.subject.mkdir()
     return state
 
 
-def kind_of(night: ScriptedRun) -> StatusKind | None:
-    status = night.bus.doing("researcher")
+def kind_of(scripted_run: ScriptedRun) -> StatusKind | None:
+    status = scripted_run.bus.doing("researcher")
     return None if status is None else status.kind
 
 
-def health(night: ScriptedRun, state: State) -> int:
+def health(scripted_run: ScriptedRun, state: State) -> int:
     """The researcher's health check as the container runs it."""
     environment = {
         "OVERNIGHT_STATE": str(state.root),
-        "REDIS_URL": night.server.url,
-        "REDIS_PASSWORD_FILE": str(night.password_file),
+        "REDIS_URL": scripted_run.server.url,
+        "REDIS_PASSWORD_FILE": str(scripted_run.password_file),
     }
     command = [sys.executable, "-m", "services.researcher.health"]
     return subprocess.run(command, env=environment, check=False, cwd=ROOT, capture_output=True).returncode

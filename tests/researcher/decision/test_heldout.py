@@ -45,15 +45,15 @@ def a_night(story: Story) -> None:
 def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baselines(story: Story) -> None:
     a_night(story)
 
-    night = story.report()
+    run_report = story.report()
 
-    keep = night.heldout.keeps[night.run.incumbent or 0]
+    keep = run_report.heldout.keeps[run_report.run.incumbent or 0]
     assert (keep.code.val, keep.code.heldout) == pytest.approx((1.66, 8.69))
     assert (keep.code.gap, keep.base.gap) == pytest.approx((7.03, 7.0))
     assert keep.val_gain - keep.heldout_gain == pytest.approx(0.03)
     assert (keep.code.trials, keep.base.trials) == (1, 6)
-    assert night.heldout.confirmed == pytest.approx(0.1)
-    assert len(night.heldout.claims) == 1
+    assert run_report.heldout.confirmed == pytest.approx(0.1)
+    assert len(run_report.heldout.claims) == 1
 
 
 def test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing(tmp_path: Path) -> None:

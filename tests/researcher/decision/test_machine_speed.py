@@ -84,20 +84,22 @@ def test_a_machine_that_differed_in_all_attempts_of_a_trial_has_changed_for_good
     assert changed_for_good(trial(Kind.FIRST, differed)) is for_good
 
 
-def told_of(night: ScriptedRun, number: int) -> tuple[Experiment, Trial]:
-    with JournalReader(night.journal) as history:
+def told_of(scripted_run: ScriptedRun, number: int) -> tuple[Experiment, Trial]:
+    with JournalReader(scripted_run.journal) as history:
         experiment = history.numbered(number)
         return experiment, history.trials(experiment=experiment.id)[0]
 
 
-def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next_attempt(
+    scripted_run: ScriptedRun,
+) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.79, "slow: 1")])
+    tell(scripted_run, [level(1.79, "slow: 1")])
 
-    experiment, first = told_of(night, 1)
+    experiment, first = told_of(scripted_run, 1)
     assert (first.attempt, first.differed, first.faults) == (1, 1, 0)
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         shown, repeated = build_report(history, profile_named("cpu")), sum(each.differed for each in history.trials())
     assert shown is not None
     assert (shown.tally["infrastructure"], shown.tally["repeated"]) == (0, repeated), (
@@ -148,24 +150,24 @@ def test_a_difference_decides_nothing_where_the_code_ran_as_ever_or_lost_on_a_fa
     ids=["lost on a faster machine", "lost on a slower machine", "won on a faster machine"],
 )
 def test_only_a_trial_that_the_machine_may_have_decided_is_measured_again(
-    night: ScriptedRun, score: float, mark: str, repeats: int
+    scripted_run: ScriptedRun, score: float, mark: str, repeats: int
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(score, mark)])
+    tell(scripted_run, [level(score, mark)])
 
-    assert told_of(night, 1)[1].differed == repeats
+    assert told_of(scripted_run, 1)[1].differed == repeats
 
 
 def test_a_claim_goes_on_where_the_training_was_as_fast_as_ever_whatever_was_timed_beside_it(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.79, "slow: 1", "steady")])
+    tell(scripted_run, [level(1.79, "slow: 1", "steady")])
 
-    with JournalReader(night.journal) as history:
-        first, *checks = history.trials(experiment=told_of(night, 1)[0].id)
+    with JournalReader(scripted_run.journal) as history:
+        first, *checks = history.trials(experiment=told_of(scripted_run, 1)[0].id)
     assert (first.kind, first.differed) == (Kind.FIRST, 1), "nobody knew yet how fast it runs"
     assert checks
     assert {(each.kind, each.differed) for each in checks} == {(Kind.CONFIRM, 0)}
@@ -182,10 +184,10 @@ class Killed(BaseException):
 )
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
-    night: ScriptedRun, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
+    scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
 ) -> None:
-    night.start_trainer()
-    tell(night, [level(1.9)])
+    scripted_run.start_trainer()
+    tell(scripted_run, [level(1.9)])
     happenings: list[Happening] = [level(1.79, "slow: 2")]
     whole: Callable[..., Any] = getattr(owner, name)
     calls: list[object] = []
@@ -199,36 +201,36 @@ def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, killed)
         with pytest.raises(Killed):
-            tell(night, happenings)
-    tell(night, [level(1.95)], goal=Goal(3))
+            tell(scripted_run, happenings)
+    tell(scripted_run, [level(1.95)], goal=Goal(3))
 
-    experiment, first = told_of(night, 2)
+    experiment, first = told_of(scripted_run, 2)
     assert (first.attempt, first.differed) == (2, 2)
     assert experiment.decision is not None
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         assert [item.number for item in history.experiments()] == [0, 1, 2, 3]
 
 
 def test_a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_one_from_then_on(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.75, "slow: 99"), level(1.9, "slow: 99")])
+    tell(scripted_run, [level(1.75, "slow: 99"), level(1.9, "slow: 99")])
 
-    changed, first = told_of(night, 1)
+    changed, first = told_of(scripted_run, 1)
     assert (first.attempt, first.differed) == (2, 3)
     assert "judged all the same after 2 repeats: the machine was 50% slower" in (changed.reason or "")
     assert changed.decision == "keep"
-    assert told_of(night, 2)[1].differed == 0
+    assert told_of(scripted_run, 2)[1].differed == 0
 
 
-def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.9, "slow: 99"), level(1.91)])
+    tell(scripted_run, [level(1.9, "slow: 99"), level(1.91)])
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         check = history.confirmations()[0]
         (again,) = history.trials(confirmation=check.id)
     assert (check.kind, check.verdict) == (CheckKind.RECHECK, Verdict.HOLDS)
@@ -236,13 +238,13 @@ def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(ni
 
 
 def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_meets_the_mean_of_both(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
+    tell(scripted_run, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         (check,) = history.confirmations()
         (again,) = history.trials(confirmation=check.id)
         (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
@@ -256,13 +258,13 @@ def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_me
     assert draw(shown).startswith(b"\x89PNG")
 
 
-def test_failures_that_may_become_three_in_a_row_are_not_interrupted(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_failures_that_may_become_three_in_a_row_are_not_interrupted(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     trials: list[Happening] = [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY - 1)]
 
-    tell(night, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
+    tell(scripted_run, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         (check,) = history.confirmations()
         assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
     assert check.verdict is Verdict.HOLDS

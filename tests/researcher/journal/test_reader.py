@@ -11,19 +11,19 @@ from tests.fixtures.loop_in_process import REFUSED, ToldAll, level, opened
 from tests.fixtures.scripted_run import ScriptedRun
 
 
-def test_what_was_read_once_is_never_told_stale(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_what_was_read_once_is_never_told_stale(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     failing = [level(1.01, "fate: crashed"), level(1.02, "fate: out_of_memory"), level(1.03, "fate: timed_out")]
     looks = 0
 
     with opened(
-        night, [level(1.7), REFUSED, level(1.69), level(1.9), *failing, level(1.5), level(1.68)]
+        scripted_run, [level(1.7), REFUSED, level(1.69), level(1.9), *failing, level(1.5), level(1.68)]
     ) as run_context:
 
         def look(_: str) -> None:
             nonlocal looks
             looks += 1
-            with JournalReader(night.journal) as fresh:
+            with JournalReader(scripted_run.journal) as fresh:
                 assert run_context.journal.experiments() == fresh.experiments()
                 assert run_context.journal.experiments(after=3) == fresh.experiments(after=3)
                 assert run_context.journal.trials() == fresh.trials()

@@ -29,11 +29,11 @@ CONFIRMED, HOLDS = (CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Ver
 ROLLED_BACK, FAILS = (CheckKind.CLAIM, Verdict.ROLLED_BACK), (CheckKind.RECHECK, Verdict.FAILS)
 
 
-def told(night: ScriptedRun, happenings: list[Happening], **settings: object) -> list[str]:
+def told(scripted_run: ScriptedRun, happenings: list[Happening], **settings: object) -> list[str]:
     """The run to its end; every reason for which it was held. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
-    with opened(night, happenings, **settings) as run_context:  # type: ignore[arg-type]
+    with opened(scripted_run, happenings, **settings) as run_context:  # type: ignore[arg-type]
 
         def rest() -> None:
             pause = run_context.run.pause
@@ -45,13 +45,13 @@ def told(night: ScriptedRun, happenings: list[Happening], **settings: object) ->
     return held
 
 
-def experiments(night: ScriptedRun) -> list[Experiment]:
-    with JournalReader(night.journal) as history:
+def experiments(scripted_run: ScriptedRun) -> list[Experiment]:
+    with JournalReader(scripted_run.journal) as history:
         return history.experiments()
 
 
-def trials(night: ScriptedRun, kind: Kind) -> list[Trial]:
-    with JournalReader(night.journal) as history:
+def trials(scripted_run: ScriptedRun, kind: Kind) -> list[Trial]:
+    with JournalReader(scripted_run.journal) as history:
         return [trial for trial in history.trials() if trial.kind is kind]
 
 
@@ -60,126 +60,134 @@ ACCIDENTS = ["accident: crashed 1", "accident: unscorable 1", "accident: timed_o
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_an_accident_in_each_of_its_trials_blames_no_candidate_and_rolls_nothing_back(
-    accident: str, night: ScriptedRun
+    accident: str, scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    told(night, [level(1.7, accident), *BAD])
+    told(scripted_run, [level(1.7, accident), *BAD])
 
-    assert verdicts(night) == [CONFIRMED, HOLDS]
-    assert [item.decision for item in experiments(night)] == [Decision.KEEP, Decision.KEEP, *[Decision.CRASH] * 3]
-    assert (night.subject / "train.py").read_text() == level(1.7, accident)
+    assert verdicts(scripted_run) == [CONFIRMED, HOLDS]
+    assert [item.decision for item in experiments(scripted_run)] == [
+        Decision.KEEP,
+        Decision.KEEP,
+        *[Decision.CRASH] * 3,
+    ]
+    assert (scripted_run.subject / "train.py").read_text() == level(1.7, accident)
 
 
-def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_back_nothing(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_back_nothing(
+    scripted_run: ScriptedRun,
+) -> None:
+    scripted_run.start_trainer()
     base = level(1.7, "accident of confirm: crashed 1")
 
-    held = told(night, [base, level(1.6)])
+    held = told(scripted_run, [base, level(1.6)])
 
-    assert verdicts(night) == [CONFIRMED, CONFIRMED]
+    assert verdicts(scripted_run) == [CONFIRMED, CONFIRMED]
     assert held == []
 
 
 @pytest.mark.parametrize("outcome", ["crashed", "out_of_memory", "timed_out"])
 def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_same_seed(
-    outcome: str, night: ScriptedRun
+    outcome: str, scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.7, f"stumble of confirm: {outcome} 1", f"stumble of drift: {outcome} 1"), *BAD])
+    tell(scripted_run, [level(1.7, f"stumble of confirm: {outcome} 1", f"stumble of drift: {outcome} 1"), *BAD])
 
-    assert verdicts(night) == [CONFIRMED, HOLDS]
-    asked = [trial for trial in trials(night, Kind.CONFIRM) if trial.failed]
+    assert verdicts(scripted_run) == [CONFIRMED, HOLDS]
+    asked = [trial for trial in trials(scripted_run, Kind.CONFIRM) if trial.failed]
     assert len(asked) == 3, "each trial of the head failed once"
     assert all(trial.attempt == 1 and (trial.accident or "").startswith(outcome) for trial in asked)
 
 
-def test_two_failures_in_a_row_are_the_candidates_and_roll_back(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_two_failures_in_a_row_are_the_candidates_and_roll_back(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.7, "stumble of confirm: crashed 2")])
+    tell(scripted_run, [level(1.7, "stumble of confirm: crashed 2")])
 
-    assert verdicts(night) == [ROLLED_BACK]
-    with JournalReader(night.journal) as history:
+    assert verdicts(scripted_run) == [ROLLED_BACK]
+    with JournalReader(scripted_run.journal) as history:
         reason = history.confirmations()[0].reason or ""
     assert "experiment 1 crashed twice in a row" in reason
 
 
-def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.7, "stumble of confirm: unscorable 1")])
+    tell(scripted_run, [level(1.7, "stumble of confirm: unscorable 1")])
 
-    assert verdicts(night) == [ROLLED_BACK]
+    assert verdicts(scripted_run) == [ROLLED_BACK]
 
 
 @pytest.mark.parametrize(("times", "decision"), [(1, Decision.KEEP), (2, Decision.CRASH), (9, Decision.CRASH)])
 def test_a_candidate_that_is_killed_twice_in_a_row_has_crashed(
-    times: int, decision: Decision, night: ScriptedRun
+    times: int, decision: Decision, scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.79, f"accident of first: crashed {times}")])
+    tell(scripted_run, [level(1.79, f"accident of first: crashed {times}")])
 
-    assert experiments(night)[1].decision is decision
-    (trial,) = trials(night, Kind.FIRST)
+    assert experiments(scripted_run)[1].decision is decision
+    (trial,) = trials(scripted_run, Kind.FIRST)
     assert (trial.attempt, trial.disturbed) == (1, 1), "it is set aside once and not for ever"
 
 
-def test_a_killed_recheck_leads_down_only_when_it_fails_twice(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_killed_recheck_leads_down_only_when_it_fails_twice(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.7, "accident of drift: crashed 9"), *BAD])
+    tell(scripted_run, [level(1.7, "accident of drift: crashed 9"), *BAD])
 
-    assert verdicts(night) == [CONFIRMED, FAILS, HOLDS]
-    assert (night.subject / "train.py").read_text() == SUBJECT
-    first, _ = trials(night, Kind.DRIFT)
+    assert verdicts(scripted_run) == [CONFIRMED, FAILS, HOLDS]
+    assert (scripted_run.subject / "train.py").read_text() == SUBJECT
+    first, _ = trials(scripted_run, Kind.DRIFT)
     assert first.attempt == 2, "killed, killed again, asked once more"
 
 
 @pytest.mark.parametrize("kind", ["first", "confirm", "drift"])
 def test_a_trial_that_is_always_lost_beside_a_baseline_that_runs_is_the_candidates_failure(
-    kind: str, night: ScriptedRun
+    kind: str, scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    told(night, [level(1.7, f"lost of {kind}: 99"), *BAD])
+    told(scripted_run, [level(1.7, f"lost of {kind}: 99"), *BAD])
 
-    item = experiments(night)[1]
-    lost = next(trial for trial in trials(night, Kind(kind)) if trial.experiment == item.id)
+    item = experiments(scripted_run)[1]
+    lost = next(trial for trial in trials(scripted_run, Kind(kind)) if trial.experiment == item.id)
     assert (lost.outcome, lost.attempt) == (Outcome.CRASHED, 3)
     assert "4 attempts in a row were lost, and the baseline ran before the last" in (lost.reason or "")
     assert (item.decision is Decision.CRASH) is (kind == "first")
-    assert (night.subject / "train.py").read_text() == SUBJECT
-    assert all(trial.outcome is Outcome.OK for trial in trials(night, Kind.DRIFT) if trial.experiment != item.id)
+    assert (scripted_run.subject / "train.py").read_text() == SUBJECT
+    assert all(trial.outcome is Outcome.OK for trial in trials(scripted_run, Kind.DRIFT) if trial.experiment != item.id)
 
 
 def test_a_trial_that_is_lost_while_the_baseline_is_lost_too_is_the_machines_and_waits_for_it(
     tmp_path: Path, server: RedisServer
 ) -> None:
     source = SUBJECT + "# lost of drift: 2\n"
-    night = ScriptedRun(tmp_path, server, FILES | {"train.py": source})
-    night.start_trainer()
+    scripted_run = ScriptedRun(tmp_path, server, FILES | {"train.py": source})
+    scripted_run.start_trainer()
 
-    held = told(night, [level(1.79, "lost of first: 6")], source=source)
-    night.end()
+    held = told(scripted_run, [level(1.79, "lost of first: 6")], source=source)
+    scripted_run.end()
 
-    assert experiments(night)[1].decision is Decision.KEEP, "six losses and not four, for the baseline was lost too"
+    assert experiments(scripted_run)[1].decision is Decision.KEEP, (
+        "six losses and not four, for the baseline was lost too"
+    )
     assert len(held) == 5 + 2, "each loss but the first of the candidate's and of each witness's"
-    assert [trial.attempt for trial in trials(night, Kind.DRIFT)] == [2, 2]
+    assert [trial.attempt for trial in trials(scripted_run, Kind.DRIFT)] == [2, 2]
 
 
 def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_second_witness(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     source = level(1.79, "lost of first: 99")
 
     def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with opened(night, [source]) as run_context:
+    with opened(scripted_run, [source]) as run_context:
         seconds = count()
         quick = replace(run_context, clock=lambda: float(next(seconds)))
         finish = run_context.journal.finish_trial
@@ -188,10 +196,10 @@ def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_se
         )
         with pytest.raises(KeyboardInterrupt):
             run_until_goal(quick)
-    told(night, [], goal=Goal(1))
+    told(scripted_run, [], goal=Goal(1))
 
-    assert len(trials(night, Kind.DRIFT)) == 1
-    assert experiments(night)[1].decision is Decision.CRASH
+    assert len(trials(scripted_run, Kind.DRIFT)) == 1
+    assert experiments(scripted_run)[1].decision is Decision.CRASH
 
 
 class FailsAsBase(TrialQueue):
@@ -206,20 +214,20 @@ class FailsAsBase(TrialQueue):
         return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no GPU")
 
 
-def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     seconds = count()
 
-    with opened(night, [level(1.7), level(1.6)]) as run_context:
-        run_until_goal(replace(run_context, trials=FailsAsBase(night.bus), clock=lambda: float(next(seconds))))
+    with opened(scripted_run, [level(1.7), level(1.6)]) as run_context:
+        run_until_goal(replace(run_context, trials=FailsAsBase(scripted_run.bus), clock=lambda: float(next(seconds))))
 
     claims = (CheckKind.CLAIM, Verdict.FAILS)
-    assert verdicts(night) == [CONFIRMED, claims, claims, CONFIRMED]
-    with JournalReader(night.journal) as history:
+    assert verdicts(scripted_run) == [CONFIRMED, claims, claims, CONFIRMED]
+    with JournalReader(scripted_run.journal) as history:
         compared = [check.base for check in history.confirmations()]
         numbers = [history.experiment(base or 0).number for base in compared]
     assert numbers == [0, 1, 1, 0]
-    assert (night.subject / "train.py").read_text() == level(1.6)
+    assert (scripted_run.subject / "train.py").read_text() == level(1.6)
 
 
 @pytest.mark.parametrize(
@@ -235,16 +243,16 @@ def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(night: 
     ids=["crashed", "crashed again", "killed", "lost", "unscorable", "worse"],
 )
 def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not(
-    mark: str, fell_before: int, refused: bool, night: ScriptedRun
+    mark: str, fell_before: int, refused: bool, scripted_run: ScriptedRun
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     source = level(1.81 if "luck" in mark else 1.7, mark)
     said: list[str | None] = []
 
     def ask(run_context: RunContext) -> None:
         said.append(refusal_of(run_context, source, ProposerName.LLM))
 
-    told(night, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
+    told(scripted_run, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
 
-    assert verdicts(night) == [ROLLED_BACK] * (1 + fell_before)
+    assert verdicts(scripted_run) == [ROLLED_BACK] * (1 + fell_before)
     assert (said[-1] is not None) is refused, said

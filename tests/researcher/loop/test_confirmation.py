@@ -24,18 +24,18 @@ JUMP = level(1.7)  # 5.6 % below the baseline's 1.8
 FLUKE = level(1.81, "luck: 0.1")
 
 
-def checks_of(night: ScriptedRun) -> list[Confirmation]:
-    with JournalReader(night.journal) as history:
+def checks_of(scripted_run: ScriptedRun) -> list[Confirmation]:
+    with JournalReader(scripted_run.journal) as history:
         return history.confirmations()
 
 
-def experiment(night: ScriptedRun, number: int) -> Experiment:
-    with JournalReader(night.journal) as history:
+def experiment(scripted_run: ScriptedRun, number: int) -> Experiment:
+    with JournalReader(scripted_run.journal) as history:
         return history.numbered(number)
 
 
-def tags(night: ScriptedRun) -> dict[str, str]:
-    with git.Repo(night.subject) as repository:
+def tags(scripted_run: ScriptedRun) -> dict[str, str]:
+    with git.Repo(scripted_run.subject) as repository:
         return {tag.name: tag.commit.hexsha for tag in repository.tags}
 
 
@@ -43,38 +43,38 @@ def ask_to_confirm(run_context: RunContext) -> None:
     RequestHandler(run_context.journal, lambda _: None).receive("asked", CONFIRM, "")
 
 
-def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [JUMP, level(1.75)])
+    tell(scripted_run, [JUMP, level(1.75)])
 
-    (claim,) = checks_of(night)
+    (claim,) = checks_of(scripted_run)
     assert claim.verdict is Verdict.CONFIRMED
     assert claim.decided_at is not None
-    assert claim.decided_at < experiment(night, 2).proposed_at
+    assert claim.decided_at < experiment(scripted_run, 2).proposed_at
 
 
-def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     seen: list[str] = []
 
-    tell(night, [FLUKE, lambda run_context: seen.append((night.subject / "train.py").read_text()), JUMP])
+    tell(scripted_run, [FLUKE, lambda run_context: seen.append((scripted_run.subject / "train.py").read_text()), JUMP])
 
-    fluke, later = checks_of(night)
+    fluke, later = checks_of(scripted_run)
     assert fluke.verdict is Verdict.ROLLED_BACK
     assert "4 fresh seeds give" in (fluke.reason or "")
     assert seen == [level(1.8)]
     assert later.verdict is Verdict.CONFIRMED
     assert later.base == fluke.base
-    assert "confirmed/1" not in tags(night)
+    assert "confirmed/1" not in tags(scripted_run)
 
 
-def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.7, "known: 0.09"), level(1.6)])
+    tell(scripted_run, [level(1.7, "known: 0.09"), level(1.6)])
 
-    known, honest = checks_of(night)
+    known, honest = checks_of(scripted_run)
     assert known.verdict is Verdict.ROLLED_BACK
     assert "but on unseen text it gains less than 33% of that: not confirmed" in (known.reason or "")
     assert known.unseen_gain == pytest.approx(0.01, abs=0.005)
@@ -84,61 +84,63 @@ def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(night
     assert honest.unseen_gain == pytest.approx(0.2, abs=0.01)
 
 
-def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.78), level(1.76)])
+    tell(scripted_run, [level(1.78), level(1.76)])
 
-    (claim,) = checks_of(night)
-    assert claim.started_at > (experiment(night, 2).applied_at or 0)
+    (claim,) = checks_of(scripted_run)
+    assert claim.started_at > (experiment(scripted_run, 2).applied_at or 0)
 
 
-def test_the_plain_rule_builds_on_a_jump_without_asking(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_the_plain_rule_builds_on_a_jump_without_asking(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [JUMP, level(1.6)], rule=Rule.GREEDY)
+    tell(scripted_run, [JUMP, level(1.6)], rule=Rule.GREEDY)
 
-    (claim,) = checks_of(night)
-    assert claim.head == experiment(night, 2).id
+    (claim,) = checks_of(scripted_run)
+    assert claim.head == experiment(scripted_run, 2).id
 
 
 @pytest.mark.parametrize(("hours", "heads"), [(2.5 * TRIAL_S / 3600, [3, 6]), (100.0, [5])])
 def test_a_claim_comes_after_five_keeps_or_some_hours_of_trials_whatever_restarts(
-    night: ScriptedRun, hours: float, heads: list[int]
+    scripted_run: ScriptedRun, hours: float, heads: list[int]
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     steps: list[Happening] = [level(round(1.8 - number / 100, 2)) for number in range(1, 9)]
 
-    tell(night, steps[:2], claim_hours=hours, goal=Goal())
-    tell(night, steps[2:], claim_hours=hours, goal=Goal())
+    tell(scripted_run, steps[:2], claim_hours=hours, goal=Goal())
+    tell(scripted_run, steps[2:], claim_hours=hours, goal=Goal())
 
-    assert [claim.head for claim in checks_of(night)] == [experiment(night, number).id for number in heads]
+    assert [claim.head for claim in checks_of(scripted_run)] == [
+        experiment(scripted_run, number).id for number in heads
+    ]
     assert KEEPS_BEFORE_CLAIM == 5
 
 
-def test_a_claim_that_a_person_asks_for_comes_next_and_its_verdict_is_the_answer(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_claim_that_a_person_asks_for_comes_next_and_its_verdict_is_the_answer(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.78), ask_to_confirm, level(1.76)])
+    tell(scripted_run, [level(1.78), ask_to_confirm, level(1.76)])
 
-    first, _ = checks_of(night)
-    with JournalReader(night.journal) as history:
+    first, _ = checks_of(scripted_run)
+    with JournalReader(scripted_run.journal) as history:
         request = history.request("asked")
-    assert first.head == experiment(night, 1).id
-    assert (first.decided_at or 0) < experiment(night, 2).proposed_at
+    assert first.head == experiment(scripted_run, 1).id
+    assert (first.decided_at or 0) < experiment(scripted_run, 2).proposed_at
     assert request is not None
     assert request.state is RequestState.DONE
     assert request.answer.startswith("confirmed: 3 fresh seeds give")
 
 
-def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     said: list[str] = []
 
     def ask(run_context: RunContext) -> None:
         said.append(RequestHandler(run_context.journal, lambda _: None).receive(f"asked {len(said)}", CONFIRM, ""))
 
-    with opened(night, [ask, JUMP, ask, level(1.69), ask, level(1.68)]) as run_context:
+    with opened(scripted_run, [ask, JUMP, ask, level(1.69), ask, level(1.68)]) as run_context:
         ask(run_context)
         run_until_goal(run_context)
 
@@ -150,11 +152,11 @@ def test_asking_for_a_claim_is_answered_in_words_where_there_is_none_to_make(nig
     ]
 
 
-def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_pause_holds_a_claim_between_two_of_its_trials(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     rests: list[int] = []
 
-    with opened(night, [JUMP]) as run_context:
+    with opened(scripted_run, [JUMP]) as run_context:
         finish = run_context.journal.finish_trial
 
         def finish_and_pause(trial: Trial, *rest: Any) -> Trial:
@@ -172,39 +174,39 @@ def test_a_pause_holds_a_claim_between_two_of_its_trials(night: ScriptedRun) -> 
 
     assert len(rests) == 3
     assert len(set(rests)) == 1, "no trial is asked for while it is paused"
-    assert [claim.verdict for claim in checks_of(night)] == [Verdict.CONFIRMED]
+    assert [claim.verdict for claim in checks_of(scripted_run)] == [Verdict.CONFIRMED]
 
 
-def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(night: ScriptedRun) -> None:
-    night.start_trainer()
-    tell(night, [JUMP, level(1.6)])
-    made = tags(night)
-    with git.Repo(night.subject) as repository:
+def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    tell(scripted_run, [JUMP, level(1.6)])
+    made = tags(scripted_run)
+    with git.Repo(scripted_run.subject) as repository:
         repository.delete_tag("confirmed/1")
 
-    tell(night, [])
+    tell(scripted_run, [])
 
-    assert made == {f"confirmed/{number}": experiment(night, number).commit_sha for number in (1, 2)}
-    assert tags(night) == made
+    assert made == {f"confirmed/{number}": experiment(scripted_run, number).commit_sha for number in (1, 2)}
+    assert tags(scripted_run) == made
 
 
-def test_the_tag_of_another_night_stays_where_it_is(night: ScriptedRun) -> None:
-    with git.Repo(night.subject) as repository:
+def test_the_tag_of_another_night_stays_where_it_is(scripted_run: ScriptedRun) -> None:
+    with git.Repo(scripted_run.subject) as repository:
         theirs = repository.create_tag("confirmed/1").commit.hexsha
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [JUMP])
-    tell(night, [])
+    tell(scripted_run, [JUMP])
+    tell(scripted_run, [])
 
-    assert tags(night) == {"confirmed/1": theirs, "confirmed/night-1": experiment(night, 1).commit_sha}
+    assert tags(scripted_run) == {"confirmed/1": theirs, "confirmed/night-1": experiment(scripted_run, 1).commit_sha}
 
 
-def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [level(1.7, "luck: 0.01"), level(1.75)])
+    tell(scripted_run, [level(1.7, "luck: 0.01"), level(1.75)])
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         runs = history.scores()[history.numbered(1).id]
         (trial,) = history.trials(experiment=history.numbered(2).id)
     assert len(runs) == 4
@@ -212,23 +214,23 @@ def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(night: Scri
 
 
 def test_a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_is_written_down(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    with opened(night, [level(1.7, "fate of confirm: crashed")]) as run_context:
+    with opened(scripted_run, [level(1.7, "fate of confirm: crashed")]) as run_context:
         run_context.journal.decide_check = killed  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             run_until_goal(run_context)
-    tell(night, [])
+    tell(scripted_run, [])
 
-    (claim,) = checks_of(night)
+    (claim,) = checks_of(scripted_run)
     assert claim.verdict is Verdict.ROLLED_BACK
     assert "experiment 1 crashed" in (claim.reason or "")
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         assert len(history.trials(confirmation=claim.id)) == 1, "the one that crashed is enough"
-    with git.Repo(night.subject) as repository:
-        assert repository.head.commit.hexsha == experiment(night, 0).commit_sha
+    with git.Repo(scripted_run.subject) as repository:
+        assert repository.head.commit.hexsha == experiment(scripted_run, 0).commit_sha
 
 
 def killed(*_: object, **__: object) -> None:

@@ -29,8 +29,8 @@ BAD: list[Happening] = [
 FAILS_NOW = "fate of drift: crashed"
 
 
-def verdicts(night: ScriptedRun) -> list[tuple[CheckKind, Verdict | None]]:
-    with JournalReader(night.journal) as history:
+def verdicts(scripted_run: ScriptedRun) -> list[tuple[CheckKind, Verdict | None]]:
+    with JournalReader(scripted_run.journal) as history:
         return [(check.kind, check.verdict) for check in history.confirmations()]
 
 
@@ -45,42 +45,44 @@ def verdicts(night: ScriptedRun) -> list[tuple[CheckKind, Verdict | None]]:
     ids=["the incumbent works", "it fails", "the confirmed state fails too", "CRASH_RESET=baseline"],
 )
 def test_after_three_failures_in_a_row_train_py_is_byte_for_byte_the_state_that_is_left(
-    night: ScriptedRun, confirmed: str, provisional: str, crash_reset: CrashReset, left: str
+    scripted_run: ScriptedRun, confirmed: str, provisional: str, crash_reset: CrashReset, left: str
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    tell(night, [confirmed, provisional, *BAD], crash_reset=crash_reset)
+    tell(scripted_run, [confirmed, provisional, *BAD], crash_reset=crash_reset)
 
-    assert (night.subject / "train.py").read_bytes() == left.encode()
-    with JournalReader(night.journal) as history:
+    assert (scripted_run.subject / "train.py").read_bytes() == left.encode()
+    with JournalReader(scripted_run.journal) as history:
         run = history.run()
         assert run is not None
         assert run.incumbent == run.confirmed
         assert history.source(run.incumbent or 0) == left
 
 
-def test_the_way_down_asks_every_state_and_the_straight_one_none(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_the_way_down_asks_every_state_and_the_straight_one_none(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
     claim, fails, holds = (
         (CheckKind.CLAIM, Verdict.CONFIRMED),
         (CheckKind.RECHECK, Verdict.FAILS),
         (CheckKind.RECHECK, Verdict.HOLDS),
     )
 
-    tell(night, [level(1.7, FAILS_NOW), level(1.68, FAILS_NOW), *BAD])
-    assert verdicts(night) == [claim, fails, fails, holds]
+    tell(scripted_run, [level(1.7, FAILS_NOW), level(1.68, FAILS_NOW), *BAD])
+    assert verdicts(scripted_run) == [claim, fails, fails, holds]
 
-    tell(night, [level(1.6), *map(again, BAD)], crash_reset=CrashReset.BASELINE)
-    assert verdicts(night)[4:] == [claim, (CheckKind.RECHECK, Verdict.ROLLED_BACK)]
+    tell(scripted_run, [level(1.6), *map(again, BAD)], crash_reset=CrashReset.BASELINE)
+    assert verdicts(scripted_run)[4:] == [claim, (CheckKind.RECHECK, Verdict.ROLLED_BACK)]
 
 
-def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(
+    scripted_run: ScriptedRun,
+) -> None:
+    scripted_run.start_trainer()
     worse: list[Happening] = [level(1.75 + number / 1000) for number in range(REMEASURE_EVERY + 1)]
 
-    tell(night, [level(1.7), *worse], crash_reset=CrashReset.BASELINE)
+    tell(scripted_run, [level(1.7), *worse], crash_reset=CrashReset.BASELINE)
 
-    assert verdicts(night) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
+    assert verdicts(scripted_run) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
 
 
 def again(source: Happening) -> str:
@@ -89,12 +91,12 @@ def again(source: Happening) -> str:
     return source.replace("WIDTH = 64", "WIDTH = 32")
 
 
-def test_a_dozen_refusals_between_failures_hide_none(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_a_dozen_refusals_between_failures_hide_none(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    tell(night, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
+    tell(scripted_run, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
 
-    assert verdicts(night) == [(CheckKind.RECHECK, Verdict.HOLDS)]
+    assert verdicts(scripted_run) == [(CheckKind.RECHECK, Verdict.HOLDS)]
 
 
 def wider(source: str) -> str:
@@ -116,9 +118,9 @@ def refusal_of(run_context: RunContext, source: str, by: ProposerName) -> str | 
     ("fate", "times", "refused"), [("unscorable", 1, True), ("crashed", 1, False), ("crashed", 2, True)]
 )
 def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_too_but_not_to_a_person(
-    night: ScriptedRun, fate: str, times: int, refused: bool
+    scripted_run: ScriptedRun, fate: str, times: int, refused: bool
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     scores = [1.8, 1.78, 1.76][: times + 1]
     tries: list[Happening] = [wider(level(score, f"fate: {fate}")) for score in scores[:-1]]
     keeps: list[Happening] = [level(score) for score in scores[1:]]
@@ -129,7 +131,7 @@ def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_to
             refusal_of(run_context, wider(level(scores[-1])), by) for by in (ProposerName.LLM, ProposerName.HUMAN)
         )
 
-    tell(night, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
+    tell(scripted_run, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
 
     to_llm, to_person = said
     assert to_person is None
@@ -153,12 +155,12 @@ class LosingTrials(TrialQueue):
         return super().look(trial, spec_digest)
 
 
-def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str, losses: int) -> list[str]:
+def tell_with_losses(scripted_run: ScriptedRun, happenings: list[Happening], trial: str, losses: int) -> list[str]:
     """Every reason for which the run was held, in turn. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
 
-    with opened(night, happenings) as run_context:
+    with opened(scripted_run, happenings) as run_context:
 
         def rest() -> None:
             pause = run_context.run.pause
@@ -168,7 +170,7 @@ def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str
         run_until_goal(
             replace(
                 run_context,
-                trials=LosingTrials(night.bus, trial, losses),
+                trials=LosingTrials(scripted_run.bus, trial, losses),
                 rest=rest,
                 clock=lambda: float(next(seconds)),
             )
@@ -179,30 +181,30 @@ def tell_with_losses(night: ScriptedRun, happenings: list[Happening], trial: str
 
 @pytest.mark.parametrize(("losses", "holds"), [(1, 0), (2, 1), (3, 2), (5, 4)])
 def test_a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held(
-    night: ScriptedRun, losses: int, holds: int
+    scripted_run: ScriptedRun, losses: int, holds: int
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
 
-    held = tell_with_losses(night, [level(1.79)], "night-0-t0-", losses)
+    held = tell_with_losses(scripted_run, [level(1.79)], "night-0-t0-", losses)
 
     assert len(held) == holds
     assert all("the worker was killed" in reason and "look at the trainer's log" in reason for reason in held)
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         assert history.measured_count() == 1, "the run goes on"
         assert history.trials()[0].outcome is Outcome.OK, "a baseline is measured, however often it is lost"
 
 
-def test_what_the_machine_loses_rolls_nothing_back(night: ScriptedRun) -> None:
-    night.start_trainer()
+def test_what_the_machine_loses_rolls_nothing_back(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
 
-    held = tell_with_losses(night, [level(1.7), *BAD], "night-1-t4-", 3)
+    held = tell_with_losses(scripted_run, [level(1.7), *BAD], "night-1-t4-", 3)
 
-    assert verdicts(night) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
+    assert verdicts(scripted_run) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
     assert "the worker was killed" in held[-1]
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         kinds = [trial.kind for trial in history.trials()]
         assert kinds[-2:] == [Kind.DRIFT, Kind.DRIFT], "the baseline was seen to run beside what was lost three times"
-    assert (night.subject / "train.py").read_text() == level(1.7)
+    assert (scripted_run.subject / "train.py").read_text() == level(1.7)
 
 
 def test_holds_grow_each_kind_for_itself_up_to_half_an_hour_and_begin_anew_when_it_works() -> None:
@@ -217,9 +219,9 @@ def test_holds_grow_each_kind_for_itself_up_to_half_an_hour_and_begin_anew_when_
     assert (back_off.next_s(PauseCause.INFRASTRUCTURE), back_off.next_s(PauseCause.SUBJECT)) == (10, 120)
 
 
-def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measured(night: ScriptedRun) -> None:
-    night.start_trainer()
-    with opened(night, []) as run_context:
+def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measured(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    with opened(scripted_run, []) as run_context:
         baseline = run_context.journal.numbered(0)
         run_context.journal.measuring(baseline)
         trials = [
@@ -229,8 +231,8 @@ def test_a_baseline_repeat_that_failed_just_before_a_kill_is_not_taken_for_measu
         run_context.journal.finish_trial(trials[-1], TrialResult("i", "d", Outcome.CRASHED, "no memory", 1.0, 2.0), 2.0)
     seconds = count()
 
-    with opened(night, [], goal=Goal(0)) as run_context:
+    with opened(scripted_run, [], goal=Goal(0)) as run_context:
         run_until_goal(replace(run_context, clock=lambda: float(next(seconds))))
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         assert [trial.outcome for trial in history.trials()] == [Outcome.OK] * len(trials)

@@ -20,14 +20,14 @@ RESTS = 3
     ("message", "waits_for"), [("a person asked for it", ASKED_TO_PAUSE), ("the disk is full", None)]
 )
 def test_a_run_that_an_earlier_version_paused_goes_on_by_itself_unless_its_user_asked_for_the_pause(
-    night: ScriptedRun, message: str, waits_for: Pause | None
+    scripted_run: ScriptedRun, message: str, waits_for: Pause | None
 ) -> None:
-    night.start_trainer()
-    tell(night, [level(1.75)])
-    paused_by_an_earlier_version(night, message)
+    scripted_run.start_trainer()
+    tell(scripted_run, [level(1.75)])
+    paused_by_an_earlier_version(scripted_run, message)
     waited_for: list[Pause | None] = []
 
-    with opened(night, [level(1.7)]) as run_context:
+    with opened(scripted_run, [level(1.7)]) as run_context:
 
         def rest() -> None:
             waited_for.append(run_context.run.pause)
@@ -41,9 +41,9 @@ def test_a_run_that_an_earlier_version_paused_goes_on_by_itself_unless_its_user_
     assert waited_for == ([] if waits_for is None else [waits_for] * RESTS)
 
 
-def paused_by_an_earlier_version(night: ScriptedRun, message: str) -> None:
+def paused_by_an_earlier_version(scripted_run: ScriptedRun, message: str) -> None:
     """Take the journal back to the schema without causes."""
-    with closing(sqlite3.connect(night.journal / "journal.db")) as database, database:
+    with closing(sqlite3.connect(scripted_run.journal / "journal.db")) as database, database:
         database.execute("ALTER TABLE run DROP COLUMN pause_cause")
         database.execute("UPDATE run SET paused = ?", (message,))
         database.execute("PRAGMA user_version = 9")

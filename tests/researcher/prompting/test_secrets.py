@@ -46,20 +46,20 @@ FAULT = Turn(PLANTED, "server_error")
 
 
 @pytest.fixture
-def night(tmp_path: Path, server: RedisServer) -> Iterator[ScriptedRun]:
+def scripted_run(tmp_path: Path, server: RedisServer) -> Iterator[ScriptedRun]:
     made = ScriptedRun(tmp_path, server, {**FILES, "train.py": TRAIN})
     yield made
     made.end()
 
 
 def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
-    night: ScriptedRun, caplog: pytest.LogCaptureFixture
+    scripted_run: ScriptedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     caplog.set_level(logging.INFO)
     with (
         ollama_double([BAD, BAD, CRASH, FAULT, Turn(nudge="LEVEL", by=0.99)]) as llm,
-        opened(night, [], source=TRAIN, goal=Goal(3)) as run_context,
+        opened(scripted_run, [], source=TRAIN, goal=Goal(3)) as run_context,
     ):
         run_context.journal.receive("r1", "idea", f"log in with {PLANTED}", "waits", waiting=True, at=2.0)
         proposers = Proposers(
@@ -70,8 +70,8 @@ def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
         )  # fmt: skip
         run_until_goal(replace(run_context, proposers=proposers))
 
-    kept = [gzip.decompress(path.read_bytes()).decode() for path in night.journal.glob("experiments/*/*.gz")]
-    with JournalReader(night.journal) as history:
+    kept = [gzip.decompress(path.read_bytes()).decode() for path in scripted_run.journal.glob("experiments/*/*.gz")]
+    with JournalReader(scripted_run.journal) as history:
         told = [(item.title, item.hypothesis) for item in history.experiments()]
         told += [("", item.reason or "") for item in history.experiments() if item.outcome is Outcome.REJECTED]
     assert len(kept) >= 3

@@ -105,10 +105,10 @@ WORD = st.sampled_from(["optimizer:ok", "optimizer:ok", "llm:rejected", "llm:cra
 
 @settings(max_examples=30)
 @given(st.lists(WORD, min_size=60, max_size=90))
-def test_between_two_questions_lie_as_many_experiments_as_begin_a_plateau(night: list[str]) -> None:
+def test_between_two_questions_lie_as_many_experiments_as_begin_a_plateau(scripted_run: list[str]) -> None:
     words: list[str] = []
     calls: list[PaidCall] = []
-    for word in night:
+    for word in scripted_run:
         if reason_to_escalate(told(" ".join(words)), calls) is not None:
             calls.append(asked_after(len(words)))
             words.append("strong:ok")

@@ -51,8 +51,8 @@ def collected(drafting: Prefetch) -> Draft:
 
 
 @pytest.fixture
-def drafting(night: ScriptedRun) -> Iterator[Prefetch]:
-    with closing(Prefetch(night.journal, FixedPolicy(True))) as made:
+def drafting(scripted_run: ScriptedRun) -> Iterator[Prefetch]:
+    with closing(Prefetch(scripted_run.journal, FixedPolicy(True))) as made:
         yield made
 
 
@@ -73,7 +73,7 @@ class Unhurried(TrialQueue):
 
 def ahead(
     run_context: RunContext,
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
     llm_url: str,
     drafting: Prefetch,
     mix: Mix,
@@ -81,13 +81,13 @@ def ahead(
 ) -> RunContext:
     client = OllamaClient(OllamaSettings(llm_url, "small"))
     asks = asking(run_context, Rests(0, list), client, mix, drafting=drafting)
-    return replace(asks, tick=tick, trials=Unhurried(night.bus))
+    return replace(asks, tick=tick, trials=Unhurried(scripted_run.bus))
 
 
 def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is_there(
-    night: ScriptedRun, drafting: Prefetch
+    scripted_run: ScriptedRun, drafting: Prefetch
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     answers, answered = threading.Event(), threading.Event()
 
     def script(_: object) -> Turn:
@@ -103,10 +103,10 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
             while not drafting.waiting and drafting._answer is not None:
                 drafting.collect()
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(6)) as run_context:
-        run_until_goal(ahead(run_context, night, llm.url, drafting, Mix.HYBRID, tick))
+    with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(6)) as run_context:
+        run_until_goal(ahead(run_context, scripted_run, llm.url, drafting, Mix.HYBRID, tick))
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         measured = [item for item in history.experiments()[1:] if item.was_measured]
         drafted = next(item for item in measured if item.proposer == ProposerName.LLM)
         assert drafted.parent is not None
@@ -118,14 +118,14 @@ def test_no_trial_waits_for_an_llm_that_thinks_and_its_draft_is_taken_once_it_is
 
 
 def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_drafts_wait(
-    night: ScriptedRun, drafting: Prefetch
+    scripted_run: ScriptedRun, drafting: Prefetch
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     factors, waiting, measuring = count(1), [], []
 
     def script(_: object) -> Turn:
         waiting.append(len(drafting.waiting))
-        with JournalReader(night.journal) as history:
+        with JournalReader(scripted_run.journal) as history:
             measuring.append(history.running_trial() is not None)
         return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
 
@@ -138,22 +138,22 @@ def test_an_llm_that_proposes_alone_is_asked_while_trials_run_and_at_most_two_dr
         ):
             run_context.proposers.draft_ahead(run_context.journal)
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(8)) as opened_lab:
-        run_context = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+    with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(8)) as opened_lab:
+        run_context = ahead(opened_lab, scripted_run, llm.url, drafting, Mix.LLM, tick)
         run_until_goal(run_context)
 
     assert max(waiting) < AHEAD
     assert any(measuring), "asked beside a trial"
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         experiments = history.experiments()[1:]
     assert {item.proposer for item in experiments} == {ProposerName.LLM}
     assert sum(item.was_measured for item in experiments) == 8
 
 
 def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twice(
-    night: ScriptedRun, drafting: Prefetch
+    scripted_run: ScriptedRun, drafting: Prefetch
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     told: list[str] = []
 
     def script(question: dict[str, Any]) -> Turn:
@@ -165,19 +165,21 @@ def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twi
         while run_context.journal.measured_count() == 0 and run_context.run.incumbent and len(drafting.waiting) < AHEAD:
             run_context.proposers.draft_ahead(run_context.journal)
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(4)) as opened_lab:
-        run_context = ahead(opened_lab, night, llm.url, drafting, Mix.HYBRID, tick)
+    with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(4)) as opened_lab:
+        run_context = ahead(opened_lab, scripted_run, llm.url, drafting, Mix.HYBRID, tick)
         run_until_goal(run_context)
 
     assert any("drafted, and not measured yet: " in words for words in told)
     assert any("is being measured: " in words for words in told)
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         refused = [item.reason for item in history.experiments() if item.outcome is Outcome.REJECTED]
     assert any("was drafted already" in (reason or "") for reason in refused), refused
 
 
-def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(night: ScriptedRun, drafting: Prefetch) -> None:
-    night.start_trainer()
+def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(
+    scripted_run: ScriptedRun, drafting: Prefetch
+) -> None:
+    scripted_run.start_trainer()
     factors = count(1)
     ideas: list[str | None] = []
 
@@ -192,11 +194,11 @@ def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(night: Sc
                 run_context.proposers.draft_ahead(run_context.journal)
             ideas.extend(ready.asked.idea for ready in drafting.waiting)
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(3)) as opened_lab:
-        run_context = ahead(opened_lab, night, llm.url, drafting, Mix.LLM, tick)
+    with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(3)) as opened_lab:
+        run_context = ahead(opened_lab, scripted_run, llm.url, drafting, Mix.LLM, tick)
         run_until_goal(run_context)
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         (idea,) = history.requests()
         first = next(item for item in history.experiments() if item.request == "r1")
     assert ideas.count("r1") == 1
@@ -205,25 +207,25 @@ def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(night: Sc
 
 
 def test_an_llm_that_goes_away_in_the_thread_is_said_once_and_the_optimiser_goes_on(
-    night: ScriptedRun, drafting: Prefetch, caplog: pytest.LogCaptureFixture
+    scripted_run: ScriptedRun, drafting: Prefetch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        with opened(night, [], goal=Goal(4)) as run_context, caplog.at_level(logging.WARNING):
-            run_until_goal(ahead(run_context, night, url, drafting, Mix.HYBRID))
+        with opened(scripted_run, [], goal=Goal(4)) as run_context, caplog.at_level(logging.WARNING):
+            run_until_goal(ahead(run_context, scripted_run, url, drafting, Mix.HYBRID))
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         assert {item.proposer for item in history.experiments()[1:]} == {ProposerName.OPTIMIZER}
     assert sum("no LLM" in record.message for record in caplog.records) <= 1
 
 
 @pytest.mark.parametrize("is_ahead", [True, False], ids=["ahead", "in turn"])
 def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
-    night: ScriptedRun, drafting: Prefetch, is_ahead: bool
+    scripted_run: ScriptedRun, drafting: Prefetch, is_ahead: bool
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     asked = count(1)
 
     def script(_: object) -> Turn:
@@ -235,24 +237,26 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
         while drafting.under_way is not None:
             run_context.proposers.draft_ahead(run_context.journal)
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(5)) as opened_lab:
+    with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(5)) as opened_lab:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
         ahead_of_it, always = drafting if is_ahead else None, {ProposerName.LLM: 0.0, ProposerName.ADVISER: 1.0}
         run_context = asking(opened_lab, Rests(0, list), client, Mix.HYBRID, drafting=ahead_of_it, shares=always)
-        run_context = replace(run_context, tick=tick, trials=Unhurried(night.bus))
+        run_context = replace(run_context, tick=tick, trials=Unhurried(scripted_run.bus))
         run_until_goal(run_context)
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         experiments = history.experiments()[1:]
     assert {item.proposer for item in experiments} == {ProposerName.ADVISER, ProposerName.OPTIMIZER}
     assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [Outcome.REJECTED]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(night: ScriptedRun, drafting: Prefetch) -> None:
+def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(
+    scripted_run: ScriptedRun, drafting: Prefetch
+) -> None:
     def ask(*_: object) -> Draft:
         raise OSError("the disk is full")
 
-    with closing(Journal(night.journal)):
+    with closing(Journal(scripted_run.journal)):
         drafting.begin(DraftRequest("x"), ask)
         with pytest.raises(OSError, match="the disk is full"):
             collected(drafting)
@@ -260,7 +264,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(night: Sc
     assert drafting.waiting == ()
 
 
-def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedRun) -> None:
+def test_closed_drafting_gives_up_an_llm_that_hangs(scripted_run: ScriptedRun) -> None:
     begun, left = threading.Event(), threading.Event()
 
     def ask(_: object, tick: Callable[[], None]) -> Draft:
@@ -271,16 +275,16 @@ def test_closed_drafting_gives_up_an_llm_that_hangs(night: ScriptedRun) -> None:
         finally:
             left.set()
 
-    with closing(Journal(night.journal)):
-        drafting = Prefetch(night.journal, FixedPolicy(True))
+    with closing(Journal(scripted_run.journal)):
+        drafting = Prefetch(scripted_run.journal, FixedPolicy(True))
         drafting.begin(DraftRequest("x"), ask)
         assert begun.wait(DEADLINE_S)
         drafting.close()
         assert left.wait(DEADLINE_S)
 
 
-def test_where_the_lease_says_no_nothing_is_asked(night: ScriptedRun) -> None:
-    assert not Prefetch(night.journal, FixedPolicy(False)).is_idle
+def test_where_the_lease_says_no_nothing_is_asked(scripted_run: ScriptedRun) -> None:
+    assert not Prefetch(scripted_run.journal, FixedPolicy(False)).is_idle
 
 
 FUNCTIONS = "def first():\n    return 1\n\n\ndef second():\n    return 2\n\n\nA = 1\nB = 2\n"

@@ -57,21 +57,21 @@ class Night:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Night]:
-    night = Night(folder)
+    scripted_run = Night(folder)
     try:
-        yield night
+        yield scripted_run
     finally:
-        night.story.journal.close()
+        scripted_run.story.journal.close()
 
 
 def test_an_edit_is_asked_for_with_effects_near_misses_kinds_and_what_the_keeps_changed(tmp_path: Path) -> None:
-    with opened(tmp_path) as night:
-        night.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
-        night.try_out("B up", 1.705, SetKnobs({"B": 8}))
-        night.try_out("B down", None, SetKnobs({"B": 2}))
-        night.try_out("C away", 1.701, SearchReplace("print(A, B, C)", "print(A, B)"))
+    with opened(tmp_path) as scripted_run:
+        scripted_run.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
+        scripted_run.try_out("B up", 1.705, SetKnobs({"B": 8}))
+        scripted_run.try_out("B down", None, SetKnobs({"B": 2}))
+        scripted_run.try_out("C away", 1.701, SearchReplace("print(A, B, C)", "print(A, B)"))
 
-        context = night.briefing().context(night.story.journal, night.incumbent, model="m")
+        context = scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model="m")
 
     memory = "\n".join(context.memory)
     assert "A up: -0.09" in memory
@@ -87,12 +87,14 @@ def test_an_edit_is_asked_for_with_effects_near_misses_kinds_and_what_the_keeps_
 
 
 def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_but_no_code(tmp_path: Path) -> None:
-    with opened(tmp_path) as night:
-        night.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
-        night.try_out("B up", 1.75, SetKnobs({"B": 8}))
+    with opened(tmp_path) as scripted_run:
+        scripted_run.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
+        scripted_run.try_out("B up", 1.75, SetKnobs({"B": 8}))
 
-        briefing = night.briefing()
-        context = briefing.context(night.story.journal, night.incumbent, model="m", whose=ProposerName.ADVISER)
+        briefing = scripted_run.briefing()
+        context = briefing.context(
+            scripted_run.story.journal, scripted_run.incumbent, model="m", whose=ProposerName.ADVISER
+        )
 
     assert context.advice is not None
     assert context.advice.knobs == ("A = 2.0  # what it does; range 0.1..10 log", "B = 4  # range 1..64 pow2")
@@ -110,26 +112,29 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
 
 
 def test_on_a_plateau_the_question_asks_for_something_else(tmp_path: Path) -> None:
-    with opened(tmp_path) as night:
+    with opened(tmp_path) as scripted_run:
         for number in range(PLATEAU):
-            night.try_out(f"worse {number}", 1.9, SetKnobs({"A": 3.0 + number / 10}))
+            scripted_run.try_out(f"worse {number}", 1.9, SetKnobs({"A": 3.0 + number / 10}))
 
-        briefing = night.briefing()
-        context = briefing.context(night.story.journal, night.incumbent, model="m")
-        asked = briefing.context(night.story.journal, night.incumbent, model="m", idea="try it")
+        briefing = scripted_run.briefing()
+        context = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m")
+        asked = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m", idea="try it")
 
     assert f"The last {PLATEAU} experiments brought nothing" in Prompts.read().messages(context, ROOM)[1].content
     assert "brought nothing" not in Prompts.read().messages(asked, ROOM)[1].content, "a person's idea comes first"
 
 
 def test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_matters_least(tmp_path: Path) -> None:
-    with opened(tmp_path) as night:
+    with opened(tmp_path) as scripted_run:
         for number in range(90):
             edit = SearchReplace("print(A, B, C)", f"print(A, B, C, {number})")
-            night.try_out(f"code {number}", 1.9 if number % 3 else 1.803, edit)
-            night.try_out(f"knob {number}", 1.9, SetKnobs({"A": 1.1 + number / 100}))
+            scripted_run.try_out(f"code {number}", 1.9 if number % 3 else 1.803, edit)
+            scripted_run.try_out(f"knob {number}", 1.9, SetKnobs({"A": 1.1 + number / 100}))
 
-        contexts = [night.briefing().context(night.story.journal, night.incumbent, model="m") for _ in range(2)]
+        contexts = [
+            scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model="m")
+            for _ in range(2)
+        ]
 
     assert contexts[0] == contexts[1]
     assert len(contexts[0].memory) < 60, "bounded, however long the run"

@@ -104,9 +104,9 @@ def asking(
 
 
 def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_takes_up_what_waits(
-    night: ScriptedRun, port: int, services: ExitStack, caplog: pytest.LogCaptureFixture
+    scripted_run: ScriptedRun, port: int, services: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     asked: list[float] = []
     factors = count(1)
 
@@ -116,11 +116,11 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
 
     rests = Rests(60.0, lambda: services.enter_context(listening(OllamaDouble(script, port=port))))
     client = OllamaClient(OllamaSettings(f"http://127.0.0.1:{port}", "small"))
-    with opened(night, [], goal=Goal(2)) as run_context, caplog.at_level(logging.WARNING):
+    with opened(scripted_run, [], goal=Goal(2)) as run_context, caplog.at_level(logging.WARNING):
         run_context.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
         run_until_goal(asking(run_context, rests, client, Mix.LLM))
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         experiments, (idea,) = history.experiments()[1:], history.requests()
     assert 60 <= asked[0] <= 60 + RECOVERED_S
     assert [item.proposer for item in experiments] == [ProposerName.LLM, ProposerName.LLM]
@@ -129,10 +129,10 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
 
 
 def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(
-    night: ScriptedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(escalation, "PLATEAU", 3)
-    night.start_trainer()
+    scripted_run.start_trainer()
     factors = count(1)
 
     def worse(_: object) -> Turn:
@@ -140,7 +140,7 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
 
     def tell(measured: int) -> None:
         """Until so many experiments are measured; each answer may cost 1, and what is left after one is less."""
-        with opened(night, [], goal=Goal(measured)) as run_context, caplog.at_level(logging.INFO):
+        with opened(scripted_run, [], goal=Goal(measured)) as run_context, caplog.at_level(logging.INFO):
             settings = OllamaSettings(strong.url, "strong", num_predict=LONGEST_ANSWER)
             metered = MeteredClient(
                 OllamaClient(settings), lambda _, answer: (answer or 0) / LONGEST_ANSWER, 1.01, run_context.journal
@@ -155,7 +155,7 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
         assert len(strong.asked) == 1
         tell(9)
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         models = [item.cost.model for item in history.experiments() if item.cost is not None]
         (call,) = history.paid_calls()
     assert models == [*["small"] * 3, "strong", *["small"] * 5]
@@ -170,9 +170,9 @@ def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_wa
 
 
 def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_with_its_cost(
-    night: ScriptedRun,
+    scripted_run: ScriptedRun,
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     levels = count(1)
 
     def script(question: dict[str, Any]) -> Turn:
@@ -182,7 +182,7 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
         level = 99 if number in (3, 4) else round(1.8 - number / 100, 4)
         return Turn(json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": level}}))
 
-    with ollama_double(script) as llm, opened(night, [], goal=Goal(7)) as run_context:
+    with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(7)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
         run_until_goal(
             asking(
@@ -194,7 +194,7 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
             )
         )
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         experiments = history.experiments()[1:]
     assert "".join(str(item.proposer)[0] for item in experiments[:6]) == "laoalo"
     advised = [item for item in experiments if item.proposer == ProposerName.ADVISER]

@@ -43,10 +43,10 @@ LINE = SUBJECT.count("\n") + 1
 
 
 @pytest.fixture
-def worker(night: ScriptedRun) -> Iterator[None]:
+def worker(scripted_run: ScriptedRun) -> Iterator[None]:
     """The scripted checker, shown and working."""
-    argv = [sys.executable, "-m", "tests.doubles.scripted_checker", "--redis", night.server.url]
-    argv += ["--password-file", str(night.password_file)]
+    argv = [sys.executable, "-m", "tests.doubles.scripted_checker", "--redis", scripted_run.server.url]
+    argv += ["--password-file", str(scripted_run.password_file)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -54,12 +54,12 @@ def worker(night: ScriptedRun) -> Iterator[None]:
         process.kill()
 
 
-def asks(night: ScriptedRun, said: list[str], clock: Callable[[], float] | None = None) -> DryRuns:
+def asks(scripted_run: ScriptedRun, said: list[str], clock: Callable[[], float] | None = None) -> DryRuns:
     profile, files = profile_named("cpu"), lambda: FILES
     return (
-        DryRuns(night.bus, profile, files, said.append)
+        DryRuns(scripted_run.bus, profile, files, said.append)
         if clock is None
-        else DryRuns(night.bus, profile, files, said.append, clock)
+        else DryRuns(scripted_run.bus, profile, files, said.append, clock)
     )
 
 
@@ -67,11 +67,11 @@ def nothing() -> None: ...
 
 
 def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_and_reason(
-    night: ScriptedRun, worker: None
+    scripted_run: ScriptedRun, worker: None
 ) -> None:
     said: list[str] = []
     with pytest.raises(Rejected, match=rf"in line {LINE}: shape '\[8, 3\]' is invalid"):
-        asks(night, said).look_at(FAILS, SUBJECT, nothing)
+        asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
     assert said == []
 
 
@@ -80,15 +80,17 @@ def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_an
     [(SUBJECT, SUBJECT), (UNKNOWN, SUBJECT), (FAILS, FAILS + "# another\n"), (FAILS, UNKNOWN), (FAILS, DIES)],
     ids=["it passes", "a doubt", "the incumbent fails too", "of the incumbent nothing is known", "no answer about it"],
 )
-def test_every_doubt_is_left_to_the_trial(night: ScriptedRun, worker: None, candidate: str, incumbent: str) -> None:
-    asks(night, []).look_at(candidate, incumbent, nothing)
+def test_every_doubt_is_left_to_the_trial(
+    scripted_run: ScriptedRun, worker: None, candidate: str, incumbent: str
+) -> None:
+    asks(scripted_run, []).look_at(candidate, incumbent, nothing)
 
 
 def test_check_that_dies_is_said_and_the_next_one_is_asked(
-    night: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
+    scripted_run: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
-    asking = asks(night, said)
+    asking = asks(scripted_run, said)
 
     asking.look_at(DIES, SUBJECT, nothing)
     with caplog.at_level(logging.INFO), pytest.raises(Rejected):
@@ -100,40 +102,40 @@ def test_check_that_dies_is_said_and_the_next_one_is_asked(
     assert "the checker answers again" in caplog.text
 
 
-def test_without_a_checker_nothing_is_asked_and_it_is_said_once(night: ScriptedRun) -> None:
+def test_without_a_checker_nothing_is_asked_and_it_is_said_once(scripted_run: ScriptedRun) -> None:
     said: list[str] = []
-    asking = asks(night, said)
+    asking = asks(scripted_run, said)
 
     for _ in range(3):
         asking.look_at(FAILS, SUBJECT, nothing)
 
     assert len(said) == 1
     assert "no checker runs" in said[0]
-    assert night.bus.queue(CHECKS).job_ids == []
+    assert scripted_run.bus.queue(CHECKS).job_ids == []
 
 
-def test_checker_that_is_held_is_not_waited_for(night: ScriptedRun) -> None:
+def test_checker_that_is_held_is_not_waited_for(scripted_run: ScriptedRun) -> None:
     held = Status(StatusKind.HELD, "the disk is full")
-    night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", **held.to_fields()})
+    scripted_run.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", **held.to_fields()})
     said: list[str] = []
 
-    asks(night, said).look_at(FAILS, SUBJECT, nothing)
+    asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
 
     assert "the disk is full" in said[0]
-    assert night.bus.queue(CHECKS).job_ids == []
+    assert scripted_run.bus.queue(CHECKS).job_ids == []
 
 
 def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
-    night: ScriptedRun, monkeypatch: pytest.MonkeyPatch
+    scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    night.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": "idle"})
+    scripted_run.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": "idle"})
     said: list[str] = []
     now = [0.0]
 
     def tick() -> None:
         now[0] += dry_runs.WAIT_S / 2
 
-    asking = asks(night, said, lambda: now[0])
+    asking = asks(scripted_run, said, lambda: now[0])
     for _ in range(3):
         asking.look_at(FAILS, SUBJECT, tick)
     assert now[0] == dry_runs.WAIT_S
@@ -144,7 +146,7 @@ def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
     assert now[0] == 2 * dry_runs.WAIT_S + dry_runs.NOT_ASKED_S
 
 
-def test_same_work_is_one_job_and_its_answer_is_kept(night: ScriptedRun) -> None:
+def test_same_work_is_one_job_and_its_answer_is_kept(scripted_run: ScriptedRun) -> None:
     profile = profile_named("cpu")
     spec = CheckSpec(profile.name, {**FILES, "train.py": SUBJECT}, profile.caps.memory_mib)
     again = CheckSpec(profile.name, dict(reversed(spec.files.items())), spec.cap_mib)
@@ -165,9 +167,9 @@ model = {made}
 
 
 def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_costs_no_trial(
-    night: ScriptedRun, worker: None
+    scripted_run: ScriptedRun, worker: None
 ) -> None:
-    night.start_trainer()
+    scripted_run.start_trainer()
     answers = [
         BROKEN.format(was="object", made="dict()  # check: fails: shape '[8, 3]' is invalid"),
         BROKEN.format(was="object", made="dict()"),
@@ -175,11 +177,11 @@ def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_cos
         BROKEN.format(was="dict", made="tuple()  # check: fails: nor this one"),
         Turn(nudge="LEVEL", by=0.9),
     ]
-    with ollama_double(answers) as llm, opened(night, [], goal=Goal(2)) as run_context:
+    with ollama_double(answers) as llm, opened(scripted_run, [], goal=Goal(2)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, checker=asks(night, [])))
+        run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, checker=asks(scripted_run, [])))
 
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         repaired, refused, last = history.experiments()[1:]
     told = [question["messages"][-1]["content"] for question in llm.asked]
     assert "would fail before its first step is done in line" in told[1]
@@ -201,12 +203,14 @@ def test_spec_and_answer_survive_the_queue(verdict: Verdict) -> None:
     assert CheckResult.from_json(result.to_json()) == result
 
 
-def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(night: ScriptedRun, worker: None) -> None:
-    asking = asks(night, [])
+def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(
+    scripted_run: ScriptedRun, worker: None
+) -> None:
+    asking = asks(scripted_run, [])
     for _ in range(3):
         with pytest.raises(Rejected):
             asking.look_at(FAILS, SUBJECT, nothing)
 
-    done = night.bus.queue(CHECKS).finished_job_registry
+    done = scripted_run.bus.queue(CHECKS).finished_job_registry
     assert len(done.get_job_ids()) == 2, "the candidate's and the incumbent's"
     assert RUN_CHECK == "run_check"

@@ -75,9 +75,9 @@ def rates(
     wall_s: float | None = 2.0,
 ) -> tuple[Rates, ...]:
     """Of a run in which each of these that was not rejected had its first trial, beside a baseline."""
-    night = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
-    trials = [first_trial(item, wall_s) for item in night if item.outcome not in (None, Outcome.REJECTED)]
-    return rates_of(run, rows_of(run, night, trials, fallen or {}), scores or {})
+    run_report = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
+    trials = [first_trial(item, wall_s) for item in run_report if item.outcome not in (None, Outcome.REJECTED)]
+    return rates_of(run, rows_of(run, run_report, trials, fallen or {}), scores or {})
 
 
 @pytest.mark.parametrize(
@@ -168,23 +168,23 @@ happenings = st.one_of(
 def test_over_all_proposers_they_add_up_to_the_night(
     told: list[tuple[ProposerName, tuple[Outcome, Decision], float] | str],
 ) -> None:
-    night, scores, fallen, head = [experiment(0, None, Outcome.OK, Decision.KEEP)], {1: [1.8, 1.9]}, {}, 1
+    run_report, scores, fallen, head = [experiment(0, None, Outcome.OK, Decision.KEEP)], {1: [1.8, 1.9]}, {}, 1
     for happening in told:
         if isinstance(happening, str):
-            fallen |= {item.id: FELL for item in night[1:] if item.decision is Decision.KEEP}
+            fallen |= {item.id: FELL for item in run_report[1:] if item.decision is Decision.KEEP}
             head = 1
             continue
         by, end, score = happening
-        item = replace(experiment(len(night), by, *end), parent=head, cost=LlmCost("u", "m", 1, 400, 100, 0.5))
-        night.append(item)
+        item = replace(experiment(len(run_report), by, *end), parent=head, cost=LlmCost("u", "m", 1, 400, 100, 0.5))
+        run_report.append(item)
         if item.outcome is Outcome.OK:
             scores[item.id] = [score, score + 0.1]
         head = item.id if item.decision is Decision.KEEP else head
-    trials = [first_trial(item) for item in night if item.outcome is not Outcome.REJECTED]
+    trials = [first_trial(item) for item in run_report if item.outcome is not Outcome.REJECTED]
 
-    found = rates_of(RUN, rows_of(RUN, night, trials, fallen), scores)
+    found = rates_of(RUN, rows_of(RUN, run_report, trials, fallen), scores)
 
-    tried, ends = night[1:], [item.outcome for item in night[1:]]
+    tried, ends = run_report[1:], [item.outcome for item in run_report[1:]]
     whole = cost_of(RUN, tried, trials[1:])
     assert sum(each.tries for each in found) == len(tried)
     assert sum(each.rejected for each in found) == ends.count(Outcome.REJECTED)
@@ -218,9 +218,9 @@ def story(tmp_path: Path) -> Iterator[Story]:
 
 
 def test_a_journals_rates_are_those_of_its_night(story: Story) -> None:
-    night = story.report()
+    run_report = story.report()
 
-    llm, optimizer, human = rates_of(night.run, night.rows, story.journal.scores())
+    llm, optimizer, human = rates_of(run_report.run, run_report.rows, story.journal.scores())
 
     assert (llm.proposer, optimizer.proposer, human.proposer) == (
         ProposerName.LLM,
@@ -229,11 +229,11 @@ def test_a_journals_rates_are_those_of_its_night(story: Story) -> None:
     )
     assert (llm.kept, llm.confirmed, llm.gain) == (1, 0, 0.0)
     assert (optimizer.kept, optimizer.confirmed) == (1, 1)
-    assert night.gain is not None
-    assert optimizer.gain == pytest.approx(night.gain.baseline - fmean(night.incumbent_scores))
+    assert run_report.gain is not None
+    assert optimizer.gain == pytest.approx(run_report.gain.baseline - fmean(run_report.incumbent_scores))
     assert (optimizer.cost.trial_s, optimizer.cost.llm_s, optimizer.cost.money) == (2.0, 0.0, 0.0)
-    assert llm.cost.llm_s == night.cost.llm_s
-    assert night.tally["keep"] == llm.kept + optimizer.kept + human.kept
+    assert llm.cost.llm_s == run_report.cost.llm_s
+    assert run_report.tally["keep"] == llm.kept + optimizer.kept + human.kept
 
 
 def test_status_shows_them_and_scripts_can_read_them(story: Story, tmp_path: Path) -> None:
@@ -309,12 +309,12 @@ def test_the_summary_says_that_the_users_repository_lacks_the_best_state(story: 
 
 def test_on_80_columns_every_figure_of_everyone_stands_whole() -> None:
     cost = LlmCost("u", "m", 1, 9_000_000, 1, 40_000.0)
-    night = [experiment(number, by, Outcome.OK, Decision.KEEP) for number, by in enumerate(ProposerName, start=1)]
+    run_report = [experiment(number, by, Outcome.OK, Decision.KEEP) for number, by in enumerate(ProposerName, start=1)]
     priced = replace(RUN, prices=Prices(per_mtoken=100.0))
     found = rates(
-        *(replace(item, cost=cost) for item in night),
+        *(replace(item, cost=cost) for item in run_report),
         run=priced,
-        scores={1: [1.8]} | {item.id: [1.0] for item in night},
+        scores={1: [1.8]} | {item.id: [1.0] for item in run_report},
     )
     console = Console(width=80, file=io.StringIO(), record=True)
 

@@ -46,16 +46,16 @@ def test_a_rolled_back_keep_is_shown_as_such_and_claims_nothing(story: Story) ->
     second = story.try_out("luckier", 1.69, Decision.KEEP)
     story.claim([1.81] * 4, [1.81] * 4)
 
-    night = story.report()
+    run_report = story.report()
 
-    assert night.gain is not None
-    assert (night.gain.confirmed, night.gain.provisional) == (None, None)
-    rows = {row.experiment.id: row for row in night.rows}
+    assert run_report.gain is not None
+    assert (run_report.gain.confirmed, run_report.gain.provisional) == (None, None)
+    rows = {row.experiment.id: row for row in run_report.rows}
     assert rows[first].rolled_back
     assert rows[second].rolled_back
     assert not rows[second].confirmed
-    assert night.incumbent is not None
-    assert night.incumbent.experiment.is_baseline
+    assert run_report.incumbent is not None
+    assert run_report.incumbent.experiment.is_baseline
 
 
 def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story) -> None:
@@ -65,14 +65,14 @@ def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story
     lucky = story.try_out("lucky", 1.69, Decision.KEEP)
     story.claim([1.70] * 4, [1.70] * 4)
 
-    night = story.report()
+    run_report = story.report()
 
-    rows = {row.experiment.id: row for row in night.rows}
+    rows = {row.experiment.id: row for row in run_report.rows}
     assert rows[kept].confirmed
     assert not rows[kept].rolled_back
     assert rows[lucky].rolled_back
-    assert night.gain is not None
-    assert night.gain.confirmed == pytest.approx(0.11)
+    assert run_report.gain is not None
+    assert run_report.gain.confirmed == pytest.approx(0.11)
 
 
 def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -> None:
@@ -83,13 +83,13 @@ def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -
     story.try_out("new", 1.75, Decision.KEEP)
     story.claim([1.75] * 4, [1.81] * 4)
 
-    night = story.report()
+    run_report = story.report()
 
-    row = night.row(fallen)
+    row = run_report.row(fallen)
     assert row is not None
     assert row.note == "rolled back: crashed: no memory"
-    assert night.gain is not None
-    assert night.gain.confirmed == pytest.approx(0.06)
+    assert run_report.gain is not None
+    assert run_report.gain.confirmed == pytest.approx(0.06)
 
 
 def test_before_a_claim_a_gain_is_only_provisional(story: Story) -> None:
@@ -188,16 +188,16 @@ def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_att
     gone = story.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
     story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
 
-    night = story.report()
+    run_report = story.report()
 
-    assert night.tally == {
+    assert run_report.tally == {
         "keep": 1, "discard": 1, "crashed": 2, "out_of_memory": 1, "timed_out": 1, "unscorable": 1, "rejected": 1,
         "infrastructure": 3, "repeated": 0,
     }  # fmt: skip
-    assert tally_text(night) == (
+    assert tally_text(run_report) == (
         "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected, 3 lost to the machine"
     )
-    row = night.row(gone)
+    row = run_report.row(gone)
     assert row is not None
     assert row.note == "lost"
 

@@ -388,27 +388,36 @@ def test_a_branch_of_the_user_is_no_free_name_for_a_run(own: Own, theirs: Path) 
     assert {"main", "overnight/taken"} <= own.workspace.branches()
 
 
-def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(own: Own, theirs: Path, night: ScriptedRun) -> None:
+def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(
+    own: Own, theirs: Path, scripted_run: ScriptedRun
+) -> None:
     own.keep(1)
     git(theirs, "checkout", "--quiet", BRANCH)
     own.workspace.publish(own.run, own.base)
 
-    StatusPublisher(night.bus, lambda: None, own.workspace.look).repeat()
+    StatusPublisher(scripted_run.bus, lambda: None, own.workspace.look).repeat()
 
-    assert BRANCH in str(night.bus.doing(SAYS_SUBJECT))
+    assert BRANCH in str(scripted_run.bus.doing(SAYS_SUBJECT))
 
 
 # A run that was begun when Overnight worked in the user's repository
 
 
-def as_it_was(night: ScriptedRun, folder: Path) -> Path:
+def as_it_was(scripted_run: ScriptedRun, folder: Path) -> Path:
     """Make of a run that worked in its repository what such a run left: the user's repository, with the branch
     checked out and the tables in it, and a bare copy in the journal's folder. Returns the user's repository."""
     theirs = folder / "theirs"
-    night.subject.rename(theirs)
-    shutil.rmtree(night.journal / COPY)
-    git(folder, "init", "--quiet", "--bare", str(night.journal / COPY))
-    git(theirs, "push", "--quiet", str(night.journal / COPY), "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+    scripted_run.subject.rename(theirs)
+    shutil.rmtree(scripted_run.journal / COPY)
+    git(folder, "init", "--quiet", "--bare", str(scripted_run.journal / COPY))
+    git(
+        theirs,
+        "push",
+        "--quiet",
+        str(scripted_run.journal / COPY),
+        "+refs/heads/*:refs/heads/*",
+        "+refs/tags/*:refs/tags/*",
+    )
     git(theirs, "update-index", "--skip-worktree", "program.md")
     (theirs / "results.tsv").write_text("as it was\n")
     return theirs
@@ -416,31 +425,31 @@ def as_it_was(night: ScriptedRun, folder: Path) -> Path:
 
 @pytest.mark.parametrize("copy", [True, False])
 def test_a_run_of_an_earlier_version_goes_on_in_a_repository_of_its_own(
-    copy: bool, night: ScriptedRun, tmp_path: Path
+    copy: bool, scripted_run: ScriptedRun, tmp_path: Path
 ) -> None:
-    night.start_trainer()
-    tell(night, [level(1.75), level(1.9)])
-    theirs = as_it_was(night, tmp_path)
+    scripted_run.start_trainer()
+    tell(scripted_run, [level(1.75), level(1.9)])
+    theirs = as_it_was(scripted_run, tmp_path)
     if not copy:
-        shutil.rmtree(night.journal / COPY)
+        shutil.rmtree(scripted_run.journal / COPY)
     before, head = untouched(theirs), git(theirs, "rev-parse", BRANCH)
 
-    tell(night, [level(1.7)], user=theirs)
+    tell(scripted_run, [level(1.7)], user=theirs)
 
-    with closing(Journal(night.journal)) as journal:
+    with closing(Journal(scripted_run.journal)) as journal:
         commits = {item.number: item.commit_sha for item in journal.experiments() if not item.is_baseline}
         run = journal.run()
     assert run is not None
     assert len(commits) == 3
     for number, sha in commits.items():
-        for path in (night.subject, theirs):
+        for path in (scripted_run.subject, theirs):
             assert git(path, "rev-parse", f"refs/{BRANCH}/{number}") == sha
     assert untouched(theirs) == before
     assert git(theirs, "rev-parse", BRANCH) == head, "it is checked out"
     git(theirs, "checkout", "--quiet", "main")
-    with closing(Journal(night.journal)) as journal:
-        workspace = open_subject(night.subject, journal, UserRepository(theirs))
+    with closing(Journal(scripted_run.journal)) as journal:
+        workspace = open_subject(scripted_run.subject, journal, UserRepository(theirs))
         workspace.publish(run, workspace.head())
         assert git(theirs, "rev-parse", BRANCH) == workspace.head() == commits[3]
         workspace.close()
-    assert git(night.subject, "status", "--porcelain") == ""
+    assert git(scripted_run.subject, "status", "--porcelain") == ""

@@ -132,35 +132,35 @@ class KeepsEverything:
         return []
 
 
-def creep(night: KeepsEverything, by: ProposerName, size: int, steps: int = 60) -> str:
+def creep(scripted_run: KeepsEverything, by: ProposerName, size: int, steps: int = 60) -> str:
     """Keep edits of so many bytes each until one is refused; the reason."""
     for step in range(steps):
-        incumbent = night.sources[-1]
+        incumbent = scripted_run.sources[-1]
         source = f"{incumbent}x{step} = {noise(size, 1000 * size + step)!r}\n"
         try:
-            validate(Proposal(by, "t", "h", (WholeFile(source),)), incumbent, objection(night, by))  # type: ignore[arg-type]
+            validate(Proposal(by, "t", "h", (WholeFile(source),)), incumbent, objection(scripted_run, by))  # type: ignore[arg-type]
         except Rejected as rejection:
             return str(rejection)
-        night.keep(source, by)
+        scripted_run.keep(source, by)
     return "nothing was refused"
 
 
 def test_many_small_keeps_carry_no_more_than_a_run_may() -> None:
-    night = KeepsEverything([SUBJECT], [None])
+    scripted_run = KeepsEverything([SUBJECT], [None])
 
-    reason = creep(night, ProposerName.LLM, 300)
+    reason = creep(scripted_run, ProposerName.LLM, 300)
 
     assert "that the script the run grew from has not" in reason
-    assert added_literal_bytes(night.sources[-1], SUBJECT) <= RUN.literal
-    assert 4 < len(night.sources) < 10
+    assert added_literal_bytes(scripted_run.sources[-1], SUBJECT) <= RUN.literal
+    assert 4 < len(scripted_run.sources) < 10
 
 
 def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> None:
-    night = KeepsEverything([SUBJECT], [None])
-    creep(night, ProposerName.LLM, 400)
-    creep(night, ProposerName.LLM, 100)
-    full = night.sources[-1]
-    check = objection(night, ProposerName.OPTIMIZER)  # type: ignore[arg-type]
+    scripted_run = KeepsEverything([SUBJECT], [None])
+    creep(scripted_run, ProposerName.LLM, 400)
+    creep(scripted_run, ProposerName.LLM, 100)
+    full = scripted_run.sources[-1]
+    check = objection(scripted_run, ProposerName.OPTIMIZER)  # type: ignore[arg-type]
 
     moved = full.replace("MATRIX_LR = 0.04", "MATRIX_LR = 0.0317")
     assert moved != full
@@ -171,11 +171,11 @@ def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> N
 
 
 def test_files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew() -> None:
-    night = KeepsEverything([SUBJECT], [None])
+    scripted_run = KeepsEverything([SUBJECT], [None])
     theirs = f"{SUBJECT}mine = {noise(1500)!r}\n"
-    night.keep(theirs, ProposerName.HUMAN)
+    scripted_run.keep(theirs, ProposerName.HUMAN)
 
-    creep(night, ProposerName.LLM, 400)
-    assert RUN.literal - 500 < added_literal_bytes(night.sources[-1], theirs) <= RUN.literal
-    creep(night, ProposerName.HUMAN, 900)
-    assert added_literal_bytes(night.sources[-1], SUBJECT) <= PERSON.literal
+    creep(scripted_run, ProposerName.LLM, 400)
+    assert RUN.literal - 500 < added_literal_bytes(scripted_run.sources[-1], theirs) <= RUN.literal
+    creep(scripted_run, ProposerName.HUMAN, 900)
+    assert added_literal_bytes(scripted_run.sources[-1], SUBJECT) <= PERSON.literal

@@ -31,7 +31,7 @@ Fault = tuple[str, str]  # its kind, and a sentence
 
 
 @dataclass(frozen=True)
-class Night:
+class FinishedRun:
     """What stands in the journal, and where the rest is."""
 
     subject: Path
@@ -43,7 +43,7 @@ class Night:
     requests: list[Row]
 
     @classmethod
-    def read(cls, state: Path) -> Night:
+    def read(cls, state: Path) -> FinishedRun:
         database = sqlite3.connect(f"file:{state / 'journal' / 'journal.db'}?mode=ro", uri=True)
         database.row_factory = sqlite3.Row
         (run,) = database.execute("SELECT * FROM run")
@@ -80,57 +80,61 @@ class Night:
 
 def check(state: Path) -> dict[str, Any]:
     """Everything that can be told of a run: `faults`, how many of each kind, and what was counted."""
-    night = Night.read(state)
+    finished_run = FinishedRun.read(state)
     faults = [
-        *each_experiment_is_decided_once(night),
-        *each_trial_has_its_own_answer(night),
-        *each_decision_follows_from_its_trial(night),
-        *each_check_follows_from_its_trials(night),
-        *the_run_is_where_its_decisions_led(night),
-        *each_request_is_served_once(night),
-        *each_commit_is_in_its_place(night),
-        *the_branch_is_the_kept_commits(night),
-        *the_work_tree_is_clean(night),
-        *the_table_says_the_same(night),
+        *each_experiment_is_decided_once(finished_run),
+        *each_trial_has_its_own_answer(finished_run),
+        *each_decision_follows_from_its_trial(finished_run),
+        *each_check_follows_from_its_trials(finished_run),
+        *the_run_is_where_its_decisions_led(finished_run),
+        *each_request_is_served_once(finished_run),
+        *each_commit_is_in_its_place(finished_run),
+        *the_branch_is_the_kept_commits(finished_run),
+        *the_work_tree_is_clean(finished_run),
+        *the_table_says_the_same(finished_run),
     ]
     kinds = Counter(kind for kind, _ in faults)
-    attempts = sum(trial["attempt"] + 1 for trial in night.trials)
+    attempts = sum(trial["attempt"] + 1 for trial in finished_run.trials)
     return {
         "faults": [f"{kind}: {sentence}" for kind, sentence in faults],
         **{kind: kinds[kind] for kind in (LOST, DOUBLED, WRONG)},
-        "experiments": len(night.measured),
-        **{name: sum(item["decision"] == name for item in night.measured) for name in ("keep", "discard", "crash")},
-        "trials": len(night.trials),
+        "experiments": len(finished_run.measured),
+        **{
+            name: sum(item["decision"] == name for item in finished_run.measured)
+            for name in ("keep", "discard", "crash")
+        },
+        "trials": len(finished_run.trials),
         "attempts": attempts,
-        "unused": sum(len(night.answers(night.place(trial))) for trial in night.trials) - len(answered(night)),
-        "checks": len(night.checks),
+        "unused": sum(len(finished_run.answers(finished_run.place(trial))) for trial in finished_run.trials)
+        - len(answered(finished_run)),
+        "checks": len(finished_run.checks),
     }
 
 
-def answered(night: Night) -> list[Row]:
+def answered(finished_run: FinishedRun) -> list[Row]:
     """Trials whose answer is a trainer's; the researcher itself writes down the loss of the last attempt."""
-    finished = [trial for trial in night.trials if trial["state"] == "finished" and trial["outcome"] != "lost"]
-    return [trial for trial in finished if not was_given_up(night, trial)]
+    finished = [trial for trial in finished_run.trials if trial["state"] == "finished" and trial["outcome"] != "lost"]
+    return [trial for trial in finished if not was_given_up(finished_run, trial)]
 
 
-def was_given_up(night: Night, trial: Row) -> bool:
+def was_given_up(finished_run: FinishedRun, trial: Row) -> bool:
     """True for a trial that crashed because it was lost again and again, the last time after the baseline had run."""
-    baseline = night.experiments[0]["id"]
-    seen = any(each["id"] > trial["id"] and each["experiment"] == baseline for each in night.trials)
-    lost = trial["faults"] >= LOSSES and trial["attempt"] not in night.answers(night.place(trial))
+    baseline = finished_run.experiments[0]["id"]
+    seen = any(each["id"] > trial["id"] and each["experiment"] == baseline for each in finished_run.trials)
+    lost = trial["faults"] >= LOSSES and trial["attempt"] not in finished_run.answers(finished_run.place(trial))
     return bool(trial["outcome"] == "crashed" and lost and seen)
 
 
-def each_experiment_is_decided_once(night: Night) -> Iterator[Fault]:
-    numbers = [item["number"] for item in night.experiments]
+def each_experiment_is_decided_once(finished_run: FinishedRun) -> Iterator[Fault]:
+    numbers = [item["number"] for item in finished_run.experiments]
     if numbers != list(range(len(numbers))):
         yield LOST, f"numbers are not 0, 1, 2, ...: {numbers}"
-    for item in night.experiments:
+    for item in finished_run.experiments:
         if item["state"] != "applied" or item["decision"] is None:
             yield LOST, f"experiment {item['number']} is {item['state']}, its decision {item['decision']}"
-    fell = fallen_by_failing(night)
+    fell = fallen_by_failing(finished_run)
     for name in ("fingerprint", "commit_sha"):
-        codes = [item for item in night.experiments if item["commit_sha"]]
+        codes = [item for item in finished_run.experiments if item["commit_sha"]]
         for value, count in Counter(item[name] for item in codes).items():
             earlier = [item for item in codes if item[name] == value][:-1]
             if name == "fingerprint" and (count == 2 and earlier[0]["id"] in fell):
@@ -139,12 +143,12 @@ def each_experiment_is_decided_once(night: Night) -> Iterator[Fault]:
                 yield DOUBLED, f"{count} experiments have the same {name} {value}"
 
 
-def fallen_by_failing(night: Night) -> set[int]:
+def fallen_by_failing(finished_run: FinishedRun) -> set[int]:
     """Kept experiments that a check threw away because something did not run; such code may be tried once more."""
-    parents = {item["id"]: item["parent"] for item in night.experiments}
+    parents = {item["id"]: item["parent"] for item in finished_run.experiments}
     fell = set()
-    for item in night.checks:
-        own = [trial for trial in night.trials if trial["confirmation"] == item["id"]]
+    for item in finished_run.checks:
+        own = [trial for trial in finished_run.trials if trial["confirmation"] == item["id"]]
         failed = item["gain"] is None and all(trial["outcome"] in FAILURES for trial in own[-1:])
         at = item["head"] if failed and (item["kind"], item["verdict"]) in FALLS_BACK else None
         while at is not None and at != item["base"]:
@@ -153,27 +157,29 @@ def fallen_by_failing(night: Night) -> set[int]:
     return fell
 
 
-def each_trial_has_its_own_answer(night: Night) -> Iterator[Fault]:
+def each_trial_has_its_own_answer(finished_run: FinishedRun) -> Iterator[Fault]:
     """The current attempt's, for this work; and the trainer measured nothing that the journal does not know."""
-    firsts = Counter(trial["experiment"] for trial in night.trials if trial["kind"] == "first")
-    for item in night.measured:
+    firsts = Counter(trial["experiment"] for trial in finished_run.trials if trial["kind"] == "first")
+    for item in finished_run.measured:
         if firsts[item["id"]] != 1:
             kind = DOUBLED if firsts[item["id"]] else LOST
             yield kind, f"experiment {item['number']} has {firsts[item['id']]} first trials"
-    places = {night.place(trial) for trial in night.trials}
-    ours = re.compile(rf"({re.escape(night.run['tag'])}-\d+-t\d+)-a\d+")
-    on_disk = [match.group(1) for path in night.trials_folder.iterdir() if (match := ours.fullmatch(path.name))]
+    places = {finished_run.place(trial) for trial in finished_run.trials}
+    ours = re.compile(rf"({re.escape(finished_run.run['tag'])}-\d+-t\d+)-a\d+")
+    on_disk = [match.group(1) for path in finished_run.trials_folder.iterdir() if (match := ours.fullmatch(path.name))]
     if strangers := set(on_disk) - places:
         yield LOST, f"the trainer has trials that the journal does not know: {sorted(strangers)}"
-    for trial in night.trials:
-        yield from _has_its_own_answer(night, trial)
-    for digest, count in Counter(json.loads(trial["result"])["spec_digest"] for trial in answered(night)).items():
+    for trial in finished_run.trials:
+        yield from _has_its_own_answer(finished_run, trial)
+    for digest, count in Counter(
+        json.loads(trial["result"])["spec_digest"] for trial in answered(finished_run)
+    ).items():
         if count > 1:
             yield DOUBLED, f"{count} trials have the answer to the same work {digest[:12]}"
 
 
-def _has_its_own_answer(night: Night, trial: Row) -> Iterator[Fault]:
-    place, answers = night.place(trial), night.answers(night.place(trial))
+def _has_its_own_answer(finished_run: FinishedRun, trial: Row) -> Iterator[Fault]:
+    place, answers = finished_run.place(trial), finished_run.answers(finished_run.place(trial))
     current = f"{place}-a{trial['attempt']}"
     if trial["state"] != "finished" or trial["result"] is None:
         yield LOST, f"trial {current} is {trial['state']}"
@@ -186,16 +192,16 @@ def _has_its_own_answer(night: Night, trial: Row) -> Iterator[Fault]:
     score = None if credited["metric"] is None else credited["metric"]["value"]
     if (credited["outcome"], score) != (trial["outcome"], trial["val_bpb"]):
         yield WRONG, f"trial {current} is {trial['outcome']} {trial['val_bpb']}, its answer says otherwise"
-    if trial["outcome"] == "lost" or was_given_up(night, trial):
+    if trial["outcome"] == "lost" or was_given_up(finished_run, trial):
         return
     if credited != answers.get(trial["attempt"]):
         yield WRONG, f"trial {current}: the trainer itself has another answer, or none"
 
 
-def each_decision_follows_from_its_trial(night: Night) -> Iterator[Fault]:
+def each_decision_follows_from_its_trial(finished_run: FinishedRun) -> Iterator[Fault]:
     """From the answer of its first trial alone; the baseline's score is the mean of its own."""
-    for item in night.experiments:
-        own = [trial for trial in night.trials if trial["experiment"] == item["id"] and trial["kind"] in WALK]
+    for item in finished_run.experiments:
+        own = [trial for trial in finished_run.trials if trial["experiment"] == item["id"] and trial["kind"] in WALK]
         if item["decision"] is None or item["outcome"] == "rejected" or not own:
             continue
         if item["number"] == 0:
@@ -217,11 +223,11 @@ def _implied(trial: Row, margin: float | None) -> str:
     return "keep" if trial["score_to_beat"] - trial["val_bpb"] > margin else "discard"
 
 
-def each_check_follows_from_its_trials(night: Night) -> Iterator[Fault]:
-    for item in night.checks:
+def each_check_follows_from_its_trials(finished_run: FinishedRun) -> Iterator[Fault]:
+    for item in finished_run.checks:
         if item["state"] != "applied" or item["verdict"] is None:
             yield LOST, f"check {item['id']} is {item['state']}, its verdict {item['verdict']}"
-        own = [trial for trial in night.trials if trial["confirmation"] == item["id"]]
+        own = [trial for trial in finished_run.trials if trial["confirmation"] == item["id"]]
         if item["gain"] is None:
             continue
         if len(own) != 2 * item["pairs"]:
@@ -234,12 +240,12 @@ def each_check_follows_from_its_trials(night: Night) -> Iterator[Fault]:
             yield WRONG, f"claim {item['id']} is {item['verdict']} with a gain of {item['gain']}"
 
 
-def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
+def the_run_is_where_its_decisions_led(finished_run: FinishedRun) -> Iterator[Fault]:
     """All keeps and verdicts in the order of time give the parents, the incumbent and what is confirmed."""
-    run, incumbent, confirmed, failed = night.run, None, None, None
-    events = [(item["proposed_at"], "proposed", item) for item in night.experiments]
-    events += [(item["decided_at"] or 0.0, "decided", item) for item in night.experiments]
-    events += [(item["decided_at"] or 0.0, "checked", item) for item in night.checks]
+    run, incumbent, confirmed, failed = finished_run.run, None, None, None
+    events = [(item["proposed_at"], "proposed", item) for item in finished_run.experiments]
+    events += [(item["decided_at"] or 0.0, "decided", item) for item in finished_run.experiments]
+    events += [(item["decided_at"] or 0.0, "checked", item) for item in finished_run.checks]
     for _, what, item in sorted(events, key=lambda event: event[0]):
         if what == "proposed" and item["parent"] != incumbent:
             yield WRONG, f"experiment {item['number']} was built on {item['parent']}, the incumbent was {incumbent}"
@@ -252,7 +258,7 @@ def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
             incumbent = item["base"]
             confirmed = min(confirmed or incumbent, incumbent)
         elif what == "checked" and (item["kind"], item["verdict"], item["base"]) == ("claim", "fails", failed):
-            confirmed = night.experiments[0]["id"]
+            confirmed = finished_run.experiments[0]["id"]
         if what == "checked" and item["kind"] == "claim":
             failed = item["base"] if item["verdict"] == "fails" else None
     if (run["incumbent"], run["confirmed"]) != (incumbent, confirmed):
@@ -260,75 +266,79 @@ def the_run_is_where_its_decisions_led(night: Night) -> Iterator[Fault]:
         yield WRONG, f"the run has {stands}; its decisions led to {incumbent} and {confirmed}"
 
 
-def each_request_is_served_once(night: Night) -> Iterator[Fault]:
-    for request in night.requests:
-        became = sum(item["request"] == request["id"] for item in night.experiments)
+def each_request_is_served_once(finished_run: FinishedRun) -> Iterator[Fault]:
+    for request in finished_run.requests:
+        became = sum(item["request"] == request["id"] for item in finished_run.experiments)
         if became > 1:
             yield DOUBLED, f"request {request['id']} became {became} experiments"
         if became == 0 and request["kind"] in ("idea", "submit") and request["state"] != "waiting":
             yield LOST, f"request {request['id']} is {request['state']} and became no experiment"
 
 
-def each_commit_is_in_its_place(night: Night) -> Iterator[Fault]:
+def each_commit_is_in_its_place(finished_run: FinishedRun) -> Iterator[Fault]:
     """Every experiment that was measured is one commit on its parent, holds its code, and has its name."""
-    commits = {item["id"]: item["commit_sha"] for item in night.experiments}
-    for item in night.measured:
+    commits = {item["id"]: item["commit_sha"] for item in finished_run.experiments}
+    for item in finished_run.measured:
         sha, number = item["commit_sha"], item["number"]
         if sha is None:
             continue
-        if night.git("rev-parse", f"refs/overnight/{night.run['tag']}/{number}") != sha:
+        if finished_run.git("rev-parse", f"refs/overnight/{finished_run.run['tag']}/{number}") != sha:
             yield LOST, f"the ref of experiment {number} is not its commit"
-        if night.git("rev-list", "--parents", "--max-count=1", sha).split()[1:] != [commits.get(item["parent"])]:
+        if finished_run.git("rev-list", "--parents", "--max-count=1", sha).split()[1:] != [commits.get(item["parent"])]:
             yield WRONG, f"the commit of experiment {number} does not stand on its parent"
-        if night.git("show", f"{sha}:train.py") != item["source"].strip():
+        if finished_run.git("show", f"{sha}:train.py") != item["source"].strip():
             yield WRONG, f"the commit of experiment {number} holds other code"
-    refs = night.git("for-each-ref", "--format=%(objectname)", f"refs/overnight/{night.run['tag']}").split()
-    if sorted(refs) != sorted(item["commit_sha"] for item in night.measured if item["commit_sha"]):
+    refs = finished_run.git(
+        "for-each-ref", "--format=%(objectname)", f"refs/overnight/{finished_run.run['tag']}"
+    ).split()
+    if sorted(refs) != sorted(item["commit_sha"] for item in finished_run.measured if item["commit_sha"]):
         yield WRONG, "the refs are not the experiments, each once"
-    for item in night.checks:
-        tags = night.git("tag", "--points-at", commits[item["head"]]).split()
+    for item in finished_run.checks:
+        tags = finished_run.git("tag", "--points-at", commits[item["head"]]).split()
         if item["verdict"] == "confirmed" and not any(tag.startswith("confirmed/") for tag in tags):
             yield LOST, f"what claim {item['id']} confirmed has no tag"
 
 
-def the_branch_is_the_kept_commits(night: Night) -> Iterator[Fault]:
+def the_branch_is_the_kept_commits(finished_run: FinishedRun) -> Iterator[Fault]:
     """From the baseline to the head stand the kept commits; one that is missing was rolled back by a check."""
-    by_id = {item["id"]: item for item in night.experiments}
+    by_id = {item["id"]: item for item in finished_run.experiments}
     chain = []
-    at = by_id.get(night.run["incumbent"])
+    at = by_id.get(finished_run.run["incumbent"])
     while at is not None and at["number"] != 0:
         chain.append(at)
         at = by_id.get(at["parent"])
-    shown = night.git("rev-list", "--reverse", f"{night.run['base_commit']}..{night.run['branch']}").split()
+    shown = finished_run.git(
+        "rev-list", "--reverse", f"{finished_run.run['base_commit']}..{finished_run.run['branch']}"
+    ).split()
     if shown != [item["commit_sha"] for item in reversed(chain)]:
         yield WRONG, f"the branch shows {shown}, the journal's line is {[item['number'] for item in reversed(chain)]}"
     if any(item["decision"] != "keep" for item in chain):
         yield WRONG, "the branch holds a commit that was not kept"
-    rolled_back = any(item["verdict"] in ("rolled_back", "fails") for item in night.checks)
-    kept = {item["id"] for item in night.measured if item["decision"] == "keep"}
+    rolled_back = any(item["verdict"] in ("rolled_back", "fails") for item in finished_run.checks)
+    kept = {item["id"] for item in finished_run.measured if item["decision"] == "keep"}
     if kept != {item["id"] for item in chain} and not rolled_back:
         yield LOST, "a kept commit is not on the branch, and no check rolled it back"
 
 
-def the_work_tree_is_clean(night: Night) -> Iterator[Fault]:
-    if night.git("symbolic-ref", "HEAD") != f"refs/heads/{night.run['branch']}":
+def the_work_tree_is_clean(finished_run: FinishedRun) -> Iterator[Fault]:
+    if finished_run.git("symbolic-ref", "HEAD") != f"refs/heads/{finished_run.run['branch']}":
         yield WRONG, "another branch is checked out"
-    if changed := night.git("status", "--porcelain"):
+    if changed := finished_run.git("status", "--porcelain"):
         yield WRONG, f"the work tree is not clean: {changed}"
-    if broken := night.git("fsck", "--no-dangling", "--no-progress"):
+    if broken := finished_run.git("fsck", "--no-dangling", "--no-progress"):
         yield WRONG, f"git fsck: {broken}"
-    if left := [str(path) for path in (night.subject / ".git").rglob("*.lock")]:
+    if left := [str(path) for path in (finished_run.subject / ".git").rglob("*.lock")]:
         yield WRONG, f"left by a killed git: {left}"
 
 
-def the_table_says_the_same(night: Night) -> Iterator[Fault]:
-    told = [item for item in night.experiments if item["decision"] and item["outcome"] != "rejected"]
+def the_table_says_the_same(finished_run: FinishedRun) -> Iterator[Fault]:
+    told = [item for item in finished_run.experiments if item["decision"] and item["outcome"] != "rejected"]
     expected = [
         (item["commit_sha"][:7], "—" if item["score"] is None else f"{item['score']:.6f}", item["decision"])
         for item in told
         if item["commit_sha"]
     ]
-    table = night.subject / "results.tsv"
+    table = finished_run.subject / "results.tsv"
     lines = [line.split("\t") for line in table.read_text().splitlines()[1:]] if table.exists() else []
     shown = [(line[0], line[1], line[3]) for line in lines]
     if missing := Counter(expected) - Counter(shown):

@@ -36,5 +36,5 @@ def until_the_test_ends(folder: Path, server: RedisServer) -> Iterator[ForkedRun
 
 
 @pytest.fixture
-def night(tmp_path: Path, server: RedisServer) -> Iterator[ForkedRun]:
+def scripted_run(tmp_path: Path, server: RedisServer) -> Iterator[ForkedRun]:
     yield from until_the_test_ends(tmp_path, server)

@@ -64,177 +64,179 @@ def until(condition: Callable[[], bool]) -> Iterator[None]:
         yield
 
 
-def alarm_of(night: ForkedRun) -> str | None:
+def alarm_of(scripted_run: ForkedRun) -> str | None:
     """As `overnight status` has it."""
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         run = history.run()
         assert run is not None
-        return alarm(run, history.trials(), profile_named("cpu").budget, now(history, night.bus), time.time())
+        return alarm(run, history.trials(), profile_named("cpu").budget, now(history, scripted_run.bus), time.time())
 
 
-def alarm_in_journal(night: ForkedRun) -> str | None:
+def alarm_in_journal(scripted_run: ForkedRun) -> str | None:
     """As `overnight status` has it where Redis does not answer."""
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         run = history.run()
         assert run is not None
         return alarm(run, history.trials(), profile_named("cpu").budget, None, time.time())
 
 
-def status_of(night: ForkedRun) -> str:
+def status_of(scripted_run: ForkedRun) -> str:
     """What `overnight status` prints."""
-    choices = RunConfig(profile="cpu", budget=None, subject=str(night.subject), text=None)
-    (night.journal / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
+    choices = RunConfig(profile="cpu", budget=None, subject=str(scripted_run.subject), text=None)
+    (scripted_run.journal / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
     console = Console(width=900, file=io.StringIO())
-    show_status(State(night.folder), console, as_json=False)
+    show_status(State(scripted_run.folder), console, as_json=False)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
-def has_begun(night: ForkedRun) -> Callable[[], bool]:
+def has_begun(scripted_run: ForkedRun) -> Callable[[], bool]:
     """True once a first trial is written down; dozens of steps are still to come."""
-    return lambda: "night-0-t0-a0 ok" in night.output()
+    return lambda: "night-0-t0-a0 ok" in scripted_run.output()
 
 
-def held(night: ForkedRun) -> list[str]:
+def held(scripted_run: ForkedRun) -> list[str]:
     """What was said, once for each try."""
-    return [line.partition("HELD")[2] for line in night.output().splitlines() if "HELD" in line]
+    return [line.partition("HELD")[2] for line in scripted_run.output().splitlines() if "HELD" in line]
 
 
-def assert_it_went_on(night: ForkedRun, code: int | None) -> None:
-    assert code == 0, night.last_words()
-    assert "Traceback" not in night.output()
-    found = check(night.folder)
+def assert_it_went_on(scripted_run: ForkedRun, code: int | None) -> None:
+    assert code == 0, scripted_run.last_words()
+    assert "Traceback" not in scripted_run.output()
+    found = check(scripted_run.folder)
     assert found["faults"] == []
     assert found["experiments"] == GOAL
 
 
 @pytest.mark.parametrize("disk", ["journal", pytest.param("subject", marks=pytest.mark.slow)], indirect=True)
 def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
-    disk: Disk, night: ForkedRun
+    disk: Disk, scripted_run: ForkedRun
 ) -> None:
     alarms: list[str] = []
 
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         disk.fill()
-        yield from until(lambda: len(held(night)) > 1)
-        yield from until(lambda: bool(alarms.append(alarm_of(night) or "") or "no progress" in alarms[-1]))
+        yield from until(lambda: len(held(scripted_run)) > 1)
+        yield from until(lambda: bool(alarms.append(alarm_of(scripted_run) or "") or "no progress" in alarms[-1]))
         disk.free()
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
     expected = f"the disk of {disk.folder} is full, 0 KiB are free. Next: delete or move something on it. {GOES_ON}"
-    assert expected in held(night)[0]
+    assert expected in held(scripted_run)[0]
     assert expected in alarms[-1]
-    assert_it_went_on(night, code)
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
 def test_night_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_later(
-    disk: Disk, night: ForkedRun
+    disk: Disk, scripted_run: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         disk.fill()
-        yield from until(lambda: len(held(night)) > 2)
-        send(night.bus, "stop")
+        yield from until(lambda: len(held(scripted_run)) > 2)
+        send(scripted_run.bus, "stop")
 
-    assert night.run_researcher(GOAL, meanwhile=day()) == 0, night.last_words()
-    assert "stopped by a request" in night.output()
+    assert scripted_run.run_researcher(GOAL, meanwhile=day()) == 0, scripted_run.last_words()
+    assert "stopped by a request" in scripted_run.output()
     disk.free()
-    assert_it_went_on(night, night.run_researcher(GOAL))
+    assert_it_went_on(scripted_run, scripted_run.run_researcher(GOAL))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["log"], indirect=True)
-def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, night: ForkedRun) -> None:
-    (night.folder / "output.log").symlink_to(disk.folder / "output.log")
+def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, scripted_run: ForkedRun) -> None:
+    (scripted_run.folder / "output.log").symlink_to(disk.folder / "output.log")
 
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         disk.fill()
-        yield from until(lambda: night.row("SELECT count(*) FROM experiment WHERE state = 'applied'") == (3,))
+        yield from until(lambda: scripted_run.row("SELECT count(*) FROM experiment WHERE state = 'applied'") == (3,))
         disk.free()
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    assert_it_went_on(night, code)
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["subject"], indirect=True)
 def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_remounted(
-    disk: Disk, night: ForkedRun
+    disk: Disk, scripted_run: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         disk.make_read_only()
-        yield from until(lambda: len(held(night)) > 1)
+        yield from until(lambda: len(held(scripted_run)) > 1)
         disk.make_writable()
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    assert f"the disk of {disk.folder} is read-only. Next: `dmesg` tells" in held(night)[0]
-    assert_it_went_on(night, code)
+    assert f"the disk of {disk.folder} is read-only. Next: `dmesg` tells" in held(scripted_run)[0]
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["journal"], indirect=True)
 def test_journal_on_a_read_only_disk_is_said_at_the_first_start_and_at_a_later_one(
-    disk: Disk, night: ForkedRun
+    disk: Disk, scripted_run: ForkedRun
 ) -> None:
     alarms: list[str | None] = []
 
     def day() -> Iterator[None]:
-        before = len(held(night))
-        yield from until(lambda: len(held(night)) > before + 1)
-        alarms.append(alarm_of(night) if (night.journal / "journal.db").exists() else None)
+        before = len(held(scripted_run))
+        yield from until(lambda: len(held(scripted_run)) > before + 1)
+        alarms.append(alarm_of(scripted_run) if (scripted_run.journal / "journal.db").exists() else None)
         disk.make_writable()
 
     disk.make_read_only()
-    first = night.run_researcher(1, meanwhile=day())
+    first = scripted_run.run_researcher(1, meanwhile=day())
     disk.make_read_only()
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
     assert first == 0
     assert alarms[0] is None
     assert f"no progress: the researcher is held: the disk of {disk.folder}" in (alarms[1] or "")
-    assert all("is read-only" in words for words in held(night))
-    assert_it_went_on(night, code)
+    assert all("is read-only" in words for words in held(scripted_run))
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.slow
-def test_journal_that_another_program_locks_is_waited_for(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_that_another_program_locks_is_waited_for(
+    scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "BUSY_S", 0.1)
 
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
-        with closing(sqlite3.connect(night.journal / "journal.db", isolation_level=None)) as browser:
+        yield from until(has_begun(scripted_run))
+        with closing(sqlite3.connect(scripted_run.journal / "journal.db", isolation_level=None)) as browser:
             browser.execute("BEGIN IMMEDIATE")
-            yield from until(lambda: len(held(night)) > 1)
+            yield from until(lambda: len(held(scripted_run)) > 1)
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    assert f"another program holds the journal in {night.journal} locked. Next: close" in held(night)[0]
-    assert_it_went_on(night, code)
+    assert f"another program holds the journal in {scripted_run.journal} locked. Next: close" in held(scripted_run)[0]
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.parametrize("page", [pytest.param(0, marks=pytest.mark.slow), 13], ids=["header", "an index"])
 def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
-    night: ForkedRun, page: int
+    scripted_run: ForkedRun, page: int
 ) -> None:
-    assert night.run_researcher(1) == 0
-    journal = night.journal / "journal.db"
+    assert scripted_run.run_researcher(1) == 0
+    journal = scripted_run.journal / "journal.db"
     with journal.open("r+b") as file:
         file.seek(page * 4096)
         file.write(b"garbage!" * 512)
     damaged = journal.read_bytes()
 
-    code = night.run_researcher(2)
+    code = scripted_run.run_researcher(2)
 
     assert code == 2
     assert journal.read_bytes() == damaged
-    said = night.output().splitlines()[-1]
+    said = scripted_run.output().splitlines()[-1]
     assert f"the journal {journal} is damaged" in said
     assert "nothing more is written to it" in said
     assert "`git for-each-ref refs/overnight`" in said
@@ -243,15 +245,15 @@ def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_sti
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("commit\tval_bp"), Path.unlink], ids=["half", "gone"])
 def test_results_that_are_half_written_or_deleted_are_there_again_with_the_next_experiment(
-    damage: Callable[[Path], object], night: ForkedRun
+    damage: Callable[[Path], object], scripted_run: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
-        yield from until(lambda: "1 discard" in night.output())
-        damage(night.subject / "results.tsv")
+        yield from until(lambda: "1 discard" in scripted_run.output())
+        damage(scripted_run.subject / "results.tsv")
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    assert_it_went_on(night, code)
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.fixture
@@ -269,64 +271,66 @@ def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedRun]:
 def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
     night_alone: ForkedRun, own_server: RedisServer
 ) -> None:
-    night = night_alone
+    scripted_run = night_alone
 
     def change_password() -> None:
-        server = night.bus.connection
+        server = scripted_run.bus.connection
         server.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
         server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def day() -> Iterator[None]:
-        yield from until(lambda: len(held(night)) > 1)
-        night.password_file.write_text(own_server.password or "")
-        yield from until(has_begun(night))
+        yield from until(lambda: len(held(scripted_run)) > 1)
+        scripted_run.password_file.write_text(own_server.password or "")
+        yield from until(has_begun(scripted_run))
         change_password()
-        before = len(held(night))
-        yield from until(lambda: len(held(night)) > before)
-        night.password_file.write_text("another")
+        before = len(held(scripted_run))
+        yield from until(lambda: len(held(scripted_run)) > before)
+        scripted_run.password_file.write_text("another")
 
-    night.password_file.write_text("not this one")
-    code = night.run_researcher(GOAL, meanwhile=day())
+    scripted_run.password_file.write_text("not this one")
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    assert all("refuses the password of this run" in words for words in held(night))
-    assert "Next: write its password to the file" in held(night)[0]
-    assert "Redis refuses this trainer's password" in night.output()
-    assert_it_went_on(night, code)
+    assert all("refuses the password of this run" in words for words in held(scripted_run))
+    assert "Next: write its password to the file" in held(scripted_run)[0]
+    assert "Redis refuses this trainer's password" in scripted_run.output()
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["trials"], indirect=True)
 def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself(
-    disk: Disk, night: ForkedRun
+    disk: Disk, scripted_run: ForkedRun
 ) -> None:
     said: list[str] = []
 
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         disk.fill()
-        yield from until(lambda: len(held(night)) > 0 and alarm_of(night) is not None)
-        said.append(alarm_of(night) or "")
+        yield from until(lambda: len(held(scripted_run)) > 0 and alarm_of(scripted_run) is not None)
+        said.append(alarm_of(scripted_run) or "")
         disk.free()
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
     expected = (
         rf"the disk of {re.escape(str(disk.folder))} is full, \d+ KiB are free and a trial needs 8192. Next: delete"
     )
-    assert re.search(expected, held(night)[0])  # looked at while it was still filling, perhaps
+    assert re.search(expected, held(scripted_run)[0])  # looked at while it was still filling, perhaps
     assert re.search(f"no progress: the trainer is held: {expected}", said[0])
-    assert_it_went_on(night, code)
+    assert_it_went_on(scripted_run, code)
 
 
 FOREIGN = 500  # of each kind
 PICKLED = b"\x80\x04\x95\x14\x00\x00\x00\x00\x00\x00\x00(\x8c\x08os.mkdir\x94N)}\x94t\x94."
 
 
-def crowd(night: ForkedRun, name: str) -> None:
+def crowd(scripted_run: ForkedRun, name: str) -> None:
     """Other people's jobs: not our function, bytes that are no JSON, a hash that is no job, no hash at all."""
-    queue, pipeline = night.bus.queue(name), night.bus.connection.pipeline()
+    queue, pipeline = scripted_run.bus.queue(name), scripted_run.bus.connection.pipeline()
     for number in range(FOREIGN):
-        queue.enqueue_call("os.mkdir", args=(str(night.folder / "made"),), job_id=f"theirs-{number}", pipeline=pipeline)
+        queue.enqueue_call(
+            "os.mkdir", args=(str(scripted_run.folder / "made"),), job_id=f"theirs-{number}", pipeline=pipeline
+        )
         for kind, mapping in (
             ("pickled", {"data": PICKLED, "status": "queued", "origin": name}),
             ("garbage", {"data": b"?", "status": "asleep", "created_at": "yesterday", "timeout": "soon"}),
@@ -340,26 +344,26 @@ def crowd(night: ForkedRun, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("queue", [TRIALS, REQUESTS])
 def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through(
-    queue: str, night: ForkedRun
+    queue: str, scripted_run: ForkedRun
 ) -> None:
     said: list[str] = []
-    crowd(night, queue)
-    send(night.bus, "idea", "try a wider MLP", request="idea-1")
+    crowd(scripted_run, queue)
+    send(scripted_run.bus, "idea", "try a wider MLP", request="idea-1")
 
     def day() -> Iterator[None]:
-        yield from until(lambda: "1 discard" in night.output())
-        with JournalReader(night.journal) as history:
-            said.append(now(history, night.bus).foreign or "")
+        yield from until(lambda: "1 discard" in scripted_run.output())
+        with JournalReader(scripted_run.journal) as history:
+            said.append(now(history, scripted_run.bus).foreign or "")
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    lines = [line for line in night.output().splitlines() if "none of this run" in line]
+    lines = [line for line in scripted_run.output().splitlines() if "none of this run" in line]
     assert f"{3 * FOREIGN} jobs in the queue {queue} were none of this run and were refused. Next: find" in said[0]
     assert len(lines) == 1
-    assert not (night.folder / "made").exists()
-    assert Job.fetch("theirs-0", connection=night.bus.connection).get_status() == "failed"
-    assert night.row("SELECT kind FROM request") == ("idea",)
-    assert_it_went_on(night, code)
+    assert not (scripted_run.folder / "made").exists()
+    assert Job.fetch("theirs-0", connection=scripted_run.bus.connection).get_status() == "failed"
+    assert scripted_run.row("SELECT kind FROM request") == ("idea",)
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.fixture
@@ -382,55 +386,55 @@ def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[floa
 
 @pytest.mark.slow
 def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it(
-    night: ForkedRun, set_clock: Callable[[float], None]
+    scripted_run: ForkedRun, set_clock: Callable[[float], None]
 ) -> None:
     alarms: list[str | None] = []
 
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         set_clock(3 * 3600.0)
-        yield from until(lambda: "0-t4-a0 ok" in night.output())
-        alarms.append(alarm_of(night))
+        yield from until(lambda: "0-t4-a0 ok" in scripted_run.output())
+        alarms.append(alarm_of(scripted_run))
         set_clock(-3 * 3600.0)
-        yield from until(lambda: "1 discard" in night.output())
-        alarms.append(alarm_of(night))
+        yield from until(lambda: "1 discard" in scripted_run.output())
+        alarms.append(alarm_of(scripted_run))
 
-    first = night.run_researcher(2, meanwhile=day())
+    first = scripted_run.run_researcher(2, meanwhile=day())
     set_clock(1000.0 - time.time())
-    code = night.run_researcher(GOAL)
+    code = scripted_run.run_researcher(GOAL)
 
-    assert first == 0, night.last_words()
-    assert "the machine's clock went forward by 180 minutes; nothing is decided by that" in night.output()
-    assert "the machine's clock was set back by 360 minutes; nothing is decided by that" in night.output()
+    assert first == 0, scripted_run.last_words()
+    assert "the machine's clock went forward by 180 minutes; nothing is decided by that" in scripted_run.output()
+    assert "the machine's clock was set back by 360 minutes; nothing is decided by that" in scripted_run.output()
     assert alarms == [None, None]
-    assert "was lost to the machine" not in night.output()
-    assert_it_went_on(night, code)
+    assert "was lost to the machine" not in scripted_run.output()
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.mark.slow
 def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
     night_alone: ForkedRun, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    night, alarms, said = night_alone, list[str | None](), list[str]()
+    scripted_run, alarms, said = night_alone, list[str | None](), list[str]()
     monkeypatch.setenv("REDIS_URL", own_server.url)
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(night.password_file))
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
 
     def day() -> Iterator[None]:
-        yield from until(has_begun(night))
+        yield from until(has_begun(scripted_run))
         assert own_server.pid is not None
         os.kill(own_server.pid, signal.SIGKILL)
-        yield from until(lambda: len(held(night)) > 0)
-        yield from until(lambda: bool(alarms.append(alarm_in_journal(night)) or alarms[-1]))
-        said.append(status_of(night))
+        yield from until(lambda: len(held(scripted_run)) > 0)
+        yield from until(lambda: bool(alarms.append(alarm_in_journal(scripted_run)) or alarms[-1]))
+        said.append(status_of(scripted_run))
         own_server.revive()
 
-    code = night.run_researcher(GOAL, meanwhile=day())
+    code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
     address = own_server.url.rpartition("/")[0].rpartition("@")[2]
-    assert f"Redis at {address}" in held(night)[0]
+    assert f"Redis at {address}" in held(scripted_run)[0]
     assert f"ALARM no progress: Redis at {address}/0 does not answer" in said[0]
     assert "so what goes on now cannot be told; the rest is from the journal" in said[0]
-    assert_it_went_on(night, code)
+    assert_it_went_on(scripted_run, code)
 
 
 @pytest.fixture
@@ -442,14 +446,15 @@ def switch() -> Iterator[StopSwitch]:
 
 
 @pytest.fixture
-def settings(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of a run in this process, with a run begun."""
     monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 0.1))
-    with opened(night, []):
+    with opened(scripted_run, []):
         pass
     return Settings(
-        redis_url=night.server.url, redis_password_file=night.password_file, subject_dir=night.subject,
-        journal_dir=night.journal, data_dir=night.folder / "data", profile="cpu",
+        redis_url=scripted_run.server.url, redis_password_file=scripted_run.password_file,
+        subject_dir=scripted_run.subject, journal_dir=scripted_run.journal, data_dir=scripted_run.folder / "data",
+        profile="cpu",
     )  # fmt: skip
 
 
@@ -465,54 +470,54 @@ class HeldOnce:
 
 
 def test_pause_that_a_person_asked_for_outlives_a_bad_day(
-    night: ForkedRun, settings: Settings, switch: StopSwitch
+    scripted_run: ForkedRun, settings: Settings, switch: StopSwitch
 ) -> None:
-    with opened(night, []) as run_context:
+    with opened(scripted_run, []) as run_context:
         run_context.journal.pause(run_context.run, ASKED_TO_PAUSE)
     days = HeldOnce()
 
     run_through_outages(settings, days, switch)
 
     assert days.entered == 2
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         run = history.run()
     assert run is not None
     assert run.pause == ASKED_TO_PAUSE
 
 
 def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
-    night: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+    scripted_run: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 3600.0))
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
-    idea, resume = send(night.bus, "idea", "try a wider MLP"), send(night.bus, "resume")
+    idea, resume = send(scripted_run.bus, "idea", "try a wider MLP"), send(scripted_run.bus, "resume")
     days = HeldOnce()
 
     run_through_outages(settings, days, switch)
 
     assert days.entered == 2
-    assert (wait_reply(night.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
-    assert (wait_reply(night.bus, idea, 1) or "").startswith("taken in")
-    with JournalReader(night.journal) as history:
+    assert (wait_reply(scripted_run.bus, resume, 1) or "").startswith("going on; it was paused (the disk of ")
+    assert (wait_reply(scripted_run.bus, idea, 1) or "").startswith("taken in")
+    with JournalReader(scripted_run.journal) as history:
         assert [request.kind for request in history.requests()] == ["idea", "resume"]
 
 
 @pytest.mark.parametrize("disk", ["journal"], indirect=True)
 def test_held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down(
-    disk: Disk, night: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, scripted_run: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
     disk.fill()
-    idea, stop = send(night.bus, "idea", "try a wider MLP"), send(night.bus, "stop")
+    idea, stop = send(scripted_run.bus, "idea", "try a wider MLP"), send(scripted_run.bus, "stop")
 
     with pytest.raises(Stopped, match="a request"):
         run_through_outages(settings, HeldOnce(), switch)
     disk.free()
 
-    assert "it cannot be written down: the disk of" in (wait_reply(night.bus, idea, 1) or "")
-    assert (wait_reply(night.bus, stop, 1) or "").startswith(
+    assert "it cannot be written down: the disk of" in (wait_reply(scripted_run.bus, idea, 1) or "")
+    assert (wait_reply(scripted_run.bus, stop, 1) or "").startswith(
         "stopping now, though it cannot be written down: the disk of"
     )
-    assert night.bus.queue(REQUESTS).is_empty()
-    with JournalReader(night.journal) as history:
+    assert scripted_run.bus.queue(REQUESTS).is_empty()
+    with JournalReader(scripted_run.journal) as history:
         assert history.requests() == []

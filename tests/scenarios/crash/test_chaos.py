@@ -21,7 +21,7 @@ import pytest
 from researcher.journal.reader import JournalReader
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import tell
-from tests.scenarios.test_local_run import Night, trials
+from tests.scenarios.test_local_run import LocalRun, trials
 from trainer.sandbox.procfs import process_table
 
 SECONDS = float(os.environ.get("CHAOS_S", "60"))
@@ -32,51 +32,51 @@ END_S = 300.0
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[Night]:
-    made = Night(tmp_path)
+def local_run(tmp_path: Path) -> Iterator[LocalRun]:
+    made = LocalRun(tmp_path)
     yield made
     made.end()
 
 
 @pytest.mark.slow
-def test_night_of_random_kills_loses_nothing_doubles_nothing_and_leaves_no_process(night: Night) -> None:
+def test_night_of_random_kills_loses_nothing_doubles_nothing_and_leaves_no_process(local_run: LocalRun) -> None:
     chance, killed = random.Random(SEED), Counter[str]()
     print(f"CHAOS_SEED={SEED}")
-    running = start(night)
-    night.wait_until(trials(2))
+    running = start(local_run)
+    local_run.wait_until(trials(2))
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(chance.uniform(*PAUSE_S))
-        there = parts(night, running.pid)
+        there = parts(local_run, running.pid)
         victim = chance.choice([part for part in sorted(there) for _ in range(1 if part in RARE else 3)])
         killed[victim] += 1
         kill(there[victim])
         if victim in RARE:
             running.wait(10)
-            night.wait_for_silence()
-            running = start(night)
+            local_run.wait_for_silence()
+            running = start(local_run)
 
     running.send_signal(signal.SIGINT)
     running.wait(60)
-    night.wait_for_silence()
-    goal = measured(night) + 2
-    assert start(night, experiments=goal).wait(END_S) == 0, night.output.read_text()[-6000:]
-    night.wait_for_silence()
-    found = check(night.state)
+    local_run.wait_for_silence()
+    goal = measured(local_run) + 2
+    assert start(local_run, experiments=goal).wait(END_S) == 0, local_run.output.read_text()[-6000:]
+    local_run.wait_for_silence()
+    found = check(local_run.state)
     victims = ", ".join(f"{count} {victim}" for victim, count in killed.most_common())
     tell(f"{SECONDS:.0f} s of chaos, seed {SEED} ({victims})", found, killed.total())
     assert found["faults"] == []
     assert found["experiments"] == goal
 
 
-def start(night: Night, experiments: int = 10_000) -> subprocess.Popen[bytes]:
-    return night.start("--experiments", str(experiments), "--proposer", "optimizer")
+def start(local_run: LocalRun, experiments: int = 10_000) -> subprocess.Popen[bytes]:
+    return local_run.start("--experiments", str(experiments), "--proposer", "optimizer")
 
 
-def parts(night: Night, supervisor: int) -> dict[str, list[int]]:
+def parts(local_run: LocalRun, supervisor: int) -> dict[str, list[int]]:
     """What runs at the moment, by the name of the part; whatever else a part started goes with `everything`."""
-    lines, table = night.processes(), process_table()
+    lines, table = local_run.processes(), process_table()
 
     def below(parents: list[int], words: str = "") -> list[int]:
         return [pid for pid in lines if pid in table and table[pid].parent in parents and words in lines[pid]]
@@ -100,6 +100,6 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def measured(night: Night) -> int:
-    with JournalReader(night.state / "journal") as history:
+def measured(local_run: LocalRun) -> int:
+    with JournalReader(local_run.state / "journal") as history:
         return history.measured_count()

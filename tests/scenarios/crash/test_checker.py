@@ -24,12 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, server) -> Path:
     """The folder of a run with a keep and a discard."""
-    night = ForkedRun(tmp_path_factory.mktemp("sound"), server)
+    scripted_run = ForkedRun(tmp_path_factory.mktemp("sound"), server)
     try:
-        assert night.run_researcher(3) == 0, night.output()
+        assert scripted_run.run_researcher(3) == 0, scripted_run.output()
     finally:
-        night.end()
-    return night.folder
+        scripted_run.end()
+    return scripted_run.folder
 
 
 @pytest.fixture
@@ -143,12 +143,12 @@ def test_each_planted_corruption_is_found(state: Path, plant: Callable[[Path], N
     assert check(state)[kind] > 0
 
 
-def test_researcher_that_ends_badly_is_told_whole_however_much_trainers_say_after_it(night: ForkedRun) -> None:
-    night.run_researcher(1, PROPOSER="nobody")
-    with (night.folder / "output.log").open("a") as log:
+def test_researcher_that_ends_badly_is_told_whole_however_much_trainers_say_after_it(scripted_run: ForkedRun) -> None:
+    scripted_run.run_researcher(1, PROPOSER="nobody")
+    with (scripted_run.folder / "output.log").open("a") as log:
         log.write("a trainer's line\n" * 10_000)
 
-    words = night.last_words()
+    words = scripted_run.last_words()
 
     assert words.startswith("the researcher's exit code is 2; since it began:\n")
     assert "PROPOSER" in words

@@ -105,10 +105,10 @@ def _command_line(pid: int) -> bytes:
 
 
 @pytest.fixture
-def killer(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Killer:
+def killer(scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Killer:
     """Trainers that are forked from now on run the planned attempts for real."""
-    made = Killer(night.folder)
-    data = tiny_data(night.folder / "tiny")
+    made = Killer(scripted_run.folder)
+    data = tiny_data(scripted_run.folder / "tiny")
 
     def run_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
         experiment, _, attempt = spec.id.removeprefix("night-").partition(f"-t{spec.number}-a")
@@ -129,19 +129,19 @@ def killer(night: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Killer:
 
 
 def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_where_they_should(
-    night: ForkedRun, killer: Killer
+    scripted_run: ForkedRun, killer: Killer
 ) -> None:
     for number, source in enumerate(SOURCES, start=1):
-        send(night.bus, "submit", f"mine-{number}.py\n{source}", request=f"submit-{number}")
+        send(scripted_run.bus, "submit", f"mine-{number}.py\n{source}", request=f"submit-{number}")
 
-    code = night.run_researcher(len(SOURCES), meanwhile=killer.work())
+    code = scripted_run.run_researcher(len(SOURCES), meanwhile=killer.work())
 
-    assert code == 0, night.last_words()
-    assert killer.kills == sum(map(len, PLAN.values())), night.last_words()
-    found = check(night.folder)
+    assert code == 0, scripted_run.last_words()
+    assert killer.kills == sum(map(len, PLAN.values())), scripted_run.last_words()
+    found = check(scripted_run.folder)
     tell("kills from outside", found, killer.kills)
     assert found["faults"] == []
-    with JournalReader(night.journal) as history:
+    with JournalReader(scripted_run.journal) as history:
         run = history.run()
         decisions = [item.decision for item in history.experiments()]
         checks = [(each.kind, each.verdict) for each in history.confirmations()]
@@ -157,7 +157,7 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
 
 
 def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attempt_would_be_worse(
-    night: ForkedRun, monkeypatch: pytest.MonkeyPatch
+    scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def worse_each_time(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
         if (known := result_store.stored(places.results, spec)) is not None:
@@ -170,13 +170,13 @@ def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attem
         )
 
     monkeypatch.setattr(nights, "scripted_trial", worse_each_time)
-    kill = Kill(("trainer.trial.result_store.store",), Moment.AFTER, night.folder / "armed")
+    kill = Kill(("trainer.trial.result_store.store",), Moment.AFTER, scripted_run.folder / "armed")
     kill.arm()
-    night.prepare_trainer(kill)
+    scripted_run.prepare_trainer(kill)
 
-    code = night.run_researcher(1)
+    code = scripted_run.run_researcher(1)
 
-    assert code == 0, night.last_words()
-    assert check(night.folder)["faults"] == []
-    measured = json.loads((night.folder / "trials" / "night-0-t0-a0" / "result.json").read_text())
-    assert night.row("SELECT attempt, val_bpb FROM trial WHERE id = 1") == (1, measured["metric"]["value"])
+    assert code == 0, scripted_run.last_words()
+    assert check(scripted_run.folder)["faults"] == []
+    measured = json.loads((scripted_run.folder / "trials" / "night-0-t0-a0" / "result.json").read_text())
+    assert scripted_run.row("SELECT attempt, val_bpb FROM trial WHERE id = 1") == (1, measured["metric"]["value"])

@@ -64,20 +64,20 @@ LAST_GOAL = 7
 
 @pytest.mark.parametrize(("place", "step"), list(enumerate(STEPS)), ids=lambda value: str(value).rpartition(".")[2])
 def test_researcher_that_dies_at_a_step_and_again_while_it_recovers_loses_and_doubles_nothing(
-    place: int, step: str, night: ForkedRun
+    place: int, step: str, scripted_run: ForkedRun
 ) -> None:
-    night.lend_its_repository()
+    scripted_run.lend_its_repository()
     deaths: list[Moment] = []
     for number, source in enumerate(ROUNDS, start=1):
-        send(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
+        send(scripted_run.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
         for moment in (Moment.BEFORE, Moment.BEFORE, Moment.AFTER, Moment.AFTER):
-            deaths += [moment] * dies(night, number, Kill((step,), moment, night.folder / "armed"))
-        anywhere = Kill(STEPS, Moment.BEFORE, night.folder / "armed", skip=(5 * place + number) % 40)
-        deaths += [Moment.BEFORE] * dies(night, number, anywhere)
-        assert night.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, night.last_words()
+            deaths += [moment] * dies(scripted_run, number, Kill((step,), moment, scripted_run.folder / "armed"))
+        anywhere = Kill(STEPS, Moment.BEFORE, scripted_run.folder / "armed", skip=(5 * place + number) % 40)
+        deaths += [Moment.BEFORE] * dies(scripted_run, number, anywhere)
+        assert scripted_run.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, scripted_run.last_words()
 
     assert set(deaths) == set(Moment), "the step was never passed"
-    assert_nothing_lost_doubled_or_wrong(night, "steps of the researcher", len(deaths))
+    assert_nothing_lost_doubled_or_wrong(scripted_run, "steps of the researcher", len(deaths))
 
 
 @pytest.mark.parametrize(
@@ -86,42 +86,42 @@ def test_researcher_that_dies_at_a_step_and_again_while_it_recovers_loses_and_do
     ids=lambda value: value.rpartition(".")[2],
 )
 def test_trial_whose_fork_or_worker_dies_twice_is_measured_again_and_credited_once(
-    victim: Victim, step: str, night: ForkedRun
+    victim: Victim, step: str, scripted_run: ForkedRun
 ) -> None:
     for number, (source, moment) in enumerate(zip(ROUNDS, Moment, strict=True), start=1):
-        send(night.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
-        kill = Kill((step,), moment, night.folder / "armed", victim=victim)
+        send(scripted_run.bus, "submit", f"mine.py\n{source}", request=f"submit-{number}")
+        kill = Kill((step,), moment, scripted_run.folder / "armed", victim=victim)
         kill.arm(2)
-        night.prepare_trainer(kill)
-        assert night.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, night.last_words()
+        scripted_run.prepare_trainer(kill)
+        assert scripted_run.run_researcher(number * EXPERIMENTS_A_ROUND) == 0, scripted_run.last_words()
         assert kill.left() == 0, "the step was never passed"
 
-    assert_nothing_lost_doubled_or_wrong(night, "steps of a trial", 2 * len(Moment))
+    assert_nothing_lost_doubled_or_wrong(scripted_run, "steps of a trial", 2 * len(Moment))
 
 
-def dies(night: ForkedRun, number: int, kill: Kill) -> bool:
+def dies(scripted_run: ForkedRun, number: int, kill: Kill) -> bool:
     """Starts a researcher, which may reach the end of the round before it dies. True when it died."""
     kill.arm()
-    code = night.run_researcher(number * EXPERIMENTS_A_ROUND, kill)
-    assert code == (0 if kill.left() else -signal.SIGKILL), night.last_words()
+    code = scripted_run.run_researcher(number * EXPERIMENTS_A_ROUND, kill)
+    assert code == (0 if kill.left() else -signal.SIGKILL), scripted_run.last_words()
     return code != 0
 
 
-def assert_nothing_lost_doubled_or_wrong(night: ForkedRun, what: str, kills: int) -> None:
+def assert_nothing_lost_doubled_or_wrong(scripted_run: ForkedRun, what: str, kills: int) -> None:
     """A request that the end of a round came before is served in the next, as a person's would be."""
     goal = len(ROUNDS) * EXPERIMENTS_A_ROUND
-    while night.row("SELECT count(*) FROM request WHERE state = 'done'") != (len(ROUNDS),):
+    while scripted_run.row("SELECT count(*) FROM request WHERE state = 'done'") != (len(ROUNDS),):
         goal += 1
         assert goal <= LAST_GOAL, "a request was lost"
-        assert night.run_researcher(goal) == 0, night.last_words()
-    found = check(night.folder)
+        assert scripted_run.run_researcher(goal) == 0, scripted_run.last_words()
+    found = check(scripted_run.folder)
     tell(what, found, kills)
     assert found["faults"] == []
     assert found["experiments"] == goal
-    if night.user is not None:
-        assert refs(night.user) == refs(night.subject)
-        assert git(night.user, "status", "--porcelain", "--branch") == "## main"
-        assert git(night.user, "fsck", "--no-dangling") == ""
+    if scripted_run.user is not None:
+        assert refs(scripted_run.user) == refs(scripted_run.subject)
+        assert git(scripted_run.user, "status", "--porcelain", "--branch") == "## main"
+        assert git(scripted_run.user, "fsck", "--no-dangling") == ""
 
 
 def refs(path: Path) -> str:

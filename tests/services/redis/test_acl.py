@@ -437,19 +437,19 @@ def test_what_a_client_may_write_cannot_move_the_desk_to_anything_else(
 
 def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Guarded, tmp_path: Path) -> None:
     everything = RedisServer(server.url("test"), PASSWORDS["test"], None, "", None, "given")
-    night = ScriptedRun(tmp_path, everything)
+    scripted_run = ScriptedRun(tmp_path, everything)
     try:
-        night.start_trainer()
+        scripted_run.start_trainer()
         door = {"REDIS_URL": server.url("researcher"), "REDIS_PASSWORD_FILE": str(server.password_file("researcher"))}
-        researcher = night.start_researcher(**door, EXPERIMENTS=3, PROPOSER="hybrid")
-        assert researcher.wait(90) == 0, night.output()
-        choices = RunConfig("cpu", None, str(night.subject), None)
-        (night.journal / CHOICES_FILE).write_text(json.dumps(dataclasses.asdict(choices)))
+        researcher = scripted_run.start_researcher(**door, EXPERIMENTS=3, PROPOSER="hybrid")
+        assert researcher.wait(90) == 0, scripted_run.output()
+        choices = RunConfig("cpu", None, str(scripted_run.subject), None)
+        (scripted_run.journal / CHOICES_FILE).write_text(json.dumps(dataclasses.asdict(choices)))
         look = [sys.executable, "-m", "services.cli", "status", "--state", str(tmp_path)]
         subprocess.run(look, env=os.environ | door, check=True, timeout=60)
         assert server.refusals() == []
     finally:
-        night.end()
+        scripted_run.end()
 
 
 def forge(client: RedisClient, request: str, function: str, *arguments: str, **fields: str) -> None:
