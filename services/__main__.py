@@ -20,7 +20,7 @@ from rich.text import Text
 from researcher.config.settings import TABLE
 from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
-from services.doctor import Facts, Mode, Verdict
+from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
 from services.machine.gpus import state_folder
 from services.machine.state import State
@@ -143,16 +143,16 @@ def results(folder: Path) -> None:
     console.print(f"the history: git clone {folder / 'subject.bundle'}", markup=False)
 
 
-def _facts(shell: Mapping[str, str] | None = None) -> Facts:
+def _facts(shell: Mapping[str, str] | None = None) -> Environment:
     environment = {**os.environ, **(shell or {})}
     return doctor.this_machine(ROOT, State(state_folder(environment, ROOT)), environment)
 
 
-def _stack(facts: Facts) -> Stack:
+def _stack(facts: Environment) -> Stack:
     """The stack on this machine's engine. Raises StackError where there is no engine, or no compose that serves."""
     found, engine = reach(facts)
     for each in (found, compose(facts)):
-        if each.verdict is Verdict.FAIL:
+        if each.verdict is Severity.FAIL:
             raise StackError(f"{each.name}: {each.found}", each.fix)
     assert engine is not None
     stack = Stack(facts.environment.get("COMPOSE_PROJECT_NAME") or PROJECT, engine.client)
@@ -172,7 +172,7 @@ def _those_up(stack: Stack) -> list[Container]:
     return found
 
 
-def _is_up_without_a_gpu(facts: Facts) -> bool:
+def _is_up_without_a_gpu(facts: Environment) -> bool:
     try:
         containers = _stack(facts).containers()
     except StackError:  # the doctor says it better

@@ -24,7 +24,7 @@ from services.machine.gpus import detect_profile, gpus
 from services.machine.model import say_if_missing
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
-from services.machine.supervisor import Child, ChildStatus, Supervisor
+from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
 from services.views.local import CHECKER, RESEARCHER, TRAINER, Watched, summary, watch
@@ -96,7 +96,7 @@ def _watch_run(state: State, wish: RunOptions, choices: RunConfig, server: Redis
     children += [_checker(state, wish, server)] if _asks_an_llm(wish) else []
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
-    with Supervisor(children, grace_s=STOP_GRACE_S) as supervisor:
+    with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
         watched = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
         code = watch(watched, console)
     if code != REFUSED:
@@ -105,7 +105,7 @@ def _watch_run(state: State, wish: RunOptions, choices: RunConfig, server: Redis
     return code
 
 
-def _keep_alive(server: RedisServer, supervisor: Supervisor) -> list[ChildStatus]:
+def _keep_alive(server: RedisServer, supervisor: ProcessSupervisor) -> list[ChildStatus]:
     server.revive()
     return supervisor.poll()
 

@@ -63,7 +63,7 @@ def one_of(names: Iterable[str]) -> Written:
 
 
 @dataclass(frozen=True)
-class Fault:
+class SettingFault:
     """What is wrong with a setting, and what to do about it."""
 
     key: str
@@ -97,7 +97,7 @@ class Setting:
         """Whether gpu.env may leave the value empty."""
         return not self.shipped
 
-    def fault_of(self, text: str) -> Fault | None:
+    def fault_of(self, text: str) -> SettingFault | None:
         """What is wrong with a text in gpu.env."""
         if not text:
             return None if self.is_optional else self.refusal(text)
@@ -109,22 +109,22 @@ class Setting:
             return None
         return self.refusal(text)
 
-    def fault_in(self, error: ErrorDetails) -> Fault:
+    def fault_in(self, error: ErrorDetails) -> SettingFault:
         """What pydantic found wrong with a value, which is not quoted where it may hold a key."""
         if isinstance(refused := error.get("ctx", {}).get("error"), BadValue):
             found = refused.found if refused.found.startswith(self.key) else f"{self.key}: {refused.found}"
-            return Fault(self.key, found, refused.next_step)
+            return SettingFault(self.key, found, refused.next_step)
         if error["type"] == "missing":
-            return Fault(self.key, f"{self.key} is not set", f"it has to be: {self.summary}")
+            return SettingFault(self.key, f"{self.key} is not set", f"it has to be: {self.summary}")
         if self.written is None:
-            return Fault(self.key, f"{self.key}: {error['msg']}", f"fix it: {self.summary}")
+            return SettingFault(self.key, f"{self.key}: {error['msg']}", f"fix it: {self.summary}")
         return self.refusal(error["input"])
 
-    def refusal(self, value: object) -> Fault:
+    def refusal(self, value: object) -> SettingFault:
         """The sentence for a value that is not of the form that is wanted."""
         assert self.written is not None, f"{self.key} stands in gpu.env and has no form"
         found = f"{self.key}={value} is not {self.written.wanted}"
-        return Fault(self.key, found, f"write for example {self.key}={self.written.example}")
+        return SettingFault(self.key, found, f"write for example {self.key}={self.written.example}")
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:

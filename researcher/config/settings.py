@@ -22,7 +22,6 @@ from researcher.config.setting import (
     ContextTokens,
     Count,
     EndpointModelForm,
-    Fault,
     FolderForm,
     GpuForm,
     Hours,
@@ -33,6 +32,7 @@ from researcher.config.setting import (
     Price,
     Reader,
     Seconds,
+    SettingFault,
     Share,
     Shipped,
     Source,
@@ -265,9 +265,9 @@ class Settings(BaseSettings):
 TABLE = {row.key: row for row in rows_of(OtherKeys, Settings, written=Path(__file__).read_text())}
 
 
-def faults(error: ValidationError) -> list[Fault]:
+def faults(error: ValidationError) -> list[SettingFault]:
     """What is wrong with the environment."""
-    found: list[Fault] = []
+    found: list[SettingFault] = []
     for each in error.errors():
         between = each.get("ctx", {}).get("error")
         found += (

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from researcher.journal.records import Confirmation, Decision, Experiment, Trial, Verdict
+from researcher.journal.records import Confirmation, ConfirmationVerdict, Decision, Experiment, Trial
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def held_out(
     claims = _known(
         {check.id: _against(fresh[check.id, check.base or 0], fresh[check.id, check.head]) for check in checks}
     )
-    stand = [check.id for check in checks if check.verdict is Verdict.CONFIRMED and check.head not in fallen]
+    stand = [
+        check.id for check in checks if check.verdict is ConfirmationVerdict.CONFIRMED and check.head not in fallen
+    ]
     gains = [claims[check].heldout_gain for check in stand if check in claims]
     return HeldOut(
         keeps=_known({item: _against(baseline, runs[item]) for item in kept}),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
-from researcher.journal.records import CheckKind, Claim, Decision, Ruling, Verdict
+from researcher.journal.records import CheckKind, Claim, ConfirmationVerdict, Decision, Ruling
 from trainer.jobs import JUMP_SHARE, Outcome
 
 MARGIN_PER_LINE = 0.05
@@ -204,9 +204,9 @@ def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unse
     if is_known_text:
         compared += f"; but on unseen text it gains less than {UNSEEN_SHARE:.0%} of that: not confirmed"
     if is_gain and not is_known_text:
-        verdict: Verdict | None = Verdict.CONFIRMED
+        verdict: ConfirmationVerdict | None = ConfirmationVerdict.CONFIRMED
     else:
-        verdict = None if len(head) < CLAIM_PAIRS_LIMIT else Verdict.ROLLED_BACK
+        verdict = None if len(head) < CLAIM_PAIRS_LIMIT else ConfirmationVerdict.ROLLED_BACK
     return Claim(verdict, gain, threshold, head_score, base_score, compared, unseen_gain)
 
 

@@ -21,6 +21,7 @@ from researcher.journal.records import (
     ASKED_TO_PAUSE,
     CheckKind,
     Confirmation,
+    ConfirmationVerdict,
     Decision,
     Experiment,
     PaidCall,
@@ -32,7 +33,6 @@ from researcher.journal.records import (
     Run,
     State,
     Trial,
-    Verdict,
 )
 from researcher.source.proposal import LlmCost
 from trainer.jobs import Kind, Outcome
@@ -209,7 +209,7 @@ def confirmation_of(row: sqlite3.Row) -> Confirmation:
     values = _plain(row, Confirmation)
     values["kind"] = CheckKind(row["kind"])
     values["state"] = State(row["state"])
-    values["verdict"] = _maybe(Verdict, row["verdict"])
+    values["verdict"] = _maybe(ConfirmationVerdict, row["verdict"])
     return Confirmation(**values)
 
 

@@ -38,7 +38,7 @@ class CheckKind(StrEnum):
     RECHECK = "recheck"
 
 
-class Verdict(StrEnum):
+class ConfirmationVerdict(StrEnum):
     """What came of fresh trials."""
 
     CONFIRMED = "confirmed"
@@ -199,7 +199,7 @@ class Confirmation:
     base: int | None
     pairs: int
     state: State
-    verdict: Verdict | None
+    verdict: ConfirmationVerdict | None
     reason: str | None
     gain: float | None
     threshold: float | None
@@ -214,8 +214,8 @@ class Confirmation:
     @property
     def fell(self) -> bool:
         """True when the run went back from the head to the base."""
-        recheck_failed = self.kind is CheckKind.RECHECK and self.verdict is Verdict.FAILS
-        return recheck_failed or self.verdict is Verdict.ROLLED_BACK
+        recheck_failed = self.kind is CheckKind.RECHECK and self.verdict is ConfirmationVerdict.FAILS
+        return recheck_failed or self.verdict is ConfirmationVerdict.ROLLED_BACK
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class Ruling:
 class Claim:
     """What fresh seeds say. `verdict` is None while one more pair could still tell."""
 
-    verdict: Verdict | None
+    verdict: ConfirmationVerdict | None
     gain: float
     threshold: float
     head_score: float

@@ -19,6 +19,7 @@ from researcher.journal.records import (
     CheckKind,
     Claim,
     Confirmation,
+    ConfirmationVerdict,
     Decision,
     Experiment,
     Pause,
@@ -29,7 +30,6 @@ from researcher.journal.records import (
     Run,
     State,
     Trial,
-    Verdict,
 )
 from researcher.source.proposal import Candidate, Proposal
 from trainer.jobs import Calibration, Kind, Outcome, TrialResult
@@ -309,7 +309,9 @@ class Journal(JournalReader):
             check.id, check.pairs,
         )  # fmt: skip
 
-    def decide_claim(self, check: Confirmation, verdict: Verdict, claim: Claim, sigma: float, at: float) -> None:
+    def decide_claim(
+        self, check: Confirmation, verdict: ConfirmationVerdict, claim: Claim, sigma: float, at: float
+    ) -> None:
         """Confirm the head or go back to the base, and move the run's marks: one transaction."""
         with transaction(self._database):
             self._change(
@@ -319,7 +321,7 @@ class Journal(JournalReader):
                 verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.unseen_gain, claim.head_score,
                 claim.base_score, at, check.id,
             )  # fmt: skip
-            if verdict is Verdict.CONFIRMED:
+            if verdict is ConfirmationVerdict.CONFIRMED:
                 self._move("confirmed", check.head)
             else:
                 assert check.base is not None
@@ -327,8 +329,8 @@ class Journal(JournalReader):
             self._answer_confirm(f"{verdict.words}: {claim.reason}", at)
 
     def decide_check(
-        self, check: Confirmation, verdict: Verdict, reason: str, at: float, *, fall_back_to: int | None = None,
-        confirmed: int | None = None,
+        self, check: Confirmation, verdict: ConfirmationVerdict, reason: str, at: float, *, fall_back_to: int | None =
+        None, confirmed: int | None = None,
     ) -> None:  # fmt: skip
         """Close a check without a comparison: the head still works, or it does not and the run falls back.
 

@@ -24,7 +24,16 @@ from researcher.decision.rules import (
     needs_recheck,
     next_confirmation,
 )
-from researcher.journal.records import CONFIRM, CheckKind, Confirmation, PauseCause, RequestState, State, Trial, Verdict
+from researcher.journal.records import (
+    CONFIRM,
+    CheckKind,
+    Confirmation,
+    ConfirmationVerdict,
+    PauseCause,
+    RequestState,
+    State,
+    Trial,
+)
 from researcher.loop.context import RunContext
 from trainer.jobs import Kind, Outcome
 
@@ -43,7 +52,9 @@ def check_due(run_context: RunContext) -> Due | None:
         RunFacts(
             rule=run_context.rule,
             outcomes=_outcomes(run_context, checks),
-            fell_back=bool(checks) and checks[-1].verdict is Verdict.FAILS and checks[-1].kind is CheckKind.RECHECK,
+            fell_back=bool(checks)
+            and checks[-1].verdict is ConfirmationVerdict.FAILS
+            and checks[-1].kind is CheckKind.RECHECK,
             trials_without_incumbent=sum(trial.kind is Kind.FIRST for trial in since),
             machine_changed=any(map(changed_for_good, since)),
             head=None if run.incumbent is None or run.incumbent == run.confirmed else _head(run_context, run.incumbent),
@@ -131,12 +142,14 @@ def _claim_failed(run_context: RunContext, check: Confirmation, trial: Trial) ->
     logger.warning("no claim: %s", reason)
     if trial.experiment == check.head:
         run_context.journal.decide_check(
-            check, Verdict.ROLLED_BACK, reason, run_context.clock(), fall_back_to=check.base
+            check, ConfirmationVerdict.ROLLED_BACK, reason, run_context.clock(), fall_back_to=check.base
         )
     else:
         again = trial.experiment == _base_that_failed(run_context, before=check)
         baseline = run_context.journal.numbered(0).id if again else None
-        run_context.journal.decide_check(check, Verdict.FAILS, reason, run_context.clock(), confirmed=baseline)
+        run_context.journal.decide_check(
+            check, ConfirmationVerdict.FAILS, reason, run_context.clock(), confirmed=baseline
+        )
 
 
 def _base_that_failed(run_context: RunContext, before: Confirmation) -> int | None:
@@ -144,7 +157,7 @@ def _base_that_failed(run_context: RunContext, before: Confirmation) -> int | No
     claims = [
         each for each in run_context.journal.confirmations() if each.kind is CheckKind.CLAIM and each.id < before.id
     ]
-    return claims[-1].base if claims and claims[-1].verdict is Verdict.FAILS else None
+    return claims[-1].base if claims and claims[-1].verdict is ConfirmationVerdict.FAILS else None
 
 
 def _recheck(run_context: RunContext, check: Confirmation) -> None:
@@ -160,17 +173,21 @@ def _recheck(run_context: RunContext, check: Confirmation) -> None:
     straight = run_context.crash_reset is CrashReset.BASELINE and not head.is_baseline
     if straight and needs_recheck(_outcomes(run_context, run_context.journal.confirmations())):
         reason = f"{FAILURES_BEFORE_RECHECK} failures in a row and CRASH_RESET=baseline: back to the baseline"
-        run_context.journal.decide_check(check, Verdict.ROLLED_BACK, reason, run_context.clock(), fall_back_to=baseline)
+        run_context.journal.decide_check(
+            check, ConfirmationVerdict.ROLLED_BACK, reason, run_context.clock(), fall_back_to=baseline
+        )
         logger.warning("experiment %d is given up: %s", head.number, reason)
         return
     trials = run_context.journal.trials(confirmation=check.id) or [_add(run_context, check, check.head, Kind.DRIFT)]
     trial = run_context.measure(trials[0])
     if trial.outcome is Outcome.OK:
-        run_context.journal.decide_check(check, Verdict.HOLDS, "the incumbent still works", run_context.clock())
+        run_context.journal.decide_check(
+            check, ConfirmationVerdict.HOLDS, "the incumbent still works", run_context.clock()
+        )
         return
     reason = _told(trial)
     target = baseline if straight or run.confirmed is None or check.head == run.confirmed else run.confirmed
-    run_context.journal.decide_check(check, Verdict.FAILS, reason, run_context.clock(), fall_back_to=target)
+    run_context.journal.decide_check(check, ConfirmationVerdict.FAILS, reason, run_context.clock(), fall_back_to=target)
     logger.warning("experiment %d fails now: %s", head.number, reason)
 
 
@@ -186,7 +203,7 @@ def tag_confirmed(run_context: RunContext) -> None:
 
 
 def _tag(run_context: RunContext, check: Confirmation) -> None:
-    if check.verdict is Verdict.CONFIRMED:
+    if check.verdict is ConfirmationVerdict.CONFIRMED:
         head = run_context.journal.experiment(check.head)
         assert head.commit_sha is not None, "what was confirmed was measured"
         run_context.workspace.tag_confirmed(run_context.run.tag, head.number, head.commit_sha)
@@ -199,7 +216,7 @@ def _apply(run_context: RunContext, check: Confirmation) -> None:
     run_context.workspace.publish(run_context.run, run_context.incumbent_commit())
     run_context.journal.check_applied(check, run_context.clock())
     run_context.project()
-    if check.verdict is Verdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):
+    if check.verdict is ConfirmationVerdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):
         run_context.hold(
             PauseCause.SUBJECT,
             f"what ran before does not run any more ({check.reason}); look at the machine, then `overnight resume`",

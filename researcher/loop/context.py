@@ -29,7 +29,7 @@ from researcher.errors import ModelNotUnloaded
 from researcher.journal.records import Experiment, Pause, PauseCause, Run, Trial
 from researcher.journal.writer import Journal
 from researcher.proposers.proposers import Proposers
-from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.repository.repository import Workspace
 from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
 
@@ -185,7 +185,7 @@ class RunContext:
             match self._answer(spec):
                 case TrialResult() as result:
                     trial = self._take(trial, spec, result)
-                case Fault(reason):
+                case JobFault(reason):
                     trial = self._lose(trial, spec, reason)
                     self.trials.forget(spec.id)
                     if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
@@ -227,7 +227,7 @@ class RunContext:
                 self.back_off.reset(PauseCause.GPU)
                 return
 
-    def _answer(self, spec: TrialSpec) -> TrialResult | Fault:
+    def _answer(self, spec: TrialSpec) -> TrialResult | JobFault:
         """Handed out where nobody has it, and waited for."""
         while True:
             match self.trials.look(spec.id, spec.digest):

@@ -22,7 +22,7 @@ UNPACKED_FILE = "exchanges.json"  # as it was called before
 LONGEST_CHARACTERS = 200_000
 
 
-class Unreadable(ResearcherError):
+class UnreadableTranscript(ResearcherError):
     """What was stored is gone or damaged."""
 
 
@@ -55,7 +55,7 @@ def stored_exchanges(folder: Path) -> list[Exchange]:
         content = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / UNPACKED_FILE).read_bytes()
         return [_exchange(stored) for stored in json.loads(content)]
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise Unreadable(repr(error)) from error
+        raise UnreadableTranscript(repr(error)) from error
 
 
 def _kept(exchange: Exchange) -> Exchange:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from researcher.journal.reader import JournalReader
-from researcher.source.proposal import Attempt, EditFormat, Proposal, ProposerName, Stage, formats_of
+from researcher.source.proposal import AnswerStage, Attempt, EditFormat, Proposal, ProposerName, formats_of
 from trainer.jobs import Outcome
 
 TRIED_ENOUGH = 8
@@ -80,4 +80,4 @@ def attempts_of(proposal: Proposal | None, outcome: Outcome | None) -> tuple[Att
     """A proposal's attempts; from an older journal the last of them, as far as its edits tell."""
     if proposal is None or proposal.attempts or not proposal.edits:
         return () if proposal is None else proposal.attempts
-    return (Attempt(formats_of(proposal.edits), Stage.VALIDATE if outcome is Outcome.REJECTED else None),)
+    return (Attempt(formats_of(proposal.edits), AnswerStage.VALIDATE if outcome is Outcome.REJECTED else None),)

@@ -34,13 +34,13 @@ from researcher.proposers.draft import Draft, Tick, Vet
 from researcher.proposers.escalation import Price
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import (
+    AnswerStage,
     Attempt,
     Candidate,
     EditFormat,
     LlmCost,
     Proposal,
     ProposerName,
-    Stage,
     formats_of,
 )
 from trainer.jobs.redaction import RedactText, text_redaction
@@ -233,12 +233,12 @@ class _Turn:
     def shows_no_edit(self) -> bool:
         """Neither an edit nor the beginning of one but a knob's."""
         (attempt,) = self.proposal.attempts
-        return attempt.failed is Stage.PARSE and attempt.lanes in ((), (EditFormat.SET,))
+        return attempt.failed is AnswerStage.PARSE and attempt.lanes in ((), (EditFormat.SET,))
 
 
 def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
     """The proposal in an answer about `source`, with this one attempt; and its candidate, or why it has none."""
-    unread = replace(_UNREAD, attempts=(Attempt(formats_in(text), Stage.PARSE),))
+    unread = replace(_UNREAD, attempts=(Attempt(formats_in(text), AnswerStage.PARSE),))
     if cut and not text.strip():
         return unread, ReasoningUsedUpOutput("the answer is empty and was cut off at its longest allowed length")
     try:
@@ -252,11 +252,11 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
         )
     lanes = formats_of(reply.edits)
     proposal = Proposal(ProposerName.LLM, reply.title, reply.hypothesis, reply.edits)
-    stage = Stage.APPLY
+    stage = AnswerStage.APPLY
     try:
         refuse_marks(reply.edits)
         apply_edits(source, reply.edits)
-        stage = Stage.VALIDATE
+        stage = AnswerStage.VALIDATE
         draft = vet(proposal)
     except (EditError, Rejected) as error:
         return replace(proposal, attempts=(Attempt(lanes, stage),)), error

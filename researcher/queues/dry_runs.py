@@ -19,11 +19,11 @@ from trainer.jobs import (
     RUN_CHECK,
     CheckResult,
     CheckSpec,
+    DryRunVerdict,
     Profile,
     RedisClient,
     StatusKind,
     Unreadable,
-    Verdict,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,10 @@ class DryRuns:
     def look_at(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
         """Raises Rejected for a `source` that fails where the source `incumbent` passes. Waits for the answers."""
         found = self._ask(source, tick)
-        if found is None or found.verdict is not Verdict.FAILS:
+        if found is None or found.verdict is not DryRunVerdict.FAILS:
             return
         own = self._ask(incumbent, tick)
-        if own is not None and own.verdict is Verdict.PASSES:
+        if own is not None and own.verdict is DryRunVerdict.PASSES:
             where = "" if found.line is None else f" in line {found.line}"
             raise Rejected(f"train.py would fail before its first step is done{where}: {found.reason}")
 

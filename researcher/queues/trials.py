@@ -40,7 +40,7 @@ class Absent:
 
 
 @dataclass(frozen=True)
-class Fault:
+class JobFault:
     """The machine lost this attempt; `reason` in words."""
 
     reason: str
@@ -72,16 +72,16 @@ class TrialQueue:
         except DuplicateJobError:
             return  # it is there already: a restart, or a resent command whose first reply was lost
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         """What became of an attempt. Only an answer to the work with `spec_digest` counts, and one that can be read."""
         try:
             return self._look(trial, spec_digest)
         except NoSuchJobError:
             return Absent()
         except Unreadable as fault:
-            return Fault(f"the attempt cannot be read: {fault}")
+            return JobFault(f"the attempt cannot be read: {fault}")
 
-    def _look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+    def _look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         job = self._bus.fetch(trial)
         match job.get_status():
             case JobStatus.FINISHED:
@@ -90,11 +90,11 @@ class TrialQueue:
                 return Waiting() if self._is_listed(trial) else self._withdraw(job)
             case JobStatus.STARTED:
                 is_abandoned = trial in self._started.get_expired_job_ids() and self._leases_count()
-                return Fault("the trainer fell silent and its lease has ended") if is_abandoned else Waiting()
+                return JobFault("the trainer fell silent and its lease has ended") if is_abandoned else Waiting()
             case status:
                 result = job.latest_result()
                 detail = (result.exc_string or "").strip().splitlines()[-1:] if result else []
-                return Fault(f"the job is {status.value}" + (f": {detail[0]}" if detail else ""))
+                return JobFault(f"the job is {status.value}" + (f": {detail[0]}" if detail else ""))
 
     def wait(self, trial: str) -> None:
         """Return when the attempt is answered, or after a second."""
@@ -126,13 +126,13 @@ class TrialQueue:
         return Absent()
 
 
-def _answer(job: Job, spec_digest: str) -> TrialResult | Fault:
+def _answer(job: Job, spec_digest: str) -> TrialResult | JobFault:
     result = job.latest_result()
     if result is None or not isinstance(result.return_value, dict):
-        return Fault("the job finished without an answer")
+        return JobFault("the job finished without an answer")
     answer = TrialResult.from_json(result.return_value)
     if answer.outcome is Outcome.LOST:
-        return Fault(answer.reason)
+        return JobFault(answer.reason)
     if answer.spec_digest != spec_digest:
-        return Fault("the answer belongs to other work of the same name")
+        return JobFault("the answer belongs to other work of the same name")
     return answer

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from researcher.journal.records import Decision, Verdict
+from researcher.journal.records import ConfirmationVerdict, Decision
 from researcher.report.view import Row, RunReport, tally_text
 from trainer.jobs import Outcome
 
@@ -182,9 +182,9 @@ def _claims(axes: Axes, report: RunReport) -> None:
     """Each claim's own means, the unbiased numbers beside the lucky first runs of the keeps; and what fell, and why."""
     label: str | None = "mean of fresh seeds, ±2σ of the difference"
     for index, check in enumerate(report.confirmations):
-        if check.decided_at is None or check.verdict in (None, Verdict.HOLDS):
+        if check.decided_at is None or check.verdict in (None, ConfirmationVerdict.HOLDS):
             continue
-        x, color = _end_of(report, check.decided_at), CLAIM if check.verdict is Verdict.CONFIRMED else LOST
+        x, color = _end_of(report, check.decided_at), CLAIM if check.verdict is ConfirmationVerdict.CONFIRMED else LOST
         why = check.reason or ""
         y = _score_of(report, check.base)
         if check.head_score is not None and check.threshold is not None:

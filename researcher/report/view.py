@@ -18,6 +18,7 @@ from researcher.decision.standing import rolled_back_keeps
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     Confirmation,
+    ConfirmationVerdict,
     Decision,
     Experiment,
     PaidCall,
@@ -25,7 +26,6 @@ from researcher.journal.records import (
     RequestState,
     Run,
     Trial,
-    Verdict,
 )
 from trainer.jobs import (
     TRIALS,
@@ -263,7 +263,7 @@ def _gain(
     if run.incumbent is None:
         return None
     baseline = fmean(scores[experiments[0].id])
-    confirmed = sum(check.gain or 0.0 for check in standing if check.verdict is Verdict.CONFIRMED)
+    confirmed = sum(check.gain or 0.0 for check in standing if check.verdict is ConfirmationVerdict.CONFIRMED)
     head = fmean(scores[run.incumbent])
     return Gain(
         baseline=baseline,

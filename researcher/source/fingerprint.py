@@ -131,7 +131,7 @@ _SEED_NAME = re.compile(r"(?:.*_)?seed(?:_.*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Facts:
+class SourceFacts:
     """`fingerprint` is the hash of the normalised syntax tree, `seedless` that of it whatever seed the source chooses,
     `numberless` that of it whatever numbers stand in it: a source that only differs in them uses no other names.
 
@@ -151,10 +151,10 @@ class Facts:
 
 
 @lru_cache(maxsize=8)  # the incumbent is compared with every proposal
-def read_facts(source: str) -> Facts:
+def read_facts(source: str) -> SourceFacts:
     """Raises EditError for a source that does not parse or cannot be compared."""
     read = [_read(text) for text in pieces(source)]
-    return Facts(
+    return SourceFacts(
         fingerprint=_hash(piece.whole for piece in read),
         seedless=_hash(piece.seedless for piece in read),
         numberless=_hash(piece.numberless for piece in read),

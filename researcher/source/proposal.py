@@ -25,7 +25,7 @@ class EditFormat(StrEnum):
     FILE = "file"
 
 
-class Stage(StrEnum):
+class AnswerStage(StrEnum):
     """Where an answer fails before it becomes a candidate."""
 
     PARSE = "parse"
@@ -94,7 +94,7 @@ class Attempt:
     """One answer on the way to a proposal: the lanes it tried, and where it failed, if it did."""
 
     lanes: tuple[EditFormat, ...]
-    failed: Stage | None = None
+    failed: AnswerStage | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from researcher.errors import EditError, Rejected
 from researcher.source.edits import apply_edits
-from researcher.source.fingerprint import Facts, pieces, read_facts
+from researcher.source.fingerprint import SourceFacts, pieces, read_facts
 from researcher.source.information_limit import cap_of, refuse_carried, refuse_growth
 from researcher.source.plain_text import refuse_ambiguous
 from researcher.source.policy import Violation, violations
@@ -135,7 +135,7 @@ def _look(source: str) -> tuple[tuple[Undefined, ...], tuple[Violation, ...]]:
     return undefined_names(tree), violations(tree)
 
 
-def _refuse_no_change(same_text: bool, facts: Facts, incumbent: Facts) -> None:
+def _refuse_no_change(same_text: bool, facts: SourceFacts, incumbent: SourceFacts) -> None:
     if same_text:
         raise Rejected("the edits change nothing")
     if facts.fingerprint == incumbent.fingerprint:

@@ -6,16 +6,16 @@ writes a file for an issue, without secrets.
 """
 
 from services.doctor.checks import examine
-from services.doctor.environment import Facts, this_machine
-from services.doctor.finding import Finding, Verdict, exit_code, print_findings
+from services.doctor.environment import Environment, this_machine
+from services.doctor.finding import Finding, Severity, exit_code, print_findings
 from services.doctor.report import write_report
 from services.doctor.requirements import Mode
 
 __all__ = [
-    "Facts",
+    "Environment",
     "Finding",
     "Mode",
-    "Verdict",
+    "Severity",
     "examine",
     "exit_code",
     "print_findings",

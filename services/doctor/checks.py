@@ -16,8 +16,8 @@ from researcher.llm.backends import backend_named
 from services.compose import Stack
 from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
-from services.doctor.environment import Facts, compose_files
-from services.doctor.finding import Finding, Verdict, fail, ok, skip
+from services.doctor.environment import Environment, compose_files
+from services.doctor.finding import Finding, Severity, fail, ok, skip
 from services.doctor.requirements import FIRST_GIB, LATER_GIB, LLM_GIB, LOCAL_CARD_GIB, Mode
 from services.machine.gpu_env import faults, settings
 from services.machine.gpus import detect_profile
@@ -35,12 +35,12 @@ class Project:
     compose: str
 
 
-def examine(mode: Mode, facts: Facts) -> list[Finding]:
+def examine(mode: Mode, facts: Environment) -> list[Finding]:
     """Look at everything that a mode needs."""
     return list(_of_local(facts) if mode is Mode.LOCAL else _of_stack(mode, facts))
 
 
-def _of_local(facts: Facts) -> Iterator[Finding]:
+def _of_local(facts: Environment) -> Iterator[Finding]:
     yield host.git(facts)
     found, cards = gpu.driver(Mode.LOCAL, facts)
     yield found
@@ -57,7 +57,7 @@ def _of_local(facts: Facts) -> Iterator[Finding]:
     yield host.clock(facts)
 
 
-def _of_stack(mode: Mode, facts: Facts) -> Iterator[Finding]:
+def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
     found, held = _settings(mode, facts)
     yield from found
     with ExitStack() as closing:
@@ -77,7 +77,7 @@ def _of_stack(mode: Mode, facts: Facts) -> Iterator[Finding]:
     yield host.clock(facts)
 
 
-def _settings(mode: Mode, facts: Facts) -> tuple[list[Finding], dict[str, str] | None]:
+def _settings(mode: Mode, facts: Environment) -> tuple[list[Finding], dict[str, str] | None]:
     try:
         gpu_env, *others = facts.settings_files(mode)
     except (OSError, UnicodeDecodeError) as error:
@@ -91,19 +91,19 @@ def _settings(mode: Mode, facts: Facts) -> tuple[list[Finding], dict[str, str] |
 
 
 def _plugins(
-    mode: Mode, facts: Facts, held: Mapping[str, str] | None, *, has_engine: bool
+    mode: Mode, facts: Environment, held: Mapping[str, str] | None, *, has_engine: bool
 ) -> tuple[list[Finding], Project | None]:
     names = ("compose", "buildx", "files")
     if not has_engine and facts.which("docker") is None:
         return [skip(name, "needs Docker") for name in names], None
     found = [engine.compose(facts), engine.buildx(facts)]
-    if held is None or any(finding.verdict is Verdict.FAIL for finding in found):
+    if held is None or any(finding.verdict is Severity.FAIL for finding in found):
         return [*found, skip("files", "see above")], None
     finding, project = _files(mode, facts)
     return [*found, finding], project
 
 
-def _files(mode: Mode, facts: Facts) -> tuple[Finding, Project | None]:
+def _files(mode: Mode, facts: Environment) -> tuple[Finding, Project | None]:
     """Compose accepts its files as they stand with the settings as they stand."""
     command = ("docker", "compose", *compose_files(mode))
     try:
@@ -126,7 +126,7 @@ def _files(mode: Mode, facts: Facts) -> tuple[Finding, Project | None]:
 
 
 def _of_card(
-    facts: Facts, held: Mapping[str, str] | None, reached: Engine | None, project: Project | None
+    facts: Environment, held: Mapping[str, str] | None, reached: Engine | None, project: Project | None
 ) -> Iterator[Finding]:
     found, cards = gpu.driver(Mode.GPU, facts)
     yield found
@@ -141,14 +141,14 @@ def _of_card(
         return
     toolkit = engine.toolkit(facts, reached)
     yield toolkit
-    if toolkit.verdict is Verdict.FAIL or project is None or found.verdict is Verdict.FAIL:
+    if toolkit.verdict is Severity.FAIL or project is None or found.verdict is Severity.FAIL:
         yield skip("inside", "see above")
     else:
         yield engine.card_inside(reached, project.trainer_image, held.get("GPU_UUID", ""))
 
 
 def _of_project(
-    mode: Mode, facts: Facts, held: Mapping[str, str], reached: Engine, project: Project
+    mode: Mode, facts: Environment, held: Mapping[str, str], reached: Engine, project: Project
 ) -> Iterator[Finding]:
     stack = Stack(project.name, reached.client)
     if facts.environment.get("DOCKER_HOST", "unix:").startswith("unix:"):

@@ -12,7 +12,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import DeviceRequest
 
 from services.compose import Stack
-from services.doctor.environment import Facts
+from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip
 from services.doctor.requirements import COMPOSE, ENGINE
 from services.redis.binary import parse_version
@@ -33,7 +33,7 @@ class Engine:
     facts: Mapping[str, Any]
 
 
-def reach(facts: Facts) -> tuple[Finding, Engine | None]:
+def reach(facts: Environment) -> tuple[Finding, Engine | None]:
     """The engine answers and is new enough. The caller closes its client."""
     try:
         client = facts.connect()
@@ -51,7 +51,7 @@ def reach(facts: Facts) -> tuple[Finding, Engine | None]:
     return ok("engine", version, wanted), engine
 
 
-def _unreachable(facts: Facts, error: BaseException) -> Finding:
+def _unreachable(facts: Environment, error: BaseException) -> Finding:
     causes = list(_causes(error))
     host = facts.environment.get("DOCKER_HOST")
     if any(isinstance(cause, PermissionError) for cause in causes):
@@ -71,7 +71,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def compose(facts: Facts) -> Finding:
+def compose(facts: Environment) -> Finding:
     """The compose plugin is there and new enough."""
     version = _asked(facts, "docker", "compose", "version", "--short")
     wanted = f">= {COMPOSE}"
@@ -82,7 +82,7 @@ def compose(facts: Facts) -> Finding:
     return ok("compose", version, wanted)
 
 
-def buildx(facts: Facts) -> Finding:
+def buildx(facts: Environment) -> Finding:
     """The plugin that builds images with BuildKit is there."""
     version = _asked(facts, "docker", "buildx", "version")
     if version is None:
@@ -90,7 +90,7 @@ def buildx(facts: Facts) -> Finding:
     return ok("buildx", version.split()[1] if len(version.split()) > 1 else version)
 
 
-def _asked(facts: Facts, *command: str) -> str | None:
+def _asked(facts: Environment, *command: str) -> str | None:
     try:
         answer = facts.run(*command)
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
@@ -98,7 +98,7 @@ def _asked(facts: Facts, *command: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 and answer.stdout.strip() else None
 
 
-def toolkit(facts: Facts, engine: Engine) -> Finding:
+def toolkit(facts: Environment, engine: Engine) -> Finding:
     """The engine can give a GPU to a container: NVIDIA's runtime or hook, or devices by CDI."""
     if "nvidia" in engine.facts.get("Runtimes", {}):
         return ok("toolkit", "the engine has NVIDIA's runtime")

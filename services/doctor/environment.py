@@ -23,7 +23,7 @@ _ENGINE_S = 30
 
 
 @dataclass(frozen=True)
-class Facts:
+class Environment:
     """`root` holds compose.yaml and gpu.env, `state` is local mode's; `connect` and `GPUs` raise what is wrong."""
 
     root: Path
@@ -58,9 +58,9 @@ class Facts:
         return tuple(read((self.root / name).read_text(), name) for name in [GPU_ENV, *later])
 
 
-def this_machine(root: Path, state: State, environment: Mapping[str, str] = os.environ) -> Facts:
+def this_machine(root: Path, state: State, environment: Mapping[str, str] = os.environ) -> Environment:
     """The real ones."""
-    return Facts(
+    return Environment(
         root=root,
         state=state,
         environment=environment,

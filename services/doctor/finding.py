@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """`warn`: a run starts all the same. `skip`: it could not or need not be looked at."""
 
     OK = "ok"
@@ -24,7 +24,7 @@ class Finding:
     """One line of the doctor. What needs fixing has a `fix`."""
 
     name: str
-    verdict: Verdict
+    verdict: Severity
     found: str
     wanted: str = ""
     fix: str = ""
@@ -39,30 +39,30 @@ class Finding:
 
 def ok(name: str, found: str, wanted: str = "") -> Finding:
     """It is as it should be."""
-    return Finding(name, Verdict.OK, found, wanted)
+    return Finding(name, Severity.OK, found, wanted)
 
 
 def skip(name: str, why: str) -> Finding:
     """Not looked at."""
-    return Finding(name, Verdict.SKIP, why)
+    return Finding(name, Severity.SKIP, why)
 
 
 def warn(name: str, found: str, fix: str, wanted: str = "") -> Finding:
     """A run starts all the same."""
-    return Finding(name, Verdict.WARN, found, wanted, fix)
+    return Finding(name, Severity.WARN, found, wanted, fix)
 
 
 def fail(name: str, found: str, fix: str, wanted: str = "") -> Finding:
     """Nothing should be started before this is fixed."""
-    return Finding(name, Verdict.FAIL, found, wanted, fix)
+    return Finding(name, Severity.FAIL, found, wanted, fix)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
     """1 if anything failed."""
-    return int(any(finding.verdict is Verdict.FAIL for finding in findings))
+    return int(any(finding.verdict is Severity.FAIL for finding in findings))
 
 
-_COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.SKIP: "dim"}
+_COLOURS = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold red", Severity.SKIP: "dim"}
 
 
 def print_findings(findings: Iterable[Finding], console: Console) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import split_for
-from services.doctor.environment import Facts
+from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip
 from services.doctor.requirements import DRIVER, Mode
 from services.machine.gpus import AUTO, Card, GpuFault, detect_profile
@@ -17,7 +17,7 @@ NEWER = f"install NVIDIA's driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers
 _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --cpu"}
 
 
-def driver(mode: Mode, facts: Facts) -> tuple[Finding, list[Card]]:
+def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[Card]]:
     """There is a GPU whose driver runs our torch; the GPUs, none where it does not. Local mode needs no GPU."""
     wanted = f">= {DRIVER}"
     fix = f"{NEWER}; or without a GPU: {_WITHOUT[mode]}"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from services.doctor.environment import Facts
+from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, warn
 from services.machine.gpus import Card
 from services.redis.binary import NoServerProgram, choose_binary
@@ -27,7 +27,7 @@ _A_DAY = timedelta(days=1)
 Port = tuple[str, int]
 
 
-def disk(facts: Facts, folder: Path, wanted_gib: int, fix: str) -> Finding:
+def disk(facts: Environment, folder: Path, wanted_gib: int, fix: str) -> Finding:
     """Enough is free where images, volumes or the state are kept."""
     free_gib = facts.free_bytes(folder) / _GIB
     found, wanted = f"{free_gib:.1f} GiB free in {folder}", f">= {wanted_gib}"
@@ -57,7 +57,7 @@ def _can_listen(port: Port) -> bool:
     return True
 
 
-def clock(facts: Facts) -> Finding:
+def clock(facts: Environment) -> Finding:
     """Not behind the newest file of this clone; TLS, cost and the times in the journal depend on it."""
     newest = max(datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in facts.root.iterdir() if path.exists())
     today = f"{facts.now:%Y-%m-%d %H:%M} UTC"
@@ -68,7 +68,7 @@ def clock(facts: Facts) -> Finding:
     return ok("clock", today)
 
 
-def git(facts: Facts) -> Finding:
+def git(facts: Environment) -> Finding:
     """Every candidate is a commit."""
     try:
         answer = facts.run("git", "--version")
@@ -90,7 +90,7 @@ def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Fi
     return ok("python", f"{python}, torch {torch}")
 
 
-def candidates(facts: Facts) -> Finding:
+def candidates(facts: Environment) -> Finding:
     """Where root starts a run, candidates can be another user, if that one may read what they need."""
     if os.geteuid() != 0:
         return ok("user", "candidates run as you, without any right")
@@ -100,7 +100,7 @@ def candidates(facts: Facts) -> Finding:
     return warn("user", f"candidates run as root, without its rights: {closed.found}", closed.next_step)
 
 
-def redis_server(facts: Facts) -> Finding:
+def redis_server(facts: Environment) -> Finding:
     """A program for the embedded server is there."""
     try:
         binary = choose_binary(ServerFolder(facts.state.redis).remembered_binary(), OLDEST)

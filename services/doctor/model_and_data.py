@@ -21,7 +21,7 @@ from researcher.llm.client import LlmOptions
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama_api import base_url, same_model
 from services.compose import Stack, StackError
-from services.doctor.environment import Facts
+from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip, warn
 
 MANIFEST_INSIDE = "/state/data/manifest.json"
@@ -45,7 +45,7 @@ def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path
     )
 
 
-def model_here(facts: Facts, profile: str) -> Finding:
+def model_here(facts: Environment, profile: str) -> Finding:
     """An Ollama of this machine has the model of a profile; without one the optimiser goes on alone."""
     try:
         backend = backend_named(facts.environment.get("LLM"))
@@ -106,7 +106,7 @@ def text_inside(stack: Stack, compose: str) -> Finding:
         )
 
 
-def text_here(facts: Facts) -> Finding:
+def text_here(facts: Environment) -> Finding:
     """The state folder holds a prepared text."""
     try:
         manifest = (facts.state.data / "manifest.json").read_bytes()

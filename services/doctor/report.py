@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from services.doctor.environment import Facts
+from services.doctor.environment import Environment
 from services.doctor.finding import Finding
 from services.doctor.requirements import Mode
 
@@ -25,7 +25,7 @@ _LOOKS_SECRET = re.compile(r"\b(?:sk|hf|ghp|gho|glpat|xox[abp]|nvapi|AKIA)[-_]?[
 _PACKAGES = ("overnight", "docker", "redis", "rq", "torch", "optuna", "httpx")
 
 
-def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Facts) -> None:
+def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Environment) -> None:
     """Write it; a file that is there is replaced."""
     lines = [f"overnight doctor, mode {mode}, {facts.now:%Y-%m-%d %H:%M} UTC", ""]
     lines += [finding.line() for finding in findings]
@@ -54,7 +54,7 @@ def _versions() -> Iterator[str]:
             yield f"{name} is not installed"
 
 
-def _settings(mode: Mode, facts: Facts) -> Iterator[str]:
+def _settings(mode: Mode, facts: Environment) -> Iterator[str]:
     try:
         files = () if mode is Mode.LOCAL else facts.settings_files(mode)
     except OSError as error:

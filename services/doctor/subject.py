@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from researcher.repository.repository import EDITABLE, needs_repository
-from services.doctor.environment import Facts
+from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok
 from services.machine.state import StateError
 
 ROOT_USER = 0
 
 
-def in_containers(facts: Facts, held: Mapping[str, str]) -> Finding:
+def in_containers(facts: Environment, held: Mapping[str, str]) -> Finding:
     """SUBJECT_DIR, as RESEARCHER_USER will see it."""
     if "SUBJECT_DIR" not in held:
         return ok("subject", "the built-in one, in a volume")
@@ -43,7 +43,7 @@ def _belonging(folder: Path, uid: int, hand_over: str) -> Finding:
     return fail("subject", found, hand_over)
 
 
-def of_this_user(facts: Facts) -> Finding:
+def of_this_user(facts: Environment) -> Finding:
     """The one the run was begun with, else the built-in one."""
     try:
         choices = facts.state.choices()

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from trainer.data import Manifest, Stage, prepare
+from trainer.data import Manifest, PreparationStep, prepare
 from trainer.jobs import Profile
 
 
@@ -20,7 +20,7 @@ def prepare_data(
     with Progress(*columns, console=console, transient=False) as progress:
         bars: dict[str, TaskID] = {}
 
-        def report(stage: Stage) -> None:
+        def report(stage: PreparationStep) -> None:
             if stage.name not in bars:
                 bars[stage.name] = progress.add_task(f"{stage.name} ({stage.unit})", total=stage.total)
             progress.update(bars[stage.name], completed=stage.done, total=stage.total)

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from dotenv.parser import parse_stream
 
 from researcher.config.rules import conflicts
-from researcher.config.setting import Fault, Reader, Setting, Source
+from researcher.config.setting import Reader, Setting, SettingFault, Source
 from researcher.config.settings import TABLE
 
 GPU_ENV = "gpu.env"
@@ -59,20 +59,22 @@ def read(text: str, file: str) -> Entries:
     return Entries(file, tuple(entries), tuple(broken))
 
 
-def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, str]) -> list[Fault]:
+def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, str]) -> list[SettingFault]:
     """Everything wrong with the files. `others` are read after gpu.env."""
     found = [fault for entries in (gpu_env, *others) for fault in _faults_of(entries)]
     for name, row in KEYS.items():
         if not row.is_optional and name not in gpu_env.values():
-            found.append(Fault(name, f"{gpu_env.file} does not set {name}", f"add the line {name}={row.shipped}"))
+            found.append(
+                SettingFault(name, f"{gpu_env.file} does not set {name}", f"add the line {name}={row.shipped}")
+            )
     for entries in others:
         for entry in entries.entries:
             if entry.name in KEYS and _is_of_compose(KEYS[entry.name]):
                 unseen = f"{_place(entries, entry)}: compose would not see {entry.name} there"
-                found.append(Fault(entry.name, unseen, f"set it in {gpu_env.file}"))
+                found.append(SettingFault(entry.name, unseen, f"set it in {gpu_env.file}"))
     for name, value in _of_compose(shell).items():
         if name != "COMPOSE_PROFILES" and (fault := KEYS[name].fault_of(value)):
-            found.append(Fault(name, f"in the shell: {fault.found}", f"{fault.next_step}, or unset it"))
+            found.append(SettingFault(name, f"in the shell: {fault.found}", f"{fault.next_step}, or unset it"))
     return found or _faults_between(settings(gpu_env, others, shell))
 
 
@@ -97,19 +99,19 @@ def render_local(values: Mapping[str, str], card: str, split: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _faults_of(entries: Entries) -> Iterator[Fault]:
+def _faults_of(entries: Entries) -> Iterator[SettingFault]:
     for line in entries.broken:
         found = f"line {line} of {entries.file} is neither KEY=value nor a comment"
-        yield Fault("", found, "fix or delete it")
+        yield SettingFault("", found, "fix or delete it")
     seen: dict[str, int] = {}
     for entry in entries.entries:
         name, place = entry.name, _place(entries, entry)
         if name in seen:
-            yield Fault(name, f"{place}: {name} stands in line {seen[name]} too", "delete one of them")
+            yield SettingFault(name, f"{place}: {name} stands in line {seen[name]} too", "delete one of them")
         elif name not in KEYS:
             near = get_close_matches(name.upper(), KEYS, n=1)
             next_step = f"did you mean {near[0]}?" if near else f"delete it; known are {', '.join(KEYS)}"
-            yield Fault(name, f"{place}: {name} is not a setting", next_step)
+            yield SettingFault(name, f"{place}: {name} is not a setting", next_step)
         elif (fault := KEYS[name].fault_of(entry.value)) is not None:
             yield replace(fault, found=f"{place}: {fault.found}")
         seen.setdefault(name, entry.line)
@@ -127,9 +129,9 @@ def _of_compose(shell: Mapping[str, str]) -> dict[str, str]:
     return {name: shell[name] for name, row in KEYS.items() if _is_of_compose(row) and name in shell}
 
 
-def _faults_between(held: dict[str, str]) -> list[Fault]:
+def _faults_between(held: dict[str, str]) -> list[SettingFault]:
     found = list(conflicts(held))
     if held.get("COMPOSE_PROFILES") != held["LLM"]:
         hidden = f"COMPOSE_PROFILES in the shell hides the one in {GPU_ENV}, which follows LLM"
-        found.append(Fault("COMPOSE_PROFILES", hidden, "unset it"))
+        found.append(SettingFault("COMPOSE_PROFILES", hidden, "unset it"))
     return found

@@ -73,7 +73,7 @@ def next_delay_s(previous_s: float, lived_s: float) -> float:
     return min(2 * previous_s, _LAST_DELAY_S)
 
 
-class Supervisor:
+class ProcessSupervisor:
     """A context manager: children start on entry and are gone after exit; call `poll` every second or so.
 
     All from one thread, the one that lives longest: a child gets SIGTERM when the thread that started it ends.

@@ -46,7 +46,7 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class User:
+class AclUser:
     """A service in Redis. Without a password whoever reaches the server may be it."""
 
     name: str
@@ -114,7 +114,7 @@ def _job(ids: str) -> tuple[str, ...]:
 _TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
 _REQUEST_JOB, _CHECK_JOB = _job(REQUEST), _job(CHECK)
 
-TRAINER = User(
+TRAINER = AclUser(
     "trainer",
     (
         _CONNECTS,
@@ -129,7 +129,7 @@ TRAINER = User(
     ),
 )
 
-CHECKER = User(
+CHECKER = AclUser(
     "checker",
     (
         _CONNECTS,
@@ -140,7 +140,7 @@ CHECKER = User(
     ),
 )
 
-RESEARCHER = User(  # and the `overnight` command in its container
+RESEARCHER = AclUser(  # and the `overnight` command in its container
     "researcher",
     (
         _CONNECTS,
@@ -183,7 +183,7 @@ RESEARCHER = User(  # and the `overnight` command in its container
     ),
 )
 
-CLIENT = User(  # a person's `overnight idea` from afar, through a tunnel
+CLIENT = AclUser(  # a person's `overnight idea` from afar, through a tunnel
     "client",
     (
         Grant(_GREETS),
@@ -197,7 +197,7 @@ CLIENT = User(  # a person's `overnight idea` from afar, through a tunnel
 
 # What whoever looks after the server asks, without a password: does it answer, and end a script if it does not. Nobody
 # runs one, so there is nothing that this could end.
-HEALTH = User("health", (Grant("ping script|kill function|kill"),), has_password=False)
+HEALTH = AclUser("health", (Grant("ping script|kill function|kill"),), has_password=False)
 
 USERS = (TRAINER, CHECKER, RESEARCHER, CLIENT, HEALTH)
 SERVICES = tuple(user.name for user in USERS if user.has_password)

@@ -37,7 +37,7 @@ FINISHED_CODE, REFUSED_CODE = 0, 2
 SAY_EVERY_S = 10.0
 
 
-class Settings(BaseSettings):
+class ContainerSettings(BaseSettings):
     """What is settled here; the researcher itself reads the rest of the environment."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
@@ -63,7 +63,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, _told)
     try:
-        settings = Settings()
+        settings = ContainerSettings()
         _stay(settings, _carry_out(settings))
     except Told:
         return 0
@@ -77,7 +77,7 @@ def _told(number: int, _frame: FrameType | None) -> None:
     raise Told(number)
 
 
-def _carry_out(settings: Settings) -> Status:
+def _carry_out(settings: ContainerSettings) -> Status:
     """Run the researcher until it ends for good, and return how it ended, for whoever watches."""
     state = State(settings.overnight_state)
     try:
@@ -98,7 +98,7 @@ def _carry_out(settings: Settings) -> Status:
     return Status(StatusKind.ENDED, (run and run.ended) or "it was stopped")
 
 
-def _settle_through_bad_days(settings: Settings, state: State) -> RunConfig:
+def _settle_through_bad_days(settings: ContainerSettings, state: State) -> RunConfig:
     """The researcher itself holds in the same way; ending here would only start the container again and again."""
     while True:
         try:
@@ -114,13 +114,13 @@ def _settle_through_bad_days(settings: Settings, state: State) -> RunConfig:
         time.sleep(SAY_EVERY_S)
 
 
-def _open(settings: Settings) -> redis.Redis:
+def _open(settings: ContainerSettings) -> redis.Redis:
     """With the password as it is now: a wrong one is fixed in its file."""
     password = settings.redis_password_file.read_text().strip()
     return connect(settings.redis_url, password=password, patient=False)
 
 
-def settle(settings: Settings, bus: RedisClient) -> RunConfig:
+def settle(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
     """What makes this run comparable with itself. With PROFILE=auto the trainer says which GPU there is.
 
     Raises StateError or OtherCard where a run was begun with something else.
@@ -163,7 +163,7 @@ def _run(env: dict[str, str]) -> int:
         raise
 
 
-def _stay(settings: Settings, status: Status) -> NoReturn:
+def _stay(settings: ContainerSettings, status: Status) -> NoReturn:
     logger.info("%s; `docker compose restart researcher` goes on", status)
     while True:
         with closing(_open(settings)) as server:

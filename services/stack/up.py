@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from services.compose import Container, Stack, StackError
-from services.doctor import Facts, Mode, Verdict, examine, exit_code, print_findings
+from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
 from services.stack.changes import changes, times
@@ -40,10 +40,10 @@ class UpOptions:
     then: str | None
 
 
-def prepare(wish: UpOptions, facts: Facts, console: Console) -> None:
+def prepare(wish: UpOptions, facts: Environment, console: Console) -> None:
     """Look before anything is started, and write down which GPU there is. Raises StackError for what would fail."""
     findings = examine(wish.mode, facts)
-    print_findings([each for each in findings if each.verdict in (Verdict.WARN, Verdict.FAIL)], console)
+    print_findings([each for each in findings if each.verdict in (Severity.WARN, Severity.FAIL)], console)
     if exit_code(findings):
         raise StackError("not started", "do what the lines above say, then the same command again")
     if wish.mode is Mode.GPU:

@@ -34,7 +34,7 @@ class NoCard(Exception):
     """PROFILE=auto, and no GPU that a profile fits."""
 
 
-class Settings(BaseSettings):
+class ContainerSettings(BaseSettings):
     """The container's environment; an empty value is none."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
@@ -49,7 +49,7 @@ def main() -> int:
     """Become the worker; the exit code where that is refused."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     try:
-        settings = Settings()
+        settings = ContainerSettings()
         if sys.argv[1:] == ["--checks"]:
             return os.execv(sys.executable, checker(settings, name=f"checker-{secrets.token_hex(4)}"))
         profile = card_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
@@ -77,7 +77,7 @@ def card_profile(cards: Sequence[tuple[str, int]]) -> str:
     )
 
 
-def worker(settings: Settings, profile: str, *, name: str) -> list[str]:
+def worker(settings: ContainerSettings, profile: str, *, name: str) -> list[str]:
     """The worker's command line. Its name is new at every start: RQ refuses one that a killed worker still holds."""
     arguments = [*_either(settings, name), "--trials", str(STATE / "trials"), "--profile", profile]
     if settings.trainer_cap_mib is not None:
@@ -85,12 +85,12 @@ def worker(settings: Settings, profile: str, *, name: str) -> list[str]:
     return arguments
 
 
-def checker(settings: Settings, *, name: str) -> list[str]:
+def checker(settings: ContainerSettings, *, name: str) -> list[str]:
     """The checker's command line."""
     return [*_either(settings, name), "--checks"]
 
 
-def _either(settings: Settings, name: str) -> list[str]:
+def _either(settings: ContainerSettings, name: str) -> list[str]:
     arguments = [sys.executable, "-m", "trainer", "--redis", settings.redis_url]
     arguments += ["--password-file", str(settings.redis_password_file), "--single-host", "--name", name]
     return [*arguments, "--data", str(STATE / "data"), "--work", str(WORK), "--candidate-user", str(CANDIDATE_USER)]

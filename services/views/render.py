@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from researcher.decision.heldout import HeldOutGain
-from researcher.journal.records import Confirmation, Verdict
+from researcher.journal.records import Confirmation, ConfirmationVerdict
 from researcher.proposers.escalation import spent
 from researcher.report.proposer_stats import Rates
 from researcher.report.results_table import NO_NUMBER, cell
@@ -147,7 +147,7 @@ def claimed_text(report: RunReport, check: Confirmation) -> str:
     claimed = report.heldout.claims.get(check.id)
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
     if check.unseen_gain is None:
-        return held_out + ("; not scored on unseen text" if check.verdict is Verdict.CONFIRMED else "")
+        return held_out + ("; not scored on unseen text" if check.verdict is ConfirmationVerdict.CONFIRMED else "")
     return f"{held_out}; unseen {check.unseen_gain:+.6f}"
 
 

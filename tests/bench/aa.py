@@ -21,7 +21,7 @@ from rich.table import Table
 
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Verdict
+from researcher.journal.records import ConfirmationVerdict
 from researcher.queues.requests import send
 from researcher.report.view import RunReport, build_report
 from services.machine.state import State
@@ -126,7 +126,7 @@ def _print(night: RunReport, loads: dict[int, int]) -> None:
     scores = [row.experiment.score for row in rows if row.experiment.score is not None]
     lowest = list(accumulate(scores, min))
     greedy = sum(now < before for before, now in pairwise(lowest))
-    confirmed = sum(check.verdict is Verdict.CONFIRMED for check in night.confirmations)
+    confirmed = sum(check.verdict is ConfirmationVerdict.CONFIRMED for check in night.confirmations)
     print(f"sigma {night.sigma:.6f}, scores from {min(scores):.6f} to {max(scores):.6f}, baseline {scores[0]:.6f}")
     print(
         f"walked through {night.tally['keep']} keeps, {len(night.confirmations)} checks, {confirmed} confirmed (bar 0)"

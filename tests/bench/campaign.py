@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Decision, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
 from researcher.proposers.schedule import Mix
 from researcher.report.picture import png
 from researcher.report.view import FAILURES, RunReport, build_report
@@ -103,7 +103,7 @@ def _told(state: State) -> Campaign:
         assert night.gain is not None, "and a baseline"
         assert night.sigma is not None, "measured more than once"
         claims = [check for check in night.confirmations if check.kind is CheckKind.CLAIM]
-        confirmed = [check for check in claims if check.verdict is Verdict.CONFIRMED]
+        confirmed = [check for check in claims if check.verdict is ConfirmationVerdict.CONFIRMED]
         return Campaign(
             baseline=night.gain.baseline,
             sigma=night.sigma,

@@ -25,7 +25,7 @@ from researcher.source.knobs import set_knobs
 from services.machine.subject import render_subject
 from tests.subjects.broken import BROKEN, FILES, INNOCENT
 from tests.subjects.honest import HONEST_MODELS
-from trainer.jobs import CheckSpec, Verdict, profile_named
+from trainer.jobs import CheckSpec, DryRunVerdict, profile_named
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.dry_run import run_check
 
@@ -41,7 +41,7 @@ class Row:
     name: str
     files: Mapping[str, str]
     profile: str = "cpu"
-    expected: Verdict | None = None
+    expected: DryRunVerdict | None = None
 
 
 def run() -> None:
@@ -57,7 +57,7 @@ def run() -> None:
                 CheckSpec(row.profile, dict(row.files)), _places(ground / str(number), row), lambda: False
             )
             seconds.append(answer.seconds)
-            met = answer.verdict is not Verdict.FAILS if row.expected is None else answer.verdict is row.expected
+            met = answer.verdict is not DryRunVerdict.FAILS if row.expected is None else answer.verdict is row.expected
             wrong += [] if met else [f"{row.kind} {row.name}: {answer.verdict}"]
             line = "" if answer.line is None else str(answer.line)
             said = one_line(answer.reason, SAID_CHARACTERS)
@@ -74,10 +74,12 @@ def _rows() -> Iterator[Row]:
     yield from (Row("broken", each.name, each.files, expected=each.verdict) for each in BROKEN)
     yield from (Row("harmless", name, FILES | {"train.py": train}) for name, train in INNOCENT.items())
     for model in HONEST_MODELS:
-        yield Row("honest", model.name, {"train.py": model.train, "prepare.py": model.prepare}, expected=Verdict.PASSES)
+        yield Row(
+            "honest", model.name, {"train.py": model.train, "prepare.py": model.prepare}, expected=DryRunVerdict.PASSES
+        )
     huge = render_subject(profile_named("80gb"))
     huge["train.py"] = set_knobs(huge["train.py"], HUGE)
-    yield Row("huge", ", ".join(f"{name} {value}" for name, value in HUGE.items()), huge, "80gb", Verdict.PASSES)
+    yield Row("huge", ", ".join(f"{name} {value}" for name, value in HUGE.items()), huge, "80gb", DryRunVerdict.PASSES)
 
 
 def _places(folder: Path, row: Row) -> WorkerConfig:

@@ -24,7 +24,7 @@ from researcher.decision.rules import (
     next_confirmation,
     pooled_sigma,
 )
-from researcher.journal.records import CheckKind, Claim, Decision, Verdict
+from researcher.journal.records import CheckKind, Claim, ConfirmationVerdict, Decision
 from trainer.jobs import Outcome
 
 BASELINE = 500.0  # the untouched subject's true score; a bits per byte of 1.8 at a sigma of 0.0036
@@ -87,7 +87,7 @@ class SimulatedNight:
         trial_hours: float = TRIAL_HOURS,
     ) -> None:
         self.decisions: list[Decision] = []
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[ConfirmationVerdict] = []
         self._rule = rule
         self._measure = measure
         self._floor = floor
@@ -109,7 +109,7 @@ class SimulatedNight:
         if self._rule is Rule.GREEDY:
             gain = fmean(self._baseline.scores) - fmean(self._incumbent.scores)
             return Told(keeps, keeps, self._false_claims, gain, BASELINE - self._incumbent.truth, self._trials)
-        claims = self.verdicts.count(Verdict.CONFIRMED)
+        claims = self.verdicts.count(ConfirmationVerdict.CONFIRMED)
         true_gain = BASELINE - self._confirmed.truth
         return Told(keeps, claims, self._false_claims, self._told_gain, true_gain, self._trials)
 
@@ -165,7 +165,7 @@ class SimulatedNight:
         assert claim.verdict is not None
         self.verdicts.append(claim.verdict)
         self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
-        if claim.verdict is Verdict.CONFIRMED:
+        if claim.verdict is ConfirmationVerdict.CONFIRMED:
             self._confirmed = head
             self._told_gain += claim.gain
             self._false_claims += head.truth >= base.truth

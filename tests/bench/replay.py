@@ -14,16 +14,16 @@ from rich.table import Table
 
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment
-from researcher.prompting.transcripts import Exchange, Unreadable, stored_exchanges
+from researcher.prompting.transcripts import Exchange, UnreadableTranscript, stored_exchanges
 from researcher.proposers.draft import Draft
 from researcher.proposers.llm_conversation import parse_and_validate
-from researcher.source.proposal import EditFormat, Proposal, Stage, formats_of
+from researcher.source.proposal import AnswerStage, EditFormat, Proposal, formats_of
 from researcher.source.validation import validate
 from services.machine.state import State
 from trainer.jobs import Outcome
 
 NO_LANE = "none"
-PASSED = {None: 3, Stage.VALIDATE: 2, Stage.APPLY: 1, Stage.PARSE: 0}  # of the steps below
+PASSED = {None: 3, AnswerStage.VALIDATE: 2, AnswerStage.APPLY: 1, AnswerStage.PARSE: 0}  # of the steps below
 
 # What is counted for a model and a lane; an answer that passes a step has passed those before it.
 STEPS = ("parse", "apply", "validate")
@@ -42,7 +42,7 @@ def replay_proposals(state: State, console: Console) -> None:
                 continue
             try:
                 exchanges = stored_exchanges(state.journal / "experiments" / str(item.number))
-            except Unreadable as error:
+            except UnreadableTranscript as error:
                 console.print(f"the answers of experiment {item.number} cannot be read: {error}", soft_wrap=True)
                 exchanges = []
             counts += _read_again(history, item, item.cost.model, exchanges)

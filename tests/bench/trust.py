@@ -35,7 +35,7 @@ from trainer.jobs import Kind, Profile, TrialResult, TrialSpec, files_digest, pr
 from trainer.sandbox import syscalls
 from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring import score
-from trainer.scoring.causality import Causality, Finding
+from trainer.scoring.causality import Causality, CausalityFinding
 from trainer.scoring.cross_entropy import nats
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows, read_rows
@@ -285,7 +285,7 @@ def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Tabl
     return table
 
 
-def _examined(model: Model, count: int, context: int, seed: int) -> Finding:
+def _examined(model: Model, count: int, context: int, seed: int) -> CausalityFinding:
     """As a trial does it, on text that is drawn again."""
     random = np.random.default_rng(seed)
     rows = random.integers(0, VOCAB, (256, context + 1)).astype(np.uint16)

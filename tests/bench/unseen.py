@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.decision.rules import CLAIM_PAIRS, judge_claim, mean_gain
-from researcher.journal.records import Verdict
+from researcher.journal.records import ConfirmationVerdict
 
 LUCK_SHOWN = 0.9
 OWN_NOISE = 0.5
@@ -37,8 +37,8 @@ def confirmed(gain: float, shown: float, claims: int) -> tuple[float, float]:
     """The share of claims confirmed on the validation rows alone, and under the whole rule."""
     chance = Random(f"{gain} {shown}")
     drawn = [(_side(chance, -gain, shown), _side(chance, 0.0, shown)) for _ in range(claims)]
-    alone = sum(_verdict(head, base, lambda *_: None) is Verdict.CONFIRMED for head, base in drawn)
-    whole = sum(_verdict(head, base, mean_gain) is Verdict.CONFIRMED for head, base in drawn)
+    alone = sum(_verdict(head, base, lambda *_: None) is ConfirmationVerdict.CONFIRMED for head, base in drawn)
+    whole = sum(_verdict(head, base, mean_gain) is ConfirmationVerdict.CONFIRMED for head, base in drawn)
     return alone / claims, whole / claims
 
 
@@ -51,7 +51,7 @@ def _side(chance: Random, truth: float, shown: float) -> Side:
     return [(truth + one, truth * shown + LUCK_SHOWN * one + chance.gauss(0, OWN_NOISE)) for one in luck]
 
 
-def _verdict(head: Side, base: Side, unseen: Callable[[list[float], list[float]], float | None]) -> Verdict:
+def _verdict(head: Side, base: Side, unseen: Callable[[list[float], list[float]], float | None]) -> ConfirmationVerdict:
     for pairs in (CLAIM_PAIRS, CLAIM_PAIRS + 1):
         ours, theirs = head[:pairs], base[:pairs]
         gain = unseen([there for _, there in ours], [there for _, there in theirs])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, AllowlistedJob, CheckResult, CheckSpec, Verdict, connect
+from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, AllowlistedJob, CheckResult, CheckSpec, DryRunVerdict, connect
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
@@ -24,12 +24,12 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
     lines = spec.files["train.py"].splitlines()
     marks = [(number, found) for number, text in enumerate(lines, 1) if (found := re.search(r"# check: (.*)", text))]
     if not marks:
-        return CheckResult(spec.id, Verdict.PASSES, "one whole step", None, 1, 0.0).to_json()
+        return CheckResult(spec.id, DryRunVerdict.PASSES, "one whole step", None, 1, 0.0).to_json()
     number, mark = marks[0]
     word, _, words = mark[1].partition(": ")
     if word == "dies":
         raise RuntimeError("as scripted")
-    return CheckResult(spec.id, Verdict(word), words, number, None, 0.0).to_json()
+    return CheckResult(spec.id, DryRunVerdict(word), words, number, None, 0.0).to_json()
 
 
 class ScriptedJob(AllowlistedJob):

@@ -9,7 +9,7 @@ import pytest
 
 from researcher.decision.rules import Rule
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict
 from tests.bench.nights import WORLDS, Candidate, SimulatedNight, Told, simulate
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import profile_named
@@ -76,4 +76,6 @@ def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(sc
     assert told.decisions == [item.decision for item in experiments]
     assert told.verdicts == verdicts
     assert next(scores, None) is None, "both measured as often"
-    assert set(verdicts) == {Verdict.CONFIRMED, Verdict.ROLLED_BACK}, "else choose a run that shows more"
+    assert set(verdicts) == {ConfirmationVerdict.CONFIRMED, ConfirmationVerdict.ROLLED_BACK}, (
+        "else choose a run that shows more"
+    )

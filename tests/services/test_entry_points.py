@@ -44,7 +44,7 @@ def test_without_a_fitting_card_auto_is_refused_instead_of_falling_back_to_the_p
 
 
 def test_worker_accepts_the_command_line_that_the_container_gives_it() -> None:
-    settings = trainer_start.Settings(
+    settings = trainer_start.ContainerSettings(
         redis_url="redis://trainer@redis:6379/0", redis_password_file=Path("/run/secret"), trainer_cap_mib=11264
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.machine.subject import render_subject
-from trainer.jobs import Verdict, profile_named
+from trainer.jobs import DryRunVerdict, profile_named
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Broken:
     name: str
     train: str
     says: str
-    verdict: Verdict = Verdict.FAILS
+    verdict: DryRunVerdict = DryRunVerdict.FAILS
 
     @property
     def files(self) -> dict[str, str]:
@@ -215,13 +215,13 @@ BROKEN = (
         "half precision met by full",
         edited(("self.head(norm(stream) / SOFTCAP)", "self.head(norm(stream).bfloat16())")),
         "it took a whole step",
-        Verdict.PASSES,
+        DryRunVerdict.PASSES,
     ),  # fakes do not mind
     Broken(
         "an error after a number was read",
         edited(("    loss = loss.item()\n", "    loss = loss.item()\n    torch.zeros(2, 3) @ torch.zeros(2, 3)\n")),
         "must have same reduction dim",
-        Verdict.UNKNOWN,
+        DryRunVerdict.UNKNOWN,
     ),
 )
 INNOCENT = {

@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 
-from trainer.candidate.protocol import Channel, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
 
 _REPORT_EVERY_S = 0.5
 _STEPS_COMPARED = 3
@@ -67,7 +67,7 @@ class BudgetClock:
         if self._first_batch_at is None:
             self._first_batch_at = time.monotonic()
             self._before = max(0.0, self._now() - self._began_at - self._free_setup)
-            self._channel.send(Message(MessageType.FIRST_BATCH))
+            self._channel.send(ChannelMessage(MessageType.FIRST_BATCH))
             self._end_warmup()
 
     def optimizer_stepped(self, *_: object) -> None:
@@ -81,7 +81,7 @@ class BudgetClock:
     def end_warmup(self) -> None:
         """Now, whatever was done; the first batch was taken."""
         self._warm_at, self._warm_step = self._now(), self.steps
-        self._channel.send(Message(MessageType.WARM, number=self.steps))
+        self._channel.send(ChannelMessage(MessageType.WARM, number=self.steps))
 
     def _end_warmup(self) -> None:
         if self._warm_at is not None or self._first_batch_at is None:
@@ -120,4 +120,4 @@ class BudgetClock:
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
-            self._channel.send(Message(MessageType.PROGRESS, number=self.steps, x=share))
+            self._channel.send(ChannelMessage(MessageType.PROGRESS, number=self.steps, x=share))

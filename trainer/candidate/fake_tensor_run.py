@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from trainer.candidate.code_errors import KINDS, means_wrong_code
-from trainer.candidate.protocol import Channel, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
 from trainer.candidate.runner import impose_seed, refuse_other_splits, run_guarded, run_script
 
 PASSES, FAILS, UNKNOWN = "passes", "fails", "unknown"  # as in the contract, which is slow to import
@@ -44,11 +44,11 @@ def main() -> None:
     orders = RehearsalOrders(**json.loads(sys.argv[2]))
     sys.path[0] = os.getcwd()
     channel = Channel.from_fd(orders.control_fd)
-    channel.send(Message(MessageType.STARTED))
+    channel.send(ChannelMessage(MessageType.STARTED))
     import torch  # noqa: PLC0415 - the trainer times this
 
     impose_seed(orders.seed)
-    channel.send(Message(MessageType.IMPORTED, number=torch.get_num_threads(), text=torch.__version__))
+    channel.send(ChannelMessage(MessageType.IMPORTED, number=torch.get_num_threads(), text=torch.__version__))
     code = run_guarded(lambda: _rehearse(orders, channel))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -82,7 +82,7 @@ def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
     count, size_bytes = _weights(script, on_card=orders.on_card)
     sys.stdout.flush()
     print(f"\n{reason}", flush=True)
-    channel.send(Message(MessageType.REHEARSED, number=line, x=count, y=size_bytes, text=verdict))
+    channel.send(ChannelMessage(MessageType.REHEARSED, number=line, x=count, y=size_bytes, text=verdict))
 
 
 class _Rehearsal:

@@ -15,7 +15,7 @@ import sys
 from typing import Any, NoReturn
 
 from trainer.candidate.budget_clock import BudgetClock
-from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, MessageType
+from trainer.candidate.protocol import BUFFERS, Channel, ChannelMessage, Layout, MessageType
 
 _HALF_LARGEST = 65504.0
 _GONE = 75
@@ -51,7 +51,7 @@ class LogitsServer:
             import torch  # noqa: PLC0415
 
             self._channel.send(
-                Message(MessageType.READY, number=self._budget_clock.steps, x=float(self._budget_clock.tokens))
+                ChannelMessage(MessageType.READY, number=self._budget_clock.steps, x=float(self._budget_clock.tokens))
             )
             if callable(getattr(model, "eval", None)):
                 model.eval()
@@ -83,7 +83,7 @@ class LogitsServer:
             kind = torch.float16 if message.x == 2 and _fits_half(torch, answer) else torch.float32
             room = torch.frombuffer(logits, dtype=kind, count=answer.numel(), offset=buffer * layout.logits_bytes)
             room.view(answer.shape).copy_(answer)
-            self._channel.send(Message(MessageType.SERVED, number=buffer, x=float(room.element_size())))
+            self._channel.send(ChannelMessage(MessageType.SERVED, number=buffer, x=float(room.element_size())))
 
     def _save(self, torch: Any, model: Any) -> None:
         """For the replica: the weights into the trainer's memory file, the model's name and precision by message; no
@@ -95,7 +95,7 @@ class LogitsServer:
             with open(os.dup(self._weights_fd), "wb") as file:
                 torch.save(inner.state_dict(), file)
         self._channel.send(
-            Message(MessageType.SAVED, text=f"{name}|{_precision(torch, model)}" if name is not None else "")
+            ChannelMessage(MessageType.SAVED, text=f"{name}|{_precision(torch, model)}" if name is not None else "")
         )
 
     def _check(self, answer: Any, expected: tuple[int, int, int]) -> None:
@@ -105,7 +105,7 @@ class LogitsServer:
             self._refuse(f"model(x) gave {shape}, not logits of shape {expected}")
 
     def _refuse(self, text: str) -> NoReturn:
-        self._channel.send(Message(MessageType.FAULT, text=text))
+        self._channel.send(ChannelMessage(MessageType.FAULT, text=text))
         raise SystemExit(text)
 
 

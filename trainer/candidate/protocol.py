@@ -71,7 +71,7 @@ class ChannelFault(Exception):
 
 
 @dataclass(frozen=True)
-class Message:
+class ChannelMessage:
     """One message; which fields count depends on the word. `text` is cut to 104 bytes of UTF-8."""
 
     word: MessageType
@@ -86,7 +86,7 @@ class Message:
         return _STRUCT.pack(self.word, self.number, self.x, self.y, text)
 
     @classmethod
-    def unpack(cls, raw: bytes) -> Message:
+    def unpack(cls, raw: bytes) -> ChannelMessage:
         """Raises ChannelFault for bytes of another size, an unknown word, or a number that does not fit its word."""
         if len(raw) != _STRUCT.size:
             raise ChannelFault(f"it sent a message of {len(raw)} bytes; a message has {_STRUCT.size}")
@@ -115,14 +115,14 @@ class Channel:
         """The end inherited as a file descriptor."""
         return cls(socket.socket(fileno=fd))
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ChannelMessage) -> None:
         """Send one message; OSError if the peer is gone."""
         self.end.send(message.pack())
 
-    def receive(self) -> Message | None:
+    def receive(self) -> ChannelMessage | None:
         """The next message, or None at the end. A non-blocking end raises BlockingIOError when nothing waits."""
         raw = self.end.recv(2 * _STRUCT.size)
-        return Message.unpack(raw) if raw else None
+        return ChannelMessage.unpack(raw) if raw else None
 
 
 @dataclass(frozen=True)

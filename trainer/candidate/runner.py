@@ -22,7 +22,7 @@ from typing import Any
 from trainer.candidate.budget_clock import BudgetClock
 from trainer.candidate.logits_server import LogitsServer, named, unwrapped
 from trainer.candidate.preload import preload
-from trainer.candidate.protocol import Channel, Layout, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, Layout, MessageType
 
 CONTEXT_MIB = 600  # of CUDA's context, which torch does not count
 
@@ -60,7 +60,7 @@ def main() -> None:
     orders = RunnerOrders(**json.loads(sys.argv[2]))
     sys.path[0] = os.getcwd()
     channel = Channel.from_fd(orders.control_fd)
-    channel.send(Message(MessageType.STARTED))
+    channel.send(ChannelMessage(MessageType.STARTED))
     from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
 
     facts = _device_facts(orders.vram_mib)
@@ -229,16 +229,16 @@ def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]
     return imposed
 
 
-def _device_facts(vram_mib: int | None) -> Message:
+def _device_facts(vram_mib: int | None) -> ChannelMessage:
     """What the candidate runs on, with torch's own memory cap set where there is one."""
     import torch  # noqa: PLC0415
 
     if not torch.cuda.is_available():
-        return Message(MessageType.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
+        return ChannelMessage(MessageType.IMPORTED, number=torch.get_num_threads(), text=f"{torch.__version__}|")
     device = torch.cuda.get_device_properties(0)
     if vram_mib is not None:
         torch.cuda.set_per_process_memory_fraction(memory_fraction(vram_mib, device.total_memory / 2**20))
-    return Message(
+    return ChannelMessage(
         MessageType.IMPORTED,
         number=torch.get_num_threads(),
         x=device.total_memory / 2**20,
@@ -246,7 +246,7 @@ def _device_facts(vram_mib: int | None) -> Message:
     )
 
 
-def _calibrated(facts: Message) -> Message:
+def _calibrated(facts: ChannelMessage) -> ChannelMessage:
     """With how fast the GPU is, where there is one."""
     from trainer.candidate.gpu_speed import card_s  # noqa: PLC0415
 

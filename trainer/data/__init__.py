@@ -6,7 +6,7 @@ them, `manifest` records them. `adopted` and `foreign_prepare` do the same with 
 writes files as a whole, `rights` says who may read them, and `errors` holds the errors.
 """
 
-from trainer.data.documents import Report, Slice, Split, Stage
+from trainer.data.documents import PreparationStep, Report, Slice, Split
 from trainer.data.errors import DataError, FolderTaken, NotPrepared, SourceAway, TextUnusable
 from trainer.data.generated import upgrade
 from trainer.data.manifest import BOS, MANIFEST, ROWS, TOKEN_BYTES, TOKENIZER, Manifest, read_manifest, verify
@@ -22,11 +22,11 @@ __all__ = [
     "FolderTaken",
     "Manifest",
     "NotPrepared",
+    "PreparationStep",
     "Report",
     "Slice",
     "SourceAway",
     "Split",
-    "Stage",
     "TextUnusable",
     "prepare",
     "read_manifest",

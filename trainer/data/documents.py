@@ -18,7 +18,7 @@ SPLITS: tuple[Split, ...] = ("val", "heldout", "train")
 
 
 @dataclass(frozen=True)
-class Stage:
+class PreparationStep:
     """How far a stage is, in `unit`; `total` is None where it is not known. `note` is a sentence for a person."""
 
     name: str
@@ -28,7 +28,7 @@ class Stage:
     note: str = ""
 
 
-Report = Callable[[Stage], None]
+Report = Callable[[PreparationStep], None]
 
 
 class Text(Protocol):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from trainer.data.documents import Report, Split, Stage
+from trainer.data.documents import PreparationStep, Report, Split
 from trainer.data.errors import TextUnusable
 
 SUFFIXES = (".txt", ".md")
@@ -47,7 +47,7 @@ class OwnText:
 
     def fetch(self, report: Report) -> None:
         """Nothing to bring: the files are here."""
-        report(Stage("read", sum(map(len, self.files.values())), None, "files", note=self.how_split))
+        report(PreparationStep("read", sum(map(len, self.files.values())), None, "files", note=self.how_split))
 
     def count(self, split: Split) -> int:
         """Documents in a split."""

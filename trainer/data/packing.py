@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from trainer.data.documents import Disjoint, Report, Slice, Split, Stage
+from trainer.data.documents import Disjoint, PreparationStep, Report, Slice, Split
 from trainer.data.durable import file_sha256, write_whole
 from trainer.data.errors import TextUnusable
 from trainer.data.generated import GENERATED, row_figures, write_generated
@@ -86,7 +86,7 @@ def pack_unseen(packing: Packing, tokenizer: Tokenizer, private: OwnText | None)
             f"the unseen slice of {packing.folder} was a private text ({packing.plan.unseen}); "
             "name its folder again: `overnight prepare --unseen DIR`"
         )
-    packing.report(Stage("generate unseen", 0, 1, "slice"))
+    packing.report(PreparationStep("generate unseen", 0, 1, "slice"))
     write_generated(packing.folder, BOS)
     rows, text_bytes = row_figures(packing.folder)
     sha256 = file_sha256(packing.folder / ROWS["unseen"])
@@ -110,7 +110,7 @@ def _recorded(packing: Packing, name: Slice, packed: Packed) -> Packed:
 
 def _pack(packing: Packing, tokenizer: Tokenizer, name: Slice, counted: _Counted, total: int | None) -> Packed:
     path = packing.folder / ROWS[name]
-    tokens = encode(tokenizer, watched(counted, Stage(f"pack {name}", 0, total, "documents"), packing.report))
+    tokens = encode(tokenizer, watched(counted, PreparationStep(f"pack {name}", 0, total, "documents"), packing.report))
     width = packing.plan.context + 1
     written = write_rows(pack(tokens, width, BOS), width, BOS, path, packing.work / f"{name}.rows")
     if not written.rows:
@@ -142,7 +142,7 @@ class _Counted:
             yield document
 
 
-def watched(documents: Iterable[str], stage: Stage, report: Report) -> Iterator[str]:
+def watched(documents: Iterable[str], stage: PreparationStep, report: Report) -> Iterator[str]:
     """Passes documents on and reports about every hundredth."""
     step = max(1, (stage.total or 0) // 100)
     done = 0

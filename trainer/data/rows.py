@@ -21,14 +21,14 @@ _ORDER_SEED = 42
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenRows:
     """Rows of a split's file; `dropped_tokens` of text, BOS not counted, filled no row."""
 
     rows: int
     dropped_tokens: int
 
 
-def write_rows(rows: Iterator[Tokens], width: int, bos: int, target: Path, scratch: Path) -> Written:
+def write_rows(rows: Iterator[Tokens], width: int, bos: int, target: Path, scratch: Path) -> WrittenRows:
     """Write all rows of full width to `target`; `scratch` is used for as many bytes and removed."""
     written = _append(rows, width, bos, scratch)
     if written.rows:
@@ -42,7 +42,7 @@ def mixed_order(count: int) -> NDArray[np.intp]:
     return np.argsort(np.random.PCG64(_ORDER_SEED).random_raw(count), kind="stable")
 
 
-def _append(rows: Iterator[Tokens], width: int, bos: int, scratch: Path) -> Written:
+def _append(rows: Iterator[Tokens], width: int, bos: int, scratch: Path) -> WrittenRows:
     count = dropped = 0
     with scratch.open("wb") as file:
         for row in rows:
@@ -51,7 +51,7 @@ def _append(rows: Iterator[Tokens], width: int, bos: int, scratch: Path) -> Writ
                 count += 1
             else:
                 dropped += int(np.count_nonzero(row != bos))
-    return Written(count, dropped)
+    return WrittenRows(count, dropped)
 
 
 def _mix(scratch: Path, shape: tuple[int, int], target: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.documents import Report, Split, Stage
+from trainer.data.documents import PreparationStep, Report, Split
 from trainer.data.download import download
 from trainer.data.errors import DataError, TextUnusable
 
@@ -57,7 +57,7 @@ class Climbmix:
             stage = f"download {place} of {len(names)}"
 
             def arrived(done: int, total: int | None, stage: str = stage, name: str = name) -> None:
-                report(Stage(stage, done, total, "bytes", note=name))
+                report(PreparationStep(stage, done, total, "bytes", note=name))
 
             download(f"{self.base_url.rstrip('/')}/{name}", self.folder / name, arrived, self.sleep)
             _check_parquet(self.folder / name)

@@ -20,7 +20,7 @@ from trainer.jobs.bus import (
     WorkerStatus,
     connect,
 )
-from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, Verdict
+from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, DryRunVerdict
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
@@ -69,6 +69,7 @@ __all__ = [
     "CheckSpec",
     "Clock",
     "Device",
+    "DryRunVerdict",
     "JobQueue",
     "Kind",
     "LossPoint",
@@ -87,7 +88,6 @@ __all__ = [
     "TrialSpec",
     "Trust",
     "Unreadable",
-    "Verdict",
     "WorkerStatus",
     "connect",
     "files_digest",

@@ -22,7 +22,7 @@ CHECKER = "overnight:checker"
 _ID_CHARACTERS = 32
 
 
-class Verdict(StrEnum):
+class DryRunVerdict(StrEnum):
     """What a check found. `UNKNOWN` is every doubt."""
 
     PASSES = "passes"
@@ -68,7 +68,7 @@ class CheckResult:
     `parameters` counts the model's, None where no model was seen."""
 
     id: str
-    verdict: Verdict
+    verdict: DryRunVerdict
     reason: str
     line: int | None
     parameters: int | None

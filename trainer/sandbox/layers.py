@@ -43,7 +43,7 @@ class Becoming:
         self.ruleset: int | None = None
 
 
-class Surroundings:
+class ActTargets:
     """What the acts of the self-test are aimed at: a port and a process of the worker, its folders and its password."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Act:
     """What a candidate must not be able to do: `target` is computed by the worker, None where there is nothing to try;
     `attempt` tries it where a candidate would be, and raises OSError where it is refused."""
 
-    def __init__(self, words: str, target: Callable[[Surroundings], object], attempt: Callable[[Any], object]) -> None:
+    def __init__(self, words: str, target: Callable[[ActTargets], object], attempt: Callable[[Any], object]) -> None:
         self.words = words
         self.target = target
         self.attempt = attempt

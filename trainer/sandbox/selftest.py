@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainer.sandbox.cleanup import clear
 from trainer.sandbox.launch import GuardedProcess, Launch, can_own_root
-from trainer.sandbox.layers import LAYERS, OWN_ROOT, Layer, Surroundings
+from trainer.sandbox.layers import LAYERS, OWN_ROOT, ActTargets, Layer
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.visible_paths import PRIVATE, grants
 
@@ -54,7 +54,7 @@ def check_sandbox(places: WorkerConfig, password_file: Path | None) -> SandboxCh
     clear(folder, places.user)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         data = places.data.absolute()
-        here = Surroundings(
+        here = ActTargets(
             port=listening.getsockname()[1],
             data=data,
             private=data / PRIVATE,

@@ -36,7 +36,7 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CausalityFinding:
     """What came out. Losses are in nats; `noise` and `change` are the largest differences of a loss between both
     processes: for rows repeated as they were, and for positions whose future was another one.
 
@@ -114,17 +114,17 @@ class Questions:
     changed: npt.NDArray[np.bool_]
     room: float
 
-    def finding(self, losses: Losses) -> Finding:
+    def finding(self, losses: Losses) -> CausalityFinding:
         """What the replica's `losses` (questions,) show."""
         gains = losses - self.scored
         sizes = np.abs(gains)
         noise = float(sizes[~self.changed].max(initial=0.0))
         if not self.changed.any():
-            return Finding(0, noise, 0.0, 0)
+            return CausalityFinding(0, noise, 0.0, 0)
         worst = int(np.where(self.changed, sizes, -1.0).argmax())
         weighted = gains * self.weights
         parts = weighted[self.changed]
-        return Finding(
+        return CausalityFinding(
             rows=int(self.changed.sum()),
             noise=noise,
             change=float(sizes[worst]),

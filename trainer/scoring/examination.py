@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trainer.candidate.protocol import Message
+from trainer.candidate.protocol import ChannelMessage
 
 
 class Examination(Protocol):
@@ -21,7 +21,7 @@ class Examination(Protocol):
     def begin(self, *, half: bool) -> None:
         """Ask for the first batches."""
 
-    def served(self, message: Message) -> bool:
+    def served(self, message: ChannelMessage) -> bool:
         """Take an answer; True after the last. Raises Unscorable."""
 
     def close(self) -> None:

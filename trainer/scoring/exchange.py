@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.candidate.protocol import BUFFERS, Channel, Layout, Message, MessageType
+from trainer.candidate.protocol import BUFFERS, Channel, ChannelMessage, Layout, MessageType
 from trainer.sandbox import syscalls
 from trainer.scoring.cross_entropy import Unscorable
 from trainer.scoring.rows import Tokens
@@ -54,7 +54,7 @@ class Buffers:
 
 
 @dataclass(frozen=True)
-class Answer:
+class LogitsAnswer:
     """Logits (rows * context, vocabulary) of the `rows` (T+1 wide) from the row `first` on."""
 
     first: int
@@ -82,7 +82,7 @@ class LogitsExchange:
         for buffer in range(at_once):
             self._ask(buffer)
 
-    def answered(self, message: Message) -> Answer:
+    def answered(self, message: ChannelMessage) -> LogitsAnswer:
         """Take a message, and ask on. Raises Unscorable for one that answers nothing."""
         buffer, itemsize = message.number, int(message.x) if message.x in (2.0, 4.0) else 0
         asked = self._open[buffer] if message.word is MessageType.SERVED and buffer < BUFFERS else None
@@ -93,7 +93,7 @@ class LogitsExchange:
         self._open[buffer] = None
         self._done_rows += len(rows)
         self._ask(buffer)
-        return Answer(first, rows, logits)
+        return LogitsAnswer(first, rows, logits)
 
     @property
     def over(self) -> bool:
@@ -111,4 +111,4 @@ class LogitsExchange:
             return
         self._open[buffer] = asked
         self._buffers.write_inputs(buffer, asked[1][:, :-1])
-        self.channel.send(Message(MessageType.SCORE, number=buffer, x=2.0 if self.half else 4.0))
+        self.channel.send(ChannelMessage(MessageType.SCORE, number=buffer, x=2.0 if self.half else 4.0))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.candidate.protocol import Channel, Message, MessageType
-from trainer.scoring.causality import Finding, Questions
+from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
+from trainer.scoring.causality import CausalityFinding, Questions
 from trainer.scoring.cross_entropy import nats
 from trainer.scoring.exchange import Buffers, LogitsExchange
 
@@ -24,7 +24,7 @@ class ReplicaExam:
         self._exchange = LogitsExchange(channel, buffers)
         self._questions = questions
         self._losses = np.zeros(len(questions.tokens))
-        self.finding: Finding | None = None
+        self.finding: CausalityFinding | None = None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -39,7 +39,7 @@ class ReplicaExam:
         self._exchange.half = half
         self._exchange.ask(self._questions.tokens, at_once=1)
 
-    def served(self, message: Message) -> bool:
+    def served(self, message: ChannelMessage) -> bool:
         """Take an answer; True when all is compared and the replica was told. Raises Unscorable."""
         answer = self._exchange.answered(message)
         asked = slice(answer.first, answer.first + len(answer.rows))
@@ -49,5 +49,5 @@ class ReplicaExam:
         if not self._exchange.over:
             return False
         self.finding = self._questions.finding(self._losses)
-        self._exchange.channel.send(Message(MessageType.SCORED))
+        self._exchange.channel.send(ChannelMessage(MessageType.SCORED))
         return True

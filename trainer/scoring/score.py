@@ -15,11 +15,11 @@ from enum import Enum
 
 import numpy as np
 
-from trainer.candidate.protocol import Channel, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
 from trainer.sandbox import syscalls
 from trainer.scoring.causality import Causality
 from trainer.scoring.cross_entropy import Unscorable, nats
-from trainer.scoring.exchange import Answer, Buffers, LogitsExchange
+from trainer.scoring.exchange import Buffers, LogitsAnswer, LogitsExchange
 from trainer.scoring.rows import ScoringRows
 
 EVALUATOR = "logits-3"
@@ -39,7 +39,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScorePlan:
     """How many rows are scored, and scored held out; the memory file that keeps the weights for a replica, if there may
     be one; `closer`, which takes the bits per byte and says how many questions a replica is asked about them, or None
     for a score that cannot count: it ends there; and how many rows of the unseen slice are scored last."""
@@ -67,7 +67,7 @@ class Scoring:
     saved.
     """
 
-    def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: Plan) -> None:
+    def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: ScorePlan) -> None:
         self._exchange = LogitsExchange(channel, buffers)
         self._token_bytes = rows.token_bytes
         self._plan = plan
@@ -119,9 +119,9 @@ class Scoring:
         if self._plan.weights_fd is None:
             self._ask(_Part.VAL)
         else:
-            self._exchange.channel.send(Message(MessageType.SAVE))
+            self._exchange.channel.send(ChannelMessage(MessageType.SAVE))
 
-    def served(self, message: Message) -> bool:
+    def served(self, message: ChannelMessage) -> bool:
         """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
         if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is MessageType.SAVED:
             self._close_weights(self._plan.weights_fd)
@@ -146,7 +146,7 @@ class Scoring:
         except OSError as error:
             raise Unscorable(f"it meddled with the file of its weights: {error.strerror}") from error
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: LogitsAnswer) -> None:
         targets = answer.rows[:, 1:].reshape(-1)
         losses = nats(answer.logits, targets, self._pool)
         if self._part is _Part.VAL:
@@ -166,5 +166,5 @@ class Scoring:
         if self._left:
             self._ask(self._left.pop(0))
             return False
-        self._exchange.channel.send(Message(MessageType.SCORED, x=self._scores[_Part.VAL].bpb))
+        self._exchange.channel.send(ChannelMessage(MessageType.SCORED, x=self._scores[_Part.VAL].bpb))
         return True

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from trainer.candidate.fake_tensor_run import RehearsalOrders
-from trainer.candidate.protocol import Channel, Message
+from trainer.candidate.protocol import Channel, ChannelMessage
 from trainer.jobs import (
     PROFILES,
     Budget,
@@ -20,10 +20,10 @@ from trainer.jobs import (
     CheckResult,
     CheckSpec,
     Clock,
+    DryRunVerdict,
     Kind,
     Outcome,
     TrialSpec,
-    Verdict,
     files_digest,
 )
 from trainer.jobs.redaction import redaction
@@ -75,7 +75,7 @@ class _NoExam:
         """Only a script that speaks for the rehearsal gets here."""
         raise Unscorable("it asked for its score, and a check has none")
 
-    def served(self, message: Message) -> bool:
+    def served(self, message: ChannelMessage) -> bool:
         """Nothing was asked."""
         raise Unscorable(f"it sent {message.word.name}, and a check asks nothing")
 
@@ -83,18 +83,18 @@ class _NoExam:
         """Holds nothing."""
 
 
-def _answer(spec: CheckSpec, watch: Supervisor) -> tuple[Verdict, str, int | None, int | None]:
+def _answer(spec: CheckSpec, watch: Supervisor) -> tuple[DryRunVerdict, str, int | None, int | None]:
     said = watch.claims.rehearsed
     if said is None or watch.stop is not None or watch.ending is None or watch.ending.exit_code != 0:
-        return Verdict.UNKNOWN, _why_not(watch), None, None
+        return DryRunVerdict.UNKNOWN, _why_not(watch), None, None
     lines = watch.sink.last_lines(1)
     reason = lines[0][:_REASON_CHARACTERS] if lines else "it printed no reason"
-    verdict = Verdict(said.text) if said.text in set(Verdict) else Verdict.UNKNOWN
+    verdict = DryRunVerdict(said.text) if said.text in set(DryRunVerdict) else DryRunVerdict.UNKNOWN
     line = said.number if 0 < said.number <= len(spec.files["train.py"].splitlines()) else None
     parameters = int(said.x) or None
     lacking = _lacking_memory(said, spec.cap_mib)
-    if verdict is Verdict.PASSES and lacking is not None:
-        return Verdict.FAILS, lacking, None, parameters
+    if verdict is DryRunVerdict.PASSES and lacking is not None:
+        return DryRunVerdict.FAILS, lacking, None, parameters
     return verdict, reason, line, parameters
 
 
@@ -111,7 +111,7 @@ def _why_not(watch: Supervisor) -> str:
     ).reason
 
 
-def _lacking_memory(said: Message, cap_mib: int | None) -> str | None:
+def _lacking_memory(said: ChannelMessage, cap_mib: int | None) -> str | None:
     """Weights and gradients are there at once, whatever the optimiser and the batch."""
     needed_mib = said.y / 2**20
     if cap_mib is None or needed_mib <= cap_mib:

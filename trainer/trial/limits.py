@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trainer.candidate.protocol import Message
+from trainer.candidate.protocol import ChannelMessage
 from trainer.jobs import Budget, Clock
 
 _LAST_WORDS_S = 5.0
@@ -48,7 +48,7 @@ class Reported:
     steps: int = 0
     tokens: int | None = None
     share: float = 0.0
-    rehearsed: Message | None = None
+    rehearsed: ChannelMessage | None = None
 
 
 @dataclass

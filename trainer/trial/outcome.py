@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from trainer.jobs import Outcome
 from trainer.sandbox.launch import ExitReport
-from trainer.scoring.causality import Finding
+from trainer.scoring.causality import CausalityFinding
 
 NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-level name holds, alone or as a part"
 
@@ -225,7 +225,7 @@ class ReplicaEnded:
     last_lines: Sequence[str] = ()
 
 
-def replica_fault(finding: Finding | None, ended: ReplicaEnded) -> Termination | None:
+def replica_fault(finding: CausalityFinding | None, ended: ReplicaEnded) -> Termination | None:
     """Why the candidate's score does not count; None when the replica bears it out.
 
     A replica that ended by a limit or by a signal may have met with an accident: such a fault is `disturbed`, and the

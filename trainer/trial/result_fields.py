@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from trainer.jobs import Metric, Timing, Trust
-from trainer.scoring.causality import Finding
+from trainer.scoring.causality import CausalityFinding
 from trainer.scoring.score import EVALUATOR, Score
 from trainer.trial.limits import Mark, Timeline
 from trainer.trial.outcome import printed_agrees
@@ -33,7 +33,7 @@ def metric(score: Score | None) -> Metric | None:
     return Metric("val_bpb", score.bpb) if score is not None else None
 
 
-def trust(bpb: float | None, printed_bpb: float | None, finding: Finding | None) -> Trust | None:
+def trust(bpb: float | None, printed_bpb: float | None, finding: CausalityFinding | None) -> Trust | None:
     """None without a score; without a closer look no probe is named."""
     if bpb is None:
         return None
@@ -44,7 +44,7 @@ def trust(bpb: float | None, printed_bpb: float | None, finding: Finding | None)
     return replace(plain, probe=PROBE, probe_rows=finding.rows, tolerance=finding.tolerance)
 
 
-def probes(finding: Finding | None) -> dict[str, float]:
+def probes(finding: CausalityFinding | None) -> dict[str, float]:
     """What the closer look saw, in nats: the largest differences of a loss, the mean gain of a token from its future,
     its standard error, and the smallest such gain that is found 99 times in 100."""
     if finding is None:

@@ -29,12 +29,12 @@ from trainer.sandbox.cleanup import clear
 from trainer.sandbox.launch import GuardedProcess, Launch
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.visible_paths import grants
-from trainer.scoring.causality import Finding, Questions
+from trainer.scoring.causality import CausalityFinding, Questions
 from trainer.scoring.examination import Examination
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.replica import ReplicaExam
 from trainer.scoring.rows import ScoringRows
-from trainer.scoring.score import Plan, Scoring
+from trainer.scoring.score import ScorePlan, Scoring
 from trainer.trial.disk_usage import Holdings, can_be_counted
 from trainer.trial.outcome import NO_MODULE, ReplicaEnded, Termination, replica_fault
 from trainer.trial.supervise import Supervisor
@@ -51,7 +51,7 @@ class Supervised:
 
     watch: Supervisor
     scoring: Scoring
-    replica: Finding | None
+    replica: CausalityFinding | None
     stop: Termination | None
     oom_kills: OomKills
 
@@ -71,7 +71,7 @@ class TrialRun:
 def supervise(stage: TrialRun, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
     spec, oom_before = stage.spec, kernel_oom_kills()
-    plan = Plan(
+    plan = ScorePlan(
         val=spec.budget.eval_rows,
         heldout=spec.budget.heldout_rows,
         unseen=spec.budget.unseen_rows,
@@ -88,7 +88,9 @@ def supervise(stage: TrialRun, report: Callable[[Progress], None]) -> Supervised
     return Supervised(watch, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
 
 
-def _replicate(stage: TrialRun, saved: str | None, asked: Questions) -> tuple[Termination | None, Finding | None]:
+def _replicate(
+    stage: TrialRun, saved: str | None, asked: Questions
+) -> tuple[Termination | None, CausalityFinding | None]:
     if not saved:
         return Termination(Outcome.UNSCORABLE, NO_MODULE), None
     weights_fd = syscalls.frozen_copy(stage.weights_fd, "weights")

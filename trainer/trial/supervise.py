@@ -12,7 +12,7 @@ import selectors
 import time
 from collections.abc import Callable
 
-from trainer.candidate.protocol import Channel, ChannelFault, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelFault, ChannelMessage, MessageType
 from trainer.jobs import Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact
 from trainer.sandbox.cgroup import group_memory_mib
@@ -120,7 +120,7 @@ class Supervisor:
                 self._end(Outcome.UNSCORABLE, str(fault))
                 return
 
-    def _heard(self, message: Message) -> None:
+    def _heard(self, message: ChannelMessage) -> None:
         marks, claims = self.marks, self.claims
         match message.word:
             case MessageType.IMPORTED if marks.imported is None:
@@ -142,7 +142,7 @@ class Supervisor:
             case MessageType.FAULT:
                 self._end(Outcome.UNSCORABLE, self.sink.fault(message.text))
 
-    def _answered(self, message: Message) -> None:
+    def _answered(self, message: ChannelMessage) -> None:
         """Until its weights are written down it can train, whatever it says; later in what an answer takes too long."""
         marks = self.marks
         if self._scoring.awaits_weights:
@@ -156,7 +156,7 @@ class Supervisor:
             marks.answers[-1:] = [marks.scored]
             self._overtime(marks.scored)
 
-    def _ready(self, message: Message) -> None:
+    def _ready(self, message: ChannelMessage) -> None:
         self.marks.ready = ready = self._mark()
         self._read_log()  # all that it printed before it could see a question
         self.sink.seal()

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.jobs import CheckResult, CheckSpec, Outcome, Status, TrialResult, TrialSpec, Verdict, connect
+from trainer.jobs import CheckResult, CheckSpec, DryRunVerdict, Outcome, Status, TrialResult, TrialSpec, connect
 from trainer.jobs.bus import TRAINER
 from trainer.sandbox.guardian import kill_tree
 from trainer.sandbox.paths import WorkerConfig
@@ -97,7 +97,7 @@ def run_check(spec_json: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as fault:
         words = f"the spec does not fit this checker: {_faults(fault)}"
         log.error("%s", words)
-        return CheckResult("", Verdict.UNKNOWN, words, None, None, 0.0).to_json()
+        return CheckResult("", DryRunVerdict.UNKNOWN, words, None, None, 0.0).to_json()
     station.presence().show(CHECKING)
     try:
         result = dry_run.run_check(spec, station.places, _told_to_stop.is_set)

@@ -7,7 +7,7 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from researcher.config.setting import Fault, Reader, Setting, Source
+from researcher.config.setting import Reader, Setting, SettingFault, Source
 from researcher.config.settings import TABLE, OtherKeys, Settings, faults
 from researcher.llm.gpu_memory_split import Placement
 from researcher.optimizer.optimizer import Sampler
@@ -42,7 +42,7 @@ def read(monkeypatch: pytest.MonkeyPatch):
 def refused(read):
     """What is wrong with such an environment."""
 
-    def found(**environment: str) -> list[Fault]:
+    def found(**environment: str) -> list[SettingFault]:
         with pytest.raises(ValidationError) as error:
             read(**environment)
         return faults(error.value)
@@ -69,8 +69,8 @@ def test_the_table_says_of_every_key_whether_the_researcher_and_the_entry_points
         return {row.key for row in TABLE.values() if reader in row.readers}
 
     assert read_by(Reader.RESEARCHER) == {name.upper() for name in Settings.model_fields}
-    assert read_by(Reader.TRAINER) == {name.upper() for name in trainer_start.Settings.model_fields}
-    at_the_start = {name.upper() for name in researcher_start.Settings.model_fields}
+    assert read_by(Reader.TRAINER) == {name.upper() for name in trainer_start.ContainerSettings.model_fields}
+    at_the_start = {name.upper() for name in researcher_start.ContainerSettings.model_fields}
     assert at_the_start <= read_by(Reader.SERVICES) <= at_the_start | set(re.findall(r'"([A-Z_]+)"', SERVICES))
 
 

@@ -18,7 +18,7 @@ from researcher.decision.machine_speed import (
 )
 from researcher.decision.rules import REMEASURE_EVERY
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Experiment, Trial, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, Experiment, Trial
 from researcher.journal.writer import Journal
 from researcher.loop.context import Goal
 from researcher.queues.trials import TrialQueue
@@ -233,7 +233,7 @@ def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(sc
     with JournalReader(scripted_run.journal) as history:
         check = history.confirmations()[0]
         (again,) = history.trials(confirmation=check.id)
-    assert (check.kind, check.verdict) == (CheckKind.RECHECK, Verdict.HOLDS)
+    assert (check.kind, check.verdict) == (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)
     assert (again.kind, again.experiment) == (Kind.DRIFT, check.head)
 
 
@@ -250,7 +250,7 @@ def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_me
         (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
         scores = history.scores()[check.head]
         shown = build_report(history, profile_named("cpu"))
-    assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, Verdict.HOLDS, Kind.DRIFT)
+    assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, ConfirmationVerdict.HOLDS, Kind.DRIFT)
     assert len(scores) == profile_named("cpu").baseline_repeats + 1
     assert last.score_to_beat == pytest.approx(fmean(scores))
     assert shown is not None
@@ -267,4 +267,4 @@ def test_failures_that_may_become_three_in_a_row_are_not_interrupted(scripted_ru
     with JournalReader(scripted_run.journal) as history:
         (check,) = history.confirmations()
         assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
-    assert check.verdict is Verdict.HOLDS
+    assert check.verdict is ConfirmationVerdict.HOLDS

@@ -31,7 +31,7 @@ from researcher.decision.rules import (
     pooled_sigma,
     walk_margin,
 )
-from researcher.journal.records import CheckKind, Decision, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
 from tests.bench.unseen import confirmed
 from trainer.jobs import Outcome
 
@@ -112,15 +112,15 @@ def test_sigma_is_pooled_over_groups_and_ignores_their_means() -> None:
 @pytest.mark.parametrize(
     ("head", "base", "verdict"),
     [
-        ([1.70] * 3, [1.80] * 3, Verdict.CONFIRMED),
+        ([1.70] * 3, [1.80] * 3, ConfirmationVerdict.CONFIRMED),
         ([1.80] * 3, [1.80] * 3, None),
-        ([1.80] * 4, [1.80] * 4, Verdict.ROLLED_BACK),
-        ([1.79] * 4, [1.80] * 4, Verdict.ROLLED_BACK),
-        ([1.90] * 4, [1.80] * 4, Verdict.ROLLED_BACK),
+        ([1.80] * 4, [1.80] * 4, ConfirmationVerdict.ROLLED_BACK),
+        ([1.79] * 4, [1.80] * 4, ConfirmationVerdict.ROLLED_BACK),
+        ([1.90] * 4, [1.80] * 4, ConfirmationVerdict.ROLLED_BACK),
     ],
 )
 def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back(
-    head: list[float], base: list[float], verdict: Verdict | None
+    head: list[float], base: list[float], verdict: ConfirmationVerdict | None
 ) -> None:
     assert judge_claim(head, base, sigma=0.01).verdict is verdict
 
@@ -128,27 +128,27 @@ def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back
 @pytest.mark.parametrize(
     ("unseen_gain", "pairs", "verdict"),
     [
-        (0.0987, 3, Verdict.CONFIRMED),
-        (0.0437, 3, Verdict.CONFIRMED),
+        (0.0987, 3, ConfirmationVerdict.CONFIRMED),
+        (0.0437, 3, ConfirmationVerdict.CONFIRMED),
         (0.0321, 3, None),
-        (0.0321, 4, Verdict.ROLLED_BACK),
-        (-0.0123, 4, Verdict.ROLLED_BACK),
-        (None, 3, Verdict.CONFIRMED),
+        (0.0321, 4, ConfirmationVerdict.ROLLED_BACK),
+        (-0.0123, 4, ConfirmationVerdict.ROLLED_BACK),
+        (None, 3, ConfirmationVerdict.CONFIRMED),
     ],
 )
 def test_a_claim_needs_a_third_of_its_gain_on_unseen_text(
-    unseen_gain: float | None, pairs: int, verdict: Verdict | None
+    unseen_gain: float | None, pairs: int, verdict: ConfirmationVerdict | None
 ) -> None:
     claim = judge_claim([1.70] * pairs, [1.80] * pairs, 0.01, unseen_gain)
 
     assert claim.verdict is verdict
     assert claim.unseen_gain == unseen_gain
-    assert ("unseen text" in claim.reason) is (verdict is not Verdict.CONFIRMED)
+    assert ("unseen text" in claim.reason) is (verdict is not ConfirmationVerdict.CONFIRMED)
     assert unseen_gain is None or str(abs(unseen_gain)) not in claim.reason, "a prompt may quote it"
 
 
 def test_a_gain_on_unseen_text_makes_up_for_none_on_the_validation_rows() -> None:
-    assert judge_claim([1.80] * 4, [1.80] * 4, 0.01, 0.1).verdict is Verdict.ROLLED_BACK
+    assert judge_claim([1.80] * 4, [1.80] * 4, 0.01, 0.1).verdict is ConfirmationVerdict.ROLLED_BACK
 
 
 def test_a_mean_of_scores_that_are_not_all_there_is_none() -> None:
@@ -203,7 +203,7 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
         while verdict is None:
             verdict = judge_claim(head[:pairs], base[:pairs], sigma=1).verdict
             pairs += 1
-        confirmed += verdict is Verdict.CONFIRMED
+        confirmed += verdict is ConfirmationVerdict.CONFIRMED
 
     assert keeps / nights > 2, "the walk is meant to be free"
     assert confirmed / nights < 0.06, "a claim out of nothing must be rare"

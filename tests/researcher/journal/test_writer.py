@@ -23,6 +23,7 @@ from researcher.journal.records import (
     CheckKind,
     Claim,
     Confirmation,
+    ConfirmationVerdict,
     Decision,
     Pause,
     PauseCause,
@@ -31,7 +32,6 @@ from researcher.journal.records import (
     Ruling,
     Run,
     State,
-    Verdict,
 )
 from researcher.journal.writer import Journal
 from researcher.source.proposal import Candidate, LlmCost, Proposal, ProposerName, SetKnobs
@@ -215,18 +215,18 @@ def test_a_check_is_opened_widened_and_decided_once(journal: Journal, run: Run) 
     journal.one_more_pair(check)
     with pytest.raises(JournalError):
         journal.one_more_pair(check)
-    claim = Claim(Verdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes")
-    journal.decide_claim(check, Verdict.CONFIRMED, claim, 0.01, 9.0)
+    claim = Claim(ConfirmationVerdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes")
+    journal.decide_claim(check, ConfirmationVerdict.CONFIRMED, claim, 0.01, 9.0)
 
     with pytest.raises(JournalError):
-        journal.decide_claim(check, Verdict.ROLLED_BACK, claim, 0.01, 9.1)
+        journal.decide_claim(check, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.1)
     with pytest.raises(JournalError):
-        journal.decide_check(check, Verdict.ROLLED_BACK, "no", 9.2, fall_back_to=run.confirmed)
+        journal.decide_check(check, ConfirmationVerdict.ROLLED_BACK, "no", 9.2, fall_back_to=run.confirmed)
 
     after = journal.run()
     assert after is not None
     assert after.incumbent == after.confirmed == kept
-    assert [(item.pairs, item.verdict) for item in journal.confirmations()] == [(4, Verdict.CONFIRMED)]
+    assert [(item.pairs, item.verdict) for item in journal.confirmations()] == [(4, ConfirmationVerdict.CONFIRMED)]
 
 
 def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) -> None:
@@ -235,18 +235,18 @@ def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) ->
     journal.measuring(experiment)
     journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, "better", 1.7, 0.0), 0.01, 7.0)
     journal.applied(experiment, 7.5)
-    claim = Claim(Verdict.ROLLED_BACK, 0.001, 0.01, 1.799, 1.8, "not enough")
+    claim = Claim(ConfirmationVerdict.ROLLED_BACK, 0.001, 0.01, 1.799, 1.8, "not enough")
     journal.open_check(run, CheckKind.CLAIM, experiment.id, run.confirmed, 3, 8.0)
     check = journal.open_confirmation()
     assert check is not None
 
-    journal.decide_claim(check, Verdict.ROLLED_BACK, claim, 0.01, 9.0)
+    journal.decide_claim(check, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.0)
 
     after = journal.run()
     assert after is not None
     assert after.incumbent == after.confirmed == run.confirmed
     (decided,) = journal.confirmations()
-    assert (decided.verdict, decided.gain, decided.threshold) == (Verdict.ROLLED_BACK, 0.001, 0.01)
+    assert (decided.verdict, decided.gain, decided.threshold) == (ConfirmationVerdict.ROLLED_BACK, 0.001, 0.01)
 
 
 def keep(journal: Journal, run: Run, number: int) -> int:
@@ -268,14 +268,14 @@ def open_check(journal: Journal, run: Run, kind: CheckKind, head: int) -> Confir
 @pytest.mark.parametrize(
     ("kind", "verdict", "falls", "state"),
     [
-        (CheckKind.CLAIM, Verdict.FAILS, False, RequestState.DONE),
-        (CheckKind.CLAIM, Verdict.ROLLED_BACK, True, RequestState.DONE),
-        (CheckKind.RECHECK, Verdict.FAILS, True, RequestState.DONE),
-        (CheckKind.RECHECK, Verdict.HOLDS, False, RequestState.WAITING),
+        (CheckKind.CLAIM, ConfirmationVerdict.FAILS, False, RequestState.DONE),
+        (CheckKind.CLAIM, ConfirmationVerdict.ROLLED_BACK, True, RequestState.DONE),
+        (CheckKind.RECHECK, ConfirmationVerdict.FAILS, True, RequestState.DONE),
+        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS, False, RequestState.WAITING),
     ],
 )
 def test_who_asked_for_a_claim_is_answered_by_any_check_that_leaves_none_to_make(
-    journal: Journal, run: Run, kind: CheckKind, verdict: Verdict, falls: bool, state: RequestState
+    journal: Journal, run: Run, kind: CheckKind, verdict: ConfirmationVerdict, falls: bool, state: RequestState
 ) -> None:
     check = open_check(journal, run, kind, keep(journal, run, 1))
     journal.receive("r1", CONFIRM, "", "taken in", waiting=True, at=8.5)
@@ -291,11 +291,21 @@ def test_who_asked_for_a_claim_is_answered_by_any_check_that_leaves_none_to_make
 def test_a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more(journal: Journal, run: Run) -> None:
     kept = keep(journal, run, 1)
     claim = open_check(journal, run, CheckKind.CLAIM, kept)
-    journal.decide_claim(claim, Verdict.CONFIRMED, Claim(Verdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes"), 0.01, 9.0)
+    journal.decide_claim(
+        claim,
+        ConfirmationVerdict.CONFIRMED,
+        Claim(ConfirmationVerdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes"),
+        0.01,
+        9.0,
+    )
     journal.check_applied(claim, 9.5)
 
     journal.decide_check(
-        open_check(journal, run, CheckKind.RECHECK, kept), Verdict.FAILS, "crashed", 10.0, fall_back_to=run.confirmed
+        open_check(journal, run, CheckKind.RECHECK, kept),
+        ConfirmationVerdict.FAILS,
+        "crashed",
+        10.0,
+        fall_back_to=run.confirmed,
     )
 
     after = journal.run()

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Decision, Experiment, Trial, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision, Experiment, Trial
 from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
-from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.source.proposal import ProposerName
 from services.redis.server import RedisServer
 from tests.fixtures.loop_in_process import Happening, ToldAll, level, opened, tell
@@ -25,8 +25,8 @@ from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.loop.test_failures import BAD, refusal_of, verdicts
 from trainer.jobs import Kind, Outcome, TrialResult
 
-CONFIRMED, HOLDS = (CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)
-ROLLED_BACK, FAILS = (CheckKind.CLAIM, Verdict.ROLLED_BACK), (CheckKind.RECHECK, Verdict.FAILS)
+CONFIRMED, HOLDS = (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED), (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)
+ROLLED_BACK, FAILS = (CheckKind.CLAIM, ConfirmationVerdict.ROLLED_BACK), (CheckKind.RECHECK, ConfirmationVerdict.FAILS)
 
 
 def told(scripted_run: ScriptedRun, happenings: list[Happening], **settings: object) -> list[str]:
@@ -205,7 +205,7 @@ def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_se
 class FailsAsBase(TrialQueue):
     """Experiment 1 runs in its own claim, and crashes in every trial after it."""
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         answer = super().look(trial, spec_digest)
         number = re.fullmatch(r"night-1-t(\d+)-a\d+", trial)
         if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
@@ -221,7 +221,7 @@ def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(scripte
     with opened(scripted_run, [level(1.7), level(1.6)]) as run_context:
         run_until_goal(replace(run_context, trials=FailsAsBase(scripted_run.bus), clock=lambda: float(next(seconds))))
 
-    claims = (CheckKind.CLAIM, Verdict.FAILS)
+    claims = (CheckKind.CLAIM, ConfirmationVerdict.FAILS)
     assert verdicts(scripted_run) == [CONFIRMED, claims, claims, CONFIRMED]
     with JournalReader(scripted_run.journal) as history:
         compared = [check.base for check in history.confirmations()]

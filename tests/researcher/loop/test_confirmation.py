@@ -11,7 +11,15 @@ import pytest
 
 from researcher.decision.rules import KEEPS_BEFORE_CLAIM, Rule
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import ASKED_TO_PAUSE, CONFIRM, Confirmation, Experiment, RequestState, Trial, Verdict
+from researcher.journal.records import (
+    ASKED_TO_PAUSE,
+    CONFIRM,
+    Confirmation,
+    ConfirmationVerdict,
+    Experiment,
+    RequestState,
+    Trial,
+)
 from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.loop.request_handler import RequestHandler
@@ -49,7 +57,7 @@ def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(scripted
     tell(scripted_run, [JUMP, level(1.75)])
 
     (claim,) = checks_of(scripted_run)
-    assert claim.verdict is Verdict.CONFIRMED
+    assert claim.verdict is ConfirmationVerdict.CONFIRMED
     assert claim.decided_at is not None
     assert claim.decided_at < experiment(scripted_run, 2).proposed_at
 
@@ -61,10 +69,10 @@ def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(sc
     tell(scripted_run, [FLUKE, lambda run_context: seen.append((scripted_run.subject / "train.py").read_text()), JUMP])
 
     fluke, later = checks_of(scripted_run)
-    assert fluke.verdict is Verdict.ROLLED_BACK
+    assert fluke.verdict is ConfirmationVerdict.ROLLED_BACK
     assert "4 fresh seeds give" in (fluke.reason or "")
     assert seen == [level(1.8)]
-    assert later.verdict is Verdict.CONFIRMED
+    assert later.verdict is ConfirmationVerdict.CONFIRMED
     assert later.base == fluke.base
     assert "confirmed/1" not in tags(scripted_run)
 
@@ -75,11 +83,11 @@ def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(scrip
     tell(scripted_run, [level(1.7, "known: 0.09"), level(1.6)])
 
     known, honest = checks_of(scripted_run)
-    assert known.verdict is Verdict.ROLLED_BACK
+    assert known.verdict is ConfirmationVerdict.ROLLED_BACK
     assert "but on unseen text it gains less than 33% of that: not confirmed" in (known.reason or "")
     assert known.unseen_gain == pytest.approx(0.01, abs=0.005)
     assert (known.gain or 0) > 0.09, "what the validation rows say"
-    assert honest.verdict is Verdict.CONFIRMED
+    assert honest.verdict is ConfirmationVerdict.CONFIRMED
     assert honest.base == known.base
     assert honest.unseen_gain == pytest.approx(0.2, abs=0.01)
 
@@ -174,7 +182,7 @@ def test_a_pause_holds_a_claim_between_two_of_its_trials(scripted_run: ScriptedR
 
     assert len(rests) == 3
     assert len(set(rests)) == 1, "no trial is asked for while it is paused"
-    assert [claim.verdict for claim in checks_of(scripted_run)] == [Verdict.CONFIRMED]
+    assert [claim.verdict for claim in checks_of(scripted_run)] == [ConfirmationVerdict.CONFIRMED]
 
 
 def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(scripted_run: ScriptedRun) -> None:
@@ -225,7 +233,7 @@ def test_a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_
     tell(scripted_run, [])
 
     (claim,) = checks_of(scripted_run)
-    assert claim.verdict is Verdict.ROLLED_BACK
+    assert claim.verdict is ConfirmationVerdict.ROLLED_BACK
     assert "experiment 1 crashed" in (claim.reason or "")
     with JournalReader(scripted_run.journal) as history:
         assert len(history.trials(confirmation=claim.id)) == 1, "the one that crashed is enough"

@@ -10,11 +10,11 @@ import pytest
 from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, PauseCause, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, PauseCause
 from researcher.loop.context import Backoff, Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.novelty import objection
-from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.source.proposal import Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
 from tests.fixtures.loop_in_process import REFUSED, Happening, level, opened, tell
@@ -29,7 +29,7 @@ BAD: list[Happening] = [
 FAILS_NOW = "fate of drift: crashed"
 
 
-def verdicts(scripted_run: ScriptedRun) -> list[tuple[CheckKind, Verdict | None]]:
+def verdicts(scripted_run: ScriptedRun) -> list[tuple[CheckKind, ConfirmationVerdict | None]]:
     with JournalReader(scripted_run.journal) as history:
         return [(check.kind, check.verdict) for check in history.confirmations()]
 
@@ -62,16 +62,16 @@ def test_after_three_failures_in_a_row_train_py_is_byte_for_byte_the_state_that_
 def test_the_way_down_asks_every_state_and_the_straight_one_none(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     claim, fails, holds = (
-        (CheckKind.CLAIM, Verdict.CONFIRMED),
-        (CheckKind.RECHECK, Verdict.FAILS),
-        (CheckKind.RECHECK, Verdict.HOLDS),
+        (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (CheckKind.RECHECK, ConfirmationVerdict.FAILS),
+        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS),
     )
 
     tell(scripted_run, [level(1.7, FAILS_NOW), level(1.68, FAILS_NOW), *BAD])
     assert verdicts(scripted_run) == [claim, fails, fails, holds]
 
     tell(scripted_run, [level(1.6), *map(again, BAD)], crash_reset=CrashReset.BASELINE)
-    assert verdicts(scripted_run)[4:] == [claim, (CheckKind.RECHECK, Verdict.ROLLED_BACK)]
+    assert verdicts(scripted_run)[4:] == [claim, (CheckKind.RECHECK, ConfirmationVerdict.ROLLED_BACK)]
 
 
 def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(
@@ -82,7 +82,10 @@ def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measure
 
     tell(scripted_run, [level(1.7), *worse], crash_reset=CrashReset.BASELINE)
 
-    assert verdicts(scripted_run) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
+    assert verdicts(scripted_run) == [
+        (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS),
+    ]
 
 
 def again(source: Happening) -> str:
@@ -96,7 +99,7 @@ def test_a_dozen_refusals_between_failures_hide_none(scripted_run: ScriptedRun) 
 
     tell(scripted_run, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
 
-    assert verdicts(scripted_run) == [(CheckKind.RECHECK, Verdict.HOLDS)]
+    assert verdicts(scripted_run) == [(CheckKind.RECHECK, ConfirmationVerdict.HOLDS)]
 
 
 def wider(source: str) -> str:
@@ -148,10 +151,10 @@ class LosingTrials(TrialQueue):
         self._trial = trial
         self.losses = losses
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         if self.losses and trial.startswith(self._trial):
             self.losses -= 1
-            return Fault("the worker was killed")
+            return JobFault("the worker was killed")
         return super().look(trial, spec_digest)
 
 
@@ -199,7 +202,10 @@ def test_what_the_machine_loses_rolls_nothing_back(scripted_run: ScriptedRun) ->
 
     held = tell_with_losses(scripted_run, [level(1.7), *BAD], "night-1-t4-", 3)
 
-    assert verdicts(scripted_run) == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
+    assert verdicts(scripted_run) == [
+        (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS),
+    ]
     assert "the worker was killed" in held[-1]
     with JournalReader(scripted_run.journal) as history:
         kinds = [trial.kind for trial in history.trials()]

@@ -13,7 +13,7 @@ import pytest
 
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Decision, PauseCause, RequestState, State, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision, PauseCause, RequestState, State
 from researcher.queues.requests import RECEIVE, send, wait_reply
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from trainer.jobs import REQUESTS
@@ -65,7 +65,9 @@ def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_
         assert history.measured_count() == 8
         claims = history.confirmations()
         assert {claim.kind for claim in claims} == {CheckKind.CLAIM}
-        assert Verdict.CONFIRMED in {claim.verdict for claim in claims}, "LEVEL is the score: its moves are real"
+        assert ConfirmationVerdict.CONFIRMED in {claim.verdict for claim in claims}, (
+            "LEVEL is the score: its moves are real"
+        )
         assert run.confirmed == run.incumbent
 
 
@@ -228,7 +230,7 @@ def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(scr
 
     scripted_run.wait_until(
         lambda history: (
-            (CheckKind.RECHECK, Verdict.HOLDS)
+            (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)
             in {(check.kind, check.verdict) for check in history.confirmations() if check.state is State.APPLIED}
         ),
         "the recheck and its end",

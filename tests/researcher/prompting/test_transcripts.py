@@ -15,7 +15,7 @@ from researcher.prompting.transcripts import (
     LONGEST_CHARACTERS,
     UNPACKED_FILE,
     Exchange,
-    Unreadable,
+    UnreadableTranscript,
     store_exchanges,
     stored_exchanges,
 )
@@ -66,7 +66,7 @@ def test_five_thousand_questions_of_sixty_kilobytes_stay_below_150_megabytes(tmp
 def test_damaged_ones_are_said_to_be(tmp_path: Path, content: bytes) -> None:
     (tmp_path / EXCHANGES_FILE).write_bytes(content)
 
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableTranscript):
         stored_exchanges(tmp_path)
 
 

@@ -16,6 +16,7 @@ from researcher.proposers.edit_formats import (
     successes,
 )
 from researcher.source.proposal import (
+    AnswerStage,
     Attempt,
     EditFormat,
     LlmCost,
@@ -23,7 +24,6 @@ from researcher.source.proposal import (
     ProposerName,
     SearchReplace,
     SetKnobs,
-    Stage,
 )
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
@@ -34,10 +34,10 @@ SET, SEARCH, FILE = ((lane,) for lane in (EditFormat.SET, EditFormat.SEARCH, Edi
 def test_what_ran_counts_for_a_lane_and_what_was_refused_or_crashed_against_it() -> None:
     measured = successes(
         [
-            ((Attempt(SEARCH, Stage.APPLY), Attempt(SET)), Outcome.OK),
+            ((Attempt(SEARCH, AnswerStage.APPLY), Attempt(SET)), Outcome.OK),
             ((Attempt(SET),), Outcome.CRASHED),
             ((Attempt(SET + SEARCH),), Outcome.OUT_OF_MEMORY),
-            ((Attempt(FILE, Stage.PARSE),), Outcome.REJECTED),
+            ((Attempt(FILE, AnswerStage.PARSE),), Outcome.REJECTED),
             ((Attempt(SET),), Outcome.LOST),
             ((Attempt(SET),), None),
         ]
@@ -88,7 +88,7 @@ def test_something_is_always_offered_and_the_best_that_is_known_among_it(counts:
 def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
-    failed = (Attempt(FILE, Stage.PARSE), Attempt(FILE, Stage.APPLY))
+    failed = (Attempt(FILE, AnswerStage.PARSE), Attempt(FILE, AnswerStage.APPLY))
     proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     for _ in range(TRIED_ENOUGH):
         story.try_out("set", 1.9, Decision.DISCARD)  # of an older journal: its edits alone tell the lane
@@ -108,7 +108,7 @@ def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then
 def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
-    failed = (Attempt(FILE, Stage.PARSE),) * TRIED_ENOUGH
+    failed = (Attempt(FILE, AnswerStage.PARSE),) * TRIED_ENOUGH
     for _ in range(TRIED_ENOUGH):
         story.try_out("set", 1.9, Decision.DISCARD)
     proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
@@ -127,7 +127,7 @@ def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
     old = Proposal(ProposerName.LLM, "t", "h", (SetKnobs({"A": 2}),))
 
     assert attempts_of(old, Outcome.OK) == (Attempt(SET),)
-    assert attempts_of(old, Outcome.REJECTED) == (Attempt(SET, Stage.VALIDATE),)
+    assert attempts_of(old, Outcome.REJECTED) == (Attempt(SET, AnswerStage.VALIDATE),)
     assert attempts_of(Proposal(ProposerName.LLM, "t", "h", ()), Outcome.REJECTED) == attempts_of(None, None) == ()
 
 
@@ -136,7 +136,7 @@ def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
     story.baseline(1.80, 1.82)
     for _ in range(TRIED_ENOUGH):
         story.try_out("code", 1.9, Decision.DISCARD, edits=(SearchReplace("A = 1", "A = 2"),))
-    failed = (Attempt(SET, Stage.VALIDATE),)
+    failed = (Attempt(SET, AnswerStage.VALIDATE),)
     advice = Proposal(ProposerName.ADVISER, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     for _ in range(2 * COUNTED_AGAIN_EVERY):
         story.journal.reject(story.run, advice, "no", story.tick())

@@ -24,7 +24,7 @@ from researcher.loop.loop import run_until_goal
 from researcher.proposers.draft import Draft
 from researcher.proposers.prefetch import AHEAD, DraftRequest, FixedPolicy, Prefetch, reverts_later_keep
 from researcher.proposers.schedule import Mix
-from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.source.proposal import Proposal, ProposerName, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
@@ -65,7 +65,7 @@ class Unhurried(TrialQueue):
         super().hand_out(spec)
         self.handed_out = spec.id
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | Fault:
+    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         found = super().look(trial, spec_digest)
         is_fresh, self.handed_out = self.handed_out == trial, None
         return Waiting() if is_fresh else found

@@ -29,10 +29,10 @@ from trainer.jobs import (
     RUN_CHECK,
     CheckResult,
     CheckSpec,
+    DryRunVerdict,
     Outcome,
     Status,
     StatusKind,
-    Verdict,
     profile_named,
 )
 
@@ -194,8 +194,8 @@ def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_cos
     assert "nor this one" in told[4], "the next question knows it"
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_spec_and_answer_survive_the_queue(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", list(DryRunVerdict))
+def test_spec_and_answer_survive_the_queue(verdict: DryRunVerdict) -> None:
     spec = CheckSpec("cpu", FILES, None)
     result = CheckResult(spec.id, verdict, "words", 3, None, 1.5)
 

@@ -10,7 +10,7 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from services.redis.server import RedisServer
 from tests.doubles.scripted_trainer import ScriptedJob
 from trainer.jobs import TRIALS, Kind, RedisClient, TrialResult, TrialSpec, connect, files_digest, profile_named
@@ -56,7 +56,7 @@ def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: RedisClient) -
     queue.hand_out(spec(level="1.1"))
     work_off(bus)
 
-    assert isinstance(queue.look("t-1-t0-a0", spec(level="1.5").digest), Fault)
+    assert isinstance(queue.look("t-1-t0-a0", spec(level="1.5").digest), JobFault)
 
 
 def test_an_unknown_trial_is_absent_and_a_forgotten_one_too(bus: RedisClient) -> None:
@@ -91,7 +91,7 @@ def test_a_failed_job_is_a_fault_with_its_last_line(bus: RedisClient) -> None:
 
     found = queue.look("t-1-t0-a0", broken.digest)
 
-    assert isinstance(found, Fault)
+    assert isinstance(found, JobFault)
     assert "a scripted subject has a LEVEL" in found.reason
 
 
@@ -102,7 +102,7 @@ def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends_and_can_b
 
     found = queue.look(job.id, spec().digest)
 
-    assert isinstance(found, Fault)
+    assert isinstance(found, JobFault)
     assert "its lease has ended" in found.reason
     assert job.get_status(refresh=True) is JobStatus.STARTED, "looking writes nothing"
     queue.forget(job.id)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, Decision, Verdict
+from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
 from researcher.queues.requests import send
 from tests.doubles.scripted_trainer import answer
 from tests.fixtures.scripted_run import SUBJECT
@@ -150,7 +150,7 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
             outcomes[each.kind].add(each.outcome)
         head = history.numbered(1).id
     assert decisions == [Decision.KEEP, Decision.KEEP, Decision.DISCARD, *[Decision.CRASH] * 3]
-    assert checks == [(CheckKind.CLAIM, Verdict.CONFIRMED), (CheckKind.RECHECK, Verdict.HOLDS)]
+    assert checks == [(CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED), (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)]
     assert run is not None
     assert run.incumbent == run.confirmed == head
     assert all(outcomes[kind] == {Outcome.OK} for kind in (Kind.BASELINE, Kind.CONFIRM, Kind.DRIFT))

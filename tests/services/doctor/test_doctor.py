@@ -22,7 +22,7 @@ from docker.errors import DockerException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.doctor import Facts, Finding, Mode, Verdict, examine, exit_code, this_machine, write_report
+from services.doctor import Environment, Finding, Mode, Severity, examine, exit_code, this_machine, write_report
 from services.doctor import engine as engine_checks
 from services.doctor.environment import free_bytes
 from services.doctor.gpu import chosen, split
@@ -95,7 +95,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def well(clone: Path, tmp_path: Path) -> Facts:
+def well(clone: Path, tmp_path: Path) -> Environment:
     """This machine, with the clone and an empty state folder; how full its disk happens to be is no test's matter."""
     return replace(this_machine(clone, State(tmp_path / "state"), SHELL), free_bytes=lambda _: 1000 * GIB)
 
@@ -107,7 +107,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def only_failure(findings: list[Finding]) -> str:
-    failed = [finding.line() for finding in findings if finding.verdict is Verdict.FAIL]
+    failed = [finding.line() for finding in findings if finding.verdict is Severity.FAIL]
     assert len(failed) == 1, "\n".join(finding.line() for finding in findings)
     assert exit_code(findings) == 1
     assert "\n" not in failed[0]
@@ -144,7 +144,7 @@ def forbids() -> docker.DockerClient:
 
 @leaves_a_socket
 @pytest.mark.parametrize("mode", [Mode.CPU, Mode.GPU])
-def test_machine_without_docker_is_told_what_to_install(well: Facts, tmp_path: Path, mode: Mode) -> None:
+def test_machine_without_docker_is_told_what_to_install(well: Environment, tmp_path: Path, mode: Mode) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     facts = replace(
@@ -161,7 +161,7 @@ def test_machine_without_docker_is_told_what_to_install(well: Facts, tmp_path: P
 
 
 @leaves_a_socket
-def test_engine_that_does_not_run_is_told_apart(well: Facts, tmp_path: Path) -> None:
+def test_engine_that_does_not_run_is_told_apart(well: Environment, tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
     facts = replace(well, environment={"PATH": path}, connect=lambda: listens_nowhere(tmp_path))
 
@@ -170,7 +170,7 @@ def test_engine_that_does_not_run_is_told_apart(well: Facts, tmp_path: Path) -> 
     assert line.endswith("its engine does not run -> sudo systemctl start docker")
 
 
-def test_user_who_may_not_speak_to_the_engine_is_told_apart(well: Facts, tmp_path: Path) -> None:
+def test_user_who_may_not_speak_to_the_engine_is_told_apart(well: Environment, tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "docker", COMMAND_WITHOUT_ENGINE)
     facts = replace(well, environment={"PATH": path}, connect=forbids)
 
@@ -180,7 +180,7 @@ def test_user_who_may_not_speak_to_the_engine_is_told_apart(well: Facts, tmp_pat
 
 
 @leaves_a_socket
-def test_docker_host_that_leads_nowhere_is_named(well: Facts, tmp_path: Path) -> None:
+def test_docker_host_that_leads_nowhere_is_named(well: Environment, tmp_path: Path) -> None:
     host = f"unix://{tmp_path}/none.sock"
     facts = this_machine(well.root, well.state, SHELL | {"DOCKER_HOST": host})
 
@@ -197,53 +197,53 @@ def test_docker_host_that_leads_nowhere_is_named(well: Facts, tmp_path: Path) ->
 
 
 @pytest.mark.docker
-def test_machine_that_is_well_has_no_failure_and_nothing_is_left_behind(well: Facts) -> None:
+def test_machine_that_is_well_has_no_failure_and_nothing_is_left_behind(well: Environment) -> None:
     before = containers()
 
     findings = examine(Mode.CPU, well)
 
-    assert [finding.line() for finding in findings if finding.verdict in (Verdict.FAIL, Verdict.WARN)] == []
+    assert [finding.line() for finding in findings if finding.verdict in (Severity.FAIL, Severity.WARN)] == []
     assert exit_code(findings) == 0
     assert containers() == before
 
 
-def old_compose(facts: Facts, folder: Path) -> Facts:
+def old_compose(facts: Environment, folder: Path) -> Environment:
     real = shutil.which("docker")
     script = f'if [ "$1 $2" = "compose version" ]; then echo v2.20.3; else exec {real} "$@"; fi'
     return replace(facts, environment=SHELL | {"PATH": program(folder, "docker", script)})
 
 
-def no_buildx(facts: Facts, folder: Path) -> Facts:
+def no_buildx(facts: Environment, folder: Path) -> Environment:
     real = shutil.which("docker")
     script = f'if [ "$1" = buildx ]; then exit 1; else exec {real} "$@"; fi'
     return replace(facts, environment=SHELL | {"PATH": program(folder, "docker", script)})
 
 
-def full_disk(facts: Facts, _folder: Path) -> Facts:
+def full_disk(facts: Environment, _folder: Path) -> Environment:
     return replace(facts, free_bytes=lambda _: GIB // 2)
 
 
-def unknown_key(facts: Facts, _folder: Path) -> Facts:
+def unknown_key(facts: Environment, _folder: Path) -> Environment:
     edit(facts.root / "gpu.env", "NUM_CTX=", "NUMCTX=8192")
     return facts
 
 
-def bad_value(facts: Facts, _folder: Path) -> Facts:
+def bad_value(facts: Environment, _folder: Path) -> Environment:
     edit(facts.root / "gpu.env", "EXPERIMENTS=", "EXPERIMENTS=a lot")
     return facts
 
 
-def missing_gpu_env(facts: Facts, _folder: Path) -> Facts:
+def missing_gpu_env(facts: Environment, _folder: Path) -> Environment:
     (facts.root / "gpu.env").unlink()
     return facts
 
 
-def no_such_subject(facts: Facts, folder: Path) -> Facts:
+def no_such_subject(facts: Environment, folder: Path) -> Environment:
     edit(facts.root / "gpu.env", "SUBJECT_DIR=", f"SUBJECT_DIR={folder}/nowhere")
     return facts
 
 
-def broken_compose_file(facts: Facts, _folder: Path) -> Facts:
+def broken_compose_file(facts: Environment, _folder: Path) -> Environment:
     edit(facts.root / "compose.yaml", "networks: [fetch]", "networks: [fetched]")
     return facts
 
@@ -264,7 +264,7 @@ def broken_compose_file(facts: Facts, _folder: Path) -> Facts:
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_one_fault_is_one_failure_with_what_mends_it(
-    well: Facts, tmp_path: Path, fault: Callable[[Facts, Path], Facts], said: str, fix: str
+    well: Environment, tmp_path: Path, fault: Callable[[Environment, Path], Environment], said: str, fix: str
 ) -> None:
     line = only_failure(examine(Mode.CPU, fault(well, tmp_path / "bin")))
 
@@ -275,7 +275,7 @@ def test_one_fault_is_one_failure_with_what_mends_it(
 
 
 @pytest.mark.docker
-def test_port_that_another_program_holds_is_named(well: Facts) -> None:
+def test_port_that_another_program_holds_is_named(well: Environment) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         number = other.getsockname()[1]
         edit(
@@ -290,7 +290,7 @@ def test_port_that_another_program_holds_is_named(well: Facts) -> None:
 
 
 @pytest.mark.docker
-def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Facts) -> None:
+def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Environment) -> None:
     facts = replace(well, cards=lambda: [H100])
 
     line = only_failure(examine(Mode.GPU, facts))
@@ -300,7 +300,7 @@ def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Facts) -> 
 
 
 @pytest.mark.docker
-def test_split_that_cannot_fit_is_refused_with_its_arithmetic(well: Facts, tmp_path: Path) -> None:
+def test_split_that_cannot_fit_is_refused_with_its_arithmetic(well: Environment, tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "nvidia-container-runtime-hook", "exit 0")
     (well.root / "gpu.local.env").write_text("PROFILE=48gb\nTRAINER_CAP_MIB=35840\n")
     facts = replace(well, cards=lambda: [A6000], environment=SHELL | {"PATH": path})
@@ -317,14 +317,14 @@ def test_card_that_no_container_gets_is_told_and_the_container_is_removed() -> N
     with closing(docker.from_env()) as client:
         finding = engine_checks.card_inside(engine_checks.Engine(client, client.info()), BASE_IMAGE, "")
 
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert "no container gets the GPU: could not select device driver" in finding.found
     assert "nvidia-ctk runtime configure" in finding.fix
     assert containers() == before
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Iterator[Facts]:
+def toy(tmp_path: Path) -> Iterator[Environment]:
     """A stack that is up: an `ollama` which has one model, and a `data` whose volume holds what the test puts there."""
     root = tmp_path / "toy"
     (root / "services").mkdir(parents=True)
@@ -360,7 +360,7 @@ def project_of(root: Path) -> str:
     return (root / "compose.yaml").read_text().split()[1]
 
 
-def compose(facts: Facts, *arguments: str) -> None:
+def compose(facts: Environment, *arguments: str) -> None:
     answer = facts.run("docker", "compose", *arguments)
     assert answer.returncode == 0, answer.stderr
 
@@ -371,7 +371,7 @@ def containers() -> set[str]:
 
 
 @pytest.mark.docker
-def test_stack_that_is_up_is_asked_for_its_model_and_its_text(toy: Facts) -> None:
+def test_stack_that_is_up_is_asked_for_its_model_and_its_text(toy: Environment) -> None:
     write_manifest(toy.root / "text", MANIFEST)
 
     findings = examine(Mode.CPU, toy)
@@ -383,7 +383,7 @@ def test_stack_that_is_up_is_asked_for_its_model_and_its_text(toy: Facts) -> Non
 
 @pytest.mark.docker
 def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it_and_keeps_nothing_from_starting(
-    toy: Facts,
+    toy: Environment,
 ) -> None:
     write_manifest(toy.root / "text", MANIFEST)
     (toy.root / "gpu.local.env").write_text("MODEL=qwen3.5:27b\n")
@@ -398,12 +398,12 @@ def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it_and_keep
 
 
 @pytest.mark.docker
-def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_failure(toy: Facts) -> None:
+def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_failure(toy: Environment) -> None:
     missing = named(examine(Mode.CPU, toy), "data")
     (toy.root / "text" / "manifest.json").write_text("{}")
     damaged = only_failure(examine(Mode.CPU, toy))
 
-    assert (missing.verdict, missing.found) == (Verdict.WARN, "the volume holds no prepared text")
+    assert (missing.verdict, missing.found) == (Severity.WARN, "the volume holds no prepared text")
     assert missing.fix.endswith("up data")
     assert "data     the manifest is damaged" in damaged
     assert f"docker volume rm {project_of(toy.root)}_data" in damaged
@@ -412,7 +412,7 @@ def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_fail
 # --- the GPU ------------------------------------------------------------------------------------------------------
 
 
-def test_driver_older_than_our_torch_needs_is_refused(well: Facts, tmp_path: Path) -> None:
+def test_driver_older_than_our_torch_needs_is_refused(well: Environment, tmp_path: Path) -> None:
     old = H100._replace(driver="570.124.06")
     facts = replace(well, cards=lambda: [old], environment={"PATH": str(tmp_path)}, connect=forbids)
 
@@ -425,7 +425,7 @@ def broken_driver() -> list[Card]:
     raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch", "repair the driver, or ...")
 
 
-def test_broken_driver_is_no_missing_card(well: Facts) -> None:
+def test_broken_driver_is_no_missing_card(well: Environment) -> None:
     facts = replace(well, cards=broken_driver, connect=forbids)
 
     driver = named(examine(Mode.GPU, facts), "driver")
@@ -438,7 +438,7 @@ def test_card_that_gpu_env_names_and_the_machine_lacks_is_told_with_those_it_has
     finding, card = chosen([H100], A6000.uuid)
 
     assert card is None
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert finding.fix == f"set GPU_UUID in gpu.env to one of {H100.uuid}"
 
 
@@ -453,14 +453,14 @@ def test_card_is_the_named_one_else_the_first() -> None:
 def test_every_profile_fits_the_smallest_card_it_is_for(profile: Profile) -> None:
     card = H100._replace(gpu=Gpu("a GPU", round(profile.card_gib * 1024)))
 
-    assert split(card, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Verdict.OK
+    assert split(card, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Severity.OK
 
 
 def test_split_counts_no_llm_where_there_is_none() -> None:
     cap = {"PROFILE": "48gb", "TRAINER_CAP_MIB": "44000"}
 
-    assert split(A6000, cap | {"LLM": "ollama"}).verdict is Verdict.FAIL
-    assert split(A6000, cap | {"LLM": "none"}).verdict is Verdict.OK
+    assert split(A6000, cap | {"LLM": "ollama"}).verdict is Severity.FAIL
+    assert split(A6000, cap | {"LLM": "none"}).verdict is Severity.OK
 
 
 def test_card_that_no_profile_fits_is_sent_to_the_processor() -> None:
@@ -476,9 +476,9 @@ def test_card_that_no_profile_fits_is_sent_to_the_processor() -> None:
         {"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
     ],
 )
-def test_engine_that_can_give_a_card_is_known_by_runtime_or_cdi(well: Facts, facts: dict[str, object]) -> None:
+def test_engine_that_can_give_a_card_is_known_by_runtime_or_cdi(well: Environment, facts: dict[str, object]) -> None:
     with closing(docker.DockerClient(version="1.41")) as unconnected:
-        assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).verdict is Verdict.OK
+        assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).verdict is Severity.OK
 
 
 # --- the user's own subject ----------------------------------------------------------------------------------------
@@ -493,13 +493,15 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(well: Facts, repository: Path) -> None:
+def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(
+    well: Environment, repository: Path
+) -> None:
     mine = os.getuid()
     held = {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "4242:4243"}
 
     finding = in_containers(well, held)
 
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert finding.found == f"{repository} is owned by {mine}, and the researcher is 4242"
     if mine == 0:
         assert finding.fix == f"sudo chown -R 4242:4243 {repository} && sudo chmod u+rwx {repository}"
@@ -511,14 +513,14 @@ def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(we
 @pytest.mark.parametrize(
     ("owned", "mode", "verdict", "fix"),
     [
-        ([".", ".git", "train.py"], 0o755, Verdict.OK, ""),
-        ([".", ".git", "train.py"], 0o000, Verdict.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
-        (["."], 0o755, Verdict.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
+        ([".", ".git", "train.py"], 0o755, Severity.OK, ""),
+        ([".", ".git", "train.py"], 0o000, Severity.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
+        (["."], 0o755, Severity.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
     ],
     ids=["its own", "closed", "in parts"],
 )
 def test_subject_must_be_the_researchers_as_a_whole(
-    well: Facts, repository: Path, owned: list[str], mode: int, verdict: Verdict, fix: str
+    well: Environment, repository: Path, owned: list[str], mode: int, verdict: Severity, fix: str
 ) -> None:
     for part in owned:
         os.chown(repository / part, 1000, 1001)
@@ -531,7 +533,9 @@ def test_subject_must_be_the_researchers_as_a_whole(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives folders to other users")
-def test_subject_of_another_user_who_is_not_root_is_answered_with_that_user(well: Facts, repository: Path) -> None:
+def test_subject_of_another_user_who_is_not_root_is_answered_with_that_user(
+    well: Environment, repository: Path
+) -> None:
     for path in (repository, repository / ".git", repository / "train.py"):
         os.chown(path, 1007, 1008)
 
@@ -541,30 +545,32 @@ def test_subject_of_another_user_who_is_not_root_is_answered_with_that_user(well
 
 
 @pytest.mark.parametrize(("removed", "said"), [(".git", "is no git repository"), ("train.py", "holds no train.py")])
-def test_folder_that_is_no_subject_is_told(well: Facts, repository: Path, removed: str, said: str) -> None:
+def test_folder_that_is_no_subject_is_told(well: Environment, repository: Path, removed: str, said: str) -> None:
     path = repository / removed
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     finding = in_containers(well, {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "1000:1000"})
 
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert said in finding.found
 
 
-def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(well: Facts, tmp_path: Path) -> None:
+def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(
+    well: Environment, tmp_path: Path
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
 
     finding = in_containers(well, {"SUBJECT_DIR": str(empty), "RESEARCHER_USER": "1000:1000"})
 
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert "is no git repository" in finding.found
 
 
 # --- local mode ----------------------------------------------------------------------------------------------------
 
 
-def test_local_mode_needs_no_docker_and_no_card(well: Facts) -> None:
+def test_local_mode_needs_no_docker_and_no_card(well: Environment) -> None:
     facts = replace(well, cards=list, connect=forbids)
 
     findings = examine(Mode.LOCAL, facts)
@@ -574,42 +580,42 @@ def test_local_mode_needs_no_docker_and_no_card(well: Facts) -> None:
     assert not facts.state.root.exists()
 
 
-def test_local_mode_without_git_is_told_what_to_install(well: Facts, tmp_path: Path) -> None:
+def test_local_mode_without_git_is_told_what_to_install(well: Environment, tmp_path: Path) -> None:
     facts = replace(well, cards=list, environment={"PATH": str(tmp_path)})
 
     assert only_failure(examine(Mode.LOCAL, facts)) == "FAIL git      not installed -> sudo apt-get install git"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others' candidates run as themselves")
-def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well: Facts, tmp_path: Path) -> None:
+def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well: Environment, tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
     finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "user")
 
-    assert finding.verdict is Verdict.WARN
+    assert finding.verdict is Severity.WARN
     assert "may not enter " in finding.found
     assert "--state /var/lib/overnight" in finding.fix
 
 
-def test_run_whose_choices_are_damaged_is_told_with_the_folder_to_move_away(well: Facts) -> None:
+def test_run_whose_choices_are_damaged_is_told_with_the_folder_to_move_away(well: Environment) -> None:
     well.state.make()
     (well.state.journal / CHOICES_FILE).write_text("{")
 
     finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "subject")
 
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert finding.found.startswith(f"{well.state.journal / CHOICES_FILE} cannot be read (")
     assert finding.found.endswith(")"), "the next step is no part of what was found"
     assert finding.fix == f"move {well.state.root} away"
 
 
-def test_full_disk_in_local_mode_is_told_with_another_place(well: Facts) -> None:
+def test_full_disk_in_local_mode_is_told_with_another_place(well: Environment) -> None:
     facts = replace(well, cards=list, free_bytes=lambda _: GIB // 2)
 
     assert "0.5 GiB free in " in only_failure(examine(Mode.LOCAL, facts))
 
 
-def test_damaged_text_in_local_mode_is_told(well: Facts) -> None:
+def test_damaged_text_in_local_mode_is_told(well: Environment) -> None:
     well.state.data.mkdir(parents=True)
     (well.state.data / "manifest.json").write_text("{")
 
@@ -618,9 +624,9 @@ def test_damaged_text_in_local_mode_is_told(well: Facts) -> None:
     assert f"data     the manifest is damaged (1 faults) -> rm -r {well.state.data}" in line
 
 
-@pytest.mark.parametrize(("model", "verdict"), [("small", Verdict.OK), ("large:9b", Verdict.WARN)])
+@pytest.mark.parametrize(("model", "verdict"), [("small", Severity.OK), ("large:9b", Severity.WARN)])
 def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
-    well: Facts, model: str, verdict: Verdict
+    well: Environment, model: str, verdict: Severity
 ) -> None:
     with ollama_double([], model="small:latest") as server:
         environment = SHELL | {"OLLAMA_HOST": server.url, "MODEL": model}
@@ -628,19 +634,19 @@ def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
 
     assert named(findings, "model").verdict is verdict
     assert exit_code(findings) == 0
-    if verdict is Verdict.WARN:
+    if verdict is Severity.WARN:
         assert named(findings, "model").fix == "overnight pull large:9b"
 
 
 @pytest.mark.parametrize(
     ("models", "verdict", "says"),
     [
-        (Reply(body='{"data": []}'), Verdict.OK, "m is asked for at http://127.0.0.1"),
-        (refused(401, "no such key"), Verdict.WARN, "refuses the key (401; no key was given): no such key"),
+        (Reply(body='{"data": []}'), Severity.OK, "m is asked for at http://127.0.0.1"),
+        (refused(401, "no such key"), Severity.WARN, "refuses the key (401; no key was given): no such key"),
     ],
 )
 def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
-    well: Facts, models: Reply, verdict: Verdict, says: str
+    well: Environment, models: Reply, verdict: Severity, says: str
 ) -> None:
     with openai_double(spoken("")) as server:
         server.models = models
@@ -656,17 +662,19 @@ def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
 @pytest.mark.parametrize(
     "wrong", [{"LLM": "gpt"}, {"OLLAMA_HOST": "a b:1"}, {"LLM": "openai", "OPENAI_BASE_URL": "nowhere"}]
 )
-def test_llm_that_cannot_be_asked_as_set_is_a_failure_with_the_next_step(well: Facts, wrong: dict[str, str]) -> None:
+def test_llm_that_cannot_be_asked_as_set_is_a_failure_with_the_next_step(
+    well: Environment, wrong: dict[str, str]
+) -> None:
     finding = named(examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | wrong)), "model")
 
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Severity.FAIL
     assert finding.fix
 
 
-def test_night_without_an_llm_asks_for_no_model(well: Facts) -> None:
+def test_night_without_an_llm_asks_for_no_model(well: Environment) -> None:
     findings = examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | {"LLM": "none"}))
 
-    assert named(findings, "model").verdict is Verdict.SKIP
+    assert named(findings, "model").verdict is Severity.SKIP
 
 
 def without_torch(name: str) -> str:
@@ -675,15 +683,15 @@ def without_torch(name: str) -> str:
 
 def test_environment_without_torch_or_with_one_that_cannot_use_the_card_is_refused() -> None:
     assert packages([], without_torch).fix == "scripts/setup run"
-    assert packages([], lambda _: "2.13.0+cpu").verdict is Verdict.OK
-    assert packages([H100], lambda _: "2.13.0+cpu").verdict is Verdict.FAIL
-    assert packages([H100], lambda _: "2.13.0").verdict is Verdict.OK
+    assert packages([], lambda _: "2.13.0+cpu").verdict is Severity.OK
+    assert packages([H100], lambda _: "2.13.0+cpu").verdict is Severity.FAIL
+    assert packages([H100], lambda _: "2.13.0").verdict is Severity.OK
 
 
-def test_clock_behind_the_newest_file_is_a_warning(well: Facts) -> None:
-    assert clock(well).verdict is Verdict.OK
+def test_clock_behind_the_newest_file_is_a_warning(well: Environment) -> None:
+    assert clock(well).verdict is Severity.OK
     behind = clock(replace(well, now=datetime.now(UTC) - timedelta(days=400)))
-    assert (behind.verdict, behind.fix) == (Verdict.WARN, "sudo timedatectl set-ntp true")
+    assert (behind.verdict, behind.fix) == (Severity.WARN, "sudo timedatectl set-ntp true")
 
 
 def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
@@ -694,19 +702,19 @@ def test_port_that_the_stack_itself_listens_on_is_not_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as ours:
         port = ("127.0.0.1", ours.getsockname()[1])
 
-        assert ports([port], {port})[0].verdict is Verdict.OK
-        assert ports([port], set())[0].verdict is Verdict.FAIL
+        assert ports([port], {port})[0].verdict is Severity.OK
+        assert ports([port], set())[0].verdict is Severity.FAIL
 
 
 # --- what is told --------------------------------------------------------------------------------------------------
 
 
-@given(st.builds(Finding, st.text(), st.sampled_from(Verdict), st.text(), st.text(), st.text()))
+@given(st.builds(Finding, st.text(), st.sampled_from(Severity), st.text(), st.text(), st.text()))
 def test_finding_is_one_line_whatever_it_quotes(finding: Finding) -> None:
     assert len(finding.line().splitlines()) == 1
 
 
-def test_report_holds_findings_versions_and_settings_and_no_secret(well: Facts, tmp_path: Path) -> None:
+def test_report_holds_findings_versions_and_settings_and_no_secret(well: Environment, tmp_path: Path) -> None:
     home = tmp_path / "home" / "ada"
     with (well.root / "gpu.env").open("a") as file:
         file.write("OPENAI_API_KEY=sk-verysecretindeed1234567890\nREDIS_URL=redis://me:hunter2@cache:6379\n")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.config.setting import Fault, Reader
+from researcher.config.setting import Reader, SettingFault
 from researcher.config.settings import Settings
 from researcher.llm.backends import BACKENDS
 from services.machine.gpu_env import KEYS, LOCAL, Entries, faults, read, render_local, settings
@@ -205,7 +205,9 @@ def test_bad_value_of_a_key_that_is_needed_is_told_once(name: str, value: str) -
 def test_key_that_is_needed_and_gone_is_told_with_its_line() -> None:
     found = faults(gpu_env(GOOD.replace("COMPOSE_PROFILES=${LLM}\n", "")), (), {})
 
-    missing = Fault("COMPOSE_PROFILES", "gpu.env does not set COMPOSE_PROFILES", "add the line COMPOSE_PROFILES=${LLM}")
+    missing = SettingFault(
+        "COMPOSE_PROFILES", "gpu.env does not set COMPOSE_PROFILES", "add the line COMPOSE_PROFILES=${LLM}"
+    )
     assert found == [missing]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.machine.supervisor import Child, ChildStatus, Supervisor, exit_in_words, next_delay_s
+from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor, exit_in_words, next_delay_s
 
 IGNORES_SIGTERM = 'trap "" TERM; echo ready; while :; do read line < "$1"; done'
 LEAVES_A_CHILD = """
@@ -62,7 +62,7 @@ def fifo(tmp_path: Path) -> Path:
 def test_dead_child_is_started_again_ever_more_slowly(tmp_path: Path, clock: Clock) -> None:
     child = Child("crashes", ("sh", "-c", "echo a life; exit 3"), tmp_path / "logs" / "crashes.log")
 
-    with Supervisor([child], clock=clock) as supervisor:
+    with ProcessSupervisor([child], clock=clock) as supervisor:
         for restarts, delay_s in enumerate([1, 2, 4, 8]):
             status = wait_for(supervisor, lambda now: now.pid is None)
             assert (status.restarts, status.last_exit, status.next_try_s) == (restarts, 3, delay_s)
@@ -78,7 +78,7 @@ def test_dead_child_is_started_again_ever_more_slowly(tmp_path: Path, clock: Clo
 def test_minute_of_life_is_forgiven(tmp_path: Path, clock: Clock, fifo: Path) -> None:
     child = Child("lives", ("sh", "-c", 'read line < "$0"; exit 3', str(fifo)), tmp_path / "lives.log")
 
-    with Supervisor([child], clock=clock) as supervisor:
+    with ProcessSupervisor([child], clock=clock) as supervisor:
         for lived_s, delay_s in [(0, 1), (10, 2), (60, 1)]:
             clock.now_s += lived_s
             fifo.write_text("\n")
@@ -92,7 +92,7 @@ def test_child_that_finished_or_refused_is_left_in_peace(tmp_path: Path, clock: 
     done = Child("done", ("sh", "-c", "exit 0"), tmp_path / "done.log")
     refuses = Child("refuses", ("sh", "-c", "exit 4"), tmp_path / "refuses.log", final_codes=frozenset({0, 4}))
 
-    with Supervisor([done, refuses], clock=clock) as supervisor:
+    with ProcessSupervisor([done, refuses], clock=clock) as supervisor:
         wait_until(lambda: all(status.pid is None for status in supervisor.poll()))
         clock.now_s += 1000
         statuses = supervisor.poll()
@@ -104,7 +104,7 @@ def test_child_that_finished_or_refused_is_left_in_peace(tmp_path: Path, clock: 
 def test_child_that_ignores_sigterm_is_killed(tmp_path: Path, fifo: Path) -> None:
     child = Child("stubborn", ("sh", "-c", IGNORES_SIGTERM, "sh", str(fifo)), tmp_path / "stubborn.log")
 
-    with Supervisor([child], grace_s=0.05) as supervisor:
+    with ProcessSupervisor([child], grace_s=0.05) as supervisor:
         wait_until(lambda: "ready" in child.log.read_text())
         pid = supervisor.poll()[0].pid
 
@@ -115,7 +115,7 @@ def test_child_that_ignores_sigterm_is_killed(tmp_path: Path, fifo: Path) -> Non
 def test_stopped_children_stay_stopped_and_stop_may_be_called_again(tmp_path: Path, clock: Clock, fifo: Path) -> None:
     child = Child("waits", ("sh", "-c", 'read line < "$0"', str(fifo)), tmp_path / "waits.log")
 
-    with Supervisor([child], clock=clock) as supervisor:
+    with ProcessSupervisor([child], clock=clock) as supervisor:
         supervisor.stop()
         clock.now_s += 1000
 
@@ -126,7 +126,7 @@ def test_what_a_dead_child_left_in_its_session_is_dead_before_it_is_started_agai
     left = tmp_path / "pid"
     child = Child("leaves", (sys.executable, "-c", LEAVES_A_CHILD, str(left)), tmp_path / "leaves.log")
 
-    with Supervisor([child], clock=clock) as supervisor:
+    with ProcessSupervisor([child], clock=clock) as supervisor:
         wait_for(supervisor, lambda now: now.pid is None)
 
         assert not lives(int(left.read_text()))
@@ -145,7 +145,7 @@ def test_children_end_when_their_supervisor_is_killed(tmp_path: Path, fifo: Path
 def test_ctrl_c_in_the_terminal_does_not_reach_the_children(tmp_path: Path, fifo: Path) -> None:
     child = Child("waits", ("sh", "-c", 'read line < "$0"', str(fifo)), tmp_path / "waits.log")
 
-    with Supervisor([child]) as supervisor:
+    with ProcessSupervisor([child]) as supervisor:
         pid = supervisor.poll()[0].pid
         assert pid is not None
         assert os.getsid(pid) == pid != os.getsid(0)
@@ -156,7 +156,7 @@ def test_program_that_is_not_there_fails_the_start_and_leaves_nobody_behind(tmp_
     absent = Child("absent", (str(tmp_path / "no-such-program"),), tmp_path / "absent.log")
 
     with pytest.raises(FileNotFoundError, match="no-such-program"):
-        Supervisor([waits, absent]).__enter__()
+        ProcessSupervisor([waits, absent]).__enter__()
 
     assert not any(map(lives, map(int, waits.log.read_text().split())))
 
@@ -166,7 +166,7 @@ def test_program_that_cannot_be_started_for_a_while_is_tried_again(tmp_path: Pat
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
 
-    with Supervisor([Child("flaky", (str(program),), tmp_path / "flaky.log")], clock=clock) as supervisor:
+    with ProcessSupervisor([Child("flaky", (str(program),), tmp_path / "flaky.log")], clock=clock) as supervisor:
         wait_for(supervisor, lambda now: now.pid is None)
         program.chmod(0o644)
         clock.now_s += 1
@@ -181,7 +181,7 @@ def test_long_log_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
     log.parent.mkdir()
     log.write_bytes(b"x" * 10_000_001)
 
-    with Supervisor([Child("one", ("echo", "hello"), log)]) as supervisor:
+    with ProcessSupervisor([Child("one", ("echo", "hello"), log)]) as supervisor:
         wait_for(supervisor, lambda now: now.pid is None)
 
     assert log.read_text() == "hello\n"
@@ -191,7 +191,7 @@ def test_long_log_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
 def test_environment_is_the_given_one(tmp_path: Path) -> None:
     child = Child("env", ("/bin/sh", "-c", 'echo "$WORD,$HOME"; pwd'), tmp_path / "log", {"WORD": "night"}, tmp_path)
 
-    with Supervisor([child]) as supervisor:
+    with ProcessSupervisor([child]) as supervisor:
         wait_for(supervisor, lambda now: now.pid is None)
 
     assert child.log.read_text() == f"night,\n{tmp_path}\n"
@@ -223,7 +223,7 @@ def test_signals_are_named() -> None:
     assert exit_in_words(-40) == "by signal 40"
 
 
-def wait_for(supervisor: Supervisor, condition: Callable[[ChildStatus], bool]) -> ChildStatus:
+def wait_for(supervisor: ProcessSupervisor, condition: Callable[[ChildStatus], bool]) -> ChildStatus:
     wait_until(lambda: condition(supervisor.poll()[0]))
     return supervisor.poll()[0]
 

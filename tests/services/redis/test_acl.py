@@ -26,7 +26,7 @@ from rq.serializers import JSONSerializer
 from researcher.errors import Rejected
 from researcher.queues.dry_runs import DryRuns
 from researcher.queues.requests import KINDS, RECEIVE, RequestWorker, cancel, send, wait_reply
-from researcher.queues.trials import Absent, Fault, TrialQueue, Waiting
+from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from services.machine.process import spawn
 from services.machine.state import CHOICES_FILE, RunConfig
 from services.redis.acl import CHECK, REQUEST, SERVICES, TRIAL, acl_file
@@ -188,9 +188,9 @@ def trials(server: Guarded) -> TrialQueue:
     return TrialQueue(server.bus_of("researcher"))
 
 
-def outcome(trials: TrialQueue, spec: TrialSpec) -> TrialResult | Absent | Fault:
+def outcome(trials: TrialQueue, spec: TrialSpec) -> TrialResult | Absent | JobFault:
     """What becomes of a trial, waited for as the loop does."""
-    found: list[TrialResult | Absent | Fault] = []
+    found: list[TrialResult | Absent | JobFault] = []
 
     def is_over() -> bool:
         looked = trials.look(spec.id, spec.digest)
@@ -239,7 +239,7 @@ def test_a_trial_is_stopped_and_another_preempted(
     wait_until_training(server, unwanted)
 
     send_stop_job_command(server.bus.connection, unwanted.id, serializer=JSONSerializer)
-    assert outcome(trials, unwanted) == Fault("the job is stopped: Job stopped by user, work-horse terminated.")
+    assert outcome(trials, unwanted) == JobFault("the job is stopped: Job stopped by user, work-horse terminated.")
     trials.forget(unwanted.id)
     trials.hand_out(last)
     wait_until_training(server, last)
@@ -303,7 +303,7 @@ def test_what_a_killed_trainer_held_is_taken_over(
 
     start()
 
-    assert isinstance(outcome(trials, held), Fault)
+    assert isinstance(outcome(trials, held), JobFault)
     trials.forget(held.id)
     assert isinstance(outcome(trials, taken), TrialResult)
     assert server.refusals() == []
@@ -330,7 +330,7 @@ def test_a_trainer_clears_away_what_workers_of_other_hosts_left(
 
     for lost in (abandoned, stuck):
         wait_for(lambda lost=lost: job_of(server, lost).get_status() is JobStatus.FAILED, 20)
-        assert isinstance(outcome(trials, lost), Fault)
+        assert isinstance(outcome(trials, lost), JobFault)
         trials.forget(lost.id)
     assert server.refusals() == []
 
@@ -344,7 +344,7 @@ def test_the_researcher_gives_up_an_abandoned_trial_and_one_that_the_queue_has_l
     trials.hand_out(lost)
     server.bus.connection.delete(server.bus.queue(TRIALS).key)
 
-    assert isinstance(trials.look(abandoned.id, abandoned.digest), Fault)
+    assert isinstance(trials.look(abandoned.id, abandoned.digest), JobFault)
     trials.forget(abandoned.id)
     assert trials.look(lost.id, lost.digest) == Absent()
 

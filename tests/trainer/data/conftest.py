@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.data import ROWS, Manifest, Stage, prepare
+from trainer.data import ROWS, Manifest, PreparationStep, prepare
 from trainer.data.generated import SECRET
 from trainer.data.plays import Plays
 from trainer.data.shards import shard_name
@@ -86,7 +86,7 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> Plays:
 class Prepared:
     folder: Path
     manifest: Manifest
-    stages: list[Stage]
+    stages: list[PreparationStep]
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def prepared_plays(plays: Plays, tmp_path_factory: pytest.TempPathFactory) -> Pr
     source.mkdir(parents=True)
     for package in plays.folder.iterdir():
         (source / package.name).write_bytes(package.read_bytes())
-    stages: list[Stage] = []
+    stages: list[PreparationStep] = []
     return Prepared(folder, prepare(PROFILES["cpu"], folder, report=stages.append), stages)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.conftest import share_secret, story
-from trainer.data import FolderTaken, NotPrepared, Stage, prepare, read_manifest, verify
+from trainer.data import FolderTaken, NotPrepared, PreparationStep, prepare, read_manifest, verify
 from trainer.jobs import Profile
 from trainer.sandbox.launch import User
 
@@ -84,7 +84,7 @@ def test_a_killed_preparation_ends_with_the_same_digest(
     with pytest.raises(NotPrepared, match="holds no prepared data; run `overnight prepare`"):
         read_manifest(tmp_path / "killed")
 
-    stages: list[Stage] = []
+    stages: list[PreparationStep] = []
     manifest = prepare(tiny, tmp_path / "killed", text=own_folder, report=stages.append)
 
     share_secret(tmp_path / "killed", tmp_path / "whole")
@@ -154,7 +154,7 @@ def test_damage_is_noticed_and_made_good_again(
     if damage != "other":
         with pytest.raises(NotPrepared):
             read_manifest(tmp_path / "data")
-    stages: list[Stage] = []
+    stages: list[PreparationStep] = []
     again = prepare(tiny, tmp_path / "data", text=own_folder, report=stages.append)
 
     assert again == manifest

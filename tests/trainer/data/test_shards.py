@@ -18,7 +18,7 @@ from tests.trainer.data.conftest import (
     story,
     write_shard,
 )
-from trainer.data import DataError, SourceAway, Stage, TextUnusable, prepare
+from trainer.data import DataError, PreparationStep, SourceAway, TextUnusable, prepare
 from trainer.data.download import download
 from trainer.data.shards import Climbmix, shard_name
 from trainer.jobs import Profile
@@ -124,7 +124,7 @@ def test_every_address_of_the_same_shards_gives_the_same_digest(
 def test_shards_come_over_http_and_are_read_without_it_afterwards(tmp_path: Path, serve: Serve, tiny: Profile) -> None:
     write_shard(tmp_path / "one", [story(seed) for seed in range(30)])
     server = serve(DroppingServer, (tmp_path / "one").read_bytes())
-    stages: list[Stage] = []
+    stages: list[PreparationStep] = []
     text = Climbmix(tmp_path, server.url, train_shards=1, sleep=lambda wait_s: None)
 
     text.fetch(stages.append)

@@ -17,7 +17,7 @@ from trainer.scoring.causality import (
     MOST_TOLERANCE,
     TOLERANCE,
     Causality,
-    Finding,
+    CausalityFinding,
     Questions,
     pair_losses,
 )
@@ -172,7 +172,7 @@ def examine(
     count: int = 2 * ROWS,
     kind: type[np.floating] = np.float32,
     replica: Model | None = None,
-) -> Finding:
+) -> CausalityFinding:
     """Its score, and then what its replica answers: another process, or the same one where that is no matter."""
     rows_to_recheck = scored(model, seed, kind).questions(count)
     logits = answers(replica or model, rows_to_recheck.tokens, kind)
@@ -229,14 +229,16 @@ def test_no_profit_hides_in_noise(size: float, noise: float) -> None:
 
 
 def test_noise_that_could_hide_a_profit_is_refused_though_each_answer_is_within_the_tolerance() -> None:
-    finding = Finding(rows=448, noise=0.1, change=0.2, position=3, profit=0.0, profit_error=0.004, noise_error=0.004)
+    finding = CausalityFinding(
+        rows=448, noise=0.1, change=0.2, position=3, profit=0.0, profit_error=0.004, noise_error=0.004
+    )
 
     assert finding.fault is not None
     assert replace(finding, profit_error=0.003).fault is None
 
 
 def test_changes_that_the_noise_of_repeated_rows_does_not_explain_are_a_look_ahead() -> None:
-    finding = Finding(rows=448, noise=0.0, change=0.02, position=3, profit=0.0, profit_error=0.001)
+    finding = CausalityFinding(rows=448, noise=0.0, change=0.02, position=3, profit=0.0, profit_error=0.001)
 
     assert finding.fault is not None
     assert replace(finding, noise_error=0.001).fault is None
@@ -244,7 +246,7 @@ def test_changes_that_the_noise_of_repeated_rows_does_not_explain_are_a_look_ahe
 
 
 def test_one_loss_that_changes_is_enough() -> None:
-    finding = Finding(rows=448, noise=0.0, change=0.04, position=3)
+    finding = CausalityFinding(rows=448, noise=0.0, change=0.04, position=3)
 
     assert finding.fault is not None
     assert replace(finding, change=0.02).fault is None
@@ -270,7 +272,7 @@ def test_a_rare_look_ahead_is_found_as_often_as_its_profit_says(every: int) -> N
 
 
 def test_the_smallest_profit_that_is_found_follows_from_the_questions() -> None:
-    finding = Finding(rows=448, noise=0.0, change=0.0, position=0, room=0.5)
+    finding = CausalityFinding(rows=448, noise=0.0, change=0.0, position=0, room=0.5)
 
     missed = (1 - finding.smallest_caught / (2 * finding.room)) ** finding.rows
     assert missed == pytest.approx(0.01)
@@ -279,7 +281,7 @@ def test_the_smallest_profit_that_is_found_follows_from_the_questions() -> None:
 
 
 def test_noise_widens_what_counts_as_the_same_but_not_far() -> None:
-    findings = [Finding(1, noise, 0.0, 0, noise_error=noise / 10) for noise in (0.0, 0.001, 0.05, 0.2)]
+    findings = [CausalityFinding(1, noise, 0.0, 0, noise_error=noise / 10) for noise in (0.0, 0.001, 0.05, 0.2)]
 
     assert [each.tolerance for each in findings] == pytest.approx([TOLERANCE, TOLERANCE, 0.2, MOST_TOLERANCE])
     assert [each.most_profit for each in findings] == pytest.approx([EXACT_PROFIT, 0.0015, MOST_PROFIT, MOST_PROFIT])

@@ -15,11 +15,11 @@ from trainer.candidate.protocol import Channel, Layout, MessageType
 from trainer.jobs import Outcome
 from trainer.sandbox import syscalls
 from trainer.sandbox.launch import ExitReport
-from trainer.scoring.causality import Causality, Finding
+from trainer.scoring.causality import Causality, CausalityFinding
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.replica import ReplicaExam
 from trainer.scoring.rows import ScoringRows
-from trainer.scoring.score import Plan, Scoring
+from trainer.scoring.score import ScorePlan, Scoring
 from trainer.trial.outcome import ReplicaEnded, Termination, replica_fault
 
 VOCAB, CONTEXT, ROWS, BATCH = 20, 8, 16, 4
@@ -140,10 +140,10 @@ def random_rows() -> ScoringRows:
     return ScoringRows(val, heldout, heldout[:0], np.ones(VOCAB, dtype=np.int32))
 
 
-def finding_of(model: nn.Module) -> Finding:
+def finding_of(model: nn.Module) -> CausalityFinding:
     """Of the model, which answers first for its score, then in the place of its replica."""
     rows, buffers = random_rows(), Buffers(Layout(BATCH, CONTEXT, VOCAB))
-    plan = Plan(ROWS, 0, weights_fd=None, closer=lambda _: 64)
+    plan = ScorePlan(ROWS, 0, weights_fd=None, closer=lambda _: 64)
     refusal, scoring = examined(model, buffers, lambda channel: Scoring(channel, buffers, rows, plan))
     assert refusal is None
     questions = scoring.causality.questions(64)

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.candidate.protocol import BUFFERS, Channel, ChannelFault, Layout, Message, MessageType
+from trainer.candidate.protocol import BUFFERS, Channel, ChannelFault, ChannelMessage, Layout, MessageType
 from trainer.scoring.cross_entropy import LARGEST_LOGIT, Unscorable, nats
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows
-from trainer.scoring.score import Plan, Scoring
+from trainer.scoring.score import ScorePlan, Scoring
 
 VOCAB, CONTEXT = 5, 4
 
@@ -106,18 +106,18 @@ def test_a_logit_that_is_not_finite_is_refused(bad: float) -> None:
 
 
 FITTING = [
-    Message(MessageType.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a GPU"),
-    Message(MessageType.PROGRESS, 2**32 - 1, 0.5),
-    Message(MessageType.READY, 16, 32768.0),
-    Message(MessageType.SERVED, BUFFERS - 1, 4.0),
-    Message(MessageType.REHEARSED, 12, 1e6, 8e6, "passes"),
-    Message(MessageType.SCORED, x=-1.5),
+    ChannelMessage(MessageType.IMPORTED, 2, 81559.0, 0.25, "2.13.0|a GPU"),
+    ChannelMessage(MessageType.PROGRESS, 2**32 - 1, 0.5),
+    ChannelMessage(MessageType.READY, 16, 32768.0),
+    ChannelMessage(MessageType.SERVED, BUFFERS - 1, 4.0),
+    ChannelMessage(MessageType.REHEARSED, 12, 1e6, 8e6, "passes"),
+    ChannelMessage(MessageType.SCORED, x=-1.5),
 ]
 
 
 @given(st.sampled_from(FITTING), st.text(max_size=200))
-def test_message_survives_the_wire(message: Message, text: str) -> None:
-    back = Message.unpack(dataclasses.replace(message, text=text).pack())
+def test_message_survives_the_wire(message: ChannelMessage, text: str) -> None:
+    back = ChannelMessage.unpack(dataclasses.replace(message, text=text).pack())
 
     assert dataclasses.replace(back, text="") == dataclasses.replace(message, text="")
     assert len(back.text.encode(errors="replace")) <= 3 * 104
@@ -129,13 +129,13 @@ def test_message_survives_the_wire(message: Message, text: str) -> None:
 )
 def test_message_with_a_number_that_does_not_fit_is_none(word: MessageType, wrong: float) -> None:
     with pytest.raises(ChannelFault, match=f"it sent {word.name} with numbers that do not fit"):
-        Message.unpack(Message(word, x=wrong).pack())
+        ChannelMessage.unpack(ChannelMessage(word, x=wrong).pack())
 
 
 @given(st.binary(min_size=128, max_size=128))
 def test_any_bytes_are_a_message_of_finite_numbers_or_none(raw: bytes) -> None:
     with contextlib.suppress(ChannelFault):
-        message = Message.unpack(raw)
+        message = ChannelMessage.unpack(raw)
         assert math.isfinite(message.x)
         assert math.isfinite(message.y)
 
@@ -143,7 +143,7 @@ def test_any_bytes_are_a_message_of_finite_numbers_or_none(raw: bytes) -> None:
 @pytest.mark.parametrize("raw", [b"", b"x" * 127, bytes(128), b"\x63" + bytes(127)])
 def test_bytes_that_are_no_message_are_refused(raw: bytes) -> None:
     with pytest.raises(ChannelFault):
-        Message.unpack(raw)
+        ChannelMessage.unpack(raw)
 
 
 def test_shared_memory_cannot_be_cut_off_under_its_reader() -> None:
@@ -161,7 +161,7 @@ def test_batches_of_all_slices_are_scored_and_the_answer_goes_back() -> None:
     rows = ScoringRows(val, heldout, heldout[:2], np.array([0, 1, 2, 3, 4], dtype=np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = (Channel(end) for end in Channel.pair())
-    plan = Plan(7, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else None, unseen=2)
+    plan = ScorePlan(7, 3, weights_fd=None, closer=lambda bpb: 16 if bpb > 0 else None, unseen=2)
     scoring = Scoring(ours, buffers, rows, plan)
     answers: list[float] = []
     candidate = threading.Thread(target=serve_zeros, args=(theirs, answers), daemon=True)
@@ -192,11 +192,11 @@ def test_answer_to_a_question_that_was_not_asked_is_refused() -> None:
     rows = ScoringRows(*(np.zeros((n, 5), np.uint16) for n in (2, 1, 1)), np.ones(VOCAB, np.int32))
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
     ours, theirs = Channel.pair()
-    scoring = Scoring(Channel(ours), buffers, rows, Plan(2, 1, weights_fd=None, closer=lambda bpb: None))
+    scoring = Scoring(Channel(ours), buffers, rows, ScorePlan(2, 1, weights_fd=None, closer=lambda bpb: None))
     scoring.begin(half=False)
 
     with pytest.raises(Unscorable, match="not asked"):
-        scoring.served(Message(MessageType.SERVED, number=BUFFERS - 1, x=4.0))
+        scoring.served(ChannelMessage(MessageType.SERVED, number=BUFFERS - 1, x=4.0))
 
     ours.close()
     theirs.close()
@@ -209,4 +209,4 @@ def serve_zeros(channel: Channel, answers: list[float]) -> None:
         if message.word is MessageType.SCORED:
             answers.append(message.x)
             return
-        channel.send(Message(MessageType.SERVED, number=message.number, x=4.0))
+        channel.send(ChannelMessage(MessageType.SERVED, number=message.number, x=4.0))

@@ -16,7 +16,7 @@ from tests.subjects.broken import BROKEN, FILES, INNOCENT, Broken
 from tests.subjects.cheats import HONEST, edited
 from tests.subjects.honest import WHOLE_TRIALS, Honest
 from trainer.candidate.code_errors import means_wrong_code
-from trainer.jobs import PROFILES, CheckResult, CheckSpec, Outcome, Verdict, files_digest
+from trainer.jobs import PROFILES, CheckResult, CheckSpec, DryRunVerdict, Outcome, files_digest
 from trainer.jobs.profile import KnobValue, Profile
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import dry_run, supervise
@@ -64,7 +64,7 @@ def test_broken_edit_is_told_as_the_table_has_it(broken: Broken, places: WorkerC
     answer = run_check(CheckSpec("cpu", broken.files), places, lambda: False)
 
     assert (answer.verdict, broken.says in answer.reason) == (broken.verdict, True), answer.reason
-    if answer.verdict is Verdict.FAILS:
+    if answer.verdict is DryRunVerdict.FAILS:
         assert answer.line is not None
         assert (
             f"(line {answer.line}: {broken.files['train.py'].splitlines()[answer.line - 1].strip()})" in answer.reason
@@ -86,7 +86,7 @@ def test_every_edit_of_the_table_is_broken_in_a_trial(broken: Broken, spec: Make
 def test_innocent_edit_is_never_refused(name: str, rehearse: Check) -> None:
     answer = rehearse(INNOCENT[name], FILES["prepare.py"])
 
-    assert answer.verdict is not Verdict.FAILS, answer.reason
+    assert answer.verdict is not DryRunVerdict.FAILS, answer.reason
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_innocent_edit_is_never_refused(name: str, rehearse: Check) -> None:
 def test_honest_model_passes(model: Honest, rehearse: Check) -> None:
     answer = rehearse(model.train, model.prepare)
 
-    assert answer.verdict is Verdict.PASSES, answer.reason
+    assert answer.verdict is DryRunVerdict.PASSES, answer.reason
 
 
 @pytest.mark.slow
@@ -106,11 +106,11 @@ def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: st
 
     answer = run_check(CheckSpec(name, files, profile.caps.vram_mib), there, lambda: False)
 
-    assert answer.verdict is Verdict.PASSES, answer.reason
+    assert answer.verdict is DryRunVerdict.PASSES, answer.reason
     assert answer.parameters is not None
     needed_mib = answer.parameters * (8 if profile.device == "cpu" else 4) / 2**20
     over = run_check(CheckSpec(name, files, int(needed_mib) - 1), there, lambda: False)
-    assert over.verdict is Verdict.FAILS
+    assert over.verdict is DryRunVerdict.FAILS
     assert (
         f"and their gradients take {needed_mib:.0f} MiB at least; the cap is {int(needed_mib) - 1} MiB" in over.reason
     )
@@ -127,7 +127,7 @@ def test_every_knob_at_the_ends_of_its_range_passes_or_breaks_the_rule_of_whole_
                 files = default_subject(profile, **{knob.name: value})
                 answers[knob.name, value] = run_check(CheckSpec("cpu", files), there, lambda: False)
 
-    refused = {at: answer.reason for at, answer in answers.items() if answer.verdict is not Verdict.PASSES}
+    refused = {at: answer.reason for at, answer in answers.items() if answer.verdict is not DryRunVerdict.PASSES}
 
     assert len(answers) > 30
     assert all("is not a multiple of DEVICE_BATCH_SIZE" in reason for reason in refused.values()), refused
@@ -173,7 +173,7 @@ NUMBERS = (
 def test_script_with_other_ways_passes(train: str, rehearse: Check) -> None:
     answer = rehearse(train)
 
-    assert answer.verdict is Verdict.PASSES, answer.reason
+    assert answer.verdict is DryRunVerdict.PASSES, answer.reason
     assert answer.parameters is not None
 
 
@@ -196,7 +196,7 @@ def test_script_with_other_ways_passes(train: str, rehearse: Check) -> None:
 def test_other_ends_are_unknown(train: str, says: str, rehearse: Check) -> None:
     answer = rehearse(train)
 
-    assert (answer.verdict, says in answer.reason) == (Verdict.UNKNOWN, True), answer.reason
+    assert (answer.verdict, says in answer.reason) == (DryRunVerdict.UNKNOWN, True), answer.reason
 
 
 FAULTS = [
@@ -222,7 +222,7 @@ def test_fault_is_unknown_and_leaves_nothing(
 
     answer = rehearse((SUBJECTS / f"{subject}.py").read_text())
 
-    assert (answer.verdict, says in answer.reason) == (Verdict.UNKNOWN, True), answer.reason
+    assert (answer.verdict, says in answer.reason) == (DryRunVerdict.UNKNOWN, True), answer.reason
     assert everything_dead(places.work)
     assert list(places.work.iterdir()) == []
 
@@ -237,7 +237,7 @@ def test_check_shows_no_card(rehearse: Check) -> None:
 def test_check_is_left_when_its_worker_is_told_to_stop(places: WorkerConfig) -> None:
     answer = run_check(CheckSpec("cpu", {"train.py": HONEST}), places, lambda: True)
 
-    assert (answer.verdict, answer.reason) == (Verdict.UNKNOWN, "the worker was told to stop")
+    assert (answer.verdict, answer.reason) == (DryRunVerdict.UNKNOWN, "the worker was told to stop")
 
 
 FORGES = """
@@ -258,7 +258,7 @@ os._exit(0)
 def test_forged_answer_is_an_answer_of_plain_values(rehearse: Check) -> None:
     answer = rehearse(FORGES)
 
-    assert (answer.verdict, answer.line, answer.parameters) == (Verdict.UNKNOWN, None, None), answer.reason
+    assert (answer.verdict, answer.line, answer.parameters) == (DryRunVerdict.UNKNOWN, None, None), answer.reason
     assert len(answer.reason) < 1000
     assert CheckResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.trials import CONTEXT, VOCAB, miniature
-from trainer.candidate.protocol import Channel, Layout, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, Layout, MessageType
 from trainer.jobs import Calibration, TrialResult
 from trainer.jobs.redaction import redaction
 from trainer.sandbox.cgroup import OomKills
@@ -23,7 +23,7 @@ from trainer.sandbox.launch import ExitReport
 from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows
-from trainer.scoring.score import Plan, Scoring
+from trainer.scoring.score import ScorePlan, Scoring
 from trainer.trial.run import Supervised
 from trainer.trial.supervise import Supervisor
 from trainer.trial.trial import _Clock, _result
@@ -71,7 +71,7 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
             theirs.send(raw or b"\0")
     theirs.close()
     buffers = Buffers(Layout(2, CONTEXT, VOCAB))
-    scoring = Scoring(Channel(ours), buffers, ROWS, Plan(4, 2, None, lambda _: None))
+    scoring = Scoring(Channel(ours), buffers, ROWS, ScorePlan(4, 2, None, lambda _: None))
     guarded = GoneAtOnce(log)
     with tempfile.TemporaryDirectory() as folder:
         places = WorkerConfig(data, Path(folder), Path(folder))
@@ -92,7 +92,7 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
 
 
 MESSAGES = st.builds(
-    lambda word, number, x, y, text: Message(word, number, x, y, text).pack(),
+    lambda word, number, x, y, text: ChannelMessage(word, number, x, y, text).pack(),
     st.sampled_from(MessageType),
     st.integers(0, 3) | st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 1.0, 2.0, 4.0]) | st.floats(),
@@ -115,7 +115,7 @@ LINES = st.builds(
 def test_whatever_a_candidate_says_and_prints_the_result_is_typed_and_plain_json(
     data: Path, said: list[bytes], lines: list[str], noise: bytes
 ) -> None:
-    begun = [Message(word).pack() for word in (MessageType.IMPORTED, MessageType.FIRST_BATCH, MessageType.WARM)]
+    begun = [ChannelMessage(word).pack() for word in (MessageType.IMPORTED, MessageType.FIRST_BATCH, MessageType.WARM)]
     log = "\n".join(lines).encode(errors="replace") + b"\n" + noise
 
     with watched(data, [*begun, *said], log) as result:
@@ -125,7 +125,7 @@ def test_whatever_a_candidate_says_and_prints_the_result_is_typed_and_plain_json
 
 
 def test_message_that_does_not_fit_is_the_candidates_fault_in_a_sentence(data: Path) -> None:
-    with watched(data, [Message(MessageType.READY, x=float("nan")).pack()], b"") as result:
+    with watched(data, [ChannelMessage(MessageType.READY, x=float("nan")).pack()], b"") as result:
         assert (result.outcome, result.reason) == (
             "unscorable",
             "it sent READY with numbers that do not fit: 0, nan, 0",
