@@ -539,8 +539,8 @@ GUARDS = (
     Guard(
         "what fell is no gain on held-out text",
         "researcher/decision/heldout.py",
-        " and check.head not in fallen]",
-        "]",
+        " and check.head not in fallen\n",
+        "\n",
         "researcher/decision/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
     ),
     # The unseen slice: text that nobody has written
@@ -1053,15 +1053,15 @@ GUARDS = (
     Guard(
         "a check refuses nothing where the incumbent fails too",
         "researcher/queues/dry_runs.py",
-        "if own is not None and own.verdict is Verdict.PASSES:",
+        "if own is not None and own.verdict is DryRunVerdict.PASSES:",
         "if own is not None:",
         f"{_CHECKER}every_doubt_is_left_to_the_trial[the incumbent fails too]",
     ),
     Guard(
         "a check that has a doubt refuses nothing",
         "researcher/queues/dry_runs.py",
-        "if found is None or found.verdict is not Verdict.FAILS:",
-        "if found is None or found.verdict is Verdict.PASSES:",
+        "if found is None or found.verdict is not DryRunVerdict.FAILS:",
+        "if found is None or found.verdict is DryRunVerdict.PASSES:",
         f"{_CHECKER}every_doubt_is_left_to_the_trial[a doubt]",
     ),
     Guard(
@@ -1255,6 +1255,13 @@ GUARDS = (
         "lambda error: not isinstance(error, redis.AuthenticationError)",
         "lambda error: True",
         _BAD_DAYS + "redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file",
+    ),
+    Guard(
+        "a worker whose password is refused ends without a traceback",
+        "trainer/worker/rq_worker.py",
+        "    except redis.AuthenticationError:\n        raise SystemExit(1) from None\n",
+        "    except redis.BusyLoadingError:\n        raise\n",
+        "trainer/worker/test_rq_worker.py::test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password",
     ),
     Guard(
         "no trial is taken without room for it",

