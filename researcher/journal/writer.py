@@ -167,7 +167,7 @@ class Journal(JournalReader):
                     self._move("confirmed", experiment.id)
 
     def applied(self, experiment: Experiment, at: float) -> None:
-        """Record that git and the files of the report show the decision."""
+        """Record that git shows the decision."""
         self._change(
             "UPDATE experiment SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
             at, experiment.id,
@@ -361,7 +361,7 @@ class Journal(JournalReader):
                 self._answer_confirm(f"{verdict.words}: {reason}", at)
 
     def check_applied(self, check: Confirmation, at: float) -> None:
-        """Record that git and the files of the report show the verdict."""
+        """Record that git shows the verdict."""
         self._change(
             "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
             at, check.id,

@@ -2,8 +2,8 @@
 
 LlmUnavailable means that the question may be asked again later and nothing was billed. BadLlmResponse means that this
 question has no answer. Endpoints accept different request fields, so a field that the endpoint refuses is omitted from
-then on. The key is read from its file for each question and never appears in an error. The client waits as long as the
-server asks it to.
+then on. The key is read from its file for each question and never appears in an error. If the server asks for a pause,
+the client asks nothing for that time, at most `LONGEST_REST_S`.
 """
 
 from __future__ import annotations

@@ -45,9 +45,10 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | 
 
 
 def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
-    """Return the usual seconds from the end of one trial to the end of the next: the upper quartile of the latest ones.
+    """Return the usual seconds from the end of one trial to the end of the next.
 
-    Before enough trials have ended, it is the wall limit of one trial.
+    It is the upper quartile of the latest times, at least a budget in seconds. Before enough trials have ended, it is
+    the wall limit of one trial.
     """
     ends = sorted(trial.finished_at for trial in trials if trial.finished_at is not None)[-_TIMES - 1 :]
     if len(ends) <= _TIMES_NEEDED:

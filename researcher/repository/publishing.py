@@ -131,9 +131,9 @@ class UserRepository:
         return ""
 
     def _move_branch(self, pushed: Pushed, at: str | None, known: set[str]) -> str:
-        """Move the branch.
+        """Move the branch. Return a message if that is impossible, otherwise "".
 
-        Return a message if git refuses because the branch is checked out or in a rebase, otherwise "".
+        A branch with a foreign commit is not moved. Git refuses to move a branch that is checked out or in a rebase.
         """
         branch, path = pushed.branch, self.path
         if at is not None and at not in known:
