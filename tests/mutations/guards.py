@@ -1624,7 +1624,7 @@ GUARDS = (
     Guard(
         "nothing in the kernel outlives a candidate",
         "trainer/sandbox/refused_calls.py",
-        '        "shmget": (29, 194),  # System V memory and queues outlive their creator, so they could link two trials\n'
+        '        "shmget": (29, 194),  # System V memory and queues outlive their creator and could link two trials\n'
         '        "msgget": (68, 186),\n'
         '        "semget": (64, 190),\n'
         '        "mq_open": (240, 180),\n',

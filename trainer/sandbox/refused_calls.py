@@ -25,7 +25,7 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "keyctl": (250, 219),
         "add_key": (248, 217),
         "request_key": (249, 218),
-        "shmget": (29, 194),  # System V memory and queues outlive their creator, so they could link two trials
+        "shmget": (29, 194),  # System V memory and queues outlive their creator and could link two trials
         "msgget": (68, 186),
         "semget": (64, 190),
         "mq_open": (240, 180),
