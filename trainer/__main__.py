@@ -31,7 +31,8 @@ log = logging.getLogger("trainer")
 def main(arguments: list[str] | None = None) -> int:
     """Run the worker until it is stopped, and return the exit code.
 
-    0: stopped. 1: Redis refuses the password. 2: the sandbox has a hole, or the work folder cannot be used.
+    0: stopped. 1: Redis refuses the password, or does not answer during a stop. 2: the sandbox has a hole, or the work
+    folder cannot be used.
     """
     syscalls.become_undumpable()  # before the password is read; forks inherit it
     options = _options(arguments)

@@ -105,7 +105,7 @@ def means_wrong_code(error: BaseException, source: Path, *, on_card: bool) -> bo
     if on_card and isinstance(error, ImportError):
         return (error.name or "").partition(".")[0] in _SAME_EVERYWHERE
     where = traceback.extract_tb(error.__traceback__)[-1].filename
-    own = Path(where) == source or Path(where).parent == Path(__file__).parent  # ours: functions in place of prepare's
+    own = Path(where) == source or Path(where).parent == Path(__file__).parent  # or ours in place of prepare's
     return own or bool(_TORCH.search(where)) or isinstance(error, ImportError)
 
 

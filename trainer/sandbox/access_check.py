@@ -1,6 +1,6 @@
-"""A process that becomes the candidates' user and tries what a candidate needs: enter, open and write folders, start.
+"""Becomes the candidates' user in a process of its own, and tries to enter, open and write folders and to start Python.
 
-If a trial fails, the last line of output is JSON with the first failure (`found`) and the `next_step`, and the exit
+After the first failure, the last line of output is JSON with the failure (`found`) and the `next_step`, and the exit
 code is CLOSED. The kernel answers for that user; the module computes no rights itself. It uses only the standard
 library, because that user may be unable to read anything else.
 """
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from trainer.sandbox import syscalls
 
-CLOSED = 3  # an interpreter that does not start has another exit code
+CLOSED = 3  # the exit code; an interpreter that does not start has another one
 MOVE = (
     "keep checkout, Python and state where every user may enter, such as /opt/overnight (scripts/setup there), "
     "/usr/bin/python3 and --state /var/lib/overnight"
@@ -22,7 +22,7 @@ MOVE = (
 
 
 def main() -> None:
-    """Run the tests. argv[2:] holds uid, gid, and orders as JSON.
+    """Become the user and try everything in the orders. argv[2:] holds uid, gid, and orders as JSON.
 
     The orders are `paths` (each with its resolved path and the rights needed), a `folder` to write in, or null, and the
     `argv` of the program to start at the end.

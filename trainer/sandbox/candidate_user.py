@@ -39,7 +39,7 @@ class WorkFolderRefused(RuntimeError):
 
 
 class NoUser(RuntimeError):
-    """Raised when no uid is free for candidates. The message says why."""
+    """Raised when no uid can be reserved for candidates. The message names the reason."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Obstacle:
 class SandboxUser:
     """The candidates' user, or None for the trainer's own.
 
-    `reason` says why root could not choose a user of their own. `ended` is the number of processes that a killed
-    trainer had left. `locks` are descriptors that hold the folder and the user until `leave`.
+    `reason` explains why root could not choose a user of their own. `ended` is the number of ended processes of a
+    killed trainer. `locks` are descriptors that hold the folder and the user until `leave`.
     """
 
     user: User | None
@@ -73,7 +73,7 @@ class SandboxUser:
 
 
 def acquire(work: Path, data: Path, wanted: User | Literal["auto"] | None) -> SandboxUser:
-    """Lock the work folder, choose a user if `wanted` is AUTO and this is root, and remove what a killed trainer left.
+    """Lock the work folder, choose a user if `wanted` is AUTO and this is root, and clean up after a killed trainer.
 
     Wait up to 15 s for a stopping worker and for the fork of a killed one. Raise WorkFolderRefused or NotSwept.
     """

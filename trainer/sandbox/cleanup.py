@@ -1,8 +1,8 @@
 """Removes the processes and files that a trial has left, for example after its guardian was killed.
 
 Promises: after `clear`, no process of the trial runs and its files are gone. Under the trainer's own uid, only
-processes whose environment names the work folder are ended. If candidates have a user of their own, a process that runs
-as that user ends all processes of the user, and removes its files wherever every user may write.
+processes with the work folder in their environment are ended. If candidates have a user of their own, a process that
+runs as that user ends all processes of the user, and removes its files wherever every user may write.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _done(*command: str | Path) -> str | None:
 def _end_marked(folder: Path) -> int:
     """End every process that carries a marker at or below `folder`, and return their number.
 
-    Guardians are told first and get time to end, because only they can find a descendant that emptied its environment.
+    Guardians get a signal first and time to end, because only a guardian finds a descendant without environment.
     Without the right to trace, the environments of another user read empty; `_sweep_as` then ends those processes.
     """
     guardians = _marked(GUARDIAN, folder)

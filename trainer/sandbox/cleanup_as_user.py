@@ -1,4 +1,4 @@
-"""A process that becomes the candidates' user, ends all processes of that user, and removes the files they left.
+"""Becomes the candidates' user in a process of its own, ends all processes of that user, and removes their files.
 
 Promises: afterwards no process of that user runs; its work folder is empty and has its usual mode and times; and the
 folders where every user may write hold no file of it. The user must be used for nothing else, because every process of

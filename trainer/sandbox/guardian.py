@@ -1,10 +1,10 @@
 """The small process between the supervisor and a candidate. It starts the candidate and ends all its processes.
 
-Promises: the candidate runs in its own session with a clean environment, only the ordered descriptors and limits,
-without capabilities, behind the system call filter and the kernel's version of Landlock, and under a uid of its own if
-ordered; otherwise it does not start. When the candidate ends, exceeds the wall limit, or is told to end (by SIGTERM,
-which the kernel also sends when the supervisor dies), its whole tree of descendants is dead before the report. Does not
-cover files that the candidate leaves; `cleanup` removes them.
+Promises: the candidate runs in its own session with a clean environment, with limits, with no descriptors but the
+ordered ones, without capabilities, behind the system call filter and the kernel's version of Landlock, and under a uid
+of its own if ordered; otherwise it does not start. When the candidate ends or exceeds the wall limit, or when the
+guardian gets SIGTERM (which the kernel also sends when the supervisor dies), all descendants die before the report.
+Does not cover the candidate's files; `cleanup` removes them.
 
 Every trial waits for the guardian to start. It imports no json, dataclasses, pathlib or typing, which would triple that
 time.

@@ -40,7 +40,7 @@ class WorkerConfig:
     def folder(self) -> Path:
         """The work folder of a candidate.
 
-        Its name is the same for every kind of trial. A candidate that recognised the trials of a claim could cheat in
-        all others.
+        Its name is the same for every kind of trial, so that a candidate cannot recognise a claim and behave
+        differently in it.
         """
         return self.work / "candidate"

@@ -1,7 +1,7 @@
 """Reads the process table from procfs: processes, their descendants and their ancestors.
 
-Promises: a process whose first thread has ended counts as running, with its memory. A process that vanishes between two
-reads is skipped. Standard library only, because the guardian imports this module.
+Promises: a process counts as running, with its memory, while any of its threads lives. A process that vanishes between
+two reads is skipped. Standard library only, because the guardian imports this module.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "io_uring_enter": (426, 426),
         "io_uring_register": (427, 427),
         "clone3": (435, 435),  # no filter can read its flags, which are in memory; libc falls back to clone
-        "mincore": (27, 232),  # shows which pages of a file are in memory, so what was read before
+        "mincore": (27, 232),  # shows which pages of a file are in memory, and so were read before
         "cachestat": (451, 451),
         "fadvise64": (221, 223),  # could drop pages of a file from memory
     },

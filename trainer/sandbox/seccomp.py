@@ -93,9 +93,9 @@ class _Program(ctypes.Structure):
 def confine(untouchable: list[int], schedules_only: int | None = None) -> None:
     """Apply the filter to this process for good, after new privileges were forbidden. Raise KernelRefused.
 
-    `untouchable` are pids to which the candidate can send no signal, nor to their process groups, and whose scheduling
-    it cannot change. Under the same uid nothing else prevents this on kernels before 6.12. If `schedules_only` is a
-    pid, cores and scheduling can be changed only for that process and the caller, since the user has other processes.
+    `untouchable` are pids. The candidate can neither signal these processes and their groups nor change their
+    scheduling. Under the same uid nothing else prevents this on kernels before 6.12. If `schedules_only` is a pid,
+    cores and scheduling can be changed only for that process and the caller, since the user has other processes.
     """
     machine = os.uname().machine
     if machine not in _COLUMNS:

@@ -74,7 +74,7 @@ def check_sandbox(places: WorkerConfig, password_file: Path | None) -> SandboxCh
 
 
 def _expected() -> list[Layer]:
-    """Return the layers whose acts are tried.
+    """Return the layers for which the acts are tried.
 
     If candidates can have no root folder of their own, its acts are not tried; trainer/README.md lists them as open.
     """

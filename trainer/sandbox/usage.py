@@ -49,7 +49,7 @@ def tree_usage(root: int) -> Usage:
 
 
 def held_once_mib(root: int, files_mib: float, group_before_mib: float | None) -> float | None:
-    """Return the memory in MiB below `root`, with each shared page counted once, or None if the kernel does not say.
+    """Return the memory in MiB below `root`, with each shared page counted once, or None if it cannot be measured.
 
     `files_mib` is the content of the tree's /dev/shm. Mapped files are in both numbers, so the larger one counts. In a
     container the trainer may not read another user's processes; there the growth of the control group's memory since
@@ -102,7 +102,7 @@ def own_shared_memory_mib(pids: Iterable[int]) -> float:
 
 
 def carriers(markers: Sequence[bytes]) -> list[int]:
-    """Return the other running processes whose environment at their start contained one of the markers."""
+    """Return the pids of other running processes that had one of the markers in their environment at their start."""
     found = []
     for pid in process_table():
         environment = _environment(f"/proc/{pid}") or _environment(place(pid))

@@ -1,7 +1,7 @@
 """The paths that a candidate may use: it reads the system, the interpreter and its data, and it uses the GPU.
 
 The list allows; all other paths stay closed, including home folders and the programs of other users. The guardian adds
-the work folder. Does not cover what the rights on an allowed path mean; see `trainer.sandbox.landlock`.
+the work folder. Does not cover the meaning of rights; see `trainer.sandbox.landlock`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-LARGEST_LOGIT = 1e6  # float32 values are 0.06 apart there, too coarse beyond. Masked logits may be as low as they like.
+LARGEST_LOGIT = 1e6  # float32 values are 0.06 apart there, too coarse beyond. Masked logits may be lower.
 _CHUNK_VALUES = 2**18
 
 

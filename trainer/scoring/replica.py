@@ -36,12 +36,12 @@ class ReplicaExam:
         return self._exchange.share
 
     def begin(self, *, half: bool) -> None:
-        """Ask for the first batch. Only one batch is sent at a time, because the next could reveal its answers."""
+        """Ask for the first batch. Only one batch is sent at a time, because a second could reveal answers."""
         self._exchange.half = half
         self._exchange.ask(self._questions.tokens, at_once=1)
 
     def served(self, message: ChannelMessage) -> bool:
-        """Take an answer. After the last one, compare all, end the replica and return True. Raise Unscorable."""
+        """Take an answer. After the last one, set `finding`, tell the replica and return True. Raise Unscorable."""
         answer = self._exchange.answered(message)
         asked = slice(answer.first, answer.first + len(answer.rows))
         by_row = answer.logits.reshape(len(answer.rows), -1, answer.logits.shape[1])

@@ -33,7 +33,7 @@ class DataFault(Exception):
 
 @dataclass(frozen=True)
 class StandIn:
-    """The prepare.py that a trial gets in place of the user's own, whose sha256 is `pinned`."""
+    """The prepare.py that a trial gets in place of the user's own, which has the sha256 `pinned`."""
 
     pinned: str
     text: str

@@ -124,7 +124,7 @@ class Scoring:
             self._exchange.channel.send(ChannelMessage(MessageType.SAVE))
 
     def served(self, message: ChannelMessage) -> bool:
-        """Take an answer. After the last one, tell the candidate to end and return True. Raise Unscorable."""
+        """Take an answer. After the last one, send the score to the candidate and return True. Raise Unscorable."""
         if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is MessageType.SAVED:
             self._close_weights(self._plan.weights_fd)
             self.saved = message.text
@@ -158,7 +158,7 @@ class Scoring:
         self._bytes += int(weights.sum())
 
     def _part_is_done(self) -> bool:
-        """Record the score of a part. Ask for the next one, or tell the candidate to end and return True."""
+        """Record the score of a part. Ask for the next part, or send the score to the candidate and return True."""
         self._scores[self._part] = score = Score(self._nats, self._bytes)
         self._nats, self._bytes = 0.0, 0
         if self._part is _Part.VAL:

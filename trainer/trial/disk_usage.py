@@ -1,5 +1,5 @@
-"""Counts what a candidate stores on disks: all files below its work folder, and open files without a name, which
-include memory files.
+"""Counts a candidate's files on disks: all files below its work folder, and open files without a name, which include
+memory files.
 
 Promises: each call takes one slice of time however many files exist, so a round over a hundred thousand files takes
 about ten calls. A small file counts as a block, a hard link as its share. A process that hides its descriptors raises
@@ -139,7 +139,7 @@ def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _can_be_looked_into(pid: int) -> bool:
-    """Return False for a running process whose descriptors are closed to the trainer."""
+    """Return False for a running process with descriptors that are closed to the trainer."""
     try:
         os.close(os.open(f"{procfs.place(pid)}/fd", os.O_RDONLY | os.O_DIRECTORY))
     except PermissionError:

@@ -55,8 +55,8 @@ class Observation:
     """The end of a candidate as observed from outside.
 
     `ending` is None if the guardian was killed or does not answer. `bpb` is the trainer's score, `printed_bpb` the
-    candidate's claim. `vram_mib` is the cap on a GPU. `no_room` says that the disk is full even without the candidate's
-    files.
+    candidate's claim. `vram_mib` is the cap on a GPU. `no_room` is the message about a disk that is full even without
+    the candidate's files, or None.
 
     `kernel_oom_kills` counts kills by the kernel for lack of memory during the trial: in the trainer's control group if
     `oom_of_own_group`, otherwise on the whole machine. For `stopped_s` seconds a stop signal held a process of the
@@ -92,8 +92,8 @@ def classify(observed: Observation) -> Termination:
 def lost_to_an_accident(stop: Termination | None, ending: ExitReport | None, away_s: float) -> Termination | None:
     """Return `lost` if an accident ended the trial, otherwise None.
 
-    Accidents are: the guardian was killed, was told to end by another process, or does not answer; or the supervisor
-    did not run while a limit passed.
+    Accidents are: the guardian was killed, got a signal to end from another process, or does not answer; or the
+    supervisor did not run while a limit passed.
 
     No candidate can signal its guardian or its supervisor: the system call filter refuses this in every mode, and no
     candidate starts without the filter. A candidate that ends one of them in another way is lost at each attempt, which

@@ -49,7 +49,7 @@ QUESTIONS, MORE_QUESTIONS = 512, 2048
 class Supervised:
     """The observations of a candidate and of its replica, if there was one.
 
-    `stop` says why the supervisor ended either of them, or why the replica refutes the score.
+    `stop` is the reason why the supervisor ended either of them, or why the replica refutes the score.
     """
 
     watch: Supervisor

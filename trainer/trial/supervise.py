@@ -179,7 +179,7 @@ class Supervisor:
             except BlockingIOError:
                 return
             if not chunk:
-                with contextlib.suppress(KeyError):  # READY may have read the end before the loop does
+                with contextlib.suppress(KeyError):  # `_ready` may have read the end before the loop
                     self._selector.unregister(self._guarded.log_fd)
                 return
             self.sink.feed(chunk)

@@ -20,7 +20,7 @@ _READING_S = {Clock.PROCESSOR: 0.03, Clock.WALL: 1.0, Clock.STEPS: 0.0}  # kerne
 
 @dataclass(frozen=True)
 class Grace:
-    """The time that is not held against a budget, in the budget's clock.
+    """The time that does not count against a budget, in the budget's clock.
 
     `setup` is free before the first batch. `overrun` is free after the budget, for a last step and for writing the
     weights.
@@ -56,7 +56,7 @@ class Trained:
 
     @property
     def in_all(self) -> float:
-        """The time that is held against the budget."""
+        """The time that counts against the budget."""
         return self.before + self.timed + self.asked
 
     def fault(self, budget: Budget) -> str | None:

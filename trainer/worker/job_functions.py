@@ -57,7 +57,7 @@ _told_to_stop = threading.Event()
 
 def configure(station: WorkerState) -> None:
     """Set this process's worker state. Call it once, before the worker forks."""
-    global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process must know its places
+    global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process holds the settings
     _station = station
 
 

@@ -156,7 +156,7 @@ class OneQueueWorker(Worker):
             super().request_force_stop(signum, frame)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        """Remove what a killed fork left. The guardian ends the candidate by itself; this makes sure of it."""
+        """Remove processes and files of a killed fork. The guardian does so as well; this call makes sure of it."""
         log.error("%s: its supervisor was killed (wait status %s)", job.id, ret_val)
         clear_all(self._places.work, self._places.user)
 
@@ -218,12 +218,12 @@ class OneQueueWorker(Worker):
         self._once_there_is_memory(lambda: end(job, queue, heartbeat_ttl))
 
     def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any, execution: Execution) -> None:
-        """In the fork: store a job's answer once Redis has the memory for it, unless the worker is told to stop."""
+        """In the fork: store a job's answer once Redis has the memory for it, unless the worker is stopping."""
         succeed = super().handle_job_success
         self._once_there_is_memory(lambda: succeed(job, queue, started_job_registry, execution))
 
     def _once_there_is_memory(self, write: Callable[[], object]) -> None:
-        """Repeat a write until Redis has the memory for it. Raise OutOfMemoryError if told to stop meanwhile."""
+        """Repeat a write until Redis has the memory for it. Raise OutOfMemoryError if the worker is stopping."""
         while True:
             try:
                 write()
