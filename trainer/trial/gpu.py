@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
+from typing import Any
+
+import pynvml
 
 from trainer.jobs import Caps
+from trainer.trial import nvml
 
 log = logging.getLogger(__name__)
 
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the kernel's own number of it
-_ASK = ("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader,nounits")
 _ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
 
 
@@ -37,12 +39,22 @@ def why_not_ready(caps: Caps) -> str | None:
 
 def _listed() -> list[int]:
     """Whom the driver says to be on our GPU; nobody where it cannot be asked, which the trial itself will show."""
-    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        said = subprocess.run(
-            [*_ASK, *(["--id", cards] if cards else [])], check=True, capture_output=True, text=True, timeout=_ASK_S
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as fault:
+        return nvml.ask(_compute_pids, _ASK_S)
+    except pynvml.NVMLError as fault:
         log.warning("who is on the GPU cannot be told: %s", fault)
         return []
-    return [int(line) for line in said.split() if line.isdecimal()]
+
+
+def _compute_pids() -> list[int]:
+    return [process.pid for gpu in _visible() for process in pynvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu)]
+
+
+def _visible() -> list[Any]:
+    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, each by number or UUID; of all where it is unset."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = named.split(",") if named else map(str, range(pynvml.nvmlDeviceGetCount()))
+    return [
+        pynvml.nvmlDeviceGetHandleByIndex(int(each)) if each.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(each)
+        for each in map(str.strip, wanted)
+    ]
