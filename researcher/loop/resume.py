@@ -24,7 +24,7 @@ from researcher.errors import JournalError
 from researcher.journal.database import WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
-from researcher.loop.context import Backoff
+from researcher.loop.context import PauseBackoffs
 from researcher.loop.outages import BAD_DAYS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
@@ -46,12 +46,12 @@ class Switch(Protocol):
         """Raises what ends the process."""
 
 
-def run_through_outages(settings: Settings, run: Callable[[Backoff], None], switch: Switch) -> None:
+def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None], switch: Switch) -> None:
     """Call `run` until it returns, after each bad day once more; it is given the one back-off of this process.
 
     Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
     """
-    back_off = Backoff()
+    back_off = PauseBackoffs()
     with ExitStack() as at_the_end:
         lock: WriterLock | None = None
         while True:

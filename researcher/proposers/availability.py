@@ -8,28 +8,19 @@ longer each time. Of a server that hangs and is restarted between two looks noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from researcher.backoff import Backoff
 from researcher.errors import LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
 
 LOOK_AGAIN_S = 2.0
 LOOKS_SHARE = 0.05  # of others' time at most: where packets vanish, a look takes seconds
 
 
-@dataclass(frozen=True)
-class Wait:
-    """Seconds to the next question: the first time, and the longest after `GROWTH` as long each time."""
-
-    first_s: float
-    longest_s: float
-
-
-GROWTH = 4.0
-WAITS: dict[type[LlmUnavailable], Wait] = {  # the first that fits
-    ModelDoesNotFit: Wait(180, 180),  # a try loads the model
-    ModelNotUnloaded: Wait(180, 180),
-    LlmTimeout: Wait(LOOK_AGAIN_S, 1800),  # a try takes as long as the silence that is allowed
-    LlmUnavailable: Wait(LOOK_AGAIN_S, 180),
+BACKOFFS: dict[type[LlmUnavailable], Backoff] = {  # the first that fits
+    ModelDoesNotFit: Backoff(180, 180),  # a try loads the model
+    ModelNotUnloaded: Backoff(180, 180),
+    LlmTimeout: Backoff(LOOK_AGAIN_S, 1800, growth=4),  # a try takes as long as the silence that is allowed
+    LlmUnavailable: Backoff(LOOK_AGAIN_S, 180, growth=4),
 }
 
 
@@ -65,8 +56,8 @@ class CircuitBreaker:
 
     def begins(self, error: LlmUnavailable) -> None:
         """A question found it away, or found it so again."""
-        wait = next(wait for kind, wait in WAITS.items() if isinstance(error, kind))
-        self._waited_s = min(max(wait.first_s, self._waited_s * GROWTH), wait.longest_s)
+        backoff = next(backoff for kind, backoff in BACKOFFS.items() if isinstance(error, kind))
+        self._waited_s = backoff.after(self._waited_s)
         self.away = error
         self._next_look = self._clock() + LOOK_AGAIN_S
         self._next_question = self._clock() + self._waited_s
