@@ -1,4 +1,4 @@
-"""The optimiser proposer: moves of the incumbent's knobs, by TPE, by CMA-ES, or uniformly for comparison.
+"""The optimiser proposer: moves of the incumbent's knobs, by TPE, or uniformly for comparison.
 
 Everything it knows comes from the journal, so a restart loses nothing; `researcher.optimizer.evidence` says what counts
 around an incumbent. TPE first looks around: knob by knob in the order of the file, where the shape of the model comes
@@ -6,8 +6,7 @@ first, near the incumbent's value and on both sides, going on in a direction tha
 does so again. Then it frees one to three knobs over all of their ranges. In two moves of five it explores instead: one
 to three knobs, drawn uniformly, as `random` does in every move. In 20 runs of a model of recorded trials looking
 around alone went on for all of their 100 moves, from keep to keep; with a noise of 0.012 they ended at 2.535, with
-exploring at 2.517 (`scripts/bench proposers --sigma 0.012`). CMA-ES moves all numbers at once, from generations of
-whatever was measured; what is no number is left to TPE.
+exploring at 2.517 (`scripts/bench proposers --sigma 0.012`).
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-import numpy as np
 import optuna
-from cmaes import CMA
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
@@ -30,10 +27,8 @@ from researcher.optimizer.evidence import Evidence, Measured, Point, structure_o
 from researcher.optimizer.knob_effects import KnobMove
 from researcher.optimizer.space import (
     distribution,
-    from_share,
     from_study,
     title_of,
-    to_share,
     to_study,
     untried_near,
     values_and_ranges,
@@ -44,7 +39,6 @@ from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKno
 DRAWS = 50
 DRAWS_A_KNOB = 4
 EXPLORED_SHARE = 0.4  # of TPE's moves
-CMA_SIGMA = 0.1  # of a range, as the smallest step of a look around
 _FREE_KNOBS = (1, 1, 2, 2, 3)
 
 
@@ -52,13 +46,11 @@ class Sampler(StrEnum):
     """What the optimiser draws its moves from; uniform draws are for ablation."""
 
     TPE = "tpe"
-    CMAES = "cmaes"
     RANDOM = "random"
 
 
 _HYPOTHESES = {
     Sampler.TPE: "TPE expects a lower score here, from the experiments so far",
-    Sampler.CMAES: "a draw of CMA-ES, whose distribution leans to the lower scores so far",
     Sampler.RANDOM: "none: a uniform draw, to compare with",
 }
 _EXPLORES = "none: a uniform draw of a few knobs, in case something better lies far away"
@@ -132,8 +124,6 @@ class Optimizer:
             return self._uniform(ranges)
         structure = structure_of(source)
         points = self._evidence.around(structure, ranges, values)
-        if self._sampler is Sampler.CMAES:
-            return self._generations(ranges, values, points)
         self._tell(ranges, list(points.items()))
         seen = _extents(ranges, points), _extents(ranges, self._evidence.own(structure, ranges))
 
@@ -189,50 +179,6 @@ class Optimizer:
         trial = self._study.ask(free)
         self._study.tell(trial, state=TrialState.FAIL)
         return {name: from_study(trial.params[name], ranges[name]) for name in free}
-
-    def _generations(self, ranges: dict[str, Range], values: dict[str, KnobValue], points: dict[Point, float]) -> Draw:
-        """Optuna's own CMA-ES learns only from what it asked for itself, so it cannot be rebuilt from a journal."""
-        numbers = {name: wanted for name, wanted in ranges.items() if wanted.kind != "choice"}
-        words = {name: wanted for name, wanted in ranges.items() if wanted.kind == "choice"}
-        places = [place for place, name in enumerate(ranges) if name in words]
-        self._tell(words, [(tuple([point[place] for place in places]), score) for point, score in points.items()])
-        free = {name: distribution(wanted) for name, wanted in words.items()}
-        search = _searched(ranges, numbers, values, points) if numbers else None
-
-        def draw(_: int, chance: random.Random) -> dict[str, KnobValue]:
-            moved = self._ask(free, ranges, chance) if free else {}
-            if search is not None:
-                search.reseed_rng(chance.randrange(2**31))
-                shares = zip(numbers.items(), search.ask(), strict=True)
-                moved |= {name: from_share(float(share), wanted) for (name, wanted), share in shares}
-            return moved
-
-        return draw
-
-
-def _searched(
-    ranges: Mapping[str, Range],
-    numbers: Mapping[str, Range],
-    values: Mapping[str, KnobValue],
-    points: Mapping[Point, float],
-) -> CMA:
-    """CMA-ES from the incumbent, told all whole generations; it starts again there once it has converged."""
-
-    def begun() -> CMA:
-        return CMA(mean=_shares(values, numbers), sigma=CMA_SIGMA, bounds=np.array([[0.0, 1.0]] * len(numbers)))
-
-    search = begun()
-    told = [(_shares(dict(zip(ranges, point, strict=True)), numbers), score) for point, score in points.items()]
-    size = search.population_size
-    for start in range(0, len(told) - size + 1, size):
-        search.tell(told[start : start + size])
-        if search.should_stop():
-            search = begun()
-    return search
-
-
-def _shares(values: Mapping[str, KnobValue], numbers: Mapping[str, Range]) -> np.ndarray:
-    return np.array([to_share(values[name], wanted) for name, wanted in numbers.items()])
 
 
 def _near(
