@@ -24,7 +24,7 @@ ENTRIES_CAP, MODULES_CAP = 20, 8
 # From the ground up: a module imports what stands below its own line or on it, and never what stands above.
 LAYERS = {
     "researcher": (
-        ("researcher.errors", "researcher.clock", "researcher.files"),
+        ("researcher.errors", "researcher.clock", "researcher.files", "researcher.backoff"),
         ("researcher.source",),
         ("researcher.journal",),
         ("researcher.decision",),
