@@ -3,7 +3,7 @@
 The loop gathers the values from the journal, the simulation in `tests/bench` from its own; both call the same
 functions, so a rule is changed here and nowhere else.
 
-Search and claim are two things. The walk keeps provisionally whatever beats the incumbent by a small margin that grows
+Search and claim are two things. The walk keeps provisionally whatever beats its parent by a small margin that grows
 with added code; the claim is made by fresh seeds of the head against the last confirmed state. Simulated runs behind
 these numbers: a strict test on every keep throws away two thirds of the gain, a greedy walk that is believed invents
 4.6 improvements a run out of nothing. Scores are bits per byte, lower is better.
@@ -110,24 +110,32 @@ def decide(
     outcome: Outcome,
     score: float | None,
     *,
-    incumbent_scores: Sequence[float],
+    parent_scores: Sequence[float],
+    parent_is_incumbent: bool,
     added_lines: int,
     sigma: float,
     rule: Rule,
     detail: str,
 ) -> Ruling:
-    """The walk's decision on one candidate. `detail` is the trial's own reason, repeated when there is no score."""
+    """The walk's decision on one candidate, which is compared with its parent, whatever the incumbent is by now.
+
+    A candidate that gains on a parent that is no longer the incumbent is discarded: a keep becomes the incumbent, and
+    this one does not build on it. `detail` is the trial's own reason, repeated when there is no score.
+    """
     if outcome.is_failure:
         return Ruling(Decision.CRASH, f"{outcome.value.replace('_', ' ')}: {detail}")
     if score is None:
         return Ruling(Decision.DISCARD, f"{outcome.value}: {detail}")
-    incumbent = fmean(incumbent_scores)
+    parent = fmean(parent_scores)
     margin = walk_margin(added_lines, sigma, rule)
-    gain = incumbent - score
+    gain = parent - score
     size = f"{added_lines:+d} lines" if added_lines else "same length"
-    compared = f"{score:.6f} against {incumbent:.6f}"
-    if gain > margin:
+    compared = f"{score:.6f} against {parent:.6f}"
+    if gain > margin and parent_is_incumbent:
         return Ruling(Decision.KEEP, f"{compared}: better by {gain:.6f} ({size})", score, margin)
+    if gain > margin:
+        reason = f"{compared}: better by {gain:.6f} ({size}), but its parent is no longer the incumbent"
+        return Ruling(Decision.DISCARD, reason, score, margin)
     if gain > 0:
         return Ruling(
             Decision.DISCARD, f"{compared}: better by {gain:.6f}, but {size} ask for {margin:.6f}", score, margin

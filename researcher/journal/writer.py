@@ -151,7 +151,10 @@ class Journal(JournalReader):
         self._change("UPDATE experiment SET state = 'measuring' WHERE id = ? AND state = 'committed'", experiment.id)
 
     def decide(self, experiment: Experiment, outcome: Outcome, ruling: Ruling, sigma: float | None, at: float) -> None:
-        """Decide, and with a keep move the incumbent: one transaction. A kept baseline is confirmed by definition."""
+        """Decide, and with a keep move the incumbent: one transaction. A kept baseline is confirmed by definition.
+
+        Raises JournalError for a keep whose parent is not the incumbent: it would drop another keep, or bring one back.
+        """
         with transaction(self._database):
             self._change(
                 "UPDATE experiment SET state = 'decided', outcome = ?, decision = ?, reason = ?, score = ?, margin = ?,"
@@ -159,7 +162,11 @@ class Journal(JournalReader):
                 outcome, ruling.decision, ruling.reason, ruling.score, ruling.margin, sigma, at, experiment.id,
             )  # fmt: skip
             if ruling.decision is Decision.KEEP:
-                self._move("incumbent", experiment.id)
+                self._change(
+                    "UPDATE run SET incumbent = ?1 WHERE id = (SELECT run FROM experiment WHERE id = ?1)"
+                    " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",
+                    experiment.id,
+                )
                 if experiment.is_baseline:
                     self._move("confirmed", experiment.id)
 

@@ -21,6 +21,8 @@ class Guard:
 
 
 _JOURNAL = "researcher/journal/test_writer.py::test_"
+_LINEAGE = "researcher/journal/test_lineage.py::test_"
+_DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
@@ -185,16 +187,37 @@ GUARDS = (
     Guard(
         "longer code must win by more",
         "researcher/decision/rules.py",
-        "if gain > margin:",
-        "if gain > 0:",
+        "if gain > margin and parent_is_incumbent:",
+        "if gain > 0 and parent_is_incumbent:",
         _DECISION + "the_walk_keeps_what_is_better_and_asks_more_of_longer_code",
     ),
     Guard(
-        "the incumbent is the mean of its runs",
+        "a keep on an old parent drops no other keep",
         "researcher/decision/rules.py",
-        "    incumbent = fmean(incumbent_scores)",
-        "    incumbent = min(incumbent_scores)",
-        _DECISION + "the_incumbent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
+        "if gain > margin and parent_is_incumbent:",
+        "if gain > margin:",
+        _DECISION + "a_candidate_is_compared_with_its_parent_and_kept_only_where_that_is_the_incumbent",
+    ),
+    Guard(
+        "a candidate is compared with its parent",
+        "researcher/loop/loop.py",
+        "run_context.journal.scores()[experiment.parent]",
+        "run_context.journal.scores()[run_context.run.incumbent or 0]",
+        _DECIDED + "a_candidate_is_measured_against_its_parent_and_succeeds_no_other_incumbent",
+    ),
+    Guard(
+        "the loop notices that the incumbent changed",
+        "researcher/loop/loop.py",
+        "parent_is_incumbent=run_context.run.incumbent == experiment.parent,",
+        "parent_is_incumbent=True,",
+        _DECIDED + "a_candidate_is_measured_against_its_parent_and_succeeds_no_other_incumbent",
+    ),
+    Guard(
+        "the parent is the mean of its runs",
+        "researcher/decision/rules.py",
+        "    parent = fmean(parent_scores)",
+        "    parent = min(parent_scores)",
+        _DECISION + "the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
     ),
     Guard(
         "sigma has a floor",
