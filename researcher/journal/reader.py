@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -53,6 +53,11 @@ _EXPERIMENT = (
     " outcome, decision, reason, score, margin, sigma, llm_endpoint, llm_model, llm_calls, llm_prompt_tokens,"
     " llm_answer_tokens, llm_s, llm_money, proposed_at, decided_at, applied_at FROM experiment"
 )
+# From an experiment to its parent, and so on to the baseline.
+_LINEAGE = (
+    "WITH RECURSIVE line (id, parent) AS (SELECT id, parent FROM experiment WHERE id = ? UNION ALL"
+    " SELECT above.id, above.parent FROM experiment AS above JOIN line ON above.id = line.parent) SELECT id FROM line"
+)
 
 
 class JournalReader:
@@ -84,10 +89,10 @@ class JournalReader:
         """The run of this journal, or None before the first."""
         return next(iter(map(run_of, self._all("SELECT * FROM run ORDER BY id DESC LIMIT 1"))), None)
 
-    def experiments(self, *, after: int = 0) -> list[Experiment]:
-        """Those with an id above `after`, oldest first."""
+    def experiments(self) -> list[Experiment]:
+        """All of them, oldest first."""
         open_ones = self._read_experiments()
-        return [item for item in (*self._applied, *open_ones) if item.id > after]
+        return [*self._applied, *open_ones]
 
     def recent(self, count: int) -> list[Experiment]:
         """The last `count`, oldest first."""
@@ -103,6 +108,10 @@ class JournalReader:
         if not rows:
             raise JournalError(f"there is no experiment {number}; `overnight log` lists those there are")
         return experiment_of(rows[0])
+
+    def lineage(self, experiment: int | None) -> tuple[int, ...]:
+        """The ids of an experiment, its parent, and so on to the baseline; none for None."""
+        return tuple(row["id"] for row in self._all(_LINEAGE, experiment))
 
     def source(self, experiment: int) -> str:
         """The candidate's train.py. Raises JournalError for a rejected proposal, which never became one."""
@@ -207,17 +216,16 @@ class JournalReader:
         return self._measured + sum(item.was_measured for item in open_ones)
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
-        """The last `count` experiments that were measured and decided after a time, oldest first."""
-        return [*islice(self._newest_measured(at), count)][::-1]
+        """The last `count` experiments that were measured and decided after a time, in the order of their decisions."""
+        return sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)[-count:]
 
     def keeps_since(self, at: float) -> int:
         """Keeps decided after a time, the baseline left out."""
-        return sum(item.decision is Decision.KEEP for item in self._newest_measured(at))
+        return sum(item.decision is Decision.KEEP for item in self._measured_after(at))
 
     def trial_hours_since(self, at: float) -> float:
         """Hours that candidates' first trials took since a time."""
-        ended = (trial for trial in reversed(self.trials()) if trial.finished_at is not None)
-        recent = takewhile(lambda trial: (trial.finished_at or 0.0) > at, ended)
+        recent = (trial for trial in reversed(self.trials()) if (trial.finished_at or 0.0) > at)
         return sum(trial.wall_s or 0.0 for trial in recent if trial.kind is Kind.FIRST) / 3600
 
     def scores(self) -> dict[int, list[float]]:
@@ -253,7 +261,7 @@ class JournalReader:
         return [request_of(row) for row in rows]
 
     def _read_experiments(self) -> list[Experiment]:
-        """Those that may still change, oldest first; all others are in `_applied` then."""
+        """Those from the first that may still change, oldest first; all before it are in `_applied` then."""
         known = self._applied[-1].id if self._applied else 0
         fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
         applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]
@@ -272,10 +280,9 @@ class JournalReader:
                 self._scores[trial.experiment] = [*self._scores.get(trial.experiment, ()), trial.val_bpb]
         return fresh[len(closed) :]
 
-    def _newest_measured(self, after: float) -> Iterator[Experiment]:
-        """Measured experiments that were decided after a time, newest first; times rise with the ids."""
-        decided = (item for item in reversed(self.experiments()) if item.decided_at is not None)
-        return (item for item in takewhile(lambda item: (item.decided_at or 0.0) > after, decided) if item.was_measured)
+    def _measured_after(self, at: float) -> Iterator[Experiment]:
+        """Measured experiments that were decided after a time, in the order of their ids."""
+        return (item for item in self.experiments() if (item.decided_at or 0.0) > at and item.was_measured)
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._told():
