@@ -341,7 +341,7 @@ class Journal(JournalReader):
     ) -> None:  # fmt: skip
         """Close a check without a comparison: the head still works, or it does not and the run falls back.
 
-        What falls behind the last confirmed state takes that mark along. `confirmed` moves that mark alone.
+        A fall to an ancestor of the last confirmed state takes that mark along. `confirmed` moves that mark alone.
         """
         with transaction(self._database):
             self._change(
@@ -351,7 +351,10 @@ class Journal(JournalReader):
             )  # fmt: skip
             if fall_back_to is not None:
                 self._move("incumbent", fall_back_to)
-                self._database.execute("UPDATE run SET confirmed = ?1 WHERE confirmed > ?1", (fall_back_to,))
+                run = self.run()
+                assert run is not None, "a check belongs to a run"
+                if fall_back_to in self.lineage(run.confirmed):
+                    self._move("confirmed", fall_back_to)
             if confirmed is not None:
                 self._move("confirmed", confirmed)
             if fall_back_to is not None or check.kind is CheckKind.CLAIM:

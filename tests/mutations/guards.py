@@ -86,6 +86,13 @@ GUARDS = (
         _JOURNAL + "nothing_is_decided_twice",
     ),
     Guard(
+        "a keep succeeds its parent",
+        "researcher/journal/writer.py",
+        " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",
+        "",
+        _LINEAGE + "a_keep_whose_parent_is_no_longer_the_incumbent_is_refused_and_changes_nothing",
+    ),
+    Guard(
         "steps come in order",
         "researcher/journal/writer.py",
         "SET state = 'measuring' WHERE id = ? AND state = 'committed'",
@@ -165,9 +172,37 @@ GUARDS = (
     Guard(
         "what falls takes the confirmed mark along",
         "researcher/journal/writer.py",
-        "WHERE confirmed > ?1",
-        "WHERE confirmed > ?1 AND 0",
+        "if fall_back_to in self.lineage(run.confirmed):",
+        "if False:",
         _JOURNAL + "a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more",
+    ),
+    Guard(
+        "only a fall to an ancestor takes the confirmed mark along",
+        "researcher/journal/writer.py",
+        "if fall_back_to in self.lineage(run.confirmed):",
+        "if True:",
+        _LINEAGE + "a_fall_takes_the_confirmed_mark_along_to_an_ancestor_alone",
+    ),
+    Guard(
+        "confirmed are the ancestors of the confirmed head",
+        "researcher/report/view.py",
+        "confirmed=item.id in standing,",
+        "confirmed=item.decision is Decision.KEEP and item.id <= max(standing, default=0),",
+        _LINEAGE + "a_keep_that_was_rebased_on_the_confirmed_head_is_not_confirmed_though_it_is_older",
+    ),
+    Guard(
+        "what may still change is read again",
+        "researcher/journal/reader.py",
+        "applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]",
+        "applied = [*filter(lambda item: item.state is State.APPLIED, fresh)]",
+        _LINEAGE + "what_a_reader_remembers_is_what_stands_in_the_file_whatever_order_it_became_final_in",
+    ),
+    Guard(
+        "the last decisions are the last in time",
+        "researcher/journal/reader.py",
+        "sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)",
+        "[*self._measured_after(at)]",
+        _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
     ),
     Guard(
         "one writer",
