@@ -153,7 +153,8 @@ class Journal(JournalReader):
     def decide(self, experiment: Experiment, outcome: Outcome, ruling: Ruling, sigma: float | None, at: float) -> None:
         """Record the decision, and move the incumbent after a keep, in one transaction.
 
-        A kept baseline is confirmed at once.
+        A kept baseline is confirmed at once. Raises JournalError for a keep whose parent is not the incumbent, because
+        it would drop another keep or bring a rolled-back one back.
         """
         with transaction(self._database):
             self._change(
@@ -162,7 +163,11 @@ class Journal(JournalReader):
                 outcome, ruling.decision, ruling.reason, ruling.score, ruling.margin, sigma, at, experiment.id,
             )  # fmt: skip
             if ruling.decision is Decision.KEEP:
-                self._move("incumbent", experiment.id)
+                self._change(
+                    "UPDATE run SET incumbent = ?1 WHERE id = (SELECT run FROM experiment WHERE id = ?1)"
+                    " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",
+                    experiment.id,
+                )
                 if experiment.is_baseline:
                     self._move("confirmed", experiment.id)
 
@@ -343,7 +348,7 @@ class Journal(JournalReader):
     ) -> None:  # fmt: skip
         """Decide a confirmation without comparing scores: the head works, or it fails.
 
-        `fall_back_to` becomes the incumbent. If it is earlier than the confirmed version, it becomes the confirmed
+        `fall_back_to` becomes the incumbent. If it is an ancestor of the confirmed version, it becomes the confirmed
         version too. `confirmed` changes only the confirmed version.
         """
         with transaction(self._database):
@@ -354,7 +359,10 @@ class Journal(JournalReader):
             )  # fmt: skip
             if fall_back_to is not None:
                 self._move("incumbent", fall_back_to)
-                self._database.execute("UPDATE run SET confirmed = ?1 WHERE confirmed > ?1", (fall_back_to,))
+                run = self.run()
+                assert run is not None, "a check belongs to a run"
+                if fall_back_to in self.lineage(run.confirmed):
+                    self._move("confirmed", fall_back_to)
             if confirmed is not None:
                 self._move("confirmed", confirmed)
             if fall_back_to is not None or check.kind is CheckKind.CLAIM:

@@ -6,7 +6,7 @@ Everything is derived from the journal. The live status comes from Redis and may
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -189,7 +189,7 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     baseline = tuple(scores.get(experiments[0].id, ()))
     return RunReport(
         run=run,
-        rows=rows_of(run, experiments, trials, fallen),
+        rows=rows_of(history.lineage(run.confirmed), experiments, trials, fallen),
         confirmations=tuple(confirmations),
         remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
         requests=tuple(history.requests()),
@@ -205,17 +205,21 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     )
 
 
-def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]) -> tuple[Row, ...]:
+def rows_of(
+    confirmed: Sequence[int], experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]
+) -> tuple[Row, ...]:
     """Return a row for each experiment.
 
-    `trials` contains at least their trials, `fallen` all rolled-back keeps of the run.
+    `confirmed` is the lineage of the last confirmed version. `trials` contains at least the trials of the experiments,
+    and `fallen` all rolled-back keeps of the run.
     """
+    standing = set(confirmed)
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
     return tuple(
         Row(
             experiment=item,
             trial=first.get(item.id),
-            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in fallen,
+            confirmed=item.id in standing,
             fallen=fallen.get(item.id),
             took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
         )

@@ -136,7 +136,8 @@ class SimulatedNight:
         ruling = decide(
             outcome,
             score,
-            incumbent_scores=self._scores[self._at],
+            parent_scores=self._scores[self._at],
+            parent_is_incumbent=True,
             added_lines=candidate.added_lines,
             sigma=self._world.sigma,
             rule=Rule.WALK,

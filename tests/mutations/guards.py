@@ -21,6 +21,8 @@ class Guard:
 
 
 _JOURNAL = "researcher/journal/test_writer.py::test_"
+_LINEAGE = "researcher/journal/test_lineage.py::test_"
+_DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
@@ -82,6 +84,13 @@ GUARDS = (
         " WHERE id = ? AND state = 'measuring' AND decision IS NULL",
         " WHERE id = ?",
         _JOURNAL + "nothing_is_decided_twice",
+    ),
+    Guard(
+        "a keep succeeds its parent",
+        "researcher/journal/writer.py",
+        " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",
+        "",
+        _LINEAGE + "a_keep_whose_parent_is_no_longer_the_incumbent_is_refused_and_changes_nothing",
     ),
     Guard(
         "steps come in order",
@@ -163,9 +172,37 @@ GUARDS = (
     Guard(
         "what falls takes the confirmed mark along",
         "researcher/journal/writer.py",
-        "WHERE confirmed > ?1",
-        "WHERE confirmed > ?1 AND 0",
+        "if fall_back_to in self.lineage(run.confirmed):",
+        "if False:",
         _JOURNAL + "a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more",
+    ),
+    Guard(
+        "only a fall to an ancestor takes the confirmed mark along",
+        "researcher/journal/writer.py",
+        "if fall_back_to in self.lineage(run.confirmed):",
+        "if True:",
+        _LINEAGE + "a_fall_takes_the_confirmed_mark_along_to_an_ancestor_alone",
+    ),
+    Guard(
+        "confirmed are the ancestors of the confirmed head",
+        "researcher/report/view.py",
+        "confirmed=item.id in standing,",
+        "confirmed=item.decision is Decision.KEEP and item.id <= max(standing, default=0),",
+        _LINEAGE + "a_keep_that_was_rebased_on_the_confirmed_head_is_not_confirmed_though_it_is_older",
+    ),
+    Guard(
+        "what may still change is read again",
+        "researcher/journal/reader.py",
+        "applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]",
+        "applied = [*filter(lambda item: item.state is State.APPLIED, fresh)]",
+        _LINEAGE + "what_a_reader_remembers_is_what_stands_in_the_file_whatever_order_it_became_final_in",
+    ),
+    Guard(
+        "the last decisions are the last in time",
+        "researcher/journal/reader.py",
+        "sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)",
+        "[*self._measured_after(at)]",
+        _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
     ),
     Guard(
         "one writer",
@@ -185,16 +222,37 @@ GUARDS = (
     Guard(
         "longer code must win by more",
         "researcher/decision/rules.py",
-        "if gain > margin:",
-        "if gain > 0:",
+        "if gain > margin and parent_is_incumbent:",
+        "if gain > 0 and parent_is_incumbent:",
         _DECISION + "the_walk_keeps_what_is_better_and_asks_more_of_longer_code",
     ),
     Guard(
-        "the incumbent is the mean of its runs",
+        "a keep on an old parent drops no other keep",
         "researcher/decision/rules.py",
-        "    incumbent = fmean(incumbent_scores)",
-        "    incumbent = min(incumbent_scores)",
-        _DECISION + "the_incumbent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
+        "if gain > margin and parent_is_incumbent:",
+        "if gain > margin:",
+        _DECISION + "a_candidate_is_compared_with_its_parent_and_kept_only_where_that_is_the_incumbent",
+    ),
+    Guard(
+        "a candidate is compared with its parent",
+        "researcher/loop/loop.py",
+        "run_context.journal.scores()[experiment.parent]",
+        "run_context.journal.scores()[run_context.run.incumbent or 0]",
+        _DECIDED + "a_candidate_is_measured_against_its_parent_and_succeeds_no_other_incumbent",
+    ),
+    Guard(
+        "the loop notices that the incumbent changed",
+        "researcher/loop/loop.py",
+        "parent_is_incumbent=run_context.run.incumbent == experiment.parent,",
+        "parent_is_incumbent=True,",
+        _DECIDED + "a_candidate_is_measured_against_its_parent_and_succeeds_no_other_incumbent",
+    ),
+    Guard(
+        "the parent is the mean of its runs",
+        "researcher/decision/rules.py",
+        "    parent = fmean(parent_scores)",
+        "    parent = min(parent_scores)",
+        _DECISION + "the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
     ),
     Guard(
         "sigma has a floor",

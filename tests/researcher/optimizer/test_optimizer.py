@@ -25,6 +25,7 @@ from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKno
 from researcher.source.validation import validate
 from services.machine.subject import render_subject
 from tests.fixtures.journal_story import PROFILE, Story
+from tests.fixtures.overlapping_run import OverlappingRun
 from tests.fixtures.range_shares import from_share, to_share
 from trainer.jobs import PROFILES
 
@@ -390,6 +391,29 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     assert [(one.experiment, one.parent) for one in first[0]] == [(1, None), (kept, 1), (3, kept)]
     assert first[1] == {1: [2.0, 2.2], kept: [1.9]}
     assert second == ([], {1: [2.0, 2.2, 2.1, 2.1], kept: [1.9, 1.8, 1.7]})
+
+
+def test_a_slow_trial_keeps_nothing_from_it_and_after_a_restart_it_is_told_in_the_same_order(tmp_path: Path) -> None:
+    story, optimizers = OverlappingRun(tmp_path), [Listens(seed=1, context=256) for _ in range(2)]
+    story.baseline(2.0)
+    before, after = (
+        Proposers(
+            mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+        )
+        for optimizer in optimizers
+    )
+    slow, fast = story.begin(), story.begin()
+
+    before.learn(story.journal)
+    for item in (fast, slow):
+        story.end(item, Decision.DISCARD)
+        before.learn(story.journal)
+    after.learn(story.journal)
+
+    told = [[one.experiment for fresh, _ in optimizer.told for one in fresh] for optimizer in optimizers]
+    assert told == [[1, fast.id, slow.id]] * 2
+    assert [len(fresh) for fresh, _ in optimizers[0].told] == [1, 1, 1]
+    story.journal.close()
 
 
 def test_with_uniform_draws_alone_nobody_else_is_named_as_the_proposer(tmp_path: Path) -> None:
