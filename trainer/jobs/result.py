@@ -1,6 +1,6 @@
 """What came of a trial. A number that was not measured is None, never 0.
 
-`outcome` is what happened; what we do about it is the researcher's `decision`. The metric is computed by the trainer
+`outcome` is what happened; what we do about it is the researcher's `decision`. The score is computed by the trainer
 from logits; what the candidate printed is at most a cross-check.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import AliasPath, TypeAdapter
+from pydantic_core import PydanticUndefined
 
 LOSS_POINTS = 200
 LOG_TAIL_CHARACTERS = 8_000
@@ -39,20 +40,28 @@ class Outcome(StrEnum):
         return self in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A trusted measurement, with the direction that its value alone does not know."""
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """The numbers of a trial that the journal holds in columns of the same names. None for what was not measured.
 
-    name: str
-    value: float
-    lower_is_better: bool = True
+    The scores are bits per byte, so lower is better. `heldout_bpb` is scored on a second slice, only when the trial
+    beat its `score_to_beat`; no prompt may show it. `unseen_bpb` likewise on text that nobody has written; of it the
+    claims alone know.
+    """
+
+    val_bpb: float | None = None
+    heldout_bpb: float | None = None
+    unseen_bpb: float | None = None
+    wall_s: float | None = None
+    memory_mib: float | None = None  # peak: of the GPU where there is one, else of the process tree
+    before_s: float | None = None  # one fixed piece of work, just before the trial
+    after_s: float | None = None  # and just after
 
 
 @dataclass(frozen=True)
 class Timing:
     """Where a trial's seconds went. `timed` is in the budget's clock, all else in wall seconds unless named."""
 
-    wall_s: float
     processor_s: float
     start_s: float | None = None
     setup_s: float | None = None
@@ -114,11 +123,9 @@ class TrialLog:
 
 
 @dataclass(frozen=True)
-class TrialResult:
+class TrialResult(Measurements):
     """One attempt's answer. `spec_digest` says which work it answers; `reason` is one sentence for a person.
 
-    `heldout` is scored on a second slice, only when the trial beat its `score_to_beat`; no prompt may show it.
-    `unseen` likewise on text that nobody has written; of it the claims alone know.
     `disturbed` says what may have been done to the candidate from outside, such as a signal that nobody of the trainer
     sent. The candidate may have done it to itself, so the researcher measures once more and then takes what comes.
     """
@@ -130,17 +137,11 @@ class TrialResult:
     started_at: float
     finished_at: float
     timing: Timing | None = None
-    metric: Metric | None = None
-    heldout: Metric | None = None
-    unseen: Metric | None = None
     trust: Trust | None = None
     steps: int | None = None
     tokens: int | None = None
     tokens_per_s: float | None = None
     load: float | None = None
-    calibration: Calibration | None = None
-    peak_memory_mib: float | None = None
-    peak_vram_mib: float | None = None
     params_m: float | None = None
     exit_code: int | None = None
     loss_curve: tuple[LossPoint, ...] = ()
@@ -152,8 +153,13 @@ class TrialResult:
     disturbed: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.metric is not None) != (self.outcome is Outcome.OK):
-            raise ValueError(f"trial {self.id} is {self.outcome} but its metric is {self.metric}")
+        if (self.val_bpb is not None) != (self.outcome is Outcome.OK):
+            raise ValueError(f"trial {self.id} is {self.outcome} but its score is {self.val_bpb}")
+
+    @property
+    def calibration(self) -> Calibration:
+        """How fast the machine was."""
+        return Calibration(self.before_s, self.after_s)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the RQ job's result."""
@@ -162,7 +168,25 @@ class TrialResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrialResult:
         """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
-        return _ADAPTER.validate_python(values)
+        return _ADAPTER.validate_python(_flat(values))
 
 
 _ADAPTER = TypeAdapter(TrialResult)
+# Where the results of earlier versions, which journals and trainers' disks keep, hold their measurements.
+_EARLIER = {
+    "val_bpb": AliasPath("metric", "value"),
+    "heldout_bpb": AliasPath("heldout", "value"),
+    "unseen_bpb": AliasPath("unseen", "value"),
+    "wall_s": AliasPath("timing", "wall_s"),
+    "before_s": AliasPath("calibration", "before_s"),
+    "after_s": AliasPath("calibration", "after_s"),
+}
+
+
+def _flat(values: Any) -> Any:
+    """Return the values of a result with its measurements where they are today."""
+    if not isinstance(values, dict) or "metric" not in values:
+        return values
+    found = {name: path.search_dict_for_path(values) for name, path in _EARLIER.items()}
+    known = {name: value for name, value in found.items() if value is not PydanticUndefined}
+    return values | known | {"memory_mib": values.get("peak_vram_mib") or values.get("peak_memory_mib")}

@@ -1,11 +1,11 @@
-"""What a result says of a trial's times, its metric and how far that is to be believed. Values in, values out."""
+"""What a result says of a trial's times, its scores and how far that is to be believed. Values in, values out."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-from trainer.jobs import Metric, Timing, Trust
+from trainer.jobs import Timing, Trust
 from trainer.scoring.causality import CausalityFinding
 from trainer.scoring.score import EVALUATOR, Score
 from trainer.trial.limits import Mark, Timeline
@@ -14,10 +14,9 @@ from trainer.trial.outcome import printed_agrees
 PROBE = "rows asked again of a fresh process"
 
 
-def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | None) -> Timing:
+def timing(processor_s: float, marks: Timeline, timed: float | None) -> Timing:
     """The phases, from the moments that were noted."""
     return Timing(
-        wall_s=wall_s,
         processor_s=processor_s,
         start_s=_wall_between(marks.launched, marks.imported),
         setup_s=_wall_between(marks.imported, marks.first_batch),
@@ -28,9 +27,9 @@ def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | No
     )
 
 
-def metric(score: Score | None) -> Metric | None:
-    """As the contract has it."""
-    return Metric("val_bpb", score.bpb) if score is not None else None
+def bpb(score: Score | None) -> float | None:
+    """Bits per byte, or None where nothing was scored."""
+    return score.bpb if score is not None else None
 
 
 def trust(bpb: float | None, printed_bpb: float | None, finding: CausalityFinding | None) -> Trust | None:
