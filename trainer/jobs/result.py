@@ -42,11 +42,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The numbers of a trial that the journal holds in columns of the same names. None for what was not measured.
+    """The measured numbers of a trial. The journal holds each in a column of the same name; None means not measured.
 
-    The scores are bits per byte, so lower is better. `heldout_bpb` is scored on a second slice, only when the trial
-    beat its `score_to_beat`; no prompt may show it. `unseen_bpb` likewise on text that nobody has written; of it the
-    claims alone know.
+    Scores are bits per byte, so lower is better. `heldout_bpb` and `unseen_bpb` are None if the trial did not beat its
+    `score_to_beat`. No prompt may contain either, and only claims use `unseen_bpb`.
     """
 
     val_bpb: float | None = None
@@ -54,8 +53,8 @@ class Measurements:
     unseen_bpb: float | None = None
     wall_s: float | None = None
     memory_mib: float | None = None  # peak: of the GPU where there is one, else of the process tree
-    before_s: float | None = None  # one fixed piece of work, just before the trial
-    after_s: float | None = None  # and just after
+    before_s: float | None = None  # seconds of one fixed piece of work, just before the trial
+    after_s: float | None = None  # the same, just after it
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ class TrialResult(Measurements):
 
     @property
     def calibration(self) -> Calibration:
-        """How fast the machine was."""
+        """Return how fast the machine was before and after the trial."""
         return Calibration(self.before_s, self.after_s)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,11 +167,11 @@ class TrialResult(Measurements):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrialResult:
         """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
-        return _ADAPTER.validate_python(_flat(values))
+        return _ADAPTER.validate_python(_upgraded(values))
 
 
 _ADAPTER = TypeAdapter(TrialResult)
-# Where the results of earlier versions, which journals and trainers' disks keep, hold their measurements.
+# Where results of earlier versions hold their measurements. Journals and trainers' disks keep such results.
 _EARLIER = {
     "val_bpb": AliasPath("metric", "value"),
     "heldout_bpb": AliasPath("heldout", "value"),
@@ -183,8 +182,8 @@ _EARLIER = {
 }
 
 
-def _flat(values: Any) -> Any:
-    """Return the values of a result with its measurements where they are today."""
+def _upgraded(values: Any) -> Any:
+    """Return the values of a result with the measurements of an earlier version under today's names."""
     if not isinstance(values, dict) or "metric" not in values:
         return values
     found = {name: path.search_dict_for_path(values) for name, path in _EARLIER.items()}

@@ -28,7 +28,7 @@ def timing(processor_s: float, marks: Timeline, timed: float | None) -> Timing:
 
 
 def bpb(score: Score | None) -> float | None:
-    """Bits per byte, or None where nothing was scored."""
+    """Return a score in bits per byte, or None if nothing was scored."""
     return score.bpb if score is not None else None
 
 
