@@ -68,9 +68,6 @@ NAMES_HELD_OUT = {
     "researcher/decision/__init__.py",
     "researcher/decision/heldout.py",
     "researcher/journal/migrations/001.sql",
-    "researcher/journal/reader.py",
-    "researcher/journal/records.py",
-    "researcher/journal/writer.py",
     "researcher/report/snapshot.py",
     "researcher/report/view.py",
 }

@@ -26,6 +26,7 @@ from researcher.journal.database import (
     trial_of,
 )
 from researcher.journal.records import (
+    MEASURED,
     Confirmation,
     Decision,
     Experiment,
@@ -45,7 +46,7 @@ _RAN_OUT_READ = 16
 # These columns omit sources, proposals and results, which take megabytes in a long run; other queries read them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
-    " val_bpb, heldout_bpb, unseen_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats,"
+    f" {', '.join(MEASURED)}, queued_at, finished_at, differed, machine, repeats,"
     " disturbed, failed, accident FROM trial"
 )
 _EXPERIMENT = (

@@ -16,6 +16,7 @@ from researcher.journal.database import request_of, run_of, transaction
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     CONFIRM,
+    MEASURED,
     CheckKind,
     Claim,
     Confirmation,
@@ -32,7 +33,7 @@ from researcher.journal.records import (
     Trial,
 )
 from researcher.source.proposal import Candidate, Proposal
-from trainer.jobs import Calibration, Kind, Outcome, TrialResult
+from trainer.jobs import Kind, Outcome, TrialResult
 
 
 class Journal(JournalReader):
@@ -233,7 +234,7 @@ class Journal(JournalReader):
         """
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
-            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
+            f" result = NULL, finished_at = NULL, {', '.join(f'{name} = NULL' for name in MEASURED)},"
             " differed = 0, machine = NULL, repeats = repeats + 1, disturbed = 0, failed = 0, accident = NULL"
             " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
             trial.id,
@@ -245,19 +246,12 @@ class Journal(JournalReader):
 
         `machine` describes an unusual speed that did not lead to another repeat.
         """
-        speed = result.calibration or Calibration(None, None)
         self._change(
-            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?,"
-            " unseen_bpb = ?, wall_s = ?, memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?,"
-            " differed = differed + ?,"
+            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, result = ?, finished_at = ?,"
+            f" {', '.join(f'{name} = ?' for name in MEASURED)}, differed = differed + ?,"
             " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
-            result.outcome, result.reason,
-            None if result.metric is None else result.metric.value,
-            None if result.heldout is None else result.heldout.value,
-            None if result.unseen is None else result.unseen.value,
-            None if result.timing is None else result.timing.wall_s,
-            result.peak_vram_mib or result.peak_memory_mib,
-            json.dumps(result.to_json()), at, speed.before_s, speed.after_s, machine is not None, machine,
+            result.outcome, result.reason, json.dumps(result.to_json()), at,
+            *(getattr(result, name) for name in MEASURED), machine is not None, machine,
             trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)

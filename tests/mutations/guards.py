@@ -128,6 +128,20 @@ GUARDS = (
         _JOURNAL + "only_the_newest_trial_is_begun_again",
     ),
     Guard(
+        "a trial that is measured again forgets what was measured",
+        "researcher/journal/writer.py",
+        "{', '.join(f'{name} = NULL' for name in MEASURED)},",
+        "",
+        _JOURNAL + "a_trial_that_is_measured_again_has_no_measurement_left",
+    ),
+    Guard(
+        "a result of an earlier version is read",
+        "trainer/jobs/result.py",
+        """    if not isinstance(values, dict) or "metric" not in values:""",
+        "    if True:",
+        "trainer/jobs/test_result.py::test_a_result_of_an_earlier_version_is_read_with_its_measurements",
+    ),
+    Guard(
         "a request is taken in once",
         "researcher/journal/writer.py",
         "ON CONFLICT (id) DO NOTHING",
@@ -1182,7 +1196,7 @@ GUARDS = (
     Guard(
         "a win on a faster machine is measured again",
         "researcher/decision/machine_speed.py",
-        "and result.metric.value >= beaten",
+        "and result.val_bpb >= beaten",
         "",
         _DRIFT + "only_a_trial_that_the_machine_may_have_decided_is_measured_again[won on a faster machine]",
     ),
@@ -1331,8 +1345,8 @@ GUARDS = (
     Guard(
         "what is not stored is not told",
         "trainer/trial/result_store.py",
-        "        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None, unseen=None)",
-        "        return result",
+        "return replace(result, outcome=Outcome.LOST, reason=reason, val_bpb=None, heldout_bpb=None, unseen_bpb=None)",
+        "return result",
         _ROOM + "result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room",
     ),
     Guard(

@@ -46,25 +46,10 @@ def experiment(number: int, by: ProposerName | None, outcome: Outcome | None, de
 
 def first_trial(item: Experiment, wall_s: float | None = 2.0) -> Trial:
     return Trial(
-        item.id,
-        item.id,
-        None,
-        Kind.FIRST,
-        0,
-        0,
-        0,
-        1,
-        None,
-        True,
-        item.outcome,
-        None,
-        None,
-        None,
-        wall_s,
-        None,
-        0.0,
-        1.0,
-    )
+        id=item.id, experiment=item.id, confirmation=None, kind=Kind.FIRST, number=0, attempt=0, faults=0, seed=1,
+        score_to_beat=None, finished=True, outcome=item.outcome, reason=None, wall_s=wall_s, queued_at=0.0,
+        finished_at=1.0,
+    )  # fmt: skip
 
 
 def rates(

@@ -27,9 +27,7 @@ SPEAKS_OF_IT = LiveStatus(Status.working("held: says a message"))
 
 def trials(*ends: float) -> list[Trial]:
     return [
-        Trial(
-            number, 1, None, Kind.FIRST, number, 0, 0, 1, None, True, Outcome.OK, "", 1.8, None, 15.0, None, BEGAN, end
-        )
+        Trial(number, 1, None, Kind.FIRST, number, 0, 0, 1, None, True, Outcome.OK, "", BEGAN, end)
         for number, end in enumerate(ends)
     ]
 

@@ -189,8 +189,7 @@ def _has_its_own_answer(finished_run: FinishedRun, trial: Row) -> Iterator[Fault
     credited = json.loads(trial["result"])
     if credited["id"] != current:
         yield WRONG, f"trial {current} is credited with the answer of {credited['id']}"
-    score = None if credited["metric"] is None else credited["metric"]["value"]
-    if (credited["outcome"], score) != (trial["outcome"], trial["val_bpb"]):
+    if (credited["outcome"], credited["val_bpb"]) != (trial["outcome"], trial["val_bpb"]):
         yield WRONG, f"trial {current} is {trial['outcome']} {trial['val_bpb']}, its answer says otherwise"
     if trial["outcome"] == "lost" or was_given_up(finished_run, trial):
         return

@@ -128,7 +128,7 @@ def test_trial_comes_back_through_the_queue(start: Callable[[], Trainer], spec: 
     result = trainer.result(trainer.enqueue(spec("tiny")))
 
     assert result.outcome is Outcome.OK
-    assert result.metric is not None
+    assert result.val_bpb is not None
     assert trainer.process.poll() is None
 
 
