@@ -36,6 +36,7 @@ from trainer.jobs import (
     RedisClient,
     Status,
     StatusKind,
+    WorkerRole,
     WorkerStatus,
     trial_id,
     unknown_jobs_text,
@@ -97,7 +98,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class LiveStatus:
-    """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
+    """What is going on. `trial` and `progress` are None between trials; `workers` are those that show themselves.
 
     `status` is the researcher's, or the end of its run; None where no researcher speaks, and `silent` says why then.
     `foreign` tells of jobs that are none of ours, `notes` what is said of those in `NOTED`, by their name.
@@ -106,7 +107,7 @@ class LiveStatus:
     status: Status | None
     trial: str | None = None
     progress: Progress | None = None
-    trainer: WorkerStatus | None = None
+    workers: tuple[WorkerStatus, ...] = ()
     foreign: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     silent: str = NOT_RUNNING
@@ -115,6 +116,11 @@ class LiveStatus:
     def doing(self) -> str:
         """What the researcher does, in words for people."""
         return self.silent if self.status is None else str(self.status)
+
+    @property
+    def trainers(self) -> tuple[WorkerStatus, ...]:
+        """The workers that run trials."""
+        return tuple(worker for worker in self.workers if worker.role is WorkerRole.TRAINER)
 
 
 @dataclass(frozen=True)
@@ -232,10 +238,12 @@ def tally_text(report: RunReport) -> str:
 def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
     """Return what goes on, as far as Redis knows; `history` is None while there is no journal to read."""
     run, running = (None, None) if history is None else (history.run(), history.running_trial())
-    status, trainer = bus.doing("researcher"), bus.trainer()
+    status = bus.doing("researcher")
+    workers = tuple(worker for role in WorkerRole for worker in bus.workers(role))
     if status is None and run is not None and run.ended is not None:
         status = Status(StatusKind.ENDED, run.ended)
-    live = LiveStatus(status, trainer=trainer, foreign=_foreign(bus, trainer), notes=_notes(bus))
+    live = LiveStatus(status, workers=workers, notes=_notes(bus))
+    live = replace(live, foreign=_foreign(bus, live.trainers))
     if history is None or run is None or running is None:
         return live
     number = history.experiment(running.experiment).number
@@ -243,10 +251,10 @@ def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
     return replace(live, trial=name, progress=bus.read_progress(name))
 
 
-def _foreign(bus: RedisClient, trainer: WorkerStatus | None) -> str | None:
+def _foreign(bus: RedisClient, trainers: tuple[WorkerStatus, ...]) -> str | None:
     """What is said of jobs that are none of ours, in the queue of trials, or in that of requests."""
-    if trainer is not None and trainer.refused:
-        return unknown_jobs_text(trainer.refused, TRIALS)
+    if refused := sum(trainer.refused for trainer in trainers):
+        return unknown_jobs_text(refused, TRIALS)
     said = bus.doing("requests")
     return None if said is None else said.message
 

@@ -19,13 +19,11 @@ from redis.retry import Retry
 from rq.serializers import JSONSerializer
 
 from trainer.jobs.bounded import BoundedJob
-from trainer.jobs.check import CHECKER
 from trainer.jobs.queue import JobQueue, open_queue
 
 TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "run_trial"
-TRAINER = "overnight:trainer"
 PROGRESS_TTL_S = 120
 DOING_TTL_S = 30
 _PATIENT_TRIES = 300
@@ -128,19 +126,39 @@ class Progress:
     loss: float | None = None
 
 
+class WorkerRole(StrEnum):
+    """The kinds of workers: a trainer runs trials, a checker runs checks."""
+
+    TRAINER = "trainer"
+    CHECKER = "checker"
+
+
+def worker_key(role: WorkerRole, name: str) -> str:
+    """Return the key that one worker writes and nobody else. It fades when the worker falls silent."""
+    return f"overnight:worker:{role}:{name}"
+
+
+def worker_names_key(role: WorkerRole) -> str:
+    """Return the key of the set of names under which workers of a role showed themselves."""
+    return f"overnight:workers:{role}"
+
+
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A trainer or checker as it last showed itself; `profile` and `vram_cap_mib` are None where started without them.
+    """A worker as it last showed itself; `profile` and `vram_cap_mib` are None where it was started without them.
 
-    `refused` counts the foreign jobs that it met; `no_user` is what was found where root's candidates run as root.
+    `refused` counts the foreign jobs that it met; `no_user` is what was found where root's candidates run as root;
+    `trial` is the id of the trial that it runs, None while it runs none.
     """
 
+    role: WorkerRole
     worker: str
     status: Status
     profile: str | None
     vram_cap_mib: int | None
     refused: int = 0
     no_user: str | None = None
+    trial: str | None = None
 
 
 class RedisClient:
@@ -183,23 +201,31 @@ class RedisClient:
             loss=float(values["loss"]) if "loss" in values else None,
         )
 
-    def trainer(self) -> WorkerStatus | None:
-        """The trainer that last showed itself, or None when none did for a minute."""
-        return self._seen(TRAINER)
+    def workers(self, role: WorkerRole) -> tuple[WorkerStatus, ...]:
+        """Return the workers of a role that showed themselves within the last minute, by name."""
+        seen = (self.worker(role, name) for name in self.worker_names(role))
+        return tuple(worker for worker in seen if worker is not None)
 
-    def checker(self) -> WorkerStatus | None:
-        """The same of a checker."""
-        return self._seen(CHECKER)
-
-    def _seen(self, key: str) -> WorkerStatus | None:
-        values = self._hash(key)
-        if not {"worker", "phase"} <= values.keys():
+    def worker(self, role: WorkerRole, name: str) -> WorkerStatus | None:
+        """Return one worker, or None when it did not show itself within the last minute."""
+        values = self._hash(worker_key(role, name))
+        if "phase" not in values:
             return None
         cap = values.get("vram_cap_mib")
-        cap_mib = None if cap is None else int(cap)
-        refused, no_user = int(values.get("refused", 0)), values.get("no_user")
-        status = Status.from_fields(values)
-        return WorkerStatus(values["worker"], status, values.get("profile"), cap_mib, refused, no_user)
+        return WorkerStatus(
+            role=role,
+            worker=name,
+            status=Status.from_fields(values),
+            profile=values.get("profile"),
+            vram_cap_mib=None if cap is None else int(cap),
+            refused=int(values.get("refused", 0)),
+            no_user=values.get("no_user"),
+            trial=values.get("trial"),
+        )
+
+    def worker_names(self, role: WorkerRole) -> list[str]:
+        """Return the names in the index of a role, sorted; some of them may have vanished."""
+        return sorted(_text(name) for name in self.connection.smembers(worker_names_key(role)))
 
     def say(self, who: str, status: Status) -> None:
         """Publish the status of a service, for whoever watches; it fades when the service falls silent."""

@@ -24,8 +24,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind
-from trainer.jobs.bus import TRAINER
+from trainer.jobs import CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind, WorkerRole
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
 from trainer.sandbox.paths import WorkerConfig
@@ -58,11 +57,10 @@ class CheckJob(AllowlistedJob):
 
 @dataclass(frozen=True)
 class Role:
-    """What a worker is there for: how its name begins, its jobs with their queue and closed table, its key in Redis."""
+    """What a worker is there for: how its name begins, its jobs with their queue and closed table."""
 
-    name: str
+    name: WorkerRole
     job: type[AllowlistedJob]
-    key: str
 
     @property
     def queue(self) -> str:
@@ -75,8 +73,8 @@ class Role:
         return self.job.refused
 
 
-TRIAL_ROLE = Role("trainer", TrialJob, TRAINER)
-DRY_RUN_ROLE = Role("checker", CheckJob, CHECKER)
+TRIAL_ROLE = Role(WorkerRole.TRAINER, TrialJob)
+DRY_RUN_ROLE = Role(WorkerRole.CHECKER, CheckJob)
 
 
 @contextlib.contextmanager
@@ -194,6 +192,7 @@ class OneQueueWorker(Worker):
         """Housekeeping waits until there is memory for it."""
         with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            self._presence.forget_vanished()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """What runs goes on while the server has no memory; at worst its lease ends, and it is measured again."""
