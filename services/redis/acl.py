@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from researcher.queues.requests import KINDS
-from trainer.jobs import CHECKER as CHECKER_KEY
-from trainer.jobs import CHECKS, REQUESTS, TRIALS
+from trainer.jobs import CHECKS, REQUESTS, TRIALS, WorkerRole, worker_key, worker_names_key
 
 # Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.send` and `CheckSpec.id` make. No id
 # fits two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
@@ -87,6 +86,14 @@ def _works(queue: str, jobs: tuple[str, ...], worker: str) -> tuple[Grant, ...]:
     )
 
 
+def _shows_itself(role: WorkerRole) -> tuple[Grant, ...]:
+    """What a worker needs to show itself, to forget those of its role that have vanished, and for its health check."""
+    return (
+        Grant("del exists expire hgetall hset watch", keys=(worker_key(role, "*"),)),
+        Grant("expire sadd smembers srem", keys=(worker_names_key(role),)),
+    )
+
+
 def _asks(queue: str, ids: str) -> tuple[Grant, ...]:
     """Enqueue once. A grant for each key: a hash must not be made where the queue is, nor a list where a job is."""
     return Grant("exists hset watch", keys=(f"rq:job:{ids}",)), Grant("rpush", writes=(f"rq:queue:{queue}",))
@@ -110,6 +117,12 @@ def _job(ids: str) -> tuple[str, ...]:
     return (*jobs, f"rq:execution:{ids}:*", f"rq:executions:{ids}", f"rq:results:{ids}")
 
 
+# Who works, and at what: the names of a role's workers, and what each shows of itself.
+_SEES_WORKERS = (
+    Grant("smembers", reads=tuple(worker_names_key(role) for role in WorkerRole)),
+    Grant("hgetall", reads=tuple(worker_key(role, "*") for role in WorkerRole)),
+)
+
 # A trial's own keys; its pattern ends in `*` and so covers what RQ appends to the id.
 _TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
 _REQUEST_JOB, _CHECK_JOB = _job(REQUEST), _job(CHECK)
@@ -121,11 +134,10 @@ TRAINER = AclUser(
         *_works(TRIALS, (*_TRIAL_JOB, f"rq:results:{TRIAL}"), "trainer-*"),
         # RQ's stop and shutdown commands come to it; it may send none.
         Grant("subscribe unsubscribe", channels=("rq:pubsub:trainer-*",)),
-        # What it shows of itself and of the running trial; its health check reads it.
-        Grant(
-            "del expire hgetall hset incrby",
-            keys=("overnight:trainer", "overnight:trainer:token", f"overnight:trial:{TRIAL}"),
-        ),
+        *_shows_itself(WorkerRole.TRAINER),
+        # What it shows of the running trial.
+        Grant("incrby", keys=("overnight:trainer:token",)),
+        Grant("del expire hset", keys=(f"overnight:trial:{TRIAL}",)),
     ),
 )
 
@@ -135,8 +147,7 @@ CHECKER = AclUser(
         _CONNECTS,
         *_works(CHECKS, _CHECK_JOB, "checker-*"),
         Grant("subscribe unsubscribe", channels=("rq:pubsub:checker-*",)),
-        # What it shows of itself; its health check reads it.
-        Grant("del expire hgetall hset", keys=(CHECKER_KEY,)),
+        *_shows_itself(WorkerRole.CHECKER),
     ),
 )
 
@@ -148,9 +159,10 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
         *_asks(TRIALS, TRIAL),
         *_asks(CHECKS, CHECK),
         *_requests(f"rq:job:{REQUEST}"),
-        # Read the answer to a check, and whether anybody checks.
-        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=(*_CHECK_JOB, CHECKER_KEY)),
-        # See what became of a trial, and who runs it.
+        # Read the answer to a check, and who works.
+        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=_CHECK_JOB),
+        *_SEES_WORKERS,
+        # See what became of a trial.
         Grant(
             f"hget hgetall lrange xread xrevrange zrange zrangebyscore {_MEASURES}",
             reads=(
@@ -159,7 +171,6 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
                 "rq:queue:trials",
                 "rq:queue:trials:intermediate",
                 "rq:wip:trials",
-                "overnight:trainer",
                 f"overnight:trial:{TRIAL}",
             ),
         ),
@@ -191,7 +202,8 @@ CLIENT = AclUser(  # a person's `overnight idea` from afar, through a tunnel
         *_requests(*(f"rq:job:{kind}-{_NUMBER}" for kind in KINDS)),
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
         # See what the run does.
-        Grant("get hgetall", reads=("overnight:doing:*", "overnight:trainer", f"overnight:trial:{TRIAL}")),
+        Grant("get hgetall", reads=("overnight:doing:*", f"overnight:trial:{TRIAL}")),
+        *_SEES_WORKERS,
     ),
 )
 

@@ -63,6 +63,9 @@ _PACE = "trainer/candidate/test_budget_clock.py::test_"
 _ROOM = "trainer/trial/test_disk_space.py::test_"
 _TENANCY = "trainer/sandbox/test_candidate_user.py::test_"
 _SERVER = "services/redis/test_server.py::test_"
+_HEARTBEAT = "trainer/worker/test_heartbeat.py::test_"
+_ENTRY_POINTS = "services/test_entry_points.py::test_"
+_STALL = "researcher/report/test_stall_alarm.py::test_"
 _ACL = "services/redis/test_acl.py::test_"
 _HOSTILE = "scenarios/test_hostile_client.py::test_"
 _UNREAD = _HOSTILE + "request_that_cannot_be_read_is_refused_once_and_holds_nobody_up"
@@ -2733,5 +2736,83 @@ GUARDS = (
         "            except (redis.TimeoutError, redis.ConnectionError) as gone:",
         "            except ZeroDivisionError as gone:",
         _HOSTILE + "a_server_that_does_not_answer_the_order_to_end_a_script_is_looked_at_again",
+    ),
+    # Each worker shows itself, and speaks for itself only
+    Guard(
+        "a worker's heartbeat erases no other worker's",
+        "trainer/jobs/bus.py",
+        'return f"overnight:worker:{role}:{name}"',
+        'return f"overnight:worker:{role}"',
+        _HEARTBEAT + "workers_show_themselves_at_once_and_none_erases_another",
+    ),
+    Guard(
+        "a worker that has vanished is listed no more",
+        "trainer/jobs/bus.py",
+        "return tuple(worker for worker in seen if worker is not None)",
+        "return tuple(seen)",
+        _HEARTBEAT + "a_trainer_that_fades_or_vanishes_leaves_the_others",
+    ),
+    Guard(
+        "the names of killed workers are forgotten",
+        "trainer/worker/rq_worker.py",
+        "            self._presence.forget_vanished()\n",
+        "",
+        _WORKER + "housekeeping_of_one_trainer_forgets_another_that_was_killed",
+    ),
+    Guard(
+        "a worker that shows itself while its name is removed stays listed",
+        "trainer/worker/heartbeat.py",
+        "partial(self._forget, name), worker_key(self.role, name))",
+        "partial(self._forget, name), worker_key(self.role, self.worker))",
+        _HEARTBEAT + "a_worker_that_shows_itself_while_it_is_forgotten_is_not",
+    ),
+    Guard(
+        "a health check is of its own worker",
+        "services/trainer/health.py",
+        ".worker(role, name)",
+        ".workers(role)[0]",
+        _ENTRY_POINTS + "a_health_check_asks_for_its_own_worker",
+    ),
+    Guard(
+        "trainers on different kinds of GPU choose no profile",
+        "services/researcher/start.py",
+        "        if len(set(fits.values())) > 1:",
+        "        if False:",
+        _ENTRY_POINTS + "trainers_that_agree_decide_the_profile_and_others_are_refused",
+    ),
+    Guard(
+        "a trainer speaks in no checker's name",
+        "services/redis/acl.py",
+        'hset watch", keys=(worker_key(role, "*"),)),',
+        'hset watch", keys=("overnight:worker:*",)),',
+        _ACL + "user_is_refused[trainer-HSET overnight:worker:checker:checker-0 phase idle]",
+    ),
+    Guard(
+        "the researcher speaks in no worker's name",
+        "services/redis/acl.py",
+        'Grant("hgetall", reads=tuple(worker_key(',
+        'Grant("hset hgetall", keys=tuple(worker_key(',
+        _ACL + "user_is_refused[researcher-HSET overnight:worker:trainer:trainer-0 phase idle]",
+    ),
+    Guard(
+        "a trainer that is held is no alarm while another may take the trial",
+        "researcher/report/stall_alarm.py",
+        "if all(each.status.kind is StatusKind.HELD for each in needed):",
+        "if any(each.status.kind is StatusKind.HELD for each in needed):",
+        _STALL + "status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be",
+    ),
+    Guard(
+        "the trainer that holds the running trial decides whether it is held",
+        "researcher/report/stall_alarm.py",
+        "needed = holders or seen.trainers ",
+        "needed = seen.trainers ",
+        _STALL + "status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be",
+    ),
+    Guard(
+        "a checker that is held keeps no other from being asked",
+        "researcher/queues/dry_runs.py",
+        "if all(checker.status.kind is StatusKind.HELD for checker in checkers):",
+        "if not checkers or checkers[0].status.kind is StatusKind.HELD:",
+        _CHECKER + "one_checker_that_is_held_does_not_keep_another_from_being_asked",
     ),
 )

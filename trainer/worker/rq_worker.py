@@ -24,8 +24,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind
-from trainer.jobs.bus import TRAINER
+from trainer.jobs import CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind, WorkerRole
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
 from trainer.sandbox.paths import WorkerConfig
@@ -58,11 +57,10 @@ class CheckJob(AllowlistedJob):
 
 @dataclass(frozen=True)
 class Role:
-    """The role of a worker: the prefix of its name, its class of jobs (queue and functions), its key in Redis."""
+    """The role of a worker: the prefix of its name, and its class of jobs with their queue and closed table."""
 
-    name: str
+    name: WorkerRole
     job: type[AllowlistedJob]
-    key: str
 
     @property
     def queue(self) -> str:
@@ -75,8 +73,8 @@ class Role:
         return self.job.refused
 
 
-TRIAL_ROLE = Role("trainer", TrialJob, TRAINER)
-DRY_RUN_ROLE = Role("checker", CheckJob, CHECKER)
+TRIAL_ROLE = Role(WorkerRole.TRAINER, TrialJob)
+DRY_RUN_ROLE = Role(WorkerRole.CHECKER, CheckJob)
 
 
 @contextlib.contextmanager
@@ -197,6 +195,7 @@ class OneQueueWorker(Worker):
         """Run RQ's maintenance, or skip it while Redis has no memory."""
         with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            self._presence.forget_vanished()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Renew the job's lease. While Redis has no memory the job continues; at worst its lease ends and the trial is

@@ -21,12 +21,22 @@ from rq.job import Job
 
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
-from trainer.jobs import RUN_TRIAL, TRIALS, Outcome, RedisClient, TrialResult, TrialSpec, connect
+from trainer.jobs import (
+    RUN_TRIAL,
+    TRIALS,
+    Outcome,
+    RedisClient,
+    TrialResult,
+    TrialSpec,
+    WorkerRole,
+    connect,
+    worker_key,
+)
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
-from trainer.worker.heartbeat import TRAINER, Heartbeat
+from trainer.worker.heartbeat import IDLE, Heartbeat
 from trainer.worker.rq_worker import TRIAL_ROLE, OneQueueWorker
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
@@ -100,8 +110,12 @@ class Trainer:
         return int(children[0])
 
     def wait_until_training(self, job: Job) -> None:
-        wait_for(lambda: self.bus.connection.hget(TRAINER, "phase") == b"timed", 30)
-        assert self.bus.connection.hget(TRAINER, "trial") == job.id.encode()
+        wait_for(lambda: ("timed", job.id) in shown(self.bus), 30)
+
+
+def shown(bus: RedisClient) -> list[tuple[str, str | None]]:
+    """What each trainer shows of itself: its phase, and its trial."""
+    return [(worker.status.message, worker.trial) for worker in bus.workers(WorkerRole.TRAINER)]
 
 
 @pytest.fixture
@@ -182,7 +196,7 @@ def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
     assert trainer.process.wait(10) == 0
     assert trainer.result(job).outcome is Outcome.PREEMPTED
     assert everything_dead(trainer.places.work)
-    assert trainer.bus.connection.exists(TRAINER) == 0
+    assert shown(trainer.bus) == []
 
 
 @pytest.mark.slow
@@ -205,7 +219,7 @@ def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_fo
 
 def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
     trainer = start()
-    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+    wait_for(lambda: shown(trainer.bus) == [("idle", None)], 20)
 
     trainer.process.send_signal(signal.SIGINT)
 
@@ -215,7 +229,7 @@ def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
 @as_other_user
 def test_worker_is_closed_to_other_processes_of_its_user(start: Callable[[], Trainer]) -> None:
     trainer = start()
-    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+    wait_for(lambda: shown(trainer.bus) == [("idle", None)], 20)
 
     looks = [*ROOT_OF_A_CONTAINER, "cat", f"/proc/{trainer.process.pid}/environ"]
     looked = subprocess.run(looks, check=False, capture_output=True, text=True)
@@ -413,7 +427,7 @@ def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: 
 @pytest.mark.slow
 def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:
     first = start()
-    wait_for(lambda: first.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+    wait_for(lambda: shown(first.bus) == [("idle", None)], 20)
 
     second = start()
 
@@ -444,3 +458,16 @@ def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
             step(worker)
 
     assert ended.value.code == 1
+
+
+def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(places: WorkerConfig, tmp_path: Path) -> None:
+    with open_server(tmp_path / "redis") as server:
+        connection = connect(server.url, password=server.password, patient=False)
+        worker = OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
+        Heartbeat(connection, "trainer-2").show(IDLE)
+        connection.delete(worker_key(WorkerRole.TRAINER, "trainer-2"))
+
+        worker.heartbeat()
+        worker.run_maintenance_tasks()
+
+        assert RedisClient(connection).worker_names(WorkerRole.TRAINER) == ["trainer-1"]
