@@ -1336,7 +1336,22 @@ GUARDS = (
         "trainer/worker/rq_worker.py",
         "    except redis.AuthenticationError:\n        raise SystemExit(1) from None\n",
         "    except redis.BusyLoadingError:\n        raise\n",
-        "trainer/worker/test_rq_worker.py::test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password",
+        _WORKER + "each_step_of_a_worker_ends_it_when_the_server_refuses_its_password",
+    ),
+    Guard(
+        "a worker between two jobs waits for the server's memory",
+        "trainer/worker/rq_worker.py",
+        "        with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():  # suppressed if the worker is stopping\n"
+        "            self._once_there_is_memory(lambda: check(burst))\n",
+        "        with _ends_if_refused():\n            check(burst)\n",
+        _WORKER + "each_step_of_a_worker_waits_while_the_server_has_no_memory[check_for_suspension]",
+    ),
+    Guard(
+        "a job that was taken begins when the server has memory again",
+        "trainer/worker/rq_worker.py",
+        "return self._once_there_is_memory(record)",
+        "return record()",
+        _WORKER + "each_step_of_a_worker_waits_while_the_server_has_no_memory[prepare_execution]",
     ),
     Guard(
         "no trial is taken without room for it",

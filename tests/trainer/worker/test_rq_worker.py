@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,12 @@ from trainer.jobs import (
     TrialSpec,
     WorkerRole,
     connect,
-    worker_key,
 )
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
-from trainer.worker.heartbeat import IDLE, Heartbeat
+from trainer.worker.heartbeat import Heartbeat
 from trainer.worker.rq_worker import TRIAL_ROLE, OneQueueWorker
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
@@ -435,6 +435,15 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
     assert first.process.poll() is None
 
 
+@contextmanager
+def a_worker(folder: Path, places: WorkerConfig) -> Iterator[OneQueueWorker]:
+    """A worker in this process, on a server of its own whose password can be changed."""
+    with open_server(folder) as server:
+        connection = connect(server.url, password=server.password, patient=False)
+        yield OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
+        connection.close()
+
+
 @pytest.mark.parametrize(
     "step",
     [
@@ -448,11 +457,9 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
 def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
     step: Callable[[OneQueueWorker], object], places: WorkerConfig, tmp_path: Path
 ) -> None:
-    with open_server(tmp_path / "redis") as server:
-        connection = connect(server.url, password=server.password, patient=False)
-        worker = OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
-        connection.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
-        connection.connection_pool.disconnect()
+    with a_worker(tmp_path / "redis", places) as worker:
+        worker.connection.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
+        worker.connection.connection_pool.disconnect()
 
         with pytest.raises(SystemExit) as ended:
             step(worker)
@@ -460,14 +467,27 @@ def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
     assert ended.value.code == 1
 
 
-def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(places: WorkerConfig, tmp_path: Path) -> None:
-    with open_server(tmp_path / "redis") as server:
-        connection = connect(server.url, password=server.password, patient=False)
-        worker = OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
-        Heartbeat(connection, "trainer-2").show(IDLE)
-        connection.delete(worker_key(WorkerRole.TRAINER, "trainer-2"))
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda worker, _: worker.check_for_suspension(False),
+        lambda worker, job: worker.prepare_execution(job),
+        lambda worker, job: worker.prepare_job_execution(job),
+        lambda worker, job: worker.handle_execution_ended(job, worker.queues[0], 60),
+    ],
+    ids=["check_for_suspension", "prepare_execution", "prepare_job_execution", "handle_execution_ended"],
+)
+def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
+    step: Callable[[OneQueueWorker, Job], object], places: WorkerConfig, spec: MakeSpec, tmp_path: Path
+) -> None:
+    with a_worker(tmp_path / "redis", places) as worker, ThreadPoolExecutor(1) as pool:
+        job = worker.queues[0].enqueue_call(RUN_TRIAL, args=(spec("tiny").to_json(),))
+        worker.connection.config_set("maxmemory", 1)
+        result = pool.submit(step, worker, job)
+        wait_for(lambda: "errorstat_OOM" in worker.connection.info("errorstats"), 30)
+        waited = not result.done()
+        worker.connection.config_set("maxmemory", 0)
 
-        worker.heartbeat()
-        worker.run_maintenance_tasks()
+        result.result(30)
 
-        assert RedisClient(connection).worker_names(WorkerRole.TRAINER) == ["trainer-1"]
+    assert waited
