@@ -1341,9 +1341,9 @@ GUARDS = (
     Guard(
         "a worker between two jobs waits for the server's memory",
         "trainer/worker/rq_worker.py",
-        "        with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():  # suppressed if the worker is stopping\n"
+        "contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():  # suppressed if the worker is stopping\n"
         "            self._once_there_is_memory(lambda: check(burst))\n",
-        "        with _ends_if_refused():\n            check(burst)\n",
+        "_ends_if_refused():\n            check(burst)\n",
         _WORKER + "each_step_of_a_worker_waits_while_the_server_has_no_memory[check_for_suspension]",
     ),
     Guard(
