@@ -31,12 +31,13 @@ from trainer.jobs import (
     TrialSpec,
     WorkerRole,
     connect,
+    worker_key,
 )
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
-from trainer.worker.heartbeat import Heartbeat
+from trainer.worker.heartbeat import IDLE, Heartbeat
 from trainer.worker.rq_worker import TRIAL_ROLE, OneQueueWorker
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
@@ -491,3 +492,14 @@ def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
         result.result(30)
 
     assert waited
+
+
+def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(places: WorkerConfig, tmp_path: Path) -> None:
+    with a_worker(tmp_path / "redis", places) as worker:
+        Heartbeat(worker.connection, "trainer-2").show(IDLE)
+        worker.connection.delete(worker_key(WorkerRole.TRAINER, "trainer-2"))
+
+        worker.heartbeat()
+        worker.run_maintenance_tasks()
+
+        assert RedisClient(worker.connection).worker_names(WorkerRole.TRAINER) == ["trainer-1"]
