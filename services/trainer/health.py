@@ -1,5 +1,5 @@
-"""The trainer's health check, with --checks the checker's: the worker's heartbeat is fresh in Redis, read with the
-worker's own rights."""
+"""The health check of the trainer and, with --checks, of the dry-run worker: the worker's heartbeat in Redis is fresh,
+read with the worker's own rights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.jobs import RedisClient, connect
 
 
 def main() -> int:
-    """0 when healthy; else one line says why not."""
+    """Return 0 if the worker is healthy, else 1; print one line about it."""
     checks = sys.argv[1:] == ["--checks"]
     password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
     try:
