@@ -37,8 +37,8 @@ save ""
 maxmemory {memory_mib}mb
 {limits}"""
 # Limits on the load of one connection. For the container, redis.conf has the same lines. A full server refuses writes
-# and keeps the queues. No value of this code is larger than 4 MiB (`trainer.jobs.bounded`). No user may run a script; if
-# one runs nevertheless, the server tells other clients after a second that it is busy, and the watchdog ends the script.
+# and keeps the queues. No value of this code is larger than 4 MiB (`trainer.jobs.bounded`). No user may run a script;
+# if one runs nevertheless, other clients receive the error BUSY after a second, and the watchdog ends the script.
 LIMITS = """\
 maxmemory-policy noeviction
 maxmemory-clients 25%
