@@ -32,7 +32,8 @@ from pathlib import Path
 from services.machine.supervisor import Child, ProcessSupervisor
 folder = Path(sys.argv[1])
 says_when_asked_to_end = 'trap "echo asked to end; exit 0" TERM; echo ready; while :; do read line < "$1"; done'
-with ProcessSupervisor([Child("one", ("sh", "-c", says_when_asked_to_end, "sh", str(folder / "fifo")), folder / "one.log")]):
+child = Child("one", ("sh", "-c", says_when_asked_to_end, "sh", str(folder / "fifo")), folder / "one.log")
+with ProcessSupervisor([child]):
     time.sleep(600)
 """
 
