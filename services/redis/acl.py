@@ -209,9 +209,9 @@ SERVICES = tuple(user.name for user in USERS if user.has_password)
 def acl_file(passwords: Mapping[str, str]) -> str:
     """Return the file's text, with the passwords of `SERVICES` as hashes. The default user, for clients without a name,
     is off."""
-    # Nobody can log in as the default user, because it is off. Its rights are for the server itself: Redis 8.0 replays
-    # its append-only file as this user, and drops every transaction if the user has none (redis/redis#14541, fixed late
-    # in 2025).
+    # No client can log in as the default user, because it is off. Its rights are for the server itself: Redis 8.0
+    # replays its append-only file as this user, and drops every transaction if the user has none (redis/redis#14541,
+    # fixed late in 2025).
     lines = ["user default off ~* &* +@all"]
     for user in USERS:
         secret = f"#{_sha256(passwords[user.name])}" if user.has_password else "nopass"
