@@ -1,1 +1,1 @@
-"""Thinks: proposals, validation, git, decisions, the journal, the loop. No torch."""
+"""The researcher: proposals, validation, git, decisions, the journal, and the loop. It never imports torch."""

@@ -1,7 +1,7 @@
-"""The researcher as a process: `python -m researcher`, settings from the environment, one line of log per event.
+"""The researcher as a process: `python -m researcher`, with settings from the environment and one log line per event.
 
-Ends with 0 when the goal is reached or somebody asked it to stop, with 2 when it refuses to start; anything else is a
-fault, and starting it again goes on where it was. A bad day of its surroundings (a full disk, no Redis) ends nothing.
+The exit code is 0 if the goal is reached or a stop was requested, and 2 if the researcher refuses to start. Any other
+code is a fault; a restart continues the run. An outage (a full disk, a missing Redis) does not end the process.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from trainer.jobs import Profile, ProfileError, RedisClient, connect
 logger = logging.getLogger("researcher")
 
 REFUSED = 2
-REDIS_TRIES = 4  # in a command about twenty seconds: a server's restart goes unnoticed, a longer absence is said
+REDIS_TRIES = 4  # about twenty seconds for a command: a server's restart is tolerated, a longer absence is reported
 
 
 class Stopped(Exception):
-    """Somebody asked the researcher to stop."""
+    """A signal or a user's request stops the researcher."""
 
 
 class StopSwitch:
-    """Turned by SIGTERM, SIGINT or a request.
+    """Records a stop by SIGTERM, SIGINT or a request.
 
-    A signal raises Stopped wherever the process is, be it ten minutes deep in waiting for Redis: every step can be
-    repeated, so none needs to be finished. A request is looked at between steps, once its answer is stored.
+    A signal raises Stopped at once, even during a long wait for Redis: each step can be repeated, so no step needs to
+    finish. A request takes effect between steps, after its answer is stored.
     """
 
     def __init__(self) -> None:
@@ -63,21 +63,21 @@ class StopSwitch:
         raise Stopped(self.asked)
 
     def turn(self, by: str) -> None:
-        """Ask for a stop."""
+        """Request a stop."""
         self.asked = by
 
     def look(self) -> None:
-        """Raises Stopped when it was turned."""
+        """Raise Stopped if a stop was requested."""
         if self.asked is not None:
             raise Stopped(self.asked)
 
 
 def main() -> int:
-    """Carry out the run. Returns the exit code."""
+    """Run the researcher and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    gc.freeze()  # what was imported stays; a quarter of the time of reading a source went into looking through it
+    gc.freeze()  # imported objects stay; scanning them took a quarter of the time of reading a source
     try:
         settings = Settings()
         profile, switch = settings.trial_profile(), StopSwitch()
@@ -182,7 +182,7 @@ def _data_digest(folder: Path) -> str:
 
 
 def _digest_before(folder: Path) -> str | None:
-    """How the same data were named before they were given an unseen slice; None for data that always had one."""
+    """Return the digest of the same data before an unseen slice was added, or None if the data always had one."""
     before = _manifest(folder).get("earlier_digest")
     return None if before is None else str(before)
 

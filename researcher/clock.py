@@ -1,7 +1,8 @@
-"""The run's clock: seconds since the epoch that never go back, whatever is done to the machine's clock.
+"""The run's clock: seconds since the epoch that never decrease, even if the machine's clock is set back.
 
-What came first follows from the times in the journal, so the clock begins no earlier than the last of them. Set forward
-it follows; set back it goes on from where it was. Does not cover the clocks of other machines.
+The order of events follows from the times in the journal, so the clock starts no earlier than the latest of them. If
+the machine's clock is set forward, this clock follows; if it is set back, this clock continues from its last time.
+Clocks of other machines are not covered.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ LEASES_RENEWED_S = 15.0  # a trainer renews the lease of its trial every five se
 
 
 class RunClock:
-    """Call it for the time. `jumps` counts how often the machine's clock was set, as far as this clock was asked."""
+    """Returns the time when called.
+
+    `jumps` counts how often the machine's clock was set, as far as calls noticed it.
+    """
 
     def __init__(self, last: float) -> None:
-        """`last` is the newest time that is written down."""
+        """Start the clock. `last` is the latest time in the journal."""
         self._at = max(last, time.time())
         self._behind = self._at - time.time() > JUMP_S
         self._steady_s = time.monotonic()
@@ -27,7 +31,7 @@ class RunClock:
         self.jumps = 0
 
     def __call__(self) -> float:
-        """Now."""
+        """Return the time in seconds since the epoch."""
         steady_s, wall = time.monotonic(), time.time()
         expected = self._at + steady_s - self._steady_s
         behind = expected - wall > JUMP_S
@@ -37,7 +41,7 @@ class RunClock:
         return self._at
 
     def leases_count(self) -> bool:
-        """False for the seconds after a jump in which every lease may look as if it had ended."""
+        """Return False for some seconds after a jump, while every lease may seem to have expired."""
         self()
         return self._jumped_s is None or time.monotonic() - self._jumped_s > LEASES_RENEWED_S
 

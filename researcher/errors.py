@@ -1,28 +1,32 @@
-"""The researcher's errors, for what a caller can act on. What a candidate did is an outcome, not an error.
+"""The researcher's errors, for cases that a caller can act on. A candidate's failure is an outcome, not an error.
 
-OvernightError       its text is two fields, `found` and `next_step`; the services' errors are of this kind
-└── BadValue         a setting cannot have this value; also a ResearcherError and a ValueError
+OvernightError       the message consists of `found` and `next_step`; the services' errors are of this kind
+└── BadValue         a setting has an invalid value; also a ResearcherError and a ValueError
 
 ResearcherError
-├── EditError        an edit does not fit the source it names
-├── Rejected         a proposal that never becomes a trial; its text goes to the person and the next prompt
-├── LlmUnavailable        no LLM can be reached, or it cannot serve this model: try again later
-│   ├── ModelMissing     the server is there without it
-│   ├── LlmTimeout      it took a question and never began to answer
-│   ├── ModelDoesNotFit  it cannot be loaded as asked, or not wholly onto the GPU
-│   ├── ModelNotUnloaded       it does not leave the GPU that a trial needs
-│   └── SpendingLimitReached       what its answer may cost does not fit into what is left to spend
-├── BadLlmResponse       the LLM answered, but not with an answer
-│   ├── ReasoningUsedUpOutput  it thought, and nothing came of it
-│   └── PromptTruncated     its server counted fewer words than it was sent
-├── SubjectError     the repository under study is missing, dirty or of the wrong shape
-│   └── SubjectDamaged   it cannot be read or written any more
+├── EditError        an edit does not fit its source
+├── Rejected         a proposal never becomes a trial; users and the next prompt see the message
+├── LlmUnavailable   no LLM can be reached, or the server cannot run this model: try again later
+│   ├── ModelMissing           the server does not have the model
+│   ├── LlmTimeout             the server accepted a question and did not begin to answer
+│   ├── ModelDoesNotFit        the model cannot be loaded as requested, or not completely onto the GPU
+│   ├── ModelNotUnloaded       the model stays on the GPU that a trial needs
+│   └── SpendingLimitReached   the possible cost of an answer exceeds the rest of the spending limit
+├── BadLlmResponse   the LLM's response is no usable answer
+│   ├── ReasoningUsedUpOutput  the response contains reasoning only
+│   ├── PromptTooLong          the prompt is longer than the server's context
+│   └── PromptTruncated        the server counted fewer tokens than the prompt must have
+├── SubjectError     the subject's repository is missing, dirty or incomplete
+│   └── SubjectDamaged         the repository cannot be read or written any more
 └── JournalError     the journal is locked, newer than this code, or damaged
 """
 
 
 class OvernightError(Exception):
-    """A user can fix this: `found` says what is wrong and where, `next_step` what to do. The text is both."""
+    """An error that a user can fix.
+
+    `found` says what is wrong and where, `next_step` what to do; the message is both.
+    """
 
     def __init__(self, found: str, next_step: str) -> None:
         super().__init__(found, next_step)
@@ -34,11 +38,11 @@ class OvernightError(Exception):
 
 
 class ResearcherError(Exception):
-    """Base of them all; the message says what, where and the next step."""
+    """The base of the researcher's errors. The message says what failed, where, and the next step."""
 
 
 class EditError(ResearcherError):
-    """An edit does not fit the source it names."""
+    """An edit does not fit its source."""
 
 
 class Rejected(ResearcherError):
@@ -46,35 +50,35 @@ class Rejected(ResearcherError):
 
 
 class LlmUnavailable(ResearcherError):
-    """No LLM can be reached, or it cannot serve this model."""
+    """No LLM can be reached, or the server cannot run this model."""
 
 
 class ModelMissing(LlmUnavailable):
-    """The server answers, and does not have the model."""
+    """The server answers, but does not have the model."""
 
 
 class LlmTimeout(LlmUnavailable):
-    """The server took a question and never began to answer."""
+    """The server accepted a question and did not begin to answer."""
 
 
 class ModelDoesNotFit(LlmUnavailable):
-    """The model cannot be loaded as asked, or not wholly onto the GPU."""
+    """The model cannot be loaded as requested, or not completely onto the GPU."""
 
 
 class ModelNotUnloaded(LlmUnavailable):
-    """The model does not leave the GPU that a trial needs."""
+    """The model stays on the GPU that a trial needs."""
 
 
 class SpendingLimitReached(LlmUnavailable):
-    """The most that an answer can cost does not fit into what is left of the cap."""
+    """The highest possible cost of an answer exceeds the rest of the spending limit."""
 
 
 class BadLlmResponse(ResearcherError):
-    """The LLM answered, but not with an answer: cut off, an error line, an empty text."""
+    """The LLM's response is no usable answer: cut off, an error line, or empty."""
 
 
 class ReasoningUsedUpOutput(BadLlmResponse):
-    """The LLM thought until its room was used up, or stopped after that."""
+    """The LLM's reasoning used up its output, or nothing followed the reasoning."""
 
 
 class PromptTooLong(BadLlmResponse):
@@ -82,15 +86,15 @@ class PromptTooLong(BadLlmResponse):
 
 
 class PromptTruncated(BadLlmResponse):
-    """The server counted fewer tokens than the question has words: the LLM has not read all of it."""
+    """The server counted fewer tokens than the question must have, so the LLM has not read all of it."""
 
 
 class SubjectError(ResearcherError):
-    """The repository under study is missing, dirty or of the wrong shape."""
+    """The subject's repository is missing, dirty or incomplete."""
 
 
 class SubjectDamaged(SubjectError):
-    """The repository under study is gone or corrupted; the message says how."""
+    """The subject's repository is missing or damaged; the message describes the damage."""
 
 
 class JournalError(ResearcherError):
@@ -98,4 +102,4 @@ class JournalError(ResearcherError):
 
 
 class BadValue(OvernightError, ResearcherError, ValueError):
-    """A setting cannot have this value. `found` quotes no secret; `next_step` says what to write instead."""
+    """A setting has an invalid value. `found` quotes no secret; `next_step` says how to correct the setting."""

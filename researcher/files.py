@@ -1,4 +1,4 @@
-"""Write a file as a whole: a reader finds the old content or the new one, never a part."""
+"""Writes files atomically: a reader finds the old content or the new one, never a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the collaborators of a run from its settings: its LLMs, its proposers, and the ticks while it waits."""
+"""Builds the collaborators of a run from the settings: LLM clients, proposers, queues, and the ticks during a wait."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from trainer.jobs import REQUESTS, Profile, RedisClient, unknown_jobs_text
 logger = logging.getLogger("researcher")
 
 REST_S = 0.2
-STRONGER_ANSWER_TOKENS = 8192  # such models think before they answer, and are billed for it
+STRONGER_ANSWER_TOKENS = 8192  # such models reason before they answer, and bill the reasoning
 STRONGER_CONTEXT_TOKENS = 65536
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a start of the researcher has opened, and the run that it goes on with."""
+    """The resources that a start of the researcher has opened, and the run that it continues."""
 
     settings: Settings
     profile: Profile
@@ -55,7 +55,7 @@ class Opened:
 
 
 class Ticker:
-    """Serves requests, repeats the status and notices a stop, again and again while the researcher waits."""
+    """Serves requests, repeats the status and notices a stop while the researcher waits."""
 
     def __init__(self, opened: Opened, publisher: StatusPublisher) -> None:
         handler = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
@@ -65,7 +65,7 @@ class Ticker:
         self._jumps = opened.clock.jumps
 
     def tick(self) -> None:
-        """Raises what the switch raises on a stop."""
+        """Serve requests and the status once. Raises what the switch raises on a stop."""
         self._note_a_jump()
         self._publisher.repeat()
         refused = RequestJob.refused
@@ -75,13 +75,12 @@ class Ticker:
         self._opened.switch.look()
 
     def rest(self) -> None:
-        """Tick, and let a moment pass."""
+        """Tick once and sleep briefly."""
         self.tick()
         time.sleep(REST_S)
 
     def _note_a_jump(self) -> None:
-        """Where the clock was set, the run starts again, or an alarm would take the jump for a run that stands
-        still."""
+        """Record a new start of the run after a clock jump; otherwise the stall alarm would report a stall."""
         at = self._opened.clock()
         if self._opened.clock.jumps > self._jumps:
             self._jumps = self._opened.clock.jumps
@@ -89,7 +88,7 @@ class Ticker:
 
 
 def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
-    """Everything that the loop works with; what is built speaks on the bus from now on."""
+    """Build everything that the loop works with. The parts publish their status in Redis from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
     publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.look)
     ticker, table = Ticker(opened, publisher), ResultsTable(journal)
@@ -113,7 +112,7 @@ def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
 
 
 def _stall_check(opened: Opened) -> str | None:
-    """Why somebody should look at the run, if so."""
+    """Return the alarm of a stalled run as text, or None."""
     journal, run = opened.journal, opened.journal.run()
     assert run is not None, "a run was found or started before anything is built"
     return alarm(run, journal.trials(), opened.profile.budget, now(journal, opened.bus), opened.clock())
@@ -125,7 +124,7 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
         alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
         logger.info("no LLM, %s", alone)
         publisher.say("llm", f"none, {alone}")
-    files = cache(lambda: workspace.files(run.base_commit))  # no candidate has others, but for train.py
+    files = cache(lambda: workspace.files(run.base_commit))  # all candidates share these files but train.py
     checker = DryRuns(opened.bus, profile, files, lambda words: publisher.say("checker", words))
     return Proposers(
         mix=settings.proposer,
@@ -141,7 +140,7 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
 
 
 def first_llm(settings: Settings, profile: Profile) -> Conversation | None:
-    """The one that takes turns with the optimiser; None where none was asked for."""
+    """Build the LLM that takes turns with the optimiser, or return None if the settings ask for none."""
     client_for = settings.backend.client
     if not settings.proposer.asks_llm or client_for is None:
         return None
@@ -150,7 +149,7 @@ def first_llm(settings: Settings, profile: Profile) -> Conversation | None:
 
 
 def stronger_llm(settings: Settings, call_log: CallLog) -> Stronger | None:
-    """The one that is paid, and asked on a plateau; None where none was asked for."""
+    """Build the paid LLM for plateaus, or return None if the settings name none."""
     if settings.escalate_base_url is None:
         return None
     price = _price(settings.escalate_price_in, settings.escalate_price_out)
@@ -172,8 +171,11 @@ def stronger_llm(settings: Settings, call_log: CallLog) -> Stronger | None:
 
 
 def lease(settings: Settings, profile: Profile) -> GpuSharingPolicy:
-    """An LLM elsewhere takes nothing of a trial, and one on the processor nothing that a budget of processor seconds
-    counts. On a GPU that both share a trial would train fewer steps, so there the LLM is asked between trials."""
+    """Return whether the LLM may run beside a trial.
+
+    A remote LLM uses nothing of a trial, and an LLM on the CPU nothing that a budget of processor seconds counts. On a
+    shared GPU a trial would train fewer steps, so there the LLM is asked between trials.
+    """
     return FixedPolicy(profile.device == "cpu" or not settings.backend.holds_gpu)
 
 

@@ -321,3 +321,36 @@ def tracked_texts() -> Iterator[tuple[str, str]]:
         path = ROOT / name
         if path.is_file() and not path.is_symlink():
             yield name, path.read_bytes().decode(errors="replace")
+
+
+def programs_in_strings() -> Iterator[tuple[str, str, str]]:
+    """Yield file, module and name of each import of ours that stands in a text of a test, such as a miniature."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            for module, names in re.findall(
+                r"from ((?:researcher|trainer|services)[\w.]*) import ([\w, ]+)", node.value
+            ):
+                for name in names.split(","):
+                    yield path.relative_to(ROOT).as_posix(), module, name.split()[0]
+
+
+def names_of(module: str) -> set[str]:
+    """Return what can be imported from a module: its own names and, for a package, its modules."""
+    place = ROOT.joinpath(*module.split("."))
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    body = ast.parse(path.read_text()).body
+    names = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    names |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {at.id for node in body if isinstance(node, ast.Assign) for at in node.targets if isinstance(at, ast.Name)}
+    names |= {node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    return names | ({each.stem for each in place.iterdir()} if place.is_dir() else set())
+
+
+def test_a_program_in_a_text_of_a_test_imports_what_exists() -> None:
+    """A miniature that imports a retired name would crash, and its refusal would prove nothing."""
+    found = set(programs_in_strings())
+
+    assert len(found) > 10
+    assert {each for each in found if each[2] not in names_of(each[1])} == set()

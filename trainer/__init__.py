@@ -1,1 +1,1 @@
-"""Runs trials: the RQ worker, the guardian around a candidate, trusted scoring, data. No git, no LLM."""
+"""The trainer runs trials: RQ worker, sandbox, trusted scoring, data. It imports neither git nor an LLM client."""

@@ -1,4 +1,4 @@
-"""`python -m trainer`: one worker on the queue `trials`, or with --checks on `checks`, until SIGTERM or Ctrl-C."""
+"""`python -m trainer` runs one worker on the queue `trials`, or `checks` with --checks, until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ log = logging.getLogger("trainer")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Start the worker; the exit code."""
-    syscalls.become_undumpable()  # before the password is read; the forks that supervise stay so
+    """Run the worker until it is stopped, and return the exit code.
+
+    0: stopped. 1: Redis refuses the password, or does not answer during a stop. 2: the sandbox has a hole, or the work
+    folder cannot be used.
+    """
+    syscalls.become_undumpable()  # before the password is read; forks inherit it
     options = _options(arguments)
     duty: Role = DRY_RUN_ROLE if options.checks else TRIAL_ROLE
     if duty is DRY_RUN_ROLE:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything looks: neither we nor a candidate of ours has a GPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # set before any library reads it: a dry run uses no GPU
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"{duty.name}-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
@@ -102,7 +106,7 @@ def _tell(sandbox_user: SandboxUser) -> None:
 
 
 def _look_for_server(connection: redis.Redis) -> None:
-    """Say so when nobody answers; the worker's own connection then waits ten minutes."""
+    """Log a warning if Redis does not answer. The worker's own connection then waits up to ten minutes for Redis."""
     try:
         connection.ping()
     except redis.AuthenticationError:

@@ -1,4 +1,4 @@
-"""The rules between settings: which need each other, and which exclude each other. Pure, and the same for every reader.
+"""The rules between settings: which settings need each other, and which exclude each other. Pure functions.
 
 Values are those that are set, by key, as text or as `researcher.config.settings` reads them.
 """
@@ -17,7 +17,7 @@ _PRICES = ("OPENAI_PRICE_IN", "OPENAI_PRICE_OUT")
 
 
 class Disagreement(ValueError):
-    """Settings that are good one by one and cannot hold together."""
+    """Settings that are valid one by one but not together."""
 
     def __init__(self, faults: tuple[SettingFault, ...]) -> None:
         super().__init__(". ".join(map(str, faults)))
@@ -25,12 +25,12 @@ class Disagreement(ValueError):
 
 
 def asks_llm(values: Mapping[str, object]) -> bool:
-    """Whether an LLM takes turns. Raises BadValue for an LLM that is not in the table of backends."""
+    """Return True if an LLM takes turns. Raises BadValue for an LLM that is not in the table of backends."""
     return _backend(values).asks_llm and _proposer(values).asks_llm
 
 
 def conflicts(values: Mapping[str, object]) -> Iterator[SettingFault]:
-    """Every rule that is broken. Each value has to be good by itself."""
+    """Yield a fault for each broken rule. Each value must be valid by itself."""
     backend, proposer = _backend(values), _proposer(values)
     if "MAX_COST" in values and "PRICE_PER_HOUR" not in values:
         yield SettingFault(

@@ -1,7 +1,7 @@
-"""What a row of the table of settings is made of: types with their range, who reads a key, where it is set, a fault.
+"""The parts of a row in the table of settings: the type with its range, the readers, the source, and faults.
 
-The rows are fields of the classes in `researcher.config.settings`; `rows_of` reads them. A text in a file and a value
-of the environment are held to the same type, so that no range is written down twice.
+The rows are fields of the classes in `researcher.config.settings`; `rows_of` reads them. Text in a file and values of
+the environment are validated with the same type, so each range is defined once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _T = TypeVar("_T")
 
 
 class Reader(Flag):
-    """Who reads a key. Compose sees gpu.env and the shell that calls it, not gpu.local.env."""
+    """The processes that read a key.
+
+    Compose reads gpu.env and the calling shell's environment, but not gpu.local.env.
+    """
 
     RESEARCHER = auto()
     TRAINER = auto()
@@ -33,7 +36,7 @@ class Reader(Flag):
 
 
 class Source(StrEnum):
-    """Where a key is set: in gpu.env, in the environment of local mode alone, or by whatever starts a process."""
+    """The place where a key is set: gpu.env, the environment in local mode only, or the program that starts it."""
 
     GPU_ENV = "gpu.env"
     ENVIRONMENT = "environment"
@@ -42,14 +45,14 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Shipped:
-    """The value of a key in gpu.env as it is committed. Such a key must have a value; other keys may be empty."""
+    """The value of a key in the committed gpu.env. Such a key must have a value; other keys may be empty."""
 
     value: str
 
 
 @dataclass(frozen=True)
 class Written:
-    """How a value is written in gpu.env. `wanted` and `example` are words for an error."""
+    """The form of a value in gpu.env. `wanted` and `example` are texts for an error message."""
 
     pattern: str
     wanted: str
@@ -57,14 +60,14 @@ class Written:
 
 
 def one_of(names: Iterable[str]) -> Written:
-    """One of these words; the first is the example."""
+    """Return the form of a value that is one of `names`; the first name is the example."""
     words = list(names)
     return Written("|".join(map(re.escape, words)), "one of " + ", ".join(words), words[0])
 
 
 @dataclass(frozen=True)
 class SettingFault:
-    """What is wrong with a setting, and what to do about it."""
+    """A fault of a setting, and the next step to correct it."""
 
     key: str
     found: str
@@ -76,7 +79,7 @@ class SettingFault:
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of the table. `kind` is its type with everything that the type is annotated with."""
+    """A row of the table. `kind` is the value's type with its annotations."""
 
     key: str
     kind: Any
@@ -94,11 +97,11 @@ class Setting:
 
     @property
     def is_optional(self) -> bool:
-        """Whether gpu.env may leave the value empty."""
+        """Whether the value may be empty in gpu.env."""
         return not self.shipped
 
     def fault_of(self, text: str) -> SettingFault | None:
-        """What is wrong with a text in gpu.env."""
+        """Return the fault of a text in gpu.env, or None."""
         if not text:
             return None if self.is_optional else self.refusal(text)
         try:
@@ -110,7 +113,7 @@ class Setting:
         return self.refusal(text)
 
     def fault_in(self, error: ErrorDetails) -> SettingFault:
-        """What pydantic found wrong with a value, which is not quoted where it may hold a key."""
+        """Turn a validation error into a fault. The value is not quoted if it may contain a key."""
         if isinstance(refused := error.get("ctx", {}).get("error"), BadValue):
             found = refused.found if refused.found.startswith(self.key) else f"{self.key}: {refused.found}"
             return SettingFault(self.key, found, refused.next_step)
@@ -121,7 +124,7 @@ class Setting:
         return self.refusal(error["input"])
 
     def refusal(self, value: object) -> SettingFault:
-        """The sentence for a value that is not of the form that is wanted."""
+        """Return the fault of a value with the wrong form."""
         assert self.written is not None, f"{self.key} stands in gpu.env and has no form"
         found = f"{self.key}={value} is not {self.written.wanted}"
         return SettingFault(self.key, found, f"write for example {self.key}={self.written.example}")
@@ -132,8 +135,8 @@ class Setting:
 
 
 def rows_of(*tables: type[BaseModel], written: str) -> Iterable[Setting]:
-    """The rows that the fields of classes are; `written` is the text of the module that they stand in."""
-    helps = dict(_helps(written))  # pydantic would find them too, in ten times as long
+    """Yield the rows of the tables' fields. `written` is the source text of the module that defines them."""
+    helps = dict(_helps(written))  # pydantic finds them too, but ten times slower
     for table in tables:
         hints = get_type_hints(table, include_extras=True)
         for name, field in table.model_fields.items():
@@ -141,7 +144,7 @@ def rows_of(*tables: type[BaseModel], written: str) -> Iterable[Setting]:
 
 
 def _helps(module: str) -> Iterable[tuple[str, str]]:
-    """The name of every field of a class, with the string below it."""
+    """Yield the name of each field of a class with the string below it."""
     for node in ast.walk(ast.parse(module)):
         for field, below in pairwise(node.body if isinstance(node, ast.ClassDef) else ()):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
@@ -166,14 +169,14 @@ def _noted(hint: Any, kind: type[_T], otherwise: _T) -> _T:
 
 
 def _written(hint: Any) -> Written | None:
-    """As annotated, else the words of an enumeration."""
+    """Return the annotated form, or the form of an enumeration's values."""
     parts = list(_parts(hint))
     words = [part for part in parts if isinstance(part, type) and issubclass(part, Enum)]
     return next((part for part in parts if isinstance(part, Written)), one_of(words[0]) if words else None)
 
 
 def _parts(hint: Any) -> Iterable[Any]:
-    """A type, what it is annotated with, and the same of the types in it."""
+    """Yield a type, its annotations, and the same of all types inside it."""
     yield hint
     if get_origin(hint) is Annotated:
         yield from hint.__metadata__
@@ -183,7 +186,7 @@ def _parts(hint: Any) -> Iterable[Any]:
 
 _WHOLE = r"\d{1,9}"
 _NUMBER = r"\d{1,9}(\.\d{1,9})?"
-_PLACE = r"(/|\./|\.\./|~/)[^:$\n]*"  # anything else would be the name of a volume
+_PLACE = r"(/|\./|\.\./|~/)[^:$\n]*"  # Compose takes any other text for a volume's name
 _ABOVE_ZERO = Field(gt=0, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1), Written(_WHOLE, "a whole number of at least 1", "100")]

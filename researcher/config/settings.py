@@ -1,8 +1,8 @@
-"""The table of settings, read from the environment once, at the edge.
+"""The table of settings, read from the environment once at the start.
 
-A field of `OtherKeys` or of `Settings` is a row: its name in capitals is the key; beside it stand its type with the
-range, who reads it and its default, below it the help. gpu.env, `--help` and the pages are tested against the table. A
-bad value stops the start and is named with its key; an empty one counts as not set.
+Each field of `OtherKeys` or of `Settings` is a row. Its name in capitals is the key. Its annotation gives the type with
+the range and the readers, and the string below it is the help. Tests compare gpu.env, `--help` and the pages with the
+table. A bad value stops the start with a message that names the key; an empty value counts as not set.
 """
 
 from __future__ import annotations
@@ -208,11 +208,11 @@ class Settings(BaseSettings):
 
     @property
     def backend(self) -> LlmBackend:
-        """The row that LLM names."""
+        """The LLM backend that the key LLM names."""
         return backend_named(self.llm)
 
     def trial_profile(self) -> Profile:
-        """The profile with the budget and the cap asked for. Raises ProfileError for an unknown name."""
+        """Return the profile with the requested budget and memory cap. Raises ProfileError for an unknown name."""
         profile = profile_named(self.profile)
         if self.own_constants is not None:
             profile = profile.adopted(self.own_constants)
@@ -223,15 +223,15 @@ class Settings(BaseSettings):
         return profile
 
     def sampler(self) -> Sampler:
-        """What the optimiser draws its moves from."""
+        """Return the sampler of the optimiser."""
         return Sampler.RANDOM if self.proposer is Mix.RANDOM else self.optimizer
 
     def shares(self) -> Schedule:
-        """The LLM's in a hybrid run."""
+        """Return the LLM's shares in a hybrid run."""
         return {ProposerName.LLM: self.edit_share, ProposerName.ADVISER: self.advice_share}
 
     def placement(self) -> Placement:
-        """Where the LLM goes: as the profile has it, but for what was asked for."""
+        """Return the LLM's placement: the profile's, with the values that the user has set."""
         placement = placement_for(self.profile)
         return replace(
             placement,
@@ -241,7 +241,7 @@ class Settings(BaseSettings):
         )
 
     def llm_options(self, profile: Profile) -> LlmOptions:
-        """What the client of the LLM that takes turns is made from."""
+        """Return the options for the client of the LLM that takes turns."""
         return LlmOptions(
             model=self.model,
             num_ctx=self.num_ctx,
@@ -256,11 +256,11 @@ class Settings(BaseSettings):
         )
 
     def password(self) -> str | None:
-        """Redis's password, from its file."""
+        """Return the password of Redis from its file, or None without a file."""
         return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
 
     def secrets(self) -> list[str]:
-        """What this process knows and tells nobody."""
+        """Return all secrets of this process, so that prompts, files and messages can be redacted."""
         files = [file for file in (self.openai_api_key_file, self.escalate_api_key_file) if file is not None]
         secrets = (self.password(), urlsplit(self.redis_url).password, *map(read_key, files))
         return [secret for secret in secrets if secret]
@@ -270,7 +270,7 @@ TABLE = {row.key: row for row in rows_of(OtherKeys, Settings, written=Path(__fil
 
 
 def faults(error: ValidationError) -> list[SettingFault]:
-    """What is wrong with the environment."""
+    """Return the faults of the environment."""
     found: list[SettingFault] = []
     for each in error.errors():
         between = each.get("ctx", {}).get("error")

@@ -1,4 +1,4 @@
-"""What a run has cost: energy, rent and the tokens of paid models, as far as prices are known."""
+"""The cost of a run: energy, rent, and the tokens of paid models, as far as prices are known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from researcher.source.proposal import LlmCost
 
 @dataclass(frozen=True)
 class Cost:
-    """What the run took. An hour of the machine costs the same in a trial and while the LLM answers; money is None
-    where no price was given."""
+    """The time, tokens and money that a run has used.
+
+    An hour of trials and an hour of LLM answers cost the same. `money` is None if no price is known.
+    """
 
     trial_s: float
     llm_s: float
@@ -20,12 +22,12 @@ class Cost:
 
     @property
     def hours(self) -> float:
-        """Of the machine at work: trials and answers, not pauses."""
+        """Hours of work: trials and LLM answers, without pauses."""
         return (self.trial_s + self.llm_s) / 3600
 
 
 def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
-    """What a run took so far. A trial that the machine lost is not in it, for nobody measured it."""
+    """Sum up the cost of a run so far. Lost attempts are not included, because nothing measured their time."""
     costs = [item.cost for item in experiments if item.cost is not None]
     unbilled = [cost for cost in costs if cost.money is None]
     took = Cost(sum(trial.wall_s or 0.0 for trial in trials), sum(cost.seconds for cost in costs), _tokens(costs), None)

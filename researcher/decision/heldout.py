@@ -1,8 +1,8 @@
-"""The held-out slice: what a gain on the validation rows is on text that no decision saw.
+"""Held-out scores: they show how much of a gain on the validation rows also appears on text that no decision used.
 
-Hundreds of candidates are compared on the same validation rows, so part of what is kept may fit those rows alone; that
-part is a gain there which is not one here. For people: nothing that a prompt, a proposer or a rule reads comes from
-here. Values in, values out.
+Hundreds of candidates are compared on the same validation rows, so a kept change may fit those rows alone. Such a gain
+does not appear on held-out text. These figures are for users only: no prompt, proposer or rule reads them. All
+functions take and return values.
 """
 
 from __future__ import annotations
@@ -25,32 +25,38 @@ class ScorePair:
 
     @property
     def gap(self) -> float:
-        """One text is harder than another, so a gap says something only beside another code's."""
+        """The difference of the two scores.
+
+        One text is harder than the other, so compare this gap only with another version's.
+        """
         return self.heldout - self.val
 
 
 @dataclass(frozen=True)
 class HeldOutGain:
-    """Some code and what it is to improve on."""
+    """The scores of a version and of the version that it is compared with."""
 
     code: ScorePair
     base: ScorePair
 
     @property
     def val_gain(self) -> float:
-        """On the rows that decided."""
+        """The gain on the validation rows, in bits per byte."""
         return self.base.val - self.code.val
 
     @property
     def heldout_gain(self) -> float:
-        """On the rows that did not."""
+        """The gain on the held-out rows, in bits per byte."""
         return self.base.heldout - self.code.heldout
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Each keep against the baseline, by experiment id, and the fresh seeds of each claim, by confirmation id; those
-    that were scored held out. `confirmed` is the gain of all claims that stand, None unless all of them are there."""
+    """The held-out gains of a run, as far as the trials have held-out scores.
+
+    `keeps` compares each keep with the baseline, by experiment id. `claims` compares head and base of each claim, by
+    confirmation id. `confirmed` is the sum over all claims that still stand, or None if one of their gains is unknown.
+    """
 
     keeps: dict[int, HeldOutGain]
     claims: dict[int, HeldOutGain]
@@ -60,7 +66,7 @@ class HeldOut:
 def held_out(
     experiments: list[Experiment], checks: list[Confirmation], fallen: Iterable[int], trials: list[Trial]
 ) -> HeldOut:
-    """From everything that was measured; `fallen` are experiments that a check threw away."""
+    """Compute all held-out gains of a run. `fallen` are the ids of experiments that a confirmation rolled back."""
     runs = defaultdict[int, list[Trial]](list)
     fresh = defaultdict[tuple[int, int], list[Trial]](list)
     for trial in trials:

@@ -1,11 +1,11 @@
-"""What a lost or a failed attempt at a trial says: of the machine, of an accident, or of the candidate. Values only.
+"""Decides whether a lost or failed attempt at a trial is due to the infrastructure, an accident, or the candidate.
 
-An attempt is lost when no answer comes of it. A trial that is lost three times in a row is tried again only after the
-baseline, which is known to run, was seen to run beside it (a DRIFT trial, the witness). If it is lost then too, the
-loss follows the candidate, say its seed, and is its failure. A witness that was itself in trouble speaks of the
-machine, and the trial has as many attempts again. So nothing that a candidate does can hold the run for ever.
+An attempt is lost if it returns no result. A trial that was lost three times in a row gets one more attempt only after
+a trial of the baseline has run beside it (a DRIFT trial, the witness). If that attempt is lost too, the losses are the
+candidate's failure. If the witness itself had losses or repeats, the infrastructure is the cause, and the trial gets
+three more attempts. So no candidate can block the run for ever. All functions take and return values.
 
-Does not cover several trainers of which one is broken: the witness may run on another one.
+Not covered: several trainers of which one is broken, because the witness may run on another one.
 """
 
 from __future__ import annotations
@@ -15,33 +15,38 @@ from collections.abc import Sequence
 from researcher.journal.records import Trial
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec
 
-FAULTS_LIMIT = 3  # losses in a row before the baseline must be seen to run
-DISTURBED_LIMIT = 1  # measurements of a trial that are set aside because they may have met with an accident
+FAULTS_LIMIT = 3  # losses in a row before the baseline must run
+DISTURBED_LIMIT = 1  # measurements of a trial that are set aside because of a possible accident
 _RAN_BEFORE = (Kind.CONFIRM, Kind.DRIFT)
 
 
 def limit_of_losses(witnesses: Sequence[Trial]) -> int:
-    """After how many losses a trial is tried only once more, given the baseline's trials that were asked for since."""
+    """Return the number of losses after which a trial gets its last attempt.
+
+    `witnesses` are the baseline's trials since the losses began.
+    """
     return FAULTS_LIMIT * (1 + sum(was_in_trouble(each) for each in witnesses if each.finished))
 
 
 def was_in_trouble(witness: Trial) -> bool:
-    """True where the baseline did not run at once."""
+    """Return True if the witness did not succeed at its first attempt."""
     return witness.faults > 0 or witness.repeats > 0
 
 
 def accident_of(trial: Trial, result: TrialResult) -> str | None:
-    """What may have come from outside, where the measurement is to be set aside for it; once for each trial.
+    """Return the possible outside cause for which a measurement is set aside, at most once for each trial, or None.
 
-    The candidate may have done it to itself, a kill for example, so the next measurement counts whatever comes.
+    The candidate may have caused the disturbance itself, for example a kill, so the next measurement counts in any
+    case.
     """
     return result.disturbed if trial.disturbed < DISTURBED_LIMIT else None
 
 
 def doubtful_failure(trial: Trial, result: TrialResult) -> str | None:
-    """A failure of code that ran before, in words, where it is the first in a row; two in a row are the code's own.
+    """Describe the first failure in a row of code that ran before; return None otherwise.
 
-    It is measured again with the same seed: an accident does not come again with it, a fault of the code does.
+    Such a trial is measured again with the same seed. An accident does not repeat; a fault of the code does, so a
+    second failure in a row counts.
     """
     if trial.kind not in _RAN_BEFORE or trial.failed or not result.outcome.is_failure:
         return None
@@ -49,7 +54,7 @@ def doubtful_failure(trial: Trial, result: TrialResult) -> str | None:
 
 
 def lost_by_its_own_doing(spec: TrialSpec, losses: int, reason: str, at: float) -> TrialResult:
-    """The result of a trial whose losses follow its candidate."""
+    """Build the result of a trial that was lost through its candidate's failure."""
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,

@@ -1,16 +1,19 @@
-"""Did the machine change between two trials? Pure: calibrations and trials in, a reason in words or None out.
+"""Detects whether the machine's speed changed between two trials. Pure functions of calibrations and trials.
 
-A trial is out of line when the machine was slower, or faster, than the reference by more than a band, both before it
-and after it. The reference is the median of the first trials (the baseline's), or of those since the machine was
-found changed for good; the band is 2.5 deviations of the same calibrations, at least 15 %. It is measured again, but
-for two cases: its code was measured before and trained as fast as ever, or the machine was faster and it lost.
+A trial is out of line if the machine was slower, or faster, than the reference by more than a band, both before and
+after the trial. The reference is the median of the first trials (the baseline's), or of the trials since the machine
+changed permanently. The band is 2.5 standard deviations of the same calibrations, and at least 15 %. A trial that is
+out of line is measured again, with two exceptions: the same code trained at its usual speed, or the candidate lost
+although the machine was faster.
 
-Measured on two shared cores, never idle: 70 calibrations in nine minutes under a load of 6 falling to 2 lay between
-0.081 and 0.130 s, bands between 23 and 44 %, and at most 1 pair of 21 was out of line. Around training under a load of
-5 to 6 (9.5 to 12.2 steps a processor second) 1 pair of 7 was; two more busy neighbours (9.3 to 11.5) made it 4 of 8.
-In a run whose baseline had busier neighbours than the rest, 13 of 39 trials were out of line by 18 to 33 %; all seven
-of them whose code had run before made as many steps as its first trial did, within 13 %.
-Does not cover what changes within a trial and back.
+Measured on two shared cores that were never idle: 70 calibrations in nine minutes, under a load falling from 6 to 2,
+took between 0.081 and 0.130 s. The bands were between 23 and 44 %, and at most 1 pair of 21 was out of line. Around
+training under a load of 5 to 6 (9.5 to 12.2 steps in a processor second), 1 pair of 7 was out of line; with two more
+busy neighbours (9.3 to 11.5 steps), 4 of 8. In a run whose baseline had busier neighbours than its other trials, 13 of
+39 trials were out of line, by 18 to 33 %. All seven of these trials whose code had run before made as many steps as
+their first trial, within 13 %.
+
+Not covered: a change that begins and ends within one trial.
 """
 
 from __future__ import annotations
@@ -26,19 +29,19 @@ REPEATS_LIMIT = 2
 REFERENCE_TRIALS = 5
 BAND_FLOOR = 0.15
 _BAND_DEVIATIONS = 2.5
-_DEVIATION_PER_MEDIAN = 1.4826  # of the absolute deviations, for a normal distribution
+_DEVIATION_PER_MEDIAN = 1.4826  # standard deviation / median absolute deviation of a normal distribution
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the machine was from the reference, in words, and to which side."""
+    """The difference between the machine's speed and the reference, as text, and its direction."""
 
     words: str
     faster: bool
 
 
 def machine_differed(speed: Calibration | None, known: Sequence[Calibration]) -> Difference | None:
-    """How far the machine was from the reference; None within the band, or where nothing was measured."""
+    """Compare the machine's speed with the reference. Return None within the band, or if a calibration is missing."""
     reference = [side for each in known for side in _sides(each)]
     sides = [] if speed is None else _sides(speed)
     if not reference or not sides:
@@ -56,7 +59,10 @@ def machine_differed(speed: Calibration | None, known: Sequence[Calibration]) ->
 def judged_all_the_same(
     trial: Trial, result: TrialResult, difference: Difference, earlier: Sequence[TrialResult]
 ) -> str | None:
-    """Why the difference decided nothing, in words; None where it may have. `earlier` ran the same code."""
+    """Return the reason why the difference decided nothing, as text, or None if it may have decided the trial.
+
+    `earlier` are results of the same code.
+    """
     if _as_fast_as(result, earlier):
         return "its code ran as fast as in its other trials"
     if difference.faster and trial.kind is Kind.FIRST and _lost(trial, result):
@@ -72,7 +78,7 @@ def _lost(trial: Trial, result: TrialResult) -> bool:
 
 
 def _as_fast_as(result: TrialResult, earlier: Sequence[TrialResult]) -> bool:
-    """True when its training made as many steps for its budget as the same code did before, within their band."""
+    """Return True if training made as many steps per unit of budget as the same code did before, within the band."""
     paces = [pace for each in earlier if (pace := _pace(each)) is not None]
     pace = _pace(result)
     if pace is None or not paces:
@@ -82,25 +88,25 @@ def _as_fast_as(result: TrialResult, earlier: Sequence[TrialResult]) -> bool:
 
 
 def _pace(result: TrialResult) -> float | None:
-    """Steps a unit of the budget."""
+    """Return the training steps per unit of the budget, or None if unknown."""
     timed = None if result.timing is None else result.timing.timed
     return result.steps / timed if result.steps and timed else None
 
 
 def band(measured: Sequence[float]) -> float:
-    """The share of their median by which another of the same kind may differ."""
+    """Return the share of the median by which another measurement of the same kind may differ."""
     middle = median(measured)
     spread = median(abs(each - middle) for each in measured) / middle
     return max(BAND_FLOOR, _BAND_DEVIATIONS * _DEVIATION_PER_MEDIAN * spread)
 
 
 def changed_for_good(trial: Trial) -> bool:
-    """True for a trial that was judged although the machine differed to the last of its attempts."""
+    """Return True for a trial that was judged although the machine differed in every attempt."""
     return trial.differed > REPEATS_LIMIT
 
 
 def told(trial: Trial) -> str | None:
-    """What the machine did to a trial, for a person; None when it did nothing."""
+    """Describe for users how the machine affected a trial. Return None if it did not."""
     if not trial.differed:
         return None
     if changed_for_good(trial):

@@ -1,12 +1,12 @@
-"""Keep or discard, confirm or roll back, and when to ask: the rules of a run, as pure functions of values.
+"""The rules of a run: they keep or discard, confirm or roll back, and say when a confirmation is due.
 
-The loop gathers the values from the journal, the simulation in `tests/bench` from its own; both call the same
-functions, so a rule is changed here and nowhere else.
+All rules are pure functions of values. The loop passes values from the journal, and the simulation in `tests/bench`
+passes its own. Both call the same functions, so a rule is changed only here.
 
-Search and claim are two things. The walk keeps provisionally whatever beats the incumbent by a small margin that grows
-with added code; the claim is made by fresh seeds of the head against the last confirmed state. Simulated runs behind
-these numbers: a strict test on every keep throws away two thirds of the gain, a greedy walk that is believed invents
-4.6 improvements a run out of nothing. Scores are bits per byte, lower is better.
+Search and claim are separate. The search keeps provisionally each candidate that beats the incumbent by a small margin,
+which grows with added code. A claim measures the head and the last confirmed version with fresh seeds. Simulated runs
+behind this design: a strict test of every keep loses two thirds of the gain, and a greedy search without claims reports
+4.6 false improvements in a run without any real gain. Scores are bits per byte; lower is better.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ MARGIN_LIMIT = 0.5
 CLAIM_FACTOR = 2.0
 CLAIM_PAIRS = 3
 CLAIM_PAIRS_LIMIT = 4
-# Of a gain on the validation rows, this share must be seen on text that nobody has written. Real honest changes showed
+# At least this share of a gain on the validation rows must appear on unseen text. Real honest changes showed
 # 0.65 to 0.86 of it there, known text in literals 0.05 to 0.1. Of 100 simulated claims of a gain of 2 sigma
-# (tests/bench/unseen) this takes away 0.2 from changes that show 0.85 of it and 10 from those that show half.
+# (tests/bench/unseen) this rule refuses 0.2 for changes that show 0.85 of it, and 10 for those that show half.
 UNSEEN_SHARE = 1 / 3
 KEEPS_BEFORE_CLAIM = 5
-CLAIM_HOURS = 4.0  # of trials between two claims of a run without five keeps
-NEAR_THE_END = 10  # experiments: the claim at the end serves for the checkpoint too
+CLAIM_HOURS = 4.0  # hours of trials after which a claim is due without five keeps
+NEAR_THE_END = 10  # experiments; with fewer left, the claim at the end replaces the regular one
 JUMP_SIGMAS = 6.0
 FAILURES_BEFORE_RECHECK = 3
-REMEASURE_EVERY = 15  # candidates' first trials
+REMEASURE_EVERY = 15  # first trials of candidates between two measurements of the incumbent
 
 
 class Rule(StrEnum):
-    """How the walk decides: `walk` is ours, `greedy` the plain rule of the original loop, for comparison."""
+    """The search rule: `walk` is the default; `greedy` is the plain rule of the original loop, for comparison."""
 
     WALK = "walk"
     GREEDY = "greedy"
 
     @property
     def doubts_scores(self) -> bool:
-        """Whether a score may be chance: one too good to be true is confirmed at once, an old one is measured again."""
+        """Whether a score may be due to chance.
+
+        Then a jump is confirmed at once, and an old score is measured again.
+        """
         return self is Rule.WALK
 
 
 @dataclass(frozen=True)
 class Head:
-    """An incumbent that is not confirmed: its first score, the score that it had to beat, and sigma at its decision."""
+    """An unconfirmed incumbent: its first score, the score that it had to beat, and sigma at its decision."""
 
     score: float | None
     to_beat: float | None
@@ -60,11 +63,12 @@ class Head:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts that say whether a confirmation comes before the next proposal.
+    """The facts that determine whether a confirmation is due before the next proposal.
 
-    `outcomes` are those of the candidates since the last recheck, oldest first. `fell_back` is True after a recheck
-    that failed. `trials_without_incumbent` and `machine_changed` count from the incumbent's last trial, `keeps` and
-    `trial_hours` from the last claim. `goal` says why the run is over, None while it is not.
+    `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `fell_back` is True if
+    the last confirmation was an incumbent confirmation that failed. `trials_without_incumbent` and `machine_changed`
+    count from the incumbent's last trial, `keeps` and `trial_hours` from the last claim. `goal` is the reason why the
+    run is over, or None while it continues.
     """
 
     rule: Rule
@@ -83,14 +87,17 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Due:
-    """A confirmation that comes before the next proposal, and why."""
+    """A confirmation that is due before the next proposal, and its reason."""
 
     kind: CheckKind
     why: str
 
 
 def pooled_sigma(groups: Sequence[Sequence[float]], floor: float) -> float:
-    """Standard deviation over seeds, pooled over all groups of repeats of the same code, never below `floor`."""
+    """Return the standard deviation over seeds, pooled over all groups of repeats of the same code.
+
+    The result is at least `floor`, and `floor` if no code has repeats.
+    """
     repeated = [group for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in repeated)
     if freedom == 0:
@@ -100,7 +107,7 @@ def pooled_sigma(groups: Sequence[Sequence[float]], floor: float) -> float:
 
 
 def walk_margin(added_lines: int, sigma: float, rule: Rule) -> float:
-    """How much lower a score must be: nothing for equal or shorter code, half a sigma at most for more of it."""
+    """Return how much lower a score must be: 0 for code that did not grow, and at most half a sigma for added lines."""
     if rule is Rule.GREEDY:
         return 0.0
     return sigma * min(MARGIN_LIMIT, MARGIN_PER_LINE * max(0, added_lines))
@@ -116,7 +123,7 @@ def decide(
     rule: Rule,
     detail: str,
 ) -> Ruling:
-    """The walk's decision on one candidate. `detail` is the trial's own reason, repeated when there is no score."""
+    """Keep or discard one candidate. `detail` is the trial's own reason, used when the trial has no score."""
     if outcome.is_failure:
         return Ruling(Decision.CRASH, f"{outcome.value.replace('_', ' ')}: {detail}")
     if score is None:
@@ -136,12 +143,12 @@ def decide(
 
 
 def is_implausible(score: float, incumbent: float, sigma: float) -> bool:
-    """True for a gain beyond 6 sigma and beyond 3 %: a fluke, a leak or a find; each is to be seen again first."""
+    """Return True for a gain beyond 6 sigma and beyond 3 %. Such a jump needs a claim before anything builds on it."""
     return incumbent - score > max(JUMP_SIGMAS * sigma, JUMP_SHARE * abs(incumbent))
 
 
 def next_confirmation(facts: RunFacts) -> Due | None:
-    """What comes before the next proposal: the incumbent measured again, a claim of the head, or nothing."""
+    """Return the confirmation that is due before the next proposal, or None."""
     if needs_recheck(facts.outcomes):
         return Due(CheckKind.RECHECK, f"{FAILURES_BEFORE_RECHECK} failures in a row")
     if facts.fell_back:
@@ -156,7 +163,11 @@ def next_confirmation(facts: RunFacts) -> Due | None:
 
 
 def _stale(facts: RunFacts) -> str | None:
-    """Machines drift, and the first score of a keep is a lucky one. Failures that may become three come first."""
+    """Return the reason to measure the incumbent again, or None.
+
+    Machines drift, and the first score of a keep is optimistic. Failures that may become three in a row are handled
+    first.
+    """
     failing = bool(facts.outcomes) and facts.outcomes[-1].is_failure
     if failing or facts.goal is not None or not facts.rule.doubts_scores:
         return None
@@ -167,7 +178,7 @@ def _stale(facts: RunFacts) -> str | None:
 
 
 def _jump(rule: Rule, head: Head) -> str | None:
-    """A head that looks too good is confirmed before anything is built on it."""
+    """Return the reason to confirm a head with an implausible gain before anything builds on it."""
     if not rule.doubts_scores or head.score is None or head.to_beat is None or head.sigma is None:
         return None
     implausible = is_implausible(head.score, head.to_beat, head.sigma)
@@ -175,7 +186,10 @@ def _jump(rule: Rule, head: Head) -> str | None:
 
 
 def _checkpoint(facts: RunFacts) -> str | None:
-    """Every five keeps and every few hours, unless the end, whose claim serves both, is near."""
+    """Return the reason for a regular claim: five keeps, or a few hours of trials.
+
+    None near the end, which has its own claim.
+    """
     if facts.experiments_left is not None and facts.experiments_left < NEAR_THE_END:
         return None
     if facts.keeps >= KEEPS_BEFORE_CLAIM:
@@ -186,11 +200,12 @@ def _checkpoint(facts: RunFacts) -> str | None:
 
 
 def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unseen_gain: float | None = None) -> Claim:
-    """Compare fresh scores of head and base, both non-empty.
+    """Compare fresh scores of head and base, both non-empty, in bits per byte.
 
-    Confirmed when the means differ by more than 2 sigma * sqrt(1/n + 1/m), and the same trials gain `UNSEEN_SHARE` of
-    that on unseen text (None: they were not scored there); else one more pair is asked for, once. The reason may be
-    read in a prompt, so it names no number of the unseen text.
+    The claim is confirmed if the means differ by more than 2 sigma * sqrt(1/n + 1/m), and if the same trials gain at
+    least `UNSEEN_SHARE` of that on unseen text (None: they have no unseen scores). Otherwise the verdict is None, which
+    asks for one more pair, or rolled back after `CLAIM_PAIRS_LIMIT` pairs. Prompts may contain the reason, so it names
+    no number of the unseen text.
     """
     head_score, base_score = fmean(head), fmean(base)
     gain = base_score - head_score
@@ -211,22 +226,25 @@ def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unse
 
 
 def mean_gain(head: Sequence[float | None], base: Sequence[float | None]) -> float | None:
-    """How much lower the mean of the head's scores is; None unless each of them is known."""
+    """Return how much lower the mean of the head's scores is, or None if a score is missing."""
     ours, theirs = ([score for score in scores if score is not None] for scores in (head, base))
     whole = ours and theirs and (len(ours), len(theirs)) == (len(head), len(base))
     return fmean(theirs) - fmean(ours) if whole else None
 
 
 def is_banned(outcomes: Sequence[Outcome]) -> bool:
-    """True for a change that was discarded once or failed twice. `outcomes` are those of the times it was not kept."""
+    """Return True for a change that was discarded once or failed twice.
+
+    `outcomes` are those of the times it was not kept.
+    """
     failures = sum(outcome.is_failure for outcome in outcomes)
     return failures > 1 or any(outcome in (Outcome.OK, Outcome.UNSCORABLE) for outcome in outcomes)
 
 
 def needs_recheck(outcomes: Sequence[Outcome]) -> bool:
-    """True when the last candidates (oldest first) failed three times in a row.
+    """Return True if the last three candidates failed (`outcomes` are oldest first).
 
-    A rejection ran nothing and what the machine lost says nothing of a candidate: neither counts, neither interrupts.
+    Rejections and infrastructure failures say nothing about a candidate. They neither count nor interrupt the sequence.
     """
     spoke = [outcome for outcome in outcomes if outcome is not Outcome.REJECTED and not outcome.is_infrastructure]
     last = spoke[-FAILURES_BEFORE_RECHECK:]
@@ -234,7 +252,7 @@ def needs_recheck(outcomes: Sequence[Outcome]) -> bool:
 
 
 class CrashReset(StrEnum):
-    """Where to fall back to when the incumbent itself fails after three failures in a row."""
+    """The version to which the run returns if the incumbent itself fails after three failures in a row."""
 
     CONFIRMED = "confirmed"
     BASELINE = "baseline"

@@ -1,4 +1,4 @@
-"""Which accepted changes still stand, and which were rolled back."""
+"""Separates keeps that still stand from keeps that were rolled back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from researcher.journal.records import Confirmation, Experiment
 
 
 def rolled_back_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
-    """Keeps that a check threw away, and why: everything kept after what the run fell back to, up to the head."""
+    """Return the ids of rolled-back keeps with the reason.
+
+    A confirmation rolls back each keep from its head down to the version that the run returned to.
+    """
     fallen: dict[int, str] = {}
     if not any(check.fell for check in confirmations):
         return fallen

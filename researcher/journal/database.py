@@ -1,7 +1,7 @@
-"""The journal's file: SQLite with ordered migrations, one writer held by `flock`, and rows as dataclasses.
+"""The journal's database file: SQLite with ordered migrations, one writer lock by `flock`, and rows as dataclasses.
 
-Hides the connection and the mapping of columns; `researcher.journal.writer` holds the steps. WAL with synchronous=FULL:
-a committed step survives kill -9 and power loss. Not for network file systems, whose locks cannot be trusted.
+This module hides the connection and the mapping of columns. WAL with synchronous=FULL lets a committed step survive
+kill -9 and power loss. Network file systems are not supported, because their locks are unreliable.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from researcher.source.proposal import LlmCost
 from trainer.jobs import Kind, Outcome
 
 JOURNAL_FILE = "journal.db"
-BUSY_S = 10.0  # how long another program may hold the file locked unnoticed
+BUSY_S = 10.0  # the longest wait for another program's lock on the file
 
 
 class WriterLock:
-    """The right to write one journal, held until the process ends."""
+    """The exclusive right to write one journal, held until the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises JournalError when another researcher holds it."""
+        """Take the lock. Raises JournalError if another researcher holds it."""
         folder.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = (folder / "lock").open("a+")
         try:
@@ -59,17 +59,20 @@ class WriterLock:
             ) from None
 
     def sign(self, pid: int) -> None:
-        """Leave a name for the error message of whoever comes second."""
+        """Write the process id into the lock file, for the error message of a second researcher."""
         os.ftruncate(self._file.fileno(), 0)
         os.write(self._file.fileno(), str(pid).encode())
 
     def release(self) -> None:
-        """Give it back; the end of the process does the same."""
+        """Release the lock. The end of the process does the same."""
         self._file.close()
 
 
 def open_database(folder: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open, and for a writer create and migrate. Raises JournalError for a journal of a newer version or none."""
+    """Open the database; a writer also creates and migrates it.
+
+    Raises JournalError for a missing journal, a damaged one, or one of a newer version.
+    """
     path = folder / JOURNAL_FILE
     if read_only:
         if not path.exists():
@@ -91,7 +94,11 @@ def open_database(folder: Path, *, read_only: bool = False) -> sqlite3.Connectio
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
-    """Where a disk takes no file that readers would share, the journal alone is read: without a `-wal` it is whole."""
+    """Open the database read-only.
+
+    On a disk that refuses the shared file of readers, open the database file alone. It is complete without a `-wal`
+    file.
+    """
     try:
         database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_S)
         database.execute("PRAGMA user_version")
@@ -103,19 +110,22 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def _require_sound(database: sqlite3.Connection, folder: Path) -> None:
-    """Before anything is written: a page that was overwritten may be met only after hours."""
+    """Check the database before anything is written. Otherwise an overwritten page may be found only after hours."""
     (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise JournalError(_damage_told(found.partition("\n")[2], folder))
 
 
 def error_is(error: sqlite3.DatabaseError, names: tuple[str, ...]) -> bool:
-    """SQLite's extended codes begin with the name of the plain one. An error of Python's own module has none."""
+    """Return True if SQLite's error name begins with one of `names`; extended codes begin with the plain code's name.
+
+    Errors of Python's own module have no such name.
+    """
     return getattr(error, "sqlite_errorname", "").startswith(names)
 
 
 def damage(error: sqlite3.DatabaseError, folder: Path) -> str | None:
-    """What to do about a journal that cannot be read any more; None for any other error."""
+    """Return the message for a damaged journal with the next step, or None for any other error."""
     return _damage_told(str(error), folder) if error_is(error, ("SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
 
 
@@ -141,7 +151,7 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All or nothing."""
+    """Run a block as one transaction, which is committed as a whole or rolled back."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield database
@@ -153,7 +163,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 def run_of(row: sqlite3.Row) -> Run:
-    """Column for column; message and cause become one pause."""
+    """Build a Run from a row; message and cause become one pause."""
     values = _plain(row, Run)
     values["pause"] = _pause_of(row)
     values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
@@ -161,7 +171,7 @@ def run_of(row: sqlite3.Row) -> Run:
 
 
 def _pause_of(row: sqlite3.Row) -> Pause | None:
-    """A pause that an older version wrote has no cause: its message is the one of a user's pause, or of an outage."""
+    """Build the pause of a row. An older version wrote no cause: its message shows a user's pause or an outage."""
     message = row["paused"]
     if message is None:
         return None
@@ -172,7 +182,7 @@ def _pause_of(row: sqlite3.Row) -> Pause | None:
 
 
 def experiment_of(row: sqlite3.Row) -> Experiment:
-    """Column for column; the LLM's columns become one cost."""
+    """Build an Experiment from a row; the LLM's columns become one cost."""
     values = _plain(row, Experiment)
     values["state"] = State(row["state"])
     values["outcome"] = _maybe(Outcome, row["outcome"])
@@ -196,7 +206,7 @@ def _cost_of(row: sqlite3.Row) -> LlmCost | None:
 
 
 def trial_of(row: sqlite3.Row) -> Trial:
-    """Column for column."""
+    """Build a Trial from a row."""
     values = _plain(row, Trial)
     values["kind"] = Kind(row["kind"])
     values["finished"] = row["state"] == "finished"
@@ -205,7 +215,7 @@ def trial_of(row: sqlite3.Row) -> Trial:
 
 
 def confirmation_of(row: sqlite3.Row) -> Confirmation:
-    """Column for column."""
+    """Build a Confirmation from a row."""
     values = _plain(row, Confirmation)
     values["kind"] = CheckKind(row["kind"])
     values["state"] = State(row["state"])
@@ -214,12 +224,12 @@ def confirmation_of(row: sqlite3.Row) -> Confirmation:
 
 
 def paid_call_of(row: sqlite3.Row) -> PaidCall:
-    """Column for column."""
+    """Build a PaidCall from a row."""
     return PaidCall(**_plain(row, PaidCall))
 
 
 def request_of(row: sqlite3.Row) -> Request:
-    """Column for column."""
+    """Build a Request from a row."""
     return Request(**(_plain(row, Request) | {"state": RequestState(row["state"])}))
 
 

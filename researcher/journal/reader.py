@@ -1,7 +1,7 @@
-"""The journal's questions: everything that was written down, for the loop and for any number of readers.
+"""Reads the journal, for the loop and for any number of other readers.
 
-Rows come back as the dataclasses of `researcher.journal.records`; those that cannot change any more are read once. The
-steps that write are in `researcher.journal.writer`.
+Queries return the dataclasses of `researcher.journal.records`. Rows that can no longer change are read only once.
+`researcher.journal.writer` holds the steps that write.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 Row = TypeVar("Row")
 _RAN_OUT_READ = 16
 
-# Sources, proposals and results stay in the file until asked for: a long run holds megabytes of them.
+# These columns omit sources, proposals and results, which take megabytes in a long run; other queries read them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
     " val_bpb, heldout_bpb, unseen_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats,"
@@ -56,22 +56,25 @@ _EXPERIMENT = (
 
 
 class JournalReader:
-    """A journal opened for reading; safe beside the one writer."""
+    """A journal opened for reading. Readers may run beside the one writer."""
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
-        """Raises JournalError where nothing was written yet, or by a newer version."""
+        """Open the journal.
+
+        Raises JournalError if it does not exist yet, is damaged, or was written by a newer version.
+        """
         self.folder = folder
         self._writable = writable
         with self._told():
             self._database = open_database(folder, read_only=not writable)
         self._applied: list[Experiment] = []
-        self._measured = 0  # of those
+        self._measured = 0  # measured experiments in `_applied`
         self._settled: list[Confirmation] = []
-        self._closed: list[Trial] = []  # only the newest trial may be begun again
-        self._scores: dict[int, list[float]] = {}  # of those
+        self._closed: list[Trial] = []  # finished trials but the newest, which may be measured again
+        self._scores: dict[int, list[float]] = {}  # scores of `_closed`
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -81,51 +84,51 @@ class JournalReader:
         self.close()
 
     def run(self) -> Run | None:
-        """The run of this journal, or None before the first."""
+        """Return the latest run of this journal, or None before the first."""
         return next(iter(map(run_of, self._all("SELECT * FROM run ORDER BY id DESC LIMIT 1"))), None)
 
     def experiments(self, *, after: int = 0) -> list[Experiment]:
-        """Those with an id above `after`, oldest first."""
+        """Return the experiments with an id above `after`, oldest first."""
         open_ones = self._read_experiments()
         return [item for item in (*self._applied, *open_ones) if item.id > after]
 
     def recent(self, count: int) -> list[Experiment]:
-        """The last `count`, oldest first."""
+        """Return the last `count` experiments, oldest first."""
         return [experiment_of(row) for row in reversed(self._all(f"{_EXPERIMENT} ORDER BY id DESC LIMIT ?", count))]
 
     def experiment(self, experiment: int) -> Experiment:
-        """By id. Raises JournalError when there is none."""
+        """Return the experiment with this id. Raises JournalError if there is none."""
         return self._one(experiment_of, f"{_EXPERIMENT} WHERE id = ?", experiment)
 
     def numbered(self, number: int) -> Experiment:
-        """By the number a person knows. Raises JournalError when there is none."""
+        """Return the experiment with this number, as users see it. Raises JournalError if there is none."""
         rows = self._all(f"{_EXPERIMENT} WHERE number = ? ORDER BY id DESC LIMIT 1", number)
         if not rows:
             raise JournalError(f"there is no experiment {number}; `overnight log` lists those there are")
         return experiment_of(rows[0])
 
     def source(self, experiment: int) -> str:
-        """The candidate's train.py. Raises JournalError for a rejected proposal, which never became one."""
+        """Return the candidate's train.py. Raises JournalError for a rejected proposal, which has no candidate."""
         (text,) = self._one(tuple, "SELECT source FROM experiment WHERE id = ? AND source IS NOT NULL", experiment)
         return str(text)
 
     def proposal(self, experiment: int) -> Proposal | None:
-        """What was proposed; None for the baseline."""
+        """Return the proposal of an experiment, or None for the baseline."""
         (text,) = self._one(tuple, "SELECT proposal FROM experiment WHERE id = ?", experiment)
         return None if text is None else Proposal.from_json(json.loads(text))
 
     def open_experiment(self) -> Experiment | None:
-        """The one that is on its way, if any."""
+        """Return the experiment in progress, or None."""
         rows = self._all(f"{_EXPERIMENT} WHERE state <> 'applied'")
         return next(iter(map(experiment_of, rows)), None)
 
     def open_confirmation(self) -> Confirmation | None:
-        """The one that is on its way, if any."""
+        """Return the confirmation in progress, or None."""
         rows = self._all("SELECT * FROM confirmation WHERE state <> 'applied'")
         return next(iter(map(confirmation_of, rows)), None)
 
     def confirmations(self) -> list[Confirmation]:
-        """All of them, oldest first."""
+        """Return all confirmations, oldest first."""
         known = self._settled[-1].id if self._settled else 0
         rows = self._all("SELECT * FROM confirmation WHERE id > ? ORDER BY id", known)
         fresh = [confirmation_of(row) for row in rows]
@@ -134,7 +137,7 @@ class JournalReader:
         return found
 
     def trials(self, *, experiment: int | None = None, confirmation: int | None = None) -> list[Trial]:
-        """All, those of one experiment's candidate, or those one confirmation asked for; oldest first."""
+        """Return all trials, those of one experiment's candidate, or those of one confirmation; oldest first."""
         open_ones = self._read_trials()
         found = [*self._closed, *open_ones]
         if experiment is not None:
@@ -144,26 +147,26 @@ class JournalReader:
         return found
 
     def request(self, request: str) -> Request | None:
-        """By its client-made id."""
+        """Return the request with this id, which the client made, or None."""
         return next(map(request_of, self._all("SELECT * FROM request WHERE id = ?", request)), None)
 
     def trial(self, trial: int) -> Trial:
-        """By id. Raises JournalError when there is none."""
+        """Return the trial with this id. Raises JournalError if there is none."""
         return self._one(trial_of, f"{_TRIAL} WHERE id = ?", trial)
 
     def running_trial(self) -> Trial | None:
-        """The one that is queued or running, if any."""
+        """Return the trial that is queued or running, or None."""
         return next(map(trial_of, self._all(f"{_TRIAL} WHERE state = 'queued' ORDER BY id DESC LIMIT 1")), None)
 
     def result(self, trial: int) -> TrialResult | None:
-        """All that a trainer said of a trial; None before it is finished."""
+        """Return the trainer's whole result of a trial, or None before the trial is finished."""
         (text,) = self._one(tuple, "SELECT result FROM trial WHERE id = ?", trial)
         return None if text is None else TrialResult.from_json(json.loads(text))
 
     def known_speed(self, repeats: int, trials: int) -> list[Calibration]:
-        """Return how fast the machine was around the first `trials`, or around the first since it changed for good.
+        """Return the calibrations of the first `trials`, or of the first since the machine changed permanently.
 
-        It changed for good where a trial was measured on a different machine more than `repeats` times.
+        The machine changed permanently if its speed differed in more than `repeats` attempts at one trial.
         """
         rows = self._all(
             "SELECT before_s, after_s FROM trial WHERE COALESCE(before_s, after_s) IS NOT NULL"
@@ -174,18 +177,18 @@ class JournalReader:
         return [Calibration(row["before_s"], row["after_s"]) for row in rows]
 
     def trials_since(self, experiment: int) -> list[Trial]:
-        """Those after the last one of an experiment's candidate, oldest first."""
+        """Return the trials after the last trial of an experiment's candidate, oldest first."""
         rows = self._all(
             f"{_TRIAL} WHERE id > (SELECT MAX(id) FROM trial WHERE experiment = ?) ORDER BY id", experiment
         )
         return [trial_of(row) for row in rows]
 
     def trials_after(self, trial: int) -> list[Trial]:
-        """Those that were asked for after a trial (an id), oldest first."""
+        """Return the trials that were added after a trial (an id), oldest first."""
         return [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", trial)]
 
     def newest_time(self) -> float:
-        """The latest of all times that are written down; 0 before the first."""
+        """Return the latest time in the journal, in seconds since the epoch; 0 for an empty journal."""
         (newest,) = self._one(
             tuple,
             "SELECT MAX(at) FROM (SELECT MAX(created_at, IFNULL(going_since, 0)) AS at FROM run"
@@ -197,31 +200,31 @@ class JournalReader:
         return newest or 0.0
 
     def trial_count(self) -> int:
-        """How many trials were ever asked for."""
+        """Return the number of all trials ever added."""
         (count,) = self._one(tuple, "SELECT COUNT(*) FROM trial")
         return int(count)
 
     def measured_count(self) -> int:
-        """How many experiments were measured: not the baseline, not the rejected."""
+        """Return the number of measured experiments, without the baseline and rejected proposals."""
         open_ones = self._read_experiments()
         return self._measured + sum(item.was_measured for item in open_ones)
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
-        """The last `count` experiments that were measured and decided after a time, oldest first."""
+        """Return the last `count` measured experiments that were decided after a time, oldest first."""
         return [*islice(self._newest_measured(at), count)][::-1]
 
     def keeps_since(self, at: float) -> int:
-        """Keeps decided after a time, the baseline left out."""
+        """Return the number of keeps decided after a time, without the baseline."""
         return sum(item.decision is Decision.KEEP for item in self._newest_measured(at))
 
     def trial_hours_since(self, at: float) -> float:
-        """Hours that candidates' first trials took since a time."""
+        """Return the hours of candidates' first trials that finished after a time."""
         ended = (trial for trial in reversed(self.trials()) if trial.finished_at is not None)
         recent = takewhile(lambda trial: (trial.finished_at or 0.0) > at, ended)
         return sum(trial.wall_s or 0.0 for trial in recent if trial.kind is Kind.FIRST) / 3600
 
     def scores(self) -> dict[int, list[float]]:
-        """Every trusted score, by experiment id."""
+        """Return all trusted scores by experiment id, in bits per byte."""
         open_ones = self._read_trials()
         found = dict(self._scores)
         for trial in open_ones:
@@ -230,30 +233,30 @@ class JournalReader:
         return found
 
     def tried(self, fingerprint: str) -> list[Experiment]:
-        """The experiments with this code, oldest first."""
+        """Return the experiments with this code, oldest first."""
         return [item for item in self.experiments() if item.fingerprint == fingerprint]
 
     def not_kept(self, change: str) -> list[Experiment]:
-        """Experiments that made the same change, on whatever code, and were not kept; oldest first."""
+        """Return experiments with the same change, on any code, that were discarded or failed, oldest first."""
         rows = self._all(f"{_EXPERIMENT} WHERE change = ? AND decision IN ('discard', 'crash') ORDER BY id", change)
         return [experiment_of(row) for row in rows]
 
     def ran_out_of_memory(self) -> list[tuple[int, str]]:
-        """Numbers and sources of the last that did, oldest first."""
+        """Return the numbers and sources of the last experiments that ran out of memory, oldest first."""
         found = [item for item in self.experiments() if item.outcome is Outcome.OUT_OF_MEMORY]
         return [(item.number, self.source(item.id)) for item in found[-_RAN_OUT_READ:]]
 
     def paid_calls(self) -> list[PaidCall]:
-        """Every question to the stronger model, oldest first."""
+        """Return all questions to the stronger model, oldest first."""
         return [paid_call_of(row) for row in self._all("SELECT * FROM paid_call ORDER BY id")]
 
     def requests(self, state: RequestState | None = None) -> list[Request]:
-        """In the order they arrived."""
+        """Return the requests, all or those in one state, in the order of their arrival."""
         rows = self._all("SELECT * FROM request WHERE ?1 IS NULL OR state = ?1 ORDER BY received_at, id", state)
         return [request_of(row) for row in rows]
 
     def _read_experiments(self) -> list[Experiment]:
-        """Those that may still change, oldest first; all others are in `_applied` then."""
+        """Return the experiments that may still change, oldest first, and move all others to `_applied`."""
         known = self._applied[-1].id if self._applied else 0
         fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
         applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]
@@ -262,7 +265,7 @@ class JournalReader:
         return fresh[len(applied) :]
 
     def _read_trials(self) -> list[Trial]:
-        """The same for trials and `_closed`."""
+        """Return the trials that may still change, oldest first, and move all others to `_closed`."""
         known = self._closed[-1].id if self._closed else 0
         fresh = [trial_of(row) for row in self._all(f"{_TRIAL} WHERE id > ? ORDER BY id", known)]
         closed = [*takewhile(lambda trial: trial.finished, fresh[:-1])]
@@ -273,7 +276,7 @@ class JournalReader:
         return fresh[len(closed) :]
 
     def _newest_measured(self, after: float) -> Iterator[Experiment]:
-        """Measured experiments that were decided after a time, newest first; times rise with the ids."""
+        """Yield measured experiments that were decided after a time, newest first. Times grow with the ids."""
         decided = (item for item in reversed(self.experiments()) if item.decided_at is not None)
         return (item for item in takewhile(lambda item: (item.decided_at or 0.0) > after, decided) if item.was_measured)
 
@@ -283,7 +286,10 @@ class JournalReader:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """A reader can do nothing about a journal that cannot be read; its writer knows more."""
+        """Turn a database error into a JournalError for readers.
+
+        The writer gets the original error, which it can act on.
+        """
         try:
             yield
         except sqlite3.DatabaseError as error:

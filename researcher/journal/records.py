@@ -1,7 +1,8 @@
-"""The run as data: a run, its experiments, their trials, confirmations and requests, as the journal holds them.
+"""The records of a run: the run, its experiments, their trials, confirmations and requests, as the journal stores them.
 
-Read this and `trainer.jobs` first. Rows are immutable; a state changes only through `researcher.journal.writer`.
-`outcome` is what happened to a candidate, `decision` what we did, `verdict` what fresh seeds said of a claim.
+Read this module and `trainer.jobs` first. Records are immutable; a state changes only through
+`researcher.journal.writer`. `outcome` is what happened to a candidate, `decision` is the researcher's decision, and
+`verdict` is the result of a confirmation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from trainer.jobs import Kind, Outcome
 
 
 class State(StrEnum):
-    """How far an experiment is. Every step from one to the next can be repeated after a crash."""
+    """The progress of an experiment or a confirmation. Each step to the next state can be repeated after a crash."""
 
     PROPOSED = "proposed"
     COMMITTED = "committed"
@@ -24,7 +25,7 @@ class State(StrEnum):
 
 
 class Decision(StrEnum):
-    """What we did. A keep is provisional until a confirmation says more."""
+    """The decision on a candidate. A keep is provisional until a claim confirms it."""
 
     KEEP = "keep"
     DISCARD = "discard"
@@ -32,14 +33,14 @@ class Decision(StrEnum):
 
 
 class CheckKind(StrEnum):
-    """Why fresh trials are run: to claim a gain, or to see whether the incumbent still works."""
+    """The kinds of a confirmation: to test a claimed gain, or to test whether the incumbent still works."""
 
     CLAIM = "claim"
     RECHECK = "recheck"
 
 
 class ConfirmationVerdict(StrEnum):
-    """What came of fresh trials."""
+    """The result of a confirmation."""
 
     CONFIRMED = "confirmed"
     ROLLED_BACK = "rolled_back"
@@ -48,12 +49,12 @@ class ConfirmationVerdict(StrEnum):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The verdict as text for users."""
         return self.value.replace("_", " ")
 
 
 class RequestState(StrEnum):
-    """What became of a request."""
+    """The state of a request."""
 
     WAITING = "waiting"
     DONE = "done"
@@ -61,8 +62,11 @@ class RequestState(StrEnum):
 
 
 class PauseCause(StrEnum):
-    """Why the run waits: a user asked for it, trials get lost, a state that ran before fails now, an LLM does not leave
-    the GPU, or a disk or a server is not as it must be."""
+    """The cause of a pause.
+
+    In order: a user's request, lost trials, a version that ran before and fails now, an LLM that stays on the GPU, and
+    an outage of a disk or a server.
+    """
 
     USER = "user"
     INFRASTRUCTURE = "infrastructure"
@@ -73,19 +77,22 @@ class PauseCause(StrEnum):
 
 @dataclass(frozen=True)
 class Pause:
-    """Why the run waits, for code and for people. A user's pause ends by `resume` alone, any other also by itself."""
+    """The cause of a pause for code, and a message for users.
+
+    A user's pause ends by `resume` alone, any other also by itself.
+    """
 
     cause: PauseCause
     message: str
 
 
-CONFIRM = "confirm"  # the kind of request that asks for a claim
+CONFIRM = "confirm"  # the kind of a request for a claim
 ASKED_TO_PAUSE = Pause(PauseCause.USER, "a person asked for it")
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What a run costs, in the owner's currency. None where the owner did not say."""
+    """The prices of an hour and of a million tokens, in the user's currency; None if the user gave no price."""
 
     per_hour: float | None = None
     per_mtoken: float | None = None
@@ -108,19 +115,19 @@ class Run:
     pause: Pause | None
     prices: Prices
     created_at: float
-    ended: str | None = None  # why the run is over; None while it goes on, and in a journal older than this
+    ended: str | None = None  # why the run is over; None while it continues, and in an older journal
     going_since: float | None = None  # the last start, or the end of the last pause
-    seed_key: str | None = None  # what the seeds of trials are drawn from; None in a journal older than this
+    seed_key: str | None = None  # the secret key for the seeds of trials; None in an older journal
 
     @property
     def paused_by_user(self) -> bool:
-        """True while the run waits for the user who paused it."""
+        """True while a user's pause lasts."""
         return self.pause is not None and self.pause.cause is PauseCause.USER
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One proposal's way through the loop. Number 0 is the baseline; a rejected one has no candidate and no trial."""
+    """One proposal and its progress. Number 0 is the baseline; a rejected proposal has no candidate and no trial."""
 
     id: int
     number: int
@@ -151,15 +158,15 @@ class Experiment:
 
     @property
     def was_measured(self) -> bool:
-        """True for what counts as an experiment: decided, not the baseline, not rejected."""
+        """True for experiments that count: decided, not the baseline, not rejected."""
         return not self.is_baseline and self.decision is not None and self.outcome is not Outcome.REJECTED
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement of an experiment's candidate; `attempt` rises when the machine loses one or one is set aside.
+    """One measurement of an experiment's candidate. `attempt` grows with each lost or repeated attempt.
 
-    The whole result, with its loss curve and log, is asked for by id: `History.result`.
+    `JournalReader.result` returns the whole result, with its loss curve and log, by the trial's id.
     """
 
     id: int
@@ -180,18 +187,18 @@ class Trial:
     memory_mib: float | None
     queued_at: float
     finished_at: float | None
-    unseen_bpb: float | None = None  # on text that nobody has written; for claims alone
-    differed: int = 0  # attempts on a machine that was not as usual
-    machine: str | None = None  # how the last of them differed, in words
-    repeats: int = 0  # measurements that were set aside
-    disturbed: int = 0  # those of them that may have met with an accident
-    failed: int = 0  # failures of code that ran before, after each of which it was asked once more
-    accident: str | None = None  # what befell the last measurement that was set aside, in words
+    unseen_bpb: float | None = None  # on unseen text; for claims only
+    differed: int = 0  # attempts at an unusual speed of the machine
+    machine: str | None = None  # how the speed of the last such attempt differed
+    repeats: int = 0  # measurements that were repeated
+    disturbed: int = 0  # repeats because of a possible accident
+    failed: int = 0  # repeats because code that ran before failed
+    accident: str | None = None  # why the last measurement was set aside
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Fresh-seed trials of `head` (an experiment id), for a claim in pairs with as many of `base`."""
+    """Trials of `head` (an experiment id) with fresh seeds. A claim measures as many trials of `base`, in pairs."""
 
     id: int
     kind: CheckKind
@@ -209,21 +216,21 @@ class Confirmation:
     started_at: float
     decided_at: float | None
     applied_at: float | None
-    unseen_gain: float | None = None  # of a claim; None where its trials were not scored there
+    unseen_gain: float | None = None  # of a claim, in bits per byte; None without unseen scores
 
     @property
     def fell(self) -> bool:
-        """True when the run went back from the head to the base."""
+        """True if the run returned from the head to the base."""
         recheck_failed = self.kind is CheckKind.RECHECK and self.verdict is ConfirmationVerdict.FAILS
         return recheck_failed or self.verdict is ConfirmationVerdict.ROLLED_BACK
 
 
 @dataclass(frozen=True)
 class PaidCall:
-    """A question to the stronger model, and `why` it was asked after the experiment `after` (an id).
+    """A question to the stronger model. `why` is the reason, `after` the id of the last experiment before it.
 
-    `worst` is the most that it can cost, written down before it is asked; `money` what it did cost, None where nobody
-    knows. `cap` is what the run might spend in all at that time. `fault` says why there is no answer.
+    `worst` is the highest possible cost, recorded before the question. `money` is the real cost, or None if unknown.
+    `cap` is the spending limit at that time. `fault` is the reason for a missing answer.
     """
 
     id: int
@@ -240,13 +247,13 @@ class PaidCall:
 
     @property
     def counted(self) -> float:
-        """What it counts in the sum."""
+        """The amount that counts towards the spending limit."""
         return self.worst if self.money is None else self.money
 
 
 @dataclass(frozen=True)
 class Request:
-    """Something a person asked for: an idea, a file, a control."""
+    """A user's request: an idea, a file, or a control."""
 
     id: str
     kind: str
@@ -259,7 +266,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Ruling:
-    """A decision with its reason in words; `margin` is None where no score was compared."""
+    """A decision with its reason. `margin` is None if no score was compared."""
 
     decision: Decision
     reason: str
@@ -269,7 +276,7 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Claim:
-    """What fresh seeds say. `verdict` is None while one more pair could still tell."""
+    """The result of a claim's trials, in bits per byte. `verdict` is None if one more pair is needed."""
 
     verdict: ConfirmationVerdict | None
     gain: float

@@ -1,7 +1,7 @@
-"""The journal's steps: every step of the run, written down before its consequences. SQLite decides.
+"""Writes the journal: each step of the run is recorded before its consequences.
 
-Each method is one transaction and names the state it starts from; a step that does not fit the state raises
-JournalError and changes nothing. So every step can be repeated after a crash, and nothing is decided twice.
+Each method is one transaction and requires the state that it starts from. A step that does not fit the state raises
+JournalError and changes nothing. So each step can be repeated after a crash, and nothing is decided twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trainer.jobs import Calibration, Kind, Outcome, TrialResult
 
 
 class Journal(JournalReader):
-    """The one writer's view: hold `researcher.journal.database.WriterLock` while using it."""
+    """The journal of the one writer. Hold `researcher.journal.database.WriterLock` while using it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, writable=True)
@@ -47,7 +47,7 @@ class Journal(JournalReader):
         self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
         prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
     ) -> Run:  # fmt: skip
-        """Begin a run with its baseline proposed: one transaction, so a run without a baseline never exists."""
+        """Begin a run with its baseline in one transaction, so that no run without a baseline exists."""
         with transaction(self._database) as database:
             run = database.execute(
                 "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
@@ -65,20 +65,20 @@ class Journal(JournalReader):
         return self._one(run_of, "SELECT * FROM run WHERE id = ?", run)
 
     def pause(self, run: Run, pause: Pause) -> None:
-        """Hold before the next experiment."""
+        """Pause the run before the next experiment."""
         self._change("UPDATE run SET paused = ?, pause_cause = ? WHERE id = ?", pause.message, pause.cause, run.id)
 
     def go_on(self, run: Run, at: float) -> None:
-        """After a pause."""
+        """End the pause."""
         self._change("UPDATE run SET paused = NULL, pause_cause = NULL, going_since = ? WHERE id = ?", at, run.id)
 
     def name_data(self, run: Run, data_sha256: str) -> Run:
-        """The same data under another name: they were given a slice that they did not have."""
+        """Record a new digest for the same data, after a missing slice was added to them."""
         self._change("UPDATE run SET data_sha256 = ? WHERE id = ?", data_sha256, run.id)
         return replace(run, data_sha256=data_sha256)
 
     def price(self, run: Run, prices: Prices) -> None:
-        """What it costs from the beginning on, as the owner says now; what is not said stays."""
+        """Change the prices of the run from its beginning. A price of None keeps the old one."""
         self._change(
             "UPDATE run SET price_per_hour = COALESCE(?, price_per_hour),"
             " price_per_mtoken = COALESCE(?, price_per_mtoken) WHERE id = ?",
@@ -86,17 +86,17 @@ class Journal(JournalReader):
         )  # fmt: skip
 
     def begin(self, run: Run, at: float) -> None:
-        """A researcher starts; what ended goes on."""
+        """Record a start of the researcher. An ended run continues."""
         self._change("UPDATE run SET ended = NULL, going_since = ? WHERE id = ?", at, run.id)
 
     def end(self, run: Run, reason: str) -> None:
-        """The goal is reached."""
+        """Record that the goal is reached."""
         self._change("UPDATE run SET ended = ? WHERE id = ?", reason, run.id)
 
     # Steps of an experiment
 
     def propose(self, run: Run, proposal: Proposal, candidate: Candidate, at: float) -> Experiment:
-        """Write a candidate down before anything else knows of it."""
+        """Record a candidate before git or the queue receives it."""
         return self._insert_experiment(
             run, proposal, at,
             source=candidate.source, fingerprint=candidate.fingerprint, change=candidate.change,
@@ -140,18 +140,21 @@ class Journal(JournalReader):
         return self.experiment(experiment)
 
     def committed(self, experiment: Experiment, commit_sha: str) -> None:
-        """Git holds the candidate."""
+        """Record the commit of the candidate."""
         self._change(
             "UPDATE experiment SET state = 'committed', commit_sha = ? WHERE id = ? AND state = 'proposed'",
             commit_sha, experiment.id,
         )  # fmt: skip
 
     def measuring(self, experiment: Experiment) -> None:
-        """Its trials begin."""
+        """Record that the trials begin."""
         self._change("UPDATE experiment SET state = 'measuring' WHERE id = ? AND state = 'committed'", experiment.id)
 
     def decide(self, experiment: Experiment, outcome: Outcome, ruling: Ruling, sigma: float | None, at: float) -> None:
-        """Decide, and with a keep move the incumbent: one transaction. A kept baseline is confirmed by definition."""
+        """Record the decision, and move the incumbent after a keep, in one transaction.
+
+        A kept baseline is confirmed at once.
+        """
         with transaction(self._database):
             self._change(
                 "UPDATE experiment SET state = 'decided', outcome = ?, decision = ?, reason = ?, score = ?, margin = ?,"
@@ -164,7 +167,7 @@ class Journal(JournalReader):
                     self._move("confirmed", experiment.id)
 
     def applied(self, experiment: Experiment, at: float) -> None:
-        """Git and the projections follow."""
+        """Record that git shows the decision."""
         self._change(
             "UPDATE experiment SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
             at, experiment.id,
@@ -176,7 +179,7 @@ class Journal(JournalReader):
         self, run: Run, experiment: int, kind: Kind, *, seed: int, at: float,
         score_to_beat: float | None = None, confirmation: int | None = None,
     ) -> Trial:  # fmt: skip
-        """The next trial of an experiment's candidate."""
+        """Add the next trial of an experiment's candidate."""
         with transaction(self._database) as database:
             trial = database.execute(
                 "INSERT INTO trial (run, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat,"
@@ -188,7 +191,7 @@ class Journal(JournalReader):
         return self.trial(trial)
 
     def attempt_again(self, trial: Trial, *, fault: bool) -> Trial:
-        """The machine lost an attempt (`fault`), or a stop preempted it: the next one has a new id."""
+        """Start another attempt with a new id, after an infrastructure failure (`fault`) or a preemption."""
         self._change(
             "UPDATE trial SET attempt = attempt + 1, faults = faults + ? WHERE id = ? AND attempt = ?"
             " AND state = 'queued'",
@@ -197,7 +200,7 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def repeat_trial(self, trial: Trial, machine: str) -> Trial:
-        """The machine was not as usual (`machine` says how): another attempt, and nothing is judged by this one."""
+        """Start another attempt because the machine's speed was unusual; `machine` describes the difference."""
         self._change(
             "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, differed = differed + 1, machine = ?"
             " WHERE id = ? AND attempt = ? AND state = 'queued'",
@@ -206,8 +209,11 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
-        """It may have met with an accident (`accident` says which), or code that ran before `failed` for the first time
-        in a row: another attempt with the same seed, and nothing is judged by this one."""
+        """Set a measurement aside and start another attempt with the same seed.
+
+        `accident` describes the possible accident, or the failure if code that ran before `failed` for the first time
+        in a row.
+        """
         self._change(
             "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
             " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
@@ -216,9 +222,9 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def measure_again(self, trial: Trial) -> Trial:
-        """A finished trial whose failure was the machine's: forget its result and begin another attempt.
+        """Drop the result of a finished trial after an infrastructure failure, and start another attempt.
 
-        Only the newest is: what came before it is read once and remembered.
+        Only the newest trial can be measured again, because readers keep all earlier ones in memory.
         """
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
@@ -230,7 +236,10 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def finish_trial(self, trial: Trial, result: TrialResult, at: float, machine: str | None = None) -> Trial:
-        """The answer of the current attempt; `machine` where it is taken although the machine was not as usual."""
+        """Record the result of the current attempt.
+
+        `machine` describes an unusual speed that did not lead to another repeat.
+        """
         speed = result.calibration or Calibration(None, None)
         self._change(
             "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?,"
@@ -251,7 +260,7 @@ class Journal(JournalReader):
     # Steps of a paid call
 
     def begin_call(self, *, why: str, endpoint: str, model: str, cap: float, worst: float) -> int:
-        """Before it is asked: the most that it can cost counts until the answer says less. Returns its id."""
+        """Record a paid call before it is made, with its highest possible cost. Return its id."""
         with transaction(self._database) as database:
             call = database.execute(
                 "INSERT INTO paid_call (run, after, why, endpoint, model, cap, worst) VALUES"
@@ -264,7 +273,7 @@ class Journal(JournalReader):
     def end_call(
         self, call: int, *, prompt_tokens: int | None, answer_tokens: int | None, money: float | None, fault: str | None
     ) -> None:
-        """What came of it."""
+        """Record the result of a paid call."""
         self._change(
             "UPDATE paid_call SET prompt_tokens = ?, answer_tokens = ?, money = ?, fault = ? WHERE id = ?"
             " AND money IS NULL AND fault IS NULL",
@@ -272,13 +281,13 @@ class Journal(JournalReader):
         )  # fmt: skip
 
     def drop_call(self, call: int) -> None:
-        """Nobody was there to be asked, so nothing was."""
+        """Delete a paid call that reached no server and cost nothing."""
         self._change("DELETE FROM paid_call WHERE id = ? AND money IS NULL AND fault IS NULL", call)
 
     # Steps of a request
 
     def receive(self, request: str, kind: str, body: str, answer: str, *, waiting: bool, at: float) -> Request:
-        """Take a request in once; asked again, the first answer stands."""
+        """Record a request once. A repeated request gets its first answer."""
         self._database.execute(
             "INSERT INTO request (id, kind, body, state, answer, received_at) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (id) DO NOTHING",
@@ -292,10 +301,10 @@ class Journal(JournalReader):
             state, answer, at, request,
         )  # fmt: skip
 
-    # Steps of a confirmation, and what any step is made of
+    # Steps of a confirmation, and helpers of all steps
 
     def open_check(self, run: Run, kind: CheckKind, head: int, base: int | None, pairs: int, at: float) -> None:
-        """Ask for fresh trials."""
+        """Open a confirmation."""
         self._change(
             "INSERT INTO confirmation (run, kind, head, base, pairs, state, started_at)"
             " VALUES (?, ?, ?, ?, ?, 'measuring', ?)",
@@ -303,7 +312,7 @@ class Journal(JournalReader):
         )  # fmt: skip
 
     def one_more_pair(self, check: Confirmation) -> None:
-        """The scores could not tell yet."""
+        """Extend a claim by one pair."""
         self._change(
             "UPDATE confirmation SET pairs = pairs + 1 WHERE id = ? AND pairs = ? AND state = 'measuring'",
             check.id, check.pairs,
@@ -312,7 +321,7 @@ class Journal(JournalReader):
     def decide_claim(
         self, check: Confirmation, verdict: ConfirmationVerdict, claim: Claim, sigma: float, at: float
     ) -> None:
-        """Confirm the head or go back to the base, and move the run's marks: one transaction."""
+        """Record a claim's verdict, and move the run's confirmed version or its incumbent, in one transaction."""
         with transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
@@ -332,9 +341,10 @@ class Journal(JournalReader):
         self, check: Confirmation, verdict: ConfirmationVerdict, reason: str, at: float, *, fall_back_to: int | None =
         None, confirmed: int | None = None,
     ) -> None:  # fmt: skip
-        """Close a check without a comparison: the head still works, or it does not and the run falls back.
+        """Decide a confirmation without comparing scores: the head works, or it fails.
 
-        What falls behind the last confirmed state takes that mark along. `confirmed` moves that mark alone.
+        `fall_back_to` becomes the incumbent. If it is earlier than the confirmed version, it becomes the confirmed
+        version too. `confirmed` changes only the confirmed version.
         """
         with transaction(self._database):
             self._change(
@@ -351,14 +361,14 @@ class Journal(JournalReader):
                 self._answer_confirm(f"{verdict.words}: {reason}", at)
 
     def check_applied(self, check: Confirmation, at: float) -> None:
-        """Git and the projections follow."""
+        """Record that git shows the verdict."""
         self._change(
             "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
             at, check.id,
         )  # fmt: skip
 
     def _answer_confirm(self, answer: str, at: float) -> None:
-        """Whoever asked for the claim, or asked while there was something to claim, is answered by what came of it."""
+        """Answer all waiting requests for a claim with this claim's result."""
         self._database.execute(
             "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE kind = ? AND state = 'waiting'",
             (RequestState.DONE, answer, at, CONFIRM),

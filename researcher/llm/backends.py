@@ -1,7 +1,7 @@
-"""The table of LLM backends: the values of the setting LLM, each with its client and with what it needs.
+"""The table of LLM backends: the values of the setting LLM, each with its client and its requirements.
 
-To add one, write its client and add a line here: it serves local mode. With `in_containers` it serves the container
-stack too, and then compose.yaml has a network llm-NAME for it, and gpu.env names it.
+To add a backend, write its client and add a line here; this is enough for local mode. With `in_containers` the backend
+also works in the container stack; then compose.yaml needs a network llm-NAME, and gpu.env must name the backend.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from researcher.llm.openai import openai_client
 class LlmBackend:
     """A row of the table.
 
-    `client` is None where no LLM is asked. `holds_gpu`: its model shares the GPU with trials, and memory is set aside
-    for it. `needs_model_pull`: its model is fetched before the first question. `is_endpoint`: it answers at
-    OPENAI_BASE_URL, as MODEL, with the key and at the prices that the other OPENAI keys name.
+    `client` is None if no LLM is asked. `holds_gpu`: the model shares the GPU with trials, and memory is reserved for
+    it. `needs_model_pull`: the model is downloaded before the first question. `is_endpoint`: the backend answers at
+    OPENAI_BASE_URL as MODEL, with the key and the prices of the other OPENAI keys.
     """
 
     name: str
@@ -33,7 +33,7 @@ class LlmBackend:
 
     @property
     def asks_llm(self) -> bool:
-        """False where the optimiser works alone."""
+        """False if the optimiser works alone."""
         return self.client is not None
 
 
@@ -50,7 +50,10 @@ IN_CONTAINERS = [backend.name for backend in BACKENDS.values() if backend.in_con
 
 
 def backend_named(name: str | None) -> LlmBackend:
-    """The backend that LLM names, the default for an empty one. Raises BadValue for a name that is not in the table."""
+    """Return the backend that LLM names, or the default for an empty name.
+
+    Raises BadValue for a name not in the table.
+    """
     name = name or DEFAULT_BACKEND
     if name not in BACKENDS:
         raise BadValue(f"LLM={name} is not one of {', '.join(BACKENDS)}", f"set LLM={DEFAULT_BACKEND}")

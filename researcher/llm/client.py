@@ -1,4 +1,4 @@
-"""What the researcher needs of a chat server, whichever protocol it speaks: messages in, one complete answer out."""
+"""The protocol of chat clients for all servers: they send messages and return one complete answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from researcher.llm.gpu_memory_split import Placement, placement_for
 
 
 class Think(StrEnum):
-    """What is asked of a model that can think."""
+    """The reasoning effort that a question asks of a model that can reason."""
 
     OFF = "off"
     ON = "on"
@@ -31,9 +31,9 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer. `done_reason` is `length` where it was cut at its own limit or at the end of the context.
+    """A complete answer. `done_reason` is `length` if the answer was cut at its own limit or at the end of the context.
 
-    `prompt_tokens` are those of the whole prompt where `counts_cached`, else perhaps without those read before.
+    `prompt_tokens` counts the whole prompt if `counts_cached`; otherwise the count may omit cached tokens.
     """
 
     text: str
@@ -46,7 +46,10 @@ class Answer:
 
 
 class ChatClient(Protocol):
-    """One model on one server; `context_tokens` is the whole window, `answer_tokens` the part kept for the answer."""
+    """One model on one server.
+
+    `context_tokens` is the whole context, `answer_tokens` the part reserved for the answer.
+    """
 
     @property
     def url(self) -> str: ...
@@ -61,8 +64,7 @@ class ChatClient(Protocol):
     def answer_tokens(self) -> int: ...
 
     def look(self) -> object:
-        """Asks nothing, loads nothing, within seconds at most. Raises LlmUnavailable unless the server has the
-        model."""
+        """Check that the server has the model, within seconds, without a question or a load. Raises LlmUnavailable."""
         ...
 
     def chat(
@@ -73,30 +75,33 @@ class ChatClient(Protocol):
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Raises LlmUnavailable (ask again later) or BadLlmResponse (this question got no answer).
+        """Return one answer. Raises LlmUnavailable (ask again later) or BadLlmResponse (this question has no answer).
 
-        `answer_tokens`: another longest answer for this question; `schema`: a JSON schema that the answer keeps to.
-        `tick` is called at least twice a second while the answer comes, and may raise to give up.
+        `answer_tokens` replaces the longest answer for this question, and `schema` is a JSON schema for the answer.
+        `tick` is called at least twice a second during the wait, and may raise to cancel.
         """
         ...
 
 
 @runtime_checkable
 class HoldsGpu(Protocol):
-    """A client whose server loads the model onto the GPU that trials train on."""
+    """A client of a server that loads the model onto the GPU of the trials."""
 
     def unload(self, tick: Callable[[], None]) -> None:
-        """Before a trial: returns once no model is on the GPU that cannot stay there beside the trial.
+        """Return once no model is on the GPU that cannot stay there beside a trial.
 
-        Raises ModelNotUnloaded where a model does not go, LlmUnavailable where the server cannot be asked.
+        Raises ModelNotUnloaded if a model stays, LlmUnavailable if the server cannot be asked.
         """
         ...
 
 
 @dataclass(frozen=True)
 class LlmOptions:
-    """The settings that a client is made from. An Ollama beside the trainer takes `host`, `placement` and `on_gpu`, an
-    endpoint elsewhere `url`, `key_file`, `model` and `num_ctx`."""
+    """The settings of a client.
+
+    An Ollama beside the trainer uses `host`, `placement` and `on_gpu`; a remote endpoint uses `url`, `key_file`,
+    `model` and `num_ctx`.
+    """
 
     model: str | None = None
     num_ctx: int | None = None

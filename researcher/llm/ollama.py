@@ -1,7 +1,8 @@
-"""Ollama's native API: is the server there with the model, and one streamed answer with deadlines of our own.
+"""The client of Ollama's native API: it checks availability and reads one streamed answer with its own deadlines.
 
-LlmUnavailable means ask again later; BadLlmResponse means that this question got no answer. No question is asked twice
-here; before each the model is seen to be in memory as asked, before the first whether it thinks.
+LlmUnavailable means that the question may be asked again later. BadLlmResponse means that this question has no answer.
+The client asks no question twice. Before each question it ensures that the model is loaded as requested, and before the
+first it finds out whether the model can reason.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LOOK_S = 2.0
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What answers at the address."""
+    """The server's version and the model that it offers."""
 
     version: str
     model: str
@@ -47,7 +48,7 @@ class ServerFacts:
 
 
 def ollama_client(options: LlmOptions) -> OllamaClient:
-    """The client of the Ollama that the settings name. Raises BadValue for an address that is none."""
+    """Build the client of the Ollama server in the settings. An invalid address raises BadValue."""
     placement = options.placement
     return OllamaClient(
         OllamaSettings(
@@ -66,7 +67,7 @@ def ollama_client(options: LlmOptions) -> OllamaClient:
 
 
 class OllamaClient:
-    """Asks one model of one server. Raises ValueError at birth for an address that is none."""
+    """Asks one model of one server. The constructor raises BadValue, a ValueError, for an invalid address."""
 
     def __init__(self, settings: OllamaSettings) -> None:
         self.settings = settings
@@ -78,7 +79,7 @@ class OllamaClient:
         self.answer_tokens = settings.num_predict
 
     def look(self) -> ServerFacts:
-        """Raises LlmUnavailable, with the next step, unless the server answers and has the model."""
+        """Return the server's version and model. Raises LlmUnavailable with the next step if either is missing."""
         try:
             with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:
                 version = json_of(self.settings, client.get("/api/version"))["version"]
@@ -100,16 +101,17 @@ class OllamaClient:
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """One answer, streamed; `tick` is called every quarter of a second meanwhile, and may raise to give up.
+        """Load the model if necessary, and return one streamed answer.
 
-        The model is loaded first where it is not. Raises ModelDoesNotFit where it cannot be as asked.
+        `tick` is called every quarter of a second meanwhile, and may raise to cancel. Raises ModelDoesNotFit if the
+        model cannot be loaded as requested.
         """
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def unload(self, tick: Callable[[], None]) -> None:
-        """Before a trial: returns once the GPU is free of a model that does not stay there. Raises ModelNotUnloaded."""
+        """Unload a model that does not stay on the GPU during trials, and wait for it. Raises ModelNotUnloaded."""
         if not self.settings.resident:
             asyncio.run(watched(self._unload(), _Stream(self.url, self.model), self.settings, tick))
 
@@ -166,7 +168,7 @@ class OllamaClient:
     ) -> dict[str, Any]:
         call = self.settings.call
         question = call | {
-            "options": call["options"] | {"num_predict": answer_tokens},  # another one does not reload the model
+            "options": call["options"] | {"num_predict": answer_tokens},  # another value does not reload the model
             "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
             "stream": True,
             "keep_alive": self.settings.keep_alive,
@@ -176,12 +178,12 @@ class OllamaClient:
 
 @dataclass
 class _Stream(Stream):
-    """In Ollama's lines: an object each, the last one says `done`."""
+    """An answer in Ollama's format: each line is an object, and the last one says `done`."""
 
     last: dict[str, Any] = field(default_factory=dict)
 
     def take(self, line: bytes) -> bool:
-        """True for the last line of a complete answer."""
+        """Add one line. Return True for the last line of a complete answer."""
         self.hear(line)
         parsed = self.parsed(line)
         message = parsed.get("message")
@@ -192,6 +194,6 @@ class _Stream(Stream):
         return parsed.get("done") is True
 
     def answer(self) -> Answer:
-        """The answer after its last line."""
+        """Return the answer after its last line."""
         last = self.last
         return self.whole(last.get("done_reason"), last.get("prompt_eval_count"), last.get("eval_count"))

@@ -1,12 +1,13 @@
-"""Ollama as everything that talks to it sees it: the address, what every call carries, what a status means.
+"""Ollama's API, as all of its clients use it: the address, the options of each call, and the meaning of a status.
 
-Every call carries the same context, batch, layers and `shift`, because a call that differs in one of them makes Ollama
-reload the model. `truncate: false, shift: false` make a prompt that does not fit an error instead of a silently
-shortened prompt. On a GPU profile all layers are asked for: left to itself, Ollama spills to the CPU and says nothing.
+Every call has the same context, batch, layers and `shift`, because Ollama reloads the model for a call that differs in
+one of them. With `truncate: false, shift: false` a prompt that does not fit is an error and is not shortened silently.
+GPU profiles request all layers, because Ollama would otherwise put some on the CPU without notice.
 
-Whether a model thinks before it answers is learned from the server, not from names. `think: false` is safe for a model
-without thinking, anything else there is refused. Left unset, a model that can think does. Some cannot stop: those are
-asked for little, and whatever they think is no answer; see `researcher.prompting.reply_parser`.
+The server, not the model's name, says whether a model can reason. `think: false` is safe for a model without reasoning,
+any other value is refused. If the field is missing, a model that can reason does so. Some models cannot stop reasoning:
+these are asked for the lowest level, and their reasoning is not part of the answer; see
+`researcher.prompting.reply_parser`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMis
 from researcher.llm.client import Think
 from researcher.llm.stream import Deadlines, error_text
 
-LEVELS_ONLY = ("gptoss", "gpt-oss")  # families that know a low, medium and high, and take no `false`
-COUNTS_CACHED_SINCE = (0, 31)  # 0.30 counted only the tokens of a prompt that it had not read before
+LEVELS_ONLY = ("gptoss", "gpt-oss")  # families with the levels low, medium and high, but without `false`
+COUNTS_CACHED_SINCE = (0, 31)  # version 0.30 omits cached prompt tokens from its count
 
 
 @dataclass(frozen=True)
 class ModelCapabilities:
-    """What a server says of itself and one model. `thinks` is None where it does not say."""
+    """The capabilities of a server and one model. `thinks` is None if the server does not say."""
 
     thinks: bool | None
     family: str
@@ -36,7 +37,7 @@ class ModelCapabilities:
 
     @classmethod
     def of(cls, shown: dict[str, Any], version: str) -> ModelCapabilities:
-        """From the answers of /api/show and /api/version. Raises TypeError or KeyError for what is not Ollama's."""
+        """Read the answers of /api/show and /api/version. Raises TypeError or KeyError if the server is not Ollama."""
         capabilities = shown.get("capabilities")
         numbers = re.match(r"(\d+)\.(\d+)", version)
         return cls(
@@ -46,7 +47,7 @@ class ModelCapabilities:
         )
 
     def think(self, wanted: Think) -> bool | str:
-        """The field `think` of every question."""
+        """Return the value of the field `think` for every question."""
         if self.thinks is False:
             return False
         if self.family in LEVELS_ONLY:
@@ -63,10 +64,10 @@ _TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DO
 
 @dataclass(frozen=True)
 class OllamaSettings(Deadlines):
-    """Where to ask, how the model is placed, and how long to wait.
+    """The server, the model's placement, and the time limits.
 
-    `resident` says that it stays loaded while a trial runs, `reserve_mib` the most of the GPU that it may take then.
-    `leave_s` bounds how long an unloaded model may linger.
+    `resident` means that the model stays loaded while a trial runs, and `reserve_mib` is its limit of GPU memory then.
+    `leave_s` is the longest wait for an unload.
     """
 
     host: str
@@ -83,12 +84,12 @@ class OllamaSettings(Deadlines):
 
     @property
     def url(self) -> str:
-        """The address in full. Raises ValueError for one that is none."""
+        """The full address. Raises BadValue, a ValueError, for an invalid host."""
         return base_url(self.host)
 
     @property
     def call(self) -> dict[str, Any]:
-        """What every call carries."""
+        """The fields of every call."""
         options: dict[str, Any] = {
             "num_ctx": self.num_ctx,
             "num_batch": self.num_batch,
@@ -101,15 +102,21 @@ class OllamaSettings(Deadlines):
 
     @property
     def keep_alive(self) -> int | str:
-        """For ever beside a trainer of its own; a computer without one may want its memory back after the run."""
+        """The time that the model stays loaded.
+
+        It is for ever on a GPU; on a CPU the user may want the memory back after a run. A model that is not resident is
+        unloaded after each answer.
+        """
         if not self.resident:
             return 0
         return -1 if self.on_gpu else "30m"
 
 
 def base_url(host: str) -> str:
-    """`OLLAMA_HOST` as people write it: `host`, `host:port`, `http://host:port`; an address to listen on is this
-    machine."""
+    """Return the full address for a value of `OLLAMA_HOST`: `host`, `host:port` or `http://host:port`.
+
+    An address to listen on, such as 0.0.0.0, becomes this machine's. Raises BadValue for an invalid value.
+    """
     text = host.strip() or "127.0.0.1"
     has_scheme = "://" in text
     try:
@@ -130,7 +137,7 @@ def _bracketed(name: str) -> str:
 
 
 def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
-    """What a status other than 200 means."""
+    """Return the error for a status other than 200."""
     said = error_text(response)
     if response.status_code == httpx.codes.NOT_FOUND and "not found" in said and "page" not in said:
         return missing(settings)
@@ -141,7 +148,7 @@ def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavaila
 
 
 def missing(settings: OllamaSettings) -> ModelMissing:
-    """The server does not have the model."""
+    """Return the error for a server without the model."""
     return ModelMissing(
         f"{settings.url} does not have the model {settings.model}; run: overnight pull {settings.model} "
         "(in containers: scripts/up)"
@@ -149,18 +156,18 @@ def missing(settings: OllamaSettings) -> ModelMissing:
 
 
 def unreachable(settings: OllamaSettings, error: httpx.HTTPError) -> LlmUnavailable:
-    """Nobody answers."""
+    """Return the error for a server that does not answer."""
     what = str(error) or type(error).__name__
     return LlmUnavailable(f"nothing usable answers at {settings.url} ({what}); is Ollama running there?")
 
 
 def not_ollama(settings: OllamaSettings, error: Exception) -> LlmUnavailable:
-    """Somebody else answers."""
+    """Return the error for a server that is not Ollama."""
     return LlmUnavailable(f"{settings.url} answers, but not like Ollama; is the address right? ({error!r})")
 
 
 def json_of(settings: OllamaSettings, response: httpx.Response) -> Any:
-    """The body of an answer with status 200. Raises LlmUnavailable."""
+    """Return the JSON body of an answer with status 200. Raises LlmUnavailable."""
     if response.status_code != httpx.codes.OK:
         raise LlmUnavailable(
             f"{settings.url} answers {response.status_code}: {error_text(response) or 'without a word'}"
@@ -172,7 +179,7 @@ def json_of(settings: OllamaSettings, response: httpx.Response) -> Any:
 
 
 def same_model(found: str, wanted: str) -> bool:
-    """Ollama's own reading: case does not count, no tag means `latest`, and so does the default namespace."""
+    """Compare two model names as Ollama does: without case, with the default tag `latest` and the default namespace."""
     return _full_name(found) == _full_name(wanted)
 
 

@@ -1,7 +1,7 @@
-"""A model in memory: loaded as asked and wholly on the GPU, or it is not used; and unloaded before a trial.
+"""Loads an Ollama model exactly as requested and completely onto the GPU, and unloads it before a trial.
 
-Ollama answers 200 to a load that it had to put on the CPU in part, so `/api/ps` is read after every load. It tells
-neither the CUDA context nor what grows later: the margin of `researcher.llm.gpu_memory_split` is there for those.
+Ollama answers 200 even if it put a part of the model on the CPU, so `/api/ps` is read after each load. It reports
+neither the CUDA context nor later growth; the margin of `researcher.llm.gpu_memory_split` covers those.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from researcher.llm.ollama_api import OllamaSettings, error_for, json_of, not_ol
 from researcher.llm.stream import error_text
 
 POLL_S = 0.1
-LOADED_FOR = "5m"  # a load that is told keep_alive 0 is an unload, and a killed researcher must not leave it for ever
+LOADED_FOR = "5m"  # a load with keep_alive 0 is an unload; after a kill the model must not stay for ever
 _GIB = 2**30
 _SMALLER = "set MODEL or NUM_CTX smaller"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, as `/api/ps` tells it. Sizes are bytes."""
+    """A model in memory, as `/api/ps` reports it. Sizes are bytes."""
 
     name: str
     size: int
@@ -32,13 +32,13 @@ class Loaded:
 
 
 class Residence:
-    """One model's. Its methods raise LlmUnavailable, and httpx's own errors where nobody answers."""
+    """The loading and unloading of one model. Methods raise LlmUnavailable, and httpx's errors if no server answers."""
 
     def __init__(self, settings: OllamaSettings) -> None:
         self._settings = settings
 
     async def load(self, client: httpx.AsyncClient) -> None:
-        """Have it loaded as asked; a load that came out wrong gets a second try. Raises ModelDoesNotFit."""
+        """Load the model as requested, with a second try after a wrong load. Raises ModelDoesNotFit."""
         if self._fault_of(await self._find(client)) is None:
             return
         fault = await self._load_once(client)
@@ -50,14 +50,14 @@ class Residence:
             raise ModelDoesNotFit(fault)
 
     async def unload(self, client: httpx.AsyncClient) -> None:
-        """Returns once nothing is in the trainer's way. Raises ModelNotUnloaded."""
+        """Unload all models that would take memory from the trainer, and wait for it. Raises ModelNotUnloaded."""
         try:
             async with asyncio.timeout(self._settings.leave_s):
                 there = await self._in_the_way(client)
                 for each in there:
                     await client.post("/api/generate", json={"model": each.name, "keep_alive": 0, "stream": False})
                 while there:
-                    await asyncio.sleep(POLL_S)  # Ollama answers at once and unloads later
+                    await asyncio.sleep(POLL_S)  # Ollama answers before the unload is complete
                     there = await self._in_the_way(client)
         except TimeoutError:
             raise ModelNotUnloaded(
@@ -66,7 +66,7 @@ class Residence:
             ) from None
 
     async def _load_once(self, client: httpx.AsyncClient) -> str | None:
-        """What is wrong with how it came to stand; None where all is as asked."""
+        """Load the model. Return the difference from the request as text, or None."""
         settings = self._settings
         keep_alive = settings.keep_alive or LOADED_FOR
         response = await client.post("/api/generate", json=settings.call | {"stream": False, "keep_alive": keep_alive})
@@ -101,7 +101,8 @@ class Residence:
         return next((each for each in await self._listed(client) if same_model(each.name, self._settings.model)), None)
 
     async def _in_the_way(self, client: httpx.AsyncClient) -> list[Loaded]:
-        """On a shared GPU every model is; elsewhere others may use the server too."""
+        """Return the loaded models to unload: all on a shared GPU, else only this one, as the server may have other
+        users."""
         return [
             each
             for each in await self._listed(client)

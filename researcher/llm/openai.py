@@ -1,8 +1,9 @@
-"""An OpenAI-compatible endpoint: is somebody there, and one streamed answer.
+"""The client of an OpenAI-compatible endpoint: it checks availability and reads one streamed answer.
 
-LlmUnavailable means ask again later, and that nothing was billed; BadLlmResponse that this question got no answer. What
-an endpoint refuses of a question's form is left out from then on, for endpoints differ in it. The key is read from its
-file for every question and stands in no error. What a server says of when to come back is kept to.
+LlmUnavailable means that the question may be asked again later and nothing was billed. BadLlmResponse means that this
+question has no answer. Endpoints accept different request fields, so a field that the endpoint refuses is omitted from
+then on. The key is read from its file for each question and never appears in an error. If the server asks for a pause,
+the client asks nothing for that time, at most `LONGEST_REST_S`.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _OF_THE_QUESTION = (
     httpx.codes.REQUEST_ENTITY_TOO_LARGE,
     httpx.codes.UNPROCESSABLE_ENTITY,
 )
-_NO_KEEPALIVE = httpx.Limits(max_keepalive_connections=0)  # a kept connection may be closed under a question
+_NO_KEEPALIVE = httpx.Limits(max_keepalive_connections=0)  # the server may close an idle connection
 _EXAMPLE = "write for example https://llm.example/v1"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class OpenAiSettings(Deadlines):
-    """`base_url` is what stands before /chat/completions; `key_file` is None for a server that wants no key."""
+    """`base_url` is the part before /chat/completions. `key_file` is None for a server without a key."""
 
     base_url: str
     model: str
@@ -51,7 +52,7 @@ class OpenAiSettings(Deadlines):
 
 
 def checked_url(text: str) -> str:
-    """A base URL without its last slash. Raises BadValue for anything else."""
+    """Return a base URL without its last slash. Raises BadValue for any other text."""
     url = text.strip().rstrip("/").removesuffix("/chat/completions")
     try:
         parts = urlsplit(url)
@@ -66,7 +67,7 @@ def checked_url(text: str) -> str:
 
 
 def read_key(file: Path) -> str:
-    """The key in a file. Raises BadValue, without it, where there is none."""
+    """Return the key in a file. Raises BadValue if there is none; the message does not contain the file's text."""
     try:
         key = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -77,7 +78,7 @@ def read_key(file: Path) -> str:
 
 
 def openai_client(options: LlmOptions) -> OpenAiClient:
-    """The client of the endpoint that the settings name. Raises BadValue for an address that is none."""
+    """Build the client of the endpoint in the settings. Raises BadValue for an invalid address."""
     return OpenAiClient(
         OpenAiSettings(
             options.url or "",
@@ -91,7 +92,7 @@ def openai_client(options: LlmOptions) -> OpenAiClient:
 
 
 class OpenAiClient:
-    """Asks one model of one endpoint. Raises ValueError at birth for an address that is none."""
+    """Asks one model of one endpoint. The constructor raises BadValue, a ValueError, for an invalid address."""
 
     def __init__(self, settings: OpenAiSettings, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
@@ -102,12 +103,12 @@ class OpenAiClient:
         self._clock = clock
         self._resting_until = 0.0
         self._refused: set[str] = set()
-        self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # a proxy leads out, never back to this machine
+        self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # no proxy for this machine's own address
 
     def look(self) -> None:
-        """Raises LlmUnavailable while nobody is there, the key is refused, or the server wants to be left alone.
+        """Check the endpoint. Raises LlmUnavailable if it is unreachable, refuses the key, or has asked for a pause.
 
-        Whether it has the model shows in a question only: not every endpoint lists what it serves.
+        A missing model is noticed only by a question, because not every endpoint lists its models.
         """
         self._rest()
         try:
@@ -126,7 +127,7 @@ class OpenAiClient:
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """One answer, streamed. `tick` is called every quarter of a second meanwhile, and may raise to give up."""
+        """Return one streamed answer. `tick` is called every quarter of a second meanwhile, and may raise to cancel."""
         self._rest()
         stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema)
@@ -181,14 +182,14 @@ class OpenAiClient:
         return question
 
     def _in_form(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Without what this endpoint refused; `max_tokens` has a newer name, never none."""
+        """Return the question without refused fields. `max_tokens` is not dropped but renamed to its newer name."""
         form = {name: value for name, value in question.items() if name not in self._refused}
         if "max_tokens" in self._refused:
             form["max_completion_tokens"] = question["max_tokens"]
         return form
 
     def _learns_from(self, response: httpx.Response, form: dict[str, Any]) -> bool:
-        """True where the endpoint refused a part of the form that can be left out."""
+        """Return True if the endpoint refused a field that can be omitted or renamed."""
         said = response.text
         if response.status_code not in _OF_THE_QUESTION or _TOO_LONG.search(said):
             return False
@@ -198,7 +199,7 @@ class OpenAiClient:
         return refused is not None
 
     def _refusal(self, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
-        """What a status other than 200 means."""
+        """Return the error for a status other than 200."""
         status, said = response.status_code, self._plain(error_text(response)) or "without a word"
         if (rest_s := _retry_after_s(response, self._clock())) is not None:
             self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
@@ -229,14 +230,14 @@ class OpenAiClient:
         return {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def _key(self) -> str | None:
-        """Raises LlmUnavailable where there should be one and is none."""
+        """Return the key, or None if no key file is set. Raises LlmUnavailable if the key cannot be read."""
         try:
             return None if self.settings.key_file is None else read_key(self.settings.key_file)
         except ValueError as error:
             raise LlmUnavailable(f"the key of {self.url}: {error}") from error
 
     def _plain(self, text: str) -> str:
-        """Servers quote the key that they refuse."""
+        """Remove the key from a text, because servers quote a key that they refuse."""
         key = self._key()
         return text if key is None else text.replace(key, "***")
 
@@ -246,13 +247,13 @@ class OpenAiClient:
 
 @dataclass
 class _Stream(Stream):
-    """In server-sent events of chunks."""
+    """An answer in server-sent events, one chunk in each."""
 
     finish: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
 
     def take(self, event: bytes) -> None:
-        """One chunk; the one with the counts has no choices."""
+        """Add one chunk. The chunk with the token counts has no choices."""
         parsed = self.parsed(event)
         if isinstance(usage := parsed.get("usage"), dict):
             self.usage = usage
@@ -267,7 +268,7 @@ class _Stream(Stream):
             self.thoughts.append(str(delta.get("reasoning_content") or delta.get("reasoning") or ""))
 
     def answer(self) -> Answer:
-        """Raises BadLlmResponse where it is none, or not whole."""
+        """Return the answer. Raises BadLlmResponse if it is incomplete or withheld."""
         if self.finish is None:
             raise BadLlmResponse(f"{self.url} ended the stream without a reason, after {self.lines} lines")
         if self.finish == "content_filter":
@@ -276,14 +277,14 @@ class _Stream(Stream):
 
 
 async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[bytes]:
-    """The data of each event; a comment only says that the server is still there."""
+    """Yield the data of each event. Comments only show that the server is alive."""
     async for line in whole_lines(response):
         stream.hear(line)
         name, _, data = line.strip().partition(b":")
         if name == b"data":
             yield data.strip()
         elif name not in (b"", b"event", b"id", b"retry"):
-            stream.parsed(line)  # an error in plain JSON, or no event stream at all
+            stream.parsed(line)  # raises for an error in plain JSON
             raise BadLlmResponse(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
 
 

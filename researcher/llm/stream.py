@@ -1,5 +1,6 @@
-"""What every protocol shares of a streamed answer: watching it, its deadlines, whole lines of bounded length, text that
-UTF-8 can carry, counts. What a line means is the client's.
+"""The common parts of reading a streamed answer: deadlines, complete lines of bounded length, valid UTF-8, counts.
+
+Each client interprets the lines itself.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """`first_s` bounds the silence before the first line (a cold load, reading the prompt), `stall_s` each later one,
-    `deadline_s` the whole answer, `connect_s` the way to the server.
+    """Limits in seconds.
+
+    `first_s` limits the wait for the first line (a cold load, reading the prompt), `stall_s` the wait for each later
+    line, `deadline_s` the whole answer, and `connect_s` the connection to the server.
     """
 
     connect_s: float = 5.0
@@ -39,7 +42,7 @@ class Deadlines:
 
 @dataclass
 class Stream:
-    """What has come so far of an answer of `model` at `url`."""
+    """The received part of an answer of `model` at `url`."""
 
     url: str
     model: str
@@ -51,7 +54,7 @@ class Stream:
     thoughts: list[str] = field(default_factory=list)
 
     def hear(self, line: bytes) -> None:
-        """Something came. Raises BadLlmResponse when it is too much."""
+        """Count a received line. Raises BadLlmResponse if the answer is too long."""
         self.heard = time.monotonic()
         self.lines += 1
         self.size += len(line)
@@ -59,7 +62,7 @@ class Stream:
             raise BadLlmResponse(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
 
     def parsed(self, line: bytes) -> dict[str, Any]:
-        """Raises BadLlmResponse unless it is an object, and one without an error."""
+        """Parse a line as a JSON object. Raises BadLlmResponse for anything else, and for an object with an error."""
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -71,7 +74,7 @@ class Stream:
         return found
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
-        """The answer after its last line, with what the server said of it."""
+        """Build the complete answer, with the server's reason for its end and its token counts."""
         return Answer(
             text=unicode("".join(self.text)),
             thoughts=unicode("".join(self.thoughts)),
@@ -82,7 +85,7 @@ class Stream:
         )
 
     def keep(self, deadlines: Deadlines) -> None:
-        """Raises LlmTimeout or BadLlmResponse when one is past."""
+        """Raise LlmTimeout or BadLlmResponse if a deadline has passed."""
         now = time.monotonic()
         if now - self.started > deadlines.deadline_s:
             raise BadLlmResponse(
@@ -96,7 +99,10 @@ class Stream:
 
 
 async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadlines, tick: Callable[[], None]) -> T:
-    """What `work` returns; `tick` is called every quarter of a second meanwhile, and may raise to give up."""
+    """Await `work` and return its result.
+
+    `tick` is called every quarter of a second meanwhile, and may raise to cancel.
+    """
     working = asyncio.create_task(work)
     try:
         while not (await asyncio.wait({working}, timeout=TICK_S))[0]:
@@ -111,27 +117,27 @@ async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadl
 
 @cache
 def authorities(*, trust_env: bool = False) -> ssl.SSLContext:
-    """Read once: that takes longer than a look."""
+    """Return the TLS context. It is created once, because creating it takes longer than a poll of the server."""
     return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def error_text(response: httpx.Response) -> str:
-    """What the server says is wrong."""
+    """Return the server's error message."""
     try:
         return error_words(response.json())
     except ValueError:
-        return response.text.strip()[:500]  # nobody's own error: a proxy's page, a router's plain text
+        return response.text.strip()[:500]  # not the server's own format: a proxy's page or a router's plain text
 
 
 def error_words(said: object) -> str:
-    """What the body of an error says is wrong, in either protocol's form."""
+    """Return the message in the body of an error, in either protocol's format."""
     inner = said.get("error", said) if isinstance(said, dict) else said
     return str(inner.get("message", inner) if isinstance(inner, dict) else inner)[:500]
 
 
 async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Lines ended by LF only: httpx would also split at characters that may stand inside a JSON string."""
-    pieces: list[bytes] = []  # of a line that is not complete, joined once
+    """Yield lines that end with LF only. httpx would also split at characters that may be part of a JSON string."""
+    pieces: list[bytes] = []  # the parts of an incomplete line, joined once
     size = 0
     async for chunk in response.aiter_bytes():
         first, *others = chunk.split(b"\n")
@@ -149,10 +155,10 @@ async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def unicode(text: str) -> str:
-    """Without half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    """Replace lone surrogates, which JSON can contain and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _count(value: object) -> int | None:
-    """None for anything but a whole number."""
+    """Return a whole number, or None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

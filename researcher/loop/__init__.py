@@ -1,6 +1,7 @@
-"""The loop of a run: which step is next, and how a step is carried out and repeated after an interruption.
+"""The loop of a run: it chooses the next step, executes the step, and repeats the step after an interruption.
 
-`loop` sequences the steps, `context` holds everything a step works with and measures one trial, `confirmation` measures
-a gain again, `outages` and `resume` go on after a failure of the infrastructure, `request_handler` answers users, and
-`status` publishes what the run is doing. Only `researcher.__main__` imports from this folder.
+`loop` sequences the steps. `context` holds everything that a step works with, and measures one trial. `confirmation`
+measures a version again with fresh seeds. `outages` and `resume` continue the run after a failure of its surroundings.
+`request_handler` answers users' requests, and `status` publishes the state of the run. Only `researcher.__main__`
+imports from this folder.
 """

@@ -1,10 +1,10 @@
-"""Checks: fresh trials that claim a gain, or that ask whether the incumbent still works.
+"""Confirmations: fresh trials that test a claimed gain, or that test whether the incumbent still works.
 
-A claim runs the head against the last confirmed state with fresh seeds, in pairs close in time, and ends confirmed or
-rolled back. A recheck follows three failures in a row; when the incumbent fails too, the run falls back, and when even
-the baseline fails the machine is at fault. Neither rolls anything back for a single failure of code that ran before:
-the same trial has to fail twice in a row. What could not be verified (`unscorable`) is no failure but a finding, and
-one is enough.
+A claim measures the head (the incumbent) and the last confirmed version with fresh seeds, in alternating pairs. The
+claim ends as confirmed or rolled back. An incumbent confirmation follows three failures in a row. If the incumbent
+fails too, the run returns to an earlier version; if even the baseline fails, the infrastructure is the cause. A single
+failure of code that ran before rolls nothing back: the same trial must fail twice in a row. An `unscorable` trial is
+not a failure, and one unscorable trial is enough for a verdict.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 10  # measured experiments in which three failures in a row are looked for
+LOOKED_AT = 10  # the number of latest measured experiments that are searched for three failures in a row
 
 
 def check_due(run_context: RunContext) -> Due | None:
-    """The confirmation that the rules ask for before the next proposal, by what the journal says now."""
+    """Return the confirmation that the rules ask for before the next proposal, computed from the journal."""
     journal, run, checks = run_context.journal, run_context.run, run_context.journal.confirmations()
     claimed = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.CLAIM), default=0.0)
     since = [] if run.incumbent is None else journal.trials_since(run.incumbent)
@@ -74,14 +74,14 @@ def _head(run_context: RunContext, incumbent: int) -> Head:
 
 
 def _outcomes(run_context: RunContext, checks: list[Confirmation]) -> list[Outcome]:
-    """What the last candidates came to, oldest first, as far as the incumbent was not looked at since."""
+    """Return the outcomes of the latest candidates since the last incumbent confirmation, oldest first."""
     rechecked = max((check.decided_at or 0.0 for check in checks if check.kind is CheckKind.RECHECK), default=0.0)
     since = run_context.journal.measured_since(rechecked, LOOKED_AT)
     return [item.outcome for item in since if item.outcome is not None]
 
 
 def open_check(run_context: RunContext, due: Due) -> None:
-    """Begin one on the present head."""
+    """Open a confirmation of the incumbent in the journal."""
     run = run_context.run
     assert run.incumbent is not None
     base = run.confirmed if due.kind is CheckKind.CLAIM else None
@@ -92,7 +92,7 @@ def open_check(run_context: RunContext, due: Due) -> None:
 
 
 def advance_check(run_context: RunContext, check: Confirmation) -> None:
-    """The one next step of a check."""
+    """Execute the next step of an open confirmation."""
     if check.state is State.DECIDED:
         _apply(run_context, check)
     elif check.kind is CheckKind.CLAIM:
@@ -102,7 +102,10 @@ def advance_check(run_context: RunContext, check: Confirmation) -> None:
 
 
 def _measure_claim(run_context: RunContext, check: Confirmation) -> None:
-    """One trial, or the verdict once all are there. Head and base take turns, so that drift meets both alike."""
+    """Measure one more trial of the claim, or decide the claim once all its trials are measured.
+
+    The trials of head and base alternate, so that a drift of the machine affects both equally.
+    """
     assert check.base is not None
     trials = run_context.journal.trials(confirmation=check.id)
     if len(trials) < 2 * check.pairs and all(trial.outcome is Outcome.OK for trial in trials):
@@ -136,8 +139,12 @@ def _add(run_context: RunContext, check: Confirmation, experiment: int, kind: Ki
 
 
 def _claim_failed(run_context: RunContext, check: Confirmation, trial: Trial) -> None:
-    """A head that does not run again is no gain. A confirmed state that does not run again speaks of the machine, or
-    of itself where that happens in two claims in a row: the next head is compared with the baseline then."""
+    """Decide a claim in which a trial of the head or of the base failed.
+
+    A head that fails is rolled back. A base that fails points to the infrastructure, and the run pauses. If the same
+    base fails in two claims in a row, the base itself is the cause, and the next claim compares the head with the
+    baseline.
+    """
     reason = f"experiment {run_context.journal.experiment(trial.experiment).number} {_told(trial)}"
     logger.warning("no claim: %s", reason)
     if trial.experiment == check.head:
@@ -153,7 +160,7 @@ def _claim_failed(run_context: RunContext, check: Confirmation, trial: Trial) ->
 
 
 def _base_that_failed(run_context: RunContext, before: Confirmation) -> int | None:
-    """The confirmed state that did not run in the claim before this one, if so."""
+    """Return the id of the base that failed in the previous claim, or None if that claim ended otherwise."""
     claims = [
         each for each in run_context.journal.confirmations() if each.kind is CheckKind.CLAIM and each.id < before.id
     ]
@@ -161,9 +168,11 @@ def _base_that_failed(run_context: RunContext, before: Confirmation) -> int | No
 
 
 def _recheck(run_context: RunContext, check: Confirmation) -> None:
-    """From a head that fails to the last confirmed state, from there to the baseline; the baseline stays where it is.
+    """Measure the incumbent once, and return to an earlier version if the incumbent fails.
 
-    `CRASH_RESET=baseline` goes straight to the baseline, and after three failures asks nothing.
+    The run returns from a failing head to the last confirmed version, and from there to the baseline. A failing
+    baseline stays the incumbent. `CRASH_RESET=baseline` goes straight to the baseline; after three failures in a row it
+    does so without a trial.
     """
     run, baseline, head = (
         run_context.run,
@@ -192,12 +201,12 @@ def _recheck(run_context: RunContext, check: Confirmation) -> None:
 
 
 def _told(trial: Trial) -> str:
-    """What a trial came to; code that ran before has failed twice in a row by now."""
+    """Describe the outcome of a trial. A failure here is the second in a row of code that ran before."""
     return f"{trial.outcome}{' twice in a row' if trial.failed else ''}: {trial.reason}"
 
 
 def tag_confirmed(run_context: RunContext) -> None:
-    """Every state that fresh seeds confirmed has its tag, also one that somebody deleted."""
+    """Set the git tag of every confirmed version, including tags that a user has deleted."""
     for check in run_context.journal.confirmations():
         _tag(run_context, check)
 

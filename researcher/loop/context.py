@@ -1,9 +1,9 @@
-"""RunContext: everything a step of the run works with, and how one trial is measured in it.
+"""RunContext: everything that a step of the run works with, and the measurement of one trial.
 
-Measuring is repeatable: the spec is rebuilt from the journal and git, the queue runs an attempt once, and an attempt
-lost to the machine buys another. A measurement that may have met with an accident is set aside, once. A trial that is
-lost again and again, while the baseline runs between two of its losses, has failed by itself. While it waits, it
-serves requests.
+A measurement is repeatable: the spec is rebuilt from the journal and git, the queue runs each attempt once, and an
+infrastructure failure leads to another attempt. A measurement that an accident may have disturbed is set aside once. A
+trial that is lost again and again, although the baseline runs between two of the losses, counts as the candidate's own
+failure. The context serves users' requests while it waits.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Goal:
-    """When the run is over: at whatever limit is reached first. None is no limit; `hours` are those of `Cost`."""
+    """The limits that end a run; the first limit reached ends the run.
+
+    None is no limit, and `hours` are those of `Cost`.
+    """
 
     experiments: int | None = None
     hours: float | None = None
     max_cost: float | None = None
 
     def reached(self, measured: int, cost: Cost) -> str | None:
-        """Why the run is over, in words; None while it is not."""
+        """Return the reason why the run is over, as text, or None while it continues."""
         if self.experiments is not None and measured >= self.experiments:
             return f"{measured} of {self.experiments} experiments are measured"
         if self.hours is not None and cost.hours >= self.hours:
@@ -56,7 +59,7 @@ class Goal:
 
 
 class Backoff:
-    """How long to hold after each fault of one cause in a row: its first time, doubled up to its last."""
+    """Pause lengths for repeated faults of one cause, in seconds: they double from the first length up to the last."""
 
     FIRST_S: ClassVar = {
         PauseCause.INFRASTRUCTURE: 10.0,
@@ -75,19 +78,22 @@ class Backoff:
         self._next_s = dict(self.FIRST_S)
 
     def next_s(self, cause: PauseCause) -> float:
-        """This time's hold; the next one of the same cause is longer."""
+        """Return the length of this pause, in seconds, and double the next one of the same cause."""
         now_s = self._next_s[cause]
         self._next_s[cause] = min(2 * now_s, self.LAST_S[cause])
         return now_s
 
     def reset(self, cause: PauseCause) -> None:
-        """It works again."""
+        """Return to the first length after the cause has ended."""
         self._next_s[cause] = self.FIRST_S[cause]
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """The collaborators. `tick` serves requests, `rest` does so and lets a moment pass; both raise on a stop."""
+    """The collaborators of a run. `tick` serves requests; `rest` serves requests and sleeps briefly.
+
+    `tick` and `rest` raise on a stop.
+    """
 
     journal: Journal
     workspace: Workspace
@@ -107,22 +113,22 @@ class RunContext:
 
     @property
     def run(self) -> Run:
-        """The run under way."""
+        """The current run."""
         run = self.journal.run()
         assert run is not None, "the context opens only once a run has started"
         return run
 
     def incumbent(self) -> Experiment | None:
-        """What a candidate must beat; None until the baseline is measured."""
+        """Return the version that a candidate must beat, or None until the baseline is measured."""
         run = self.run
         return None if run.incumbent is None else self.journal.experiment(run.incumbent)
 
     def sigma(self) -> float:
-        """Standard deviation over seeds, from every group of repeats so far."""
+        """Return the standard deviation of val_bpb over seeds, pooled over all groups of repeats so far."""
         return pooled_sigma(list(self.journal.scores().values()), self.profile.sigma_floor)
 
     def spec(self, trial: Trial) -> TrialSpec:
-        """The work of a trial's current attempt, from the journal and git alone."""
+        """Build the spec of a trial's current attempt from the journal and git alone."""
         run = self.run
         experiment = self.journal.experiment(trial.experiment)
         assert experiment.commit_sha is not None, "only committed candidates are measured"
@@ -142,7 +148,7 @@ class RunContext:
         )
 
     def incumbent_commit(self) -> str:
-        """The commit a candidate builds on: the incumbent's, or the untouched subject's before the baseline stands."""
+        """Return the parent commit of a candidate: the incumbent's, or the subject's until the baseline is measured."""
         incumbent = self.incumbent()
         if incumbent is None:
             return self.run.base_commit
@@ -150,22 +156,25 @@ class RunContext:
         return incumbent.commit_sha
 
     def next_seed(self) -> int:
-        """The seed of the next trial: drawn alike for every kind of trial, also for both sides of a claim.
+        """Draw the seed of the next trial, in the same way for every kind of trial and for both sides of a claim.
 
-        A candidate sees its seed. The key of the draws is the journal's secret, so a seed tells nothing of the kind of
-        its trial nor of how many came before it; with the key all seeds of a run can be drawn again.
+        A candidate sees its seed. The draws are keyed with a secret of the journal, so a seed reveals neither the kind
+        of its trial nor the number of earlier trials. With the key, all seeds of a run can be drawn again.
         """
         run = self.run
         return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
 
     def goal_reached(self) -> str | None:
-        """Why the run is over, in words, from the journal alone; None while it is not."""
+        """Return the reason why the run is over, computed from the journal alone, or None while it continues."""
         journal = self.journal
         cost = cost_of(self.run, journal.experiments(), journal.trials())
         return self.goal.reached(journal.measured_count(), cost)
 
     def hold(self, cause: PauseCause, message: str) -> None:
-        """A fault that no proposal can fix: pause, longer each time, and go on by itself or on `resume`."""
+        """Pause for a fault that no proposal can fix.
+
+        The pause ends by itself or on `resume`, and grows with each repeat.
+        """
         pause, back_off_s = Pause(cause, message), self.back_off.next_s(cause)
         logger.error("PAUSED for %.0f s: %s", back_off_s, message)
         self.journal.pause(self.run, pause)
@@ -177,7 +186,7 @@ class RunContext:
             self.journal.go_on(self.run, self.clock())
 
     def measure(self, trial: Trial) -> Trial:
-        """Wait until a trial is finished, through lost machines and restarts, and write its result down."""
+        """Wait for a trial through lost attempts and restarts, record its result, and return the finished trial."""
         while not trial.finished:
             self._see_the_baseline_run(trial)
             spec = self.spec(trial)
@@ -188,16 +197,16 @@ class RunContext:
                 case JobFault(reason):
                     trial = self._lose(trial, spec, reason)
                     self.trials.forget(spec.id)
-                    if not trial.finished and trial.faults > 1:  # a first loss costs no time: workers do restart
+                    if not trial.finished and trial.faults > 1:  # a restart costs one loss and no pause
                         self.hold(
                             PauseCause.INFRASTRUCTURE, _look_at_trainer(f"trial {spec.id} was lost again ({reason})")
                         )
         return trial
 
     def _see_the_baseline_run(self, trial: Trial) -> None:
-        """Where a trial was lost several times in a row: the baseline runs before it is tried once more.
+        """Run the baseline before the next attempt of a trial that was lost several times in a row.
 
-        No other trial is asked for while this one is open, so whatever was asked for since is its witness.
+        No other trial is requested while this trial is open, so every later trial in the journal is a witness of it.
         """
         witnesses = self._witnesses(trial)
         if trial.faults < limit_of_losses(witnesses) or self._is_baseline(trial):
@@ -217,7 +226,7 @@ class RunContext:
         return self.journal.experiment(trial.experiment).is_baseline
 
     def _free_card(self) -> None:
-        """No trial begins on a GPU that an LLM fills: its candidate would look out of memory by its own fault."""
+        """Unload the LLM from the GPU before a trial; otherwise the candidate would seem to run out of memory."""
         while True:
             try:
                 self.proposers.leave_card(self.tick)
@@ -228,7 +237,7 @@ class RunContext:
                 return
 
     def _answer(self, spec: TrialSpec) -> TrialResult | JobFault:
-        """Handed out where nobody has it, and waited for."""
+        """Send the attempt to the queue if it is absent there, and wait for its result."""
         while True:
             match self.trials.look(spec.id, spec.digest):
                 case Waiting():
@@ -260,7 +269,10 @@ class RunContext:
         return trial
 
     def _machine(self, trial: Trial, result: TrialResult) -> str | None:
-        """How the machine differed from the usual one, where that can have decided; the baseline says what is usual."""
+        """Describe how the machine's speed differed, if this may have decided the trial; otherwise return None.
+
+        Trials of the baseline define the usual speed and are never repeated.
+        """
         if trial.kind is Kind.BASELINE or result.outcome not in (Outcome.OK, Outcome.TIMED_OUT):
             return None
         difference = machine_differed(result.calibration, self.journal.known_speed(REPEATS_LIMIT, REFERENCE_TRIALS))
@@ -274,7 +286,7 @@ class RunContext:
         return None
 
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
-        """Another attempt, unless the baseline ran since the last loss: then this one follows the candidate."""
+        """Start another attempt, or finish the trial as failed if the baseline ran since the last loss."""
         logger.warning("%s was lost to the machine: %s", spec.id, reason)
         if trial.faults < limit_of_losses(self._witnesses(trial)) or self._is_baseline(trial):
             return self.journal.attempt_again(trial, fault=True)

@@ -1,7 +1,7 @@
-"""The loop: do the next thing the journal implies, for ever. Recovery is the same loop entered again.
+"""The loop: execute the next step that the journal implies, again and again. Recovery after a crash is the same loop.
 
-An experiment goes proposed -> committed -> measuring -> decided -> applied; each step is repeatable and is written down
-before the next. What the next step is follows from the journal alone, so a killed researcher loses at most one trial.
+An experiment passes through the states proposed, committed, measuring, decided and applied. Each step is repeatable and
+is recorded before the next. The journal alone determines the next step, so a killed researcher loses at most one trial.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ logger = logging.getLogger(__name__)
 
 
 class Finished(Exception):
-    """The goal is reached and the head's gain is confirmed or rolled back. Says which goal."""
+    """Ends the loop when the goal is reached and the head's gain is confirmed or rolled back.
+
+    The message names the goal.
+    """
 
 
 def run_until_goal(run_context: RunContext) -> str:
-    """Make git agree with the journal, then step until the goal is reached. Returns which; never otherwise."""
+    """Sync the repository with the journal, then execute steps until a goal is reached. Return the goal as text.
+
+    The function returns for no other reason.
+    """
     run = run_context.run
-    if run.pause is not None and not run.paused_by_user:  # a fault held it when we were stopped: a start is a try
+    if run.pause is not None and not run.paused_by_user:  # a restart retries after a pause that a fault caused
         run_context.journal.go_on(run, run_context.clock())
     run_context.journal.begin(run, run_context.clock())
     act = sync_with_journal
@@ -49,7 +55,7 @@ def run_until_goal(run_context: RunContext) -> str:
 
 
 def sync_with_journal(run_context: RunContext) -> None:
-    """Make git, its copy, what is pushed and the projections agree with the journal."""
+    """Make the repository, its copy, the published refs and the files of the report agree with the journal."""
     ensure_commits(run_context.workspace, run_context.journal)
     run_context.workspace.read_candidates(run_context.run)
     run_context.workspace.restore(git_state(run_context))
@@ -60,7 +66,7 @@ def sync_with_journal(run_context: RunContext) -> None:
 
 
 def repair_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
-    """Make the repository again; hold where that cannot be done, or where nothing is found to fix."""
+    """Repair the repository. Pause if the repair fails, or if it finds nothing to fix."""
     try:
         repaired = repair(run_context.workspace.path, run_context.journal, str(damaged), run_context.workspace.user)
         run_context.workspace.reopen()
@@ -73,7 +79,7 @@ def repair_subject(run_context: RunContext, damaged: SubjectDamaged) -> None:
 
 
 def git_state(run_context: RunContext) -> GitState:
-    """What the repository must show: the candidate under way, else the incumbent, else the baseline."""
+    """Return the commit that the repository must show: the current candidate's, the incumbent's, or the baseline's."""
     run = run_context.run
     experiment = run_context.journal.open_experiment()
     if experiment is not None and experiment.state in (State.COMMITTED, State.MEASURING) and experiment.commit_sha:
@@ -82,7 +88,7 @@ def git_state(run_context: RunContext) -> GitState:
 
 
 def step(run_context: RunContext) -> None:
-    """The one next thing."""
+    """Execute the next step that the journal implies."""
     experiment = run_context.journal.open_experiment()
     if experiment is not None:
         _advance(run_context, experiment)
@@ -186,7 +192,10 @@ def _measure_candidate(run_context: RunContext, experiment: Experiment) -> None:
 
 
 def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
-    """Repeat the baseline with its own seeds; a baseline that fails is a fault of the machine or of the subject."""
+    """Measure the baseline with several seeds.
+
+    A failure of the baseline is a fault of the infrastructure or the subject.
+    """
     run = run_context.run
     trials = run_context.journal.trials(experiment=experiment.id)
     scores: list[float] = []

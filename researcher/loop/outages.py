@@ -1,9 +1,8 @@
-"""Bad days of the surroundings, a sentence each: a disk that is full, read-only or failing, a locked journal, a Redis
-that is away or refuses.
+"""Explains outages in one sentence: a full, read-only or failing disk, a locked journal, a missing or refusing Redis.
 
-A sentence says what, where and the next step. None is for a fault of ours, which keeps its traceback. A damaged journal
-is no such day, since nothing may go on from it by itself: see `researcher.journal.database`; for a trainer's disk
-`trainer.trial.disk_space`.
+Each sentence says what failed, where, and the next step. An error of the program itself has no explanation and keeps
+its traceback. A damaged journal is not an outage, because nothing may continue from it automatically; see
+`researcher.journal.database`. `trainer.trial.disk_space` covers the trainer's disk.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ _FULL_BELOW_BYTES = 64 * 1024
 
 
 def explain(error: BaseException, places: Iterable[Path], server: str) -> str | None:
-    """What happened in words, or None. `places` are the folders that the run writes to, the journal's first; `server`
-    is Redis's address.
+    """Explain an error as one sentence, or return None if the error is not an outage.
+
+    `places` are the folders that the run writes to, the journal's folder first. `server` is the address of Redis.
     """
     words = _words(error, list(places), server.partition("://")[2].rpartition("@")[2])
     return None if words is None else f"{words}. {GOES_ON}"
@@ -108,17 +108,17 @@ def _of_redis(error: redis.RedisError, server: str) -> str | None:
 
 
 def _place_of(file: Path, places: list[Path]) -> Path:
-    """The run's folder that a file lies in, or the file itself."""
+    """Return the run's folder that contains the file, or the file itself."""
     return next((place for place in places if file.is_relative_to(place)), file)
 
 
 def _worst(places: list[Path]) -> Path:
-    """Where an error that names no file will have been: what cannot be written at all, else where least is free."""
+    """Return the likely folder of an error without a file name: a read-only one, else the one with the least space."""
     return min(places, key=lambda place: (_state(place) != errno.EROFS, _statvfs(place).f_bavail))
 
 
 def _state(place: Path) -> int | None:
-    """What is wrong with a folder's disk as it stands now."""
+    """Return the errno that describes the present fault of a folder's disk, or None."""
     seen = _statvfs(place)
     if seen.f_flag & os.ST_RDONLY:
         return errno.EROFS
@@ -133,10 +133,10 @@ def _free(place: Path) -> str:
 
 
 def _lacks_inodes(seen: os.statvfs_result) -> bool:
-    """File systems without a fixed number of them say that they have none at all."""
+    """Return True if the disk has no free inode. File systems without a fixed number of inodes report a total of 0."""
     return seen.f_files > 0 and seen.f_ffree == 0
 
 
 def _statvfs(place: Path) -> os.statvfs_result:
-    """Of the place, or of the nearest folder above it that exists."""
+    """Query the file system of the path, or of the nearest parent folder that exists."""
     return os.statvfs(next(path for path in (place, *place.absolute().parents) if path.exists()))

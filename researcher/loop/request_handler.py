@@ -1,7 +1,7 @@
-"""RequestHandler: what becomes of a request, written down before it is said.
+"""RequestHandler: records each request and its answer in the journal before the answer is sent.
 
-A request is taken in once. Controls act at once; ideas and files wait for their turn, which comes before the
-proposers'.
+Each request is handled once. Controls (stop, pause, resume) act at once. Ideas and files wait until the next proposal,
+and come before the proposers' own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from researcher.journal.writer import Journal
 
 
 class RequestHandler:
-    """Answers requests from the journal. `stop` is called with who asked."""
+    """Answers requests from the journal. `stop` is called with the source of the stop."""
 
     def __init__(
         self, journal: Journal, stop: Callable[[str], None], *, clock: Callable[[], float] = time.time
@@ -25,7 +25,10 @@ class RequestHandler:
         self._clock = clock
 
     def receive(self, request: str, kind: str, body: str) -> str:
-        """Take in one request and say what becomes of it. Asked again, it gives the first answer and acts no more."""
+        """Handle one request and return the answer. A repeated request gets its first answer and has no further effect.
+
+        Raises JournalError before the first run has started, and ValueError for an unknown kind.
+        """
         if (known := self._journal.request(request)) is not None:
             return known.answer
         answer, waiting = self._settle(kind, body)

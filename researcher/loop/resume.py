@@ -1,8 +1,8 @@
-"""The run through bad days of its surroundings: said, held, and entered again.
+"""Runs the loop through outages: the run reports each outage, pauses, and starts again.
 
-Recovery is the loop: after each the journal, git and Redis are reopened and nothing is trusted that was open before.
-Holds the journal's lock all the while, and serves requests as far as the journal can be written; a stop is taken in any
-case. What `researcher.loop.outages` has no words for goes on to the caller.
+Recovery is the loop itself: after each outage the journal, git and Redis are reopened, and no earlier state is reused.
+The process holds the journal's lock throughout. It serves requests as far as the journal can be written, and accepts a
+stop in any case. Errors that `researcher.loop.outages` cannot explain are raised to the caller.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ SAY_AGAIN_S = 1.0
 
 
 class Switch(Protocol):
-    """How somebody ends the run: turned by a request; `look` raises once it is."""
+    """Ends the run. A request turns the switch; `look` raises once the switch is turned."""
 
     def turn(self, by: str) -> None:
         """Ask for a stop."""
 
     def look(self) -> None:
-        """Raises what ends the process."""
+        """Raise the exception that ends the process, if a stop was requested."""
 
 
 def run_through_outages(settings: Settings, run: Callable[[Backoff], None], switch: Switch) -> None:
-    """Call `run` until it returns, after each bad day once more; it is given the one back-off of this process.
+    """Call `run` until it returns, and again after each outage. All calls get the same back-off.
 
-    Raises JournalError where another researcher is at work, or where the journal is damaged, and what the switch does.
+    Raises JournalError if another researcher holds the lock or the journal is damaged, and whatever the switch raises.
     """
     back_off = Backoff()
     with ExitStack() as at_the_end:
@@ -78,7 +78,7 @@ def _refuse_damaged(error: Exception, folder: Path) -> None:
 
 
 class _HeldRequests:
-    """What can be said and served while the run is held: one of log, Redis and journal will be there to be read."""
+    """Publishes the outage and serves requests during a pause, as far as log, Redis and journal work."""
 
     def __init__(self, settings: Settings, words: str, switch: Switch, *, may_write: bool) -> None:
         self._settings = settings
@@ -88,7 +88,7 @@ class _HeldRequests:
         self.go_on = False
 
     def write_down(self) -> None:
-        """As the reason of a pause, which ends when the loop is entered again; a person's own pause is left alone."""
+        """Record the outage as a pause that ends when the loop restarts. A user's own pause is left unchanged."""
         if not self._may_write:
             return
         with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
@@ -97,7 +97,10 @@ class _HeldRequests:
                 journal.pause(run, Pause(PauseCause.OUTAGE, self.words))
 
     def serve(self) -> None:
-        """Say it and answer what waits. The password is read again each time: it may be what is being fixed."""
+        """Publish the outage and answer waiting requests.
+
+        The password is read again each time, because a user may fix it.
+        """
         with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
             bus = RedisClient(server)
             bus.say(RESEARCHER, Status(StatusKind.HELD, self.words))
@@ -107,7 +110,10 @@ class _HeldRequests:
         return connect(self._settings.redis_url, password=self._settings.password(), patient=False)
 
     def _receive(self, request: str, kind: str, body: str) -> str:
-        """A stop that cannot be written down is done once all the same: its job ends before this process does."""
+        """Handle one request.
+
+        A stop takes effect even if it cannot be recorded, since its job ends before this process does.
+        """
         if self._may_write:
             with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
                 clock = RunClock(journal.newest_time())
@@ -121,7 +127,7 @@ class _HeldRequests:
 
 
 def _hold(request_worker: _HeldRequests, for_s: float) -> None:
-    """Until it is time to try again, or somebody says so; at least one look at the requests."""
+    """Wait until the next try or a resume request, and serve requests at least once."""
     logger.error("HELD for %.0f s: %s", for_s, request_worker.words)
     until = time.monotonic() + for_s
     request_worker.write_down()

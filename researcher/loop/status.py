@@ -1,6 +1,6 @@
-"""What the researcher says in Redis, for whoever watches: what it does, where its LLM is, an alarm.
+"""Publishes the researcher's status in Redis for the live views: its activity, its LLM, and an alarm.
 
-What is said fades, so it is repeated; nobody decides anything by it.
+A status expires in Redis, so it is repeated. No decision depends on it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SUBJECT = "subject"
 
 
 class StatusPublisher:
-    """Repeats itself every few seconds.
+    """Repeats the current status every few seconds.
 
-    `stall_check` is asked as often: an alarm is added to what the researcher does, and logged when it begins. So is
-    `subject`, for what a person did there.
+    Each repeat calls `stall_check` and `subject`. An alarm is appended to the researcher's status, and logged when it
+    begins. `subject` describes what a user did in the subject's repository.
     """
 
     REPEAT_S = 10.0
@@ -37,16 +37,16 @@ class StatusPublisher:
         self._said_at = 0.0
 
     def say(self, who: str, words: str) -> None:
-        """Say it now."""
+        """Publish a message of the source `who` now."""
         self._words[who] = words
         self._bus.say(who, Status.working(words))
 
     def repeat(self) -> None:
-        """Say everything again, if it was a while ago."""
+        """Publish all messages again if the last repeat is at least `REPEAT_S` seconds old."""
         if time.monotonic() - self._said_at >= self.REPEAT_S:
             self._said_at = time.monotonic()
             self._words[SUBJECT] = self._subject()
-            for who, words in list(self._words.items()):  # the drafting thread speaks as well
+            for who, words in list(self._words.items()):  # the prefetch thread publishes as well
                 self._bus.say(who, Status.working(words))
             stall_check = self._stall_check()
             if stall_check is not None:

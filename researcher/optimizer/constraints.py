@@ -1,8 +1,8 @@
-"""What one knob asks of another, for the names of this lineage of subjects: whole batches, and moves that do something.
+"""Constraints between knobs, for the names of this family of subjects: whole batches, and moves that have an effect.
 
-A step must hold whole device batches of rows. A width that is rounded up to whole heads may stay what it was, and a
-window pattern may differ only in layers that are not there: those moves are taken back, or the same model would be
-measured twice. Heads need no other repair, since the width follows HEAD_DIM. Other names are left alone.
+A step must hold whole device batches of rows. A width is rounded up to whole heads, so a move may not change it, and a
+window pattern may differ only in layers that do not exist. Such moves are undone; otherwise the same model would be
+measured twice. Heads need no other repair, because the width follows HEAD_DIM. Other names are ignored.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ Knobs = Mapping[str, KnobValue]
 
 
 def repaired(old: Knobs, new: Knobs, ranges: Mapping[str, Range], context: int) -> dict[str, KnobValue] | None:
-    """`new` as it can be run in place of `old`; None where no batches inside the ranges fit."""
+    """Return `new` changed so that it runs in place of `old`, or None if no batches inside the ranges fit."""
     batches = whole_batches(new, ranges, context) if _is_whole(old, context) else dict(new)
     return None if batches is None else _without_idle(old, batches)
 
 
 def whole_batches(knobs: Knobs, ranges: Mapping[str, Range], context: int) -> dict[str, KnobValue] | None:
-    """`knobs` with the device batch lowered, if need be, so that whole batches of `context` tokens fill a step; where
-    none inside its range does, the step is changed as little as can be. None where nothing inside the ranges fits."""
+    """Lower the device batch, if necessary, so that whole batches of rows of `context` tokens fill a step.
+
+    If no device batch inside its range fits, the step's size changes as little as possible. Returns None if no values
+    inside the ranges fit.
+    """
     if _is_whole(knobs, context):
         return dict(knobs)
     total, device = knobs["TOTAL_BATCH_SIZE"], knobs["DEVICE_BATCH_SIZE"]
@@ -45,7 +48,7 @@ def whole_batches(knobs: Knobs, ranges: Mapping[str, Range], context: int) -> di
 
 
 def _is_whole(knobs: Knobs, context: int) -> bool:
-    """True also where nothing is asked of the batches."""
+    """Return True if the batches are whole, or if the knobs define no batches."""
     total, device = knobs.get("TOTAL_BATCH_SIZE"), knobs.get("DEVICE_BATCH_SIZE")
     if not (isinstance(total, int) and isinstance(device, int) and total > 0 and device > 0):
         return True
@@ -53,7 +56,7 @@ def _is_whole(knobs: Knobs, context: int) -> bool:
 
 
 def _values(value: int, wanted: Range | None, step: int) -> Iterable[int]:
-    """What a whole-numbered knob may be: all powers and choices, of a wide range the multiples of `step` beside it."""
+    """Return possible values of an integer knob: all powers and choices, or the nearest multiples of `step`."""
     if wanted is None:
         return [value]
     if wanted.kind == "pow2":
@@ -67,7 +70,7 @@ def _values(value: int, wanted: Range | None, step: int) -> Iterable[int]:
 
 
 def _without_idle(old: Knobs, new: dict[str, KnobValue]) -> dict[str, KnobValue]:
-    """`new` without moves that leave the model what it was."""
+    """Undo moves that leave the model unchanged."""
     if (shape := _shape(new)) is not None and shape == _shape(old):
         new["ASPECT_RATIO"] = old["ASPECT_RATIO"]
     if (windows := _windows(new)) is not None and windows == _windows(old):
@@ -76,7 +79,7 @@ def _without_idle(old: Knobs, new: dict[str, KnobValue]) -> dict[str, KnobValue]
 
 
 def _shape(knobs: Knobs) -> tuple[int, int, int] | None:
-    """Layers, heads in each, and their size."""
+    """Return the number of layers, of heads in each, and the head size, or None."""
     depth, ratio, head = (knobs.get(name) for name in ("DEPTH", "ASPECT_RATIO", "HEAD_DIM"))
     if isinstance(depth, int) and isinstance(ratio, int | float) and isinstance(head, int) and head > 0:
         return depth, math.ceil(depth * ratio / head), head
@@ -84,7 +87,7 @@ def _shape(knobs: Knobs) -> tuple[int, int, int] | None:
 
 
 def _windows(knobs: Knobs) -> str | None:
-    """Of all layers but the last, which looks at the whole context whatever the pattern says."""
+    """Return the windows of all layers but the last, which uses the whole context with any pattern."""
     depth, pattern = knobs.get("DEPTH"), knobs.get("WINDOW_PATTERN")
     if isinstance(depth, int) and isinstance(pattern, str) and pattern:
         return "".join(pattern[layer % len(pattern)] for layer in range(depth - 1))

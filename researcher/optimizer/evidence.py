@@ -1,9 +1,9 @@
-"""What measured candidates say of the knobs around an incumbent: one score for each set of values, the mean of all.
+"""The evidence around an incumbent: one score for each set of knob values, the mean of all its measurements.
 
-A structure is the code without the values of its ranged knobs. Where it is the incumbent's, a score counts as it is. Of
-other structures only moves of knobs alone count, shifted by what the edits between the two structures gained or lost;
-what one lacks is taken to be as the incumbent has it. So neither a structural edit nor its crash speaks of knobs that
-it did not move.
+A structure is the code without the values of its ranged knobs. Scores in the incumbent's structure count unchanged. In
+other structures only changes of knobs alone count, shifted by the gain or loss of the edits between the two structures.
+A knob that a structure lacks has the incumbent's value. So neither a structural edit nor its crash affects knobs that
+the edit did not move.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Point = tuple[KnobValue, ...]  # in the order of the ranges
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate that ran, whatever came of it, and the experiment whose source it was made from."""
+    """A candidate that ran, with any outcome, and the experiment that its edits apply to."""
 
     experiment: int
     parent: int | None
@@ -44,7 +44,10 @@ class _Seen:
 
 @dataclass
 class _Scores:
-    """Of one point: those measured around the incumbent, and those carried over to it. Without any, it failed."""
+    """The scores of one point: `own` in the incumbent's structure, `carried` from others.
+
+    A point without scores has failed.
+    """
 
     own: list[float] = field(default_factory=list)
     carried: list[float] = field(default_factory=list)
@@ -57,8 +60,10 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Template:
-    """A source that was read: of another one that has only other values in it, those are found without parsing it all,
-    which after a restart would take half a minute for thousands."""
+    """A source that was read. It reads other sources that differ only in values, without parsing them again.
+
+    After a restart, parsing thousands of sources would take half a minute.
+    """
 
     structure: str
     knobs: Mapping[str, KnobValue]
@@ -70,7 +75,7 @@ class _Template:
         return cls(structure_of(source), *values_and_ranges(source), around_values(source))
 
     def read(self, source: str) -> dict[str, KnobValue] | None:
-        """The knobs of a source of the same text; None of any other."""
+        """Return the knobs of a source with the same text around its values, or None."""
         found, at = dict(self.knobs), len(self.texts[0])
         if not source.startswith(self.texts[0]):
             return None
@@ -84,10 +89,10 @@ class _Template:
 
 
 class Evidence:
-    """All measured candidates, and their scores so far: both come from the journal."""
+    """All measured candidates and their scores so far, from the journal."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, _Seen] = {}  # oldest first: a parent stands before its children
+        self._seen: dict[int, _Seen] = {}  # oldest first: a parent comes before its children
         self._scores: Mapping[int, Sequence[float]] = {}
         self._templates: deque[_Template] = deque(maxlen=_TEMPLATES)
 
@@ -95,13 +100,13 @@ class Evidence:
         return len(self._seen)
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
-        """Add candidates. `scores` are all trusted ones, by experiment; one without any has failed."""
+        """Add candidates. `scores` are all trusted scores by experiment; a candidate without one has failed."""
         for measured in fresh:
             self._seen[measured.experiment] = _Seen(measured.parent, *self._read(measured.source))
         self._scores = scores
 
     def own(self, structure: str, names: Iterable[str]) -> set[Point]:
-        """What was measured in a structure, whatever came of it."""
+        """Return all points measured in a structure, with any outcome."""
         return {
             tuple([seen.knobs[name] for name in names]) for seen in self._seen.values() if seen.structure == structure
         }
@@ -109,8 +114,11 @@ class Evidence:
     def around(
         self, structure: str, ranges: Mapping[str, Range], values: Mapping[str, KnobValue]
     ) -> dict[Point, float]:
-        """The score of each point inside the ranges, as if it had been measured in the structure; a failed one has the
-        worst of all. Empty before the first score. `values` are the incumbent's knobs."""
+        """Return the score of each point inside the ranges, converted to the structure, in bits per byte.
+
+        A failed point has the worst of all scores. The result is empty before the first score. `values` are the
+        incumbent's knobs.
+        """
         levels, points = self._levels(), dict[Point, _Scores]()
         for experiment, seen in self._seen.items():
             is_own = seen.structure == structure
@@ -130,7 +138,7 @@ class Evidence:
         return {} if worst is None else {point: worst if mean is None else mean for point, mean in means.items()}
 
     def moves(self) -> list[KnobMove]:
-        """Every move of knobs alone, oldest first, and how much it was worse than what it moved away from."""
+        """Return all changes of knobs alone, oldest first, with the score's rise over the parent's."""
         found = []
         for experiment, seen in self._seen.items():
             parent = None if seen.parent is None else self._seen.get(seen.parent)
@@ -143,7 +151,7 @@ class Evidence:
         return found
 
     def _read(self, source: str) -> tuple[str, Mapping[str, KnobValue]]:
-        """Its structure and its knobs."""
+        """Return the structure and the knobs of a source."""
         for template in self._templates:
             if (knobs := template.read(source)) is not None:
                 return template.structure, knobs
@@ -151,7 +159,7 @@ class Evidence:
         return self._templates[0].structure, self._templates[0].knobs
 
     def _levels(self) -> dict[str, float]:
-        """How much higher each structure scores than the first one, by the first edit that led to it and was scored."""
+        """Return how much higher each structure scores than the first one, by the first scored edit that led to it."""
         levels: dict[str, float] = {}
         for experiment, seen in self._seen.items():
             if seen.structure in levels or not self._scores.get(experiment):
@@ -165,11 +173,11 @@ class Evidence:
         return levels
 
     def _moved_knobs_alone(self, seen: _Seen) -> bool:
-        """True also of a baseline."""
+        """Return True for a baseline, and for a candidate that has its parent's structure."""
         parent = None if seen.parent is None else self._seen.get(seen.parent)
         return seen.parent is None or (parent is not None and parent.structure == seen.structure)
 
 
 def structure_of(source: str) -> str:
-    """A hash of what the source is but for the values of its ranged knobs, comments and layout."""
+    """Return a hash of the source without the values of its ranged knobs, comments and layout."""
     return fingerprint("0".join(around_values(source)))

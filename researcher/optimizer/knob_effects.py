@@ -1,8 +1,8 @@
-"""What moving each knob did to the score, and how sure that is: pure.
+"""Estimates the effect of moving each knob on the score, with its uncertainty. Pure functions.
 
-Each measured move of knobs alone is an equation: the sum of what its knobs did is the score's difference to its parent,
-with noise. Solved for all at once by Bayesian linear regression (a normal prior around nothing, as wide as the
-differences are; Bishop, Pattern Recognition and Machine Learning, 3.3), so that moves of several knobs count too.
+Each measured change of knobs alone is an equation: the sum of its knobs' effects is the score's difference from its
+parent, with noise. All equations are solved together by Bayesian linear regression (a normal prior with mean 0, as wide
+as the differences; Bishop, Pattern Recognition and Machine Learning, 3.3), so changes of several knobs count too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ UP, DOWN, CHANGED = "up", "down", "changed"
 
 @dataclass(frozen=True)
 class KnobMove:
-    """One experiment that moved knobs alone: each from and to, and the score above its parent's; None if it failed."""
+    """One experiment that changed knobs alone: the old and new value of each knob, and the rise of the score.
+
+    `worse_by` is the score minus the parent's score in bits per byte, or None if the experiment failed.
+    """
 
     moved: Mapping[str, tuple[KnobValue, KnobValue]]
     worse_by: float | None
@@ -28,8 +31,10 @@ class KnobMove:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a move of `knob` in a direction did: `mean` below 0 is better, `sd` how far off that may be. None where no
-    move of it came to a score."""
+    """The effect of moving `knob` in a direction, in bits per byte.
+
+    `mean` below 0 is better, and `sd` is its standard deviation. Both are None if no such move has a score.
+    """
 
     knob: str
     direction: str
@@ -40,7 +45,10 @@ class Effect:
 
 
 def effects(moves: Sequence[KnobMove], sigma: float) -> list[Effect]:
-    """Of each knob and direction, in the order of their first move. `sigma` is the scatter of one score."""
+    """Return the effect of each knob and direction, in the order of their first move.
+
+    `sigma` is the noise of one score.
+    """
     asked = [(_directions(move), move.worse_by) for move in moves]
     names = list(dict.fromkeys(name for directions, _ in asked for name in directions))
     scored = [(directions, worse_by) for directions, worse_by in asked if worse_by is not None]
@@ -71,11 +79,11 @@ def _direction(old: KnobValue, new: KnobValue) -> str:
 def _solved(
     names: Sequence[_Name], scored: Sequence[tuple[Sequence[_Name], float]], sigma: float
 ) -> dict[_Name, tuple[float, float]]:
-    """Mean and standard deviation of each."""
+    """Return the mean and standard deviation of each effect."""
     if not names:
         return {}
     place = {name: number for number, name in enumerate(names)}
-    noise = 2 * sigma**2  # of a difference of two scores
+    noise = 2 * sigma**2  # variance of the difference of two scores
     seen = np.array([worse_by for _, worse_by in scored])
     width = max(float(np.mean(seen**2)), noise)
     precision = np.eye(len(names)) / width

@@ -1,13 +1,13 @@
-"""The optimiser proposer: moves of the incumbent's knobs, by TPE, by CMA-ES, or uniformly for comparison.
+"""The optimiser: it changes the incumbent's knobs by TPE, by CMA-ES, or uniformly for comparison.
 
-Everything it knows comes from the journal, so a restart loses nothing; `researcher.optimizer.evidence` says what counts
-around an incumbent. TPE first looks around: knob by knob in the order of the file, where the shape of the model comes
-first, near the incumbent's value and on both sides, going on in a direction that helped; after a structural keep it
-does so again. Then it frees one to three knobs over all of their ranges. In two moves of five it explores instead: one
-to three knobs, drawn uniformly, as `random` does in every move. In 20 runs of a model of recorded trials looking
-around alone went on for all of their 100 moves, from keep to keep; with a noise of 0.012 they ended at 2.535, with
-exploring at 2.517 (`scripts/bench proposers --sigma 0.012`). CMA-ES moves all numbers at once, from generations of
-whatever was measured; what is no number is left to TPE.
+All its knowledge comes from the journal, so a restart loses nothing; `researcher.optimizer.evidence` selects the scores
+that count around an incumbent. TPE first searches knob by knob in the order of the file, in which the shape of the
+model comes first. It tries values near the incumbent's on both sides, and continues in a direction that helped. After a
+structural keep this search starts again. Then TPE moves one to three knobs over all of their ranges. Two of five moves
+explore instead: one to three knobs, drawn uniformly, as `random` does in every move. In 20 runs of a model of recorded
+trials, the local search alone never ended in 100 moves, because it restarted at each keep. With a noise of 0.012 these
+runs ended at 2.535, and with exploring at 2.517 (`scripts/bench proposers --sigma 0.012`). CMA-ES moves all numbers at
+once, with generations of measured points; TPE chooses the other knobs.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKno
 
 DRAWS = 50
 DRAWS_A_KNOB = 4
-EXPLORED_SHARE = 0.4  # of TPE's moves
-CMA_SIGMA = 0.1  # of a range, as the smallest step of a look around
+EXPLORED_SHARE = 0.4  # share of TPE's moves
+CMA_SIGMA = 0.1  # share of a range, like the smallest step of the local search
 _FREE_KNOBS = (1, 1, 2, 2, 3)
 
 
 class Sampler(StrEnum):
-    """What the optimiser draws its moves from; uniform draws are for ablation."""
+    """The sampler of the optimiser; `random` draws uniformly, for comparison."""
 
     TPE = "tpe"
     CMAES = "cmaes"
@@ -64,13 +64,16 @@ _HYPOTHESES = {
 _EXPLORES = "none: a uniform draw of a few knobs, in case something better lies far away"
 
 Vetted = TypeVar("Vetted")
-Draw = Callable[[int, random.Random], dict[str, KnobValue]]  # a move, by the draw's number and its own chance
+Draw = Callable[[int, random.Random], dict[str, KnobValue]]  # (number of the draw, its random generator) -> a move
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Optimizer:
-    """Suggests knob moves. `context` is the row length in tokens: a step must hold whole device batches of rows."""
+    """Proposes changes of knobs.
+
+    `context` is the row length in tokens: a step must hold whole device batches of rows.
+    """
 
     def __init__(self, *, seed: int, context: int, sampler: Sampler = Sampler.TPE) -> None:
         self._seed = seed
@@ -78,24 +81,24 @@ class Optimizer:
         self._sampler = sampler
         self._evidence = Evidence()
         self._ranges: dict[str, Range] = {}
-        self._told: list[tuple[Point, float]] = []  # what the study was told
+        self._told: list[tuple[Point, float]] = []  # the points that the study has received
         self._study = optuna.create_study()
 
     @property
     def name(self) -> str:
-        """The name under which it proposes."""
+        """The proposer's name for its proposals."""
         return ProposerName.RANDOM if self._sampler is Sampler.RANDOM else ProposerName.OPTIMIZER
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
-        """Tell it of measured candidates, and of all trusted scores so far, by experiment: of later repeats too."""
+        """Add measured candidates, and all trusted scores so far by experiment, including later repeats."""
         self._evidence.learn(fresh, scores)
 
     def moves(self) -> list[KnobMove]:
-        """Every measured move of knobs alone."""
+        """Return all measured changes of knobs alone."""
         return self._evidence.moves()
 
     def best(self, source: str, count: int) -> list[tuple[float, dict[str, KnobValue]]]:
-        """The best scores around the incumbent `source`, each with the knobs in which it differs from it."""
+        """Return the best scores around the incumbent `source`, each with the knobs that differ from it."""
         values, ranges = values_and_ranges(source)
         points = self._evidence.around(structure_of(source), ranges, values)
         found = sorted(points.items(), key=lambda item: item[1])[:count]
@@ -105,9 +108,9 @@ class Optimizer:
         ]
 
     def propose(self, source: str, vet: Callable[[Proposal], Vetted], *, may_explore: bool = True) -> Vetted:
-        """What `vet` makes of the first move from the incumbent `source` that it lets pass (it raises Rejected else).
+        """Return the result of `vet` for the first move from the incumbent `source` that `vet` accepts.
 
-        Raises Rejected when there is no knob with a range, or nothing new was found.
+        `vet` raises Rejected to refuse a move. Raises Rejected if no knob has a range, or if no draw is new.
         """
         values, ranges = values_and_ranges(source)
         if not ranges:
@@ -127,7 +130,7 @@ class Optimizer:
         raise Rejected(f"the optimiser found nothing new in {DRAWS} draws; widen the ranges of the knobs")
 
     def _draws(self, source: str, ranges: dict[str, Range], values: dict[str, KnobValue]) -> Draw:
-        """What draws the moves away from an incumbent."""
+        """Return the function that draws moves away from the incumbent."""
         if self._sampler is Sampler.RANDOM:
             return self._uniform(ranges)
         structure = structure_of(source)
@@ -143,20 +146,20 @@ class Optimizer:
             if turn >= len(near):
                 return self._ask(_some(ranges, chance), ranges, chance)
             ((name, there),) = near[turn].items()
-            if isinstance(there, CategoricalDistribution):  # of which no study takes a part
+            if isinstance(there, CategoricalDistribution):  # a study accepts no part of the choices
                 return {name: chance.choice([choice for choice in ranges[name].choices if choice in there.choices])}
             return self._ask(near[turn], ranges, chance)
 
         return draw
 
     def _explores(self) -> bool:
-        """Whether the next move is one of TPE's share; the same for the same evidence."""
+        """Return True if the next move explores. The result is the same for the same evidence."""
         chance = random.Random(f"{self._seed} {len(self._evidence)} explores")
         return self._sampler is Sampler.TPE and chance.random() < EXPLORED_SHARE
 
     @staticmethod
     def _uniform(ranges: dict[str, Range]) -> Draw:
-        """One to three knobs, anywhere in their ranges."""
+        """Return a function that draws one to three knobs anywhere in their ranges."""
 
         def draw(_: int, chance: random.Random) -> dict[str, KnobValue]:
             free = _some(ranges, chance)
@@ -166,7 +169,7 @@ class Optimizer:
         return draw
 
     def _tell(self, ranges: dict[str, Range], told: list[tuple[Point, float]]) -> None:
-        """Bring the study up to date: most often there is only more to tell."""
+        """Update the study. Usually it only needs the new points."""
         if ranges != self._ranges or told[: len(self._told)] != self._told:
             self._study, self._told, self._ranges = optuna.create_study(), [], ranges
         distributions = {name: distribution(wanted) for name, wanted in ranges.items()}
@@ -191,7 +194,10 @@ class Optimizer:
         return {name: from_study(trial.params[name], ranges[name]) for name in free}
 
     def _generations(self, ranges: dict[str, Range], values: dict[str, KnobValue], points: dict[Point, float]) -> Draw:
-        """Optuna's own CMA-ES learns only from what it asked for itself, so it cannot be rebuilt from a journal."""
+        """Return the draws of CMA-ES.
+
+        Optuna's own CMA-ES learns only from points that it asked for itself, so it cannot be rebuilt from a journal.
+        """
         numbers = {name: wanted for name, wanted in ranges.items() if wanted.kind != "choice"}
         words = {name: wanted for name, wanted in ranges.items() if wanted.kind == "choice"}
         places = [place for place, name in enumerate(ranges) if name in words]
@@ -216,7 +222,10 @@ def _searched(
     values: Mapping[str, KnobValue],
     points: Mapping[Point, float],
 ) -> CMA:
-    """CMA-ES from the incumbent, told all whole generations; it starts again there once it has converged."""
+    """Return CMA-ES, started at the incumbent and given all complete generations.
+
+    It restarts there after it has converged.
+    """
 
     def begun() -> CMA:
         return CMA(mean=_shares(values, numbers), sigma=CMA_SIGMA, bounds=np.array([[0.0, 1.0]] * len(numbers)))
@@ -241,9 +250,11 @@ def _near(
     seen: Iterable[Mapping[str, set[KnobValue]]],
     chance: random.Random,
 ) -> list[dict[str, BaseDistribution]]:
-    """Each knob with an untried side, in the order of the file, and the values near the incumbent's there. `seen` is
-    what was measured in all structures, then in this one: a look around that began with the first knobs again after
-    every structural keep would never come to the last."""
+    """Return each knob with an untried side, in the order of the file, with nearby values on that side.
+
+    `seen` holds the extents measured in all structures, then in this one. If the search restarted with the first knobs
+    after every structural keep, it would never reach the last ones.
+    """
     found: dict[str, BaseDistribution] = {}
     for extents in seen:
         for name, wanted in ranges.items():
@@ -254,13 +265,13 @@ def _near(
 
 
 def _extents(ranges: Iterable[str], points: Collection[Point]) -> dict[str, set[KnobValue]]:
-    """The least and the greatest of each knob; nothing where there are no points."""
+    """Return the lowest and highest value of each knob, or nothing without points."""
     columns = zip(ranges, zip(*points, strict=True), strict=True) if points else ()
     return {name: {min(column), max(column)} for name, column in columns}
 
 
 def _some(ranges: Mapping[str, Range], chance: random.Random) -> dict[str, BaseDistribution]:
-    """One to three knobs over the whole of their ranges."""
+    """Return one to three knobs with their whole ranges."""
     names = chance.sample(list(ranges), min(chance.choice(_FREE_KNOBS), len(ranges)))
     return {name: distribution(ranges[name]) for name in names}
 

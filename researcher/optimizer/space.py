@@ -1,6 +1,6 @@
-"""The space of the knobs: each range as Optuna has it, as a share of its width, near a value, and in the subject.
+"""The space of the knobs: converts ranges to Optuna's distributions, and values to shares of a range and back.
 
-Values here are inside their ranges; what one knob asks of another is repaired by `researcher.optimizer.constraints`.
+Values are inside their ranges; `researcher.optimizer.constraints` repairs constraints between knobs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEP_SHARES = (0.1, 0.25)
 
 
 def values_and_ranges(source: str) -> tuple[dict[str, KnobValue], dict[str, Range]]:
-    """What stands in a source: the value of each knob but for tuples, and the range of each that has one."""
+    """Return the value of each knob of a source except tuples, and the range of each knob that has one."""
     knobs = read_knobs(source)
     return (
         {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)},
@@ -36,7 +36,7 @@ def values_and_ranges(source: str) -> tuple[dict[str, KnobValue], dict[str, Rang
 
 
 def distribution(wanted: Range) -> BaseDistribution:
-    """The whole of a range; of a range of powers of two the exponents."""
+    """Return the distribution of a whole range. For powers of two it holds the exponents."""
     match wanted.kind:
         case "choice":
             return CategoricalDistribution(wanted.choices)
@@ -49,12 +49,12 @@ def distribution(wanted: Range) -> BaseDistribution:
 
 
 def to_study(value: KnobValue, wanted: Range) -> KnobValue:
-    """A knob's value as its distribution has it."""
+    """Convert a knob's value for its distribution."""
     return value.bit_length() - 1 if wanted.kind == "pow2" and isinstance(value, int) else value
 
 
 def from_study(value: KnobValue, wanted: Range) -> KnobValue:
-    """The knob's value again, with no more digits than a person would write."""
+    """Convert a value of the distribution to the knob's, with no more digits than a user would write."""
     if wanted.kind == "pow2" and isinstance(value, int):
         return int(2**value)
     if isinstance(value, float) and wanted.kind == "float":
@@ -63,14 +63,14 @@ def from_study(value: KnobValue, wanted: Range) -> KnobValue:
 
 
 def to_share(value: KnobValue, wanted: Range) -> float:
-    """Where a number stands between the ends of its range: 0 to 1, by the logarithm where the range says so."""
+    """Return the position of a number in its range, from 0 to 1, on a logarithmic scale if the range has one."""
     low, high, is_log = _ends(wanted)
     number = _number(value, wanted)
     return ((math.log(number) if is_log else number) - low) / (high - low)
 
 
 def from_share(share: float, wanted: Range) -> KnobValue:
-    """The value that stands there."""
+    """Return the value at a position in a range."""
     low, high, is_log = _ends(wanted)
     found = low + share * (high - low)
     number = math.exp(found) if is_log else found
@@ -84,7 +84,7 @@ def from_share(share: float, wanted: Range) -> KnobValue:
 def untried_near(
     wanted: Range, value: KnobValue, seen: Collection[KnobValue], chance: random.Random
 ) -> BaseDistribution | None:
-    """A real step from `value` to a side where nothing was seen, or None: from a tenth to a quarter of the range."""
+    """Return the values at 10 to 25 % of the range from `value`, on a side without any seen value, or None."""
     whole = distribution(wanted)
     if isinstance(whole, CategoricalDistribution):
         others = [choice for choice in wanted.choices if choice != value and choice not in seen]
@@ -122,7 +122,7 @@ def _number(value: KnobValue, wanted: Range) -> float:
 
 
 def title_of(old: Mapping[str, KnobValue], moves: Mapping[str, KnobValue]) -> str:
-    """Moves in words: each knob from and to, of many the first ones."""
+    """Describe moves as text: each knob's old and new value, at most `TITLED_MOVES` of them."""
     told = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
     more = f" and {len(told) - TITLED_MOVES} more" if len(told) > TITLED_MOVES else ""
     return ", ".join(told[:TITLED_MOVES]) + more

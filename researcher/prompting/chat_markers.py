@@ -1,9 +1,9 @@
-"""Marks by which chat templates begin and end turns: broken up in what a prompt quotes, made whole in what comes back.
+"""Disables the marks of chat templates in quoted text, and restores them in answers.
 
-A server that fills a template reads the tokens of the result, wherever a mark stands: `<|im_end|>` in a log line ends
-the turn. An invisible WORD JOINER behind the mark's first character keeps it from being one; a mark that is broken
-already gets one more, so that making whole what was broken always gives what was there. A model that leaves the joiner
-out when it copies a line has copied the line. Does not cover words that only look like a turn, such as `User:`.
+A server that fills a template interprets a mark wherever it is: `<|im_end|>` in a log line ends the turn. An invisible
+WORD JOINER after the mark's first character disables it. A mark that already contains joiners gets one more, so that
+restoring always gives the original text. A model that omits the joiner when it copies a line has still copied the line.
+Not covered: words that only resemble a turn, such as `User:`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 _JOINER = "\u2060"
-# ChatML, Llama, Harmony, Granite, Command and Phi: <|...|>; DeepSeek: <｜...｜>; Gemma, thoughts and tools: <name>,
+# ChatML, Llama, Harmony, Granite, Command and Phi: <|...|>; DeepSeek: <｜...｜>; Gemma, reasoning, tools: <name>,
 # </name>; Llama 2 and Mistral: [INST], <<SYS>>; GLM, MiniMax, InternLM: the rest.
 _NAMES = (
     "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID|MODEL_SETTINGS|THINK"
@@ -26,14 +26,14 @@ _BROKEN_SQUARE = re.compile(rf"\[{_JOINER}(?={_JOINER}*/?(?:{_NAMES})\])|\]{_JOI
 
 
 def broken(text: str) -> str:
-    """`text` with no mark in it, the same for a reader."""
+    """Return `text` with all marks disabled. A reader sees no difference."""
     for marks in (_ROUND, _SQUARE):
         text = marks.sub(lambda found: found.group() + _JOINER, text)
     return text
 
 
 def whole(text: str) -> str:
-    """What `broken` was given, of what it gave."""
+    """Restore a text that `broken` returned."""
     for marks in (_BROKEN_ROUND, _BROKEN_SQUARE):
         text = marks.sub(lambda found: found.group().removesuffix(_JOINER), text)
     return text

@@ -1,7 +1,7 @@
-"""The lines of an answer, and its fences: what is asked of a stretch of lines takes no longer where that is long.
+"""The lines of an answer and its fences, indexed so that each query takes the same time for any length.
 
-One pass from the end to the beginning finds for every line that opens a fence the line that closes it, so an answer
-full of fences that nobody closes is read in the same time as any other of its length.
+One pass from the end to the beginning finds the closing line of each opening fence. So an answer full of unclosed
+fences is read as fast as any other of its length.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-# Possessive (`++`, `*+`): a model that repeats itself writes long runs.
+# Possessive (`++`, `*+`), because a repeating model writes long runs.
 FENCE = re.compile(r"\s{0,3}(`{3,}+|~{3,}+)[^`]*+")
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A fence between the lines `start` and `end`, both excluded; one that is cut off reaches to the last line."""
+    """A fence between the lines `start` and `end`, both excluded. An unclosed fence reaches to the last line."""
 
     start: int
     end: int
@@ -26,7 +26,7 @@ class Fence:
 
 
 class Lines:
-    """The lines of an answer; `is_mark` says which of them begin or end an edit."""
+    """The lines of an answer. `is_mark` returns True for lines that begin or end an edit."""
 
     def __init__(self, lines: Sequence[str], is_mark: Callable[[str], bool]) -> None:
         self._lines = lines
@@ -35,37 +35,38 @@ class Lines:
         self._inked = _inked(lines)
 
     def fence_at(self, position: int) -> Fence | None:
-        """The fence that this line opens."""
+        """Return the fence that this line opens, or None."""
         if position not in self._closed_by:
             return None
         end = self._closed_by[position]
         return Fence(position, end, end < len(self._lines))
 
     def inked_from(self, position: int) -> int:
-        """The first line from this one on that is not blank; the number of lines where there is none."""
+        """Return the first non-blank line from this one on, or the number of lines if there is none."""
         return self._inked[position]
 
     def first_inside(self, fence: Fence) -> str:
-        """The first line of a fence that is not blank; empty where there is none."""
+        """Return the first non-blank line of a fence, or an empty text."""
         first = self._inked[fence.start + 1]
         return self._lines[first] if first < fence.end else ""
 
     def has_mark(self, fence: Fence) -> bool:
-        """Whether an edit begins or ends inside."""
+        """Return True if an edit begins or ends inside the fence."""
         return self._marks[fence.end] > self._marks[fence.start + 1]
 
     def text(self, fence: Fence) -> str:
-        """What stands inside."""
+        """Return the text inside the fence."""
         return "".join(line + "\n" for line in self._lines[fence.start + 1 : fence.end])
 
 
 def _closings(lines: Sequence[str]) -> dict[int, int]:
-    """For each line that opens a fence the line that closes it: the next one of nothing but as many of its marks.
+    """Map each line that opens a fence to the line that closes it: the next line with only its mark, at least as often.
 
-    Of each mark the lines below are kept that no nearer and longer one hides: their lengths fall as they come nearer.
+    For each kind of mark, only those lines below are kept that no nearer and longer mark hides; so their lengths
+    decrease towards the present line.
     """
     found: dict[int, int] = {}
-    lengths: dict[str, list[int]] = {"`": [], "~": []}  # negative, so that they rise
+    lengths: dict[str, list[int]] = {"`": [], "~": []}  # negative, so that they increase
     places: dict[str, list[int]] = {"`": [], "~": []}
     for position in range(len(lines) - 1, -1, -1):
         if opening := FENCE.fullmatch(lines[position]):
@@ -84,7 +85,7 @@ def _closings(lines: Sequence[str]) -> dict[int, int]:
 
 
 def _inked(lines: Sequence[str]) -> list[int]:
-    """For each line, and for the end, the first one from there on that is not blank."""
+    """Return for each line, and for the end, the first non-blank line from there on."""
     found = [len(lines)] * (len(lines) + 1)
     for position in range(len(lines) - 1, -1, -1):
         found[position] = position if lines[position].strip() else found[position + 1]

@@ -1,7 +1,7 @@
-"""How one model's context is shared: what a question may take of it, and what is kept for the answer.
+"""Divides a model's context between the question and the answer.
 
-Estimates are corrected by how many more tokens the server was seen to count. The answer's part grows once, for the rest
-of the run, where a model's thoughts took all of it. It never takes what train.py needs.
+Estimates are corrected by the server's token counts. The answer's part grows once, for the rest of the run, after
+reasoning has used up all of it. It never takes the room that train.py needs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from researcher.prompting.prompt import prompt_tokens
 
 WIDER = 2
 SHRUNK = 0.85
-# Vocabularies split text at blanks before they make tokens of it, so that a prompt has a token for each word at least;
+# Vocabularies split text at blanks before they make tokens of it, so a prompt has at least one token for each word;
 # usual ones take two to three for a word of code.
 FEWEST_TOKENS_PER_WORD = 1.0
 
 
 class Window:
-    """Of `context_tokens` in all, `answer_tokens` are the answer's at first."""
+    """A context of `context_tokens`, of which the answer gets `answer_tokens` at first."""
 
     def __init__(self, context_tokens: int, answer_tokens: int) -> None:
         self._context_tokens = context_tokens
@@ -29,9 +29,9 @@ class Window:
         self._undercount = 1.0
 
     def question(self, build: Callable[[int], Sequence[Message]]) -> Sequence[Message]:
-        """What `build` makes of the room for a question, in estimated tokens.
+        """Return the result of `build`, called with the room for a question in estimated tokens.
 
-        Raises what it raises (BadLlmResponse) where even the first share of the answer leaves too little.
+        Raises the BadLlmResponse of `build` if even the answer's first share leaves too little room.
         """
         try:
             return build(self._room(self._wanted))
@@ -41,19 +41,22 @@ class Window:
             return build(self._room(self._least))
 
     def answer_tokens(self, question: Sequence[Message]) -> int:
-        """How long an answer to it may be."""
+        """Return the longest allowed answer to a question, in tokens."""
         free = self._context_tokens - int(prompt_tokens(question) * self._undercount)
         return max(self._least, min(self._wanted, free))
 
     def widen(self) -> bool:
-        """Keep more for answers from now on; False where that was done before."""
+        """Reserve more room for answers from now on. Return False if that was done before."""
         if self._wanted > self._least:
             return False
         self._wanted = WIDER * self._least
         return True
 
     def learn(self, question: Sequence[Message], answer: Answer) -> None:
-        """From what the server counted. Raises PromptTruncated where it cannot have read the whole question."""
+        """Correct the estimate by the server's count.
+
+        Raises PromptTruncated if the server cannot have read the whole question.
+        """
         if answer.prompt_tokens is None:
             return
         words = sum(len(message.content.split()) for message in question)
@@ -65,7 +68,7 @@ class Window:
         self._undercount = max(self._undercount, answer.prompt_tokens / prompt_tokens(question))
 
     def shrink(self) -> None:
-        """After a refusal of a question as too long: it had more tokens than was thought."""
+        """Correct the estimate after the server refused a question as too long."""
         self._undercount /= SHRUNK
 
     def _room(self, answer_tokens: int) -> int:

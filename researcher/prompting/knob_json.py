@@ -1,8 +1,8 @@
-"""A change of knobs as JSON, for models that cannot hold the free form: what a server is to keep the answer to, and how
-the answer is read.
+"""A change of knobs as JSON, for models that fail with the free form: the schema for the server, and the parser.
 
-`{"title": ..., "hypothesis": ..., "set": {KNOB: value, ...}}`. Servers keep to a schema more or less, or not at all:
-the answer is read with a fence around it, words before and after it; cut off or of other types it is refused in words.
+The form is `{"title": ..., "hypothesis": ..., "set": {KNOB: value, ...}}`. Servers follow a schema only approximately,
+or not at all. So the parser accepts a fence and other text around the JSON, and refuses incomplete JSON and wrong types
+with a reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORM = 'the form is {"title": "...", "hypothesis": "...", "set": {"KNOB": value
 
 @dataclass(frozen=True)
 class KnobChange:
-    """What was asked for: knobs and their values, with the words as the model wrote them."""
+    """The requested values of knobs, with title and hypothesis as the model wrote them."""
 
     title: str
     hypothesis: str
@@ -31,7 +31,7 @@ class KnobChange:
 
 
 def schema_of(source: str) -> dict[str, Any] | None:
-    """The JSON schema of a move of this source's knobs; None where none of them has a range."""
+    """Return the JSON schema for a change of this source's knobs, or None if no knob has a range."""
     try:
         known = read_knobs(source)
     except EditError:
@@ -50,12 +50,12 @@ def schema_of(source: str) -> dict[str, Any] | None:
 
 
 def is_move(answer: str) -> bool:
-    """True where an answer begins a line as a move begins."""
+    """Return True if a line of the answer begins like a change of knobs in JSON."""
     return _BEGINS.search(answer) is not None
 
 
 def read_move(answer: str) -> KnobChange:
-    """Raises Rejected, written for the model."""
+    """Parse a change of knobs. Raises Rejected with a reason for the model."""
     begin = _BEGINS.search(answer)
     if begin is None:
         raise Rejected(f"the answer holds no JSON; {_FORM}")
@@ -74,7 +74,7 @@ def read_move(answer: str) -> KnobChange:
 
 
 def _values(knob: Knob) -> dict[str, Any]:
-    """What a grammar can hold a value to; the rest of the range is checked when it is set."""
+    """Return the part of a range that a grammar can express; the rest is validated when the knob is set."""
     held = knob.range
     assert held is not None
     match held.kind:
@@ -110,7 +110,7 @@ def _words(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _literal(name: str, value: object) -> KnobLiteral:
-    """As a source could hold it."""
+    """Convert a JSON value to a literal of a source."""
     literal = read_literal(repr(tuple(value) if isinstance(value, list) else value))
     texts = literal if isinstance(literal, tuple) else (literal,)
     if not name.isidentifier():

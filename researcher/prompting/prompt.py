@@ -1,9 +1,9 @@
-"""A prompt that fits: files with {named} fields, what changes least first, the growing part cut from its old end.
+"""Builds a prompt that fits: templates with {named} fields, stable parts first, the oldest history lines cut first.
 
-A prompt begins as the one before did for as long as can be, since servers read only what is new: cuts are made in
-blocks. Tokens are estimated, and the caller corrects the room by what servers count; what had to be left out is said
-in the prompt. What is quoted holds no mark of a chat template: see `researcher.prompting.chat_markers`. The files in
-`researcher/prompting/prompts/` are meant to be read and edited.
+Consecutive prompts share the longest possible prefix, since servers process only new text; so cuts are made in blocks.
+Tokens are estimated, and the caller corrects the room by the server's counts. The prompt says what was omitted. Quoted
+text contains no mark of a chat template: see `researcher.prompting.chat_markers`. Users may edit the files in
+`researcher/prompting/prompts/`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from researcher.prompting.source_outline import outline, part_names
 from researcher.prompting.token_estimate import tokens
 from researcher.source.proposal import EditFormat
 
-MESSAGE_TOKENS = 16  # what a chat template adds around a message
+MESSAGE_TOKENS = 16  # added by a chat template around each message
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
-BLOCK_LINES = 10  # of the history: left out at once, so that its beginning stays for as many experiments
-REJECTIONS_TOKENS = 1000  # kept free, so that the history's beginning does not depend on them
+BLOCK_LINES = 10  # history lines are omitted in blocks, so that its beginning stays the same for some experiments
+REJECTIONS_TOKENS = 1000  # reserved, so that the beginning of the history does not depend on rejections
 MEMORY_TOKENS = 1500  # likewise
-OUTLINE_SHARE = 0.7  # of what a long train.py may share with the digest
-OUTLINE_STEP = 512  # a view of train.py changes only with that many tokens of room
+OUTLINE_SHARE = 0.7  # of the room that a long train.py shares with the history
+OUTLINE_STEP = 512  # tokens; the outline changes only if the room changes by this much
 
 _FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -50,8 +50,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Advice:
-    """What a model that moves knobs is shown instead of train.py: the lines of its knobs, the best scores and where
-    they were, what the optimiser would do."""
+    """The content of an adviser's prompt instead of train.py.
+
+    It holds the lines of the knobs, the best scores with their values, and the optimiser's own suggestion.
+    """
 
     knobs: tuple[str, ...]
     best: tuple[str, ...]
@@ -60,12 +62,12 @@ class Advice:
 
 @dataclass(frozen=True)
 class PromptContext:
-    """What a model is told. `history` and `rejections` are lines, oldest first; `idea` is a person's wish or None.
+    """The content of a prompt. `history` and `rejections` are lines, oldest first; `idea` is a user's wish or None.
 
-    `lanes` are the forms of edits that it is offered. `earlier` experiments are older than the history's first line.
-    Of a train.py too long to be shown, the parts in `named` are shown first, and others by `turn`. `memory` is lines,
-    what matters most first, under headings that begin with #. With `advice` it is asked for a move of knobs and nothing
-    else. `fruitless` counts the experiments of a plateau, None where there is none.
+    `lanes` are the offered edit formats. `earlier` is the number of experiments before the history's first line. Of a
+    long train.py, the parts in `named` are shown first, and others by `turn`. `memory` holds lines, the most important
+    first, under headings that begin with #. With `advice` the prompt asks only for a change of knobs. `fruitless` is
+    the number of experiments of a plateau, or None.
     """
 
     program: str
@@ -86,20 +88,20 @@ class PromptContext:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts of a folder of prompts, by the names of their files."""
+    """The templates of a folder, by the names of their files."""
 
     texts: dict[str, str]
 
     @classmethod
     def read(cls, folder: Path | None = None) -> Prompts:
-        """The prompts in `folder`, or those that come with the package."""
+        """Read the templates in `folder`, or those of the package."""
         folder = folder or Path(__file__).parent / "prompts"
         return cls({name: _read(folder / f"{name}.md", fields) for name, fields in _FIELDS.items()})
 
     def messages(self, context: PromptContext, room: int) -> tuple[Message, ...]:
-        """The question, of at most `room` estimated tokens, with an outline of a train.py that is too long.
+        """Return the question, of at most `room` estimated tokens, with an outline if train.py is too long.
 
-        Raises BadLlmResponse, naming the setting, if even without any history it does not fit.
+        Raises BadLlmResponse, naming the setting, if the question does not fit even without history.
         """
         return self._fitted(self._viewed(context, room), room)
 
@@ -111,9 +113,9 @@ class Prompts:
         reason: str,
         form: Literal["repair", "move"] = "repair",
     ) -> tuple[Message, ...]:
-        """The question again, the answer that failed, and why; raises BadLlmResponse if that does not fit.
+        """Return the question, the failed answer and the error. Raises BadLlmResponse if they do not fit.
 
-        `form` names the file that says how to answer now.
+        `form` names the template that says how to answer now.
         """
         quoted = reply if len(reply) <= QUOTED_CHARACTERS else reply[:QUOTED_CHARACTERS] + "\n[...]"
         turn = (
@@ -122,13 +124,13 @@ class Prompts:
         )
         left = room - prompt_tokens(turn)
         try:
-            asked = self._fitted(self._viewed(context, room), left)  # the view of train.py that was answered to
+            asked = self._fitted(self._viewed(context, room), left)  # the first question's view of train.py
         except BadLlmResponse:
             asked = self.messages(context, left)
         return (*asked, *turn)
 
     def _viewed(self, context: PromptContext, room: int) -> PromptContext:
-        """With as much of train.py as fits; what is left out cannot be rewritten."""
+        """Replace a train.py that does not fit by an outline, and withdraw the format that rewrites the whole file."""
         if context.advice is not None or self._spare(context, room) >= 0:
             return context
         lanes = tuple(lane for lane in context.lanes if lane is not EditFormat.FILE) or (EditFormat.SEARCH,)
@@ -150,7 +152,7 @@ class Prompts:
         return context if view is None else replace(context, source=head + view)
 
     def _spare(self, context: PromptContext, room: int) -> int:
-        """Room for history and rejections."""
+        """Return the estimated tokens left for history, memory and rejections."""
         bare = self._filled(
             context, _listed((), context.earlier + len(context.history)), "", _listed((), len(context.rejections))
         )
@@ -209,7 +211,7 @@ class Prompts:
 
 
 def prompt_tokens(messages: Sequence[Message]) -> int:
-    """The estimate for a conversation."""
+    """Return the estimated tokens of a conversation."""
     return sum(tokens(message.content) + MESSAGE_TOKENS for message in messages)
 
 
@@ -225,17 +227,17 @@ def _read(path: Path, fields: tuple[str, ...]) -> str:
 
 
 def _fill(text: str, values: dict[str, str]) -> str:
-    """Fields are replaced in one pass, so a value that holds {braces} stays as it is."""
+    """Replace all fields in one pass, so that a value with {braces} stays unchanged."""
     return _FIELD.sub(lambda found: values.get(found.group(1), found.group()), text)
 
 
 def _fence_around(source: str) -> str:
-    """One that nothing in the source can close."""
+    """Return a fence that nothing in the source can close."""
     return "`" * max(len(_FENCE), 1 + max(map(len, re.findall("`+", source)), default=0))
 
 
 def _newest(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
-    """As many of the last lines as fit."""
+    """Return as many of the last lines as fit."""
     kept = []
     for line in reversed(lines):
         spare -= _line_tokens(line)
@@ -246,7 +248,7 @@ def _newest(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
 
 
 def _newest_blocks(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
-    """All that fit but for whole blocks of the oldest; of the last block, as many as fit."""
+    """Return the lines without whole blocks of the oldest, so that they fit; of a last block, as many lines as fit."""
     costs = [*map(_line_tokens, lines)]
     start, spent = 0, sum(costs)
     while spent > spare and start + BLOCK_LINES < len(lines):
@@ -256,7 +258,7 @@ def _newest_blocks(lines: tuple[str, ...], spare: int) -> tuple[str, ...]:
 
 
 def _remembered(lines: tuple[str, ...], spare: int) -> str:
-    """As many of the first lines as fit; a heading without any below it is left out."""
+    """Return as many of the first lines as fit, without headings that have no line below."""
     kept: list[str] = []
     for line in lines:
         written = line if line.startswith("#") else _item(line)
@@ -270,7 +272,7 @@ def _remembered(lines: tuple[str, ...], spare: int) -> str:
 
 
 def _names(name: str, idea: str | None) -> bool:
-    """Whether a person's idea speaks of a part."""
+    """Return True if a user's idea names a part."""
     return idea is not None and re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", idea) is not None
 
 
@@ -279,7 +281,7 @@ def _line_tokens(line: str) -> int:
 
 
 def _item(line: str) -> str:
-    """What scripts printed is among them: it stays on its line, opens no fence and ends no turn."""
+    """Format a list item. Output of scripts may be in it, so it stays on one line, opens no fence and ends no turn."""
     return "- " + broken(one_line(line, LINE_CHARACTERS).replace(_FENCE, '"'))
 
 

@@ -1,7 +1,7 @@
-"""What a model wrote becomes a title, a hypothesis and edits; every oddity is refused with a reason it can act on.
+"""Parses a model's answer into a title, a hypothesis and edits. An invalid answer is refused with a reason.
 
-The form: lines `TITLE: what` and `HYPOTHESIS: why`, then edits. Three kinds say what they are, may be mixed, and are
-carried out in the order they stand, each on what the one before it left:
+The form: lines `TITLE: what` and `HYPOTHESIS: why`, then edits. Three kinds of edits have a heading. They may be mixed,
+and are applied in their order, each to the result of the one before:
 
     SET KNOB = value
 
@@ -13,12 +13,12 @@ carried out in the order they stand, each on what the one before it left:
     =======
     >>>>>>> REPLACE
 
-Neighbouring SET lines count at once. Where none of the three stands, a change of knobs as JSON counts, then fences:
-each that is one definition replaces the only one of its name; else the longest is the whole train.py. Thoughts are
-taken out before anything else is read, so that an edit weighed there is never applied.
+Neighbouring SET lines are applied together. Without any of the three kinds, a change of knobs as JSON counts, then
+fences: a fence with one definition replaces the only definition of that name; otherwise the longest fence is the whole
+train.py. Reasoning text is removed first, so that an edit inside it is never applied.
 
-Models write thoughts between tags that their server did not take away. Whatever is inside, an edit too, was only
-weighed. Where the tags do not balance, more is taken for a thought rather than less.
+Models write reasoning between tags that their server did not remove. An edit inside the tags was only considered. If
+the tags do not balance, the parser removes more text rather than less.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ _TAG = re.compile(r"<(/?)(?i:think|thinking|thought|reasoning)\s*>|\[(/?)THINK\]
 
 
 def without_thoughts(text: str) -> str:
-    """`text` without its thoughts: one that never ends takes the rest, one that never began all before it, for chat
-    templates open the first."""
+    """Return `text` without its reasoning.
+
+    Reasoning without an end includes the rest of the text. Reasoning without a beginning includes all text before its
+    end, because chat templates may open it.
+    """
     kept, depth, position = [], 0, 0
     for tag in _TAG.finditer(text):
         if depth == 0:
@@ -66,22 +69,22 @@ def without_thoughts(text: str) -> str:
 
 
 def with_thoughts(thoughts: str, text: str) -> str:
-    """One text of both, to be stored; what `without_thoughts` leaves of it is what it leaves of `text`."""
+    """Join both texts for storage, such that `without_thoughts` gives the same for the result as for `text`."""
     if not thoughts:
         return text
-    # A tag that the thoughts speak of must not end them.
+    # A tag that is quoted inside the reasoning must not end it.
     return f"<think>{_TAG.sub(lambda tag: '(' + tag.group()[1:], thoughts)}</think>\n{text}"
 
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
-LONGEST_CHARACTERS = 2 * TRAIN_LIMIT_BYTES  # a search and a replacement of the longest train.py
-MOST_EDITS = 32  # each is applied to the whole source, so a reply of thousands would hold the researcher for minutes
+LONGEST_CHARACTERS = 2 * TRAIN_LIMIT_BYTES  # one search and one replacement of the longest train.py
+MOST_EDITS = 32  # each is applied to the whole source, so thousands would block the researcher for minutes
 
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
-# Possessive (`++`, `*+`) where two parts could share a run of blanks: a model that repeats itself writes long ones.
+# Possessive (`++`, `*+`) where two parts could match the same blanks: a repeating model writes long runs of them.
 _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
 _HEADINGS = {EditFormat.SET: (_SET,), EditFormat.FUNCTION: (_FUNCTION,), EditFormat.SEARCH: (_SEARCH, _REPLACE)}
@@ -92,7 +95,7 @@ _Setting = dict[str, KnobLiteral]
 
 @dataclass(frozen=True)
 class _Fenced:
-    """A fenced text without a heading; one that is not `closed` was cut off with the answer."""
+    """A fenced text without a heading. `closed` is False if the answer ended inside the fence."""
 
     text: str
     closed: bool
@@ -100,7 +103,7 @@ class _Fenced:
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's answer, read."""
+    """A parsed answer."""
 
     title: str
     hypothesis: str
@@ -108,10 +111,13 @@ class Reply:
 
 
 def read_reply(text: str) -> Reply:
-    """Raises BadLlmResponse if there is no answer at all, Rejected (written for the model) if it is not of the form."""
+    """Parse an answer.
+
+    Raises BadLlmResponse if it is empty, and Rejected (written for the model) if its form is wrong.
+    """
     if len(text) > LONGEST_CHARACTERS:
         raise Rejected(f"the answer has {len(text)} characters; write only what changes")
-    answer = whole(without_thoughts(text).strip())  # a mark that was quoted ends no thought
+    answer = whole(without_thoughts(text).strip())  # marks are restored later, so a quoted one ends no reasoning
     if not answer and text.strip():
         raise ReasoningUsedUpOutput("the answer is empty but for its thoughts")
     if not answer:
@@ -127,7 +133,7 @@ def read_reply(text: str) -> Reply:
 
 
 def formats_in(text: str) -> tuple[EditFormat, ...]:
-    """The lanes that an answer shows, whether it can be read or not."""
+    """Return the edit formats in an answer, even if it cannot be parsed."""
     answer = without_thoughts(text)
     lines = LINE_END.sub("\n", answer).split("\n")
     if headed := _headed(lines):
@@ -138,21 +144,21 @@ def formats_in(text: str) -> tuple[EditFormat, ...]:
 
 
 def one_line(text: str, limit: int) -> str:
-    """`text` fit for a table's cell: one line, no control or invisible characters, at most `limit` characters."""
+    """Return `text` for a table's cell: one line, no control or invisible characters, at most `limit` characters."""
     visible = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
     words = " ".join(visible.split())
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
 
 
 def _headed(lines: list[str]) -> tuple[EditFormat, ...]:
-    """The lanes whose edits say what they are."""
+    """Return the edit formats with a heading in the lines."""
     return tuple(
         lane for lane, forms in _HEADINGS.items() if any(form.fullmatch(line) for form in forms for line in lines)
     )
 
 
 def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
-    """The edits that say what they are, the fences without a heading, and the lines outside of both."""
+    """Return the edits with a heading, the fences without one, and the lines outside of both."""
     page = Lines(lines, _is_mark)
     edits: list[Edit | _Setting] = []
     fences, prose = [], []
@@ -187,7 +193,7 @@ def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
 
 
 def _set(edits: list[Edit | _Setting], line: re.Match[str]) -> None:
-    """Add the assignment to the last edit, if that is of its kind: neighbours are set at once."""
+    """Add the assignment to the last edit if that is a SetKnobs, so that neighbouring lines are applied together."""
     name, text = line.group(1), line.group(2)
     value = None if text is None else read_literal(text.strip(" \t*`"))
     if value is None:
@@ -228,7 +234,7 @@ def _definition(text: str, name: str) -> ReplaceFunction:
 
 
 def _is_around_edits(page: Lines, fence: Fence) -> bool:
-    """Some models put all that they say, or all their edits, into one fence."""
+    """Return True for a fence around edits. Some models put the whole answer, or all their edits, into one fence."""
     first = page.first_inside(fence)
     begins = any(form.fullmatch(first) for form in (_SET, _FUNCTION, _LABEL)) and not first.lstrip().startswith("#")
     return begins or page.has_mark(fence)
@@ -259,7 +265,7 @@ def _block(inside: list[str], number: int) -> SearchReplace:
 
 
 def _unfenced(lines: list[str]) -> list[str]:
-    """Without the fence that some models put inside a block."""
+    """Remove the fence that some models put inside a block."""
     inked = [position for position, line in enumerate(lines) if line.strip()]
     if len(inked) >= 2 and all(FENCE.fullmatch(lines[position]) for position in (inked[0], inked[-1])):
         return lines[inked[0] + 1 : inked[-1]]
@@ -271,7 +277,7 @@ def _text(lines: list[str]) -> str:
 
 
 def _unheaded(fences: list[_Fenced]) -> list[Edit]:
-    """Definitions, each for the one of its name, or the longest fence as the whole file."""
+    """Return the definitions, each for the one of its name, or the longest fence as the whole file."""
     longest = max(fences, key=lambda fence: len(fence.text), default=None)
     if longest is None or not longest.text.strip():
         raise Rejected("the answer holds no edit: write it in one of the forms asked for, after TITLE and HYPOTHESIS")

@@ -1,7 +1,7 @@
-"""What of a long train.py is shown: every line that tells what there is, and some parts whole, in turn.
+"""Outlines a long train.py: lines that show its structure, and some parts complete, in rotation.
 
-The view is made of whole lines of the source, so that they can be searched for; a comment stands for each stretch that
-is left out. The same source, room, names and turn give the same view. Nothing here reads the run.
+The outline consists of whole lines of the source, so that edits can search for them; a comment replaces each omitted
+stretch. The same source, room, names and turn give the same outline. This module does not read the run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from researcher.prompting.token_estimate import tokens
 from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, WholeFile
 from researcher.source.syntax import LINE_END, parse
 
-LINE_TOKENS = 200  # of one line; a longer one is not shown
+LINE_TOKENS = 200  # longest line to show
 SKELETON_SHARE = 1 / 3
-PINNED_SHARE = 1 / 2  # of what the skeleton leaves
+PINNED_SHARE = 1 / 2  # of the room after the skeleton
 MARK_TOKENS = 16
-SHORT_LINES = 6  # a statement of no more is shown whole
+SHORT_LINES = 6  # the longest statement to show completely
 
 _MARK = re.compile(r"#\s*\[lines? \d+(?:-\d+)? (?:is|are) not shown\]")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -28,7 +28,7 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Part:
-    """Lines `first` to `last`, from 1, with the comments above; `name` is None for what has none."""
+    """Lines `first` to `last`, counted from 1, with the comments above. `name` is None for other statements."""
 
     name: str | None
     first: int
@@ -36,9 +36,9 @@ class Part:
 
 
 def outline(source: str, room: int, named: Sequence[str], turn: int) -> str | None:
-    """At most `room` tokens of `source`: the parts `named` first, then others, another few each `turn`.
+    """Return at most `room` tokens of `source`: the parts `named` first, then other parts, which rotate with `turn`.
 
-    None where that is too little for anything. Raises EditError where the source does not parse.
+    Returns None if the room is too small for anything. Raises EditError if the source does not parse.
     """
     view = _View(source)
     for share in (1.0, 0.8, 0.6, 0.4):
@@ -49,12 +49,12 @@ def outline(source: str, room: int, named: Sequence[str], turn: int) -> str | No
 
 
 def part_names(source: str) -> list[str]:
-    """Functions, methods and classes, in their order. Raises EditError where the source does not parse."""
+    """Return the names of functions and methods, in their order. Raises EditError if the source does not parse."""
     return [part.name for part in _View(source).parts if part.name is not None]
 
 
 def refuse_marks(edits: Iterable[Edit]) -> None:
-    """Raises Rejected (written for the model) for an edit that takes a comment of the view for code."""
+    """Raise Rejected (written for the model) for an edit that copies a comment of the outline as code."""
     for edit in edits:
         match edit:
             case WholeFile(text) | ReplaceFunction(_, text) | SearchReplace(text, _):
@@ -76,7 +76,7 @@ class _View:
         self._read(parse(source).body, "", 0)
 
     def lines_within(self, room: int, named: Sequence[str], turn: int) -> set[int]:
-        """Numbers of the lines to show."""
+        """Return the numbers of the lines to show."""
         shown: set[int] = set()
         spent = 0
         skeleton = int(SKELETON_SHARE * room)
@@ -97,7 +97,7 @@ class _View:
         return shown.union(pages[turn % len(pages)]) if pages else shown
 
     def text(self, shown: set[int]) -> str:
-        """The lines, and a comment for each stretch between."""
+        """Return the shown lines, with a comment for each stretch between them."""
         made: list[str] = []
         hidden: list[int] = []
         for number, line in enumerate(self._lines, start=1):
@@ -120,7 +120,7 @@ class _View:
         return [f"{indentation}# [{what} not shown]"]
 
     def _read(self, body: Sequence[ast.stmt], prefix: str, above: int) -> None:
-        """`above` is the last line before the body."""
+        """Collect the parts of a body. `above` is the last line before the body."""
         for node in body:
             end = node.end_lineno or node.lineno
             if isinstance(node, _Definition):
@@ -145,7 +145,7 @@ class _View:
                     yield part
 
     def _pages(self, shown: set[int], room: int) -> Iterator[set[int]]:
-        """Every line of every part but what is shown already; a part that fits a page is not torn."""
+        """Yield pages that cover all remaining lines of all parts. A part that fits a page is not split."""
         page: set[int] = set()
         spent = 0
         for part in self.parts:
@@ -164,7 +164,7 @@ class _View:
             yield page
 
     def _add(self, shown: set[int], lines: range, spent: int, room: int) -> int:
-        """What is spent with these lines, which are shown if they fit."""
+        """Show these lines if they fit, and return the tokens spent so far."""
         wanted = [line for line in lines if line not in shown and self._fits(line)]
         cost = sum(self._costs[line - 1] for line in wanted) + MARK_TOKENS
         if not wanted or spent + cost > room:

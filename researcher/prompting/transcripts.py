@@ -1,7 +1,7 @@
-"""What was asked of a model and what it answered, kept beside the experiment for people and for a later replay.
+"""Stores prompts and answers beside the experiment, for users and for a later replay.
 
-A gzipped JSON list for each experiment, written whole or not at all; a text that is too long keeps its head and tail,
-and an answer that lost its middle is marked. Secrets are to be taken out before an Exchange is made.
+Each experiment has one gzipped JSON list, written atomically. A text that is too long keeps its head and tail, and an
+answer without its middle is marked. The caller must remove secrets before it creates an Exchange.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from researcher.errors import ResearcherError
 from researcher.files import write_whole
 
 EXCHANGES_FILE = "exchanges.json.gz"
-UNPACKED_FILE = "exchanges.json"  # as it was called before
+UNPACKED_FILE = "exchanges.json"  # the name in older versions
 LONGEST_CHARACTERS = 200_000
 
 
 class UnreadableTranscript(ResearcherError):
-    """What was stored is gone or damaged."""
+    """A stored transcript is missing or damaged."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What was sent and what came back; `fault` says why the answer was not used, `cut` that it had no end.
+    """One prompt and its answer. `fault` is the reason why the answer was not used.
 
-    `abridged`: too long to be kept, so the answer is not whole here.
+    `cut` is True if the answer has no end. `abridged` is True if the answer was too long to be stored completely.
     """
 
     prompt: str
@@ -41,7 +41,7 @@ class Exchange:
 
 
 def store_exchanges(folder: Path, exchanges: Sequence[Exchange]) -> None:
-    """Keep them in the experiment's folder."""
+    """Store the exchanges in the experiment's folder."""
     if exchanges:
         folder.mkdir(parents=True, exist_ok=True)
         texts = json.dumps([asdict(_kept(exchange)) for exchange in exchanges], indent=1)
@@ -49,7 +49,7 @@ def store_exchanges(folder: Path, exchanges: Sequence[Exchange]) -> None:
 
 
 def stored_exchanges(folder: Path) -> list[Exchange]:
-    """What was kept, oldest first. Raises Unreadable."""
+    """Return the stored exchanges, oldest first. Raises UnreadableTranscript."""
     packed = folder / EXCHANGES_FILE
     try:
         content = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / UNPACKED_FILE).read_bytes()

@@ -1,8 +1,8 @@
-"""The proposers: whose turn the next experiment is, and how its change of train.py is found.
+"""The proposers: they choose the next change of train.py, and the source of that change.
 
-`proposers` is the list of them and asks them in turn, `schedule` says whose turn it is. A `draft` is a proposal with
-the candidate that it makes. `optimizer_proposer`, `submitted`, `stronger_llm` and `combining` each hold one proposer.
-The LLM's side is `llm_proposer`, `llm_conversation`, `prompt_context`, `edit_formats`, `advice`, `prefetch`,
-`availability` and `escalation`; what a run has learned is in `lessons`; `novelty` rejects what is known to
-be useless. The loop imports `Proposers` and `Draft`.
+`proposers` holds the ordered list of proposers and asks them in turn. `schedule` assigns each experiment to a proposer.
+`draft` defines a proposal with its candidate. `optimizer_proposer`, `submitted`, `stronger_llm` and `combining` each
+hold one proposer. The LLM's proposer consists of `llm_proposer`, `llm_conversation`, `prompt_context`, `edit_formats`,
+`advice`, `prefetch`, `availability` and `escalation`. `lessons` holds what a run has learned, and `novelty` rejects
+proposals that are known to be useless. The loop imports `Proposers` and `Draft`.
 """

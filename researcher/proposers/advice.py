@@ -1,6 +1,6 @@
-"""What an LLM's advice becomes: a move of knobs and nothing else, held to their ranges once more and made to fit.
+"""Turns an LLM's advice into a change of knobs alone, validates the ranges, and makes the values fit together.
 
-Servers keep an answer to a schema more or less, and no schema knows what one knob asks of another.
+Servers follow an answer's schema only approximately, and no schema can express how one knob limits another.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from researcher.source.proposal import KnobValue, Proposal, SetKnobs
 
 
 def to_runnable_change(proposal: Proposal, source: str, context: int) -> Proposal:
-    """The advice as it can be run on `source`, titled by its moves; `context` is the row length in tokens.
+    """Return the advice as a proposal that runs on `source`, titled by its moves.
 
-    Raises Rejected, written for the model.
+    `context` is the row length in tokens. Raises Rejected with a message for the model.
     """
     values, ranges = values_and_ranges(source)
     wanted: dict[str, KnobValue] = {}
@@ -37,7 +37,7 @@ def to_runnable_change(proposal: Proposal, source: str, context: int) -> Proposa
 
 
 def _held(source: str, edit: SetKnobs) -> dict[str, KnobValue]:
-    """The values as the source would have them; raises Rejected where one is out of its range."""
+    """Return the values as the source would contain them. Raises Rejected if a value is out of its range."""
     try:
         knobs = read_knobs(set_knobs(source, edit.knobs))
     except EditError as error:

@@ -1,8 +1,8 @@
-"""When an LLM that could not be asked is asked again.
+"""Decides when to ask an LLM again that could not be asked.
 
-A look costs milliseconds, so one that is gone is looked for every few seconds and asked as soon as it is back. What a
-look cannot see (it hangs, it is busy, it does not fit) shows only in a question, which may cost minutes: those wait
-longer each time. Of a server that hangs and is restarted between two looks nothing is noticed before that wait ends.
+A poll costs milliseconds, so a missing server is polled every few seconds and asked as soon as it is back. Some faults
+(a server that hangs, is busy, or does not fit) only show in a question, which may cost minutes, so the waits between
+questions grow. If a hanging server is restarted between two polls, the restart is noticed only after the wait.
 """
 
 from __future__ import annotations
@@ -13,31 +13,34 @@ from dataclasses import dataclass
 from researcher.errors import LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
 
 LOOK_AGAIN_S = 2.0
-LOOKS_SHARE = 0.05  # of others' time at most: where packets vanish, a look takes seconds
+LOOKS_SHARE = 0.05  # the highest share of time for polls; a poll takes seconds if packets are dropped
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Seconds to the next question: the first time, and the longest after `GROWTH` as long each time."""
+    """Seconds until the next question: the first wait, and the longest. Each wait is `GROWTH` times the last."""
 
     first_s: float
     longest_s: float
 
 
 GROWTH = 4.0
-WAITS: dict[type[LlmUnavailable], Wait] = {  # the first that fits
-    ModelDoesNotFit: Wait(180, 180),  # a try loads the model
+WAITS: dict[type[LlmUnavailable], Wait] = {  # the first matching type counts
+    ModelDoesNotFit: Wait(180, 180),  # a question loads the model
     ModelNotUnloaded: Wait(180, 180),
-    LlmTimeout: Wait(LOOK_AGAIN_S, 1800),  # a try takes as long as the silence that is allowed
+    LlmTimeout: Wait(LOOK_AGAIN_S, 1800),  # a question takes as long as the allowed silence
     LlmUnavailable: Wait(LOOK_AGAIN_S, 180),
 }
 
 
 class CircuitBreaker:
-    """Of one LLM. `away` is why it could not be asked last time; None while it can."""
+    """Tracks the availability of one LLM. `away` is the last error, or None while the LLM is available."""
 
     def __init__(self, clock: Callable[[], float], looks_share: float = LOOKS_SHARE) -> None:
-        """Looks take `looks_share` of the time at most; 1 where nothing else is to be done."""
+        """Create a breaker.
+
+        `looks_share` limits the share of time for polls; 1 if the caller has nothing else to do.
+        """
         self._clock = clock
         self._looks_share = looks_share
         self.away: LlmUnavailable | None = None
@@ -46,8 +49,10 @@ class CircuitBreaker:
         self._waited_s = 0.0
 
     def is_over(self, look: Callable[[], object]) -> bool:
-        """Whether to ask now. `look` is called every few seconds at most; it raises LlmUnavailable where nobody is
-        there."""
+        """Return True if a question may be asked now.
+
+        `look` is called every few seconds at most. It raises LlmUnavailable if the server is missing.
+        """
         if self.away is None:
             return True
         began = self._clock()
@@ -64,7 +69,7 @@ class CircuitBreaker:
         return self._clock() >= self._next_question
 
     def begins(self, error: LlmUnavailable) -> None:
-        """A question found it away, or found it so again."""
+        """Record that a question failed, and schedule the next one."""
         wait = next(wait for kind, wait in WAITS.items() if isinstance(error, kind))
         self._waited_s = min(max(wait.first_s, self._waited_s * GROWTH), wait.longest_s)
         self.away = error
@@ -72,5 +77,5 @@ class CircuitBreaker:
         self._next_question = self._clock() + self._waited_s
 
     def ends(self) -> None:
-        """It answered."""
+        """Record that the LLM answered."""
         self.away, self._waited_s = None, 0.0

@@ -1,4 +1,4 @@
-"""Two near misses at once, on a plateau: what neither could show alone may show together."""
+"""Combines two near misses on a plateau: two gains below the noise may together exceed it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from researcher.source.proposal import Edit, Proposal, ProposerName
 
 
 class Combiner:
-    """Proposes two near misses at once, each time that `PLATEAU` more experiments brought no keep."""
+    """Proposes two near misses together after every `PLATEAU` experiments in a row without a keep."""
 
     def __init__(self, briefing: Briefing) -> None:
         self._briefing = briefing
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
-        """The best pair that is new; an idea comes first."""
+        """Return the best new pair as a draft, or None. A user's idea comes first."""
         journal, fruitless = turn.journal, without_keep(turn.journal.experiments())
         if turn.idea is not None or not fruitless or fruitless % PLATEAU:
             return None
@@ -34,7 +34,7 @@ class Combiner:
 
 
 def combined(near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence[Edit]], vet: Vet) -> Draft | None:
-    """The best pair that `vet` lets pass; None where there is none."""
+    """Return the draft of the best pair that `vet` accepts, or None."""
     pairs = sorted(combinations(near, 2), key=lambda pair: -(pair[0].gain + pair[1].gain))
     for one, other in ((first.experiment, second.experiment) for first, second in pairs):
         proposal = Proposal(

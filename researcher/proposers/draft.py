@@ -1,6 +1,6 @@
-"""What a proposer is asked for, and what it offers: a proposal with its candidate, or the reason why it has none.
+"""The request to a proposer, and its result: a proposal with its candidate, or with the reason for its rejection.
 
-A proposal is validated once, against the incumbent of its time; whoever takes the draft finds the candidate in it.
+A proposal is validated once, against the incumbent of that time. The draft carries the validated candidate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from researcher.source.validation import validate
 
 @dataclass(frozen=True)
 class Draft:
-    """Holds either a candidate, or in `rejected` the reason why the proposal never becomes a trial."""
+    """A proposal with either a candidate, or in `rejected` the reason why it never becomes a trial."""
 
     proposal: Proposal
     candidate: Candidate | None = None
@@ -31,20 +31,20 @@ class Draft:
 
     @property
     def fingerprint(self) -> str | None:
-        """The candidate's; None where there is none."""
+        """The candidate's fingerprint, or None without a candidate."""
         return None if self.candidate is None else self.candidate.fingerprint
 
 
 Tick = Callable[[], None]  # serves requests; raises on a stop
-Vet = Callable[[Proposal], Draft]  # the draft of a proposal, which may change it on the way; raises Rejected
+Vet = Callable[[Proposal], Draft]  # validates a proposal, possibly with changes; raises Rejected
 
 
 @dataclass(frozen=True)
 class ProposalRequest:
-    """Asks for a change of the source `incumbent`.
+    """A request for a change of the source `incumbent`.
 
-    `upcoming` holds the names of the proposers whose turns come, of this turn first. `requests` are those of users that
-    wait, oldest first.
+    `upcoming` holds the names of the proposers of the next experiments, this one's first. `requests` are the waiting
+    requests of users, oldest first.
     """
 
     journal: JournalReader
@@ -60,17 +60,17 @@ class ProposalRequest:
 
     @property
     def idea(self) -> Request | None:
-        """The user's idea that waits longest, for an LLM to turn into code."""
+        """The user's idea that has waited longest, for an LLM to turn into code."""
         return next((request for request in self.requests if request.kind == "idea"), None)
 
     def vetting(self, by: str) -> Vet:
-        """A function that validates a proposal by `by` against the incumbent and what the journal has tried."""
+        """Return a function that validates a proposal of `by` against the incumbent and the journal."""
         known = objection(self.journal, by)
         return lambda proposal: Draft(proposal, validate(proposal, self.incumbent, known))
 
 
 class Proposer(Protocol):
-    """Proposes a change, or leaves it to the next proposer."""
+    """Proposes a change, or passes the turn to the next proposer."""
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
-        """None where it is not this proposer's turn, or where it has nothing to propose at the moment."""
+        """Return a draft, or None if the turn is another proposer's or there is nothing to propose now."""

@@ -1,7 +1,7 @@
-"""Which forms of edits a model is offered: those in which its answers become trials that run, measured in the journal.
+"""Selects the edit formats that a model is offered: those in which its answers become trials that run.
 
-No lane is dropped before it was tried often enough, and one that is used though it is not offered still counts. What is
-offered changes with the incumbent, or every few experiments, so that prompts between keep their beginning.
+A format is dropped only after enough tries, and an edit in a format that was not offered still counts. The selection
+changes with the incumbent or every few experiments, so that consecutive prompts share a prefix.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from researcher.source.proposal import AnswerStage, Attempt, EditFormat, Proposa
 from trainer.jobs import Outcome
 
 TRIED_ENOUGH = 8
-KEPT_SHARE = 0.5  # of the best lane's rate: what is below is not offered
+KEPT_SHARE = 0.5  # share of the best format's rate; a format below it is not offered
 COUNTED_AGAIN_EVERY = 20  # experiments
 COUNTED_EXPERIMENTS = 120
 
 
 @dataclass(frozen=True)
 class Success:
-    """How many answers tried a lane, and how many of them became trials that ran."""
+    """The number of answers that tried an edit format, and the number of these that became trials that ran."""
 
     tried: int
     ran: int
 
     @property
     def rate(self) -> float:
-        """The share that ran, as if one had run and one had not before."""
+        """The share that ran, estimated as if one more had run and one more had failed."""
         return (self.ran + 1) / (self.tried + 2)
 
 
 def successes(answers: Iterable[tuple[Sequence[Attempt], Outcome | None]]) -> dict[EditFormat, Success]:
-    """From the attempts of each experiment and what became of it; what the machine lost says nothing."""
+    """Count successes from the attempts and the outcome of each experiment. Infrastructure failures do not count."""
     tried: Counter[EditFormat] = Counter()
     ran: Counter[EditFormat] = Counter()
     for attempts, outcome in answers:
@@ -48,14 +48,14 @@ def successes(answers: Iterable[tuple[Sequence[Attempt], Outcome | None]]) -> di
 
 
 def offered(measured: Mapping[EditFormat, Success]) -> tuple[EditFormat, ...]:
-    """The lanes to offer, at least one, in the order of their kind."""
+    """Return the edit formats to offer, at least one, in the order of the enum."""
     known = {lane: success for lane, success in measured.items() if success.tried >= TRIED_ENOUGH}
     best = max((success.rate for success in known.values()), default=0.0)
     return tuple(lane for lane in EditFormat if lane not in known or known[lane].rate >= KEPT_SHARE * best)
 
 
 def offered_lanes(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
-    """The lanes to offer `model` now."""
+    """Return the edit formats to offer `model` now."""
     run, experiments = history.run(), history.experiments()
     last = experiments[-1].id if experiments else 0
     incumbent = run.incumbent or 0 if run else 0
@@ -66,7 +66,7 @@ def offered_lanes(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
         if item.cost is not None
         and item.cost.model == model
         and item.id <= until
-        and item.proposer != ProposerName.ADVISER  # who has no choice
+        and item.proposer != ProposerName.ADVISER  # an adviser has no choice of format
     ]
     return offered(
         successes(
@@ -77,7 +77,7 @@ def offered_lanes(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
 
 
 def attempts_of(proposal: Proposal | None, outcome: Outcome | None) -> tuple[Attempt, ...]:
-    """A proposal's attempts; from an older journal the last of them, as far as its edits tell."""
+    """Return a proposal's attempts. For an older journal, derive the last attempt from the edits."""
     if proposal is None or proposal.attempts or not proposal.edits:
         return () if proposal is None else proposal.attempts
     return (Attempt(formats_of(proposal.edits), AnswerStage.VALIDATE if outcome is Outcome.REJECTED else None),)

@@ -1,13 +1,13 @@
-"""When a stronger, paid model is asked instead of whose turn it is, and what of its cap is spent. Pure.
+"""Decides when to ask a stronger, paid model, and keeps its spending within a limit.
 
-It is asked after `PLATEAU` measured experiments in a row without a keep, or when `FAILED` proposals of the usual LLM in
-a row became no trial that ran; each time it was asked begins both counts again. So a plateau costs one question, with
-what it takes to repair its answer. A call whose price nobody knows counts with the most that it can cost.
+The model is asked after `PLATEAU` measured experiments in a row without a keep, or after `FAILED` proposals of the
+usual LLM in a row that did not become a trial that ran. Each call restarts both counts, so a plateau costs one question
+and its possible repair. A call whose price is unknown counts with its highest possible cost.
 
-`MeteredClient` is a chat client that spends within a cap, over all starts of the researcher. The most that a question
-can cost is written down before it is asked, and the real price after its answer; a call whose answer did not say, never
-came, or died with the process keeps counting with the most. Not covered: a server that bills more tokens than a
-question has bytes, or more than it was allowed to answer.
+`MeteredClient` is a chat client that spends within a limit, over all starts of the researcher. The highest possible
+cost of a question is recorded before the question, and the real price after its answer. The highest cost remains for a
+call that reported no token counts, got no answer, or died with the process. Not covered: a server that bills more
+tokens than a question has bytes, or more output than it was allowed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from researcher.prompting.prompt import MESSAGE_TOKENS
 from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
 
-Price = Callable[[int | None, int | None], float | None]  # of tokens sent and answered; None where one is not known
+Price = Callable[[int | None, int | None], float | None]  # (prompt tokens, answer tokens) -> price, if known
 
 
 @dataclass(frozen=True)
 class TokenPrice:
-    """Of a million tokens sent, and of a million answered, in the owner's currency."""
+    """The prices of a million prompt tokens and of a million answer tokens, in the user's currency."""
 
     sent: float
     answered: float
 
     def __call__(self, prompt_tokens: int | None, answer_tokens: int | None) -> float | None:
-        """None where one of the counts is not known."""
+        """Return the price of a call, or None if a count is unknown."""
         if prompt_tokens is None or answer_tokens is None:
             return None
         return (prompt_tokens * self.sent + answer_tokens * self.answered) / 1e6
 
 
 class CallLog(Protocol):
-    """The steps of `researcher.journal.writer` for paid calls."""
+    """The methods of `researcher.journal.writer` that record paid calls."""
 
     def paid_calls(self) -> list[PaidCall]: ...
 
@@ -56,7 +56,7 @@ class CallLog(Protocol):
 
 
 class MeteredClient:
-    """`client`, with every question paid from what is left of `cap`. `why` is written down with each."""
+    """A client that pays every question from the rest of `cap`. `why` is recorded with each question."""
 
     def __init__(self, client: ChatClient, price: Price, cap: float, call_log: CallLog) -> None:
         self._client = client
@@ -68,7 +68,7 @@ class MeteredClient:
         self.context_tokens, self.answer_tokens = client.context_tokens, client.answer_tokens
 
     def look(self) -> object:
-        """Costs nothing."""
+        """Check whether the server is available, at no cost."""
         return self._client.look()
 
     def chat(
@@ -79,7 +79,10 @@ class MeteredClient:
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Raises SpendingLimitReached, with nothing asked, where the most that it can cost does not fit."""
+        """Ask a question and record its cost.
+
+        Raises SpendingLimitReached before asking if the highest possible cost exceeds the rest of the limit.
+        """
         worst = self._worst(messages, answer_tokens or self.answer_tokens, schema)
         left = self.cap - spent(self._call_log.paid_calls())
         if worst > left:
@@ -102,7 +105,7 @@ class MeteredClient:
         return answer
 
     def _worst(self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None) -> float:
-        """No token is less than a byte."""
+        """Return the highest possible cost of a question. No token is shorter than one byte."""
         texts = [message.content for message in messages] + ([] if schema is None else [json.dumps(schema)])
         prompt = sum(len(text.encode("utf-8", "replace")) + MESSAGE_TOKENS for text in texts)
         money = self._price(prompt, answer_tokens)
@@ -115,7 +118,7 @@ FAILED = 6
 
 
 def reason_to_escalate(experiments: Sequence[Experiment], calls: Sequence[PaidCall]) -> str | None:
-    """Why to ask the stronger model now, in words; None while there is no reason. All are oldest first."""
+    """Return the reason to ask the stronger model now, or None. Both sequences are oldest first."""
     last = calls[-1] if calls else None
     since = [item for item in experiments if last is None or (item.id > last.after and not belongs_to(last, item))]
     failed = _failed_in_a_row(since)
@@ -128,12 +131,12 @@ def reason_to_escalate(experiments: Sequence[Experiment], calls: Sequence[PaidCa
 
 
 def spent(calls: Iterable[PaidCall]) -> float:
-    """Of the cap."""
+    """Return the amount spent of the limit."""
     return sum(call.counted for call in calls)
 
 
 def belongs_to(call: PaidCall, experiment: Experiment) -> bool:
-    """Whether a call's answer became this experiment. One that was lost with its process became none."""
+    """Return True if a call's answer became this experiment. A call lost with its process has no experiment."""
     cost = experiment.cost
     return (
         cost is not None
@@ -143,7 +146,7 @@ def belongs_to(call: PaidCall, experiment: Experiment) -> bool:
 
 
 def without_keep(experiments: Sequence[Experiment]) -> int:
-    """How many were measured since the last keep."""
+    """Return the number of experiments measured since the last keep."""
     count = 0
     for item in reversed(experiments):
         if item.decision is Decision.KEEP:
@@ -153,7 +156,7 @@ def without_keep(experiments: Sequence[Experiment]) -> int:
 
 
 def _failed_in_a_row(experiments: Sequence[Experiment]) -> int:
-    """What the machine lost says nothing, nor do a person's files or the optimiser's moves."""
+    """Count the LLM's proposals in a row that did not run. Lost trials and proposals of other sources do not count."""
     count = 0
     for item in reversed(experiments):
         if item.proposer == ProposerName.LLM and item.outcome not in (None, Outcome.LOST):

@@ -1,7 +1,7 @@
-"""What a run has learned of its edits, without any LLM: what was tried of which kind, what is dead, what came near.
+"""What a run has learned from its edits, computed without an LLM: counts by category, dead ends and near misses.
 
-Learned from the journal one experiment at a time; what is told of it stays bounded however long the run: counts, and
-the last or the best few of a kind. What is known of knobs is the optimiser's (`researcher.optimizer.knob_effects`).
+The lessons grow with each experiment of the journal. The part that prompts show stays bounded: counts, and the latest
+or best few of each kind. `researcher.optimizer.knob_effects` holds the effects of knobs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trainer.jobs import Outcome
 
 DEAD_ENDS = 15
 NEAR_MISSES = 8
-NEAR_SIGMAS = 0.5  # a score no worse than its parent's by more may have been bad luck
+NEAR_SIGMAS = 0.5  # sigmas; a score within this distance above its parent's may be bad luck
 
 
 class Category(StrEnum):
-    """What a change is about; the first that fits counts."""
+    """The subject of a change; the first matching category counts."""
 
     SIMPLIFICATION = "simplification"
     BATCH = "data and batch"
@@ -45,7 +45,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class NearMiss:
-    """An edit that was not kept, and no worse than its parent but for noise. `gain` is above 0 where it was better."""
+    """An edit that was not kept, and was no worse than its parent beyond the noise. A `gain` above 0 means better."""
 
     experiment: Experiment
     gain: float
@@ -53,7 +53,7 @@ class NearMiss:
 
 @dataclass(frozen=True)
 class Tried:
-    """Of one category."""
+    """The number of tried and of kept changes of one category."""
 
     tried: int
     kept: int
@@ -67,32 +67,32 @@ class _Seen:
 
 
 class Lessons:
-    """What the journal says for good. What hangs on scores is asked with those of now: a restart changes nothing."""
+    """Collects decided experiments. Scores are passed with each query, so a restart changes no result."""
 
     def __init__(self) -> None:
         self._seen: list[_Seen] = []
 
     def learn(self, item: Experiment, proposal: Proposal | None) -> None:
-        """From one decided experiment, oldest first. What was rejected or lost to the machine teaches nothing."""
+        """Learn from one decided experiment; pass them oldest first. Rejected and lost experiments teach nothing."""
         if item.is_baseline or proposal is None or item.outcome in (None, Outcome.REJECTED, Outcome.LOST):
             return
         category = category_of(proposal.edits, item.added_lines)
         self._seen.append(_Seen(item, category, moves_knobs_alone(proposal.edits)))
 
     def categories(self) -> dict[Category, Tried]:
-        """Those that were tried."""
+        """Return the counts of all categories that were tried."""
         tried = Counter(seen.category for seen in self._seen)
         kept = Counter(seen.category for seen in self._seen if _was_kept(seen))
         return {each: Tried(tried[each], kept[each]) for each in Category if tried[each]}
 
     def near_misses(self, scores: Scores, sigma: float) -> list[NearMiss]:
-        """The best first. `scores` are all trusted ones by experiment, `sigma` is the scatter of one."""
+        """Return the near misses, best first. `scores` are all trusted scores by experiment, `sigma` is their noise."""
         gains = ((seen.item, _gain(seen.item, scores)) for seen in self._seen if not _was_kept(seen))
         near = [NearMiss(item, gain) for item, gain in gains if gain is not None and gain > -NEAR_SIGMAS * sigma]
         return sorted(near, key=lambda miss: -miss.gain)[:NEAR_MISSES]
 
     def dead_ends(self, scores: Scores, sigma: float, before: int) -> list[Experiment]:
-        """Edits of code before the experiment `before` that came to nothing, the newest last."""
+        """Return code edits before the experiment `before` that brought no gain, the newest last."""
         found: list[Experiment] = []
         for seen in reversed(self._seen):
             gain = _gain(seen.item, scores)
@@ -109,18 +109,18 @@ def _was_kept(seen: _Seen) -> bool:
 
 
 def _gain(item: Experiment, scores: Scores) -> float | None:
-    """Of its mean over its parent's; None where it has no score."""
+    """Return the gain of its mean score over its parent's, or None if a score is missing."""
     own, before = scores.get(item.id), scores.get(item.parent or 0)
     return fmean(before) - fmean(own) if own and before else None
 
 
 def moves_knobs_alone(edits: Iterable[Edit]) -> bool:
-    """True where nothing but knobs is set."""
+    """Return True if the edits only set knobs."""
     return all(isinstance(edit, SetKnobs) for edit in edits)
 
 
 def category_of(edits: Sequence[Edit], added_lines: int | None) -> Category:
-    """By what the edits name, most often; code that got shorter is a simplification, whatever it is about."""
+    """Return the category that the names in the edits match most often. Code that got shorter is a simplification."""
     if added_lines is not None and added_lines <= _SIMPLER_LINES:
         return Category.SIMPLIFICATION
     words = [word for edit in edits for word in _words(edit)]
@@ -131,7 +131,7 @@ def category_of(edits: Sequence[Edit], added_lines: int | None) -> Category:
 
 
 def _words(edit: Edit) -> Iterable[str]:
-    """What says what an edit is about: the knobs set, the name of a function, the lines that are new."""
+    """Return the texts that show the subject of an edit: knob names, a function's name, or new lines."""
     match edit:
         case SetKnobs(knobs):
             return knobs

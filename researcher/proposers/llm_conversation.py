@@ -1,8 +1,8 @@
-"""The LLM as a proposer: one question, one answer, at most one repair turn with the real error of that answer.
+"""Conversation: one question to the LLM, one answer, and at most one repair turn with the real error of that answer.
 
-Where thoughts took all of the answer's room, the question is asked once more with twice of it, kept for the run. Every
-answer becomes a Draft, a bad one too, with its cost and the texts that went back and forth. Only when nothing can be
-asked at all is it an error (LlmUnavailable).
+If reasoning used up the whole output, the question is asked once more with twice the room, which then holds for the
+rest of the run. Every answer becomes a Draft with its cost and texts, also a bad answer. LlmUnavailable is raised only
+if no question can be asked at all.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ N = TypeVar("N", int, float)
 class Conversation:
     """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompting/prompts/`, the default.
 
-    `secrets`, and what is written like one, is in nothing that is asked, stored or told. `price` is of its tokens, None
-    where nobody bills them.
+    `secrets`, and all text that looks like a secret, are removed from questions, stored texts and messages. `price`
+    computes the price of tokens; None means that the tokens are free.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Conversation:
         return self._client.model
 
     def propose(self, context: PromptContext, tick: Tick, vet: Vet) -> Draft:
-        """A draft that `vet` lets pass, or what became of the attempt.
+        """Ask for a proposal and return a draft that `vet` accepts, or a rejected draft.
 
-        Raises LlmUnavailable when nothing can be asked now: no server, no model, or a train.py that does not fit.
+        Raises LlmUnavailable if no question can be asked now: no server, no model, or a train.py that does not fit.
         """
         source = context.source
-        context = _without_secrets(context, self._redact)  # before it is fitted, for a mark may be the longer text
+        context = _without_secrets(context, self._redact)  # before fitting: a mark may be longer than its secret
         asking = _Asking(context, source, tick, vet)
         by, schema = (ProposerName.LLM, None) if context.advice is None else (ProposerName.ADVISER, schema_of(source))
         try:
@@ -111,11 +111,11 @@ class Conversation:
         )
 
     def look(self) -> None:
-        """Raises LlmUnavailable where nobody could be asked, as far as that is seen without asking."""
+        """Raise LlmUnavailable if the client knows without a question that the LLM cannot answer."""
         self._client.look()
 
     def unload(self, tick: Tick) -> None:
-        """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded or LlmUnavailable."""
+        """Unload the model from the GPU before a trial. Raises ModelNotUnloaded or LlmUnavailable."""
         if isinstance(self._client, HoldsGpu):
             self._client.unload(tick)
 
@@ -146,7 +146,10 @@ class Conversation:
         return Exchange(prompt, self._redact(reply), None if fault is None else self._redact(str(fault)), cut)
 
     def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
-        """A turn with the failed one's fault; a model that showed no edit is held to a form that it cannot miss."""
+        """Ask once more with the failed turn's error.
+
+        A model that showed no edit must answer in a format that it cannot miss.
+        """
         is_move = asking.context.advice is not None or (failed.shows_no_edit and asking.may_be_a_move)
         schema = schema_of(asking.context.source) if is_move else None
         form: Literal["move", "repair"] = "repair" if schema is None else "move"
@@ -158,7 +161,7 @@ class Conversation:
 
     @staticmethod
     def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
-        """One more turn; where none can be had, the failed one's fault says so."""
+        """Take one more turn. If that turn gets no answer, extend the failed turn's error with the reason."""
         try:
             turn = ask()
         except (LlmUnavailable, BadLlmResponse) as error:
@@ -185,7 +188,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class _Asking:
-    """What one proposal is asked for with; `source` is train.py as it is."""
+    """The inputs of one proposal. `source` is train.py with its secrets, as it is."""
 
     context: PromptContext
     source: str
@@ -194,14 +197,13 @@ class _Asking:
 
     @property
     def may_be_a_move(self) -> bool:
-        """A person's idea is seldom a change of knobs."""
+        """Whether the answer may be a change of knobs. A user's idea seldom is one."""
         return EditFormat.SET in self.context.lanes and self.context.idea is None
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """One call and what became of it: a candidate, or the fault why there is none. `exchange` is None for a call that
-    was never made."""
+    """One call and its result: a candidate, or the fault. `exchange` is None for a call that was never made."""
 
     proposal: Proposal
     found: Candidate | ResearcherError
@@ -211,33 +213,33 @@ class _Turn:
 
     @property
     def candidate(self) -> Candidate | None:
-        """None where there is a fault."""
+        """The candidate, or None if there is a fault."""
         return None if isinstance(self.found, ResearcherError) else self.found
 
     @property
     def fault(self) -> ResearcherError | None:
-        """None where there is a candidate."""
+        """The fault, or None if there is a candidate."""
         return self.found if isinstance(self.found, ResearcherError) else None
 
     @property
     def said(self) -> str:
-        """The answer without its thoughts."""
+        """The answer without its reasoning text."""
         return without_thoughts(self.answer.text).strip() if self.answer else ""
 
     @property
     def is_repairable(self) -> bool:
-        """It said something of the question that it was asked."""
+        """Whether the answer contains text, and a fault that the model may fix."""
         return isinstance(self.fault, (Rejected, EditError)) and self.said != ""
 
     @property
     def shows_no_edit(self) -> bool:
-        """Neither an edit nor the beginning of one but a knob's."""
+        """Whether the answer could not be parsed and contains no edit, except perhaps a change of knobs."""
         (attempt,) = self.proposal.attempts
         return attempt.failed is AnswerStage.PARSE and attempt.lanes in ((), (EditFormat.SET,))
 
 
 def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
-    """The proposal in an answer about `source`, with this one attempt; and its candidate, or why it has none."""
+    """Return the proposal in an answer about `source`, with one attempt, and its candidate or the error."""
     unread = replace(_UNREAD, attempts=(Attempt(formats_in(text), AnswerStage.PARSE),))
     if cut and not text.strip():
         return unread, ReasoningUsedUpOutput("the answer is empty and was cut off at its longest allowed length")
@@ -246,7 +248,7 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
     except (Rejected, BadLlmResponse) as error:
         return unread, error
     if reply is None:
-        # What is left of a cut answer can parse and still be half an idea.
+        # The rest of a cut answer may parse although it is incomplete.
         return unread, Rejected(
             "the answer was cut off at its longest allowed length; write only the lines that change"
         )
@@ -281,6 +283,6 @@ def _attempts(turns: Sequence[_Turn]) -> tuple[Attempt, ...]:
 
 
 def _sum(numbers: Iterable[N | None]) -> N | None:
-    """Of those that are known; None where none is."""
+    """Sum the known numbers; None if no number is known."""
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None

@@ -1,7 +1,7 @@
-"""The LLM that takes turns: asked while a trial runs where it may be, else when its turn comes; and its absences.
+"""The LLM as a proposer: it is asked while a trial runs, if this does not disturb the trial, or when its turn comes.
 
-One that is away is said once and looked for every few seconds. A bad answer becomes a typed rejection with its cost,
-never a trial. A draft that was made for an earlier incumbent is fitted to the one that stands, or told as rejected.
+A missing LLM is reported once and polled every few seconds. A bad answer becomes a typed rejection with its cost, never
+a trial. A draft made for an earlier incumbent is adapted to the present one, or rejected.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ from trainer.jobs import Profile
 
 logger = logging.getLogger(__name__)
 
-ALONE: Schedule = {ProposerName.LLM: 1.0}  # where nobody else proposes
-NAMES = (ProposerName.LLM, ProposerName.ADVISER)  # the names under which it proposes
-_UNANSWERED = "a question without an answer"  # told once each time it goes away
+ALONE: Schedule = {ProposerName.LLM: 1.0}  # for a run without other proposers
+NAMES = (ProposerName.LLM, ProposerName.ADVISER)  # the names under which the LLM proposes
+_UNANSWERED = "a question without an answer"  # one such rejection for each absence
 
 
 @dataclass(frozen=True)
 class Vetting:
-    """What every question to an LLM is made with, and what its answer is held to. `checker` is None without one."""
+    """The parts of every question to an LLM, and the validation of its answer.
+
+    `checker` is None without a dry-run worker.
+    """
 
     profile: Profile
     program: Callable[[], str]
@@ -46,7 +49,7 @@ class Vetting:
     def draft(
         self, llm: Conversation, context: PromptContext, history: JournalReader, tick: Tick, drafted: frozenset[str]
     ) -> Draft:
-        """What `llm` answers; `drafted` are the fingerprints of candidates that wait.
+        """Ask `llm` for a draft. `drafted` are the fingerprints of candidates that wait already.
 
         Raises LlmUnavailable.
         """
@@ -66,7 +69,11 @@ class Vetting:
 
 
 class LlmProposer:
-    """Asks `llm`. With `drafting` it is asked ahead; `alone` says that nobody else proposes; `say` reaches people."""
+    """Proposes what `llm` answers.
+
+    With `drafting` the LLM is asked while a trial runs. `alone` is True if there is no other proposer. `say` publishes
+    the state of the LLM.
+    """
 
     def __init__(
         self,
@@ -89,12 +96,12 @@ class LlmProposer:
         self._answers = False
 
     def drafted(self) -> frozenset[str]:
-        """The fingerprints of candidates that wait for their turn."""
+        """Return the fingerprints of candidates that wait for their turn."""
         waiting = () if self._drafting is None else self._drafting.waiting
         return frozenset(fingerprint for ready in waiting if (fingerprint := ready.draft.fingerprint) is not None)
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
-        """None where the turn is another's, the LLM is away, or drafts are made ahead and none is ready."""
+        """Return None if the turn is another proposer's, the LLM is unavailable, or no prepared draft is ready."""
         journal, incumbent, idea = turn.journal, turn.incumbent, turn.idea
         if idea is None and turn.whose not in NAMES:
             return None
@@ -114,8 +121,10 @@ class LlmProposer:
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
     def draft_ahead(self, journal: JournalReader, incumbent: str, upcoming: Sequence[str]) -> None:
-        """Have the next question about `incumbent` asked, for the first of the LLM's `upcoming` turns without a draft,
-        if there is room; returns at once."""
+        """Start the next question about `incumbent`, if there is room, and return at once.
+
+        The question is for the first of the LLM's `upcoming` turns that has no draft; users' ideas come first.
+        """
         drafting = self._drafting
         if drafting is None:
             return
@@ -141,17 +150,17 @@ class LlmProposer:
         return self._briefing.context(journal, incumbent, model=self._llm.model, whose=whose, idea=wish)
 
     def leave_card(self, tick: Tick) -> None:
-        """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded."""
+        """Unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
         try:
             self._llm.unload(tick)
         except ModelNotUnloaded:
             raise
-        except LlmUnavailable as error:  # who cannot be asked holds no GPU
+        except LlmUnavailable as error:  # an unavailable LLM holds no GPU memory
             if self._breaker.away is None:
                 self._note_away(error)
 
     def close(self) -> None:
-        """Give up what is being drafted."""
+        """Cancel the draft in progress."""
         if self._drafting is not None:
             self._drafting.close()
 
@@ -167,7 +176,10 @@ class LlmProposer:
                 drafting.keep(PendingDraft(DraftRequest("", asked.whose), draft))
 
     def _unanswered(self, error: LlmUnavailable, by: str) -> Draft | None:
-        """Told as a rejection where it answered before."""
+        """Record that the LLM is unavailable.
+
+        Return a rejection if its previous question was answered, otherwise None.
+        """
         self._note_away(error)
         answered, self._answers = self._answers, False
         return Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None
@@ -178,7 +190,7 @@ class LlmProposer:
         self._say("")
 
     def _note_away(self, error: LlmUnavailable) -> None:
-        """Say it once in the log, and for as long as it lasts to whoever watches."""
+        """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
         self._breaker.begins(error)
@@ -186,7 +198,7 @@ class LlmProposer:
 
 
 def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:
-    """The first of the LLM's turns for which nothing waits."""
+    """Return the first of the LLM's turns that has no waiting draft."""
     waiting = [ready.asked.whose for ready in drafting.waiting if ready.asked.idea is None]
     for name in coming:
         if name not in waiting:
@@ -196,7 +208,7 @@ def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:
 
 
 def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
-    """What is on its way, as lines of the history."""
+    """Describe the running experiment and the waiting drafts as lines of the history."""
     running = journal.open_experiment()
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
     waiting = [ready.draft for ready in drafting.waiting if ready.draft.rejected is None]
@@ -204,7 +216,10 @@ def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
 
 
 def _fitted(ready: PendingDraft, journal: JournalReader, incumbent: str) -> Draft:
-    """The draft, or why it became none while it waited. An idea goes on waiting where only the incumbent changed."""
+    """Adapt a waiting draft to the present incumbent, or turn it into a rejection with the reason.
+
+    A user's idea keeps waiting if its draft fails only because the incumbent changed.
+    """
     draft, asked = ready.draft, ready.asked
     if draft.candidate is None:
         return _of(asked, draft)
@@ -220,7 +235,7 @@ def _fitted(ready: PendingDraft, journal: JournalReader, incumbent: str) -> Draf
 
 
 def _moved(proposal: Proposal, before: str, incumbent: str, journal: JournalReader) -> Candidate:
-    """The candidate that a proposal for the source `before` makes of a later incumbent. Raises EditError, Rejected."""
+    """Apply a proposal for the source `before` to a later incumbent. Raises EditError, Rejected."""
     fault = reverts_later_keep(proposal, before, incumbent)
     if fault is not None:
         raise Rejected(fault)

@@ -1,8 +1,9 @@
-"""What the journal says against a candidate: pure but for its questions.
+"""Rejects candidates that the journal shows to be useless. It only reads the journal.
 
-It also tells whether a candidate would run out of memory: only where it is as large in everything that counts as two
-that did. Nothing is estimated. Two sources are compared only if they differ in nothing but sizes, and in knobs that
-take no memory; what the incumbent is as large as did not fail for its size.
+It also predicts that a candidate runs out of memory, without any estimate: the candidate must be at least as large in
+every size as two candidates that ran out of memory. Two sources are compared only if they differ in nothing but sizes
+and knobs that use no memory. A failed source that is no larger than the incumbent is ignored: the incumbent fits, so
+size was not the cause.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from researcher.source.information_limit import KNOBS_SLACK, PERSON, RUN, Cap, r
 from researcher.source.proposal import Candidate, ProposerName
 from trainer.jobs import Outcome
 
-ENOUGH = 2  # a single failure may have been the machine's
+ENOUGH = 2  # a single failure may be the infrastructure's
 _KNOB = re.compile(
     r"Assign\(targets=\[Name\(id='([A-Z][A-Z0-9_]*)', ctx=Store\(\)\)\], value=Constant\(value=([\d.e+-]+)\)\)"
 )
-_SIZES = {"DEPTH", "ASPECT_RATIO", "DEVICE_BATCH_SIZE", "WIDTH", "N_LAYER", "N_EMBD"}  # the more, the more memory
+_SIZES = {"DEPTH", "ASPECT_RATIO", "DEVICE_BATCH_SIZE", "WIDTH", "N_LAYER", "N_EMBD"}  # larger values need more memory
 _NO_MEMORY = re.compile(r"TOTAL_BATCH_SIZE|(?:.*_)?(?:LR|DECAY|BETA\d?|MOMENTUM|WARMUP|WARMDOWN|FRAC|SEED)(?:_.*)?")
 
 
 @dataclass(frozen=True)
 class _Size:
-    """The knobs that take memory, and everything else that could."""
+    """The knobs that affect memory, and all other statements that could."""
 
     knobs: dict[str, float]
     rest: tuple[str, ...]
 
     def holds(self, other: _Size) -> bool:
-        """True when it is comparable with `other`, and nowhere smaller."""
+        """Return True if this source is comparable with `other` and smaller in no size."""
         return (
             self.rest == other.rest
             and self.knobs.keys() == other.knobs.keys()
@@ -46,7 +47,10 @@ class _Size:
 
 
 def too_large(source: str, incumbent: str, ran_out: Sequence[tuple[int, str]]) -> str | None:
-    """What is against `source`, in words, or None; `ran_out` are numbers and sources of experiments without memory."""
+    """Return the reason why `source` is too large, or None.
+
+    `ran_out` holds the numbers and sources of experiments that ran out of memory.
+    """
     if len(ran_out) < ENOUGH:
         return None
     ours, runs = _size(source), _size(incumbent)
@@ -72,10 +76,10 @@ def _size(source: str) -> _Size:
 
 
 def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | None]:
-    """What the journal says against a candidate, in words: its code was tried, its change has failed elsewhere, or what
-    is no larger ran out of memory.
+    """Return a function that names the journal's objection to a candidate, or returns None.
 
-    A person may try a change again on other code, and may try a larger one.
+    The objections: the same code was tried, the same change was discarded or failed on other code, or a candidate that
+    is no larger ran out of memory. A user may try a change again on other code, and may try a larger candidate.
     """
     run, ran_out = journal.run(), [] if by == ProposerName.HUMAN else journal.ran_out_of_memory()
     ground = None if run is None or run.incumbent is None else _ground(journal, run.incumbent, by)
@@ -96,7 +100,10 @@ def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | No
 
 
 def _ground(journal: JournalReader, incumbent: int, by: str) -> str:
-    """The source that growth is measured from: the baseline, or for models the last file of a person's before."""
+    """Return the source from which growth is measured.
+
+    It is the baseline, or for models the incumbent's latest ancestor that a user submitted.
+    """
     experiment = journal.experiment(incumbent)
     while experiment.parent is not None and (by == ProposerName.HUMAN or experiment.proposer != ProposerName.HUMAN):
         experiment = journal.experiment(experiment.parent)
@@ -104,7 +111,7 @@ def _ground(journal: JournalReader, incumbent: int, by: str) -> str:
 
 
 def _refuse_creep(source: str, incumbent: str, ground: str, by: str) -> None:
-    """Raises Rejected: many small edits together are held to a cap as one is. Where it is reached, knobs still move."""
+    """Limit the sum of many small edits as one edit is limited. At the limit, knobs may still move. Raises Rejected."""
     cap = PERSON if by == ProposerName.HUMAN else RUN
     if read_facts(source).numberless == read_facts(incumbent).numberless:
         cap = Cap(cap.added + KNOBS_SLACK, cap.literal + KNOBS_SLACK)
@@ -112,10 +119,10 @@ def _refuse_creep(source: str, incumbent: str, ground: str, by: str) -> None:
 
 
 def _speaks_against_it(journal: JournalReader, fingerprint: str) -> Experiment | None:
-    """The experiment for whose sake this code is not run again, if any.
+    """Return the experiment that already tried this code, or None if the code may run again.
 
-    What the machine lost was never measured. What a check threw away because something did not run, without comparing
-    scores, may have met with an accident: it may be tried again, once.
+    Lost trials were never measured. Code that a confirmation rolled back for a failure, without comparing scores, may
+    have met an accident, and may be tried once more.
     """
     measured = [item for item in journal.tried(fingerprint) if item.outcome is not Outcome.LOST]
     if len(measured) == 1:
@@ -126,7 +133,7 @@ def _speaks_against_it(journal: JournalReader, fingerprint: str) -> Experiment |
 
 
 def _fell_by_failing(journal: JournalReader, check: Confirmation) -> bool:
-    """True where no score was compared and nothing was found unscorable: something did not run."""
+    """Return True if the confirmation rolled back for a failed trial, not for scores or an unscorable trial."""
     outcomes = [trial.outcome for trial in journal.trials(confirmation=check.id)[-1:]]
     return check.fell and check.gain is None and all(each is not None and each.is_failure for each in outcomes)
 

@@ -1,4 +1,4 @@
-"""The optimiser as a proposer: it moves knobs whenever nobody before it had a draft."""
+"""The optimiser as a proposer: it moves knobs if no earlier proposer has a draft."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from researcher.source.proposal import Proposal, ProposerName
 
 
 class OptimizerProposer:
-    """Asks `optimizer`. `drafted` gives the fingerprints of candidates that wait already for their turn."""
+    """Asks `optimizer`. `drafted` returns the fingerprints of candidates that already wait for their turn."""
 
     def __init__(self, optimizer: Optimizer, drafted: Callable[[], frozenset[str]]) -> None:
         self._optimizer = optimizer
         self._drafted = drafted
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
-        """A rejection where it finds nothing new, so that the run shows it."""
+        """Return a draft, or a rejected draft if the optimiser finds nothing new, so that the run shows it."""
         validated, drafted = turn.vetting(ProposerName.OPTIMIZER), self._drafted()
 
         def vet(proposal: Proposal) -> Draft:

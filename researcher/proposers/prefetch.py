@@ -1,7 +1,7 @@
-"""Drafting ahead: the LLM is asked on a thread of its own while a trial runs, so that the trainer need not wait for it.
+"""Prefetch: a thread asks the LLM for drafts while a trial runs, so that the trainer does not wait for the LLM.
 
-Promises: one question at a time, at most `AHEAD` drafts wait; what went wrong in the thread is raised to whoever
-collects. Drafts live in memory: a killed researcher loses them and nothing else. Does not decide whose turn it is.
+There is one question at a time, and at most `AHEAD` drafts wait. An error in the thread is raised by `collect`. Drafts
+are kept in memory only: a killed researcher loses them and nothing else. The schedule is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ AHEAD = 2
 
 
 class GpuSharingPolicy(Protocol):
-    """Whether the LLM may speak now: beside a trial it must take nothing that the trial's budget counts."""
+    """Decides whether the LLM may run beside a trial: it must use nothing that the trial's budget counts."""
 
     def may_draft(self) -> bool:
-        """Asked before every question that is not waited for."""
+        """Return True if a question may be asked beside a trial now. The policy is asked before each such question."""
 
 
 @dataclass(frozen=True)
 class FixedPolicy:
-    """The lease where nothing is shared, or all is: the same answer all run."""
+    """A policy with the same answer throughout a run."""
 
     apart: bool
 
     def may_draft(self) -> bool:
-        """Whether the LLM runs elsewhere, or where a trial's budget does not notice it."""
+        """Return True if the LLM runs elsewhere, or on hardware that the trial's budget does not count."""
         return self.apart
 
 
 @dataclass(frozen=True)
 class DraftRequest:
-    """What a draft was asked for: the incumbent's source then, whose turn, and a user's idea by its request."""
+    """The origin of a draft: the incumbent's source, the proposer's name, and the request id of a user's idea."""
 
     source: str
     whose: str = ProposerName.LLM
@@ -52,24 +52,24 @@ class DraftRequest:
 
 @dataclass(frozen=True)
 class PendingDraft:
-    """A draft that waits."""
+    """A draft that waits for its turn."""
 
     asked: DraftRequest
     draft: Draft
 
 
 class Closed(Exception):
-    """Nobody waits for this draft any more."""
+    """Ends the thread's work because no proposer waits for the draft any more."""
 
 
 Ask = Callable[[JournalReader, Tick], Draft]
 
 
 class Prefetch:
-    """The thread, and what it brought. All but the thread's own work is called from one thread."""
+    """The prefetch thread and its finished drafts. Call all public methods from one thread."""
 
     def __init__(self, journal: Path, lease: GpuSharingPolicy) -> None:
-        """`journal` is its folder: the thread reads it through a connection of its own."""
+        """Create the thread. `journal` is the journal's folder; the thread reads it through its own connection."""
         self._journal = journal
         self._lease = lease
         self._ready: list[PendingDraft] = []
@@ -80,7 +80,7 @@ class Prefetch:
 
     @property
     def may_draft(self) -> bool:
-        """As the lease says."""
+        """Whether the policy allows a question now."""
         return self._lease.may_draft()
 
     @property
@@ -90,35 +90,35 @@ class Prefetch:
 
     @property
     def has_room(self) -> bool:
-        """For one more draft."""
+        """Whether one more draft may wait."""
         return len(self._ready) < AHEAD
 
     @property
     def under_way(self) -> DraftRequest | None:
-        """What is being asked, or has been and was not collected yet."""
+        """The request in progress, or finished and not collected yet."""
         return self._under_way
 
     @property
     def ideas(self) -> set[str]:
-        """The requests that a draft is being made for, or waits."""
+        """The request ids of users' ideas that have a draft, in progress or waiting."""
         asked = [ready.asked for ready in self._ready] + ([self._under_way] if self._under_way else [])
         return {each.idea for each in asked if each.idea is not None}
 
     @property
     def waiting(self) -> tuple[PendingDraft, ...]:
-        """Oldest first."""
+        """The waiting drafts, oldest first."""
         return tuple(self._ready)
 
     def begin(self, asked: DraftRequest, ask: Ask) -> None:
-        """Have `ask` called in the thread: with a history, and a tick that raises once nobody waits any more."""
+        """Call `ask` in the thread, with a reader of the journal and a tick that raises Closed after `close`."""
         assert self._answer is None, "one question at a time"
         self._under_way = asked
         self._answer = self._pool.submit(self._work, ask)
 
     def collect(self) -> Draft | None:
-        """Put what the thread has brought among those that wait, and give it; None while there is nothing new.
+        """Move the thread's finished draft to the waiting ones and return it, or return None if nothing has finished.
 
-        Raises what `ask` raised.
+        Raises the exception that `ask` raised.
         """
         answer, asked = self._answer, self._under_way
         if answer is None or asked is None or not answer.done():
@@ -129,11 +129,11 @@ class Prefetch:
         return draft
 
     def keep(self, ready: PendingDraft) -> None:
-        """Have it wait."""
+        """Add a draft to the waiting ones."""
         self._ready.append(ready)
 
     def take(self, whose: str) -> PendingDraft | None:
-        """The next one for a turn, a user's idea first whosever turn it is; None where none waits."""
+        """Remove and return the next draft for a turn, or None. Drafts of users' ideas come first in any turn."""
         found = next((each for each in self._ready if each.asked.idea is not None), None)
         found = found or next((each for each in self._ready if each.asked.whose == whose), None)
         if found is not None:
@@ -141,7 +141,7 @@ class Prefetch:
         return found
 
     def close(self) -> None:
-        """Give up what is under way; the thread leaves at its next tick."""
+        """Cancel the request in progress; the thread ends at its next tick."""
         self._closed.set()
         self._pool.shutdown(wait=False)
 
@@ -155,10 +155,10 @@ class Prefetch:
 
 
 def reverts_later_keep(proposal: Proposal, before: str, incumbent: str) -> str | None:
-    """Why a proposal for the source `before` is none for the later `incumbent`; None where it still is.
+    """Return the reason why a proposal for the source `before` does not apply to the later `incumbent`, or None.
 
-    Its edits must leave standing all that was kept in between: a whole file, or a function that was changed since,
-    would take it back unseen. Raises EditError where they do not fit any more.
+    Its edits must keep all changes made in between. A whole file, or a function that has changed since, would silently
+    revert them. Raises EditError if an edit no longer matches.
     """
     if before == incumbent:
         return None

@@ -1,7 +1,7 @@
-"""What an LLM is told for its turn, put together from the journal, the lessons and the optimiser.
+"""Builds the context of a prompt from the journal, the lessons and the optimiser.
 
-All of it is the same for the same journal, asks no LLM, and is bounded however long the run.
-No held-out score ever goes in here.
+The context is deterministic for a journal, asks no LLM, and stays bounded in a run of any length. It never contains a
+held-out score.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from researcher.source.validation import validate
 from trainer.jobs import Clock, Outcome, Profile
 
 HISTORY_LINES = 60
-DROPPED_LINES = 20  # at once, the oldest: prompts between keep their beginning
+DROPPED_LINES = 20  # the oldest lines are dropped in blocks, so that consecutive prompts share a prefix
 REJECTION_LINES = 5
-TURN_EXPERIMENTS = 5  # for which a train.py too long to be shown is shown in the same parts
-TOUCHED = 4  # of them may say which parts
+TURN_EXPERIMENTS = 5  # experiments in a row that see the same parts of a train.py too long for the prompt
+TOUCHED = 4  # keeps and near misses that select the parts
 
 
 def prompt_context(
     history: JournalReader, profile: Profile, program: str, source: str, idea: str | None
 ) -> PromptContext:
-    """The state of the run for one question about the incumbent's `source`."""
+    """Build the state of the run for one question about the incumbent's `source`."""
     recent = history.recent(HISTORY_LINES)
     number = recent[-1].number + 1 if recent else 0
     turn = number // TURN_EXPERIMENTS
@@ -62,7 +62,7 @@ def prompt_context(
 
 
 def profile_text(profile: Profile) -> str:
-    """The machine and the budget, in a sentence each."""
+    """Describe the machine and the budget, one sentence each."""
     unit = {
         Clock.WALL: "wall seconds",
         Clock.PROCESSOR: "processor seconds of one thread",
@@ -77,7 +77,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def _touched(history: JournalReader, measured: list[Experiment], settled: int) -> tuple[str, ...]:
-    """Functions that the newest keeps rewrote, and near misses before the experiment `settled`, newest first."""
+    """Return functions from the newest keeps, and from near misses before the experiment `settled`, newest first."""
     scores = history.scores()
     touching = [
         item
@@ -90,7 +90,7 @@ def _touched(history: JournalReader, measured: list[Experiment], settled: int) -
 
 
 def _was_near(item: Experiment, scores: dict[int, list[float]]) -> bool:
-    """Better than its parent, by less than was asked."""
+    """Return True if the candidate scored lower than its parent."""
     beaten = scores.get(item.parent) if item.parent is not None else None
     return beaten is not None and item.score is not None and item.score < fmean(beaten)
 
@@ -122,7 +122,7 @@ _ASSIGNED = re.compile(r"([A-Z][A-Z0-9_]*)\b[^=]*=")
 
 
 class Briefing:
-    """`program` gives the person's goal and rules."""
+    """Builds prompt contexts. `program` returns the user's goal and rules."""
 
     def __init__(self, profile: Profile, program: Callable[[], str], optimizer: Optimizer) -> None:
         self._profile = profile
@@ -139,7 +139,7 @@ class Briefing:
         whose: str = ProposerName.LLM,
         idea: str | None = None,
     ) -> PromptContext:
-        """The run as `model` is told of it in the turn of `whose`; `idea` is a user's wish."""
+        """Build the context of a question to `model`, for a turn of the proposer `whose`. `idea` is a user's wish."""
         told = prompt_context(history, self._profile, self._program(), incumbent, idea)
         lines = self._effect_lines(history)
         if whose == ProposerName.ADVISER:
@@ -155,7 +155,7 @@ class Briefing:
         )
 
     def near_misses(self, history: JournalReader) -> list[NearMiss]:
-        """Edits that were not kept, and no worse than noise; the best first."""
+        """Return edits that were not kept and were no worse than the noise, the best first."""
         return self.lessons.near_misses(history.scores(), self._sigma(history))
 
     def _sigma(self, history: JournalReader) -> float:
@@ -169,7 +169,7 @@ class Briefing:
         return Advice(_knob_lines(incumbent), tuple(best), self._suggestion(history, incumbent))
 
     def _suggestion(self, history: JournalReader, incumbent: str) -> str:
-        """What the optimiser would do where it does not leave it to chance, in words."""
+        """Describe the change that the optimiser would make without random exploration."""
         known = objection(history, ProposerName.OPTIMIZER)
 
         def title(proposal: Proposal) -> str:
@@ -211,7 +211,7 @@ def _unless_banned(item: Experiment) -> str:
 
 
 def _knob_lines(source: str) -> tuple[str, ...]:
-    """As they stand in the source, with the comments that give their ranges."""
+    """Return the lines of knobs with a range, including the comments that give the ranges."""
     ranged = {name for name, knob in read_knobs(source).items() if knob.range is not None}
     found = ((_ASSIGNED.match(line), line) for line in source.splitlines())
     return tuple(line for name, line in found if name and name[1] in ranged)
@@ -233,7 +233,7 @@ def _set(moves: Mapping[str, KnobValue]) -> str:
 
 
 def _diff_lines(history: JournalReader, incumbent: str) -> tuple[str, ...]:
-    """What the run changed so far, as a diff without context."""
+    """Return the changes of the run so far as a diff without context lines."""
     first = history.source(history.numbered(0).id)
     lines = [
         line

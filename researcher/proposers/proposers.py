@@ -1,7 +1,7 @@
-"""Who proposes next: users' files first, then in the order of the schedule whoever has a draft.
+"""The proposers in their order: files that users submit, then the first proposer in the list that returns a draft.
 
-On a plateau a stronger LLM or two near misses at once come before the turns of the LLM, and the optimiser comes last:
-without an LLM it proposes alone, and while one is away or has no draft ready it goes on.
+On a plateau, a stronger LLM or a combination of two near misses comes before the LLM. The optimiser comes last. It
+proposes alone if there is no LLM, and continues while the LLM is unavailable or has no draft ready.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ LONGEST_REST_S = 60.0
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A proposer with its shares of the experiments, by the names under which it proposes. One without a share is asked
-    in every turn, and proposes when it has a reason."""
+    """A proposer with its shares of the experiments, by the names under which it proposes.
+
+    A proposer without a share is asked in every turn, and proposes when it has a reason.
+    """
 
     proposer: Proposer
     shares: Schedule = field(default_factory=dict)
@@ -48,8 +50,8 @@ class Scheduled:
 class Proposers:
     """All proposers of a run, in their order.
 
-    `folder` keeps prompts and answers, one folder an experiment. With `drafting` the LLM is asked ahead. `shares` are
-    the LLM's in a hybrid run.
+    `folder` stores prompts and answers, in one folder for each experiment. With `drafting` the LLM is asked while a
+    trial runs. `shares` are the LLM's shares in a hybrid run.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Proposers:
         self._resting_until = 0.0
 
     def next_draft(self, journal: JournalReader, incumbent: str, tick: Tick) -> Draft | None:
-        """The next proposal against the source `incumbent`, or None when nobody can propose at the moment."""
+        """Return the next proposal for the source `incumbent`, or None if no proposer has one now."""
         self.learn(journal)
         turn = ProposalRequest(
             journal, incumbent, self._upcoming(journal), journal.requests(RequestState.WAITING), tick
@@ -109,23 +111,23 @@ class Proposers:
         return draft
 
     def draft_ahead(self, journal: JournalReader) -> None:
-        """While a trial runs: have the LLM asked for what comes next. Returns at once."""
+        """Start a question to the LLM about the next experiments while a trial runs. Returns at once."""
         run = journal.run()
         if self._llm_proposer is not None and run is not None and run.incumbent is not None:
             self._llm_proposer.draft_ahead(journal, journal.source(run.incumbent), self._upcoming(journal))
 
     def leave_card(self, tick: Tick) -> None:
-        """Before a trial: returns once no model is in its way. Raises ModelNotUnloaded."""
+        """Unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
         if self._llm_proposer is not None:
             self._llm_proposer.leave_card(tick)
 
     def close(self) -> None:
-        """Give up what is being drafted."""
+        """Cancel the draft in progress."""
         if self._llm_proposer is not None:
             self._llm_proposer.close()
 
     def learn(self, journal: JournalReader) -> None:
-        """Teach the optimiser what was decided since the last call, and measured again."""
+        """Pass all experiments decided since the last call, and all scores, to the optimiser and the lessons."""
         decided = [*takewhile(lambda item: item.decision is not None, journal.experiments(after=self._learned))]
         ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
         fresh = (Measured(item.id, item.parent, journal.source(item.id)) for item in ran)
@@ -135,15 +137,15 @@ class Proposers:
         self._learned = decided[-1].id if decided else self._learned
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
-        """Keep what was asked and answered beside the experiment, for people and for a later replay."""
+        """Store the prompts and answers beside the experiment, for users and for a later replay."""
         store_exchanges(self._folder / str(number), draft.exchanges)
 
     def _upcoming(self, journal: JournalReader) -> list[str]:
-        """Whose turn the next experiments are."""
+        """Return the names of the proposers of the next experiments."""
         return upcoming(progress(self._shares, journal.experiments()), self._shares)
 
     def _rest_after(self, draft: Draft) -> None:
-        """Where nothing but refusals comes, and at once, the journal must not fill with them."""
+        """Pause after several refusals in a row; otherwise fast refusals would fill the journal."""
         self._refusals = self._refusals + 1 if draft.rejected is not None else 0
         if self._refusals >= REFUSALS_BEFORE_REST:
             rest_s = min(2.0 ** (self._refusals - REFUSALS_BEFORE_REST), LONGEST_REST_S)

@@ -1,8 +1,8 @@
-"""Whose turn it is: the share that each proposer has of the experiments, spread evenly. Pure.
+"""Assigns the experiments to the proposers by their shares, evenly spread. Pure functions.
 
-A schedule maps the name of a proposer to its share, in order: a share is of the experiments that the names before it
-left, and what all of them leave is the optimiser's. A turn that nobody took, because the LLM was away or slow, is owed
-once, not many times.
+A schedule maps the name of a proposer to its share, in order. Each share applies to the experiments that earlier names
+left over, and the optimiser gets the rest. Turns that were not taken, because the LLM was unavailable or slow, are made
+up for only once.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from enum import StrEnum
 from researcher.journal.records import Experiment
 from researcher.source.proposal import ProposerName
 
-Schedule = Mapping[str, float]  # from 0 to 1
+Schedule = Mapping[str, float]  # name of a proposer -> share from 0 to 1
 
 USUAL_SHARES: Schedule = {ProposerName.LLM: 0.25, ProposerName.ADVISER: 0.3}
-FARTHEST = 40  # experiments that are looked ahead: a share below one in so many is not drafted ahead
+FARTHEST = 40  # experiments to look ahead; drafts are not prepared for a share below 1/40
 _ROUNDING = 1e-9
 
 
 class Mix(StrEnum):
-    """Who proposes: `hybrid` shares the turns out, the others are for ablation."""
+    """The proposers of a run: `hybrid` divides the turns between LLM and optimiser; the others are for comparison."""
 
     HYBRID = "hybrid"
     LLM = "llm"
@@ -32,13 +32,13 @@ class Mix(StrEnum):
 
     @property
     def asks_llm(self) -> bool:
-        """False where knobs are all that is moved."""
+        """False if the run only moves knobs without an LLM."""
         return self in (Mix.HYBRID, Mix.LLM)
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many experiments were left to a proposer, and the number of the last of these that it took; 0 for none."""
+    """The number of experiments left to a proposer, and the position of the last of these that it took; 0 for none."""
 
     left: int = 0
     last: int = 0
@@ -48,7 +48,7 @@ Progress = Mapping[str, Count]  # by the names of a schedule, in its order
 
 
 def progress(schedule: Schedule, experiments: Iterable[Experiment]) -> Progress:
-    """From the journal; the baseline was nobody's."""
+    """Count the experiments of the journal for each proposer of the schedule. The baseline does not count."""
     so_far: Progress = {name: Count() for name in schedule}
     for item in experiments:
         if not item.is_baseline:
@@ -57,7 +57,7 @@ def progress(schedule: Schedule, experiments: Iterable[Experiment]) -> Progress:
 
 
 def and_then(so_far: Progress, taken_by: str | None) -> Progress:
-    """One experiment later."""
+    """Return the progress after one more experiment."""
     counts = dict(so_far)
     for name, count in so_far.items():
         number = count.left + 1
@@ -69,7 +69,7 @@ def and_then(so_far: Progress, taken_by: str | None) -> Progress:
 
 
 def upcoming(so_far: Progress, schedule: Schedule, count: int = FARTHEST) -> list[str]:
-    """Whose the next experiments are, if everybody takes their turns."""
+    """Return the names of the proposers of the next experiments, if each proposer takes its turns."""
     found: list[str] = []
     for _ in range(count):
         found.append(_next(so_far, schedule))
@@ -83,10 +83,10 @@ def _next(so_far: Progress, schedule: Schedule) -> str:
 
 
 def _is_due(number: int, last: int, share: float) -> bool:
-    """Whether the share has more turns up to this one than up to the last one taken."""
+    """Return True if the share includes more turns up to `number` than up to the last turn taken."""
     return _count(number, share) > _count(last, share)
 
 
 def _count(number: int, share: float) -> int:
-    """How many of the first `number` are the share's."""
+    """Return how many of the first `number` turns belong to the share."""
     return math.ceil(share * number - _ROUNDING)

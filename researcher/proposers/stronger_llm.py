@@ -1,4 +1,4 @@
-"""The stronger, paid model as a proposer: asked on a plateau, within its cap."""
+"""The stronger, paid model as a proposer: it is asked on a plateau, within its spending limit."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stronger:
-    """A paid model, and what keeps its cap: the client that `llm` asks through."""
+    """A paid model, and the metered client that `llm` uses."""
 
     llm: Conversation
     metered: MeteredClient
 
 
 class StrongerLlm:
-    """Asks `stronger` when `researcher.proposers.escalation` has a reason; `alone` says that no other LLM takes users'
-    ideas."""
+    """Asks `stronger` if `researcher.proposers.escalation` has a reason.
+
+    `alone` is True if no other LLM takes users' ideas.
+    """
 
     def __init__(
         self, stronger: Stronger, asking: Vetting, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
@@ -41,7 +43,10 @@ class StrongerLlm:
         self._cap_reached = False
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
-        """None where there is no reason to ask, the cap is reached, or it is away; an idea comes first."""
+        """Return None without a reason, after the limit is reached, or while the model is unavailable.
+
+        With another LLM in the run, a user's idea comes first and goes to that LLM.
+        """
         if self._cap_reached or (turn.idea is not None and not self._alone):
             return None
         journal = turn.journal

@@ -1,4 +1,4 @@
-"""Files that users submit: proposed as they are, before anything else."""
+"""Proposes files that users submit, unchanged and before all other proposals."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from researcher.source.proposal import Proposal, ProposerName, WholeFile
 
 
 class SubmittedFiles:
-    """Proposes the train.py that waits longest."""
+    """Proposes the submitted train.py that has waited longest."""
 
     def propose(self, turn: ProposalRequest) -> Draft | None:
-        """One that cannot be used is rejected with the reason."""
+        """Return a draft, rejected with the reason if the file cannot be used, or None without a submitted file."""
         request = next((each for each in turn.requests if each.kind == "submit"), None)
         if request is None:
             return None

@@ -1,5 +1,5 @@
-"""The researcher's side of RQ: what it sends through Redis, and what it is sent.
+"""The researcher's side of RQ: the jobs that it sends through Redis, and the requests that it receives.
 
-`trials` hands out trials and collects their results, `dry_runs` asks for dry runs, and `requests` receives the requests
+`trials` enqueues trials and collects their results, `dry_runs` requests dry runs, and `requests` receives the requests
 of users.
 """

@@ -1,7 +1,7 @@
-"""The checker, as the researcher asks it: would this train.py make its model and take a first step?
+"""Requests dry runs: the dry-run worker tests whether a train.py builds its model and completes its first step.
 
-Promises: a candidate is refused only where it fails and the incumbent passes. Where nobody answers, or has a doubt, the
-candidate goes on and its trial decides, as without a checker; that nobody answers is said once, each time it begins.
+A candidate is refused only if it fails and the incumbent passes. If the worker does not answer, or the answer is in
+doubt, the candidate goes on and its trial decides. A missing worker is reported once at the beginning of each absence.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from trainer.jobs import (
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 90.0  # a check takes seconds, more where a trial has the processor
-NOT_ASKED_S = 600.0  # one that let us wait in vain
+WAIT_S = 90.0  # a dry run takes seconds, or longer while a trial uses the processor
+NOT_ASKED_S = 600.0  # no further request for this time after a timeout
 _KEPT_S = 600
 _LIMIT_S = 120
 
 
 class DryRuns:
-    """Asks over `bus`. `files` are the subject's, of which every candidate replaces train.py; `say` reaches whoever
-    watches."""
+    """Requests dry runs over `bus`.
+
+    `files` returns the subject's files; each candidate replaces only train.py. `say` publishes the worker's state.
+    """
 
     def __init__(
         self,
@@ -56,7 +58,10 @@ class DryRuns:
         self._away: str | None = None
 
     def look_at(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
-        """Raises Rejected for a `source` that fails where the source `incumbent` passes. Waits for the answers."""
+        """Dry-run the `source`, and raise Rejected if it fails and the source `incumbent` passes.
+
+        Waits for the results.
+        """
         found = self._ask(source, tick)
         if found is None or found.verdict is not DryRunVerdict.FAILS:
             return
@@ -66,7 +71,7 @@ class DryRuns:
             raise Rejected(f"train.py would fail before its first step is done{where}: {found.reason}")
 
     def _ask(self, source: str, tick: Callable[[], None]) -> CheckResult | None:
-        """None where nobody answers, which is said."""
+        """Return the result of a dry run, or None if the worker does not answer, which is reported."""
         if self._clock() < self._silent_until:
             return None
         seen = self._bus.checker()
@@ -86,7 +91,7 @@ class DryRuns:
         return answer
 
     def _hand_in(self, spec: CheckSpec) -> None:
-        """Asked once, however often: the answer to the same work is kept for a while."""
+        """Enqueue a dry run. A repeated request for the same source gets the stored result for a while."""
         try:
             self._queue.enqueue_call(
                 RUN_CHECK,
@@ -102,7 +107,7 @@ class DryRuns:
             return
 
     def _wait_for(self, check: str, tick: Callable[[], None]) -> CheckResult | str:
-        """The answer, or why there is none."""
+        """Return the result, or the reason for its absence."""
         give_up = self._clock() + WAIT_S
         while self._clock() < give_up:
             tick()
@@ -121,7 +126,7 @@ class DryRuns:
         return f"the checker did not answer within {WAIT_S:g} s"
 
     def _note(self, away: str | None) -> None:
-        """Say it when it begins and when it is over."""
+        """Report the beginning and the end of an absence."""
         if away != self._away:
             self._say("" if away is None else f"none: {away}; candidates are not checked before their trials")
             if away is None:

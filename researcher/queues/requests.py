@@ -1,10 +1,10 @@
-"""Requests: what people ask the researcher for, as RQ jobs that the researcher itself works between steps.
+"""Requests: users' requests to the researcher, as RQ jobs that the researcher serves between steps.
 
-A closed table of functions, JSON, ids made by the client: asked twice, done once. The journal holds what was asked;
-a job that a killed researcher left half done is put back and answered from there. Promises: a flood of requests costs
-the run a bounded time at each look, and the server's memory is given back; what waits beyond `WAITING_LIMIT` is
-dropped. A client sends single commands only, each of which takes the server a time that does not depend on what clients
-stored before: many of them in one transaction would block it for as long as they like.
+Only listed functions run, arguments are JSON, and clients create the ids: a repeated request is done once. The journal
+holds each request; a job that a killed researcher left unfinished is put back and answered from the journal. A flood of
+requests costs the run a bounded time for each serving, and the server's memory is freed; requests beyond
+`WAITING_LIMIT` are dropped. A client sends single commands only, and their duration does not depend on stored data:
+many commands in one transaction would block the server.
 """
 
 from __future__ import annotations
@@ -43,15 +43,20 @@ Receiver = Callable[[str, str, str], str]
 
 
 class RequestJob(AllowlistedJob):
-    """Asks the researcher for something. The table is filled when the worker opens: the answers come from its
-    journal."""
+    """A user's request.
+
+    The table of functions is filled when the worker opens, because its journal provides the answers.
+    """
 
     functions: ClassVar[dict[str, Receiver]] = {}
     works = REQUESTS
 
     @classmethod
     def fetch(cls, id: str, connection: redis.Redis | None = None, serializer: Any = None) -> Self:
-        """Raises NoSuchJobError for one that is answered or was taken back, too: one of the two sides takes it."""
+        """Fetch a job and mark it as taken. Raises NoSuchJobError if it is already answered or cancelled.
+
+        Worker and client race for the mark, so a request is either answered or cancelled.
+        """
         job = super().fetch(id, connection=connection, serializer=serializer)
         is_first = job.connection.hsetnx(job.key, _TAKEN, _BY_WORKER)
         taken_back = not is_first and job.connection.hget(job.key, _TAKEN) == _BACK
@@ -62,18 +67,21 @@ class RequestJob(AllowlistedJob):
         return job
 
     def restore(self, raw_data: Any) -> None:
-        """How long it may take and is kept is not for whoever asks to say."""
+        """Load a job, and ignore the client's own time limits."""
         super().restore(raw_data)
         self.timeout = self.ttl = None
         self.result_ttl = self.failure_ttl = _KEPT_S
 
 
 class RequestWorker(SimpleWorker):
-    """Serves waiting requests in the calling process, when asked to."""
+    """Serves waiting requests in the calling process, on demand."""
 
     @classmethod
     def open(cls, bus: RedisClient, receiver: Receiver) -> RequestWorker:
-        """Serve with `receiver(id, kind, body) -> answer`, first what a killed researcher left."""
+        """Open a worker that calls `receiver(id, kind, body) -> answer`.
+
+        Requests left by a killed researcher come first.
+        """
         RequestJob.functions[RECEIVE] = partial(_receive, receiver)
         queue = bus.queue(REQUESTS)
         request_worker = cls(
@@ -90,7 +98,7 @@ class RequestWorker(SimpleWorker):
         return request_worker
 
     def serve(self) -> None:
-        """Answer what waits, the first `SERVED_AT_ONCE` of it; one round trip when nothing does."""
+        """Answer waiting requests, at most `SERVED_AT_ONCE`. An empty queue costs one round trip."""
         queue = self.queues[0]
         if queue.count > WAITING_LIMIT:
             _clear(queue)
@@ -103,19 +111,19 @@ class RequestWorker(SimpleWorker):
             self.execute_job(*waiting)
 
     def procline(self, message: str) -> None:
-        """Leave the process's name alone: this is the researcher."""
+        """Keep the process's title, because this process is the researcher."""
 
 
 def _receive(receiver: Receiver, request: str, kind: str, body: str) -> str:
-    """Whoever may write into the queue may write anything: what `send` refuses is refused here, too."""
+    """Validate a request again, because clients may write to the queue without `send`."""
     _require(kind, body)
     return receiver(request, kind, body)
 
 
 def _clear(queue: Queue) -> None:
-    """Drop what waits beyond the limit, and requests in no list once the server's memory is half used up.
+    """Drop requests beyond the limit, and unlisted requests once half of the server's memory is used.
 
-    Whoever may send requests can leave hashes that nobody asks about, until no write is possible. Deleting always is.
+    Clients may leave hashes that belong to no list, until writes become impossible. Deleting is always possible.
     """
     connection = queue.connection
     if (dropped := queue.count - WAITING_LIMIT) > 0:
@@ -137,7 +145,7 @@ def _clear(queue: Queue) -> None:
 
 
 def _listed(queue: Queue) -> set[str]:
-    """The ids of requests that wait or are under way; those that were answered have their answer elsewhere."""
+    """Return the ids of waiting and running requests. Answered requests have their answer elsewhere."""
     return _ids(queue, queue.key) | _under_way(queue)
 
 
@@ -147,13 +155,13 @@ def _under_way(queue: Queue) -> set[str]:
 
 
 def _ids(queue: Queue, key: str) -> set[str]:
-    """What is in a list, less what can be no id."""
+    """Return the valid ids in a list."""
     found: Any = queue.connection.lrange(key, 0, WAITING_LIMIT - 1)
     return {raw.decode() for raw in found if is_id(raw)}
 
 
 def _put_back(queue: Queue) -> None:
-    """This is the only reader, so whatever is under way belongs to the dead."""
+    """Put running requests back. This process is the only reader, so a dead process has left them."""
     left = _under_way(queue)
     for job_id in sorted(left):
         logger.info("request %s was left half done; serving it again", job_id)
@@ -162,9 +170,10 @@ def _put_back(queue: Queue) -> None:
 
 
 def send(bus: RedisClient, kind: str, body: str = "", *, request: str | None = None) -> str:
-    """Put a request on the queue and return its id; the same id again is the same request.
+    """Put a request on the queue and return its id. The same id means the same request.
 
-    Our own server's users may only write ids that are a kind and twelve hexadecimal digits, as those made here are.
+    Users of our own server may only write ids that consist of a kind and twelve hexadecimal digits, like those made
+    here.
     """
     _require(kind, body)
     name = request or f"{kind}-{uuid.uuid4().hex[:12]}"
@@ -186,7 +195,7 @@ def _require(kind: str, body: str) -> None:
 
 
 def wait_reply(bus: RedisClient, request: str, wait_s: int) -> str | None:
-    """The answer to a request, or None when no researcher served it within `wait_s`."""
+    """Return the answer to a request, or None if no researcher served it within `wait_s` seconds."""
     key = results_key(request)
     if not bus.connection.xread({key: "0-0"}, count=1, block=wait_s * 1000):
         return None
@@ -201,5 +210,5 @@ def wait_reply(bus: RedisClient, request: str, wait_s: int) -> str | None:
 
 
 def cancel(bus: RedisClient, request: str) -> bool:
-    """Take a request back. False when it is being served already; the worker deletes what it finds taken back."""
+    """Cancel a request. Return False if it is already being served. The worker deletes cancelled requests."""
     return bool(bus.connection.hsetnx(RequestJob.key_for(request), _TAKEN, _BACK))

@@ -1,7 +1,7 @@
-"""Trials on the queue: hand one out, ask what became of it. RQ carries the work and decides nothing.
+"""The queue of trials: it enqueues trials and polls their results. RQ carries the work and decides nothing.
 
-A trial's id names one attempt and is enqueued `unique=True`, so asking twice runs it once. Everything that is not the
-trainer's own answer (abandoned, failed in RQ, an answer to other work) is a fault of the machine.
+A trial's id names one attempt and is enqueued with `unique=True`, so it runs once even if requested twice. Anything but
+the trainer's own result (an abandoned job, a failure in RQ, a result of other work) is an infrastructure failure.
 """
 
 from __future__ import annotations
@@ -31,33 +31,36 @@ _RQ_GRACE_S = 120
 
 @dataclass(frozen=True)
 class Waiting:
-    """Queued or running."""
+    """The attempt is queued or running."""
 
 
 @dataclass(frozen=True)
 class Absent:
-    """The queue has lost it, or never had it: hand it out again under the same id."""
+    """The queue does not have the attempt; enqueue it under the same id."""
 
 
 @dataclass(frozen=True)
 class JobFault:
-    """The machine lost this attempt; `reason` in words."""
+    """The attempt is lost through an infrastructure failure; `reason` describes it."""
 
     reason: str
 
 
 class TrialQueue:
-    """The researcher's side of the queue `trials`. It writes no results, not even that of an abandoned attempt."""
+    """The researcher's side of the queue `trials`. It writes no results, not even for an abandoned attempt."""
 
     def __init__(self, bus: RedisClient, leases_count: Callable[[], bool] = lambda: True) -> None:
-        """`leases_count` is False while the clock does not tell whether a lease has ended."""
+        """Open the queue. `leases_count` returns False while a clock jump makes the end of leases uncertain."""
         self._bus = bus
         self._leases_count = leases_count
         self._queue = bus.queue(TRIALS)
         self._started = StartedJobRegistry(queue=self._queue, job_class=AllowlistedJob)
 
     def hand_out(self, spec: TrialSpec) -> None:
-        """Enqueue once, however often it is asked. No RQ retry: it cannot tell a bad candidate from a lost machine."""
+        """Enqueue an attempt once, however often it is called.
+
+        RQ's retry is not used, because it cannot distinguish a bad candidate from a lost machine.
+        """
         try:
             self._queue.enqueue_call(
                 RUN_TRIAL,
@@ -70,10 +73,10 @@ class TrialQueue:
                 description=spec.id,
             )
         except DuplicateJobError:
-            return  # it is there already: a restart, or a resent command whose first reply was lost
+            return  # already enqueued: after a restart, or a resent command whose first reply was lost
 
     def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
-        """What became of an attempt. Only an answer to the work with `spec_digest` counts, and one that can be read."""
+        """Poll an attempt. Only a readable result of the work with `spec_digest` counts."""
         try:
             return self._look(trial, spec_digest)
         except NoSuchJobError:
@@ -97,12 +100,12 @@ class TrialQueue:
                 return JobFault(f"the job is {status.value}" + (f": {detail[0]}" if detail else ""))
 
     def wait(self, trial: str) -> None:
-        """Return when the attempt is answered, or after a second."""
+        """Return when the attempt has a result, or after a second."""
         with contextlib.suppress(NoSuchJobError, Unreadable):
             self._bus.fetch(trial).latest_result(timeout=1)
 
     def forget(self, trial: str) -> None:
-        """Delete an attempt whose answer the journal holds."""
+        """Delete an attempt after the journal has recorded its result."""
         try:
             job = self._bus.fetch(trial)
         except NoSuchJobError:
@@ -110,7 +113,7 @@ class TrialQueue:
         except Unreadable:
             self._bus.connection.delete(AllowlistedJob.key_for(trial), results_key(trial))
             return
-        # RQ's delete fails on an execution that is listed but gone, and a lease that ends takes the execution along.
+        # RQ's delete fails for a listed execution that no longer exists, and the end of a lease deletes executions.
         self._bus.connection.delete(job.execution_registry.key)
         job.delete()
 
@@ -119,7 +122,10 @@ class TrialQueue:
         return trial in listed or trial in self._started.get_job_ids(cleanup=False)
 
     def _withdraw(self, job: Job) -> Absent | Waiting:
-        """A queued job in no list is lost, unless a worker moved it between our two looks."""
+        """Delete a queued job that is in no list, because it is lost.
+
+        A worker may have moved it between the two polls; then it is still waiting.
+        """
         if job.get_status(refresh=True) is not JobStatus.QUEUED or self._is_listed(job.id):
             return Waiting()
         job.delete()

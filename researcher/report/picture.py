@@ -1,4 +1,4 @@
-"""progress.png: the run in one picture. Every experiment is a point, the incumbent a staircase, its noise a band."""
+"""progress.png: the run in one picture. Each experiment is a point, the incumbent a staircase, and its noise a band."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAILURE_MARKERS = {
 
 
 def draw(report: RunReport) -> bytes:
-    """A PNG of the run so far; a run without a measured baseline says so in the picture."""
+    """Draw the run as a PNG. A run without a measured baseline gets a note instead."""
     figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -46,7 +46,7 @@ def draw(report: RunReport) -> bytes:
 
 
 def png(figure: Figure) -> bytes:
-    """The same bytes for the same picture."""
+    """Return a figure as PNG. Equal figures give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -65,7 +65,7 @@ def _frame(axes: Axes) -> None:
 
 
 def _staircase(axes: Axes, report: RunReport) -> None:
-    """The incumbent's score as it was believed at the time, down with each keep and back up when a claim fails."""
+    """Draw the incumbent's score as it was known at the time: down with each keep, up with each rollback."""
     xs, ys = [0.0], [_baseline(report)]
     for x, y in _steps(report):
         xs.append(x)
@@ -79,7 +79,7 @@ def _staircase(axes: Axes, report: RunReport) -> None:
 
 
 def _steps(report: RunReport) -> list[tuple[float, float]]:
-    """Where the incumbent changed: keeps at their number, falls half a step after the last decided experiment."""
+    """Return the changes of the incumbent as points: keeps at their number, rollbacks at their confirmation's place."""
     events = [
         (item.decided_at or 0.0, float(item.number), item.score)
         for item in (row.experiment for row in report.rows[1:])
@@ -92,20 +92,20 @@ def _steps(report: RunReport) -> list[tuple[float, float]]:
 
 
 def _score_of(report: RunReport, experiment: int | None) -> float:
-    """As it was believed when it was kept; the baseline's for none."""
+    """Return the score at the decision to keep, or the baseline's if there is none."""
     row = report.row(experiment)
     score = None if row is None or row.experiment.is_baseline else row.experiment.score
     return _baseline(report) if score is None else score
 
 
 def _baseline(report: RunReport) -> float:
-    """As it was decided; later repeats belong to the claims they were made for."""
+    """Return the baseline's score at its decision; later repeats belong to their claims."""
     score = report.rows[0].experiment.score
     return fmean(report.baseline_scores) if score is None else score
 
 
 def _end_of(report: RunReport, at: float) -> float:
-    """Where a check stands: half a step after the last experiment decided before it."""
+    """Return the position of a confirmation: half a step after the last experiment decided before it."""
     before = [row.experiment.number for row in report.rows if (row.experiment.decided_at or 0.0) < at]
     return before[-1] + 0.5
 
@@ -154,7 +154,7 @@ def _points(axes: Axes, report: RunReport) -> None:
 
 
 def _clip_to_interesting(axes: Axes, report: RunReport, measured: list[Row]) -> None:
-    """One disaster must not flatten the rest: scores far above the baseline are drawn at the upper edge."""
+    """Draw scores far above the baseline at the upper edge, so that one bad score does not flatten the rest."""
     scores = [row.experiment.score for row in measured if row.experiment.score is not None]
     top = max(report.baseline_scores)
     low = min([*scores, *report.baseline_scores])
@@ -179,7 +179,7 @@ def _failures(axes: Axes, report: RunReport) -> None:
 
 
 def _claims(axes: Axes, report: RunReport) -> None:
-    """Each claim's own means, the unbiased numbers beside the lucky first runs of the keeps; and what fell, and why."""
+    """Draw each claim's own means beside the keeps' optimistic first scores, and each rollback with its reason."""
     label: str | None = "mean of fresh seeds, ±2σ of the difference"
     for index, check in enumerate(report.confirmations):
         if check.decided_at is None or check.verdict in (None, ConfirmationVerdict.HOLDS):
@@ -207,7 +207,7 @@ def _claims(axes: Axes, report: RunReport) -> None:
 
 
 def _remeasured(axes: Axes, report: RunReport) -> None:
-    """The incumbent's later runs: level with its step while the machine is what it was."""
+    """Draw the incumbent's later trials. They are level with its step as long as the machine does not drift."""
     xs = [_end_of(report, trial.finished_at or 0.0) for trial in report.remeasured]
     if xs:
         ys = [trial.val_bpb or 0.0 for trial in report.remeasured]

@@ -1,7 +1,7 @@
-"""What each proposer tried, what came of it, and what that took: for people who compare them. Values in, values out.
+"""Computes each proposer's tries, results and costs, so that users can compare proposers. Pure functions.
 
-A try is every experiment but the baseline that was decided, a rejected proposal too. A proposer that tried nothing is
-not there. What the machine lost is a try and nothing else: it says nothing about who proposed it.
+A try is any decided experiment except the baseline, including a rejected proposal. A proposer without a try has no
+entry. A lost trial is a try without a result, because it says nothing about its proposer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from researcher.report.view import FAILURES, Row
 from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
 
-# What the exports have, and how proposers.tsv writes it.
+# The columns of the exports, with the format in proposers.tsv.
 COLUMNS = {
     "proposer": "", "tries": "", "rejected": "", "trials": "", "crashed": "", "kept": "", "confirmed": "",
     "gain": ".6f", "gain_per_trial": ".6f", "gain_per_hour": ".6f",
@@ -30,11 +30,12 @@ COLUMNS = {
 class Rates:
     """One proposer's part of a run.
 
-    `trials` are the tries that were measured or failed by their own fault; `crashed` are the latter, all kinds of
-    failure together. `kept` counts those that were rolled back too, as the tally does; `confirmed` those that a claim
-    stands for. `gain` is that of the keeps that still stand, the mean of all runs of the parent minus that of its own;
-    over all proposers it adds up to what the incumbent is better than the baseline. Of `cost`, the trials are its first
-    ones, for repeats and claims are nobody's, and the money is that of its questions, without the machine's.
+    `trials` are the tries that were measured or failed by their own fault; `crashed` are the failures among them.
+    `kept` includes rolled-back keeps, as the tally does; `confirmed` counts keeps with a standing claim. `gain` is the
+    sum over the keeps that still stand: the mean of all the parent's trials minus the mean of the keep's own, in bits
+    per byte. Over all proposers it adds up to the incumbent's gain over the baseline. `cost` contains the first trials
+    only, because repeats and claims belong to no proposer, and the money for the proposer's questions, without that for
+    the machine.
     """
 
     proposer: str
@@ -49,16 +50,16 @@ class Rates:
 
     @property
     def gain_per_trial(self) -> float | None:
-        """None before its first trial."""
+        """The gain divided by the number of trials, or None before the first trial."""
         return self.gain / self.trials if self.trials else None
 
     @property
     def gain_per_hour(self) -> float | None:
-        """Of the machine at work for it, counted as in `Cost`: trials and answers, also those given beside a trial."""
+        """The gain divided by the hours of trials and answers, including answers given beside a trial."""
         return self.gain / self.cost.hours if self.cost.hours else None
 
     def figures(self) -> dict[str, str | float | None]:
-        """All of it, by the names of `COLUMNS`."""
+        """Return all figures by the names of `COLUMNS`."""
         values = (
             self.proposer, self.tries, self.rejected, self.trials, self.crashed, self.kept, self.confirmed,
             self.gain, self.gain_per_trial, self.gain_per_hour,
@@ -68,7 +69,7 @@ class Rates:
 
 
 def rates_of(run: Run, rows: Iterable[Row], scores: Mapping[int, Sequence[float]]) -> tuple[Rates, ...]:
-    """Of everyone who tried something; `scores` are all of an experiment's, by its id."""
+    """Return the figures of each proposer with a try. `scores` are all scores of an experiment, by its id."""
     tried = defaultdict[str, list[Row]](list)
     for row in rows:
         item = row.experiment
@@ -78,7 +79,7 @@ def rates_of(run: Run, rows: Iterable[Row], scores: Mapping[int, Sequence[float]
 
 
 def proposers_text(rates: Iterable[Rates]) -> str:
-    """proposers.tsv: a line for each; an em dash for no number."""
+    """Return proposers.tsv: one line for each proposer, with an em dash for a missing number."""
     lines = ["\t".join(COLUMNS)]
     for each in rates:
         cells = each.figures().items()

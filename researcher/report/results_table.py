@@ -1,6 +1,6 @@
-"""The columns of the table of experiments, and results.tsv, which is rebuilt from the journal at will.
+"""The columns of the table of experiments, and results.tsv, which can be rebuilt from the journal at any time.
 
-A new column is one line in `COLUMNS`: results.json has it then. `IN_RESULTS_TSV` says which ones results.tsv has too.
+A new column is one line in `COLUMNS`, which adds it to results.json. `IN_RESULTS_TSV` lists the columns of results.tsv.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import State
 from researcher.report.view import Row, rows_of
 
-# What is known of an experiment in one line, by the keys of results.json.
+# The columns of an experiment, by the keys of results.json.
 COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
     "number": lambda row: row.experiment.number,
     "status": lambda row: row.status,
@@ -31,7 +31,7 @@ COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
     "reason": lambda row: row.experiment.reason,
     "seconds": lambda row: row.took_s,
 }
-# The columns of results.tsv before the description, and how each is written.
+# The columns of results.tsv before the description, and the format of each.
 IN_RESULTS_TSV = {"commit": ".7", "val_bpb": ".6f", "memory_gb": ".1f", "status": ""}
 HEADER = "\t".join((*IN_RESULTS_TSV, "description"))
 NO_NUMBER = "—"
@@ -44,26 +44,27 @@ def values_of(row: Row) -> dict[str, object]:
 
 
 def cell(row: Row, column: str, form: str = "", none: str = NO_NUMBER) -> str:
-    """Return a column of an experiment as text, in the format `form`; `none` where it has no value."""
+    """Return a column of an experiment as text, in the format `form`, or `none` if it has no value."""
     value = COLUMNS[column](row)
     return none if value is None else format(value, form)
 
 
 class ResultsTable:
-    """results.tsv of a run that goes on: the table users of this kind of loop know, with its five columns.
+    """results.tsv of a running run, with the five columns that this kind of research loop commonly uses.
 
-    Measured experiments, oldest first; an em dash for no number. Every keep of the walk is a `keep`; whether it is
-    confirmed, provisional or rolled back ends its description. A line is made once, and again only after a check.
+    It lists measured experiments, oldest first, with an em dash for a missing number. Each keep has the status `keep`;
+    its description ends with confirmed, provisional or rolled back. A line is written once, and again only after a
+    confirmation.
     """
 
     def __init__(self, history: JournalReader) -> None:
         self._history = history
         self._lines: list[str] = []
-        self._until = 0  # the last experiment whose line cannot change but by a check
+        self._until = 0  # only a confirmation changes lines up to this experiment
         self._checks: tuple[int | None, int] | None = None
 
     def text(self) -> str:
-        """As the journal has it now."""
+        """Return the table for the present journal."""
         history, run = self._history, self._history.run()
         if run is None:
             return f"{HEADER}\n"

@@ -1,6 +1,6 @@
-"""The state of a run at one moment, for whatever shows it: a terminal, a file, a page.
+"""The state of a run at one moment, for all views: a terminal, a file, a page.
 
-`snapshot` reads the journal and Redis once. What it returns is drawn, or written as JSON by `Report.to_json`.
+`snapshot` reads the journal and Redis once. Views draw the report, or send it as JSON with `Report.to_json`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from trainer.jobs import Profile, RedisClient
 
 @dataclass(frozen=True)
 class Report:
-    """All that users see of a run.
+    """The whole state of a run for users.
 
-    `run_report` is what the journal says, None before the run has started, or while the journal is `unreadable`, which
-    says why. `live` is what goes on now, None where no Redis is known. `alarm` says why nothing moves, None while
-    something does. `rates` has an entry for each proposer that tried something.
+    `run_report` is the content of the journal, or None before the run has started, or while the journal cannot be read;
+    then `unreadable` is the reason. `live` is the live status, or None without a Redis. `alarm` is the reason for a
+    stall, or None. `rates` has an entry for each proposer with at least one try.
     """
 
     run_report: RunReport | None
@@ -52,9 +52,9 @@ class Report:
 
 
 def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, at: float) -> Report:
-    """Return the state of the run in a journal at the time `at`; `bus` is None where no Redis is known.
+    """Return the state of a run at the time `at`. `bus` is None without a Redis.
 
-    A Redis that does not answer is told in `live`. Raises JournalError where the journal cannot be read.
+    A Redis that does not answer is reported in `live`. Raises JournalError if the journal cannot be read.
     """
     live = _live(history, bus)
     run_report = build_report(history, profile)
@@ -69,7 +69,7 @@ def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, 
 
 
 def without_journal(bus: RedisClient, unreadable: str | None = None) -> Report:
-    """Return what Redis alone knows of a run, before its journal exists, or while that is `unreadable`."""
+    """Return the state from Redis alone, before the journal exists or while it is `unreadable`."""
     silent = "the researcher starts" if unreadable is None else NOT_RUNNING
     return Report(None, _live(None, bus, silent), unreadable=unreadable)
 

@@ -1,7 +1,7 @@
-"""Is the run getting anywhere? Pure: the journal, what is seen of the researcher and a time in; an alarm or None out.
+"""Detects a stalled run. Pure functions of the journal, the live status and a time; the result is an alarm or None.
 
-A run stalls when no trial has ended for three times as long as one takes: its budget and everything around it, as the
-journal's own times have it. Does not judge what the trials say, only that they come.
+A run stalls if no trial has ended for three times the usual time between two ends: the budget and everything around it,
+computed from the journal's own times. The alarm does not judge results.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from trainer.jobs import Budget, Clock, StatusKind
 STALLED_AFTER = 3.0
 TRAINER_MISSED_AFTER_S = 60.0
 _TIMES = 20
-_TIMES_NEEDED = 10  # fewer may all be of the baseline, which waits for no proposal
+_TIMES_NEEDED = 10  # fewer may all be trials of the baseline, which need no proposals
 
 
 def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | None, at: float) -> str | None:
-    """Why there is no progress and what to do, at the time `at`; None while there is, or none is wanted.
+    """Return the reason for missing progress at the time `at` and the next step, or None.
 
-    `seen` is None where nobody could be asked.
+    `seen` is None if the live status is unknown.
     """
     if (held := _held(seen)) is None and (run.ended is not None or run.paused_by_user):
         return None
@@ -45,9 +45,10 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | 
 
 
 def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
-    """Seconds from the end of one trial to the end of the next: what three of four of the last needed.
+    """Return the usual seconds from the end of one trial to the end of the next.
 
-    Before enough of them have ended, the limit of one.
+    It is the upper quartile of the latest times, at least a budget in seconds. Before enough trials have ended, it is
+    the wall limit of one trial.
     """
     ends = sorted(trial.finished_at for trial in trials if trial.finished_at is not None)[-_TIMES - 1 :]
     if len(ends) <= _TIMES_NEEDED:
@@ -57,7 +58,7 @@ def expected_s(trials: Sequence[Trial], budget: Budget) -> float:
 
 
 def _held(seen: LiveStatus | None) -> str | None:
-    """What the surroundings do not let happen, as those say who are held."""
+    """Return the fault that researcher or trainer report while they are paused, or None."""
     if seen is None:
         return None
     trainer = None if seen.trainer is None else seen.trainer.status

@@ -1,6 +1,6 @@
-"""The read model: the run as people look at it. `researcher.report.snapshot` returns all of it at once.
+"""The read model: the run as users see it. `researcher.report.snapshot` returns all of it at once.
 
-Everything is derived from the journal; what is going on right now comes from the bus and may be missing.
+Everything is derived from the journal. The live status comes from Redis and may be missing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.U
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment in a line. `fallen` says why a check threw this keep away, None for all others."""
+    """One experiment in a line. `fallen` is the reason why a confirmation rolled this keep back, or None."""
 
     experiment: Experiment
     trial: Trial | None
@@ -59,12 +59,12 @@ class Row:
 
     @property
     def rolled_back(self) -> bool:
-        """True for a keep that did not survive a check."""
+        """True for a keep that a confirmation rolled back."""
         return self.fallen is not None
 
     @property
     def note(self) -> str:
-        """What must be known beside the status: how far a keep is a claim, which failure it was; often nothing."""
+        """The note beside the status: the state of a keep's confirmation, or the kind of a failure; often empty."""
         item = self.experiment
         if item.decision is Decision.KEEP and not item.is_baseline:
             return f"rolled back: {self.fallen}" if self.fallen else "confirmed" if self.confirmed else "provisional"
@@ -74,21 +74,21 @@ class Row:
 
     @property
     def status(self) -> str:
-        """keep, discard, crash, rejected, or the state it is in."""
+        """keep, discard, crash, rejected, or the present state."""
         if self.experiment.outcome is Outcome.REJECTED:
             return "rejected"
         return str(self.experiment.decision or self.experiment.state)
 
     @property
     def memory_gb(self) -> float | None:
-        """Peak memory: the GPU's where there is one, else the process tree's."""
+        """Peak memory in GB: the GPU's if there is one, else the process tree's."""
         mib = None if self.trial is None else self.trial.memory_mib
         return None if mib is None else mib / MIB_PER_GB
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What the run achieved over the baseline, in bits per byte. Only `confirmed` is a claim."""
+    """The gain over the baseline, in bits per byte. Only `confirmed` is proven."""
 
     baseline: float
     confirmed: float | None
@@ -97,10 +97,10 @@ class Gain:
 
 @dataclass(frozen=True)
 class LiveStatus:
-    """What is going on. `trial` and `progress` are None between trials, `trainer` when none shows itself.
+    """The live status. `trial` and `progress` are None between trials, `trainer` is None without a heartbeat.
 
-    `status` is the researcher's, or the end of its run; None where no researcher speaks, and `silent` says why then.
-    `foreign` tells of jobs that are none of ours, `notes` what is said of those in `NOTED`, by their name.
+    `status` is the researcher's, or the end of its run. It is None without a running researcher, and `silent` is the
+    text to show then. `foreign` describes refused unknown jobs, `notes` the state of each source in `NOTED`.
     """
 
     status: Status | None
@@ -113,13 +113,16 @@ class LiveStatus:
 
     @property
     def doing(self) -> str:
-        """What the researcher does, in words for people."""
+        """The researcher's status as text for users."""
         return self.silent if self.status is None else str(self.status)
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run as far as it is. `remeasured`: runs of incumbents to see whether they still work and the machine drifts."""
+    """The present state of a run.
+
+    `remeasured` are trials that measured an incumbent again to detect failures and drift.
+    """
 
     run: Run
     rows: tuple[Row, ...]
@@ -138,7 +141,10 @@ class RunReport:
 
     @property
     def tally(self) -> dict[str, int]:
-        """What became of the experiments, each failure by its kind; the last two count attempts, not experiments."""
+        """The number of experiments by decision and by kind of failure.
+
+        The last two entries count attempts, not experiments.
+        """
         decided = [row.experiment for row in self.rows if not row.experiment.is_baseline and row.experiment.decision]
         scored = Counter(item.decision for item in decided if item.outcome is Outcome.OK)
         failed = Counter(item.outcome for item in decided)
@@ -148,11 +154,11 @@ class RunReport:
 
     @property
     def measured(self) -> int:
-        """Experiments measured so far."""
+        """The number of experiments measured so far."""
         return sum(row.experiment.was_measured for row in self.rows)
 
     def row(self, experiment: int | None) -> Row | None:
-        """By experiment id."""
+        """Return the row of an experiment by its id, or None."""
         return next((row for row in self.rows if row.experiment.id == experiment), None)
 
     def decided_confirmations(self, experiment: Experiment) -> list[Confirmation]:
@@ -161,7 +167,7 @@ class RunReport:
 
     @property
     def incumbent(self) -> Row | None:
-        """What a candidate must beat."""
+        """The row of the version that a candidate must beat."""
         return self.row(self.run.incumbent)
 
     @property
@@ -172,7 +178,7 @@ class RunReport:
 
 
 def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
-    """The run in a journal, or None when no run has started."""
+    """Return the run in a journal, or None before the first run."""
     run = history.run()
     if run is None:
         return None
@@ -200,7 +206,10 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
 
 
 def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]) -> tuple[Row, ...]:
-    """A row for each experiment; `trials` holds at least theirs, `fallen` is of the whole run."""
+    """Return a row for each experiment.
+
+    `trials` contains at least their trials, `fallen` all rolled-back keeps of the run.
+    """
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
     return tuple(
         Row(
@@ -215,7 +224,7 @@ def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen
 
 
 def tally_text(report: RunReport) -> str:
-    """The tally in words; what did not happen is left out, but for keeps and discards."""
+    """Return the tally as text. Zero counts are omitted, except for keeps and discards."""
     words = {
         "keep": "kept",
         "discard": "discarded",
@@ -230,7 +239,7 @@ def tally_text(report: RunReport) -> str:
 
 
 def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
-    """Return what goes on, as far as Redis knows; `history` is None while there is no journal to read."""
+    """Return the live status from Redis. `history` is None while there is no readable journal."""
     run, running = (None, None) if history is None else (history.run(), history.running_trial())
     status, trainer = bus.doing("researcher"), bus.trainer()
     if status is None and run is not None and run.ended is not None:
@@ -244,7 +253,7 @@ def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
 
 
 def _foreign(bus: RedisClient, trainer: WorkerStatus | None) -> str | None:
-    """What is said of jobs that are none of ours, in the queue of trials, or in that of requests."""
+    """Return the message about unknown jobs in the queues of trials and requests, or None."""
     if trainer is not None and trainer.refused:
         return unknown_jobs_text(trainer.refused, TRIALS)
     said = bus.doing("requests")
@@ -252,7 +261,7 @@ def _foreign(bus: RedisClient, trainer: WorkerStatus | None) -> str | None:
 
 
 def _notes(bus: RedisClient) -> dict[str, str]:
-    """What the researcher says of others whom the run can do without."""
+    """Return the researcher's messages about parts that the run can do without."""
     said = {who: bus.doing(who) for who in NOTED}
     return {who: status.message for who, status in said.items() if status is not None and status.message}
 
@@ -273,5 +282,5 @@ def _gain(
 
 
 def waiting(report: RunReport) -> list[Request]:
-    """Ideas, files and claims asked for that still wait for their turn."""
+    """Return the requests that still wait: ideas, files and claims."""
     return [request for request in report.requests if request.state is RequestState.WAITING]

@@ -1,6 +1,6 @@
-"""The run's own git repository: commits, resets, tags and refs, and what is pushed to the user's repository.
+"""The run's own git repository: its commits, branch, tags and refs, and the push to the user's repository.
 
-`repository` is what the loop works with, `commits` reads and writes commits, `worktree` keeps the files beside them,
-`publishing` begins at the user's commit and pushes to the user's repository, `recovery` repairs what an interruption
-left, and `git_command` runs git without anybody's hooks, filters and settings.
+`repository` is the interface for the loop, `commits` plans and stores commits, and `worktree` keeps the checked-out
+files. `publishing` fetches the user's commit and pushes to the user's repository. `recovery` repairs a missing or
+damaged repository, and `git_command` runs git without any user's hooks, filters and settings.
 """

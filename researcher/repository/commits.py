@@ -1,7 +1,7 @@
-"""A candidate's commit: what the journal implies of it, and its objects, made without a process and without the files.
+"""Candidates' commits: plans them from the journal, and stores their objects without a git process or a work tree.
 
-The same plan gives the same sha, whatever the user's git settings: parent, text and date come from the journal, the
-identity is fixed. So a commit that is lost can be made again. Objects are not synced to the disk one by one.
+The same plan gives the same sha, whatever the user's git settings: parent, text and date come from the journal, and the
+identity is fixed. So a lost commit can be recreated. Objects are not synced to the disk one by one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _SHA_BYTES = 20
 
 @dataclass(frozen=True)
 class Planned:
-    """A commit of `source` as train.py on `parent`, dated `at`, which `ref` keeps reachable."""
+    """A commit of `source` as train.py on `parent`, dated `at` in seconds since the epoch.
+
+    `ref` keeps the commit reachable.
+    """
 
     ref: str
     parent: str
@@ -33,12 +36,12 @@ class Planned:
 
 
 def candidate_ref(run: Run, experiment: Experiment) -> str:
-    """Keeps a candidate reachable, whatever becomes of it."""
+    """Return the name of the ref that keeps a candidate reachable, whatever the decision."""
     return f"refs/{run.branch}/{experiment.number}"
 
 
 def planned(history: JournalReader, run: Run, experiment: Experiment) -> Planned:
-    """The commit of an experiment's candidate, from the journal alone."""
+    """Plan the commit of an experiment's candidate from the journal alone."""
     parent = None if experiment.parent is None else history.experiment(experiment.parent).commit_sha
     return Planned(
         ref=candidate_ref(run, experiment),
@@ -51,7 +54,7 @@ def planned(history: JournalReader, run: Run, experiment: Experiment) -> Planned
 
 
 def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None) -> str:
-    """Store the commit, and point its ref at it. Returns its sha; raises SubjectDamaged if it is not `expected`."""
+    """Store the commit, point its ref at it, and return its sha. Raises SubjectDamaged if the sha is not `expected`."""
     parent = repository.commit(plan.parent)
     blob = _store(repository, "blob", plan.source.encode())
     tree = _store(repository, "tree", _replaced(parent.tree.data_stream.read(), EDITABLE.encode(), blob))
@@ -74,7 +77,10 @@ def _store(repository: git.Repo, kind: str, content: bytes) -> bytes:
 
 
 def _replaced(tree: bytes, name: bytes, sha: bytes) -> bytes:
-    """A tree object with another object under a name; each entry is `MODE NAME`, a zero byte and the sha."""
+    """Return a tree object with the entry `name` pointing at `sha`.
+
+    Each entry is `MODE NAME`, a zero byte and the sha.
+    """
     start = 0
     while start < len(tree):
         end = tree.index(b"\0", start) + 1

@@ -1,6 +1,6 @@
-"""The git command as Overnight runs it: without hooks, signatures, templates, filters, and settings of the user.
+"""Runs git without hooks, signatures, templates, filters and the user's settings.
 
-The settings of the repository itself hold where they run nothing.
+The repository's own settings apply, except those that would run a program.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RUNS_NOTHING = {
 
 
 class GitFailed(GitCommandError):
-    """A git command failed; `said` is the first line of what it said."""
+    """A git command failed. `said` is the first line of its output."""
 
     def __init__(self, command: list[str], code: int, stderr: bytes, stdout: bytes) -> None:
         super().__init__(command, code, stderr, stdout)
@@ -38,7 +38,10 @@ class GitFailed(GitCommandError):
 
 
 def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables for a git command in the folder `path`, whoever owns it; `more` are settings by name."""
+    """Return the environment for a git command in the folder `path`, for any owner of the folder.
+
+    `more` are settings by name.
+    """
     settings = {"safe.directory": str(path.resolve()), **_RUNS_NOTHING, **(more or {})}
     named = {f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(settings)}
     valued = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
@@ -49,8 +52,8 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
         "GIT_ATTR_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_NO_LAZY_FETCH": "1",
-        "GIT_OPTIONAL_LOCKS": "0",  # a command that only reads is in nobody's way
-        "GIT_CEILING_DIRECTORIES": str(path.resolve().parent),  # never a repository around one that is lost
+        "GIT_OPTIONAL_LOCKS": "0",  # a command that only reads takes no lock
+        "GIT_CEILING_DIRECTORIES": str(path.resolve().parent),  # never use a parent folder's repository
         "GIT_AUTHOR_NAME": str(IDENTITY.name),
         "GIT_AUTHOR_EMAIL": str(IDENTITY.email),
         "GIT_COMMITTER_NAME": str(IDENTITY.name),
@@ -62,7 +65,7 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
 
 
 def run_git(path: Path, *arguments: str, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> bytes:
-    """The output of a git command in the folder `path`. Raises GitFailed where it fails."""
+    """Return the output of a git command in the folder `path`. Raises GitFailed if it fails."""
     command = ["git", "-C", str(path), *arguments]
     shell = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment = shell | git_environment(path, settings)
@@ -73,7 +76,7 @@ def run_git(path: Path, *arguments: str, stdin: bytes = b"", settings: Mapping[s
 
 
 def git_succeeds(path: Path, *arguments: str) -> bool:
-    """Run a git command for its exit code."""
+    """Return True if a git command succeeds."""
     try:
         run_git(path, *arguments)
     except GitFailed:
@@ -82,25 +85,25 @@ def git_succeeds(path: Path, *arguments: str) -> bool:
 
 
 def create_empty(path: Path, *options: str) -> None:
-    """Make a repository in the folder `path`, or complete one whose making was interrupted."""
+    """Create an empty repository in the folder `path`, or complete an unfinished one."""
     run_git(path, "init", "--quiet", "--template=", "--initial-branch=main", "--object-format=sha1", *options)
 
 
 def remove_locks(folder: Path) -> None:
-    """Remove what a killed git left locked in a `.git` in which no other is at work."""
+    """Remove the lock files of a killed git. No other git process may be running in this `.git`."""
     for lock in folder.rglob("*.lock"):
         logger.warning("removing %s, left by a killed git", lock)
         lock.unlink()
 
 
 def refs_of(path: Path, *patterns: str) -> dict[str, str]:
-    """The refs below `patterns`, and the objects that they name."""
+    """Return the refs below `patterns` with their objects."""
     lines = run_git(path, "for-each-ref", "--format=%(refname) %(objectname)", *patterns).decode().splitlines()
     return dict(line.split() for line in lines)
 
 
 def uncommitted(path: Path) -> list[str]:
-    """Tracked files that differ from the last commit. A file that a filter stands before counts as committed."""
+    """Return tracked files that differ from the last commit. A file with a git filter counts as committed."""
     keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
     off = {key: "false" if key.endswith(".required") else "" for key in keys}
     status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=dirty")
@@ -113,7 +116,7 @@ def uncommitted(path: Path) -> list[str]:
 
 
 def _names(path: Path, *arguments: str, code: int = 0) -> list[str]:
-    """What a command prints, each name ended by a zero byte; nothing where it ends with `code`."""
+    """Return the names that a command prints, separated by zero bytes; an empty list if it exits with `code`."""
     try:
         return run_git(path, *arguments).decode().split("\0")[:-1]
     except GitFailed as error:
@@ -123,7 +126,7 @@ def _names(path: Path, *arguments: str, code: int = 0) -> list[str]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the repository in `path`, as git finds it; None when it is whole."""
+    """Return git's message about damage to the repository in `path`, or None if it is sound."""
     if not (path / ".git").exists() and not (path / "objects").exists():
         return f"{path / '.git'} is gone"
     try:

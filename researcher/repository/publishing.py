@@ -1,9 +1,9 @@
-"""The repository of the user: a run begins with the commit that is checked out there, and pushes its results there.
+"""The user's repository: a run begins with its checked-out commit, and pushes the results to it.
 
 A push copies objects and moves the run's own refs: `overnight/<tag>`, `refs/overnight/<tag>/...` and `confirmed/...`.
-It uses plumbing commands, which run no receive hook and leave work tree, index and configuration as they are. What
-cannot be pushed stops nothing: it is said once, and tried again later. A process that is killed during a push leaves
-objects that no ref names, and the next push sends them again.
+It uses plumbing commands, which run no receive hook and change neither work tree, index nor configuration. A failed
+push does not stop the run: it is logged once and retried later. A process killed during a push leaves objects without a
+ref, and the next push sends them again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BASE = "refs/heads/main"
 HEADS = "refs/heads/"
 CONFIRMED_TAGS = "refs/tags/confirmed"
 _NOTHING = "0" * 40
-# The process that reads the objects on the user's side has the settings of this line alone.
+# The process that reads the user's repository gets these settings only.
 _UPLOAD_PACK = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push sends from the repository `own`: the branch of a run at `commit`, and the refs that belong to it."""
+    """The content of a push from the repository `own`: the run's branch at `commit`, and the run's refs."""
 
     own: Path
     branch: str
@@ -35,44 +35,44 @@ class Pushed:
     commit: str
 
     def refs(self) -> dict[str, str]:
-        """The refs of the candidates, and the tags that name candidates."""
+        """Return the refs of the candidates, and the tags of candidates."""
         candidates = refs_of(self.own, f"refs/{self.branch}/")
         ours = set(candidates.values())
         return candidates | {name: sha for name, sha in refs_of(self.own, CONFIRMED_TAGS).items() if sha in ours}
 
 
 class UserRepository:
-    """The repository at `path`. `message` says what could not be pushed and the next step; "" while all is there."""
+    """The user's repository at `path`. `message` describes a failed push and the next step; "" if all is pushed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.message = ""
 
     def branches(self) -> set[str]:
-        """Local branch names; none where the repository cannot be read."""
+        """Return local branch names; an empty set if the repository cannot be read."""
         try:
             return {name.removeprefix(HEADS) for name in refs_of(self.path, HEADS)}
         except GitFailed:
             return set()
 
     def text_of(self, name: str) -> str | None:
-        """A file of the work tree; None where it cannot be read."""
+        """Return the text of a file in the work tree, or None if it cannot be read."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except OSError:
             return None
 
     def commit_of(self, branch: str) -> str | None:
-        """Where a branch stands; None where there is none, or where the repository cannot be read."""
+        """Return the commit of a branch, or None if the branch is missing or the repository cannot be read."""
         try:
             return refs_of(self.path, HEADS + branch).get(HEADS + branch)
         except GitFailed:
             return None
 
     def fetch(self, own: Path, commit: str = "HEAD") -> None:
-        """Bring a commit and its history into the repository `own`, as its `main`.
+        """Fetch a commit and its history into the repository `own`, as its `main`.
 
-        Raises SubjectError where it cannot be read.
+        Raises SubjectError if the user's repository cannot be read.
         """
         try:
             run_git(
@@ -83,7 +83,7 @@ class UserRepository:
             raise SubjectError(f"{self.path} cannot be read ({error.said}); fix it, then start again") from error
 
     def push(self, pushed: Pushed) -> None:
-        """Send what is missing there. Raises GitFailed only where the run's own repository cannot be read."""
+        """Push all missing objects and refs. Raises GitFailed only if the run's own repository cannot be read."""
         refs = pushed.refs()
         try:
             theirs = refs_of(self.path, HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
@@ -110,14 +110,17 @@ class UserRepository:
         self._say("; ".join(filter(None, faults)))
 
     def _pack(self, pushed: Pushed, wanted: set[str], have: set[str]) -> bytes:
-        """The objects of `wanted` that the repository lacks, which has `have` and, as a rule, the base of the run."""
+        """Return a pack of the objects of `wanted` that the user's repository lacks.
+
+        That repository has the objects `have` and usually the base of the run.
+        """
         if not have and git_succeeds(self.path, "cat-file", "-e", f"{pushed.base}^{{tree}}"):
             have = {pushed.base}
         revisions = [*wanted, *(f"^{sha}" for sha in have)]
         return run_git(pushed.own, "pack-objects", "--revs", "--stdout", "-q", stdin="\n".join(revisions).encode())
 
     def _update(self, refs: dict[str, str], theirs: dict[str, str]) -> str:
-        """Point refs at objects, all or none. Returns what is in the way."""
+        """Update refs, all or none. Return a message if git refuses, otherwise ""."""
         if not refs:
             return ""
         lines = [f"update {name} {sha} {theirs.get(name, _NOTHING)}\n" for name, sha in refs.items()]
@@ -128,7 +131,10 @@ class UserRepository:
         return ""
 
     def _move_branch(self, pushed: Pushed, at: str | None, known: set[str]) -> str:
-        """Move the branch, which git refuses where it is checked out or rebased. Returns what is in the way."""
+        """Move the branch. Return a message if that is impossible, otherwise "".
+
+        A branch with a foreign commit is not moved. Git refuses to move a branch that is checked out or in a rebase.
+        """
         branch, path = pushed.branch, self.path
         if at is not None and at not in known:
             return (
@@ -151,7 +157,10 @@ class UserRepository:
 
 
 def _free_name(name: str, sha: str, theirs: dict[str, str], branch: str) -> str:
-    """A tag of a run gets the run's name where a tag of another run has its own."""
+    """Return the name for a ref.
+
+    A tag gets the run's name in front of its number if another run's tag has the plain name.
+    """
     number = name.removeprefix(f"{CONFIRMED_TAGS}/")
     if number == name or theirs.get(name, sha) == sha:
         return name

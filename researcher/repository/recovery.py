@@ -1,8 +1,9 @@
-"""The run's repository where it is missing or corrupted: made again, and so is one that a run of today lacks.
+"""Recreates the run's repository if it is missing or damaged.
 
-A run that was begun when Overnight worked in the user's own repository has none. It is made of the copy in the
-journal's folder, which holds the commit that the run began with, or of the user's repository. Candidates are committed
-again from the journal, with the same shas; branch and tags follow. What is broken is kept aside.
+Runs of older versions have no repository of their own, because those versions worked in the user's repository; for such
+a run it is created. The source is the copy in the journal's folder, which holds the run's base commit, or the user's
+repository. Candidates are committed again from the journal with the same shas, and branch and tags follow. The damaged
+repository is kept aside.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ COPY = "subject.git"
 
 
 def open_subject(path: Path, history: JournalReader, user: UserRepository | None = None) -> Workspace:
-    """The repository of the run, made if it is missing. Raises SubjectError where that cannot be done.
+    """Open the run's repository, and create it if it is missing. Raises SubjectError if that is impossible.
 
-    Before a run has begun it shows what is checked out in the user's repository, if there is one.
+    Before a run has begun, the repository shows the commit that is checked out in the user's repository, if there is
+    one.
     """
     run = history.run()
     if run is None:
@@ -53,9 +55,9 @@ def _take_head(path: Path, user: UserRepository) -> None:
 
 
 def keep_copy(path: Path, history: JournalReader) -> None:
-    """Keep a copy in the journal's folder that holds the commit that the run began with.
+    """Keep a copy of the repository in the journal's folder that holds the run's base commit.
 
-    A copy that cannot be written is logged, and tried again at the next start.
+    If the copy cannot be written, a warning is logged, and the next start tries again.
     """
     run, copy = history.run(), history.folder / COPY
     assert run is not None
@@ -73,9 +75,10 @@ def keep_copy(path: Path, history: JournalReader) -> None:
 
 
 def ensure_commits(workspace: Workspace, history: JournalReader) -> int:
-    """Candidates whose ref is lost or elsewhere are committed again; how many. Raises SubjectDamaged for another sha.
+    """Commit candidates with a lost or wrong ref again, and return how many recorded commits were lost.
 
-    A candidate whose commit is not written down yet may be in the files already, and is known as ours by that commit.
+    Raises SubjectDamaged if a new sha differs from the recorded one. A candidate without a recorded commit is committed
+    as well, because its files may already be in the work tree.
     """
     run = history.run()
     assert run is not None
@@ -94,16 +97,16 @@ def ensure_commits(workspace: Workspace, history: JournalReader) -> int:
 
 
 def repair(path: Path, history: JournalReader, why: str, user: UserRepository | None = None) -> bool:
-    """Make the repository, or only its index, again. False where nothing is wrong with it any more.
+    """Recreate the repository, or only its index. Return False if no damage is found any more.
 
-    Raises SubjectError where there is nothing to make it of; then it is left as it is.
+    Raises SubjectError if there is no source to recreate it from; then the repository is left unchanged.
     """
     run = history.run()
     assert run is not None
     why = damage(path) or why
     if _holds(path, run.base_commit):
         if not git_succeeds(path, "ls-files"):
-            (path / ".git" / "index").unlink()  # git's list of what is checked out, made again by the next reset
+            (path / ".git" / "index").unlink()  # the next reset rebuilds the index
             return True
         if damage(path) is None:
             return False
@@ -123,7 +126,7 @@ def repair(path: Path, history: JournalReader, why: str, user: UserRepository | 
 
 
 def _make_fresh(fresh: Path, copy: Path, path: Path, run: Run, why: str, user: UserRepository | None) -> None:
-    """A bare repository that holds the commit that the run began with: the copy, or fetched from the user's."""
+    """Create a bare repository with the run's base commit, from the copy or from the user's repository."""
     wrong = damage(copy) if copy.exists() else "there is none"
     if wrong is None and not _holds(copy, run.base_commit):
         wrong = f"it lacks the commit {run.base_commit[:7]} that the run began with"
@@ -142,7 +145,10 @@ def _make_fresh(fresh: Path, copy: Path, path: Path, run: Run, why: str, user: U
 
 
 def _put_in_place(fresh: Path, broken: Path) -> Path | None:
-    """Until the last rename a kill leaves no `.git`, or the broken one: it is made again. Returns what is kept."""
+    """Replace `.git` by the fresh repository, and return the path of the damaged one, or None.
+
+    A kill before the last rename leaves no `.git` or the damaged one, and the next start repairs it again.
+    """
     run_git(fresh, "config", "core.bare", "false")
     names = (broken.with_name(f"{broken.name}.broken-{number}") for number in itertools.count(1))
     aside = broken.rename(next(name for name in names if not name.exists())) if broken.exists() else None

@@ -1,9 +1,8 @@
-"""The repository of the run, Overnight's own. A ref per experiment keeps every candidate reachable.
+"""The run's own git repository. Each experiment has a ref, which keeps its candidate reachable.
 
-The branch `overnight/<tag>` and the work tree show the candidate under way, else the incumbent; they are rewritten from
-the journal at will, but for the goal, which is the user's to edit. Trials get copies of files from commits. With
-`commits` (a candidate's), `worktree` (its files), `publishing` (the user's repository), `rescue` (a lost `.git`) and
-`git_command` the only modules that use git. Nothing a candidate does can reach this repository.
+The branch `overnight/<tag>` and the work tree show the current candidate, else the incumbent. Overnight rewrites them
+from the journal at any time, except for program.md, which users may edit. Trials get copies of files from commits. Only
+the modules of this folder use git. No candidate can reach this repository.
 """
 
 from __future__ import annotations
@@ -38,18 +37,19 @@ __all__ = ["EDITABLE", "PROGRAM", "GitState", "Workspace", "create_repository", 
 PROGRAM = "program.md"
 NEEDED = (EDITABLE, "prepare.py")
 LEFT_BY_KILLS = tuple(f".{name}.partial" for name in ("results.tsv", "progress.png", EDITABLE))
-MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository while it is made again, and what is kept aside then
+MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
 NOT_OF_THE_SUBJECT = ("results.tsv", "progress.png", *LEFT_BY_KILLS, MENDING, BROKEN, EDITED)
 _PARTIAL = ".overnight-partial"
 
 
 class Workspace:
-    """One open repository; `close` it, each open one holds two git processes."""
+    """An open repository. Call `close` at the end, because each open one runs two git processes."""
 
     def __init__(self, path: Path, base: str = "HEAD", user: UserRepository | None = None) -> None:
-        """`user` is where results are pushed to, if anywhere.
+        """Open the repository. `user` is the repository to push to, if any.
 
-        Raises SubjectError when `path` is no git repository with the files a subject needs in the commit `base`.
+        Raises SubjectError if `path` is no git repository, or if its commit `base` lacks the files that a subject
+        needs.
         """
         self.path = path
         self.repository = _open(path)
@@ -67,7 +67,7 @@ class Workspace:
         self.repository.close()
 
     def require_clean(self) -> None:
-        """Raises SubjectError when tracked files differ from the last commit, of which a run takes no notice."""
+        """Raise SubjectError if tracked files differ from the last commit, because a run would ignore the changes."""
         path = self.path if self.user is None else self.user.path
         changed = uncommitted(path)
         if changed:
@@ -75,16 +75,16 @@ class Workspace:
             raise SubjectError(f"{path} has uncommitted changes ({names}); commit or stash them, then start again")
 
     def head(self) -> str:
-        """The commit that is checked out."""
+        """Return the sha of the checked-out commit."""
         return self.repository.head.commit.hexsha
 
     def branches(self) -> set[str]:
-        """Local branch names, here and in the user's repository."""
+        """Return local branch names, here and in the user's repository."""
         own = {head.name for head in self.repository.heads}
         return own if self.user is None else own | self.user.branches()
 
     def files(self, commit: str) -> dict[str, str]:
-        """The Python files of a commit, by path: what a trial needs. Raises SubjectError where one is not UTF-8."""
+        """Return the Python files of a commit by path, for a trial. Raises SubjectError if a file is not UTF-8."""
         found: dict[str, str] = {}
         with self._damage_told():
             blobs = [item for item in self.repository.commit(commit).tree.traverse() if isinstance(item, git.Blob)]
@@ -97,7 +97,7 @@ class Workspace:
         return found
 
     def require_portable(self, commit: str) -> None:
-        """Raises SubjectError when the Python files are more than a trial carries to a trainer."""
+        """Raise SubjectError if the Python files are larger than a trial may be."""
         sizes = {name: len(text.encode()) for name, text in self.files(commit).items()}
         besides = sum(sizes.values()) - sizes[EDITABLE]
         room = SOURCE_LIMIT_BYTES - TRAIN_LIMIT_BYTES
@@ -108,7 +108,7 @@ class Workspace:
             )
 
     def program(self) -> str:
-        """The human's goal, which they may edit during the run: the user's file, else the one in this work tree."""
+        """Return the user's goal, which may change during a run: program.md of the user's repository or of this one."""
         theirs = None if self.user is None else self.user.text_of(PROGRAM)
         path = self.path / PROGRAM
         if theirs is not None:
@@ -116,9 +116,9 @@ class Workspace:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def restore(self, state: GitState) -> None:
-        """Make head, branch, index and files what the journal implies, whatever a killed process left.
+        """Make head, branch, index and files show `state`, whatever a killed process left.
 
-        Holding the journal's lock, any lock file inside .git belongs to the dead.
+        The caller holds the journal's lock, so any lock file inside .git belongs to a process that is dead.
         """
         with self._damage_told():
             remove_locks(Path(self.repository.git_dir))
@@ -129,24 +129,24 @@ class Workspace:
             self._tree.restore(state)
 
     def commit_candidate(self, branch: str, plan: Planned) -> str:
-        """Commit a candidate and show it on the branch; the same plan gives the same sha."""
+        """Commit a candidate and show it on the branch. The same plan gives the same sha."""
         with self._damage_told():
             commit = make_commit(self.repository, plan)
             self._tree.show(GitState(branch, commit))
         return commit
 
     def settle(self, commit: str) -> None:
-        """The branch and the files show `commit`."""
+        """Make the branch and the files show `commit`."""
         with self._damage_told():
             self._tree.show(GitState(self._tree.branch, commit))
 
     def publish(self, run: Run, commit: str) -> None:
-        """Push a run's branch, at `commit`, its tags and its refs to the user's repository, if there is one."""
+        """Push a run's branch at `commit`, its tags and its refs to the user's repository, if there is one."""
         self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
         self._push()
 
     def look(self) -> str:
-        """What could not be pushed, or what is wrong here, in words; "" for nothing. Pushes what could not be."""
+        """Describe a failed push or a repaired damage as text; "" if there is none. Retries a failed push."""
         kept = ", ".join(sorted(str(path) for path in self.path.glob(BROKEN)))
         if self.user is not None and self.user.message:
             try:
@@ -159,32 +159,32 @@ class Workspace:
         )
 
     def candidates(self, branch: str) -> dict[str, str]:
-        """The refs of a run's candidates, and the commits they name."""
+        """Return the refs of a run's candidates with their commits."""
         with self._damage_told():
             return refs_of(self.path, f"refs/{branch}/")
 
     def read_candidates(self, run: Run) -> None:
-        """Raises SubjectDamaged where an object of a candidate cannot be read, which a start finds out at once."""
+        """Read all objects of the candidates, so that a start finds damage at once. Raises SubjectDamaged."""
         revisions = [*self.candidates(run.branch).values(), f"^{run.base_commit}"]
         pack = ("pack-objects", "-q", "--revs", "--stdout", "--window=0")
         with self._damage_told():
             run_git(self.path, *pack, stdin="\n".join(revisions).encode())
 
     def commit_again(self, plan: Planned, commit: str | None) -> None:
-        """A candidate's commit that is lost; nothing is shown. Raises SubjectDamaged if it is another one now."""
+        """Recreate a candidate's lost commit without showing it. Raises SubjectDamaged if the new sha differs."""
         with self._damage_told():
             make_commit(self.repository, plan, commit)
 
     def reopen(self) -> None:
-        """After `.git` was made again."""
+        """Open the repository again after a repair."""
         self.repository.close()
         self.repository = _open(self.path)
         self._tree = WorkTree(self.repository, self.path)
 
     def tag_confirmed(self, run: str, number: int, commit: str) -> None:
-        """Tag a run's confirmed state `confirmed/<number>`; again it changes nothing.
+        """Tag a run's confirmed version as `confirmed/<number>`; repeated calls change nothing.
 
-        Where another run's tag of that name points elsewhere, ours gets the run's name in front of the number.
+        If another run's tag has that name, the tag becomes `confirmed/<run>-<number>`.
         """
         with self._damage_told():
             tags = refs_of(self.path, CONFIRMED_TAGS)
@@ -195,7 +195,7 @@ class Workspace:
                 self.repository.git.update_ref(name, commit)
 
     def diff(self, old: str, new: str) -> str:
-        """Unified diff between two commits: all of it, whatever the repository's attributes say of its files."""
+        """Return the unified diff between two commits, complete even if the repository's attributes exclude files."""
         return str(self.repository.git.diff("--text", "--no-ext-diff", "--no-textconv", old, new))
 
     def bundle(self, branch: str, to: Path) -> None:
@@ -211,10 +211,10 @@ class Workspace:
 
     @contextmanager
     def _damage_told(self) -> Iterator[None]:
-        """Raises SubjectDamaged for an error that the repository's state explains; any other stays what it is."""
+        """Turn an error into SubjectDamaged if the repository is damaged; raise any other error unchanged."""
         try:
             yield
-        except (ODBError, ValueError) as error:  # an object or a ref that the journal names cannot be read
+        except (ODBError, ValueError) as error:  # an object or a ref of the journal is unreadable
             raise SubjectDamaged(damage(self.path) or f"{error}") from error
         except (GitError, OSError) as error:
             found = damage(self.path)
@@ -248,14 +248,14 @@ def _open(path: Path) -> git.Repo:
 
 
 def needs_repository(path: Path) -> bool:
-    """True for a folder that is missing, empty, or in which making a repository was interrupted."""
+    """Return True for a folder that is missing, empty, or holds an unfinished repository."""
     return not path.exists() or not any(path.iterdir()) or (path / _PARTIAL).exists()
 
 
 def create_repository(path: Path, files: dict[str, str], message: str) -> None:
-    """A new subject repository with `files` in its first commit; interrupted, it is made again by the next call.
+    """Create a subject repository with `files` in its first commit. After an interruption, the next call starts over.
 
-    It is built inside `path`, which may be a volume's root and then cannot be renamed to.
+    The repository is built inside `path`, because a volume's root cannot be the target of a rename.
     """
     partial = path / _PARTIAL
     if partial.exists():

@@ -1,6 +1,6 @@
-"""The branch, the index and the files of the run's own repository, which show what the journal implies.
+"""The branch, the index and the files of the run's own repository. They show the state that the journal implies.
 
-Trials do not need them: they get copies of files from commits. So they are rewritten at will.
+Trials do not need the files, since they get copies from commits. So Overnight rewrites the files at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EDITED = f"{EDITABLE}.edited-*"
 
 @dataclass(frozen=True)
 class GitState:
-    """Where the repository must stand: the branch and the commit its head and files show."""
+    """The branch and the commit that the repository must show."""
 
     branch: str
     commit: str
@@ -47,7 +47,7 @@ class WorkTree:
         return self._shown.branch
 
     def restore(self, state: GitState) -> None:
-        """Show `state`, and make the index and missing files again, trusting nothing that a killed process left."""
+        """Show `state`, and rebuild the index and missing files without trusting the state after a killed process."""
         self._git.git.update_ref(HEADS + state.branch, state.commit)
         self.show(state)
         self._git.git.reset("-q")
@@ -56,7 +56,7 @@ class WorkTree:
             self._git.git.checkout_index("--", *missing)
 
     def show(self, state: GitState) -> None:
-        """Write train.py whole, then move branch and index in one process, which leaves every file as it is."""
+        """Write train.py atomically, then move branch and index in one git process that changes no file."""
         self._shown = state
         if (Path(self._git.git_dir) / "HEAD").read_text().strip() != f"ref: {HEADS}{state.branch}":
             self._git.git.symbolic_ref("HEAD", HEADS + state.branch)
@@ -70,7 +70,7 @@ class WorkTree:
             self._git.git.reset("-q", state.commit)
 
     def _keep_edit(self, path: Path) -> None:
-        """Put a train.py that no commit holds beside, for a person wrote it."""
+        """Keep a train.py that is in no commit under another name, because a user may have edited it."""
         content = path.read_bytes() if path.exists() else None
         shown = self._head().tree[EDITABLE].data_stream.read()
         if content is None or content == shown or git_succeeds(self._path, "cat-file", "-e", _blob_name(content)):
@@ -85,7 +85,7 @@ class WorkTree:
     def _head(self) -> git.Commit:
         try:
             return self._git.head.commit
-        except AssertionError as error:  # GitPython's, of a file that is empty
+        except AssertionError as error:  # GitPython raises this for an empty file
             raise SubjectDamaged(f"the ref that is checked out in {self._path} is empty") from error
 
 

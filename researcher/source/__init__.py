@@ -1,6 +1,6 @@
-"""The source of train.py as text: parsing, knobs, edits, and what is accepted as a candidate.
+"""The source of train.py as text: parsing, knobs, edits, and the validation of candidates.
 
-`proposal` defines proposals and candidates, `validation` turns one into the other with the checks in `syntax`,
+`proposal` defines proposals and candidates. `validation` turns one into the other with the checks in `syntax`,
 `undefined_names`, `policy`, `plain_text` and `information_limit`. `edits`, `knobs` and `definitions` change the text;
-`fingerprint` tells when two sources are the same program.
+`fingerprint` detects that two sources are the same program.
 """

@@ -1,6 +1,6 @@
-"""Functions, classes and methods of a source: found by qualified name, replaced whole with their decorators.
+"""Finds functions, classes and methods by qualified name, and replaces them as a whole with their decorators.
 
-What is put in is indented as what it replaces; everything else survives byte for byte. A name that stands twice (an
+The new text gets the indentation of the old one; all other text stays byte for byte. A name with two definitions (an
 overload, a property's setter, both branches of an `if`) is refused with its lines.
 """
 
@@ -16,11 +16,11 @@ from researcher.source.syntax import LINE_END, Bytes, line_end, parse, replace_s
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 _SHOWN_NAMES = 8
-_OPENING = "if 1:\n"  # lets an indented definition parse
+_OPENING = "if 1:\n"  # makes an indented definition parse
 
 
 def defined_name(text: str) -> str | None:
-    """The name of the one definition that `text` consists of; None for any other text.
+    """Return the name of the one definition in `text`, or None if `text` contains anything else.
 
     Raises EditError for a text that does not parse.
     """
@@ -29,7 +29,7 @@ def defined_name(text: str) -> str | None:
 
 
 def replace_definition(source: str, name: str | None, definition: str, number: int) -> str:
-    """`source` with another definition of `name`, or of the new one's own name, wherever that stands.
+    """Return `source` with the definition of `name`, or of the new definition's own name, replaced.
 
     Raises EditError, which calls this edit `number`.
     """
@@ -59,7 +59,7 @@ def _only_definition(text: str) -> Definition | None:
 
 
 def _place(source: str, name: str | None, own_name: str, number: int) -> Definition:
-    """The one definition of that name; one written without its class will do where there is no other."""
+    """Return the only definition with that name. A name without its class matches if it is unique."""
     wanted = (name or own_name).replace("<locals>.", "")
     known = sorted(_definitions(parse(source)), key=lambda item: item[1].lineno)
     exact = [item for item in known if item[0] == wanted] if name is not None else []
@@ -81,7 +81,7 @@ def _place(source: str, name: str | None, own_name: str, number: int) -> Definit
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
-    """Every definition with its qualified name, however deep it stands."""
+    """Yield all definitions, also nested ones, with their qualified names."""
     waiting: list[tuple[str, ast.AST]] = [("", tree)]
     while waiting:
         prefix, node = waiting.pop()
@@ -94,7 +94,7 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
 
 
 def _span(where: Bytes, node: Definition) -> tuple[int, int]:
-    """From the first decorator, or the definition, to the end of its last line."""
+    """Return the start and end byte: from the first decorator, or the definition, to the end of the last line."""
     start, end = where.span(node)
     if node.decorator_list:
         start = where.raw.rindex(b"@", 0, where.span(node.decorator_list[0])[0])
@@ -107,7 +107,10 @@ def _indentation(where: Bytes, start: int) -> str:
 
 
 def _indented(text: str, node: Definition, wanted: str) -> list[str]:
-    """The lines of `node`, all but the first with the indentation `wanted`; the insides of texts stay as they are."""
+    """Return the lines of `node`, all but the first with the indentation `wanted`.
+
+    Lines inside strings stay unchanged.
+    """
     where = Bytes(text)
     start, end = _span(where, node)
     first = where.raw.count(b"\n", 0, start) + 1
@@ -123,7 +126,7 @@ def _indented(text: str, node: Definition, wanted: str) -> list[str]:
 
 
 def _lines_inside_texts(node: Definition) -> set[int]:
-    """Lines that begin inside a string, whose blanks are its own; docstrings may move."""
+    """Return the lines that begin inside a string, where blanks are content. Docstrings are not included."""
     docstrings = {
         id(child.body[0].value)
         for child in ast.walk(node)

@@ -1,8 +1,8 @@
-"""Edits become source: knob assignments, definitions, search/replace pairs, whole files, applied in their order.
+"""Applies edits to a source, in their order: knob assignments, definitions, search/replace pairs and whole files.
 
-A search must name exactly one place. Whole lines are compared without their trailing blanks, then with all of them
-indented otherwise, and the replacement is indented alike; a text that matches no line is looked for inside the lines.
-Nothing is guessed: what does not fit is refused with the nearest real lines.
+A search must match exactly one place. First whole lines are compared without trailing blanks, then with another common
+indentation, which the replacement gets too. A text that matches no line is searched inside the lines. Nothing is
+guessed: an edit without a match is refused with the nearest real lines.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _GUESSED_LINES = 3
 
 
 def apply_edits(source: str, edits: Iterable[Edit]) -> str:
-    """`source` after all edits. Raises EditError, written for the proposer, at the first that does not fit."""
+    """Return `source` after all edits.
+
+    Raises EditError, written for the proposer, for the first edit that does not fit.
+    """
     for number, edit in enumerate(edits, start=1):
         match edit:
             case SetKnobs(knobs=values):
@@ -77,7 +80,7 @@ def _replaced_inside_lines(source: str, search: str, replace: str, number: int) 
 
 
 def _places_inside_lines(source: str, text: str) -> Iterator[int]:
-    """Where a text stands, but not where it begins or ends within a name, which is another than the one meant."""
+    """Yield the places of a text, except where it begins or ends inside a name, because that is another name."""
     at = source.find(text)
     while at >= 0:
         end = at + len(text)
@@ -93,7 +96,7 @@ def _bare_lines(text: str) -> list[str]:
 
 
 def _without_outer_blanks(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
-    """Both without the blank lines that stand at the ends of the search, as far as the replacement has them too."""
+    """Remove the blank lines at the ends of the search, and as many from the replacement if it has them."""
     first, of_replace = _leading_blanks(search), _leading_blanks(replace)
     search, replace = search[first:], replace[min(first, of_replace) :]
     last, of_replace = _leading_blanks(search[::-1]), _leading_blanks(replace[::-1])
@@ -113,7 +116,7 @@ def _line_places(lines: list[str], wanted: list[str]) -> list[int]:
 
 
 def _shifted_places(lines: list[str], wanted: list[str]) -> Iterator[tuple[int, str, str]]:
-    """Where all of `wanted` stands behind `more` blanks than it was written with, or behind `less`."""
+    """Yield the places where all of `wanted` is indented by `more`, or less by `less`."""
     for start in _line_places([line.strip() for line in lines], [line.strip() for line in wanted]):
         pairs = [(line, lines[start + offset]) for offset, line in enumerate(wanted) if line]
         own, there = (line[: len(line) - len(line.lstrip())] for line in pairs[0])
@@ -161,7 +164,7 @@ def _not_found(source: str, search: str, replace: str, number: int) -> str:
 
 
 def _nearest(lines: list[str], wanted: list[str]) -> int | None:
-    """Index of the first line of the place that resembles `wanted` most."""
+    """Return the index of the first line of the place that resembles `wanted` most, or None."""
     stripped = [line.strip()[:_COMPARED_CHARACTERS] for line in lines]
     sought = [(offset, line.strip()[:_COMPARED_CHARACTERS]) for offset, line in enumerate(wanted) if line.strip()]
     alike: Counter[int] = Counter()

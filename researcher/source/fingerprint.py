@@ -1,11 +1,11 @@
-"""What is known of a source by reading it: which program it is, whatever its layout, its comments and its seed.
+"""Fingerprints: identify the program of a source, independent of its layout, its comments and its seed.
 
-Statements at module level are read one by one and remembered, for a candidate differs from what was read before in a
-few of them. Nothing here runs the source.
+Statements at module level are read one by one and cached, because a candidate differs from earlier sources in only a
+few. This module never runs the source.
 
-Sources that are the same program have one normal form: without docstrings, with whole numbers worked out, keyword
-arguments in one order, and local variables by number. Nothing is taken away that could change what an honest program
-does; names that anything outside of a function can see stay. What remains different may still be the same program.
+Equal programs have one normal form: without docstrings, with integer arithmetic computed, keyword arguments sorted, and
+local variables numbered. The normal form drops nothing that could change an honest program; names that are visible
+outside of a function stay. Different fingerprints may still belong to equal programs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _ANY_ORDER = (ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.Tuple, ast
 
 
 def normalised(source: str) -> ast.Module:
-    """Raises EditError for a source that does not parse."""
+    """Return the normalised syntax tree. Raises EditError for a source that does not parse."""
     tree = parse(source)
-    for node in reversed([*ast.walk(tree)]):  # what is inside first
+    for node in reversed([*ast.walk(tree)]):  # inner nodes first
         for block in blocks(node):
             code = [statement for statement in block if not _is_lone_constant(statement)]
             block[:] = code if code or isinstance(node, ast.Module) else [ast.Pass()]
@@ -46,7 +46,7 @@ def normalised(source: str) -> ast.Module:
 
 
 def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """The lists of statements that a node holds."""
+    """Yield the lists of statements in a node."""
     for name in ("body", "orelse", "finalbody"):
         block = getattr(node, name, None)
         if isinstance(block, list) and block:
@@ -54,9 +54,10 @@ def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def number_locals(tree: ast.Module) -> None:
-    """Name each function's own variables by the order of their appearance, where no other scope could mean another.
+    """Rename each function's own variables by the order of their appearance, if no other scope could use the name.
 
-    Not parameters, which callers may name, nothing that a scope inside binds as well, and no seed, known by its name.
+    Parameters, names that an inner scope also binds, and seeds keep their names: callers use parameter names, and seeds
+    are recognised by name.
     """
     functions = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
     for place, function in enumerate(functions):
@@ -71,7 +72,7 @@ def number_locals(tree: ast.Module) -> None:
 
 
 def _bound(function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[set[str], set[str]]:
-    """Variables that the function's own code assigns; names that are bound in another way or elsewhere inside it."""
+    """Return the variables that the function's own code assigns, and the names that are bound otherwise inside it."""
     own: set[str] = set()
     taken: set[str] = set()
     waiting: list[tuple[ast.AST, bool]] = [(child, True) for child in ast.iter_child_nodes(function)]
@@ -100,7 +101,7 @@ def _bound(function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[set[str], 
 
 
 def _any_order(value: ast.expr) -> bool:
-    """True of what can be evaluated earlier or later without a difference."""
+    """Return True for a value that may be evaluated earlier or later without a difference."""
     return all(isinstance(node, _ANY_ORDER) for node in ast.walk(value))
 
 
@@ -125,17 +126,18 @@ def _is_lone_constant(statement: ast.stmt) -> bool:
 
 
 _FIXED_CALLS = ("evaluate_bpb", "make_dataloader", "progress")
-_NUMBER = re.compile(r"Constant\(value=[0-9.][^)]*\)")  # in a dump
+_NUMBER = re.compile(r"Constant\(value=[0-9.][^)]*\)")  # a number in the output of ast.dump
 _SEED_CALLS = {"manual_seed", "manual_seed_all", "seed", "seed_all"}
 _SEED_NAME = re.compile(r"(?:.*_)?seed(?:_.*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """`fingerprint` is the hash of the normalised syntax tree, `seedless` that of it whatever seed the source chooses,
-    `numberless` that of it whatever numbers stand in it: a source that only differs in them uses no other names.
+    """The properties of a source.
 
-    `statements` are normalised, in their order, each without those inside it; `entry_points` is what a trial needs.
+    `fingerprint` is the hash of the normalised syntax tree. `seedless` is the same hash without the choice of a seed,
+    `numberless` without all numbers: sources with the same `numberless` use the same names. `statements` are
+    normalised, in their order, each without its inner ones. `entry_points` are the parts that a trial needs.
     """
 
     fingerprint: str
@@ -146,13 +148,13 @@ class SourceFacts:
 
     @property
     def lines(self) -> int:
-        """Logical lines of code: a statement counts one however it is laid out, comments and docstrings none."""
+        """The logical lines of code: each statement counts once in any layout; comments and docstrings do not count."""
         return len(self.statements)
 
 
 @lru_cache(maxsize=8)  # the incumbent is compared with every proposal
 def read_facts(source: str) -> SourceFacts:
-    """Raises EditError for a source that does not parse or cannot be compared."""
+    """Return the properties of a source. Raises EditError if it does not parse or cannot be compared."""
     read = [_read(text) for text in pieces(source)]
     return SourceFacts(
         fingerprint=_hash(piece.whole for piece in read),
@@ -165,7 +167,10 @@ def read_facts(source: str) -> SourceFacts:
 
 @lru_cache(maxsize=8)
 def pieces(source: str) -> tuple[str, ...]:
-    """The statements at module level, each a text that parses alone; what shares a line stays together."""
+    """Split a source into its module-level statements, each a text that parses alone.
+
+    Statements on one line stay together.
+    """
     return tuple(_split(source))
 
 
@@ -186,8 +191,11 @@ def _split(source: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one piece adds to the facts. `fixed` are functions of `prepare` that it calls by their full name,
-    `imported` the names it gives to others, `called` all names that it calls."""
+    """The properties of one piece.
+
+    `fixed` are functions of `prepare` that it calls by their full name, `imported` its own names for imported ones, and
+    `called` all names that it calls.
+    """
 
     whole: str
     seedless: str
@@ -216,7 +224,7 @@ def _read(text: str) -> _Piece:
     makes_model = "model" in stored_outside_functions(tree)
     try:
         statements = tuple(text for statement in tree.body for text in _statements(statement))
-        number_locals(tree)  # after the statements: a local name more must not make another of all below it
+        number_locals(tree)  # after the statements: one more local name must not change all later statements
         whole = _dump(tree)
         _blank_seeds(tree)
         seedless = _dump(tree)
@@ -237,7 +245,7 @@ def _hash(texts: Iterable[str]) -> str:
 
 
 def _entry_points(pieces: list[_Piece]) -> tuple[str, ...]:
-    """What a trial needs of train.py, in words: the calls into `prepare` and the module-level `model`."""
+    """Describe the parts that a trial needs of train.py: the calls into `prepare` and the module-level `model`."""
     called = {name for piece in pieces for name in piece.called}
     fixed = {name for piece in pieces for name in piece.fixed}
     fixed |= {name for piece in pieces for alias, name in piece.imported.items() if alias in called}
@@ -248,7 +256,7 @@ def _entry_points(pieces: list[_Piece]) -> tuple[str, ...]:
 
 
 def _statements(node: ast.AST) -> Iterator[str]:
-    """Every statement, except handler and case below `node`, itself first, as text."""
+    """Yield `node` and all statements, `except` handlers and cases inside it as text, each without its inner ones."""
     inner = {name: value for name, value in ast.iter_fields(node) if _is_block(value)}
     yield ast.dump(type(node)(**(dict(ast.iter_fields(node)) | {name: [] for name in inner})))
     for block in inner.values():
@@ -262,7 +270,7 @@ def _is_block(value: object) -> bool:
 
 
 def _blank_seeds(tree: ast.Module) -> None:
-    """Take away everything by which a source chooses its seed."""
+    """Remove everything by which a source chooses its seed."""
     for node in ast.walk(tree):
         for block in blocks(node):
             code = [statement for statement in block if not _only_seeds(statement)]

@@ -1,8 +1,8 @@
-"""How much known text a source could carry: what it adds to another one, by size and as compressed by LZMA.
+"""Limits the known text that a source can contain: its additions to another source, by LZMA-compressed size.
 
-Whoever knows the text that scores it could write it into train.py: in strings, numbers, names, comments, layout. What
-LZMA cannot shorten, given the source before, bounds all of that alike, whatever the encoding: a source is one of at
-most 2**(8 * bytes), so against a mixture of them it saves at most that many bits of the text that is scored.
+A model that knows the validation text could write it into train.py: in strings, numbers, names, comments or layout. The
+LZMA-compressed size, given the earlier source, limits all of these for any encoding: at most `2**(8*n)` sources
+compress to n bytes, so against a mixture of them a source saves at most 8*n bits of the scored text.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from researcher.errors import Rejected
 from researcher.source.proposal import ProposerName
 from researcher.source.syntax import parse
 
-# A window that holds two sources of the largest size; counts, not a file, so without a header and a check sum.
+# The window holds two sources of the largest size. Only the size counts, so there is no header and no checksum.
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**20}]
 
 
 @dataclass(frozen=True)
 class Cap:
-    """Bytes, compressed: of all that is new, and of the values among it."""
+    """Limits in compressed bytes: `added` for everything new, `literal` for the values in it."""
 
     added: int
     literal: int
 
 
-# Of 704 edits of single modules in this repository's history the median adds 106 bytes, 99 in 100 no more than 988, the
-# largest 2,138; of values 41, 462 and 801. A whole train.py of the field is 6,404, of which 1,585 are values.
+# Of 704 edits of single modules in this repository's history the median adds 106 bytes, 99 in 100 at most 988, the
+# largest 2,138; the values among them take 41, 462 and 801. A typical whole train.py has 6,404, with 1,585 for values.
 EDIT = Cap(3072, 1024)  # one proposal of a model, against its parent
-RUN = Cap(8192, 2048)  # all that models added, against the baseline or the last file of a person's
-PERSON = Cap(16384, 4096)  # a person's file, against the baseline
-MOST_GROWTH = 16_384  # characters of one proposal of a model, whatever they compress to; the largest edit has 4,214
-KNOBS_SLACK = 512  # a run at its cap still moves knobs
+RUN = Cap(8192, 2048)  # all that models added, against the baseline or the latest file of a user
+PERSON = Cap(16384, 4096)  # a user's file, against the baseline
+MOST_GROWTH = 16_384  # characters added by one proposal of a model, uncompressed; the largest edit above has 4,214
+KNOBS_SLACK = 512  # extra bytes for moving knobs at the limit of a run
 
 
 def refuse_carried(source: str, before: str, cap: Cap, since: str) -> None:
-    """Raises Rejected where `source` adds more to `before` than `cap`; `since` says what that is, for the proposer."""
+    """Raise Rejected if `source` adds more to `before` than `cap`.
+
+    `since` names `before` in the message to the proposer.
+    """
     added = added_bytes(source, before)
     if added > cap.added:
         raise Rejected(
@@ -53,7 +56,7 @@ def refuse_carried(source: str, before: str, cap: Cap, since: str) -> None:
 
 
 def refuse_growth(source: str, before: str) -> None:
-    """Raises Rejected where one proposal of a model makes a source longer than any edit does."""
+    """Raise Rejected if one proposal of a model makes a source longer than any real edit."""
     if len(source) - len(before) > MOST_GROWTH:
         raise Rejected(
             f"train.py would grow by {len(source) - len(before)} characters; at most {MOST_GROWTH} are tried at once"
@@ -61,23 +64,25 @@ def refuse_growth(source: str, before: str) -> None:
 
 
 def cap_of(proposer: str) -> Cap:
-    """For one proposal against its parent."""
+    """Return the limit for one proposal against its parent."""
     return PERSON if proposer == ProposerName.HUMAN else EDIT
 
 
 def added_bytes(source: str, before: str) -> int:
-    """What `source` has that `before` has not, compressed."""
+    """Return the compressed size of the additions of `source` to `before`, in bytes."""
     return 0 if source == before else _compressed(source, before)
 
 
 def added_literal_bytes(source: str, before: str) -> int:
-    """The same of the values in the two: texts, bytes, numbers. Raises EditError where one does not parse."""
+    """Return the same for literal values: texts, bytes, numbers. Raises EditError if a source does not parse."""
     return _compressed(_literals(source), _literals(before))
 
 
 def _compressed(text: str, known: str) -> int:
-    """What `text` takes behind `known`. Two texts that are the same cost a few bytes; nothing that differs is free, the
-    order of lines neither."""
+    """Return the compressed bytes that `text` takes after `known`.
+
+    Equal texts cost a few bytes. Every difference has a cost, also another order of lines.
+    """
     return max(0, _size(f"{known}\n{text}") - _size(known))
 
 

@@ -1,8 +1,8 @@
-"""Knobs: the module-level `ALL_CAPS = literal` lines of a subject, read and set without touching anything else.
+"""Knobs: reads and sets the module-level `ALL_CAPS = literal` lines of a subject without changing any other text.
 
-The range stands at the end of the comment on the knob's own line, after its last `;`:
-`range A..B`, `range A..B log`, `range A..B pow2` (all powers of two) or `one of X Y Z`. A knob without one is never
-moved by the optimiser. Names assigned twice, or to an expression, are not knobs.
+The range is at the end of the comment on the knob's own line, after its last `;`: `range A..B`, `range A..B log`,
+`range A..B pow2` (all powers of two) or `one of X Y Z`. The optimiser never moves a knob without a range. Names that
+are assigned twice, or to an expression, are not knobs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LARGEST_INT = 2**63 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """The values a knob may take: `low` to `high`, both included, or for the kind `choice` only `choices`."""
+    """The allowed values of a knob: from `low` to `high`, both included, or for the kind `choice` only `choices`."""
 
     kind: Literal["int", "float", "pow2", "choice"]
     low: float = 0.0
@@ -37,7 +37,7 @@ class Range:
     choices: tuple[KnobValue, ...] = ()
 
     def holds(self, value: KnobValue) -> bool:
-        """True when `value` is of the range's kind and inside it."""
+        """Return True if `value` has the range's type and is inside it."""
         if self.kind == "choice":
             alike = (choice for choice in self.choices if type(choice) in (type(value), float))
             return not isinstance(value, bool) and value in alike
@@ -55,7 +55,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Knob:
-    """A name, the value it has in the source, and the values it may take (None: no range is written)."""
+    """A name, its value in the source, and its range (None without one)."""
 
     name: str
     value: KnobLiteral
@@ -63,18 +63,20 @@ class Knob:
 
 
 def read_knobs(source: str) -> dict[str, Knob]:
-    """The knobs in the order of the source; a broken range counts as none. Raises EditError for source that does not
-    parse."""
+    """Return the knobs in the order of the source.
+
+    A broken range counts as none. Raises EditError if the source does not parse.
+    """
     return {name: _knob(place)[0] for name, place in _places(source).items()}
 
 
 def range_faults(source: str) -> dict[str, str]:
-    """What is wrong with the range comment of each knob that has a broken one."""
+    """Return the fault of each broken range comment, by knob."""
     return {name: fault for name, place in _places(source).items() if (fault := _knob(place)[1])}
 
 
 def read_literal(text: str) -> KnobLiteral | None:
-    """The value that `text` is in a source, with a comment or without; None if no knob can have it."""
+    """Return the value of a literal, with or without a comment, or None if no knob can have it."""
     try:
         tree = parse(text.strip())
     except EditError:
@@ -86,7 +88,7 @@ def read_literal(text: str) -> KnobLiteral | None:
 
 
 def set_knobs(source: str, values: Mapping[str, KnobLiteral]) -> str:
-    """`source` with new values; only the literals' bytes change. Raises EditError and changes nothing if one is bad."""
+    """Return `source` with new values; only the literals' bytes change. Raises EditError if any value does not fit."""
     places = _places(source)
     spans = []
     for name, value in values.items():
@@ -102,7 +104,10 @@ def set_knobs(source: str, values: Mapping[str, KnobLiteral]) -> str:
 
 
 def set_ranges(source: str, ranges: Mapping[str, str]) -> str:
-    """`source` with other ranges at the end of the comments; raises EditError if one is missing or broken then."""
+    """Return `source` with other ranges in the comments.
+
+    Raises EditError if a comment is missing or a new range is broken.
+    """
     spans = []
     for name, text in ranges.items():
         place = _places(source).get(name)
@@ -119,25 +124,25 @@ def set_ranges(source: str, ranges: Mapping[str, str]) -> str:
 
 
 def around_values(source: str) -> list[str]:
-    """What stands before, between and after the values of the knobs that have a range."""
+    """Return the texts before, between and after the values of knobs with a range."""
     raw, places = source.encode(), _places(source).values()
     cuts = [0, *(end for place in places if _knob(place)[0].range is not None for end in place.span), len(raw)]
     return [raw[start:end].decode() for start, end in zip(cuts[::2], cuts[1::2], strict=True)]
 
 
 def is_power_of_two(value: int) -> bool:
-    """True for 1, 2, 4, ..."""
+    """Return True for 1, 2, 4, ..."""
     return value > 0 and value & (value - 1) == 0
 
 
 def power_text(value: int) -> str:
-    """`2**n` for a power of two."""
+    """Return `2**n` for a power of two."""
     return f"2**{value.bit_length() - 1}"
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a knob's literal stands: its span in bytes, its text, its value and the comment after it."""
+    """The place of a knob's literal: its span in bytes, its text, its value, and the comment after it."""
 
     name: str
     value: KnobLiteral
@@ -200,7 +205,7 @@ def _is_plain(value: float) -> bool:
 
 
 def _knob(place: _Place) -> tuple[Knob, str | None]:
-    """The knob and what is wrong with its range comment, if anything."""
+    """Return the knob, and the fault of its range comment or None."""
     claim = place.comment.rsplit(";", 1)[-1].strip()
     if not claim.startswith(("range ", "one of ")):
         return Knob(place.name, place.value), None
@@ -252,7 +257,7 @@ def _number(text: str) -> int | float | None:
     try:
         return int(text)
     except ValueError:
-        pass  # not whole: the pattern leaves a float, or underscores in odd places
+        pass  # not an integer: the pattern also allows floats and misplaced underscores
     try:
         value = float(text)
     except ValueError:
@@ -261,7 +266,7 @@ def _number(text: str) -> int | float | None:
 
 
 def _fitting(knob: Knob, value: KnobLiteral) -> KnobLiteral:
-    """`value` in the knob's own type."""
+    """Convert `value` to the knob's own type."""
     if isinstance(value, tuple) and isinstance(knob.value, tuple) and len(value) == len(knob.value):
         return tuple(_fitting_one(Knob(knob.name, old), new) for old, new in zip(knob.value, value, strict=True))
     if isinstance(value, tuple) or isinstance(knob.value, tuple):

@@ -1,9 +1,9 @@
-"""A source that everybody reads alike: Python, the static checks, a diff in a terminal, and a person.
+"""Refuses text that not all readers read alike: Python, the static checks, a diff in a terminal, and a user.
 
-Python decodes a file by a cookie in its first lines, ends lines at a lone CR, and starts a line's indentation again at
-a form feed; a terminal hides some characters and turns others around; a reader takes a Cyrillic letter for a Latin one.
-What makes such a difference is refused, whoever proposes it. A line that the source had before is left alone: it is its
-author's. Strings lose nothing, for every character has an escape.
+Python decodes a file by a cookie in its first lines, ends lines at a lone CR, and restarts a line's indentation at a
+form feed. A terminal hides some characters and reverses others. A user may mistake a Cyrillic letter for a Latin one. A
+line with such a difference is refused for every proposer, unless the earlier source already contains the line. Strings
+lose nothing, because every character has an escape.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")  # PEP 263
 _COOKIE_LINES = 2
 _PLAIN_CODECS = {"utf-8", "utf8"}
 _HIDING_BLANKS = re.compile(r"\S[ \t]{100,}\S")
-_VARIATIONS = "\ufe0e\ufe0f"  # after a symbol: as text or as a picture
-# Unicode's Default_Ignorable_Code_Point, of which Python's own tables tell only a part, and a blank pattern of Braille.
+_VARIATIONS = "\ufe0e\ufe0f"  # after a symbol: shown as text or as a picture
+# Unicode's Default_Ignorable_Code_Point, which Python's own tables cover only in part, and Braille's blank pattern.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-_LOOK_LATIN = set("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧικνορυϲϳ")  # letters of Greek that are taken for others beside Latin ones
+_LOOK_LATIN = set("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧικνορυϲϳ")  # Greek letters that look like Latin ones
 _ALPHABETS = ("LATIN", "GREEK")
 
 
 def refuse_ambiguous(source: str, before: str) -> None:
-    """Raises Rejected for a line of `source` that not everybody reads alike, and that `before` does not have.
+    """Raise Rejected for a line of `source` that not all readers read alike and that `before` does not contain.
 
-    `source` is one that parses.
+    `source` must parse.
     """
     if source == before:
         return
@@ -57,7 +57,7 @@ def _refuse_cookie(line: str, number: int, before: str) -> None:
 
 
 def _fault_of(line: str) -> str | None:
-    """What is wrong with a line, in words that go on from its number."""
+    """Return the fault of a line, as text that continues after its number, or None."""
     if line.isascii() and line.isprintable():
         return _hidden_far_right(line)
     for at, character in enumerate(line):
@@ -85,7 +85,7 @@ def _named(character: str) -> str:
 
 
 def _refuse_lookalikes(source: str, known: set[str]) -> None:
-    """Names that are not all ASCII, on lines that are new."""
+    """Refuse ambiguous non-ASCII names on new lines."""
     lines = source.split("\n")
     for name, number in _spelled(source):
         if name.isascii() or lines[number - 1] in known:
@@ -112,7 +112,7 @@ def _lookalike(name: str) -> str | None:
 
 
 def _spelled(source: str) -> list[tuple[str, int]]:
-    """The names of a source as they are written, and as Python reads those inside f-strings, with their lines."""
+    """Return the names of a source with their lines, as written, and as Python reads those inside f-strings."""
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     except (tokenize.TokenError, SyntaxError) as error:

@@ -1,7 +1,7 @@
-"""What a source does that no experiment needs: reaching for score, clock, files, processes, a network, a seed.
+"""Finds actions in a source that no experiment needs: access to score, clock, files, processes, network or seed.
 
-A courtesy to whoever proposes, and a saving of trials: it reads names and follows imports, no more, and who wants past
-it will get past it. What confines a candidate is the trainer's sandbox.
+This check helps the proposer and saves trials. It only reads names and follows imports, so it can be evaded. The
+trainer's sandbox confines the candidate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from researcher.source.syntax import outside_functions
 
 
 class Denied(StrEnum):
-    """Why it is refused and what to do instead, in words for the proposer."""
+    """The reason of a refusal and the alternative, as text for the proposer."""
 
     SCORE = "the score is taken outside of train.py; improve the model, the optimiser or the schedule"
     CLOCK = "the budget is counted outside of train.py; train until progress() reaches 1"
@@ -32,7 +32,7 @@ class Denied(StrEnum):
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing at one place; `what` names it the same wherever it is done."""
+    """One action at one place. `what` is the same text for the same action anywhere."""
 
     what: str
     why: Denied
@@ -40,7 +40,7 @@ class Violation:
 
     @property
     def words(self) -> str:
-        """For the proposer."""
+        """The violation as text for the proposer."""
         return f"line {self.line}: {self.what}: {self.why}"
 
 
@@ -76,18 +76,18 @@ _OF_CLOCK = ("progress", "TIME_BUDGET")
 _PACKAGES = sys.stdlib_module_names | {"torch", "numpy", "triton", "prepare"}  # triton comes with torch for CUDA
 _BUILTINS = {"open", "exec", "eval", "compile", "__import__", "__builtins__", "getattr", "setattr", "vars", "globals"}
 _OF_PROCESSES = re.compile(r"os\.(system|popen|fork|exec|spawn|posix_spawn|kill|wait|_exit|abort|set|sched|put|unset)")
-_LONGEST_CHAIN = 16  # attributes behind a name; what begins a longer chain is a part of it, and is looked at by itself
+_LONGEST_CHAIN = 16  # attributes after a name; the beginning of a longer chain is a node of its own
 _CHANGES_ENVIRONMENT = {f"os.environ.{verb}" for verb in ("setdefault", "pop", "update", "__setitem__")}
 _PATCHED_TORCH = ("torch", "torch.nn.functional", "torch.Tensor")  # not torch.backends..., torch._dynamo.config...
 
 
 def violations(tree: ast.Module) -> tuple[Violation, ...]:
-    """By their lines; a thing done twice on a line is one."""
+    """Return the violations by line. A repeated action on a line counts once."""
     return tuple(sorted(set(_Reader(tree).deeds()), key=lambda deed: (deed.line, deed.what)))
 
 
 class _Reader:
-    """Knows what the names of one source stand for."""
+    """Resolves the names of one source and finds its violations."""
 
     def __init__(self, tree: ast.Module) -> None:
         self._nodes = list(ast.walk(tree))
@@ -128,9 +128,10 @@ class _Reader:
                     yield name
 
     def _dotted(self, node: ast.AST) -> str | None:
-        """What an expression stands for, from an imported or built-in name on; also through getattr and a text.
+        """Return the full dotted name of an expression that begins with an imported or built-in name, or None.
 
-        A longer chain than any that is denied stands for nothing.
+        Attributes may also be read with getattr and a text. A chain that is longer than any denied name has no full
+        name.
         """
         attributes: list[str] = []
         while len(attributes) <= _LONGEST_CHAIN:
@@ -184,7 +185,7 @@ class _Reader:
         match node.args[1:]:
             case [ast.Constant(value=str() as attr), *_]:
                 yield from (_patched if name == "setattr" else _use_of)(module, attr, node.lineno)
-            case _ if module.partition(".")[0] not in ("torch", "numpy", "math"):  # those have knobs' values as names
+            case _ if module.partition(".")[0] not in ("torch", "numpy", "math"):  # there a knob may name an attribute
                 yield Violation(f"`{name}` of `{module}`", Denied.HIDDEN, node.lineno)
 
     def _stored_item(self, node: ast.Subscript) -> Iterator[Violation]:
@@ -197,7 +198,7 @@ class _Reader:
                     yield Violation(f"assignment to the environment's {key}", Denied.SCORE, node.lineno)
 
     def _rebound(self) -> Iterator[Violation]:
-        """What `prepare` gives is given once, and a budget is no business of the script's."""
+        """Yield violations that replace the names of `prepare`, or the budget."""
         fixed = {name for name, stands_for in self._stands_for.items() if stands_for.removeprefix("prepare.") in _FIXED}
         for node in self._outermost:
             match node:
@@ -223,7 +224,7 @@ def _use_of(module: str, attr: str, line: int) -> Iterator[Violation]:
 
 
 def _denied(name: str) -> tuple[str, Denied] | None:
-    """What of `name` is denied, itself or what it belongs to, and why."""
+    """Return the denied part of `name`, which is the name or a parent of it, with the reason; None if there is none."""
     parts = name.split(".", _LONGEST_CHAIN)
     for end in range(1, len(parts) + 1):
         if (why := _DENIED.get(begin := ".".join(parts[:end]))) is not None:
@@ -237,7 +238,7 @@ def _denied(name: str) -> tuple[str, Denied] | None:
 
 
 def _patched(module: str, attr: str, line: int) -> Iterator[Violation]:
-    """An attribute put on a module of Python's, of prepare, or where torch keeps its functions."""
+    """Yield a violation for an assignment to an attribute of a standard module, of prepare, or of torch's functions."""
     top = module.partition(".")[0]
     if module in _PATCHED_TORCH or (top in _PACKAGES and top not in ("torch", "numpy", "triton", "warnings")):
         why = Denied.CLOCK if top == "time" or attr in _OF_CLOCK else Denied.SCORE

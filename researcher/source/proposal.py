@@ -1,6 +1,6 @@
-"""Proposals and candidates: what a proposer offers, and the source it becomes.
+"""Proposals and candidates: a proposer's idea with its edits, and the source that results from it.
 
-A proposal is complete when it is made; a candidate exists only after `researcher.source.validation` let it pass.
+A proposal is complete when it is created. A candidate exists only after `researcher.source.validation` has accepted it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 KnobValue = int | float | str
-KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # `bool` by name, or JSON makes a number of it
+KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # without `bool`, JSON would give a number
 
 
 class EditFormat(StrEnum):
-    """The forms in which a model can write an edit, and the names of the prompt files that explain them."""
+    """The edit formats, which are also the names of the prompt files that explain them."""
 
     SET = "set"
     FUNCTION = "function"
@@ -26,7 +26,7 @@ class EditFormat(StrEnum):
 
 
 class AnswerStage(StrEnum):
-    """Where an answer fails before it becomes a candidate."""
+    """The stage at which an answer fails before it becomes a candidate."""
 
     PARSE = "parse"
     APPLY = "apply"
@@ -34,25 +34,28 @@ class AnswerStage(StrEnum):
 
 
 class ProposerName(StrEnum):
-    """The names of proposers that other modules speak of; a proposal may name one that stands in its module alone."""
+    """The names of proposers that several modules use. Other names may exist in single modules."""
 
     LLM = "llm"
-    ADVISER = "adviser"  # an LLM that moves knobs, shown what the optimiser would do
+    ADVISER = "adviser"  # an LLM that moves knobs and sees the optimiser's own choice
     OPTIMIZER = "optimizer"
-    RANDOM = "random"  # uniform draws of knobs, to compare with
+    RANDOM = "random"  # uniform draws of knobs, as a comparison
     HUMAN = "human"
 
 
 @dataclass(frozen=True)
 class SetKnobs:
-    """Assign knobs of train.py."""
+    """Assign values to knobs of train.py."""
 
     knobs: Mapping[str, KnobLiteral]
 
 
 @dataclass(frozen=True)
 class ReplaceFunction:
-    """Replace the function, class or method `name` (`Model.forward`); None for the only one of the new one's name."""
+    """Replace the function, class or method `name` (`Model.forward`).
+
+    If `name` is None, replace the only definition with the new one's own name.
+    """
 
     name: str | None
     definition: str
@@ -60,7 +63,7 @@ class ReplaceFunction:
 
 @dataclass(frozen=True)
 class SearchReplace:
-    """Replace the one place where `search` stands."""
+    """Replace the only place that matches `search`."""
 
     search: str
     replace: str
@@ -68,7 +71,7 @@ class SearchReplace:
 
 @dataclass(frozen=True)
 class WholeFile:
-    """A new train.py."""
+    """Replace the whole train.py."""
 
     text: str
 
@@ -85,13 +88,13 @@ _LANES: dict[type[Edit], EditFormat] = {
 
 
 def formats_of(edits: Iterable[Edit]) -> tuple[EditFormat, ...]:
-    """The lanes that edits were written in, each once."""
+    """Return the edit formats of edits, each once."""
     return tuple(dict.fromkeys(_LANES[type(edit)] for edit in edits))
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One answer on the way to a proposal: the lanes it tried, and where it failed, if it did."""
+    """One answer for a proposal: the edit formats it used, and the stage at which it failed, or None."""
 
     lanes: tuple[EditFormat, ...]
     failed: AnswerStage | None = None
@@ -99,7 +102,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class LlmCost:
-    """What asking cost, over all calls for one proposal. None where the server did not say, or bills nothing."""
+    """The cost of all calls for one proposal.
+
+    Counts are None if the server did not report them, money if nothing is billed.
+    """
 
     endpoint: str
     model: str
@@ -112,9 +118,9 @@ class LlmCost:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One idea: `title` names it in a line, `hypothesis` says why it should help.
+    """One idea: `title` names it in a line, `hypothesis` is the reason why it should help.
 
-    `attempts` are all answers of a model to the question it came from; an older journal has none.
+    `attempts` are all answers of the model for this proposal; an older journal has none.
     """
 
     proposer: str
@@ -126,12 +132,12 @@ class Proposal:
     attempts: tuple[Attempt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for the journal."""
+        """Return plain JSON values for the journal."""
         return dict(_ADAPTER.dump_python(self, mode="json"))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Proposal:
-        """Raises ValueError naming each field that does not fit."""
+        """Parse JSON values. Raises ValueError that names each invalid field."""
         return _ADAPTER.validate_python(values)
 
 
@@ -139,9 +145,9 @@ class Proposal:
 class Candidate:
     """The subject's train.py after the edits.
 
-    `fingerprint` is the hash of its normalised syntax tree: layout and comments do not count. `change` is that of the
-    statements that differ from the incumbent's, the same wherever the same edit is made. `added_lines` is the net
-    growth in lines of code over the incumbent, negative when the code got shorter.
+    `fingerprint` is the hash of its normalised syntax tree, without layout and comments. `change` is the hash of the
+    statements that differ from the incumbent's; the same edit to another incumbent has the same hash. `added_lines` is
+    the net growth in lines of code over the incumbent, negative if the code got shorter.
     """
 
     source: str

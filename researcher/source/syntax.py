@@ -1,7 +1,4 @@
-"""Python source as text that must survive: parsing it without surprises and replacing a piece of it byte for byte.
-
-Nothing here runs the source.
-"""
+"""Parses Python source without surprises, and replaces parts of it byte for byte. This module never runs the source."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def parse(source: str, what: str = "train.py") -> ast.Module:
-    """Raises EditError with the line and its text; no source makes it raise anything else."""
+    """Parse a source. Raises EditError, with the line and its text, and no other error for any source."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in a subject is its author's business
+            warnings.simplefilter("ignore")  # an invalid escape in a subject is no concern here
             return ast.parse(source)
     except SyntaxError as error:
         raise EditError(f"{what} does not parse: {syntax_fault(error, source)}") from error
@@ -30,7 +27,7 @@ def parse(source: str, what: str = "train.py") -> ast.Module:
 
 
 def replace_spans(source: str, spans: list[tuple[int, int, str]]) -> str:
-    """`source` with each (start byte, end byte, new text) put in; spans must not overlap."""
+    """Return `source` with each (start byte, end byte, new text) replaced. Spans must not overlap."""
     raw = source.encode()
     pieces, at = [], 0
     for start, end, text in sorted(spans):
@@ -40,13 +37,13 @@ def replace_spans(source: str, spans: list[tuple[int, int, str]]) -> str:
 
 
 def line_end(source: str) -> str:
-    """The first line end of `source`, for lines that are added to it."""
+    """Return the first line end of `source`, for added lines."""
     found = LINE_END.search(source)
     return found.group() if found else "\n"
 
 
 def outside_functions(tree: ast.Module) -> Iterator[ast.AST]:
-    """Every node that belongs to the module itself; of functions, lambdas and classes no more than that they are."""
+    """Yield every node of the module's own code, without the insides of functions, lambdas and classes."""
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()
@@ -56,13 +53,13 @@ def outside_functions(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def stored_outside_functions(tree: ast.Module) -> set[str]:
-    """The names that the module itself assigns."""
+    """Return the names that the module's own code assigns."""
     nodes = outside_functions(tree)
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def worked_out(left: float, operator: ast.operator, right: float) -> int | float | None:
-    """What a sum, product or power of numbers is; None where that is large, undefined or another operation."""
+    """Compute an arithmetic operation. Return None if the result is large or undefined, or for another operation."""
     if not (abs(left) < _LARGEST and abs(right) < _LARGEST):
         return None
     whole = isinstance(left, int) and isinstance(right, int)
@@ -86,7 +83,7 @@ def worked_out(left: float, operator: ast.operator, right: float) -> int | float
 
 
 class Bytes:
-    """Finds the UTF-8 bytes of a syntax node; `ast` counts columns in bytes and ends lines at CR, LF and CRLF only."""
+    """Finds the UTF-8 bytes of a syntax node. `ast` counts columns in bytes and ends lines at CR, LF and CRLF only."""
 
     def __init__(self, source: str) -> None:
         self.raw = source.encode()
@@ -95,23 +92,23 @@ class Bytes:
             self._starts.append(line.end())
 
     def line_start(self, line: int) -> int:
-        """First byte of a line; lines count from 1."""
+        """Return the first byte of a line. Lines count from 1."""
         return self._starts[line - 1]
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        """Start and end byte of `node`."""
+        """Return the start and end byte of `node`."""
         if node.end_lineno is None or node.end_col_offset is None:
             raise EditError(f"train.py line {node.lineno}: the parser gives no end for what begins there")
         return self._starts[node.lineno - 1] + node.col_offset, self._starts[node.end_lineno - 1] + node.end_col_offset
 
     def rest_of_line(self, offset: int) -> str:
-        """The text from byte `offset` to the end of its line."""
+        """Return the text from byte `offset` to the end of its line."""
         found = re.compile(rb"[^\r\n]*").match(self.raw, offset)
         return found.group().decode() if found else ""
 
 
 def syntax_fault(error: SyntaxError, source: str) -> str:
-    """Line, message and the line's text; the compiler, unlike the parser, leaves the text out."""
+    """Describe a syntax error: line, message and the line's text, which the compiler's errors lack."""
     if error.lineno is None:
         return error.msg
     lines = _LINE.findall(source.encode())

@@ -1,7 +1,7 @@
-"""Names that a source uses and nothing gives it: what pyflakes knows, without what an honest script may do.
+"""Finds undefined names with pyflakes, without reports on uses that an honest script may contain.
 
-Only names that are surely missing when the line is reached are told; all else that pyflakes minds is nobody's business
-here. What nests too deeply for it has no fault to show: a trial finds out.
+Only names that are certainly undefined when their line runs are reported; other messages of pyflakes are ignored. A
+source that nests too deeply for pyflakes gets no report, and its trial decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pyflakes.messages import UndefinedLocal, UndefinedName
 
 
 class _Given:
-    """Every name that a source or Python itself gives, by its small letters; read when one is asked for."""
+    """All names that the source or Python defines, by their lower-case form; collected on first use."""
 
     def __init__(self, tree: ast.Module) -> None:
         self._tree = tree
@@ -30,7 +30,7 @@ class _Given:
 
 @dataclass(frozen=True)
 class Undefined:
-    """A name and the line where it is missing."""
+    """An undefined name and its line."""
 
     name: str
     line: int
@@ -39,7 +39,10 @@ class Undefined:
 
     @property
     def words(self) -> str:
-        """For the proposer. Looks for the nearest name that there is, so ask only for those that are told."""
+        """The fault as text for the proposer.
+
+        It searches for the nearest defined name, so use it only for reported faults.
+        """
         if self.is_local:
             return (
                 f"line {self.line}: `{self.name}` is read before this function assigns it, "
@@ -53,10 +56,10 @@ class Undefined:
 
 
 def undefined_names(tree: ast.Module) -> tuple[Undefined, ...]:
-    """In the order of their lines, each name once."""
+    """Return the undefined names by line, each once."""
     try:
         messages = Checker(tree, "train.py", withDoctest=False).messages
-    except (RecursionError, ValueError):  # ValueError: a text that it takes for an annotation, and cannot be source
+    except (RecursionError, ValueError):  # ValueError: a text that pyflakes takes for an annotation but cannot parse
         return ()
     missing = [message for message in messages if isinstance(message, UndefinedName | UndefinedLocal)]
     if not missing:
@@ -65,7 +68,7 @@ def undefined_names(tree: ast.Module) -> tuple[Undefined, ...]:
     found: dict[str, Undefined] = {}
     given = _Given(tree)
     for message in sorted(missing, key=lambda message: (message.lineno, message.col)):
-        told = message.message_args  # of a builtin that becomes local the name alone, else a tuple
+        told = message.message_args  # a tuple, or the name alone for a builtin that becomes local
         name = told if isinstance(told, str) else told[0]
         if (message.lineno, message.col, name) not in excused and name not in found:
             found[name] = Undefined(name, message.lineno, isinstance(message, UndefinedLocal), given)
@@ -73,7 +76,7 @@ def undefined_names(tree: ast.Module) -> tuple[Undefined, ...]:
 
 
 def _given(tree: ast.Module) -> Iterator[str]:
-    """Every name that anything in the source or Python itself gives."""
+    """Yield all names that the source or Python defines."""
     yield from dir(builtins)
     for node in ast.walk(tree):
         match node:
@@ -86,7 +89,7 @@ def _given(tree: ast.Module) -> Iterator[str]:
 
 
 def _never_evaluated(tree: ast.Module) -> set[tuple[int, int, str]]:
-    """Names in annotations that stay text: quoted ones, and all of them where the source asks for that."""
+    """Return names in annotations that are not evaluated: quoted ones, or all if the source postpones evaluation."""
     postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
     found = set()
     for node in ast.walk(tree):
@@ -108,7 +111,7 @@ def _names_in(text: str) -> set[str]:
 
 
 def _assigned_in_an_earlier_round(tree: ast.Module) -> set[tuple[int, int, str]]:
-    """Names read in a loop that assigns them: `if step > 0: print(loss)` before `loss = ...` is honest."""
+    """Return names read in a loop that assigns them: `if step > 0: print(loss)` before `loss = ...` is honest."""
     found = set()
     for loop in ast.walk(tree):
         if isinstance(loop, ast.For | ast.While):

@@ -1,8 +1,7 @@
-"""From a proposal to a candidate, or to a reason in words: everything that can be known without running the source.
+"""Validates a proposal without running it: the result is a candidate, or a rejection with a reason.
 
-A proposal that passes here parses and compiles, changes what the program does, is new, still speaks to `prepare`, has
-a value for every name, and does nothing new that no experiment needs. Whether it builds or is any good is for a trial
-to find out.
+An accepted proposal parses and compiles, changes the program, is new, still calls `prepare`, defines all names that it
+uses, and does nothing new that no experiment needs. Only a trial shows whether the candidate builds and how good it is.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from researcher.source.syntax import parse, syntax_fault
 from researcher.source.undefined_names import Undefined, undefined_names
 from trainer.jobs import TRAIN_LIMIT_BYTES
 
-TOLD = 3  # faults at a time: with more a small model loses the thread
-_MEANS_OTHERS = re.compile(r"\b(?:__future__|global)\b")  # words by which one statement makes another a fault
+TOLD = 3  # faults in one message; more would confuse a small model
+_MEANS_OTHERS = re.compile(r"\b(?:__future__|global)\b")  # words with which one statement can make another invalid
 
 
 def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candidate], str | None]) -> Candidate:
-    """The candidate that `proposal` makes of the incumbent.
+    """Return the candidate that `proposal` makes of the incumbent.
 
-    `tried` says what came of the same before ("the same code was tried before (experiment 12: discard, 1.812)"), or
-    None. Raises Rejected with a reason that the next prompt can show, and nothing else.
+    `tried` returns an objection from earlier experiments ("the same code was tried before (experiment 12: discard,
+    1.812)"), or None. Raises only Rejected, with a reason that the next prompt can show.
     """
     try:
         source = apply_edits(incumbent_source, proposal.edits)
@@ -53,7 +52,7 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     candidate = Candidate(source, facts.fingerprint, change, facts.lines - incumbent.lines)
     refuse_tried(candidate, tried)
     _compile(source)
-    if facts.numberless != incumbent.numberless:  # a moved knob costs no look at all the names
+    if facts.numberless != incumbent.numberless:  # a change of numbers alone cannot add names
         _refuse_undefined(source, incumbent_source)
         if proposal.proposer != ProposerName.HUMAN:
             _refuse_denied(source, incumbent_source)
@@ -61,18 +60,18 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
 
 
 def refuse_tried(candidate: Candidate, tried: Callable[[Candidate], str | None]) -> None:
-    """Raise Rejected for a candidate against which `tried` has something to say."""
+    """Raise Rejected if `tried` has an objection to the candidate."""
     if earlier := tried(candidate):
         raise Rejected(f"{earlier}; propose something else")
 
 
 def fingerprint(source: str) -> str:
-    """Hash of the normalised syntax tree: see `researcher.source.fingerprint` for what does not count."""
+    """Return the hash of the normalised syntax tree; see `researcher.source.fingerprint`."""
     return read_facts(source).fingerprint
 
 
 def _change(old: tuple[str, ...], new: tuple[str, ...]) -> str:
-    """Hash of the statements that went and those that came, wherever they stand."""
+    """Return the hash of the removed and the added statements, wherever they are."""
     changed = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if not line.startswith("@@")]
     return hashlib.sha256("\n".join(changed).encode()).hexdigest()
 
@@ -87,10 +86,10 @@ def _refuse_oversize(source: str) -> None:
 
 
 def _compile(source: str) -> None:
-    """Refuse what only the compiler minds: `return` outside a function, a name both local and global.
+    """Refuse faults that only the compiler finds: `return` outside a function, a name both local and global.
 
-    Statement by statement, of which a candidate has few new ones; whole where one changes what the others mean, and to
-    say where the fault is.
+    Compile statement by statement, because few of a candidate's are new. Compile the whole source if one statement may
+    affect others, and to find the line of a fault.
     """
     if _MEANS_OTHERS.search(source) or not all(map(_compiles, pieces(source))):
         _compile_whole(source)
@@ -123,7 +122,7 @@ def _refuse_undefined(source: str, incumbent_source: str) -> None:
 
 
 def _refuse_denied(source: str, incumbent_source: str) -> None:
-    """What the incumbent does already is its author's business."""
+    """Refuse new forbidden actions. Those of the incumbent are accepted."""
     known = {deed.what for deed in _look(incumbent_source)[1]}
     if new := [deed.words for deed in _look(source)[1] if deed.what not in known]:
         raise Rejected(f"train.py may not do this: {'; '.join(new[:TOLD])}")

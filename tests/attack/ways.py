@@ -108,27 +108,30 @@ def _covers() -> Iterator[Part]:
 
 _CHANNEL = """
 import gc
-from trainer.candidate.protocol import Channel, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
 channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
 """
 
 
 def _speeches() -> Iterator[Part]:
     for kind, line in (
-        ("READY with NaN", "channel.send(Message(MessageType.READY, x=float('nan')))"),
-        ("READY with infinity", "channel.send(Message(MessageType.READY, x=float('inf')))"),
-        ("READY with 1e300", "channel.send(Message(MessageType.READY, number=2**31, x=1e300))"),
-        ("PROGRESS with NaN", "channel.send(Message(MessageType.PROGRESS, number=7, x=float('nan'), y=float('-inf')))"),
+        ("READY with NaN", "channel.send(ChannelMessage(MessageType.READY, x=float('nan')))"),
+        ("READY with infinity", "channel.send(ChannelMessage(MessageType.READY, x=float('inf')))"),
+        ("READY with 1e300", "channel.send(ChannelMessage(MessageType.READY, number=2**31, x=1e300))"),
+        (
+            "PROGRESS with NaN",
+            "channel.send(ChannelMessage(MessageType.PROGRESS, number=7, x=float('nan'), y=float('-inf')))",
+        ),
         (
             "IMPORTED again",
-            "channel.send(Message(MessageType.IMPORTED, number=2**32 - 1, x=float('nan'), y=-1.0, text='|'))",
+            "channel.send(ChannelMessage(MessageType.IMPORTED, number=2**32 - 1, x=float('nan'), y=-1.0, text='|'))",
         ),
-        ("SERVED before a question", "channel.send(Message(MessageType.SERVED, number=1, x=float('nan')))"),
-        ("SAVED before a question", "channel.send(Message(MessageType.SAVED, text='model|float64'))"),
-        ("SCORED to the trainer", "channel.send(Message(MessageType.SCORED, x=0.1))"),
+        ("SERVED before a question", "channel.send(ChannelMessage(MessageType.SERVED, number=1, x=float('nan')))"),
+        ("SAVED before a question", "channel.send(ChannelMessage(MessageType.SAVED, text='model|float64'))"),
+        ("SCORED to the trainer", "channel.send(ChannelMessage(MessageType.SCORED, x=0.1))"),
         (
             "a flood of PROGRESS",
-            "for at in range(5000):\n    channel.send(Message(MessageType.PROGRESS, number=at, x=0.5))",
+            "for at in range(5000):\n    channel.send(ChannelMessage(MessageType.PROGRESS, number=at, x=0.5))",
         ),
         ("half a message", "channel.end.send(b'half')"),
         ("a message too long", "channel.end.send(bytes(4096))"),

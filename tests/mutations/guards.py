@@ -1624,7 +1624,7 @@ GUARDS = (
     Guard(
         "nothing in the kernel outlives a candidate",
         "trainer/sandbox/refused_calls.py",
-        '        "shmget": (29, 194),  # System V memory and queues outlive their maker: a channel between two trials\n'
+        '        "shmget": (29, 194),  # System V memory and queues outlive their creator and could link two trials\n'
         '        "msgget": (68, 186),\n'
         '        "semget": (64, 190),\n'
         '        "mq_open": (240, 180),\n',
@@ -1641,7 +1641,7 @@ GUARDS = (
     Guard(
         "no signal through a folder of procfs",
         "trainer/sandbox/refused_calls.py",
-        '        "pidfd_send_signal": (424, 424),  # takes a process\'s folder in procfs too, which names no pid\n',
+        '"pidfd_send_signal": (424, 424),',
         "",
         f"{_CALL}[call('pidfd_send_signal', os.open(f'/proc/{{os.getppid()}}', os.O_RDONLY), 0, 0, 0)-1]",
     ),
@@ -1797,14 +1797,14 @@ GUARDS = (
     Guard(
         "no memory that nobody may look at",
         "trainer/sandbox/refused_calls.py",
-        '        "memfd_secret": (447, 447),  # memory that nobody may look at or count\n',
+        '"memfd_secret": (447, 447),',
         "",
         _REFUSAL,
     ),
     Guard(
         "no handler of the kernel's page faults",
         "trainer/sandbox/refused_calls.py",
-        '        "userfaultfd": (323, 282),  # stops a thread of the kernel for as long as a candidate likes\n',
+        '"userfaultfd": (323, 282),',
         "",
         _REFUSAL,
     ),

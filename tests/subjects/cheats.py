@@ -133,7 +133,7 @@ UNASKED = "ended without asking for its score"
 PRINTED = "it printed val_bpb 0.100000"
 _CHANNEL = """
 import gc
-from trainer.candidate.protocol import Channel, Message, MessageType
+from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
 channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
 """
 _TRAIN_ON = """
@@ -318,7 +318,7 @@ _PATCHES = (
         Cheat(
             f"says {words} for itself",
             before_scoring(
-                f"{_CHANNEL}for word in ({words},):\n    channel.send(Message(word, x=0.1))\nraise SystemExit"
+                f"{_CHANNEL}for word in ({words},):\n    channel.send(ChannelMessage(word, x=0.1))\nraise SystemExit"
             ),
             says,
         )
@@ -574,7 +574,7 @@ _BUDGET = (
     ),
     _overruns(
         "says that it is ready and trains on",
-        before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(Message(MessageType.READY))\ntrain_on()"),
+        before_scoring(f"{_TRAIN_ON}{_CHANNEL}channel.send(ChannelMessage(MessageType.READY))\ntrain_on()"),
     ),
     _overruns(
         "trains in children that the kernel is to reap", before_scoring(_IN_CHILDREN.format(turns=2, seconds=0.75))
@@ -595,7 +595,7 @@ _BUDGET = (
     ),
     Cheat(
         "says that it is ready with a number that is none",
-        before_scoring(f"{_CHANNEL}channel.send(Message(MessageType.READY, x=float('nan')))"),
+        before_scoring(f"{_CHANNEL}channel.send(ChannelMessage(MessageType.READY, x=float('nan')))"),
         "it sent READY with numbers that do not fit: 0, nan, 0",
         quick=True,
     ),

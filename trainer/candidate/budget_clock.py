@@ -1,8 +1,8 @@
-"""How far the budget is used, as the candidate sees it: `progress()`, the warm-up and the marks the trainer reads.
+"""The candidate's view of its budget: `progress()`, the warm-up, and messages to the trainer at each phase.
 
-Promises: 0 until the warm-up is over, then the share of the budget in its clock, a long set-up included; 1 also when
-the next step would end far behind the budget. The trainer measures the same from outside and believes only itself.
-Standard library only.
+Promises: progress is 0 until the warm-up ends, then the used share of the budget in its clock, including a long set-up,
+and 1 if the next step would end far beyond the budget. The trainer measures the same times from outside and uses only
+those. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STEPS_COMPARED = 3
 
 
 class BudgetClock:
-    """The candidate's clock. The warm-up ends with its last step or its last second, whichever comes first."""
+    """The candidate's clock. The warm-up ends after `warmup_steps` steps or `warmup_cap_s` wall seconds."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class BudgetClock:
         self.tokens = 0
 
     def progress(self) -> float:
-        """Share of the time budget used, 0..1; to be called once before every optimiser step."""
+        """Return the used share of the budget, 0..1. A script calls this once before each optimiser step."""
         self.steps = self.steps + 1 if self._asked else 0
         self._asked = True
         if self._first_batch_at is None:
@@ -62,7 +62,7 @@ class BudgetClock:
         return share
 
     def batch_taken(self, tokens: int) -> None:
-        """A batch was delivered; the first one starts the phase that is measured."""
+        """Count a batch of `tokens` tokens. The first one starts the warm-up."""
         self.tokens += tokens
         if self._first_batch_at is None:
             self._first_batch_at = time.monotonic()
@@ -71,7 +71,7 @@ class BudgetClock:
             self._end_warmup()
 
     def optimizer_stepped(self, *_: object) -> None:
-        """Counts steps for scripts that never ask for their progress; with two optimisers the warm-up is shorter."""
+        """Count a step of a script that never calls `progress`. With two optimisers the warm-up ends earlier."""
         if self._first_batch_at is None or self._asked:
             return
         self.steps += 1
@@ -79,7 +79,7 @@ class BudgetClock:
         self._report(self._share())
 
     def end_warmup(self) -> None:
-        """Now, whatever was done; the first batch was taken."""
+        """End the warm-up now. The first batch must have been taken."""
         self._warm_at, self._warm_step = self._now(), self.steps
         self._channel.send(ChannelMessage(MessageType.WARM, number=self.steps))
 
@@ -93,15 +93,17 @@ class BudgetClock:
     def _share(self) -> float:
         if self._warm_at is None:
             return 0.0
-        return max(0.0, min(1.0, self._used(self._warm_at) / self._amount))  # a fork's own clock starts again
+        return max(0.0, min(1.0, self._used(self._warm_at) / self._amount))  # the processor clock of a fork starts at 0
 
     def _used(self, warm_at: float) -> float:
-        """Of the budget, in its clock."""
+        """Return the used part of the budget, in the unit of its clock."""
         return self.steps - self._warm_step if self._clock == "steps" else self._before + self._now() - warm_at
 
     def _would_overrun(self) -> bool:
-        """Whether the next step, as short as the shortest of the last ones, would use up more than half of what may be
-        overrun. Only steps longer than that are ever spared."""
+        """Return whether the next step would use more than half of the allowed overrun.
+
+        The step is estimated by the shortest of the last three, so only steps longer than half the overrun are avoided.
+        """
         if self._warm_at is None or self._clock == "steps":
             return False
         now = self._now()

@@ -1,7 +1,7 @@
-"""Does an error of a script, run with fake tensors on a processor, mean that its code is wrong wherever it runs?
+"""Decides whether an error of a script, run with fake tensors on a processor, means that the code is wrong anywhere.
 
-Promises: a closed list. What is not on it, what may be a fault of the fakes or of a machine without a GPU, is no. The
-patterns are the wordings of torch 2.13, of its fakes and of its kernels; in other words an error is a no.
+Promises: only errors on a fixed list count. An error that fake tensors or the missing GPU may have caused does not. The
+patterns match the messages of torch 2.13 and its fake tensors; an error with another message does not count.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ _TYPES = (
     r"could not infer output dtype",
 )
 _WRONG = re.compile("|".join(_SHAPES + _GRADIENTS + _TYPES))
-# On a GPU types follow autocast and half precision, and other kernels keep other tensors for the backward pass.
+# On a GPU these may not fail: autocast changes types, and other kernels keep other tensors for the backward pass.
 _WRONG_ON_A_PROCESSOR = re.compile(
     r"to have the same dtype|Input dtypes must be the same|expected dtype torch\.\w+ for"
     r"|modified by an inplace operation"
 )
 _OF_A_CARD = re.compile(r"\bcuda\b|nvidia|triton|\bgpu\b|flash", re.IGNORECASE)
 _OF_FAKES = re.compile(
-    r"tensor subclass|numpy|Cannot view a tensor"  # strides are not quite a kernel's
-    r"|FakeTensor(?!' object (?:has no attribute|is not callable)|' and '|'$)"  # where a real one might do
+    r"tensor subclass|numpy|Cannot view a tensor"  # strides differ from a kernel's
+    r"|FakeTensor(?!' object (?:has no attribute|is not callable)|' and '|'$)"  # a real tensor might work there
 )
 _FAKE_TENSORS = "torch._subclasses"
 _TORCH = re.compile(
@@ -94,7 +94,7 @@ _SAME_EVERYWHERE = ("prepare", "torch")
 
 
 def means_wrong_code(error: BaseException, source: Path, *, on_card: bool) -> bool:
-    """`source` is the train.py that ended with `error`; `on_card` says that a trial would run on one."""
+    """Return whether an error means wrong code. `source` is the train.py; `on_card`: a trial would run on a GPU."""
     words = str(error)
     if _is_doubtful(error) or _OF_A_CARD.search(words) or _OF_FAKES.search(words):
         return False
@@ -105,12 +105,12 @@ def means_wrong_code(error: BaseException, source: Path, *, on_card: bool) -> bo
     if on_card and isinstance(error, ImportError):
         return (error.name or "").partition(".")[0] in _SAME_EVERYWHERE
     where = traceback.extract_tb(error.__traceback__)[-1].filename
-    own = Path(where) == source or Path(where).parent == Path(__file__).parent  # ours: what it called in prepare
+    own = Path(where) == source or Path(where).parent == Path(__file__).parent  # or ours in place of prepare's
     return own or bool(_TORCH.search(where)) or isinstance(error, ImportError)
 
 
 def _is_doubtful(error: BaseException) -> bool:
-    """It, or what it came from, is the fakes' own."""
+    """Return whether the error, or one that it came from, is an error of fake tensors."""
     chain: BaseException | None = error
     while chain is not None:
         if type(chain).__module__.startswith(_FAKE_TENSORS):
@@ -120,7 +120,7 @@ def _is_doubtful(error: BaseException) -> bool:
 
 
 def _bound(source: Path) -> set[str]:
-    """Every name that the file gives to something, maybe on a GPU only."""
+    """Return every name that the file assigns, perhaps only on a GPU."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source.read_bytes().decode())):
         match node:

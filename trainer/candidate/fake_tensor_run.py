@@ -1,8 +1,8 @@
-"""A candidate's script inside its process, run with tensors that hold no numbers until a whole step is done.
+"""Dry run: runs a candidate's script in its process, with tensors that hold no numbers, until one whole step is done.
 
-Under torch's fake tensors shapes and types are real and numbers are not: the largest model takes seconds and little
-memory. Promises: wrong code is claimed only where the error can mean nothing else, see `wrongness`. Does not cover a
-GPU's branch of a script, since GPUs are hidden here; nor a script that forges the answer, which costs it a trial.
+torch's fake tensors have real shapes and types but no numbers, so the largest model takes seconds and little memory.
+Promises: a script fails only if the error can mean nothing but wrong code, see `code_errors`. Does not cover branches
+for a GPU, since GPUs are hidden here, nor a script that forges the answer, which costs one trial.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from trainer.candidate.code_errors import KINDS, means_wrong_code
 from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
 from trainer.candidate.runner import impose_seed, refuse_other_splits, run_guarded, run_script
 
-PASSES, FAILS, UNKNOWN = "passes", "fails", "unknown"  # as in the contract, which is slow to import
-ENOUGH_S = 10.0  # of batches without a step that we could tell: much accumulation, an optimiser of its own
+PASSES, FAILS, UNKNOWN = "passes", "fails", "unknown"  # as in `trainer.jobs`, which is slow to import
+ENOUGH_S = 10.0  # seconds of batches without a known step, as with long accumulation or an own optimiser
 _LONGEST_REASON = 400
 _MOST_MADE_UP = 2**20
 
 
 @dataclass(frozen=True)
 class RehearsalOrders:
-    """The rehearsal's only argument, as JSON. `on_card` is where the trial would run."""
+    """The program's argument, as JSON. `on_card`: the trial would run on a GPU."""
 
     control_fd: int
     seed: int
@@ -40,7 +40,7 @@ class RehearsalOrders:
 
 
 def main() -> None:
-    """Entry point of the candidate's process."""
+    """Run the dry run of train.py in the current folder, and exit with the code that python would give."""
     orders = RehearsalOrders(**json.loads(sys.argv[2]))
     sys.path[0] = os.getcwd()
     channel = Channel.from_fd(orders.control_fd)
@@ -57,12 +57,14 @@ def main() -> None:
 
 
 class _Enough(BaseException):
-    """Enough was seen. No exception of a script's own kind: it shall not catch it."""
+    """Raised to end the dry run. It is a BaseException so that the script does not catch it by accident."""
 
 
 def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
-    """The answer goes out as a message, its reason as the last line that is printed. What is not caught here is no
-    wrong code, and `run_guarded` prints it as python would."""
+    """Run the script, send the verdict as a message, and print its reason as the last line.
+
+    An exception that is not caught here does not count as wrong code; `run_guarded` prints its traceback.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC0415
 
     _compile_nothing()
@@ -86,7 +88,7 @@ def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
 
 
 class _Rehearsal:
-    """What stands in for prepare: batches without content, and an end as soon as a whole step was seen."""
+    """Replaces functions of prepare: batches have no content, and the dry run ends after one whole step."""
 
     def __init__(self) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415
@@ -98,7 +100,7 @@ class _Rehearsal:
         self.seen = ""
 
     def put_ours(self, prepare: Any) -> None:
-        """For `run_script`. TIME_BUDGET stays: no script gets that far."""
+        """Replace the functions of prepare, for `run_script`. TIME_BUDGET stays, since no script gets that far."""
         prepare.evaluate_bpb = self._evaluate_bpb
         prepare.progress = self._progress
         prepare.make_dataloader = self._make_dataloader
@@ -145,7 +147,7 @@ class _Rehearsal:
 
 
 def _told(error: BaseException, source: Path) -> tuple[int, str]:
-    """The last line of train.py that led to it, 0 without one; and what is said of it, in one line."""
+    """Return the last line of train.py in the error's traceback, or 0, and the message in one line."""
     places = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(source)]
     line = (places[-1] if places else 0) or 0
     words = f"{type(error).__name__}: {error}".replace("FakeTensor'", "Tensor'")
@@ -154,7 +156,7 @@ def _told(error: BaseException, source: Path) -> tuple[int, str]:
 
 
 def _compile_nothing() -> None:
-    """What is compiled computes the same."""
+    """Make torch.compile return its argument, because compiled code computes the same."""
     import torch  # noqa: PLC0415
 
     def as_it_is(model: Any = None, *_: object, **__: object) -> Any:
@@ -165,7 +167,10 @@ def _compile_nothing() -> None:
 
 
 def _convert_in_place() -> None:
-    """`model.to(...)` swaps what is not a plain tensor, and swaps no fake: the fakes' converter remembers each."""
+    """Let `model.to(...)` replace the data of a fake parameter.
+
+    torch swaps parameters that are no plain tensors, which fails here because the converter of fake tensors holds them.
+    """
     import torch  # noqa: PLC0415
 
     def put(parameter: Any, converted: Any) -> None:
@@ -175,7 +180,7 @@ def _convert_in_place() -> None:
 
 
 def _values() -> Any:
-    """A mode in which a script that wants a number of a tensor that holds none gets one; `made_up` remembers it."""
+    """Return a mode that makes up a number if a script reads one from a fake tensor. `made_up` is then True."""
     import torch  # noqa: PLC0415
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor  # noqa: PLC0415
     from torch.overrides import TorchFunctionMode  # noqa: PLC0415
@@ -201,7 +206,7 @@ def _values() -> Any:
 
 
 def _number(tensor: Any) -> Any:
-    """One, of the tensor's own kind; False is "nothing is wrong"."""
+    """Return 1 in the tensor's own type, or False for a bool tensor, which usually means that nothing is wrong."""
     if tensor.is_floating_point():
         return 1.0
     return False if str(tensor.dtype) == "torch.bool" else 1
@@ -226,8 +231,10 @@ _MADE: dict[str, Callable[[Any], Any]] = {
 
 
 def _weights(script: ModuleType, *, on_card: bool) -> tuple[float, float]:
-    """Of the largest model that a module-level name holds: its parameters, and the bytes that they and their gradients
-    take at least. A GPU's branch may hold them in half precision. 0 without a model."""
+    """Return number of parameters and least bytes with gradients of the largest model in a module-level name, or 0.
+
+    On a GPU a script may hold them in half precision.
+    """
     import torch  # noqa: PLC0415
 
     found = [(0.0, 0.0)]

@@ -1,7 +1,7 @@
-"""A fixed piece of work on the GPU, timed before a candidate's script begins.
+"""A short benchmark of the GPU, run in the candidate's process before its script begins.
 
-It runs in the candidate's process and only there: afterwards that process cannot be trusted, and another one costs
-seconds. It has not been run on a GPU yet.
+It does not run after the trial: then that process cannot be trusted, and starting another one takes seconds. No GPU has
+run it yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ _CARD_SIZE, _CARD_PRODUCTS = 4096, 40
 
 
 def card_s() -> float:
-    """A first round wakes the GPU up, the second counts; nothing of it stays in the GPU's memory."""
+    """Return the wall seconds of the benchmark. The first of two rounds only warms up the GPU.
+
+    Afterwards the benchmark holds no memory of the GPU.
+    """
 
     ones = torch.ones(_CARD_SIZE, _CARD_SIZE, dtype=torch.float16, device="cuda")
     product = torch.empty_like(ones)

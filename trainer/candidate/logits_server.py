@@ -1,8 +1,8 @@
 """The candidate's side of scoring: `evaluate_bpb` becomes a server of logits for tokens that the trainer chooses.
 
-Promises: the first call counts, a second one returns the same value. It never sees targets, the row count, or which
-rows decide. The number it returns is the trainer's. A replica, a fresh process with the same script and the weights of
-the first, answers in the same way.
+Promises: the first call counts, and later calls return the same value. The candidate's process never gets targets, the
+number of rows, or which rows decide. The returned number is the trainer's. A replica, which is a fresh process with the
+same script and weights, answers in the same way.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ANSWERS_SEED = 0
 
 
 class LogitsServer:
-    """Answers SCORE messages until SCORED. Buffers are the trainer's memory files, mapped when first needed.
+    """Answers SCORE messages until SCORED. The buffers are the trainer's memory files, mapped at the first need.
 
-    It keeps the number of threads of the training: two threads on a shared machine made scoring three times slower.
+    The number of threads stays that of the training: two threads on a shared machine made scoring three times slower.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LogitsServer:
         self._bpb: float | None = None
 
     def evaluate_bpb(self, model: Any, tokenizer: object = None, batch_size: int | None = None) -> float:
-        """Bits per byte of the validation rows, as the trainer computed them from this model's logits."""
+        """Return the bits per byte of the validation rows, which the trainer computes from the model's logits."""
         if self._bpb is None:
             import torch  # noqa: PLC0415
 
@@ -86,8 +86,10 @@ class LogitsServer:
             self._channel.send(ChannelMessage(MessageType.SERVED, number=buffer, x=float(room.element_size())))
 
     def _save(self, torch: Any, model: Any) -> None:
-        """For the replica: the weights into the trainer's memory file, the model's name and precision by message; no
-        name for what no replica could have."""
+        """Write the weights for a replica to the trainer's memory file, and send the model's name and precision.
+
+        A model that no module-level name holds is sent without a name, because no replica could find it.
+        """
         inner = unwrapped(model)
         name = _name_of(inner) if isinstance(inner, torch.nn.Module) else None
         if name is not None:
@@ -110,8 +112,10 @@ class LogitsServer:
 
 
 def fix_chance(torch: Any) -> None:
-    """Let every answer begin with the same numbers of the global generators: dropout that was left on, or a layer of
-    noise, then answers alike when it is asked again, and whatever still differs needs another reason."""
+    """Seed the global generators before each answer.
+
+    Dropout that was left on, or a layer of noise, then repeats its answers. A remaining difference has another cause.
+    """
     random.seed(_ANSWERS_SEED)
     torch.manual_seed(_ANSWERS_SEED)
     if (numpy := sys.modules.get("numpy")) is not None:
@@ -119,19 +123,19 @@ def fix_chance(torch: Any) -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """What torch.compile wrapped, if it did."""
+    """Return the module that torch.compile wrapped, or the model itself."""
     return getattr(model, "_orig_mod", model)
 
 
 def named(name: str) -> Any:
-    """What a module-level name of the script holds, or a part of it, as in `wrapper.inner`; None without it."""
+    """Return the value of a module-level name of the script, or a part of it as in `wrapper.inner`, or None."""
     first, _, path = name.partition(".")
     held = getattr(sys.modules["__main__"], first, None)
     return _parts(held).get(path) if path else held
 
 
 def _name_of(module: Any) -> str | None:
-    """A name that leads to what is scored: of the module itself, else of one that holds it."""
+    """Return a name for a module: its own module-level name, or a path from one that contains it, or None."""
     held = vars(sys.modules["__main__"]).items()
     whole = (name for name, value in held if unwrapped(value) is module)
     parts = (f"{name}.{path}" for name, value in held for path, part in _parts(value).items() if part is module)
@@ -146,7 +150,7 @@ def _parts(holder: Any) -> dict[str, Any]:
 
 
 def _precision(torch: Any, model: Any) -> str:
-    """The type that autocast computes in, empty without it."""
+    """Return the type in which autocast computes, or an empty text without autocast."""
     kind = _device_of(torch, model).type
     return str(torch.get_autocast_dtype(kind)).partition(".")[2] if torch.is_autocast_enabled(kind) else ""
 
@@ -157,7 +161,7 @@ def _fits_half(torch: Any, answer: Any) -> bool:
 
 
 def _device_of(torch: Any, model: Any) -> Any:
-    """Where the model's parameters are; a model without any is fed on the GPU if there is one."""
+    """Return the device of the model's parameters. For a model without any, it is the GPU if there is one."""
     with contextlib.suppress(AttributeError, StopIteration, TypeError):
         return next(model.parameters()).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""What a script imports, imported before its first line: the time for that is the machine's, and not its training's.
+"""Imports a script's modules before its first line, so that the time for imports does not count as training.
 
-Promises: modules of installed packages only, so no code of a candidate runs; nothing that the script would not import
-by itself. Does not cover what a script imports later, inside a function: that is counted like all it does.
+Promises: only modules of installed packages are imported, so no code of a candidate runs, and only those that the
+script imports itself. Does not cover imports inside functions; their time counts like any other.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# The first optimiser, and what is compiled, import these: a second of a processor each.
+# The first optimiser and the first compilation import these modules, which takes a processor second each.
 _IMPORTED_LATE = {"torch.optim": ("torch._dynamo",), "torch.compile": ("torch._dynamo", "torch._inductor.compile_fx")}
 
-# Packages without their driver, or made for another version, raise any of these. What else is raised ends the process.
+# Packages without their driver, or for another version, raise any of these. Any other exception ends the process.
 _WHILE_IMPORTING = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
     SyntaxError, TypeError, ValueError,
@@ -24,10 +24,9 @@ _WHILE_IMPORTING = (
 
 
 def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
-    """Import what a script will import at once. Its own files in `folder` are left to it.
+    """Import the modules that a script imports at its top level, except its own files in `folder`.
 
-    A module that cannot be imported, for whatever reason, is left to the script, which meets the same error: it may
-    catch it, and otherwise reports it.
+    A module that fails to import is left to the script, which will meet the same error, and may catch it.
     """
     before = list(sys.path)
     sys.path[:] = [place for place in before if Path(place or ".").resolve() != folder.resolve()]
@@ -41,9 +40,9 @@ def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
 
 
 def wanted(source: bytes, *, has_card: bool) -> list[str]:
-    """The modules that a source imports on its first level, in its order, and those that its uses of torch import.
+    """Return the modules that a source imports at its top level, in order, and those that torch will import for it.
 
-    A branch of the first level may be a GPU's, so without one it is passed over. Nothing for what is no Python.
+    Without a GPU a top-level `if` is ignored, since it may be for a GPU. A source that is no Python gives no modules.
     """
     try:
         body = ast.parse(source).body
@@ -81,7 +80,7 @@ def _outside_functions(statement: ast.stmt) -> Iterator[ast.AST]:
 
 
 def _used(statement: ast.stmt) -> Iterator[str]:
-    """Dotted names that stand anywhere in it, used or imported: of torch they are `torch.optim` and `torch.compile`."""
+    """Yield the dotted names that a statement uses or imports anywhere, such as `torch.optim` or `torch.compile`."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield f"{node.value.id}.{node.attr}"

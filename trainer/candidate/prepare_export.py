@@ -1,8 +1,8 @@
-"""In the sandbox: a user's own prepare.py runs once and gives rows, byte lengths and the size of its vocabulary.
+"""Runs a user's own prepare.py once in the sandbox, and exports its rows, byte lengths and vocabulary size.
 
-They leave as plain numbers through descriptors that the trusted side opened; nothing here is believed there. What does
-not fit is said in one line and exit code REFUSED. Does not cover what `trainer.data.foreign_prepare` makes sure of from
-outside.
+The export consists of plain numbers, written to descriptors that the trusted side opened and verifies. Unusable data
+are reported with one line and the exit code REFUSED. Does not cover the bounds that `trainer.data.foreign_prepare`
+enforces from outside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_TOKENS = 2**16
 
 @dataclass(frozen=True)
 class DumpOrders:
-    """The only argument, as JSON. The descriptors are inherited; rows are wanted at most as many as named."""
+    """The program's argument, as JSON. `val_rows` and `train_rows` are maxima; the descriptors are inherited."""
 
     repository: str
     context: int
@@ -36,11 +36,11 @@ class DumpOrders:
 
 
 class Unusable(Exception):
-    """What their prepare.py gives is not what a trial needs; the message says what."""
+    """Raised when the data of prepare.py do not suit a trial. The message says why."""
 
 
 def main() -> None:
-    """Entry point: works in the repository, with the text of prepare.py that stands in the work folder."""
+    """Run the prepare.py of the work folder in the user's repository, and export its data."""
     orders = DumpOrders(**json.loads(sys.argv[2]))
     text = Path("prepare.py").read_bytes()
     os.chdir(orders.repository)
@@ -51,7 +51,7 @@ def main() -> None:
         print(fault, file=sys.stderr, flush=True)
         os._exit(REFUSED)
     sys.stdout.flush()
-    os._exit(0)  # threads of their loader may still run
+    os._exit(0)  # threads of the user's loader may still run
 
 
 def _loaded(text: bytes, path: str) -> ModuleType:
@@ -63,7 +63,7 @@ def _loaded(text: bytes, path: str) -> ModuleType:
 
 
 def _dump(prepare: ModuleType, orders: DumpOrders) -> None:
-    import numpy as np  # noqa: PLC0415 - after theirs, which may set what numpy and torch read from the environment
+    import numpy as np  # noqa: PLC0415 - after prepare.py, which may set variables that numpy and torch read
 
     tokenizer = prepare.Tokenizer.from_directory()
     vocab = int(tokenizer.get_vocab_size())
@@ -84,7 +84,7 @@ def _dump(prepare: ModuleType, orders: DumpOrders) -> None:
 
 
 def _rows(prepare: ModuleType, tokenizer: Any, split: str, most: int, context: int, vocab: int) -> Iterator[Any]:
-    """Batches of rows of context + 1 tokens, until there are enough or the second epoch begins."""
+    """Yield batches of rows (batch, context + 1) until there are `most` rows or the second epoch begins."""
     left, first_epoch = most, None
     for x, y, epoch in prepare.make_dataloader(tokenizer, BATCH_ROWS, context, split):
         first_epoch = epoch if first_epoch is None else first_epoch

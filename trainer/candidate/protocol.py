@@ -1,8 +1,8 @@
-"""What the trainer and a candidate's process say to each other: fixed-size messages and the shape of shared buffers.
+"""The protocol between the trainer and a candidate's process: fixed-size messages and the shape of shared buffers.
 
-Promises: nothing here parses more than one fixed struct, so a hostile peer can send wrong numbers but no code; and a
-message whose numbers are not finite, or out of the bounds of its word, is no message. Standard library only, because
-the candidate's start imports it. Does not cover whether the numbers are true.
+Promises: only one fixed struct is parsed, so a hostile peer can send wrong numbers but no code. A message is refused if
+its numbers are not finite or out of the bounds of its type. Standard library only, because the candidate's start
+imports this module. Does not cover whether the numbers are true.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FEWEST_ROWS = 4
 
 
 class MessageType(IntEnum):
-    """The kinds of message. Up to REHEARSED the candidate's process speaks, from SCORE on the trainer."""
+    """The types of messages. The candidate's process sends those up to REHEARSED, the trainer those from SCORE on."""
 
     STARTED = 1
     IMPORTED = 2
@@ -42,7 +42,7 @@ class MessageType(IntEnum):
 
 @dataclass(frozen=True)
 class _Bounds:
-    """The largest `number` of a word, and the least and the most that `x` and `y` may be."""
+    """The bounds of a message type: the largest `number`, and the smallest and largest `x` and `y`."""
 
     number: int = 0
     x: tuple[float, float] = (0, 0)
@@ -67,12 +67,12 @@ _BOUNDS = {
 
 
 class ChannelFault(Exception):
-    """The peer sent something that is not a message; the text says what, as a sentence about the peer."""
+    """Raised when the peer sends bytes that are no message. The text is a sentence about the peer."""
 
 
 @dataclass(frozen=True)
 class ChannelMessage:
-    """One message; which fields count depends on the word. `text` is cut to 104 bytes of UTF-8."""
+    """One message. Its type, `word`, determines the meaning of its fields. `text` is cut to 104 bytes of UTF-8."""
 
     word: MessageType
     number: int = 0
@@ -81,13 +81,13 @@ class ChannelMessage:
     text: str = ""
 
     def pack(self) -> bytes:
-        """The 128 bytes that travel."""
+        """Return the 128 bytes of the message."""
         text = self.text.encode()[:_TEXT_BYTES]
         return _STRUCT.pack(self.word, self.number, self.x, self.y, text)
 
     @classmethod
     def unpack(cls, raw: bytes) -> ChannelMessage:
-        """Raises ChannelFault for bytes of another size, an unknown word, or a number that does not fit its word."""
+        """Parse a message. Raise ChannelFault for another size, an unknown type, or a number out of its bounds."""
         if len(raw) != _STRUCT.size:
             raise ChannelFault(f"it sent a message of {len(raw)} bytes; a message has {_STRUCT.size}")
         word, number, x, y, text = _STRUCT.unpack(raw)
@@ -100,34 +100,37 @@ class ChannelMessage:
 
 
 class Channel:
-    """One end of the control socket. Reading returns None when the peer is gone."""
+    """One end of the control socket."""
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
 
     @classmethod
     def pair(cls) -> tuple[socket.socket, socket.socket]:
-        """Two connected ends that keep message boundaries."""
+        """Return two connected ends that keep the boundaries of messages."""
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
-        """The end inherited as a file descriptor."""
+        """Return the end of an inherited file descriptor."""
         return cls(socket.socket(fileno=fd))
 
     def send(self, message: ChannelMessage) -> None:
-        """Send one message; OSError if the peer is gone."""
+        """Send one message. Raise OSError if the peer is gone."""
         self.end.send(message.pack())
 
     def receive(self) -> ChannelMessage | None:
-        """The next message, or None at the end. A non-blocking end raises BlockingIOError when nothing waits."""
+        """Return the next message, or None if the peer is gone.
+
+        Raise ChannelFault for other bytes, and BlockingIOError if a non-blocking end has no message.
+        """
         raw = self.end.recv(2 * _STRUCT.size)
         return ChannelMessage.unpack(raw) if raw else None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Two input buffers of int32 tokens and two logits buffers, sized for float32, in one memfd each."""
+    """The shape of the shared buffers: two of int32 inputs and two of float32 logits, each pair in one memory file."""
 
     rows: int
     context: int
@@ -135,18 +138,18 @@ class Layout:
 
     @classmethod
     def fitting(cls, context: int, vocab: int, rows: int) -> Layout:
-        """For scoring `rows` rows: as many at once as keep one float32 buffer within 16 MiB, but at least four.
+        """Return the layout for scoring `rows` rows: as many at once as fit into 16 MiB of logits, but at least four.
 
-        Larger batches were not faster on a CPU; on a GPU four rows of the largest profile are 256 MiB.
+        Larger batches were not faster on a CPU. On a GPU, four rows of the largest profile take 256 MiB.
         """
         return cls(min(rows, max(_FEWEST_ROWS, _BUFFER_BYTES // (context * vocab * 4))), context, vocab)
 
     @property
     def input_bytes(self) -> int:
-        """Size of one input buffer."""
+        """The size of one input buffer."""
         return self.rows * self.context * 4
 
     @property
     def logits_bytes(self) -> int:
-        """Size of one logits buffer."""
+        """The size of one logits buffer."""
         return self.rows * self.context * self.vocab * 4

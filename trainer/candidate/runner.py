@@ -1,8 +1,8 @@
-"""The trusted start inside a candidate's process: seed, clock and `prepare` are ours, then its train.py runs unedited.
+"""The trusted start in a candidate's process: it sets seed, clock and `prepare`, then runs train.py unedited.
 
-Promises: train.py runs by its path as `__main__`, its tracebacks show its own lines, it leaves with the exit code that
-python would give. Does not cover a script that undoes this from inside the process; the trainer trusts nothing that
-this process says but logits.
+Promises: train.py runs by its path as `__main__`; its tracebacks show its own lines; the process ends with the exit
+code that python would give. Does not cover a script that undoes these settings in its process; the trainer uses nothing
+but logits from this process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from trainer.candidate.logits_server import LogitsServer, named, unwrapped
 from trainer.candidate.preload import preload
 from trainer.candidate.protocol import Channel, ChannelMessage, Layout, MessageType
 
-CONTEXT_MIB = 600  # of CUDA's context, which torch does not count
+CONTEXT_MIB = 600  # CUDA's context, which torch does not count
 
 
 @dataclass(frozen=True)
 class RunnerOrders:
-    """The runner's only argument, as JSON. The descriptors are inherited. `replica_of` names the model whose weights
-    are in `weights_fd`, and after a bar the precision; None for a candidate that is to train."""
+    """The runner's argument, as JSON. The descriptors are inherited.
+
+    For a replica, `replica_of` is `name|precision` of the model whose weights are in `weights_fd`. For a candidate that
+    trains it is None.
+    """
 
     control_fd: int
     inputs_fd: int
@@ -56,7 +59,7 @@ class RunnerOrders:
 
 
 def main() -> None:
-    """Entry point of the candidate's process."""
+    """Run train.py in the current folder as candidate or replica, and exit with the code that python would give."""
     orders = RunnerOrders(**json.loads(sys.argv[2]))
     sys.path[0] = os.getcwd()
     channel = Channel.from_fd(orders.control_fd)
@@ -87,7 +90,7 @@ def main() -> None:
 
 
 def impose_seed(seed: int) -> None:
-    """Seed everything, and make a script that seeds for itself get the same seed again."""
+    """Seed all generators, and make the script's own calls of seed functions set the same seed."""
     import random  # noqa: PLC0415
 
     import numpy as np  # noqa: PLC0415
@@ -108,7 +111,7 @@ def impose_seed(seed: int) -> None:
 
 
 def run_guarded(work: Callable[[], None]) -> int:
-    """Run to the end or to an exception, print it as python would, and give the exit code."""
+    """Run `work`, print an exception as python would, and return the exit code."""
     try:
         work()
     except SystemExit as leaving:
@@ -123,11 +126,11 @@ def run_guarded(work: Callable[[], None]) -> int:
 
 
 class _FirstBatch(BaseException):
-    """The replica's script wants to train. No exception of a script's own kind: it shall not catch it."""
+    """Raised at the replica's first batch. It is a BaseException so that the script does not catch it by accident."""
 
 
 def _run_replica(orders: RunnerOrders, server: LogitsServer, budget_clock: BudgetClock) -> None:
-    """The script up to its first batch, then the weights of the candidate, then questions."""
+    """Run the script up to its first batch, load the candidate's weights, and answer questions."""
     import torch  # noqa: PLC0415
 
     assert orders.replica_of is not None
@@ -162,10 +165,10 @@ def _run(orders: RunnerOrders, server: LogitsServer, budget_clock: BudgetClock) 
 
 
 def run_script(put_ours: Callable[[ModuleType], None], script: ModuleType) -> None:
-    """Run the train.py of this folder in the namespace `script`, with its prepare changed; to its end or exception.
+    """Run the train.py of this folder in the namespace `script`, after `put_ours` has changed its prepare.
 
-    Both are compiled from their text, as they were validated and shown: of bytes Python would obey an encoding that a
-    comment declares.
+    Both are compiled from their text, as validated and shown. From bytes, Python would obey an encoding that a comment
+    declares.
     """
     folder = Path.cwd()
     if (folder / "prepare.py").exists():
@@ -178,7 +181,7 @@ def run_script(put_ours: Callable[[ModuleType], None], script: ModuleType) -> No
 
 
 def compiled(path: Path) -> CodeType:
-    """The code of a file's text, which is UTF-8 whatever it says of itself. It inherits nothing of this module."""
+    """Compile a file as UTF-8, whatever encoding it declares, without this module's future statements."""
     return compile(path.read_bytes().decode(), str(path), "exec", dont_inherit=True)
 
 
@@ -194,8 +197,9 @@ def _load_prepare(path: Path) -> ModuleType:
 def _marking(
     make_dataloader: Callable[..., Iterator[Any]], budget_clock: BudgetClock, orders: RunnerOrders
 ) -> Callable[..., Iterator[Any]]:
-    """The subject's own loader, with its first batch reported, or refused to a replica, and every split but the
-    training one refused."""
+    """Return the subject's own loader, which counts batches, ends a replica at its first batch, and serves only the
+    training split.
+    """
 
     def make_marked(tokenizer: object, B: int, T: int, split: str = "train", *rest: Any, **named: Any) -> Iterator[Any]:  # noqa: N803
         refuse_other_splits(split)
@@ -207,7 +211,7 @@ def _marking(
 
 
 def refuse_other_splits(split: str) -> None:
-    """Raises ValueError for every split but the training one."""
+    """Raise ValueError for every split but the training one."""
     if split != "train":
         raise ValueError(f"a trial serves the split 'train' only, not {split!r}; scoring is the trainer's")
 
@@ -230,7 +234,7 @@ def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]
 
 
 def _device_facts(vram_mib: int | None) -> ChannelMessage:
-    """What the candidate runs on, with torch's own memory cap set where there is one."""
+    """Return the message about the candidate's device, and set torch's memory cap on a GPU."""
     import torch  # noqa: PLC0415
 
     if not torch.cuda.is_available():
@@ -247,16 +251,16 @@ def _device_facts(vram_mib: int | None) -> ChannelMessage:
 
 
 def _calibrated(facts: ChannelMessage) -> ChannelMessage:
-    """With how fast the GPU is, where there is one."""
+    """Add the speed of the GPU to the message, if there is a GPU."""
     from trainer.candidate.gpu_speed import card_s  # noqa: PLC0415
 
     return replace(facts, y=card_s()) if facts.x else facts
 
 
 def memory_fraction(cap_mib: int, total_mib: float) -> float:
-    """The share of a GPU that torch may allocate so that the whole process stays below a cap.
+    """Return the share of a GPU that torch may allocate so that the whole process stays below a cap in MiB.
 
-    Raises ValueError for a cap that CUDA's own context fills.
+    Raise ValueError for a cap that CUDA's own context fills.
     """
     if cap_mib <= CONTEXT_MIB:
         raise ValueError(f"a cap of {cap_mib} MiB of the GPU's memory leaves none: CUDA itself takes {CONTEXT_MIB} MiB")
@@ -264,7 +268,7 @@ def memory_fraction(cap_mib: int, total_mib: float) -> float:
 
 
 def _without_ours(error: BaseException) -> list[str]:
-    """The traceback from the first frame that is not this file's."""
+    """Return the formatted traceback, beginning at the first frame outside of this file."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

@@ -1,15 +1,16 @@
-"""The one function that takes a number from a candidate: what it says is finite, within bounds, and a float; or None.
+"""Checks numbers from a candidate: every number that its process sends or prints passes `within` before it is used.
 
-Everything that a candidate's process sends or prints goes through `within` before anybody calculates with it. Standard
-library only, because both ends of the wire import it.
+Standard library only, because both ends of the protocol import this module.
 """
 
 from __future__ import annotations
 
 
 def within(value: float | str | bytes, least: float, most: float) -> float | None:
-    """The number if `least <= number <= most`, which are finite, so NaN and infinities never are; else None. Text is
-    read as Python reads a float."""
+    """Return the number as a float if `least <= number <= most`, otherwise None. Text is parsed like a Python float.
+
+    The bounds are finite, so NaN and infinities give None.
+    """
     try:
         number = float(value)
     except (ValueError, OverflowError):

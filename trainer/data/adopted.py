@@ -1,7 +1,7 @@
-"""A data folder from what a user's own prepare.py gave: raw numbers become our format once they were looked through.
+"""Makes a data folder from the raw data of a user's own prepare.py, after it has verified them.
 
-Promises: every row is whole and every token in the vocabulary, no scored row stands in the training rows or twice, and
-the manifest pins the prepare.py. Believes nothing of what the raw files hold.
+Promises: every row is whole, every token is in the vocabulary, no scored row is among the training rows or occurs
+twice, and the manifest pins the prepare.py. The raw files are untrusted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Adoption:
-    """What the folder is made for. `val` and `heldout` rows are wanted, fewer are split as two to one."""
+    """The settings of the data folder. `val` and `heldout` are wanted numbers of rows; fewer are split two to one."""
 
     profile: str
     source: str
@@ -43,7 +43,7 @@ class Adoption:
 
 
 def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
-    """Make it the data folder of `adoption`. Raises TextUnusable for data that cannot score."""
+    """Write the data folder of `adoption` and return its manifest. Raise TextUnusable for data that cannot score."""
     width = adoption.context + 1
     table = _table(dumped)
     train, found = (_rows(path, width, dumped.vocab_size) for path in (dumped.train, dumped.val))
@@ -113,7 +113,7 @@ def _rows(path: Path, width: int, vocab_size: int) -> Rows:
 
 
 def _fresh(val: Rows, train: Rows) -> Rows:
-    """The rows of `val` that neither stand in `train` nor came before."""
+    """Return the rows of `val` that are not in `train`, each once."""
     seen = set(_digests(val))
     known = seen.intersection(_digests(train))
     kept = []

@@ -1,7 +1,7 @@
-"""What every text is to the rest of the preparation: documents in three splits that share none, and how far we are.
+"""The interface of a text: documents in three disjoint splits, and the progress of a preparation.
 
-`plays`, `shards` and `owntext` are the texts; nothing here knows them. Documents are read again for every pass, so a
-text may be larger than memory.
+`plays`, `shards` and `owntext` implement it. Documents are read again for each pass, so a text may be larger than
+memory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Split = Literal["train", "val", "heldout"]
-Slice = Literal[Split, "unseen"]  # the last is not read from the text: it is made
-# A later split leaves out what an earlier one holds; training comes last because it can spare a document.
+Slice = Literal[Split, "unseen"]  # the unseen slice is made, not read from the text
+# A later split leaves out documents of an earlier one. Training comes last, because it can spare a document.
 SPLITS: tuple[Split, ...] = ("val", "heldout", "train")
 
 
 @dataclass(frozen=True)
 class PreparationStep:
-    """How far a stage is, in `unit`; `total` is None where it is not known. `note` is a sentence for a person."""
+    """The progress of a step: `done` of `total` in `unit`. `total` is None if unknown. `note` is a text for users."""
 
     name: str
     done: int
@@ -32,7 +32,7 @@ Report = Callable[[PreparationStep], None]
 
 
 class Text(Protocol):
-    """A source of documents. `source` says what exactly is read, before anything is fetched: same source, same data."""
+    """A source of documents. `source` identifies the data before anything is fetched: same source, same data."""
 
     @property
     def name(self) -> str: ...
@@ -44,18 +44,18 @@ class Text(Protocol):
     def how_split(self) -> str: ...
 
     def fetch(self, report: Report) -> None:
-        """Bring here whatever is not here yet; afterwards nothing needs the network."""
+        """Fetch all missing files. Afterwards the text needs no network."""
 
     def count(self, split: Split) -> int:
-        """Documents in a split. Only after `fetch`."""
+        """Return the number of documents in a split. Call `fetch` first."""
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of a split, always in the same order. Only after `fetch`."""
+        """Yield the documents of a split, always in the same order. Call `fetch` first."""
 
 
 @dataclass
 class Disjoint:
-    """Reads a text so that no document of one split comes again in another; counts what it left out."""
+    """Reads a text so that no document is in two splits, and counts the documents left out of each split."""
 
     text: Text
 
@@ -64,7 +64,7 @@ class Disjoint:
         self.left_out: dict[Split, int] = {}
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of `split` without those that an earlier split holds; `left_out` is right after the last."""
+        """Yield the documents of a split without those of earlier splits. `left_out` is set after the last one."""
         earlier = frozenset[bytes]().union(*(self._known(other) for other in SPLITS[: SPLITS.index(split)]))
         left_out = 0
         for document in self.text.documents(split):

@@ -1,7 +1,7 @@
-"""One file from an http(s) address or a local folder: it arrives beside its place and gets its name when it is whole.
+"""Downloads one file from an http(s) address or a local folder. The file gets its name when it is whole.
 
-An interrupted download goes on where it stopped, also in the next process, if the server knows ranges. It is not
-noticed if the file on the server changed in between; what the file holds is for the caller to check.
+If the server supports ranges, an interrupted download continues where it stopped, also in the next process. Does not
+notice a change of the server's file in between; the caller must verify the content.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Arrived = Callable[[int, int | None], None]
 
 
 class _Interrupted(Exception):
-    """This try brought no whole file; another may."""
+    """Raised when a try fails but another try may succeed."""
 
 
 def download(address: str, target: Path, arrived: Arrived, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Bring `address` to `target` unless it is there. `arrived` hears of bytes so far and in all.
+    """Download `address` to `target` unless the file exists. `arrived` gets the bytes so far and in total.
 
-    Five tries with doubling waits; what will not change by waiting (no such file, no access) fails at once.
+    There are five tries with doubling waits. Permanent errors, such as a missing file, fail at once. Raise SourceAway.
     """
     if target.exists():
         return
@@ -74,7 +74,7 @@ def _go_on(url: str, partial: Path, arrived: Arrived) -> None:
         total = _range_total(response, start) if resumed else _length(response)
         done = start if resumed else 0
         with partial.open("ab" if resumed else "wb") as file:
-            for block in response.iter_raw():  # as it arrives: larger blocks would lose their beginning in a break
+            for block in response.iter_raw():  # blocks as received: an interruption loses less
                 file.write(block)
                 done += len(block)
                 arrived(done, total)
@@ -83,7 +83,7 @@ def _go_on(url: str, partial: Path, arrived: Arrived) -> None:
 
 
 def _settle_range(response: httpx.Response, partial: Path, start: int) -> None:
-    """The server has nothing after `start`: the file is whole, or it is not the one that was begun."""
+    """Handle a server without bytes after `start`: the partial file is whole, or it is of another file."""
     if response.headers.get("Content-Range") != f"bytes */{start}":
         partial.unlink()
         raise _Interrupted("the server's file is shorter than what had arrived; starting it again")

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all, also after a power cut: written beside, synced, renamed.
+"""Writes files that are whole or absent, also after a power cut: into a temporary file, synced, then renamed.
 
-Nothing here cleans up: a leftover `.tmp` is overwritten by the next try.
+A leftover `.tmp` is not removed; the next try overwrites it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ BLOCK_BYTES = 1 << 20
 
 
 def beside(path: Path) -> Path:
-    """The name under which `path` is written until it is whole."""
+    """Return the temporary path of a file that is not whole yet."""
     return path.with_name(path.name + ".tmp")
 
 
 def settle(path: Path) -> None:
-    """Give the finished `beside(path)` its name."""
+    """Sync the finished `beside(path)` and rename it to `path`."""
     with beside(path).open("rb") as written:
         os.fsync(written.fileno())
     beside(path).rename(path)
@@ -30,12 +30,12 @@ def settle(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step."""
+    """Replace the file `path` by `content` in one step."""
     beside(path).write_bytes(content)
     settle(path)
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file of any size, in hex."""
+    """Return the sha256 of a file of any size, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""The trusted side of an adoption: a user's prepare.py is run once in the sandbox, bounded in time, size and output.
+"""Runs a user's prepare.py once in the sandbox, with limits on time, size and output.
 
-Promises: it sees the system, its repository and the folders that were granted, nothing is writable but a folder that is
-removed, there is no network; what comes back is files that we opened and a small JSON text, both unchecked data. When
-`dump` returns nothing of it runs. Does not cover what the data must be: see `trainer.data.adopted`.
+Promises: prepare.py can read the system, its repository and the granted folders, can write only a folder that is
+removed, and has no network. Its results are files that this module opened and a small JSON text, all unverified. When
+`dump` returns, no process of prepare.py runs. Does not cover the requirements on the data: see `trainer.data.adopted`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _MISSING = "ModuleNotFoundError: No module named "
 
 
 class DumpFault(Exception):
-    """Their prepare.py gave nothing that could be used; the message says why and what to do."""
+    """Raised when prepare.py gives no usable data. The message names the reason and the next step."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which prepare.py is run, what beside its repository it may read, and how many rows are asked for."""
+    """The text of a prepare.py, the folders that it may read beside its repository, and the wanted numbers of rows."""
 
     repository: Path
     prepare: str
@@ -49,7 +49,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Dumped:
-    """Where the raw numbers lie, little-endian without a header; and what it says of itself."""
+    """The files of raw numbers (little-endian, without a header), and the reported vocabulary size and BOS token."""
 
     val: Path
     train: Path
@@ -61,7 +61,10 @@ class Dumped:
 def dump(
     wanted: Wanted, scratch: Path, report: Callable[[int], None], wall_s: float = WALL_S, stall_s: float = STALL_S
 ) -> Dumped:
-    """Run it and keep what it gives below `scratch`; `report` hears how many rows there are. Raises DumpFault."""
+    """Run prepare.py and store its data below `scratch`. `report` gets the number of training rows so far.
+
+    The run ends after `wall_s` seconds, or after `stall_s` seconds without new data. Raise DumpFault.
+    """
     if not abi():
         raise DumpFault("this kernel has no Landlock, so nothing would keep prepare.py to its folders; use Linux 5.13")
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +124,7 @@ def _run(
 
 
 def _feed(log: LogSink, fd: int) -> None:
-    """One read: who prints without end is not waited for."""
+    """Read the log once. A loop could run for ever, because prepare.py may print without end."""
     try:
         log.feed(os.read(fd, 2**20))
     except BlockingIOError:

@@ -1,6 +1,6 @@
-"""The unseen slice as a file of a data folder: made by a secret that never leaves `private`, where no candidate reads.
+"""Makes the unseen slice of a data folder, by a secret in `private`, where no candidate can read.
 
-`upgrade` gives a folder of an earlier version, which has none, what it lacks, and leaves all else as it is.
+`upgrade` adds the slice to a folder of an earlier version, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SECRET = "private/secret"
 
 
 def write_generated(folder: Path, bos: int) -> None:
-    """Make the file from the rows that are there. The secret is drawn once: what is lost is made again as it was."""
+    """Make the file of unseen rows from the other rows. The secret is drawn once, so a lost file is made the same."""
     secret = folder / SECRET
     if not secret.exists():
         write_whole(secret, secrets.token_hex(32).encode())
@@ -56,15 +56,15 @@ def write_generated(folder: Path, bos: int) -> None:
 
 
 def row_figures(folder: Path) -> tuple[int, int]:
-    """Rows of the unseen slice, and the bytes of text that they predict."""
+    """Return the number of rows of the unseen slice, and the number of bytes in the tokens that they predict."""
     rows, lengths = np.load(folder / ROWS["unseen"]), np.load(folder / TOKEN_BYTES)
     return len(rows), int(lengths[rows[:, 1:]].sum(dtype=np.int64))
 
 
 def upgrade(folder: Path) -> Manifest | None:
-    """Add the unseen slice to data that were made before there was one; None where there is nothing to add.
+    """Add the unseen slice to data of an earlier version, and return the new manifest. For other data return None.
 
-    Raises NotPrepared for data of that version that are not whole.
+    Raise NotPrepared if data of the earlier version are damaged.
     """
     values = _values(folder / MANIFEST)
     if values is None or values.get("format") != WITHOUT_UNSEEN:
@@ -96,7 +96,7 @@ def upgrade(folder: Path) -> Manifest | None:
 
 
 def _values(path: Path) -> dict[str, Any] | None:
-    """What the file holds; None for what the reader of manifests tells better."""
+    """Return the JSON object in a file, or None; `load_manifest` then reports the error."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError):

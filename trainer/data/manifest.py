@@ -1,7 +1,7 @@
-"""The manifest of a data folder: what was prepared, and the hash by which a trial names it.
+"""The manifest of a data folder: a description of the data, and the digest by which a trial names them.
 
-`read_manifest` is quick and looks at presence and sizes; `verify` reads every byte. A folder without a manifest is not
-prepared, however many files it holds: the manifest is written last.
+`read_manifest` is quick and tests existence and sizes; `verify` reads every byte. The manifest is written last, so a
+folder without a manifest is not prepared.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ ROWS: dict[Slice, str] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data folder holds.
+    """The description of a data folder.
 
-    `source` says what exactly was read and `how_split` by which rule. `bytes` are UTF-8 bytes of the packed documents;
-    `left_out` counts documents that another split holds already, `dropped_tokens` the ends that filled no row.
-    `unseen` says what the unseen slice is. `pinned` is the hash of the user's own prepare.py that gave the data; a
-    stand-in for it then lies beside them. `earlier_digest` named the same data before they had an unseen slice.
+    `source` identifies the text, and `how_split` is the rule of the splits. `bytes` are UTF-8 bytes of the packed
+    documents. `left_out` counts documents that are already in another split, `dropped_tokens` the tokens that did not
+    fill a row. `unseen` describes the unseen slice. `pinned` is the sha256 of a user's own prepare.py that made the
+    data; the folder then holds the prepare.py that trials get instead. `earlier_digest` is the digest of the same data
+    before they had an unseen slice.
     """
 
     profile: str
@@ -67,12 +68,12 @@ class Manifest:
 
 
 def files_digest(sha256: dict[str, str]) -> str:
-    """One hash for all files: over their names and hashes, in the order of the names."""
+    """Return one hash of all names and hashes of files, in the order of the names."""
     return hashlib.sha256(json.dumps(sha256, sort_keys=True).encode()).hexdigest()
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """What the manifest says; nothing else is looked at. Raises NotPrepared."""
+    """Read a folder's manifest and no other file. Raise NotPrepared."""
     path = folder / MANIFEST
     try:
         values = from_json(path.read_bytes())
@@ -97,7 +98,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def manifest_of(values: Any, folder: Path) -> Manifest:
-    """The manifest from what its file holds. Raises NotPrepared."""
+    """Parse the values of a manifest's file. Raise NotPrepared."""
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
@@ -109,7 +110,7 @@ def _damaged(folder: Path, error: ValueError) -> NotPrepared:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared folder whose files are all there in full size. Raises NotPrepared."""
+    """Read the manifest of a folder. Raise NotPrepared unless all files exist in full size."""
     manifest = load_manifest(folder)
     for name, size in manifest.sizes.items():
         found = _size(folder / name)
@@ -119,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path) -> Manifest:
-    """Like `read_manifest`, and every byte is hashed again."""
+    """Read the manifest of a folder. Raise NotPrepared unless all files have the hashes in the manifest."""
     manifest = read_manifest(folder)
     for name, expected in manifest.sha256.items():
         if file_sha256(folder / name) != expected:
@@ -128,7 +129,7 @@ def verify(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare `folder` prepared."""
+    """Write the manifest, which makes `folder` a prepared one."""
     write_whole(folder / MANIFEST, _ADAPTER.dump_json(manifest, indent=1) + b"\n")
 
 

@@ -1,7 +1,7 @@
-"""Anyone's own text: the *.txt and *.md files of a folder and its subfolders, UTF-8, one document a file.
+"""A user's own text: the *.txt and *.md files of a folder and its subfolders, in UTF-8, one document per file.
 
-Whole files are held out by a rule on their content alone, so that renaming moves nothing; the same text in two files
-counts once. With fewer than three files each is cut by position. Very long files become several documents.
+Whole files are held out by a rule on their content alone, so that renaming a file changes nothing. The same text in two
+files counts once. With fewer than three files, each is cut by position. A very long file becomes several documents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainer.data.errors import TextUnusable
 
 SUFFIXES = (".txt", ".md")
 HELD_SHARE = 0.05
-# A document is encoded in one piece, at some hundred bytes of memory per token.
+# A document is encoded in one piece, which takes about a hundred bytes of memory per token.
 LONGEST_DOCUMENT = 1_000_000
 _BY_POSITION: dict[Split, tuple[float, float]] = {
     "train": (0.0, 1 - 2 * HELD_SHARE),
@@ -28,7 +28,7 @@ _BY_POSITION: dict[Split, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file and the hash of its text."""
+    """A file, the hash of its text, and its length."""
 
     path: Path
     sha256: str
@@ -37,7 +37,7 @@ class TextFile:
 
 @dataclass(frozen=True)
 class OwnText:
-    """A folder of text files as a text; made by `own_text`."""
+    """A folder of text files as a text. `own_text` makes it. `parts` are the used shares of each file."""
 
     files: dict[Split, tuple[TextFile, ...]]
     parts: dict[Split, tuple[float, float]]
@@ -46,15 +46,15 @@ class OwnText:
     name: str = "own"
 
     def fetch(self, report: Report) -> None:
-        """Nothing to bring: the files are here."""
+        """Report the number of files. Nothing needs to be fetched."""
         report(PreparationStep("read", sum(map(len, self.files.values())), None, "files", note=self.how_split))
 
     def count(self, split: Split) -> int:
-        """Documents in a split."""
+        """Return the number of documents in a split."""
         return sum(1 for _ in self.documents(split))
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of a split, in the order of the hashes of their files."""
+        """Yield the documents of a split, in the order of the hashes of their files."""
         start, end = self.parts[split]
         for file in self.files[split]:
             text = _unchanged(file)
@@ -63,7 +63,7 @@ class OwnText:
 
 
 def own_text(folder: Path) -> OwnText:
-    """Look through `folder` once. Raises TextUnusable, naming the file, for what cannot be used."""
+    """Read a folder of text files. Raise TextUnusable, which names the file, if one cannot be used."""
     files = _distinct(_text_files(folder))
     source = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
     if len(files) < 3:
@@ -90,20 +90,23 @@ def own_text(folder: Path) -> OwnText:
 
 
 def private_name(text: OwnText) -> str:
-    """How a private text is named where it is the unseen slice."""
+    """Return the description of a private text as the unseen slice."""
     return f"private, {text.source}"
 
 
 def whole(text: OwnText) -> Iterator[str]:
-    """Every document of a text, whatever split it would be in."""
+    """Yield every document of a text, from all splits."""
     files = {file.sha256: file for file in chain(*text.files.values())}
     for _, file in sorted(files.items()):
         yield from documents_of(_unchanged(file))
 
 
 def hold_out(files: list[TextFile]) -> dict[Split, tuple[TextFile, ...]]:
-    """At least three files, ordered by hash, into splits: the largest trains; of the others the first ones make up a
-    twentieth of the text for validation, the next ones as much to hold out, one file each at least."""
+    """Split at least three files, which are ordered by hash.
+
+    The largest file is for training. Of the others, the first ones are for validation, up to a twentieth of the text,
+    and the next ones are held out, up to the same size. Each split has at least one file.
+    """
     wanted = HELD_SHARE * sum(file.characters for file in files)
     largest = max(files, key=lambda file: (file.characters, file.sha256))
     rest = [file for file in files if file is not largest]
@@ -114,7 +117,7 @@ def hold_out(files: list[TextFile]) -> dict[Split, tuple[TextFile, ...]]:
 
 
 def documents_of(text: str, longest: int = LONGEST_DOCUMENT) -> Iterator[str]:
-    """The text itself, or, where it is too long, pieces of it cut between paragraphs; together they are the text."""
+    """Yield the text, or pieces cut between paragraphs if it is longer than `longest` characters."""
     start = 0
     while len(text) - start > longest:
         piece = text[start : start + longest]
@@ -126,7 +129,10 @@ def documents_of(text: str, longest: int = LONGEST_DOCUMENT) -> Iterator[str]:
 
 
 def cut_near(text: str, place: int) -> int:
-    """The first end of a paragraph from `place` on, else of a line, else `place` itself; 0 and the end stay."""
+    """Return the position after the next end of a paragraph or of a line near `place`, or `place` without one.
+
+    Positions at or beyond the start and the end of the text are clamped to them.
+    """
     if place <= 0 or place >= len(text):
         return max(0, min(place, len(text)))
     for mark in ("\n\n", "\n"):

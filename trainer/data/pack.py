@@ -1,7 +1,7 @@
-"""Packs token documents into rows of equal width: every row starts with BOS, nothing is padded, nothing is lost.
+"""Packs token documents into rows of equal width. Each row starts with BOS; nothing is padded and no token is lost.
 
-Best fit over a bounded number of waiting documents. A document that does not fit is cut, and its rest goes on after a
-BOS in a later row. Only the end of a split may not fill a row; it comes out last, shorter than the others.
+The method is best fit over a bounded number of waiting documents. A document that does not fit is cut, and the rest
+continues after a BOS in a later row. Only the last row of a split may be shorter.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ WAITING = 1000
 
 
 def pack(documents: Iterable[Tokens], width: int, bos: int, waiting: int = WAITING) -> Iterator[Tokens]:
-    """Rows of `width` tokens; the last one may be shorter. `waiting` documents are held to choose from, more only
-    where they are too short to fill a row."""
+    """Yield rows of `width` tokens; the last one may be shorter.
+
+    About `waiting` documents are held to choose from, and more only if they are too short to fill a row.
+    """
     shelf = _Shelf()
     for document in documents:
         whole_rows = len(document) // (width - 1)
@@ -34,7 +36,7 @@ def pack(documents: Iterable[Tokens], width: int, bos: int, waiting: int = WAITI
 
 
 class _Shelf:
-    """Waiting pieces, ordered by length; of equal ones the oldest goes first. `places`: their tokens and a BOS each."""
+    """Waiting pieces, ordered by length and then by age. `places` is the number of their tokens plus a BOS each."""
 
     def __init__(self) -> None:
         self._order: list[tuple[int, int]] = []
@@ -53,7 +55,7 @@ class _Shelf:
             self.places += len(piece) + 1
 
     def take(self, space: int) -> Tokens:
-        """The longest piece of at most `space` tokens; where none is that short, the beginning of the longest."""
+        """Take the longest piece of at most `space` tokens, or the beginning of the longest if all are longer."""
         shorter = bisect_left(self._order, (space + 1, 0))
         place = bisect_left(self._order, (self._order[shorter - 1][0], 0)) if shorter else len(self._order) - 1
         _, serial = self._order.pop(place)
@@ -67,7 +69,7 @@ def _fill(shelf: _Shelf, width: int, bos: int) -> Tokens:
     pieces: list[Tokens] = []
     space = width
     while space and len(shelf):
-        # With one place left the row ends in the BOS of a document that goes on in another row.
+        # With one place left, the row ends with the BOS of a document that continues in another row.
         pieces.append(shelf.take(space - 1))
         space -= 1 + len(pieces[-1])
     return _row(pieces, bos)

@@ -1,6 +1,6 @@
-"""Packing: each slice of a data folder becomes a file of rows, and a record of its hash by which it is found again.
+"""Packs each slice of a data folder into a file of rows, and records its hash, so that a restart finds it.
 
-`preparation` says in which order. Does not cover fetching, the tokenizer or the manifest.
+`preparation` determines the order. Does not cover fetching, the tokenizer or the manifest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.data.tokenizer import encode
 
 @dataclass(frozen=True)
 class Plan:
-    """What a folder's data are made of; two equal plans make the same files."""
+    """The inputs of a folder's data. Equal plans make equal files."""
 
     text: str
     source: str
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Packed:
-    """The record of a finished split."""
+    """The record of a finished slice."""
 
     sha256: str
     rows: int
@@ -52,7 +52,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Packing:
-    """A claimed data folder, and what is being made in it."""
+    """A locked data folder, and the plan of its data."""
 
     folder: Path
     plan: Plan
@@ -64,7 +64,7 @@ class Packing:
 
 
 def pack_split(packing: Packing, disjoint: Disjoint, tokenizer: Tokenizer, split: Split) -> Packed:
-    """The rows of a split of the text."""
+    """Write the rows of a split of the text, unless they are finished, and return their record."""
     done = _packed(packing, split)
     if done is not None:
         return done
@@ -74,7 +74,7 @@ def pack_split(packing: Packing, disjoint: Disjoint, tokenizer: Tokenizer, split
 
 
 def pack_unseen(packing: Packing, tokenizer: Tokenizer, private: OwnText | None) -> Packed:
-    """The unseen slice: a private text as it is, else rows made from those that are held out."""
+    """Write the unseen slice from a private text, or generate it from the held-out rows. Return its record."""
     done = _packed(packing, "unseen")
     if done is not None:
         return done
@@ -94,7 +94,7 @@ def pack_unseen(packing: Packing, tokenizer: Tokenizer, private: OwnText | None)
 
 
 def _packed(packing: Packing, name: Slice) -> Packed | None:
-    """The record of a slice that was finished before, and whose file is still what it was."""
+    """Return the record of a slice that was finished earlier and whose file is unchanged, or None."""
     path, record = packing.folder / ROWS[name], packing.work / f"{name}.json"
     if record.exists():
         packed = _PACKED.validate_json(record.read_bytes())
@@ -128,7 +128,7 @@ def _pack(packing: Packing, tokenizer: Tokenizer, name: Slice, counted: _Counted
 
 
 class _Counted:
-    """Passes documents on and counts them."""
+    """Yields documents and counts them."""
 
     def __init__(self, documents: Iterator[str]) -> None:
         self._source = documents
@@ -143,7 +143,7 @@ class _Counted:
 
 
 def watched(documents: Iterable[str], stage: PreparationStep, report: Report) -> Iterator[str]:
-    """Passes documents on and reports about every hundredth."""
+    """Yield documents, and report the progress after each hundredth of the total."""
     step = max(1, (stage.total or 0) // 100)
     done = 0
     report(stage)

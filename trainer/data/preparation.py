@@ -1,8 +1,8 @@
-"""`prepare`: from a text to the data folder of a profile, in stages that a kill at any moment does not spoil.
+"""`prepare` makes the data folder of a profile from a text, in steps that survive a kill at any moment.
 
-Order: plan, fetch, tokenizer, rows of each split, manifest. A finished stage leaves a whole file and a record of its
-hash in `private/work`; the next call goes on after the last record. A folder never holds two texts: another one is
-refused. Everything a candidate must not read, the downloads included, lies in `private` (mode 0700).
+The steps are plan, fetch, tokenizer, rows of each split, manifest. A finished step leaves a whole file and a record of
+its hash in `private/work`; the next call continues after the last record. A folder never holds two texts: another text
+is refused. All files that a candidate must not read, including downloads, are in `private` (mode 0700).
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def prepare(
     train_shards: int = TRAIN_SHARDS,
     report: Report = lambda stage: None,
 ) -> Manifest:
-    """Make `folder` the data folder of `profile`, or check that it is. `text` is a folder of one's own files.
+    """Make `folder` the data folder of `profile`, or verify it, and return its manifest. Raise DataError.
 
-    `unseen` is a folder of private files for the unseen slice; without it, what the folder has stays, or is generated.
-    Without `base_url` the shards come from `OVERNIGHT_SHARDS_URL`, else from their hub. Raises DataError.
+    `text` is a folder of the user's own text files. `unseen` is a folder of private files for the unseen slice; without
+    it the present slice stays, or one is generated. Without `base_url` the shards come from `OVERNIGHT_SHARDS_URL`, or
+    else from their hub.
     """
     try:
         with _claimed(folder):
@@ -78,7 +79,7 @@ def prepare(
 
 
 def _unseen_before(folder: Path) -> str:
-    """What the unseen slice of the folder is, or was to be when its preparation stopped; else it is generated."""
+    """Return the description of the unseen slice, from the manifest or an unfinished plan. The default is GENERATED."""
     plan_file = folder / "private" / "work" / "plan.json"
     if (folder / MANIFEST).exists():
         return load_manifest(folder).unseen
@@ -112,7 +113,10 @@ def _choose_text(profile: Profile, folder: Path, text: Path | None, base_url: st
 
 
 def _finished(packing: Packing, profile: Profile) -> Manifest | None:
-    """The manifest if there is nothing to do; None if there is. Profiles that differ in name only share their data."""
+    """Return the manifest if the folder is finished and intact, otherwise None.
+
+    Profiles that differ only in their name share their data.
+    """
     if not (packing.folder / MANIFEST).exists():
         return None
     manifest = load_manifest(packing.folder)

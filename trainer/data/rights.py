@@ -1,6 +1,6 @@
-"""Who may read a data folder: every user what trains a candidate, only the preparing one what scores it.
+"""Sets the modes of a data folder: all users may read training data, only the owner may read data that score.
 
-Candidates run under another uid. Whatever the umask was, and whatever an earlier version made.
+Candidates run under another uid. The modes are set whatever the umask was, and also on data of earlier versions.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from trainer.data.manifest import MANIFEST, ROWS, STAND_IN, TOKEN_BYTES, TOKENIZ
 
 
 def give_rights(folder: Path) -> None:
-    """Set them on a prepared folder."""
+    """Set the modes of all files of a prepared folder."""
     _set(folder, 0o755)
     for name in (MANIFEST, TOKENIZER, STAND_IN, TOKEN_BYTES, ROWS["train"]):
-        if (folder / name).exists():  # data of a user's own have a stand-in instead of a tokenizer
+        if (folder / name).exists():  # data of a user's own prepare.py have no tokenizer file
             _set(folder / name, 0o644)
     for parent, _, files in os.walk(folder / "private"):
         _set(Path(parent), 0o700)
@@ -25,6 +25,6 @@ def give_rights(folder: Path) -> None:
 
 
 def _set(path: Path, mode: int) -> None:
-    """Left alone where it is right already: only its owner could set it."""
+    """Set a mode unless it is right already, because only the owner could set it."""
     if stat.S_IMODE(path.stat().st_mode) != mode:
         path.chmod(mode)

@@ -1,6 +1,6 @@
-"""Writes the rows of a split as one .npy file, in an order mixed once and for all, with bounded memory.
+"""Writes the rows of a split as one .npy file in a fixed shuffled order, with bounded memory.
 
-Mixed because scoring reads the first rows only and neighbouring rows come from one document.
+The order is shuffled because scoring reads only the first rows, and neighbouring rows come from one document.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ORDER_SEED = 42
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """Rows of a split's file; `dropped_tokens` of text, BOS not counted, filled no row."""
+    """The number of rows in a split's file. `dropped_tokens` tokens of text, without BOS, did not fill a row."""
 
     rows: int
     dropped_tokens: int
 
 
 def write_rows(rows: Iterator[Tokens], width: int, bos: int, target: Path, scratch: Path) -> WrittenRows:
-    """Write all rows of full width to `target`; `scratch` is used for as many bytes and removed."""
+    """Write all rows of `width` tokens to `target`. The file `scratch` takes as many bytes and is removed."""
     written = _append(rows, width, bos, scratch)
     if written.rows:
         _mix(scratch, (written.rows, width), target)
@@ -38,7 +38,7 @@ def write_rows(rows: Iterator[Tokens], width: int, bos: int, target: Path, scrat
 
 
 def mixed_order(count: int) -> NDArray[np.intp]:
-    """A fixed permutation; from the raw bits of the generator, which numpy promises never to change."""
+    """Return a fixed permutation (count,), from the raw bits of the generator, which numpy promises never to change."""
     return np.argsort(np.random.PCG64(_ORDER_SEED).random_raw(count), kind="stable")
 
 

@@ -1,8 +1,8 @@
-"""The unseen slice of data whose tokenizer is a user's own: held-out rows with runs of tokens exchanged by a secret.
+"""Makes the unseen slice for a user's own tokenizer: held-out rows whose runs of tokens are exchanged by a secret.
 
-What `words` does with words is done here without knowing any. A run of less common tokens between two common ones is
-exchanged for a run of the same length that stands between the same two somewhere in the training rows, within a row
-always in the same way. Same rows and same secret, same slice.
+This is like `words`, but without knowing words. A run of less common tokens between two common ones is exchanged for a
+run of the same length that is between the same two tokens in the training rows, always the same one within a row. The
+same rows and the same secret give the same slice.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-COMMON_SHARE = 0.4  # of all training tokens; the tokens that make it up are left as they are
+COMMON_SHARE = 0.4  # the most common tokens, up to this share of all training tokens, are not exchanged
 MOST_ROWS = 2048
-TRAINING_TOKENS = 4_000_000  # as many are looked through for runs
-TRIES = 10  # to draw another run than the one that it stands for
+TRAINING_TOKENS = 4_000_000  # the number of tokens that are searched for runs
+TRIES = 10  # draws, until one differs from the original run
 Rows = npt.NDArray[np.uint16]
 Run = tuple[int, ...]
 Place = tuple[int, int, int]
 
 
 def exchanged_runs(train: Rows, heldout: Rows, bos: int, secret: str) -> Rows:
-    """As many rows as are held out, `MOST_ROWS` at most."""
+    """Return one row (rows, T+1) for each held-out row, at most `MOST_ROWS`."""
     sample = train[: max(1, TRAINING_TOKENS // train.shape[1])]
     common = _common(sample, bos)
     found = defaultdict[Place, list[Run]](list)
@@ -58,13 +58,13 @@ def _exchanged(
 
 
 def _drawn(run: Run, group: list[Run], chance: random.Random) -> Run:
-    """Another one of the group; itself where there is no other."""
+    """Return another run of the group, or the run itself if no draw differs."""
     drawn = (group[int(chance.random() * len(group))] for _ in range(TRIES if group else 0))
     return next((other for other in drawn if other != run), run)
 
 
 def _runs(row: list[int], common: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """Where runs of other than common tokens begin and end, between two that are common."""
+    """Yield start and end of each run of less common tokens between two common ones."""
     places = [place for place, token in enumerate(row) if token in common]
     for left, right in pairwise(places):
         if right > left + 1:

@@ -1,6 +1,6 @@
-"""The climbmix shards of the GPU profiles: parquet files under a base URL, the last one pinned for validation.
+"""The climbmix shards of the GPU profiles: parquet files under a base URL, with one shard pinned for validation.
 
-Of the pinned shard every second document is for validation, the others are held out. A base URL is an http(s)
+In the pinned shard every second document is for validation, and the others are held out. A base URL is an http(s)
 address, a file:// address or a folder.
 """
 
@@ -28,7 +28,7 @@ _BATCH_DOCUMENTS = 1024
 
 @dataclass(frozen=True)
 class Climbmix:
-    """Shards as a text. `folder` keeps the downloaded ones; with them there, no network is needed."""
+    """The shards as a text. `folder` keeps downloaded shards, which then need no network."""
 
     folder: Path
     base_url: str = BASE_URL
@@ -42,16 +42,16 @@ class Climbmix:
 
     @property
     def source(self) -> str:
-        """Where the shards come from, and which."""
+        """The base URL and the numbers of the shards."""
         return f"{self.base_url.rstrip('/')} shards 0..{self.train_shards - 1} and {PINNED_SHARD}"
 
     @property
     def how_split(self) -> str:
-        """The rule in words."""
+        """The rule of the split as a text."""
         return f"shards 0..{self.train_shards - 1} to train on; shard {PINNED_SHARD}: validation and held out in turn"
 
     def fetch(self, report: Report) -> None:
-        """Download the shards that are not here."""
+        """Download missing shards."""
         names = [shard_name(number) for number in (PINNED_SHARD, *range(self.train_shards))]
         for place, name in enumerate(names, 1):
             stage = f"download {place} of {len(names)}"
@@ -63,14 +63,14 @@ class Climbmix:
             _check_parquet(self.folder / name)
 
     def count(self, split: Split) -> int:
-        """Documents in a split."""
+        """Return the number of documents in a split."""
         if split == "train":
             return sum(_open(path).metadata.num_rows for path in self._train_paths())
         pinned: int = _open(self._pinned_path()).metadata.num_rows
         return (pinned + 1) // 2 if split == "val" else pinned // 2
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of a split, in the order of the shards."""
+        """Yield the documents of a split, in the order of the shards."""
         if split == "train":
             for path in self._train_paths():
                 yield from _texts(path)
@@ -88,12 +88,12 @@ class Climbmix:
 
 
 def shard_name(number: int) -> str:
-    """The file name of a shard."""
+    """Return the file name of a shard."""
     return f"shard_{number:05d}.parquet"
 
 
 def _check_parquet(path: Path) -> None:
-    """A proxy's error page or a file that grew wrongly is told apart from a shard before an hour is spent on it."""
+    """Raise TextUnusable and remove the file if it is no shard but, for example, a proxy's error page."""
     with path.open("rb") as file:
         head = file.read(len(_MAGIC))
         file.seek(max(0, path.stat().st_size - len(_MAGIC)))
@@ -126,7 +126,7 @@ def _open(path: Path) -> Any:
 
 
 def _arrow(module: str) -> Any:
-    """Loaded on first use: the cpu profile never needs it, and it is the slowest import of the trainer."""
+    """Import pyarrow on first use. The profile `cpu` never needs pyarrow, which is the trainer's slowest import."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

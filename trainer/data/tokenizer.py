@@ -1,6 +1,6 @@
-"""The byte-level BPE: trained on the training documents alone, the same file from the same text every time.
+"""The byte-level BPE tokenizer, trained on the training documents alone. The same text always gives the same file.
 
-Every UTF-8 text is encodable and decodes to itself; text that spells a reserved token is encoded as ordinary bytes.
+Every UTF-8 text can be encoded and decodes to itself. Text that spells a reserved token is encoded as ordinary bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ DOCUMENT_CHARACTERS = 10_000
 BATCH_CHARACTERS = 4_000_000
 BATCH_DOCUMENTS = 4_096
 
-# One piece is: an English ending after an apostrophe; letters with at most one other character before them; one or
-# two digits; signs with the space before and the line ends after them; line ends; other blanks.
+# A piece is an English ending after an apostrophe; or letters with at most one other character before them; or one or
+# two digits; or symbols with a space before and line ends after them; or line ends; or other blanks.
 _SPLIT = "|".join(
     (
         r"'(?i:s|t|d|m|re|ve|ll)",
@@ -37,7 +37,7 @@ _SPLIT = "|".join(
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, characters: int = TRAINING_CHARACTERS) -> Tokenizer:
-    """A tokenizer of exactly `vocab_size` entries, the reserved ones first."""
+    """Train a tokenizer of exactly `vocab_size` tokens, reserved ones first. Raise TextUnusable for too little text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -62,12 +62,12 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, characters: int =
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read back what `Tokenizer.save` wrote."""
+    """Read a tokenizer from the file of `Tokenizer.save`."""
     return Tokenizer.from_file(str(path))
 
 
 def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int32]:
-    """The length in bytes of every token; 0 for the reserved ones, which stand for no text."""
+    """Return the length (vocabulary,) of each token in bytes, 0 for reserved tokens, which encode no text."""
     alphabet = frozenset(pre_tokenizers.ByteLevel.alphabet())
     lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int32)
     for token, index in tokenizer.get_vocab().items():
@@ -75,12 +75,12 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int32]:
             continue
         if not alphabet.issuperset(token):
             raise ValueError(f"token {index} ({token!r}) is not spelt in the alphabet of bytes")
-        lengths[index] = len(token)  # in this alphabet one character stands for one byte
+        lengths[index] = len(token)  # in this alphabet, one character is one byte
     return lengths
 
 
 def encode(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Tokens]:
-    """The tokens of each document, without BOS, in order; batches keep the library's threads busy."""
+    """Yield the tokens of each document, without BOS, in order. Batches keep the library's threads busy."""
     tokenizer.encode_special_tokens = True  # "<|bos|>" in a text is text
     for batch in _batches(documents):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):

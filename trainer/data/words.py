@@ -1,12 +1,13 @@
-"""The unseen slice of a text whose tokenizer is ours: held-out text spliced, and its words exchanged, by a secret.
+"""Makes the unseen slice for our own tokenizer: held-out text, spliced, with its words exchanged by a secret.
 
-A candidate may hold the validation and the held-out text, in literals or in what a pretrained model knows. So in each
-piece of held-out text every word but the most common ones is exchanged for another word of the training text: of like
-ending, length, frequency and capitals, within a piece always the same one. Before that the pieces are spliced of runs
-of some five words. Grammar, verse and spelling stay, so an honest model is measured by much the same abilities; what
-comes next is in no book.
+A candidate may contain the validation and the held-out text, as literals or in a pretrained model. Therefore each word
+of the held-out text, except the most common ones, is exchanged for a word of the training text with a similar ending,
+length, frequency and capitals, always the same one within a piece. Before that, pieces are spliced from runs of about
+five words. Grammar, verse and spelling stay, so the slice measures much the same abilities of an honest model, but the
+text exists nowhere else.
 
-A script that leaves no room between words is exchanged a clause at a time. Same rows and same secret, same slice.
+In a script without spaces between words, whole clauses are exchanged. The same rows and the same secret give the same
+slice.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from tokenizers import Tokenizer
 from trainer.data.pack import Tokens, pack
 from trainer.data.tokenizer import encode
 
-COMMON_SHARE = 0.5  # of all words of the training text; the words that make it up are left as they are
+COMMON_SHARE = 0.5  # the most common words, up to this share of the training text, are not exchanged
 MOST_ROWS = 2048
-TRAINING_TOKENS = 4_000_000  # as many are looked through for words
-FEWEST = 8  # words of a kind to choose from; where there are fewer, the next wider kind is taken
-TRIES = 10  # to draw another word than the one that it stands for
+TRAINING_TOKENS = 4_000_000  # the number of tokens that are searched for words
+FEWEST = 8  # for fewer words of a kind, the next wider kind is used
+TRIES = 10  # draws, until one differs from the original word
 Rows = npt.NDArray[np.uint16]
-SPLICE_SHARE = 0.4  # of the common words; every fifth word
+SPLICE_SHARE = 0.4  # of the common words, which is every fifth word
 _WITH_BLANKS = re.compile(r"\s*\S+")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 def exchanged_words(train: Rows, heldout: Rows, tokenizer: Tokenizer, bos: int, secret: str) -> Rows:
-    """Rows of the same width, about as many as are held out, `MOST_ROWS` at most."""
+    """Return rows (rows, T+1), about as many as held-out rows, at most about `MOST_ROWS`."""
     width = heldout.shape[1]
     lexicon = Lexicon.of(pieces_of(train[: max(1, TRAINING_TOKENS // width)], tokenizer, bos))
     chance = random.Random(secret)
@@ -47,7 +48,7 @@ def exchanged_words(train: Rows, heldout: Rows, tokenizer: Tokenizer, bos: int, 
 
 
 def pieces_of(rows: Rows, tokenizer: Tokenizer, bos: int) -> Iterator[str]:
-    """The texts between the BOS tokens of the rows."""
+    """Yield the texts between the BOS tokens of the rows."""
     for row in rows:
         starts = np.flatnonzero(row == bos)
         pieces: list[Tokens] = np.split(row, starts)
@@ -55,9 +56,9 @@ def pieces_of(rows: Rows, tokenizer: Tokenizer, bos: int) -> Iterator[str]:
 
 
 def spliced(pieces: list[str], common: frozenset[str], chance: random.Random) -> Iterator[str]:
-    """Pieces as long as the given ones; every few words the text goes on elsewhere, behind the same common word.
+    """Yield pieces of the same lengths. After some common words the text continues after the same word elsewhere.
 
-    Otherwise the order of the common words would give away the place in a known text, after some six of them.
+    Otherwise about six common words in their order would reveal the place in a known text.
     """
     words = [word for piece in pieces for word in _WITH_BLANKS.findall(piece)]
     behind = defaultdict[str, list[int]](list)
@@ -76,7 +77,7 @@ def spliced(pieces: list[str], common: frozenset[str], chance: random.Random) ->
 
 @dataclass
 class Lexicon:
-    """The words of a text, by kinds; `common` are those that stay."""
+    """The words of a text by kinds. Words in `common` are not exchanged."""
 
     counts: Counter[str]
     common: frozenset[str]
@@ -84,7 +85,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, texts: Iterator[str]) -> Lexicon:
-        """Count the words of the texts."""
+        """Build the lexicon of texts."""
         counts = Counter(word for text in texts for word in _WORD.findall(text))
         made = cls(counts, _common(counts))
         for word in sorted(counts):
@@ -94,7 +95,7 @@ class Lexicon:
         return made
 
     def exchanged(self, text: str, chance: random.Random) -> str:
-        """The text with its words exchanged; one that comes again becomes the same one again."""
+        """Return the text with its words exchanged. A repeated word becomes the same word each time."""
         standing_for: dict[str, str] = {}
 
         def other(match: re.Match[str]) -> str:
@@ -108,7 +109,7 @@ class Lexicon:
         return _WORD.sub(other, text)
 
     def kinds_of(self, word: str) -> tuple[Hashable, ...]:
-        """From the narrowest to the widest that it belongs to."""
+        """Return the kinds of a word, from the narrowest to the widest."""
         capitals = "all" if len(word) > 1 and word.isupper() else "first" if word[0].isupper() else "none"
         length, rarity = min(len(word) // 2, 5), self.counts[word].bit_length()
         return (
@@ -120,7 +121,7 @@ class Lexicon:
         )
 
     def _drawn(self, word: str, chance: random.Random) -> str:
-        """Another word of its kind; itself only where the training text has no other."""
+        """Return another word of the same kind, or the word itself if no draw differs."""
         groups = [self.kinds.get(kind, []) for kind in self.kinds_of(word)]
         group = next((group for group in groups if len(group) >= FEWEST), groups[-1])
         drawn = (group[int(chance.random() * len(group))] for _ in range(TRIES if group else 0))
@@ -128,7 +129,7 @@ class Lexicon:
 
 
 def _common(counts: Counter[str]) -> frozenset[str]:
-    """The most frequent words that make up `COMMON_SHARE` of the text, in lower case."""
+    """Return the most frequent words, in lower case, that make up `COMMON_SHARE` of the text."""
     lower = Counter[str]()
     for word, times in counts.items():
         lower[word.lower()] += times

@@ -1,10 +1,10 @@
-"""The contract between the researcher and a trainer: the one module of the trainer that the researcher knows.
+"""The contract between the researcher and a trainer, and the only package of the trainer that the researcher imports.
 
-`TrialSpec` goes out and `TrialResult` comes back, both as JSON through RQ on Redis; a `Profile` says what kind of
-trial a GPU can carry. Importing this costs neither torch nor a connection.
+The researcher sends a `TrialSpec` and receives a `TrialResult`, both as JSON through RQ on Redis. A `Profile` describes
+the trials that suit a GPU. Importing this package neither imports torch nor connects to Redis.
 
-`spec`, `result`, `check` and `profile` are what is sent; `bus` connects, and holds each process's status; `queue`,
-`closed` and `bounded` make RQ safe against what other clients write, and `redaction` takes secrets out of text.
+`spec`, `result`, `check` and `profile` hold these values. `bus` connects to Redis and holds the status of each process.
+`queue`, `closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key

@@ -1,10 +1,9 @@
-"""Reading RQ's jobs and results with a bound on what they cost: another side wrote them, and may be an enemy.
+"""Reads RQ's jobs and results within bounds, because a hostile client may have written them.
 
-RQ reads a whole hash and inflates it without a limit, so that a job of 298 KB becomes 300 MiB in every process that
-looks at it. Promises: no hash is fetched that is larger than `STORED_LIMIT_BYTES` in the server, nothing inflates
-beyond `INFLATED_LIMIT_BYTES`, no JSON nests deeper than `DEPTH_LIMIT`, and fields that we do not use are never parsed.
-What breaks a bound raises `Unreadable`. Not covered: the wait for a result, whose first reply the server's own limits
-bound.
+RQ reads a whole hash and inflates it without a limit, so a job of 298 KB becomes 300 MiB in every process that reads
+it. Promises: no hash larger than `STORED_LIMIT_BYTES` in Redis is fetched; nothing inflates beyond
+`INFLATED_LIMIT_BYTES`; no JSON nests deeper than `DEPTH_LIMIT`; unused fields are never parsed. A job or result beyond
+a bound raises `Unreadable`. Does not cover the wait for a result, whose first reply only Redis's own limits bound.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from rq.exceptions import DeserializationError, NoSuchJobError, TimeoutFormatErr
 from rq.job import Job
 from rq.results import Result
 
-# Both hold what we send: 512 KiB of source, and a request of 300,000 characters, each at most 12 bytes as JSON.
+# Both limits fit our jobs: 512 KiB of source, or a request of 300,000 characters of at most 12 bytes each as JSON.
 INFLATED_LIMIT_BYTES = 4 * 1024**2
 STORED_LIMIT_BYTES = 6 * 1024**2
 DEPTH_LIMIT = 64
 _HASH_FIELDS_LIMIT = 64
-# What RQ's own reading of a field raises for a value that is none; an assertion of it among them.
+# RQ raises these for an invalid value of a field, including assertions.
 _OF_FIELDS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TimeoutFormatError)
 _DESCRIPTION_BYTES = 200
 _READS_TRIED = 10
-# What RQ reads in a job that has no callbacks, dependencies, retries, groups or rate limits, which ours never have.
+# The fields that RQ needs of a job without callbacks, dependencies, retries, groups and rate limits, like all of ours.
 _FIELDS = (
     b"created_at",
     b"description",
@@ -49,11 +48,11 @@ _FIELDS = (
 
 
 class Unreadable(ValueError):
-    """A job or result that is too large, too deep, or no JSON."""
+    """Raised for a job or result that is too large, nested too deeply, or no JSON."""
 
 
 def inflate(raw: bytes, limit_bytes: int = INFLATED_LIMIT_BYTES) -> bytes:
-    """What zlib compressed, or `raw` itself where it is not compressed, as RQ has it. Raises Unreadable."""
+    """Decompress `raw`, or return it if it is not compressed, as RQ does. Raise Unreadable beyond the limit."""
     engine = zlib.decompressobj()
     try:
         text = engine.decompress(raw, limit_bytes + 1)
@@ -72,7 +71,7 @@ def _small(text: bytes, limit_bytes: int = INFLATED_LIMIT_BYTES) -> bytes:
 
 
 def parse_json(text: bytes) -> Any:
-    """The value. Raises Unreadable for what is no JSON, and for what is nested deeper than anything of ours."""
+    """Parse JSON. Raise Unreadable for other text and for values nested deeper than DEPTH_LIMIT."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -88,16 +87,16 @@ def parse_json(text: bytes) -> Any:
 
 
 def _children(value: object) -> Iterable[object]:
-    """Only what can hold more: a list of a million numbers is one level without children."""
+    """Return the dicts and lists in a value. Other children cannot nest, so a million numbers cost nothing more."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [each for each in inside if isinstance(each, dict | list)]
 
 
 class BoundedJob(Job):
-    """A job as anybody may look at it: bounded, and without what we do not use."""
+    """A job that is read within bounds and without unused fields."""
 
     def refresh(self) -> None:
-        """Read the hash. Raises NoSuchJobError, and Unreadable before anything large is fetched."""
+        """Read the hash. Raise NoSuchJobError, or Unreadable before a large hash is fetched."""
         values = _read_bounded(self.connection, self.key, lambda pipe: pipe.hgetall(self.key), is_hash=True)
         if not values:
             raise NoSuchJobError(f"No such job: {self.key}")
@@ -105,7 +104,7 @@ class BoundedJob(Job):
 
     @classmethod
     def fetch_many(cls, job_ids: Iterable[str], connection: redis.Redis, serializer: Any = None) -> list[Job | None]:
-        """One after the other; None for one that is not there."""
+        """Fetch jobs one by one, with None for a missing job."""
         return [cls._fetch_or_none(job_id, connection, serializer) for job_id in job_ids]
 
     @classmethod
@@ -116,7 +115,7 @@ class BoundedJob(Job):
             return None
 
     def restore(self, raw_data: Any) -> None:
-        """Read the fields that we use. Raises Unreadable, and ValueError for one that is none."""
+        """Parse the used fields. Raise NoSuchJobError for a hash that is no job, and Unreadable for an invalid one."""
         if b"data" not in raw_data:
             raise NoSuchJobError(f"{self.key} is no job")
         data = inflate(raw_data[b"data"])
@@ -129,7 +128,7 @@ class BoundedJob(Job):
         self.data = data
 
     def _deserialize_data(self) -> None:
-        """The function's name and its arguments; a job of ours has no object to call it on."""
+        """Parse the function's name and its arguments. Our jobs call no methods, so the instance is ignored."""
         try:
             name, _, arguments, named = parse_json(self.data)
         except (TypeError, ValueError) as fault:
@@ -139,7 +138,7 @@ class BoundedJob(Job):
         self._func_name, self._instance, self._args, self._kwargs = name, None, arguments, named
 
     def latest_result(self, timeout: int = 0) -> Result | None:
-        """The newest result, waited for at most `timeout` seconds. Raises Unreadable."""
+        """Wait at most `timeout` seconds for a result, and return the newest one or None. Raise Unreadable."""
         key = results_key(self.id)
         if timeout and not self.connection.xread({key: "0-0"}, count=1, block=timeout * 1000):
             return None
@@ -148,14 +147,14 @@ class BoundedJob(Job):
 
 
 def results_key(job_id: str) -> str:
-    """Where RQ keeps a job's results."""
+    """Return the key of a job's results in RQ."""
     return f"rq:results:{job_id}"
 
 
 def result_of(job_id: str, entry: Any, connection: redis.Redis) -> Result:
-    """One entry of a job's results, an id and its fields: its type, and its value or the words of its failure.
+    """Parse one entry of a job's results: an id and fields with the type and the value or error text.
 
-    Raises Unreadable.
+    Raise Unreadable.
     """
     entry_id, fields = entry
     try:
@@ -169,7 +168,10 @@ def result_of(job_id: str, entry: Any, connection: redis.Redis) -> Result:
 
 
 def _read_bounded(connection: redis.Redis, key: str, read: Callable[[Any], object], *, is_hash: bool) -> Any:
-    """What `read` finds at `key`, unless the key is too large. The watch makes what was measured what is read."""
+    """Return the result of `read` at `key`. Raise Unreadable if the key is too large.
+
+    The key is watched, so that it cannot grow between the measurement and the read.
+    """
     for _ in range(_READS_TRIED):
         with closing(connection.pipeline()) as pipe:
             try:
@@ -184,7 +186,7 @@ def _read_bounded(connection: redis.Redis, key: str, read: Callable[[Any], objec
 
 
 def _require_small(pipe: Any, key: str, is_hash: bool) -> None:
-    """The number of fields first: the server walks over all of them to tell their size."""
+    """Raise Unreadable for a large key. The fields are counted first, since Redis walks all of them for the size."""
     if is_hash and pipe.hlen(key) > _HASH_FIELDS_LIMIT:
         raise Unreadable(f"{key} has more than {_HASH_FIELDS_LIMIT} fields")
     size_bytes = pipe.memory_usage(key, samples=0) or 0

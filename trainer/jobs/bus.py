@@ -1,7 +1,7 @@
-"""Redis as both sides use it: the connection that waits out a restart, the names of queues and keys, and live values:
-the status of a process, the progress of a trial.
+"""The use of Redis on both sides: connections that outlast a restart, names of queues and keys, and live values.
 
-RQ carries work; what stands here under `overnight:` is a projection with a time to live and may vanish at any time.
+RQ carries jobs. The live values, which are statuses of processes and progress of trials, are under `overnight:`. They
+are copies with a time to live and may vanish at any time.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _PATIENT_TRIES = 300
 
 
 class BusError(Exception):
-    """Redis cannot be used; the message says which server and what to do."""
+    """Raised when Redis cannot be used. The message names the server and the next step."""
 
 
 class _Patience(Retry):
-    """For a server that is away. One that refuses a password will do so again."""
+    """Retries while Redis does not answer, but not after a refused password, which would be refused again."""
 
     def call_with_retry(self, do: Any, fail: Any, *_: Any, **how: Any) -> Any:
-        """As redis-py calls it."""
+        """Call and retry as redis-py does, but raise AuthenticationError at once."""
         how["is_retryable"] = lambda error: not isinstance(error, redis.AuthenticationError)
         return super().call_with_retry(do, fail, **how)
 
 
 def connect(url: str, *, password: str | None = None, patient: bool = True, tries: int = _PATIENT_TRIES) -> redis.Redis:
-    """A connection that outlives a ten-minute outage of the server; with `patient=False` it fails within two seconds.
+    """Return a connection that outlasts an outage of ten minutes, or with `patient=False` fails within two seconds.
 
-    redis-py's own default gives up after about 5 s, and RQ's worker then ends in the middle of a trial.
+    redis-py's default gives up after about 5 s, and RQ's worker would then end in the middle of a trial.
     """
     retry = _Patience(ExponentialBackoff(cap=2, base=0.1), tries if patient else 2)
     return redis.Redis.from_url(
@@ -61,7 +61,7 @@ def connect(url: str, *, password: str | None = None, patient: bool = True, trie
 
 
 class StatusKind(StrEnum):
-    """What a process can do: it works, an outage holds it until it is over, its run has ended, or it refuses to run."""
+    """The state of a process: it works, an outage holds it, its run has ended, or it refuses to run."""
 
     WORKING = "working"
     HELD = "held"
@@ -71,23 +71,23 @@ class StatusKind(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """What a process says of itself. Code asks the kind; the message is for people."""
+    """The status that a process publishes. Code reads the kind; the message is for users."""
 
     kind: StatusKind
     message: str
 
     @classmethod
     def working(cls, message: str) -> Self:
-        """The status of a process that does what the message says."""
+        """Return the status of a working process, with the message."""
         return cls(StatusKind.WORKING, message)
 
     @property
     def is_over(self) -> bool:
-        """True when the process does nothing more until somebody starts it again."""
+        """True if the process does nothing more until a user starts it again."""
         return self.kind in (StatusKind.ENDED, StatusKind.REFUSED)
 
     def __str__(self) -> str:
-        """Return the words for people: the message, after the kind of a process that does not work."""
+        """Return the text for users: the message, preceded by the kind if the process does not work."""
         if self.kind is StatusKind.WORKING:
             return self.message
         return f"{self.kind}: {self.message}" if self.message else str(self.kind)
@@ -98,7 +98,7 @@ class Status:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote. Other text, as older versions wrote, is the message of a process that works."""
+        """Parse the text of `to_json`. Other text, as of older versions, is the message of a working process."""
         try:
             values = json.loads(text)
             return cls(StatusKind(values["kind"]), str(values["message"]))
@@ -111,15 +111,14 @@ class Status:
 
     @classmethod
     def from_fields(cls, values: Mapping[str, str]) -> Self:
-        """Read what `to_fields` wrote. A worker without a known kind, as older versions showed, works."""
+        """Parse the fields of `to_fields`. A worker without a known kind, as of older versions, is working."""
         known = {kind.value: kind for kind in StatusKind}
         return cls(known.get(values.get("kind", ""), StatusKind.WORKING), values["phase"])
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the running trial is doing now. `progress` is 0..1 of the budget, `phase` one of
-    starting, timed, scoring."""
+    """The progress of a running trial. `progress` is 0..1 of the budget; `phase` is starting, timed or scoring."""
 
     phase: str
     progress: float
@@ -130,9 +129,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A trainer or checker as it last showed itself; `profile` and `vram_cap_mib` are None where started without them.
+    """The last published status of a worker. `profile` and `vram_cap_mib` are None if the worker has no such option.
 
-    `refused` counts the foreign jobs that it met; `no_user` is what was found where root's candidates run as root.
+    `refused` is the number of refused jobs. `no_user` is the reason why candidates of root run as root.
     """
 
     worker: str
@@ -144,21 +143,21 @@ class WorkerStatus:
 
 
 class RedisClient:
-    """Queues and live keys on one connection. Publish progress on an impatient one: a trial must not wait for Redis."""
+    """Queues and live values on one connection. Publish progress on one that is not patient, so that no trial waits."""
 
     def __init__(self, connection: redis.Redis) -> None:
         self.connection = connection
 
     def queue(self, name: str) -> JobQueue:
-        """An RQ queue that speaks JSON, uses no script, and reads its jobs with bounds."""
+        """Return an RQ queue that uses JSON, no Lua scripts, and bounded reads."""
         return open_queue(name, self.connection)
 
     def fetch(self, job_id: str) -> BoundedJob:
-        """A job to look at. Raises NoSuchJobError and Unreadable."""
+        """Read a job. Raise NoSuchJobError or Unreadable."""
         return cast(BoundedJob, BoundedJob.fetch(job_id, connection=self.connection, serializer=JSONSerializer))
 
     def publish_progress(self, trial: str, progress: Progress) -> None:
-        """Replace what is shown of `trial`. A server that is away loses the news, not the trial."""
+        """Publish the progress of a trial. If Redis does not answer, the progress is dropped."""
         key = _progress_key(trial)
         values = {
             item.name: str(value) for item in fields(progress) if (value := getattr(progress, item.name)) is not None
@@ -171,7 +170,7 @@ class RedisClient:
             pipeline.execute()
 
     def read_progress(self, trial: str) -> Progress | None:
-        """What is known of a running trial, or None."""
+        """Return the published progress of a trial, or None."""
         values = self._hash(_progress_key(trial))
         if not {"phase", "progress", "elapsed_s"} <= values.keys():
             return None
@@ -184,11 +183,11 @@ class RedisClient:
         )
 
     def trainer(self) -> WorkerStatus | None:
-        """The trainer that last showed itself, or None when none did for a minute."""
+        """Return the status of the trainer that published last, or None after a minute without any."""
         return self._seen(TRAINER)
 
     def checker(self) -> WorkerStatus | None:
-        """The same of a checker."""
+        """Return the status of the dry-run worker that published last, or None after a minute without any."""
         return self._seen(CHECKER)
 
     def _seen(self, key: str) -> WorkerStatus | None:
@@ -202,12 +201,12 @@ class RedisClient:
         return WorkerStatus(values["worker"], status, values.get("profile"), cap_mib, refused, no_user)
 
     def say(self, who: str, status: Status) -> None:
-        """Publish the status of a service, for whoever watches; it fades when the service falls silent."""
+        """Publish the status of the service `who`. It expires after DOING_TTL_S seconds unless published again."""
         with contextlib.suppress(redis.RedisError):
             self.connection.set(f"overnight:doing:{who}", status.to_json(), ex=DOING_TTL_S)
 
     def doing(self, who: str) -> Status | None:
-        """Return the status that a service published last, or None when it is silent."""
+        """Return the status that the service `who` published last, or None if it has expired."""
         said = self.connection.get(f"overnight:doing:{who}")
         return None if said is None else Status.from_json(_text(said))
 

@@ -1,7 +1,7 @@
-"""What a check is: would this train.py make its model and take a first step? Asked before it costs a trial.
+"""Spec and result of a dry run, which tests before a trial whether a train.py builds its model and takes a first step.
 
-A check's id names its work, so that the same question is one job however often it is asked. Its answer may be that
-nothing can be told; only `FAILS` speaks against a candidate, and only where the incumbent's own check does not say so.
+The id of a dry run is a digest of its content, so asking again does not add a job. Only the verdict `FAILS` counts
+against a candidate, and only if the incumbent's own dry run does not fail, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ID_CHARACTERS = 32
 
 
 class DryRunVerdict(StrEnum):
-    """What a check found. `UNKNOWN` is every doubt."""
+    """The verdict of a dry run. Every doubt is `UNKNOWN`."""
 
     PASSES = "passes"
     FAILS = "fails"
@@ -32,8 +32,7 @@ class DryRunVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """One check. `files` as in a trial's spec; `cap_mib` is what its weights and gradients must fit into, None where
-    nothing of ours limits it."""
+    """One dry run. `files` are as in a trial's spec. Weights and gradients must fit into `cap_mib`, if not None."""
 
     profile: str
     files: dict[str, str]
@@ -48,24 +47,26 @@ class CheckSpec:
 
     @property
     def id(self) -> str:
-        """The RQ job id: a digest of the work."""
+        """The id of the RQ job, a digest of all fields."""
         work = json.dumps(self.to_json(), sort_keys=True)
         return f"check-{hashlib.sha256(work.encode()).hexdigest()[:_ID_CHARACTERS]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for the RQ job."""
+        """Return plain JSON values for the RQ job."""
         return dict(_SPEC.dump_python(self, mode="json"))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CheckSpec:
-        """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
+        """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _SPEC.validate_python(values)
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The answer. `reason` is one line for a person and for an LLM, with `line` of train.py where there is one;
-    `parameters` counts the model's, None where no model was seen."""
+    """The result of a dry run. `reason` is one line for users and for an LLM; `line` is a line of train.py or None.
+
+    `parameters` is the number of the model's parameters, or None without a model.
+    """
 
     id: str
     verdict: DryRunVerdict
@@ -75,12 +76,12 @@ class CheckResult:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as the RQ job's return value."""
+        """Return plain JSON values for the return value of the RQ job."""
         return dict(_RESULT.dump_python(self, mode="json"))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CheckResult:
-        """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
+        """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _RESULT.validate_python(values)
 
 

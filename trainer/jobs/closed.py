@@ -1,9 +1,9 @@
-"""RQ jobs with a closed table of functions: what cannot be named cannot be run.
+"""RQ jobs with a fixed table of functions. A job can run no other function.
 
-RQ itself would import any function, callback or object that a job's hash names, JSON or not; whoever can write to Redis
-could then run code in every worker. A subclass of `AllowlistedJob` knows its table and drops the rest: to a worker a
-foreign job does not exist, so that thousands of them cost neither a fork nor a line of log each. One that is too large
-to be read is deleted, so that it is met once.
+RQ itself imports any function, callback or object that a job names, even with JSON, so any client that writes to Redis
+could run code in every worker. A subclass of `AllowlistedJob` has a table and refuses all other jobs. A worker treats
+a refused job as missing, so thousands of them cost neither a fork nor a log line each. A job that is too large to read
+is deleted, so that it is met only once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _SAY_EVERY_S = 60.0
 _OWNER_MAY_READ_S = 24 * 3600
 _ORIGIN_LIMIT_BYTES = 64
-# What RQ raises for a hash that is no job, or another program's; a server may also not let us read it.
+# RQ raises these for a hash that is no job or another program's. Redis may also forbid the read.
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -38,11 +38,11 @@ _UNREADABLE = (
 
 
 class NotInTable(ValueError):
-    """A job asked for a function that is no work of this process."""
+    """Raised when a job names a function that is not in the table."""
 
 
 def unknown_jobs_text(refused: int, queue: str) -> str:
-    """What a person should know of them."""
+    """Return the message for users about refused jobs, with the next step."""
     return (
         f"{refused} jobs in the queue {queue} were none of this run and were refused. "
         "Next: find who else writes to this Redis, and give one of you another"
@@ -50,7 +50,7 @@ def unknown_jobs_text(refused: int, queue: str) -> str:
 
 
 class AllowlistedJob(BoundedJob):
-    """A job that can ask for nothing but what is in `functions`; without a queue to work it is only looked at."""
+    """A job that can name only the functions in `functions`. With `works` None, jobs are only inspected."""
 
     functions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     works: ClassVar[str | None] = None
@@ -59,14 +59,14 @@ class AllowlistedJob(BoundedJob):
 
     @classmethod
     def fetch(cls, id: str, connection: redis.Redis | None = None, serializer: Any = None) -> Self:
-        """Raises NoSuchJobError for a foreign job, once it is failed and out of our way."""
+        """Read a job. Raise NoSuchJobError for a job that is refused, after it was marked as failed and unlisted."""
         if cls.works is None:
             return cast(Self, super().fetch(id, connection=connection, serializer=serializer))
         job = cls(id, connection=connection, serializer=serializer)
         try:
             job.refresh()
             _ = job.func
-            if job.origin != cls.works:  # RQ would write the outcome where this name points
+            if job.origin != cls.works:  # RQ would write the outcome to the queue of this name
                 raise NotInTable(f"it says that it is of the queue {job.origin[:_ORIGIN_LIMIT_BYTES]!r}")
         except NoSuchJobError:
             job.leave_list()
@@ -76,13 +76,13 @@ class AllowlistedJob(BoundedJob):
             raise NoSuchJobError(f"{id} is none of ours: {fault}") from fault
         except redis.ResponseError as fault:
             if not str(fault).startswith("WRONGTYPE"):
-                raise  # the server's trouble, not the job's
+                raise  # an error of Redis, not of the job
             cls._refuse(job, fault)
             raise NoSuchJobError(f"{id} is none of ours: {fault}") from fault
         return job
 
     def leave_list(self) -> None:
-        """Take the id off the list of jobs that were taken and not started; nobody would ever do that."""
+        """Remove the id from the list of jobs that were taken but not started. RQ would never remove a refused job."""
         self.connection.lrem(f"rq:queue:{self.works}:intermediate", 1, self.id)
 
     @classmethod
@@ -94,9 +94,9 @@ class AllowlistedJob(BoundedJob):
             log.warning("%s; the last: %s: %s", unknown_jobs_text(cls.refused, str(cls.works)), job.id, why[:200])
         job.leave_list()
         if not isinstance(fault, redis.RedisError):
-            job.origin = job.origin or _origin(job)  # reading may have ended before it came to this field
-        if job.origin == cls.works:  # it is not another queue's: its owner can be told
-            if isinstance(fault, Unreadable):  # deleting comes first and needs no memory, which may be used up
+            job.origin = job.origin or _origin(job)  # the read may have failed before this field
+        if job.origin == cls.works:  # this queue's job, so its sender gets the failure
+            if isinstance(fault, Unreadable):  # delete first, which works even if Redis is out of memory
                 job.connection.unlink(job.key)
                 job.connection.hset(job.key, mapping={"data": "", "origin": job.origin})
             pipeline = job.connection.pipeline()
@@ -107,7 +107,7 @@ class AllowlistedJob(BoundedJob):
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The function; raises NotInTable."""
+        """The function that the job names. Raise NotInTable."""
         if self.func_name is None or self.func_name not in self.functions:
             known = ", ".join(self.functions) or "nothing"
             raise NotInTable(f"{self.func_name!r} is no work of this process; it does: {known}")
@@ -115,7 +115,7 @@ class AllowlistedJob(BoundedJob):
 
 
 def _origin(job: AllowlistedJob) -> str:
-    """The queue that a job that cannot be read names, where that name is short; else none."""
+    """Return the queue that an unreadable job names, or an empty text if the name is missing or long."""
     if job.connection.hstrlen(job.key, "origin") > _ORIGIN_LIMIT_BYTES:
         return ""
     name = job.connection.hget(job.key, "origin")

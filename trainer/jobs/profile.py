@@ -1,9 +1,8 @@
-"""Profiles: what a trial of the default subject is on a given GPU.
+"""Profiles: the set-up of a trial of the default subject for each kind of machine.
 
-`80gb` is the reference set-up and `fork` its local-LLM descendant; the GPU profiles follow the arithmetic of trainer
-memory per depth and batch; their caps leave room for the LLM on the smallest GPU that the profile is chosen for.
-`cpu` is derived from `80gb` by one rule (`_scaled_to_cpu`), not tuned by hand. A profile is
-part of an experiment's identity: scores of different profiles do not compare.
+`80gb` is the original's set-up and `fork` that of the local-LLM fork. The other GPU profiles follow from the memory
+that a trainer needs by depth and batch; their caps leave room for the LLM on the smallest GPU of the profile. `cpu`
+follows from `80gb` by one rule (`_scaled_to_cpu`), not by tuning. Scores of different profiles do not compare.
 """
 
 from __future__ import annotations
@@ -13,21 +12,20 @@ from dataclasses import dataclass, replace
 from trainer.jobs.spec import Budget, Caps, Clock
 
 KnobValue = int | float | str
-OWN_UNCOUNTED_STEPS = 11  # of the field's scripts: these cover compilation
+OWN_UNCOUNTED_STEPS = 11  # as in common training scripts; these steps include compilation
 
 
 class ProfileError(ValueError):
-    """An unknown profile; the message lists the known ones."""
+    """Raised for an unknown profile. The message lists the known ones."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Start values and budget of a trial.
+    """The start values and the budget of a trial.
 
     `knobs` are the start values of train.py, `constants` those of prepare.py; both are module-level ALL_CAPS names.
-    `ranges` replaces range comments of train.py where the reference's would not fit.
-    `text` names the source of the data. `sigma_floor` is in bits per byte: the least standard deviation over seeds
-    that the decision rule will believe.
+    `ranges` replaces range comments of train.py that do not fit the profile. `text` names the source of the data.
+    `sigma_floor` is the smallest standard deviation over seeds that the decision rule uses, in bits per byte.
     """
 
     name: str
@@ -43,13 +41,16 @@ class Profile:
     sigma_floor: float
 
     def with_budget(self, seconds: float) -> Profile:
-        """The same trials with another training time, in the unit of the profile's clock."""
+        """Return the profile with another training time, in seconds of the profile's clock."""
         constants = self.constants | {"TIME_BUDGET": max(1, round(seconds))}
         return replace(self, constants=constants, budget=replace(self.budget, amount=seconds))
 
     def adopted(self, constants: dict[str, int]) -> Profile:
-        """Trials of a script of the user's own, which times itself by the wall from the end of its uncounted steps on;
-        its prepare.py says how long rows are, how many tokens there are, how many seconds it trains."""
+        """Return the profile for a user's own script, which counts wall seconds after its uncounted steps.
+
+        `constants` come from its prepare.py: the length of rows, the size of the vocabulary, the training time in
+        seconds.
+        """
         budget = replace(
             self.budget,
             amount=constants["TIME_BUDGET"],
@@ -61,17 +62,17 @@ class Profile:
 
     @property
     def context(self) -> int:
-        """Tokens in a row."""
+        """The number of tokens in a row."""
         return self.constants["MAX_SEQ_LEN"]
 
     @property
     def vocab_size(self) -> int:
-        """Tokens in the vocabulary, the reserved ones included."""
+        """The number of tokens in the vocabulary, including reserved ones."""
         return self.constants["VOCAB_SIZE"]
 
 
 def profile_named(name: str) -> Profile:
-    """Raises ProfileError for a name that is not in the table."""
+    """Return a profile of the table. Raise ProfileError for an unknown name."""
     if name not in PROFILES:
         raise ProfileError(f"profile {name!r} is not known; choose one of: {', '.join(PROFILES)}")
     return PROFILES[name]
@@ -93,7 +94,7 @@ _GPU_BUDGET = Budget(
     amount=300,
     clock=Clock.WALL,
     warmup_steps=10,
-    warmup_cap_s=100,  # for compiling; whoever trains in it instead earns no more than a third
+    warmup_cap_s=100,  # for compilation; a script that trains in it gains a third of the budget at most
     setup_s=120,
     scoring_s=240,
     eval_rows=2048,
@@ -128,10 +129,10 @@ def _gpu(
 
 
 def _scaled_to_cpu(reference: Profile) -> Profile:
-    """The rule: sizes shrink by powers of two and their ranges with them, all else stays as the reference has it.
+    """Derive the profile `cpu`: sizes and their ranges shrink by powers of two, the other knobs stay.
 
-    Depth and head size a quarter, context and vocabulary an eighth, tokens in a step a 256th (one batch of 8 rows),
-    budget a twentieth, counted in processor seconds because a CPU is shared.
+    Depth and head size become a quarter, context and vocabulary an eighth, tokens in a step a 256th (one batch of 8
+    rows). The budget becomes a twentieth, in processor seconds, because a CPU is shared.
     """
     knobs = dict(reference.knobs)
     context = reference.context // 8

@@ -1,7 +1,7 @@
-"""RQ's queue without its Lua scripts: nobody in our Redis may run or load one, so none is needed and none can hang it.
+"""RQ's queue without Lua scripts. No user of our Redis may run scripts, so no script can block Redis.
 
-RQ enqueues a job once by a script. The same is done here in a transaction that is given up when the job appears
-meanwhile, or, for who may send nothing but single commands, in an order that repeating completes.
+RQ enqueues a unique job by a script. Here a transaction does so, which is aborted if the job appears meanwhile. For a
+user that may send only single commands, the commands are ordered so that a repetition completes an interrupted call.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LISTED = "listed"
 
 
 class JobQueue(Queue):
-    """A queue whose jobs are read with bounds."""
+    """A queue whose jobs are read within bounds."""
 
     job_class = BoundedJob
 
     def enqueue_job(self, job: Job, pipeline: Any = None, at_front: bool = False, unique: bool = False) -> Job:
-        """As RQ's; with `unique`, raises DuplicateJobError for a job that is there already, in whatever state."""
+        """Enqueue a job as RQ does. With `unique`, raise DuplicateJobError if the job exists in any state."""
         if not unique:
             return super().enqueue_job(job, pipeline=pipeline, at_front=at_front)
         self._prepare(job)
@@ -42,7 +42,7 @@ class JobQueue(Queue):
         return job
 
     def _put_if_absent(self, job: Job) -> bool:
-        """False where somebody touched the job meanwhile, or the connection broke: look again."""
+        """Return False if the job changed meanwhile or the connection broke; then the caller tries again."""
         with closing(self.connection.pipeline()) as pipe:
             try:
                 pipe.watch(job.key)  # type: ignore[no-untyped-call]
@@ -57,9 +57,10 @@ class JobQueue(Queue):
         return True
 
     def put(self, job: Job) -> None:
-        """Enqueue by single commands, once for one caller: what was cut short is completed by asking again.
+        """Enqueue a job by single commands. Raise DuplicateJobError if it is listed already.
 
-        A caller that is cut off just before the last command lists its job twice; the reader does it once.
+        A repetition completes an interrupted call. After an interruption just before the last command, the job is
+        listed twice, but the reader runs it only once.
         """
         self._prepare(job)
         if self.connection.hget(job.key, _LISTED):
@@ -75,7 +76,7 @@ class JobQueue(Queue):
         job._status = JobStatus.QUEUED
 
     def fetch_job(self, job_id: str) -> Job | None:
-        """None also for one that cannot be read, which is said."""
+        """Fetch a job. Return None for a missing job, and for an unreadable one, which is logged."""
         try:
             return super().fetch_job(job_id)
         except Unreadable as fault:
@@ -84,7 +85,7 @@ class JobQueue(Queue):
 
     @classmethod
     def lmove(cls, connection: redis.Redis, queue_key: str, timeout: int | None) -> Any:
-        """Take the next id. What cannot be one is dropped here: RQ would fail to decode it, now and at every start."""
+        """Take the next id. Drop entries that are no ids, since RQ would fail to decode them at each start."""
         while (taken := super().lmove(connection, queue_key, timeout)) is not None:
             if is_id(taken[1]):
                 return taken
@@ -94,10 +95,10 @@ class JobQueue(Queue):
 
 
 def is_id(raw: bytes) -> bool:
-    """Whether a list's entry can be the id of a job."""
+    """Return whether an entry of a list can be the id of a job."""
     return _ID.fullmatch(raw) is not None
 
 
 def open_queue(name: str, connection: redis.Redis) -> JobQueue:
-    """One that speaks JSON; pickle would hand this process to whoever can write to Redis."""
+    """Return a queue that uses JSON. With pickle, any client that writes to Redis could run code in this process."""
     return JobQueue(name, connection=connection, serializer=JSONSerializer)

@@ -1,7 +1,8 @@
-"""Secrets are taken out of text before it is kept or told: those we know, and what is written like one.
+"""Removes secrets from text before it is stored or sent: known secrets, and text in the form of a secret.
 
-A second net, since a candidate is given none: it finds what libraries and tracebacks print, not what somebody hides on
-purpose (in pieces, encoded). Rather conservative, so that logs of language models, full of tokens, stay readable.
+This is a second protection, since a candidate gets no secrets. It finds secrets that libraries and tracebacks print,
+not those that are hidden on purpose, such as in pieces or encoded. The patterns are narrow, so that logs about tokens
+stay readable.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import re
 from collections.abc import Callable, Iterable
 
 _MARK = b"[redacted]"
-_SHORTEST = 8  # a shorter literal would be found in ordinary words
+_SHORTEST = 8  # a shorter secret could occur in ordinary words
 _IN_URL = re.compile(rb"(://[^\s/:@]{0,100}:)[^\s/@]{1,200}@")
-_NAMES = (b"passw", b"secret", b"key", b"token", b"bearer")  # without one of them the slow pattern is spared
+_NAMES = (b"passw", b"secret", b"key", b"token", b"bearer")  # without any of these the slow pattern is skipped
 _NAMED = re.compile(
     rb"""((?:passw(?:or)?d|secret|api[_-]?key|secret[_-]?key|access[_-]?key)["']?\s{0,3}[=:]\s{0,3}["']?)[^\s"',;&]{4,200}"""
     rb"""|((?:token|bearer)["']?(?:\s{0,3}[=:]\s{0,3}|\s)["']?)(?=[\w.~+/-]{0,100}\d)[\w.~+/-]{16,500}""",
     re.IGNORECASE,
 )
-# Of a run of letters, digits and hyphens only the beginning counts: else each `eyJ` in it would be followed to its end.
+# `eyJ` matches only at the start of letters, digits and hyphens; otherwise each one would be followed to their end.
 _PREFIXED = re.compile(
     rb"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     rb"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|(?<!-)eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
@@ -29,7 +30,7 @@ RedactText = Callable[[str], str]
 
 
 def redaction(secrets: Iterable[str] = ()) -> Redact:
-    """What takes these out, and what looks like them."""
+    """Return a function that removes these secrets, and text in the form of a secret, from bytes."""
     known = [re.escape(secret.encode()) for secret in secrets if len(secret) >= _SHORTEST]
     literal = re.compile(b"|".join(known)) if known else None
 
@@ -46,6 +47,6 @@ def redaction(secrets: Iterable[str] = ()) -> Redact:
 
 
 def text_redaction(secrets: Iterable[str] = ()) -> RedactText:
-    """The same for text."""
+    """Return a function that removes these secrets, and text in the form of a secret, from text."""
     redact = redaction(secrets)
     return lambda text: redact(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")

@@ -1,7 +1,7 @@
-"""What came of a trial. A number that was not measured is None, never 0.
+"""The result of a trial. A number that was not measured is None, never 0.
 
-`outcome` is what happened; what we do about it is the researcher's `decision`. The metric is computed by the trainer
-from logits; what the candidate printed is at most a cross-check.
+The trainer reports an `outcome`; the researcher takes the `decision`. The trainer computes the metric from logits. A
+score that the candidate prints is only compared with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOG_TAIL_CHARACTERS = 8_000
 
 
 class Outcome(StrEnum):
-    """What happened to a trial, or to a proposal that never became one (`rejected`)."""
+    """The end of a trial, or `rejected` for a proposal that never became a trial."""
 
     OK = "ok"
     CRASHED = "crashed"
@@ -30,18 +30,18 @@ class Outcome(StrEnum):
 
     @property
     def is_infrastructure(self) -> bool:
-        """True when the machine failed rather than the candidate: such a trial is attempted again."""
+        """True for an infrastructure failure. The trial gets another attempt."""
         return self in (Outcome.PREEMPTED, Outcome.LOST)
 
     @property
     def is_failure(self) -> bool:
-        """True when the candidate ran and failed: three in a row make the researcher look at the incumbent."""
+        """True if the candidate ran and failed. Three in a row start an incumbent confirmation."""
         return self in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A trusted measurement, with the direction that its value alone does not know."""
+    """A trusted measurement and the direction in which it improves."""
 
     name: str
     value: float
@@ -50,7 +50,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where a trial's seconds went. `timed` is in the budget's clock, all else in wall seconds unless named."""
+    """The times of a trial's phases. `timed` is in the unit of the budget's clock."""
 
     wall_s: float
     processor_s: float
@@ -64,7 +64,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Seconds of one fixed piece of work just before and after a trial; None where it was not done."""
+    """The seconds of a fixed benchmark just before and after a trial, or None where it did not run."""
 
     before_s: float | None
     after_s: float | None
@@ -72,7 +72,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class LossPoint:
-    """Training loss as the candidate printed it: shown, never decided on. `progress` is 0..1 of the budget."""
+    """A training loss that the candidate printed. No decision uses it. `progress` is 0..1 of the budget."""
 
     step: int
     progress: float
@@ -81,7 +81,7 @@ class LossPoint:
 
 @dataclass(frozen=True)
 class Trust:
-    """How far the metric is to be believed: who computed it and which probes it passed."""
+    """The evidence for a metric: the version of its evaluator, the printed score, and the passed probe."""
 
     evaluator: str
     printed_bpb: float | None = None
@@ -93,7 +93,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class Device:
-    """What the trial ran on."""
+    """The device of a trial. `kind` is cuda or cpu."""
 
     name: str
     kind: str
@@ -105,7 +105,7 @@ class Device:
 
 @dataclass(frozen=True)
 class TrialLog:
-    """The kept log, by reference: a path below the trainer's results folder, and the end of the text."""
+    """The kept log: its path below the trainer's results folder, and the end of its text."""
 
     path: str
     seen_bytes: int
@@ -115,12 +115,12 @@ class TrialLog:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One attempt's answer. `spec_digest` says which work it answers; `reason` is one sentence for a person.
+    """The result of one attempt. `spec_digest` names the work that it answers; `reason` is one sentence for users.
 
-    `heldout` is scored on a second slice, only when the trial beat its `score_to_beat`; no prompt may show it.
-    `unseen` likewise on text that nobody has written; of it the claims alone know.
-    `disturbed` says what may have been done to the candidate from outside, such as a signal that nobody of the trainer
-    sent. The candidate may have done it to itself, so the researcher measures once more and then takes what comes.
+    `heldout` and `unseen` are scores on other slices of text, computed only for a score that can count. No prompt may
+    show them, and only claims use `unseen`. `disturbed` names a possible cause outside the candidate, such as a signal
+    that the trainer did not send. The candidate may have caused it itself, so the researcher measures once more and
+    accepts the second result.
     """
 
     id: str
@@ -156,12 +156,12 @@ class TrialResult:
             raise ValueError(f"trial {self.id} is {self.outcome} but its metric is {self.metric}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for the RQ job's result."""
+        """Return plain JSON values for the result of the RQ job."""
         return dict(_ADAPTER.dump_python(self, mode="json"))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrialResult:
-        """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
+        """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _ADAPTER.validate_python(values)
 
 

@@ -1,7 +1,7 @@
-"""What a trial is: the files, the seed, the budget and the caps under which a trainer runs a candidate.
+"""The spec of a trial: the files, the seed, the budget and the caps with which a trainer runs a candidate.
 
-A spec is complete and immutable: two attempts at one trial differ in nothing but their id. Files travel inside it,
-so a trainer needs no repository; `digest` names the work asked for, and a result that names another is not an answer.
+A spec is complete and immutable, and two attempts at one trial differ only in their id. It contains the files, so a
+trainer needs no repository. `digest` names the work, and a result with another digest does not answer the spec.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 SOURCE_LIMIT_BYTES = 512 * 1024  # all files of a trial
-TRAIN_LIMIT_BYTES = 256 * 1024  # train.py alone; what a candidate adds never pushes a trial over the limit
-JUMP_SHARE = 0.03  # a gain beyond this share of the score to beat is hard to believe, and looked at more closely
+TRAIN_LIMIT_BYTES = 256 * 1024  # train.py alone, so that a candidate's additions cannot exceed the limit of a trial
+JUMP_SHARE = 0.03  # a gain beyond this share of the score to beat is examined more closely
 _TRIAL_ID = re.compile(r"[A-Za-z0-9_-]+-t(\d+)-a\d+")
 
 
 class Clock(StrEnum):
-    """What the budget counts: wall seconds (GPU), processor seconds of the whole tree (CPU), or steps (tests)."""
+    """The unit of a budget: wall seconds (GPU), processor seconds of the whole tree (CPU), or steps (tests)."""
 
     WALL = "wall"
     PROCESSOR = "processor"
@@ -30,7 +30,7 @@ class Clock(StrEnum):
 
 
 class Kind(StrEnum):
-    """Why a trial is run."""
+    """The purpose of a trial."""
 
     BASELINE = "baseline"
     FIRST = "first"
@@ -41,11 +41,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a trial may train and how much of the text scores it.
+    """The training time of a trial and the number of rows that score it.
 
-    The timed phase lasts from the first batch, less at most `warmup_steps` steps and `warmup_cap_s` wall seconds,
-    until the candidate asks to be scored. `setup_s` bounds everything before it, `scoring_s` everything after it.
-    Rows of the unseen slice are for claims; a budget of none, as of an earlier version, leaves it out.
+    The warm-up begins with the first batch and lasts `warmup_steps` steps or `warmup_cap_s` wall seconds, whichever
+    ends first. Then the timed phase lasts until the candidate asks for its score. `setup_s` limits the time before the
+    first batch, `scoring_s` the time after the timed phase. Rows of the unseen slice are for claims; budgets of earlier
+    versions have none.
     """
 
     amount: float
@@ -60,22 +61,22 @@ class Budget:
 
     @property
     def wall_limit_s(self) -> float:
-        """Wall seconds after which a trial is ended whatever it does.
+        """The wall seconds after which a trial is ended in any case.
 
-        Processor seconds can take many wall seconds on a busy machine, so that clock gets ten times its amount.
+        On a busy machine, processor seconds take many wall seconds, so that clock gets ten times its amount.
         """
         timed_s = {Clock.WALL: 1.2, Clock.PROCESSOR: 10.0, Clock.STEPS: 10.0}[self.clock] * self.amount
         return self.setup_s + self.warmup_cap_s + timed_s + self.scoring_s
 
     @property
     def replica_limit_s(self) -> float:
-        """Wall seconds that a replica may take after that."""
+        """The additional wall seconds of a replica."""
         return self.setup_s + self.scoring_s
 
 
 @dataclass(frozen=True)
 class Caps:
-    """What a trial may take of the machine. None means that nothing of ours limits it."""
+    """The limits of a trial. None means no limit."""
 
     memory_mib: int | None
     vram_mib: int | None
@@ -85,16 +86,18 @@ class Caps:
 
     @property
     def folder_mib(self) -> int:
-        """All that the work folder may hold: the largest file twice, since one is replaced by writing the next."""
+        """The limit of the work folder: the largest file twice, since a script may write a new file before removing
+        the old one.
+        """
         return 2 * self.file_mib
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """One trial. `files` maps names relative to the subject's root to their text; `train.py` is what runs.
+    """One trial. `files` maps names relative to the subject's root to their text; `train.py` is run.
 
-    `repeat` counts the measurements of this trial that were set aside, so the next one is other work and has another
-    digest. An attempt after one that was lost asks for the same work, whose stored answer serves both.
+    `repeat` counts the measurements of this trial that were set aside, so that the next one has another digest. An
+    attempt after a lost one has the same digest, so a stored result answers both.
     """
 
     id: str
@@ -122,39 +125,39 @@ class TrialSpec:
 
     @property
     def is_first_of_its_code(self) -> bool:
-        """True for trial 0 of an experiment, whatever the attempt."""
+        """True for trial 0 of an experiment, at any attempt."""
         return self.number == 0
 
     @property
     def number(self) -> int:
-        """Which of its experiment's trials it is, from 0 on."""
+        """The number of the trial within its experiment, from 0 on."""
         named = _TRIAL_ID.fullmatch(self.id)
         assert named is not None, "checked when the spec was made"
         return int(named[1])
 
     @property
     def digest(self) -> str:
-        """Names the work asked for; the id (and so the attempt) is not part of it."""
+        """The name of the work: a hash of all fields except the id, which contains the attempt."""
         work = {name: value for name, value in self.to_json().items() if name != "id"}
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for the RQ job."""
+        """Return plain JSON values for the RQ job."""
         return dict(_ADAPTER.dump_python(self, mode="json"))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrialSpec:
-        """Raises ValueError (pydantic's ValidationError is one) naming each field that does not fit."""
+        """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _ADAPTER.validate_python(values)
 
 
 def trial_id(run: str, experiment: int, number: int, attempt: int) -> str:
-    """The RQ job id of one attempt; letters, digits, `_` and `-` only, as RQ demands."""
+    """Return the RQ job id of one attempt. RQ allows only letters, digits, `_` and `-`."""
     return f"{run}-{experiment}-t{number}-a{attempt}"
 
 
 def files_digest(files: dict[str, str]) -> str:
-    """sha256 over names and texts, in the order of the names."""
+    """Return the sha256 of all names and texts, in the order of the names."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 

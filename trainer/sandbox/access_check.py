@@ -1,8 +1,8 @@
-"""A process that takes a candidates' user for good and tries what a candidate needs: enter, open, write, start.
+"""Becomes the candidates' user in a process of its own, and tries to enter, open and write folders and to start Python.
 
-Where something does not work, its last line is JSON with the first such thing as `found` and the `next_step`, and it
-ends with CLOSED. It asks the kernel as that user and computes no rights itself. Standard library only: nothing else is
-known to work yet.
+After the first failure, the last line of output is JSON with the failure (`found`) and the `next_step`, and the exit
+code is CLOSED. The kernel answers for that user; the module computes no rights itself. It uses only the standard
+library, because that user may be unable to read anything else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from trainer.sandbox import syscalls
 
-CLOSED = 3  # the exit code; an interpreter that does not start ends with another
+CLOSED = 3  # the exit code; an interpreter that does not start has another one
 MOVE = (
     "keep checkout, Python and state where every user may enter, such as /opt/overnight (scripts/setup there), "
     "/usr/bin/python3 and --state /var/lib/overnight"
@@ -22,8 +22,11 @@ MOVE = (
 
 
 def main() -> None:
-    """Entry point: argv holds uid, gid and the orders as JSON: `paths`, each with the end of all its links and the
-    rights that are needed there; a `folder` to make something in, if not null; the `argv` to end with."""
+    """Become the user and try everything in the orders. argv[2:] holds uid, gid, and orders as JSON.
+
+    The orders are `paths` (each with its resolved path and the rights needed), a `folder` to write in, or null, and the
+    `argv` of the program to start at the end.
+    """
     uid, gid, orders = int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
     try:
         syscalls.become(uid, gid)
@@ -38,7 +41,7 @@ def main() -> None:
 
 
 def try_to_write_in(folder: str) -> None:
-    """Some file systems know no owners, and answer all the same that they changed one."""
+    """Make and remove a folder. Some file systems have no owners, but report that they changed the owner."""
     made = os.path.join(folder, "reach")
     try:
         os.mkdir(made)
@@ -48,7 +51,7 @@ def try_to_write_in(folder: str) -> None:
 
 
 def _closed(path: str) -> str | None:
-    """The folder that is shut, the first on the way."""
+    """Return half a sentence about the first closed folder on the way to a path, or None."""
     parts = path.split("/")
     for folder in ("/".join(parts[:count]) for count in range(2, len(parts) + 1)):
         if os.path.isdir(folder) and not os.access(folder, os.X_OK):

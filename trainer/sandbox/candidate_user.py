@@ -1,8 +1,8 @@
-"""Taking a work folder: for this process alone, and for the user that its candidates run as.
+"""Acquires a work folder for this process alone, and chooses the user of its candidates.
 
-Promises: no two trainers work in one folder; where the user is ours to choose, none is chosen that another trainer has,
-and none that cannot open and start what a candidate needs, and why not is told. A user is held as long as this process
-and its forks live. Does not cover a user that was named, and trainers that see each other's processes but not each
+Promises: no two trainers work in one folder. An automatically chosen user is held by no other trainer, and can open and
+start everything that a candidate needs; otherwise the reason is reported. A user is held while this process or a fork
+of it lives. Does not cover a user that an option names, nor trainers that see each other's processes but not each
 other's /run.
 """
 
@@ -27,24 +27,24 @@ from trainer.sandbox.visible_paths import grants
 
 AUTO: Literal["auto"] = "auto"
 LOCKS = Path("/run")
-# Neither Debian nor systemd gives these to anybody. Not the containers' 64001: whatever runs under a uid is killed
-# between trials, and from here that reaches into containers.
+# Neither Debian nor systemd assigns these. The containers' 64001 is not among them: all processes of a uid are killed
+# between trials, and those of containers are visible from the host.
 UIDS = range(65_521, 65_530)
-_LOCK_S = 15.0  # a worker that is leaving is gone by then
+_LOCK_S = 15.0  # long enough for a worker that is stopping
 _STARTS = "import sys; sys.path.insert(0, sys.argv[1]); import numpy, trainer.candidate.runner"
 
 
 class WorkFolderRefused(RuntimeError):
-    """This work folder cannot be used; the message says why and what to do."""
+    """Raised when the work folder cannot be used. The message names the reason and the next step."""
 
 
 class NoUser(RuntimeError):
-    """No user can be had that is the candidates' alone; the message says why."""
+    """Raised when no uid can be reserved for candidates. The message names the reason."""
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What stands against candidates running as a user of their own: what was found, and what to do about it."""
+    """A reason why candidates cannot run as a user of their own, and the next step."""
 
     found: str
     next_step: str = ""
@@ -55,9 +55,10 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class SandboxUser:
-    """Whom candidates run as, None for our own user, and why it is not another where root could have had one.
+    """The candidates' user, or None for the trainer's own.
 
-    `ended` counts the processes that a killed trainer had left; `locks` are descriptors, ours until `leave`.
+    `reason` explains why root could not choose a user of their own. `ended` is the number of ended processes of a
+    killed trainer. `locks` are descriptors that hold the folder and the user until `leave`.
     """
 
     user: User | None
@@ -66,16 +67,15 @@ class SandboxUser:
     locks: tuple[int, ...]
 
     def leave(self) -> None:
-        """Others may have the folder and the user."""
+        """Release the folder and the user."""
         for lock in self.locks:
             os.close(lock)
 
 
 def acquire(work: Path, data: Path, wanted: User | Literal["auto"] | None) -> SandboxUser:
-    """Take the folder, choose the user if `wanted` is AUTO and we are root, sweep what a killed trainer left.
+    """Lock the work folder, choose a user if `wanted` is AUTO and this is root, and clean up after a killed trainer.
 
-    Waits for a worker that was told to stop, and for the fork of one that was killed. Raises WorkFolderRefused,
-    NotSwept.
+    Wait up to 15 s for a stopping worker and for the fork of a killed one. Raise WorkFolderRefused or NotSwept.
     """
     lock = _lock_folder(work)
     if wanted == AUTO and os.geteuid() == 0:
@@ -85,7 +85,7 @@ def acquire(work: Path, data: Path, wanted: User | Literal["auto"] | None) -> Sa
 
 
 def _with_a_user_of_their_own(work: Path, data: Path, lock: int) -> SandboxUser:
-    """Or, where that cannot be, with ours and the reason."""
+    """Return a user of the candidates' own. If there is none, return the trainer's user and the reason."""
     held, ended = None, 0
     try:
         user, held = _free_user(before=work.stat().st_uid)
@@ -101,9 +101,9 @@ def _with_a_user_of_their_own(work: Path, data: Path, lock: int) -> SandboxUser:
 
 
 def obstacle(user: User, work: Path, data: Path) -> Obstacle | None:
-    """What stands against candidates running as this user, tried by a process that became it; None if nothing does.
+    """Return why candidates cannot run as this user, or None. A process that becomes the user tries it.
 
-    Where `work` does not exist yet, the folder that it will be made in is looked at.
+    If `work` does not exist yet, its closest existing parent is tried.
     """
     orders = {
         "paths": [(path, os.path.realpath(path), rights) for path, rights in _needs(work, data)],
@@ -121,7 +121,7 @@ def obstacle(user: User, work: Path, data: Path) -> Obstacle | None:
 
 
 def _needs(work: Path, data: Path) -> list[tuple[str, int]]:
-    """What is granted and there, and what a right to it means between users."""
+    """Return the existing paths that a candidate needs, each with the rights for `os.access`."""
     above = next(folder for folder in work.parents if folder.exists())
     needs = [(sys.executable, os.R_OK | os.X_OK), (str(above), os.X_OK)]
     for path, rights in grants(data):
@@ -133,7 +133,7 @@ def _needs(work: Path, data: Path) -> list[tuple[str, int]]:
 
 
 def _lock_folder(work: Path) -> int:
-    """The lock lies beside the folder, which may be the candidates' own."""
+    """Create the folder and lock it. The lock file lies beside the folder, because candidates may own the folder."""
     try:
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(work.with_name(f"{work.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -149,7 +149,10 @@ def _lock_folder(work: Path) -> int:
 
 
 def _free_user(before: int) -> tuple[User, int]:
-    """One that nobody holds, the folder's last one if it can be: it may have left what only it can end."""
+    """Return a free user and its lock, preferably the folder's last user, which alone can end its leftover processes.
+
+    Raise NoUser.
+    """
     for uid in sorted(UIDS, key=lambda uid: uid != before):
         if _is_somebodys(uid):
             continue
@@ -181,8 +184,10 @@ def _is_somebodys(uid: int) -> bool:
 
 
 def _occupy(work: Path, user: User | None) -> int:
-    """The folder is the candidates' own, nobody else may look into it, and nothing of an earlier one is left; the
-    number of processes ended. Raises WorkFolderRefused, NotSwept."""
+    """Give the work folder to the candidates' user alone, and remove everything that earlier candidates left.
+
+    Return the number of ended processes. Raise WorkFolderRefused or NotSwept.
+    """
     uid, gid = (os.geteuid(), os.getegid()) if user is None else (user.uid, user.gid)
     ended = 0
     if work.stat().st_uid != uid:
@@ -191,7 +196,7 @@ def _occupy(work: Path, user: User | None) -> int:
             work.chmod(0o700)
         except OSError as error:
             raise WorkFolderRefused(f"{work} must belong to uid {uid}: chown {uid}:{gid} {work}") from error
-        ended = clear_all(work, None)  # by us, since the new owner may not remove what the old one left
+        ended = clear_all(work, None)  # as the trainer, since the new owner may not remove the old one's files
     if user is not None and work.stat().st_mode & 0o077:
         raise WorkFolderRefused(f"{work} is open to others: chmod 700 {work}")
     return ended + clear_all(work, user)

@@ -1,4 +1,4 @@
-"""What the kernel tells of our own control group: its kills for memory, and the memory its processes hold."""
+"""Reads the trainer's own control group: the kernel's kills for lack of memory, and the memory of its processes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class OomKills:
-    """How many processes the kernel has killed for memory, and whether all of them were of our own control group."""
+    """The number of processes killed for lack of memory, in the trainer's control group or on the whole machine."""
 
     count: int
     of_own_group: bool
 
 
 def kernel_oom_kills(root: Path = Path("/")) -> OomKills:
-    """The kernel's kills for memory in our own control group, so in our container; where no group counts, on the whole
-    machine. 0 where nothing says. Compare two calls.
+    """Return the kernel's kills for lack of memory so far; compare two calls.
+
+    They are counted in the trainer's own control group, which is that of its container. Without such a counter they are
+    counted on the whole machine, and without any they are 0.
     """
     for counter in _group_files(root, "memory.events", "memory.oom_control"):
         if (count := _counts(counter).get("oom_kill")) is not None:
@@ -26,8 +28,9 @@ def kernel_oom_kills(root: Path = Path("/")) -> OomKills:
 
 
 def group_memory_mib(root: Path = Path("/")) -> float | None:
-    """What the processes of our own control group hold, so all of our container's, every shared page counted once and
-    files on disks left out; None where no group counts. Compare two calls.
+    """Return the memory in MiB of the trainer's own control group, or None without a counter; compare two calls.
+
+    In a container this is the memory of all its processes. A shared page counts once; cached files do not count.
     """
     for counter in _group_files(root, "memory.stat", "memory.stat"):
         counts = _counts(counter)
@@ -42,8 +45,10 @@ def _counts(counter: Path) -> dict[str, int]:
 
 
 def _group_files(root: Path, in_v2: str, in_v1: str) -> Iterator[Path]:
-    """Of both versions of control groups. In a container the group's path is the host's and its folder is mounted at
-    the top; elsewhere it is below."""
+    """Yield the possible paths of a counter, for both versions of control groups.
+
+    In a container the group's path is the host's, and its folder is mounted at the top. Elsewhere the folder is below.
+    """
     mounted = root / "sys/fs/cgroup"
     for line in kernel_text(root / "proc/self/cgroup").splitlines():
         number, controllers, own = line.split(":", 2)
@@ -58,7 +63,7 @@ def _group_files(root: Path, in_v2: str, in_v1: str) -> Iterator[Path]:
 
 
 def kernel_text(path: Path) -> str:
-    """Return the text of a file of the kernel's, or nothing where this kernel has no such file."""
+    """Return the text of a file in procfs or sysfs, or an empty text if this kernel does not have the file."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
-"""What a trial leaves when nobody is left to end it, processes and files, and who may remove it.
+"""Removes the processes and files that a trial has left, for example after its guardian was killed.
 
-Promises: after `clear` nothing of a trial runs and its files are gone. Under our own uid only processes whose
-environment names the work folder are ended. A user of the candidates' own loses every process it has, and its files
-wherever everybody may write, by a process that runs as that user.
+Promises: after `clear`, no process of the trial runs and its files are gone. Under the trainer's own uid, only
+processes with the work folder in their environment are ended. If candidates have a user of their own, a process that
+runs as that user ends all processes of the user, and removes its files wherever every user may write.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PATH = {"PATH": "/usr/bin:/bin"}
 
 
 class NotSwept(RuntimeError):
-    """What candidates left could not be ended or removed; the message says what."""
+    """Raised when processes or files of candidates could not be removed. The message names them."""
 
 
 def clear_all(work: Path, user: User | None) -> int:
-    """End what trials left running below `work` and remove their folders; the number of processes ended."""
+    """End all processes of trials in `work`, remove the trials' folders, and return the number of ended processes."""
     ended = _end_marked(work)
     if user is not None:
         return ended + _sweep_as(user, work)
@@ -37,7 +37,10 @@ def clear_all(work: Path, user: User | None) -> int:
 
 
 def clear(folder: Path, user: User | None) -> None:
-    """The same for the work folder of one trial; candidates with a user of their own have one at a time."""
+    """End the processes of one trial and remove its folder.
+
+    With a user of their own, candidates run one at a time, so everything of that user is removed.
+    """
     if user is not None:
         clear_all(folder.parent, user)
         return
@@ -46,8 +49,10 @@ def clear(folder: Path, user: User | None) -> None:
 
 
 def wipe(folder: Path) -> None:
-    """Remove what lies there, a link or a pipe as well, and follow nothing; also where the candidate took away its own
-    right to. rm manages depths at which Python's own recursion ends. Raises NotSwept.
+    """Remove a folder, link or pipe without following links. Raise NotSwept on a failure.
+
+    If the candidate removed its own rights on a folder, they are restored first. `rm` handles depths at which Python's
+    recursion fails.
     """
     if not os.path.lexists(folder) or _done("rm", "-rf", "--", folder) is None:
         return
@@ -58,16 +63,16 @@ def wipe(folder: Path) -> None:
 
 
 def _done(*command: str | Path) -> str | None:
-    """None if the command did it, else what it said last."""
+    """Run a command. Return None on success, otherwise the last line of its errors."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", cwd="/", env=_PATH)
     return None if done.returncode == 0 else (done.stderr.splitlines() or [f"ended with {done.returncode}"])[-1]
 
 
 def _end_marked(folder: Path) -> int:
-    """End every process that carries a marker at or below `folder`; their number.
+    """End every process that carries a marker at or below `folder`, and return their number.
 
-    Guardians are asked first and given time: only they can find a descendant that wiped its environment. Without the
-    right to trace, environments of another user read empty; the sweeper then ends what runs there.
+    Guardians get a signal first and time to end, because only a guardian finds a descendant without environment.
+    Without the right to trace, the environments of another user read empty; `_sweep_as` then ends those processes.
     """
     guardians = _marked(GUARDIAN, folder)
     _send(guardians, signal.SIGTERM)
@@ -84,7 +89,7 @@ def _end_marked(folder: Path) -> int:
 
 
 def _sweep_as(user: User, work: Path) -> int:
-    """Run the sweeper, again where one that it was about to end was quicker."""
+    """Run `cleanup_as_user`, again if a process that it was about to end killed it first, and return its count."""
     command = isolated_command("trainer.sandbox.cleanup_as_user", str(user.uid), str(user.gid), str(work))
     for _ in range(_TRIES):
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=_PATH)
@@ -105,6 +110,6 @@ def _send(pids: list[int], number: signal.Signals) -> None:
 
 
 def _marked(name: str, folder: Path) -> list[int]:
-    """A zombie's environment reads empty, so what is found still runs."""
+    """Return the running processes that carry a marker. A zombie's environment reads empty, so none is found."""
     value = f"{name}={folder}".encode()
     return carriers([value + b"\0", value + b"/"])

@@ -1,11 +1,11 @@
-"""A process that takes the candidates' user for good, ends all that runs under it and removes the files it left.
+"""Becomes the candidates' user in a process of its own, ends all processes of that user, and removes their files.
 
-Promises: afterwards nothing of that user runs, its work folder is empty and has the mode and times that it always has,
-and the places where everybody may write hold no file of it. For a user that is nobody else's: it ends every process of
-that uid in sight.
+Promises: afterwards no process of that user runs; its work folder is empty and has its usual mode and times; and the
+folders where every user may write hold no file of it. The user must be used for nothing else, because every process of
+its uid is ended.
 
-As that user, because the worker in a container has no right to read its environments or to enter its folders. Standard
-library only, and little of it: it runs before and after every trial.
+The process runs as that user, because in a container the worker has no right to read the candidates' environments or to
+enter their folders. It imports little, and only from the standard library, because it runs before and after each trial.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _GIVE_UP_S = 10.0
 
 
 def main() -> None:
-    """Entry point: argv holds uid, gid and work folder. Prints how many processes it ended; exits 1 with a reason."""
+    """Clean up, and print the number of ended processes. argv[2:] holds uid, gid and work folder.
+
+    Exit with code 1 and a reason on a failure.
+    """
     uid, gid, work = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     if uid == 0:
         sys.exit("root is no user for candidates: all that runs under it would be ended")
@@ -35,7 +38,10 @@ def main() -> None:
 
 
 def end_all_of_this_user() -> None:
-    """Everything of this uid but this process is dead. One call reaches all of it, however fast it forks."""
+    """Kill all other processes of this uid, and wait until they are dead.
+
+    One signal to -1 reaches all of them, however fast they fork.
+    """
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:
@@ -48,8 +54,11 @@ def end_all_of_this_user() -> None:
 
 
 def remove_files_of_this_user(places: list[str]) -> None:
-    """What lies directly in `places` and belongs to this uid is gone with all below it, also where the candidate took
-    away its own right to; find and rm manage depths at which Python's own recursion ends."""
+    """Remove this uid's entries directly in `places`, with everything below them.
+
+    If the candidate removed its own rights on a folder, they are restored first. `find` and `rm` handle depths at which
+    Python's recursion fails.
+    """
     own = [*filter(os.path.isdir, places), "-ignore_readdir_race", "-mindepth", "1", "-maxdepth", "1"]
     own += ["-uid", str(os.getuid())]
     remove = [*own, "-exec", "rm", "-rf", "--", "{}", "+"]
@@ -60,12 +69,12 @@ def remove_files_of_this_user(places: list[str]) -> None:
 
 
 def forget_in(work: str) -> None:
-    """Mode and times of the work folder itself, which is this user's, are the same before every candidate."""
+    """Reset mode and times of this user's work folder, so that no candidate can leave a note in them."""
     if os.path.isdir(work) and os.stat(work).st_uid == os.getuid():
         os.chmod(work, 0o700)
         os.utime(work, (0, 0))
 
 
 def _find(arguments: list[str]) -> int:
-    """By its path: to search for it, Python would import what this user may not be able to read."""
+    """Run `find` by its path. For a search in PATH, Python imports modules that this user may be unable to read."""
     return os.spawnv(os.P_WAIT, "/usr/bin/find", ["find", *arguments])

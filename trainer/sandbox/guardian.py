@@ -1,12 +1,13 @@
-"""The small process between the supervisor and a candidate: it starts the candidate and leaves no process of it behind.
+"""The small process between the supervisor and a candidate. It starts the candidate and ends all its processes.
 
-Promises: the candidate runs in its own session with a clean environment, no foreign descriptors and limits, under a uid
-of its own if one is ordered, without capabilities, behind the system call filter and what the kernel has of Landlock,
-or it does not start; when it ends, is told to end (SIGTERM, also sent by the kernel when the supervisor dies) or
-outlives the wall limit, its whole tree of descendants is dead before the ending is reported. Does not cover the files
-it leaves: they are its user's to remove.
+Promises: the candidate runs in its own session with a clean environment, with limits, with no descriptors but the
+ordered ones, without capabilities, behind the system call filter and the kernel's version of Landlock, and under a uid
+of its own if ordered; otherwise it does not start. When the candidate ends or exceeds the wall limit, or when the
+guardian gets SIGTERM (which the kernel also sends when the supervisor dies), all descendants die before the report.
+Does not cover the candidate's files; `cleanup` removes them.
 
-It lies on the way of every trial, so it imports no json, dataclasses, pathlib or typing: they would triple its start.
+Every trial waits for the guardian to start. It imports no json, dataclasses, pathlib or typing, which would triple that
+time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from trainer.sandbox.launch import Orders
 else:
-    import _signal as signal  # the same without its enums, which take a quarter of our start
+    import _signal as signal  # without enums, which take a quarter of the guardian's start
 
 _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 _GIVE_UP_S = 10.0
@@ -37,13 +38,13 @@ _FAILED = "!"
 
 
 def main() -> None:
-    """Entry point of the guardian's process: argv holds the supervisor's pid."""
+    """Run the guardian. argv[2] holds the supervisor's pid; stdin holds the orders."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     syscalls.die_with_parent(signal.SIGTERM, int(sys.argv[2]))
     syscalls.become_subreaper()
     orders: Orders = marshal.load(sys.stdin.buffer)
     deadline = time.monotonic() + orders["wall_limit_s"]
-    failed_read, failed_write = os.pipe()  # neither end outlives `execve`
+    failed_read, failed_write = os.pipe()  # `execve` closes both ends
     candidate = _start(orders, failed_write)
     for fd in (*orders["keep_fds"], orders["log_fd"], failed_write):
         os.close(fd)
@@ -57,10 +58,10 @@ def main() -> None:
 
 
 def kill_tree() -> dict[int, int]:
-    """Kill and reap every descendant of this process until none is left; the exit statuses by pid.
+    """Kill and reap every descendant of this process until none is left, and return the wait statuses by pid.
 
-    Repeated, since a tree can fork while it is being killed: on a busy machine it is a race, see `_kill_below`. Where
-    we may, we go before everything else on this machine as long as it lasts.
+    The kill is repeated, because a tree can fork meanwhile. On a busy machine that is a race, so this process takes
+    real-time priority for it if allowed; see `_kill_below`.
     """
     usual = os.sched_getscheduler(0)
     try:
@@ -83,7 +84,7 @@ def _kill_all_below() -> dict[int, int]:
         if not _has_children():
             break
         looks_at_all = looks % _LOOKS_BEFORE_ALL == 0
-        if looks_at_all:  # pids come round
+        if looks_at_all:  # because pids are used again
             older.clear()
         found, killed = _kill_below(older)
         if looks_at_all and not found:
@@ -95,10 +96,11 @@ def _kill_all_below() -> dict[int, int]:
 
 
 def _kill_below(older: set[str]) -> tuple[int, int]:
-    """One look at who descends from us: how many there were, and how many were killed.
+    """Read the process table once, kill all descendants, and return the numbers found and killed.
 
-    Who forks without end lives for milliseconds, but is our own child once its parent has ended: it is killed as soon
-    as it is read. What is older than we are is none of ours, is noted in `older`, and not read again.
+    A process that forks without end lives for milliseconds, but becomes this process's child when its parent ends.
+    Therefore a child is killed as soon as it is read. A process older than this one is no descendant; its pid is added
+    to `older` and not read again.
     """
     own = procfs.read(os.getpid())
     assert own is not None
@@ -119,8 +121,10 @@ def _kill_below(older: set[str]) -> tuple[int, int]:
 
 
 def _start(orders: Orders, failed_fd: int) -> int:
-    """Fork; the child never returns. On `failed_fd` it says that it never became the candidate: an exit code could be
-    the candidate's own."""
+    """Fork, and return the candidate's pid; the child never returns.
+
+    The child reports on `failed_fd` if it never became the candidate, because an exit code could be the candidate's.
+    """
     guardian = os.getpid()
     pid = os.fork()
     if pid:
@@ -136,27 +140,30 @@ def _start(orders: Orders, failed_fd: int) -> int:
 
 
 def _hold_in_procfs(pid: int) -> None:
-    """Keep the folder that `mounts.OWN_PROCESS` stands for open as long as we live. Landlock's rule is one about an
-    object of the kernel's, which procfs drops and recreates, without the rule, when memory is short."""
+    """Keep the candidate's folder `private_root.OWN_PROCESS` open for the life of the guardian.
+
+    Landlock's rule belongs to the kernel's object of that folder. When memory is short, procfs drops an unused object
+    and recreates it without the rule.
+    """
     try:
         os.open(f"/proc/{pid}/task", os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:  # it has failed already, and says so itself
+    except FileNotFoundError:  # the child has failed already and reports it
         return
 
 
 def _become_candidate(orders: Orders, guardian: int, failed_fd: int) -> None:
-    """Put on every layer, tell the guardian which are there, and become the candidate's program."""
+    """Apply every layer, report the applied ones to the guardian, and become the candidate's program."""
     layers = put_on(Becoming(orders, guardian, failed_fd))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP):  # nobody here sends a candidate these, so they are a passer-by's
+    for number in (signal.SIGINT, signal.SIGHUP):  # no part of the trainer sends these to a candidate
         signal.signal(number, signal.SIG_IGN)
     os.write(failed_fd, ",".join(layers).encode())
     os.execv(orders["argv"][0], orders["argv"])
 
 
 def _wait(candidate: int, deadline: float) -> tuple[int | None, str]:
-    """The candidate's wait status, None if it still runs, and why waiting ended."""
+    """Wait for the candidate. Return its wait status, or None if it still runs, and why the waiting ended."""
     while True:
         received = signal.sigtimedwait(_WATCHED, max(0.0, deadline - time.monotonic()))
         if received is None:
@@ -169,7 +176,10 @@ def _wait(candidate: int, deadline: float) -> tuple[int | None, str]:
 
 
 def _has_children() -> bool:
-    """Without any there is no descendant either; asking is cheaper than reading the whole table."""
+    """Return whether this process has children. Without any it has no descendants, since orphans become its children.
+
+    This is cheaper than reading the process table.
+    """
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -197,8 +207,9 @@ def _kill(pid: int) -> None:
 
 
 def _report(status: int | None, ended_by: str, leftovers: int, layers: str) -> str:
-    """One line for `ExitReport.from_report`: exit code, signal, processor seconds, peak MiB, leftovers, the layers of
-    the sandbox that the candidate was behind, ended by."""
+    """Return one line for `ExitReport.from_report`: exit code, signal, processor seconds, peak MiB, leftovers, applied
+    layers, and why the candidate ended.
+    """
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     exit_code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else "-"
     number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else "-"

@@ -1,11 +1,11 @@
-"""What of the file system a candidate may see, as one wall that it and its descendants cannot take down.
+"""Restricts a candidate's file access with Landlock. Neither the candidate nor its descendants can lift it.
 
-Promises: files outside what is granted can be neither opened nor made nor removed; where the kernel can (ABI 6), no
-signal and no abstract socket reaches a process outside either. Best effort by the kernel's ABI: an older one covers
-less, none at all covers nothing, and `abi` says which. Does not cover what is open already, `stat`, `chmod` of what is
-seen, and unix sockets that lie in the file system.
+Promises: outside the granted paths, files can be neither opened nor created nor removed. With ABI 6 of the kernel, no
+signal and no abstract socket reaches a process outside the sandbox either. An older ABI covers less, a kernel without
+Landlock nothing; `abi` returns the version. Does not cover: files that are open already; `stat`; `chmod` of visible
+files; Unix sockets in the file system.
 
-Standard library only, and little of it: the guardian imports it.
+Standard library only, and little of it, because the guardian imports this module.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import stat
 
 from trainer.sandbox.syscalls import KernelRefused
 
-# the same numbers on every architecture
+# system calls; the numbers are the same on every architecture
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _ASK_VERSION = 1
 _PATH_BENEATH = 1
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
-_LIBC = ctypes.CDLL(None, use_errno=True)  # once: to open it for every path takes longer than the calls
+_LIBC = ctypes.CDLL(None, use_errno=True)  # opened once, because opening takes longer than the calls
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
-_FIRST = (1 << 13) - 1  # all that the first version knows
+_FIRST = (1 << 13) - 1  # all rights of the first version
 _ADDED = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL}
 _TCP_SINCE, _TCP = 4, 0b11
 _SCOPES_SINCE, _SCOPES = 6, 0b11  # abstract sockets, signals
@@ -48,16 +48,16 @@ class _Beneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The kernel's version of Landlock; 0 where it has none, or a container does not let us ask."""
+    """Return the version of Landlock, or 0 if the kernel lacks Landlock or a container forbids the call."""
     version = _LIBC.syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION))
     return max(int(version), 0)
 
 
 def prepare(grants: list[tuple[str, int]]) -> int | None:
-    """The wall, not yet around anybody: a descriptor, or None where the kernel has no Landlock.
+    """Create a ruleset, and return its descriptor, or None without Landlock. Raise KernelRefused.
 
-    `grants` are paths with LIST, READ, USE or ALL, for all that lies beneath; one that does not exist is passed over.
-    To be made by a process that may open the paths. Raises KernelRefused.
+    `grants` are paths with LIST, READ, USE or ALL, which hold for everything below. A path that does not exist is
+    ignored. The calling process must have the right to open the paths. `confine` applies the ruleset.
     """
     version = abi()
     if version == 0:
@@ -71,13 +71,13 @@ def prepare(grants: list[tuple[str, int]]) -> int | None:
 
 
 def confine(wall: int) -> None:
-    """Put it around this process for good; it must have given up new privileges. Raises KernelRefused."""
+    """Apply a ruleset to this process for good, after new privileges were forbidden. Raise KernelRefused."""
     _call(_RESTRICT, ctypes.c_int(wall), ctypes.c_uint(0))
     os.close(wall)
 
 
 def grant(wall: int, path: str, rights: int) -> None:
-    """All that lies beneath `path`; nothing where it does not exist."""
+    """Grant rights on everything below a path. Ignore a path that does not exist."""
     rights &= _known_rights()
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)

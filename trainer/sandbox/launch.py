@@ -1,7 +1,8 @@
-"""The supervisor's side of the guardian: start a candidate under it, stop it, learn how it ended.
+"""Starts a candidate under a guardian, stops it, and reads the guardian's report.
 
-Promises: a candidate gets a work folder of its own and an environment of ours; `GuardedProcess.stop` and the death of
-this process both end its whole tree. Does not cover a guardian that was killed: `cleanup` ends what that leaves.
+Promises: a candidate gets a work folder of its own and only the environment that `environment` returns.
+`GuardedProcess.stop` and the death of this process both end the candidate's whole tree. Does not cover a killed
+guardian: `cleanup` ends the processes that it leaves.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from {module} import main;
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 2**20
 _SHARED_MEMORY = "/dev/shm"
-_SOCKET_CHARACTERS = 107 - len("/pymp-12345678/listener-12345678")  # a path has 107, the rest is multiprocessing's
+_SOCKET_CHARACTERS = 107 - len("/pymp-12345678/listener-12345678")  # the limit of a path, minus multiprocessing's part
 _CLOSE_S = 5.0
 _FIRST_FREE_UID, _NOBODY = 60_000, 65_534
 
 
 class UserRefused(ValueError):
-    """This must not be the candidates' user; the message says why."""
+    """Raised for a uid that must not be the candidates'. The message says why."""
 
 
 @dataclass(frozen=True)
 class User:
-    """The uid and gid that candidates run under, nobody else's: whatever runs under the uid gets killed.
+    """The uid and gid of candidates. The uid must be used for nothing else, because all its processes are killed.
 
-    Raises UserRefused for a uid that Debian gives to people or daemons.
+    Raise UserRefused for a uid that Debian may assign to users or daemons.
     """
 
     uid: int
@@ -54,7 +55,7 @@ class User:
 
     @classmethod
     def parse(cls, text: str) -> User:
-        """From `UID` or `UID:GID`."""
+        """Parse `UID` or `UID:GID`. Raise UserRefused."""
         uid, _, gid = text.partition(":")
         if not (uid.isdecimal() and (gid or uid).isdecimal()):
             raise UserRefused(f"{text!r} is not UID or UID:GID in digits, such as 64001")
@@ -62,8 +63,10 @@ class User:
 
 
 class Orders(TypedDict):
-    """What the guardian is told on its stdin, in marshal's format: both ends are the same interpreter, and json would
-    cost the guardian 25 ms of start. `keep_fds` stay open in the candidate."""
+    """The guardian's orders, which it reads from stdin. `keep_fds` stay open in the candidate.
+
+    They are in marshal's format: both ends are the same interpreter, and importing json would take the guardian 25 ms.
+    """
 
     folder: str
     files: dict[str, str]
@@ -81,8 +84,11 @@ class Orders(TypedDict):
 
 @dataclass(frozen=True)
 class ExitReport:
-    """How a candidate ended. `ended_by` is itself, request, wall limit or not started, which the log then explains;
-    `leftovers` counts what had to be killed; `layers` names the layers of the sandbox that it really was behind."""
+    """The guardian's report on the end of a candidate.
+
+    `ended_by` is "itself", "request", "wall limit", or "not started", which the log explains. `leftovers` is the number
+    of other processes that were left at the end. `layers` are the sandbox layers that were really applied.
+    """
 
     exit_code: int | None
     signal: int | None
@@ -94,12 +100,12 @@ class ExitReport:
 
     @property
     def started(self) -> bool:
-        """False when our own part failed before the candidate's began."""
+        """False if the trainer's own part failed before the candidate's program began."""
         return self.ended_by != "not started"
 
     @classmethod
     def from_report(cls, line: str) -> ExitReport:
-        """Read the guardian's line; a dash is None."""
+        """Parse the guardian's line, in which a dash means None."""
         exit_code, number, processor_s, peak_rss_mib, leftovers, layers, ended_by = line.strip().split(" ", 6)
         return cls(
             exit_code=None if exit_code == "-" else int(exit_code),
@@ -114,9 +120,10 @@ class ExitReport:
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start: `orders` is the JSON argument of `module`, the runner or the probe, `env` what it sees beyond the
-    usual, `user` whom it runs as if not as ourselves. `processes` limits the kernel's count of such a user's, with room
-    for threads.
+    """The settings of one start.
+
+    `orders` is the JSON argument of `module`, such as the runner or the probe. `env` is added to the usual environment.
+    `user` is None for the trainer's own. `processes` limits the processes of another user, with room for threads.
     """
 
     folder: Path
@@ -133,7 +140,7 @@ class Launch:
 
 
 class GuardedProcess:
-    """A candidate under its guardian. `log_fd` gives its output, `report_fd` becomes readable when it has ended."""
+    """A candidate under its guardian. `log_fd` returns its output; `report_fd` becomes readable when it has ended."""
 
     def __init__(self, process: subprocess.Popen[bytes], report: IO[bytes], log_fd: int) -> None:
         self._process = process
@@ -142,7 +149,7 @@ class GuardedProcess:
 
     @classmethod
     def start(cls, launch: Launch) -> GuardedProcess:
-        """Start the guardian and hand it its orders; the candidate's process makes the folder itself."""
+        """Start the guardian and send its orders. The candidate's process creates the work folder."""
         own_root = can_own_root()
         log_read, log_write = os.pipe()
         fcntl.fcntl(log_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -180,27 +187,27 @@ class GuardedProcess:
 
     @property
     def pid(self) -> int:
-        """The guardian's process: root of the tree that is measured."""
+        """The guardian's pid, the root of the measured process tree."""
         return self._process.pid
 
     @property
     def report_fd(self) -> int:
-        """Readable as soon as the tree is dead and the ending known."""
+        """The descriptor that becomes readable when the whole tree is dead and the report is written."""
         return self._report.fileno()
 
     def stop(self) -> None:
-        """Ask the guardian to end everything; the ending follows on `report_fd`."""
+        """Tell the guardian to end all processes. Its report follows on `report_fd`."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def ending(self) -> ExitReport | None:
-        """Wait for the guardian's report; None if the guardian itself was killed before it could report."""
+        """Wait for the guardian's report, and return it, or None if the guardian was killed first."""
         line = self._report.read()
         self._process.wait()
         return ExitReport.from_report(line.decode()) if line else None
 
     def close(self) -> None:
-        """End what may still run and release the descriptors; a guardian that does not answer is killed."""
+        """End all processes and release the descriptors. Kill a guardian that does not end within 5 s."""
         self.stop()
         try:
             self._process.wait(_CLOSE_S)
@@ -213,22 +220,25 @@ class GuardedProcess:
 
 @cache
 def can_own_root() -> bool:
-    """Whether a candidate gets a root of its own. Tried, since every kernel and container has rules of its own; first
-    by the worker, so that its forks know."""
+    """Return whether candidates get a root folder of their own.
+
+    A small process tries it, since kernels and containers differ. The worker calls this before it forks, so that its
+    forks find the result in the cache.
+    """
     tried = isolated_command("trainer.sandbox.private_root")
     return subprocess.run(tried, check=False, stderr=subprocess.DEVNULL, cwd="/", env={}).returncode == 0
 
 
 def isolated_command(module: str, *arguments: str) -> list[str]:
-    """The command line of a small process of ours: no site, nothing imported but what it names."""
+    """Return the command line of a small process that runs `main` of a module, without `site` and its imports."""
     return [sys.executable, "-I", "-S", "-c", _BOOT.format(module=module), ROOT, *arguments]
 
 
 def environment(folder: Path, *, emptied: bool = False) -> dict[str, str]:
-    """All that a candidate inherits; no cache is shared between trials, since it would carry code and weights.
+    """Return the environment of a candidate. Trials share no cache, since a cache would carry code and weights.
 
-    A folder whose path is too long for sockets below it would break every DataLoader with workers: temporary files are
-    made in shared memory then, if that is `emptied` after each candidate.
+    If the path of the folder is too long for sockets, every DataLoader with workers would fail. Then temporary files go
+    to shared memory, provided that it is `emptied` after each candidate.
     """
     tmp = folder / "tmp"
     is_long = len(os.fsencode(tmp)) > _SOCKET_CHARACTERS

@@ -1,11 +1,11 @@
-"""The layers of the sandbox: one row each, in the order in which a process that becomes a candidate puts them on.
+"""The layers of the sandbox, one row each, in the order in which a process applies them before it becomes a candidate.
 
-A row names the layer as results report it, applies it, and lists the acts that must fail behind it, which the self-test
-tries before the first trial. To add a layer, add a row and its test. Rows that name no layer prepare the rows after
-them. A layer that the orders or the kernel do not provide returns None from `apply` and is not reported; one that
-cannot be applied although it must be raises OSError, and the candidate does not start.
+A row names the layer as in results, applies it, and lists the acts that must fail behind it, which the self-test tries
+before the first trial. To add a layer, add a row and its test. A row without a name prepares later rows. If the orders
+or the kernel do not provide a layer, `apply` returns None and the layer is not reported. If a required layer fails,
+`apply` raises OSError and the candidate does not start.
 
-Standard library only, and little of it: the guardian imports it.
+Standard library only, and little of it, because the guardian imports this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trainer.sandbox.launch import Orders
 else:
-    import _signal as signal  # the same without its enums, which take a quarter of the guardian's start
+    import _signal as signal  # without enums, which take a quarter of the guardian's start
 
 _OPEN_FILES = 4096
 _TASKS_A_PROCESS = 4
@@ -33,7 +33,7 @@ _FOLDERS = ("subject", "home", "tmp", "cache")
 
 
 class Becoming:
-    """The process that becomes a candidate: its orders, its guardian, and what earlier rows leave to later ones."""
+    """The process that becomes a candidate: its orders, its guardian's pid, and values that rows pass to later rows."""
 
     def __init__(self, orders: Orders, guardian: int, failed_fd: int) -> None:
         self.orders = orders
@@ -44,7 +44,7 @@ class Becoming:
 
 
 class ActTargets:
-    """What the acts of the self-test are aimed at: a port and a process of the worker, its folders and its password."""
+    """The targets of the self-test's acts: a port and the pid of the worker, its folders and its password file."""
 
     def __init__(
         self, *, port: int, data: Path, private: Path, code: Path, results: Path | None, password: Path | None
@@ -60,8 +60,11 @@ class ActTargets:
 
 
 class Act:
-    """What a candidate must not be able to do: `target` is computed by the worker, None where there is nothing to try;
-    `attempt` tries it where a candidate would be, and raises OSError where it is refused."""
+    """An act that a candidate must not be able to do.
+
+    The worker calls `target`, which returns None if there is nothing to try. The probe calls `attempt` in the sandbox,
+    which raises OSError if the act is refused.
+    """
 
     def __init__(self, words: str, target: Callable[[ActTargets], object], attempt: Callable[[Any], object]) -> None:
         self.words = words
@@ -70,7 +73,7 @@ class Act:
 
 
 class Layer:
-    """One row. `apply` returns None where the layer is not there, else its version or an empty text."""
+    """One row. `apply` returns the layer's version or an empty text, or None if the layer is not applied."""
 
     def __init__(self, name: str | None, apply: Callable[[Becoming], str | None], acts: Iterable[Act] = ()) -> None:
         self.name = name
@@ -79,7 +82,7 @@ class Layer:
 
 
 def put_on(process: Becoming) -> list[str]:
-    """Apply every row to this process. Returns the names of the layers that are there, with their versions."""
+    """Apply every row to this process, and return the names of the applied layers with their versions."""
     applied = []
     for layer in LAYERS:
         version = layer.apply(process)
@@ -89,13 +92,13 @@ def put_on(process: Becoming) -> list[str]:
 
 
 def write_files(folder: str, files: dict[str, str]) -> None:
-    """Write a candidate's files below `folder`; a name that would leave it is refused."""
+    """Write a candidate's files below `folder`. Raise ValueError for a name that leaves the folder."""
     for name, text in files.items():
         if not name or name.startswith("/") or ".." in name.split("/"):
             raise ValueError(f"file name {name!r} leaves the work folder")
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8", newline="") as file:  # byte for byte, whatever ends its lines
+        with open(path, "w", encoding="utf-8", newline="") as file:  # keep line ends as they are
             file.write(text)
 
 
@@ -105,7 +108,7 @@ def _own_session(_: Becoming) -> str:
 
 
 def _limit(process: Becoming) -> str:
-    """First to go when memory ends, no core files, bounded files. RLIMIT_AS would break CUDA."""
+    """Let the kernel kill the candidate first when memory runs out, and limit its files. RLIMIT_AS would break CUDA."""
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     _bound(resource.RLIMIT_CORE, 0)
@@ -115,8 +118,10 @@ def _limit(process: Becoming) -> str:
 
 
 def _limit_processes(process: Becoming) -> str | None:
-    """RLIMIT_NPROC counts every thread of the uid on the host, so only a uid of its own is limited; it stands behind
-    the supervisor's count of processes, which looks twice a second."""
+    """Limit processes if the candidate has a uid of its own, since RLIMIT_NPROC counts a uid's threads on the host.
+
+    This limit backs up the supervisor, which counts processes only twice a second.
+    """
     if process.orders["user"] is None:
         return None
     _bound(resource.RLIMIT_NPROC, process.orders["processes"] * _TASKS_A_PROCESS)
@@ -130,7 +135,7 @@ def _bound(what: int, most: int) -> None:
 
 
 def _make_folder(process: Becoming) -> None:
-    """The work folder, as its user: root could make it where that user must not."""
+    """Create the work folder as the candidate's user, since root could create it where that user must not write."""
     user = process.orders["user"]
     if user is not None:
         os.setegid(user[1])
@@ -149,12 +154,15 @@ def _own_root(process: Becoming) -> str | None:
 
 
 def _own_shared_memory(process: Becoming) -> str | None:
-    """`private_root.own_root` has made it."""
+    """Report the /dev/shm that `private_root.own_root` has created."""
     return "" if process.orders["own_root"] else None
 
 
 def _connect_output(process: Becoming) -> None:
-    """In the new root: a descriptor of the old one would change its attributes."""
+    """Connect stdin to the new root's /dev/null and output to the log.
+
+    With a descriptor of the old root, a candidate could change attributes there.
+    """
     null = os.open(os.devnull, os.O_RDONLY)
     log = process.orders["log_fd"]
     for source, target in ((null, 0), (log, 1), (log, 2)):
@@ -175,7 +183,7 @@ def _close_descriptors(process: Becoming) -> str:
 
 
 def _prepare_filters(process: Becoming) -> None:
-    """While this process may still look at its ancestors and open what it grants."""
+    """Prepare seccomp and Landlock while this process may still read its ancestors and open the granted paths."""
     ancestors = procfs.ancestors(os.getpid())
     process.untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
     process.ruleset = landlock.prepare(process.orders["grants"])
@@ -195,7 +203,7 @@ def _die_with_guardian(process: Becoming) -> str:
 
 
 def _write_files(process: Becoming) -> None:
-    """Rights go first, files come last: whatever is made in the work folder is made by the candidate's user."""
+    """Write the candidate's files after the change of user, so that the candidate's user creates and owns them."""
     folder = process.orders["folder"]
     for name in _FOLDERS:
         os.makedirs(os.path.join(folder, name))
@@ -228,14 +236,14 @@ def _filter_calls(process: Becoming) -> str:
 
 
 def _clean_environment(process: Becoming) -> str:
-    """The candidate's program inherits the environment of this process, and nothing else."""
+    """Replace the environment of this process, which the candidate's program inherits."""
     os.environ.clear()
     os.environ.update(process.orders["env"])
     return ""
 
 
 def _connect(port: int) -> None:
-    import socket  # noqa: PLC0415 - the guardian must not pay for it
+    import socket  # noqa: PLC0415 - slow to import, and the guardian does not need it
 
     socket.create_connection(("127.0.0.1", port), timeout=2).close()
 
@@ -252,7 +260,7 @@ def _write(folder: str) -> None:
 
 
 def _open_for_writing(path: str) -> None:
-    """Opened, never written."""
+    """Open a file for writing without writing to it."""
     os.close(os.open(path, os.O_WRONLY))
 
 

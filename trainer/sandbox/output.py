@@ -1,8 +1,7 @@
-"""A candidate's output: endless in, bounded out. Head and tail are kept, lines cut, controls and secrets taken out.
+"""Keeps a bounded part of a candidate's output: head and tail, with long lines cut and control characters removed.
 
-Promises: whatever is printed, at most `cap_kib` is kept, memory stays within that and one read, and the time spent is
-proportional to the bytes read; secrets are looked for in whole lines of what is kept. The text is data: it never
-decides anything.
+Promises: at most `cap_kib` is kept; memory is bounded by that and one read; time is proportional to the bytes read.
+Secrets are removed from whole kept lines. The text is data: no score is taken from it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n") + b"\x7f"
 _HIDDEN = re.compile(
     "[\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
-)  # more controls, and what turns text around
+)  # more control characters, and marks of text direction
 _SHAPE = r"\((?:\d{1,6}(?:, \d{1,6}){0,3},?)?\)"
 _FAULT = re.compile(rf"model\(x\) gave (?:no tensor|shape {_SHAPE}), not logits of shape [\d, ()]{{0,40}}")
 _TELLING = re.compile(rb"^(?:step |[a-z][A-Za-z_]{1,40}: ).{1,400}", re.MULTILINE)
@@ -29,8 +28,11 @@ _HEARD_PER_READ = 200
 
 
 class LogSink:
-    """Feed it what was read. `on_line` hears the lines that look like a step or a `name: value`; of a read with
-    hundreds of them, the first and the last."""
+    """Keeps head and tail of an output.
+
+    `on_line` gets the lines that look like a step or a `name: value`; of more than 200 in one read, the first and the
+    last hundred.
+    """
 
     def __init__(self, cap_kib: int, on_line: Callable[[bytes], None], redact: Redact) -> None:
         self._half_bytes = max(1, cap_kib * 1024 // 2)
@@ -48,7 +50,7 @@ class LogSink:
         self.seen_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take what was read; an unfinished line waits for the next read, up to the length of a line."""
+        """Take a chunk of output. An unfinished line waits for the next chunk, up to twice the longest kept line."""
         self.seen_bytes += len(chunk)
         whole, newline, partial = chunk.replace(b"\r", b"\n").rpartition(b"\n")
         if newline:
@@ -63,7 +65,7 @@ class LogSink:
                 self._partial, self._cutting = b"", True
 
     def finish(self) -> None:
-        """The output has ended: an unfinished line counts as one. Only now there is a text."""
+        """End the output, with an unfinished line as its last. Call this before `text` and `last_lines`."""
         self._take(self._partial)
         self._partial = b""
         lines = deque(_kept(self._redact(b"\n".join(self._tail))))
@@ -73,17 +75,17 @@ class LogSink:
         self._tail_lines = list(lines)
 
     def text(self) -> str:
-        """What is kept, with a line that says how much is missing."""
+        """Return the kept text, with a line that says how many bytes are left out."""
         left_out = self._dropped_bytes + self._tail_bytes - _size(self._tail_lines)
         gap = [f"[{left_out} bytes left out]".encode()] if self._dropped_bytes else []
         return _text(b"".join(line + b"\n" for line in (*self._head, *gap, *self._tail_lines)))
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines that are not blank."""
+        """Return the last lines that are not blank."""
         return [_text(line) for line in (self._head + self._tail_lines)[-count:]]
 
     def _take(self, block: bytes) -> None:
-        """A block of whole lines."""
+        """Take a block of whole lines."""
         if b"\x1b" in block:
             block = _ESCAPES.sub(b"", block)
         block = block.translate(None, _CONTROLS)
@@ -102,7 +104,7 @@ class LogSink:
             self._dropped_bytes += dropped
 
     def _fill_head(self, block: bytes) -> bytes:
-        """Add lines until the head is full; the rest of the block."""
+        """Add lines to the head until it is full, and return the rest of the block."""
         lines = block.split(b"\n")
         for at, line in enumerate(lines):
             for kept in _kept(line):
@@ -115,10 +117,10 @@ class LogSink:
 
 
 class Output:
-    """All that a candidate prints: before it asks for its score, and after, when it may have seen what scores it.
+    """The output of a candidate, before and after it asks for its score.
 
-    What came before may be quoted; what came after is kept for people, and of it only the numbers of the summary are
-    read. Nothing that a prompt could carry is made of its words.
+    Output from before may be quoted. Output from after may contain the rows that score the candidate: it is kept for
+    users, only the numbers of the summary are read from it, and no text of it can reach a prompt.
     """
 
     def __init__(self, cap_kib: int, printed: Printed, redact: Redact) -> None:
@@ -129,50 +131,53 @@ class Output:
 
     @property
     def seen_bytes(self) -> int:
-        """How much was printed."""
+        """The number of printed bytes."""
         return self._before.seen_bytes + self._after.seen_bytes
 
     def feed(self, chunk: bytes) -> None:
-        """Take what was read."""
+        """Take a chunk of output."""
         (self._after if self._sealed else self._before).feed(chunk)
 
     def seal(self) -> None:
-        """It asks for its score: from here on nothing is quoted. Called before it is shown its first question."""
+        """Quote nothing from now on. Call this after a candidate asked for its score, before its first question."""
         self._before.finish()
         self._sealed = True
 
     def finish(self) -> None:
-        """The output has ended."""
+        """End the output."""
         (self._after if self._sealed else self._before).finish()
 
     def text(self) -> str:
-        """All that is kept, for people."""
+        """Return all kept output, for users."""
         late = self._after.text()
         return self.told() + (f"{LATE_HEADING}\n{late}" if late else "")
 
     def told(self) -> str:
-        """What is kept of the output before it asked for its score."""
+        """Return the kept output from before the candidate asked for its score."""
         return self._before.text()
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines, to be quoted; none once it has asked for its score."""
+        """Return the last lines for quoting, or none once the candidate has asked for its score."""
         return [] if self._sealed else self._before.last_lines(count)
 
     def fault(self, said: str) -> str:
-        """What its process says is wrong; once it has asked for its score the one sentence that our own code says then,
-        or none."""
+        """Return the fault that the candidate's process reports, cleaned.
+
+        Once the candidate has asked for its score, only the message of the trainer's own code is returned, and a fixed
+        sentence instead of any other.
+        """
         words = readable(said, self._redact)
         if not self._sealed or _FAULT.fullmatch(words):
             return words
         return "it reported a fault while it was being scored; its log may say which"
 
     def last_words(self, count: int) -> list[str]:
-        """The last lines whenever they came, to look for what ended it; no word of them is quoted."""
+        """Return the last lines from before and after, to classify the candidate's end. Never quote them."""
         return (self._before.last_lines(count) + self._after.last_lines(count))[-count:]
 
 
 def readable(said: str, redact: Redact) -> str:
-    """A candidate's own words in one line, as clean as its log."""
+    """Return a message of a candidate in one line, without control characters and secrets."""
     return _text(redact(said.encode(errors="replace").translate(None, _CONTROLS)).replace(b"\n", b" "))
 
 

@@ -1,4 +1,4 @@
-"""What is a worker's own, and whom its candidates run as. Values only."""
+"""The settings of a worker: its folders, its name, and the user of its candidates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from trainer.sandbox.launch import User
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What is this worker's: folders of a profile's data, of results that stay (a checker has none), of work that does
-    not; its name; the user that candidates run as, if not our own; its own cap of a GPU's memory; what no log shows.
+    """The settings of a worker.
+
+    `data` is the folder of a profile's data, `trials` the folder of kept results (None for a dry-run worker), and
+    `work` a folder that is wiped. `user` is the candidates' user, or None for the worker's own. `vram_cap_mib` caps the
+    GPU memory of each trial. `secrets` never appear in a log.
     """
 
     data: Path
@@ -24,16 +27,20 @@ class WorkerConfig:
 
     @property
     def results(self) -> Path:
-        """Where a trial's result is kept; without it there are no trials."""
+        """The folder of kept results. Only a worker that runs trials has one."""
         assert self.trials is not None, "only a checker is without, and its closed table has no trials"
         return self.trials
 
     @property
     def disks(self) -> tuple[Path, ...]:
-        """Where room is needed before anything is begun."""
+        """The folders whose disks need room before a job begins."""
         return (self.work,) if self.trials is None else (self.trials, self.work)
 
     @property
     def folder(self) -> Path:
-        """Where a candidate works. Its name says nothing: who can tell a claim could be honest until then."""
+        """The work folder of a candidate.
+
+        Its name is the same for every kind of trial, so that a candidate cannot recognise a claim and behave
+        differently in it.
+        """
         return self.work / "candidate"

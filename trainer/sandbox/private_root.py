@@ -1,12 +1,12 @@
-"""A root of a candidate's own: what it may see lies there and nothing else, read-only. Its work folder is the
-exception, and a /dev/shm of bounded size that is seen by nobody else and gone with its last process.
+"""Gives a candidate a root folder of its own, which holds only the granted paths and is read-only.
 
-Promises: after `own_root` no file outside the work folder and /dev/shm can be changed in any way, in content, mode,
-attributes or times (the kernel notes no time of reading either), and what was not granted cannot even be named. Best
-effort: root needs the right to mount, which containers lack (their root is read-only already); others need a kernel
-that lets them make a user namespace; both need Linux 5.12. `launch` tries it and tells in the layers.
+The work folder stays writable. So does /dev/shm, which is limited in size, private, and gone with its last process.
+Promises: after `own_root`, no file outside these two can be changed in content, mode, attributes or times (the kernel
+does not record access times either), and no other path exists. Best effort: root needs the right to mount, which
+containers lack (their root is already read-only); other users need a kernel that allows user namespaces; both need
+Linux 5.12. `launch` tries it, and the reported layers show the result.
 
-Standard library only, and little of it: the guardian imports it.
+Standard library only, and little of it, because the guardian imports this module.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import sys
 from trainer.sandbox.landlock import LIST, READ
 from trainer.sandbox.syscalls import KernelRefused
 
-OWN_PROCESS = "/proc/self/task"  # granted for writing, this stands for the threads of the candidate's own process
-_LIBC = ctypes.CDLL(None, use_errno=True)  # once: to open it for every call takes longer than the calls
+OWN_PROCESS = "/proc/self/task"  # for CUDA, which writes names of threads of the candidate's own process
+_LIBC = ctypes.CDLL(None, use_errno=True)  # opened once, because opening takes longer than the calls
 _SHARED_MEMORY, _SHARED_OPTIONS = "/dev/shm", b"size=2g,mode=1777"
 _ROOT_OPTIONS = b"size=1m,mode=755"  # folders, links and empty files
 _DEVICE_LINKS = {
@@ -30,12 +30,12 @@ _DEVICE_LINKS = {
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
 }
-_MOST_LINKS = 40  # as in the kernel
+_MOST_LINKS = 40  # the kernel's limit
 
 _NEW_MOUNTS, _NEW_USER = 0x20000, 0x10000000
 _NO_SETUID, _NO_DEVICES, _RECURSIVE, _SLAVE = 1 << 1, 1 << 2, 1 << 14, 1 << 19
 _DETACH = 2
-# system calls: the new ones have the same number on every architecture, pivot_root is older
+# system calls; new ones have the same number on every architecture, pivot_root is older
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _PIVOT_ROOT = 428, 429, 442, {"x86_64": 155, "aarch64": 41}
 _HERE, _OF_TREE, _CLONE, _CLOSE_ON_EXEC = -100, 0x8000, 1, 0o2000000
 _FROM_DESCRIPTOR = 4
@@ -52,7 +52,7 @@ class _Attributes(ctypes.Structure):
 
 
 def main() -> None:
-    """Can a process that this one starts have it? Exits 1 if not."""
+    """Try `own_root` in this process. Exit with code 1 and the reason if it fails."""
     try:
         own_root([(place, READ) for place in ("/usr", "/proc", "/sys", "/dev/null")], "/tmp")
     except OSError as refusal:
@@ -60,10 +60,10 @@ def main() -> None:
 
 
 def own_root(grants: list[tuple[str, int]], folder: str) -> None:
-    """From here on this process and what it starts see what is granted, as Landlock's rules name it, and nothing else.
+    """Give this process and its descendants a root with nothing but the granted paths, as in Landlock's rules.
 
-    `folder`, which exists, stays writable. To be called before any right is given up; afterwards the root is the
-    current folder. Raises OSError.
+    The existing `folder` stays writable. Call this before giving up any right. Afterwards the new root is the current
+    folder. Raise OSError.
     """
     _own_mounts()
     links: dict[str, str] = {}
@@ -74,7 +74,7 @@ def own_root(grants: list[tuple[str, int]], folder: str) -> None:
     places = _outermost(_existing(seen, links))
     folders = [*_existing(listed, links), _SHARED_MEMORY, work]
     trees = {place: _tree(place) for place in [*places, *own, work]}
-    # Any folder serves to build on, once what lies in it is held as a tree.
+    # The new root is built on the work folder, whose content `trees` already holds.
     _call("mount", b"tmpfs", work.encode(), b"tmpfs", ctypes.c_ulong(_NO_SETUID | _NO_DEVICES), _ROOT_OPTIONS)
     for place in places:
         _make_place(work, place)
@@ -94,7 +94,7 @@ def own_root(grants: list[tuple[str, int]], folder: str) -> None:
         os.close(tree)
     os.chdir(work)
     _system_call(_PIVOT_ROOT[os.uname().machine], b".", b".")
-    _call("umount2", b".", ctypes.c_int(_DETACH))  # the old root, which lies on the new one since then
+    _call("umount2", b".", ctypes.c_int(_DETACH))  # the old root, which is now mounted on the new one
     os.chdir("/")
 
 
@@ -106,11 +106,11 @@ def _own_mounts() -> None:
             file = os.open(f"/proc/self/{name}", os.O_WRONLY)
             os.write(file, text.encode())
             os.close(file)
-    _call("mount", b"none", b"/", None, ctypes.c_ulong(_RECURSIVE | _SLAVE), None)  # else the machine sees it too
+    _call("mount", b"none", b"/", None, ctypes.c_ulong(_RECURSIVE | _SLAVE), None)  # keep our mounts out of the host's
 
 
 def _existing(paths: list[str], links: dict[str, str]) -> list[str]:
-    """The places that paths lead to, without those that lead nowhere; the links on the way go to `links`."""
+    """Return the resolved paths that exist. Add the links on the way to `links`."""
     places = []
     for path in paths:
         found: dict[str, str] = {}
@@ -123,7 +123,7 @@ def _existing(paths: list[str], links: dict[str, str]) -> list[str]:
 
 
 def _outermost(places: list[str]) -> list[str]:
-    """Without those that lie in another one."""
+    """Return the places that lie in no other one."""
     outermost: list[str] = []
     for place in sorted(set(places), key=len):
         if not any(_lies_in(place, outer) for outer in outermost):
@@ -136,7 +136,7 @@ def _lies_in(path: str, place: str) -> bool:
 
 
 def _followed(path: str, links: dict[str, str]) -> str:
-    """Where a path leads; the links on the way go to `links`. Raises OSError."""
+    """Return a resolved path, and add the links on the way to `links`. Raise OSError."""
     waiting = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     place = ""
     while waiting:
@@ -156,13 +156,13 @@ def _followed(path: str, links: dict[str, str]) -> str:
 
 
 def _tree(place: str) -> int:
-    """A copy of the mounts at and below a place, attached to nothing yet: a descriptor."""
+    """Return a descriptor of a detached copy of all mounts at and below a place."""
     flags = _CLONE | _CLOSE_ON_EXEC | _OF_TREE
     return _system_call(_OPEN_TREE, ctypes.c_int(_HERE), place.encode(), ctypes.c_uint(flags))
 
 
 def _make_place(root: str, place: str) -> None:
-    """Something of the same kind below `root` for a mount to lie on."""
+    """Create a folder or an empty file below `root` as the mount point of a place."""
     if os.path.isdir(place):
         os.makedirs(root + place, exist_ok=True)
         return
@@ -176,7 +176,7 @@ def _attach(tree: int, path: str) -> None:
 
 
 def _make_read_only(root: str) -> None:
-    """All mounts at and below `root` as they are now."""
+    """Make all present mounts at and below `root` read-only."""
     wanted = _Attributes(_READ_ONLY, 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(wanted))
     _system_call(

@@ -1,9 +1,9 @@
-"""Processor seconds of a candidate's tree for its whole life: a count that never falls, read from procfs.
+"""Counts processor seconds of a candidate's process tree over its whole life, from procfs. The count never falls.
 
-Promises: seconds of an ended process count on, whether or not its parent waited for it. The system call filter keeps
-the kernel from reaping children by itself, so every one is waited for in the end, by the guardian at the latest, and
-stands in somebody's time of children; beyond that, every process that was ever seen is remembered by itself. Neither
-sum counts a second twice. Does not cover work that other processes of the machine do for a candidate.
+Promises: seconds of an ended process stay in the count, whether or not its parent waited for it. The system call filter
+keeps the kernel from reaping children by itself, so some process waits for each of them, at the latest the guardian,
+and its time of children includes them. In addition the seconds of every process ever seen are remembered. The count is
+the larger of both sums, and neither counts a second twice. Does not cover work of other processes for a candidate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainer.sandbox.usage import Usage, tree_usage
 
 
 class Ledger:
-    """The count of the tree below `root`, root included."""
+    """The processor seconds of the tree below `root`, including `root`."""
 
     def __init__(self, root: int) -> None:
         self._root = root
@@ -24,23 +24,24 @@ class Ledger:
         self.processor_s = 0.0
 
     def look(self) -> Usage:
-        """What the tree uses now; the count is brought up to date. Reads the table of all processes."""
+        """Update the count and return the tree's present usage. This reads the table of all processes."""
         usage = tree_usage(self._root)
         self._living = list(usage.processes)
         self.note(self._living)
         return usage
 
     def glance(self) -> float:
-        """The count after a look at the processes that the last look found; those started since follow with the next.
+        """Update the count from the processes that the last `look` found, and return it in seconds.
 
-        Costs a file a process, so it can be done at every answer.
+        Processes that have started since are counted by the next `look`. This reads one file per process, so it is
+        cheap enough for every answer.
         """
         again = [(known, read(known.pid)) for known in self._living]
         self.note([now for known, now in again if now is not None and now.began == known.began])
         return self.processor_s
 
     def note(self, processes: Iterable[Process]) -> None:
-        """Remember these, which are of the tree, all at one moment."""
+        """Update the count from processes of the tree that were all read at the same moment."""
         processes = list(processes)
         for process in processes:
             name = process.pid, process.began

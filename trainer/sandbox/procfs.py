@@ -1,14 +1,14 @@
-"""The process table, read from procfs: who there is and who descends from whom.
+"""Reads the process table from procfs: processes, their descendants and their ancestors.
 
-Promises: a process whose first thread has ended is told as what it is, running and with its memory. Standard library
-only, since the guardian uses it. A process may vanish between two reads; that is normal and skipped.
+Promises: a process counts as running, with its memory, while any of its threads lives. A process that vanishes between
+two reads is skipped. Standard library only, because the guardian imports this module.
 """
 
 from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False  # the guardian starts without what only types need
+TYPE_CHECKING = False  # the guardian starts faster without imports for types
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
@@ -18,10 +18,9 @@ _ENDED = (b"Z", b"X")
 
 
 class Process:
-    """One line of the table. `processor_s` includes the children it has waited for, `own_s` does not; `began` is in
-    ticks.
+    """One process. `processor_s` includes children for which it has waited, `own_s` does not. `began` is in ticks.
 
-    A plain class, because importing dataclasses would double the guardian's start.
+    It is a plain class, because importing dataclasses would double the time of the guardian's start.
     """
 
     __slots__ = ("began", "own_s", "parent", "pid", "processor_s", "rss_mib", "state")
@@ -39,21 +38,24 @@ class Process:
 
 
 def process_table() -> dict[int, Process]:
-    """All processes that can be seen, by pid; the oldest mostly first, so that what a parent waits for meanwhile is
-    missing once rather than counted twice."""
+    """Return all visible processes by pid.
+
+    Older processes are mostly read first. If a parent waits for a child meanwhile, the child's time is missing once
+    rather than counted twice.
+    """
     found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return {process.pid: process for process in found if process is not None}
 
 
 def processes(without: Container[str] = ()) -> Iterator[Process]:
-    """The same, each as soon as it is read, the latest mostly first; those whose pids stand in `without` are not."""
+    """Yield each visible process as soon as it is read, the latest mostly first, except the pids in `without`."""
     for name in reversed(os.listdir("/proc")):
         if name.isdigit() and name not in without and (process := read(int(name))) is not None:
             yield process
 
 
 def descendants(root: int, table: dict[int, Process] | None = None) -> list[Process]:
-    """Everything below `root`, itself left out, parents before children; zombies included."""
+    """Return all descendants of `root`, including zombies, parents before children."""
     table = process_table() if table is None else table
     children: dict[int, list[Process]] = {}
     for process in table.values():
@@ -68,7 +70,7 @@ def descendants(root: int, table: dict[int, Process] | None = None) -> list[Proc
 
 
 def ancestors(pid: int) -> list[int]:
-    """The parent of a process, that one's parent, and so on."""
+    """Return the pids of a process's parent, grandparent and so on."""
     found: list[int] = []
     while (process := read(pid)) is not None and process.parent:
         pid = process.parent
@@ -77,7 +79,7 @@ def ancestors(pid: int) -> list[int]:
 
 
 def processes_of(uid: int) -> list[int]:
-    """Running processes of a user; a zombie does not run."""
+    """Return the running processes of a user, without zombies."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -91,7 +93,7 @@ def processes_of(uid: int) -> list[int]:
 
 
 def read(pid: int) -> Process | None:
-    """One that can be seen, or None."""
+    """Return one process, or None if it is not visible."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -112,9 +114,10 @@ def read(pid: int) -> Process | None:
 
 
 def place(pid: int) -> str:
-    """The folder that tells what a process has: its own, or a thread's where the first one has ended before the others.
+    """Return the folder in procfs with a process's memory, environment and descriptors.
 
-    Such a process looks like a zombie, without memory, environment and descriptors.
+    It is the process's own, or that of a living thread if the first thread has ended. Such a process looks like a
+    zombie, without any of these.
     """
     folder = f"/proc/{pid}"
     try:
@@ -126,13 +129,13 @@ def place(pid: int) -> str:
 
 
 def _of_a_thread_that_lives(pid: int) -> tuple[bytes, bytes]:
-    """State and resident pages."""
+    """Return state and resident pages of a living thread, or of a zombie if there is none."""
     lives = next((fields for _, fields in _threads(pid) if fields[0] not in _ENDED), None)
     return (lives[0], lives[21]) if lives is not None else (b"Z", b"0")
 
 
 def _threads(pid: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Of each thread the folder and what its line of the table says behind the name; none of a process that is gone."""
+    """Yield the folder and the fields after the name for each thread, or nothing if the process is gone."""
     try:
         names = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):

@@ -1,16 +1,15 @@
-"""The system calls that no candidate may make whatever their arguments, by the error they fail with.
+"""The system calls that a candidate may not make with any arguments, by the error with which they fail.
 
-Does not cover calls that are refused for some arguments only, and how the kernel is told: see
-`trainer.sandbox.seccomp`.
+Does not cover calls that are refused for some arguments only, nor the filter itself: see `trainer.sandbox.seccomp`.
 
-Standard library only: the guardian imports it.
+Standard library only, because the guardian imports this module.
 """
 
 from __future__ import annotations
 
 import errno
 
-# name: number on x86-64, on aarch64; None where an architecture has no such call
+# name: numbers on x86-64 and aarch64; None if the architecture lacks the call
 REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
     errno.EPERM: {
         "ptrace": (101, 117),
@@ -26,11 +25,11 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "keyctl": (250, 219),
         "add_key": (248, 217),
         "request_key": (249, 218),
-        "shmget": (29, 194),  # System V memory and queues outlive their maker: a channel between two trials
+        "shmget": (29, 194),  # System V memory and queues outlive their creator and could link two trials
         "msgget": (68, 186),
         "semget": (64, 190),
         "mq_open": (240, 180),
-        "shmat": (30, 196),  # and those of other programs of the same user can be used by their number alone
+        "shmat": (30, 196),  # the same memory of other programs of the user can be used by its number alone
         "shmctl": (31, 195),
         "msgsnd": (69, 189),
         "msgrcv": (70, 188),
@@ -40,7 +39,7 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "semctl": (66, 191),
         "mq_unlink": (241, 181),
         "ioprio_set": (251, 30),
-        "pidfd_send_signal": (424, 424),  # takes a process's folder in procfs too, which names no pid
+        "pidfd_send_signal": (424, 424),  # also takes a process's folder in procfs, so no filter sees a pid
         "kcmp": (312, 272),
         "process_madvise": (440, 440),
         "process_mrelease": (448, 448),
@@ -59,8 +58,8 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "open_by_handle_at": (304, 265),
         "fanotify_init": (300, 262),
         "fanotify_mark": (301, 263),
-        "userfaultfd": (323, 282),  # stops a thread of the kernel for as long as a candidate likes
-        "memfd_secret": (447, 447),  # memory that nobody may look at or count
+        "userfaultfd": (323, 282),  # could block a kernel thread for any time
+        "memfd_secret": (447, 447),  # memory that no other process can read or count
         "modify_ldt": (154, None),
         "personality": (135, 92),
         "iopl": (172, None),
@@ -79,7 +78,7 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "finit_module": (313, 273),
         "delete_module": (176, 106),
     },
-    errno.EOPNOTSUPP: {  # attributes are a memory that outlives a process; shutil passes over this answer
+    errno.EOPNOTSUPP: {  # attributes outlive a process; shutil ignores this error
         "setxattr": (188, 5),
         "lsetxattr": (189, 6),
         "fsetxattr": (190, 7),
@@ -94,9 +93,9 @@ REFUSED: dict[int, dict[str, tuple[int, int | None]]] = {
         "io_uring_setup": (425, 425),
         "io_uring_enter": (426, 426),
         "io_uring_register": (427, 427),
-        "clone3": (435, 435),  # its flags lie in memory, where no filter can read them; libc then takes clone
-        "mincore": (27, 232),  # which pages of a file are in memory: what somebody read before
+        "clone3": (435, 435),  # no filter can read its flags, which are in memory; libc falls back to clone
+        "mincore": (27, 232),  # shows which pages of a file are in memory, and so were read before
         "cachestat": (451, 451),
-        "fadvise64": (221, 223),  # and with it they could be thrown out
+        "fadvise64": (221, 223),  # could drop pages of a file from memory
     },
 }

@@ -1,13 +1,14 @@
-"""The system calls that a candidate may not make, as one filter that it and its descendants cannot take off.
+"""Refuses system calls to a candidate, with one filter that neither the candidate nor its descendants can remove.
 
-Promises: no socket but of the family AF_UNIX, no io_uring to make one behind the filter's back, no namespace, no look
-into other processes, nothing that outlives them in the kernel, no attribute of a file, no way to ask which files are in
-memory. Refused calls fail as they do where the kernel lacks them, but for one: a handler for ended children is accepted
-and never installed, because with it a process could order the kernel, in memory where no filter reads it, to reap its
-children unseen, and their processor seconds with them (so dash never returns from `wait` for a job in the background).
-Does not cover files, modes and times, memory, signals, or unix sockets that lie open in the file system.
+Promises: no sockets except of the family AF_UNIX; no io_uring, which could create sockets past the filter; no
+namespaces; no access to other processes; no kernel objects that outlive the candidate; no file attributes; no query for
+the files in memory. A refused call fails with an ordinary error. The exception is a handler for SIGCHLD, which is
+accepted and not installed: its flags, in memory that no filter can read, could order the kernel to reap children unseen
+and lose their processor seconds. As a consequence, dash never returns from `wait` for a background job. Does not cover:
+files, modes and times; memory; signals to the candidate's own processes; Unix sockets with open modes in the file
+system.
 
-Standard library only: the guardian imports it.
+Standard library only, because the guardian imports this module.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import struct
 from trainer.sandbox.refused_calls import REFUSED
 from trainer.sandbox.syscalls import KernelRefused
 
-# offsets in struct seccomp_data; of an argument the lower half, all that these calls read
+# offsets in struct seccomp_data; of an argument only the lower half, which is all that these calls read
 _NUMBER, _MACHINE, _ARGUMENT, _SECOND, _THIRD, _SIXTH = 0, 4, 16, 24, 32, 56
 
 _SOCKETS = {"socket": (41, 198), "socketpair": (53, 199)}
-_SIGNALS = {  # their first argument is a process, or a group with its sign turned
+_SIGNALS = {  # their first argument is a pid, or a negative process group
     "kill": (62, 129),
     "tkill": (200, 130),
     "tgkill": (234, 131),
@@ -32,7 +33,7 @@ _SIGNALS = {  # their first argument is a process, or a group with its sign turn
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_open": (434, 434),
 }
-_SCHEDULING = {  # the same; under one uid these reach all processes of a user, which nothing else prevents
+_SCHEDULING = {  # same argument; nothing else keeps these from all processes of the uid
     "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118),
@@ -44,25 +45,25 @@ _BY_ARGUMENT = {  # name: numbers, which argument, values that are refused
         (72, 25),
         _SECOND,
         [
-            *(8, 15),  # F_SETOWN, F_SETOWN_EX: an owner, whom the kernel then signals
-            *(1024, 1026, 1040),  # F_SETLEASE, F_NOTIFY, F_SETDELEG: others wait for who has one, or are watched
-            *(1036, 1038),  # F_SET_RW_HINT, F_SET_FILE_RW_HINT: a note at the file that stays after its writer
+            *(8, 15),  # F_SETOWN, F_SETOWN_EX: the kernel then signals the new owner
+            *(1024, 1026, 1040),  # F_SETLEASE, F_NOTIFY, F_SETDELEG: delay or watch other processes
+            *(1036, 1038),  # F_SET_RW_HINT, F_SET_FILE_RW_HINT: a note on a file that stays
         ],
     ),
     "ioctl": (
         (16, 29),
         _SECOND,
         [
-            *(0x8901, 0x8902),  # FIOSETOWN, SIOCSPGRP: an owner
-            *(0x40086602, 0x40046602, 0x401C5820, 0x40087602),  # flags and version of a file: notes that stay
+            *(0x8901, 0x8902),  # FIOSETOWN, SIOCSPGRP: set an owner
+            *(0x40086602, 0x40046602, 0x401C5820, 0x40087602),  # set flags and version of a file: notes that stay
             *(0x40806685, 0x800C6613, 0xC0506617),  # fs-verity; a folder's encryption and its keys
         ],
     ),
-    "madvise": ((28, 233), _THIRD, [20, 21]),  # MADV_COLD, MADV_PAGEOUT: throws pages of a file out of memory
+    "madvise": ((28, 233), _THIRD, [20, 21]),  # MADV_COLD, MADV_PAGEOUT: drop pages of a file from memory
 }
 _BY_BIT = {  # name: numbers, which argument, the bit that is refused
     "preadv2": ((327, 286), _SIXTH, 8),  # RWF_NOWAIT: is this part of a file in memory?
-    "seccomp": ((317, 277), _SECOND, 8),  # SECCOMP_FILTER_FLAG_NEW_LISTENER: a process that answers another one's calls
+    "seccomp": ((317, 277), _SECOND, 8),  # SECCOMP_FILTER_FLAG_NEW_LISTENER: answers calls of another process
 }
 _RT_SIGACTION, _SIGCHLD = (13, 134), 17
 _SETPRIORITY = (141, 140)
@@ -77,10 +78,10 @@ _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET
 _THREAD, _SHARED_FILES = 0x10000, 0x400  # CLONE_THREAD, CLONE_FILES
 _X32 = 0x40000000
 _SET_MODE_FILTER = 1
-_SPEC_ALLOW = 4  # without it kernels before 5.16 slow the candidate down, and its speed is what is measured
+_SPEC_ALLOW = 4  # without it, kernels before 5.16 slow the candidate down, which lowers its score
 
-_SECOND_UPPER = 28  # the other half of the second argument, of a pointer
-_MOST_COMPARED = 250  # a jump goes 255 steps at most
+_SECOND_UPPER = 28  # the upper half of the second argument, which is a pointer
+_MOST_COMPARED = 250  # a jump in BPF skips 255 steps at most
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
@@ -90,11 +91,11 @@ class _Program(ctypes.Structure):
 
 
 def confine(untouchable: list[int], schedules_only: int | None = None) -> None:
-    """Put the filter on this process for good; it must have given up new privileges. Raises KernelRefused.
+    """Apply the filter to this process for good, after new privileges were forbidden. Raise KernelRefused.
 
-    `untouchable` are processes that get neither a signal nor another priority from behind it, nor do their groups:
-    under one uid nothing else prevents that on kernels before 6.12. Where `schedules_only` names a process, nothing but
-    that one and who calls can be given other cores or another kind of scheduling: for a user who has other processes.
+    `untouchable` are pids. The candidate can neither signal these processes and their groups nor change their
+    scheduling. Under the same uid nothing else prevents this on kernels before 6.12. If `schedules_only` is a pid,
+    cores and scheduling can be changed only for that process and the caller, since the user has other processes.
     """
     machine = os.uname().machine
     if machine not in _COLUMNS:
@@ -103,7 +104,7 @@ def confine(untouchable: list[int], schedules_only: int | None = None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     laid_out = _Program(len(steps) // 8, steps)
     number = ctypes.c_long(_SECCOMP[_COLUMNS[machine]])
-    for flags in (_SPEC_ALLOW, 0):  # a kernel that does not know the flag knows no such slowness
+    for flags in (_SPEC_ALLOW, 0):  # a kernel without the flag is not slowed down either
         if libc.syscall(number, ctypes.c_long(_SET_MODE_FILTER), ctypes.c_long(flags), ctypes.byref(laid_out)) == 0:
             return
     error = ctypes.get_errno()
@@ -115,7 +116,7 @@ def confine(untouchable: list[int], schedules_only: int | None = None) -> None:
 
 
 def program(machine: str, untouchable: list[int], schedules_only: int | None = None) -> bytes:
-    """The filter for an architecture, in classic BPF."""
+    """Return the filter for an architecture, as a program in classic BPF."""
     column = _COLUMNS[machine]
     steps = [(_LOAD, 0, 0, _MACHINE), (_EQUAL, 1, 0, _AUDIT_NAMES[column]), (_RETURN, 0, 0, _KILL_PROCESS)]
     steps += [(_LOAD, 0, 0, _NUMBER)]
@@ -148,7 +149,7 @@ def program(machine: str, untouchable: list[int], schedules_only: int | None = N
 def _when(
     number: int, test: tuple[int, int], met: int, unmet: int, argument: int = _ARGUMENT
 ) -> list[tuple[int, int, int, int]]:
-    """For one call: what a test of an argument, the first, decides."""
+    """Return BPF steps for one call: return `met` or `unmet` by a test of an argument."""
     comparison, value = test
     return [
         (_EQUAL, 0, 4, number),
@@ -160,12 +161,12 @@ def _when(
 
 
 def _unless_among(number: int, refused: list[int], argument: int = _ARGUMENT) -> list[tuple[int, int, int, int]]:
-    """For one call: EPERM where an argument, the first, is one of these. Raises KernelRefused for too many."""
+    """Return BPF steps for one call: EPERM if the argument is one of these. Raise KernelRefused for too many."""
     return _compared(number, refused, argument, met=_FAIL | errno.EPERM, unmet=_ALLOW)
 
 
 def _only_among(number: int, allowed: list[int]) -> list[tuple[int, int, int, int]]:
-    """For one call: EPERM where the first argument is none of these."""
+    """Return BPF steps for one call: EPERM if the first argument is none of these."""
     return _compared(number, allowed, _ARGUMENT, met=_ALLOW, unmet=_FAIL | errno.EPERM)
 
 
@@ -185,8 +186,10 @@ def _compared(
 
 
 def _without_handler(number: int, signal_number: int) -> list[tuple[int, int, int, int]]:
-    """For rt_sigaction: nothing is done where a handler, the second argument, is given for the signal, and success is
-    answered; programs give up where they are refused. Asking for the present handler, with no new one, is allowed."""
+    """Return BPF steps for rt_sigaction: report success for a new handler of the signal without installing it.
+
+    Programs give up if the call is refused. A query for the present handler, with a null second argument, is allowed.
+    """
     return [
         (_EQUAL, 0, 8, number),
         (_LOAD, 0, 0, _ARGUMENT),
@@ -201,7 +204,7 @@ def _without_handler(number: int, signal_number: int) -> list[tuple[int, int, in
 
 
 def _only_for_itself(number: int) -> list[tuple[int, int, int, int]]:
-    """For setpriority: a process (0), the calling one (0)."""
+    """Return BPF steps for setpriority: allow only PRIO_PROCESS (0) of the calling process (0)."""
     return [
         (_EQUAL, 0, 6, number),
         (_LOAD, 0, 0, _ARGUMENT),
@@ -214,7 +217,10 @@ def _only_for_itself(number: int) -> list[tuple[int, int, int, int]]:
 
 
 def _shared_by_threads(number: int) -> list[tuple[int, int, int, int]]:
-    """For clone: no namespace, and no thread with descriptors of its own, which nobody would look for."""
+    """Return BPF steps for clone: EPERM for a new namespace, and for a thread with descriptors of its own.
+
+    The supervisor counts descriptors by process and would miss a thread's own.
+    """
     return [
         (_EQUAL, 0, 6, number),
         (_LOAD, 0, 0, _ARGUMENT),

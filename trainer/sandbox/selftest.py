@@ -1,7 +1,7 @@
-"""Before the first trial: is the sandbox around candidates there? A probe is started where a candidate would be.
+"""The self-test of the sandbox before the first trial: a probe runs in place of a candidate.
 
-Promises: what it names open is open, tried just now on this machine; a worker whose sandbox has a hole says which and
-refuses to work, unless told that this is wanted. Does not cover what nobody thought of trying.
+Promises: each act that it reports as open has just succeeded on this machine. A worker whose sandbox has a hole names
+the hole and refuses to work, unless `--unsafe-local` accepts it. Does not cover acts that are not in the table.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _CODE = Path(__file__).resolve().parents[1]
 
 
 class Unsafe(RuntimeError):
-    """Candidates could do what they must not; the message says what, and what to do."""
+    """Raised when candidates could do a forbidden act. The message names the act and the next step."""
 
 
 @dataclass(frozen=True)
 class SandboxCheck:
-    """What stands around a candidate, what gets through all the same, and what is wrong with the GPU from inside."""
+    """The applied layers, the forbidden acts that succeeded, and the fault of the GPU as seen from inside, or None."""
 
     layers: tuple[str, ...]
     open: tuple[str, ...]
     card_fault: str | None
 
     def require(self) -> None:
-        """Raises Unsafe where anything gets through or the GPU cannot be used."""
+        """Raise Unsafe if a forbidden act succeeded, or if the GPU cannot be used."""
         if self.open:
             raise Unsafe(
                 f"a candidate here could {', '.join(self.open)}; run in containers (scripts/up), or on Linux 5.13 or "
@@ -49,7 +49,7 @@ class SandboxCheck:
 
 
 def check_sandbox(places: WorkerConfig, password_file: Path | None) -> SandboxCheck:
-    """Start the probe, hear what it could do. Raises Unsafe where it does not even start."""
+    """Run the probe and return its findings. Raise Unsafe if the probe does not start."""
     folder = places.work / "probe"
     clear(folder, places.user)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -74,12 +74,15 @@ def check_sandbox(places: WorkerConfig, password_file: Path | None) -> SandboxCh
 
 
 def _expected() -> list[Layer]:
-    """The layers whose acts are tried. Where no root of its own can be had, trainer/README.md names what is open."""
+    """Return the layers for which the acts are tried.
+
+    If candidates can have no root folder of their own, its acts are not tried; trainer/README.md lists them as open.
+    """
     return [layer for layer in LAYERS if layer.name != OWN_ROOT or can_own_root()]
 
 
 def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> tuple[str, tuple[str, ...]]:
-    """What the probe said, and the layers that it was behind."""
+    """Return the output of the probe, and the layers that were applied to it."""
     guarded = GuardedProcess.start(
         Launch(
             folder=folder.absolute(),

@@ -1,8 +1,7 @@
-"""What the sandbox around candidates let through, tried from inside: the trainer starts this where a candidate would
-be.
+"""Tries every forbidden act from inside the sandbox. The trainer starts this program in place of a candidate.
 
-Prints `open: WHAT` for everything that a candidate must not do and could, and `GPU: REASON` where there is a GPU, not
-hidden, and CUDA does not start on it. It believes nothing of the layers that were put up; it tries.
+It prints `open: ACT` for each forbidden act that succeeds, and `GPU: REASON` if a GPU is visible but CUDA does not
+start. It trusts no report about the layers.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from trainer.sandbox.layers import LAYERS, Act
 
 
 def main() -> None:
-    """Entry point: argv holds the targets as JSON; one that is null is not tried."""
+    """Run the probe. argv[2] holds the target of each act as JSON; an act with the target null is not tried."""
     targets = json.loads(sys.argv[2])
     for act in (act for layer in LAYERS for act in layer.acts):
         if targets.get(act.words) is not None and _could(act, targets[act.words]):

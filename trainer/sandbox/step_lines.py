@@ -1,7 +1,7 @@
-"""What a candidate says of itself in its log: step lines while it trains, a summary at its end.
+"""Reads the candidate's log for step lines and the summary at the end.
 
-Promises: bounded memory whatever is printed. Everything here is the candidate's claim: shown, cross-checked, never
-decided on.
+Promises: bounded memory whatever is printed. All numbers are claims of the candidate: they are shown to users and
+compared with the trainer's own score, but no score comes from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LARGEST_LOSS = 1e12
 
 
 class Printed:
-    """Reads lines one by one; the loss curve is thinned by doubling its stride whenever it is full."""
+    """Reads lines one by one. A full loss curve drops every other point and doubles its stride."""
 
     def __init__(self) -> None:
         self._points: list[LossPoint] = []
@@ -30,7 +30,7 @@ class Printed:
         self.summary: dict[str, float] = {}
 
     def line(self, line: bytes) -> None:
-        """Look at one line; anything unknown is passed over."""
+        """Read a step line or a line of the summary, and ignore any other."""
         line = line.rstrip()
         if line.startswith(b"step"):
             self._step(line)
@@ -38,30 +38,35 @@ class Printed:
             self.late_line(line)
 
     def late_line(self, line: bytes) -> None:
-        """The same of a line that came after it asked for its score: a number of the summary and nothing else, in as
-        many digits as an honest one has."""
+        """Read a line of the summary, and ignore any other.
+
+        After the candidate asked for its score, only such lines are read. Numbers are rounded to nine digits, so that
+        they carry no hidden text.
+        """
         line = line.rstrip()
         if b":" in line[:48] and (found := _SUMMARY.match(line)):
             self._told(found[1].decode(), found[2])
 
     @property
     def curve(self) -> tuple[LossPoint, ...]:
-        """At most LOSS_POINTS points, the last one always among them."""
+        """At most LOSS_POINTS points, including the last one."""
         if self.last is None or (self._points and self._points[-1] == self.last):
             return tuple(self._points)
         return (*self._points[: LOSS_POINTS - 1], self.last)
 
     @property
     def steps(self) -> int | None:
-        """Steps as the summary says, else up to the last step line."""
+        """The number of steps by the summary, or else by the last step line."""
         told = self.summary.get("num_steps")
         if told is not None:
             return int(told)
         return self.last.step + 1 if self.last is not None else None
 
     def _told(self, name: str, text: bytes) -> None:
-        """A line of the summary. A val_bpb that is a number, but none that can be right, is kept as NaN: it was
-        printed, and agrees with nothing; any other is passed over."""
+        """Record a line of the summary, and ignore a value out of bounds.
+
+        Only a val_bpb out of bounds is kept, as NaN: it was printed, and NaN agrees with no score.
+        """
         most = _MOST.get(name)
         if most is None:
             return

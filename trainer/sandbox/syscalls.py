@@ -1,7 +1,7 @@
-"""The few Linux calls that Python does not offer: parent-death signal, subreaper, a closed process, memory files that
-cannot shrink; and changing to another user for good.
+"""Linux calls that Python lacks: the parent-death signal, subreaper, undumpable processes, sealed memory files, and a
+permanent change of user.
 
-Standard library only: the guardian imports it before anything else runs.
+Standard library only, because the guardian imports this module before any other code runs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 
 class KernelRefused(OSError):
-    """A kernel call that a layer depends on failed; the message names it."""
+    """Raised when a kernel call fails that a layer depends on. The message names the call."""
 
 
 def die_with_parent(send: signal.Signals, parent: int) -> None:
-    """Have the kernel send `send` to this process when the thread that forked it ends; exit if it is gone already.
+    """Have the kernel signal this process when the thread that forked it ends; exit if the parent is gone already.
 
-    A uid change clears this, so it must be set again after one.
+    A change of uid clears the setting, so set it again afterwards.
     """
     _prctl(_PR_SET_PDEATHSIG, send)
     if os.getppid() != parent:
@@ -36,30 +36,32 @@ def die_with_parent(send: signal.Signals, parent: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Make every orphaned descendant a child of this process, whatever session or group it moved to."""
+    """Make every orphaned descendant a child of this process, also from another session or process group."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def become_undumpable() -> None:
-    """No process of this user may look into this one: not at its memory, its environment, its descriptors. Forks stay
-    so; a program that is started does not."""
+    """Close this process's memory, environment and descriptors to other processes of the user.
+
+    Forks inherit the setting; a started program does not.
+    """
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def forbid_new_privileges() -> None:
-    """No program that this process or a descendant starts gains a right by being started, for good."""
+    """Forbid for good that a program started by this process or a descendant gains rights."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def become(uid: int, gid: int) -> None:
-    """Take another user for good, with no group but `gid`; every capability goes with uid 0."""
+    """Become another user for good, with the group `gid` alone. All capabilities are lost with uid 0."""
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
 def drop_capabilities() -> None:
-    """Root becomes a user like any other for good: with new privileges forbidden, no program gives them back."""
+    """Drop all capabilities. With new privileges forbidden, no program gives them back."""
     nothing = (ctypes.c_uint32 * 6)()
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     if ctypes.CDLL(None, use_errno=True).capset(header, nothing) != 0:
@@ -68,7 +70,9 @@ def drop_capabilities() -> None:
 
 
 def sealed_memory(name: str, size_bytes: int) -> int:
-    """A memory file of fixed size: a peer that shrank it would kill its reader with SIGBUS; the kernel forbids it."""
+    """Create a memory file of a fixed size in bytes. The seal stops a peer from shrinking it, which would kill a reader
+    with SIGBUS.
+    """
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size_bytes)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -76,18 +80,20 @@ def sealed_memory(name: str, size_bytes: int) -> int:
 
 
 def growing_memory(name: str) -> int:
-    """A memory file that its writer makes as large as it needs, up to the limit of its files."""
+    """Create a memory file that its writer may enlarge up to its file size limit."""
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 def freeze_memory(fd: int) -> None:
-    """Nobody changes it from now on; OSError while somebody has it mapped for writing."""
+    """Forbid all changes of a memory file. Raise OSError while a process has it mapped for writing."""
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def frozen_copy(fd: int, name: str) -> int:
-    """A new memory file with the same content, open for reading alone, that nobody can change; nothing else of the old
-    one comes along: no offset, no attribute, no lock, no time."""
+    """Return a copy of a memory file that no process can change, open for reading only.
+
+    The copy shares only the content with the original: no offset, attribute, lock or time.
+    """
     copy = growing_memory(name)
     try:
         size, done = os.fstat(fd).st_size, 0

@@ -1,7 +1,7 @@
-"""What a tree of processes uses, and who carries a marker: measured from outside, through procfs.
+"""Measures the usage of a process tree and finds processes with a marker, from outside, through procfs.
 
-A process may vanish between two reads; that is normal and skipped. Does not cover memory without an owner in the tree,
-but for what lies in a /dev/shm of its own.
+A process that vanishes between two reads is skipped. Does not cover memory that no process of the tree holds, except
+files in the tree's own /dev/shm.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ _HELD = "Tt"  # states in procfs: stopped by a signal, stopped by a tracer
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tree uses now, its root among its `processes`. `processor_s` counts ended descendants too, as long as
-    somebody in the tree waited for them; `files_mib` is what its own /dev/shm holds, mapped or not; `stopped` is True
-    while a signal or a tracer holds one of them."""
+    """The present usage of a tree; `processes` include its root, `pids` and `rss_mib` do not.
+
+    `processor_s` includes ended descendants for which a process of the tree has waited. `files_mib` is the content of
+    the tree's own /dev/shm, mapped or not. `stopped` is True if a signal or a tracer has stopped one of the processes.
+    """
 
     processor_s: float
     rss_mib: float
@@ -32,7 +34,7 @@ class Usage:
 
 
 def tree_usage(root: int) -> Usage:
-    """What `root` and everything below it uses."""
+    """Return the present usage of `root` and all its descendants."""
     table = process_table()
     tree = descendants(root, table)
     top = [table[root]] if root in table else []
@@ -47,12 +49,12 @@ def tree_usage(root: int) -> Usage:
 
 
 def held_once_mib(root: int, files_mib: float, group_before_mib: float | None) -> float | None:
-    """Memory below `root`, and `files_mib` of its /dev/shm, with every shared page counted once; None where the kernel
-    does not tell. Files that are mapped are in both, so the larger counts.
+    """Return the memory in MiB below `root`, with each shared page counted once, or None if it cannot be measured.
 
-    In a container we may not look into another user's processes: there it is what the group holds more than before.
-    Walks page tables, so it is for the moment when the plain sum, which counts what forks share again and again,
-    looks too large.
+    `files_mib` is the content of the tree's /dev/shm. Mapped files are in both numbers, so the larger one counts. In a
+    container the trainer may not read another user's processes; there the growth of the control group's memory since
+    `group_before_mib` is returned. The call walks page tables, so make it only if the plain sum, which counts shared
+    pages of forks several times, is too large.
     """
     kib = {b"Pss:": 0, b"Pss_Shmem:": 0}
     for process in descendants(root):
@@ -72,7 +74,9 @@ def held_once_mib(root: int, files_mib: float, group_before_mib: float | None) -
 
 
 def shared_once_mib(pids: Iterable[int]) -> float:
-    """Shared memory that processes map, every page counted once; 0 for those into which we may not look."""
+    """Return the shared memory in MiB that processes map, each page counted once. Processes closed to the trainer count
+    as 0.
+    """
     kib = 0
     for pid in pids:
         try:
@@ -84,7 +88,7 @@ def shared_once_mib(pids: Iterable[int]) -> float:
 
 
 def own_shared_memory_mib(pids: Iterable[int]) -> float:
-    """What lies in a /dev/shm of the tree's own; 0 where it has none, or we may not look."""
+    """Return the MiB in the tree's own /dev/shm, or 0 if it has none or is closed to the trainer."""
     ours = os.stat(_SHARED_MEMORY).st_dev
     for pid in pids:
         memory = f"{place(pid)}/root{_SHARED_MEMORY}"
@@ -98,7 +102,7 @@ def own_shared_memory_mib(pids: Iterable[int]) -> float:
 
 
 def carriers(markers: Sequence[bytes]) -> list[int]:
-    """Running processes whose environment at their start held one of the markers, this one left out."""
+    """Return the pids of other running processes that had one of the markers in their environment at their start."""
     found = []
     for pid in process_table():
         environment = _environment(f"/proc/{pid}") or _environment(place(pid))

@@ -1,8 +1,7 @@
-"""What a candidate may see of the file system: the system and the interpreter to read, its data to read, its own to
-write, the GPU to use. The work folder is the guardian's to add.
+"""The paths that a candidate may use: it reads the system, the interpreter and its data, and it uses the GPU.
 
-An allow-list: what nobody named stays closed, homes and other people's programs included. Does not cover what the
-candidate's user may do with what is granted; see `trainer.sandbox.landlock`.
+The list allows; all other paths stay closed, including home folders and the programs of other users. The guardian adds
+the work folder. Does not cover the meaning of rights; see `trainer.sandbox.landlock`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from trainer.sandbox.private_root import OWN_PROCESS
 Grant = tuple[str, int]
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/proc", "/sys")
-# of /etc no more: root could read its secrets
+# only these files of /etc: a candidate that runs as root could read secrets in others
 _SETTINGS = (
     "alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf", "passwd",
 )  # fmt: skip
@@ -29,23 +28,23 @@ PRIVATE = "private"
 
 
 def grants(data: Path, devices: Path = Path("/dev")) -> list[Grant]:
-    """For a candidate that trains on the data in a folder, all of it but what lies in `private`."""
+    """Return the paths and rights of a candidate that trains on a data folder. Its subfolder `private` stays closed."""
     read = [*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *_interpreter(), str(_ROOT / "trainer")]
     entries = data.absolute().iterdir() if data.is_dir() else ()
     read += [str(entry) for entry in entries if entry.name != PRIVATE]
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # as a checker has it: what is no candidate's to use
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # as in a dry-run worker, which uses no GPU
     cards = [] if hidden else sorted(str(node) for node in devices.glob("nvidia*"))
     found = [(path, READ) for path in dict.fromkeys(read)]
     found += [(str(_ROOT), LIST), (str(devices / "shm"), ALL)]
     found += [(str(devices / name), USE) for name in _DEVICES]
     found += [(card, USE | READ) for card in cards]
     if cards:
-        found.append((OWN_PROCESS, USE | READ))  # CUDA names its threads there, and fails where it cannot
+        found.append((OWN_PROCESS, USE | READ))  # CUDA writes thread names there, and fails without that right
     return found
 
 
 def _interpreter() -> list[str]:
-    """Where Python and its packages lie, a virtual environment's and its maker's; and the driver's libraries."""
+    """Return the folders of Python, its packages (also of a virtual environment's base) and the driver's libraries."""
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     started = Path(sys.executable)
     places = [
@@ -56,5 +55,5 @@ def _interpreter() -> list[str]:
         started.resolve().parent,
         *libraries,
     ]
-    places += [entry for entry in sys.path if Path(entry).name in _PACKAGES]  # a .pth file names others' too
+    places += [entry for entry in sys.path if Path(entry).name in _PACKAGES]  # a .pth file may name further folders
     return [str(place) for place in places if str(place)]

@@ -1,14 +1,14 @@
-"""Does a score come from the past of each row alone? The questions that find out, and what their answers show.
+"""Tests whether a score comes from the past of each row alone: draws the questions to a replica, judges the answers.
 
-While the validation rows are scored, the trainer notes the loss of every token. Then it draws positions at random,
-keeps each row up to its position, puts other text behind it, and asks a replica for the loss of the token that stood
-there. A model that reads only the past gives the same loss again. The difference is what the model gained from the
-future, in nats: the profit of a look-ahead, however it is hidden, since nothing else of an answer enters the score.
+While the validation rows are scored, the trainer records the loss of every token. Then it draws positions at random,
+keeps each row up to its position, appends other text, and asks a replica for the logits of the token that followed. A
+model that reads only the past gives the same loss again. The difference is the model's gain from the future, in nats:
+the profit of a look-ahead, however it is hidden, since nothing but these losses enters the score.
 
-Promises: positions are drawn after the score, so nobody could know them; half of the draws go to tokens in proportion
-to how much better they were predicted than by the pairs of tokens alone, which is where a rare look-ahead must have its
-profit; no question shows what another one asks for. Does not cover a process that remembers its earlier answers: the
-replica is a fresh one.
+Promises: positions are drawn after the score, so no candidate can know them. Half of the draws choose tokens in
+proportion to how much better they were predicted than by pairs of tokens alone, because a rare look-ahead must have its
+profit there. No question reveals the answer to a later one. Does not cover a process that remembers its earlier
+answers; therefore the replica is a fresh process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy.typing as npt
 
 from trainer.scoring.rows import Tokens
 
-TOLERANCE, MOST_TOLERANCE = 0.03, 0.25  # nats; bf16 steps by 0.03 where logits are about 10
-MOST_PROFIT, EXACT_PROFIT = 0.01, 6e-4  # nats a token; the latter where the same rows gave the same answers bit by bit
+TOLERANCE, MOST_TOLERANCE = 0.03, 0.25  # nats; bf16 rounds a logit near 10 by up to 0.03
+MOST_PROFIT, EXACT_PROFIT = 0.01, 6e-4  # nats per token; the second where repeated rows gave identical answers
 _LEAST_PROFIT = 1e-4
 _NOISE_FACTOR = 4.0
 _DOUBT, _BEYOND_DOUBT, _NOISE_DOUBT = 3.0, 5.0, 9.0  # standard errors
-_UNCHANGED_SHARE = 8  # one question in so many repeats its row as it was
+_UNCHANGED_SHARE = 8  # one question in 8 repeats its row unchanged
 _CONFIDENCE = 0.99
-_PAIR_WEIGHT = 5.0  # pseudo-counts of the single tokens behind those of pairs
+_PAIR_WEIGHT = 5.0  # the weight of counts of single tokens, as a pseudo-count
 
 Losses = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -37,12 +37,13 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CausalityFinding:
-    """What came out. Losses are in nats; `noise` and `change` are the largest differences of a loss between both
-    processes: for rows repeated as they were, and for positions whose future was another one.
+    """The result of the questions. All losses are in nats.
 
-    `rows` counts the latter, `position` is that of `change`, `profit` and `profit_error` are the mean gain of a token
-    and its standard error, `noise_error` is what that error would be by the noise of repeated rows alone, and `room`
-    the mean by which tokens were predicted better than by pairs alone.
+    `noise` and `change` are the largest differences of a loss between candidate and replica: `noise` for unchanged
+    rows, `change` for positions with another future, at `position`. `rows` counts the questions with another future.
+    `profit` is a token's mean gain from its future and `profit_error` its standard error; `noise_error` is the standard
+    error that the noise of unchanged rows alone explains. `room` is the mean by which tokens were predicted better than
+    by pairs of tokens alone.
     """
 
     rows: int
@@ -56,27 +57,30 @@ class CausalityFinding:
 
     @property
     def tolerance(self) -> float:
-        """How much a single loss may change: rounding, and the model's own noise up to a cap."""
+        """The allowed change of a single loss, for rounding and for the model's own noise up to a cap."""
         return min(MOST_TOLERANCE, max(TOLERANCE, _NOISE_FACTOR * self.noise))
 
     @property
     def most_profit(self) -> float:
-        """What a model may seem to gain at most: what rounding does (an FFT carries some from the future into the past)
-        and what its own noise explains, up to a cap."""
+        """The allowed mean gain of a token, for rounding and for the model's own noise, up to a cap.
+
+        Rounding can look like a gain, because an FFT carries rounding errors from the future into the past.
+        """
         return min(MOST_PROFIT, EXACT_PROFIT + _NOISE_DOUBT * self.noise_error)
 
     @property
     def smallest_caught(self) -> float:
-        """The profit in nats a token that is found 99 times in 100, whatever positions it comes from.
+        """The smallest profit, in nats per token, that is detected 99 times in 100, at whatever positions it arises.
 
-        A draw meets a look-ahead with at least half of the probability profit / room; see the module's docstring.
+        One draw meets a look-ahead with a probability of at least profit / room / 2, because half of the draws go to
+        tokens with an advantage over pairs.
         """
         missed = (1 - _CONFIDENCE) ** (1 / self.rows) if self.rows else 0.0
         return float(2 * self.room * (1 - missed))
 
     @property
     def fault(self) -> str | None:
-        """Why such a model cannot be scored, in a sentence; None for one that passes."""
+        """The reason why the model cannot be scored, or None if it passes."""
         if self.noise > MOST_TOLERANCE:
             return (
                 f"asked again for the same rows, its losses differ by {self.noise:.3g} nats, and {MOST_TOLERANCE:g} is "
@@ -101,10 +105,13 @@ class CausalityFinding:
 
 @dataclass(frozen=True)
 class Questions:
-    """What a replica is asked. `tokens` (questions, T+1) come in whole batches, each row in its place of the scoring.
-    The other arrays (questions,) hold the position whose loss is compared, the token that stood behind it, the loss
-    noted there, the weight of a question in the mean, and whether another text stands behind its position. `room` is
-    that of a finding."""
+    """The questions to a replica.
+
+    `tokens` (questions, T+1) come in whole batches, each row at the same place in its batch as during scoring. The
+    other arrays (questions,) hold the compared position, the token that followed it, that token's recorded loss in
+    nats, the question's weight in the mean, and whether the text after the position was changed. `room` is as in a
+    finding.
+    """
 
     tokens: Tokens
     positions: Indices
@@ -115,7 +122,7 @@ class Questions:
     room: float
 
     def finding(self, losses: Losses) -> CausalityFinding:
-        """What the replica's `losses` (questions,) show."""
+        """Compare the replica's losses (questions,) in nats with the recorded ones."""
         gains = losses - self.scored
         sizes = np.abs(gains)
         noise = float(sizes[~self.changed].max(initial=0.0))
@@ -144,9 +151,12 @@ class _Drawn(NamedTuple):
 
 
 class Causality:
-    """Notes the losses of the validation `rows` (T+1 wide) while they are scored, `batch` at a time, and draws the
-    questions afterwards. `donors` are rows of the same width whose text stands behind the positions: other ones than
-    `rows`, lest they tell what is asked elsewhere. `has_bytes` (vocabulary,) says which tokens count in a score."""
+    """Records the losses of the validation rows while they are scored, and draws the questions afterwards.
+
+    `rows` (rows, T+1) are scored `batch` at a time. `donors` (donors, T+1) provide the text after the positions; they
+    are other texts than `rows`, so that they reveal no answer. `has_bytes` (vocabulary,) marks the tokens that count in
+    a score.
+    """
 
     def __init__(
         self, rows: Tokens, donors: Tokens, has_bytes: npt.NDArray[np.bool_], batch: int, random: np.random.Generator
@@ -159,19 +169,22 @@ class Causality:
         self._losses = np.zeros((len(rows), rows.shape[1] - 1))
 
     def note(self, first: int, losses: Losses) -> None:
-        """The losses (positions,) of whole rows from the row `first` on."""
+        """Record the losses (positions,) in nats of whole rows, beginning at row `first`."""
         by_row = losses.reshape(-1, self._losses.shape[1])
         self._losses[first : first + len(by_row)] = by_row
 
     @cached_property
     def _better(self) -> Losses:
-        """How much better each token was predicted than by the pairs of tokens alone; 0 where it was not."""
+        """The nats (rows, T) by which each token was predicted better than by pairs of tokens alone, at least 0."""
         better = np.maximum(0.0, pair_losses(self._rows) - self._losses)
         return np.where(self._has_bytes[self._rows[:, 1:]], better, 0.0)
 
     def questions(self, count: int) -> Questions:
-        """About `count` questions: whole batches, with as many of every place in a batch. Those of a row come in the
-        order of their positions, so that none shows what a later one asks for."""
+        """Draw about `count` questions in whole batches, equally many for each place in a batch.
+
+        The questions about one row come in the order of their positions, so that none reveals the answer to a later
+        one.
+        """
         each = max(1, round(count / self._batch))
         places = [self._drawn(place, each) for place in range(self._batch)]
         drawn = [question for batch in zip(*places, strict=False) for question in batch]
@@ -187,10 +200,12 @@ class Causality:
         )
 
     def _drawn(self, place: int, count: int) -> list[_Drawn]:
-        """At most `count` questions about the rows that are scored at a place of a batch; those that repeat a row as it
-        was come last, since they show all of it."""
+        """Draw at most `count` questions about the rows that are scored at one place of a batch.
+
+        Unchanged rows come last, since they reveal everything.
+        """
         rows = np.arange(place, len(self._rows), self._batch)
-        last = self._losses.shape[1] - 1  # its token stands at the end, with nothing behind it
+        last = self._losses.shape[1] - 1  # the last position is left out: no text follows its token
         better = self._better[rows, :last].reshape(-1)
         counts = self._has_bytes[self._rows[rows, 1 : last + 1]].reshape(-1)
         chances = np.full(len(better), 1.0 / len(better))
@@ -205,7 +220,10 @@ class Causality:
         return sorted(drawn, key=lambda one: (not one.changed, one.position))
 
     def _asked(self, rows: Indices, positions: Indices, changed: npt.NDArray[np.bool_]) -> Tokens:
-        """Each row up to its position, and from there on, where it is changed, a donor that goes on differently."""
+        """Return the rows to send (questions, T+1): unchanged, or with a donor's text after the position.
+
+        A donor is drawn again, at most 20 times, if its next token is the same as the row's.
+        """
         behind = positions + 1
         donors = self._random.integers(0, len(self._donors), len(rows))
         for _ in range(20):
@@ -218,17 +236,20 @@ class Causality:
 
 
 def _spread(values: Losses) -> float:
-    """The standard deviation; 0 for fewer than two values."""
+    """Return the standard deviation, or 0 for fewer than two values."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def pair_losses(rows: Tokens) -> Losses:
-    """What each token but a row's first costs in nats (rows, T) under counts of the pairs of tokens in all other
-    places, backed by counts of the single tokens: a Dirichlet-smoothed bigram (MacKay and Peto 1995)."""
+    """Return the loss (rows, T) in nats of each token, except a row's first, under a bigram model of rows (rows, T+1).
+
+    The model counts pairs of tokens at all other places, with Dirichlet smoothing by counts of single tokens (MacKay
+    and Peto 1995).
+    """
     before, after = rows[:, :-1].reshape(-1).astype(np.int64), rows[:, 1:].reshape(-1).astype(np.int64)
     vocab = int(rows.max()) + 1
     singles, firsts = np.bincount(after, minlength=vocab), np.bincount(before, minlength=vocab)
     _, which, counts = np.unique(before * vocab + after, return_inverse=True, return_counts=True)
-    single = singles[after] / (len(after) + vocab)  # its own place is left out, and one is added for every token
+    single = singles[after] / (len(after) + vocab)  # without the token's own place; one is added per token
     chances = (counts[which] - 1 + _PAIR_WEIGHT * single) / (firsts[before] - 1 + _PAIR_WEIGHT)
     return np.asarray(-np.log(chances).reshape(len(rows), -1), dtype=np.float64)

@@ -1,7 +1,7 @@
 """Cross entropy of logits that an untrusted process computed.
 
-Promises, for every finite input whatever its size: a loss is never negative, a row of equal logits costs ln V, and
-exp(-loss) sums to 1 over the vocabulary. Logits that hold no probabilities are refused, never scored.
+Promises for every finite input of any magnitude: a loss is never negative, a row of equal logits costs ln V, and
+exp(-loss) sums to 1 over the vocabulary. Logits that are too large to represent probabilities are refused.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-LARGEST_LOGIT = 1e6  # float32 steps by 0.06 there: more holds no probabilities. Masks may be as low as they like.
+LARGEST_LOGIT = 1e6  # float32 values are 0.06 apart there, too coarse beyond. Masked logits may be lower.
 _CHUNK_VALUES = 2**18
 
 
 class Unscorable(Exception):
-    """The logits cannot be scored; the message is a sentence for a person."""
+    """Raised when a candidate cannot be scored. The message is a sentence for users."""
 
 
 def nats(
     logits: npt.NDArray[np.floating], targets: npt.NDArray[np.integer], pool: ThreadPoolExecutor | None = None
 ) -> npt.NDArray[np.float64]:
-    """The cross entropy of each position in nats, from logits (positions, vocabulary) and targets (positions,).
+    """Return the cross entropy (positions,) in nats of logits (positions, vocabulary) and targets (positions,).
 
-    Works on differences to the largest logit of a row, in float64: `log(sum) + largest - picked` loses the logarithm
-    where the largest logit is beyond 1e15. Raises Unscorable if a logit is not finite, or the largest of a row is
-    beyond LARGEST_LOGIT.
+    Computed in float64 on differences to the largest logit of each row, because `log(sum) + largest - picked` loses
+    the logarithm if the largest logit is beyond 1e15. Raise Unscorable if a logit is not finite, or if the largest
+    logit of a row is beyond LARGEST_LOGIT in absolute value.
     """
     step = max(1, _CHUNK_VALUES // logits.shape[1])
     pieces = [(logits[at : at + step], targets[at : at + step]) for at in range(0, len(targets), step)]

@@ -1,4 +1,4 @@
-"""The seam between supervision and what a candidate is asked: a candidate's own scoring, and that of its replica."""
+"""The interface between supervision and an examination: a candidate's scoring, or the questions to its replica."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from trainer.candidate.protocol import ChannelMessage
 
 
 class Examination(Protocol):
-    """What is done with a candidate's answers once it asks to be scored."""
+    """Asks a candidate questions after it has asked for its score, and takes the answers."""
 
     @property
     def share(self) -> float:
-        """How far it is, 0..1."""
+        """The progress, 0..1."""
 
     @property
     def awaits_weights(self) -> bool:
-        """True until the weights are written down, if they are asked for: so long it may train."""
+        """True until the weights are written, if they are asked for. Until then the candidate may still train."""
 
     def begin(self, *, half: bool) -> None:
-        """Ask for the first batches."""
+        """Ask the first questions. `half` asks for logits in half precision."""
 
     def served(self, message: ChannelMessage) -> bool:
-        """Take an answer; True after the last. Raises Unscorable."""
+        """Take an answer, and return True after the last one. Raise Unscorable."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release the resources of the examination."""

@@ -1,8 +1,8 @@
-"""Questions and answers: rows of tokens go to a candidate's process, its logits come back through shared memory.
+"""Sends rows of tokens to a candidate's process and receives its logits through shared memory.
 
-Promises: an answer is copied to private memory before anybody reads it, one that was not asked for is refused, and no
-message is waited for (the caller's loop has the deadline). Two batches are on the way, so both sides work, unless the
-caller wants one: a candidate can read what is on the way.
+Promises: an answer is copied to private memory before it is read; an answer to no question is refused; no call waits
+for a message (the caller's loop has the deadline). Two batches are in flight so that both sides work at the same time.
+The caller may ask for one, because a candidate can read all batches in flight.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.scoring.rows import Tokens
 
 
 class Buffers:
-    """The two memory files shared with the candidate, and room for a private copy."""
+    """The two memory files that are shared with the candidate, for inputs and for logits."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -32,13 +32,16 @@ class Buffers:
         self._logits = mmap.mmap(self.logits_fd, BUFFERS * layout.logits_bytes)
 
     def write_inputs(self, buffer: int, inputs: Tokens) -> None:
-        """Lay out the tokens that the candidate will read, filled up to a whole batch: one shape, one compilation."""
+        """Write tokens (rows, T) for the candidate, padded to a whole batch: with one shape it compiles only once."""
         offset = buffer * self.layout.input_bytes
         raw = inputs.astype(np.int32).tobytes().ljust(self.layout.input_bytes, b"\0")
         self._inputs[offset : offset + len(raw)] = raw
 
     def copy_logits(self, buffer: int, positions: int, itemsize: int) -> npt.NDArray[np.floating]:
-        """A private copy: reading shared memory twice would let the candidate change it in between."""
+        """Return a private copy of logits (positions, vocabulary) with 2 or 4 bytes each.
+
+        The candidate could change shared memory between two reads.
+        """
         offset = buffer * self.layout.logits_bytes
         raw = self._logits[offset : offset + positions * self.layout.vocab * itemsize]
         kind = np.dtype(np.float16 if itemsize == 2 else np.float32)
@@ -46,7 +49,7 @@ class Buffers:
         return private
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the shared memory."""
         self._inputs.close()
         self._logits.close()
         os.close(self.inputs_fd)
@@ -55,7 +58,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class LogitsAnswer:
-    """Logits (rows * context, vocabulary) of the `rows` (T+1 wide) from the row `first` on."""
+    """Logits (rows * T, vocabulary) of `rows` (rows, T+1), which begin at the index `first` of all rows asked."""
 
     first: int
     rows: Tokens
@@ -63,8 +66,10 @@ class LogitsAnswer:
 
 
 class LogitsExchange:
-    """`ask`, then one `answered` a message until it is `over`. `half` asks for half precision: for logits that leave a
-    GPU; it biases by 6e-6 nats."""
+    """Call `ask` once, then `answered` for each message until `over`.
+
+    `half` asks for half precision, for logits that leave a GPU. Half precision biases a loss by 6e-6 nats.
+    """
 
     def __init__(self, channel: Channel, buffers: Buffers) -> None:
         self.channel = channel
@@ -75,7 +80,7 @@ class LogitsExchange:
         self._done_rows = self._all_rows = 0
 
     def ask(self, rows: Tokens, at_once: int = BUFFERS) -> None:
-        """Send the first batches, so many at once."""
+        """Ask about rows (rows, T+1), with `at_once` batches in flight, and send the first ones."""
         self._done_rows, self._all_rows = 0, len(rows)
         size = self._buffers.layout.rows
         self._waiting = ((at, rows[at : at + size]) for at in range(0, len(rows), size))
@@ -83,7 +88,7 @@ class LogitsExchange:
             self._ask(buffer)
 
     def answered(self, message: ChannelMessage) -> LogitsAnswer:
-        """Take a message, and ask on. Raises Unscorable for one that answers nothing."""
+        """Return the answer in a message, and send the next batch. Raise Unscorable if it answers no question."""
         buffer, itemsize = message.number, int(message.x) if message.x in (2.0, 4.0) else 0
         asked = self._open[buffer] if message.word is MessageType.SERVED and buffer < BUFFERS else None
         if asked is None or not itemsize:
@@ -97,12 +102,12 @@ class LogitsExchange:
 
     @property
     def over(self) -> bool:
-        """True when nothing is on its way any more."""
+        """True when no batch is in flight any more."""
         return not any(waits is not None for waits in self._open)
 
     @property
     def share(self) -> float:
-        """How much of what was asked is answered, 0..1."""
+        """The share of the rows that is answered, 0..1."""
         return min(1.0, self._done_rows / max(1, self._all_rows))
 
     def _ask(self, buffer: int) -> None:

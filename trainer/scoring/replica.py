@@ -1,8 +1,9 @@
-"""A replica: a fresh process with the same script, stopped before its first batch, and the weights that were scored.
+"""The examination of a replica: a fresh process with the same script and the weights that were scored.
 
-It is asked questions about the score, drawn after it was known, and its losses are compared with those of the score.
-Promises: a candidate that passes computes its logits from its script, its weights and the past of a row alone; nothing
-that the first process remembered is there. A replica that recognises what it is and behaves differs from the score.
+The replica's script stops before its first batch. The replica gets questions that were drawn after the score was known,
+and its losses are compared with those of the score. Promises: a candidate that passes computes its logits from its
+script, its weights and the past of a row alone, because a fresh process remembers nothing else. A replica that detects
+its role and answers honestly differs from a dishonest score.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from trainer.scoring.exchange import Buffers, LogitsExchange
 
 
 class ReplicaExam:
-    """Its examination, driven by its answers. `finding` is None until all are there."""
+    """The examination of a replica. `finding` is None until all answers are there."""
 
     awaits_weights = False
 
@@ -27,20 +28,20 @@ class ReplicaExam:
         self.finding: CausalityFinding | None = None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because nothing is open."""
 
     @property
     def share(self) -> float:
-        """How far it is, 0..1."""
+        """The progress, 0..1."""
         return self._exchange.share
 
     def begin(self, *, half: bool) -> None:
-        """Ask for the first batch, and for one at a time: the next one could show what this one asks for."""
+        """Ask for the first batch. Only one batch is sent at a time, because a second could reveal answers."""
         self._exchange.half = half
         self._exchange.ask(self._questions.tokens, at_once=1)
 
     def served(self, message: ChannelMessage) -> bool:
-        """Take an answer; True when all is compared and the replica was told. Raises Unscorable."""
+        """Take an answer. After the last one, set `finding`, tell the replica and return True. Raise Unscorable."""
         answer = self._exchange.answered(message)
         asked = slice(answer.first, answer.first + len(answer.rows))
         by_row = answer.logits.reshape(len(answer.rows), -1, answer.logits.shape[1])

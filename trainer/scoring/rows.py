@@ -1,8 +1,8 @@
-"""The rows that score a candidate, read from a profile's data folder: validation, held out, unseen, and bytes per
-token; and what stands in for the prepare.py that gave them, where that was a user's own.
+"""Reads the rows that score a candidate from a data folder: validation, held-out and unseen rows, and bytes per token.
 
-Promises: what is read has the hashes that the folder's manifest names, and the manifest is the one the trial was made
-for. Does not cover making the data.
+If the data comes from a user's own prepare.py, the folder also holds the prepare.py that trials get in its place.
+Promises: all files have the hashes in the folder's manifest, and the manifest has the digest in the trial's spec. Does
+not cover making the data.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Lengths = npt.NDArray[np.int32]
 
 
 class OtherPrepare(Exception):
-    """The trial's prepare.py is not the one that gave the data; the message says what to do."""
+    """Raised when the trial's prepare.py is not the one that made the data. The message names the next step."""
 
 
 class DataFault(Exception):
-    """The data folder is missing, damaged, or another one than the trial was made for; the message says which."""
+    """Raised when the data folder is missing, damaged, or not the one in the spec. The message says which."""
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """What a trial gets in the place of the prepare.py whose sha256 is `pinned`."""
+    """The prepare.py that a trial gets in place of the user's own, which has the sha256 `pinned`."""
 
     pinned: str
     text: str
 
     def into(self, spec: TrialSpec) -> TrialSpec:
-        """The trial as it is launched. Raises OtherPrepare."""
+        """Return the spec with this prepare.py. Raise OtherPrepare if its own is not the pinned one."""
         found = hashlib.sha256(spec.files.get(PREPARE, "").encode()).hexdigest()
         if found != self.pinned:
             raise OtherPrepare(
@@ -52,7 +52,7 @@ class StandIn:
 
 @dataclass(frozen=True)
 class ScoringRows:
-    """Rows of T+1 tokens, and the UTF-8 length of every token (0 for specials)."""
+    """Arrays (rows, T+1) of tokens, and the UTF-8 length (vocabulary,) of every token, 0 for special tokens."""
 
     val: Tokens
     heldout: Tokens
@@ -62,17 +62,17 @@ class ScoringRows:
 
     @property
     def context(self) -> int:
-        """Inputs in a row."""
+        """The number T of inputs in a row."""
         return int(self.val.shape[1]) - 1
 
     @property
     def vocab(self) -> int:
-        """Tokens in the vocabulary."""
+        """The number of tokens in the vocabulary."""
         return len(self.token_bytes)
 
 
 def read_rows(folder: Path, digest: str) -> ScoringRows:
-    """Raises DataFault unless the folder holds the data named by `digest`, undamaged."""
+    """Read all rows of a data folder. Raise DataFault unless it holds the data of `digest`, undamaged."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
@@ -101,7 +101,10 @@ def _read(folder: Path, name: str, hashes: dict[str, str]) -> npt.NDArray[np.int
 
 
 def _raw(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
-    """Checked every time: in a mode where candidates run under our uid, an earlier one may have changed the file."""
+    """Return the content of a file, and verify its hash every time.
+
+    Where candidates run as the trainer's user, an earlier candidate may have changed the file.
+    """
     path = folder / name
     try:
         raw = path.read_bytes()

@@ -1,7 +1,7 @@
-"""Trusted scoring: the candidate answers with logits, the cross entropy and the bits per byte are computed here.
+"""Trusted scoring: the candidate answers with logits; cross entropy and bits per byte are computed here.
 
-Promises: non-finite logits are refused, and normalisation holds by construction. What a model does with the tokens it
-sees is examined in a `replica` for every score that may count.
+Promises: logits that are not finite are refused, and probabilities are normalised by construction. For every score that
+may count, a `replica` tests whether the model reads only the past.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ EVALUATOR = "logits-3"
 
 @dataclass(frozen=True)
 class Score:
-    """Nats over the bytes they predict."""
+    """The sum of losses in nats, and the number of bytes that their tokens hold."""
 
     nats: float
     bytes: int
 
     @property
     def bpb(self) -> float:
-        """Bits per byte."""
+        """The bits per byte."""
         return self.nats / (math.log(2) * self.bytes)
 
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """How many rows are scored, and scored held out; the memory file that keeps the weights for a replica, if there may
-    be one; `closer`, which takes the bits per byte and says how many questions a replica is asked about them, or None
-    for a score that cannot count: it ends there; and how many rows of the unseen slice are scored last."""
+    """The parts of a scoring.
+
+    `val`, `heldout` and `unseen` are numbers of rows. `weights_fd` is the memory file that keeps the weights for a
+    replica, or None without one. `closer` takes the bits per byte on the validation rows and returns the number of
+    questions to a replica, or None for a score that cannot count, which then ends the scoring.
+    """
 
     val: int
     heldout: int
@@ -59,12 +62,11 @@ class _Part(Enum):
 
 
 class Scoring:
-    """One candidate's examination, driven by its answers. The weights are kept, and closed to it, before its first
-    question: later they could hold what it was asked.
+    """The examination of one candidate.
 
-    Afterwards: `val`, `heldout` and `unseen`, None where it did not come to that; `asked`, how many questions a replica
-    is to be asked, None for none; `causality`, which draws them; and `saved`, the name of the model whose weights were
-    saved.
+    The weights are saved and closed to the candidate before its first question; later they could contain the questions.
+    The results are `val`, `heldout` and `unseen` (None if not computed), `asked` (the number of questions to a replica,
+    or None), `causality` (which draws those questions) and `saved` (the name of the model whose weights were saved).
     """
 
     def __init__(self, channel: Channel, buffers: Buffers, rows: ScoringRows, plan: ScorePlan) -> None:
@@ -90,27 +92,27 @@ class Scoring:
 
     @property
     def val(self) -> Score | None:
-        """The score on the validation rows, once known."""
+        """The score on the validation rows, or None until it is known."""
         return self._scores.get(_Part.VAL)
 
     @property
     def heldout(self) -> Score | None:
-        """The score on the held-out rows, if they were asked for."""
+        """The score on the held-out rows, or None if they were not scored."""
         return self._scores.get(_Part.HELDOUT)
 
     @property
     def unseen(self) -> Score | None:
-        """The score on the unseen rows, if they were asked for."""
+        """The score on the unseen rows, or None if they were not scored."""
         return self._scores.get(_Part.UNSEEN)
 
     @property
     def share(self) -> float:
-        """How far the current part is, 0..1."""
+        """The progress of the current part, 0..1."""
         return self._exchange.share
 
     @property
     def awaits_weights(self) -> bool:
-        """True until the weights are written down."""
+        """True until the weights are written."""
         return self._part is _Part.SAVE and self._plan.weights_fd is not None
 
     def begin(self, *, half: bool) -> None:
@@ -122,7 +124,7 @@ class Scoring:
             self._exchange.channel.send(ChannelMessage(MessageType.SAVE))
 
     def served(self, message: ChannelMessage) -> bool:
-        """Take an answer; True when all is scored and the candidate was told. Raises Unscorable."""
+        """Take an answer. After the last one, send the score to the candidate and return True. Raise Unscorable."""
         if self._part is _Part.SAVE and self._plan.weights_fd is not None and message.word is MessageType.SAVED:
             self._close_weights(self._plan.weights_fd)
             self.saved = message.text
@@ -156,7 +158,7 @@ class Scoring:
         self._bytes += int(weights.sum())
 
     def _part_is_done(self) -> bool:
-        """Note the score; ask for the other slices where it counts, else say that all is done."""
+        """Record the score of a part. Ask for the next part, or send the score to the candidate and return True."""
         self._scores[self._part] = score = Score(self._nats, self._bytes)
         self._nats, self._bytes = 0.0, 0
         if self._part is _Part.VAL:

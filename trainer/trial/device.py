@@ -1,4 +1,4 @@
-"""The device that a trial ran on: the GPU and its driver, or the processor's name, as kernel and runner report them."""
+"""The device of a trial, as kernel and runner report it: the GPU and its driver, or the name of the processor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 
 def device(claim: str, threads: int | None, memory_mib: float) -> Device | None:
-    """What a trial ran on, from the runner's `torch version|GPU` and this machine; None if the runner never said."""
+    """Return the device of a trial, or None if the runner reported none. `claim` is its `torch version|GPU`."""
     torch, _, card = claim.partition("|")
     if not torch:
         return None

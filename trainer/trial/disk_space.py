@@ -1,7 +1,7 @@
-"""Is there room for a trial? The disks of results and of work folders, looked at before a trial is taken.
+"""Tests whether the disks of results and work folders have room, before a trial is taken from the queue.
 
-A trial whose result cannot be stored is minutes lost, so without room none is begun: the run's waits in the queue.
-Does not cover quotas and rights; where those forbid storing, the attempt is `lost` with the system's own words.
+A trial whose result cannot be stored wastes minutes, so without room no trial begins and the job waits in the queue.
+Does not cover quotas and rights: where they forbid storing, the attempt is `lost` with the system's error message.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-NEEDED_BYTES = 8 * 2**20  # the longest kept log, a result, a candidate's files, and no less for whoever shares the disk
+NEEDED_BYTES = 8 * 2**20  # the longest kept log, a result, a candidate's files, and as much for others on the disk
 _LOOK_AGAIN_S = 1.0
 
 
 def why_not_ready(*folders: Path) -> str | None:
-    """What stands against storing something there, as a sentence; None if nothing does."""
+    """Return why nothing can be stored in these folders, or None. A folder that does not exist yet is allowed."""
     for folder in folders:
         seen = os.statvfs(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
         free_bytes = seen.f_bavail * seen.f_frsize
@@ -34,7 +34,7 @@ def why_not_ready(*folders: Path) -> str | None:
 
 
 def wait_for(folders: tuple[Path, ...], go_on_waiting: Callable[[str], bool]) -> None:
-    """Return once there is room, or when `go_on_waiting` says no; it is asked every second and told what is lacking."""
+    """Return once there is room, or once `go_on_waiting` returns False. It is called each second with the reason."""
     said = False
     while (words := why_not_ready(*folders)) is not None and go_on_waiting(words):
         if not said:

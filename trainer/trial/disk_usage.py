@@ -1,11 +1,11 @@
-"""What a candidate holds on disks, counted a slice at a time: all below its work folder, and what it has open without
-a name, memory files too.
+"""Counts a candidate's files on disks: all files below its work folder, and open files without a name, which include
+memory files.
 
-Promises: a look takes one slice of time whatever lies there, so a round over a hundred thousand files takes some ten
-looks; a small file counts as a block, a hard link as its share; who hides its descriptors is Hidden. Memory files whose
-descriptors are on their way between sockets have no holder: as long as some are, the machine's shared memory counts as
-far as nothing else of the candidate explains it. Does not cover what is written between two looks, and a file without a
-name that is only mapped.
+Promises: each call takes one slice of time however many files exist, so a round over a hundred thousand files takes
+about ten calls. A small file counts as a block, a hard link as its share. A process that hides its descriptors raises
+Hidden. A memory file whose descriptor waits in a socket belongs to no process: while there are such descriptors, the
+growth of the machine's shared memory counts, minus what the candidate's other files explain. Does not cover: data
+written between two calls; a nameless file that is only mapped.
 """
 
 from __future__ import annotations
@@ -24,28 +24,31 @@ _SLICE_S = 0.02
 _BLOCK_BYTES = 4096
 _DEEPEST = 64
 _VANISHED = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
-_ROUNDS_ON_THE_WAY = 4  # loaders hand descriptors over, and none of theirs is on its way for long
+_ROUNDS_ON_THE_WAY = 4  # data loaders send descriptors too, but receive them soon
 
 
 class Hidden(RuntimeError):
-    """A part of a work folder, or of a process, that cannot be counted; the message says which."""
+    """Raised when a part of a work folder or of a process cannot be counted. The message names it."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What has been counted in this round so far."""
+    """The files and MiB that were counted in this round so far."""
 
     files: int
     mib: float
 
 
 def can_be_counted(work: Path) -> bool:
-    """False where the folder is the candidates' own and we have no right to look; a container's has a size instead."""
+    """Return whether the trainer may read the work folder.
+
+    In a container the folder belongs to the candidates' user and has a limited size instead.
+    """
     return os.access(work, os.R_OK | os.X_OK)
 
 
 class Holdings:
-    """One candidate's. A round that was not ended in one look goes on in the next."""
+    """The disk usage of one candidate. A round that one call does not finish continues in the next."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,7 +60,7 @@ class Holdings:
         self._shared_before_mib = _shared_memory_mib()
 
     def look(self, pids: Sequence[int]) -> Held:
-        """Count on, the descriptors of these processes last. Raises Hidden."""
+        """Continue the count for one slice of time, the descriptors of these processes last. Raise Hidden."""
         self._pids = pids
         if self._round is None:
             self._round, self._files, self._bytes = self._sizes(), 0, 0.0
@@ -76,7 +79,7 @@ class Holdings:
         seen: set[tuple[int, int]] = set()
         nameless_bytes, on_the_way = 0, False
         closed = {pid for pid in self._pids if not _can_be_looked_into(pid)}
-        if closed & self._closed:  # twice: a process that is just ending is closed too
+        if closed & self._closed:  # twice in a row, because a process that is just ending is closed too
             raise Hidden("a process that nobody may look into, so what it holds cannot be counted")
         self._closed = closed
         for pid in self._pids:
@@ -95,13 +98,13 @@ class Holdings:
             yield max(0.0, self._unexplained_mib() * 2**20 - nameless_bytes)
 
     def _unexplained_mib(self) -> float:
-        """By how much the machine's shared memory has grown, without the candidate's own /dev/shm and what it maps."""
+        """Return the growth of the machine's shared memory in MiB, minus the candidate's /dev/shm and mappings."""
         explained_mib = own_shared_memory_mib(self._pids) + shared_once_mib(self._pids)
         return _shared_memory_mib() - self._shared_before_mib - explained_mib
 
 
 def _below(folder: str, deepest: int) -> Iterator[float]:
-    """Bytes on the disk, entry by entry."""
+    """Yield the bytes on disk of each entry below a folder. Raise Hidden for an unreadable or too deep folder."""
     if deepest == 0:
         raise Hidden(f"folders deeper than {_DEEPEST} below its work folder")
     try:
@@ -123,7 +126,7 @@ def _below(folder: str, deepest: int) -> Iterator[float]:
 
 
 def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
-    """What a process has open, by the descriptor's number; nothing where we may not look."""
+    """Yield number and status of a process's open descriptors; none if they are closed to the trainer."""
     try:
         with os.scandir(f"{procfs.place(pid)}/fd") as descriptors:
             for descriptor in descriptors:
@@ -136,7 +139,7 @@ def _descriptors(pid: int) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _can_be_looked_into(pid: int) -> bool:
-    """False for a process that runs and whose descriptors are closed to us."""
+    """Return False for a running process with descriptors that are closed to the trainer."""
     try:
         os.close(os.open(f"{procfs.place(pid)}/fd", os.O_RDONLY | os.O_DIRECTORY))
     except PermissionError:
@@ -148,7 +151,7 @@ def _can_be_looked_into(pid: int) -> bool:
 
 
 def _has_descriptors(pid: int, socket: str) -> bool:
-    """Whether descriptors wait in a socket to be received; the kernel tells it of unix sockets, since 5.9."""
+    """Return whether descriptors wait in a socket. Linux shows this for Unix sockets since 5.9."""
     try:
         with open(f"{procfs.place(pid)}/fdinfo/{socket}", "rb") as file:
             return any(line.startswith(b"scm_fds:") and int(line.split()[1]) > 0 for line in file)
@@ -157,6 +160,6 @@ def _has_descriptors(pid: int, socket: str) -> bool:
 
 
 def _shared_memory_mib() -> float:
-    """Of the whole machine: memory files and what lies in every tmpfs."""
+    """Return the machine's shared memory in MiB: memory files and the contents of every tmpfs."""
     with open("/proc/meminfo", "rb") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(b"Shmem:"))

@@ -1,7 +1,8 @@
-"""One check from spec to answer: the candidate is rehearsed where a trial would run, in the same sandbox.
+"""One dry run from spec to answer, in the same sandbox as a trial.
 
-Promises: `run_check` answers for everything that a candidate can do, within a minute or so, and leaves no process and
-no work folder behind. A candidate can forge the answer, which costs a trial. Knows nothing of Redis, RQ or torch.
+Promises: `run_check` returns an answer for everything that a candidate can do, after about a minute at most, and leaves
+no process and no work folder behind. A candidate can forge the answer, which costs one trial. The module knows nothing
+of Redis, RQ or torch.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ _CAPS = Caps(memory_mib=4096, vram_mib=None, processes=64, file_mib=16, log_kib=
 
 
 def run_check(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]) -> CheckResult:
-    """Rehearse the spec's train.py; `stopped` is asked ten times a second, and then the answer is unknown."""
+    """Run the dry run of the spec's train.py.
+
+    `stopped` is called ten times a second; once it returns True, the answer is `unknown`.
+    """
     began_s = time.monotonic()
     clear(places.folder, places.user)
     try:
@@ -66,21 +70,21 @@ def run_check(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]
 
 
 class _NoExam:
-    """A check asks for no logits."""
+    """The examination of a dry run, which asks for no logits."""
 
     share = 0.0
     awaits_weights = False
 
     def begin(self, *, half: bool) -> None:
-        """Only a script that speaks for the rehearsal gets here."""
+        """Raise Unscorable. Only a script that sends messages in place of the runner gets here."""
         raise Unscorable("it asked for its score, and a check has none")
 
     def served(self, message: ChannelMessage) -> bool:
-        """Nothing was asked."""
+        """Raise Unscorable, because no question was asked."""
         raise Unscorable(f"it sent {message.word.name}, and a check asks nothing")
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing, because nothing is open."""
 
 
 def _answer(spec: CheckSpec, watch: Supervisor) -> tuple[DryRunVerdict, str, int | None, int | None]:
@@ -99,7 +103,7 @@ def _answer(spec: CheckSpec, watch: Supervisor) -> tuple[DryRunVerdict, str, int
 
 
 def _why_not(watch: Supervisor) -> str:
-    """Why there is no answer, in the words of a trial's outcome where they fit."""
+    """Return why there is no answer, with the reason of a trial's outcome where it fits."""
     stop, ending = watch.stop, watch.ending
     if stop is not None and stop.outcome is Outcome.TIMED_OUT:
         return f"its rehearsal did not end within {_LIMIT_S:g} s"
@@ -112,7 +116,10 @@ def _why_not(watch: Supervisor) -> str:
 
 
 def _lacking_memory(said: ChannelMessage, cap_mib: int | None) -> str | None:
-    """Weights and gradients are there at once, whatever the optimiser and the batch."""
+    """Return a sentence if the model cannot fit into the cap, otherwise None.
+
+    Weights and gradients are in memory at the same time, whatever the optimiser and the batch.
+    """
     needed_mib = said.y / 2**20
     if cap_mib is None or needed_mib <= cap_mib:
         return None
@@ -123,7 +130,7 @@ def _lacking_memory(said: ChannelMessage, cap_mib: int | None) -> str | None:
 
 
 def _watched(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]) -> Supervisor:
-    """Run the rehearsal to its end."""
+    """Run the dry run to its end under a supervisor."""
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     try:
@@ -145,7 +152,7 @@ def _watched(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool])
 
 
 def _as_trial(spec: CheckSpec) -> TrialSpec:
-    """What supervision wants to know: the limits."""
+    """Return a trial spec with the limits of a dry run, as the supervisor needs it."""
     return TrialSpec(
         id="check-0-t0-a0",
         kind=Kind.MANUAL,
@@ -161,7 +168,7 @@ def _as_trial(spec: CheckSpec) -> TrialSpec:
 
 def _launch(spec: CheckSpec, places: WorkerConfig, control_fd: int) -> Launch:
     profile = PROFILES.get(spec.profile)
-    on_card = profile is None or profile.device != "cpu"  # the cautious way for a name that is not known here
+    on_card = profile is None or profile.device != "cpu"  # an unknown profile counts as a GPU's, to be cautious
     return Launch(
         folder=places.folder.absolute(),
         files=spec.files,

@@ -1,7 +1,8 @@
-"""Is the GPU free of the dead? A process that was killed may stay on the driver's list for a while, with its memory.
+"""Waits until the GPU holds no dead process. The driver may list a killed process and its memory for a while.
 
-Promises: no trial begins beside one, as long as driver and trainer count processes alike, which in a container they do
-not: there nothing is asked. Does not cover living processes on the GPU, such as the LLM's. Unproven on a GPU.
+Promises: no trial begins while the driver lists a dead process. In a container, driver and trainer number processes
+differently, so nothing is tested there. Does not cover living processes on the GPU, such as the LLM's. No GPU has run
+this yet.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from trainer.jobs import Caps
 
 log = logging.getLogger(__name__)
 
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the kernel's own number of it
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the inode number that the kernel gives the first namespace
 _ASK = ("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader,nounits")
 _ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
 
 
 def why_not_ready(caps: Caps) -> str | None:
-    """What stands against a trial with these caps, as half a sentence; None if nothing does. Waits for the driver."""
+    """Return why no trial with these caps can start, or None. Wait up to 15 s for the driver."""
     if caps.vram_mib is None or os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
         return None
     give_up = time.monotonic() + _PATIENCE_S
@@ -36,7 +37,10 @@ def why_not_ready(caps: Caps) -> str | None:
 
 
 def _listed() -> list[int]:
-    """Whom the driver says to be on our GPU; nobody where it cannot be asked, which the trial itself will show."""
+    """Return the pids that the driver lists on this worker's GPU.
+
+    Without an answer the list is empty: if the driver is broken, the trial itself will fail and show it.
+    """
     cards = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         said = subprocess.run(

@@ -1,6 +1,6 @@
-"""What is noted while a candidate runs, and the limits that follow from it: moments, peaks, claims. Values only.
+"""The records of a running candidate (moments, peaks, its own reports), and the limits that follow from them.
 
-Promises: the limit of every phase is derived from the budget alone. Does not cover acting on them.
+Promises: the limit of every phase follows from the budget alone. Does not cover enforcing the limits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LATE_S = 1.0
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment, on the wall and in processor seconds of the tree."""
+    """A moment, in monotonic wall seconds and in processor seconds of the candidate's process tree."""
 
     wall_s: float
     processor_s: float
@@ -24,8 +24,10 @@ class Mark:
 
 @dataclass
 class Timeline:
-    """The moments of a trial, each set once, and the moment of every answer. `saved` is when its weights were written
-    down; what is asked for no weights has been so since it was ready."""
+    """The moments of a trial, each set once, and the moment of every answer.
+
+    `saved` is the moment when the weights were written, or `ready` if no weights are asked for.
+    """
 
     launched: Mark
     imported: Mark | None = None
@@ -39,7 +41,7 @@ class Timeline:
 
 @dataclass
 class Reported:
-    """What the candidate's process said of itself in messages."""
+    """The messages of the candidate's process about itself. Nothing in them is verified."""
 
     device: str = ""
     threads: int | None = None
@@ -53,8 +55,10 @@ class Reported:
 
 @dataclass
 class PeakUsage:
-    """The most that was seen in samples; and how long a process of the candidate was held by a stop signal, and the
-    supervisor itself did not run."""
+    """The highest values of all samples, and the interruptions of a trial.
+
+    For `stopped_s` seconds a stop signal held a process of the candidate; for `away_s` the supervisor did not run.
+    """
 
     rss_mib: float = 0.0
     processor_s: float = 0.0
@@ -63,21 +67,21 @@ class PeakUsage:
     away_s: float = 0.0
 
     def sampled(self, now_s: float, processor_s: float, *, stopped: bool) -> None:
-        """Take a sample; a tree in which a process is stopped now counts as stopped since the sample before."""
+        """Record a sample. If a process is stopped now, the time since the last sample counts as stopped."""
         if stopped and self.sampled_s:
             self.stopped_s += now_s - self.sampled_s
         self.sampled_s = now_s
         self.processor_s = max(self.processor_s, processor_s)
 
     def woke(self, late_s: float) -> None:
-        """The supervisor woke so much later than it asked for; more than a second is no delay, it was held."""
+        """Record how late the supervisor woke. More than a second is no ordinary delay, so it counts as away."""
         if late_s > _LATE_S:
             self.away_s += late_s
 
 
 @dataclass(frozen=True)
 class Limit:
-    """No more than `wall_s` since a moment; None while it does not apply. `failure` is what a person reads."""
+    """At most `wall_s` seconds since a moment, or no limit while the moment is None. `failure` is shown to users."""
 
     since: Mark | None
     wall_s: float
@@ -85,7 +89,7 @@ class Limit:
 
 
 def between(clock: Clock, start: Mark, end: Mark, steps: int) -> float:
-    """How much of a budget passed between two moments, in its clock."""
+    """Return how much of a budget passed between two moments, in the unit of the budget's clock."""
     match clock:
         case Clock.WALL:
             return end.wall_s - start.wall_s
@@ -96,7 +100,7 @@ def between(clock: Clock, start: Mark, end: Mark, steps: int) -> float:
 
 
 def limits(marks: Timeline, budget: Budget, most_trained: float) -> list[Limit]:
-    """What must have happened by when, in wall seconds; `most_trained` is in the budget's clock."""
+    """Return the limits that apply now, in wall seconds. `most_trained` is in the unit of the budget's clock."""
     allotted_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
     in_setup = marks.first_batch is None and marks.ready is None
     return [

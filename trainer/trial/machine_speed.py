@@ -1,8 +1,9 @@
-"""A fixed piece of work on the processor, timed: how fast the machine is just before and after a trial.
+"""A short benchmark of the processor, run just before and after a trial.
 
-It consists of float32 products within the second cache, measured in processor seconds of the trainer's own thread. A
-loop over main memory was tried and left out: beside neighbours it doubled where training lost a tenth; this one moves
-as training does. On a GPU, `trainer.candidate.gpu_speed` does the same in the candidate's process.
+It multiplies float32 matrices that fit into the second-level cache, and measures processor seconds of the trainer's own
+thread. A loop over main memory was tried and rejected: beside busy neighbours its time doubled where training lost a
+tenth. The time of these products changes as much as that of training. On a GPU, `trainer.candidate.gpu_speed` does the
+same in the candidate's process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ _SIZE, _PRODUCTS = 192, 80
 
 
 def processor_s() -> float:
-    """A tenth of a second or two. `einsum` keeps to this thread, as BLAS would not."""
+    """Return the processor seconds of the benchmark, usually 0.1 to 0.2.
+
+    `einsum` computes in this thread; BLAS would use others.
+    """
     ones = np.ones((_SIZE, _SIZE), dtype=np.float32)
     product = np.empty_like(ones)
     np.einsum("ij,jk->ik", ones, ones, out=product)

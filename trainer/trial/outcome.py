@@ -1,9 +1,8 @@
-"""From what was observed to an outcome and a sentence for a person. Pure: values in, values out.
+"""Classifies the end of a candidate: an outcome and a sentence for users. Pure functions of values.
 
-Promises: every way a candidate can end has exactly one outcome, and no accident from outside is a candidate's outcome:
-what happened to the supervisor or to the guardian is `lost`, and what may have come from outside or from the candidate
-itself is marked as `disturbed`, so that the researcher measures it once more. Does not cover the machine's own failures
-before the candidate was started.
+Promises: every end has exactly one outcome, and no accident from outside counts against a candidate. An accident of the
+supervisor or the guardian is `lost`. An end with a possible cause outside the candidate is marked as `disturbed`, so
+that the researcher measures the trial once more. Does not cover infrastructure failures before the candidate's start.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ _ERRORS = {name for name, value in vars(builtins).items() if isinstance(value, t
 _ERRORS |= {"OutOfMemoryError", "AcceleratorError", "Unsupported", "InductorError"}  # torch's own
 _CARD_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(?:killed by signal|exited unexpectedly)|BrokenProcessPool")
-# The kernel sends these to a process for what its own code did. Any other signal may have been sent from outside.
+# The kernel sends these signals because of the process's own code. Any other signal may come from another process.
 _OF_ITS_CODE = frozenset(
     {
         signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
         signal.SIGXCPU, signal.SIGXFSZ, signal.SIGPIPE,
     }
 )  # fmt: skip
-_AWAY_S = 5.0  # the supervisor wakes ten times a second, so this is no delay of a busy machine
+_AWAY_S = 5.0  # the supervisor wakes ten times a second, so a busy machine alone does not delay it this long
 _STOPPED_S = 1.0  # two samples
 
 
 @dataclass(frozen=True)
 class Termination:
-    """Why the supervisor ended a candidate. `disturbed` says what may have come from outside."""
+    """The outcome of a trial and its reason. `disturbed` names a possible cause outside the candidate, or is None."""
 
     outcome: Outcome
     reason: str
@@ -53,12 +52,15 @@ class Termination:
 
 @dataclass(frozen=True)
 class Observation:
-    """How a candidate ended. `ending` is None when its guardian was killed or does not answer; `bpb` is ours,
-    `printed_bpb` its claim; `vram_mib` is its cap on a GPU; `no_room` is what its disk lacks also without its files.
+    """The end of a candidate as observed from outside.
 
-    `kernel_oom_kills` counts the kernel's kills for memory meanwhile: in our own control group if `oom_of_own_group`,
-    else on the whole machine. For `stopped_s` a process of the candidate was held by a stop signal, for `away_s` the
-    supervisor itself did not run. Both cost training where the clock is `on_wall`.
+    `ending` is None if the guardian was killed or does not answer. `bpb` is the trainer's score, `printed_bpb` the
+    candidate's claim. `vram_mib` is the cap on a GPU. `no_room` is the message about a disk that is full even without
+    the candidate's files, or None.
+
+    `kernel_oom_kills` counts kills by the kernel for lack of memory during the trial: in the trainer's control group if
+    `oom_of_own_group`, otherwise on the whole machine. For `stopped_s` seconds a stop signal held a process of the
+    candidate; for `away_s` the supervisor did not run. Both cost training time if the clock is `on_wall`.
     """
 
     stop: Termination | None
@@ -77,7 +79,7 @@ class Observation:
 
 
 def classify(observed: Observation) -> Termination:
-    """The outcome, and why in one sentence."""
+    """Return the outcome, with its reason in one sentence."""
     lost = lost_to_an_accident(observed.stop, observed.ending, observed.away_s)
     if lost is not None:
         return lost
@@ -88,12 +90,14 @@ def classify(observed: Observation) -> Termination:
 
 
 def lost_to_an_accident(stop: Termination | None, ending: ExitReport | None, away_s: float) -> Termination | None:
-    """Why a trial says nothing of its candidate, or None: its guardian was killed, told to end by somebody else or does
-    not answer, or the supervisor itself did not run while a limit passed.
+    """Return `lost` if an accident ended the trial, otherwise None.
 
-    No candidate can signal its guardian or its supervisor: the system call filter refuses it in every mode, and without
-    the filter no candidate is started. A candidate that brings either down by another way is lost again and again, and
-    the researcher then counts that against it.
+    Accidents are: the guardian was killed, got a signal to end from another process, or does not answer; or the
+    supervisor did not run while a limit passed.
+
+    No candidate can signal its guardian or its supervisor: the system call filter refuses this in every mode, and no
+    candidate starts without the filter. A candidate that ends one of them in another way is lost at each attempt, which
+    the researcher then counts against the candidate.
     """
     if stop is None and ending is None:
         return Termination(Outcome.LOST, "its guardian was killed by somebody else, so the trial was ended")
@@ -112,14 +116,14 @@ def lost_to_an_accident(stop: Termination | None, ending: ExitReport | None, awa
 
 
 def signalled(ending: ExitReport | None) -> str | None:
-    """How a process of the candidate was ended by a signal that may have come from outside, or None."""
+    """Return a sentence if a signal that may come from outside killed the candidate, otherwise None."""
     if ending is None or ending.signal is None or ending.ended_by != "itself" or ending.signal in _OF_ITS_CODE:
         return None
     return f"it was killed by {_name(ending.signal)}, which nobody here sent"
 
 
 def _held_up(stop: Termination, observed: Observation) -> Termination:
-    """Mark a time-out, or any score by the wall clock, of a candidate that was held by a stop signal meanwhile."""
+    """Mark an interrupted trial as `disturbed` if it timed out, or if it has a score by the wall clock."""
     held_s = observed.stopped_s + observed.away_s if observed.on_wall else observed.stopped_s
     costs = stop.outcome is Outcome.TIMED_OUT or (observed.on_wall and stop.outcome is Outcome.OK)
     if not costs or held_s < _STOPPED_S:
@@ -128,7 +132,7 @@ def _held_up(stop: Termination, observed: Observation) -> Termination:
 
 
 def printed_agrees(bpb: float, printed_bpb: float) -> bool:
-    """True when the printed number is ours, as far as printing goes."""
+    """Return whether the printed score equals the trainer's within the tolerance for rounding."""
     return math.isfinite(printed_bpb) and abs(bpb - printed_bpb) <= PRINTED_TOLERANCE
 
 
@@ -168,12 +172,15 @@ def _failed(exit_code: int | None, observed: Observation) -> Termination:
 
 
 def _name(number: int) -> str:
-    """A signal's name, also of one that has none, such as a real-time signal."""
+    """Return the name of a signal, or its number if it has none, as a real-time signal does."""
     return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
 
 
 def _out_of_disk(observed: Observation) -> Termination:
-    """There was room when it began, and its files are gone: room that is back was taken by it."""
+    """Return `lost` if the disk is still full without the candidate's files, otherwise `crashed`.
+
+    There was room when the trial began, so room that came back with the removal was used by the candidate.
+    """
     if observed.no_room is not None:
         return Termination(
             Outcome.LOST, f"it found no room on the disk, and there is none without its files: {observed.no_room}"
@@ -196,13 +203,15 @@ def _scored(observed: Observation) -> Termination:
 
 
 def _shown(printed: float) -> str:
-    """In a few digits: any number can be printed."""
+    """Return a printed score in few characters, because a candidate can print a number of any length."""
     return f"{printed:.6f}" if abs(printed) < _MOST_SHOWN or math.isnan(printed) else "far from any score"
 
 
 def _last_line(observed: Observation) -> str:
-    """What it printed last; of what came after it asked for its score, when it could quote its questions, no more than
-    the kind of an error."""
+    """Return the candidate's last printed line, as the end of a sentence.
+
+    After it asked for its score, a candidate could quote questions. From then on only the kind of an error is returned.
+    """
     if observed.asked_for_score:
         return f" while it was being scored{_error_kind(observed.last_lines)}; its own words are in its log"
     return f": {observed.last_lines[-1].strip()[:300]}" if observed.last_lines else ", nothing was printed"
@@ -216,8 +225,7 @@ def _error_kind(lines: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class ReplicaEnded:
-    """How a replica ended: why the supervisor ended it, its ending, how long the supervisor itself did not run
-    meanwhile, and what the replica said last."""
+    """The end of a replica as observed from outside. For `away_s` seconds the supervisor did not run."""
 
     stop: Termination | None
     ending: ExitReport | None
@@ -226,10 +234,10 @@ class ReplicaEnded:
 
 
 def replica_fault(finding: CausalityFinding | None, ended: ReplicaEnded) -> Termination | None:
-    """Why the candidate's score does not count; None when the replica bears it out.
+    """Return why the candidate's score does not count, or None if the replica confirms it.
 
-    A replica that ended by a limit or by a signal may have met with an accident: such a fault is `disturbed`, and the
-    researcher has the trial measured once more before it counts.
+    A limit or a signal that ended the replica may be an accident. Such a fault is `disturbed`, so the researcher
+    measures the trial once more before the fault counts.
     """
     stop, ending = ended.stop, ended.ending
     if stop is not None and stop.outcome in (Outcome.PREEMPTED, Outcome.LOST):

@@ -1,4 +1,4 @@
-"""What a result says of a trial's times, its metric and how far that is to be believed. Values in, values out."""
+"""Fields of a trial's result: its times, its metric, and how far the metric was examined. Pure functions of values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBE = "rows asked again of a fresh process"
 
 
 def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | None) -> Timing:
-    """The phases, from the moments that were noted."""
+    """Return the lengths of a trial's phases, from their recorded moments."""
     return Timing(
         wall_s=wall_s,
         processor_s=processor_s,
@@ -29,12 +29,12 @@ def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | No
 
 
 def metric(score: Score | None) -> Metric | None:
-    """As the contract has it."""
+    """Return a score as a metric in bits per byte, or None without a score."""
     return Metric("val_bpb", score.bpb) if score is not None else None
 
 
 def trust(bpb: float | None, printed_bpb: float | None, finding: CausalityFinding | None) -> Trust | None:
-    """None without a score; without a closer look no probe is named."""
+    """Return how far a score was examined, or None without a score. Without a replica's finding no probe is named."""
     if bpb is None:
         return None
     agrees = printed_agrees(bpb, printed_bpb) if printed_bpb is not None else None
@@ -45,8 +45,11 @@ def trust(bpb: float | None, printed_bpb: float | None, finding: CausalityFindin
 
 
 def probes(finding: CausalityFinding | None) -> dict[str, float]:
-    """What the closer look saw, in nats: the largest differences of a loss, the mean gain of a token from its future,
-    its standard error, and the smallest such gain that is found 99 times in 100."""
+    """Return the finite numbers of a replica's finding, in nats.
+
+    `noise` and `change` are the largest differences of a loss, `profit` is a token's mean gain from the text after it,
+    `profit_error` its standard error, and `smallest_caught` the smallest such gain that is detected 99 times in 100.
+    """
     if finding is None:
         return {}
     seen = {
@@ -60,7 +63,7 @@ def probes(finding: CausalityFinding | None) -> dict[str, float]:
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where it is no number."""
+    """Return the value, or None if it is not a finite number."""
     return value if value is not None and math.isfinite(value) else None
 
 

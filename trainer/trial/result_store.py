@@ -1,8 +1,8 @@
-"""Results on the trainer's own disk: written before anybody is told, so a lost answer can be given again.
+"""Results on the trainer's own disk. They are written before they are sent, so a lost answer can be sent again.
 
-Promises: a result file is whole or absent; a result without one is told as `lost`; a score that an earlier attempt got
-for the same work is found. Does not cover deleting old ones, and what lies on another trainer's disk. Candidates can
-neither read nor write here: the folder is closed to their user, or outside of what Landlock shows them.
+Promises: a result file is whole or absent; a result that cannot be written becomes `lost`; the score of an earlier
+attempt at the same work is found. Does not cover deleting old results, or results on another trainer's disk. Candidates
+can neither read nor write here: the folder is closed to their user, or Landlock hides it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def store(trials: Path, result: TrialResult) -> TrialResult:
-    """Write `<trials>/<id>/result.json` and return what was written, or why nothing was: that trial is `lost`."""
+    """Write `<trials>/<id>/result.json` and return the result. If writing fails, the returned result is `lost`."""
     try:
         _write(trials / result.id, result)
     except OSError as fault:
@@ -41,10 +41,11 @@ def _write(folder: Path, result: TrialResult) -> None:
 
 
 def stored(trials: Path, spec: TrialSpec) -> TrialResult | None:
-    """The result of this very work under this id, unless the machine failed then: that is measured again.
+    """Return the stored result of the same work, or None if it must be measured.
 
-    Where an earlier attempt at the same work got a score that was never taken, say because the server was frozen, that
-    score is the answer, and is stored under this id too: a second measurement could only be another draw.
+    An infrastructure failure is not returned, so that trial is measured again. If another attempt at the same work got
+    a score that never reached the researcher, for example because Redis was frozen, that score is the answer, and is
+    stored under this id too. A second measurement would be another draw of the same random score.
     """
     own = _read(trials / spec.id)
     if own is not None and own.spec_digest == spec.digest and not own.outcome.is_infrastructure:
@@ -65,7 +66,7 @@ def _read(folder: Path) -> TrialResult | None:
 
 
 def _other_attempts(trials: Path, spec: TrialSpec) -> list[Path]:
-    """The folders of the other attempts at this trial, the earliest first."""
+    """Return the folders of the other attempts at this trial, the earliest first."""
     name, _, _ = spec.id.rpartition("-a")
     found = [path for path in trials.glob(f"{name}-a*") if path.name != spec.id]
     attempts = {int(number): path for path in found if (number := path.name.rpartition("-a")[2]).isdecimal()}
@@ -73,7 +74,10 @@ def _other_attempts(trials: Path, spec: TrialSpec) -> list[Path]:
 
 
 def store_log(trials: Path, trial: str, text: str) -> str:
-    """Write the kept log; its path relative to the trials folder. A result does without it: its end is in there too."""
+    """Write the kept log and return its path relative to the trials folder.
+
+    A failure to write is only logged, because the result itself holds the end of the log.
+    """
     folder = trials / trial
     try:
         folder.mkdir(parents=True, exist_ok=True)

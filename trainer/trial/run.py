@@ -1,7 +1,7 @@
-"""A candidate on its stage: launched, supervised and scored; and after it, where its score may be kept, its replica.
+"""Launches, supervises and scores a candidate, and afterwards its replica if the score may be kept.
 
-Promises: both run in the same sandbox, one after the other, in a folder that is empty when each begins; `supervise`
-returns when all processes are dead. Does not cover what a trial makes of it.
+Promises: both run in the same sandbox, one after the other, each in a folder that is empty at its start. `supervise`
+returns when all processes are dead. Does not cover the outcome of the trial.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ QUESTIONS, MORE_QUESTIONS = 512, 2048
 
 @dataclass(frozen=True)
 class Supervised:
-    """What supervision saw: of the candidate, and of its replica if there was one. `stop` is the reason of either."""
+    """The observations of a candidate and of its replica, if there was one.
+
+    `stop` is the reason why the supervisor ended either of them, or why the replica refutes the score.
+    """
 
     watch: Supervisor
     scoring: Scoring
@@ -58,8 +61,10 @@ class Supervised:
 
 @dataclass(frozen=True)
 class TrialRun:
-    """What a candidate and its replica have in common; of the weights the replica gets a copy, which is a file that the
-    candidate never had open."""
+    """The inputs that a candidate and its replica share.
+
+    The replica gets a copy of the weights, in a file that the candidate never had open.
+    """
 
     spec: TrialSpec
     places: WorkerConfig
@@ -69,7 +74,9 @@ class TrialRun:
 
 
 def supervise(stage: TrialRun, report: Callable[[Progress], None]) -> Supervised:
-    """Run the candidate to its end, and its replica if its score asks for one. A replica's progress is not reported."""
+    """Run the candidate to its end, and then its replica if the score needs one. Only the candidate's progress is
+    reported.
+    """
     spec, oom_before = stage.spec, kernel_oom_kills()
     plan = ScorePlan(
         val=spec.budget.eval_rows,
@@ -113,7 +120,7 @@ def _watched(
     replica_of: str | None,
     examination: Callable[[Channel, Buffers], Exam],
 ) -> tuple[Supervisor, Exam]:
-    """Run one process to its end."""
+    """Run the candidate or its replica to its end under a supervisor."""
     spec, places = stage.spec, stage.places
     buffers = Buffers(Layout.fitting(stage.rows.context, stage.rows.vocab, spec.budget.eval_rows))
     ours, theirs = Channel.pair()
@@ -138,10 +145,10 @@ def _watched(
 
 
 def rows_to_recheck(spec: TrialSpec, bpb: float) -> int | None:
-    """How many questions a replica is asked about a score; None for a score that cannot be kept or confirmed.
+    """Return the number of questions to a replica about a score, or None for a score that cannot be kept or confirmed.
 
-    It depends on the score, which the candidate does not know, and on nothing that it can see. Only the repeats of the
-    user's own baseline are scored, also held out, without questions.
+    The number depends on the score, which the candidate does not know, and on nothing that the candidate can see. Only
+    repeats of the baseline, which is the user's own code, are scored on all texts without questions.
     """
     to_beat = spec.score_to_beat
     if spec.kind is Kind.BASELINE and not spec.is_first_of_its_code:
@@ -194,10 +201,10 @@ def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
 
 
 def vram_mib(spec: TrialSpec, places: WorkerConfig) -> int | None:
-    """The smaller cap of the GPU's memory: the trial's or this trainer's."""
+    """Return the smaller cap on GPU memory in MiB, of the trial's and the trainer's, or None without a cap."""
     return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
 
 
 def _threads(clock: Clock) -> int:
-    """One where processor seconds or steps are counted: a second buys the same work whatever the number of cores."""
+    """Return all cores for the wall clock, otherwise 1, so that a processor second buys the same work everywhere."""
     return os.cpu_count() or 1 if clock is Clock.WALL else 1

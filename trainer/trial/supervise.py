@@ -1,7 +1,8 @@
-"""Supervision of one running candidate: one loop over its messages, its output, the clock and the wish to stop.
+"""Supervision of one running candidate: one loop over its messages, its output, the clock and stop requests.
 
-Promises: the loop never waits for the candidate without a deadline, and it ends only when the guardian reported that
-the whole tree is dead (or was itself killed). Time and processor seconds are measured here, from outside.
+Promises: the loop never waits for the candidate without a deadline. It ends when the guardian has reported that the
+whole process tree is dead, or when the guardian was killed or does not answer. Time and processor seconds are measured
+here, outside the candidate.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LOG_LIMIT_BYTES = 2**30
 
 
 class Supervisor:
-    """Watches one candidate until it is gone. `run` is called once; afterwards the attributes tell what happened."""
+    """Supervises one candidate until its end. Call `run` once; afterwards the public attributes hold the results."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Supervisor:
         self._ended = False
 
     def run(self) -> None:
-        """Return when the whole tree is dead."""
+        """Supervise the candidate, and return when its whole process tree is dead."""
         with selectors.DefaultSelector() as selector:
             self._selector = selector
             selector.register(self._channel.end, selectors.EVENT_READ, self._read_messages)
@@ -88,7 +89,7 @@ class Supervisor:
 
     @property
     def timed(self) -> float | None:
-        """Length of the timed phase in the budget's clock, None if it never ended."""
+        """The length of the timed phase in the budget's clock, or None if the phase never ended."""
         warm, ready = self.marks.warm, self.marks.ready
         if warm is None or ready is None:
             return None
@@ -143,7 +144,11 @@ class Supervisor:
                 self._end(Outcome.UNSCORABLE, self.sink.fault(message.text))
 
     def _answered(self, message: ChannelMessage) -> None:
-        """Until its weights are written down it can train, whatever it says; later in what an answer takes too long."""
+        """Record an answer: the written weights, or logits.
+
+        Until the weights are written, the candidate may train whatever it reports, so that time counts as training.
+        Later only the extra time of slow answers counts.
+        """
         marks = self.marks
         if self._scoring.awaits_weights:
             marks.saved = self._mark()
@@ -158,7 +163,7 @@ class Supervisor:
 
     def _ready(self, message: ChannelMessage) -> None:
         self.marks.ready = ready = self._mark()
-        self._read_log()  # all that it printed before it could see a question
+        self._read_log()  # all output from before the candidate could see a question
         self.sink.seal()
         self.claims.steps, self.claims.tokens = message.number, int(message.x)
         if self.marks.warm is None:
@@ -174,7 +179,7 @@ class Supervisor:
             except BlockingIOError:
                 return
             if not chunk:
-                with contextlib.suppress(KeyError):  # READY may have read the end before the loop does
+                with contextlib.suppress(KeyError):  # `_ready` may have read the end before the loop
                     self._selector.unregister(self._guarded.log_fd)
                 return
             self.sink.feed(chunk)
@@ -186,7 +191,7 @@ class Supervisor:
         self._ended = True
 
     def _drain(self) -> None:
-        """What was written before the end but not read yet; nobody is left to write more."""
+        """Read the rest of the log and of the messages. All processes are dead, so no more is written."""
         while True:
             try:
                 chunk = os.read(self._guarded.log_fd, _READ_BYTES)
@@ -246,7 +251,7 @@ class Supervisor:
             )
 
     def _overtime(self, now: Mark) -> bool:
-        """Whether it trained too long, wherever."""
+        """End the candidate if it trained too long, in any phase, and return whether it did."""
         account = trained(self.marks, self._spec.budget, now)
         fault = account.fault(self._spec.budget) if account is not None else None
         if fault is not None:

@@ -1,9 +1,7 @@
-"""How much of a trial was training, in the budget's clock: before its first batch, between the marks, and while it is
-asked for its score. Pure: marks in, seconds out.
+"""Computes a trial's training time in the budget's clock: before the first batch, in the timed phase, in answers.
 
-Promises: whatever a candidate does from the first line of its script until its last answer is counted somewhere, but
-for a small set-up and for answers that take as long as its others. Does not cover the warm-up on a card, which the
-budget bounds by itself.
+Promises: all time from the first line of a candidate's script to its last answer is counted, except a short set-up and
+answers that take as long as the others. Does not cover the warm-up on a GPU, which the budget limits separately.
 """
 
 from __future__ import annotations
@@ -17,22 +15,28 @@ from trainer.jobs import Budget, Clock
 from trainer.trial.limits import Mark, Timeline, between
 
 _ANSWER_FACTOR = 1.5
-_READING_S = {Clock.PROCESSOR: 0.03, Clock.WALL: 1.0, Clock.STEPS: 0.0}  # ticks of the kernel; a neighbour's turn
+_READING_S = {Clock.PROCESSOR: 0.03, Clock.WALL: 1.0, Clock.STEPS: 0.0}  # kernel ticks; turns of other processes
 
 
 @dataclass(frozen=True)
 class Grace:
-    """What a budget leaves free. `setup` may pass before the first batch and `overrun` after the budget, for a last
-    step and for writing the weights down; both in the budget's clock."""
+    """The time that does not count against a budget, in the budget's clock.
+
+    `setup` is free before the first batch. `overrun` is free after the budget, for a last step and for writing the
+    weights.
+    """
 
     setup: float
     overrun: float
 
     @classmethod
     def of(cls, budget: Budget) -> Grace:
-        """Imports are done before the count begins, so a set-up is what builds the model: 0.1 s of the default subject
-        on a processor. On the wall it waits for a GPU and for neighbours, and a script of the user's own that times
-        itself ends with one step of up to seconds."""
+        """Return the free time of a budget.
+
+        Imports end before the count begins, so the set-up only builds the model, which takes the default subject 0.1 s
+        on a processor. On the wall clock the set-up also waits for a GPU and for other processes, and a user's script
+        that times itself ends with one step of up to several seconds.
+        """
         if budget.clock is Clock.WALL:
             return cls(setup=max(3.0, 0.03 * budget.amount), overrun=max(2.0, 0.05 * budget.amount))
         return cls(setup=min(1.0, max(0.25, 0.02 * budget.amount)), overrun=min(5.0, max(0.5, 0.05 * budget.amount)))
@@ -40,8 +44,11 @@ class Grace:
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a candidate's training went. What its first answer took beyond its others may be a compiler's work: as far
-    as the budget has a warm-up it is not counted, since a replica bears out every score that can count."""
+    """A candidate's training time by phase, in the budget's clock: before the first batch, timed, in answers.
+
+    The first answer may take longer because of a compiler. This extra time is not counted up to the budget's warm-up
+    cap: training in it gains nothing, since a replica with the earlier weights must confirm every score that counts.
+    """
 
     before: float
     timed: float
@@ -49,11 +56,11 @@ class Trained:
 
     @property
     def in_all(self) -> float:
-        """What is held against the budget."""
+        """The time that counts against the budget."""
         return self.before + self.timed + self.asked
 
     def fault(self, budget: Budget) -> str | None:
-        """Why it was too much, in a sentence; None for what the budget allows."""
+        """Return a sentence about training beyond the budget, or None."""
         if self.in_all <= most_trained(budget):
             return None
         kind = "wall" if budget.clock is Clock.WALL else "processor"
@@ -63,7 +70,7 @@ class Trained:
 
 
 def trained(marks: Timeline, budget: Budget, now: Mark) -> Trained | None:
-    """Up to `now`; None where nothing is counted, because steps are, or because its script has not begun."""
+    """Return the training time up to `now`, or None if the budget counts steps or the script has not begun."""
     clock = budget.clock
     if clock is Clock.STEPS or marks.imported is None:
         return None
@@ -77,15 +84,15 @@ def trained(marks: Timeline, budget: Budget, now: Mark) -> Trained | None:
 
 
 def most_trained(budget: Budget) -> float:
-    """The most that may be held against a budget."""
+    """Return the longest training time that a budget allows."""
     return budget.amount + Grace.of(budget).overrun
 
 
 def _excesses(marks: Timeline, clock: Clock) -> tuple[float, float]:
-    """By how much the first answer, and all others together, took longer than 1.5 times the usual one.
+    """Return how much longer than 1.5 times the usual answer the first answer took, and the others in sum.
 
-    Two questions are always on their way, so an answer may be noticed together with the next: it is two neighbours
-    together that are compared with two usual ones. Neighbours can be paired in two ways, and the larger sum counts.
+    Two questions are always in flight, so an answer may be noticed together with the next. Therefore two neighbouring
+    answers are compared with two usual ones. Neighbours can be paired in two ways, and the larger sum counts.
     """
     if marks.saved is None or not marks.answers:
         return 0.0, 0.0
@@ -104,5 +111,5 @@ def _in_pairs(took: Sequence[float]) -> list[float]:
 
 
 def _usual(took: Sequence[float]) -> float:
-    """Seconds of an answer in the middle of all; 0 where there are too few to tell."""
+    """Return half the median of two neighbouring answers, or 0 for fewer than two answers."""
     return median(first + second for first, second in pairwise(took)) / 2 if len(took) > 1 else 0.0

@@ -1,7 +1,7 @@
 """One trial from spec to result: work folder, guardian, supervision, trusted scoring, result file.
 
-Promises: `run_trial` returns a typed outcome for everything a candidate can do, leaves no process and no work folder
-behind, and has written the result to disk before it returns. Knows nothing of Redis, RQ or torch.
+Promises: `run_trial` returns a typed outcome for everything that a candidate can do, leaves no process and no work
+folder behind, and writes the result to disk before it returns. The module knows nothing of Redis, RQ or torch.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from trainer.trial.supervise import Supervisor
 def run_trial(
     spec: TrialSpec, places: WorkerConfig, report: Callable[[Progress], None], preempted: Callable[[], bool]
 ) -> TrialResult:
-    """Run one trial, or give its stored result again. `report` must not block; `preempted` is asked ten times a second.
+    """Run one trial, or return its stored result.
 
-    Data that is not the spec's is `lost`: this trainer cannot measure that trial, another attempt may.
+    `report` must not block. `preempted` is called ten times a second. If the data differs from the spec's, the outcome
+    is `lost`: this trainer cannot measure the trial, but another attempt elsewhere may.
     """
     known = result_store.stored(places.results, spec)
     if known is not None:
@@ -73,7 +74,7 @@ def run_trial(
 
 
 def _calibrate(spec: TrialSpec) -> float | None:
-    """Where wall seconds count, the candidate's process does it on the GPU."""
+    """Return the machine's speed, or None for a budget in wall seconds: there the candidate's process measures it."""
     return None if spec.budget.clock is Clock.WALL else machine_speed.processor_s()
 
 
@@ -145,7 +146,7 @@ def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervis
 
 
 def _layers(spec: TrialSpec, places: WorkerConfig, ending: ExitReport | None) -> tuple[str, ...]:
-    """Return the layers that the candidate was behind, as its guardian reports; none where there is no report."""
+    """Return the sandbox layers that were applied, as the guardian reports them; none without a report."""
     if ending is None or not ending.started:
         return ()
     memory = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()

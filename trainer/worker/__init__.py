@@ -1,5 +1,5 @@
-"""The RQ worker: it takes jobs from a queue and runs each in a fork.
+"""The RQ worker takes jobs from a queue and runs each in a fork.
 
-`rq_worker` is the worker, `job_functions` are the only functions a job may name, `heartbeat` shows in Redis what the
-worker is doing, and `orphaned_jobs` takes over what a killed worker had begun. `trainer.__main__` starts it.
+`rq_worker` holds the worker, `job_functions` the only functions that a job may name. `heartbeat` shows the worker's
+state in Redis, and `orphaned_jobs` recovers the jobs of a killed worker. `trainer.__main__` starts the worker.
 """

@@ -1,7 +1,7 @@
-"""What a worker shows of itself in Redis: live progress of the trial, and its profile, phase and heartbeat.
+"""A worker's heartbeat in Redis: its status and profile, and the live progress of its trial.
 
-Promises: publishing can never delay or end a trial. It happens on a thread of its own that keeps only the newest news,
-at most twice a second; a server that is away costs the news, nothing else.
+Promises: publishing never delays or ends a trial. A thread of its own publishes only the newest progress, at most twice
+a second. While Redis does not answer, progress is dropped and the trial continues.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ _EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A worker's own key, a trainer's or a checker's. `token` grows with every trial, so a reader can tell an old
-    holder from the current.
+    """The hash in Redis in which one worker shows its state; `key` is the trainer's or the dry-run worker's.
 
-    `profile` and `vram_cap_mib` are what this trainer was started with, `no_user` why its candidates have no user of
-    their own; None is not shown.
-    `refused` counts foreign jobs.
+    `profile` and `vram_cap_mib` are options of this worker. `no_user` is the reason why candidates have no user of
+    their own. None is not shown. `refused` returns the number of refused jobs.
     """
 
     connection: redis.Redis
@@ -42,13 +40,16 @@ class Heartbeat:
     key: str = TRAINER
 
     def next_token(self) -> int | None:
-        """A number larger than any before, or None if the server is away."""
+        """Return a number larger than all earlier ones, or None if Redis does not answer.
+
+        Each trial has one, so a reader can tell the current worker's status from an old one.
+        """
         with contextlib.suppress(redis.RedisError):
             return int(self.connection.incr(TOKENS))
         return None
 
     def show(self, status: Status, trial: str = "", token: int | None = None) -> None:
-        """Say what this worker does now; it fades after TTL_S without another word."""
+        """Publish the worker's status. It expires after TTL_S seconds unless it is published again."""
         every = status.to_fields() | {
             "trial": trial,
             "pid": os.getpid(),
@@ -68,13 +69,13 @@ class Heartbeat:
             pipeline.execute()
 
     def fade(self) -> None:
-        """This worker is going away."""
+        """Delete the worker's status."""
         with contextlib.suppress(redis.RedisError):
             self.connection.delete(self.key)
 
 
 class Publisher:
-    """Publishes a trial's progress from a thread; `report` only leaves the newest where the thread finds it."""
+    """Publishes a trial's progress from a thread of its own."""
 
     def __init__(self, presence: Heartbeat, trial: str) -> None:
         self._bus = RedisClient(presence.connection)
@@ -86,12 +87,12 @@ class Publisher:
         threading.Thread(target=self._publish, name="progress", daemon=True).start()
 
     def report(self, progress: Progress) -> None:
-        """Take note and return at once."""
+        """Hand the newest progress to the thread, and return at once."""
         self._newest = progress
         self._news.set()
 
     def close(self) -> None:
-        """No more news; what is being sent may still arrive."""
+        """Stop publishing. A message that is being sent may still arrive."""
         self._over.set()
         self._news.set()
 

@@ -1,7 +1,7 @@
-"""What a job may ask of a worker: `run_trial` of a trainer, `run_check` of a checker, nothing else.
+"""The functions that a job may name: `run_trial` for a trainer, `run_check` for a dry-run worker.
 
-Promises: the answer is always a `TrialResult` or a `CheckResult` as JSON; a spec that does not fit names its field. The
-places come from the worker process, set before it forks, never from the job.
+Promises: the answer is always a `TrialResult` or a `CheckResult` as JSON. The answer to a malformed spec names the
+field. Folders come from the worker process, which sets them before it forks, never from the job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKING = Status.working("checking")
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Where this process works, and the server it tells about it, under the key `shows`."""
+    """The settings of this worker process: its folders, its Redis, and the key `shows` of its heartbeat."""
 
     places: WorkerConfig
     worker: str
@@ -41,14 +41,14 @@ class WorkerState:
     shows: str = TRAINER
 
     def presence(self) -> Heartbeat:
-        """What it shows of itself, over a connection of its own that does not wait."""
+        """Return the worker's heartbeat, on a connection of its own that does not wait for Redis."""
         impatient = connect(self.redis_url, password=self.password, patient=False)
         cap_mib = self.places.vram_cap_mib
         return Heartbeat(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.shows)
 
 
 class NotStationed(RuntimeError):
-    """A job ran in a process that no worker has set up."""
+    """Raised when a job runs in a process without a configured worker."""
 
 
 _station: WorkerState | None = None
@@ -56,23 +56,26 @@ _told_to_stop = threading.Event()
 
 
 def configure(station: WorkerState) -> None:
-    """Set once, before the worker forks."""
-    global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process must know its places
+    """Set this process's worker state. Call it once, before the worker forks."""
+    global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process holds the settings
     _station = station
 
 
 def tell_to_stop(*_: object) -> None:
-    """A signal handler: what runs ends as `preempted`, a check as unknown, within some tenths of a second."""
+    """Handle a signal: end the running trial as `preempted`, or the dry run as `unknown`, within tenths of a second."""
     _told_to_stop.set()
 
 
 def was_told_to_stop() -> bool:
-    """Whether `tell_to_stop` was called in this process."""
+    """Return whether `tell_to_stop` was called in this process."""
     return _told_to_stop.is_set()
 
 
 def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
-    """The job of the queue `trials`. Afterwards this process, a fork made for it, has no descendant left."""
+    """Run the trial of a spec and return its result, both as JSON. Called in a fork made for this job.
+
+    No descendant of this process is left afterwards.
+    """
     station = _stationed()
     try:
         spec = TrialSpec.from_json(spec_json)
@@ -90,7 +93,7 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_check(spec_json: dict[str, Any]) -> dict[str, Any]:
-    """The job of the queue `checks`; nothing is left of it either."""
+    """Run the dry run of a spec and return its result, both as JSON. No descendant of this process is left."""
     station = _stationed()
     try:
         spec = CheckSpec.from_json(spec_json)
@@ -114,7 +117,7 @@ def _stationed() -> WorkerState:
 
 
 def _misfit(spec_json: object, fault: ValidationError, worker: str) -> TrialResult:
-    """The two sides disagree about what a spec is; that is no candidate's failure, so the outcome is `lost`."""
+    """Return the result for a malformed spec. It is `lost`, because the candidate is not to blame."""
     named = spec_json.get("id") if isinstance(spec_json, dict) else None
     faults = _faults(fault)
     log.error("%s: the spec does not fit: %s", named, faults)

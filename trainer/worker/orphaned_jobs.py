@@ -1,8 +1,8 @@
-"""What a dead worker of this host held is given back at once, instead of when its lease ends.
+"""Recovers the jobs of a dead worker on this host at once, instead of when their lease ends.
 
-RQ waits 20 s for a started job and more than a minute for one that was taken but not started. Where researcher and
-trainer share a host, the process table tells sooner: a registered worker whose process is gone holds nothing. A pid
-that was used again makes a worker look alive; then the lease decides, as everywhere else.
+RQ waits 20 s for a started job, and more than a minute for a job that was taken but not started. Where researcher and
+trainer share a host, the process table shows a dead worker sooner. If another process has reused the pid, the worker
+seems alive, and the lease decides as everywhere else.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def take_over(queue: Queue) -> list[str]:
-    """Fail what dead workers had started, put back what nobody started; the ids of those jobs.
+    """Fail the jobs that dead workers had started, requeue those that no worker started, and return their ids.
 
-    A failed job is the researcher's to attempt again: the worker never decides that.
+    Only the researcher decides whether a failed job gets another attempt.
     """
     workers = Worker.all(queue=queue)
     dead = {each.name for each in workers if each.hostname == socket.gethostname() and not _is_alive(each.pid)}
@@ -53,9 +53,10 @@ def _fail_started(queue: Queue, dead: set[str]) -> list[str]:
 
 
 def _put_back_taken(queue: Queue) -> list[str]:
-    """Only where no worker is left that may be about to start one of them.
+    """Requeue jobs that were taken but not started. Call it only if no live worker may be about to start one.
 
-    A worker lists a trial as started before its fork begins it; one that died in between has started nothing.
+    A worker lists a job as started before its fork begins the job. If the worker died in between, nothing has started,
+    and that entry is removed.
     """
     registry = queue.started_job_registry
     taken = {job_id: queue.fetch_job(job_id) for job_id in queue.intermediate_queue.get_job_ids()}

@@ -1,8 +1,8 @@
-"""The RQ worker: one queue, JSON, a closed table of functions, one supervising fork per trial or check.
+"""The RQ worker: one queue, JSON, a fixed table of functions, and one supervising fork for each job.
 
-Promises: no job can name another function, object or callback; SIGTERM and Ctrl-C end the running trial as
-`preempted`, a check as unknown, and the worker with exit code 0; what a killed worker or fork left is swept. It imports
-no torch.
+Promises: a job can name no other function, object or callback. SIGTERM and Ctrl-C end a running trial as `preempted`, a
+dry run as `unknown`, and the worker with exit code 0. Processes and files of a killed fork are removed. The module
+imports no torch.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ NO_MEMORY = "Redis has used up its memory. Next: raise its maxmemory, or remove 
 
 
 class TrialJob(AllowlistedJob):
-    """Asks for a trial, or for nothing."""
+    """A job that can only run a trial."""
 
     functions: ClassVar = {RUN_TRIAL: run_trial}
     works = TRIALS
 
 
 class CheckJob(AllowlistedJob):
-    """Asks for a check, or for nothing."""
+    """A job that can only run a dry run."""
 
     functions: ClassVar = {RUN_CHECK: run_check}
     works = CHECKS
@@ -58,7 +58,7 @@ class CheckJob(AllowlistedJob):
 
 @dataclass(frozen=True)
 class Role:
-    """What a worker is there for: how its name begins, its jobs with their queue and closed table, its key in Redis."""
+    """The role of a worker: the prefix of its name, its class of jobs (queue and functions), its key in Redis."""
 
     name: str
     job: type[AllowlistedJob]
@@ -66,12 +66,12 @@ class Role:
 
     @property
     def queue(self) -> str:
-        """The one queue that it works."""
+        """The queue from which the worker takes jobs."""
         assert self.job.works is not None
         return self.job.works
 
     def refused(self) -> int:
-        """How many foreign jobs were met."""
+        """Return the number of refused jobs."""
         return self.job.refused
 
 
@@ -83,7 +83,7 @@ DRY_RUN_ROLE = Role("checker", CheckJob, CHECKER)
 def _ends_if_refused() -> Iterator[None]:
     """Turn a refused password into SystemExit(1), after which RQ ends the worker without a traceback.
 
-    RQ would ask a server that refuses our password for ever. The next start reads the password again.
+    RQ would retry a refused password for ever. The next start of the worker reads the password again.
     """
     try:
         yield
@@ -92,10 +92,10 @@ def _ends_if_refused() -> Iterator[None]:
 
 
 class OneQueueWorker(Worker):
-    """One trainer or checker. `single_host` lowers the lease: researcher and worker share a clock, so 20 s of silence
-    are enough.
+    """A worker of one role.
 
-    RQ would take 65 s; across machines that margin covers the difference of clocks.
+    With `single_host`, researcher and worker share a clock, so a lease of 20 s is enough. RQ's own lease is 65 s, which
+    covers the difference between the clocks of two machines.
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class OneQueueWorker(Worker):
         signal.signal(signal.SIGUSR1, tell_to_stop)  # before any fork, so that no fork is ever without it
 
     def setup_work_horse_signals(self) -> None:
-        """In the fork: Ctrl-C is the parent's affair, SIGTERM stops what runs, and without a parent there is none.
+        """In the fork: ignore Ctrl-C, stop the running job on SIGTERM, and die with the parent.
 
-        Should a candidate kill its guardian, its orphans come to this fork, which ends them afterwards.
+        If a candidate's guardian is killed, its processes become children of this fork, which ends them afterwards.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, tell_to_stop)
@@ -136,13 +136,13 @@ class OneQueueWorker(Worker):
         syscalls.become_subreaper()
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Fork; a wish to stop that came before the fork's pid was known is passed on now."""
+        """Fork, and pass on a stop request that arrived before the pid of the fork was known."""
         super().fork_work_horse(job, queue)
         if self._stop_requested:
             self._preempt()
 
     def handle_warm_shutdown_request(self) -> None:
-        """Called on the first SIGTERM or SIGINT."""
+        """Preempt the running job on the first SIGTERM or SIGINT, and exit after _PATIENCE_S seconds at the latest."""
         self._stopping_s = time.monotonic()
         log.info("stopping%s", ", what runs ends as preempted" if self.horse_pid else "")
         self._preempt()
@@ -151,23 +151,23 @@ class OneQueueWorker(Worker):
         last_word.start()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second signal: what runs has its seconds to end as preempted, then RQ kills the fork."""
+        """Let RQ kill the fork on a repeated signal, once the job has had _PATIENCE_S seconds to end as preempted."""
         if self._stopping_s is None or time.monotonic() - self._stopping_s > _PATIENCE_S:
             super().request_force_stop(signum, frame)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        """The fork ended without a word; its guardian ends the candidate, and this makes sure of it."""
+        """Remove processes and files of a killed fork. The guardian does so as well; this call makes sure of it."""
         log.error("%s: its supervisor was killed (wait status %s)", job.id, ret_val)
         clear_all(self._places.work, self._places.user)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Seconds without a heartbeat after which a job counts as abandoned."""
+        """Return the seconds without a heartbeat after which a job counts as abandoned."""
         return SINGLE_HOST_LEASE_S if self._single_host else int(super().get_heartbeat_ttl(job, working_time))
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Take a trial only where its result can be stored, a check where it can work."""
+        """Take the next job once the disks have room for it. Return None if the worker is stopping."""
         disk_space.wait_for(self._places.disks, self._hold)
         self._status = IDLE
         while not self._stop_requested:
@@ -179,46 +179,51 @@ class OneQueueWorker(Worker):
         return None
 
     def check_for_suspension(self, burst: bool) -> None:
-        """RQ's first question to the server in each round."""
+        """Check as RQ does. This is RQ's first request to Redis in each round, so it meets a refused password."""
         with _ends_if_refused():
             super().check_for_suspension(burst)
 
     def _wait_for_memory(self) -> None:
-        """A look later. A server without memory refuses every write; deleting goes on, so others can make room."""
+        """Sleep for a second, and log once a minute why.
+
+        Redis without memory refuses writes but still deletes, so other clients can make room.
+        """
         if self._said_full_s is None or time.monotonic() - self._said_full_s > _SAY_EVERY_S:
             self._said_full_s = time.monotonic()
             log.error("HELD: %s", NO_MEMORY)
         time.sleep(_LOOK_AGAIN_S)
 
     def run_maintenance_tasks(self) -> None:
-        """Housekeeping waits until there is memory for it."""
+        """Run RQ's maintenance, or skip it while Redis has no memory."""
         with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """What runs goes on while the server has no memory; at worst its lease ends, and it is measured again."""
+        """Renew the job's lease. While Redis has no memory the job continues; at worst its lease ends and the trial is
+        measured again.
+        """
         try:
             super().maintain_heartbeats(job, execution)
         except redis.OutOfMemoryError:
             log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
-        """In the fork: a job that was taken begins once its beginning can be stored."""
+        """In the fork: begin a job once Redis has the memory to record its beginning."""
         begin = super().prepare_job_execution
         self._once_there_is_memory(lambda: begin(job, remove_from_intermediate_queue))
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        """In the fork: the first write after a job's end waits as its answer does."""
+        """In the fork: record the end of a job once Redis has the memory for it."""
         end = super().handle_execution_ended
         self._once_there_is_memory(lambda: end(job, queue, heartbeat_ttl))
 
     def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any, execution: Execution) -> None:
-        """In the fork: an answer waits for room in the server, until we are told to stop."""
+        """In the fork: store a job's answer once Redis has the memory for it, unless the worker is stopping."""
         succeed = super().handle_job_success
         self._once_there_is_memory(lambda: succeed(job, queue, started_job_registry, execution))
 
     def _once_there_is_memory(self, write: Callable[[], object]) -> None:
-        """Repeat what can be repeated. Raises OutOfMemoryError if we are told to stop meanwhile."""
+        """Repeat a write until Redis has the memory for it. Raise OutOfMemoryError if the worker is stopping."""
         while True:
             try:
                 write()
@@ -234,7 +239,7 @@ class OneQueueWorker(Worker):
         return not self._stop_requested
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """A password that changes under a trial costs its answer's way; the answer itself lies on disk."""
+        """Run a job. If Redis refuses the password afterwards, the worker ends; a trial's result is already on disk."""
         try:
             with _ends_if_refused():
                 super().execute_job(job, queue)
@@ -242,17 +247,17 @@ class OneQueueWorker(Worker):
             log.error("%s: how it ended could not be told: %s", job.id, NO_MEMORY)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """RQ's heartbeat, and ours while nothing runs; while a job runs, its fork shows its status."""
+        """Send RQ's heartbeat, and show the worker's status while no job runs. A running job's fork shows its own."""
         try:
             with _ends_if_refused():
                 super().heartbeat(timeout, pipeline)
         except redis.OutOfMemoryError:
-            return  # `_wait_for_memory` says it
+            return  # `_wait_for_memory` logs it
         if not self.is_horse and not self.horse_pid:
             self._presence.show(self._status)
 
     def teardown(self) -> None:
-        """Say goodbye, unless the server has no memory for that; then the lease of this worker ends."""
+        """Deregister the worker. If Redis has no memory for that, the registration expires by itself."""
         with contextlib.suppress(redis.OutOfMemoryError):
             super().teardown()  # type: ignore[no-untyped-call]
         if not self.is_horse:
@@ -267,6 +272,9 @@ class OneQueueWorker(Worker):
 
 
 def _leave() -> None:
-    """A server that is away is waited for ten minutes, but not by one who was told to stop. The fork dies with us."""
+    """Exit although the shutdown has not finished. Without a stop request, the worker would wait ten minutes for Redis.
+
+    The fork dies with this process.
+    """
     log.error("the server could not be told within %.0f s; leaving", _PATIENCE_S)
     os._exit(1)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from researcher.decision.rules import (
@@ -99,6 +99,7 @@ def test_the_margin_grows_with_added_lines_up_to_half_a_sigma(added: int, sigma:
 
 
 @given(groups=st.lists(st.lists(SCORES, max_size=5), max_size=5), floor=st.floats(0.001, 1))
+@example(groups=[[1.0, 1.0]], floor=0.1)
 def test_sigma_never_falls_below_its_floor(groups: list[list[float]], floor: float) -> None:
     assert pooled_sigma(groups, floor) >= floor
 

@@ -32,8 +32,8 @@ from pathlib import Path
 from services.machine.supervisor import Child, ProcessSupervisor
 folder = Path(sys.argv[1])
 says_when_asked_to_end = 'trap "echo asked to end; exit 0" TERM; echo ready; while :; do read line < "$1"; done'
-child = Child("one", ("sh", "-c", says_when_asked_to_end, "sh", str(folder / "fifo")), folder / "one.log")
-with ProcessSupervisor([child]):
+command = ("sh", "-c", says_when_asked_to_end, "sh", str(folder / "fifo"))
+with ProcessSupervisor([Child("one", command, folder / "one.log")]):
     time.sleep(600)
 """
 

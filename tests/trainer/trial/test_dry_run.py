@@ -242,11 +242,11 @@ def test_check_is_left_when_its_worker_is_told_to_stop(places: WorkerConfig) -> 
 
 FORGES = """
 import os, socket
-from trainer.candidate.protocol import Message, MessageType
+from trainer.candidate.protocol import ChannelMessage, MessageType
+forged = ChannelMessage(MessageType.REHEARSED, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails")
 for fd in range(3, 50):
     try:
-        end = socket.socket(fileno=os.dup(fd))
-        end.send(Message(MessageType.REHEARSED, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails").pack())
+        socket.socket(fileno=os.dup(fd)).send(forged.pack())
     except OSError:
         pass
 print("\\x1b[2Ja lie\\u202e" + "!" * 5000)

@@ -180,9 +180,9 @@ _TELLS = {
     """,
     "a message": """
         import gc
-        from trainer.candidate.protocol import Channel, Message, MessageType
+        from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
         channel = next(each for each in gc.get_objects() if isinstance(each, Channel))
-        channel.send(Message(MessageType.FAULT, text=said))
+        channel.send(ChannelMessage(MessageType.FAULT, text=said))
         raise SystemExit(1)
     """,
 }
