@@ -26,7 +26,7 @@ from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.journal.records import Prices, Run
 from researcher.journal.writer import Journal
-from researcher.loop.context import Backoff
+from researcher.loop.context import PauseBackoffs
 from researcher.loop.loop import run_until_goal
 from researcher.loop.resume import run_through_outages
 from researcher.repository.publishing import UserRepository
@@ -94,7 +94,7 @@ def main() -> int:
     return 0
 
 
-def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Backoff) -> None:
+def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: PauseBackoffs) -> None:
     server = connect(settings.redis_url, password=settings.password(), tries=REDIS_TRIES)
     with (
         closing(Journal(settings.journal_dir)) as journal,

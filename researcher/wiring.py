@@ -13,7 +13,7 @@ from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.loop.context import Backoff, Goal, RunContext
+from researcher.loop.context import Goal, PauseBackoffs, RunContext
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
 from researcher.loop.status import RESEARCHER, StatusPublisher
@@ -87,7 +87,7 @@ class Ticker:
             self._opened.journal.begin(self._opened.run, at)
 
 
-def build_run_context(opened: Opened, back_off: Backoff) -> RunContext:
+def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
     """Build everything that the loop works with. The parts publish their status in Redis from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
     publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.look)

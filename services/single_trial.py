@@ -63,8 +63,8 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         finally:
             sandbox_user.leave()
     console.print(f"{result.outcome}: {result.reason}")
-    if result.metric is not None:
-        console.print(f"{result.metric.name}: {result.metric.value:.6f}")
+    if result.val_bpb is not None:
+        console.print(f"val_bpb: {result.val_bpb:.6f}")
     if result.log is not None:
         console.print(f"log: {state.trials / result.log.path}", soft_wrap=True)
     return 0 if result.outcome is Outcome.OK else 1

@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", refusal)
         return 2
     no_user = None if sandbox_user.reason is None else sandbox_user.reason.found
-    station = WorkerState(places, name, options.redis, password, options.profile, duty.refused, no_user, duty.key)
+    station = WorkerState(places, name, options.redis, password, options.profile, duty.refused, no_user, duty.name)
     configure(station)
     presence = station.presence()
     try:

@@ -41,7 +41,6 @@ from researcher.config.setting import (
     rows_of,
 )
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
-from researcher.errors import BadValue
 from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
 from researcher.llm.client import LlmOptions, Think
 from researcher.llm.gpu_memory_split import Placement, placement_for
@@ -55,15 +54,8 @@ from trainer.jobs import PROFILES, Profile, profile_named
 _RESEARCHER, _TRAINER, _SERVICES, _COMPOSE = Reader
 
 
-def _learns(sampler: Sampler) -> Sampler:
-    if sampler is Sampler.RANDOM:
-        raise BadValue("uniform draws are a proposer of their own", "set PROPOSER=random, and leave OPTIMIZER empty")
-    return sampler
-
-
 _Address = Annotated[str, AfterValidator(checked_url), AddressForm]
 _Backend = Annotated[str, AfterValidator(lambda name: backend_named(name).name), one_of(IN_CONTAINERS)]
-_Learner = Annotated[Sampler, AfterValidator(_learns), one_of([Sampler.TPE, Sampler.CMAES])]
 _Server = Annotated[str, AfterValidator(base_url)]
 
 
@@ -137,8 +129,6 @@ class Settings(BaseSettings):
     advice_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[ProposerName.ADVISER]
     """The share of a hybrid run's other experiments in which the LLM advises the optimiser, from 0 to 1. Default:
     0.3."""
-    optimizer: Annotated[_Learner, _RESEARCHER] = Sampler.TPE
-    """How the optimiser changes knobs: tpe (few at a time) or cmaes (all numbers at once). Default: tpe."""
     crash_reset: Annotated[CrashReset, _RESEARCHER] = CrashReset.CONFIRMED
     """The reaction to three failures in a row: confirmed (measure the incumbent again; if it fails too, return to the
     last confirmed version, and if that fails, to the baseline) or baseline (return to the baseline at once). Default:
@@ -224,7 +214,7 @@ class Settings(BaseSettings):
 
     def sampler(self) -> Sampler:
         """Return the sampler of the optimiser."""
-        return Sampler.RANDOM if self.proposer is Mix.RANDOM else self.optimizer
+        return Sampler.RANDOM if self.proposer is Mix.RANDOM else Sampler.TPE
 
     def shares(self) -> Schedule:
         """Return the LLM's shares in a hybrid run."""

@@ -40,10 +40,10 @@ class Difference:
     faster: bool
 
 
-def machine_differed(speed: Calibration | None, known: Sequence[Calibration]) -> Difference | None:
+def machine_differed(speed: Calibration, known: Sequence[Calibration]) -> Difference | None:
     """Compare the machine's speed with the reference. Return None within the band, or if a calibration is missing."""
     reference = [side for each in known for side in _sides(each)]
-    sides = [] if speed is None else _sides(speed)
+    sides = _sides(speed)
     if not reference or not sides:
         return None
     usual_s, allowed = median(reference), band(reference)
@@ -74,7 +74,7 @@ def _lost(trial: Trial, result: TrialResult) -> bool:
     if result.outcome is Outcome.TIMED_OUT:
         return True
     beaten = trial.score_to_beat
-    return result.metric is not None and beaten is not None and result.metric.value >= beaten
+    return result.val_bpb is not None and beaten is not None and result.val_bpb >= beaten
 
 
 def _as_fast_as(result: TrialResult, earlier: Sequence[TrialResult]) -> bool:

@@ -3,7 +3,7 @@
 All rules are pure functions of values. The loop passes values from the journal, and the simulation in `tests/bench`
 passes its own. Both call the same functions, so a rule is changed only here.
 
-Search and claim are separate. The search keeps provisionally each candidate that beats the incumbent by a small margin,
+Search and claim are separate. The search keeps provisionally each candidate that beats its parent by a small margin,
 which grows with added code. A claim measures the head and the last confirmed version with fresh seeds. Simulated runs
 behind this design: a strict test of every keep loses two thirds of the gain, and a greedy search without claims reports
 4.6 false improvements in a run without any real gain. Scores are bits per byte; lower is better.
@@ -117,24 +117,32 @@ def decide(
     outcome: Outcome,
     score: float | None,
     *,
-    incumbent_scores: Sequence[float],
+    parent_scores: Sequence[float],
+    parent_is_incumbent: bool,
     added_lines: int,
     sigma: float,
     rule: Rule,
     detail: str,
 ) -> Ruling:
-    """Keep or discard one candidate. `detail` is the trial's own reason, used when the trial has no score."""
+    """Keep or discard one candidate, which is compared with its parent even if the incumbent has changed since.
+
+    A candidate that gains on a parent that is no longer the incumbent is discarded: a keep becomes the incumbent, and
+    this candidate does not build on it. `detail` is the trial's own reason, used when the trial has no score.
+    """
     if outcome.is_failure:
         return Ruling(Decision.CRASH, f"{outcome.value.replace('_', ' ')}: {detail}")
     if score is None:
         return Ruling(Decision.DISCARD, f"{outcome.value}: {detail}")
-    incumbent = fmean(incumbent_scores)
+    parent = fmean(parent_scores)
     margin = walk_margin(added_lines, sigma, rule)
-    gain = incumbent - score
+    gain = parent - score
     size = f"{added_lines:+d} lines" if added_lines else "same length"
-    compared = f"{score:.6f} against {incumbent:.6f}"
-    if gain > margin:
+    compared = f"{score:.6f} against {parent:.6f}"
+    if gain > margin and parent_is_incumbent:
         return Ruling(Decision.KEEP, f"{compared}: better by {gain:.6f} ({size})", score, margin)
+    if gain > margin:
+        reason = f"{compared}: better by {gain:.6f} ({size}), but its parent is no longer the incumbent"
+        return Ruling(Decision.DISCARD, reason, score, margin)
     if gain > 0:
         return Ruling(
             Decision.DISCARD, f"{compared}: better by {gain:.6f}, but {size} ask for {margin:.6f}", score, margin

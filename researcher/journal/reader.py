@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -26,6 +26,7 @@ from researcher.journal.database import (
     trial_of,
 )
 from researcher.journal.records import (
+    MEASURED,
     Confirmation,
     Decision,
     Experiment,
@@ -45,13 +46,18 @@ _RAN_OUT_READ = 16
 # These columns omit sources, proposals and results, which take megabytes in a long run; other queries read them.
 _TRIAL = (
     "SELECT id, experiment, confirmation, kind, number, attempt, faults, seed, score_to_beat, state, outcome, reason,"
-    " val_bpb, heldout_bpb, unseen_bpb, wall_s, memory_mib, queued_at, finished_at, differed, machine, repeats,"
+    f" {', '.join(MEASURED)}, queued_at, finished_at, differed, machine, repeats,"
     " disturbed, failed, accident FROM trial"
 )
 _EXPERIMENT = (
     "SELECT id, number, parent, proposer, title, hypothesis, request, fingerprint, added_lines, state, commit_sha,"
     " outcome, decision, reason, score, margin, sigma, llm_endpoint, llm_model, llm_calls, llm_prompt_tokens,"
     " llm_answer_tokens, llm_s, llm_money, proposed_at, decided_at, applied_at FROM experiment"
+)
+# From an experiment to its parent, and so on to the baseline.
+_LINEAGE = (
+    "WITH RECURSIVE line (id, parent) AS (SELECT id, parent FROM experiment WHERE id = ? UNION ALL"
+    " SELECT above.id, above.parent FROM experiment AS above JOIN line ON above.id = line.parent) SELECT id FROM line"
 )
 
 
@@ -87,10 +93,10 @@ class JournalReader:
         """Return the latest run of this journal, or None before the first."""
         return next(iter(map(run_of, self._all("SELECT * FROM run ORDER BY id DESC LIMIT 1"))), None)
 
-    def experiments(self, *, after: int = 0) -> list[Experiment]:
-        """Return the experiments with an id above `after`, oldest first."""
+    def experiments(self) -> list[Experiment]:
+        """Return all experiments, oldest first."""
         open_ones = self._read_experiments()
-        return [item for item in (*self._applied, *open_ones) if item.id > after]
+        return [*self._applied, *open_ones]
 
     def recent(self, count: int) -> list[Experiment]:
         """Return the last `count` experiments, oldest first."""
@@ -106,6 +112,10 @@ class JournalReader:
         if not rows:
             raise JournalError(f"there is no experiment {number}; `overnight log` lists those there are")
         return experiment_of(rows[0])
+
+    def lineage(self, experiment: int | None) -> tuple[int, ...]:
+        """Return the ids of an experiment, its parent, and so on to the baseline. For None the tuple is empty."""
+        return tuple(row["id"] for row in self._all(_LINEAGE, experiment))
 
     def source(self, experiment: int) -> str:
         """Return the candidate's train.py. Raises JournalError for a rejected proposal, which has no candidate."""
@@ -210,17 +220,16 @@ class JournalReader:
         return self._measured + sum(item.was_measured for item in open_ones)
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
-        """Return the last `count` measured experiments that were decided after a time, oldest first."""
-        return [*islice(self._newest_measured(at), count)][::-1]
+        """Return the last `count` measured experiments decided after a time, in the order of their decisions."""
+        return sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)[-count:]
 
     def keeps_since(self, at: float) -> int:
         """Return the number of keeps decided after a time, without the baseline."""
-        return sum(item.decision is Decision.KEEP for item in self._newest_measured(at))
+        return sum(item.decision is Decision.KEEP for item in self._measured_after(at))
 
     def trial_hours_since(self, at: float) -> float:
         """Return the hours of candidates' first trials that finished after a time."""
-        ended = (trial for trial in reversed(self.trials()) if trial.finished_at is not None)
-        recent = takewhile(lambda trial: (trial.finished_at or 0.0) > at, ended)
+        recent = (trial for trial in reversed(self.trials()) if (trial.finished_at or 0.0) > at)
         return sum(trial.wall_s or 0.0 for trial in recent if trial.kind is Kind.FIRST) / 3600
 
     def scores(self) -> dict[int, list[float]]:
@@ -256,7 +265,7 @@ class JournalReader:
         return [request_of(row) for row in rows]
 
     def _read_experiments(self) -> list[Experiment]:
-        """Return the experiments that may still change, oldest first, and move all others to `_applied`."""
+        """Return the experiments from the first that may still change, oldest first. Earlier ones are in `_applied`."""
         known = self._applied[-1].id if self._applied else 0
         fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
         applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]
@@ -275,10 +284,9 @@ class JournalReader:
                 self._scores[trial.experiment] = [*self._scores.get(trial.experiment, ()), trial.val_bpb]
         return fresh[len(closed) :]
 
-    def _newest_measured(self, after: float) -> Iterator[Experiment]:
-        """Yield measured experiments that were decided after a time, newest first. Times grow with the ids."""
-        decided = (item for item in reversed(self.experiments()) if item.decided_at is not None)
-        return (item for item in takewhile(lambda item: (item.decided_at or 0.0) > after, decided) if item.was_measured)
+    def _measured_after(self, at: float) -> Iterator[Experiment]:
+        """Yield the measured experiments that were decided after a time, in the order of their ids."""
+        return (item for item in self.experiments() if (item.decided_at or 0.0) > at and item.was_measured)
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._told():

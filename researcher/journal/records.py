@@ -7,11 +7,11 @@ Read this module and `trainer.jobs` first. Records are immutable; a state change
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from researcher.source.proposal import LlmCost
-from trainer.jobs import Kind, Outcome
+from trainer.jobs import Kind, Measurements, Outcome
 
 
 class State(StrEnum):
@@ -162,8 +162,12 @@ class Experiment:
         return not self.is_baseline and self.decision is not None and self.outcome is not Outcome.REJECTED
 
 
+# The columns of the table `trial` that hold what was measured: one for each field of the contract's Measurements.
+MEASURED = tuple(field.name for field in fields(Measurements))
+
+
 @dataclass(frozen=True)
-class Trial:
+class Trial(Measurements):
     """One measurement of an experiment's candidate. `attempt` grows with each lost or repeated attempt.
 
     `JournalReader.result` returns the whole result, with its loss curve and log, by the trial's id.
@@ -181,13 +185,8 @@ class Trial:
     finished: bool
     outcome: Outcome | None
     reason: str | None
-    val_bpb: float | None
-    heldout_bpb: float | None
-    wall_s: float | None
-    memory_mib: float | None
     queued_at: float
     finished_at: float | None
-    unseen_bpb: float | None = None  # on unseen text; for claims only
     differed: int = 0  # attempts at an unusual speed of the machine
     machine: str | None = None  # how the speed of the last such attempt differed
     repeats: int = 0  # measurements that were repeated

@@ -16,6 +16,7 @@ from researcher.journal.database import request_of, run_of, transaction
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     CONFIRM,
+    MEASURED,
     CheckKind,
     Claim,
     Confirmation,
@@ -32,7 +33,7 @@ from researcher.journal.records import (
     Trial,
 )
 from researcher.source.proposal import Candidate, Proposal
-from trainer.jobs import Calibration, Kind, Outcome, TrialResult
+from trainer.jobs import Kind, Outcome, TrialResult
 
 
 class Journal(JournalReader):
@@ -153,7 +154,8 @@ class Journal(JournalReader):
     def decide(self, experiment: Experiment, outcome: Outcome, ruling: Ruling, sigma: float | None, at: float) -> None:
         """Record the decision, and move the incumbent after a keep, in one transaction.
 
-        A kept baseline is confirmed at once.
+        A kept baseline is confirmed at once. Raises JournalError for a keep whose parent is not the incumbent, because
+        it would drop another keep or bring a rolled-back one back.
         """
         with transaction(self._database):
             self._change(
@@ -162,7 +164,11 @@ class Journal(JournalReader):
                 outcome, ruling.decision, ruling.reason, ruling.score, ruling.margin, sigma, at, experiment.id,
             )  # fmt: skip
             if ruling.decision is Decision.KEEP:
-                self._move("incumbent", experiment.id)
+                self._change(
+                    "UPDATE run SET incumbent = ?1 WHERE id = (SELECT run FROM experiment WHERE id = ?1)"
+                    " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",
+                    experiment.id,
+                )
                 if experiment.is_baseline:
                     self._move("confirmed", experiment.id)
 
@@ -228,7 +234,7 @@ class Journal(JournalReader):
         """
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
-            " wall_s = NULL, memory_mib = NULL, result = NULL, finished_at = NULL, before_s = NULL, after_s = NULL,"
+            f" result = NULL, finished_at = NULL, {', '.join(f'{name} = NULL' for name in MEASURED)},"
             " differed = 0, machine = NULL, repeats = repeats + 1, disturbed = 0, failed = 0, accident = NULL"
             " WHERE id = ? AND state = 'finished' AND val_bpb IS NULL AND id = (SELECT MAX(id) FROM trial)",
             trial.id,
@@ -240,19 +246,12 @@ class Journal(JournalReader):
 
         `machine` describes an unusual speed that did not lead to another repeat.
         """
-        speed = result.calibration or Calibration(None, None)
         self._change(
-            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, val_bpb = ?, heldout_bpb = ?,"
-            " unseen_bpb = ?, wall_s = ?, memory_mib = ?, result = ?, finished_at = ?, before_s = ?, after_s = ?,"
-            " differed = differed + ?,"
+            "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, result = ?, finished_at = ?,"
+            f" {', '.join(f'{name} = ?' for name in MEASURED)}, differed = differed + ?,"
             " machine = COALESCE(?, machine) WHERE id = ? AND attempt = ? AND state = 'queued'",
-            result.outcome, result.reason,
-            None if result.metric is None else result.metric.value,
-            None if result.heldout is None else result.heldout.value,
-            None if result.unseen is None else result.unseen.value,
-            None if result.timing is None else result.timing.wall_s,
-            result.peak_vram_mib or result.peak_memory_mib,
-            json.dumps(result.to_json()), at, speed.before_s, speed.after_s, machine is not None, machine,
+            result.outcome, result.reason, json.dumps(result.to_json()), at,
+            *(getattr(result, name) for name in MEASURED), machine is not None, machine,
             trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)
@@ -343,7 +342,7 @@ class Journal(JournalReader):
     ) -> None:  # fmt: skip
         """Decide a confirmation without comparing scores: the head works, or it fails.
 
-        `fall_back_to` becomes the incumbent. If it is earlier than the confirmed version, it becomes the confirmed
+        `fall_back_to` becomes the incumbent. If it is an ancestor of the confirmed version, it becomes the confirmed
         version too. `confirmed` changes only the confirmed version.
         """
         with transaction(self._database):
@@ -354,7 +353,10 @@ class Journal(JournalReader):
             )  # fmt: skip
             if fall_back_to is not None:
                 self._move("incumbent", fall_back_to)
-                self._database.execute("UPDATE run SET confirmed = ?1 WHERE confirmed > ?1", (fall_back_to,))
+                run = self.run()
+                assert run is not None, "a check belongs to a run"
+                if fall_back_to in self.lineage(run.confirmed):
+                    self._move("confirmed", fall_back_to)
             if confirmed is not None:
                 self._move("confirmed", confirmed)
             if fall_back_to is not None or check.kind is CheckKind.CLAIM:

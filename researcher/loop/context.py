@@ -13,8 +13,8 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
+from researcher.backoff import Backoff
 from researcher.decision.cost import Cost, cost_of
 from researcher.decision.lost_trials import (
     accident_of,
@@ -34,6 +34,13 @@ from researcher.repository.repository import Workspace
 from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
 
 logger = logging.getLogger(__name__)
+
+BACKOFFS = {
+    PauseCause.INFRASTRUCTURE: Backoff(10, 1800),
+    PauseCause.SUBJECT: Backoff(30, 1800),
+    PauseCause.GPU: Backoff(30, 1800),
+    PauseCause.OUTAGE: Backoff(5, 60),
+}
 
 
 @dataclass(frozen=True)
@@ -58,34 +65,20 @@ class Goal:
         return None
 
 
-class Backoff:
-    """Pause lengths for repeated faults of one cause, in seconds: they double from the first length up to the last."""
-
-    FIRST_S: ClassVar = {
-        PauseCause.INFRASTRUCTURE: 10.0,
-        PauseCause.SUBJECT: 30.0,
-        PauseCause.GPU: 30.0,
-        PauseCause.OUTAGE: 5.0,
-    }
-    LAST_S: ClassVar = {
-        PauseCause.INFRASTRUCTURE: 1800.0,
-        PauseCause.SUBJECT: 1800.0,
-        PauseCause.GPU: 1800.0,
-        PauseCause.OUTAGE: 60.0,
-    }
+class PauseBackoffs:
+    """Pause lengths for repeated faults, in seconds: each cause has its own back-off."""
 
     def __init__(self) -> None:
-        self._next_s = dict(self.FIRST_S)
+        self._held_s: dict[PauseCause, float] = {}
 
     def next_s(self, cause: PauseCause) -> float:
-        """Return the length of this pause, in seconds, and double the next one of the same cause."""
-        now_s = self._next_s[cause]
-        self._next_s[cause] = min(2 * now_s, self.LAST_S[cause])
-        return now_s
+        """Return the length of this pause, in seconds. The next pause for the same cause is longer."""
+        self._held_s[cause] = BACKOFFS[cause].after(self._held_s.get(cause, 0.0))
+        return self._held_s[cause]
 
     def reset(self, cause: PauseCause) -> None:
         """Return to the first length after the cause has ended."""
-        self._next_s[cause] = self.FIRST_S[cause]
+        self._held_s.pop(cause, None)
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ class RunContext:
     say: Callable[[str], None]
     claim_hours: float = CLAIM_HOURS
     clock: Callable[[], float] = time.time
-    back_off: Backoff = field(default_factory=Backoff)
+    back_off: PauseBackoffs = field(default_factory=PauseBackoffs)
 
     @property
     def run(self) -> Run:

@@ -160,17 +160,16 @@ def _commit(run_context: RunContext, experiment: Experiment) -> None:
 
 
 def _measure_candidate(run_context: RunContext, experiment: Experiment) -> None:
-    run = run_context.run
-    assert run.incumbent is not None
-    incumbent_scores = run_context.journal.scores()[run.incumbent]
+    assert experiment.parent is not None, "only the baseline has none"
+    parent_scores = run_context.journal.scores()[experiment.parent]
     trials = run_context.journal.trials(experiment=experiment.id) or [
         run_context.journal.add_trial(
-            run,
+            run_context.run,
             experiment.id,
             Kind.FIRST,
             seed=run_context.next_seed(),
             at=run_context.clock(),
-            score_to_beat=fmean(incumbent_scores),
+            score_to_beat=fmean(parent_scores),
         )
     ]
     trial = run_context.measure(trials[0])
@@ -179,7 +178,8 @@ def _measure_candidate(run_context: RunContext, experiment: Experiment) -> None:
     ruling = decide(
         trial.outcome,
         trial.val_bpb,
-        incumbent_scores=incumbent_scores,
+        parent_scores=parent_scores,
+        parent_is_incumbent=run_context.run.incumbent == experiment.parent,
         added_lines=experiment.added_lines or 0,
         sigma=sigma,
         rule=run_context.rule,

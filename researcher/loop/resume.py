@@ -24,7 +24,7 @@ from researcher.errors import JournalError
 from researcher.journal.database import WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
-from researcher.loop.context import Backoff
+from researcher.loop.context import PauseBackoffs
 from researcher.loop.outages import BAD_DAYS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
@@ -46,12 +46,12 @@ class Switch(Protocol):
         """Raise the exception that ends the process, if a stop was requested."""
 
 
-def run_through_outages(settings: Settings, run: Callable[[Backoff], None], switch: Switch) -> None:
-    """Call `run` until it returns, and again after each outage. All calls get the same back-off.
+def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None], switch: Switch) -> None:
+    """Call `run` until it returns, and again after each outage. All calls get the same back-offs.
 
     Raises JournalError if another researcher holds the lock or the journal is damaged, and whatever the switch raises.
     """
-    back_off = Backoff()
+    back_off = PauseBackoffs()
     with ExitStack() as at_the_end:
         lock: WriterLock | None = None
         while True:

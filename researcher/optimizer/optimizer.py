@@ -1,4 +1,4 @@
-"""The optimiser: it changes the incumbent's knobs by TPE, by CMA-ES, or uniformly for comparison.
+"""The optimiser: it changes the incumbent's knobs by TPE, or uniformly for comparison.
 
 All its knowledge comes from the journal, so a restart loses nothing; `researcher.optimizer.evidence` selects the scores
 that count around an incumbent. TPE first searches knob by knob in the order of the file, in which the shape of the
@@ -6,8 +6,7 @@ model comes first. It tries values near the incumbent's on both sides, and conti
 structural keep this search starts again. Then TPE moves one to three knobs over all of their ranges. Two of five moves
 explore instead: one to three knobs, drawn uniformly, as `random` does in every move. In 20 runs of a model of recorded
 trials, the local search alone never ended in 100 moves, because it restarted at each keep. With a noise of 0.012 these
-runs ended at 2.535, and with exploring at 2.517 (`scripts/bench proposers --sigma 0.012`). CMA-ES moves all numbers at
-once, with generations of measured points; TPE chooses the other knobs.
+runs ended at 2.535, and with exploring at 2.517 (`scripts/bench proposers --sigma 0.012`).
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-import numpy as np
 import optuna
-from cmaes import CMA
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
@@ -30,10 +27,8 @@ from researcher.optimizer.evidence import Evidence, Measured, Point, structure_o
 from researcher.optimizer.knob_effects import KnobMove
 from researcher.optimizer.space import (
     distribution,
-    from_share,
     from_study,
     title_of,
-    to_share,
     to_study,
     untried_near,
     values_and_ranges,
@@ -44,7 +39,6 @@ from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKno
 DRAWS = 50
 DRAWS_A_KNOB = 4
 EXPLORED_SHARE = 0.4  # share of TPE's moves
-CMA_SIGMA = 0.1  # share of a range, like the smallest step of the local search
 _FREE_KNOBS = (1, 1, 2, 2, 3)
 
 
@@ -52,13 +46,11 @@ class Sampler(StrEnum):
     """The sampler of the optimiser; `random` draws uniformly, for comparison."""
 
     TPE = "tpe"
-    CMAES = "cmaes"
     RANDOM = "random"
 
 
 _HYPOTHESES = {
     Sampler.TPE: "TPE expects a lower score here, from the experiments so far",
-    Sampler.CMAES: "a draw of CMA-ES, whose distribution leans to the lower scores so far",
     Sampler.RANDOM: "none: a uniform draw, to compare with",
 }
 _EXPLORES = "none: a uniform draw of a few knobs, in case something better lies far away"
@@ -135,8 +127,6 @@ class Optimizer:
             return self._uniform(ranges)
         structure = structure_of(source)
         points = self._evidence.around(structure, ranges, values)
-        if self._sampler is Sampler.CMAES:
-            return self._generations(ranges, values, points)
         self._tell(ranges, list(points.items()))
         seen = _extents(ranges, points), _extents(ranges, self._evidence.own(structure, ranges))
 
@@ -192,56 +182,6 @@ class Optimizer:
         trial = self._study.ask(free)
         self._study.tell(trial, state=TrialState.FAIL)
         return {name: from_study(trial.params[name], ranges[name]) for name in free}
-
-    def _generations(self, ranges: dict[str, Range], values: dict[str, KnobValue], points: dict[Point, float]) -> Draw:
-        """Return the draws of CMA-ES.
-
-        Optuna's own CMA-ES learns only from points that it asked for itself, so it cannot be rebuilt from a journal.
-        """
-        numbers = {name: wanted for name, wanted in ranges.items() if wanted.kind != "choice"}
-        words = {name: wanted for name, wanted in ranges.items() if wanted.kind == "choice"}
-        places = [place for place, name in enumerate(ranges) if name in words]
-        self._tell(words, [(tuple([point[place] for place in places]), score) for point, score in points.items()])
-        free = {name: distribution(wanted) for name, wanted in words.items()}
-        search = _searched(ranges, numbers, values, points) if numbers else None
-
-        def draw(_: int, chance: random.Random) -> dict[str, KnobValue]:
-            moved = self._ask(free, ranges, chance) if free else {}
-            if search is not None:
-                search.reseed_rng(chance.randrange(2**31))
-                shares = zip(numbers.items(), search.ask(), strict=True)
-                moved |= {name: from_share(float(share), wanted) for (name, wanted), share in shares}
-            return moved
-
-        return draw
-
-
-def _searched(
-    ranges: Mapping[str, Range],
-    numbers: Mapping[str, Range],
-    values: Mapping[str, KnobValue],
-    points: Mapping[Point, float],
-) -> CMA:
-    """Return CMA-ES, started at the incumbent and given all complete generations.
-
-    It restarts there after it has converged.
-    """
-
-    def begun() -> CMA:
-        return CMA(mean=_shares(values, numbers), sigma=CMA_SIGMA, bounds=np.array([[0.0, 1.0]] * len(numbers)))
-
-    search = begun()
-    told = [(_shares(dict(zip(ranges, point, strict=True)), numbers), score) for point, score in points.items()]
-    size = search.population_size
-    for start in range(0, len(told) - size + 1, size):
-        search.tell(told[start : start + size])
-        if search.should_stop():
-            search = begun()
-    return search
-
-
-def _shares(values: Mapping[str, KnobValue], numbers: Mapping[str, Range]) -> np.ndarray:
-    return np.array([to_share(values[name], wanted) for name, wanted in numbers.items()])
 
 
 def _near(

@@ -1,4 +1,4 @@
-"""The space of the knobs: converts ranges to Optuna's distributions, and values to shares of a range and back.
+"""The space of the knobs: converts ranges to Optuna's distributions, and values back.
 
 Values are inside their ranges; `researcher.optimizer.constraints` repairs constraints between knobs.
 """
@@ -62,25 +62,6 @@ def from_study(value: KnobValue, wanted: Range) -> KnobValue:
     return value
 
 
-def to_share(value: KnobValue, wanted: Range) -> float:
-    """Return the position of a number in its range, from 0 to 1, on a logarithmic scale if the range has one."""
-    low, high, is_log = _ends(wanted)
-    number = _number(value, wanted)
-    return ((math.log(number) if is_log else number) - low) / (high - low)
-
-
-def from_share(share: float, wanted: Range) -> KnobValue:
-    """Return the value at a position in a range."""
-    low, high, is_log = _ends(wanted)
-    found = low + share * (high - low)
-    number = math.exp(found) if is_log else found
-    if wanted.kind == "float":
-        return from_study(number, wanted)
-    whole = distribution(wanted)
-    assert isinstance(whole, IntDistribution)
-    return from_study(min(max(round(number), whole.low), whole.high), wanted)
-
-
 def untried_near(
     wanted: Range, value: KnobValue, seen: Collection[KnobValue], chance: random.Random
 ) -> BaseDistribution | None:
@@ -107,12 +88,6 @@ def _step(whole: IntDistribution | FloatDistribution, at: float, side: int) -> B
         return IntDistribution(int(low), int(high), log=whole.log) if low <= high else None
     floor, ceiling = max(ends[0], whole.low), min(ends[1], whole.high)
     return FloatDistribution(floor, ceiling, log=whole.log) if floor < ceiling else None
-
-
-def _ends(wanted: Range) -> tuple[float, float, bool]:
-    whole = distribution(wanted)
-    assert isinstance(whole, IntDistribution | FloatDistribution), "a choice has no ends"
-    return (math.log(whole.low), math.log(whole.high), True) if whole.log else (whole.low, whole.high, False)
 
 
 def _number(value: KnobValue, wanted: Range) -> float:

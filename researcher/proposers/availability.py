@@ -8,28 +8,19 @@ questions grow. If a hanging server is restarted between two polls, the restart 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from researcher.backoff import Backoff
 from researcher.errors import LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
 
 LOOK_AGAIN_S = 2.0
 LOOKS_SHARE = 0.05  # the highest share of time for polls; a poll takes seconds if packets are dropped
 
 
-@dataclass(frozen=True)
-class Wait:
-    """Seconds until the next question: the first wait, and the longest. Each wait is `GROWTH` times the last."""
-
-    first_s: float
-    longest_s: float
-
-
-GROWTH = 4.0
-WAITS: dict[type[LlmUnavailable], Wait] = {  # the first matching type counts
-    ModelDoesNotFit: Wait(180, 180),  # a question loads the model
-    ModelNotUnloaded: Wait(180, 180),
-    LlmTimeout: Wait(LOOK_AGAIN_S, 1800),  # a question takes as long as the allowed silence
-    LlmUnavailable: Wait(LOOK_AGAIN_S, 180),
+BACKOFFS: dict[type[LlmUnavailable], Backoff] = {  # the first matching type counts
+    ModelDoesNotFit: Backoff(180, 180),  # a question loads the model
+    ModelNotUnloaded: Backoff(180, 180),
+    LlmTimeout: Backoff(LOOK_AGAIN_S, 1800, growth=4),  # a question takes as long as the allowed silence
+    LlmUnavailable: Backoff(LOOK_AGAIN_S, 180, growth=4),
 }
 
 
@@ -70,8 +61,8 @@ class CircuitBreaker:
 
     def begins(self, error: LlmUnavailable) -> None:
         """Record that a question failed, and schedule the next one."""
-        wait = next(wait for kind, wait in WAITS.items() if isinstance(error, kind))
-        self._waited_s = min(max(wait.first_s, self._waited_s * GROWTH), wait.longest_s)
+        backoff = next(backoff for kind, backoff in BACKOFFS.items() if isinstance(error, kind))
+        self._waited_s = backoff.after(self._waited_s)
         self.away = error
         self._next_look = self._clock() + LOOK_AGAIN_S
         self._next_question = self._clock() + self._waited_s

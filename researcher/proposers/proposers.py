@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 
 from researcher.journal.reader import JournalReader
@@ -91,7 +90,7 @@ class Proposers:
         self._llm_proposer = llm_proposer
         self._folder = folder
         self._clock = clock
-        self._learned = 0
+        self._learned = set[int]()
         self._refusals = 0
         self._resting_until = 0.0
 
@@ -127,14 +126,17 @@ class Proposers:
             self._llm_proposer.close()
 
     def learn(self, journal: JournalReader) -> None:
-        """Pass all experiments decided since the last call, and all scores, to the optimiser and the lessons."""
-        decided = [*takewhile(lambda item: item.decision is not None, journal.experiments(after=self._learned))]
+        """Teach the optimiser and the lessons what was decided since the last call, in that order, and all scores."""
+        unknown = (item for item in journal.experiments() if item.id not in self._learned)
+        decided = sorted(
+            (item for item in unknown if item.decided_at is not None), key=lambda item: item.decided_at or 0
+        )
         ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
         fresh = (Measured(item.id, item.parent, journal.source(item.id)) for item in ran)
         self._optimizer.learn(fresh, journal.scores())
         for item in ran:
             self._briefing.lessons.learn(item, journal.proposal(item.id))
-        self._learned = decided[-1].id if decided else self._learned
+        self._learned |= {item.id for item in decided}
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
         """Store the prompts and answers beside the experiment, for users and for a later replay."""

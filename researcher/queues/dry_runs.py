@@ -24,6 +24,7 @@ from trainer.jobs import (
     RedisClient,
     StatusKind,
     Unreadable,
+    WorkerRole,
 )
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,9 @@ class DryRuns:
         """Return the result of a dry run, or None if the worker does not answer, which is reported."""
         if self._clock() < self._silent_until:
             return None
-        seen = self._bus.checker()
-        if seen is None or seen.status.kind is StatusKind.HELD:
-            self._note("no checker runs" if seen is None else f"the checker is {seen.status}")
+        checkers = self._bus.workers(WorkerRole.CHECKER)
+        if all(checker.status.kind is StatusKind.HELD for checker in checkers):
+            self._note(f"the checker is {checkers[0].status}" if checkers else "no checker runs")
             return None
         caps = self._profile.caps
         cap_mib = caps.memory_mib if caps.vram_mib is None else caps.vram_mib

@@ -62,6 +62,7 @@ class ResultsTable:
         self._lines: list[str] = []
         self._until = 0  # only a confirmation changes lines up to this experiment
         self._checks: tuple[int | None, int] | None = None
+        self._confirmed: tuple[int, ...] = ()
 
     def text(self) -> str:
         """Return the table for the present journal."""
@@ -72,10 +73,11 @@ class ResultsTable:
         checks = (run.confirmed, sum(check.decided_at is not None for check in confirmations))
         if checks != self._checks:
             self._checks, self._lines, self._until = checks, [], 0
+            self._confirmed = history.lineage(run.confirmed)
         experiments = history.experiments()
         fresh = [item for item in experiments if item.id > self._until]
         trials = [trial for trial in history.trials() if trial.experiment > self._until]
-        rows = rows_of(run, fresh, trials, rolled_back_keeps(experiments, confirmations))
+        rows = rows_of(self._confirmed, fresh, trials, rolled_back_keeps(experiments, confirmations))
         settled = [*takewhile(lambda row: row.experiment.state is State.APPLIED, rows)]
         self._lines += _lines(settled)
         self._until = settled[-1].experiment.id if settled else self._until

@@ -42,6 +42,7 @@ class Report:
             "proposers": [each.figures() for each in self.rates],
             "alarm": self.alarm,
             "notes": {} if self.live is None else dict(self.live.notes),
+            "workers": [] if self.live is None else [asdict(worker) for worker in self.live.workers],
             "rows": self.rows_json(),
         }
 

@@ -61,15 +61,17 @@ def _held(seen: LiveStatus | None) -> str | None:
     """Return the fault that researcher or trainer report while they are paused, or None."""
     if seen is None:
         return None
-    trainer = None if seen.trainer is None else seen.trainer.status
-    for who, status in (("researcher", seen.status), ("trainer", trainer)):
-        if status is not None and status.kind is StatusKind.HELD:
-            return f"the {who} is {status}"
+    if seen.status is not None and seen.status.kind is StatusKind.HELD:
+        return f"the researcher is {seen.status}"
+    holders = [each for each in seen.trainers if each.trial is not None and each.trial == seen.trial]
+    needed = holders or seen.trainers  # any of them may take a trial that nobody holds
+    if all(each.status.kind is StatusKind.HELD for each in needed):
+        return "; ".join(f"the trainer {each.worker} is {each.status}" for each in needed) or None
     return None
 
 
 def _misses_trainer(seen: LiveStatus) -> bool:
-    return seen.trial is not None and seen.progress is None and seen.trainer is None
+    return seen.trial is not None and seen.progress is None and not seen.trainers
 
 
 def _span(seconds: float) -> str:

@@ -6,7 +6,7 @@ Everything is derived from the journal. The live status comes from Redis and may
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -36,6 +36,7 @@ from trainer.jobs import (
     RedisClient,
     Status,
     StatusKind,
+    WorkerRole,
     WorkerStatus,
     trial_id,
     unknown_jobs_text,
@@ -97,7 +98,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class LiveStatus:
-    """The live status. `trial` and `progress` are None between trials, `trainer` is None without a heartbeat.
+    """The live status. `trial` and `progress` are None between trials, `workers` are those with a heartbeat.
 
     `status` is the researcher's, or the end of its run. It is None without a running researcher, and `silent` is the
     text to show then. `foreign` describes refused unknown jobs, `notes` the state of each source in `NOTED`.
@@ -106,7 +107,7 @@ class LiveStatus:
     status: Status | None
     trial: str | None = None
     progress: Progress | None = None
-    trainer: WorkerStatus | None = None
+    workers: tuple[WorkerStatus, ...] = ()
     foreign: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     silent: str = NOT_RUNNING
@@ -115,6 +116,11 @@ class LiveStatus:
     def doing(self) -> str:
         """The researcher's status as text for users."""
         return self.silent if self.status is None else str(self.status)
+
+    @property
+    def trainers(self) -> tuple[WorkerStatus, ...]:
+        """Return the workers that run trials."""
+        return tuple(worker for worker in self.workers if worker.role is WorkerRole.TRAINER)
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     baseline = tuple(scores.get(experiments[0].id, ()))
     return RunReport(
         run=run,
-        rows=rows_of(run, experiments, trials, fallen),
+        rows=rows_of(history.lineage(run.confirmed), experiments, trials, fallen),
         confirmations=tuple(confirmations),
         remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
         requests=tuple(history.requests()),
@@ -205,17 +211,21 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     )
 
 
-def rows_of(run: Run, experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]) -> tuple[Row, ...]:
+def rows_of(
+    confirmed: Sequence[int], experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]
+) -> tuple[Row, ...]:
     """Return a row for each experiment.
 
-    `trials` contains at least their trials, `fallen` all rolled-back keeps of the run.
+    `confirmed` is the lineage of the last confirmed version. `trials` contains at least the trials of the experiments,
+    and `fallen` all rolled-back keeps of the run.
     """
+    standing = set(confirmed)
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
     return tuple(
         Row(
             experiment=item,
             trial=first.get(item.id),
-            confirmed=item.decision is Decision.KEEP and item.id <= (run.confirmed or 0) and item.id not in fallen,
+            confirmed=item.id in standing,
             fallen=fallen.get(item.id),
             took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
         )
@@ -241,10 +251,12 @@ def tally_text(report: RunReport) -> str:
 def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
     """Return the live status from Redis. `history` is None while there is no readable journal."""
     run, running = (None, None) if history is None else (history.run(), history.running_trial())
-    status, trainer = bus.doing("researcher"), bus.trainer()
+    status = bus.doing("researcher")
+    workers = tuple(worker for role in WorkerRole for worker in bus.workers(role))
     if status is None and run is not None and run.ended is not None:
         status = Status(StatusKind.ENDED, run.ended)
-    live = LiveStatus(status, trainer=trainer, foreign=_foreign(bus, trainer), notes=_notes(bus))
+    live = LiveStatus(status, workers=workers, notes=_notes(bus))
+    live = replace(live, foreign=_foreign(bus, live.trainers))
     if history is None or run is None or running is None:
         return live
     number = history.experiment(running.experiment).number
@@ -252,10 +264,10 @@ def now(history: JournalReader | None, bus: RedisClient) -> LiveStatus:
     return replace(live, trial=name, progress=bus.read_progress(name))
 
 
-def _foreign(bus: RedisClient, trainer: WorkerStatus | None) -> str | None:
+def _foreign(bus: RedisClient, trainers: tuple[WorkerStatus, ...]) -> str | None:
     """Return the message about unknown jobs in the queues of trials and requests, or None."""
-    if trainer is not None and trainer.refused:
-        return unknown_jobs_text(trainer.refused, TRIALS)
+    if refused := sum(trainer.refused for trainer in trainers):
+        return unknown_jobs_text(refused, TRIALS)
     said = bus.doing("requests")
     return None if said is None else said.message
 

@@ -6,18 +6,20 @@ A broken driver is an error and never counts as "no GPU".
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pynvml
 
 from researcher.errors import OvernightError
 from trainer.jobs import PROFILES
+from trainer.trial import nvml
 
-_SMI_TIMEOUT_S = 30
-_SMI_NO_DEVICE = 6
+_NVML_S = 30.0
+_MIB = 2**20
+_CONTROL = Path("/dev/nvidiactl")  # there once the driver is loaded; in a container, where the engine hands in a GPU
 _OF_THE_MACHINE = Path("/var/lib/overnight")
 
 
@@ -59,28 +61,38 @@ def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
 
 def gpus() -> list[Gpu]:
     """Return the NVIDIA GPUs; none without a driver. Raises GpuFault."""
-    return [_gpu(line) for line in _asked("name,memory.total")]
+    return [card.gpu for card in cards()]
 
 
 def cards() -> list[Card]:
     """Return the NVIDIA GPUs with their UUIDs and driver versions. Raises GpuFault."""
-    return [_card(line) for line in _asked("uuid,driver_version,name,memory.total")]
-
-
-def _asked(fields: str) -> list[str]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _fault(program, str(error)) from error
-    if answer.returncode == _SMI_NO_DEVICE:
-        return []
-    if answer.returncode != 0:
-        raise _fault(program, f"exit code {answer.returncode}: {(answer.stdout + answer.stderr).strip()}")
-    return [line for line in answer.stdout.splitlines() if line.strip()]
+        return nvml.ask(_cards, _NVML_S)
+    except pynvml.NVMLError_LibraryNotFound as error:
+        loading = str(error.__context__)
+        if "No such file" in loading and not _CONTROL.exists():
+            return []
+        raise _fault(loading) from error
+    except pynvml.NVMLError_NotSupported as error:
+        raise _fault("it does not say how much memory the GPU has") from error
+    except pynvml.NVMLError as error:
+        raise _fault(str(error)) from error
+
+
+def _cards() -> list[Card]:
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+    return [Card(pynvml.nvmlDeviceGetUUID(handle), driver, _gpu(handle)) for handle in handles]
+
+
+def _gpu(handle: Any) -> Gpu:
+    return Gpu(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle).total // _MIB)
+
+
+def _fault(what: str) -> GpuFault:
+    return GpuFault(
+        f"NVIDIA's driver fails: {what}", "repair the driver, or choose a profile by name, as in --profile cpu"
+    )
 
 
 def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
@@ -104,20 +116,3 @@ def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
 
 def _is_roots_alone(home: Path) -> bool:
     return os.geteuid() == 0 and home.exists() and not home.stat().st_mode & stat.S_IXOTH
-
-
-def _card(line: str) -> Card:
-    uuid, _, rest = line.partition(", ")
-    driver, _, rest = rest.partition(", ")
-    return Card(uuid, driver, _gpu(rest))
-
-
-def _gpu(line: str) -> Gpu:
-    name, _, memory = line.rpartition(",")
-    if not name or not memory.strip().isdigit():
-        raise _fault("nvidia-smi", f"it does not say how much memory the GPU has: {line.strip()!r}")
-    return Gpu(name.strip(), int(memory))
-
-
-def _fault(program: str, what: str) -> GpuFault:
-    return GpuFault(f"{program} fails: {what}", "repair the driver, or choose a profile by name, as in --profile cpu")

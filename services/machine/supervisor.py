@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from researcher.backoff import Backoff
 from services.machine.process import kill_session, send, spawn, wait_for_exit
 
 log = logging.getLogger(__name__)
 
-_FIRST_DELAY_S = 1.0
-_LAST_DELAY_S = 60.0
+_RESTARTS = Backoff(1, 60)
 _HEALTHY_AFTER_S = 60.0
 _LOG_CAP_BYTES = 10_000_000
 _SIGNAL_NAMES = {int(number): number.name for number in signal.Signals}
@@ -70,9 +70,7 @@ def exit_in_words(code: int) -> str:
 
 def next_delay_s(previous_s: float, lived_s: float) -> float:
     """Return the seconds until the next try: doubled after each early death, reset after a minute of life."""
-    if previous_s == 0 or lived_s >= _HEALTHY_AFTER_S:
-        return _FIRST_DELAY_S
-    return min(2 * previous_s, _LAST_DELAY_S)
+    return _RESTARTS.after(0.0 if lived_s >= _HEALTHY_AFTER_S else previous_s)
 
 
 class ProcessSupervisor:

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from researcher.queues.requests import KINDS
-from trainer.jobs import CHECKER as CHECKER_KEY
-from trainer.jobs import CHECKS, REQUESTS, TRIALS
+from trainer.jobs import CHECKS, REQUESTS, TRIALS, WorkerRole, worker_key, worker_names_key
 
 # Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.send` and `CheckSpec.id` make. No id
 # fits two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
@@ -89,6 +88,14 @@ def _works(queue: str, jobs: tuple[str, ...], worker: str) -> tuple[Grant, ...]:
     )
 
 
+def _shows_itself(role: WorkerRole) -> tuple[Grant, ...]:
+    """What a worker needs to show itself, to forget those of its role that have vanished, and for its health check."""
+    return (
+        Grant("del exists expire hgetall hset watch", keys=(worker_key(role, "*"),)),
+        Grant("expire sadd smembers srem", keys=(worker_names_key(role),)),
+    )
+
+
 def _asks(queue: str, ids: str) -> tuple[Grant, ...]:
     """Return the grants to enqueue once. Each key has a grant of its own, so that no hash can be made in place of the
     queue, and no list in place of a job."""
@@ -113,6 +120,12 @@ def _job(ids: str) -> tuple[str, ...]:
     return (*jobs, f"rq:execution:{ids}:*", f"rq:executions:{ids}", f"rq:results:{ids}")
 
 
+# Who works, and at what: the names of a role's workers, and what each shows of itself.
+_SEES_WORKERS = (
+    Grant("smembers", reads=tuple(worker_names_key(role) for role in WorkerRole)),
+    Grant("hgetall", reads=tuple(worker_key(role, "*") for role in WorkerRole)),
+)
+
 # A trial's own keys; its pattern ends in `*` and so covers what RQ appends to the id.
 _TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
 _REQUEST_JOB, _CHECK_JOB = _job(REQUEST), _job(CHECK)
@@ -124,11 +137,10 @@ TRAINER = AclUser(
         *_works(TRIALS, (*_TRIAL_JOB, f"rq:results:{TRIAL}"), "trainer-*"),
         # The worker receives RQ's stop and shutdown commands, and may send none.
         Grant("subscribe unsubscribe", channels=("rq:pubsub:trainer-*",)),
-        # The worker's heartbeat and the progress of its trial, which the health check reads.
-        Grant(
-            "del expire hgetall hset incrby",
-            keys=("overnight:trainer", "overnight:trainer:token", f"overnight:trial:{TRIAL}"),
-        ),
+        *_shows_itself(WorkerRole.TRAINER),
+        # The progress of the running trial.
+        Grant("incrby", keys=("overnight:trainer:token",)),
+        Grant("del expire hset", keys=(f"overnight:trial:{TRIAL}",)),
     ),
 )
 
@@ -138,8 +150,7 @@ CHECKER = AclUser(
         _CONNECTS,
         *_works(CHECKS, _CHECK_JOB, "checker-*"),
         Grant("subscribe unsubscribe", channels=("rq:pubsub:checker-*",)),
-        # The worker's heartbeat, which the health check reads.
-        Grant("del expire hgetall hset", keys=(CHECKER_KEY,)),
+        *_shows_itself(WorkerRole.CHECKER),
     ),
 )
 
@@ -151,9 +162,10 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
         *_asks(TRIALS, TRIAL),
         *_asks(CHECKS, CHECK),
         *_requests(f"rq:job:{REQUEST}"),
-        # Read the result of a dry run, and whether a dry-run worker is there.
-        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=(*_CHECK_JOB, CHECKER_KEY)),
-        # Read the state of a trial, and which worker runs it.
+        # Read the result of a dry run, and the workers' heartbeats.
+        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=_CHECK_JOB),
+        *_SEES_WORKERS,
+        # Read the state of a trial.
         Grant(
             f"hget hgetall lrange xread xrevrange zrange zrangebyscore {_MEASURES}",
             reads=(
@@ -162,7 +174,6 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
                 "rq:queue:trials",
                 "rq:queue:trials:intermediate",
                 "rq:wip:trials",
-                "overnight:trainer",
                 f"overnight:trial:{TRIAL}",
             ),
         ),
@@ -194,7 +205,8 @@ CLIENT = AclUser(  # a user's `overnight idea` from another machine, through a t
         *_requests(*(f"rq:job:{kind}-{_NUMBER}" for kind in KINDS)),
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
         # Read the status of the run.
-        Grant("get hgetall", reads=("overnight:doing:*", "overnight:trainer", f"overnight:trial:{TRIAL}")),
+        Grant("get hgetall", reads=("overnight:doing:*", f"overnight:trial:{TRIAL}")),
+        *_SEES_WORKERS,
     ),
 )
 

@@ -25,13 +25,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.config.setting import Seconds
 from researcher.config.settings import faults
-from researcher.errors import ResearcherError
+from researcher.errors import OvernightError, ResearcherError
 from researcher.journal.reader import JournalReader
 from researcher.loop.outages import BAD_DAYS, explain
 from services.machine.gpus import AUTO
-from services.machine.state import RunConfig, State, StateError
+from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
-from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, connect
+from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, WorkerRole, connect
 
 logger = logging.getLogger("researcher")
 
@@ -60,6 +60,10 @@ class OtherCard(ResearcherError):
     """The run was begun on another kind of GPU than the present one."""
 
 
+class ProfilesDiffer(OvernightError):
+    """PROFILE=auto, and trainers on several kinds of GPU."""
+
+
 def main() -> int:
     """Run until SIGTERM; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
@@ -84,7 +88,7 @@ def _carry_out(settings: ContainerSettings) -> Status:
     state = State(settings.overnight_state)
     try:
         choices = _settle_through_bad_days(settings, state)
-    except (ResearcherError, StateError, ProfileError) as error:
+    except (ResearcherError, OvernightError, ProfileError) as error:
         logger.error("%s", error)
         return Status(StatusKind.REFUSED, str(error))
     places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
@@ -124,14 +128,14 @@ def _open(settings: ContainerSettings) -> redis.Redis:
 
 
 def settle(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
-    """Decide the choices of this run. With PROFILE=auto the trainer reports its GPU.
+    """Decide the choices of this run. With PROFILE=auto the trainers report their GPUs.
 
-    Raises StateError or OtherCard if the run was begun with other choices.
+    Raises StateError or OtherCard if the run was begun with other choices, ProfilesDiffer if the trainers disagree.
     """
     state = State(settings.overnight_state)
     if settings.profile != AUTO:
         return state.settle(profile=settings.profile, budget=settings.budget, detect=lambda: settings.profile)
-    found = _profile_of_trainer(bus)
+    found = _profile_of_trainers(bus)
     choices = state.settle(budget=settings.budget, detect=lambda: found)
     if choices.profile != found:
         raise OtherCard(
@@ -142,13 +146,19 @@ def settle(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
     return choices
 
 
-def _profile_of_trainer(bus: RedisClient) -> str:
+def _profile_of_trainers(bus: RedisClient) -> str:
     waiting = Status.working("waiting for the trainer to say which GPU it found")
     logged = False
     while True:
-        seen = bus.trainer()
-        if seen is not None and seen.profile is not None:
-            return seen.profile
+        fits = {worker.worker: worker.profile for worker in bus.workers(WorkerRole.TRAINER) if worker.profile}
+        if len(set(fits.values())) > 1:
+            named = ", ".join(f"{name} fits {profile}" for name, profile in fits.items())
+            raise ProfilesDiffer(
+                f"PROFILE=auto needs trainers on one kind of GPU, and these differ: {named}",
+                "stop the trainers of all kinds but one, or name the run's PROFILE in gpu.env; then restart",
+            )
+        if fits:
+            return next(iter(fits.values()))
         if not logged:
             logger.info("%s", waiting)
             logged = True

@@ -20,13 +20,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from researcher.config.setting import Mib
 from researcher.config.settings import faults
 from services.machine.gpus import AUTO, GpuFault, detect_profile, gpus
-from trainer.jobs import ProfileError, profile_named
+from trainer.jobs import ProfileError, WorkerRole, profile_named
 
 logger = logging.getLogger("trainer")
 
 REFUSED = 2
 STATE = Path("/state")
 WORK = Path("/run/overnight/work")
+NAME_FILE = Path("/run/overnight/worker")
 CANDIDATE_USER = 64001
 
 
@@ -51,7 +52,7 @@ def main() -> int:
     try:
         settings = ContainerSettings()
         if sys.argv[1:] == ["--checks"]:
-            return os.execv(sys.executable, checker(settings, name=f"checker-{secrets.token_hex(4)}"))
+            return os.execv(sys.executable, checker(settings, name=choose_name(WorkerRole.CHECKER, NAME_FILE)))
         profile = card_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
@@ -61,8 +62,18 @@ def main() -> int:
         logger.error("%s", error)
         return REFUSED
     logger.info("profile %s%s", profile, ", by the GPU" if settings.profile == AUTO else "")
-    arguments = worker(settings, profile, name=f"trainer-{secrets.token_hex(4)}")
+    arguments = worker(settings, profile, name=choose_name(WorkerRole.TRAINER, NAME_FILE))
     return os.execv(sys.executable, arguments)
+
+
+def choose_name(role: WorkerRole, name_file: Path) -> str:
+    """Return a name for this container's worker, and write it where its health check reads it.
+
+    It is new at every start: RQ refuses one that a killed worker still holds.
+    """
+    name = f"{role}-{secrets.token_hex(4)}"
+    name_file.write_text(name)
+    return name
 
 
 def card_profile(cards: Sequence[tuple[str, int]]) -> str:
@@ -79,8 +90,7 @@ def card_profile(cards: Sequence[tuple[str, int]]) -> str:
 
 
 def worker(settings: ContainerSettings, profile: str, *, name: str) -> list[str]:
-    """Return the worker's command line. Its name is new at every start, because RQ refuses a name that a killed worker
-    holds."""
+    """Return the worker's command line."""
     arguments = [*_either(settings, name), "--trials", str(STATE / "trials"), "--profile", profile]
     if settings.trainer_cap_mib is not None:
         arguments += ["--vram-cap-mib", str(settings.trainer_cap_mib)]

@@ -19,7 +19,7 @@ from researcher.report.proposer_stats import Rates
 from researcher.report.results_table import NO_NUMBER, cell
 from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus, Row, RunReport, tally_text, waiting
-from trainer.jobs import Status, StatusKind
+from trainer.jobs import Status, StatusKind, WorkerStatus
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
@@ -49,6 +49,7 @@ def draw(scene: Scene) -> RenderableType:
         counts = _counts(run_report, scene.goal)
         parts += [_standing(run_report), counts, _last(run_report), *_requests(run_report)]
     if report.live is not None:
+        parts += [_worker(worker) for worker in report.live.workers]
         parts += [Text(line, style="yellow") for line in _notes(report.live)]
     if scene.foot:
         parts.append(Text(scene.foot, style="dim"))
@@ -78,13 +79,21 @@ def _now(report: Report) -> RenderableType:
     return line
 
 
+def _worker(worker: WorkerStatus) -> Text:
+    """What one worker shows of itself; it stands out where it is held, or candidates have no user of their own."""
+    fits = "" if worker.profile is None else f" ({worker.profile})"
+    trial = "" if worker.trial is None else f" {worker.trial}"
+    text = f"worker    {worker.worker}{fits}: {worker.status}{trial}"
+    if worker.no_user is not None:
+        text += f"; candidates run as root, without its rights: {worker.no_user}"
+    is_usual = worker.status.kind is StatusKind.WORKING and worker.no_user is None
+    return Text(text, style="" if is_usual else "yellow")
+
+
 def _notes(live: LiveStatus) -> Iterator[str]:
-    """Yield the notes beside the run: of services that it can do without, of candidates that run as root, of foreign
-    jobs."""
+    """Yield the notes beside the run: of services that it can do without, and of foreign jobs."""
     for who, words in live.notes.items():
         yield f"{LABELS[who]:<4} {words}"
-    if live.trainer is not None and live.trainer.no_user is not None:
-        yield f"user candidates run as root, without its rights: {live.trainer.no_user}"
     if live.foreign:
         yield f"jobs {live.foreign}"
 

@@ -89,8 +89,8 @@ def measured(folder: Path, seed: int, *, clocked: bool) -> float:
         result = _run(folder, honest(clocked=clocked), clocked=clocked, number=0, seed=seed, to_beat=None)
     finally:
         shutil.rmtree(folder)
-    assert result.metric is not None, result.reason
-    return result.metric.value
+    assert result.val_bpb is not None, result.reason
+    return result.val_bpb
 
 
 def honest_scores(scores: list[tuple[int, float]], *, clocked: bool) -> Honest:
@@ -127,10 +127,10 @@ def _tried(candidate: Candidate, folder: Path, honest_ones: Honest) -> Tried:
             seed=seed,
             to_beat=honest_ones.by_seed[seed],
         )
-        if result.metric is None:
+        if result.val_bpb is None:
             verdict = Verdict.CRASHED if _is_its_own_crash(result) else Verdict.REFUSED
             return _refused_at_last(candidate, verdict, f"trial {number}: {result.reason}", best, honest_ones)
-        if (gain := honest_ones.gain(seed, result.metric.value)) > best:
+        if (gain := honest_ones.gain(seed, result.val_bpb)) > best:
             best, words = (
                 gain,
                 f"trial {number}, seed {seed}: {result.reason}, and {honest_ones.by_seed[seed]:.6f} is honest",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from random import Random
 
 from researcher.optimizer.constraints import whole_batches
-from researcher.optimizer.space import from_share, to_share
 from researcher.source.knobs import Knob, Range, read_knobs
 from researcher.source.proposal import KnobValue
+from tests.fixtures.range_shares import from_share, to_share
 
 REPEAT, FEW, NEAR, ANYWHERE = "repeat", "few", "near", "anywhere"
 BLOCK = (REPEAT,) * 1 + (FEW,) * 12 + (NEAR,) * 7 + (ANYWHERE,) * 8

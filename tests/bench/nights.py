@@ -116,12 +116,14 @@ class SimulatedNight:
         return Told(keeps, claims, self._false_claims, self._told_gain, true_gain, self._trials)
 
     def _try(self, candidate: Candidate) -> None:
-        code = Code(self._incumbent.truth - candidate.gain, [])
+        parent = self._incumbent
+        code = Code(parent.truth - candidate.gain, [])
         score = self._score(code)
         ruling = decide(
             Outcome.OK,
             score,
-            incumbent_scores=self._incumbent.scores,
+            parent_scores=parent.scores,
+            parent_is_incumbent=parent is self._incumbent,
             added_lines=candidate.added_lines,
             sigma=self._sigma,
             rule=self._rule,
@@ -131,7 +133,7 @@ class SimulatedNight:
         self._firsts_since_claim += 1
         self._firsts_since_incumbent += 1
         if ruling.decision is Decision.KEEP:
-            code.first = Head(score, fmean(self._incumbent.scores), self._sigma)
+            code.first = Head(score, fmean(parent.scores), self._sigma)
             self._incumbent = code
             self._keeps_since_claim += 1
             self._firsts_since_incumbent = 0

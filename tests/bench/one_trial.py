@@ -91,7 +91,7 @@ def main(checkout: str, data: Path, look: str) -> None:
             lambda: False,
         )
         ended = seconds()
-    assert result.metric is not None, (result.outcome, result.reason)
+    assert result.val_bpb is not None, (result.outcome, result.reason)
     assert result.timing is not None
     told = {
         "wall": ended[0] - began[0],

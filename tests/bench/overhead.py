@@ -138,9 +138,8 @@ def _parts(began: float, item: Experiment, trial: Trial, result: TrialResult) ->
     """Return the seconds by part; they sum to the wall time from `began` to the experiment's end."""
     timing = result.timing
     assert timing is not None
-    speed = result.calibration
     inside = {
-        "calibration": 0.0 if speed is None else (speed.before_s or 0.0) + (speed.after_s or 0.0),
+        "calibration": (result.before_s or 0.0) + (result.after_s or 0.0),
         "start + import": timing.start_s or 0.0,
         "set-up": timing.setup_s or 0.0,
         "warm-up": timing.warmup_s or 0.0,

@@ -31,7 +31,7 @@ from tests.bench.table import RECORDED, Fit, Floats, Recording, World, read
 EARLY = 40
 DRAWS = 10_000
 WIDTH = 150
-COLOURS = ("#9aa5b1", "#0b7a5c", "#1d4ed8", "#d97706", "#7c3aed")
+COLOURS = ("#9aa5b1", "#0b7a5c", "#d97706", "#7c3aed")
 
 
 def interval(differences: Floats) -> tuple[float, float]:

@@ -63,10 +63,6 @@ def _optimizer(seed: int, context: int) -> Moving:
     return Optimizer(seed=seed, context=context)
 
 
-def _cmaes(seed: int, context: int) -> Moving:
-    return Optimizer(seed=seed, context=context, sampler=Sampler.CMAES)
-
-
 def _hybrid(seed: int, context: int) -> Moving:
     return Uninformed(seed=seed, context=context)
 
@@ -79,7 +75,6 @@ RANDOM, OPTIMIZER, HYBRID = "random", "optimizer", "hybrid, uninformed"
 PROPOSERS: dict[str, Callable[[int, int], Moving]] = {
     RANDOM: _random,
     OPTIMIZER: _optimizer,
-    "optimizer, CMA-ES": _cmaes,
     HYBRID: _hybrid,
     "llm, scripted": _llm,
 }
@@ -141,7 +136,8 @@ class SimulatedNight:
         ruling = decide(
             outcome,
             score,
-            incumbent_scores=self._scores[self._at],
+            parent_scores=self._scores[self._at],
+            parent_is_incumbent=True,
             added_lines=candidate.added_lines,
             sigma=self._world.sigma,
             rule=Rule.WALK,

@@ -115,20 +115,20 @@ def _spec(wanted: Point, subject: dict[str, str], profile: Profile, digest: str)
 
 
 def _line(wanted: Point, result: TrialResult) -> dict[str, Any]:
-    timing, device, speed = result.timing, result.device, result.calibration
+    timing, device = result.timing, result.device
     return {
         **asdict(wanted),
         "outcome": str(result.outcome),
         "reason": result.reason,
-        "val_bpb": None if result.metric is None else result.metric.value,
+        "val_bpb": result.val_bpb,
         "steps": result.steps,
         "tokens": result.tokens,
         "params_m": result.params_m,
-        "wall_s": None if timing is None else round(timing.wall_s, 2),
+        "wall_s": result.wall_s and round(result.wall_s, 2),
         "processor_s": None if timing is None else round(timing.processor_s, 2),
         "timed_s": None if timing is None or timing.timed is None else round(timing.timed, 2),
-        "memory_mib": result.peak_memory_mib and round(result.peak_memory_mib),
-        "calibration_s": None if speed is None else [speed.before_s, speed.after_s],
+        "memory_mib": result.memory_mib and round(result.memory_mib),
+        "calibration_s": [result.before_s, result.after_s],
         "device": None if device is None else device.name,
         "torch": None if device is None else device.torch,
     }

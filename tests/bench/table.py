@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from cmaes import CMA
 
-from researcher.optimizer.space import to_share
 from researcher.source.knobs import Knob
 from researcher.source.proposal import KnobValue
 from services.machine.subject import render_subject
 from tests.bench.design import REPEAT, searched
+from tests.fixtures.range_shares import to_share
 from trainer.jobs import Outcome, profile_named
 
 RECORDED = Path(__file__).parent / "recorded" / "cpu-trials.jsonl.xz"

@@ -252,10 +252,10 @@ def _cost_table(ground: Ground, progress: Progress, rows: int) -> Table:
 def _seconds(ground: Ground, spec: TrialSpec) -> tuple[float, float]:
     """Return wall seconds of a trial's scoring, and of its other parts."""
     result: TrialResult = run_trial(spec, ground.places, lambda _: None, lambda: False)
-    timing = result.timing
-    assert timing is not None, result.reason
-    assert timing.scoring_s is not None, result.reason
-    return timing.scoring_s, timing.wall_s - timing.scoring_s
+    assert result.timing is not None, result.reason
+    assert result.timing.scoring_s is not None, result.reason
+    assert result.wall_s is not None, result.reason
+    return result.timing.scoring_s, result.wall_s - result.timing.scoring_s
 
 
 def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Table:

@@ -16,7 +16,20 @@ from typing import Any, ClassVar
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, AllowlistedJob, CheckResult, CheckSpec, DryRunVerdict, connect
+from trainer.jobs import (
+    CHECKS,
+    RUN_CHECK,
+    AllowlistedJob,
+    CheckResult,
+    CheckSpec,
+    DryRunVerdict,
+    WorkerRole,
+    connect,
+    worker_key,
+    worker_names_key,
+)
+
+NAME = "checker-scripted"
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     password = options.password_file.read_text().strip() if options.password_file else None
     connection = connect(options.redis, password=password)
-    connection.hset(CHECKER, mapping={"worker": "checker-scripted", "phase": "idle"})
+    connection.hset(worker_key(WorkerRole.CHECKER, NAME), "phase", "idle")
+    connection.sadd(worker_names_key(WorkerRole.CHECKER), NAME)
     print("shown", flush=True)
     SimpleWorker([CHECKS], connection=connection, serializer=JSONSerializer, job_class=ScriptedJob).work(
         logging_level="WARNING"

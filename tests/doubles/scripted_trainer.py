@@ -26,9 +26,7 @@ from trainer.jobs import (
     RUN_TRIAL,
     TRIALS,
     AllowlistedJob,
-    Calibration,
     Kind,
-    Metric,
     Outcome,
     Timing,
     TrialResult,
@@ -52,7 +50,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         assert level is not None, "a scripted subject has a LEVEL"
         luck = re.search(r"# luck: ([\d.]+)", source) if spec.kind is Kind.FIRST else None
         seen = float(level.group(1)) - (float(luck.group(1)) if luck else 0.0)
-        score = Metric("val_bpb", seen + random.Random(spec.seed).gauss(0, NOISE))
+        score = seen + random.Random(spec.seed).gauss(0, NOISE)
     speed = re.search(r"# (slow|fast): (\d+)", source)
     out_of_line = speed is not None and int(spec.id.rpartition("-a")[2]) < int(speed.group(2))
     says = re.search(r"# says: (.*)", source)
@@ -66,12 +64,14 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         reason=says.group(1) if says else "as scripted",
         started_at=now,
         finished_at=now,
-        timing=Timing(wall_s=TRIAL_S, processor_s=TRIAL_S, timed=TRIAL_S),
-        metric=score,
-        unseen=_unseen(score, source),
+        timing=Timing(processor_s=TRIAL_S, timed=TRIAL_S),
         steps=STEPS if "# steady" in source else None,
-        calibration=Calibration(took_s, took_s),
-        peak_memory_mib=512.0,
+        val_bpb=score,
+        unseen_bpb=_unseen(score, source),
+        wall_s=TRIAL_S,
+        memory_mib=512.0,
+        before_s=took_s,
+        after_s=took_s,
     ).to_json()
 
 
@@ -93,11 +93,11 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
     return Outcome(mark("fate") or Outcome.OK), None
 
 
-def _unseen(score: Metric | None, source: str) -> Metric | None:
+def _unseen(score: float | None, source: str) -> float | None:
     """Return an unseen score that is as far above the score as unseen text is; `# known: 0.1` adds to this
     difference."""
     known = re.search(r"# known: ([\d.]+)", source)
-    return None if score is None else Metric("val_bpb", score.value + 0.1 + (float(known.group(1)) if known else 0.0))
+    return None if score is None else score + 0.1 + (float(known.group(1)) if known else 0.0)
 
 
 class ScriptedJob(AllowlistedJob):

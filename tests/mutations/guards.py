@@ -21,6 +21,8 @@ class Guard:
 
 
 _JOURNAL = "researcher/journal/test_writer.py::test_"
+_LINEAGE = "researcher/journal/test_lineage.py::test_"
+_DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
@@ -61,6 +63,9 @@ _PACE = "trainer/candidate/test_budget_clock.py::test_"
 _ROOM = "trainer/trial/test_disk_space.py::test_"
 _TENANCY = "trainer/sandbox/test_candidate_user.py::test_"
 _SERVER = "services/redis/test_server.py::test_"
+_HEARTBEAT = "trainer/worker/test_heartbeat.py::test_"
+_ENTRY_POINTS = "services/test_entry_points.py::test_"
+_STALL = "researcher/report/test_stall_alarm.py::test_"
 _ACL = "services/redis/test_acl.py::test_"
 _HOSTILE = "scenarios/test_hostile_client.py::test_"
 _UNREAD = _HOSTILE + "request_that_cannot_be_read_is_refused_once_and_holds_nobody_up"
@@ -82,6 +87,13 @@ GUARDS = (
         " WHERE id = ? AND state = 'measuring' AND decision IS NULL",
         " WHERE id = ?",
         _JOURNAL + "nothing_is_decided_twice",
+    ),
+    Guard(
+        "a keep succeeds its parent",
+        "researcher/journal/writer.py",
+        " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",
+        "",
+        _LINEAGE + "a_keep_whose_parent_is_no_longer_the_incumbent_is_refused_and_changes_nothing",
     ),
     Guard(
         "steps come in order",
@@ -117,6 +129,20 @@ GUARDS = (
         " AND id = (SELECT MAX(id) FROM trial)",
         "",
         _JOURNAL + "only_the_newest_trial_is_begun_again",
+    ),
+    Guard(
+        "a trial that is measured again forgets what was measured",
+        "researcher/journal/writer.py",
+        "{', '.join(f'{name} = NULL' for name in MEASURED)},",
+        "",
+        _JOURNAL + "a_trial_that_is_measured_again_has_no_measurement_left",
+    ),
+    Guard(
+        "a result of an earlier version is read",
+        "trainer/jobs/result.py",
+        """    if not isinstance(values, dict) or "metric" not in values:""",
+        "    if True:",
+        "trainer/jobs/test_result.py::test_a_result_of_an_earlier_version_is_read_with_its_measurements",
     ),
     Guard(
         "a request is taken in once",
@@ -163,9 +189,37 @@ GUARDS = (
     Guard(
         "what falls takes the confirmed mark along",
         "researcher/journal/writer.py",
-        "WHERE confirmed > ?1",
-        "WHERE confirmed > ?1 AND 0",
+        "if fall_back_to in self.lineage(run.confirmed):",
+        "if False:",
         _JOURNAL + "a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more",
+    ),
+    Guard(
+        "only a fall to an ancestor takes the confirmed mark along",
+        "researcher/journal/writer.py",
+        "if fall_back_to in self.lineage(run.confirmed):",
+        "if True:",
+        _LINEAGE + "a_fall_takes_the_confirmed_mark_along_to_an_ancestor_alone",
+    ),
+    Guard(
+        "confirmed are the ancestors of the confirmed head",
+        "researcher/report/view.py",
+        "confirmed=item.id in standing,",
+        "confirmed=item.decision is Decision.KEEP and item.id <= max(standing, default=0),",
+        _LINEAGE + "a_keep_that_was_rebased_on_the_confirmed_head_is_not_confirmed_though_it_is_older",
+    ),
+    Guard(
+        "what may still change is read again",
+        "researcher/journal/reader.py",
+        "applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]",
+        "applied = [*filter(lambda item: item.state is State.APPLIED, fresh)]",
+        _LINEAGE + "what_a_reader_remembers_is_what_stands_in_the_file_whatever_order_it_became_final_in",
+    ),
+    Guard(
+        "the last decisions are the last in time",
+        "researcher/journal/reader.py",
+        "sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)",
+        "[*self._measured_after(at)]",
+        _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
     ),
     Guard(
         "one writer",
@@ -185,16 +239,37 @@ GUARDS = (
     Guard(
         "longer code must win by more",
         "researcher/decision/rules.py",
-        "if gain > margin:",
-        "if gain > 0:",
+        "if gain > margin and parent_is_incumbent:",
+        "if gain > 0 and parent_is_incumbent:",
         _DECISION + "the_walk_keeps_what_is_better_and_asks_more_of_longer_code",
     ),
     Guard(
-        "the incumbent is the mean of its runs",
+        "a keep on an old parent drops no other keep",
         "researcher/decision/rules.py",
-        "    incumbent = fmean(incumbent_scores)",
-        "    incumbent = min(incumbent_scores)",
-        _DECISION + "the_incumbent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
+        "if gain > margin and parent_is_incumbent:",
+        "if gain > margin:",
+        _DECISION + "a_candidate_is_compared_with_its_parent_and_kept_only_where_that_is_the_incumbent",
+    ),
+    Guard(
+        "a candidate is compared with its parent",
+        "researcher/loop/loop.py",
+        "run_context.journal.scores()[experiment.parent]",
+        "run_context.journal.scores()[run_context.run.incumbent or 0]",
+        _DECIDED + "a_candidate_is_measured_against_its_parent_and_succeeds_no_other_incumbent",
+    ),
+    Guard(
+        "the loop notices that the incumbent changed",
+        "researcher/loop/loop.py",
+        "parent_is_incumbent=run_context.run.incumbent == experiment.parent,",
+        "parent_is_incumbent=True,",
+        _DECIDED + "a_candidate_is_measured_against_its_parent_and_succeeds_no_other_incumbent",
+    ),
+    Guard(
+        "the parent is the mean of its runs",
+        "researcher/decision/rules.py",
+        "    parent = fmean(parent_scores)",
+        "    parent = min(parent_scores)",
+        _DECISION + "the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
     ),
     Guard(
         "sigma has a floor",
@@ -1124,7 +1199,7 @@ GUARDS = (
     Guard(
         "a win on a faster machine is measured again",
         "researcher/decision/machine_speed.py",
-        "and result.metric.value >= beaten",
+        "and result.val_bpb >= beaten",
         "",
         _DRIFT + "only_a_trial_that_the_machine_may_have_decided_is_measured_again[won on a faster machine]",
     ),
@@ -1261,7 +1336,22 @@ GUARDS = (
         "trainer/worker/rq_worker.py",
         "    except redis.AuthenticationError:\n        raise SystemExit(1) from None\n",
         "    except redis.BusyLoadingError:\n        raise\n",
-        "trainer/worker/test_rq_worker.py::test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password",
+        _WORKER + "each_step_of_a_worker_ends_it_when_the_server_refuses_its_password",
+    ),
+    Guard(
+        "a worker between two jobs waits for the server's memory",
+        "trainer/worker/rq_worker.py",
+        "contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():  # suppressed if the worker is stopping\n"
+        "            self._once_there_is_memory(lambda: check(burst))\n",
+        "_ends_if_refused():\n            check(burst)\n",
+        _WORKER + "each_step_of_a_worker_waits_while_the_server_has_no_memory[check_for_suspension]",
+    ),
+    Guard(
+        "a job that was taken begins when the server has memory again",
+        "trainer/worker/rq_worker.py",
+        "return self._once_there_is_memory(record)",
+        "return record()",
+        _WORKER + "each_step_of_a_worker_waits_while_the_server_has_no_memory[prepare_execution]",
     ),
     Guard(
         "no trial is taken without room for it",
@@ -1273,8 +1363,8 @@ GUARDS = (
     Guard(
         "what is not stored is not told",
         "trainer/trial/result_store.py",
-        "        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None, unseen=None)",
-        "        return result",
+        "return replace(result, outcome=Outcome.LOST, reason=reason, val_bpb=None, heldout_bpb=None, unseen_bpb=None)",
+        "return result",
         _ROOM + "result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_there_is_room",
     ),
     Guard(
@@ -2661,5 +2751,83 @@ GUARDS = (
         "            except (redis.TimeoutError, redis.ConnectionError) as gone:",
         "            except ZeroDivisionError as gone:",
         _HOSTILE + "a_server_that_does_not_answer_the_order_to_end_a_script_is_looked_at_again",
+    ),
+    # Each worker shows itself, and speaks for itself only
+    Guard(
+        "a worker's heartbeat erases no other worker's",
+        "trainer/jobs/bus.py",
+        'return f"overnight:worker:{role}:{name}"',
+        'return f"overnight:worker:{role}"',
+        _HEARTBEAT + "workers_show_themselves_at_once_and_none_erases_another",
+    ),
+    Guard(
+        "a worker that has vanished is listed no more",
+        "trainer/jobs/bus.py",
+        "return tuple(worker for worker in seen if worker is not None)",
+        "return tuple(seen)",
+        _HEARTBEAT + "a_trainer_that_fades_or_vanishes_leaves_the_others",
+    ),
+    Guard(
+        "the names of killed workers are forgotten",
+        "trainer/worker/rq_worker.py",
+        "            self._presence.forget_vanished()\n",
+        "",
+        _WORKER + "housekeeping_of_one_trainer_forgets_another_that_was_killed",
+    ),
+    Guard(
+        "a worker that shows itself while its name is removed stays listed",
+        "trainer/worker/heartbeat.py",
+        "partial(self._forget, name), worker_key(self.role, name))",
+        "partial(self._forget, name), worker_key(self.role, self.worker))",
+        _HEARTBEAT + "a_worker_that_shows_itself_while_it_is_forgotten_is_not",
+    ),
+    Guard(
+        "a health check is of its own worker",
+        "services/trainer/health.py",
+        ".worker(role, name)",
+        ".workers(role)[0]",
+        _ENTRY_POINTS + "a_health_check_asks_for_its_own_worker",
+    ),
+    Guard(
+        "trainers on different kinds of GPU choose no profile",
+        "services/researcher/start.py",
+        "        if len(set(fits.values())) > 1:",
+        "        if False:",
+        _ENTRY_POINTS + "trainers_that_agree_decide_the_profile_and_others_are_refused",
+    ),
+    Guard(
+        "a trainer speaks in no checker's name",
+        "services/redis/acl.py",
+        'hset watch", keys=(worker_key(role, "*"),)),',
+        'hset watch", keys=("overnight:worker:*",)),',
+        _ACL + "user_is_refused[trainer-HSET overnight:worker:checker:checker-0 phase idle]",
+    ),
+    Guard(
+        "the researcher speaks in no worker's name",
+        "services/redis/acl.py",
+        'Grant("hgetall", reads=tuple(worker_key(',
+        'Grant("hset hgetall", keys=tuple(worker_key(',
+        _ACL + "user_is_refused[researcher-HSET overnight:worker:trainer:trainer-0 phase idle]",
+    ),
+    Guard(
+        "a trainer that is held is no alarm while another may take the trial",
+        "researcher/report/stall_alarm.py",
+        "if all(each.status.kind is StatusKind.HELD for each in needed):",
+        "if any(each.status.kind is StatusKind.HELD for each in needed):",
+        _STALL + "status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be",
+    ),
+    Guard(
+        "the trainer that holds the running trial decides whether it is held",
+        "researcher/report/stall_alarm.py",
+        "needed = holders or seen.trainers ",
+        "needed = seen.trainers ",
+        _STALL + "status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be",
+    ),
+    Guard(
+        "a checker that is held keeps no other from being asked",
+        "researcher/queues/dry_runs.py",
+        "if all(checker.status.kind is StatusKind.HELD for checker in checkers):",
+        "if not checkers or checkers[0].status.kind is StatusKind.HELD:",
+        _CHECKER + "one_checker_that_is_held_does_not_keep_another_from_being_asked",
     ),
 )

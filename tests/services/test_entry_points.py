@@ -14,12 +14,14 @@ import pytest
 
 from researcher.journal.reader import JournalReader
 from services.machine.state import State
+from services.researcher import start as researcher_start
+from services.trainer import health as trainer_health
 from services.trainer import start as trainer_start
 from services.views.client import ClientError, ask_and_wait
 from tests import ROOT
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
-from trainer.jobs import StatusKind
+from trainer.jobs import StatusKind, WorkerRole
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
 TEN_S = 10
@@ -92,6 +94,64 @@ def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
     assert container.wait(TEN_S) == 0
 
 
+@pytest.mark.parametrize("role", WorkerRole)
+def test_a_health_check_asks_for_its_own_worker(
+    scripted_run: ScriptedRun,
+    role: WorkerRole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("REDIS_URL", scripted_run.server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
+    name_file = tmp_path / "worker"
+    arguments = ["--checks"] if role is WorkerRole.CHECKER else []
+    Heartbeat(scripted_run.bus.connection, f"{role}-other", role=role).show(IDLE)
+
+    not_started = trainer_health.main(arguments, name_file)
+    own = Heartbeat(scripted_run.bus.connection, trainer_start.choose_name(role, name_file), role=role)
+    own.show(IDLE)
+    alive = trainer_health.main(arguments, name_file)
+    own.fade()
+    dead = trainer_health.main(arguments, name_file)
+
+    assert (not_started, alive, dead) == (1, 0, 1)
+    assert capsys.readouterr().out.splitlines() == [
+        f"no {role} has started here",
+        f"{own.worker}: idle",
+        f"{own.worker} has not shown itself in Redis lately",
+    ]
+
+
+def test_trainers_that_agree_decide_the_profile_and_others_are_refused(scripted_run: ScriptedRun) -> None:
+    settings = researcher_start.ContainerSettings(
+        redis_url=scripted_run.server.url,
+        redis_password_file=scripted_run.password_file,
+        overnight_state=scripted_run.journal.parent,
+    )
+    for name, profile in (("trainer-1", "12gb"), ("trainer-2", "12gb"), ("trainer-3", None)):
+        Heartbeat(scripted_run.bus.connection, name, profile=profile).show(IDLE)
+
+    agreed = researcher_start.settle(settings, scripted_run.bus)
+    Heartbeat(scripted_run.bus.connection, "trainer-2", profile="24gb").show(IDLE)
+
+    assert agreed.profile == "12gb"
+    with pytest.raises(researcher_start.ProfilesDiffer, match="trainer-1 fits 12gb, trainer-2 fits 24gb") as refusal:
+        researcher_start.settle(settings, scripted_run.bus)
+    assert "name the run's PROFILE in gpu.env" in refusal.value.next_step
+
+
+def test_researcher_container_says_that_it_is_refused_where_trainers_differ(scripted_run: ScriptedRun) -> None:
+    for name, profile in (("trainer-1", "12gb"), ("trainer-2", "24gb")):
+        Heartbeat(scripted_run.bus.connection, name, profile=profile).show(IDLE)
+
+    container = scripted_run.start_container()
+
+    wait_for(lambda: kind_of(scripted_run) is StatusKind.REFUSED, TEN_S)
+    assert "trainer-1 fits 12gb, trainer-2 fits 24gb" in str(scripted_run.bus.doing("researcher"))
+    assert container.poll() is None
+
+
 def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_the_run(
     scripted_run: ScriptedRun,
 ) -> None:
@@ -114,11 +174,13 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
     scripted_run: ScriptedRun,
 ) -> None:
     emptied(scripted_run)
-    Heartbeat(scripted_run.bus.connection, "trainer-1", profile="12gb").show(IDLE)
+    trainer = Heartbeat(scripted_run.bus.connection, "trainer-1", profile="12gb")
+    trainer.show(IDLE)
     first = scripted_run.start_container()
     wait_for(lambda: "run " in scripted_run.output(), TEN_S)
     first.send_signal(signal.SIGTERM)
     first.wait(TEN_S)
+    trainer.fade()
     Heartbeat(scripted_run.bus.connection, "trainer-2", profile="24gb").show(IDLE)
 
     second = scripted_run.start_container()

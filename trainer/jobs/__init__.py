@@ -17,10 +17,13 @@ from trainer.jobs.bus import (
     RedisClient,
     Status,
     StatusKind,
+    WorkerRole,
     WorkerStatus,
     connect,
+    worker_key,
+    worker_names_key,
 )
-from trainer.jobs.check import CHECKER, CHECKS, RUN_CHECK, CheckResult, CheckSpec, DryRunVerdict
+from trainer.jobs.check import CHECKS, RUN_CHECK, CheckResult, CheckSpec, DryRunVerdict
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
@@ -28,7 +31,7 @@ from trainer.jobs.result import (
     Calibration,
     Device,
     LossPoint,
-    Metric,
+    Measurements,
     Outcome,
     Timing,
     TrialLog,
@@ -49,7 +52,6 @@ from trainer.jobs.spec import (
 )
 
 __all__ = [
-    "CHECKER",
     "CHECKS",
     "JUMP_SHARE",
     "PROFILES",
@@ -73,7 +75,7 @@ __all__ = [
     "JobQueue",
     "Kind",
     "LossPoint",
-    "Metric",
+    "Measurements",
     "NotInTable",
     "Outcome",
     "Profile",
@@ -88,6 +90,7 @@ __all__ = [
     "TrialSpec",
     "Trust",
     "Unreadable",
+    "WorkerRole",
     "WorkerStatus",
     "connect",
     "files_digest",
@@ -97,4 +100,6 @@ __all__ = [
     "results_key",
     "trial_id",
     "unknown_jobs_text",
+    "worker_key",
+    "worker_names_key",
 ]

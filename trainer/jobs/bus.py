@@ -19,13 +19,11 @@ from redis.retry import Retry
 from rq.serializers import JSONSerializer
 
 from trainer.jobs.bounded import BoundedJob
-from trainer.jobs.check import CHECKER
 from trainer.jobs.queue import JobQueue, open_queue
 
 TRIALS = "trials"
 REQUESTS = "requests"
 RUN_TRIAL = "run_trial"
-TRAINER = "overnight:trainer"
 PROGRESS_TTL_S = 120
 DOING_TTL_S = 30
 _PATIENT_TRIES = 300
@@ -127,19 +125,39 @@ class Progress:
     loss: float | None = None
 
 
+class WorkerRole(StrEnum):
+    """The kinds of workers: a trainer runs trials, a checker runs checks."""
+
+    TRAINER = "trainer"
+    CHECKER = "checker"
+
+
+def worker_key(role: WorkerRole, name: str) -> str:
+    """Return the key that only this worker writes. It expires unless the worker writes it again."""
+    return f"overnight:worker:{role}:{name}"
+
+
+def worker_names_key(role: WorkerRole) -> str:
+    """Return the key of the set of names under which workers of a role showed themselves."""
+    return f"overnight:workers:{role}"
+
+
 @dataclass(frozen=True)
 class WorkerStatus:
     """The last published status of a worker. `profile` and `vram_cap_mib` are None if the worker has no such option.
 
-    `refused` is the number of refused jobs. `no_user` is the reason why candidates of root run as root.
+    `refused` is the number of refused jobs. `no_user` is the reason why candidates of root run as root. `trial` is the
+    id of the running trial, or None.
     """
 
+    role: WorkerRole
     worker: str
     status: Status
     profile: str | None
     vram_cap_mib: int | None
     refused: int = 0
     no_user: str | None = None
+    trial: str | None = None
 
 
 class RedisClient:
@@ -182,23 +200,31 @@ class RedisClient:
             loss=float(values["loss"]) if "loss" in values else None,
         )
 
-    def trainer(self) -> WorkerStatus | None:
-        """Return the status of the trainer that published last, or None after a minute without any."""
-        return self._seen(TRAINER)
+    def workers(self, role: WorkerRole) -> tuple[WorkerStatus, ...]:
+        """Return the workers of a role that showed themselves within the last minute, by name."""
+        seen = (self.worker(role, name) for name in self.worker_names(role))
+        return tuple(worker for worker in seen if worker is not None)
 
-    def checker(self) -> WorkerStatus | None:
-        """Return the status of the dry-run worker that published last, or None after a minute without any."""
-        return self._seen(CHECKER)
-
-    def _seen(self, key: str) -> WorkerStatus | None:
-        values = self._hash(key)
-        if not {"worker", "phase"} <= values.keys():
+    def worker(self, role: WorkerRole, name: str) -> WorkerStatus | None:
+        """Return one worker, or None when it did not show itself within the last minute."""
+        values = self._hash(worker_key(role, name))
+        if "phase" not in values:
             return None
         cap = values.get("vram_cap_mib")
-        cap_mib = None if cap is None else int(cap)
-        refused, no_user = int(values.get("refused", 0)), values.get("no_user")
-        status = Status.from_fields(values)
-        return WorkerStatus(values["worker"], status, values.get("profile"), cap_mib, refused, no_user)
+        return WorkerStatus(
+            role=role,
+            worker=name,
+            status=Status.from_fields(values),
+            profile=values.get("profile"),
+            vram_cap_mib=None if cap is None else int(cap),
+            refused=int(values.get("refused", 0)),
+            no_user=values.get("no_user"),
+            trial=values.get("trial"),
+        )
+
+    def worker_names(self, role: WorkerRole) -> list[str]:
+        """Return the names in the index of a role, sorted; some of them may have vanished."""
+        return sorted(_text(name) for name in self.connection.smembers(worker_names_key(role)))
 
     def say(self, who: str, status: Status) -> None:
         """Publish the status of the service `who`. It expires after DOING_TTL_S seconds unless published again."""

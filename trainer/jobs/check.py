@@ -18,7 +18,6 @@ from trainer.jobs.spec import SOURCE_LIMIT_BYTES
 
 CHECKS = "checks"
 RUN_CHECK = "run_check"
-CHECKER = "overnight:checker"
 _ID_CHARACTERS = 32
 
 

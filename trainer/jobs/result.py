@@ -1,6 +1,6 @@
 """The result of a trial. A number that was not measured is None, never 0.
 
-The trainer reports an `outcome`; the researcher takes the `decision`. The trainer computes the metric from logits. A
+The trainer reports an `outcome`; the researcher takes the `decision`. The trainer computes the score from logits. A
 score that the candidate prints is only compared with it.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import AliasPath, TypeAdapter
+from pydantic_core import PydanticUndefined
 
 LOSS_POINTS = 200
 LOG_TAIL_CHARACTERS = 8_000
@@ -39,20 +40,27 @@ class Outcome(StrEnum):
         return self in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A trusted measurement and the direction in which it improves."""
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """The measured numbers of a trial. The journal holds each in a column of the same name; None means not measured.
 
-    name: str
-    value: float
-    lower_is_better: bool = True
+    Scores are bits per byte, so lower is better. `heldout_bpb` and `unseen_bpb` are None if the trial did not beat its
+    `score_to_beat`. No prompt may contain either, and only claims use `unseen_bpb`.
+    """
+
+    val_bpb: float | None = None
+    heldout_bpb: float | None = None
+    unseen_bpb: float | None = None
+    wall_s: float | None = None
+    memory_mib: float | None = None  # peak: of the GPU where there is one, else of the process tree
+    before_s: float | None = None  # seconds of one fixed piece of work, just before the trial
+    after_s: float | None = None  # the same, just after it
 
 
 @dataclass(frozen=True)
 class Timing:
     """The times of a trial's phases. `timed` is in the unit of the budget's clock."""
 
-    wall_s: float
     processor_s: float
     start_s: float | None = None
     setup_s: float | None = None
@@ -114,13 +122,11 @@ class TrialLog:
 
 
 @dataclass(frozen=True)
-class TrialResult:
+class TrialResult(Measurements):
     """The result of one attempt. `spec_digest` names the work that it answers; `reason` is one sentence for users.
 
-    `heldout` and `unseen` are scores on other slices of text, computed only for a score that can count. No prompt may
-    show them, and only claims use `unseen`. `disturbed` names a possible cause outside the candidate, such as a signal
-    that the trainer did not send. The candidate may have caused it itself, so the researcher measures once more and
-    accepts the second result.
+    `disturbed` names a possible cause outside the candidate, such as a signal that the trainer did not send. The
+    candidate may have caused it itself, so the researcher measures once more and accepts the second result.
     """
 
     id: str
@@ -130,17 +136,11 @@ class TrialResult:
     started_at: float
     finished_at: float
     timing: Timing | None = None
-    metric: Metric | None = None
-    heldout: Metric | None = None
-    unseen: Metric | None = None
     trust: Trust | None = None
     steps: int | None = None
     tokens: int | None = None
     tokens_per_s: float | None = None
     load: float | None = None
-    calibration: Calibration | None = None
-    peak_memory_mib: float | None = None
-    peak_vram_mib: float | None = None
     params_m: float | None = None
     exit_code: int | None = None
     loss_curve: tuple[LossPoint, ...] = ()
@@ -152,8 +152,13 @@ class TrialResult:
     disturbed: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.metric is not None) != (self.outcome is Outcome.OK):
-            raise ValueError(f"trial {self.id} is {self.outcome} but its metric is {self.metric}")
+        if (self.val_bpb is not None) != (self.outcome is Outcome.OK):
+            raise ValueError(f"trial {self.id} is {self.outcome} but its score is {self.val_bpb}")
+
+    @property
+    def calibration(self) -> Calibration:
+        """Return how fast the machine was before and after the trial."""
+        return Calibration(self.before_s, self.after_s)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values for the result of the RQ job."""
@@ -162,7 +167,25 @@ class TrialResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrialResult:
         """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
-        return _ADAPTER.validate_python(values)
+        return _ADAPTER.validate_python(_upgraded(values))
 
 
 _ADAPTER = TypeAdapter(TrialResult)
+# Where results of earlier versions hold their measurements. Journals and trainers' disks keep such results.
+_EARLIER = {
+    "val_bpb": AliasPath("metric", "value"),
+    "heldout_bpb": AliasPath("heldout", "value"),
+    "unseen_bpb": AliasPath("unseen", "value"),
+    "wall_s": AliasPath("timing", "wall_s"),
+    "before_s": AliasPath("calibration", "before_s"),
+    "after_s": AliasPath("calibration", "after_s"),
+}
+
+
+def _upgraded(values: Any) -> Any:
+    """Return the values of a result with the measurements of an earlier version under today's names."""
+    if not isinstance(values, dict) or "metric" not in values:
+        return values
+    found = {name: path.search_dict_for_path(values) for name, path in _EARLIER.items()}
+    known = {name: value for name, value in found.items() if value is not PydanticUndefined}
+    return values | known | {"memory_mib": values.get("peak_vram_mib") or values.get("peak_memory_mib")}

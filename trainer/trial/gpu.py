@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
+from typing import Any
+
+import pynvml
 
 from trainer.jobs import Caps
+from trainer.trial import nvml
 
 log = logging.getLogger(__name__)
 
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the inode number that the kernel gives the first namespace
-_ASK = ("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader,nounits")
 _ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
 
 
@@ -41,12 +43,22 @@ def _listed() -> list[int]:
 
     Without an answer the list is empty: if the driver is broken, the trial itself will fail and show it.
     """
-    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        said = subprocess.run(
-            [*_ASK, *(["--id", cards] if cards else [])], check=True, capture_output=True, text=True, timeout=_ASK_S
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as fault:
+        return nvml.ask(_compute_pids, _ASK_S)
+    except pynvml.NVMLError as fault:
         log.warning("who is on the GPU cannot be told: %s", fault)
         return []
-    return [int(line) for line in said.split() if line.isdecimal()]
+
+
+def _compute_pids() -> list[int]:
+    return [process.pid for gpu in _visible() for process in pynvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu)]
+
+
+def _visible() -> list[Any]:
+    """Return NVML's handles of the GPUs in CUDA_VISIBLE_DEVICES, numbers or UUIDs; of all GPUs if it is unset."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = named.split(",") if named else map(str, range(pynvml.nvmlDeviceGetCount()))
+    return [
+        pynvml.nvmlDeviceGetHandleByIndex(int(each)) if each.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(each)
+        for each in map(str.strip, wanted)
+    ]

@@ -1,11 +1,11 @@
-"""Fields of a trial's result: its times, its metric, and how far the metric was examined. Pure functions of values."""
+"""Fields of a trial's result: its times, its scores, and how far they were examined. Pure functions of values."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-from trainer.jobs import Metric, Timing, Trust
+from trainer.jobs import Timing, Trust
 from trainer.scoring.causality import CausalityFinding
 from trainer.scoring.score import EVALUATOR, Score
 from trainer.trial.limits import Mark, Timeline
@@ -14,10 +14,9 @@ from trainer.trial.outcome import printed_agrees
 PROBE = "rows asked again of a fresh process"
 
 
-def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | None) -> Timing:
+def timing(processor_s: float, marks: Timeline, timed: float | None) -> Timing:
     """Return the lengths of a trial's phases, from their recorded moments."""
     return Timing(
-        wall_s=wall_s,
         processor_s=processor_s,
         start_s=_wall_between(marks.launched, marks.imported),
         setup_s=_wall_between(marks.imported, marks.first_batch),
@@ -28,9 +27,9 @@ def timing(wall_s: float, processor_s: float, marks: Timeline, timed: float | No
     )
 
 
-def metric(score: Score | None) -> Metric | None:
-    """Return a score as a metric in bits per byte, or None without a score."""
-    return Metric("val_bpb", score.bpb) if score is not None else None
+def bpb(score: Score | None) -> float | None:
+    """Return a score in bits per byte, or None if nothing was scored."""
+    return score.bpb if score is not None else None
 
 
 def trust(bpb: float | None, printed_bpb: float | None, finding: CausalityFinding | None) -> Trust | None:

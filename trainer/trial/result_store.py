@@ -25,7 +25,7 @@ def store(trials: Path, result: TrialResult) -> TrialResult:
     except OSError as fault:
         reason = f"its result could not be stored: {fault}"
         log.error("%s: %s", result.id, reason)
-        return replace(result, outcome=Outcome.LOST, reason=reason, metric=None, heldout=None, unseen=None)
+        return replace(result, outcome=Outcome.LOST, reason=reason, val_bpb=None, heldout_bpb=None, unseen_bpb=None)
     return result
 
 

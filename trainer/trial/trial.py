@@ -113,7 +113,8 @@ def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervis
     tokens = watch.claims.tokens
     ending = watch.ending
     processor_s = max(watch.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
-    timing = result_fields.timing(clock.wall_s, processor_s, watch.marks, watch.timed)
+    peak_mib = max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0)
+    timing = result_fields.timing(processor_s, watch.marks, watch.timed)
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
@@ -122,18 +123,19 @@ def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervis
         disturbed=stop.disturbed,
         started_at=clock.started_at,
         finished_at=time.time(),
+        val_bpb=result_fields.bpb(scoring.val) if ok else None,
+        heldout_bpb=result_fields.bpb(scoring.heldout) if ok else None,
+        unseen_bpb=result_fields.bpb(scoring.unseen) if ok else None,
+        wall_s=clock.wall_s,
+        memory_mib=finite(watch.printed.summary.get("peak_vram_mb")) or peak_mib or None,
+        before_s=speed.before_s,
+        after_s=speed.after_s,
         timing=timing,
-        metric=result_fields.metric(scoring.val) if ok else None,
-        heldout=result_fields.metric(scoring.heldout) if ok else None,
-        unseen=result_fields.metric(scoring.unseen) if ok else None,
         trust=result_fields.trust(bpb, printed_bpb, seen.replica),
         steps=watch.printed.steps if watch.printed.steps is not None else watch.claims.steps or None,
         tokens=tokens,
         tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
         load=os.getloadavg()[0],
-        calibration=speed if speed.before_s is not None else None,
-        peak_memory_mib=max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0) or None,
-        peak_vram_mib=finite(watch.printed.summary.get("peak_vram_mb")),
         params_m=finite(watch.printed.summary.get("num_params_M")),
         exit_code=ending.exit_code if ending is not None else None,
         loss_curve=watch.printed.curve,

@@ -11,11 +11,12 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import redis
+from redis.client import Pipeline
 
-from trainer.jobs import Progress, RedisClient, Status
-from trainer.jobs.bus import TRAINER
+from trainer.jobs import Progress, RedisClient, Status, WorkerRole, worker_key, worker_names_key
 
 TOKENS = "overnight:trainer:token"
 IDLE = Status.working("idle")
@@ -25,7 +26,7 @@ _EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The hash in Redis in which one worker shows its state; `key` is the trainer's or the dry-run worker's.
+    """The hash in Redis in which one worker shows its state, and its name in the index of its role.
 
     `profile` and `vram_cap_mib` are options of this worker. `no_user` is the reason why candidates have no user of
     their own. None is not shown. `refused` returns the number of refused jobs.
@@ -37,7 +38,7 @@ class Heartbeat:
     vram_cap_mib: int | None = None
     refused: Callable[[], int] = int
     no_user: str | None = None
-    key: str = TRAINER
+    role: WorkerRole = WorkerRole.TRAINER
 
     def next_token(self) -> int | None:
         """Return a number larger than all earlier ones, or None if Redis does not answer.
@@ -50,10 +51,10 @@ class Heartbeat:
 
     def show(self, status: Status, trial: str = "", token: int | None = None) -> None:
         """Publish the worker's status. It expires after TTL_S seconds unless it is published again."""
+        key, names = worker_key(self.role, self.worker), worker_names_key(self.role)
         every = status.to_fields() | {
-            "trial": trial,
+            "trial": trial or None,
             "pid": os.getpid(),
-            "worker": self.worker,
             "profile": self.profile,
             "vram_cap_mib": self.vram_cap_mib,
             "refused": self.refused() or None,
@@ -63,15 +64,32 @@ class Heartbeat:
         values = {name: str(value) for name, value in every.items() if value is not None}
         with contextlib.suppress(redis.RedisError):
             pipeline = self.connection.pipeline()
-            pipeline.delete(self.key)
-            pipeline.hset(self.key, items=[text for item in values.items() for text in item])
-            pipeline.expire(self.key, TTL_S)
+            pipeline.delete(key)
+            pipeline.hset(key, items=[text for item in values.items() for text in item])
+            pipeline.expire(key, TTL_S)
+            pipeline.sadd(names, self.worker)
+            pipeline.expire(names, TTL_S)
             pipeline.execute()
 
     def fade(self) -> None:
         """Delete the worker's status."""
         with contextlib.suppress(redis.RedisError):
-            self.connection.delete(self.key)
+            pipeline = self.connection.pipeline()
+            pipeline.delete(worker_key(self.role, self.worker))
+            pipeline.srem(worker_names_key(self.role), self.worker)
+            pipeline.execute()
+
+    def forget_vanished(self) -> None:
+        """Remove the names of workers that were killed, and so never called `fade`, from the index of this role."""
+        with contextlib.suppress(redis.RedisError):
+            for name in RedisClient(self.connection).worker_names(self.role):
+                self.connection.transaction(partial(self._forget, name), worker_key(self.role, name))
+
+    def _forget(self, name: str, pipeline: Pipeline) -> None:
+        """Queue the removal. It has no effect if the worker shows itself meanwhile, because its key is watched."""
+        if not pipeline.exists(worker_key(self.role, name)):
+            pipeline.multi()
+            pipeline.srem(worker_names_key(self.role), name)
 
 
 class Publisher:

@@ -15,8 +15,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.jobs import CheckResult, CheckSpec, DryRunVerdict, Outcome, Status, TrialResult, TrialSpec, connect
-from trainer.jobs.bus import TRAINER
+from trainer.jobs import (
+    CheckResult,
+    CheckSpec,
+    DryRunVerdict,
+    Outcome,
+    Status,
+    TrialResult,
+    TrialSpec,
+    WorkerRole,
+    connect,
+)
 from trainer.sandbox.guardian import kill_tree
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import dry_run, trial
@@ -29,7 +38,7 @@ CHECKING = Status.working("checking")
 
 @dataclass(frozen=True)
 class WorkerState:
-    """The settings of this worker process: its folders, its Redis, and the key `shows` of its heartbeat."""
+    """The settings of this worker process: its folders, its Redis, and its role."""
 
     places: WorkerConfig
     worker: str
@@ -38,13 +47,13 @@ class WorkerState:
     profile: str | None = None
     refused: Callable[[], int] = int
     no_user: str | None = None
-    shows: str = TRAINER
+    role: WorkerRole = WorkerRole.TRAINER
 
     def presence(self) -> Heartbeat:
         """Return the worker's heartbeat, on a connection of its own that does not wait for Redis."""
         impatient = connect(self.redis_url, password=self.password, patient=False)
         cap_mib = self.places.vram_cap_mib
-        return Heartbeat(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.shows)
+        return Heartbeat(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.role)
 
 
 class NotStationed(RuntimeError):

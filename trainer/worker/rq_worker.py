@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import redis
 from rq import Queue, Worker
@@ -24,8 +24,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKER, CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind
-from trainer.jobs.bus import TRAINER
+from trainer.jobs import CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind, WorkerRole
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
 from trainer.sandbox.paths import WorkerConfig
@@ -34,6 +33,7 @@ from trainer.worker.heartbeat import IDLE, Heartbeat
 from trainer.worker.job_functions import run_check, run_trial, tell_to_stop, was_told_to_stop
 
 log = logging.getLogger(__name__)
+Written = TypeVar("Written")
 
 SINGLE_HOST_LEASE_S = 20
 _PATIENCE_S = 10.0
@@ -58,11 +58,10 @@ class CheckJob(AllowlistedJob):
 
 @dataclass(frozen=True)
 class Role:
-    """The role of a worker: the prefix of its name, its class of jobs (queue and functions), its key in Redis."""
+    """The role of a worker: the prefix of its name, and its class of jobs with their queue and closed table."""
 
-    name: str
+    name: WorkerRole
     job: type[AllowlistedJob]
-    key: str
 
     @property
     def queue(self) -> str:
@@ -75,8 +74,8 @@ class Role:
         return self.job.refused
 
 
-TRIAL_ROLE = Role("trainer", TrialJob, TRAINER)
-DRY_RUN_ROLE = Role("checker", CheckJob, CHECKER)
+TRIAL_ROLE = Role(WorkerRole.TRAINER, TrialJob)
+DRY_RUN_ROLE = Role(WorkerRole.CHECKER, CheckJob)
 
 
 @contextlib.contextmanager
@@ -179,9 +178,10 @@ class OneQueueWorker(Worker):
         return None
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Check as RQ does. This is RQ's first request to Redis in each round, so it meets a refused password."""
-        with _ends_if_refused():
-            super().check_for_suspension(burst)
+        """Check as RQ does, once Redis has the memory for the heartbeat that RQ sends with the question."""
+        check = super().check_for_suspension
+        with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():  # suppressed if the worker is stopping
+            self._once_there_is_memory(lambda: check(burst))
 
     def _wait_for_memory(self) -> None:
         """Sleep for a second, and log once a minute why.
@@ -197,6 +197,7 @@ class OneQueueWorker(Worker):
         """Run RQ's maintenance, or skip it while Redis has no memory."""
         with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            self._presence.forget_vanished()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Renew the job's lease. While Redis has no memory the job continues; at worst its lease ends and the trial is
@@ -206,6 +207,16 @@ class OneQueueWorker(Worker):
             super().maintain_heartbeats(job, execution)
         except redis.OutOfMemoryError:
             log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
+
+    def prepare_execution(self, job: Job) -> Execution:
+        """Record the execution of a job that was taken, once Redis has the memory for it."""
+        prepare = super().prepare_execution
+
+        def record() -> Execution:
+            self.executions.clear()  # the execution of a refused record
+            return prepare(job)
+
+        return self._once_there_is_memory(record)
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
         """In the fork: begin a job once Redis has the memory to record its beginning."""
@@ -222,14 +233,13 @@ class OneQueueWorker(Worker):
         succeed = super().handle_job_success
         self._once_there_is_memory(lambda: succeed(job, queue, started_job_registry, execution))
 
-    def _once_there_is_memory(self, write: Callable[[], object]) -> None:
+    def _once_there_is_memory(self, write: Callable[[], Written]) -> Written:
         """Repeat a write until Redis has the memory for it. Raise OutOfMemoryError if the worker is stopping."""
         while True:
             try:
-                write()
-                return
+                return write()
             except redis.OutOfMemoryError:
-                if was_told_to_stop():
+                if self._stop_requested or was_told_to_stop():
                     raise
                 self._wait_for_memory()
 

@@ -115,7 +115,6 @@ def test_an_empty_value_is_not_set(read) -> None:
         ({"HOURS": "nan"}, "HOURS"),
         ({"NUM_CTX": "100"}, "NUM_CTX"),
         ({"TRAINER_CAP_MIB": "12 GB"}, "TRAINER_CAP_MIB"),
-        ({"OPTIMIZER": "grid"}, "OPTIMIZER"),
         ({"OLLAMA_HOST": "a b:1"}, "OLLAMA_HOST"),
         ({"OWN_CONSTANTS": '{"MAX_SEQ_LEN": "long"}'}, "OWN_CONSTANTS"),
         ({"REDIS_URL": ""}, "REDIS_URL"),
@@ -145,14 +144,8 @@ def test_an_address_that_holds_a_key_is_refused_and_not_quoted(refused) -> None:
     assert "sk-secret" not in str(fault)
 
 
-def test_uniform_draws_are_asked_for_as_a_proposer_and_the_key_of_before_says_so(read, refused) -> None:
+def test_uniform_draws_are_asked_for_as_a_proposer(read) -> None:
     assert {mix for mix in Mix if read(PROPOSER=mix.value).sampler() is Sampler.RANDOM} == {Mix.RANDOM}
-    assert read(OPTIMIZER="cmaes").sampler() is Sampler.CMAES
-
-    (fault,) = refused(OPTIMIZER="random")
-
-    assert fault.key == "OPTIMIZER"
-    assert "PROPOSER=random" in fault.next_step
 
 
 # What follows from them

@@ -26,7 +26,7 @@ from researcher.report.picture import draw
 from researcher.report.view import build_report
 from tests.fixtures.loop_in_process import Happening, level, tell
 from tests.fixtures.scripted_run import ScriptedRun
-from trainer.jobs import Calibration, Kind, Metric, Outcome, Timing, TrialResult, profile_named
+from trainer.jobs import Calibration, Kind, Outcome, Timing, TrialResult, profile_named
 
 STEADY = [Calibration(0.100, 0.101), Calibration(0.099, 0.100), Calibration(0.100, 0.102)]
 UNEASY = [Calibration(0.100, 0.125), Calibration(0.119, 0.102), Calibration(0.102, 0.100), Calibration(0.118, 0.110)]
@@ -68,14 +68,13 @@ def test_the_band_is_never_narrower_than_its_floor_and_the_reason_names_it() -> 
 
 
 def test_a_trial_that_nobody_calibrated_does_not_differ() -> None:
-    assert machine_differed(None, STEADY) is None
+    assert machine_differed(Calibration(None, None), STEADY) is None
 
 
 def trial(kind: Kind, differed: int = 0) -> Trial:
-    numbers: dict[str, Any] = dict.fromkeys(("score_to_beat", "reason", "heldout_bpb", "memory_mib", "finished_at"))
     return Trial(
         id=1, experiment=1, confirmation=None, kind=kind, number=0, attempt=0, faults=0, seed=1, finished=True,
-        outcome=Outcome.OK, val_bpb=1.0, wall_s=1.0, queued_at=0.0, differed=differed, **numbers,
+        outcome=Outcome.OK, score_to_beat=None, reason=None, queued_at=0.0, finished_at=None, differed=differed,
     )  # fmt: skip
 
 
@@ -109,10 +108,10 @@ def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next
 
 
 def result(steps: int | None, timed: float | None = 15.0, bpb: float = 1.0) -> TrialResult:
-    times = Timing(wall_s=20.0, processor_s=20.0, timed=timed)
+    times = Timing(processor_s=20.0, timed=timed)
     return TrialResult(
         id="one", spec_digest="", outcome=Outcome.OK, reason="", started_at=0.0, finished_at=0.0,
-        timing=times, steps=steps, metric=Metric("val_bpb", bpb),
+        timing=times, steps=steps, val_bpb=bpb,
     )  # fmt: skip
 
 
@@ -130,7 +129,7 @@ def result(steps: int | None, timed: float | None = 15.0, bpb: float = 1.0) -> T
         (Kind.FIRST, True, result(300, bpb=2.1), [], "lost all the same"),
         (Kind.FIRST, True, result(300, bpb=1.9), [], None),
         (Kind.FIRST, False, result(300, bpb=2.1), [], None),
-        (Kind.FIRST, True, replace(result(300), outcome=Outcome.TIMED_OUT, metric=None), [], "lost all the same"),
+        (Kind.FIRST, True, replace(result(300), outcome=Outcome.TIMED_OUT, val_bpb=None), [], "lost all the same"),
     ],
 )
 def test_a_difference_decides_nothing_where_the_code_ran_as_ever_or_lost_on_a_faster_machine(

@@ -61,7 +61,8 @@ def test_the_walk_keeps_what_is_better_and_asks_more_of_longer_code(
     ruling = decide(
         outcome,
         score,
-        incumbent_scores=[1.80],
+        parent_scores=[1.80],
+        parent_is_incumbent=True,
         added_lines=added_lines,
         sigma=0.01,
         rule=Rule.WALK,
@@ -75,18 +76,56 @@ def test_the_walk_keeps_what_is_better_and_asks_more_of_longer_code(
 
 def test_the_greedy_rule_keeps_any_lower_score_however_long_the_code() -> None:
     ruling = decide(
-        Outcome.OK, 1.7999, incumbent_scores=[1.80], added_lines=500, sigma=0.01, rule=Rule.GREEDY, detail=""
+        Outcome.OK,
+        1.7999,
+        parent_scores=[1.80],
+        parent_is_incumbent=True,
+        added_lines=500,
+        sigma=0.01,
+        rule=Rule.GREEDY,
+        detail="",
     )
 
     assert ruling.decision is Decision.KEEP
 
 
-def test_the_incumbent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night() -> None:
+def test_the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night() -> None:
     ruling = decide(
-        Outcome.OK, 1.75, incumbent_scores=[1.70, 1.80, 1.82], added_lines=0, sigma=0.01, rule=Rule.WALK, detail=""
+        Outcome.OK,
+        1.75,
+        parent_scores=[1.70, 1.80, 1.82],
+        parent_is_incumbent=True,
+        added_lines=0,
+        sigma=0.01,
+        rule=Rule.WALK,
+        detail="",
     )
 
     assert ruling.decision is Decision.KEEP
+
+
+@given(
+    score=SCORES,
+    parent=st.lists(SCORES, min_size=1, max_size=4),
+    added=st.integers(-50, 50),
+    rule=st.sampled_from(Rule),
+)
+def test_a_candidate_is_compared_with_its_parent_and_kept_only_where_that_is_the_incumbent(
+    score: float, parent: list[float], added: int, rule: Rule
+) -> None:
+    now, late = (
+        decide(
+            Outcome.OK, score, parent_scores=parent, parent_is_incumbent=is_incumbent, added_lines=added, sigma=0.1,
+            rule=rule, detail="",
+        )
+        for is_incumbent in (True, False)
+    )  # fmt: skip
+
+    gains = fmean(parent) - score > walk_margin(added, 0.1, rule)
+    assert now.decision is (Decision.KEEP if gains else Decision.DISCARD)
+    assert late.decision is Decision.DISCARD
+    assert (late.score, late.margin) == (now.score, now.margin)
+    assert (late == now) is not gains, "the reason says why what gained is discarded"
 
 
 @given(added=st.integers(-500, 500), sigma=st.floats(0, 1))
@@ -191,7 +230,14 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
             score = chance.gauss(10, 1)
             if (
                 decide(
-                    Outcome.OK, score, incumbent_scores=[incumbent], added_lines=0, sigma=1, rule=Rule.WALK, detail=""
+                    Outcome.OK,
+                    score,
+                    parent_scores=[incumbent],
+                    parent_is_incumbent=True,
+                    added_lines=0,
+                    sigma=1,
+                    rule=Rule.WALK,
+                    detail="",
                 ).decision
                 is Decision.KEEP
             ):

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from researcher.errors import JournalError
-from researcher.journal.database import WriterLock
+from researcher.journal.database import WriterLock, open_database
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     ASKED_TO_PAUSE,
     CONFIRM,
+    MEASURED,
     CheckKind,
     Claim,
     Confirmation,
@@ -35,7 +37,7 @@ from researcher.journal.records import (
 )
 from researcher.journal.writer import Journal
 from researcher.source.proposal import Candidate, LlmCost, Proposal, ProposerName, SetKnobs
-from trainer.jobs import Kind, Metric, Outcome, TrialResult
+from trainer.jobs import Kind, Outcome, TrialResult
 
 COST = LlmCost("http://127.0.0.1:1", "small", 2, 900, None, 3.5, 0.25)
 PROPOSAL = Proposal(ProposerName.LLM, "LR 1 -> 2", "faster", (SetKnobs({"LR": 2}),), cost=COST)
@@ -43,8 +45,7 @@ CANDIDATE = Candidate("LR = 2\n", "f2", "c2", 0)
 
 
 def result(val_bpb: float | None, outcome: Outcome = Outcome.OK) -> TrialResult:
-    metric = None if val_bpb is None else Metric("val_bpb", val_bpb)
-    return TrialResult("t-1-t0-a0", "d", outcome, "said", 1.0, 2.0, metric=metric)
+    return TrialResult("t-1-t0-a0", "d", outcome, "said", 1.0, 2.0, val_bpb=val_bpb)
 
 
 @pytest.fixture
@@ -192,6 +193,33 @@ def test_a_measured_trial_is_never_measured_again(journal: Journal, run: Run) ->
         journal.measure_again(trial)
 
     assert journal.trial(trial.id) == trial
+
+
+def test_every_measured_field_has_a_column_that_a_migration_adds(journal: Journal, tmp_path: Path) -> None:
+    with closing(open_database(tmp_path, read_only=True)) as database:
+        columns = {row["name"] for row in database.execute("PRAGMA table_info(trial)")}
+
+    assert set(MEASURED) <= columns, f"no migration adds {set(MEASURED) - columns} to the table `trial`"
+
+
+def test_every_measured_field_is_read_as_it_was_written(journal: Journal, run: Run) -> None:
+    measured = {name: float(number) for number, name in enumerate(MEASURED, start=1)}
+    trial = journal.add_trial(run, run.incumbent or 0, Kind.CONFIRM, seed=2, at=6.0)
+
+    finished = journal.finish_trial(trial, replace(result(1.0), **measured), 7.0)
+
+    assert {name: getattr(finished, name) for name in MEASURED} == measured
+
+
+def test_a_trial_that_is_measured_again_has_no_measurement_left(journal: Journal, run: Run) -> None:
+    measured = dict.fromkeys(MEASURED, 1.0) | {"val_bpb": None}
+    trial = journal.add_trial(run, run.incumbent or 0, Kind.CONFIRM, seed=2, at=6.0)
+    finished = journal.finish_trial(trial, replace(result(None, Outcome.LOST), **measured), 7.0)
+
+    again = journal.measure_again(finished)
+
+    assert {getattr(again, name) for name in MEASURED} == {None}
+    assert (again.finished, again.attempt, journal.result(again.id)) == (False, 1, None)
 
 
 def test_only_the_newest_trial_is_begun_again(journal: Journal, run: Run) -> None:

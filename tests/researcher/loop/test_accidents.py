@@ -211,7 +211,7 @@ class FailsAsBase(TrialQueue):
         if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
             return answer
         assert int(number[1]) < 10, "it is claimed against for ever"
-        return replace(answer, outcome=Outcome.CRASHED, metric=None, reason="no GPU")
+        return replace(answer, outcome=Outcome.CRASHED, val_bpb=None, reason="no GPU")
 
 
 def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(scripted_run: ScriptedRun) -> None:

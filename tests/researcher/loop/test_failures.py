@@ -11,7 +11,7 @@ from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import CheckKind, ConfirmationVerdict, PauseCause
-from researcher.loop.context import Backoff, Goal, RunContext
+from researcher.loop.context import Goal, PauseBackoffs, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.novelty import objection
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
@@ -214,7 +214,7 @@ def test_what_the_machine_loses_rolls_nothing_back(scripted_run: ScriptedRun) ->
 
 
 def test_holds_grow_each_kind_for_itself_up_to_half_an_hour_and_begin_anew_when_it_works() -> None:
-    back_off = Backoff()
+    back_off = PauseBackoffs()
 
     machine = [back_off.next_s(PauseCause.INFRASTRUCTURE) for _ in range(10)]
     subject = [back_off.next_s(PauseCause.SUBJECT) for _ in range(2)]

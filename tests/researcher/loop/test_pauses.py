@@ -42,8 +42,6 @@ def test_a_run_that_an_earlier_version_paused_goes_on_by_itself_unless_its_user_
 
 
 def paused_by_an_earlier_version(scripted_run: ScriptedRun, message: str) -> None:
-    """Take the journal back to the schema without causes."""
+    """Pause the run without a cause, as migration 010 leaves a pause that was written before there were causes."""
     with closing(sqlite3.connect(scripted_run.journal / "journal.db")) as database, database:
-        database.execute("ALTER TABLE run DROP COLUMN pause_cause")
-        database.execute("UPDATE run SET paused = ?", (message,))
-        database.execute("PRAGMA user_version = 9")
+        database.execute("UPDATE run SET paused = ?, pause_cause = NULL", (message,))

@@ -16,7 +16,6 @@ from researcher.journal.records import Decision
 from researcher.optimizer.constraints import repaired, whole_batches
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import EXPLORED_SHARE, Optimizer, Sampler
-from researcher.optimizer.space import from_share, to_share
 from researcher.proposers.llm_proposer import Vetting
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix
@@ -26,6 +25,8 @@ from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKno
 from researcher.source.validation import validate
 from services.machine.subject import render_subject
 from tests.fixtures.journal_story import PROFILE, Story
+from tests.fixtures.overlapping_run import OverlappingRun
+from tests.fixtures.range_shares import from_share, to_share
 from trainer.jobs import PROFILES
 
 SOURCE = """\
@@ -153,12 +154,6 @@ def test_what_an_adviser_is_shown_as_the_optimisers_next_move_is_no_uniform_draw
     assert not explores(journal.optimizer.propose(SOURCE, passes, may_explore=False))
 
 
-def test_cma_es_does_not_explore_besides() -> None:
-    _, proposals = walk(Optimizer(seed=1, context=256, sampler=Sampler.CMAES), 20)
-
-    assert not any(map(explores, proposals))
-
-
 def passes(proposal: Proposal) -> Proposal:
     """Nothing stands against it."""
     return proposal
@@ -194,24 +189,9 @@ def test_the_same_journal_gives_the_same_next_move(sampler: Sampler) -> None:
     assert proposals[0] == proposals[1]
 
 
-def test_cma_es_leans_to_where_the_scores_are_low() -> None:
-    journal = Journal(Optimizer(seed=3, context=256, sampler=Sampler.CMAES))
-    head = journal.tell(SOURCE, world(SOURCE))
-    chance = random.Random(3)
-    for _ in range(60):
-        source = set_knobs(SOURCE, {"LR": chance.choice((0.01, 0.02, 0.05, 0.1, 0.15)), "WARM": chance.random() * 0.3})
-        journal.tell(source, world(source), parent=head)
-
-    proposal = journal.optimizer.propose(SOURCE, passes)
-
-    assert 0.07 < float(moves(proposal)["LR"]) < 0.14, "its best is 0.1, the incumbent has 0.04"
-    assert "CMA-ES" in proposal.hypothesis
-
-
-@pytest.mark.parametrize("sampler", [Sampler.TPE, Sampler.CMAES])
-def test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start(sampler: Sampler) -> None:
+def test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start() -> None:
     def told(lucky: float) -> tuple[Journal, int]:
-        journal, chance = Journal(Optimizer(seed=3, context=256, sampler=sampler)), random.Random(3)
+        journal, chance = Journal(Optimizer(seed=3, context=256)), random.Random(3)
         head = journal.tell(SOURCE, 2.0)
         tried = [journal.tell(anywhere(SOURCE, chance, 256), lucky + number, parent=head) for number in range(30)]
         return journal, tried[0]
@@ -411,6 +391,29 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     assert [(one.experiment, one.parent) for one in first[0]] == [(1, None), (kept, 1), (3, kept)]
     assert first[1] == {1: [2.0, 2.2], kept: [1.9]}
     assert second == ([], {1: [2.0, 2.2, 2.1, 2.1], kept: [1.9, 1.8, 1.7]})
+
+
+def test_a_slow_trial_keeps_nothing_from_it_and_after_a_restart_it_is_told_in_the_same_order(tmp_path: Path) -> None:
+    story, optimizers = OverlappingRun(tmp_path), [Listens(seed=1, context=256) for _ in range(2)]
+    story.baseline(2.0)
+    before, after = (
+        Proposers(
+            mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+        )
+        for optimizer in optimizers
+    )
+    slow, fast = story.begin(), story.begin()
+
+    before.learn(story.journal)
+    for item in (fast, slow):
+        story.end(item, Decision.DISCARD)
+        before.learn(story.journal)
+    after.learn(story.journal)
+
+    told = [[one.experiment for fresh, _ in optimizer.told for one in fresh] for optimizer in optimizers]
+    assert told == [[1, fast.id, slow.id]] * 2
+    assert [len(fresh) for fresh, _ in optimizers[0].told] == [1, 1, 1]
+    story.journal.close()
 
 
 def test_with_uniform_draws_alone_nobody_else_is_named_as_the_proposer(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from researcher.prompting.prompt import Prompts
 from researcher.proposers.prompt_context import prompt_context
 from researcher.source.proposal import Proposal, ProposerName, ReplaceFunction
 from tests.fixtures.journal_story import PROFILE, Story
-from trainer.jobs import Kind, Metric, Outcome, TrialResult
+from trainer.jobs import Kind, Outcome, TrialResult
 
 HELD_OUT = 1.357913
 
@@ -23,7 +23,7 @@ def test_the_digest_tells_scores_reasons_and_refusals_and_never_the_held_out_sco
     trial = story.journal.add_trial(story.run, kept, Kind.CONFIRM, seed=1, at=story.tick())
     story.journal.finish_trial(
         trial,
-        TrialResult("i", "d", Outcome.OK, "said", 0.0, 1.0, None, Metric("val_bpb", 1.71), Metric("val_bpb", HELD_OUT)),
+        TrialResult("i", "d", Outcome.OK, "said", 0.0, 1.0, val_bpb=1.71, heldout_bpb=HELD_OUT),
         story.tick(),
     )
 

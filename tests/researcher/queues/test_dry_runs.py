@@ -24,7 +24,6 @@ from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
 from trainer.jobs import (
-    CHECKER,
     CHECKS,
     RUN_CHECK,
     CheckResult,
@@ -33,13 +32,16 @@ from trainer.jobs import (
     Outcome,
     Status,
     StatusKind,
+    WorkerRole,
     profile_named,
 )
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 FAILS = SUBJECT + "# check: fails: shape '[8, 3]' is invalid\n"
 UNKNOWN = SUBJECT + "# check: unknown: it reads values\n"
 DIES = SUBJECT + "# check: dies\n"
 LINE = SUBJECT.count("\n") + 1
+HELD = Status(StatusKind.HELD, "the disk is full")
 
 
 @pytest.fixture
@@ -61,6 +63,10 @@ def asks(scripted_run: ScriptedRun, said: list[str], clock: Callable[[], float] 
         if clock is None
         else DryRuns(scripted_run.bus, profile, files, said.append, clock)
     )
+
+
+def checker_shows(scripted_run: ScriptedRun, name: str, status: Status) -> None:
+    Heartbeat(scripted_run.bus.connection, name, role=WorkerRole.CHECKER).show(status)
 
 
 def nothing() -> None: ...
@@ -115,8 +121,7 @@ def test_without_a_checker_nothing_is_asked_and_it_is_said_once(scripted_run: Sc
 
 
 def test_checker_that_is_held_is_not_waited_for(scripted_run: ScriptedRun) -> None:
-    held = Status(StatusKind.HELD, "the disk is full")
-    scripted_run.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", **held.to_fields()})
+    checker_shows(scripted_run, "checker-1", HELD)
     said: list[str] = []
 
     asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
@@ -125,10 +130,22 @@ def test_checker_that_is_held_is_not_waited_for(scripted_run: ScriptedRun) -> No
     assert scripted_run.bus.queue(CHECKS).job_ids == []
 
 
+def test_one_checker_that_is_held_does_not_keep_another_from_being_asked(
+    scripted_run: ScriptedRun, worker: None
+) -> None:
+    checker_shows(scripted_run, "checker-1", HELD)
+    said: list[str] = []
+
+    with pytest.raises(Rejected):
+        asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
+
+    assert said == []
+
+
 def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
     scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted_run.bus.connection.hset(CHECKER, mapping={"worker": "checker-1", "phase": "idle"})
+    checker_shows(scripted_run, "checker-1", IDLE)
     said: list[str] = []
     now = [0.0]
 

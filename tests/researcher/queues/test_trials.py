@@ -48,7 +48,7 @@ def test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work(bus: Redi
 
     answer = queue.look("t-1-t0-a0", spec().digest)
     assert isinstance(answer, TrialResult)
-    assert answer.metric is not None
+    assert answer.val_bpb is not None
 
 
 def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: RedisClient) -> None:

@@ -46,30 +46,16 @@ def experiment(number: int, by: ProposerName | None, outcome: Outcome | None, de
 
 def first_trial(item: Experiment, wall_s: float | None = 2.0) -> Trial:
     return Trial(
-        item.id,
-        item.id,
-        None,
-        Kind.FIRST,
-        0,
-        0,
-        0,
-        1,
-        None,
-        True,
-        item.outcome,
-        None,
-        None,
-        None,
-        wall_s,
-        None,
-        0.0,
-        1.0,
-    )
+        id=item.id, experiment=item.id, confirmation=None, kind=Kind.FIRST, number=0, attempt=0, faults=0, seed=1,
+        score_to_beat=None, finished=True, outcome=item.outcome, reason=None, wall_s=wall_s, queued_at=0.0,
+        finished_at=1.0,
+    )  # fmt: skip
 
 
 def rates(
     *items: Experiment,
     run: Run = RUN,
+    confirmed: tuple[int, ...] = (),
     scores: dict[int, list[float]] | None = None,
     fallen: dict[int, str] | None = None,
     wall_s: float | None = 2.0,
@@ -77,7 +63,7 @@ def rates(
     """Of a run in which each of these that was not rejected had its first trial, beside a baseline."""
     run_report = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
     trials = [first_trial(item, wall_s) for item in run_report if item.outcome not in (None, Outcome.REJECTED)]
-    return rates_of(run, rows_of(run, run_report, trials, fallen or {}), scores or {})
+    return rates_of(run, rows_of(confirmed, run_report, trials, fallen or {}), scores or {})
 
 
 @pytest.mark.parametrize(
@@ -113,9 +99,8 @@ def test_who_has_tried_nothing_yet_is_not_there() -> None:
 def test_a_gain_counts_all_runs_and_only_where_it_still_stands() -> None:
     kept = [experiment(number, ProposerName.OPTIMIZER, Outcome.OK, Decision.KEEP) for number in (1, 2)]
     scores = {1: [1.8, 1.9], 2: [1.5, 1.7, 1.9], 3: [1.2]}
-    run = replace(RUN, confirmed=2)
 
-    (found,) = rates(*kept, run=run, scores=scores, fallen={3: "no gain"})
+    (found,) = rates(*kept, confirmed=(2, 1), scores=scores, fallen={3: "no gain"})
 
     assert (found.kept, found.confirmed) == (2, 1)
     assert found.gain == pytest.approx(0.15)
@@ -182,7 +167,7 @@ def test_over_all_proposers_they_add_up_to_the_night(
         head = item.id if item.decision is Decision.KEEP else head
     trials = [first_trial(item) for item in run_report if item.outcome is not Outcome.REJECTED]
 
-    found = rates_of(RUN, rows_of(RUN, run_report, trials, fallen), scores)
+    found = rates_of(RUN, rows_of((), run_report, trials, fallen), scores)
 
     tried, ends = run_report[1:], [item.outcome for item in run_report[1:]]
     whole = cost_of(RUN, tried, trials[1:])

@@ -13,7 +13,8 @@ from researcher.report.proposer_stats import COLUMNS as FIGURES
 from researcher.report.results_table import COLUMNS
 from researcher.report.snapshot import snapshot, without_journal
 from tests.fixtures.journal_story import PROFILE, Story
-from trainer.jobs import RedisClient, Status, StatusKind, connect
+from trainer.jobs import TRIALS, RedisClient, Status, StatusKind, WorkerRole, connect, unknown_jobs_text
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 AT = 10_000.0
 
@@ -44,13 +45,27 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     story.try_out("good", 1.70, Decision.KEEP)
     story.claim([1.70] * 4, [1.81] * 4)
     bus.say("llm", Status.working("none: away"))
+    Heartbeat(bus.connection, "trainer-a", profile="12gb", refused=lambda: 1).show(Status.working("timed"), "t-3-t0-a0")
+    Heartbeat(bus.connection, "trainer-b", refused=lambda: 2).show(IDLE)
+    Heartbeat(bus.connection, "checker-a", role=WorkerRole.CHECKER).show(IDLE)
 
     report = snapshot(story.journal, bus, PROFILE, AT)
     found = json.loads(json.dumps(report.to_json()))
 
-    assert [*found] == ["gain", "tally", "proposers", "alarm", "notes", "rows"]
+    assert [*found] == ["gain", "tally", "proposers", "alarm", "notes", "workers", "rows"]
     assert [*found["gain"]] == ["baseline", "confirmed", "provisional", "confirmed_heldout"]
     assert found["notes"] == {"llm": "none: away"}
+    assert report.live is not None
+    assert report.live.foreign == unknown_jobs_text(3, TRIALS)
+    assert [(each["role"], each["worker"], each["trial"]) for each in found["workers"]] == [
+        ("trainer", "trainer-a", "t-3-t0-a0"),
+        ("trainer", "trainer-b", None),
+        ("checker", "checker-a", None),
+    ]
+    assert found["workers"][0]["status"] == {"kind": "working", "message": "timed"}
+    assert [*found["workers"][0]] == [
+        *("role", "worker", "status", "profile", "vram_cap_mib", "refused", "no_user", "trial")
+    ]
     assert [[*each] for each in found["proposers"]] == [[*FIGURES]]
     assert [[*row] for row in found["rows"]] == [[*COLUMNS, "heldout", "claims"]] * 2
     baseline, good = found["rows"]

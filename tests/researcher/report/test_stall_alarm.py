@@ -10,26 +10,37 @@ from researcher.journal.records import ASKED_TO_PAUSE, Pause, PauseCause, Prices
 from researcher.loop.status import RESEARCHER, StatusPublisher
 from researcher.report.stall_alarm import alarm, expected_s
 from researcher.report.view import LiveStatus
-from trainer.jobs import Kind, Outcome, Progress, RedisClient, Status, StatusKind, WorkerStatus, profile_named
+from trainer.jobs import (
+    Kind,
+    Outcome,
+    Progress,
+    RedisClient,
+    Status,
+    StatusKind,
+    WorkerRole,
+    WorkerStatus,
+    profile_named,
+)
 
 BUDGET = profile_named("cpu").budget  # 15 s
 BEGAN = 1_000.0
 RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, 1, None, Prices(), created_at=BEGAN)
-TRAINER = WorkerStatus("worker", Status.working("timed"), "cpu", None)
-WORKS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", Progress("timed", 0.5, 7.0), TRAINER)
-WAITS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", None, None)
-THINKS = LiveStatus(Status.working("proposing"), None, None, TRAINER)
+TRAINER = WorkerStatus(WorkerRole.TRAINER, "trainer-a", Status.working("timed"), "cpu", None, trial="t-3-t0-a0")
+IDLE = replace(TRAINER, worker="trainer-b", status=Status.working("idle"), trial=None)
+CHECKER = replace(IDLE, role=WorkerRole.CHECKER, worker="checker-a")
+WORKS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", Progress("timed", 0.5, 7.0), (TRAINER,))
+WAITS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", None, (CHECKER,))
+THINKS = LiveStatus(Status.working("proposing"), None, None, (IDLE,))
 SILENT = LiveStatus(None)
 HELD = LiveStatus(Status(StatusKind.HELD, "the disk is full"))
-HELD_TRAINER = replace(TRAINER, status=Status(StatusKind.HELD, "no room"))
+HELD_TRAINER = replace(IDLE, status=Status(StatusKind.HELD, "no room"))
+HELD_HOLDER = replace(TRAINER, status=Status(StatusKind.HELD, "no memory"))
 SPEAKS_OF_IT = LiveStatus(Status.working("held: says a message"))
 
 
 def trials(*ends: float) -> list[Trial]:
     return [
-        Trial(
-            number, 1, None, Kind.FIRST, number, 0, 0, 1, None, True, Outcome.OK, "", 1.8, None, 15.0, None, BEGAN, end
-        )
+        Trial(number, 1, None, Kind.FIRST, number, 0, 0, 1, None, True, Outcome.OK, "", BEGAN, end)
         for number, end in enumerate(ends)
     ]
 
@@ -63,7 +74,7 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
         (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1340, None),
         (replace(RUN, going_since=1290), EVERY_20_S, WORKS, 1351, "no trial has ended for 61 s"),
         (RUN, EVERY_20_S, WAITS, 1299, None),
-        (replace(RUN, going_since=1290), EVERY_20_S, replace(WAITS, trainer=TRAINER), 1350, None),
+        (replace(RUN, going_since=1290), EVERY_20_S, replace(WAITS, workers=(TRAINER,)), 1350, None),
         (replace(RUN, pause=ASKED_TO_PAUSE), EVERY_20_S, WORKS, 99_999, None),
         (
             replace(RUN, pause=Pause(PauseCause.SUBJECT, "the baseline fails; fix it")),
@@ -74,7 +85,22 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
         ),
         (replace(RUN, ended="8 of 8 experiments are measured"), EVERY_20_S, SILENT, 99_999, None),
         (RUN, EVERY_20_S, HELD, 1241, "no progress: the researcher is held: the disk is full"),
-        (RUN, EVERY_20_S, replace(WORKS, trainer=HELD_TRAINER), 1241, "no progress: the trainer is held: no room"),
+        (
+            RUN,
+            EVERY_20_S,
+            replace(WAITS, workers=(HELD_TRAINER, CHECKER)),
+            1241,
+            "no progress: the trainer trainer-b is held: no room",
+        ),
+        (RUN, EVERY_20_S, replace(WORKS, workers=(TRAINER, HELD_TRAINER)), 1241, None),
+        (RUN, EVERY_20_S, replace(WAITS, workers=(HELD_TRAINER, replace(IDLE, worker="trainer-c"))), 1241, None),
+        (
+            RUN,
+            EVERY_20_S,
+            replace(WORKS, workers=(HELD_HOLDER, IDLE)),
+            1241,
+            "no progress: the trainer trainer-a is held: no memory",
+        ),
         (RUN, EVERY_20_S, SPEAKS_OF_IT, 1299, None),
     ],
 )

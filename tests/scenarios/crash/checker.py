@@ -189,8 +189,7 @@ def _has_its_own_answer(finished_run: FinishedRun, trial: Row) -> Iterator[Fault
     credited = json.loads(trial["result"])
     if credited["id"] != current:
         yield WRONG, f"trial {current} is credited with the answer of {credited['id']}"
-    score = None if credited["metric"] is None else credited["metric"]["value"]
-    if (credited["outcome"], score) != (trial["outcome"], trial["val_bpb"]):
+    if (credited["outcome"], credited["val_bpb"]) != (trial["outcome"], trial["val_bpb"]):
         yield WRONG, f"trial {current} is {trial['outcome']} {trial['val_bpb']}, its answer says otherwise"
     if trial["outcome"] == "lost" or was_given_up(finished_run, trial):
         return
@@ -243,6 +242,7 @@ def each_check_follows_from_its_trials(finished_run: FinishedRun) -> Iterator[Fa
 def the_run_is_where_its_decisions_led(finished_run: FinishedRun) -> Iterator[Fault]:
     """All keeps and verdicts in the order of time give the parents, the incumbent and what is confirmed."""
     run, incumbent, confirmed, failed = finished_run.run, None, None, None
+    parents = {item["id"]: item["parent"] for item in finished_run.experiments}
     events = [(item["proposed_at"], "proposed", item) for item in finished_run.experiments]
     events += [(item["decided_at"] or 0.0, "decided", item) for item in finished_run.experiments]
     events += [(item["decided_at"] or 0.0, "checked", item) for item in finished_run.checks]
@@ -250,13 +250,15 @@ def the_run_is_where_its_decisions_led(finished_run: FinishedRun) -> Iterator[Fa
         if what == "proposed" and item["parent"] != incumbent:
             yield WRONG, f"experiment {item['number']} was built on {item['parent']}, the incumbent was {incumbent}"
         elif what == "decided" and item["decision"] == "keep":
+            if item["parent"] != incumbent:
+                yield WRONG, f"experiment {item['number']} was kept, and its parent was not the incumbent {incumbent}"
             incumbent = item["id"]
             confirmed = confirmed or incumbent
         elif what == "checked" and item["verdict"] == "confirmed":
             confirmed = item["head"]
         elif what == "checked" and (item["kind"], item["verdict"]) in FALLS_BACK:
             incumbent = item["base"]
-            confirmed = min(confirmed or incumbent, incumbent)
+            confirmed = incumbent if incumbent in _line(parents, confirmed) else confirmed
         elif what == "checked" and (item["kind"], item["verdict"], item["base"]) == ("claim", "fails", failed):
             confirmed = finished_run.experiments[0]["id"]
         if what == "checked" and item["kind"] == "claim":
@@ -264,6 +266,13 @@ def the_run_is_where_its_decisions_led(finished_run: FinishedRun) -> Iterator[Fa
     if (run["incumbent"], run["confirmed"]) != (incumbent, confirmed):
         stands = f"incumbent {run['incumbent']}, confirmed {run['confirmed']}"
         yield WRONG, f"the run has {stands}; its decisions led to {incumbent} and {confirmed}"
+
+
+def _line(parents: dict[int, int | None], at: int | None) -> Iterator[int]:
+    """An experiment, its parent, and so on to the baseline."""
+    while at is not None:
+        yield at
+        at = parents[at]
 
 
 def each_request_is_served_once(finished_run: FinishedRun) -> Iterator[Fault]:

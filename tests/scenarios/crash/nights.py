@@ -22,8 +22,9 @@ from pathlib import Path
 import researcher.__main__ as researcher
 import trainer.__main__ as trainer
 from researcher import wiring
+from researcher.backoff import Backoff
 from researcher.errors import Rejected
-from researcher.loop.context import Backoff
+from researcher.loop import context
 from researcher.optimizer.optimizer import Vetted
 from researcher.source.proposal import Proposal, ProposerName, SetKnobs
 from services.redis.server import RedisServer
@@ -146,7 +147,7 @@ def be_researcher(settings: dict[str, str], kill: Kill | None, log: Path) -> Non
     _begin(kill, log)
     os.environ.update(settings)
     wiring.Optimizer = lambda **_: ScriptedOptimizer()
-    Backoff.FIRST_S = dict.fromkeys(Backoff.FIRST_S, 0.1)
+    context.BACKOFFS = dict.fromkeys(context.BACKOFFS, Backoff(0.1, 60))
     sys.exit(researcher.main())
 
 

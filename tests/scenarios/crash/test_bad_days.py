@@ -24,11 +24,13 @@ from rich.console import Console
 from rq.job import Job
 
 from researcher.__main__ import Stopped, StopSwitch
+from researcher.backoff import Backoff
 from researcher.config.settings import Settings
 from researcher.journal import database
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import ASKED_TO_PAUSE
-from researcher.loop.context import Backoff
+from researcher.loop import context
+from researcher.loop.context import PauseBackoffs
 from researcher.loop.resume import run_through_outages
 from researcher.queues.requests import send, wait_reply
 from researcher.report.stall_alarm import alarm
@@ -316,7 +318,7 @@ def test_trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_
         rf"the disk of {re.escape(str(disk.folder))} is full, \d+ KiB are free and a trial needs 8192. Next: delete"
     )
     assert re.search(expected, held(scripted_run)[0])  # looked at while it was still filling, perhaps
-    assert re.search(f"no progress: the trainer is held: {expected}", said[0])
+    assert re.search(rf"no progress: the trainer \S+ is held: {expected}", said[0])
     assert_it_went_on(scripted_run, code)
 
 
@@ -448,7 +450,7 @@ def switch() -> Iterator[StopSwitch]:
 @pytest.fixture
 def settings(scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of a run in this process, with a run begun."""
-    monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 0.1))
+    monkeypatch.setattr(context, "BACKOFFS", dict.fromkeys(context.BACKOFFS, Backoff(0.1, 60)))
     with opened(scripted_run, []):
         pass
     return Settings(
@@ -463,7 +465,7 @@ class HeldOnce:
 
     entered = 0
 
-    def __call__(self, _: Backoff) -> None:
+    def __call__(self, _: PauseBackoffs) -> None:
         self.entered += 1
         if self.entered == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -488,7 +490,7 @@ def test_pause_that_a_person_asked_for_outlives_a_bad_day(
 def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
     scripted_run: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backoff, "FIRST_S", dict.fromkeys(Backoff.FIRST_S, 3600.0))
+    monkeypatch.setattr(context, "BACKOFFS", dict.fromkeys(context.BACKOFFS, Backoff(3600, 3600)))
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
     idea, resume = send(scripted_run.bus, "idea", "try a wider MLP"), send(scripted_run.bus, "resume")
     days = HeldOnce()

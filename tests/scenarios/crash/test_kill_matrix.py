@@ -163,11 +163,9 @@ def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attem
         if (known := result_store.stored(places.results, spec)) is not None:
             return known
         result = TrialResult.from_json(answer(spec.to_json()))
-        assert result.metric is not None
+        assert result.val_bpb is not None
         later = 0.5 * int(spec.id.rpartition("-a")[2])
-        return result_store.store(
-            places.results, replace(result, metric=replace(result.metric, value=result.metric.value + later))
-        )
+        return result_store.store(places.results, replace(result, val_bpb=result.val_bpb + later))
 
     monkeypatch.setattr(nights, "scripted_trial", worse_each_time)
     kill = Kill(("trainer.trial.result_store.store",), Moment.AFTER, scripted_run.folder / "armed")
@@ -179,4 +177,4 @@ def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attem
     assert code == 0, scripted_run.last_words()
     assert check(scripted_run.folder)["faults"] == []
     measured = json.loads((scripted_run.folder / "trials" / "night-0-t0-a0" / "result.json").read_text())
-    assert scripted_run.row("SELECT attempt, val_bpb FROM trial WHERE id = 1") == (1, measured["metric"]["value"])
+    assert scripted_run.row("SELECT attempt, val_bpb FROM trial WHERE id = 1") == (1, measured["val_bpb"])

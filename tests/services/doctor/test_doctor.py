@@ -422,7 +422,7 @@ def test_driver_older_than_our_torch_needs_is_refused(well: Environment, tmp_pat
 
 
 def broken_driver() -> list[Card]:
-    raise GpuFault("nvidia-smi fails: exit code 9: driver/library version mismatch", "repair the driver, or ...")
+    raise GpuFault("NVIDIA's driver fails: RM has detected an NVML/RM version mismatch.", "repair the driver, or ...")
 
 
 def test_broken_driver_is_no_missing_card(well: Environment) -> None:
@@ -430,7 +430,7 @@ def test_broken_driver_is_no_missing_card(well: Environment) -> None:
 
     driver = named(examine(Mode.GPU, facts), "driver")
 
-    assert driver.found == "nvidia-smi fails: exit code 9: driver/library version mismatch"
+    assert driver.found == "NVIDIA's driver fails: RM has detected an NVML/RM version mismatch."
     assert "or without a GPU: scripts/up --cpu" in driver.fix
 
 

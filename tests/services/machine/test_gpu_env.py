@@ -29,7 +29,6 @@ OTHER = {key: row.written.example for key, row in KEYS.items() if row.written} |
     "COMPOSE_PROFILES": "none",
     "PROFILE": "24gb",
     "PROPOSER": "optimizer",
-    "OPTIMIZER": "cmaes",
     "CRASH_RESET": "baseline",
     "THINK": "on",
     "MODEL": "other:1b",
@@ -148,7 +147,6 @@ def test_another_value_of_a_setting_is_another_setting_of_the_researcher(
         ("SUBJECT_DIR=subject", "SUBJECT_DIR"),
         ("GPU_UUID=0", "GPU_UUID"),
         ("MODEL=other", "MODEL"),
-        ("OPTIMIZER=random", "OPTIMIZER"),
         ("just words", ""),
         ("EXPERIMENTS", ""),
     ],
@@ -168,7 +166,6 @@ def test_bad_line_is_told_once_with_its_place_and_the_next_step(line: str, key: 
         ("model=x", "did you mean MODEL?"),
         ("EXPERIMENTS=none", "write for example EXPERIMENTS=100"),
         ("MODEL=other", "delete one of them"),
-        ("OPTIMIZER=random", "set PROPOSER=random, and leave OPTIMIZER empty"),
     ],
 )
 def test_the_next_step_is_one_that_can_be_taken(line: str, next_step: str) -> None:

@@ -1,25 +1,19 @@
-"""Facts of the machine, with a driver program that answers what the test says."""
+"""Facts of the machine, with a driver's library that answers what the test says."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.machine import gpus as module
 from services.machine.gpus import Card, Gpu, GpuFault, cards, detect_profile, gpus, state_folder
+from tests.doubles.nvml import NO_LIBRARY, NvmlGpu, NvmlLibrary, install_nvml
 from trainer.jobs import PROFILES
-
-
-@pytest.fixture(autouse=True)
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH without a driver, whatever the machine has."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -49,48 +43,53 @@ def test_detected_profile_always_fits_and_is_never_the_one_for_comparison(cards:
     assert profile.card_gib * 1024 <= max((memory_mib for _, memory_mib in cards), default=0)
 
 
-def test_machine_without_a_driver_has_no_gpus() -> None:
+def test_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_CONTROL", tmp_path / "nvidiactl")
+    install_nvml(monkeypatch, NO_LIBRARY)
+
     assert gpus() == []
 
 
-def test_cards_are_read_as_the_driver_prints_them(path: Path) -> None:
-    install_driver(path, "echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'Some GPU, with a comma, 24564'")
+def test_cards_are_read_with_what_names_and_what_drives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [NvmlGpu("NVIDIA H100 80GB HBM3", 81559, "GPU-1"), NvmlGpu("NVIDIA GeForce RTX 4090", 24564, "GPU-2")]
+    library = NvmlLibrary(here, "580.95.05")
+    install_nvml(monkeypatch, library)
 
-    assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559), Gpu("Some GPU, with a comma", 24564)]
-
-
-def test_cards_are_read_with_what_names_and_what_drives_them(path: Path) -> None:
-    install_driver(path, "echo 'GPU-5fd4f087-86f3, 580.95.05, Some GPU, with a comma, 24564'")
-
-    assert cards() == [Card("GPU-5fd4f087-86f3", "580.95.05", Gpu("Some GPU, with a comma", 24564))]
+    assert cards() == [Card(each.uuid, "580.95.05", Gpu(each.name, each.memory_mib or 0)) for each in here]
+    assert gpus() == [Gpu(each.name, each.memory_mib or 0) for each in here]
+    assert (library.sessions, library.open_sessions) == (2, 0)
 
 
-def test_driver_without_a_card_is_no_gpu(path: Path) -> None:
-    install_driver(path, "echo 'No devices were found'; exit 6")
+def test_driver_without_a_card_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_nvml(monkeypatch, NvmlLibrary())
 
     assert gpus() == []
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("library", "said"),
     [
-        ('echo "NVIDIA-SMI has failed because it couldn\'t communicate"; exit 9', "exit code 9.*couldn't communicate"),
-        ("echo 'NVIDIA GB10, [N/A]'", "how much memory"),
-        ("echo nonsense", "how much memory"),
+        (NvmlLibrary(init=pynvml.NVML_ERROR_DRIVER_NOT_LOADED), "Driver Not Loaded"),
+        (NvmlLibrary(init=pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH), "version mismatch"),
+        (NvmlLibrary([NvmlGpu("NVIDIA GB10", None)]), "how much memory"),
+        ("libnvidia-ml.so.1: invalid ELF header", "invalid ELF header"),
     ],
+    ids=["not loaded", "mismatch", "shared memory", "library of another machine"],
 )
-def test_broken_driver_is_reported_with_the_next_step(path: Path, script: str, said: str) -> None:
-    install_driver(path, script)
+def test_broken_driver_is_reported_with_the_next_step(
+    library: NvmlLibrary | str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvml(monkeypatch, library)
 
     with pytest.raises(GpuFault, match=f"{said}.*--profile cpu"):
         gpus()
 
 
-def test_driver_that_cannot_be_run_is_reported(path: Path) -> None:
-    (path / "nvidia-smi").write_bytes(b"\x7fELF of another machine")
-    (path / "nvidia-smi").chmod(0o755)
+def test_loaded_driver_whose_library_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_CONTROL", tmp_path)
+    install_nvml(monkeypatch, NO_LIBRARY)
 
-    with pytest.raises(GpuFault, match="nvidia-smi fails"):
+    with pytest.raises(GpuFault, match=r"NVIDIA's driver fails: libnvidia-ml\.so\.1"):
         gpus()
 
 
@@ -127,8 +126,3 @@ def test_root_whose_home_is_closed_keeps_a_new_night_where_candidates_may_be_ano
     home.chmod(mode)
 
     assert str(state_folder({"HOME": str(home)}, Path("/clone"))) == folder.format(home=home)
-
-
-def install_driver(folder: Path, script: str) -> None:
-    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "nvidia-smi").chmod(0o755)

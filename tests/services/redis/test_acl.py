@@ -27,6 +27,7 @@ from researcher.errors import Rejected
 from researcher.queues.dry_runs import DryRuns
 from researcher.queues.requests import KINDS, RECEIVE, RequestWorker, cancel, send, wait_reply
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
+from researcher.report.view import now
 from services.machine.process import spawn
 from services.machine.state import CHOICES_FILE, RunConfig
 from services.redis.acl import CHECK, REQUEST, SERVICES, TRIAL, acl_file
@@ -45,11 +46,13 @@ from trainer.jobs import (
     Status,
     TrialResult,
     TrialSpec,
+    WorkerRole,
     connect,
     profile_named,
     trial_id,
+    worker_key,
 )
-from trainer.jobs.bus import TRAINER
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 PASSWORDS = {name: f"password-of-{name}" for name in (*SERVICES, "test")}
 AN_IDEA = "idea-0123456789ab"
@@ -163,7 +166,7 @@ def test_a_candidate_is_checked_and_the_checker_works_nothing_else(
     bus, trial = server.bus_of("researcher"), spec("tiny")
     said: list[str] = []
     asking = DryRuns(bus, profile_named("cpu"), lambda: trial.files, said.append)
-    wait_for(lambda: bus.checker() is not None, 30)
+    wait_for(lambda: bus.workers(WorkerRole.CHECKER) != (), 30)
     TrialQueue(bus).hand_out(trial)
     foreign = server.bus.queue(CHECKS)
     foreign.enqueue_call(RUN_TRIAL, args=(trial.to_json(),), job_id=f"check-{32 * '0'}")
@@ -179,7 +182,7 @@ def test_a_candidate_is_checked_and_the_checker_works_nothing_else(
     assert bus.queue(TRIALS).job_ids == [trial.id], "a trial is none of its business"
     checker.terminate()
     assert checker.wait(15) == 0
-    assert bus.checker() is None
+    assert bus.workers(WorkerRole.CHECKER) == ()
     assert server.refusals() == []
 
 
@@ -205,8 +208,10 @@ def outcome(trials: TrialQueue, spec: TrialSpec) -> TrialResult | Absent | JobFa
 
 
 def wait_until_training(server: Guarded, spec: TrialSpec) -> None:
-    seen = server.bus.connection
-    wait_for(lambda: seen.hmget(TRAINER, "trial", "phase") == [spec.id.encode(), b"timed"], 30)
+    def seen() -> list[tuple[str | None, str]]:
+        return [(worker.trial, worker.status.message) for worker in server.bus.workers(WorkerRole.TRAINER)]
+
+    wait_for(lambda: (spec.id, "timed") in seen(), 30)
 
 
 def test_a_trial_goes_out_and_its_result_comes_back(
@@ -221,7 +226,7 @@ def test_a_trial_goes_out_and_its_result_comes_back(
 
     assert isinstance(result, TrialResult)
     assert result.outcome is Outcome.OK
-    assert bus.trainer() == server.bus_of("trainer").trainer() is not None
+    assert bus.workers(WorkerRole.TRAINER) != ()
     bus.read_progress(wanted.id)
     trials.forget(wanted.id)
     assert trials.look(wanted.id, wanted.digest) == Absent()
@@ -382,7 +387,28 @@ def test_a_client_asks_reads_the_answer_and_takes_back_what_nobody_answers(serve
     assert [wait_reply(client, request, 1) for request in asked] == ["taken in"] * len(KINDS)
     assert wait_reply(client, late, 1) is None
     assert cancel(client, late)
-    client.doing("researcher"), client.trainer(), client.read_progress("e-1-t0-a0")
+    now(None, client), client.read_progress("e-1-t0-a0")
+    assert server.refusals() == []
+
+
+@pytest.mark.parametrize("role", WorkerRole)
+def test_a_worker_shows_itself_is_seen_by_its_health_check_and_forgets_the_vanished(
+    server: Guarded, role: WorkerRole
+) -> None:
+    own = server.bus_of(role)
+    worker, killed = (Heartbeat(own.connection, f"{role}-{number}", role=role) for number in range(2))
+    for each in (worker, killed):
+        each.show(IDLE)
+    server.bus.connection.delete(worker_key(role, killed.worker))
+
+    worker.forget_vanished()
+
+    assert own.worker(role, worker.worker) is not None
+    for reader in (own, server.bus_of("researcher"), server.bus_of("client")):
+        assert reader.worker_names(role) == [worker.worker]
+        assert len(reader.workers(role)) == 1
+    worker.fade()
+    assert server.bus.workers(role) == ()
     assert server.refusals() == []
 
 
@@ -572,6 +598,15 @@ REFUSED = {
         "HSET rq:worker:researcher-0 state busy",
         "SET overnight:doing:researcher x",
         "GET overnight:doing:researcher",
+        # speaking in a checker's name, or making another key where the index is
+        "HSET overnight:worker:checker:checker-0 phase idle",
+        "DEL overnight:worker:checker:checker-0",
+        "SADD overnight:workers:checker x",
+        "SMEMBERS overnight:workers:checker",
+        "HSET overnight:workers:trainer phase idle",
+        "DEL overnight:workers:trainer",
+        "SADD overnight:worker:trainer:trainer-0 x",
+        "HSET overnight:trainer phase idle",
         "SCAN 0",
         "SCRIPT KILL",
     ],
@@ -587,8 +622,16 @@ REFUSED = {
         "HSET rq:worker:trainer-0 state busy",
         "DEL rq:worker:trainer-0",
         "SREM rq:workers:trials rq:worker:trainer-0",
-        "HSET overnight:trainer phase idle",
-        "HSET overnight:checker phase idle",
+        *(
+            command
+            for role in WorkerRole
+            for command in (
+                f"HSET overnight:worker:{role}:{role}-0 phase idle",
+                f"DEL overnight:worker:{role}:{role}-0",
+                f"SADD overnight:workers:{role} x",
+                f"SREM overnight:workers:{role} {role}-0",
+            )
+        ),
         f"XADD rq:results:check-{32 * '0'} * type 1",
         "BLMOVE rq:queue:checks rq:queue:trials LEFT RIGHT 0.1",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
@@ -597,14 +640,16 @@ REFUSED = {
         "SCRIPT KILL",
     ],
     "checker": [
-        # anything of a trial, a request, another's presence
+        # anything of a trial, a request, a trainer's heartbeat
         "BLMOVE rq:queue:trials rq:queue:checks LEFT RIGHT 0.1",
         "HGETALL rq:job:e-1-t0-a0",
         "XADD rq:results:e-1-t0-a0 * type 1",
         f"HGETALL rq:job:{AN_IDEA}",
         f"HGETALL rq:job:check-{12 * '0'}",
         "HSET rq:worker:trainer-0 state busy",
-        "HSET overnight:trainer phase idle",
+        "HSET overnight:worker:trainer:trainer-0 phase idle",
+        "DEL overnight:worker:trainer:trainer-0",
+        "SREM overnight:workers:trainer trainer-0",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
         "SET overnight:doing:checker x",
         "SCAN 0",
@@ -624,7 +669,8 @@ REFUSED = {
         "LMOVE rq:queue:requests rq:queue:requests:intermediate LEFT RIGHT",
         "HSET rq:worker:researcher-0 state busy",
         "SET overnight:doing:researcher x",
-        "HSET overnight:trainer phase idle",
+        "HSET overnight:worker:trainer:trainer-0 phase idle",
+        "SREM overnight:workers:trainer trainer-0",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
         f"HGETALL rq:job:check-{32 * '0'}",
         # many commands at once, or one that walks over what a client stored
@@ -652,7 +698,8 @@ REFUSED = {
         "SCAN 0",
         "INFO",
         "CLIENT INFO",
-        "HGETALL overnight:trainer",
+        "HGETALL overnight:worker:trainer:trainer-0",
+        "SMEMBERS overnight:workers:trainer",
         "GET overnight:doing:researcher",
         "LRANGE rq:queue:trials 0 -1",
         "EXISTS rq:suspended",

@@ -17,7 +17,7 @@ from services import cli
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
-from trainer.jobs import Progress, Status, WorkerStatus
+from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
 AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
 
@@ -34,12 +34,24 @@ def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
     assert "the researcher starts" in seen(Scene(Report(None, starts), 12, 3.0, ""))
 
 
-def test_it_says_why_roots_candidates_are_no_other_user() -> None:
-    trainer = WorkerStatus("trainer", Status.working("idle"), None, None, no_user="uid 65521 may not enter /closed")
+def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> None:
+    trainer, held = WorkerRole.TRAINER, Status(StatusKind.HELD, "the disk is full")
+    workers = (
+        WorkerStatus(trainer, "trainer-a", Status.working("timed"), "12gb", None, trial="t-3-t0-a0"),
+        WorkerStatus(trainer, "trainer-b", held, None, None),
+        WorkerStatus(
+            WorkerRole.CHECKER, "checker-a", Status.working("idle"), None, None, no_user="uid 1 may not enter"
+        ),
+    )
 
-    text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), trainer=trainer)), None, 3.0, ""))
+    text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), workers=workers)), None, 3.0, ""))
 
-    assert "user candidates run as root, without its rights: uid 65521 may not enter /closed " in text
+    for expected in (
+        "worker    trainer-a (12gb): timed t-3-t0-a0",
+        "worker    trainer-b: held: the disk is full",
+        "worker    checker-a: idle; candidates run as root, without its rights: uid 1 may not enter",
+    ):
+        assert f"{expected} " in text, expected
 
 
 def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_path: Path) -> None:

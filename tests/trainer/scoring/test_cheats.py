@@ -31,8 +31,8 @@ def honest(data: Path, ground: Path) -> float:
         folder.mkdir(parents=True)
     spec = miniature(data, HONEST, **{**FIRST, "budget": BUDGET})
     result = run_trial(spec, places, lambda _: None, lambda: False)
-    assert result.metric is not None, result
-    return result.metric.value
+    assert result.val_bpb is not None, result
+    return result.val_bpb
 
 
 def of(cheat: Cheat, spec: MakeSpec) -> TrialSpec:
@@ -103,7 +103,10 @@ def test_slow_first_steps_earn_no_more_than_the_warm_up_may_last(spec: MakeSpec,
 def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
     result = run(of(cheat, spec))
 
-    assert (result.outcome, result.metric, result.heldout) == (cheat.outcome, None, None), (result.reason, result.log)
+    assert (result.outcome, result.val_bpb, result.heldout_bpb) == (cheat.outcome, None, None), (
+        result.reason,
+        result.log,
+    )
     assert cheat.says is not None
     assert cheat.says in result.reason, result.log
     assert everything_dead(places.work)
@@ -117,10 +120,10 @@ def test_a_cheat_scores_what_it_is_worth(cheat: Cheat, spec: MakeSpec, run: Run,
 
     if cheat.worse:
         assert result.outcome in (Outcome.OK, Outcome.UNSCORABLE), result.reason
-        assert result.metric is None or result.metric.value > honest - 1e-4
+        assert result.val_bpb is None or result.val_bpb > honest - 1e-4
     else:
         assert result.outcome is Outcome.OK, (result.reason, result.log)
-        assert result.metric is not None
-        assert result.metric.value == honest
+        assert result.val_bpb is not None
+        assert result.val_bpb == honest
         assert result.trust is not None
         assert result.trust.probe == "rows asked again of a fresh process"

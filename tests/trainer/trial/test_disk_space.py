@@ -62,7 +62,7 @@ def test_result_that_cannot_be_stored_is_told_as_lost_and_measured_again_once_th
     disk.free()
     again = run(spec("tiny"), places)
 
-    assert (lost.outcome, lost.metric) == (Outcome.LOST, None)
+    assert (lost.outcome, lost.val_bpb) == (Outcome.LOST, None)
     assert "its result could not be stored: [Errno 28] No space left on device" in lost.reason
     assert again.outcome is Outcome.OK
 

@@ -1,61 +1,60 @@
-"""No trial begins beside the dead on a GPU; the driver's list is a script's, since here is no GPU."""
+"""No trial begins beside the dead on a GPU; the driver's list is a double's, since here is no GPU."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import subprocess
-from pathlib import Path
+import threading
 
+import pynvml
 import pytest
 
+from tests.doubles.nvml import NvmlGpu, NvmlLibrary, install_nvml
 from tests.fixtures.trials import CAPS, MakeSpec
 from trainer.jobs import Outcome
 from trainer.sandbox.paths import WorkerConfig
-from trainer.trial import gpu
+from trainer.trial import gpu, nvml
 from trainer.trial.trial import run_trial
 
 ON_A_CARD = dataclasses.replace(CAPS, vram_mib=9000)
 
 
-class ForgetfulDriver:
+class ForgetfulDriver(NvmlLibrary):
     """Lists this living process always, and a dead one the first `times` it is asked."""
 
-    def __init__(self, folder: Path, times: int) -> None:
+    def __init__(self, times: int) -> None:
+        super().__init__()
         gone = subprocess.Popen(["true"])
         gone.wait(10)
-        self.dead = gone.pid
-        self._asked = folder / "asked"
-        program = folder / "nvidia-smi"
-        program.write_text(
-            f"#!/bin/sh\necho x >> {self._asked}\necho {os.getpid()}\n"
-            f'test "$(wc -l < {self._asked})" -gt {times} || echo {self.dead}\n'
-        )
-        program.chmod(0o755)
+        self.dead, self._times = gone.pid, times
 
-    @property
-    def asked(self) -> int:
-        return len(self._asked.read_text().split()) if self._asked.exists() else 0
+    def nvmlInitWithFlags(self, flags: int) -> int:  # noqa: N802 NVML's name
+        pids = (os.getpid(), self.dead)[: 1 if self.sessions >= self._times else 2]
+        self.gpus = [NvmlGpu("NVIDIA GeForce RTX 3060", 12288, pids=pids)]
+        return super().nvmlInitWithFlags(flags)
 
 
 @pytest.fixture(autouse=True)
-def first_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def first_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_FIRST_PID_NAMESPACE", os.readlink("/proc/self/ns/pid"))
     monkeypatch.setattr(gpu, "_LOOK_AGAIN_S", 0)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_the_dead_are_waited_for_and_the_living_are_not(tmp_path: Path) -> None:
-    driver = ForgetfulDriver(tmp_path, times=3)
+def test_the_dead_are_waited_for_and_the_living_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = ForgetfulDriver(times=3)
+    install_nvml(monkeypatch, driver)
 
     assert gpu.why_not_ready(ON_A_CARD) is None
-    assert driver.asked == 4
+    assert (driver.sessions, driver.open_sessions) == (4, 0)
 
 
 def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, places: WorkerConfig
+    monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, places: WorkerConfig
 ) -> None:
-    driver = ForgetfulDriver(tmp_path, times=10**6)
+    driver = ForgetfulDriver(times=10**6)
+    install_nvml(monkeypatch, driver)
     monkeypatch.setattr(gpu, "_PATIENCE_S", 0)
 
     result = run_trial(spec("tiny", caps=ON_A_CARD), places, lambda _: None, lambda: False)
@@ -64,13 +63,40 @@ def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
     assert f"it was not begun: the GPU still holds processes that are gone ({driver.dead})" in result.reason
 
 
-@pytest.mark.parametrize("why", ["no GPU", "a container", "a driver that fails"])
-def test_where_nobody_can_tell_no_trial_waits(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = ForgetfulDriver(tmp_path, times=10**6)
+@pytest.mark.parametrize(("visible", "ready"), [("0", True), ("GPU-1", True), ("1", False), ("GPU-1, GPU-2", False)])
+def test_the_dead_on_another_gpu_are_none_of_ours(visible: str, ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = ForgetfulDriver(times=0).dead
+    both = [NvmlGpu("NVIDIA A30", 24576, "GPU-1"), NvmlGpu("NVIDIA A30", 24576, "GPU-2", pids=[dead])]
+    install_nvml(monkeypatch, NvmlLibrary(both))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(gpu, "_PATIENCE_S", 0)
+
+    assert (gpu.why_not_ready(ON_A_CARD) is None) is ready
+
+
+@pytest.mark.parametrize("why", ["no GPU", "a container"])
+def test_where_the_list_means_nothing_nobody_is_asked(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = ForgetfulDriver(times=10**6)
+    install_nvml(monkeypatch, driver)
     if why == "a container":
         monkeypatch.setattr(gpu, "_FIRST_PID_NAMESPACE", "pid:[1]")
-    if why == "a driver that fails":
-        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
 
     assert gpu.why_not_ready(CAPS if why == "no GPU" else ON_A_CARD) is None
-    assert driver.asked == 0
+    assert driver.sessions == 0
+
+
+def test_where_the_driver_cannot_tell_no_trial_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = ForgetfulDriver(times=10**6)
+    driver.init = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    install_nvml(monkeypatch, driver)
+
+    assert gpu.why_not_ready(ON_A_CARD) is None
+
+
+def test_driver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_nvml(monkeypatch, NvmlLibrary())
+    over = threading.Event()
+
+    with pytest.raises(pynvml.NVMLError_Timeout):
+        nvml.ask(over.wait, 0)
+    over.set()

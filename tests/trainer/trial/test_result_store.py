@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.jobs import Kind, Metric, Outcome, TrialResult, TrialSpec, files_digest, profile_named
+from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, files_digest, profile_named
 from trainer.trial import result_store
 
 CPU = profile_named("cpu")
@@ -21,8 +21,7 @@ def spec(trial: str, **fields: object) -> TrialSpec:
 
 
 def measured(of: TrialSpec, score: float | None, outcome: Outcome = Outcome.OK) -> TrialResult:
-    metric = None if score is None else Metric("val_bpb", score)
-    return TrialResult(of.id, of.digest, outcome, "said", 1.0, 2.0, metric=metric)
+    return TrialResult(of.id, of.digest, outcome, "said", 1.0, 2.0, val_bpb=score)
 
 
 def test_score_of_an_earlier_attempt_is_given_under_the_later_ones_id_and_stored_under_both(tmp_path: Path) -> None:
@@ -44,7 +43,7 @@ def test_of_two_scores_for_the_same_work_the_earliest_attempts_is_taken(tmp_path
     answer = result_store.stored(tmp_path, spec("e-1-t2-a11"))
 
     assert answer is not None
-    assert answer.metric == Metric("val_bpb", 1.5)
+    assert answer.val_bpb == 1.5
 
 
 @pytest.mark.parametrize(

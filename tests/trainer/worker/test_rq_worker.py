@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,21 @@ from rq.job import Job
 
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import CAPS, MakeSpec, as_other_user, as_user, everything_dead, wait_for
-from trainer.jobs import RUN_TRIAL, TRIALS, Outcome, RedisClient, TrialResult, TrialSpec, connect
+from trainer.jobs import (
+    RUN_TRIAL,
+    TRIALS,
+    Outcome,
+    RedisClient,
+    TrialResult,
+    TrialSpec,
+    WorkerRole,
+    connect,
+)
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
-from trainer.worker.heartbeat import TRAINER, Heartbeat
+from trainer.worker.heartbeat import Heartbeat
 from trainer.worker.rq_worker import TRIAL_ROLE, OneQueueWorker
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
@@ -100,8 +110,12 @@ class Trainer:
         return int(children[0])
 
     def wait_until_training(self, job: Job) -> None:
-        wait_for(lambda: self.bus.connection.hget(TRAINER, "phase") == b"timed", 30)
-        assert self.bus.connection.hget(TRAINER, "trial") == job.id.encode()
+        wait_for(lambda: ("timed", job.id) in shown(self.bus), 30)
+
+
+def shown(bus: RedisClient) -> list[tuple[str, str | None]]:
+    """What each trainer shows of itself: its phase, and its trial."""
+    return [(worker.status.message, worker.trial) for worker in bus.workers(WorkerRole.TRAINER)]
 
 
 @pytest.fixture
@@ -128,7 +142,7 @@ def test_trial_comes_back_through_the_queue(start: Callable[[], Trainer], spec: 
     result = trainer.result(trainer.enqueue(spec("tiny")))
 
     assert result.outcome is Outcome.OK
-    assert result.metric is not None
+    assert result.val_bpb is not None
     assert trainer.process.poll() is None
 
 
@@ -182,7 +196,7 @@ def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
     assert trainer.process.wait(10) == 0
     assert trainer.result(job).outcome is Outcome.PREEMPTED
     assert everything_dead(trainer.places.work)
-    assert trainer.bus.connection.exists(TRAINER) == 0
+    assert shown(trainer.bus) == []
 
 
 @pytest.mark.slow
@@ -205,7 +219,7 @@ def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_fo
 
 def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
     trainer = start()
-    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+    wait_for(lambda: shown(trainer.bus) == [("idle", None)], 20)
 
     trainer.process.send_signal(signal.SIGINT)
 
@@ -215,7 +229,7 @@ def test_idle_worker_exits_0_on_ctrl_c(start: Callable[[], Trainer]) -> None:
 @as_other_user
 def test_worker_is_closed_to_other_processes_of_its_user(start: Callable[[], Trainer]) -> None:
     trainer = start()
-    wait_for(lambda: trainer.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+    wait_for(lambda: shown(trainer.bus) == [("idle", None)], 20)
 
     looks = [*ROOT_OF_A_CONTAINER, "cat", f"/proc/{trainer.process.pid}/environ"]
     looked = subprocess.run(looks, check=False, capture_output=True, text=True)
@@ -413,12 +427,21 @@ def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: 
 @pytest.mark.slow
 def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer]) -> None:
     first = start()
-    wait_for(lambda: first.bus.connection.hget(TRAINER, "phase") == b"idle", 20)
+    wait_for(lambda: shown(first.bus) == [("idle", None)], 20)
 
     second = start()
 
     assert second.process.wait(40) == 2
     assert first.process.poll() is None
+
+
+@contextmanager
+def a_worker(folder: Path, places: WorkerConfig) -> Iterator[OneQueueWorker]:
+    """A worker in this process, on a server of its own whose password can be changed."""
+    with open_server(folder) as server:
+        connection = connect(server.url, password=server.password, patient=False)
+        yield OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
+        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -434,13 +457,37 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
 def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
     step: Callable[[OneQueueWorker], object], places: WorkerConfig, tmp_path: Path
 ) -> None:
-    with open_server(tmp_path / "redis") as server:
-        connection = connect(server.url, password=server.password, patient=False)
-        worker = OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
-        connection.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
-        connection.connection_pool.disconnect()
+    with a_worker(tmp_path / "redis", places) as worker:
+        worker.connection.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
+        worker.connection.connection_pool.disconnect()
 
         with pytest.raises(SystemExit) as ended:
             step(worker)
 
     assert ended.value.code == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda worker, _: worker.check_for_suspension(False),
+        lambda worker, job: worker.prepare_execution(job),
+        lambda worker, job: worker.prepare_job_execution(job),
+        lambda worker, job: worker.handle_execution_ended(job, worker.queues[0], 60),
+    ],
+    ids=["check_for_suspension", "prepare_execution", "prepare_job_execution", "handle_execution_ended"],
+)
+def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
+    step: Callable[[OneQueueWorker, Job], object], places: WorkerConfig, spec: MakeSpec, tmp_path: Path
+) -> None:
+    with a_worker(tmp_path / "redis", places) as worker, ThreadPoolExecutor(1) as pool:
+        job = worker.queues[0].enqueue_call(RUN_TRIAL, args=(spec("tiny").to_json(),))
+        worker.connection.config_set("maxmemory", 1)
+        result = pool.submit(step, worker, job)
+        wait_for(lambda: "errorstat_OOM" in worker.connection.info("errorstats"), 30)
+        waited = not result.done()
+        worker.connection.config_set("maxmemory", 0)
+
+        result.result(30)
+
+    assert waited
