@@ -89,7 +89,8 @@ def _works(queue: str, jobs: tuple[str, ...], worker: str) -> tuple[Grant, ...]:
 
 
 def _shows_itself(role: WorkerRole) -> tuple[Grant, ...]:
-    """What a worker needs to show itself, to forget those of its role that have vanished, and for its health check."""
+    """Return the grants of a worker to write its heartbeat, to delete those of vanished workers of its role, and to
+    check its health."""
     return (
         Grant("del exists expire hgetall hset watch", keys=(worker_key(role, "*"),)),
         Grant("expire sadd smembers srem", keys=(worker_names_key(role),)),
@@ -120,7 +121,7 @@ def _job(ids: str) -> tuple[str, ...]:
     return (*jobs, f"rq:execution:{ids}:*", f"rq:executions:{ids}", f"rq:results:{ids}")
 
 
-# Who works, and at what: the names of a role's workers, and what each shows of itself.
+# Grants to read the names of a role's workers, and the heartbeat of each.
 _SEES_WORKERS = (
     Grant("smembers", reads=tuple(worker_names_key(role) for role in WorkerRole)),
     Grant("hgetall", reads=tuple(worker_key(role, "*") for role in WorkerRole)),

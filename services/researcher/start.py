@@ -61,7 +61,7 @@ class OtherCard(ResearcherError):
 
 
 class ProfilesDiffer(OvernightError):
-    """PROFILE=auto, and trainers on several kinds of GPU."""
+    """PROFILE=auto is set, and the trainers have several kinds of GPU."""
 
 
 def main() -> int:

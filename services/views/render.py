@@ -80,7 +80,8 @@ def _now(report: Report) -> RenderableType:
 
 
 def _worker(worker: WorkerStatus) -> Text:
-    """What one worker shows of itself; it stands out where it is held, or candidates have no user of their own."""
+    """Return a worker's status as text, highlighted if the worker is paused or its candidates have no user of their
+    own."""
     fits = "" if worker.profile is None else f" ({worker.profile})"
     trial = "" if worker.trial is None else f" {worker.trial}"
     text = f"worker    {worker.worker}{fits}: {worker.status}{trial}"
