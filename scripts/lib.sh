@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Where things are; every script here begins with it.
+# Sets the paths that every script here needs.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$(realpath -m "${OVERNIGHT_VENV:-$root/.venv}")
 export OVERNIGHT_VENV=$venv
 
-# Runs one of the operator's commands. -P: what lies in the caller's folder is not taken for ours.
+# Runs one of the operator's commands. With -P, Python imports nothing from the caller's folder.
 operate() {
     "$root/scripts/setup" operate
     exec "$venv/bin/python" -P -m services "$@"

@@ -1,1 +1,1 @@
-"""Operates: the `overnight` command, local mode, and one folder per container."""
+"""Starts, stops and shows runs: the `overnight` command, local mode, and one folder for each container."""

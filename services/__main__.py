@@ -1,7 +1,7 @@
 """`python -m services`: the operator's commands behind scripts/, for the stack of containers.
 
-Errors are one sentence with the next step, and exit code 2. What is asked of a run itself is `overnight`, inside the
-researcher's container.
+An error is one sentence with the next step, and exit code 2. Requests to the run itself go through `overnight`, inside
+the researcher's container.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BAD_USE = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True, markup=False)  # what candidates wrote is shown as it is
+console = Console(highlight=False, soft_wrap=True, markup=False)  # texts of candidates are shown as they are
 
 Cpu = Annotated[bool, typer.Option("--cpu", help="Without a GPU.")]
 
 
 def main() -> None:
-    """Entry point: known errors become one sentence."""
+    """Run the command line; known errors become one sentence and exit code 2."""
     try:
         app()
     except StackError as error:
@@ -58,9 +58,10 @@ def up(
     hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
     then: Annotated[str | None, typer.Option(help="Shell command to run here once the run has ended.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all containers are healthy.")] = False,
 ) -> None:
-    """Check, build, start, wait until all is healthy, and show the run. What runs already is left alone."""
+    """Check, build, start, wait until all containers are healthy, and show the run. Running containers are left
+    alone."""
     if detach and then is not None:
         raise StackError("--then waits for the end of the run", "leave --detach out, and use nohup or systemd-run")
     limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
@@ -79,7 +80,7 @@ def up(
 
 @app.command()
 def status() -> None:
-    """Show the containers, and how the run stands."""
+    """Show the state of the containers and of the run."""
     stack = _stack(_facts())
     containers = _those_up(stack)
     for each in containers:
@@ -91,11 +92,11 @@ def status() -> None:
 
 @app.command()
 def logs(
-    service: Annotated[str | None, typer.Argument(help="One of them; all if not given.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until Ctrl-C.")] = False,
-    tail: Annotated[int, typer.Option(min=0, help="So many lines of each.")] = 100,
+    service: Annotated[str | None, typer.Argument(help="One container; else all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines until Ctrl-C.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="Number of last lines of each container.")] = 100,
 ) -> None:
-    """Show what the containers said."""
+    """Show the logs of the containers."""
     stack = _stack(_facts())
     known = {each.service for each in _those_up(stack)}
     if service is not None and service not in known:
@@ -107,7 +108,7 @@ def logs(
 
 @app.command()
 def down() -> None:
-    """Stop cleanly and remove the containers; everything that a run is made of stays."""
+    """Stop cleanly and remove the containers; all volumes stay, so that the run can continue."""
     stack = _stack(_facts())
     if not stack.containers():
         console.print("nothing is up")
@@ -122,9 +123,9 @@ def down() -> None:
 def examine(
     cpu: Cpu = False,
     local: Annotated[bool, typer.Option("--local", help="For a run without containers.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Also write a file for an issue, without secrets.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a file for a bug report, without secrets.")] = None,
 ) -> None:
-    """Say what this machine has and lacks. Changes nothing."""
+    """List the requirements that this machine meets and lacks; change nothing."""
     facts = _facts()
     mode = Mode.LOCAL if local else Mode.CPU if cpu or _is_up_without_a_gpu(facts) else Mode.GPU
     findings = doctor.examine(mode, facts)
@@ -137,7 +138,8 @@ def examine(
 
 @app.command()
 def results(folder: Path) -> None:
-    """Fetch results.tsv and .json, proposers.tsv, progress.png, the best train.py and the history (subject.bundle)."""
+    """Copy results.tsv and .json, proposers.tsv, progress.png, the best train.py and the history (subject.bundle) to a
+    folder."""
     names = fetch(_stack(_facts()), folder)
     console.print(f"in {folder}: {', '.join(names)}", markup=False)
     console.print(f"the history: git clone {folder / 'subject.bundle'}", markup=False)
@@ -175,7 +177,7 @@ def _those_up(stack: Stack) -> list[Container]:
 def _is_up_without_a_gpu(facts: Environment) -> bool:
     try:
         containers = _stack(facts).containers()
-    except StackError:  # the doctor says it better
+    except StackError:  # the doctor has a better message for it
         return False
     return any(file.name == "compose.cpu.yaml" for each in containers for file in each.files)
 

@@ -1,6 +1,6 @@
-"""The `overnight` command: a thin rim around the read model, the request queue and local mode.
+"""The `overnight` command: a thin layer over the read model, the request queue and local mode.
 
-Everything a person can do to a run is here. Errors are one sentence with the next step, and exit code 2.
+Everything that a user can do to a run is here. An error is one sentence with the next step, and exit code 2.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.views.follow import follow_run
 from trainer.jobs import BusError, ProfileError
 
 app = typer.Typer(callback=overnight, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(markup=False)  # what candidates and models wrote is shown as it is
+console = Console(markup=False)  # texts of candidates and models are shown as they are
 
 StateOption = Annotated[
     Path | None,
@@ -42,8 +42,8 @@ BAD_USE = 2
 
 
 def main() -> None:
-    """Entry point: known errors become one sentence."""
-    from trainer.data import DataError  # noqa: PLC0415 - costs numpy, which `status` need not pay
+    """Run the command line; known errors become one sentence and exit code 2."""
+    from trainer.data import DataError  # noqa: PLC0415 - imports numpy, which `status` does not need
 
     try:
         app()
@@ -87,7 +87,7 @@ def run(
     price_per_hour: Annotated[float | None, typer.Option(min=0, help=TABLE["PRICE_PER_HOUR"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(help=TABLE["MAX_COST"].summary)] = None,
     unsafe_local: Annotated[
-        bool, typer.Option("--unsafe-local", help="Run candidates also where the kernel cannot wall them in.")
+        bool, typer.Option("--unsafe-local", help="Run candidates although the sandbox has a hole on this machine.")
     ] = False,
 ) -> None:
     """Start a run on this machine, or continue it: set-up, baseline, experiments, summary."""
@@ -120,10 +120,10 @@ def run(
 @app.command()
 def status(
     state: StateOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Until the run has ended; Ctrl-C only leaves.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON, for scripts.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the run until its end; Ctrl-C stops nothing.")] = False,
 ) -> None:
-    """Show how the run stands."""
+    """Show the state of the run."""
     if follow:
         raise typer.Exit(follow_run(_state(state), console))
     show.show_status(_state(state), console, as_json=as_json)
@@ -134,34 +134,34 @@ def log(
     number: Annotated[int | None, typer.Argument(metavar="[ID]", help="An experiment's number.")] = None,
     state: StateOption = None,
 ) -> None:
-    """Tell all experiments, or everything about one: hypothesis, decision, trials, the kept log."""
+    """Show all experiments, or everything about one: hypothesis, decision, trials, the stored log."""
     show.show_log(_state(state), number, console)
 
 
 @app.command()
 def diff(number: Annotated[int, typer.Argument(metavar="ID")], state: StateOption = None) -> None:
-    """Show what an experiment changed."""
+    """Show the change of an experiment."""
     show.show_diff(_state(state), number, console)
 
 
 @app.command()
 def best(
     state: StateOption = None,
-    source: Annotated[bool, typer.Option("--source", help="Print its train.py and nothing else.")] = False,
+    source: Annotated[bool, typer.Option("--source", help="Print only its train.py.")] = False,
 ) -> None:
-    """Show the best state so far: its score, whether it is confirmed, its diff against the baseline."""
+    """Show the best version so far: its score, whether it is confirmed, its diff against the baseline."""
     show.show_best(_state(state), console, source=source)
 
 
 @app.command()
 def idea(text: str, state: StateOption = None) -> None:
-    """Put an idea in words before the LLM, which turns it into code."""
+    """Send an idea to the LLM, which turns it into code in its next proposal."""
     _ask(state, "idea", text)
 
 
 @app.command()
 def submit(file: Path, state: StateOption = None) -> None:
-    """Put a train.py of your own into the run; it runs as it is."""
+    """Put a train.py of your own into the run; the next experiment runs it as it is."""
     try:
         source = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -171,25 +171,25 @@ def submit(file: Path, state: StateOption = None) -> None:
 
 @app.command()
 def confirm(state: StateOption = None) -> None:
-    """Run the best state so far with fresh seeds now, against the last confirmed one."""
+    """Measure the best version so far with fresh seeds now, against the last confirmed one."""
     _ask(state, CONFIRM)
 
 
 @app.command()
 def pause(state: StateOption = None) -> None:
-    """Hold after the running trial."""
+    """Pause the run after the running trial."""
     _ask(state, "pause")
 
 
 @app.command()
 def resume(state: StateOption = None) -> None:
-    """Go on after a pause."""
+    """Continue the run after a pause."""
     _ask(state, "resume")
 
 
 @app.command()
 def stop(state: StateOption = None) -> None:
-    """End the run cleanly; `run` goes on with it later."""
+    """Stop the run cleanly; `run` continues it later."""
     _ask(state, "stop")
 
 
@@ -206,14 +206,15 @@ def export(
 def init(
     subject: Annotated[Path, typer.Option(help="Your own git repository with train.py and prepare.py.")],
     yes: Annotated[bool, typer.Option("--yes", help="Run its prepare.py without asking.")] = False,
-    profile: Annotated[str | None, typer.Option(help="Detected from the GPU if not given.")] = None,
-    budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds a trial trains; else its TIME_BUDGET.")] = None,
-    train_rows: Annotated[int | None, typer.Option(min=1, help="At most; 1 GiB of tokens if not given.")] = None,
-    read: Annotated[list[Path] | None, typer.Option(help="Let its prepare.py read this folder, too.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the GPU, else cpu.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
+    train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,
+    read: Annotated[list[Path] | None, typer.Option(help="Another folder that its prepare.py may read.")] = None,
     state: StateOption = None,
 ) -> None:
-    """Take a repository of your own with its data, unedited: look at it, run its prepare.py once in the sandbox."""
-    from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - costs numpy
+    """Prepare a repository of your own for runs, without editing it: read it, and run its prepare.py once in the
+    sandbox."""
+    from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
     wish = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
     if adopt(_state(state), wish, lambda question: yes or typer.confirm(question), console) is None:
@@ -222,13 +223,13 @@ def init(
 
 @app.command()
 def prepare(
-    profile: Annotated[str | None, typer.Option(help="Detected from the GPU if not given.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the GPU, else cpu.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files.")] = None,
     unseen: Annotated[Path | None, typer.Option(help="Folder of private text on which a claim must gain.")] = None,
     state: StateOption = None,
 ) -> None:
-    """Fetch and prepare the text of a profile; `run` does this by itself."""
-    from services.adopt.adopt import settle_data  # noqa: PLC0415 - costs numpy and the tokenizer library
+    """Download and prepare the text of a profile; `run` does this by itself."""
+    from services.adopt.adopt import settle_data  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     folder = _state(state)
     choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
@@ -238,12 +239,13 @@ def prepare(
 
 @app.command()
 def pull(
-    model: Annotated[str | None, typer.Argument(help="Ollama's name of it; else MODEL or the profile's.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Detected from the GPU if not given.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Ollama's name of the model; else MODEL, or by profile.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; detected from the GPU, else cpu.")] = None,
     ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary, envvar="OLLAMA_HOST")] = None,
 ) -> None:
-    """Have Ollama pull the LLM's model, and watch; broken off, the same command goes on where it was."""
-    from services.machine.model import model_wanted, pull_model  # noqa: PLC0415 - costs asyncio and the client
+    """Download the LLM's model through Ollama, and show the progress; after an interruption, the same command
+    continues."""
+    from services.machine.model import model_wanted, pull_model  # noqa: PLC0415 - imports the client of Ollama
 
     here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
@@ -259,18 +261,18 @@ def trial(
     seed: Annotated[int, typer.Option(help="The trial's seed.")] = 42,
     state: StateOption = None,
 ) -> None:
-    """Run one trusted trial of a train.py by hand, outside of any run, and print its score."""
-    from services.single_trial import run_by_hand  # noqa: PLC0415 - costs the trainer
+    """Run one trusted trial of a train.py outside of any run, and print its score."""
+    from services.single_trial import run_by_hand  # noqa: PLC0415 - imports the trainer
 
     raise typer.Exit(run_by_hand(_state(state), file, seed, console))
 
 
 @app.command()
 def doctor(
-    report: Annotated[Path | None, typer.Option(help="Write all of it to a file too, without secrets.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a file for a bug report, without secrets.")] = None,
     state: StateOption = None,
 ) -> None:
-    """Look at what this machine has and lacks for a run here; change nothing."""
+    """List the requirements for a run that this machine meets and lacks; change nothing."""
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
     facts = this_machine(Path(__file__).resolve().parents[1], _state(state))

@@ -1,7 +1,8 @@
-"""A stack of containers: the one module that runs the compose CLI and asks the engine, through its SDK, what is there.
+"""A stack of containers: the only module that runs the compose CLI, and that reads the engine's containers through its
+SDK.
 
-What is up is asked for by the project's name alone, so that needs no compose file and no flag, whatever the stack was
-started with. What the services mean is none of its business.
+Running containers are found by the project's name alone, without a compose file or an option, so it does not matter how
+the stack was started. This module does not know what the services do.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from requests import RequestException
 
 from researcher.errors import OvernightError
 
-PROJECT = "overnight"  # as compose.yaml has it in `name`
+PROJECT = "overnight"  # the `name` in compose.yaml
 LABEL = "com.docker.compose"
-# What the SDK raises when the engine goes away.
+# Errors of the SDK when the engine stops to answer.
 ENGINE_AWAY = (DockerException, RequestException)
-NO_COMPOSE_FILE = Path("/")  # compose looks upwards from where it runs
+NO_COMPOSE_FILE = Path("/")  # compose searches for files upwards from its working folder
 
 
 class StackError(OvernightError):
-    """The stack cannot be asked or changed. The next step is mostly a command."""
+    """The stack cannot be read or changed. The next step is mostly a command."""
 
     def __str__(self) -> str:
         return f"{self.found}; next: {self.next_step}"
 
 
 class CommandFailed(StackError):
-    """A command in a service failed. The text is its own complaint alone, which may say more than the log."""
+    """A command in a service failed. The message is the command's own error alone, which may be more precise than the
+    log."""
 
     def __init__(self, service: str, complaint: str) -> None:
         super().__init__(complaint, f"scripts/logs {service}")
@@ -46,7 +48,7 @@ class CommandFailed(StackError):
 
 @dataclass(frozen=True)
 class Container:
-    """One container of the stack. `health` is None without a check, `said` the last thing its check printed."""
+    """One container of the stack. `health` is None without a health check; `said` is the last output of the check."""
 
     service: str
     id: str
@@ -63,13 +65,14 @@ class Container:
 
     @property
     def is_well(self) -> bool:
-        """It does what it is there for, or has done it."""
+        """True if the container runs and no health check contradicts, or if it is a one-shot that has ended with 0."""
         if self.is_one_shot and self.state == "exited":
             return self.exit_code == 0
         return self.state == "running" and self.health in (None, "healthy")
 
     def in_words(self) -> str:
-        """running, healthy; done; exited with 1; not started: it waits for others; restarting ..."""
+        """Return the state as text: running, healthy; done; exited with 1; not started: it waits for others; restarting
+        ..."""
         if self.state == "created":
             return "not started: it waits for others"
         if self.state == "exited":
@@ -79,48 +82,50 @@ class Container:
 
 @dataclass(frozen=True)
 class Stack:
-    """A compose project on an engine, whether anything of it is up or not."""
+    """A compose project on an engine, whether containers of it are up or not."""
 
     project: str
     engine: docker.DockerClient
 
     def containers(self) -> list[Container]:
-        """Those of the project by name of service, also ended ones."""
+        """Return the containers of the project, ended ones too, sorted by service."""
         labels = [f"{LABEL}.project={self.project}", f"{LABEL}.oneoff=False"]
         found = self.engine.containers.list(all=True, ignore_removed=True, filters={"label": labels})
         return sorted((container_of(each.attrs) for each in found), key=lambda each: each.service)
 
     def container(self, service: str) -> Container:
-        """One that is up. Raises StackError."""
+        """Return the running container of a service. Raises StackError if there is none."""
         for each in self.containers():
             if each.service == service and each.state == "running":
                 return each
         raise StackError(f"no {service} of the stack {self.project} is running", "scripts/status, or scripts/up")
 
     def last_lines(self, container: Container, lines: int) -> list[str]:
-        """The end of its log."""
+        """Return the last lines of a container's log, without blank ones."""
         log = self.engine.containers.get(container.id).logs(tail=lines)
         return [line for line in log.decode(errors="replace").splitlines() if line.strip()]
 
     def volumes(self) -> list[str]:
-        """Names of the project's volumes."""
+        """Return the names of the project's volumes."""
         found = self.engine.volumes.list(filters={"label": f"{LABEL}.project={self.project}"})
         return sorted(each.attrs["Labels"][f"{LABEL}.volume"] for each in found)
 
     def up(self, folder: Path, files: Sequence[str], limits: Mapping[str, str]) -> int:
-        """`docker compose up` in a folder, its progress shown; the exit code. `files` are options that name some.
+        """Run `docker compose up` in a folder and show its progress; return the exit code. `files` are options that
+        name files.
 
-        Without them it is the very call that a user makes by hand, so both end in the same settings. `limits` go as
-        environment, which compose prefers to gpu.env.
+        Without `files` the command is the same as a user's `docker compose up`, so both result in the same settings.
+        `limits` are passed in the environment, which compose prefers to gpu.env.
         """
         return _compose(*files, "up", "--detach", "--wait", "--build", folder=folder, more=limits)
 
     def execute(self, service: str, *command: str, terminal: bool) -> int:
-        """Run a command in a service, on this terminal or for a pipe; its exit code, or compose's own 1."""
+        """Run a command in a service, on this terminal or for a pipe; return its exit code, or 1 if compose itself
+        fails."""
         return self._by_name("exec", *([] if terminal else ["-T"]), service, *command)
 
     def output(self, service: str, *command: str) -> bytes:
-        """What a command in a service printed. Raises CommandFailed with what it complained of."""
+        """Return the output of a command in a service. Raises CommandFailed with the command's own error."""
         found = self.engine.containers.get(self.container(service).id)
         code, (out, complaint) = found.exec_run(list(command), demux=True)
         if code != 0:
@@ -130,11 +135,11 @@ class Stack:
         return out or b""
 
     def logs(self, *arguments: str) -> int:
-        """`docker compose logs`; the exit code."""
+        """Run `docker compose logs`; return the exit code."""
         return self._by_name("logs", *arguments)
 
     def down(self) -> int:
-        """`docker compose down`: containers and networks go, volumes stay; the exit code."""
+        """Run `docker compose down`, which removes containers and networks and keeps volumes; return the exit code."""
         return self._by_name("down")
 
     def _by_name(self, *arguments: str) -> int:
@@ -142,7 +147,7 @@ class Stack:
 
 
 def container_of(facts: Mapping[str, Any]) -> Container:
-    """A container from what the engine tells of it."""
+    """Build a Container from the attributes that the engine reports."""
     state, labels = facts["State"], facts["Config"]["Labels"]
     checks = (state.get("Health") or {}).get("Log") or []
     return Container(

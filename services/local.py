@@ -1,7 +1,7 @@
 """Local mode: one run as plain processes on this machine, with an embedded server, from set-up to summary.
 
-The same services as in containers, started in order and watched until the researcher ends. Everything lies below the
-state folder, so the same command goes on where the last one stopped.
+It starts the same services as the containers, in order, and watches them until the researcher ends. All files are below
+the state folder, so the same command continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from trainer.jobs import RedisClient, connect
 from trainer.sandbox.candidate_user import AUTO
 
 STOP_GRACE_S = 20.0
-# The supervisor starts again what dies; these exit codes are a process's last word.
+# The supervisor restarts a process that ends, except with these exit codes.
 FINISHED, REFUSED = 0, 2
-# Names too common to be taken from a shell that may mean something else by them.
+# These names are so common that in a shell they may mean something else; local mode takes them as options only.
 ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the user asked for; None where the default, the environment or detection decides."""
+    """The options of the user; None where the default, the environment or detection decides."""
 
     profile: str | None
     budget: float | None
@@ -53,7 +53,7 @@ class RunOptions:
 
 
 def run_local(state: State, wish: RunOptions, console: Console) -> int:
-    """Carry on until the run's goal, a stop or Ctrl-C. Returns the exit code."""
+    """Run until the goal, a stop or Ctrl-C. Returns the exit code."""
     choices = state.settle(
         profile=wish.profile,
         budget=wish.budget,
@@ -78,7 +78,7 @@ def run_local(state: State, wish: RunOptions, console: Console) -> int:
 
 
 def _stop_like_ctrl_c() -> None:
-    """`kill` and a closed terminal stop as cleanly as Ctrl-C; under nohup a closed terminal stops nothing."""
+    """Make `kill` and a closed terminal stop as cleanly as Ctrl-C; under nohup a closed terminal stops nothing."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -121,7 +121,7 @@ def _trainer(state: State, wish: RunOptions, server: RedisServer) -> Child:
 
 
 def _checker(state: State, wish: RunOptions, server: RedisServer) -> Child:
-    """Only an LLM's candidates are checked. No exit of it is a last word: the run goes on without."""
+    """Only candidates of an LLM have a dry run. No exit code of the worker is final: the run continues without it."""
     argv = [*_worker(wish, server, acl.CHECKER.name, state.data, state.checks), "--checks"]
     return Child(CHECKER, ("nice", "-n", "10", *argv), state.logs / "checker.log", final_codes=frozenset())
 

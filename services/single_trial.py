@@ -1,4 +1,4 @@
-"""One trusted trial by hand: the trainer's own supervision and scoring, without a queue or a journal."""
+"""One trusted trial outside of any run: the trainer's own supervision and scoring, without a queue or a journal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.trial.trial import run_trial
 
 
 def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
-    """Score `file` as a trial would be. Returns 0 when it got a score."""
+    """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1."""
     if is_running(state):
         raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"
@@ -41,7 +41,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         seed=seed,
         budget=profile.budget,
         caps=profile.caps,
-        repeat=attempt,  # who asks again wants it measured again
+        repeat=attempt,  # a user who repeats the command wants a new measurement
     )
     state.trials.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -71,7 +71,7 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
 
 
 def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]:
-    """The subject's Python files with `file` in the place of train.py."""
+    """Return the subject's Python files with `file` in place of train.py."""
     found = (
         {path.name: path.read_text(encoding="utf-8") for path in subject.glob("*.py")} if subject.is_dir() else default
     )

@@ -31,4 +31,4 @@ def overnight(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Start a run, look at it, steer it, and take its results."""
+    """Start a run, show it, steer it, and take its results."""

@@ -63,13 +63,13 @@ class OtherKeys(BaseModel):
     """The rows that the researcher does not read."""
 
     gpu_uuid: Annotated[str | None, GpuForm, _COMPOSE | _SERVICES] = None
-    """Which GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Change it on a machine with
-    several."""
+    """The GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Set it on a machine with several
+    GPUs."""
     researcher_user: Annotated[str, UserForm, _COMPOSE | _SERVICES, Shipped("1000:1000")] = "1000:1000"
-    """Who the researcher is, as uid:gid in numbers; never 0. Change it to the owner of SUBJECT_DIR (`id -u`, `id
-    -g`)."""
+    """User and group of the researcher's process, as the numbers uid:gid, never 0. Set it to the owner of SUBJECT_DIR
+    (`id -u`, `id -g`)."""
     compose_profiles: Annotated[str, one_of(["${LLM}"]), _COMPOSE, Shipped("${LLM}")] = "ollama"
-    """Follows from LLM. Do not edit this line, edit that one."""
+    """The optional containers to start. The value follows from LLM, so edit LLM and not this line."""
     overnight_state: Annotated[Path | None, _SERVICES, Source.ENVIRONMENT] = None
     """Folder of the run in local mode. Default: in the user's state folder."""
 
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     redis_url: Annotated[str, _RESEARCHER | _TRAINER | _SERVICES, Source.STARTER]
-    """Where Redis answers."""
+    """Address of Redis."""
     redis_password_file: Annotated[Path | None, _RESEARCHER | _TRAINER | _SERVICES, Source.STARTER] = None
     """File with the password of Redis."""
     journal_dir: Annotated[Path, _RESEARCHER, Source.STARTER]
@@ -94,89 +94,93 @@ class Settings(BaseSettings):
 
     subject_dir: Annotated[Path, FolderForm, _RESEARCHER | _SERVICES | _COMPOSE]
     """Folder of your own git repository with train.py and prepare.py: /..., ./..., ../... or ~/... Default: the
-    built-in subject, in a volume of its own."""
+    built-in subject, in a volume."""
     llm: Annotated[_Backend, _RESEARCHER | _SERVICES | _COMPOSE, Shipped(DEFAULT_BACKEND)] = DEFAULT_BACKEND
-    """Who answers the researcher: ollama (a container beside the trainer), none (the optimiser works alone), openai (an
-    endpoint elsewhere: OPENAI_BASE_URL)."""
+    """The source of the LLM: ollama (a container beside the trainer), none (the optimiser works alone), or openai (the
+    endpoint at OPENAI_BASE_URL)."""
     experiments: Annotated[Count | None, _RESEARCHER | _COMPOSE] = None
-    """End the run after this many measured experiments. Default: no end; it goes on until it is stopped."""
+    """End the run after this many measured experiments. Default: no limit, the run continues until you stop it."""
     hours: Annotated[Limit | None, _RESEARCHER | _COMPOSE] = None
-    """End the run after this many hours of GPU time. Default: no end. The first limit that is reached counts."""
+    """End the run after this many hours of trials and LLM answers. Default: no limit. The limit that is reached first
+    ends the run."""
     max_cost: Annotated[Limit | None, _RESEARCHER | _COMPOSE] = None
-    """End the run at this cost, in the currency of PRICE_PER_HOUR, which it needs. Default: no end."""
+    """End the run at this cost, in the currency of PRICE_PER_HOUR, which must be set, too. Default: no limit."""
     openai_api_key_file: Annotated[Path | None, KeyFileForm, _RESEARCHER | _SERVICES | _COMPOSE] = None
     """With LLM=openai: file with the endpoint's key, readable by RESEARCHER_USER: /..., ./..., ../... or ~/... Default:
-    the endpoint wants none."""
+    no key."""
     escalate_base_url: Annotated[_Address | None, _RESEARCHER | _COMPOSE] = None
-    """A stronger, paid LLM, asked once on each plateau of the search: the base URL of an OpenAI-compatible endpoint.
-    Default: none. It needs ESCALATE_MODEL, both prices and ESCALATE_MAX_COST, and gives the researcher a way out."""
+    """Base URL of a stronger, paid LLM behind an OpenAI-compatible endpoint, asked once on each plateau. Default: none.
+    It needs ESCALATE_MODEL, both prices and ESCALATE_MAX_COST, and gives the researcher's container a network with
+    internet access."""
     escalate_api_key_file: Annotated[Path | None, KeyFileForm, _RESEARCHER | _COMPOSE] = None
-    """File with that endpoint's key, readable by RESEARCHER_USER: /..., ./..., ../... or ~/... Default: the endpoint
-    wants none."""
+    """File with the key of the endpoint at ESCALATE_BASE_URL, readable by RESEARCHER_USER: /..., ./..., ../... or
+    ~/... Default: no key."""
 
     profile: Annotated[str, one_of(["auto", *PROFILES]), _RESEARCHER | _TRAINER | _SERVICES, Shipped("auto")] = "cpu"
     """Trial set-up: auto (by the GPU's memory), 12gb, 16gb, 24gb, 48gb, 80gb, fork (the local-LLM reference) or cpu."""
     budget: Annotated[Seconds | None, _RESEARCHER | _SERVICES] = None
-    """Seconds a trial trains. Default: the profile's, 300 on a GPU. Scores under different budgets do not compare."""
+    """Seconds of training in a trial. Default: the profile's, 300 on a GPU. Scores with different budgets do not
+    compare."""
     proposer: Annotated[Mix, _RESEARCHER | _SERVICES, Shipped("hybrid")] = Mix.HYBRID
-    """Who proposes: hybrid (LLM and optimiser, by the shares below), optimizer, llm, or random (uniform draws, to
-    compare)."""
+    """The source of proposals: hybrid (LLM and optimiser, by their shares), optimizer, llm, or random (uniform draws,
+    for comparison)."""
     edit_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[ProposerName.LLM]
-    """Of a hybrid run: the share of experiments in which the LLM edits train.py, from 0 to 1. Default: 0.25."""
+    """The share of a hybrid run's experiments in which the LLM edits train.py, from 0 to 1. Default: 0.25."""
     advice_share: Annotated[Share, _RESEARCHER] = USUAL_SHARES[ProposerName.ADVISER]
-    """Likewise: the share of the other experiments, which move knobs, in which the LLM advises the optimiser. Default:
+    """The share of a hybrid run's other experiments in which the LLM advises the optimiser, from 0 to 1. Default:
     0.3."""
     crash_reset: Annotated[CrashReset, _RESEARCHER] = CrashReset.CONFIRMED
-    """Where three failures in a row lead: confirmed (the incumbent is measured again; only if it fails too, back to the
-    last confirmed state, then to the baseline) or baseline (straight there, nothing asked). Default: confirmed."""
+    """The reaction to three failures in a row: confirmed (measure the incumbent again; if it fails too, return to the
+    last confirmed version, and if that fails, to the baseline) or baseline (return to the baseline at once). Default:
+    confirmed."""
     claim_hours: Annotated[Hours, _RESEARCHER] = CLAIM_HOURS
-    """Hours of trials after which the best state is run against the last confirmed one, if it was not for five keeps
-    before. Default: 4. Lower it to have confirmations earlier; each costs six trials or more."""
+    """Hours of trials after which the run confirms the incumbent, unless five keeps made it do so before. Default: 4.
+    Lower it to have confirmations earlier; each costs six trials or more."""
     model: Annotated[str | None, OllamaModelForm, _RESEARCHER | _SERVICES, Shipped("qwen3.5:9b")] = None
-    """The LLM, as Ollama names it. A larger one needs a larger LLM_RESERVE_MIB."""
+    """The LLM's model, as Ollama names it. A larger model needs a larger LLM_RESERVE_MIB."""
     num_ctx: Annotated[ContextTokens | None, _RESEARCHER | _SERVICES] = None
     """The LLM's context in tokens, at least 2048. Default: by profile. Lower it where the model does not fit."""
     think: Annotated[Think, _RESEARCHER] = Think.OFF
-    """Whether an LLM that can think does before it answers: off, on, low, medium or high. Default: off. Thoughts take
-    time and room of the answer; they may make its ideas better."""
+    """How much an LLM that can reason does so before its answer: off, on, low, medium or high. Default: off. Reasoning
+    takes time and tokens of the answer, and may improve the ideas."""
     trainer_cap_mib: Annotated[Mib | None, _RESEARCHER | _TRAINER | _SERVICES] = None
-    """GPU memory of a candidate in MiB, a hard cap. Default: by profile. scripts/doctor prints the sum with the next
-    one and refuses one that cannot fit."""
+    """Largest GPU memory of a candidate in MiB. Default: by profile. scripts/doctor adds LLM_RESERVE_MIB and refuses a
+    sum that does not fit the GPU."""
     llm_reserve_mib: Annotated[Mib | None, _RESEARCHER | _SERVICES] = None
-    """GPU memory planned for the LLM in MiB; checked after loading. Default: by profile. Raise it for a larger
-    MODEL."""
+    """GPU memory reserved for the LLM in MiB; the researcher checks it after loading. Default: by profile. Raise it for
+    a larger MODEL."""
     openai_base_url: Annotated[_Address | None, _RESEARCHER | _SERVICES] = None
-    """With LLM=openai: the base URL of an OpenAI-compatible endpoint, to which MODEL and NUM_CTX (default: 32768)
-    belong then."""
+    """With LLM=openai: base URL of an OpenAI-compatible endpoint. MODEL and NUM_CTX (default: 32768) then describe its
+    model."""
     openai_price_in: Annotated[Price | None, _RESEARCHER] = None
-    """What a million tokens sent to that endpoint cost, in any currency. Default: nobody counts."""
+    """Price of a million prompt tokens at that endpoint, in any currency. Default: costs are not counted."""
     openai_price_out: Annotated[Price | None, _RESEARCHER] = None
-    """What a million tokens that it answers cost, in the same currency."""
+    """Price of a million answer tokens at that endpoint, in the same currency."""
     price_per_hour: Annotated[Price | None, _RESEARCHER] = None
-    """What an hour of this machine costs, in any currency: only for the summary, and for MAX_COST."""
+    """Price of an hour of this machine, in any currency, for the summary and for MAX_COST."""
     escalate_model: Annotated[str | None, EndpointModelForm, _RESEARCHER] = None
-    """The stronger LLM, as its endpoint names it."""
+    """Model of the stronger LLM, as its endpoint names it."""
     escalate_price_in: Annotated[Limit | None, _RESEARCHER] = None
-    """What a million tokens sent to the stronger LLM cost, in any currency."""
+    """Price of a million prompt tokens of the stronger LLM, in any currency."""
     escalate_price_out: Annotated[Limit | None, _RESEARCHER] = None
-    """What a million tokens that it answers cost, in the same currency."""
+    """Price of a million answer tokens of the stronger LLM, in the same currency."""
     escalate_max_cost: Annotated[Limit | None, _RESEARCHER] = None
-    """The most that the stronger LLM may cost in the whole run, in that currency. Raise it to have it asked again."""
+    """Largest cost of the stronger LLM in the whole run, in that currency. When it is used up, raise it to continue."""
 
     rule: Annotated[Rule, _RESEARCHER, Source.ENVIRONMENT] = Rule.WALK
-    """How the walk decides."""
+    """The decision rule: walk, or greedy for comparison."""
     tag: Annotated[str | None, _RESEARCHER, Source.ENVIRONMENT] = None
     """Name of the run's branch: overnight/TAG. Default: the day."""
     seed: Annotated[int | None, _RESEARCHER, Source.ENVIRONMENT] = None
-    """Repeats a run's seeds. Default: drawn secretly."""
+    """The number from which the seeds of all trials follow. Default: drawn at random and kept secret."""
     ollama_host: Annotated[_Server, _RESEARCHER | _SERVICES, Source.ENVIRONMENT] = "http://127.0.0.1:11434"
-    """Where Ollama answers."""
+    """Address of Ollama."""
     num_predict: Annotated[AnswerTokens, _RESEARCHER, Source.ENVIRONMENT] = 4096
     """The longest answer of the LLM in tokens."""
     llm_deadline_s: Annotated[Seconds, _RESEARCHER, Source.ENVIRONMENT] = 600
-    """Seconds that the LLM has for an answer."""
+    """Time limit for an answer of the LLM, in seconds."""
     price_per_mtoken: Annotated[Price | None, _RESEARCHER, Source.ENVIRONMENT] = None
-    """What a million tokens of the LLM cost on this machine."""
+    """Price of a million tokens of a local LLM, in any currency."""
 
     @field_validator("openai_api_key_file", "escalate_api_key_file")
     @classmethod

@@ -1,5 +1,5 @@
 """`overnight init`: take a user's own repository as the subject, unedited.
 
-`adopt` does it, `subject_check` tells whether a script has the known shape, and `static_values` reads constants without
-running it.
+`adopt` does it, `subject_check` tests whether the scripts have the known shape, and `static_values` reads constants
+without running a script.
 """

@@ -1,8 +1,8 @@
 """`overnight init`: a user's own repository of the known shape becomes the subject of a run, unedited.
 
-In order: look at it, say what was found, ask, run its prepare.py once in the sandbox, keep what that gave as the
-state's data with a stand-in for prepare.py, write down the run's choices. Nothing is written before the yes, and the
-repository is not written to at all.
+In order: read the repository, print the findings, ask for consent, run its prepare.py once in the sandbox, store the
+result as the state's data with a stand-in for prepare.py, write the run's choices. Nothing is written before the
+consent, and nothing is ever written to the repository.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Tokenizer._loaded = _not_in_a_trial
 
 @dataclass(frozen=True)
 class Init:
-    """What was asked for; `readable` are folders that prepare.py may read beside those that its constants name."""
+    """The options of the user; `readable` are folders that prepare.py may read beside those that its constants name."""
 
     repository: Path
     profile: str
@@ -54,7 +54,8 @@ class Init:
 
 
 def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
-    """Make the state one of this repository; None where the user said no. Raises one sentence for what cannot be."""
+    """Make the state one of this repository; None if the user said no. Raises StateError or ShapeRefused with one
+    sentence."""
     if state.has_begun:
         raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
     repository = wish.repository.resolve()
@@ -88,7 +89,7 @@ def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Cons
 
 
 def stand_in(shape: Shape, constants: dict[str, int]) -> str:
-    """Our own prepare.py with their constants, for the train process."""
+    """Return the trainer's own prepare.py with the repository's constants, for the training process."""
     ours = resources.files("trainer").joinpath("subject", FIXED).read_text()
     theirs = {name: value for name, value in shape.constants.items() if name not in constants}
     lines = [f"{name} = {value!r}" for name, value in theirs.items()]
@@ -97,8 +98,8 @@ def stand_in(shape: Shape, constants: dict[str, int]) -> str:
 
 
 def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path | None = None) -> Manifest:
-    """The data of the run: fetched and prepared, or as `adopt` made them. Raises StateError where the repository's
-    prepare.py is another one than gave them; of a run that has begun, the trainer looks at every trial's."""
+    """Return the data of the run: downloaded and prepared, or as `adopt` made them. Raises StateError if the
+    repository's prepare.py has changed since; once a run has begun, the trainer tests this at every trial."""
     if choices.constants is None:
         return prepare_data(choices.trial_profile(), state.data, choices.text_folder(), console, unseen)
     if unseen is not None:
@@ -130,7 +131,8 @@ def _files(repository: Path) -> dict[str, str]:
 
 
 def _held(state: State) -> Manifest | None:
-    """The data that an earlier init made. Raises StateError for other data."""
+    """Return the data of an earlier init, None if there are none or they are damaged. Raises StateError for other
+    data."""
     if not (state.data / MANIFEST).exists():
         return None
     try:

@@ -1,7 +1,7 @@
-"""The plain values that a prepare.py gives to names at its module level, found by reading it: nothing is run.
+"""The plain values of the names at a prepare.py's module level, read from its text; nothing is run.
 
-Numbers, texts, paths, and the few calls that paths are put together with. A value that cannot be told from the text is
-not there; a name that is assigned inside a branch is not either.
+It knows numbers, texts, paths, and the few calls that build paths. It leaves out a value that the text alone does not
+determine, and a name that is assigned inside a branch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from researcher.source.syntax import worked_out
 
 Value = int | float | str | Path
-_LONGEST = 4096  # characters of a text
+_LONGEST = 4096  # characters of a joined text
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a value may depend on beside the text."""
+    """The inputs of a value beside the text: the path of the file, the home folder, the environment."""
 
     file: Path
     home: Path
@@ -27,7 +27,7 @@ class Surroundings:
 
 
 def read_constants(tree: ast.Module, around: Surroundings) -> dict[str, Value]:
-    """Every name at module level that has a plain value."""
+    """Return every name at module level that has a plain value."""
     known: dict[str, Value] = {"__file__": str(around.file)}
     for statement in tree.body:
         match statement:

@@ -1,7 +1,7 @@
-"""Is this repository of the shape that a trial can run unedited? Found by reading it: nothing is run, nothing written.
+"""Tests whether a trial can run this repository unedited, by reading it; nothing is run, nothing written.
 
-Promises: what `look` lets through takes from prepare.py only what a stand-in has. Raises ShapeRefused with one
-sentence that names the next step. Does not cover whether the script trains well, or at all.
+A script that `look` accepts takes from prepare.py only names that a stand-in has. ShapeRefused is one sentence with the
+next step. Not covered: whether the script trains well, or at all.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from services.adopt.static_values import Surroundings, Value, read_constants
 
 FUNCTIONS = ("Tokenizer", "make_dataloader", "evaluate_bpb", "get_token_bytes")
 NEEDED = ("MAX_SEQ_LEN", "TIME_BUDGET")
-TAKEN = ("CUDA", "DATA", "DEVICE", "EVAL_ROWS", "UNCOUNTED_STEPS")  # the stand-in has its own of these
+TAKEN = ("CUDA", "DATA", "DEVICE", "EVAL_ROWS", "UNCOUNTED_STEPS")  # names of the stand-in's own
 IMPOSED = "SEED"
 _LOADER = ("tokenizer", "B", "T", "split")
 _SEEDS = {"seed", "manual_seed", "manual_seed_all"}
-_FETCHES = "kernels"  # this package's only use
+_FETCHES = "kernels"  # the only use of this package is to download code
 
 
 class ShapeRefused(Exception):
-    """This repository cannot be taken as it is; the message says why and what to do."""
+    """The repository cannot be used as it is; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """`constants` are prepare.py's plain numbers and texts, `folders` what its paths name, `found` what a person is
-    told."""
+    """`constants` are prepare.py's plain numbers and texts, `folders` the folders that its paths name, `found` the
+    lines for the user."""
 
     constants: dict[str, int | float | str]
     folders: tuple[Path, ...]
@@ -42,7 +42,7 @@ class Shape:
 
 
 def look(files: dict[str, str], around: Surroundings) -> Shape:
-    """Read train.py and prepare.py of a commit."""
+    """Read train.py and prepare.py of a commit. Raises ShapeRefused."""
     try:
         train, prepare = (parse(files[name], name) for name in ("train.py", "prepare.py"))
     except EditError as error:
@@ -76,7 +76,7 @@ def _require_packages(train: ast.Module, prepare: ast.Module, files: dict[str, s
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
-    """Top-level names of packages that must be there: those in a `try` may be missing."""
+    """Yield the top-level names of packages that must be installed; an import inside a `try` is optional."""
     for statement in tree.body:
         if isinstance(statement, ast.Import):
             yield from (alias.name.split(".")[0] for alias in statement.names)
@@ -95,7 +95,7 @@ def _require_prepare(prepare: ast.Module, constants: dict[str, int | float | str
 
 
 def _require_train(train: ast.Module, constants: dict[str, int | float | str]) -> set[str]:
-    """The names of prepare.py that train.py uses."""
+    """Return the names of prepare.py that train.py uses. Raises ShapeRefused for one without a stand-in."""
     names, modules = _from_prepare(train)
     used = set(names.values()) | {
         node.attr
@@ -126,7 +126,7 @@ def _require_train(train: ast.Module, constants: dict[str, int | float | str]) -
 
 
 def _from_prepare(train: ast.Module) -> tuple[dict[str, str], set[str]]:
-    """Their names by ours, and what the module itself is called."""
+    """Return the names imported from prepare.py, by their local names, and the local names of the module itself."""
     names: dict[str, str] = {}
     modules: set[str] = set()
     for node in ast.walk(train):
@@ -150,7 +150,8 @@ def _calls(node: ast.Call, name: str, names: dict[str, str]) -> bool:
 
 
 def _folders(values: dict[str, Value], around: Surroundings) -> Iterator[Path]:
-    """Existing places that its texts name, each once; none that holds the home, and what lies in another is that."""
+    """Yield the existing absolute paths that the texts name, each once, except those that contain the home folder, or
+    that lie in the repository or in another one of them."""
     home, repository = around.home.resolve(), around.file.parent.resolve()
     texts = (str(value) for value in values.values() if isinstance(value, str | Path) and "\0" not in str(value))
     named = {Path(text).resolve() for text in texts if text.startswith("/") and len(text) < 1024}

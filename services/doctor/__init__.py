@@ -1,8 +1,8 @@
-"""Doctor: what this machine has and lacks for a run, one line for each check. Nothing is changed.
+"""The doctor: tests each requirement of a run on this machine and prints one line for it. It changes nothing.
 
-`checks` runs them all: `host`, `engine`, `gpu`, `subject` and `model_and_data` hold one group each. `finding` is the
-result of a check, `requirements` the numbers that are asked for, `environment` what is known before, and `report`
-writes a file for an issue, without secrets.
+`checks` runs the checks in order; `host`, `engine`, `gpu`, `subject` and `model_and_data` hold one group each.
+`finding` is the result of a check, `requirements` the required numbers, `environment` the inputs of the checks, and
+`report` writes a file for a bug report, without secrets.
 """
 
 from services.doctor.checks import examine

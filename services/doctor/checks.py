@@ -1,6 +1,6 @@
-"""Which checks a mode has, in which order, and what is not looked at once something before it failed.
+"""The checks of each mode, their order, and which of them a failed check leaves out.
 
-One fault gives one FAIL: what depends on a failed check is left out or says `skip`.
+One fault gives one FAIL: a check that depends on a failed one is left out or says `skip`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAKE_ROOM = "`docker system df` tells what takes it, `docker builder prune` rem
 
 @dataclass(frozen=True)
 class Project:
-    """The merged compose files, as far as the checks care, and the command that names them."""
+    """The parts of the merged compose files that the checks need, and the command that names the files."""
 
     name: str
     trainer_image: str
@@ -36,7 +36,7 @@ class Project:
 
 
 def examine(mode: Mode, facts: Environment) -> list[Finding]:
-    """Look at everything that a mode needs."""
+    """Run every check of a mode; return the findings in order."""
     return list(_of_local(facts) if mode is Mode.LOCAL else _of_stack(mode, facts))
 
 
@@ -104,7 +104,7 @@ def _plugins(
 
 
 def _files(mode: Mode, facts: Environment) -> tuple[Finding, Project | None]:
-    """Compose accepts its files as they stand with the settings as they stand."""
+    """Test whether compose accepts its files with the settings in force."""
     command = ("docker", "compose", *compose_files(mode))
     try:
         answer = facts.run(*command, "config", "--format", "json")

@@ -27,14 +27,14 @@ _INSIDE_S = 60
 
 @dataclass(frozen=True)
 class Engine:
-    """One that answers, and what it says of itself."""
+    """An engine that answers, and the facts that it reports about itself."""
 
     client: docker.DockerClient
     facts: Mapping[str, Any]
 
 
 def reach(facts: Environment) -> tuple[Finding, Engine | None]:
-    """The engine answers and is new enough. The caller closes its client."""
+    """Test that the engine answers and is new enough. The caller closes the engine's client."""
     try:
         client = facts.connect()
     except (DockerException, OSError) as error:
@@ -72,7 +72,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def compose(facts: Environment) -> Finding:
-    """The compose plugin is there and new enough."""
+    """Test that the compose plugin exists and is new enough."""
     version = _asked(facts, "docker", "compose", "version", "--short")
     wanted = f">= {COMPOSE}"
     if version is None:
@@ -83,7 +83,7 @@ def compose(facts: Environment) -> Finding:
 
 
 def buildx(facts: Environment) -> Finding:
-    """The plugin that builds images with BuildKit is there."""
+    """Test that the plugin exists that builds images with BuildKit."""
     version = _asked(facts, "docker", "buildx", "version")
     if version is None:
         return fail("buildx", "`docker buildx` does not work", "sudo apt-get install docker-buildx", "any version")
@@ -99,7 +99,7 @@ def _asked(facts: Environment, *command: str) -> str | None:
 
 
 def toolkit(facts: Environment, engine: Engine) -> Finding:
-    """The engine can give a GPU to a container: NVIDIA's runtime or hook, or devices by CDI."""
+    """Test that the engine can give a GPU to a container: by NVIDIA's runtime or hook, or by CDI devices."""
     if "nvidia" in engine.facts.get("Runtimes", {}):
         return ok("toolkit", "the engine has NVIDIA's runtime")
     if any("nvidia.com/gpu" in str(device) for device in engine.facts.get("DiscoveredDevices") or []):
@@ -110,7 +110,7 @@ def toolkit(facts: Environment, engine: Engine) -> Finding:
 
 
 def is_built(engine: Engine, image: str) -> bool:
-    """The engine has the image."""
+    """Whether the engine has the image."""
     try:
         return engine.client.images.get(image) is not None
     except ImageNotFound:
@@ -118,7 +118,7 @@ def is_built(engine: Engine, image: str) -> bool:
 
 
 def listened_on(stack: Stack) -> set[tuple[str, int]]:
-    """Addresses that running containers of the stack have published."""
+    """Return the addresses (host, port) that running containers of the stack have published."""
     return {
         (bound["HostIp"], int(bound["HostPort"]))
         for each in stack.containers()
@@ -128,7 +128,7 @@ def listened_on(stack: Stack) -> set[tuple[str, int]]:
 
 
 def card_inside(engine: Engine, image: str, uuid: str) -> Finding:
-    """A container of the trainer's image sees the GPU; it is made for this and removed."""
+    """Test that a container of the trainer's image sees the GPU; the container is made for this and removed."""
     if not is_built(engine, image):
         return skip("inside", f"{image} is built at the first start; whether it sees the GPU shows then")
     request = DeviceRequest(driver="nvidia", device_ids=[uuid or "0"], capabilities=[["gpu"]])

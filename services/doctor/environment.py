@@ -1,4 +1,4 @@
-"""What the checks look at, as arguments: folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
+"""The inputs of the checks as values: folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _ENGINE_S = 30
 
 @dataclass(frozen=True)
 class Environment:
-    """`root` holds compose.yaml and gpu.env, `state` is local mode's; `connect` and `GPUs` raise what is wrong."""
+    """`root` holds compose.yaml and gpu.env; `state` is that of local mode. `connect` raises the SDK's errors, `cards`
+    GpuFault."""
 
     root: Path
     state: State
@@ -35,11 +36,11 @@ class Environment:
     free_bytes: Callable[[Path], int]
 
     def which(self, program: str) -> str | None:
-        """Where a program is, if it is there."""
+        """Return the path of a program, None if it is not on PATH."""
         return shutil.which(program, path=self.environment.get("PATH", os.defpath))
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a short command in `root`. Raises FileNotFoundError, TimeoutExpired."""
+        """Run a short command in `root`. Raises FileNotFoundError, PermissionError or TimeoutExpired."""
         return subprocess.run(
             command,
             cwd=self.root,
@@ -52,14 +53,14 @@ class Environment:
         )
 
     def settings_files(self, mode: Mode) -> tuple[Entries, ...]:
-        """gpu.env and what containers read after it. Raises OSError for one that cannot be read."""
+        """Read gpu.env and the files that containers read after it. Raises OSError for an unreadable file."""
         later = [CPU_ENV] if mode is Mode.CPU else []
         later += [LOCAL] if (self.root / LOCAL).exists() else []
         return tuple(read((self.root / name).read_text(), name) for name in [GPU_ENV, *later])
 
 
 def this_machine(root: Path, state: State, environment: Mapping[str, str] = os.environ) -> Environment:
-    """The real ones."""
+    """Return the inputs of this machine."""
     return Environment(
         root=root,
         state=state,
@@ -72,7 +73,7 @@ def this_machine(root: Path, state: State, environment: Mapping[str, str] = os.e
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes free where a folder is or will be; the nearest one above it that this user may look at counts."""
+    """Return the free bytes at a folder that may not exist yet, or at its nearest parent that this user may inspect."""
     for place in (folder, *folder.parents):
         try:
             return shutil.disk_usage(place).free
@@ -82,5 +83,5 @@ def free_bytes(folder: Path) -> int:
 
 
 def compose_files(mode: Mode) -> Sequence[str]:
-    """The options that name the files; none for the GPU's, which compose finds by itself."""
+    """Return the options that name the compose files; none for the GPU mode, whose file compose finds itself."""
     return ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml") if mode is Mode.CPU else ()

@@ -1,4 +1,4 @@
-"""What a check found, as one line: verdict, name, what is there, what is wanted, and the command that fixes it."""
+"""The result of a check as one line: severity, name, the found and the wanted value, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 class Severity(StrEnum):
-    """`warn`: a run starts all the same. `skip`: it could not or need not be looked at."""
+    """`warn`: a run can start nevertheless. `skip`: the check was impossible or needless."""
 
     OK = "ok"
     WARN = "warn"
@@ -21,7 +21,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor. What needs fixing has a `fix`."""
+    """One line of the doctor. A finding that needs a fix has a `fix`."""
 
     name: str
     verdict: Severity
@@ -30,7 +30,7 @@ class Finding:
     fix: str = ""
 
     def line(self) -> str:
-        """All of it, in one line whatever the texts hold."""
+        """Return the finding as one line, also if its texts contain line ends."""
         text = f"{self.verdict:<4} {self.name:<8} {self.found}"
         text += f" (wanted {self.wanted})" if self.wanted else ""
         text += f" -> {self.fix}" if self.fix else ""
@@ -38,27 +38,27 @@ class Finding:
 
 
 def ok(name: str, found: str, wanted: str = "") -> Finding:
-    """It is as it should be."""
+    """The requirement is met."""
     return Finding(name, Severity.OK, found, wanted)
 
 
 def skip(name: str, why: str) -> Finding:
-    """Not looked at."""
+    """The check did not run."""
     return Finding(name, Severity.SKIP, why)
 
 
 def warn(name: str, found: str, fix: str, wanted: str = "") -> Finding:
-    """A run starts all the same."""
+    """A run can start nevertheless."""
     return Finding(name, Severity.WARN, found, wanted, fix)
 
 
 def fail(name: str, found: str, fix: str, wanted: str = "") -> Finding:
-    """Nothing should be started before this is fixed."""
+    """The fault must be fixed before a run starts."""
     return Finding(name, Severity.FAIL, found, wanted, fix)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """1 if anything failed."""
+    """Return 1 if any check failed, else 0."""
     return int(any(finding.verdict is Severity.FAIL for finding in findings))
 
 
@@ -66,7 +66,7 @@ _COLOURS = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold 
 
 
 def print_findings(findings: Iterable[Finding], console: Console) -> None:
-    """One line each, never wrapped, so that the command at its end can be copied."""
+    """Print one line for each finding, never wrapped, so that the user can copy the command at its end."""
     for finding in findings:
         line = Text(finding.line())
         line.stylize(_COLOURS[finding.verdict], 0, 4)

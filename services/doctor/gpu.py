@@ -1,4 +1,4 @@
-"""The GPU: its driver, which one it is, and whether LLM and trainer fit it together."""
+"""The GPU: its driver, which GPU is used, and whether LLM and trainer fit into it together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --c
 
 
 def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[Card]]:
-    """There is a GPU whose driver runs our torch; the GPUs, none where it does not. Local mode needs no GPU."""
+    """Test that a GPU with a new enough driver exists; also return the GPUs, none if it fails. Local mode needs no
+    GPU."""
     wanted = f">= {DRIVER}"
     fix = f"{NEWER}; or without a GPU: {_WITHOUT[mode]}"
     try:
@@ -36,7 +37,7 @@ def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[Card]]:
 
 
 def chosen(cards: Sequence[Card], uuid: str) -> tuple[Finding, Card | None]:
-    """The GPU that GPU_UUID names, else the first, as the engine counts."""
+    """Find the GPU that GPU_UUID names, or the first one, in the order of the engine; None if its memory is unknown."""
     if uuid.startswith("MIG-"):
         return skip("GPU", f"{uuid} is a slice; its memory is not read here"), None
     named = [card for card in cards if uuid in ("", card.uuid)]
@@ -50,7 +51,7 @@ def chosen(cards: Sequence[Card], uuid: str) -> tuple[Finding, Card | None]:
 
 
 def split(card: Card, held: Mapping[str, str]) -> Finding:
-    """LLM, trainer and margin fit the GPU; the arithmetic is what was found."""
+    """Test that LLM, trainer and margin fit into the GPU; the finding contains the arithmetic."""
     name = held["PROFILE"]
     if name == AUTO:
         name = detect_profile([card.gpu])

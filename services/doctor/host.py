@@ -1,4 +1,4 @@
-"""The machine around a run: disk, ports, clock; for local mode also Python's packages, git and the Redis server."""
+"""The host of a run: disk, ports, clock; for local mode also Python's packages, git and the Redis server."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ Port = tuple[str, int]
 
 
 def disk(facts: Environment, folder: Path, wanted_gib: int, fix: str) -> Finding:
-    """Enough is free where images, volumes or the state are kept."""
+    """Test the free space in the folder of images, volumes or the state."""
     free_gib = facts.free_bytes(folder) / _GIB
     found, wanted = f"{free_gib:.1f} GiB free in {folder}", f">= {wanted_gib}"
     return ok("disk", found, wanted) if free_gib >= wanted_gib else fail("disk", found, fix, wanted)
 
 
 def ports(published: Collection[Port], ours: Collection[Port]) -> list[Finding]:
-    """No other program listens where the stack will. `ours` are those that it listens on already."""
+    """Test that no other program listens on the stack's ports. `ours` are the ports on which the stack itself
+    listens."""
     taken = [port for port in published if port not in ours and not _can_listen(port)]
     if taken:
         return [
@@ -58,7 +59,8 @@ def _can_listen(port: Port) -> bool:
 
 
 def clock(facts: Environment) -> Finding:
-    """Not behind the newest file of this clone; TLS, cost and the times in the journal depend on it."""
+    """Test that the clock is not behind the newest file of this clone; TLS, cost and the times in the journal depend on
+    it."""
     newest = max(datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in facts.root.iterdir() if path.exists())
     today = f"{facts.now:%Y-%m-%d %H:%M} UTC"
     if facts.now < newest - _A_DAY:
@@ -69,7 +71,7 @@ def clock(facts: Environment) -> Finding:
 
 
 def git(facts: Environment) -> Finding:
-    """Every candidate is a commit."""
+    """Test that git is installed, since every candidate is a commit."""
     try:
         answer = facts.run("git", "--version")
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
@@ -78,7 +80,7 @@ def git(facts: Environment) -> Finding:
 
 
 def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Finding:
-    """torch is in this environment, in a build that can use the GPU."""
+    """Test that torch is installed in this environment, in a build that can use the GPU."""
     python = f"Python {sys.version.split()[0]} in {sys.prefix}"
     try:
         torch = installed("torch")
@@ -91,7 +93,8 @@ def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Fi
 
 
 def candidates(facts: Environment) -> Finding:
-    """Where root starts a run, candidates can be another user, if that one may read what they need."""
+    """Test whether candidates can run as another user if root starts the run: that user must be able to read what they
+    need."""
     if os.geteuid() != 0:
         return ok("user", "candidates run as you, without any right")
     closed = obstacle(User(UIDS[0], UIDS[0]), facts.state.work, facts.state.data)
@@ -101,7 +104,7 @@ def candidates(facts: Environment) -> Finding:
 
 
 def redis_server(facts: Environment) -> Finding:
-    """A program for the embedded server is there."""
+    """Test that a program for the embedded server exists."""
     try:
         binary = choose_binary(ServerFolder(facts.state.redis).remembered_binary(), OLDEST)
     except NoServerProgram as error:

@@ -1,6 +1,7 @@
-"""What a run uses up or asks: the LLM's model and the prepared text, in the containers of a stack or on this machine.
+"""The LLM's model and the prepared text, in the containers of a stack or on this machine.
 
-A start fetches what is missing: that is `skip` before the first one and `warn` later, and keeps nobody from starting.
+The start of a run downloads a missing model or text. Therefore a missing one is `skip` before the first start and
+`warn` later, and prevents no start.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _ALONE = "the optimiser works alone"
 
 
 def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path) -> Finding:
-    """The stack's Ollama has MODEL, or the endpoint answers. `compose`: the command that names the stack in `root`."""
+    """Test that the stack's Ollama has MODEL, or that the endpoint answers. `compose`: the command that names the stack
+    in `root`."""
     if not (backend := backend_named(held["LLM"])).needs_model_pull:
         return _without_a_pull(backend, held, root)
     if not any(each.service == "ollama" and each.state == "running" for each in stack.containers()):
@@ -46,7 +48,7 @@ def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path
 
 
 def model_here(facts: Environment, profile: str) -> Finding:
-    """An Ollama of this machine has the model of a profile; without one the optimiser goes on alone."""
+    """Test that an Ollama of this machine has the model of a profile; without a model the optimiser works alone."""
     try:
         backend = backend_named(facts.environment.get("LLM"))
         if not backend.needs_model_pull:
@@ -66,7 +68,8 @@ def model_here(facts: Environment, profile: str) -> Finding:
 
 
 def _without_a_pull(backend: LlmBackend, held: Mapping[str, str], root: Path) -> Finding:
-    """The server is asked nothing that costs; whether it has the model shows in the first question."""
+    """Test the backend with a request that costs nothing. Only the first question shows whether an endpoint has the
+    model."""
     if backend.client is None:
         return skip("model", f"LLM={backend.name}: {_ALONE}")
     file = held.get("OPENAI_API_KEY_FILE") or None
@@ -87,7 +90,7 @@ def _among(model: str, names: set[str]) -> Finding | None:
 
 
 def text_inside(stack: Stack, compose: str) -> Finding:
-    """The stack's data volume holds a prepared text; read from the container that prepared it."""
+    """Test that the stack's data volume holds a prepared text, by reading it from the container that prepared it."""
     prepared = [each for each in stack.containers() if each.service == "data"]
     if not prepared:
         return skip("data", "the stack is not up; its start prepares the text")
@@ -107,7 +110,7 @@ def text_inside(stack: Stack, compose: str) -> Finding:
 
 
 def text_here(facts: Environment) -> Finding:
-    """The state folder holds a prepared text."""
+    """Test that the state folder holds a prepared text."""
     try:
         manifest = (facts.state.data / "manifest.json").read_bytes()
     except FileNotFoundError:
@@ -118,7 +121,7 @@ def text_here(facts: Environment) -> Finding:
 
 
 def _told(manifest: bytes, fix: str) -> Finding:
-    from trainer.data.manifest import Manifest  # noqa: PLC0415 - costs numpy and the tokenizer library
+    from trainer.data.manifest import Manifest  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     try:
         prepared = TypeAdapter(Manifest).validate_json(manifest)

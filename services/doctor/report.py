@@ -1,7 +1,8 @@
-"""A file for an issue: the findings, versions, and the settings in force, without secrets and without this user's name.
+"""A file for a bug report: the findings, versions, and the settings in force, without secrets and without the user's
+name.
 
-Replaced: values of what is named like a secret or looks like one, passwords in addresses, the home folder. Everything
-that is written goes through this, also what checks quote from elsewhere.
+It replaces values whose name or form suggests a secret, passwords in addresses, and the home folder. Everything that is
+written passes this filter, also text that checks quote from other programs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _PACKAGES = ("overnight", "docker", "redis", "rq", "torch", "optuna", "httpx")
 
 
 def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Environment) -> None:
-    """Write it; a file that is there is replaced."""
+    """Write the report; an existing file is replaced."""
     lines = [f"overnight doctor, mode {mode}, {facts.now:%Y-%m-%d %H:%M} UTC", ""]
     lines += [finding.line() for finding in findings]
     lines += ["", *_versions(), "", *_settings(mode, facts)]
@@ -34,7 +35,7 @@ def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Env
 
 
 def without_secrets(text: str, home: str) -> str:
-    """The text with what is secret or personal replaced."""
+    """Return the text with secret and personal parts replaced."""
     text = _SECRET_NAME.sub(rf"\g<name>\g<is>{HIDDEN}", text)
     text = _LOOKS_SECRET.sub(HIDDEN, _IN_ADDRESS.sub(f"{HIDDEN}@", text))
     return text.replace(home, "~") if home.strip("/") else text

@@ -1,4 +1,4 @@
-"""The repository under study: it is one, and whoever the researcher is may write to it."""
+"""The repository under study: it is a git repository, and the researcher may write to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT_USER = 0
 
 
 def in_containers(facts: Environment, held: Mapping[str, str]) -> Finding:
-    """SUBJECT_DIR, as RESEARCHER_USER will see it."""
+    """Test SUBJECT_DIR with the rights of RESEARCHER_USER."""
     if "SUBJECT_DIR" not in held:
         return ok("subject", "the built-in one, in a volume")
     folder = facts.root / Path(held["SUBJECT_DIR"]).expanduser()
@@ -44,7 +44,7 @@ def _belonging(folder: Path, uid: int, hand_over: str) -> Finding:
 
 
 def of_this_user(facts: Environment) -> Finding:
-    """The one the run was begun with, else the built-in one."""
+    """Test the repository with which the run was begun, else the built-in subject."""
     try:
         choices = facts.state.choices()
     except StateError as error:

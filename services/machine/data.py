@@ -1,4 +1,4 @@
-"""Preparing data under progress bars: the terminal's side of `trainer.data`."""
+"""Prepares data under progress bars: the terminal's side of `trainer.data`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trainer.jobs import Profile
 def prepare_data(
     profile: Profile, folder: Path, text: Path | None, console: Console, unseen: Path | None = None
 ) -> Manifest:
-    """Fetch and prepare a profile's text into `folder`; what is there already is only checked. `unseen` is a folder of
-    private files for the unseen slice."""
+    """Download and prepare a profile's text into `folder`; existing data are only checked. `unseen` is a folder of
+    private files for the unseen slice. Raises DataError."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=False) as progress:
         bars: dict[str, TaskID] = {}

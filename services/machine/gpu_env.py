@@ -1,8 +1,8 @@
-"""gpu.env: how a file of settings is read and written, and what is wrong with an edited one.
+"""gpu.env: reads and writes files of settings, and finds the faults of an edited one.
 
-Pure. The keys and their values are those of the table in `researcher.config.settings`. What compose would read
-otherwise, or nobody would, is a fault: a `$` in a value, a key twice, a line that is no assignment, a key of compose in
-a file that compose does not see.
+Pure. The table in `researcher.config.settings` holds the keys and their values. These are faults, because compose would
+read them in another way, or no program would: a `$` in a value, a key twice, a line that is no assignment, a key of
+compose in a file that compose does not read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEYS = {key: row for key, row in TABLE.items() if row.source is Source.GPU_ENV}
 
 @dataclass(frozen=True)
 class Entry:
-    """An assignment in a file. `value` is as written, its quotes removed."""
+    """An assignment in a file. `value` is as written, without its quotes."""
 
     name: str
     value: str
@@ -34,19 +34,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Entries:
-    """What a file assigns, in its order, and the numbers of the lines that assign nothing and are no comment."""
+    """The assignments of a file in order, and the numbers of the lines that are neither assignments nor comments."""
 
     file: str
     entries: tuple[Entry, ...]
     broken: tuple[int, ...] = ()
 
     def values(self) -> dict[str, str]:
-        """The last assignment of each name."""
+        """Return the last assignment of each name."""
         return {entry.name: entry.value for entry in self.entries}
 
 
 def read(text: str, file: str) -> Entries:
-    """What the text of a file assigns."""
+    """Parse the text of a file."""
     entries: list[Entry] = []
     broken: list[int] = []
     for binding in parse_stream(io.StringIO(text)):
@@ -60,7 +60,7 @@ def read(text: str, file: str) -> Entries:
 
 
 def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, str]) -> list[SettingFault]:
-    """Everything wrong with the files. `others` are read after gpu.env."""
+    """Return every fault of the files. `others` are read after gpu.env."""
     found = [fault for entries in (gpu_env, *others) for fault in _faults_of(entries)]
     for name, row in KEYS.items():
         if not row.is_optional and name not in gpu_env.values():
@@ -79,7 +79,7 @@ def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, st
 
 
 def settings(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, str]) -> dict[str, str]:
-    """What holds in the end; what is empty is left out. The shell overrides what compose reads, and nothing else."""
+    """Return the settings in force, without empty ones. The shell overrides the keys of compose, and no others."""
     merged: dict[str, str] = {}
     for values in (gpu_env.values(), *(entries.values() for entries in others), _of_compose(shell)):
         merged |= {name: value for name, value in values.items() if name in KEYS}
@@ -89,7 +89,8 @@ def settings(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, 
 
 
 def render_local(values: Mapping[str, str], card: str, split: str) -> str:
-    """The text of gpu.local.env: what was detected for a GPU, with the arithmetic of its memory as a comment."""
+    """Return the text of gpu.local.env: the values detected for a GPU, with the arithmetic of its memory as a
+    comment."""
     about = [
         f"Written once by scripts/up, for {card}. It is yours now and never written again; delete it to have it again.",
         "Containers read it after gpu.env. What compose itself reads belongs in gpu.env. GPU memory in MiB:",

@@ -1,6 +1,6 @@
-"""What this machine offers: its NVIDIA GPUs, and what follows: a profile, a state folder.
+"""The NVIDIA GPUs of this machine, and the profile and state folder that follow from the machine.
 
-A driver that is there but broken is an error, never "no GPU".
+A broken driver is an error and never counts as "no GPU".
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ _OF_THE_MACHINE = Path("/var/lib/overnight")
 
 
 class GpuFault(OvernightError):
-    """There is an NVIDIA driver here, and it does not work."""
+    """An NVIDIA driver is installed and does not work."""
 
 
 class Gpu(NamedTuple):
-    """A GPU as its driver names it."""
+    """A GPU: the name from its driver, and its memory in MiB."""
 
     name: str
     memory_mib: int
 
 
 class Card(NamedTuple):
-    """A GPU, what the engine calls it, and the version of its driver."""
+    """A GPU with the engine's name for it and the version of its driver."""
 
     uuid: str
     driver: str
     gpu: Gpu
 
 
-AUTO = "auto"  # the PROFILE that means: by the GPU
+AUTO = "auto"  # the PROFILE that follows from the GPU
 
 
 def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
-    """The profile for the largest of the GPUs (name, memory in MiB); `cpu` if there is none that a profile fits.
+    """Return the profile for the largest of the GPUs (name, memory in MiB); `cpu` if no profile fits one.
 
-    `fork` exists to be compared with and must be asked for.
+    The profile `fork` exists for comparison and is never detected.
     """
     largest_gib = max((memory_mib for _, memory_mib in cards), default=0) / 1024
     fitting = [
@@ -60,12 +60,12 @@ def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs; none without a driver. Raises GpuFault."""
+    """Return the NVIDIA GPUs; none without a driver. Raises GpuFault."""
     return [card.gpu for card in cards()]
 
 
 def cards() -> list[Card]:
-    """The same, with what names them and what drives them."""
+    """Return the NVIDIA GPUs with their UUIDs and driver versions. Raises GpuFault."""
     try:
         return nvml.ask(_cards, _NVML_S)
     except pynvml.NVMLError_LibraryNotFound as error:
@@ -96,16 +96,17 @@ def _fault(what: str) -> GpuFault:
 
 
 def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
-    """Where a run is kept unless told: OVERNIGHT_STATE, the user's state folder, or (no HOME) below `otherwise`.
+    """Return the default folder of a run: OVERNIGHT_STATE, the user's state folder, or (without HOME) one below
+    `otherwise`.
 
-    Root's home is mostly closed to others, and there candidates could not be another user: where no run was begun in
-    one, it is the machine's state folder.
+    Root's home is mostly closed to other users, so candidates could not be another user there. In this case the folder
+    is /var/lib/overnight, unless a run was begun in root's home.
     """
     if named := environment.get("OVERNIGHT_STATE"):
         return Path(named).expanduser().absolute()
     if (base := environment.get("XDG_STATE_HOME")) and Path(
         base
-    ).is_absolute():  # relative ones are void, its standard says
+    ).is_absolute():  # the XDG standard ignores relative paths
         return Path(base) / "overnight"
     if home := environment.get("HOME"):
         own = Path(home).absolute() / ".local" / "state" / "overnight"

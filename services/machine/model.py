@@ -1,6 +1,6 @@
-"""Pulling the LLM's model into an Ollama, with a bar for each layer. Nothing is pulled unasked.
+"""Pulls the LLM's model into an Ollama, with a bar for each layer. Only a user's command pulls a model.
 
-A pull that was broken off goes on where it was at the next call: Ollama keeps the parts until it is restarted.
+After an interruption the next pull continues, because Ollama keeps the parts until it is restarted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from researcher.llm.ollama import OllamaClient
 from researcher.llm.ollama_api import OllamaSettings, base_url, unreachable
 from researcher.llm.stream import error_text
 
-SILENCE_S = 300.0  # a layer of many GiB is verified without a word
+SILENCE_S = 300.0  # while Ollama verifies a layer of many GiB, it sends nothing
 SUCCESS = "success"
 _UNKNOWN = ("file does not exist", "invalid model name", "not found")
 _FULL = ("no space left", "not enough space", "disk quota")
@@ -38,24 +38,24 @@ _OUTSIDE = ("no such host", "timeout", "timed out", "refused", "unreachable", "r
 
 
 class PullFailed(ResearcherError):
-    """The model is not there."""
+    """The server did not pull the model."""
 
 
 class UnknownModel(PullFailed):
-    """Nobody offers a model of this name."""
+    """The registry has no model of this name."""
 
 
 class DiskFull(PullFailed):
-    """There is no room where Ollama keeps its models."""
+    """The disk of Ollama's models is full."""
 
 
 class RegistryAway(PullFailed):
-    """Ollama does not reach the place that it pulls from, or lost it on the way."""
+    """Ollama does not reach its registry, or lost the connection."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A line of a pull; a layer's has its digest and bytes."""
+    """One line of a pull. A line about a layer has its digest and its sizes in bytes."""
 
     status: str
     layer: str | None
@@ -64,14 +64,15 @@ class Step:
 
 
 def model_wanted(environment: Mapping[str, str], profile: str, model: str | None = None) -> OllamaSettings:
-    """The model that a run of the profile would ask, and where. Raises ValueError for an address that is none."""
+    """Return the model and the server that a run of the profile would use. Raises ValueError for an invalid address."""
     host = environment.get("OLLAMA_HOST") or TABLE["OLLAMA_HOST"].default
     base_url(host)
     return OllamaSettings(host, model or environment.get("MODEL") or placement_for(profile).model)
 
 
 def say_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
-    """Before a run: where an Ollama answers and lacks the model, how to get it. The researcher tells all else."""
+    """Before a run, print how to get the model if an Ollama answers and lacks it. The researcher reports every other
+    fault."""
     if not asks_llm(environment) or not backend_named(environment.get("LLM")).needs_model_pull:
         return
     try:
@@ -83,7 +84,7 @@ def say_if_missing(environment: Mapping[str, str], profile: str, console: Consol
 
 
 def pull_model(wanted: OllamaSettings, console: Console) -> None:
-    """Returns once the server lists the model. Raises PullFailed or LlmUnavailable."""
+    """Return once the server lists the model. Raises PullFailed or LlmUnavailable."""
     client = OllamaClient(wanted)
     try:
         client.look()
@@ -146,7 +147,7 @@ def _step(wanted: OllamaSettings, line: str) -> Step:
 
 
 def _failed(wanted: OllamaSettings, said: str) -> PullFailed:
-    """What the server's words mean; it has no codes for them."""
+    """Return the error that the server's text means; the server sends no error codes."""
     words = said.lower()
     if any(part in words for part in _FULL):
         return DiskFull(

@@ -1,4 +1,4 @@
-"""Processes by their own handle: a pid may be reused between a look and a signal, a pidfd is not. Linux only."""
+"""Processes by pidfd: the kernel may reuse a pid between an inspection and a signal, but not a pidfd. Linux only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from trainer.sandbox.syscalls import die_with_parent
 def spawn(
     argv: Sequence[str | Path], *, output: IO[bytes], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """A child in a session of its own, so that Ctrl-C in the terminal reaches only us, that gets SIGTERM when we end.
+    """Start a child in a session of its own, so that Ctrl-C in the terminal does not reach it. It gets SIGTERM when the
+    calling thread ends.
 
-    "We" is the calling thread: call it from one that lives as long as the child should.
+    Therefore call it from a thread that lives as long as the child should.
     """
     parent = os.getpid()
     return subprocess.Popen(
@@ -31,23 +32,24 @@ def spawn(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM, parent),  # noqa: PLW1509 two kernel calls, no lock, no import
+        preexec_fn=lambda: die_with_parent(signal.SIGTERM, parent),  # noqa: PLW1509 only two kernel calls, no lock, no import
     )
 
 
 def wait_for_exit(pidfd: int, timeout_s: float) -> bool:
-    """Whether the process ended in time; works for children, who stay to be reaped, and for strangers."""
+    """Return whether the process ended within `timeout_s`; works for children, which stay to be reaped, and for other
+    processes."""
     return bool(select.select([pidfd], [], [], timeout_s)[0])
 
 
 def send(pidfd: int, number: signal.Signals) -> None:
-    """A signal to a process that may have ended by itself meanwhile."""
+    """Send a signal to a process that may have ended by itself meanwhile."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, number)
 
 
 def end_politely(pidfd: int, grace_s: float) -> bool:
-    """SIGTERM, then SIGKILL after `grace_s`. Returns False if it had to be killed."""
+    """Send SIGTERM, and SIGKILL after `grace_s`. Returns False if the process had to be killed."""
     send(pidfd, signal.SIGTERM)
     if wait_for_exit(pidfd, grace_s):
         return True
@@ -57,10 +59,11 @@ def end_politely(pidfd: int, grace_s: float) -> bool:
 
 
 def kill_session(leader: int, *, timeout_s: float = 10) -> list[int]:
-    """Kill whatever still lives in the session that `leader` opened; returns those that would not die (none, mostly).
+    """Kill all processes of the session that `leader` opened; return the pids that did not die (mostly none).
 
-    The leader must be dead and not yet reaped, or its pid could be somebody else's by now. By session, not by group:
-    RQ's work horse has a group of its own. Again and again, because a dying tree may fork.
+    The leader must be dead and not yet reaped, otherwise its pid could belong to another process by now. The function
+    goes by session, not by group, because RQ's work horse has a group of its own. It repeats, because a dying tree may
+    fork.
     """
     deadline = time.monotonic() + timeout_s
     while (members := _session_members(leader)) and time.monotonic() < deadline:

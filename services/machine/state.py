@@ -1,6 +1,6 @@
-"""The state folder of local mode: where everything of one run lives, and what was chosen when it began.
+"""The state folder of local mode: the files of one run, and the choices with which it began.
 
-One state holds one run of one profile. Once its journal exists, asking for something else is refused.
+One state holds one run of one profile. Once the journal exists, other choices are refused.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ CHOICES_FILE = "night.json"
 
 
 class StateError(OvernightError):
-    """The folder holds another run than the one asked for, or none."""
+    """The folder holds another run than the requested one, or none."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What makes a run comparable with itself: the profile, the budget, the subject repository, the text; and the
-    constants of an adopted repository's prepare.py."""
+    """The choices that make the scores of a run comparable: the profile, the budget in seconds, the subject repository,
+    the text, and the constants of an adopted repository's prepare.py."""
 
     profile: str
     budget: float | None
@@ -34,14 +34,14 @@ class RunConfig:
     constants: dict[str, int] | None = None
 
     def trial_profile(self) -> Profile:
-        """The profile with the budget that was chosen."""
+        """Return the profile with the chosen budget. Raises ProfileError for an unknown name."""
         profile = profile_named(self.profile)
         if self.constants is not None:
             profile = profile.adopted(self.constants)
         return profile if self.budget is None else profile.with_budget(self.budget)
 
     def text_folder(self) -> Path | None:
-        """The user's own text, if they brought one."""
+        """Return the folder of the user's own text, None for the profile's text."""
         return None if self.text is None else Path(self.text)
 
 
@@ -53,46 +53,46 @@ class State:
 
     @property
     def redis(self) -> Path:
-        """The embedded server's own folder."""
+        """The folder of the embedded server."""
         return self.root / "redis"
 
     @property
     def subject(self) -> Path:
-        """The repository of the run, and results.tsv beside its files."""
+        """The repository of the run, with results.tsv beside its files."""
         return self.root / "subject"
 
     @property
     def journal(self) -> Path:
-        """The journal, and prompts and answers beside it."""
+        """The journal, with prompts and answers beside it."""
         return self.root / "journal"
 
     @property
     def data(self) -> Path:
-        """Prepared text."""
+        """The prepared text."""
         return self.root / "data"
 
     @property
     def trials(self) -> Path:
-        """One folder a trial: result and log."""
+        """One folder for each trial: result and log."""
         return self.root / "trials"
 
     @property
     def work(self) -> Path:
-        """Work folders of running trials."""
+        """The work folders of running trials."""
         return self.root / "work"
 
     @property
     def checks(self) -> Path:
-        """Work folders of running checks."""
+        """The work folders of running dry runs."""
         return self.root / "checks"
 
     @property
     def logs(self) -> Path:
-        """One log a process."""
+        """One log for each process."""
         return self.root / "logs"
 
     def choices(self) -> RunConfig | None:
-        """What this run was begun with, or None before the first."""
+        """Return the choices of the last start, None before the first. Raises StateError for an unreadable file."""
         path = self.journal / CHOICES_FILE
         if not path.exists():
             return None
@@ -104,12 +104,12 @@ class State:
             ) from error
 
     def user_repository(self, choices: RunConfig) -> Path | None:
-        """The repository that the user brought; None for the built-in subject."""
+        """Return the user's own repository; None for the built-in subject."""
         chosen = Path(choices.subject)
         return None if chosen == self.subject.resolve() else chosen
 
     def require_run(self) -> RunConfig:
-        """Raises StateError where no run was begun."""
+        """Return the choices of the run. Raises StateError if no run was begun."""
         found = self.choices()
         if found is None:
             raise StateError(f"no run in {self.root}", "start one with `overnight run`, or name its --state")
@@ -124,9 +124,10 @@ class State:
         text: Path | None = None,
         detect: Callable[[], str],
     ) -> RunConfig:
-        """What this run is: what is asked for now, else what was chosen before, else the default; written down.
+        """Decide and write the choices of this run: the requested ones, else those of before, else the defaults.
 
-        Raises StateError when a run has begun with other choices. What only failed to start binds nobody.
+        Raises StateError if a run has begun with other choices. A start that failed before the journal existed binds no
+        later one.
         """
         has_begun = self.has_begun
         before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
@@ -149,16 +150,16 @@ class State:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a run here that must stay what it is."""
+        """Whether a run has begun here, so that its choices must not change."""
         return (self.journal / JOURNAL_FILE).exists()
 
     def write(self, choices: RunConfig) -> None:
-        """What this run is to be; of weight once there are data."""
+        """Write the choices of this run; they count from the moment that data exist."""
         self.make()
         write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(choices), indent=1).encode())
 
     def make(self) -> None:
-        """Candidates may be another user: that one passes through, and sees nothing of the journal."""
+        """Create the folders. A candidate of another user may pass through the root, and cannot read the journal."""
         if not self.root.exists():
             self.root.mkdir(parents=True)
             self.root.chmod(0o711)

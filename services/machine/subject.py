@@ -1,4 +1,4 @@
-"""The subject before a run: the user's own repository, or the default one with a profile's start values, made here."""
+"""The subject before a run: the user's own repository, or the default subject with a profile's start values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FIXED = "prepare.py"
 
 
 def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
-    """Make the default subject where the user brings no repository; look at theirs before anything takes time.
+    """Create the default subject if the user has no repository; check the repository before any slow step.
 
-    Raises SubjectError for a repository that a run cannot begin with.
+    Raises SubjectError for a repository with which a run cannot begin.
     """
     if (state.journal / COPY).exists():
-        return  # of a run that has begun: the researcher itself makes good what is lost
+        return  # a run has begun, and the researcher itself recovers a lost repository
     if user is None and needs_repository(state.subject):
         create_repository(state.subject, render_subject(profile), f"The default subject, profile {profile.name}")
     workspace = Workspace(user or state.subject)
@@ -33,12 +33,12 @@ def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
 
 
 def repository_of(state: State) -> Path:
-    """Where the commits of the run are: in the user's own repository for one that an earlier version ended."""
+    """Return the repository with the run's commits: for a run that an earlier version ended, this is the user's own."""
     return state.subject if (state.subject / ".git").exists() else Path(state.require_run().subject)
 
 
 def render_subject(profile: Profile) -> dict[str, str]:
-    """The default subject's files with the start values of a profile."""
+    """Return the default subject's files, by name, with the start values of a profile."""
     folder = resources.files("trainer").joinpath("subject")
     texts = {name: folder.joinpath(name).read_text() for name in (EDITABLE, FIXED, PROGRAM)}
     texts[EDITABLE] = set_ranges(set_knobs(texts[EDITABLE], profile.knobs), profile.ranges)

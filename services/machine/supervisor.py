@@ -1,8 +1,8 @@
-"""Keeps the processes of local mode alive: starts them, starts the dead again ever more slowly, ends them all.
+"""Keeps the processes of local mode alive: starts them, restarts them after growing delays, and ends them all.
 
-Promises that a child ends when its supervisor does, for whatever reason, and that nothing of a child's session is left
-when it is started again or stopped. Not covered: descendants that open a session of their own (a candidate's tree is
-the guardian's to kill), and a log that grows while its child lives.
+A child ends when its supervisor does, for whatever reason, and no process of the child's session is left when it is
+restarted or stopped. Not covered: descendants that open a session of their own (the guardian kills a candidate's tree),
+and a log that grows while its child lives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _SIGNAL_NAMES = {int(number): number.name for number in signal.Signals}
 
 @dataclass(frozen=True)
 class Child:
-    """A process to keep alive. `env=None` hands ours on; an exit with one of `final_codes` is meant and stays."""
+    """A process to keep alive. `env=None` passes this process's environment; after an exit code in `final_codes` it is
+    not restarted."""
 
     name: str
     argv: tuple[str, ...]
@@ -43,7 +44,8 @@ class Child:
 
 @dataclass(frozen=True)
 class ChildStatus:
-    """A child now. It runs (`pid`), waits to be started again (`next_try_s`, from now), or ended for good (neither)."""
+    """The state of a child: it runs (`pid`), waits for its restart (`next_try_s`, seconds from now), or ended for good
+    (neither)."""
 
     name: str
     pid: int | None
@@ -52,7 +54,7 @@ class ChildStatus:
     next_try_s: float | None
 
     def in_words(self) -> str:
-        """For the live view: `ended by SIGKILL, next try in 4 s`."""
+        """Return the state as text for the live view: `ended by SIGKILL, next try in 4 s`."""
         if self.pid is not None:
             return f"running, restarted {self.restarts} x" if self.restarts else "running"
         ended = "not started" if self.last_exit is None else f"ended {exit_in_words(self.last_exit)}"
@@ -60,21 +62,21 @@ class ChildStatus:
 
 
 def exit_in_words(code: int) -> str:
-    """`with code 3`, or `by SIGKILL`."""
+    """Return an exit code as `with code 3`, or `by SIGKILL` if it is negative."""
     if code >= 0:
         return f"with code {code}"
     return f"by {_SIGNAL_NAMES.get(-code, f'signal {-code}')}"
 
 
 def next_delay_s(previous_s: float, lived_s: float) -> float:
-    """Seconds until the next try: doubled from one early death to the next, forgotten after a minute of life."""
+    """Return the seconds until the next try: doubled after each early death, reset after a minute of life."""
     return _RESTARTS.after(0.0 if lived_s >= _HEALTHY_AFTER_S else previous_s)
 
 
 class ProcessSupervisor:
-    """A context manager: children start on entry and are gone after exit; call `poll` every second or so.
+    """A context manager: the children start on entry and have ended after exit; call `poll` every second or so.
 
-    All from one thread, the one that lives longest: a child gets SIGTERM when the thread that started it ends.
+    Use it from one thread, the one that lives longest: a child gets SIGTERM when the thread that started it ends.
     """
 
     def __init__(
@@ -98,13 +100,14 @@ class ProcessSupervisor:
         self.stop()
 
     def poll(self) -> list[ChildStatus]:
-        """Take note of the dead, start again who is due, and say how everyone is."""
+        """Register ended children, restart those that are due, and return the status of all."""
         for place in self._places:
             place.check()
         return [place.status() for place in self._places]
 
     def stop(self) -> None:
-        """SIGTERM to all, the grace for all together, then SIGKILL. Interrupted (a second Ctrl-C), SIGKILL at once."""
+        """Send SIGTERM to all, wait for `grace_s` in total, then send SIGKILL; after a second Ctrl-C, SIGKILL at
+        once."""
         deadline = time.monotonic() + self._grace_s
         try:
             for place in self._places:
@@ -117,7 +120,7 @@ class ProcessSupervisor:
 
 
 class _Place:
-    """A child's place and the process that holds it now, if any."""
+    """A child's slot, and the process in it now, if any."""
 
     def __init__(self, child: Child, clock: Callable[[], float]) -> None:
         self._child = child
@@ -131,7 +134,7 @@ class _Place:
         self._last_exit: int | None = None
 
     def start(self) -> None:
-        """Raises OSError if the program cannot be started."""
+        """Start the child. Raises OSError if the program cannot be started."""
         with _open_log(self._child.log) as output:
             self._process = spawn(self._child.argv, output=output, env=self._child.env, cwd=self._child.cwd)
         self._pidfd = os.pidfd_open(self._process.pid)
@@ -141,14 +144,14 @@ class _Place:
         log.info("%s started, pid %d", self._child.name, self._process.pid)
 
     def check(self) -> None:
-        """One step: notice a death, or start again if it is time."""
+        """Register a death, or restart the child if its time has come."""
         if self._process is not None and wait_for_exit(self._pidfd, 0):
             self._bury()
         if self._next_try_at is not None and self._clock() >= self._next_try_at:
             self._start_again()
 
     def status(self) -> ChildStatus:
-        """See ChildStatus."""
+        """Return the child's status."""
         return ChildStatus(
             name=self._child.name,
             pid=self._process.pid if self._process else None,
@@ -158,18 +161,18 @@ class _Place:
         )
 
     def ask_to_end(self) -> None:
-        """SIGTERM, to the child alone: what is below it is its own to end."""
+        """Send SIGTERM to the child alone, which must end its own children."""
         self._next_try_at = None
         if self._process is not None:
             send(self._pidfd, signal.SIGTERM)
 
     def wait_until(self, deadline: float) -> None:
-        """Until it ended, or time.monotonic() reaches the deadline."""
+        """Wait until the child has ended, or time.monotonic() reaches the deadline."""
         if self._process is not None and not wait_for_exit(self._pidfd, max(deadline - time.monotonic(), 0)):
             log.warning("%s did not end when asked to: killing it", self._child.name)
 
     def end(self) -> None:
-        """Dead, its session empty, reaped."""
+        """Kill the child and its session, and reap the child."""
         if self._process is not None:
             send(self._pidfd, signal.SIGKILL)
             wait_for_exit(self._pidfd, 10)
@@ -196,7 +199,7 @@ class _Place:
     def _start_again(self) -> None:
         try:
             self.start()
-        except OSError as error:  # out of processes or memory for now; an unstartable program failed at the first start
+        except OSError as error:  # no memory or process for now; a program that cannot start failed at the first start
             self._try_later(0.0)
             log.warning("%s cannot be started: %s; next try in %.0f s", self._child.name, error, self._delay_s)
 
@@ -205,7 +208,7 @@ class _Place:
         self._next_try_at = self._clock() + self._delay_s
 
     def _reap(self, process: subprocess.Popen[bytes]) -> int:
-        """What is left of the session first: once the child is reaped, its pid no longer names it."""
+        """Kill the rest of the session first: once the child is reaped, its pid no longer names the session."""
         if survivors := kill_session(process.pid):
             log.error(
                 "%s left processes that do not die: %s; look with ps -o pid,stat,wchan", self._child.name, survivors
@@ -217,7 +220,7 @@ class _Place:
 
 
 def _open_log(path: Path) -> IO[bytes]:
-    """For appending; a long one becomes `NAME.log.1`, in place of the one before."""
+    """Open a log for appending; a long one is renamed to `NAME.log.1` first, in place of the one before."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LOG_CAP_BYTES:
         path.replace(path.with_name(f"{path.name}.1"))

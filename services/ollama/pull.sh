@@ -1,6 +1,7 @@
 #!/bin/sh
-# Pulls MODEL into the models volume, unless it is there, with a server that lives as long as the pull.
-# Runs in ollama's own image, which has neither Python nor curl. After this no container of the LLM has a way out.
+# Pulls MODEL into the models volume, unless it is there, with a server that runs only during the pull.
+# The script runs in Ollama's own image, which has neither Python nor curl. Afterwards, no container of the LLM has
+# internet access.
 set -eu
 
 : "${MODEL:?is not set; gpu.env names the model}"

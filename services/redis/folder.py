@@ -1,6 +1,6 @@
-"""The folder of a server: lock, users, port, configuration and log, and which processes serve from it.
+"""The folder of a server: lock, users, port, configuration and log, and the processes that serve from it.
 
-The port is chosen once, so that a running run finds its server again after a restart.
+The port is chosen once, so that a run finds its server again after a restart.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from trainer.jobs import BusError
 _LOG_CAP_BYTES = 10_000_000
 _PORTS = 10_000
 _MIB = 1024**2
-_MEMORY_SHARE = 16  # the server gets one part of so many of the machine's memory, within these bounds
+_MEMORY_SHARE = 16  # the server may use this fraction (1/16) of the machine's memory, within these bounds
 _MEMORY_LEAST_MIB, _MEMORY_MOST_MIB = 64, 512
 
-# save "": keys are kept by the append-only file alone; a snapshot at exit would only be a second, older truth.
+# save "": only the append-only file stores the keys; a snapshot at exit would be a second, older copy.
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
@@ -36,9 +36,9 @@ aof-load-truncated yes
 save ""
 maxmemory {memory_mib}mb
 {limits}"""
-# What one connection may cost the others; the same lines stand in redis.conf, for the container. A full server refuses
-# writes rather than drop a queue. No value of ours is larger than 4 MiB (`trainer.jobs.bounded`). Nobody may run a
-# script; should one run all the same, others are told after a second that the server is busy, and it is ended.
+# Limits on the load of one connection. For the container, redis.conf has the same lines. A full server refuses writes
+# and keeps the queues. No value of this code is larger than 4 MiB (`trainer.jobs.bounded`). No user may run a script;
+# if one runs nevertheless, other clients receive the error BUSY after a second, and the watchdog ends the script.
 LIMITS = """\
 maxmemory-policy noeviction
 maxmemory-clients 25%
@@ -55,23 +55,24 @@ lazyfree-lazy-user-del yes
 
 @dataclass(frozen=True)
 class ServerFolder:
-    """Readable by its owner alone: it holds the passwords and everything that is queued."""
+    """A folder that only its owner can read: it holds the passwords and all queued jobs."""
 
     path: Path
 
     @classmethod
     def at(cls, path: Path) -> ServerFolder:
-        """The folder, made if need be."""
+        """Return the folder; create it if it does not exist."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(path.resolve())
 
     @property
     def log(self) -> Path:
-        """What the server said; bounded by starting again."""
+        """The server's log; `open_log` truncates a long one."""
         return self.path / "server.log"
 
     def lock(self) -> IO[bytes] | None:
-        """A file that holds the folder until it is closed or we die; None if another living run holds it."""
+        """Return a file that holds the folder until it is closed or this process dies; None if another living run holds
+        it."""
         file = (self.path / "lock").open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,17 +82,17 @@ class ServerFolder:
         return file
 
     def password_file(self, user: str) -> Path:
-        """For the service that is `user` in Redis, and for no other."""
+        """Return the password file of a Redis user; only its service may read it."""
         return self.path / f"{user}.password"
 
     def password(self, user: str) -> str | None:
-        """None before the first start."""
+        """Return the password of a Redis user; None before the first start."""
         return self._recall(self.password_file(user).name)
 
     def make_users(self) -> None:
-        """What the server reads its users from; their passwords are made up once."""
+        """Write the file of the server's users; their passwords are generated once."""
         self._remember("users.acl", acl_file({user: self._make_password(user) for user in SERVICES}))
-        (self.path / "password").unlink(missing_ok=True)  # an earlier version's, for everybody
+        (self.path / "password").unlink(missing_ok=True)  # an earlier version's, shared by all services
 
     def _make_password(self, user: str) -> str:
         password = self.password(user) or secrets.token_hex(24)
@@ -99,12 +100,12 @@ class ServerFolder:
         return password
 
     def port(self) -> int | None:
-        """None before the first start."""
+        """Return the port; None before the first start."""
         text = self._recall("port")
         return int(text) if text is not None and text.isdigit() else None
 
     def choose_port(self) -> int:
-        """The port of the last start, or another one if somebody else listens there now."""
+        """Return the port of the last start, or another one if a program listens there now."""
         port = self.port()
         if port is None or not _is_free(port):
             port = _free_port()
@@ -112,32 +113,32 @@ class ServerFolder:
         return port
 
     def remembered_binary(self) -> Path | None:
-        """The program that wrote the files here."""
+        """Return the program that wrote the files here, None before the first start."""
         text = self._recall("binary")
         return Path(text) if text else None
 
     def remember_binary(self, path: Path) -> None:
-        """See `remembered_binary`."""
+        """Store the program for `remembered_binary`."""
         self._remember("binary", str(path))
 
     def write_config(self, port: int) -> Path:
-        """What the server is started with."""
+        """Write the server's configuration; return its path."""
         quoted = str(self.path).replace("\\", "\\\\").replace('"', '\\"')
         text = _CONFIG.format(port=port, folder=quoted, memory_mib=memory_cap_mib(_memory_mib()), limits=LIMITS)
         self._remember("server.conf", text)
         return self.path / "server.conf"
 
     def open_log(self) -> IO[bytes]:
-        """For the server to append to."""
+        """Open the log for the server to append to; truncate a log of more than `_LOG_CAP_BYTES`."""
         too_long = self.log.exists() and self.log.stat().st_size > _LOG_CAP_BYTES
         return self.log.open("wb" if too_long else "ab")
 
     def log_tail(self) -> str:
-        """The last lines."""
+        """Return the last ten lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
 
     def server_pids(self) -> list[int]:
-        """Servers whose working folder is this one: whatever a file says, the kernel knows."""
+        """Return the pids of servers whose working folder is this one, as the kernel reports it."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_served_by(pid)]
 
     def _is_served_by(self, pid: int) -> bool:
@@ -145,7 +146,7 @@ class ServerFolder:
         try:
             return (process / "comm").read_text().strip() in NAMES and (process / "cwd").readlink() == self.path
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return False  # ended meanwhile, or another user's
+            return False  # the process ended meanwhile, or belongs to another user
 
     def _recall(self, name: str) -> str | None:
         try:
@@ -154,7 +155,7 @@ class ServerFolder:
             return None
 
     def _remember(self, name: str, text: str) -> None:
-        """Whole or not at all, and never readable by others, not even for a moment."""
+        """Write a file whole or not at all, readable by its owner alone from the beginning."""
         draft = self.path / f"{name}.new"
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -165,7 +166,7 @@ class ServerFolder:
 
 
 def memory_cap_mib(machine_mib: int) -> int:
-    """How much a machine's server may use. A run uses a few MiB; the rest is for what somebody sends."""
+    """Return the server's memory limit in MiB. A run uses a few MiB; the rest is for large or many requests."""
     return min(max(machine_mib // _MEMORY_SHARE, _MEMORY_LEAST_MIB), _MEMORY_MOST_MIB)
 
 
@@ -174,7 +175,7 @@ def _memory_mib() -> int:
 
 
 def _is_free(port: int) -> bool:
-    """Whether nobody listens on the loopback port."""
+    """Whether no program listens on the loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -185,7 +186,8 @@ def _is_free(port: int) -> bool:
 
 
 def _free_port() -> int:
-    """Below those that the system gives to outgoing connections: one of them could take it while the server is down."""
+    """Return a free port below the system's range for outgoing connections, one of which could take it while the server
+    is down."""
     first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = range(max(1024, first_given - _PORTS), first_given)
     for port in random.sample(ports, len(ports)):

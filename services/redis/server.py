@@ -1,8 +1,9 @@
-"""A Redis-protocol server for a state folder: the user's own, or one that is started here and ends with us.
+"""A server with the Redis protocol for a state folder: the user's own, or one that is started here and ends with the
+caller.
 
-Hides where the binary comes from, the port, the users, and what a killed run left behind. Promises one server per
-folder: the folder's lock is held as long as its owner lives, and a server without an owner is ended before a new one
-starts. Not covered: TLS and other hosts, which are the user's own server's affair. Call from the main thread: the
+Hides the source of the program, the port, the users, and the remains of a killed run. There is one server for each
+folder: the owner holds the folder's lock as long as it lives, and a server without an owner is ended before a new one
+starts. Not covered: TLS and other hosts, which only a user's own server can have. Call it from the main thread: the
 server ends when the thread that started it ends.
 """
 
@@ -27,8 +28,8 @@ from trainer.jobs import BusError, connect
 
 log = logging.getLogger(__name__)
 
-OLDEST = (7, 0)  # from here on a user can have several grants, as ours do
-OLDEST_GIVEN = (6, 2)  # from here on RQ moves a job in one step; before, a killed worker loses the one it was taking
+OLDEST = (7, 0)  # the first version in which a user can have several grants, as in `acl`
+OLDEST_GIVEN = (6, 2)  # the first in which RQ moves a job in one step; before, a killed worker loses the job it takes
 _GRACE_S = 30
 _READY_S = 30.0
 _TRY_AGAIN_S = 10.0
@@ -36,10 +37,11 @@ _TRY_AGAIN_S = 10.0
 
 @dataclass(frozen=True)
 class RedisServer:
-    """A server that answers. `given`: the user's; `started`: ours to stop; `shared`: another living run's.
+    """A server that answers. `given`: the user's own; `started`: started here, and `stop` ends it; `shared`: of another
+    run.
 
-    `url` and `password` are the researcher's, as which the `overnight` command looks in too; a given URL is passed
-    on as it came. `pid` is that of the first start, also after a revival.
+    `url` and `password` are those of the Redis user `researcher`, which the `overnight` command uses, too; a given URL
+    is kept unchanged. `pid` is that of the first start, also after a revival.
     """
 
     url: str
@@ -52,24 +54,25 @@ class RedisServer:
     _hold: _Hold | None = field(default=None, repr=False, compare=False)
 
     def url_for(self, user: str) -> str:
-        """Where a service finds it, as its own user; a given one has no users of ours."""
+        """Return the URL for a service with its own Redis user; a given server has no such users."""
         return self.url if self.folder is None else f"redis://{user}@{self.url.rpartition('@')[2]}"
 
     def password_file(self, user: str) -> Path | None:
-        """What proves that a service is `user`; None for a given server."""
+        """Return the file with the password of a Redis user; None for a given server."""
         return None if self.folder is None else ServerFolder(self.folder).password_file(user)
 
     def stop(self) -> None:
-        """End a server that was started here, its keys on disk; leave any other one alone."""
+        """End a server that was started here, after it has written its keys to disk; leave any other server alone."""
         if self._hold is not None:
             self._hold.watchdog.stop()
             _end(self._hold.process)
             self._hold.lock.close()
 
     def revive(self) -> None:
-        """Start it again if it was started here and died: same port, users and keys. Call it every second or so.
+        """Restart the server if it was started here and has ended: with the same port, users and keys. Call it every
+        second or so.
 
-        Where it cannot be started, a full disk say, that is said and tried again a while later.
+        If the server cannot be started, for example on a full disk, log the fault and try again after some seconds.
         """
         hold = self._hold
         if self.folder is None or hold is None or hold.process.poll() is None or time.monotonic() < hold.next_try_s:
@@ -86,9 +89,10 @@ class RedisServer:
 
 @dataclass
 class _Hold:
-    """What keeps a server ours: the process that runs now, and the folder's lock. Started again not before a time.
+    """The parts of a server that was started here: its present process, the folder's lock, and the earliest time of the
+    next start.
 
-    A watchdog ends what blocks it.
+    A watchdog ends whatever blocks the server.
     """
 
     process: subprocess.Popen[bytes]
@@ -102,7 +106,7 @@ class _Hold:
 
 
 def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _READY_S) -> RedisServer:
-    """The server at `url`, else the one of `folder`, started if it is not running. Raises BusError."""
+    """Return the server at `url`, else the server of `folder`, started if it does not run. Raises BusError."""
     if url:
         return _given(url)
     place = ServerFolder.at(folder)
@@ -118,7 +122,7 @@ def start_server(folder: Path, url: str | None = None, *, timeout_s: float = _RE
 
 
 def running_server(folder: Path) -> RedisServer | None:
-    """The server that runs on `folder` now, or None; starts nothing, makes nothing."""
+    """Return the server that runs on `folder` now, or None; start and create nothing."""
     place = ServerFolder(folder.resolve())
     port, password = place.port(), place.password(RESEARCHER.name)
     if port is None or password is None:
@@ -148,7 +152,7 @@ def _given(url: str) -> RedisServer:
 
 
 def _shared(place: ServerFolder, timeout_s: float) -> RedisServer:
-    """Another run owns the folder; it may just be starting or ending its server."""
+    """Return the server of another run, which holds the folder and may just be starting or ending its server."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if server := running_server(place.path):
@@ -161,7 +165,7 @@ def _shared(place: ServerFolder, timeout_s: float) -> RedisServer:
 
 
 def _end_orphans(place: ServerFolder) -> None:
-    """We hold the lock, so whoever started these is dead."""
+    """End servers of a dead owner: this process holds the lock, so their owner is dead."""
     for pid in place.server_pids():
         log.info("ending server %d, which a killed run left on %s", pid, place.path)
         try:
@@ -169,7 +173,7 @@ def _end_orphans(place: ServerFolder) -> None:
         except ProcessLookupError:
             continue
         try:
-            if pid in place.server_pids():  # still the same one, now that the handle is held
+            if pid in place.server_pids():  # the pidfd names the same process
                 end_politely(pidfd, _GRACE_S)
         finally:
             os.close(pidfd)
@@ -187,7 +191,7 @@ def _start(place: ServerFolder, lock: IO[bytes], timeout_s: float) -> RedisServe
 
 
 def _run(place: ServerFolder, binary: Binary, port: int, timeout_s: float) -> tuple[subprocess.Popen[bytes], str]:
-    """The running process and its version."""
+    """Start the server; return its process and its version."""
     place.make_users()
     process = _launch(place, binary, place.write_config(port))
     try:
@@ -213,7 +217,8 @@ def _launch(place: ServerFolder, binary: Binary, config: Path) -> subprocess.Pop
 def _wait_until_ready(
     process: subprocess.Popen[bytes], port: int, password: str | None, timeout_s: float
 ) -> str | None:
-    """The version once it answers; None if it ended. Reading a long append-only file counts as not ready."""
+    """Return the version once the server answers; None if it ended. While it reads a long append-only file it is not
+    ready."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None:
         try:
@@ -227,7 +232,7 @@ def _wait_until_ready(
             continue
         if facts.pid == process.pid:
             return facts.version
-        time.sleep(0.02)  # someone else listens there: ours is about to give up
+        time.sleep(0.02)  # another server listens there, and this one is about to end
     return None
 
 

@@ -1,7 +1,8 @@
 #!/bin/sh
-# The container's health check: does the server answer? It also ends what blocks it, as services/redis/watchdog.py does
-# in local mode. No user may run a script, so this is a second line. One that has written cannot be ended alone: then
-# the server is killed, the engine starts it again, and it reads its append-only file, in which nothing of that stands.
+# The container's health check: does the server answer? It also ends a script that blocks the server, as
+# services/redis/watchdog.py does in local mode. No Redis user may run a script, so this is a second line of defence. A
+# script that has written cannot be ended alone. Then the health check kills the server, the engine starts it again, and
+# the server reads its append-only file, which contains nothing of the script.
 ask() { timeout 4 redis-cli --no-auth-warning --user health --pass any "$@" 2>&1; }
 
 said=$(ask ping)

@@ -1,8 +1,9 @@
-"""Ends what blocks our server: a script without end, or a command that keeps it silent for minutes.
+"""Ends whatever blocks the embedded server: an endless script, or a command that keeps the server silent for minutes.
 
-No user of ours may run a script, so this is a second line. A script that has written cannot be ended alone: then the
-server is killed and started again from its append-only file, in which nothing of that script stands. It runs in a
-thread of its own, since whoever talks to a blocked server waits with it. The container has `watch.sh` for the same.
+No Redis user may run a script, so this is a second line of defence. A script that has written cannot be ended alone.
+Then the watchdog kills the server, and the server starts again from its append-only file, which contains nothing of the
+script. The watchdog has a thread of its own, because a caller of a blocked server waits with it. In the container,
+`watch.sh` does the same.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
 _ANSWER_WITHIN_S = 3.0
-SILENT_S = 120.0  # long enough for a machine that swaps; whoever is silent for longer is not coming back by itself
+SILENT_S = 120.0  # long enough for a machine that swaps; a server that is silent for longer does not recover by itself
 
 
 @dataclass
 class Watchdog:
-    """Looks at the server on `port` every few seconds; `process` is asked for the one that runs now."""
+    """Inspects the server on `port` every few seconds; `process` returns the server's present process."""
 
     port: int
     process: Callable[[], subprocess.Popen[bytes]]
@@ -39,11 +40,11 @@ class Watchdog:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Begin to look, until `stop`."""
+        """Start the thread, which inspects the server until `stop`."""
         threading.Thread(target=self._watch, name="redis-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """No look begins after this."""
+        """Start no further inspection."""
         self._over.set()
 
     def _watch(self) -> None:
@@ -51,7 +52,8 @@ class Watchdog:
             self.look()
 
     def look(self) -> None:
-        """Once: end what is endless. Whoever called for the server's death starts it again by `RedisServer.revive`."""
+        """Inspect the server once, and end an endless script or a silent server. `RedisServer.revive` restarts a killed
+        server."""
         if self._answered_s is None:
             self._answered_s = self.clock()
         try:
@@ -65,7 +67,7 @@ class Watchdog:
             if _begins(refusal, "BUSY"):
                 self._end_script()
         except redis.ConnectionError:
-            pass  # it ended or has no connection left for us: either way no command keeps it silent
+            pass  # the server ended or has no free connection: in both cases no command keeps it silent
         self._answered_s = self.clock()
 
     def _end_script(self) -> None:
@@ -104,5 +106,5 @@ class Watchdog:
 
 
 def _begins(refusal: redis.ResponseError, code: str) -> bool:
-    """Some versions of the client library cut the code off what the server says, some do not."""
+    """Whether a refusal has the code. Some versions of the client library cut the code off the message, some do not."""
     return str(refusal).upper().startswith(code) or type(refusal).__name__.upper().startswith(code)

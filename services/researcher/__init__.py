@@ -1,3 +1,2 @@
-"""The researcher's container: `start` prepares the run and starts the researcher, also after it has ended; `health` is
-the check of its health.
-"""
+"""The researcher's container: `start` prepares the run, starts the researcher, and keeps running after the researcher
+has ended; `health` is its health check."""

@@ -1,4 +1,4 @@
-"""The researcher's health check: the journal can be read, and the researcher says in Redis what it does."""
+"""The researcher's health check: the journal can be read, and the researcher's status in Redis is fresh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.jobs import StatusKind
 
 
 def main() -> int:
-    """0 when healthy; else one line says why not."""
+    """Return 0 if the researcher is healthy, else 1; print one line about it."""
     state = State(Path(os.environ["OVERNIGHT_STATE"]))
     try:
         status = open_bus(state).doing("researcher")

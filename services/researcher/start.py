@@ -1,7 +1,9 @@
-"""The researcher container's entry point: settle what this run is, run the researcher, and stay when it has ended.
+"""The entry point of the researcher's container: it decides the choices of the run, runs the researcher, and stays
+after it.
 
-An ended run keeps its container, so that `overnight` still answers there and nothing restarts it; a new start of the
-container goes on. What the researcher refuses shows as unhealthy instead of restarting for ever.
+After the end of a run the container keeps running, so that `overnight` still answers there and the engine restarts
+nothing; a new start of the container continues the run. If the researcher refuses to run, the container becomes
+unhealthy instead of restarting for ever.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ SAY_EVERY_S = 10.0
 
 
 class ContainerSettings(BaseSettings):
-    """What is settled here; the researcher itself reads the rest of the environment."""
+    """The settings that this process reads; the researcher itself reads the rest of the environment."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -55,15 +57,15 @@ class Told(Exception):
 
 
 class OtherCard(ResearcherError):
-    """The run was begun on another kind of GPU than the one found now."""
+    """The run was begun on another kind of GPU than the present one."""
 
 
 class ProfilesDiffer(OvernightError):
-    """PROFILE=auto, and trainers on several kinds of GPU."""
+    """PROFILE=auto is set, and the trainers have several kinds of GPU."""
 
 
 def main() -> int:
-    """Until SIGTERM; the exit code."""
+    """Run until SIGTERM; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, _told)
     try:
@@ -82,7 +84,7 @@ def _told(number: int, _frame: FrameType | None) -> None:
 
 
 def _carry_out(settings: ContainerSettings) -> Status:
-    """Run the researcher until it ends for good, and return how it ended, for whoever watches."""
+    """Run the researcher until it ends for good, and return its last status for the views."""
     state = State(settings.overnight_state)
     try:
         choices = _settle_through_bad_days(settings, state)
@@ -103,7 +105,8 @@ def _carry_out(settings: ContainerSettings) -> Status:
 
 
 def _settle_through_bad_days(settings: ContainerSettings, state: State) -> RunConfig:
-    """The researcher itself holds in the same way; ending here would only start the container again and again."""
+    """Retry through outages, as the researcher itself does; if this process ended, the engine would restart it again
+    and again."""
     while True:
         try:
             with closing(_open(settings)) as server:
@@ -119,15 +122,15 @@ def _settle_through_bad_days(settings: ContainerSettings, state: State) -> RunCo
 
 
 def _open(settings: ContainerSettings) -> redis.Redis:
-    """With the password as it is now: a wrong one is fixed in its file."""
+    """Connect with the password that the file holds now, since a user fixes a wrong password there."""
     password = settings.redis_password_file.read_text().strip()
     return connect(settings.redis_url, password=password, patient=False)
 
 
 def settle(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
-    """What makes this run comparable with itself. With PROFILE=auto the trainers say which GPU there is.
+    """Decide the choices of this run. With PROFILE=auto the trainers report their GPUs.
 
-    Raises StateError or OtherCard where a run was begun with something else, ProfilesDiffer where trainers disagree.
+    Raises StateError or OtherCard if the run was begun with other choices, ProfilesDiffer if the trainers disagree.
     """
     state = State(settings.overnight_state)
     if settings.profile != AUTO:

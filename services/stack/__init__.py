@@ -1,5 +1,6 @@
 """The containers from `scripts/up` to the end of a run.
 
-`up` starts them, `changes` says what a new start would change, `local_env` detects the machine's settings, `provision`
-makes passwords and owns the volumes, `follow` watches a run in containers, and `results` copies results out.
+`up` starts them, `changes` compares the containers before and after, `local_env` detects the machine's settings,
+`provision` makes passwords and owns the volumes, `follow` watches a run in containers, and `results` copies results
+out.
 """

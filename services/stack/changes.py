@@ -1,4 +1,4 @@
-"""What one `up` changed, and where its time went: two looks at the containers, compared. Pure."""
+"""The changes that one `up` made and the time of its parts, from the containers before and after. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ NOTICED_S = 1.0
 
 
 def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str]:
-    """`service started`, `recreated` or `started again`; one-shots run at every `up` and count only when recreated."""
+    """Return `SERVICE started`, `recreated`, `started again` or `removed` for each change; one-shots run at every `up`
+    and count only when recreated."""
     old = {each.service: each for each in before}
     told = []
     for each in after:
@@ -28,7 +29,8 @@ def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str
 
 
 def times(began: datetime, ended: datetime, after: Sequence[Container]) -> str:
-    """`images 2:50, then healthy after 0:52 (data 0:31, model 0:10)`: one-shots that were noticed are named."""
+    """Return `images 2:50, then healthy after 0:52 (data 0:31, model 0:10)`; it names one-shots of `NOTICED_S` seconds
+    or more."""
     fresh = [each for each in after if each.started_at >= began]
     up_from = min((each.started_at for each in fresh), default=ended)
     spent = {

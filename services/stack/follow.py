@@ -1,7 +1,7 @@
-"""A run in containers, watched from outside: until it has ended, through restarts of containers and of the engine.
+"""Watches a run in containers from outside until it has ended, through restarts of containers and of the engine.
 
-Watching is a command inside the researcher's container and stops nothing. It is started again every few minutes: one
-whose terminal was lost would stay in the container for the rest of the run, because the engine does not end it.
+The view is a command inside the researcher's container and stops nothing. It is started again every few minutes,
+because the engine does not end a command whose terminal was lost, and it would stay for the rest of the run.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from services.views import follow
 
 _WATCH_S = 600
 _REST_S = 2.0
-_PATIENCE = 300  # rests: an engine that is being upgraded is back by then
-_AGAIN = 124  # what `timeout` says when the time is over
+_PATIENCE = 300  # rests; enough for an upgrade of the engine
+_AGAIN = 124  # exit code of `timeout` when the time is over
 
 
 class Ending(Enum):
-    """Why watching ended: the run is over, it was refused, the user left, or the stack is gone."""
+    """Why watching ended: the run is over, the researcher refused it, the user left, or the stack is gone."""
 
     OVER = "over"
     REFUSED = "refused"
@@ -38,7 +38,7 @@ _ENDINGS = {follow.OVER: Ending.OVER, follow.WAS_REFUSED: Ending.REFUSED, follow
 def watch_run(
     stack: Stack, console: Console, *, terminal: bool, rest: Callable[[], None] = lambda: time.sleep(_REST_S)
 ) -> Ending:
-    """Show the run until it is over."""
+    """Show the run until it is over, refused or gone, or until Ctrl-C; return which."""
     watching = ("timeout", "--foreground", str(_WATCH_S), "overnight", "status", "--follow")
     while True:
         try:
@@ -52,7 +52,7 @@ def watch_run(
 
 
 def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
-    """Wait for a researcher that runs. False when the stack was taken down, or stays away."""
+    """Wait for a running researcher. False if the stack was taken down, or does not come back."""
     said = None
     for _ in range(_PATIENCE):
         rest()
@@ -74,7 +74,7 @@ def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
 
 
 def run_after(command: str, console: Console) -> int:
-    """Run the user's command in a shell and report its exit code."""
+    """Run the user's command in a shell, print and return its exit code."""
     console.print(f"now: {command}", markup=False, highlight=False)
     code = subprocess.run(command, shell=True, check=False).returncode
     console.print(f"{command}: ended with {code}", markup=False, highlight=False)

@@ -1,6 +1,6 @@
-"""gpu.local.env: what was detected for this machine's GPU, written once and never touched again.
+"""gpu.local.env: the values detected for this machine's GPU, written once and never changed afterwards.
 
-Only what gpu.env leaves open is written, so that a value set there still counts.
+The file contains only the keys that gpu.env leaves open, so that a value set there still counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer.jobs import Profile, profile_named
 
 
 def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
-    """Write the file unless there is one; what was done, in words. `held` are the settings as they stand."""
+    """Write the file unless it exists; return a sentence about it. `held` are the settings in force."""
     path = root / LOCAL
     if path.exists():
         return f"{LOCAL} is yours; left as it is"
@@ -42,7 +42,7 @@ def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
 
 
 def detected(profile: Profile, held: Mapping[str, str]) -> dict[str, str]:
-    """What to write for a GPU profile: the keys that are empty, `auto`, or as they were committed."""
+    """Return the values to write for a GPU profile: of the keys that are empty, `auto`, or as they were committed."""
     placement = placement_for(profile.name)
     found = {"PROFILE": profile.name, "TRAINER_CAP_MIB": str(profile.caps.vram_mib)}
     if backend_named(held["LLM"]).holds_gpu:

@@ -1,9 +1,9 @@
-"""`python -m services.stack.provision`: passwords of the stack's services and owners of its volumes, before anything
-starts.
+"""`python -m services.stack.provision`: makes the passwords of the stack's services and gives volumes their owners,
+before any service starts.
 
-Runs as root with CHOWN, DAC_OVERRIDE and FOWNER, at every `up`; the second time it changes nothing. Promises: a
-password that is there stays; a repository of the user's own is only looked at. Access lists beyond owner, group and
-mode are not understood.
+It runs as root with CHOWN, DAC_OVERRIDE and FOWNER, at every `up`; the second time it changes nothing. It never changes
+an existing password, and only inspects a user's own repository. It does not understand access lists beyond owner, group
+and mode.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PASSWORD, USERS = "password", "users.acl"
 
 @dataclass(frozen=True)
 class Owner:
-    """A user and a group, by number."""
+    """The numbers of a user and a group."""
 
     uid: int
     gid: int
@@ -36,29 +36,29 @@ class Owner:
 
 
 ROOT = Owner(0, 0)
-REDIS = Owner(999, 999)  # as the image redis has it
+REDIS = Owner(999, 999)  # the user of the image redis
 OLLAMA = Owner(64002, 64002)
 
 
 @dataclass(frozen=True)
 class Rights:
-    """Of a file or folder."""
+    """The owner and the mode of a file or folder."""
 
     owner: Owner
     mode: int
 
     def let(self, who: Owner, wanted: int) -> bool:
-        """Whether `who`, in no other group, may do all of `wanted`, given as the bits for others."""
+        """Whether `who`, in no other group, may do everything in `wanted`, given as the mode bits for others."""
         shift = 6 if who.uid == self.owner.uid else 3 if who.gid == self.owner.gid else 0
         return (self.mode >> shift) & wanted == wanted
 
 
 class Refused(Exception):
-    """Something only the user can put right; the message says what, where and by which command."""
+    """A fault that only the user can fix; the message says what, where and by which command."""
 
 
 def researcher_from(text: str) -> Owner:
-    """Raises Refused for what names no ordinary user."""
+    """Return the owner that RESEARCHER_USER names. Raises Refused if it is not uid:gid, or is root."""
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if found is None or int(found[1]) == 0:
         raise Refused(
@@ -69,29 +69,29 @@ def researcher_from(text: str) -> Owner:
 
 
 def volumes(state: Path, secret: Path, researcher: Owner) -> dict[Path, Rights]:
-    """What each volume's folder is to be; what lies in it gets the same owner."""
+    """Return the rights of each volume's folder; the files in it get the same owner."""
     return {
         secret / "redis": Rights(REDIS, 0o700),
         secret / "trainer": Rights(ROOT, 0o700),
         secret / "checker": Rights(ROOT, 0o700),
         secret / "researcher": Rights(researcher, 0o700),
-        secret / "client": Rights(ROOT, 0o700),  # no container has it: for whoever may read volumes
+        secret / "client": Rights(ROOT, 0o700),  # no container mounts it; it is for users who may read volumes
         state / "redis": Rights(REDIS, 0o700),
         state / "subject": Rights(researcher, 0o755),
         state / "journal": Rights(researcher, 0o755),
-        state / "trials": Rights(Owner(ROOT.uid, researcher.gid), 0o750),  # logs are the researcher's to read
-        state / "data": Rights(ROOT, 0o755),  # what is private in it closes itself
+        state / "trials": Rights(Owner(ROOT.uid, researcher.gid), 0o750),  # the researcher reads the logs
+        state / "data": Rights(ROOT, 0o755),  # private folders in it have modes of their own
         state / "models": Rights(OLLAMA, 0o755),
     }
 
 
 def to_settle(wanted: Mapping[Path, Rights], found: Mapping[Path, Rights]) -> dict[Path, Rights]:
-    """The volumes that are not as they should be."""
+    """Return the volumes whose rights differ from the wanted ones."""
     return {path: rights for path, rights in wanted.items() if found[path] != rights}
 
 
 def complaint(subject: str, at: str, found: Rights, top: Rights, researcher: Owner) -> str:
-    """Why the researcher cannot work in the user's repository, and what to do about it."""
+    """Return why the researcher cannot work in the user's repository, with the command that fixes it."""
     if top.owner.uid in (ROOT.uid, researcher.uid):
         remedy = f"next: sudo chown -R {researcher} {subject} && sudo chmod -R u+rwX {subject}"
     else:
@@ -103,7 +103,7 @@ def complaint(subject: str, at: str, found: Rights, top: Rights, researcher: Own
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Say in one line what was done, or what is wrong; the exit code."""
+    """Print one line about the changes or the fault; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m services.stack.provision", description="Passwords and owners of volumes."
     )
@@ -122,7 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(state: Path, secret: Path, researcher: Owner, subject: str | None) -> list[str]:
-    """Do it all; what was done, in words. `subject` names the user's own repository, None is the built-in one."""
+    """Do everything; return a list of the changes. `subject` names the user's own repository, None is the built-in
+    subject."""
     wanted = volumes(state, secret, researcher)
     missing = [str(path) for path in wanted if not path.is_dir()]
     if missing:
@@ -151,14 +152,14 @@ def _look_at_subject(folder: Path, subject: str, researcher: Owner) -> None:
 
 
 def _must_be_writable(folder: Path) -> Iterator[Path]:
-    """The folder, and every folder of git's own: its objects are never written again."""
+    """Yield the folder and each of git's own folders. Git's objects are files that are never written again."""
     yield folder
     for git_folder, _, _ in os.walk(folder / ".git"):
         yield Path(git_folder)
 
 
 def _keep_secrets(secret: Path, wanted: Mapping[Path, Rights]) -> list[str]:
-    """Make up the passwords that are missing, and write the server's users from all of them."""
+    """Make the missing passwords, and write the server's users from all of them."""
     done = []
     passwords = {}
     for service in SERVICES:
@@ -177,7 +178,7 @@ def _keep_secrets(secret: Path, wanted: Mapping[Path, Rights]) -> list[str]:
 
 
 def _write(path: Path, text: str, owner: Owner) -> None:
-    """Whole or not at all, for its owner's eyes only, not even for a moment for others'."""
+    """Write a file whole or not at all, readable by its owner alone from the beginning."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
@@ -189,7 +190,7 @@ def _write(path: Path, text: str, owner: Owner) -> None:
 
 
 def _settle(folder: Path, rights: Rights) -> None:
-    """Give a volume to its owner, its folder last: what is cut short is done again."""
+    """Give a volume to its owner, its folder last, so that an interrupted change is made again."""
     for below, folders, files in os.walk(folder, topdown=False):
         for name in (*folders, *files):
             os.chown(Path(below, name), rights.owner.uid, rights.owner.gid, follow_symlinks=False)

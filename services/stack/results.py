@@ -1,7 +1,7 @@
-"""Fetching a run out of its container: what `overnight export` writes there, as files here.
+"""Copies a run's results out of its container: the files that `overnight export` writes there.
 
-Through the container's own tar, because its folder for this is memory, which the engine cannot copy from. A run's
-volumes are not touched; data and models are not fetched.
+It uses the container's own tar, because the folder is in memory, from which the engine cannot copy. It does not touch
+the volumes of a run, and does not copy data and models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FOLDER = "/tmp/overnight-results"
 
 
 def fetch(stack: Stack, to: Path) -> list[str]:
-    """Write the results into a folder; the names of the files. Raises StackError where no run is up."""
+    """Write the results into a folder; return the names of the files. Raises StackError if no run is up."""
     stack.output(RESEARCHER, "overnight", "export", "--to", _FOLDER)
     try:
         archive = stack.output(RESEARCHER, "tar", "--create", "--directory", _FOLDER, ".")
@@ -27,7 +27,8 @@ def fetch(stack: Stack, to: Path) -> list[str]:
 
 
 def unpack(archive: bytes, to: Path) -> list[str]:
-    """Write the plain files of a tar side by side into a folder; folders and links in it are left out."""
+    """Write the plain files of a tar side by side into a folder, without its folders and links; return their sorted
+    names."""
     to.mkdir(parents=True, exist_ok=True)
     names = []
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:

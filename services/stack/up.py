@@ -1,7 +1,7 @@
-"""Bringing the stack up and watching its run: what `scripts/up` does once the command line is read.
+"""Starts the stack and watches its run: the work of `scripts/up` behind its command line.
 
-In order: the doctor, gpu.local.env, `docker compose up`, what that changed and how long it took, the view, and what the
-user wants done when the run has ended. A second call changes nothing and says so.
+In order: the doctor, gpu.local.env, `docker compose up`, its changes and times, the view, and the user's command after
+the run has ended. A second call changes nothing and says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ or more of it: scripts/up with a larger limit, docker compose restart researcher
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What was asked for. `limits` are settings of gpu.env for this start."""
+    """The options of the user. `limits` are settings of gpu.env for this start."""
 
     mode: Mode
     limits: Mapping[str, str]
@@ -41,7 +41,8 @@ class UpOptions:
 
 
 def prepare(wish: UpOptions, facts: Environment, console: Console) -> None:
-    """Look before anything is started, and write down which GPU there is. Raises StackError for what would fail."""
+    """Check the machine before anything is started, and write the detected GPU's values. Raises StackError for a
+    FAIL."""
     findings = examine(wish.mode, facts)
     print_findings([each for each in findings if each.verdict in (Severity.WARN, Severity.FAIL)], console)
     if exit_code(findings):
@@ -53,7 +54,7 @@ def prepare(wish: UpOptions, facts: Environment, console: Console) -> None:
 
 
 def bring_up(wish: UpOptions, stack: Stack, folder: Path, console: Console) -> None:
-    """Build and start what is not up; say what changed. Raises StackError when not everything gets healthy."""
+    """Build and start the missing containers; print the changes. Raises StackError if not all become healthy."""
     before, began = stack.containers(), datetime.now(UTC)
     try:
         code = stack.up(folder, compose_files(wish.mode), wish.limits)
@@ -73,7 +74,7 @@ def bring_up(wish: UpOptions, stack: Stack, folder: Path, console: Console) -> N
 
 
 def told(stack: Stack, container: Container) -> str:
-    """One line about a container; where it is not well, also what it said last."""
+    """Return one line about a container; if it is not well, the line ends with its last message."""
     line = f"{container.service:<11}{container.in_words()}"
     if container.is_well or container.state == "created":
         return line
@@ -82,7 +83,7 @@ def told(stack: Stack, container: Container) -> str:
 
 
 def watch(wish: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
-    """Show the run until it has ended, then do what was asked for; the exit code."""
+    """Show the run until it has ended, then run the user's command; return the exit code."""
     ending = watch_run(stack, console, terminal=terminal)
     if ending is Ending.OVER:
         console.print(OVER)

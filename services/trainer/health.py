@@ -1,7 +1,5 @@
-"""The trainer's health check, with --checks the checker's: this container's own worker has a fresh heartbeat in Redis.
-
-It is read with the worker's own rights.
-"""
+"""The health check of the trainer and, with --checks, of the dry-run worker: this container's own worker has a fresh
+heartbeat in Redis, read with the worker's own rights."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from trainer.jobs import RedisClient, WorkerRole, connect
 
 
 def main(arguments: Sequence[str], name_file: Path) -> int:
-    """0 when healthy; else one line says why not."""
+    """Return 0 if the worker is healthy, else 1; print one line about it."""
     role = WorkerRole.CHECKER if arguments == ["--checks"] else WorkerRole.TRAINER
     password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
     try:

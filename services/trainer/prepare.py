@@ -1,6 +1,6 @@
-"""The one-shot `data`: prepare the profile's text in the data volume; what is there already is only checked.
+"""The one-shot `data`: prepares the profile's text in the data volume; existing data are only checked.
 
-Profiles of GPUs share their text, so `auto` needs no GPU here.
+All GPU profiles share their text, so `auto` needs no GPU here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANY_CARD = "80gb"
 
 
 def main() -> int:
-    """Prepare; the exit code."""
+    """Prepare the text; return the exit code."""
     name = os.environ.get("PROFILE") or AUTO
     console = Console(stderr=False, soft_wrap=True, highlight=False)
     try:

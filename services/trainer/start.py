@@ -1,8 +1,8 @@
-"""The trainer container's entry point: find out which profile fits the GPU, then become the worker. With --checks it
-is the checker's, which needs no GPU.
+"""The entry point of the trainer's container: it finds the profile that fits the GPU, and then becomes the worker. With
+--checks it is the entry point of the dry-run worker, which needs no GPU.
 
-With `PROFILE=auto` the GPU's memory as NVML tells it decides; the worker publishes the profile, so that the researcher
-need not see a GPU. Ends with 2 where that cannot be known.
+With `PROFILE=auto` the GPU's memory from NVML decides; the worker publishes the profile, so that the researcher needs
+no GPU. The process ends with 2 if the profile cannot be known.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ CANDIDATE_USER = 64001
 
 
 class NoCard(Exception):
-    """PROFILE=auto, and no GPU that a profile fits."""
+    """PROFILE=auto is set, and no profile fits a GPU of this container."""
 
 
 class ContainerSettings(BaseSettings):
-    """The container's environment; an empty value is none."""
+    """The container's environment; an empty value counts as unset."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -47,7 +47,7 @@ class ContainerSettings(BaseSettings):
 
 
 def main() -> int:
-    """Become the worker; the exit code where that is refused."""
+    """Become the worker; return the exit code if that is refused."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         settings = ContainerSettings()
@@ -77,7 +77,8 @@ def choose_name(role: WorkerRole, name_file: Path) -> str:
 
 
 def card_profile(cards: Sequence[tuple[str, int]]) -> str:
-    """The profile of the largest GPU (name, MiB). Raises NoCard: a processor is chosen, never fallen back to."""
+    """Return the profile of the largest GPU (name, MiB). Raises NoCard, because a CPU is only ever chosen by the
+    user."""
     profile = detect_profile(cards)
     if profile != "cpu":
         return profile
@@ -89,7 +90,7 @@ def card_profile(cards: Sequence[tuple[str, int]]) -> str:
 
 
 def worker(settings: ContainerSettings, profile: str, *, name: str) -> list[str]:
-    """The worker's command line."""
+    """Return the worker's command line."""
     arguments = [*_either(settings, name), "--trials", str(STATE / "trials"), "--profile", profile]
     if settings.trainer_cap_mib is not None:
         arguments += ["--vram-cap-mib", str(settings.trainer_cap_mib)]
@@ -97,7 +98,7 @@ def worker(settings: ContainerSettings, profile: str, *, name: str) -> list[str]
 
 
 def checker(settings: ContainerSettings, *, name: str) -> list[str]:
-    """The checker's command line."""
+    """Return the command line of the dry-run worker."""
     return [*_either(settings, name), "--checks"]
 
 

@@ -1,4 +1,4 @@
-"""What a user sees in a terminal.
+"""The views that a user sees in a terminal.
 
 `render` draws a run, `show` prints its state, `follow` and `local` keep the picture up to date, and `client` sends the
 user's requests to the researcher.

@@ -1,6 +1,6 @@
-"""A client of a run: where its Redis is, and asking it for something.
+"""A client of a run: it finds the run's Redis and sends requests.
 
-In a container the address comes from the environment; in local mode from the files the embedded server left.
+In a container the address comes from the environment; in local mode from the files of the embedded server.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ANSWER_WITHIN_S = 15
 
 
 class ClientError(OvernightError):
-    """Nobody answers."""
+    """No researcher or no Redis answers."""
 
 
 def open_bus(state: State) -> RedisClient:
-    """The run's Redis. Raises DoorError when none is known."""
+    """Connect to the run's Redis. Raises ClientError if its address is unknown."""
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
@@ -39,7 +39,7 @@ def open_bus(state: State) -> RedisClient:
 
 
 def is_running(state: State) -> bool:
-    """True when a researcher is at work on this state."""
+    """Return True if a researcher is working on this state."""
     try:
         status = open_bus(state).doing("researcher")
     except (ClientError, redis.RedisError):
@@ -48,7 +48,8 @@ def is_running(state: State) -> bool:
 
 
 def ask_and_wait(state: State, kind: str, body: str) -> str:
-    """Ask and return the answer. What nobody serves is withdrawn, so that it cannot act on a later run."""
+    """Send a request and return the answer. A request that stays unserved is cancelled, so that it cannot affect a
+    later run. Raises ClientError without an answer."""
     if not os.environ.get("REDIS_URL"):  # with it, the run may be on another machine
         state.require_run()
     bus = open_bus(state)

@@ -1,7 +1,7 @@
-"""`overnight status --follow`: a running run until it has ended. It only looks: leaving it stops nothing.
+"""`overnight status --follow`: shows a running run until it has ended. Leaving the view stops nothing.
 
-On a terminal the live view; for a pipe one line for each decision. What is away for a moment (Redis, a restarting
-researcher) is said and waited for. Whatever cannot change any more is read once.
+On a terminal it is the live view; for a pipe, one line for each decision. It says when Redis or the researcher is
+missing, and waits. It reads data that cannot change any more only once.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FOOT = "Ctrl-C leaves this view; the run goes on"
 
 
 class OpenJournal:
-    """One history for every look of a view. It is reopened after a fault and once a minute: another file may lie in
-    its place, or a disk may be writable again."""
+    """One journal reader for all updates of a view. It is reopened after a fault and once a minute, because another
+    file may have replaced the journal, or the disk may be writable again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,7 +43,7 @@ class OpenJournal:
 
     @contextmanager
     def look(self) -> Iterator[JournalReader]:
-        """For one look. Raises JournalError, and inside too."""
+        """Yield the reader for one update. Raises JournalError, also from the block."""
         if self._history is None or time.monotonic() - self._since_s > RENEW_S:
             self.close()
             self._history, self._since_s = JournalReader(self._folder), time.monotonic()
@@ -54,8 +54,8 @@ class OpenJournal:
             raise
 
     def report(self, bus: RedisClient, profile: Profile | None) -> Report:
-        """Return the state of the run now. There may be no journal yet, and no profile either, or no Redis for a
-        moment; the report says so."""
+        """Return the state of the run now. The journal, the profile or Redis may be missing for a moment; the report
+        then says so."""
         if profile is None or not (self._folder / JOURNAL_FILE).exists():
             return without_journal(bus)
         try:
@@ -72,9 +72,9 @@ class OpenJournal:
 
 
 def follow_run(state: State, console: Console, rest: Callable[[], None] = lambda: time.sleep(REFRESH_S)) -> int:
-    """Follow until the researcher says that the run is over. Returns OVER, WAS_REFUSED or, after Ctrl-C, LEFT.
+    """Show the run until the researcher reports its end. Returns OVER, WAS_REFUSED or, after Ctrl-C, LEFT.
 
-    Raises DoorError where a run on this machine is not running.
+    Raises ClientError if a run on this machine is not running.
     """
     with closing(OpenJournal(state.journal)) as journal:
         scenes = _scenes(state, journal, rest)
@@ -134,6 +134,6 @@ def _as_lines(scenes: Iterator[Scene], console: Console) -> Scene:
 
 
 def line(row: Row) -> str:
-    """One decision: number, status, score, title, reason."""
+    """Return one decision as a line: number, status, score, title, reason."""
     score = cell(row, "val_bpb", ".6f", none="no score")
     return f"{row.experiment.number}  {row.status}  {score}  {row.experiment.title}: {cell(row, 'reason', none='')}"

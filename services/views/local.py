@@ -1,4 +1,5 @@
-"""Watching a run: the live view on a terminal, the researcher's log lines elsewhere, and the summary at the end."""
+"""Shows a run in local mode: the live view on a terminal, the researcher's log lines elsewhere, and the summary at the
+end."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ PICTURE = "progress.png"
 
 @dataclass(frozen=True)
 class Watched:
-    """A run under way. `poll` keeps its processes alive and says how they are."""
+    """A run in progress. `poll` keeps its processes alive and returns their states."""
 
     state: State
     profile: Profile
@@ -51,7 +52,7 @@ class Watched:
 
 
 def watch(watched: Watched, console: Console) -> int:
-    """Show the run until a process has its last word, and return its exit code; 130 after Ctrl-C."""
+    """Show the run until one of its processes ends for good, and return its exit code; 130 after Ctrl-C."""
     try:
         code = _on_terminal(watched, console) if console.is_terminal else _as_lines(watched, console)
     except KeyboardInterrupt:
@@ -76,7 +77,7 @@ def _on_terminal(watched: Watched, console: Console) -> int:
 
 
 def _as_lines(watched: Watched, console: Console) -> int:
-    """For a pipe or a log: the researcher's own lines, one an event."""
+    """Print the researcher's own log lines, for a pipe or a file."""
     tail = Tail(watched.state.logs / f"{RESEARCHER}.log")
     while (last := _last_word(watched.poll())) is None:
         tail.print_new(console)
@@ -86,7 +87,7 @@ def _as_lines(watched: Watched, console: Console) -> int:
 
 
 def _last_word(statuses: list[ChildStatus]) -> ChildStatus | None:
-    """The process that ended for good, if any: the run is over then."""
+    """Return the process that ended for good, if any: then the run is over."""
     return next((each for each in statuses if each.pid is None and each.next_try_s is None), None)
 
 
@@ -108,14 +109,14 @@ def _scene(watched: Watched, journal: OpenJournal, statuses: list[ChildStatus], 
 
 
 class Tail:
-    """New lines of a growing file."""
+    """The new lines of a growing file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = path.stat().st_size if path.exists() else 0
 
     def print_new(self, console: Console) -> None:
-        """Print what came since the last call, whole lines only."""
+        """Print the whole lines that were added since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -130,7 +131,8 @@ class Tail:
 def summary(
     history: JournalReader, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
 ) -> None:
-    """What came of the run, with the picture written beside results.tsv; `user` is where results were pushed to."""
+    """Print the result of the run, and write the picture beside results.tsv; `user` is the repository to which results
+    were pushed."""
     found = snapshot(history, None, profile, time.time())
     report = found.run_report
     if report is None:
@@ -164,7 +166,7 @@ def summary(
 
 
 def _pushed(report: RunReport, user: Path) -> str:
-    """Whether the branch of the run in the user's repository shows the best state."""
+    """Return whether the run's branch in the user's repository shows the best version."""
     best = (report.incumbent and report.incumbent.experiment.commit_sha) or report.run.base_commit
     if UserRepository(user).commit_of(report.run.branch) == best:
         return f"to {user}"

@@ -1,4 +1,4 @@
-"""The live view: a run on a terminal, as rich renderables made from the read model. Pure: nothing is fetched here."""
+"""The live view: a run on a terminal, as rich renderables made from the read model. Pure: it fetches nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AT_REST = "not running; `overnight run` goes on with it"
 
 @dataclass(frozen=True)
 class Scene:
-    """What the view shows: a report, the number of experiments to reach, if any, and `foot` as the last line."""
+    """The content of the view: a report, the number of experiments to reach, if any, and `foot` as the last line."""
 
     report: Report
     goal: int | None
@@ -38,7 +38,7 @@ class Scene:
 
 
 def draw(scene: Scene) -> RenderableType:
-    """One screen."""
+    """Draw one screen."""
     report, run_report = scene.report, scene.report.run_report
     title = "Overnight" if run_report is None else f"Overnight {run_report.run.tag} · {run_report.run.profile}"
     parts: list[RenderableType] = [Text(f"ALARM {report.alarm}", style="bold red")] if report.alarm else []
@@ -80,7 +80,8 @@ def _now(report: Report) -> RenderableType:
 
 
 def _worker(worker: WorkerStatus) -> Text:
-    """What one worker shows of itself; it stands out where it is held, or candidates have no user of their own."""
+    """Return a worker's status as text, highlighted if the worker is paused or its candidates have no user of their
+    own."""
     fits = "" if worker.profile is None else f" ({worker.profile})"
     trial = "" if worker.trial is None else f" {worker.trial}"
     text = f"worker    {worker.worker}{fits}: {worker.status}{trial}"
@@ -91,7 +92,7 @@ def _worker(worker: WorkerStatus) -> Text:
 
 
 def _notes(live: LiveStatus) -> Iterator[str]:
-    """What is said beside the run: of those that it can do without, and of foreign jobs."""
+    """Yield the notes beside the run: of services that it can do without, and of foreign jobs."""
     for who, words in live.notes.items():
         yield f"{LABELS[who]:<4} {words}"
     if live.foreign:
@@ -124,7 +125,7 @@ def _standing(report: RunReport) -> Text:
 
 
 def gain_text(report: RunReport) -> str:
-    """The claim, and apart from it what is only believed so far."""
+    """Return the confirmed gain, and beside it the provisional gain."""
     if report.gain is None:
         return ""
     claim = "none confirmed yet" if report.gain.confirmed is None else f"{report.gain.confirmed:.6f} confirmed"
@@ -133,8 +134,8 @@ def gain_text(report: RunReport) -> str:
 
 
 def heldout_text(report: RunReport) -> str:
-    """The gains on text that no decision saw, and the best's gap beside the baseline's; empty where it was not scored
-    there."""
+    """Return the gains on held-out text, and the gap of the best version beside the baseline's; empty without such
+    scores."""
     confirmed, best = report.heldout.confirmed, report.heldout.keeps.get(report.run.incumbent or 0)
     gains = [] if confirmed is None else [f"{confirmed:.6f} confirmed"]
     if best is not None and report.run.incumbent != report.run.confirmed:
@@ -145,7 +146,7 @@ def heldout_text(report: RunReport) -> str:
 
 
 def gap_text(compared: HeldOutGain) -> str:
-    """What some code scores on both slices, and what it scored more on one of them than the baseline did."""
+    """Return the scores of a version on both texts, and their difference beside that of the baseline."""
     code, base = compared.code, compared.base
     return (
         f"val {code.val:.6f} is {code.heldout:.6f} there: a gap of {code.gap:+.6f}, the baseline's is {base.gap:+.6f}"
@@ -153,7 +154,7 @@ def gap_text(compared: HeldOutGain) -> str:
 
 
 def claimed_text(report: RunReport, check: Confirmation) -> str:
-    """What a claim's fresh seeds gained on held-out text, and on text that nobody has written."""
+    """Return the gain of a claim's fresh seeds on held-out text and on unseen text."""
     claimed = report.heldout.claims.get(check.id)
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
     if check.unseen_gain is None:
@@ -176,7 +177,7 @@ def _counts(report: RunReport, goal: int | None) -> Text:
 
 
 def paid_text(report: RunReport) -> str:
-    """What the stronger model has cost of its cap, and when and why it was asked last."""
+    """Return the spent part of the stronger model's limit, and the time and reason of its last call."""
     last = report.paid[-1]
     row, calls = report.row(last.after), len(report.paid)
     number = "?" if row is None else row.experiment.number
@@ -188,7 +189,7 @@ def paid_text(report: RunReport) -> str:
 
 
 def cost_text(report: RunReport) -> str:
-    """Seconds, tokens and money, as far as known."""
+    """Return the seconds, tokens and money of the run, as far as they are known."""
     cost = report.cost
     parts = [f"{clock_text(cost.trial_s)} of trials"]
     if cost.llm_tokens or cost.llm_s:
@@ -203,7 +204,7 @@ def _last(report: RunReport) -> Table:
 
 
 def experiments_table(rows: list[Row]) -> Table:
-    """One experiment a line."""
+    """Return a table with one line for each experiment."""
     table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -226,7 +227,8 @@ def experiments_table(rows: list[Row]) -> Table:
 
 
 def proposers_table(rates: Sequence[Rates]) -> Table:
-    """One proposer a column, so that the figures stand whole on a narrow terminal too. No screen has room for it."""
+    """Return a table with one column for each proposer, so that a narrow terminal shows whole figures. The live view
+    omits it."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("by", style="dim", no_wrap=True)
     for each in rates:
@@ -258,7 +260,7 @@ def _number(value: float | None) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """1:02:03, 2:03 or 3 s."""
+    """Return a duration in seconds as 1:02:03, 2:03 or 3 s."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""Showing a run: what `overnight status, log, diff, best, export` print or write, from the read model alone."""
+"""Prints or writes a run for `overnight status, log, diff, best, export`, from the read model alone."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class NothingToShow(ResearcherError):
-    """The run has not come so far yet; the message says what is missing."""
+    """The run has no such result yet; the message says what is missing."""
 
 
 def show_status(state: State, console: Console, *, as_json: bool) -> None:
-    """How the run stands; what is going on right now only if it answers."""
+    """Print the state of the run; the live part only if Redis answers."""
     with _history(state) as history:
         report = _snapshot(history, state, _bus(state))
     age_s = _age_s(_begun(report))
@@ -51,7 +51,7 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
 
 
 def show_log(state: State, number: int | None, console: Console) -> None:
-    """All experiments in a table, or everything about one."""
+    """Print all experiments as a table, or everything about one."""
     with _history(state) as history:
         if number is None:
             console.print(experiments_table(list(_begun(_snapshot(history, state)).rows)))
@@ -60,7 +60,7 @@ def show_log(state: State, number: int | None, console: Console) -> None:
 
 
 def show_diff(state: State, number: int, console: Console) -> None:
-    """What an experiment changed against what it was proposed on."""
+    """Print the change of an experiment against its parent."""
     with _history(state) as history:
         experiment = history.numbered(number)
         if experiment.commit_sha is None or experiment.parent is None:
@@ -70,7 +70,7 @@ def show_diff(state: State, number: int, console: Console) -> None:
 
 
 def show_best(state: State, console: Console, *, source: bool) -> None:
-    """The best state so far against the baseline, or its train.py and nothing else."""
+    """Print the best version so far against the baseline, or its train.py and nothing else."""
     with _history(state) as history:
         report = _begun(_snapshot(history, state))
         head = report.incumbent
@@ -92,7 +92,8 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
 
 
 def export(state: State, to: Path, console: Console) -> None:
-    """results.tsv and .json, proposers.tsv, progress.png, the best train.py and the subject's history in a folder."""
+    """Write results.tsv and .json, proposers.tsv, progress.png, the best train.py and the subject's history into a
+    folder."""
     from researcher.report.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
 
     with _history(state) as history:
@@ -119,7 +120,7 @@ def _history(state: State) -> JournalReader:
 
 
 def _bus(state: State) -> RedisClient | None:
-    """The run's Redis; None where nobody can be asked."""
+    """Connect to the run's Redis; None if its address is unknown."""
     try:
         return open_bus(state)
     except ClientError:
@@ -137,7 +138,7 @@ def _begun(report: Report) -> RunReport:
 
 
 def _age_s(report: RunReport) -> float:
-    """Seconds from the run's start to the last thing that happened to an experiment."""
+    """Return the seconds from the run's start to the last event of an experiment."""
     last = report.rows[-1].experiment
     return (last.decided_at or last.proposed_at) - report.run.created_at
 
@@ -157,7 +158,7 @@ def _print_diff(state: State, old: Experiment, new: Experiment, console: Console
 
 
 def harmless(text: str) -> str:
-    """For a terminal: a model's source may hold what steers one."""
+    """Replace control characters, with which a model's source could steer a terminal."""
     return _CONTROL.sub("�", text)
 
 
@@ -196,14 +197,15 @@ def _tell(history: JournalReader, report: RunReport, experiment: Experiment, sta
 
 
 def call_text(call: PaidCall) -> str:
-    """One question to the stronger model: why, its tokens, its price."""
+    """Return one call of the stronger model as text: its reason, its tokens, its price."""
     tokens = "tokens not known" if call.money is None else f"{call.prompt_tokens} + {call.answer_tokens} tokens"
     price = f"counted with the most it can cost, {call.worst:.4f}" if call.money is None else f"cost {call.money:.4f}"
     return f"asked because of {call.why}: {tokens}, {price}{'' if call.fault is None else f'; {call.fault}'}"
 
 
 def closer_look(result: TrialResult) -> str | None:
-    """How a score was examined, and what that finds; None for one that nobody examined."""
+    """Return how a score was examined and how small a look-ahead the examination finds; None for a score without
+    one."""
     trust, caught = result.trust, result.probes.get("smallest_caught")
     if trust is None or trust.probe is None or caught is None:
         return None

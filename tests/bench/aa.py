@@ -1,8 +1,8 @@
-"""A real run of edits that change nothing, on a machine whose load changes: what does the rule make of them?
+"""A real run of edits that change nothing, under changing load: does the rule keep or confirm any of them?
 
-Each file submitted prints another word and trains alike, so that validation lets it pass (it refuses comments alone)
-and every gain is an accident. Burners come and go with the experiments. Bar: nothing confirmed. Beside it, what keeping
-every lower score would have kept of the same scores.
+Each submitted file prints another word and trains alike, so that validation accepts it (it rejects changes of comments
+alone) and every gain is an accident. Burner processes come and go with the experiments. Limit: nothing is confirmed.
+For comparison, the table shows what the rule that keeps every lower score would have kept.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from services.views.client import ClientError, open_bus
 from trainer.jobs import profile_named
 
 PROFILE = "cpu"
-WORDS = 'print(f"Time budget: {TIME_BUDGET:g}s'  # what the subject prints before it trains
-BURNERS = (0, 0, 1, 3, 3, 1, 0, 2, 4, 2)  # for each core, experiment by experiment, again and again
+WORDS = 'print(f"Time budget: {TIME_BUDGET:g}s'  # a text that the subject prints before it trains
+BURNERS = (0, 0, 1, 3, 3, 1, 0, 2, 4, 2)  # processes for each core, experiment by experiment, again and again
 BURN = "while True: pass"
 WIDTH = 110
 LOOK_EVERY_S = 0.5
 
 
 def run(folder: Path, experiments: int, budget: float | None) -> None:
-    """Do the run and print the table; exits with 1 where anything was confirmed."""
+    """Do the run and print the table; exits with 1 if anything was confirmed."""
     state = State(folder.resolve())
     argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
     argv += ["--experiments", str(experiments), "--proposer", "optimizer", "--seed", "1"]
@@ -61,7 +61,8 @@ def run(folder: Path, experiments: int, budget: float | None) -> None:
 
 
 def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
-    """Before the baseline is measured: what people submit comes before what the optimiser proposes."""
+    """Submit the files before the baseline is measured, because submitted files come before the optimiser's
+    proposals."""
     source = render_subject(profile_named(PROFILE))["train.py"]
     assert WORDS in source, "the subject prints something else now"
     while night.poll() is None:
@@ -78,11 +79,11 @@ def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
 
 
 def _under_way(state: State) -> int:
-    """The number of the experiment under way, or of the last one."""
+    """Return the number of the running experiment, or of the last one."""
     try:
         with JournalReader(state.journal) as history:
             return max((item.number for item in history.experiments()), default=0)
-    except JournalError:  # not made yet
+    except JournalError:  # the journal does not exist yet
         return 0
 
 
@@ -96,7 +97,7 @@ def _burners() -> Iterator[Burn]:
 
 
 class Burn:
-    """Called with a number: so many processes a core that do nothing but use it."""
+    """Called with a number, it keeps that many busy processes for each core."""
 
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []

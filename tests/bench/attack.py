@@ -1,9 +1,9 @@
-"""Does a generated attacker get through? Hypothesis draws candidates from the grammar of tests/attack, each is run as a
-first trial and two confirmations, beside the honest script under the same budgets and seeds.
+"""Does a generated cheat get through? Hypothesis draws candidates from the grammar of tests/attack; each runs as a
+first trial and two confirmations, beside the honest script with the same budgets and seeds.
 
-Bar: none scores better than honest beyond noise without being refused, and at least four in five come to their score
-or to a refusal. What got through is made simpler part by part for as long as it gets through. A folder keeps what was
-tried, so that the same call goes on; one with another seed or code takes another folder.
+Limits: no candidate scores better than the honest script beyond noise without being refused, and at least four in five
+reach their score or a refusal. A candidate that gets through is simplified part by part as long as it still does. A
+folder keeps the tried candidates, so that the same call continues; another seed or other code needs another folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLUMNS = (Verdict.REFUSED, Verdict.NO_BETTER, Verdict.SLIGHTLY, Verdict.CRASHED
 
 @dataclass(frozen=True)
 class Report:
-    """All that was tried, and of what got through the simplest that still does, by the names of the first."""
+    """All tried candidates; and by the names of each that got through, the simplest one that still does."""
 
     seed: int
     tried: tuple[Tried, ...]
@@ -45,12 +45,12 @@ class Report:
 
     @property
     def bad(self) -> list[Tried]:
-        """What scored better than honest, or made the trainer raise."""
+        """The candidates that scored better than the honest script, or made the trainer raise."""
         return [one for one in self.tried if one.verdict in BAD]
 
     @property
     def crashed_share(self) -> float:
-        """Of candidates that failed by themselves, which proves nothing."""
+        """The share of candidates that failed by themselves, which proves nothing."""
         return sum(one.verdict is Verdict.CRASHED for one in self.tried) / max(1, len(self.tried))
 
 
@@ -69,8 +69,8 @@ def run(seed: int, count: int, minutes: float | None, folder: Path | None, jobs:
 def attack(
     seed: int, count: int, *, minutes: float | None = None, folder: Path | None = None, jobs: int | None = None
 ) -> Report:
-    """Try `count` candidates, or as many as `minutes` allow, `jobs` at a time; as many minutes again are for making
-    simpler what got through."""
+    """Try `count` candidates, or as many as `minutes` allow, `jobs` at a time; then spend as many minutes again on
+    simplifying the candidates that got through."""
     ground = Path(tempfile.mkdtemp(prefix="overnight-attack-", dir="/var/tmp"))
     ground.chmod(0o755)
     limit_s = 60 * minutes if minutes is not None else float("inf")
@@ -85,7 +85,8 @@ def attack(
 
 
 class _Kept:
-    """What was tried before, and the sources of what got through, in a folder; nothing without one."""
+    """The candidates of earlier calls, and the sources of those that got through, in a folder; without a folder,
+    nothing."""
 
     def __init__(self, folder: Path | None, seed: int) -> None:
         self._folder = folder
@@ -97,7 +98,7 @@ class _Kept:
                 self.known[values["names"]] = Tried(**{**values, "verdict": Verdict(values["verdict"])})
 
     def add(self, one: Tried) -> None:
-        """Written down at once, a source too where it got through."""
+        """Write a candidate down at once, with its source if it got through."""
         self.known[one.names] = one
         if self._folder is None or self._lines is None:
             return
@@ -110,7 +111,7 @@ class _Kept:
 
 
 class _Attack:
-    """One attack: who is tried next, and against which honest scores."""
+    """One attack: it chooses the next candidate, and the honest scores for the comparison."""
 
     def __init__(
         self, seed: int, ground: Path, kept: _Kept, pool: ProcessPoolExecutor, jobs: int, limit_s: float
@@ -137,7 +138,7 @@ class _Attack:
         return Report(self._seed, tuple(found), simplest)
 
     def _all(self, drawn: Iterable[Candidate]) -> Iterator[Tried]:
-        """Verdicts in any order; none is begun when the time is over."""
+        """Yield verdicts in any order; start no candidate when the time is over."""
         running: set[Future[Tried]] = set()
         waiting = list(drawn)
         while waiting or running:
@@ -154,7 +155,7 @@ class _Attack:
                 yield future.result()
 
     def _simplest(self, one: Tried) -> Tried:
-        """With parts taken out one after the other for as long as it gets through, and there is time."""
+        """Remove parts one after the other as long as the candidate gets through, and time is left."""
         for simpler in Candidate.named(one.names).simpler():
             for other in self._all([simpler]):
                 if other.verdict is one.verdict:
@@ -174,7 +175,7 @@ class _Attack:
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """Per part, and per combination of a gain with another part."""
+    """Yield a table by part, and one by combination of a gain with another part."""
     parts: dict[tuple[str, ...], Counter[Verdict]] = {}
     pairs: dict[tuple[str, ...], Counter[Verdict]] = {}
     for one in report.tried:
@@ -193,7 +194,7 @@ def tables(report: Report) -> Iterator[Table]:
 
 
 def _pair(one: Part, other: Part) -> tuple[str, str] | None:
-    """The kinds of two parts of which one gains or says when; None for others."""
+    """Return the kinds of two parts of which one is a gain or a gate; None for others."""
     wanted = {Role.GAIN, Role.GATE} & {one.role, other.role} and one.kind != other.kind
     return (min(one.kind, other.kind), max(one.kind, other.kind)) if wanted else None
 
@@ -208,7 +209,7 @@ def _table(title: str, heads: tuple[str, str], rows: dict[tuple[str, ...], Count
 
 
 def told(report: Report) -> Iterator[str]:
-    """What got through, with the program that is simplest, and what crashed."""
+    """Yield the simplest program of each candidate that got through, and the crashed candidates."""
     simplest = {one.names: one for one in report.simplest.values()}
     for one in simplest.values():
         candidate = Candidate.named(one.names)

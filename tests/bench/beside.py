@@ -1,8 +1,9 @@
-"""What a closer look and a replica cost under the code of two checkouts, in pairs: `scripts/bench trust --beside DIR`.
+"""The cost of an examination and a replica under the code of two checkouts, in pairs: `scripts/bench trust --beside
+DIR`.
 
-Both run the default subject for a few steps on the same machine, in turn, one first and then the other; what is told is
-the difference of each pair. A closer look is what a scoring costs beyond that of a score that does not count. Code that
-asks its replica alone has none, so the sum of both is what compares.
+Both run the default subject for a few steps on the same machine, in turn, and the order alternates; the figure is the
+difference of each pair. An examination costs what a scoring takes beyond that of a score that does not count. Code that
+asks only its replica has no such part, so the sum of both parts is compared.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rich.table import Table
 from tests import ROOT
 
 SCRIPT = Path(__file__).with_name("one_trial.py")
-LOOKS = ("plain", "jump")  # as usual, and of a great gain, which is asked more
+LOOKS = ("plain", "jump")  # the usual examination, and that of a great gain, which asks more
 PARTS = ("closer look", "replica", "both")
 KINDS = ("wall", "processor")
 PREPARE = """
@@ -53,7 +54,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: list[float]) -> Mean:
-        """Two values at least."""
+        """Compute the mean of two values at least."""
         t = T[min(len(values) - 1, len(T)) - 1]
         return cls(len(values), mean(values), t * stdev(values) / math.sqrt(len(values)))
 
@@ -62,14 +63,14 @@ class Mean:
 
     @property
     def verdict(self) -> str:
-        """What a difference says of the second beside the first."""
+        """Return the meaning of a difference for the second checkout against the first."""
         if abs(self.value) <= self.reach:
             return "equal within the interval"
         return "dearer here" if self.value > 0 else "cheaper here"
 
 
 def run(other: Path, rounds: int, looks: Sequence[str]) -> None:
-    """Print the table; exit 1 where both parts together are dearer here, beyond the interval."""
+    """Print the table; exit 1 if both parts together cost more here, beyond the interval."""
     if rounds < 2:
         sys.exit("two rounds at least: one pair has no interval")
     checkouts = other.resolve(), ROOT
@@ -97,7 +98,7 @@ def _pairs(
 
 
 def _costs(checkout: Path, data: Path, looks: Sequence[str]) -> Costs:
-    """Of a trial whose score does not count, and one of each kind of look."""
+    """Measure a trial whose score does not count, and one of each kind of examination."""
     without = _trial(checkout, data, "none")
     costs: Costs = {}
     for look in looks:
@@ -122,7 +123,7 @@ def _trial(checkout: Path, data: Path, look: str) -> dict[str, float]:
 
 
 def _python(checkout: Path, *arguments: str) -> str:
-    """Runs under the interpreter of that checkout, or under this one where it has none."""
+    """Run the interpreter of that checkout, or this one if it has none."""
     own = checkout / ".venv" / "bin" / "python"
     python = str(own) if own.exists() else sys.executable
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
@@ -135,7 +136,7 @@ def _python(checkout: Path, *arguments: str) -> str:
 
 
 def _show(other: Path, pairs: list[tuple[Costs, Costs]]) -> bool:
-    """Print it; True when a sum of both parts is dearer here."""
+    """Print the table; True if a sum of both parts costs more here."""
     load = os.getloadavg()[0]
     table = Table(title=f"seconds under {other} and here, {len(pairs)} pairs, 95 % intervals; load {load:.1f}")
     for name in ("look", "part", "seconds", "there", "here", "difference", ""):

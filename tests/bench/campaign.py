@@ -1,9 +1,9 @@
-"""Real runs on the cpu profile, of one proposer or of several beside each other: what they confirm, and how far that
-scatters.
+"""Real runs on the cpu profile, of one proposer or of several for comparison: the confirmed gains and their spread.
 
-One state folder a campaign, one campaign at a time, the same seeds for each proposer. Stopped, the same command goes on
-where it was; done, it prints the tables again. The held-out gain is that of the same confirming trials on text that no
-decision saw. The LLM that is asked is `scripted_llm`, which knows nothing: its edits are habits, its advice is chance.
+Each campaign has a state folder of its own; campaigns run one at a time, with the same seeds for each proposer. After
+an interruption the same command continues; when all are done, it prints the tables again. The held-out gain is that of
+the same confirming trials on text that no decision used. The LLM is `scripted_llm`, which knows nothing: its edits are
+habits, its advice is chance.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tests.doubles.ollama_server import OllamaDouble, listening
 from trainer.jobs import Outcome, profile_named
 
 PROFILE = "cpu"
-WIDTH = 120  # what the table needs, also where nobody looks at a terminal
+WIDTH = 120  # columns that the table needs, also without a terminal
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What one run came to; gains in bits per byte. `failed` is the share of experiments that failed when they ran,
-    `best` what it held after each (the baseline first), by the scores it walked by."""
+    """The result of one run; gains in bits per byte. `failed` is the share of experiments that failed when they ran,
+    `best` the incumbent's score after each experiment (the baseline first), by the scores on which the run decided."""
 
     baseline: float
     sigma: float
@@ -56,7 +56,7 @@ class Campaign:
 def run(
     folder: Path, campaigns: int, experiments: int, budget: float | None, proposers: Sequence[Mix], picture: Path | None
 ) -> None:
-    """Run what is left of the campaigns and print the tables."""
+    """Run the remaining campaigns and print the tables."""
     told: dict[Mix, list[Campaign]] = {}
     for proposer in proposers:
         for number in range(1, campaigns + 1):
@@ -90,7 +90,7 @@ def _run_night(state: State, number: int, experiments: int, budget: float | None
     with listening(llm), subprocess.Popen(argv) as night:
         try:
             code = night.wait()
-        except KeyboardInterrupt:  # the run got it too, and stops cleanly
+        except KeyboardInterrupt:  # the run received it, too, and stops cleanly
             code = night.wait()
     if code != 0:
         raise SystemExit(f"campaign {number} ended with {code}; the same command goes on from here")
@@ -161,7 +161,7 @@ def _print(told: list[Campaign], experiments: int, proposer: Mix) -> None:
 
 
 def _drawn(told: Mapping[Mix, Sequence[Campaign]]) -> bytes:
-    """A PNG: what each run held, as a share of its baseline."""
+    """Draw a PNG: the incumbent's score of each run, as a share of its baseline."""
     figure = Figure(figsize=(10, 5.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

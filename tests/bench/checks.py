@@ -1,7 +1,7 @@
-"""What a check says of broken and of harmless edits before they cost a trial, and how long it takes.
+"""The verdicts of dry runs on broken and on harmless edits before they cost a trial, and their times.
 
-Bar: nothing harmless is refused, and of the broken ones those that the table of `tests/subjects/broken.py` expects. A
-model of billions of parameters shows that the time is not the model's.
+Limit: no harmless edit is rejected, and of the broken ones those that the table of `tests/subjects/broken.py` expects.
+A model of billions of parameters shows that the time does not depend on the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HUGE = {"DEPTH": 24, "ASPECT_RATIO": 128}
 
 @dataclass(frozen=True)
 class Row:
-    """One train.py, and what may be said of it. `expected` is None where all but `fails` will do."""
+    """One train.py and its expected verdict. With `expected` None every verdict but `fails` is right."""
 
     kind: str
     name: str
@@ -45,7 +45,7 @@ class Row:
 
 
 def run() -> None:
-    """Print the table; exit 1 where one is not as expected."""
+    """Print the table; exit 1 if a verdict is not as expected."""
     console, ground = Console(width=WIDTH), Path(tempfile.mkdtemp(prefix="overnight-bench-", dir="/var/tmp"))
     table = Table(title="what a check says before the trial", box=None, pad_edge=False)
     for name in ("", "train.py", "verdict", "line", "s", "reason"):
@@ -83,7 +83,7 @@ def _rows() -> Iterator[Row]:
 
 
 def _places(folder: Path, row: Row) -> WorkerConfig:
-    """With data of the row's vocabulary; a check reads no more of it."""
+    """Return folders with data of the row's vocabulary, all that a dry run reads of the data."""
     found = re.search(r"^VOCAB_SIZE = (\d+)", row.files["prepare.py"], re.MULTILINE)
     vocab_size = int(found[1]) if found else profile_named(row.profile).vocab_size
     for name in ("data", "trials", "work"):

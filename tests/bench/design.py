@@ -1,4 +1,4 @@
-"""Which knob vectors are recorded: settled by a seed alone, so that a recording can go on tomorrow where it stopped.
+"""The recorded knob vectors: a seed alone determines them, so that an interrupted recording can continue.
 
 Blocks of 28 trials, each shuffled, so that any beginning is balanced: the start values themselves, one to three knobs
 moved over the whole of their ranges, all knobs near the start values, all knobs anywhere.
@@ -16,12 +16,12 @@ from tests.fixtures.range_shares import from_share, to_share
 
 REPEAT, FEW, NEAR, ANYWHERE = "repeat", "few", "near", "anywhere"
 BLOCK = (REPEAT,) * 1 + (FEW,) * 12 + (NEAR,) * 7 + (ANYWHERE,) * 8
-NEAR_SHARE = 0.25  # of a range, to either side
+NEAR_SHARE = 0.25  # of a range, in both directions
 
 
 @dataclass(frozen=True)
 class Point:
-    """One trial to be run."""
+    """One trial to run."""
 
     number: int
     design: str
@@ -30,7 +30,7 @@ class Point:
 
 
 def point(source: str, context: int, seed: int, number: int) -> Point:
-    """The `number`-th trial, from 0 on, of the design that `seed` settles."""
+    """Return the `number`-th trial, from 0 on, of the design of `seed`."""
     block = list(BLOCK)
     Random(f"{seed} block {number // len(BLOCK)}").shuffle(block)
     design = block[number % len(BLOCK)]
@@ -43,12 +43,12 @@ def point(source: str, context: int, seed: int, number: int) -> Point:
 
 
 def searched(source: str) -> dict[str, Knob]:
-    """The knobs that have a range."""
+    """Return the knobs that have a range."""
     return {name: knob for name, knob in read_knobs(source).items() if knob.range is not None}
 
 
 def start_values(knobs: dict[str, Knob]) -> dict[str, KnobValue]:
-    """What stands in the file; a tuple never has a range."""
+    """Return the values in the file; a tuple never has a range."""
     return {name: knob.value for name, knob in knobs.items() if not isinstance(knob.value, tuple)}
 
 
@@ -65,7 +65,7 @@ def _drawn(knobs: dict[str, Knob], design: str, chance: Random) -> dict[str, Kno
 
 
 def _moved(wanted: Range, value: KnobValue, design: str, chance: Random) -> KnobValue:
-    """A choice has no near values: half of the time it stays."""
+    """Return a moved value. A choice has no near values, so half of the time it stays."""
     if wanted.kind == "choice":
         return value if design == NEAR and chance.random() < 0.5 else chance.choice(wanted.choices)
     if design != NEAR:

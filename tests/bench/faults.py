@@ -1,7 +1,7 @@
-"""What small models and their servers do wrong, row by row, and what it costs: the run of test_faults.py.
+"""The faults of small models and their servers, row by row, and their costs: the run of test_faults.py.
 
-The run itself is trained by the scripted trainer. Whatever became a trial in it is then trained for real, twenty
-steps on the CPU with the real scoring, since only that shows a crash. Bar: below 5 % of the trials crash.
+The scripted trainer measures the run itself. Every trial of it is then trained for real, twenty steps on the CPU with
+the real scoring, because only that shows a crash. Limit: less than 5 % of the trials crash.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WIDTH, SAID_CHARACTERS = 150, 72
 
 
 def run() -> None:
-    """Print the tables; exit 1 where too many trials crash."""
+    """Print the tables; exit 1 if too many trials crash."""
     ground = Path(tempfile.mkdtemp(prefix="overnight-bench-", dir="/var/tmp"))
     try:
         console, state = Console(width=WIDTH), State(ground / "night")
@@ -78,7 +78,7 @@ def _rows(seen: Mapping[str, Seen]) -> Table:
 
 
 def _trained(state: State, ground: Path) -> Counter[tuple[EditFormat, bool]]:
-    """By the lane of a trial's first edit: did it run to its score?"""
+    """Train each trial; count by the edit format of its first edit whether it reached its score."""
     data = tiny_data(ground / "data")
     outcomes: Counter[tuple[EditFormat, bool]] = Counter()
     with JournalReader(state.journal) as history:

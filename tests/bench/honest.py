@@ -1,7 +1,8 @@
-"""Are honest models left alone? Each of tests/subjects/honest.py once as a whole trial with its replica, and several
-times through the real server of logits and the real scoring, with new questions each time and two nets of other seeds.
+"""Does the examination accept honest models? Each of tests/subjects/honest.py runs once as a whole trial with its
+replica, and several times through the real server of logits and the real scoring, with new questions each time and two
+seeds.
 
-Bar: no false alarm. The exit code is 1 if there is one.
+Limit: no false alarm. The exit code is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.run import QUESTIONS
 from trainer.trial.trial import run_trial
 
-PATIENT = replace(BUDGET, setup_s=300, scoring_s=300)  # a compiler takes its time
+PATIENT = replace(BUDGET, setup_s=300, scoring_s=300)  # a compiler needs time
 ROOMY = replace(CAPS, file_mib=1024)
 NETS = 2
 NOT_SHOWN = ("rows", "position")
@@ -39,7 +40,7 @@ NOT_SHOWN = ("rows", "position")
 
 @dataclass
 class Seen:
-    """What became of one model: how often it was examined, and the reason of each refusal."""
+    """The results of one model: its examinations, and the reason of each refusal."""
 
     name: str
     trials: int = 0
@@ -48,13 +49,14 @@ class Seen:
 
     @property
     def largest(self) -> dict[str, float]:
-        """Each number of its findings, the largest."""
+        """The largest value of each number in the model's findings."""
         found = [_numbers(asdict(look.finding)) for look in self.looks if look.finding is not None]
         return {name: max(each[name] for each in found) for name in (found[0] if found else ())}
 
 
 def run(looks: int, names: list[str], workers: int, *, trials: bool) -> None:
-    """Print the table; exit 1 if an honest model was refused. `names` chooses models; none is all of them."""
+    """Print the table; exit 1 if an honest model was refused. `names` chooses models; an empty list means all of
+    them."""
     unknown = set(names) - {model.name for model in HONEST_MODELS}
     if unknown:
         sys.exit(
@@ -76,7 +78,7 @@ def run(looks: int, names: list[str], workers: int, *, trials: bool) -> None:
 
 
 def _all_seen(models: list[Honest], ground: Path, looks: int, workers: int, trials: bool) -> list[Seen]:
-    """In processes of their own, which start again: what a script does to torch stays in one of them."""
+    """Examine the models in new processes, so that a script's changes of torch stay in one of them."""
     data = {vocab: tiny_data(ground / f"data-{vocab}", 64, vocab) for vocab in {model.vocab for model in models}}
     seen: dict[str, Seen] = {}
     with Progress(transient=True) as shown, ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -102,7 +104,7 @@ def _seen_of(model: Honest, folder: Path, data: Path, looks: int, trials: bool) 
 
 
 def _shares(looks: int) -> Iterator[int]:
-    """How many looks each net gets; none gets no looks."""
+    """Yield the number of examinations for each net; a net without any is left out."""
     for net in range(NETS):
         share = looks // NETS + (net < looks % NETS)
         if share:
@@ -122,7 +124,7 @@ def _whole_trial(model: Honest, folder: Path, data: Path) -> Seen:
 
 
 def _numbers(finding: dict[str, Any], above: str = "") -> dict[str, float]:
-    """The numbers of a finding that are shown, those of its parts too: a finding may change, this follows."""
+    """Return the shown numbers of a finding and of its parts; it also works when the fields of a finding change."""
     numbers = {}
     for name, value in finding.items():
         if isinstance(value, dict):
@@ -156,7 +158,7 @@ def _counts(seen: Seen) -> tuple[int, int, int]:
 
 
 def _in_words(seen: list[Seen]) -> str:
-    """How often, and how often at most: with no alarm in n, 95 % say below 3/n."""
+    """Return the rate of false alarms and its upper bound as text: without an alarm in n it is below 3/n with 95 %."""
     trials, looks, alarms = (sum(counts) for counts in zip(*map(_counts, seen), strict=True))
     n = trials + looks
     bound = 3 / n if not alarms else wilson(alarms, n)[1]

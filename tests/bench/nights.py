@@ -1,8 +1,9 @@
-"""Simulated runs: the real decision functions, driven as the loop drives them, in worlds whose truth is known.
+"""Simulated runs: the real decision functions, called as the loop calls them, in worlds whose truth is known.
 
-Scores are in s, the standard deviation of one code over seeds. A run is the walk, the claims at checkpoints, at jumps
-and at the end, the roll-backs, the incumbent measured again, and sigma pooled from every repeat; a test replays a run
-of the real loop and finds the same decisions. Not in it: failures, restarts, trials repeated for the machine's sake.
+Scores are in s, the standard deviation of one code over seeds. A run consists of the search, the claims at checkpoints,
+at jumps and at the end, the roll-backs, the incumbent's repeated measurements, and sigma pooled from every repeat; a
+test replays a run of the real loop and finds the same decisions. Not simulated: failures, restarts, trials repeated
+because of the machine.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from researcher.decision.rules import (
 from researcher.journal.records import CheckKind, Claim, ConfirmationVerdict, Decision
 from trainer.jobs import Outcome
 
-BASELINE = 500.0  # the untouched subject's true score; a bits per byte of 1.8 at a sigma of 0.0036
+BASELINE = 500.0  # the true score of the untouched subject: 1.8 bits per byte at a sigma of 0.0036
 BASELINE_REPEATS = 5
-TRIAL_HOURS = 330 / 3600  # of a GPU profile
-SIGMA_FLOOR = 0.5  # half of the truth, for a profile's floor is a guess, and one too high would flatter the claims
+TRIAL_HOURS = 330 / 3600  # of a trial of a GPU profile
+SIGMA_FLOOR = 0.5  # half of the true sigma: a profile's floor is a guess, and one too high would favour the claims
 LONGER_CODE = range(1, 21)  # lines that every second candidate adds
 
 
 @dataclass(frozen=True)
 class World:
-    """`gain` draws what a candidate is truly worth over its incumbent, `noise` what the n-th trial adds to a score."""
+    """`gain` draws a candidate's true gain over its incumbent; `noise` draws the noise in the score of the n-th
+    trial."""
 
     name: str
     gain: Callable[[Random], float]
@@ -45,7 +47,7 @@ class World:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposal: its true gain over the incumbent, and how many lines longer it is."""
+    """A proposal: its true gain over the incumbent, and the number of lines that it adds."""
 
     gain: float
     added_lines: int
@@ -53,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Told:
-    """What a run says in the morning, and how much of it is so. Gains are over the untouched subject.
+    """The result that a run reports, and its truth. Gains are over the untouched subject.
 
     A greedy run claims each of its keeps and the score of its head.
     """
@@ -68,7 +70,7 @@ class Told:
 
 @dataclass(eq=False)
 class Code:
-    """Kept code: its true score, every score measured, and the facts of its first, None for the baseline."""
+    """Kept code: its true score, every score measured, and the facts of its first score, None for the baseline."""
 
     truth: float
     scores: list[float]
@@ -76,7 +78,7 @@ class Code:
 
 
 class SimulatedNight:
-    """One run under a rule. `measure` gives the score of the next trial, of code with that true score."""
+    """One run under a rule. `measure` returns the score of the next trial, of code with that true score."""
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class SimulatedNight:
         self._sigma = self._repeat(*[self._baseline] * BASELINE_REPEATS)
 
     def run(self, experiments: int, propose: Callable[[], Candidate]) -> Told:
-        """All of it, to its end."""
+        """Simulate the run to its end."""
         for left in reversed(range(experiments)):
             self._try(propose())
             if self._rule is Rule.WALK:
@@ -138,7 +140,7 @@ class SimulatedNight:
             self._false_claims += self._rule is Rule.GREEDY and candidate.gain <= 0
 
     def _confirm(self, left: int) -> None:
-        """Whatever the rules ask for before the next proposal."""
+        """Do the confirmations that the rules demand before the next proposal."""
         while (due := next_confirmation(self._facts(left))) is not None:
             if due.kind is CheckKind.CLAIM:
                 self._claim()
@@ -175,7 +177,7 @@ class SimulatedNight:
             self._incumbent = base
 
     def _settled_claim(self, head: Code, base: Code) -> Claim:
-        """Fresh pairs in turn until there is a verdict; their scores are in sigma before it is used on them."""
+        """Measure fresh pairs until there is a verdict; sigma includes their scores before it is used on them."""
         pairs = CLAIM_PAIRS
         self._sigma = self._repeat(*[head, base] * pairs)
         while (claim := judge_claim(head.scores[-pairs:], base.scores[-pairs:], self._sigma)).verdict is None:
@@ -184,7 +186,7 @@ class SimulatedNight:
         return claim
 
     def _repeat(self, *codes: Code) -> float:
-        """Measure again, in this order. Returns sigma as it is then."""
+        """Measure the codes again, in this order. Returns sigma afterwards."""
         for code in codes:
             self._score(code)
             if code not in self._repeated:
@@ -198,7 +200,7 @@ class SimulatedNight:
 
 
 def simulate(world: World, rule: Rule, experiments: int, seed: str) -> Told:
-    """A run of a world. Seeds are texts, so that `repr` of what they stand for will do."""
+    """Simulate a run of a world. A seed is a text, so that the `repr` of its meaning can be used."""
     chance = Random(seed)
     trial = count()
     night = SimulatedNight(rule, lambda truth: truth + world.noise(chance, next(trial)))
@@ -214,7 +216,8 @@ def _none(_: Random) -> float:
 
 
 def _some(share: float, least: float, most: float, harm: float = 3.0) -> Callable[[Random], float]:
-    """A share of candidates is better by `least` to `most`, the others are worse by |N(0, harm)|."""
+    """Return a function that draws gains: a share of candidates is better by `least` to `most`, the others are worse by
+    |N(0, harm)|."""
 
     def gain(chance: Random) -> float:
         return chance.uniform(least, most) if chance.random() < share else -abs(chance.gauss(0, harm))
@@ -227,17 +230,17 @@ def _normal(chance: Random, _: int) -> float:
 
 
 def _heavy(chance: Random, _: int) -> float:
-    """Student's t with 3 degrees of freedom, scaled to the same standard deviation."""
+    """Draw Student's t with 3 degrees of freedom, scaled to the same standard deviation."""
     return chance.gauss() / math.sqrt(chance.gammavariate(1.5, 2))
 
 
 def _falling(chance: Random, trial: int) -> float:
-    """A machine that gets quieter all run: 2.4 s in 120 trials."""
+    """Draw the noise of a machine that gets quieter during the whole run: 2.4 s in 120 trials."""
     return chance.gauss() - 0.02 * trial
 
 
 def _swinging(chance: Random, trial: int) -> float:
-    """A machine whose load comes and goes: 3 s up and down every 40 trials."""
+    """Draw the noise of a machine whose load comes and goes: 3 s up and down every 40 trials."""
     return chance.gauss() + 1.5 * math.sin(2 * math.pi * trial / 40)
 
 

@@ -1,8 +1,8 @@
-"""What one trial of the default subject costs under the code of a checkout: `python one_trial.py CHECKOUT DATA LOOK`.
+"""The cost of one trial of the default subject under the code of a checkout: `python one_trial.py CHECKOUT DATA LOOK`.
 
-It is a script, started with the interpreter of that checkout, and imports all that is measured from there; so it keeps
-to what every state of the code has: `run_trial`, a spec, a result, and the name of the function that runs a replica.
-LOOK is `none` for a score that does not count, `plain` for one that is asked as usual, `jump` for a great gain. Prints
+The script runs under the interpreter of that checkout, and imports all measured code from there. Therefore it uses only
+names that every version of the code has: `run_trial`, a spec, a result, and the function that runs a replica. LOOK is
+`none` for a score that does not count, `plain` for the usual examination, `jump` for that of a great gain. It prints
 one line of JSON.
 """
 
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 4
-ROWS = 64  # fewer than in a real trial: what is measured are the questions about them
+ROWS = 64  # fewer than in a real trial, because only the questions about them are measured
 
 
 def seconds() -> tuple[float, float]:
-    """Of the wall, and of the processor: of this process and of all that it waited for, whole trees."""
+    """Return wall seconds, and processor seconds of this process and of all process trees for which it waited."""
     parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return time.monotonic(), sum(part.ru_utime + part.ru_stime for part in parts)
 
 
 def spec_of(data: Path, look: str) -> Any:
-    """A trial of a few steps, whose cost is in its start and its scoring."""
+    """Return a trial of a few steps, whose cost is in its start and its scoring."""
     from services.machine.subject import render_subject
     from trainer.jobs import Clock, Kind, TrialSpec, files_digest, profile_named
 
@@ -63,7 +63,7 @@ def spec_of(data: Path, look: str) -> Any:
 
 
 def main(checkout: str, data: Path, look: str) -> None:
-    """Run it, and print what it took."""
+    """Run the trial and print its costs."""
     sys.path.insert(0, checkout)
     from trainer.sandbox.paths import WorkerConfig
     from trainer.trial import run, trial

@@ -1,16 +1,17 @@
-"""Where the seconds of an experiment go, and whether the trainer waits for the LLM: a real local run with a scripted
-one for each latency, told from its journal.
+"""The seconds of each part of an experiment, and the trainer's wait for the LLM: a real local run with a scripted LLM
+for each latency, read from its journal.
 
-`proposing` is all from the end of what was measured before to the proposal's being there: the LLM's wait where there
-is one, refused answers, the optimiser's time, what is written after a decision. The first experiment counts, though no
-draft can be ready for it: the optimiser takes it. The duty cycle is timed training in the wall time from end to end;
-the fresh trials of a check between two experiments belong to neither. Of an experiment that failed or was measured more
-than once only the wait is told. Busy neighbours lengthen training as all else.
+`proposing` is the time from the end of the measurement before to the proposal: the wait for the LLM if there is one,
+refused answers, the optimiser's time, the writing after a decision. The first experiment counts, too, although no draft
+can be ready for it: the optimiser takes it. The duty cycle is the share of timed training in the wall time from end to
+end; the fresh trials of a confirmation between two experiments belong to neither. Of an experiment that failed or was
+measured more than once, only the wait is shown. Busy neighbours lengthen training as everything else.
 
-The reference fork, measured on this kind of machine with a 10 s budget: 5.5 to 7 s beside training, and all of the
-LLM's wait on top. Bars (medians): everything but timed training, scoring and proposing within 4 s; git + journal +
-queue + decision within 0.3 s; and where the budget is 10 and proposers take turns, which is judged: `proposing` within
-0.5 s, duty 0.65 at 15 s of latency. With `--proposer llm` nobody else proposes, so there the trainer waits by design.
+The reference fork, measured on this kind of machine with a 10 s budget: 5.5 to 7 s besides training, and all of the
+LLM's answer time on top. Limits (medians): everything but timed training, scoring and proposing within 4 s; git +
+journal + queue + decision within 0.3 s. With a budget of 10 and proposers in turn, these are enforced: `proposing`
+within 0.5 s, a duty cycle of 0.65 at 15 s of latency. With `--proposer llm` there is no other proposer, so the trainer
+waits by design.
 """
 
 from __future__ import annotations
@@ -39,19 +40,24 @@ from trainer.jobs import Outcome, TrialResult
 
 OVERHEAD_BAR_S, BOOKKEEPING_BAR_S = 4.0, 0.3
 WAIT_BAR_S, DUTY_BAR, DUTY_BAR_LATENCY_S = 0.5, 0.65, 15.0
-BUDGET = 10.0  # of the bars, and of what the fork was measured with
+BUDGET = 10.0  # seconds, for which the limits hold, and with which the fork was measured
 LATENCIES_S = (0.0, 5.0, 15.0)
 FORK_DUTY = {0.0: 0.54, 5.0: 0.46, 15.0: 0.32}
 BOOKKEEPING = ("git + journal", "queue", "pick-up", "decision + git")
 MEASURED_ON_PURPOSE = ("timed training", "scoring")
-NUDGED = ("MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "SCALAR_LR")  # in turn: a keep of one leaves drafts of others
+NUDGED = (
+    "MATRIX_LR",
+    "EMBEDDING_LR",
+    "UNEMBEDDING_LR",
+    "SCALAR_LR",
+)  # in turn: a keep of one does not touch drafts of the others
 WIDTH = 120
 
 
 @dataclass(frozen=True)
 class Night:
-    """What a run came to: `waits` of all its experiments, `parts` of those that ran at once. `refused` answers were
-    not measured."""
+    """The result of a run: `waits` in seconds of all its experiments, `parts` of those that ran at the first attempt.
+    `refused` answers were not measured."""
 
     latency_s: float
     by: Counter[ProposerName | None]
@@ -61,12 +67,12 @@ class Night:
 
     @property
     def duty(self) -> float:
-        """The median of the experiments."""
+        """The median duty cycle of the experiments."""
         return median(part["timed training"] / sum(part.values()) for part in self.parts)
 
 
 def run(experiments: int, budget: float, latencies_s: Sequence[float], mix: str) -> None:
-    """Do the runs and print the tables; exits with 1 where a bar is missed."""
+    """Do the runs and print the tables; exits with 1 if a limit is missed."""
     nights = []
     for latency_s in latencies_s:
         print(f"LLM latency {latency_s:g}: {experiments} experiments, proposer {mix}", flush=True)
@@ -107,7 +113,7 @@ def _run_night(folder: Path, experiments: int, budget: float, latency_s: float, 
 
 
 def told(history: JournalReader, latency_s: float) -> Night:
-    """A run with an LLM of that latency, from its journal."""
+    """Read the result of a run with an LLM of that latency from its journal."""
     rows = history.experiments()
     measured = [item for item in rows if item.was_measured]
     ends = [item.applied_at for item in rows if item.is_baseline or item.was_measured]
@@ -129,7 +135,7 @@ def told(history: JournalReader, latency_s: float) -> Night:
 
 
 def _parts(began: float, item: Experiment, trial: Trial, result: TrialResult) -> dict[str, float]:
-    """Seconds by part; they sum to the wall time from `began` to the experiment's end."""
+    """Return the seconds by part; they sum to the wall time from `began` to the experiment's end."""
     timing = result.timing
     assert timing is not None
     inside = {
@@ -195,7 +201,7 @@ def _print_duty(nights: Sequence[Night], budget: float, mix: str) -> None:
 
 
 def bars_missed(nights: Sequence[Night]) -> list[str]:
-    """Which of the judged bars, in words."""
+    """Return a message for each missed limit."""
     missed = [
         f"missed: the trainer waits {median(night.waits):.3f} s at {night.latency_s:g} s of latency, bar {WAIT_BAR_S} s"
         for night in nights

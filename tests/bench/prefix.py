@@ -1,7 +1,7 @@
-"""How much of each question of a run is what the one before began with: servers read only the rest again.
+"""The part of each prompt that equals the beginning of the one before: servers read only the rest again.
 
-A run is written down and never run: most is discarded, some kept, some crash, some answers cannot be used. The share
-of characters stands for that of tokens; what a server really kept of it is its own business.
+The journal of a run is written without running it: most experiments are discarded, some kept, some crash, some answers
+cannot be used. The share of characters stands for that of tokens; how much a server really reuses is not measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONG_COPIES = 9
 
 
 def run(experiments: int) -> None:
-    """Build the questions of a run on the shipped subject and on a long one, and print the table."""
+    """Build the prompts of a run on the shipped subject and on a long one, and print the table."""
     subject = Path(trainer.__file__).parent.joinpath("subject", "train.py").read_text(encoding="utf-8")
     table = Table(title=f"questions of {experiments} experiments, {ROOM} tokens of room", title_justify="left")
     for heading in ("train.py", "characters a question", "shared with the one before", "median", "between keeps"):
@@ -48,13 +48,13 @@ def run(experiments: int) -> None:
 
 
 def shared(before: str, after: str) -> float:
-    """The share of a question that is the beginning of the one before."""
+    """Return the share of a prompt that equals the beginning of the one before."""
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     return same / len(after)
 
 
 def questions(folder: Path, source: str, experiments: int) -> Iterator[tuple[str, bool]]:
-    """Each question of a run, and whether the experiment before it was kept."""
+    """Yield each prompt of a run, and whether the experiment before it was kept."""
     prompts, story = Prompts.read(), Story(folder)
     story.baseline(1.80, 1.82)
     for number in range(1, experiments + 1):

@@ -1,10 +1,10 @@
-"""Proposers against each other, in a world made of recorded trials.
+"""Compares proposers in a world made of recorded trials.
 
-Recorded are the trials of the table; the world between them is a model of it (tests/bench/table.py), with the noise
-that repeats of the start values had, or with another (`--sigma`): real runs of such trials had 0.010 to 0.014. Real
-are the proposers, what refuses a proposal, and the rule by which a candidate is kept. A run holds its incumbent, and
-what is compared is the incumbent's score without noise, in pairs of a seed. Bars: the optimiser beats uniform draws,
-the interval without zero; an adviser who knows nothing costs no more than the share of the moves that it makes.
+The trials of the table are recorded; the world between them is a model (tests/bench/table.py), with the noise of the
+repeated start values, or with another (`--sigma`): real runs of such trials had 0.010 to 0.014. Real are the proposers,
+the validation of a proposal, and the rule that keeps a candidate. The compared figure is the incumbent's score without
+noise, in pairs with the same seed. Limits: the optimiser beats uniform draws, with an interval that excludes zero; an
+adviser that knows nothing costs no more than its share of the moves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLOURS = ("#9aa5b1", "#0b7a5c", "#d97706", "#7c3aed")
 
 
 def interval(differences: Floats) -> tuple[float, float]:
-    """95 % of the means that other seeds, drawn from these, would have had."""
+    """Return the interval of 95 % of the means that other seeds, drawn from these, would have had."""
     chance = np.random.default_rng(0)
     means = differences[chance.integers(len(differences), size=(DRAWS, len(differences)))].mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
@@ -43,7 +43,7 @@ def interval(differences: Floats) -> tuple[float, float]:
 
 
 def run(file: Path | None, seeds: int, trials: int, sigma: float | None, picture: Path | None) -> None:
-    """Print what is known of the world, and the table; exits with 1 where a bar is missed."""
+    """Print the quality of the world, and the table; exits with 1 if a limit is missed."""
     recording = read(file or RECORDED)
     began_s = time.monotonic()
     world = World(recording, sigma)
@@ -61,7 +61,7 @@ def run(file: Path | None, seeds: int, trials: int, sigma: float | None, picture
         sys.exit(1)
 
 
-_worlds: list[World] = []  # of a process of the pool, to which it is sent once
+_worlds: list[World] = []  # in each process of the pool, to which the world is sent once
 
 
 def _enter(world: World) -> None:
@@ -126,7 +126,7 @@ def _spread(held: Floats) -> str:
 
 
 def _beyond_share(nights: Mapping[str, Sequence[Night]], trials: int) -> Floats:
-    """By how much the hybrid's gain exceeds what is left of the optimiser's without the adviser's share."""
+    """Return by how much the hybrid's gain exceeds the optimiser's gain without the adviser's share."""
     start = nights[OPTIMIZER][0].held[0]
     return (start - _held(nights[HYBRID], trials)) - (1 - ADVISED_SHARE) * (start - _held(nights[OPTIMIZER], trials))
 
@@ -153,7 +153,7 @@ def _missed(nights: Mapping[str, Sequence[Night]]) -> list[str]:
 
 
 def _drawn(nights: Mapping[str, Sequence[Night]], sigma: float) -> bytes:
-    """A PNG: the median of each proposer, and its middle half."""
+    """Draw a PNG: the median of each proposer, and its middle half."""
     figure = Figure(figsize=(10, 5.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

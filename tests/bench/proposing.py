@@ -1,7 +1,7 @@
-"""One simulated run of a proposer in a world: the real proposers, what refuses a proposal, and the rule that keeps.
+"""One simulated run of a proposer in a world: the real proposers, the real validation, and the rule that keeps.
 
-Not in it: claims, structural edits, an LLM. The luck of a trial hangs on the run's seed and on its knobs alone, so
-runs of one seed share it, whoever proposes.
+Not simulated: claims, structural edits, an LLM. The noise of a trial depends only on the run's seed and on its knobs,
+so all proposers share it in runs with the same seed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ADVISED_SHARE = 0.3
 
 
 class Moving(Protocol):
-    """Who proposes: as `researcher.optimizer.optimizer.Optimizer` does."""
+    """A proposer with the methods of `researcher.optimizer.optimizer.Optimizer`."""
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None: ...
 
@@ -37,7 +37,7 @@ class Moving(Protocol):
 
 
 class Uninformed:
-    """The optimiser; a share of its moves is taken over by an adviser who draws uniformly. It learns from all."""
+    """The optimiser, with a share of its moves made by an adviser that draws uniformly. It learns from all moves."""
 
     def __init__(self, *, seed: int, context: int) -> None:
         self._optimizer = Optimizer(seed=seed, context=context)
@@ -45,13 +45,13 @@ class Uninformed:
         self._chance = Random(seed)
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
-        """Both hear of everything."""
+        """Pass every result to both."""
         measured = list(fresh)
         for one in (self._optimizer, self._adviser):
             one.learn(measured, scores)
 
     def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
-        """One or the other's."""
+        """Return a proposal of one of the two."""
         return (self._adviser if self._chance.random() < ADVISED_SHARE else self._optimizer).propose(source, vet)
 
 
@@ -82,8 +82,8 @@ PROPOSERS: dict[str, Callable[[int, int], Moving]] = {
 
 @dataclass(frozen=True)
 class Night:
-    """What the run held after each trial (from 0, the start, on), which trials failed, seconds of all trials by the
-    model, and processor seconds that proposing really took."""
+    """The result of a run: the incumbent's score without noise after each trial (from 0, the start, on), which trials
+    failed, the seconds of all trials in the model, and the real processor seconds of proposing."""
 
     held: tuple[float, ...]
     failed: tuple[bool, ...]
@@ -105,7 +105,7 @@ class SimulatedNight:
         self._moving.learn([Measured(0, None, world.source)], self._scores)
 
     def run(self, trials: int) -> Night:
-        """All of it; one that finds nothing more to propose holds what it has."""
+        """Run all trials; a proposer without a further proposal keeps its incumbent."""
         held, failed, trials_s, proposing_s = [self._held()], [], 0.0, 0.0
         for number in range(1, trials + 1):
             began_s = time.process_time()
@@ -128,7 +128,7 @@ class SimulatedNight:
         return "its change was tried before" if is_banned(self._not_kept.get(candidate.change, [])) else None
 
     def _try(self, number: int, candidate: Candidate) -> bool:
-        """True when it failed."""
+        """Measure a candidate and decide; True if it failed."""
         values = _knobs(candidate.source)
         failed = self._world.truth(values) is None
         score = None if failed else self._measured(values, 0)

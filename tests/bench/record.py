@@ -1,7 +1,8 @@
 """Real trials of the `cpu` profile over the knobs of the default subject, through the trainer itself, one line each.
 
-Stopped, the same command goes on after the last line. What a candidate did wrong is a line too; what this machine did
-wrong ends the recording. The processor budget and the rows that score are fewer than a run's; the first line says so.
+After an interruption the same command continues after the last line. A candidate's failure is a line, too; an
+infrastructure failure ends the recording. The processor budget and the number of scored rows are smaller than a run's;
+the first line states them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DESIGN_SEED = 1
 
 
 def run(file: Path, data: Path, trials: int) -> None:
-    """Go on until `file` has that many trials."""
+    """Record until `file` has that many trials."""
     profile = recorded_profile()
     digest = str(json.loads((data / "manifest.json").read_text())["digest"])
     header = _header(profile, digest)
@@ -52,7 +53,7 @@ def run(file: Path, data: Path, trials: int) -> None:
 
 
 def recorded_profile() -> Profile:
-    """The profile with less of everything, so that hundreds of trials take an evening."""
+    """Return the profile with smaller numbers, so that hundreds of trials take an evening."""
     profile = profile_named(PROFILE).with_budget(BUDGET_S)
     return replace(
         profile, budget=replace(profile.budget, eval_rows=EVAL_ROWS, heldout_rows=HELDOUT_ROWS, unseen_rows=0)
@@ -74,7 +75,7 @@ def _header(profile: Profile, digest: str) -> dict[str, Any]:
 
 
 def _done(file: Path, header: dict[str, Any]) -> int:
-    """How many trials `file` has; begun if it has no line, and an unfinished last line is dropped."""
+    """Return the number of trials in `file`; begin an empty file, and drop an unfinished last line."""
     text = file.read_text() if file.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if not whole:

@@ -1,7 +1,7 @@
-"""Stored answers of models read again with today's code: at which step each fails, by model and lane.
+"""Reads stored answers of models again with the present code: at which step each fails, by model and edit format.
 
-An answer is applied to the incumbent of its time; that the same was tried before does not count. Beside it stands what
-the journal says ran and what crashed. Nothing is asked, trained or changed.
+An answer is applied to the incumbent of its time, and novelty is not tested. Beside it the table shows how many ran and
+crashed according to the journal. Nothing is asked, trained or changed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from services.machine.state import State
 from trainer.jobs import Outcome
 
 NO_LANE = "none"
-PASSED = {None: 3, AnswerStage.VALIDATE: 2, AnswerStage.APPLY: 1, AnswerStage.PARSE: 0}  # of the steps below
+PASSED = {None: 3, AnswerStage.VALIDATE: 2, AnswerStage.APPLY: 1, AnswerStage.PARSE: 0}  # number of the steps below
 
-# What is counted for a model and a lane; an answer that passes a step has passed those before it.
+# The counts of a model and an edit format; an answer that passes a step has passed those before it.
 STEPS = ("parse", "apply", "validate")
 COLUMNS = ("answers", *STEPS, "ran", "crashed")
 
@@ -60,7 +60,7 @@ def _read_again(history: JournalReader, item: Experiment, model: str, exchanges:
     counts: Counts = Counter()
     for exchange in exchanges:
         if not exchange.reply or exchange.abridged:
-            continue  # a server failed, or the answer is not whole here
+            continue  # a server failed, or the stored answer is not whole
         proposal, _ = parse_and_validate(exchange.reply, source, vet, cut=exchange.cut)
         for attempt in proposal.attempts:
             for lane in attempt.lanes or (NO_LANE,):

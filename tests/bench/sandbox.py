@@ -1,7 +1,7 @@
-"""What the sandbox around a candidate costs: its start, the end of a tree that respawns, floods of output; as ourselves
-and, where we are root, as another user.
+"""The cost of the sandbox around a candidate: its start, the end of a process tree that respawns, floods of output; as
+this user and, if this user is root, as another user.
 
-Bars: a start within 30 ms of a bare interpreter's (median, taken in turn), a tree gone within half a second.
+Limits: a start within 30 ms of a bare interpreter's (median, in turn), and a tree has ended within half a second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainer.sandbox.visible_paths import grants
 from trainer.trial.trial import run_trial
 
 START_BAR_MS, KILL_BAR_MS = 30, 500
-LINKS, SEEN = 75, 40  # of a tree; so many of them, which live for milliseconds, must be met before it is killed
+LINKS, SEEN = 75, 40  # processes of a tree that live for milliseconds, and how many must be alive when it is killed
 PROBE = "import sys; sys.path.insert(0, sys.argv[1]); from trainer.sandbox.selftest_probe import main; main()"
 FLOODS = {"none": {}, "lines": {"lines": 200}, "one line": {"line": 200}, "CR": {"bar": 200}}
 Row = tuple[str, str, str]
@@ -76,7 +76,7 @@ def _measured(ground: Path, user: User | None, repeats: int, kills: int) -> list
 
 
 def _starts(places: WorkerConfig, repeats: int) -> list[Row]:
-    """The probe with nothing to try, bare and in the whole sandbox, in turn; until it has ended."""
+    """Start the probe without any act, bare and in the whole sandbox, in turn; measure until it has ended."""
     folder = places.work / "start"
     bare = [sys.executable, "-s", "-P", "-c", PROBE, ROOT, "{}"]
     took: dict[str, list[float]] = {"bare": [], "launched": []}
@@ -121,7 +121,7 @@ def _probe(places: WorkerConfig, folder: Path) -> Launch:
 
 
 def _kills(places: WorkerConfig, kills: int) -> list[Row]:
-    """From the wish to stop to the guardian's word that nothing is left."""
+    """Measure from the wish to stop to the guardian's report that nothing is left."""
     source = (SUBJECTS / "respawns.py").read_text().replace("range(40)", f"range({LINKS})")
     told: list[float] = []
     over: list[float] = []
@@ -151,7 +151,7 @@ def _kills(places: WorkerConfig, kills: int) -> list[Row]:
 
 
 def _once_alive(alive: list[int]) -> Callable[[], bool]:
-    """Tells to stop as soon as the tree has grown, and notes how many there were."""
+    """Return a function that asks to stop as soon as the tree has grown, and notes the number of its processes."""
     stopped = False
 
     def preempted() -> bool:
@@ -165,7 +165,8 @@ def _once_alive(alive: list[int]) -> Callable[[], bool]:
 
 
 def _floods(places: WorkerConfig) -> list[Row]:
-    """Trials in a fork each, whose own processor seconds and peak memory are the sink's; against one that is silent."""
+    """Run each trial in a fork, whose processor seconds and peak memory are the log sink's; compare it with a silent
+    one."""
     source = (SUBJECTS / "floods_the_log.py").read_text()
     seen = {}
     for number, (name, printed) in enumerate(FLOODS.items()):
@@ -181,7 +182,7 @@ def _floods(places: WorkerConfig) -> list[Row]:
 
 
 def _in_a_fork(spec: TrialSpec, places: WorkerConfig) -> tuple[float, float, int, float]:
-    """Wall seconds, the fork's processor seconds, bytes kept, the fork's peak memory."""
+    """Return wall seconds, the fork's processor seconds, kept bytes, and the fork's peak memory in MiB."""
     reading, writing = os.pipe()
     if os.fork() == 0:
         result: TrialResult = run_trial(spec, places, lambda _: None, lambda: False)

@@ -1,10 +1,10 @@
-"""A thousand experiments without training: does the researcher's own work stay small and alike to the end.
+"""A thousand experiments without training: does the researcher's own work stay small and the same to the end?
 
 The loop, journal, git, queue and projections are real, on the default subject; the trainer answers at once and the
-proposals come from a script (or, asked for, from the real optimiser). A shared machine changes its speed by a third
-within a minute, so the last hundred run at the same time as the first hundred of another, new run. Bars: an
+proposals come from a script (or, as an option, from the real optimiser). A shared machine changes its speed by a third
+within a minute, so the last hundred run at the same time as the first hundred of another, new run. Limits: an
 experiment of the last hundred within 1.2 times one of those first, 60 processor seconds of the researcher and its git
-a thousand, memory and descriptors flat.
+for a thousand, memory and descriptors constant.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from tests.fixtures.servers import open_server
 from trainer.jobs import connect, profile_named
 
 GROWTH_BAR, PROCESSOR_BAR_S = 1.2, 60.0
-WIDTH = 100  # what the table needs, also where nobody looks at a terminal
+WIDTH = 100  # columns that the table needs, also without a terminal
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the researcher used until this many proposals; `git_mib` is its git processes' memory.
+    """The researcher's use until this many proposals; `git_mib` is the memory of its git processes.
 
-    `fixed_work_s` are the processor seconds of a fixed piece of work: it tells a busy machine from a slow researcher.
+    `fixed_work_s` are the processor seconds of a fixed piece of work, which distinguish a busy machine from a slow
+    researcher.
     """
 
     proposals: int
@@ -78,7 +79,7 @@ def _set_up(folder: Path, server: RedisServer) -> None:
 
 
 def _run_night(folder: Path, server: RedisServer, done: int, experiments: int, real: bool) -> list[Reading]:
-    """Go on from so many experiments to so many; what was read on the way."""
+    """Continue from `done` to `experiments` experiments; return the readings."""
     password, readings = folder / "password", folder / f"readings-{done}"
     trainer = ["-m", "tests.doubles.scripted_trainer", "--redis", server.url, "--password-file", str(password)]
     researcher = ["-m", "tests.bench.scripted_researcher", str(readings), str(done), *(["--real"] if real else [])]
@@ -129,7 +130,7 @@ def _row(name: str, before: Reading, reading: Reading) -> list[str]:
 
 
 def _each(before: Reading, after: Reading) -> tuple[float, float]:
-    """Wall and processor seconds an experiment."""
+    """Return wall and processor seconds for each experiment."""
     count = after.proposals - before.proposals
     return (after.at - before.at) / count, (after.processor_s - before.processor_s) / count
 

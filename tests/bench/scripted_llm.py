@@ -1,6 +1,6 @@
-"""An LLM that knows nothing, for real nights: its edits are moves by habit, its advice is a uniform draw of the knobs.
+"""An LLM that knows nothing, for real runs: its edits are habitual moves, its advice is a uniform draw of the knobs.
 
-It reads no more than the code in the question. It speaks of what an uninformed answer costs, not of any model.
+It reads only the code in the question. It shows the cost of an uninformed answer, and nothing about any model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CODE = re.compile(r"^(`{3,})python\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
 
 class ScriptedLlm:
-    """Called with each question, as `OllamaDouble` does it; `context` is the row length in tokens."""
+    """A script for `OllamaDouble`, which calls it with each question; `context` is the row length in tokens."""
 
     def __init__(self, seed: int, context: int, latency_s: float = 0.0) -> None:
         self._editor = ScriptedMoves(seed=seed, context=context)
@@ -28,7 +28,7 @@ class ScriptedLlm:
         self._given: list[dict[str, Any]] = []
 
     def __call__(self, question: dict[str, Any]) -> Turn:
-        """A move that it has not given before, where it finds one."""
+        """Return a move that was not given before, if there is one."""
         code = next((found[2] for text in _texts(question) if (found := _CODE.search(text))), "")
         who = self._adviser if "format" in question else self._editor
         try:

@@ -1,6 +1,6 @@
-"""Moves of knobs as people and models make them by habit, for a proposer that asks nobody and learns nothing.
+"""Habitual moves of knobs, as users and models make them, for a proposer that asks no LLM and learns nothing.
 
-It speaks of how a fixed list fares, not of any model.
+It shows the result of a fixed list, and nothing about any model.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MOVES: Sequence[Move] = (
 
 
 class ScriptedMoves:
-    """The list in an order that `seed` settles, again and again from wherever the incumbent stands."""
+    """The list in the order of `seed`, again and again, always from the present incumbent."""
 
     def __init__(self, *, seed: int, context: int) -> None:
         self._moves = list(MOVES)
@@ -58,10 +58,10 @@ class ScriptedMoves:
         self._next = 0
 
     def learn(self, fresh: Iterable[Measured], scores: Mapping[int, Sequence[float]]) -> None:
-        """Nothing is learned."""
+        """Learn nothing."""
 
     def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
-        """What `vet` makes of the next move that it lets pass. Raises Rejected when there is none in the whole list."""
+        """Return the result of `vet` for the next move that passes it. Raises Rejected if no move of the list does."""
         values, ranges = values_and_ranges(source)
         for _ in self._moves:
             name, move = self._moves[self._next % len(self._moves)]

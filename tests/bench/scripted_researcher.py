@@ -1,9 +1,9 @@
 """The researcher as a process whose optimiser reads a script: every tenth proposal is truly better, no other is.
 
-So a thousand experiments are alike: keeps and claims come at the same pace from the first to the last. The rest is the
-real thing: loop, journal, git, queue, projections. Takes a reading before each hundredth proposal and at the end.
-`python -m tests.bench.scripted_researcher READINGS DONE [--real]`: DONE proposals were made before; `--real` has the
-real optimiser propose.
+So a thousand experiments are alike: keeps and claims come at the same pace from the first to the last. Everything else
+is real: loop, journal, git, queue, projections. It takes a reading before each hundredth proposal and at the end.
+`python -m tests.bench.scripted_researcher READINGS DONE [--real]`: DONE proposals were made before; with `--real` the
+real optimiser proposes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STEP = 0.02  # ten times the scripted trainer's noise
 
 
 class Readings:
-    """Lines of JSON: what this process and its children used up to a number of proposals."""
+    """Lines of JSON: the resources that this process and its children used up to a number of proposals."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,14 +40,14 @@ class Readings:
         self._reading_s = self._reading_processor_s = 0.0
 
     def count(self) -> int:
-        """One more proposal is asked for. Returns how many were before it."""
+        """Count one more proposal. Returns the number before it."""
         if self._proposals % READ_EVERY == 0:
             self.take()
         self._proposals += 1
         return self._proposals - 1
 
     def take(self) -> None:
-        """Read now, and time a fixed piece of work; neither is counted."""
+        """Take a reading, and time a fixed piece of work; neither is counted."""
         tree, began = tree_usage(os.getpid()), time.monotonic()
         fixed_work_s = machine_speed.processor_s()
         reading = {
@@ -66,7 +66,7 @@ class Readings:
 
 
 class ScriptedOptimizer:
-    """Moves LEVEL by the script, never to where it was before."""
+    """Moves LEVEL by the script, never to an earlier value."""
 
     name = ProposerName.OPTIMIZER
 
@@ -74,10 +74,10 @@ class ScriptedOptimizer:
         self._readings, self._done = readings, done
 
     def learn(self, *_: object) -> None:
-        """It knows already."""
+        """Learn nothing."""
 
     def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
-        """The next line of the script."""
+        """Return the next line of the script."""
         number = self._done + self._readings.count() + 1
         level = START_LEVEL - STEP * (number // BETTER_EVERY)
         if number % BETTER_EVERY:
@@ -87,18 +87,18 @@ class ScriptedOptimizer:
 
 
 class ReadOptimizer(Optimizer):
-    """The real one, read as often."""
+    """The real optimiser, with the same readings."""
 
     readings: Readings
 
     def propose(self, source: str, vet: Callable[[Proposal], Vetted]) -> Vetted:
-        """As it would."""
+        """Count the proposal, and propose as the real optimiser."""
         self.readings.count()
         return super().propose(source, vet)
 
 
 def main() -> int:
-    """The researcher's own `main`, with another optimiser."""
+    """Run the researcher's own `main` with another optimiser."""
     readings = Readings(Path(sys.argv[1]))
     if "--real" in sys.argv:
         ReadOptimizer.readings = readings

@@ -1,8 +1,9 @@
-"""The recorded trials, and a world made of them: what any knob vector would score, and how long its trial would take.
+"""The recorded trials, and a world made of them: the score of any knob vector, and the duration of its trial.
 
-Recorded is the table; between its points the world is a model of it, a Gaussian process with a length for each feature,
-fitted to the likelihood. Its features are what the subject makes of the knobs, so knobs that make the same model score
-the same. How well it foresees trials that it has not seen is printed beside everything that is told of it.
+The trials of the table are recorded. Between them the world is a model, a Gaussian process with a length for each
+feature, fitted to the likelihood. Its features are the properties of the model that the subject builds from the knobs,
+so knobs that build the same model get the same score. The bench prints how well the model predicts trials that it has
+not seen.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from trainer.jobs import Outcome, profile_named
 
 RECORDED = Path(__file__).parent / "recorded" / "cpu-trials.jsonl.xz"
 FOLDS = 5
-LIKELIHOODS = 700  # that a fit may look at
-NEIGHBOURS = 5  # of what the model is compared with
+LIKELIHOODS = 700  # most evaluations of the likelihood in a fit
+NEIGHBOURS = 5  # trials in the mean with which the model is compared
 Floats = npt.NDArray[np.float64]
 
 
@@ -46,14 +47,14 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Recording:
-    """All of them, and the settings under which they ran."""
+    """All recorded trials, and the settings under which they ran."""
 
     header: dict[str, Any]
     trials: tuple[Recorded, ...]
 
     @property
     def scored(self) -> tuple[Recorded, ...]:
-        """Those that came to a score."""
+        """The trials with a score."""
         return tuple(trial for trial in self.trials if trial.score is not None)
 
     @property
@@ -64,12 +65,12 @@ class Recording:
 
     @property
     def failed_share(self) -> float:
-        """Of all of them."""
+        """The share of failed trials."""
         return 1 - len(self.scored) / len(self.trials)
 
 
 def read(file: Path = RECORDED) -> Recording:
-    """The lines of `scripts/bench record`, packed or not; an unfinished last line is no trial."""
+    """Read the lines of `scripts/bench record`, packed or not; an unfinished last line is ignored."""
     text = lzma.decompress(file.read_bytes()).decode() if file.suffix == ".xz" else file.read_text()
     header, *trials = [json.loads(line) for line in text[: text.rfind("\n")].splitlines()]
     return Recording(header, tuple(map(_recorded, trials)))
@@ -81,8 +82,9 @@ def _recorded(line: dict[str, Any]) -> Recorded:
 
 @dataclass(frozen=True)
 class Fit:
-    """How well trials are foreseen that the model has not seen: correlations of ranks, of all and of the better half,
-    where a search soon is; the same for the mean of the nearest; how far off in the better half; failures called."""
+    """How well the model predicts trials that it has not seen: rank correlations, of all and of the better half, which
+    a search soon reaches; the same for the mean of the nearest trials; the error in the better half; the predicted
+    failures."""
 
     ranks: float
     better_ranks: float
@@ -94,9 +96,9 @@ class Fit:
 
 
 class World:
-    """What any knob vector would score without noise, whether it would fail, how long its trial would take.
+    """The score of any knob vector without noise, whether it would fail, and the duration of its trial.
 
-    `sigma` is that of a run's scores: the recording's, if nobody asks for another.
+    `sigma` is the noise of a run's scores: by default that of the recording.
     """
 
     def __init__(self, recording: Recording, sigma: float | None = None) -> None:
@@ -112,23 +114,23 @@ class World:
         self._wall = Surface.fitted(self._all, np.log([trial.wall_s for trial in recording.trials]))
 
     def truth(self, values: Mapping[str, KnobValue]) -> float | None:
-        """The score that is expected, None where the trial is expected to fail."""
+        """Return the expected score, None if the trial is expected to fail."""
         at = self._features.of(values)[None, :]
         if self._failure is not None and self._failure.at(at)[0] > 0.5:
             return None
         return float(_straight(self._score.at(at))[0])
 
     def wall_s(self, values: Mapping[str, KnobValue]) -> float:
-        """Seconds of the trial, scoring included, as far as this machine was like the recording one."""
+        """Return the seconds of the trial, scoring included, on the machine of the recording."""
         return math.exp(self._wall.at(self._features.of(values)[None, :])[0])
 
     def lengths(self) -> dict[str, float]:
-        """Of each feature in the model of the scores, the shortest first: those matter most."""
+        """Return the length of each feature in the model of the scores, the shortest first: those matter most."""
         found = zip(self._features.names, np.exp(self._score.settings), strict=False)
         return dict(sorted(((name, float(length)) for name, length in found), key=lambda each: each[1]))
 
     def fit(self, recording: Recording) -> Fit:
-        """By trials left out, a fifth at a time, everything fitted again without them."""
+        """Leave out a fifth of the trials at a time, and fit everything again without them."""
         scores, failed = _scores(recording.scored), _failed(recording.trials)
         foreseen = _straight(_left_out(self._scores, _bent(scores), lambda *known: Surface.fitted(*known).at))
         nearest = _left_out(self._scores, scores, _nearest)
@@ -149,7 +151,7 @@ class World:
 
 
 class Features:
-    """What the subject makes of a knob vector, each from 0 to 1 or near it."""
+    """The features of a knob vector, each from 0 to 1 or near it."""
 
     def __init__(self, vocab: int, knobs: Mapping[str, Knob]) -> None:
         self._vocab = vocab
@@ -158,11 +160,11 @@ class Features:
 
     @property
     def names(self) -> list[str]:
-        """In the order of `of`."""
+        """The names in the order of `of`."""
         return [*self._ranges, "width", "short layers", "work a step"]
 
     def of(self, values: Mapping[str, KnobValue]) -> Floats:
-        """One row of features."""
+        """Return one row of features."""
         depth, head, ratio = (int(values[name]) for name in ("DEPTH", "HEAD_DIM", "ASPECT_RATIO"))
         width = math.ceil(depth * ratio / head) * head
         pattern = str(values["WINDOW_PATTERN"])
@@ -184,7 +186,7 @@ class Surface:
 
     @classmethod
     def fitted(cls, points: Floats, values: Floats, settings: Floats | None = None) -> Surface:
-        """By the likelihood of `values`, unless the settings (logarithms: lengths, noise) are known."""
+        """Fit the process to the likelihood of `values`, unless the settings (logarithms: lengths, noise) are given."""
         mean, scale = float(values.mean()), float(values.std())
         normal = (values - mean) / scale
         if settings is None:
@@ -193,7 +195,7 @@ class Surface:
         return cls(points, weights, mean, scale, settings)
 
     def at(self, points: Floats) -> Floats:
-        """What is expected there."""
+        """Return the expected values at `points`."""
         found: Floats = self.mean + self.scale * (_kernel(points, self.points, self.settings) @ self.weights)
         return found
 
@@ -218,7 +220,8 @@ def _likeliest(points: Floats, normal: Floats) -> Floats:
 
 
 def _unlikeliness(points: Floats, normal: Floats, settings: Floats) -> float:
-    """The negative logarithm of the likelihood, and a prior by which a feature counts little until it is seen to."""
+    """Return the negative logarithm of the likelihood, with a prior by which a feature counts little without
+    evidence."""
     root = np.linalg.cholesky(_covariance(points, settings))
     rest = np.linalg.solve(root, normal)
     prior = 0.5 * float(np.sum(((settings[:-1] - math.log(3)) / 1.0) ** 2))
@@ -249,7 +252,7 @@ def _failed(trials: Sequence[Recorded]) -> Floats:
 
 
 def _bent(scores: Floats) -> Floats:
-    """Good scores lie close together and bad ones far apart, which one length for all cannot follow."""
+    """Transform scores: good ones lie close together and bad ones far apart, which one length for all cannot follow."""
     found: Floats = -1 / scores**2
     return found
 
@@ -260,7 +263,7 @@ def _straight(bent: Floats) -> Floats:
 
 
 def _left_out(points: Floats, values: Floats, learn: Callable[[Floats, Floats], Callable[[Floats], Floats]]) -> Floats:
-    """What is foreseen of each fifth by what was learned from the others."""
+    """Predict each fifth by a model learned from the others."""
     fold = np.random.default_rng(0).permutation(len(values)) % FOLDS
     found = np.zeros_like(values)
     for one in range(FOLDS):
@@ -269,7 +272,7 @@ def _left_out(points: Floats, values: Floats, learn: Callable[[Floats, Floats], 
 
 
 def _nearest(points: Floats, values: Floats) -> Callable[[Floats], Floats]:
-    """What needs no model: the mean of the nearest."""
+    """Return a predictor without a model: the mean of the nearest trials."""
 
     def at(asked: Floats) -> Floats:
         far = np.abs(asked[:, None] - points[None]).sum(2)

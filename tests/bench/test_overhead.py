@@ -1,4 +1,4 @@
-"""`scripts/bench overhead`: what counts as the trainer's wait, and when a bar is missed."""
+"""`scripts/bench overhead`: which time counts as the trainer's wait, and when a limit is missed."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is recorded for `scripts/bench proposers`, and what is made of it."""
+"""The recording for `scripts/bench proposers`, and the world made of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_block_of_the_design_has_each_kind_in_its_share_and_only_values_th
 
 
 def lines(count: int) -> list[str]:
-    """A recording without trials' real scores: a deep model is worse, and fails where it is deepest."""
+    """Return a recording without real scores: a deep model is worse, and the deepest fails."""
     told = [json.dumps({"profile": PROFILE.name, "budget": asdict(PROFILE.budget)})]
     for number in range(count):
         each = asdict(point(SOURCE, PROFILE.context, 1, number))

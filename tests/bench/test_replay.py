@@ -1,4 +1,4 @@
-"""Stored answers are read again with today's code, and what the journal says became of them stands beside it."""
+"""The replay reads stored answers again with the present code, and shows their results from the journal beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benches of trust conclude from their figures."""
+"""The conclusions that the benches of trust draw from their figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fixtures.examined import Look
 
 
 def pairs(differences: list[float]) -> list[tuple[Costs, Costs]]:
-    """Costs of two checkouts, of which the second is dearer by so many seconds."""
+    """Return the costs of two checkouts, of which the second needs so many seconds more."""
     return [({("plain", "both", "wall"): 5.0}, {("plain", "both", "wall"): 5.0 + more}) for more in differences]
 
 

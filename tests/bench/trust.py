@@ -1,8 +1,8 @@
-"""What it costs not to believe a candidate's own number, and what the closer look finds of one that looks ahead.
+"""The cost of not trusting a candidate's own number, and how often an examination catches a look-ahead.
 
-Three tables: scoring through the sandbox against the subject's own `evaluate_bpb` in its process, taken in turn (bar:
-1.5 times the wall seconds); what rows asked again and a replica add to a trial; and how often a model that looks one
-token ahead at a share of its positions is caught, beside 1-(1-p)^n: what draws that favour no position would find.
+Three tables: scoring through the sandbox against the subject's own `evaluate_bpb` in its process, in turn (limit: 1.5
+times the wall seconds); the time that repeated rows and a replica add to a trial; and how often a model that looks one
+token ahead at a share of its positions is caught, beside 1-(1-p)^n, the rate of draws that favour no position.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Model = Callable[[Tokens], Logits]
 
 @dataclass(frozen=True)
 class Ground:
-    """Prepared data of the profile, and room for trials."""
+    """Prepared data of the profile, and folders for trials."""
 
     profile: Profile
     places: WorkerConfig
@@ -116,7 +116,8 @@ def run(data: Path | None, *, quick: bool) -> None:
 
 @dataclass
 class Spent:
-    """Seconds of one scoring: of the wall, of the candidate's processor, of the trainer's, and two parts of that."""
+    """Seconds of one scoring: wall seconds, processor seconds of the candidate and of the trainer, and two parts of the
+    latter."""
 
     wall: float = 0.0
     candidate: float = 0.0
@@ -154,7 +155,7 @@ def _line(table: Table, name: str, values: list[float], bar: str = "") -> None:
 
 
 def _scored(ground: Ground, number: int) -> Spent:
-    """The real sandbox and the real exchange; the trainer's part is this process's."""
+    """Score once with the real sandbox and the real exchange; this process is the trainer."""
     spent = Spent()
     weights_fd = syscalls.growing_memory("weights")
     spec = ground.spec(f"b-1-t{number + 2}-a0", Kind.FIRST, 1.0)
@@ -173,7 +174,7 @@ def _scored(ground: Ground, number: int) -> Spent:
 
 @contextmanager
 def _told(spent: Spent) -> Iterator[None]:
-    """Notes what this process spends from the first question to the last answer."""
+    """Record the seconds that this process spends from the first question to the last answer."""
     began = 0.0
     begin, served = Scoring.begin, Scoring.served
 
@@ -207,7 +208,7 @@ def _told(spent: Spent) -> Iterator[None]:
 
 
 def _by_itself(ground: Ground, number: int) -> tuple[float, float]:
-    """Wall and processor seconds of `evaluate_bpb` by hand, on as many rows and threads."""
+    """Return wall and processor seconds of `evaluate_bpb` outside of a trial, on as many rows and threads."""
     folder = ground.places.trials / f"by-itself-{number}"
     folder.mkdir()
     for name, text in ground.spec("b-1-t1-a0", Kind.FIRST, 1.0).files.items():
@@ -223,7 +224,7 @@ def _by_itself(ground: Ground, number: int) -> tuple[float, float]:
 
 
 def _cost_table(ground: Ground, progress: Progress, rows: int) -> Table:
-    """Trials of one second of training; what comes after it is as long as in a whole one."""
+    """Run trials with one second of training; the part after it is as long as in a whole trial."""
     kinds = {
         "neither that nor the held-out rows": ("t2", Kind.FIRST, None),
         f"{QUESTIONS} asked again, and a replica": ("t0", Kind.MANUAL, None),
@@ -249,7 +250,7 @@ def _cost_table(ground: Ground, progress: Progress, rows: int) -> Table:
 
 
 def _seconds(ground: Ground, spec: TrialSpec) -> tuple[float, float]:
-    """Wall seconds of a trial's scoring, and of all else."""
+    """Return wall seconds of a trial's scoring, and of its other parts."""
     result: TrialResult = run_trial(spec, ground.places, lambda _: None, lambda: False)
     assert result.timing is not None, result.reason
     assert result.timing.scoring_s is not None, result.reason
@@ -286,7 +287,7 @@ def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Tabl
 
 
 def _examined(model: Model, count: int, context: int, seed: int) -> CausalityFinding:
-    """As a trial does it, on text that is drawn again."""
+    """Examine a model as a trial does, on text that is drawn again."""
     random = np.random.default_rng(seed)
     rows = random.integers(0, VOCAB, (256, context + 1)).astype(np.uint16)
     donors = random.integers(0, VOCAB, (64, context + 1)).astype(np.uint16)
@@ -305,14 +306,14 @@ def _examined(model: Model, count: int, context: int, seed: int) -> CausalityFin
 
 
 def chosen(tokens: Tokens, share: float) -> npt.NDArray[np.bool_]:
-    """A share of all positions, told from the tokens up to each, so that it is the same when asked again."""
+    """Choose a share of all positions by the tokens up to each, so that a repeated question gets the same choice."""
     weights = np.random.default_rng(7).integers(1, 2**40, tokens.shape[1])
     mixed = ((tokens + 1) * weights).cumsum(axis=1) * 2654435761 % 2**32
     return (mixed >> 8) % 100_000 < share * 100_000
 
 
 def peeks(share: float) -> Model:
-    """Logits that raise the next token."""
+    """Return a model whose logits raise the next token at a share of the positions."""
 
     def model(tokens: Tokens) -> Logits:
         logits = np.zeros((*tokens.shape, VOCAB), dtype=np.float32)
@@ -324,7 +325,7 @@ def peeks(share: float) -> Model:
 
 
 def torch_peeks(share: float) -> Model:
-    """Two layers of attention; what is chosen gets the next token's embedding beside its own."""
+    """Return a model with two layers of attention; chosen positions get the next token's embedding beside their own."""
     import torch
 
     torch.set_num_threads(1)
@@ -350,7 +351,7 @@ def torch_peeks(share: float) -> Model:
 
 
 def wilson(found: int, repeats: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
+    """Return the 95 % interval of a share."""
     share, spread = found / repeats, Z**2 / repeats
     middle = share + spread / 2
     reach = Z * math.sqrt(share * (1 - share) / repeats + spread / (4 * repeats))

@@ -1,10 +1,11 @@
-"""A real run that goes wrong again and again, with nobody there: what is left of it in the morning.
+"""A real run with many failures and without any user: what is left of it at the end?
 
-Real are torch, the trainer and its sandbox, git, RQ, the server and the supervisor of local mode; scripted is the LLM.
-Its answers are cut off, unreadable, not Python, out of range, code that crashes or trains to NaN; its server breaks,
-falls silent, is away for a time. Trainer, candidate and researcher are killed with SIGKILL in turn in the first half;
-the second is left alone but for the LLM, so that growth would show. Bars: a coherent history, a confirmed gain or none
-told; memory and seconds of the last quarter within 1.2 times those of the quarter before, two more open files at most.
+Real are torch, the trainer and its sandbox, git, RQ, the server and the supervisor of local mode; only the LLM is a
+script. Its answers are cut off, unreadable, not Python, out of range, code that crashes or trains to NaN; its server
+breaks, hangs, or is missing for a time. In the first half, trainer, candidate and researcher are killed with SIGKILL in
+turn. In the second half only the LLM fails, so that growth would show. Limits: a coherent history, a confirmed gain or
+none reported; memory and seconds of the last quarter within 1.2 times those of the quarter before, two more open files
+at most.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from trainer.sandbox.procfs import process_table
 PROFILE = "cpu"
 GROWTH_BAR, DESCRIPTORS_BAR = 1.2, 2
 LOOK_EVERY_S = 1.0
-KILLED_EVERY, KILLED_UNTIL = 7, 0.5  # experiments, and the share of the run
+KILLED_EVERY, KILLED_UNTIL = 7, 0.5  # a kill every 7 experiments, in this share of the run
 AWAY = range(30, 36)  # experiments during which no LLM answers
 ROLES = {"researcher": "-m researcher", "trainer": "-m trainer", "server": "-server 127.0.0.1"}
 VICTIMS = ("trainer", "candidate", "researcher")
@@ -71,7 +72,7 @@ FAULTS: tuple[Turn, ...] = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What a part of the run held when so many experiments were measured."""
+    """The resources of one process of the run when so many experiments were measured."""
 
     role: str
     experiments: int
@@ -87,7 +88,7 @@ class FaultyLlm:
         self._asked = 0
 
     def __call__(self, question: dict[str, Any]) -> Turn:
-        """The next one."""
+        """Return the next answer."""
         self._asked += 1
         if self._asked % 2:
             return self._llm(question)
@@ -100,7 +101,7 @@ class FaultyLlm:
 
 
 def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> None:
-    """Do the run, print what became of it; exits with 1 where a bar is missed."""
+    """Do the run and print its result; exits with 1 if a limit is missed."""
     state = State(folder.resolve())
     profile, killed, readings = profile_named(PROFILE), Counter[str](), list[Reading]()
     with ExitStack() as at_the_end:
@@ -131,7 +132,7 @@ def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> 
 
 
 class Server:
-    """The LLM's server, which can be away; its address stays."""
+    """The LLM's server, which can be missing; its address stays."""
 
     def __init__(self, script: Callable[[dict[str, Any]], Turn]) -> None:
         self._script = script
@@ -141,7 +142,7 @@ class Server:
         self.url, self._port, self._is_there = double.url, double.server_address[1], True
 
     def be_there(self, wanted: bool) -> None:
-        """Or not."""
+        """Start or stop the server."""
         if wanted and not self._is_there:
             self._open.enter_context(listening(OllamaDouble(self._script, port=self._port)))
         elif not wanted:
@@ -168,12 +169,13 @@ def _measured(state: State) -> int:
     try:
         with JournalReader(state.journal) as history:
             return history.measured_count()
-    except JournalError:  # not made yet
+    except JournalError:  # the journal does not exist yet
         return 0
 
 
 def _parts(root: int) -> dict[str, int]:
-    """The pids of the parts of a run, and of a candidate that trains: the trainer forks, the guardian is below it."""
+    """Return the pids of the run's processes and of a candidate that trains: the trainer forks, the guardian is below
+    the fork."""
     table = process_table()
 
     def below(parents: Collection[int], words: str = "") -> list[int]:
@@ -187,12 +189,12 @@ def _parts(root: int) -> dict[str, int]:
 def _words(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:  # ended meanwhile
+    except OSError:  # the process ended meanwhile
         return ""
 
 
 def _kill_when_due(root: int, measured: int, experiments: int, killed: Counter[str]) -> None:
-    """One of the victims in turn, each time that some more experiments are measured."""
+    """Kill one of the victims in turn, each time that `KILLED_EVERY` more experiments are measured."""
     due = measured // KILLED_EVERY
     if measured > KILLED_UNTIL * experiments or killed.total() >= due:
         return
@@ -208,7 +210,7 @@ def _read(root: int, measured: int) -> list[Reading]:
     table, found = process_table(), []
     for role, pid in _parts(root).items():
         if role in ROLES and pid in table:
-            with contextlib.suppress(OSError):  # ended meanwhile
+            with contextlib.suppress(OSError):  # the process ended meanwhile
                 descriptors = len(os.listdir(f"/proc/{pid}/fd"))
                 found.append(Reading(role, measured, table[pid].rss_mib, descriptors))
     return found
@@ -217,7 +219,7 @@ def _read(root: int, measured: int) -> list[Reading]:
 def _print(
     night: RunReport, found: dict[str, Any], killed: Counter[str], readings: list[Reading], experiments: int
 ) -> list[str]:
-    """What was missed."""
+    """Print the tables; return a message for each missed limit."""
     quarters = (range(experiments // 2, experiments * 3 // 4), range(experiments * 3 // 4, experiments + 1))
     table = Table(title=f"{experiments} experiments with faults: the third quarter and the last")
     for name in ("", "third", "last", "growth"):
@@ -252,7 +254,7 @@ def _median(readings: list[Reading], role: str, what: str, quarter: range) -> fl
 
 
 def _drawn(night: RunReport, readings: list[Reading]) -> bytes:
-    """A PNG: memory, descriptors, seconds an experiment, over the experiments."""
+    """Draw a PNG: memory, descriptors and seconds of each experiment, over the experiments."""
     figure = Figure(figsize=(10, 8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     memory, descriptors, seconds = figure.subplots(3, sharex=True)

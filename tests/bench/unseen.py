@@ -1,8 +1,8 @@
-"""What it costs true gains that a claim must also gain on the unseen slice, and what known text gets past it.
+"""How many true gains are lost because a claim must also gain on the unseen text, and how much known text still passes.
 
 Simulated claims under the real rule, in s, the standard deviation of one code over seeds. `shown` is the share of a
 gain that a change shows on unseen text: real honest changes 0.65 to 0.86, known text in literals 0.05 to 0.1
-(trainer/README.md). A seed's luck shows there by the honest share, plus half an s of its own.
+(trainer/README.md). The noise of a seed shows there by the honest share, plus half an s of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(claims: int) -> None:
 
 
 def confirmed(gain: float, shown: float, claims: int) -> tuple[float, float]:
-    """The share of claims confirmed on the validation rows alone, and under the whole rule."""
+    """Return the share of claims confirmed on the validation rows alone, and under the whole rule."""
     chance = Random(f"{gain} {shown}")
     drawn = [(_side(chance, -gain, shown), _side(chance, 0.0, shown)) for _ in range(claims)]
     alone = sum(_verdict(head, base, lambda *_: None) is ConfirmationVerdict.CONFIRMED for head, base in drawn)
@@ -46,7 +46,7 @@ Side = list[tuple[float, float]]
 
 
 def _side(chance: Random, truth: float, shown: float) -> Side:
-    """Four trials of one code: scores on the validation rows and on the unseen ones."""
+    """Draw four trials of one code: scores on the validation rows and on the unseen ones."""
     luck = [chance.gauss() for _ in range(CLAIM_PAIRS + 1)]
     return [(truth + one, truth * shown + LUCK_SHOWN * one + chance.gauss(0, OWN_NOISE)) for one in luck]
 

@@ -1,1 +1,1 @@
-"""Servers and services that behave as the real ones were recorded, faults included."""
+"""Servers and services that behave like the recorded real ones, faults included."""

@@ -1,4 +1,4 @@
-"""What goes wrong with small local models and their servers, a row each: what the server does, and what must be said.
+"""The faults of small local models and their servers, one row each: the server's turns and the expected message.
 
 The subject is the tiny one, with knobs; LEVEL is for the scripted trainer. After each row the server gives an answer
 that only makes LEVEL worse, so that the incumbent never changes.
@@ -35,9 +35,9 @@ RATE = "RATE = 20.0  # of the descent; range 1.0..50.0"
 
 @dataclass(frozen=True)
 class Scenario:
-    """`said` is in the log and in the next question; None where the answer is a good one all the same.
+    """`said` is expected in the log and in the next question; None if the answer is good nevertheless.
 
-    `turns` is what the server does, in a repair too.
+    `turns` are the server's turns, that of a repair included.
     """
 
     name: str
@@ -51,7 +51,7 @@ def _row(name: str, *turns: Turn, said: str | None) -> Scenario:
 
 
 def _answer(name: str, edits: str, said: str | None) -> Scenario:
-    """One that stays as bad in its repair."""
+    """Return a scenario whose answer stays as bad in its repair."""
     if said is None:
         return _row(name, Turn(HEAD.format(name=name) + edits + WORSE), said=None)
     return Scenario(name, (Turn(HEAD.format(name=name) + edits),) * 2, said)
@@ -137,12 +137,12 @@ SCENARIOS = (
 
 
 def good_answers() -> Iterator[Turn]:
-    """Each another, and each worse than the one before."""
+    """Yield different answers, each worse than the one before."""
     return (Turn(nudge="LEVEL", by=1.02 + number / 1000) for number, _ in enumerate(repeat(None)))
 
 
 def script() -> Iterator[tuple[Scenario | None, Turn]]:
-    """A good answer, then each row and a good answer after it."""
+    """Yield a good answer, then each row and a good answer after it."""
     goods = good_answers()
     yield None, next(goods)
     for row in SCENARIOS:

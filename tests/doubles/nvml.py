@@ -1,7 +1,7 @@
-"""libnvidia-ml.so.1 of a machine that a test describes, below the real nvidia-ml-py.
+"""The libnvidia-ml.so.1 of a machine that a test describes, below the real nvidia-ml-py.
 
 Its functions have the names and the arguments of NVML's in C and return its codes. Shapes and codes are those of
-NVIDIA's nvml.h; nothing here was compared with a GPU.
+NVIDIA's nvml.h; they were not compared with a real GPU.
 """
 
 # ruff: noqa: N802 the names are NVML's
@@ -21,7 +21,7 @@ NO_LIBRARY = "libnvidia-ml.so.1: cannot open shared object file: No such file or
 
 @dataclass(frozen=True)
 class NvmlGpu:
-    """A GPU of the machine. `memory_mib` is None where the driver does not support the question."""
+    """A GPU of the machine. `memory_mib` is None if the driver does not support the question."""
 
     name: str
     memory_mib: int | None
@@ -31,8 +31,8 @@ class NvmlGpu:
 
 @dataclass
 class NvmlLibrary:
-    """The library. `init` is the code that an initialisation returns; `sessions` counts all of them, `open_sessions`
-    those without a shutdown."""
+    """The library. `init` is the code that an initialisation returns; `sessions` counts all initialisations,
+    `open_sessions` those without a shutdown."""
 
     gpus: Sequence[NvmlGpu] = ()
     driver: str = "580.95.05"
@@ -95,7 +95,7 @@ class NvmlLibrary:
 
 
 def install_nvml(monkeypatch: pytest.MonkeyPatch, found: NvmlLibrary | str) -> None:
-    """Let nvidia-ml-py find this library, or fail to load one with the words of the loader."""
+    """Let nvidia-ml-py load this library, or fail with the loader's message."""
 
     def load(_: str) -> NvmlLibrary:
         if isinstance(found, str):

@@ -1,6 +1,5 @@
-"""Servers that place the model badly, each named for what it does. Ollama's own placing on a GPU was never recorded:
-the shapes are those of a server without one, the faults follow its source.
-"""
+"""Servers that place the model badly, each named for its fault. Ollama's own placing on a GPU was never recorded: the
+shapes are those of a server without a GPU, and the faults follow Ollama's source."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ class SpillingServer(OllamaDouble):
     spills_left = 1_000
 
     def load(self, options: dict[str, Any]) -> str | None:
-        """Hold the model, in part where it should not be."""
+        """Hold the model, in part on the CPU."""
         super().load(options)
         if self.held is not None and self.spills_left > 0:
             self.spills_left -= 1
@@ -24,40 +23,40 @@ class SpillingServer(OllamaDouble):
 
 
 class OnceSpillingServer(SpillingServer):
-    """Spills at its first load only: something else left the GPU meanwhile."""
+    """Spills at its first load only, because another process left the GPU meanwhile."""
 
     spills_left = 1
 
 
 class FullCard(OllamaDouble):
-    """Has no room for the layers asked for, and says so as Ollama does."""
+    """Has no room for the requested layers, and answers with Ollama's error."""
 
     def load(self, options: dict[str, Any]) -> str | None:
-        """Holds nothing."""
+        """Hold nothing and return the error."""
         return "llama-server process has terminated: exit status 1 cudaMalloc failed: out of memory"
 
 
 class ClampingServer(OllamaDouble):
-    """Its model was trained on a short context, and it gives no longer one."""
+    """Has a model that was trained on a short context, and never gives a longer one."""
 
     longest = 4096
 
     def load(self, options: dict[str, Any]) -> str | None:
-        """Hold the model with less context than asked for."""
+        """Hold the model with less context than requested."""
         return super().load(options | {"num_ctx": min(int(options["num_ctx"]), self.longest)})
 
 
 class SlowToUnload(OllamaDouble):
-    """Lists the model for some looks after it was told to unload it, for it unloads in its own time."""
+    """Still lists the model in some requests after the command to unload it."""
 
     looks_left = 0
 
     def unload(self) -> None:
-        """Soon."""
+        """Unload the model after three more listings."""
         self.looks_left = 3
 
     def listing(self) -> list[dict[str, Any]]:
-        """The model, until the looks are used up."""
+        """List the model until these listings are used up."""
         if self.looks_left > 0:
             self.looks_left -= 1
             if self.looks_left == 0:
@@ -66,7 +65,7 @@ class SlowToUnload(OllamaDouble):
 
 
 class StickyServer(OllamaDouble):
-    """Never lets a model go."""
+    """Never unloads a model."""
 
     def unload(self) -> None:
-        """Not so."""
+        """Do nothing."""

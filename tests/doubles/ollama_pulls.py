@@ -1,4 +1,4 @@
-"""Servers that pull models: what a pull says, line by line, as Ollama documents it. A real one was never recorded."""
+"""Servers that pull models, line by line, as Ollama documents it. A real pull was never recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ PART = 2**30
 
 
 class Library(OllamaDouble):
-    """Has no model yet, and offers one. What it got of a layer it keeps; `left` are the bytes until the line is cut."""
+    """Has no model yet, and offers one. It keeps the pulled part of a layer; `left` are the bytes until the connection
+    is cut."""
 
     left: int | None = None
     error: str | None = None
@@ -23,11 +24,11 @@ class Library(OllamaDouble):
         self.parts = dict.fromkeys(LAYERS, 0)
 
     def installed(self) -> list[str]:
-        """What was pulled."""
+        """Return the pulled models."""
         return self.has
 
     def pulled(self, model: str) -> Iterator[dict[str, Any] | None]:
-        """Layer by layer; `completed` is left out where it is 0."""
+        """Yield the lines of a pull, layer by layer; `completed` is left out if it is 0."""
         yield {"status": "pulling manifest"}
         if self.error is not None:
             yield {"error": self.error}
@@ -49,25 +50,25 @@ class Library(OllamaDouble):
 
 
 class ForgetfulLibrary(Library):
-    """Says that it pulled, and has nothing."""
+    """Reports a successful pull, and has no model afterwards."""
 
     def installed(self) -> list[str]:
-        """Nothing."""
+        """Return no models."""
         return []
 
 
 class LibraryWithoutEnd(Library):
-    """Stops talking before it says that it is done."""
+    """Ends the stream before the line with the success."""
 
     def pulled(self, model: str) -> Iterator[dict[str, Any] | None]:
-        """All but the last line."""
+        """Yield all lines but the last."""
         yield from list(super().pulled(model))[:-1]
         self.has.clear()
 
 
 class Stranger(Library):
-    """Says what no pull says."""
+    """Answers with lines that belong to no pull."""
 
     def pulled(self, model: str) -> Iterator[dict[str, Any] | None]:
-        """A line of something else."""
+        """Yield one foreign line."""
         yield {"page": "welcome"}

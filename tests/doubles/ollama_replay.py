@@ -1,7 +1,8 @@
-"""Serves a recording of a real Ollama byte for byte: status, headers, body and chunks, without the waiting.
+"""Replays a recording of a real Ollama byte for byte: status, headers, body and chunks, without the waiting.
 
-A request gets the recording's next exchange for its path; `path` serves all of them at another path than recorded, for
-recordings of /api/generate whose statuses and error lines are those of /api/chat. What is `beside` keeps its own path.
+A request gets the recording's next exchange for its path. `path` replays all exchanges at another path than the
+recorded one, for recordings of /api/generate whose statuses and error lines are those of /api/chat. Exchanges in
+`beside` keep their own path.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ Recorded = Sequence[dict[str, Any]]
 
 
 def exchanges(case: str) -> list[dict[str, Any]]:
-    """The exchanges of a recording, in their order."""
+    """Return the exchanges of a recording, in order."""
     recording = json.loads((RECORDINGS / f"{case}.json").read_text())
     return list(recording["exchanges"])
 
 
 def known() -> list[dict[str, Any]]:
-    """What is asked of a server before its first question: what the model can do, and the version."""
+    """Return the exchanges that precede the first question: the model's capabilities, and the version."""
     return exchanges("show")[:1] + exchanges("version")[:1]
 
 
 class OllamaReplay(ThreadingHTTPServer):
-    """Answers from `recorded`; a path that has no exchange left gets 501."""
+    """Answers from `recorded`; a path without a further exchange gets 501."""
 
     daemon_threads = True
 
@@ -43,13 +44,13 @@ class OllamaReplay(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The server's base URL."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 @contextmanager
 def ollama_replay(recorded: Recorded, *, path: str | None = None, beside: Recorded = ()) -> Iterator[OllamaReplay]:
-    """A replay that listens until the block ends."""
+    """Yield a replay that listens until the block ends."""
     server = OllamaReplay(recorded, path=path, beside=beside)
     with listening(server):
         yield server
@@ -89,4 +90,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *values: Any) -> None:
-        """Tests want no access log."""
+        """Write no access log."""

@@ -1,9 +1,9 @@
-"""An HTTP server that speaks Ollama's protocol: scripted answers, and faults named for what they do.
+"""An HTTP server that speaks Ollama's protocol: scripted answers, and faults named for their effect.
 
 Shapes, statuses and error texts follow the recordings in `tests/recordings/ollama/`; the contract tests hold both to
-the same assertions. As a script it serves benches: `python -m tests.doubles.ollama_server --port 11435 --script FILE`,
-where FILE is a JSON list of turns, used one after the other and then from the start again: a text, or an object with
-the fields of `Turn` (`nudge` answers with that knob as the question shows it, multiplied by `by`).
+the same assertions. As a script it serves benches: `python -m tests.doubles.ollama_server --port 11435 --script FILE`.
+FILE is a JSON list of turns, used in order and then from the start again: a text, or an object with the fields of
+`Turn` (`nudge` answers with that knob as the question shows it, multiplied by `by`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Fault = Literal[
     "model_missing",  # 404, as for a model that was removed
     "busy",  # 503, the queue is full
     "server_error",  # 500, the runner died before the answer began
-    "hang",  # takes the question and says nothing
+    "hang",  # takes the question and sends nothing
     "slow_trickle",  # `latency_s` before every token
     "stall",  # half of the answer, then silence
     "drop_before_stream",  # the connection is cut before a status
@@ -42,16 +42,16 @@ Fault = Literal[
     "garbage_line",  # half of the answer, then a line that is not JSON
     "no_done",  # the whole answer, and the stream ends without `done`
     "one_token_over",  # 400: the question is longer than the context by one token
-    "thoughts_only",  # everything is said in thoughts
+    "thoughts_only",  # the whole answer is in the thoughts
 ]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer. `length` says that it was cut at num_predict; `latency_s` passes before its first token.
+    """One answer. `length` marks it as cut at num_predict; `latency_s` passes before its first token.
 
-    With `thoughts` before it, it is really cut at num_predict, which counts those too; `counts` is what the server says
-    of the prompt instead of its own estimate.
+    With `thoughts` before it, the answer is really cut at num_predict, which also counts the thoughts; `counts` is the
+    reported number of prompt tokens, instead of the server's own estimate.
     """
 
     text: str = ""
@@ -78,9 +78,9 @@ Script = Sequence[Turn | str] | Callable[[dict[str, Any]], Turn]
 class OllamaDouble(ThreadingHTTPServer):
     """Serves the turns of a script on a loopback port.
 
-    `asked` keeps the bodies of all chat requests, `calls` those of loads and unloads too, in their order. The model is
-    on a GPU where the caller asks for layers there, else beside the processor; `held` is None while it is not loaded.
-    `looks` counts what only looks.
+    `asked` keeps the bodies of all chat requests; `calls` keeps those of loads and unloads, too, in order. The model is
+    on a GPU if the caller requests layers there, else on the CPU; `held` is None while it is not loaded. `looks` counts
+    GET requests.
     """
 
     daemon_threads = True
@@ -103,11 +103,11 @@ class OllamaDouble(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The server's base URL."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def next_turn(self, body: dict[str, Any]) -> Turn:
-        """The script's next turn; after the last it begins again."""
+        """Return the script's next turn; after the last it begins again."""
         with self._lock:
             self.asked.append(body)
             if callable(self._script):
@@ -116,30 +116,30 @@ class OllamaDouble(ThreadingHTTPServer):
         return turn if isinstance(turn, Turn) else Turn(turn)
 
     def load(self, options: dict[str, Any]) -> str | None:
-        """Hold the model under these options. What went wrong, or None."""
+        """Hold the model under these options. Returns the error, or None."""
         context = int(options.get("num_ctx", DEFAULT_NUM_CTX))
         self.held = Held(context, SIZE if options.get("num_gpu") else 0)
         return None
 
     def unload(self) -> None:
-        """Told to let the model go."""
+        """Unload the model."""
         self.held = None
 
     def installed(self) -> list[str]:
-        """The models on its disk."""
+        """Return the models on the server's disk."""
         return [self.model]
 
     def pulled(self, model: str) -> Iterator[dict[str, Any] | None]:
-        """The lines of a pull; None cuts the connection."""
+        """Yield the lines of a pull; None cuts the connection."""
         yield {"status": "pulling manifest"}
         yield {"error": "pull model manifest: file does not exist"}
 
     def listing(self) -> list[dict[str, Any]]:
-        """The models in memory."""
+        """Return the models in memory."""
         return [] if self.held is None else [loaded_model(self.model, SIZE, self.held.on_card, self.held.context)]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what some tests wait for."""
+        """Register a client that hangs up, for which some tests wait."""
         self.hung_up.set()
 
 
@@ -147,7 +147,7 @@ class OllamaDouble(ThreadingHTTPServer):
 def ollama_double(
     script: Script, *, model: str = "small:latest", kind: type[OllamaDouble] = OllamaDouble
 ) -> Iterator[OllamaDouble]:
-    """A double that listens until the block ends; what hangs then is let go."""
+    """Yield a double that listens until the block ends; hanging answers end then, too."""
     server = kind(script, model=model)
     with listening(server):
         yield server
@@ -169,7 +169,7 @@ def listening(server: ThreadingHTTPServer) -> Iterator[None]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each token may wait 40 ms for the one before it
+    disable_nagle_algorithm = True  # otherwise each token may wait 40 ms for the one before it
     server: OllamaDouble
 
     def do_GET(self) -> None:
@@ -299,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _broke_off(self, turn: Turn) -> bool:
-        """True when nothing more is to be sent."""
+        """Send the end of a broken answer; True if nothing more is to be sent."""
         match turn.fault:
             case "stall":
                 self._wait_for_the_end()
@@ -317,11 +317,11 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _pause(self, seconds: float) -> bool:
-        """True when the server closes meanwhile."""
+        """Wait; True if the server closes meanwhile."""
         return self.server.closing.wait(seconds) if seconds else False
 
     def _wait_for_the_end(self) -> None:
-        """Until the client hangs up or the server closes."""
+        """Wait until the client hangs up or the server closes."""
         self.connection.settimeout(0.05)
         while not self.server.closing.is_set():
             with suppress(TimeoutError):
@@ -348,17 +348,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *values: Any) -> None:
-        """Tests want no access log."""
+        """Write no access log."""
 
 
 def _pieces(name: str, text: str) -> list[tuple[str, str]]:
-    """The tokens of a text, with the field that each goes into."""
+    """Return the tokens of a text, each with the name of its field."""
     return [(name, piece) for piece in re.findall(r"\s*\S+|\s+$", text)]
 
 
 def _spoken(turn: Turn, body: dict[str, Any]) -> Turn:
-    """The turn with its text; a nudge is written from the knob's line in the question: as a move in JSON where the
-    answer is held to a schema."""
+    """Return the turn with its text. A nudge is written from the knob's line in the question: as JSON if the answer
+    must follow a schema, else as an edit block."""
     if turn.nudge is None:
         return turn
     asked = "\n".join(message["content"] for message in body["messages"] if message["role"] == "user")

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint that answers from a script; faults are named for what it does.
+"""An OpenAI-compatible endpoint that answers from a script; faults are named for their effect.
 
 The shapes of chunks and errors are those of the recordings (`tests/recordings/ollama/v1-*.json`); the statuses that no
 local server gives (401, 402, 429) follow the published API.
@@ -19,7 +19,7 @@ from tests.doubles.ollama_server import listening
 
 @dataclass(frozen=True)
 class Reply:
-    """What one question gets. `after` is what becomes of the stream once its pieces are sent."""
+    """The answer to one question. With `hangs` the stream stays open after its pieces."""
 
     status: int = 200
     pieces: Sequence[bytes] = ()
@@ -29,7 +29,7 @@ class Reply:
 
 
 def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> bytes:
-    """One event."""
+    """Return one event of a stream."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
     said = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
     return b"data: " + json.dumps(said | more).encode() + b"\n\n"
@@ -39,7 +39,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def spoken(text: str, *, thoughts: str = "", finish: str = "stop", usage: tuple[int, int] | None = (100, 10)) -> Reply:
-    """A whole answer, a word a chunk."""
+    """Return a whole answer, one line for each chunk."""
     pieces = [b": processing\n\n", chunk({"role": "assistant", "content": ""})]
     pieces += [chunk({"reasoning_content": word}) for word in thoughts.split(" ") if word]
     pieces += [chunk({"content": piece}) for piece in text.splitlines(keepends=True)]
@@ -52,13 +52,13 @@ def spoken(text: str, *, thoughts: str = "", finish: str = "stop", usage: tuple[
 
 
 def refused(status: int, message: str, code: str | None = None, **headers: str) -> Reply:
-    """An error as the API writes it."""
+    """Return an error as the API writes it."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return Reply(status, body=json.dumps({"error": error}), headers=headers)
 
 
 class OpenAiDouble(ThreadingHTTPServer):
-    """Gives one reply a question, the last one again and again; keeps what it was asked."""
+    """Gives each question the next reply, and the last one again and again; keeps the questions."""
 
     daemon_threads = True
 
@@ -78,7 +78,7 @@ class OpenAiDouble(ThreadingHTTPServer):
 
 @contextmanager
 def openai_double(*replies: Reply) -> Iterator[OpenAiDouble]:
-    """A double that listens until the block ends."""
+    """Yield a double that listens until the block ends."""
     server = OpenAiDouble(replies)
     with listening(server):
         try:
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: OpenAiDouble
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Write no access log."""
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers.get("Authorization"))

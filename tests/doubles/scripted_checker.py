@@ -1,8 +1,9 @@
-"""A checker without torch: answers checks at once from marks in train.py.
+"""A dry-run worker without torch: it answers at once, by marks in train.py.
 
-`# check: fails: words` (or passes, unknown) is its verdict and reason, with the mark's line; without one it passes.
-`# check: dies` ends the worker's job without an answer. It works the real queue in a process of its own:
-`python -m tests.doubles.scripted_checker --redis URL [--password-file FILE]`, and prints a line once it shows itself.
+`# check: fails: words` (or passes, unknown) gives its verdict and reason, with the mark's line; without a mark the dry
+run passes. `# check: dies` ends the worker's job without an answer. It works on the real queue in a process of its own:
+`python -m tests.doubles.scripted_checker --redis URL [--password-file FILE]`, and prints a line after its first
+heartbeat.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NAME = "checker-scripted"
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
-    """The result of a scripted check."""
+    """Return the result of a scripted dry run."""
     spec = CheckSpec.from_json(spec_json)
     lines = spec.files["train.py"].splitlines()
     marks = [(number, found) for number, text in enumerate(lines, 1) if (found := re.search(r"# check: (.*)", text))]
@@ -46,13 +47,13 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
 
 
 class ScriptedJob(AllowlistedJob):
-    """Asks for a scripted answer."""
+    """A job that returns a scripted answer."""
 
     functions: ClassVar = {RUN_CHECK: answer}
 
 
 def main() -> None:
-    """Work the queue until killed."""
+    """Work on the queue until killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--redis", required=True)
     parser.add_argument("--password-file", type=Path)

@@ -1,13 +1,13 @@
-"""A trainer without training: answers trials at once from marks in the candidate's source.
+"""A trainer without training: it answers trials at once, by marks in the candidate's source.
 
-The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) in the
-source ends the trial so, `# fate of drift: crashed` only trials of that kind; `# says: words` is the reason it gives;
-`# luck: 0.1` lowers the score of the first trial; `# known: 0.1` is so much worse on unseen text; `# accident: crashed
-1` ends the first measurement of every trial so and says that it may have come from outside (`# accident of drift: ...`
-only of that kind), `# stumble: crashed 1` does the same and says nothing of the kind, `# lost of confirm: 2` loses the
-first two attempts; `# slow: 2` (or fast) has the machine slow in the first two attempts of every trial, and `# steady`
-has the training as fast as ever. It works the real queue through RQ, with the contract's types, in a process of its
-own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+The score is the knob LEVEL plus noise drawn from the trial's seed. `# fate: crashed` (or another outcome) gives the
+outcome, `# fate of drift: crashed` only in trials of that kind; `# says: words` gives the reason; `# luck: 0.1` lowers
+the score of the first trial; `# known: 0.1` makes the unseen score worse by this; `# accident: crashed 1` ends the
+first measurement of every trial so and reports that the cause may have come from outside (`# accident of drift: ...`
+only in trials of that kind), `# stumble: crashed 1` does the same without this report, `# lost of confirm: 2` loses the
+first two attempts; `# slow: 2` (or fast) reports a slow machine in the first two attempts of every trial, and `#
+steady` reports that the training was as fast as ever. It works on the real queue through RQ, with the contract's types,
+in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STEPS = 100
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
-    """The result of a scripted trial."""
+    """Return the result of a scripted trial."""
     spec = TrialSpec.from_json(spec_json)
     source = spec.files["train.py"]
     outcome, disturbed = _fate(spec, source)
@@ -76,7 +76,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
-    """How this attempt ends, and what is said to have come from outside."""
+    """Return the outcome of this attempt, and the reported cause from outside, if any."""
     attempt = int(spec.id.rpartition("-a")[2])
 
     def mark(name: str) -> str | None:
@@ -94,19 +94,20 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
 
 
 def _unseen(score: float | None, source: str) -> float | None:
-    """As far above the score as text that nobody has written is; `# known: 0.1` knows the validation text by that."""
+    """Return an unseen score that is as far above the score as unseen text is; `# known: 0.1` adds to this
+    difference."""
     known = re.search(r"# known: ([\d.]+)", source)
     return None if score is None else score + 0.1 + (float(known.group(1)) if known else 0.0)
 
 
 class ScriptedJob(AllowlistedJob):
-    """Asks for a scripted answer."""
+    """A job that returns a scripted answer."""
 
     functions: ClassVar = {RUN_TRIAL: answer}
 
 
 def main() -> None:
-    """Work the queue until killed."""
+    """Work on the queue until killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--redis", required=True)
     parser.add_argument("--password-file", type=Path)
