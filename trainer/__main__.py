@@ -92,7 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _require_sandbox(places: WorkerConfig, options: argparse.Namespace) -> None:
     sandbox = check_sandbox(places, options.password_file)
     log.info(
-        "around a candidate: %s; it could: %s", ", ".join(sandbox.layers), ", ".join(sandbox.open) or "nothing of it"
+        "sandbox layers: %s; forbidden acts that succeeded: %s",
+        ", ".join(sandbox.layers),
+        ", ".join(sandbox.open) or "none",
     )
     if not options.unsafe_local:
         sandbox.require()

@@ -165,7 +165,7 @@ def next_confirmation(facts: RunFacts) -> Due | None:
         return Due(CheckKind.RECHECK, stale)
     if facts.head is None:
         return None
-    asked = "a person asked for it" if facts.is_asked_for else None
+    asked = "a user asked for it" if facts.is_asked_for else None
     why = asked or _jump(facts.rule, facts.head) or facts.goal or _checkpoint(facts)
     return None if why is None else Due(CheckKind.CLAIM, why)
 

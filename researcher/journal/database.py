@@ -170,6 +170,9 @@ def run_of(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
+_ASKED_TO_PAUSE_BEFORE = "a person asked for it"
+
+
 def _pause_of(row: sqlite3.Row) -> Pause | None:
     """Build the pause of a row. An older version wrote no cause: its message shows a user's pause or an outage."""
     message = row["paused"]
@@ -177,7 +180,7 @@ def _pause_of(row: sqlite3.Row) -> Pause | None:
         return None
     cause = row["pause_cause"] if "pause_cause" in row.keys() else None  # noqa: SIM118 - a Row iterates over values
     if cause is None:
-        return ASKED_TO_PAUSE if message == ASKED_TO_PAUSE.message else Pause(PauseCause.OUTAGE, message)
+        return ASKED_TO_PAUSE if message == _ASKED_TO_PAUSE_BEFORE else Pause(PauseCause.OUTAGE, message)
     return Pause(PauseCause(cause), message)
 
 

@@ -87,7 +87,7 @@ class Pause:
 
 
 CONFIRM = "confirm"  # the kind of a request for a claim
-ASKED_TO_PAUSE = Pause(PauseCause.USER, "a person asked for it")
+ASKED_TO_PAUSE = Pause(PauseCause.USER, "a user asked for it")
 
 
 @dataclass(frozen=True)

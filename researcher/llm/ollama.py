@@ -150,7 +150,7 @@ class OllamaClient:
         except (AttributeError, KeyError, TypeError) as error:
             raise not_ollama(self.settings, error) from error
         if known.thinks is False and self.settings.think is not Think.OFF:
-            logger.warning("%s cannot think; THINK=%s asks it in vain", self.model, self.settings.think)
+            logger.warning("%s does not support reasoning, so THINK=%s has no effect", self.model, self.settings.think)
         return known
 
     async def _read(self, client: httpx.AsyncClient, question: dict[str, Any], stream: _Stream) -> Answer:

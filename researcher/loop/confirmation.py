@@ -228,7 +228,8 @@ def _apply(run_context: RunContext, check: Confirmation) -> None:
     if check.verdict is ConfirmationVerdict.FAILS and (head.is_baseline or check.kind is CheckKind.CLAIM):
         run_context.hold(
             PauseCause.SUBJECT,
-            f"what ran before does not run any more ({check.reason}); look at the machine, then `overnight resume`",
+            f"code that ran before now fails ({check.reason}). "
+            "Next: check the trainer's log and the GPU, then run `overnight resume`",
         )
     else:
         run_context.back_off.reset(PauseCause.SUBJECT)

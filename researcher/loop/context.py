@@ -280,7 +280,7 @@ class RunContext:
 
     def _lose(self, trial: Trial, spec: TrialSpec, reason: str) -> Trial:
         """Start another attempt, or finish the trial as failed if the baseline ran since the last loss."""
-        logger.warning("%s was lost to the machine: %s", spec.id, reason)
+        logger.warning("the attempt %s was lost by an infrastructure failure: %s", spec.id, reason)
         if trial.faults < limit_of_losses(self._witnesses(trial)) or self._is_baseline(trial):
             return self.journal.attempt_again(trial, fault=True)
         own = lost_by_its_own_doing(spec, trial.faults + 1, reason, self.clock())
@@ -288,4 +288,4 @@ class RunContext:
 
 
 def _look_at_trainer(reason: str) -> str:
-    return f"{reason}; look at the trainer's log. It is tried again by itself, or now by `overnight resume`"
+    return f"{reason}; look at the trainer's log. The run tries again by itself, or now after `overnight resume`"

@@ -40,7 +40,9 @@ class RequestHandler:
             return "stopping now; the running trial is measured again at the next start", False
         run = self._journal.run()
         if run is None:
-            raise JournalError("the researcher is held before its first run; ask again once that has started")
+            raise JournalError(
+                "the researcher is paused before its first run; send the request again once the run has started"
+            )
         match kind:
             case "idea":
                 return "taken in; it is turned into code when the LLM's next turn comes", True

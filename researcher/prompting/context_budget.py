@@ -63,7 +63,7 @@ class Window:
         if answer.counts_cached and answer.prompt_tokens < FEWEST_TOKENS_PER_WORD * words:
             raise PromptTruncated(
                 f"the server counted {answer.prompt_tokens} tokens in a question of {words} words: it cut the question "
-                f"without a word; look at its own limit of the context, {self._context_tokens} tokens are needed"
+                f"silently. Next: raise the server's context limit to at least {self._context_tokens} tokens"
             )
         self._undercount = max(self._undercount, answer.prompt_tokens / prompt_tokens(question))
 

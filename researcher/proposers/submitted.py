@@ -17,7 +17,7 @@ class SubmittedFiles:
             return None
         name, _, text = request.body.partition("\n")
         proposal = Proposal(
-            ProposerName.HUMAN, f"submitted: {name}", "a person asked for it", (WholeFile(text),), request=request.id
+            ProposerName.HUMAN, f"submitted: {name}", "a user asked for it", (WholeFile(text),), request=request.id
         )
         try:
             return turn.vetting(ProposerName.HUMAN)(proposal)

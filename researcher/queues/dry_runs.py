@@ -77,7 +77,7 @@ class DryRuns:
             return None
         checkers = self._bus.workers(WorkerRole.CHECKER)
         if all(checker.status.kind is StatusKind.HELD for checker in checkers):
-            self._note(f"the checker is {checkers[0].status}" if checkers else "no checker runs")
+            self._note(f"the checker is {checkers[0].status}" if checkers else "no dry-run worker runs")
             return None
         caps = self._profile.caps
         cap_mib = caps.memory_mib if caps.vram_mib is None else caps.vram_mib
@@ -129,9 +129,9 @@ class DryRuns:
     def _note(self, away: str | None) -> None:
         """Report the beginning and the end of an absence."""
         if away != self._away:
-            self._say("" if away is None else f"none: {away}; candidates are not checked before their trials")
+            self._say("" if away is None else f"none: {away}; candidates go to their trials without a dry run")
             if away is None:
                 logger.info("the checker answers again")
             else:
-                logger.warning("%s: candidates are not checked before their trials", away)
+                logger.warning("%s: candidates go to their trials without a dry run", away)
         self._away = away

@@ -81,7 +81,7 @@ def _live(history: JournalReader | None, bus: RedisClient | None, silent: str = 
     try:
         return replace(now(history, bus), silent=silent)
     except redis.RedisError as error:
-        away = f"Redis does not answer ({error}), so what goes on now cannot be told; the rest is from the journal"
+        away = f"Redis does not answer ({error}), so the live status is unknown; all else is from the journal"
         return LiveStatus(None, silent=away)
 
 

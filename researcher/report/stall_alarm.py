@@ -34,7 +34,7 @@ def alarm(run: Run, trials: Sequence[Trial], budget: Budget, seen: LiveStatus | 
     quiet_s = at - max(run.going_since or run.created_at, *(trial.finished_at or 0.0 for trial in trials), 0.0)
     status = None if seen is None else seen.status
     if seen is not None and status is not None and _misses_trainer(seen) and quiet_s > TRAINER_MISSED_AFTER_S:
-        return f"{seen.trial} waits and no trainer shows itself; look at the trainer's log and start it again"
+        return f"{seen.trial} is queued and no trainer is running. Next: check the trainer's log and start the trainer"
     usual_s = expected_s(trials, budget)
     if quiet_s <= STALLED_AFTER * usual_s:
         return None

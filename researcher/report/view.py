@@ -238,7 +238,7 @@ def tally_text(report: RunReport) -> str:
     words = {
         "keep": "kept",
         "discard": "discarded",
-        "infrastructure": "lost to the machine",
+        "infrastructure": "lost to the infrastructure",
         "repeated": "measured again",
     }
     return ", ".join(

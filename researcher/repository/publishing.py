@@ -88,7 +88,7 @@ class UserRepository:
         try:
             theirs = refs_of(self.path, HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
         except GitFailed as error:
-            self._say(f"{self.path} cannot be read ({error.said}). Next: fix it, or give it back its place")
+            self._say(f"{self.path} cannot be read ({error.said}). Next: repair it, or move it back to this path")
             return
         wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
         missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}
@@ -100,7 +100,8 @@ class UserRepository:
         try:
             run_git(self.path, "unpack-objects", "-q", stdin=pack)
         except GitFailed as error:
-            self._say(f"{self.path} cannot be written ({error.said}). Next: make room, or give the right to")
+            next_step = "free disk space, or allow this user to write there"
+            self._say(f"{self.path} cannot be written ({error.said}). Next: {next_step}")
             return
         tags = {name: sha for name, sha in missing.items() if name.startswith(CONFIRMED_TAGS)}
         candidates = {name: sha for name, sha in missing.items() if name not in tags}

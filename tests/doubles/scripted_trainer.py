@@ -86,7 +86,7 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
 
     if attempt < int(mark("lost") or 0):
         return Outcome.LOST, None
-    for name, disturbed in (("accident", "a signal that nobody here sent"), ("stumble", None)):
+    for name, disturbed in (("accident", "a signal that the trainer did not send"), ("stumble", None)):
         outcome, _, times = (mark(name) or "").partition(" ")
         if outcome and spec.repeat < int(times):
             return Outcome(outcome), disturbed

@@ -1313,7 +1313,7 @@ GUARDS = (
     Guard(
         "a person's pause in an older journal stays theirs",
         "researcher/journal/database.py",
-        "        return ASKED_TO_PAUSE if message == ASKED_TO_PAUSE.message else Pause(",
+        "        return ASKED_TO_PAUSE if message == _ASKED_TO_PAUSE_BEFORE else Pause(",
         "        return Pause(",
         _JOURNAL + "a_pause_that_was_written_before_there_were_causes_gets_the_cause_that_fits",
     ),
@@ -2567,7 +2567,7 @@ GUARDS = (
         _REAL_ACCIDENTS + "candidate_that_was_stopped_while_a_limit_passed_was_held_up",
     ),
     Guard(
-        "a signal that nobody here sent is marked",
+        "a signal that the trainer did not send is marked",
         "trainer/trial/outcome.py",
         ' or ending.ended_by != "itself" or ending.signal in _OF_ITS_CODE',
         " or ending.signal > 0",

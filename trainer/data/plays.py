@@ -59,7 +59,7 @@ class Plays:
         if (len(plays), scenes) != (PLAYS, SCENES):
             raise TextUnusable(
                 f"{wheel} holds {len(plays)} plays and {scenes} scenes instead of {PLAYS} and {SCENES}; "
-                "this is a fault in how it is read: please report it"
+                "this is a bug in Overnight: please report it"
             )
 
     def count(self, split: Split) -> int:

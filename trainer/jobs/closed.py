@@ -44,8 +44,8 @@ class NotInTable(ValueError):
 def unknown_jobs_text(refused: int, queue: str) -> str:
     """Return the message for users about refused jobs, with the next step."""
     return (
-        f"{refused} jobs in the queue {queue} were none of this run and were refused. "
-        "Next: find who else writes to this Redis, and give one of you another"
+        f"{refused} jobs in the queue {queue} are not from this run and were refused. "
+        "Next: find the other program that writes to this Redis, and give it a Redis of its own"
     )
 
 

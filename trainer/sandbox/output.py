@@ -15,7 +15,7 @@ from trainer.sandbox.step_lines import Printed
 
 LINE_BYTES = 2000
 LATE_KIB = 64
-LATE_HEADING = "[it asked for its score; what follows is shown to people and told to no model]"
+LATE_HEADING = "[it asked for its score; the following output is shown to users and to no LLM]"
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n") + b"\x7f"
 _HIDDEN = re.compile(

@@ -38,7 +38,7 @@ def wait_for(folders: tuple[Path, ...], go_on_waiting: Callable[[str], bool]) ->
     said = False
     while (words := why_not_ready(*folders)) is not None and go_on_waiting(words):
         if not said:
-            log.error("HELD: %s. No trial is begun until then; it goes on by itself", words)
+            log.error("HELD: %s. No trial starts until there is room; then the worker continues by itself", words)
             said = True
         time.sleep(_LOOK_AGAIN_S)
     if said:

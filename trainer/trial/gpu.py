@@ -46,7 +46,7 @@ def _listed() -> list[int]:
     try:
         return nvml.ask(_compute_pids, _ASK_S)
     except pynvml.NVMLError as fault:
-        log.warning("who is on the GPU cannot be told: %s", fault)
+        log.warning("the processes on the GPU cannot be listed: %s", fault)
         return []
 
 

@@ -119,7 +119,7 @@ def signalled(ending: ExitReport | None) -> str | None:
     """Return a sentence if a signal that may come from outside killed the candidate, otherwise None."""
     if ending is None or ending.signal is None or ending.ended_by != "itself" or ending.signal in _OF_ITS_CODE:
         return None
-    return f"it was killed by {_name(ending.signal)}, which nobody here sent"
+    return f"it was killed by {_name(ending.signal)}, which the trainer did not send"
 
 
 def _held_up(stop: Termination, observed: Observation) -> Termination:
@@ -128,7 +128,7 @@ def _held_up(stop: Termination, observed: Observation) -> Termination:
     costs = stop.outcome is Outcome.TIMED_OUT or (observed.on_wall and stop.outcome is Outcome.OK)
     if not costs or held_s < _STOPPED_S:
         return stop
-    return replace(stop, disturbed=f"it was held up for {held_s:.0f} s, which nobody here did")
+    return replace(stop, disturbed=f"it was stopped for {held_s:.0f} s, not by the trainer")
 
 
 def printed_agrees(bpb: float, printed_bpb: float) -> bool:
@@ -159,7 +159,7 @@ def _killed(number: int, observed: Observation) -> Termination:
 def _failed(exit_code: int | None, observed: Observation) -> Termination:
     if any(_CARD_MEMORY.search(line) for line in observed.last_lines):
         cap = f"; its cap is {observed.vram_mib} MiB" if observed.vram_mib is not None else ""
-        return Termination(Outcome.OUT_OF_MEMORY, f"the GPU's memory did not do{cap}{_last_line(observed)}")
+        return Termination(Outcome.OUT_OF_MEMORY, f"the GPU ran out of memory{cap}{_last_line(observed)}")
     if any(_MEMORY.search(line) for line in observed.last_lines):
         return Termination(Outcome.OUT_OF_MEMORY, f"out of memory{_last_line(observed)}")
     if observed.kernel_oom_kills:

@@ -228,7 +228,7 @@ class Supervisor:
         elif caps.memory_mib is not None and held_mib > caps.memory_mib:
             once_mib = held_once_mib(self._guarded.pid, usage.files_mib, self._group_before_mib)
             held_mib = held_mib if once_mib is None else min(held_mib, once_mib)
-            counted = "" if once_mib is not None else ", what they share counted for each"
+            counted = "" if once_mib is not None else ", with shared memory counted once for each process"
             if held_mib > caps.memory_mib:
                 self._end(
                     Outcome.OUT_OF_MEMORY,

@@ -206,7 +206,7 @@ class OneQueueWorker(Worker):
         try:
             super().maintain_heartbeats(job, execution)
         except redis.OutOfMemoryError:
-            log.warning("%s: no sign of life could be given: %s", job.id, NO_MEMORY)
+            log.warning("%s: the heartbeat could not be sent: %s", job.id, NO_MEMORY)
 
     def prepare_execution(self, job: Job) -> Execution:
         """Record the execution of a job that was taken, once Redis has the memory for it."""
@@ -254,7 +254,7 @@ class OneQueueWorker(Worker):
             with _ends_if_refused():
                 super().execute_job(job, queue)
         except redis.OutOfMemoryError:
-            log.error("%s: how it ended could not be told: %s", job.id, NO_MEMORY)
+            log.error("%s: the result could not be sent: %s", job.id, NO_MEMORY)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Send RQ's heartbeat, and show the worker's status while no job runs. A running job's fork shows its own."""
@@ -286,5 +286,5 @@ def _leave() -> None:
 
     The fork dies with this process.
     """
-    log.error("the server could not be told within %.0f s; leaving", _PATIENCE_S)
+    log.error("the shutdown did not finish within %.0f s because Redis does not answer; exiting", _PATIENCE_S)
     os._exit(1)

@@ -116,7 +116,7 @@ def test_without_a_checker_nothing_is_asked_and_it_is_said_once(scripted_run: Sc
         asking.look_at(FAILS, SUBJECT, nothing)
 
     assert len(said) == 1
-    assert "no checker runs" in said[0]
+    assert "no dry-run worker runs" in said[0]
     assert scripted_run.bus.queue(CHECKS).job_ids == []
 
 

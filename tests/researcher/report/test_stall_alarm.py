@@ -119,7 +119,7 @@ def test_a_trial_that_waits_for_a_trainer_that_is_not_there_is_told_after_a_minu
     assert alarm(RUN, slow, BUDGET, WAITS, slow[-1].finished_at + 59) is None  # type: ignore[operator]
     said = alarm(RUN, slow, BUDGET, WAITS, slow[-1].finished_at + 61)  # type: ignore[operator]
 
-    assert said == "t-3-t0-a0 waits and no trainer shows itself; look at the trainer's log and start it again"
+    assert said == "t-3-t0-a0 is queued and no trainer is running. Next: check the trainer's log and start the trainer"
 
 
 def test_what_a_trial_takes_is_known_from_the_journal_and_one_long_pause_teaches_nothing() -> None:

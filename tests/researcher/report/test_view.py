@@ -195,7 +195,8 @@ def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_att
         "infrastructure": 3, "repeated": 0,
     }  # fmt: skip
     assert tally_text(run_report) == (
-        "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected, 3 lost to the machine"
+        "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected, "
+        "3 lost to the infrastructure"
     )
     row = run_report.row(gone)
     assert row is not None

@@ -63,7 +63,7 @@ class FinishedRun:
         return f"{self.run['tag']}-{number}-t{trial['number']}"
 
     def answers(self, place: str) -> dict[int, dict[str, Any]]:
-        """What the trainer measured of a trial, by attempt; what was lost to the machine left out."""
+        """What the trainer measured of a trial, by attempt; without those that an infrastructure failure ended."""
         found = {}
         for path in self.trials_folder.glob(f"{place}-a*/result.json"):
             result = json.loads(path.read_text())

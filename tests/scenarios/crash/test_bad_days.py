@@ -359,8 +359,8 @@ def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_ge
 
     code = scripted_run.run_researcher(GOAL, meanwhile=day())
 
-    lines = [line for line in scripted_run.output().splitlines() if "none of this run" in line]
-    assert f"{3 * FOREIGN} jobs in the queue {queue} were none of this run and were refused. Next: find" in said[0]
+    lines = [line for line in scripted_run.output().splitlines() if "not from this run" in line]
+    assert f"{3 * FOREIGN} jobs in the queue {queue} are not from this run and were refused. Next: find" in said[0]
     assert len(lines) == 1
     assert not (scripted_run.folder / "made").exists()
     assert Job.fetch("theirs-0", connection=scripted_run.bus.connection).get_status() == "failed"
@@ -409,7 +409,7 @@ def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_a
     assert "the machine's clock went forward by 180 minutes; nothing is decided by that" in scripted_run.output()
     assert "the machine's clock was set back by 360 minutes; nothing is decided by that" in scripted_run.output()
     assert alarms == [None, None]
-    assert "was lost to the machine" not in scripted_run.output()
+    assert "was lost by an infrastructure failure" not in scripted_run.output()
     assert_it_went_on(scripted_run, code)
 
 
@@ -435,7 +435,7 @@ def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_go
     address = own_server.url.rpartition("/")[0].rpartition("@")[2]
     assert f"Redis at {address}" in held(scripted_run)[0]
     assert f"ALARM no progress: Redis at {address}/0 does not answer" in said[0]
-    assert "so what goes on now cannot be told; the rest is from the journal" in said[0]
+    assert "so the live status is unknown; all else is from the journal" in said[0]
     assert_it_went_on(scripted_run, code)
 
 

@@ -19,7 +19,7 @@ from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
-AWAY = {"llm": "none: away", "checker": "none: no checker runs"}
+AWAY = {"llm": "none: away", "checker": "none: no dry-run worker runs"}
 
 
 def seen(scene: Scene) -> str:
@@ -74,7 +74,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "1 crashed",
         "to go",
         "LLM  none: away",
-        "checks none: no checker runs",
+        "checks none: no dry-run worker runs",
         "trainer running",
         "1:05",
     ):

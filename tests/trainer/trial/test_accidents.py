@@ -81,8 +81,10 @@ def measure(spec: TrialSpec, places: WorkerConfig, outside: Outside) -> TrialRes
 @pytest.mark.parametrize(
     ("number", "outcome", "words"),
     [
-        (signal.SIGKILL, Outcome.CRASHED, "killed by SIGKILL, which nobody here sent"),
-        pytest.param(signal.SIGUSR1, Outcome.CRASHED, "killed by SIGUSR1, which nobody here", marks=pytest.mark.slow),
+        (signal.SIGKILL, Outcome.CRASHED, "killed by SIGKILL, which the trainer did not send"),
+        pytest.param(
+            signal.SIGUSR1, Outcome.CRASHED, "killed by SIGUSR1, which the trainer did", marks=pytest.mark.slow
+        ),
         pytest.param(signal.SIGSEGV, Outcome.CRASHED, None, marks=pytest.mark.slow),
     ],
 )
@@ -148,7 +150,7 @@ def test_candidate_that_was_stopped_while_a_limit_passed_was_held_up(
     result = run_trial(spec("hangs_in_training"), places, report, lambda: False)
 
     assert result.outcome is Outcome.TIMED_OUT
-    assert "it was held up for" in (result.disturbed or "")
+    assert "it was stopped for" in (result.disturbed or "")
 
 
 def test_guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial(

@@ -146,7 +146,10 @@ def by(which: int | str, **more: object) -> Observation:
 @pytest.mark.parametrize(
     ("observed", "words"),
     [
-        *((by(number), "which nobody here sent") for number in ("KILL", "TERM", "QUIT", "USR1", "ALRM", "VTALRM")),
+        *(
+            (by(number), "which the trainer did not send")
+            for number in ("KILL", "TERM", "QUIT", "USR1", "ALRM", "VTALRM")
+        ),
         (by(signal.SIGRTMIN + 3), f"signal {signal.SIGRTMIN + 3}"),
         *((by(number), None) for number in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "SYS", "XFSZ", "XCPU", "PIPE")),
         (by("KILL", kernel_oom_kills=1), None),
@@ -156,12 +159,12 @@ def by(which: int | str, **more: object) -> Observation:
             "was killed",
         ),
         (saying(ended(exit_code=1), "RuntimeError: the loss is nan"), None),
-        (dataclasses.replace(UNSCORED, stop=TIMED_OUT, stopped_s=26), "held up for 26 s"),
+        (dataclasses.replace(UNSCORED, stop=TIMED_OUT, stopped_s=26), "stopped for 26 s"),
         (dataclasses.replace(UNSCORED, stop=TIMED_OUT, stopped_s=0.5), None),
         (dataclasses.replace(UNSCORED, stop=TOO_LARGE, stopped_s=26), None),
         (dataclasses.replace(SCORED, stopped_s=26, away_s=26), None),
-        (dataclasses.replace(ON_WALL, stopped_s=26), "held up for 26 s"),
-        (dataclasses.replace(ON_WALL, away_s=26), "held up for 26 s"),
+        (dataclasses.replace(ON_WALL, stopped_s=26), "stopped for 26 s"),
+        (dataclasses.replace(ON_WALL, away_s=26), "stopped for 26 s"),
         (ON_WALL, None),
     ],
 )
