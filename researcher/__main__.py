@@ -66,7 +66,7 @@ class StopSwitch:
         """Request a stop."""
         self.asked = by
 
-    def look(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Stopped if a stop was requested."""
         if self.asked is not None:
             raise Stopped(self.asked)

@@ -71,8 +71,8 @@ class Ticker:
         refused = RequestJob.refused
         self._requests.serve()
         if RequestJob.refused > refused:
-            self._publisher.say("requests", unknown_jobs_text(RequestJob.refused, REQUESTS))
-        self._opened.switch.look()
+            self._publisher.publish_status("requests", unknown_jobs_text(RequestJob.refused, REQUESTS))
+        self._opened.switch.raise_if_stopped()
 
     def rest(self) -> None:
         """Tick once and sleep briefly."""
@@ -90,7 +90,7 @@ class Ticker:
 def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
     """Build everything that the loop works with. The parts publish their status in Redis from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
-    publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.look)
+    publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.inspect)
     ticker, table = Ticker(opened, publisher), ResultsTable(journal)
     return RunContext(
         journal=journal,
@@ -105,7 +105,7 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
         project=lambda: write_whole(settings.subject_dir / "results.tsv", table.text().encode()),
         tick=ticker.tick,
         rest=ticker.rest,
-        say=lambda words: publisher.say(RESEARCHER, words),
+        publish_status=lambda words: publisher.publish_status(RESEARCHER, words),
         clock=opened.clock,
         back_off=back_off,
     )
@@ -123,19 +123,19 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
     if not settings.backend.asks_llm:
         alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
         logger.info("no LLM, %s", alone)
-        publisher.say("llm", f"none, {alone}")
+        publisher.publish_status("llm", f"none, {alone}")
     files = cache(lambda: workspace.files(run.base_commit))  # all candidates share these files but train.py
-    checker = DryRuns(opened.bus, profile, files, lambda words: publisher.say("checker", words))
+    dry_runs = DryRuns(opened.bus, profile, files, lambda words: publisher.publish_status("dry_runs", words))
     return Proposers(
         mix=settings.proposer,
-        asking=Vetting(profile, workspace.program, checker),
+        asking=Vetting(profile, workspace.program, dry_runs),
         optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, opened.journal),
         drafting=Prefetch(opened.journal.folder, lease(settings, profile)),
         shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
-        say=lambda words: publisher.say("llm", words),
+        publish_status=lambda words: publisher.publish_status("llm", words),
     )
 
 

@@ -25,7 +25,7 @@ from services.doctor.engine import compose, reach
 from services.machine.gpus import state_folder
 from services.machine.state import State
 from services.stack.results import RESEARCHER, fetch
-from services.stack.up import UpOptions, bring_up, prepare, told, watch
+from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD_USE = 2
@@ -65,17 +65,17 @@ def up(
     if detach and then is not None:
         raise StackError("--then waits for the end of the run", "leave --detach out, and use nohup or systemd-run")
     limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
-    wish = UpOptions(
+    options = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},
         then=then,
     )
-    facts = _facts(wish.limits)
-    prepare(wish, facts, console)
+    facts = _facts(options.limits)
+    prepare(options, facts, console)
     stack = _stack(facts)
-    bring_up(wish, stack, ROOT, console)
+    bring_up(options, stack, ROOT, console)
     if not detach:
-        raise typer.Exit(watch(wish, stack, console, terminal=_on_terminal()))
+        raise typer.Exit(watch(options, stack, console, terminal=_on_terminal()))
 
 
 @app.command()
@@ -84,7 +84,7 @@ def status() -> None:
     stack = _stack(_facts())
     containers = _those_up(stack)
     for each in containers:
-        console.print(told(stack, each), markup=False)
+        console.print(container_text(stack, each), markup=False)
     if not any(each.service == RESEARCHER and each.state == "running" for each in containers):
         raise StackError("the run is not running", "scripts/up")
     raise typer.Exit(stack.execute(RESEARCHER, "overnight", "status", terminal=_on_terminal()))

@@ -48,10 +48,10 @@ def main() -> None:
     try:
         app()
     except (OvernightError, ResearcherError, ProfileError, BusError, DataError, ShapeRefused) as error:
-        _tell(str(error))
+        _print_error(str(error))
         sys.exit(BAD_USE)
     except redis.RedisError as error:
-        _tell(f"Redis does not answer: {error}")
+        _print_error(f"Redis does not answer: {error}")
         sys.exit(BAD_USE)
 
 
@@ -59,12 +59,12 @@ def _state(path: Path | None) -> State:
     return State((path or state_folder(os.environ, Path.cwd())).resolve())
 
 
-def _tell(words: str) -> None:
+def _print_error(words: str) -> None:
     console.print(Text.assemble(("overnight:", "bold red"), f" {words}"), soft_wrap=True)
 
 
 def _refuse(message: str) -> NoReturn:
-    _tell(message)
+    _print_error(message)
     raise typer.Exit(BAD_USE)
 
 
@@ -104,7 +104,7 @@ def run(
         "HOURS": None if hours is None else str(hours),
         "MAX_COST": None if max_cost is None else str(max_cost),
     }
-    wish = RunOptions(
+    run_options = RunOptions(
         profile=profile,
         budget=budget,
         experiments=experiments,
@@ -114,7 +114,7 @@ def run(
         unsafe=unsafe_local,
         researcher={name: value for name, value in researcher.items() if value is not None},
     )
-    raise typer.Exit(run_local(_state(state), wish, console))
+    raise typer.Exit(run_local(_state(state), run_options, console))
 
 
 @app.command()
@@ -216,8 +216,8 @@ def init(
     sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
-    wish = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
-    if adopt(_state(state), wish, lambda question: yes or typer.confirm(question), console) is None:
+    run_options = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
+    if adopt(_state(state), run_options, lambda question: yes or typer.confirm(question), console) is None:
         _refuse("nothing was run and nothing written; with your yes, or --yes, it goes on")
 
 
@@ -232,7 +232,7 @@ def prepare(
     from services.adopt.adopt import settle_data  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     folder = _state(state)
-    choices = folder.settle(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
+    choices = folder.resolve(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
     manifest = settle_data(folder, choices, console, unseen)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
@@ -262,9 +262,9 @@ def trial(
     state: StateOption = None,
 ) -> None:
     """Run one trusted trial of a train.py outside of any run, and print its score."""
-    from services.single_trial import run_by_hand  # noqa: PLC0415 - imports the trainer
+    from services.single_trial import run_single_trial  # noqa: PLC0415 - imports the trainer
 
-    raise typer.Exit(run_by_hand(_state(state), file, seed, console))
+    raise typer.Exit(run_single_trial(_state(state), file, seed, console))
 
 
 @app.command()

@@ -48,7 +48,8 @@ class CommandFailed(StackError):
 
 @dataclass(frozen=True)
 class Container:
-    """One container of the stack. `health` is None without a health check; `said` is the last output of the check."""
+    """One container of the stack. `health` is None without a health check; `health_output` is the last output of the
+    check."""
 
     service: str
     id: str
@@ -56,7 +57,7 @@ class Container:
     state: str
     exit_code: int
     health: str | None
-    said: str
+    health_output: str
     is_one_shot: bool
     started_at: datetime
     finished_at: datetime
@@ -129,8 +130,8 @@ class Stack:
         found = self.engine.containers.get(self.container(service).id)
         code, (out, complaint) = found.exec_run(list(command), demux=True)
         if code != 0:
-            told = ((out or b"") + (complaint or b"")).decode(errors="replace").strip()
-            complaint = told.splitlines()[-1] if told else f"{command[0]} in {service} ended with {code}"
+            output = ((out or b"") + (complaint or b"")).decode(errors="replace").strip()
+            complaint = output.splitlines()[-1] if output else f"{command[0]} in {service} ended with {code}"
             raise CommandFailed(service, complaint)
         return out or b""
 
@@ -157,7 +158,7 @@ def container_of(facts: Mapping[str, Any]) -> Container:
         state=state["Status"],
         exit_code=state["ExitCode"],
         health=(state.get("Health") or {}).get("Status"),
-        said=checks[-1]["Output"].strip() if checks else "",
+        health_output=checks[-1]["Output"].strip() if checks else "",
         is_one_shot=facts["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"),
         started_at=_time(state["StartedAt"]),
         finished_at=_time(state["FinishedAt"]),

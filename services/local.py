@@ -21,13 +21,13 @@ from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
 from services.machine.gpus import detect_profile, gpus
-from services.machine.model import say_if_missing
+from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
 from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
-from services.views.local import CHECKER, RESEARCHER, TRAINER, Watched, summary, watch
+from services.views.local import DRY_RUN_WORKER, RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import RedisClient, connect
 from trainer.sandbox.candidate_user import AUTO
 
@@ -52,25 +52,25 @@ class RunOptions:
     researcher: dict[str, str]
 
 
-def run_local(state: State, wish: RunOptions, console: Console) -> int:
+def run_local(state: State, options: RunOptions, console: Console) -> int:
     """Run until the goal, a stop or Ctrl-C. Returns the exit code."""
-    choices = state.settle(
-        profile=wish.profile,
-        budget=wish.budget,
-        subject=wish.subject,
-        text=wish.text,
+    choices = state.resolve(
+        profile=options.profile,
+        budget=options.budget,
+        subject=options.subject,
+        text=options.text,
         detect=lambda: detect_profile(gpus()),
     )
     profile = choices.trial_profile()
     _stop_like_ctrl_c()
     lock = _lock(state)
     try:
-        say_if_missing(os.environ | wish.researcher, choices.profile, console)
+        warn_if_missing(os.environ | options.researcher, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile)
         settle_data(state, choices, console)
-        server = start_server(state.redis, wish.redis_url)
+        server = start_server(state.redis, options.redis_url)
         try:
-            return _watch_run(state, wish, choices, server, console)
+            return _watch_run(state, options, choices, server, console)
         finally:
             server.stop()
     finally:
@@ -90,14 +90,14 @@ def _lock(state: State) -> WriterLock:
     return lock
 
 
-def _watch_run(state: State, wish: RunOptions, choices: RunConfig, server: RedisServer, console: Console) -> int:
+def _watch_run(state: State, options: RunOptions, choices: RunConfig, server: RedisServer, console: Console) -> int:
     profile = choices.trial_profile()
-    children = [_trainer(state, wish, server), _researcher(state, wish, choices, server)]
-    children += [_checker(state, wish, server)] if _asks_an_llm(wish) else []
+    children = [_trainer(state, options, server), _researcher(state, options, choices, server)]
+    children += [_dry_run_worker(state, options, server)] if _asks_an_llm(options) else []
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        watched = Watched(state, profile, bus, wish.experiments, lambda: _keep_alive(server, supervisor))
+        watched = Watched(state, profile, bus, options.experiments, lambda: _keep_alive(server, supervisor))
         code = watch(watched, console)
     if code != REFUSED:
         with JournalReader(state.journal) as history:
@@ -110,33 +110,35 @@ def _keep_alive(server: RedisServer, supervisor: ProcessSupervisor) -> list[Chil
     return supervisor.poll()
 
 
-def _asks_an_llm(wish: RunOptions) -> bool:
-    return asks_llm(os.environ | wish.researcher)
+def _asks_an_llm(options: RunOptions) -> bool:
+    return asks_llm(os.environ | options.researcher)
 
 
-def _trainer(state: State, wish: RunOptions, server: RedisServer) -> Child:
-    argv = _worker(wish, server, acl.TRAINER.name, state.data, state.work)
+def _trainer(state: State, options: RunOptions, server: RedisServer) -> Child:
+    argv = _worker(options, server, acl.TRAINER.name, state.data, state.work)
     argv += ["--trials", str(state.trials)]
     return Child(TRAINER, tuple(argv), state.logs / "trainer.log", final_codes=frozenset({REFUSED}))
 
 
-def _checker(state: State, wish: RunOptions, server: RedisServer) -> Child:
+def _dry_run_worker(state: State, options: RunOptions, server: RedisServer) -> Child:
     """Only candidates of an LLM have a dry run. No exit code of the worker is final: the run continues without it."""
-    argv = [*_worker(wish, server, acl.CHECKER.name, state.data, state.checks), "--checks"]
-    return Child(CHECKER, ("nice", "-n", "10", *argv), state.logs / "checker.log", final_codes=frozenset())
+    argv = [*_worker(options, server, acl.DRY_RUN_WORKER.name, state.data, state.dry_runs), "--dry-runs"]
+    return Child(
+        DRY_RUN_WORKER, ("nice", "-n", "10", *argv), state.logs / "dry-run-worker.log", final_codes=frozenset()
+    )
 
 
-def _worker(wish: RunOptions, server: RedisServer, user: str, data: Path, work: Path) -> list[str]:
+def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, work: Path) -> list[str]:
     argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(user), "--single-host"]
     argv += ["--data", str(data), "--work", str(work), "--candidate-user", AUTO]
-    argv += ["--unsafe-local"] if wish.unsafe else []
+    argv += ["--unsafe-local"] if options.unsafe else []
     if (password_file := server.password_file(user)) is not None:
         argv += ["--password-file", str(password_file)]
     return argv
 
 
-def _researcher(state: State, wish: RunOptions, choices: RunConfig, server: RedisServer) -> Child:
-    env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | wish.researcher
+def _researcher(state: State, options: RunOptions, choices: RunConfig, server: RedisServer) -> Child:
+    env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | options.researcher
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),
         "SUBJECT_DIR": str(state.subject),
@@ -149,8 +151,8 @@ def _researcher(state: State, wish: RunOptions, choices: RunConfig, server: Redi
     }
     if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:
         env["REDIS_PASSWORD_FILE"] = str(password_file)
-    if wish.experiments is not None:
-        env["EXPERIMENTS"] = str(wish.experiments)
+    if options.experiments is not None:
+        env["EXPERIMENTS"] = str(options.experiments)
     return Child(
         RESEARCHER,
         (sys.executable, "-m", "researcher"),

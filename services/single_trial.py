@@ -20,19 +20,19 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 
-def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
+def run_single_trial(state: State, file: Path, seed: int, console: Console) -> int:
     """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1."""
     if is_running(state):
         raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"
         )
-    choices = state.settle(detect=lambda: detect_profile(gpus()))
+    choices = state.resolve(detect=lambda: detect_profile(gpus()))
     profile = choices.trial_profile()
     manifest = settle_data(state, choices, console)
     files = _files(Path(choices.subject), file, render_subject(profile))
     attempt = _attempt(state)
     spec = TrialSpec(
-        id=trial_id("by-hand", 0, 0, attempt),
+        id=trial_id("single-trial", 0, 0, attempt),
         kind=Kind.MANUAL,
         profile=profile.name,
         files=files,
@@ -57,11 +57,11 @@ def run_by_hand(state: State, file: Path, seed: int, console: Console) -> int:
         def report(progress: Progress) -> None:
             bars.update(task, description=progress.phase, completed=progress.progress)
 
-        places = WorkerConfig(state.data, state.trials, state.work, user=sandbox_user.user)
+        config = WorkerConfig(state.data, state.trials, state.work, user=sandbox_user.user)
         try:
-            result = run_trial(spec, places, report, lambda: False)
+            result = run_trial(spec, config, report, lambda: False)
         finally:
-            sandbox_user.leave()
+            sandbox_user.release()
     console.print(f"{result.outcome}: {result.reason}")
     if result.val_bpb is not None:
         console.print(f"val_bpb: {result.val_bpb:.6f}")
@@ -83,4 +83,4 @@ def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]
 
 
 def _attempt(state: State) -> int:
-    return sum(1 for path in state.trials.glob("by-hand-*") if path.is_dir())
+    return sum(1 for path in state.trials.glob("single-trial-*") if path.is_dir())

@@ -71,7 +71,7 @@ NAMES_HELD_OUT = {
     "researcher/report/snapshot.py",
     "researcher/report/view.py",
 }
-SHOWS_THE_NIGHT = {"researcher/report/picture.py", "researcher/report/snapshot.py"}
+SHOWS_THE_RUN = {"researcher/report/picture.py", "researcher/report/snapshot.py"}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
 # of the GPU profiles lies. The last three are no addresses: Debian's package of the Docker engine, CDI's name of a
@@ -132,7 +132,7 @@ def test_subject_imports_nothing_of_ours(module: Path) -> None:
     assert {name for name in imports(module) if below(name, *PACKAGES)} == set()
 
 
-def test_only_the_journal_and_what_people_read_name_the_held_out_scores() -> None:
+def test_only_the_journal_and_what_users_read_name_the_held_out_scores() -> None:
     texts = {path for path in (ROOT / "researcher").rglob("*.*") if path.suffix != ".pyc"}
 
     naming = {path for path in texts if re.search(r"held_?out", path.read_text(), re.IGNORECASE)}
@@ -140,11 +140,11 @@ def test_only_the_journal_and_what_people_read_name_the_held_out_scores() -> Non
     assert {str(path.relative_to(ROOT)) for path in naming} == NAMES_HELD_OUT
 
 
-def test_nothing_that_proposes_or_decides_looks_at_the_night_as_people_do() -> None:
+def test_nothing_that_proposes_or_decides_looks_at_the_run_as_users_do() -> None:
     whole = {"snapshot", "snapshot.snapshot", "snapshot.Report", "view", "view.build_report", "view.RunReport"}
     scripted_run = {f"researcher.report.{name}" for name in whole}
 
-    assert {str(module) for module in modules("researcher") if imports(module) & scripted_run} == SHOWS_THE_NIGHT
+    assert {str(module) for module in modules("researcher") if imports(module) & scripted_run} == SHOWS_THE_RUN
 
 
 @pytest.mark.parametrize("module", modules("researcher"), ids=str)

@@ -1,4 +1,4 @@
-"""`python -m trainer` runs one worker on the queue `trials`, or `checks` with --checks, until SIGTERM or Ctrl-C."""
+"""`python -m trainer` runs one worker on the queue `trials`, or `dry-runs` with --dry-runs, until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     syscalls.become_undumpable()  # before the password is read; forks inherit it
     options = _options(arguments)
-    duty: Role = DRY_RUN_ROLE if options.checks else TRIAL_ROLE
-    if duty is DRY_RUN_ROLE:
+    role: Role = DRY_RUN_ROLE if options.dry_runs else TRIAL_ROLE
+    if role is DRY_RUN_ROLE:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # set before any library reads it: a dry run uses no GPU
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    name = options.name or f"{duty.name}-{socket.gethostname()}-{os.getpid()}"
+    name = options.name or f"{role.name}-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
     work = options.work.absolute()
     disk_space.wait_for((work,) if options.trials is None else (options.trials, work), lambda _: True)
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.trials.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         sandbox_user = acquire(work, options.data, options.candidate_user)
-        places = WorkerConfig(
+        config = WorkerConfig(
             data=options.data,
             trials=options.trials,
             work=work,
@@ -57,22 +57,22 @@ def main(arguments: list[str] | None = None) -> int:
             vram_cap_mib=options.vram_cap_mib,
             secrets=() if password is None else (password,),
         )
-        _tell(sandbox_user)
-        _require_sandbox(places, options)
+        _log_user(sandbox_user)
+        _require_sandbox(config, options)
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
     no_user = None if sandbox_user.reason is None else sandbox_user.reason.found
-    station = WorkerState(places, name, options.redis, password, options.profile, duty.refused, no_user, duty.name)
-    configure(station)
-    presence = station.presence()
+    worker_state = WorkerState(config, name, options.redis, password, options.profile, role.refused, no_user, role.name)
+    configure(worker_state)
+    heartbeat = worker_state.heartbeat()
     try:
-        _look_for_server(presence.connection)
+        _look_for_server(heartbeat.connection)
         connection = connect(options.redis, password=password)
         if options.single_host:
-            take_over(RedisClient(connection).queue(duty.queue))
-        worker = OneQueueWorker(duty, connection, presence, places, single_host=options.single_host)
-        log.info("%s waits for %s; data %s, results %s", name, duty.queue, places.data, places.trials or "not kept")
+            take_over(RedisClient(connection).queue(role.queue))
+        worker = OneQueueWorker(role, connection, heartbeat, config, single_host=options.single_host)
+        log.info("%s waits for %s; data %s, results %s", name, role.queue, config.data, config.trials or "not kept")
         worker.work(logging_level="WARNING")
     except KeyboardInterrupt:
         log.info("stopped before the first job")
@@ -80,17 +80,17 @@ def main(arguments: list[str] | None = None) -> int:
         log.error(
             "Redis refuses this %s's password (%s). Next: write its password to %s, or start Redis with the one "
             "that is there; each new start tries again",
-            duty.name, refusal, options.password_file or "a --password-file",
+            role.name, refusal, options.password_file or "a --password-file",
         )  # fmt: skip
         return 1
     finally:
-        sandbox_user.leave()
+        sandbox_user.release()
     log.info("%s has stopped", name)
     return 0
 
 
-def _require_sandbox(places: WorkerConfig, options: argparse.Namespace) -> None:
-    sandbox = check_sandbox(places, options.password_file)
+def _require_sandbox(config: WorkerConfig, options: argparse.Namespace) -> None:
+    sandbox = check_sandbox(config, options.password_file)
     log.info(
         "sandbox layers: %s; forbidden acts that succeeded: %s",
         ", ".join(sandbox.layers),
@@ -100,7 +100,7 @@ def _require_sandbox(places: WorkerConfig, options: argparse.Namespace) -> None:
         sandbox.require()
 
 
-def _tell(sandbox_user: SandboxUser) -> None:
+def _log_user(sandbox_user: SandboxUser) -> None:
     if sandbox_user.ended:
         log.warning("ended %d processes that a killed trainer had left", sandbox_user.ended)
     if sandbox_user.reason is not None:
@@ -120,20 +120,20 @@ def _look_for_server(connection: redis.Redis) -> None:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.trials is None and not options.checks:
+    if options.trials is None and not options.dry_runs:
         parser.error("the following arguments are required: --trials")
     return options
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Runs the trials of the queue `trials`.")
-    parser.add_argument("--checks", action="store_true", help="work the queue `checks` instead, without any GPU")
+    parser.add_argument("--dry-runs", action="store_true", help="work the queue `dry-runs` instead, without any GPU")
     parser.add_argument("--redis", required=True, metavar="URL", help="redis://host:port/0")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the server's password")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="data folder of `overnight prepare`")
-    parser.add_argument("--trials", type=Path, metavar="DIR", help="results, kept; a checker has none")
+    parser.add_argument("--trials", type=Path, metavar="DIR", help="results, kept; a dry-run worker has none")
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
-    parser.add_argument("--name", help="this worker's name; default: trainer-HOST-PID or checker-HOST-PID")
+    parser.add_argument("--name", help="this worker's name; default: trainer-HOST-PID or dry-run-worker-HOST-PID")
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
     parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's GPU fits")
     parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the GPU's memory")

@@ -64,9 +64,9 @@ class HeldOut:
 
 
 def held_out(
-    experiments: list[Experiment], checks: list[Confirmation], fallen: Iterable[int], trials: list[Trial]
+    experiments: list[Experiment], confirmations: list[Confirmation], rolled_back: Iterable[int], trials: list[Trial]
 ) -> HeldOut:
-    """Compute all held-out gains of a run. `fallen` are the ids of experiments that a confirmation rolled back."""
+    """Compute all held-out gains of a run. `rolled_back` are the ids of experiments that a confirmation rolled back."""
     runs = defaultdict[int, list[Trial]](list)
     fresh = defaultdict[tuple[int, int], list[Trial]](list)
     for trial in trials:
@@ -76,12 +76,14 @@ def held_out(
     baseline = runs[experiments[0].id]
     kept = [item.id for item in experiments if item.decision is Decision.KEEP and not item.is_baseline]
     claims = _known(
-        {check.id: _against(fresh[check.id, check.base or 0], fresh[check.id, check.head]) for check in checks}
+        {each.id: _against(fresh[each.id, each.base or 0], fresh[each.id, each.head]) for each in confirmations}
     )
     stand = [
-        check.id for check in checks if check.verdict is ConfirmationVerdict.CONFIRMED and check.head not in fallen
+        each.id
+        for each in confirmations
+        if each.verdict is ConfirmationVerdict.CONFIRMED and each.head not in rolled_back
     ]
-    gains = [claims[check].heldout_gain for check in stand if check in claims]
+    gains = [claims[each].heldout_gain for each in stand if each in claims]
     return HeldOut(
         keeps=_known({item: _against(baseline, runs[item]) for item in kept}),
         claims=claims,

@@ -105,7 +105,7 @@ def changed_for_good(trial: Trial) -> bool:
     return trial.differed > REPEATS_LIMIT
 
 
-def told(trial: Trial) -> str | None:
+def speed_text(trial: Trial) -> str | None:
     """Describe for users how the machine affected a trial. Return None if it did not."""
     if not trial.differed:
         return None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
-from researcher.journal.records import CheckKind, Claim, ConfirmationVerdict, Decision, Ruling
+from researcher.journal.records import Claim, ConfirmationKind, ConfirmationVerdict, Decision, Ruling
 from trainer.jobs import JUMP_SHARE, Outcome
 
 MARGIN_PER_LINE = 0.05
@@ -33,7 +33,7 @@ KEEPS_BEFORE_CLAIM = 5
 CLAIM_HOURS = 4.0  # hours of trials after which a claim is due without five keeps
 NEAR_THE_END = 10  # experiments; with fewer left, the claim at the end replaces the regular one
 JUMP_SIGMAS = 6.0
-FAILURES_BEFORE_RECHECK = 3
+FAILURES_IN_A_ROW = 3
 REMEASURE_EVERY = 15  # first trials of candidates between two measurements of the incumbent
 
 
@@ -65,7 +65,7 @@ class Head:
 class RunFacts:
     """The facts that determine whether a confirmation is due before the next proposal.
 
-    `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `fell_back` is True if
+    `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `rolled_back` is True if
     the last confirmation was an incumbent confirmation that failed. `trials_without_incumbent` and `machine_changed`
     count from the incumbent's last trial, `keeps` and `trial_hours` from the last claim. `goal` is the reason why the
     run is over, or None while it continues.
@@ -73,7 +73,7 @@ class RunFacts:
 
     rule: Rule
     outcomes: Sequence[Outcome]
-    fell_back: bool
+    rolled_back: bool
     trials_without_incumbent: int
     machine_changed: bool
     head: Head | None
@@ -89,7 +89,7 @@ class RunFacts:
 class Due:
     """A confirmation that is due before the next proposal, and its reason."""
 
-    kind: CheckKind
+    kind: ConfirmationKind
     why: str
 
 
@@ -157,17 +157,17 @@ def is_implausible(score: float, incumbent: float, sigma: float) -> bool:
 
 def next_confirmation(facts: RunFacts) -> Due | None:
     """Return the confirmation that is due before the next proposal, or None."""
-    if needs_recheck(facts.outcomes):
-        return Due(CheckKind.RECHECK, f"{FAILURES_BEFORE_RECHECK} failures in a row")
-    if facts.fell_back:
-        return Due(CheckKind.RECHECK, "the run fell back to it")
+    if needs_incumbent_confirmation(facts.outcomes):
+        return Due(ConfirmationKind.INCUMBENT, f"{FAILURES_IN_A_ROW} failures in a row")
+    if facts.rolled_back:
+        return Due(ConfirmationKind.INCUMBENT, "the run fell back to it")
     if (stale := _stale(facts)) is not None:
-        return Due(CheckKind.RECHECK, stale)
+        return Due(ConfirmationKind.INCUMBENT, stale)
     if facts.head is None:
         return None
     asked = "a user asked for it" if facts.is_asked_for else None
     why = asked or _jump(facts.rule, facts.head) or facts.goal or _checkpoint(facts)
-    return None if why is None else Due(CheckKind.CLAIM, why)
+    return None if why is None else Due(ConfirmationKind.CLAIM, why)
 
 
 def _stale(facts: RunFacts) -> str | None:
@@ -249,14 +249,14 @@ def is_banned(outcomes: Sequence[Outcome]) -> bool:
     return failures > 1 or any(outcome in (Outcome.OK, Outcome.UNSCORABLE) for outcome in outcomes)
 
 
-def needs_recheck(outcomes: Sequence[Outcome]) -> bool:
+def needs_incumbent_confirmation(outcomes: Sequence[Outcome]) -> bool:
     """Return True if the last three candidates failed (`outcomes` are oldest first).
 
     Rejections and infrastructure failures say nothing about a candidate. They neither count nor interrupt the sequence.
     """
     spoke = [outcome for outcome in outcomes if outcome is not Outcome.REJECTED and not outcome.is_infrastructure]
-    last = spoke[-FAILURES_BEFORE_RECHECK:]
-    return len(last) == FAILURES_BEFORE_RECHECK and all(outcome.is_failure for outcome in last)
+    last = spoke[-FAILURES_IN_A_ROW:]
+    return len(last) == FAILURES_IN_A_ROW and all(outcome.is_failure for outcome in last)
 
 
 class CrashReset(StrEnum):

@@ -10,14 +10,14 @@ def rolled_back_keeps(experiments: list[Experiment], confirmations: list[Confirm
 
     A confirmation rolls back each keep from its head down to the version that the run returned to.
     """
-    fallen: dict[int, str] = {}
-    if not any(check.fell for check in confirmations):
-        return fallen
+    rolled_back: dict[int, str] = {}
+    if not any(each.rolled_back for each in confirmations):
+        return rolled_back
     parents = {item.id: item.parent for item in experiments}
-    for check in confirmations:
-        if check.fell:
-            at: int | None = check.head
-            while at is not None and at != check.base and parents.get(at) is not None:
-                fallen.setdefault(at, check.reason or check.kind)
+    for confirmation in confirmations:
+        if confirmation.rolled_back:
+            at: int | None = confirmation.head
+            while at is not None and at != confirmation.base and parents.get(at) is not None:
+                rolled_back.setdefault(at, confirmation.reason or confirmation.kind)
                 at = parents[at]
-    return fallen
+    return rolled_back

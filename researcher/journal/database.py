@@ -19,8 +19,8 @@ from typing import IO, Any
 from researcher.errors import JournalError
 from researcher.journal.records import (
     ASKED_TO_PAUSE,
-    CheckKind,
     Confirmation,
+    ConfirmationKind,
     ConfirmationVerdict,
     Decision,
     Experiment,
@@ -113,7 +113,7 @@ def _require_sound(database: sqlite3.Connection, folder: Path) -> None:
     """Check the database before anything is written. Otherwise an overwritten page may be found only after hours."""
     (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise JournalError(_damage_told(found.partition("\n")[2], folder))
+        raise JournalError(_damage_reported(found.partition("\n")[2], folder))
 
 
 def error_is(error: sqlite3.DatabaseError, names: tuple[str, ...]) -> bool:
@@ -126,10 +126,10 @@ def error_is(error: sqlite3.DatabaseError, names: tuple[str, ...]) -> bool:
 
 def damage(error: sqlite3.DatabaseError, folder: Path) -> str | None:
     """Return the message for a damaged journal with the next step, or None for any other error."""
-    return _damage_told(str(error), folder) if error_is(error, ("SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
+    return _damage_reported(str(error), folder) if error_is(error, ("SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
 
 
-def _damage_told(found: str, folder: Path) -> str:
+def _damage_reported(found: str, folder: Path) -> str:
     return (
         f"the journal {folder / JOURNAL_FILE} is damaged ({found}); nothing more is written to it. What was measured "
         "is still there: every candidate is a commit of the subject (`git for-each-ref refs/overnight`), results.tsv "
@@ -170,7 +170,7 @@ def run_of(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
-_ASKED_TO_PAUSE_BEFORE = "a person asked for it"
+_ASKED_TO_PAUSE_BEFORE = "a user asked for it"
 
 
 def _pause_of(row: sqlite3.Row) -> Pause | None:
@@ -220,7 +220,7 @@ def trial_of(row: sqlite3.Row) -> Trial:
 def confirmation_of(row: sqlite3.Row) -> Confirmation:
     """Build a Confirmation from a row."""
     values = _plain(row, Confirmation)
-    values["kind"] = CheckKind(row["kind"])
+    values["kind"] = ConfirmationKind(row["kind"])
     values["state"] = State(row["state"])
     values["verdict"] = _maybe(ConfirmationVerdict, row["verdict"])
     return Confirmation(**values)

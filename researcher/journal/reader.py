@@ -71,11 +71,11 @@ class JournalReader:
         """
         self.folder = folder
         self._writable = writable
-        with self._told():
+        with self._reported():
             self._database = open_database(folder, read_only=not writable)
         self._applied: list[Experiment] = []
         self._measured = 0  # measured experiments in `_applied`
-        self._settled: list[Confirmation] = []
+        self._decided: list[Confirmation] = []
         self._closed: list[Trial] = []  # finished trials but the newest, which may be measured again
         self._scores: dict[int, list[float]] = {}  # scores of `_closed`
 
@@ -139,11 +139,11 @@ class JournalReader:
 
     def confirmations(self) -> list[Confirmation]:
         """Return all confirmations, oldest first."""
-        known = self._settled[-1].id if self._settled else 0
+        known = self._decided[-1].id if self._decided else 0
         rows = self._all("SELECT * FROM confirmation WHERE id > ? ORDER BY id", known)
         fresh = [confirmation_of(row) for row in rows]
-        found = [*self._settled, *fresh]
-        self._settled += takewhile(lambda item: item.state is State.APPLIED, fresh)
+        found = [*self._decided, *fresh]
+        self._decided += takewhile(lambda item: item.state is State.APPLIED, fresh)
         return found
 
     def trials(self, *, experiment: int | None = None, confirmation: int | None = None) -> list[Trial]:
@@ -289,11 +289,11 @@ class JournalReader:
         return (item for item in self.experiments() if (item.decided_at or 0.0) > at and item.was_measured)
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
-        with self._told():
+        with self._reported():
             return self._database.execute(statement, values).fetchall()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported(self) -> Iterator[None]:
         """Turn a database error into a JournalError for readers.
 
         The writer gets the original error, which it can act on.

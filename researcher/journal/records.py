@@ -32,11 +32,16 @@ class Decision(StrEnum):
     CRASH = "crash"
 
 
-class CheckKind(StrEnum):
+class ConfirmationKind(StrEnum):
     """The kinds of a confirmation: to test a claimed gain, or to test whether the incumbent still works."""
 
     CLAIM = "claim"
-    RECHECK = "recheck"
+    INCUMBENT = "recheck"  # the text in journals
+
+    @property
+    def words(self) -> str:
+        """Return the name of the kind for users."""
+        return "claim" if self is ConfirmationKind.CLAIM else "incumbent confirmation"
 
 
 class ConfirmationVerdict(StrEnum):
@@ -200,7 +205,7 @@ class Confirmation:
     """Trials of `head` (an experiment id) with fresh seeds. A claim measures as many trials of `base`, in pairs."""
 
     id: int
-    kind: CheckKind
+    kind: ConfirmationKind
     head: int
     base: int | None
     pairs: int
@@ -218,10 +223,10 @@ class Confirmation:
     unseen_gain: float | None = None  # of a claim, in bits per byte; None without unseen scores
 
     @property
-    def fell(self) -> bool:
+    def rolled_back(self) -> bool:
         """True if the run returned from the head to the base."""
-        recheck_failed = self.kind is CheckKind.RECHECK and self.verdict is ConfirmationVerdict.FAILS
-        return recheck_failed or self.verdict is ConfirmationVerdict.ROLLED_BACK
+        incumbent_failed = self.kind is ConfirmationKind.INCUMBENT and self.verdict is ConfirmationVerdict.FAILS
+        return incumbent_failed or self.verdict is ConfirmationVerdict.ROLLED_BACK
 
 
 @dataclass(frozen=True)

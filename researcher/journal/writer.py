@@ -17,9 +17,9 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     CONFIRM,
     MEASURED,
-    CheckKind,
     Claim,
     Confirmation,
+    ConfirmationKind,
     ConfirmationVerdict,
     Decision,
     Experiment,
@@ -302,7 +302,9 @@ class Journal(JournalReader):
 
     # Steps of a confirmation, and helpers of all steps
 
-    def open_check(self, run: Run, kind: CheckKind, head: int, base: int | None, pairs: int, at: float) -> None:
+    def begin_confirmation(
+        self, run: Run, kind: ConfirmationKind, head: int, base: int | None, pairs: int, at: float
+    ) -> None:
         """Open a confirmation."""
         self._change(
             "INSERT INTO confirmation (run, kind, head, base, pairs, state, started_at)"
@@ -310,15 +312,15 @@ class Journal(JournalReader):
             run.id, kind, head, base, pairs, at,
         )  # fmt: skip
 
-    def one_more_pair(self, check: Confirmation) -> None:
+    def one_more_pair(self, confirmation: Confirmation) -> None:
         """Extend a claim by one pair."""
         self._change(
             "UPDATE confirmation SET pairs = pairs + 1 WHERE id = ? AND pairs = ? AND state = 'measuring'",
-            check.id, check.pairs,
+            confirmation.id, confirmation.pairs,
         )  # fmt: skip
 
     def decide_claim(
-        self, check: Confirmation, verdict: ConfirmationVerdict, claim: Claim, sigma: float, at: float
+        self, confirmation: Confirmation, verdict: ConfirmationVerdict, claim: Claim, sigma: float, at: float
     ) -> None:
         """Record a claim's verdict, and move the run's confirmed version or its incumbent, in one transaction."""
         with transaction(self._database):
@@ -327,46 +329,46 @@ class Journal(JournalReader):
                 " sigma = ?, unseen_gain = ?, head_score = ?,"
                 " base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
                 verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.unseen_gain, claim.head_score,
-                claim.base_score, at, check.id,
+                claim.base_score, at, confirmation.id,
             )  # fmt: skip
             if verdict is ConfirmationVerdict.CONFIRMED:
-                self._move("confirmed", check.head)
+                self._move("confirmed", confirmation.head)
             else:
-                assert check.base is not None
-                self._move("incumbent", check.base)
+                assert confirmation.base is not None
+                self._move("incumbent", confirmation.base)
             self._answer_confirm(f"{verdict.words}: {claim.reason}", at)
 
-    def decide_check(
-        self, check: Confirmation, verdict: ConfirmationVerdict, reason: str, at: float, *, fall_back_to: int | None =
-        None, confirmed: int | None = None,
+    def decide_confirmation(
+        self, confirmation: Confirmation, verdict: ConfirmationVerdict, reason: str, at: float, *,
+        roll_back_to: int | None = None, confirmed: int | None = None,
     ) -> None:  # fmt: skip
         """Decide a confirmation without comparing scores: the head works, or it fails.
 
-        `fall_back_to` becomes the incumbent. If it is an ancestor of the confirmed version, it becomes the confirmed
+        `roll_back_to` becomes the incumbent. If it is an ancestor of the confirmed version, it becomes the confirmed
         version too. `confirmed` changes only the confirmed version.
         """
         with transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?,"
                 " base = COALESCE(base, ?) WHERE id = ? AND state = 'measuring'",
-                verdict, reason, at, fall_back_to, check.id,
+                verdict, reason, at, roll_back_to, confirmation.id,
             )  # fmt: skip
-            if fall_back_to is not None:
-                self._move("incumbent", fall_back_to)
+            if roll_back_to is not None:
+                self._move("incumbent", roll_back_to)
                 run = self.run()
                 assert run is not None, "a check belongs to a run"
-                if fall_back_to in self.lineage(run.confirmed):
-                    self._move("confirmed", fall_back_to)
+                if roll_back_to in self.lineage(run.confirmed):
+                    self._move("confirmed", roll_back_to)
             if confirmed is not None:
                 self._move("confirmed", confirmed)
-            if fall_back_to is not None or check.kind is CheckKind.CLAIM:
+            if roll_back_to is not None or confirmation.kind is ConfirmationKind.CLAIM:
                 self._answer_confirm(f"{verdict.words}: {reason}", at)
 
-    def check_applied(self, check: Confirmation, at: float) -> None:
+    def confirmation_applied(self, confirmation: Confirmation, at: float) -> None:
         """Record that git shows the verdict."""
         self._change(
             "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
-            at, check.id,
+            at, confirmation.id,
         )  # fmt: skip
 
     def _answer_confirm(self, answer: str, at: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from trainer.jobs import Profile, profile_named
 
 _GIB = 1024
-SMALL_CARD_MIB = 22 * _GIB  # NVML reports 22 GiB and more for a "24 GB" GPU
+SMALL_GPU_MIB = 22 * _GIB  # NVML reports 22 GiB and more for a "24 GB" GPU
 LEAST_CAP_MIB = 2 * _GIB  # the smallest profile needs at least this much
 
 
@@ -90,14 +90,14 @@ class Split:
             return f"lower TRAINER_CAP_MIB to {self.largest_cap_mib}"
         return "set a smaller MODEL or NUM_CTX and lower LLM_RESERVE_MIB, or set LLM=none"
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Return the arithmetic and the next step in one line."""
         return self.found if self.next_step is None else f"{self.found}; {self.next_step}"
 
 
 def margin_mib(total_mib: int) -> int:
     """Return the memory in MiB to keep free for CUDA contexts, fragmentation and growing buffers."""
-    return 1536 if total_mib < SMALL_CARD_MIB else 2048
+    return 1536 if total_mib < SMALL_GPU_MIB else 2048
 
 
 def split_for(profile: Profile, total_mib: int, *, reserve_mib: int | None = None, cap_mib: int | None = None) -> Split:

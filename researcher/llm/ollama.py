@@ -78,7 +78,7 @@ class OllamaClient:
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
 
-    def look(self) -> ServerFacts:
+    def check_available(self) -> ServerFacts:
         """Return the server's version and model. Raises LlmUnavailable with the next step if either is missing."""
         try:
             with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:

@@ -67,7 +67,7 @@ class OllamaSettings(Deadlines):
     """The server, the model's placement, and the time limits.
 
     `resident` means that the model stays loaded while a trial runs, and `reserve_mib` is its limit of GPU memory then.
-    `leave_s` is the longest wait for an unload.
+    `unload_s` is the longest wait for an unload.
     """
 
     host: str
@@ -80,7 +80,7 @@ class OllamaSettings(Deadlines):
     think: Think = Think.OFF
     resident: bool = True
     reserve_mib: int | None = None
-    leave_s: float = 30.0
+    unload_s: float = 30.0
 
     @property
     def url(self) -> str:
@@ -138,13 +138,13 @@ def _bracketed(name: str) -> str:
 
 def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
     """Return the error for a status other than 200."""
-    said = error_text(response)
-    if response.status_code == httpx.codes.NOT_FOUND and "not found" in said and "page" not in said:
+    message = error_text(response)
+    if response.status_code == httpx.codes.NOT_FOUND and "not found" in message and "page" not in message:
         return missing(settings)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
-        kind = PromptTooLong if _TOO_LONG.search(said) else BadLlmResponse
-        return kind(f"{settings.url} refused the question ({response.status_code}): {said}")
-    return LlmUnavailable(f"{settings.url} answers {response.status_code}: {said or 'without a word'}")
+        kind = PromptTooLong if _TOO_LONG.search(message) else BadLlmResponse
+        return kind(f"{settings.url} refused the question ({response.status_code}): {message}")
+    return LlmUnavailable(f"{settings.url} answers {response.status_code}: {message or 'without a word'}")
 
 
 def missing(settings: OllamaSettings) -> ModelMissing:

@@ -27,7 +27,7 @@ class Loaded:
 
     name: str
     size: int
-    on_card: int
+    on_gpu: int
     context: int
 
 
@@ -52,7 +52,7 @@ class Residence:
     async def unload(self, client: httpx.AsyncClient) -> None:
         """Unload all models that would take memory from the trainer, and wait for it. Raises ModelNotUnloaded."""
         try:
-            async with asyncio.timeout(self._settings.leave_s):
+            async with asyncio.timeout(self._settings.unload_s):
                 there = await self._in_the_way(client)
                 for each in there:
                     await client.post("/api/generate", json={"model": each.name, "keep_alive": 0, "stream": False})
@@ -61,7 +61,7 @@ class Residence:
                     there = await self._in_the_way(client)
         except TimeoutError:
             raise ModelNotUnloaded(
-                f"{self._settings.url} still holds its model {self._settings.leave_s:g} s after it was told to unload "
+                f"{self._settings.url} still holds its model {self._settings.unload_s:g} s after it was told to unload "
                 "it; restart Ollama"
             ) from None
 
@@ -85,14 +85,14 @@ class Residence:
                 f"{settings.model} was loaded with a context of {found.context} tokens, not {settings.num_ctx}; "
                 f"set NUM_CTX={found.context} or another MODEL"
             )
-        if settings.on_gpu and found.on_card < found.size:
+        if settings.on_gpu and found.on_gpu < found.size:
             beside = "beside the trainer" if settings.resident else "onto the GPU"
-            spilt, size = (found.size - found.on_card) / _GIB, found.size / _GIB
+            spilt, size = (found.size - found.on_gpu) / _GIB, found.size / _GIB
             return f"{settings.model} does not fit {beside}: {spilt:.1f} of {size:.1f} GiB on the CPU; {_SMALLER}"
         reserve_mib = settings.reserve_mib if settings.on_gpu and settings.resident else None
-        if reserve_mib is not None and found.on_card > reserve_mib * 2**20:
+        if reserve_mib is not None and found.on_gpu > reserve_mib * 2**20:
             return (
-                f"{settings.model} takes {found.on_card / _GIB:.1f} GiB of the GPU, and {reserve_mib / 1024:.1f} GiB "
+                f"{settings.model} takes {found.on_gpu / _GIB:.1f} GiB of the GPU, and {reserve_mib / 1024:.1f} GiB "
                 f"are set aside for it; {_SMALLER}, or raise LLM_RESERVE_MIB and lower TRAINER_CAP_MIB"
             )
         return None

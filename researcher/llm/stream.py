@@ -70,7 +70,7 @@ class Stream:
         if not isinstance(found, dict):
             raise BadLlmResponse(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
         if found.get("error") is not None:
-            raise BadLlmResponse(f"the server broke off with: {error_words(found)}")
+            raise BadLlmResponse(f"the server broke off with: {error_message(found)}")
         return found
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
@@ -124,14 +124,14 @@ def authorities(*, trust_env: bool = False) -> ssl.SSLContext:
 def error_text(response: httpx.Response) -> str:
     """Return the server's error message."""
     try:
-        return error_words(response.json())
+        return error_message(response.json())
     except ValueError:
         return response.text.strip()[:500]  # not the server's own format: a proxy's page or a router's plain text
 
 
-def error_words(said: object) -> str:
+def error_message(body: object) -> str:
     """Return the message in the body of an error, in either protocol's format."""
-    inner = said.get("error", said) if isinstance(said, dict) else said
+    inner = body.get("error", body) if isinstance(body, dict) else body
     return str(inner.get("message", inner) if isinstance(inner, dict) else inner)[:500]
 
 

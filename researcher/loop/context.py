@@ -99,7 +99,7 @@ class RunContext:
     project: Callable[[], None]
     tick: Callable[[], None]
     rest: Callable[[], None]
-    say: Callable[[str], None]
+    publish_status: Callable[[str], None]
     claim_hours: float = CLAIM_HOURS
     clock: Callable[[], float] = time.time
     back_off: PauseBackoffs = field(default_factory=PauseBackoffs)
@@ -173,7 +173,7 @@ class RunContext:
         self.journal.pause(self.run, pause)
         until = self.clock() + back_off_s
         while self.run.pause == pause and self.clock() < until:
-            self.say(f"paused: {message}")
+            self.publish_status(f"paused: {message}")
             self.rest()
         if self.run.pause == pause:
             self.journal.go_on(self.run, self.clock())
@@ -183,7 +183,7 @@ class RunContext:
         while not trial.finished:
             self._see_the_baseline_run(trial)
             spec = self.spec(trial)
-            self.say(f"trial {spec.id}")
+            self.publish_status(f"trial {spec.id}")
             match self._answer(spec):
                 case TrialResult() as result:
                     trial = self._take(trial, spec, result)
@@ -218,11 +218,11 @@ class RunContext:
     def _is_baseline(self, trial: Trial) -> bool:
         return self.journal.experiment(trial.experiment).is_baseline
 
-    def _free_card(self) -> None:
+    def _free_gpu(self) -> None:
         """Unload the LLM from the GPU before a trial; otherwise the candidate would seem to run out of memory."""
         while True:
             try:
-                self.proposers.leave_card(self.tick)
+                self.proposers.free_gpu(self.tick)
             except ModelNotUnloaded as stays:
                 self.hold(PauseCause.GPU, str(stays))
             else:
@@ -232,13 +232,13 @@ class RunContext:
     def _answer(self, spec: TrialSpec) -> TrialResult | JobFault:
         """Send the attempt to the queue if it is absent there, and wait for its result."""
         while True:
-            match self.trials.look(spec.id, spec.digest):
+            match self.trials.poll(spec.id, spec.digest):
                 case Waiting():
                     self.tick()
                     self.proposers.draft_ahead(self.journal)
                     self.trials.wait(spec.id)
                 case Absent():
-                    self._free_card()
+                    self._free_gpu()
                     self.trials.hand_out(spec)
                 case answer:
                     return answer

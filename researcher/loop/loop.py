@@ -10,11 +10,11 @@ import logging
 from dataclasses import replace
 from statistics import fmean
 
-from researcher.decision.machine_speed import told
+from researcher.decision.machine_speed import speed_text
 from researcher.decision.rules import decide
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.records import Decision, Experiment, PauseCause, Ruling, Run, State, Trial
-from researcher.loop.confirmation import advance_check, check_due, open_check, tag_confirmed
+from researcher.loop.confirmation import advance_confirmation, begin_confirmation, confirmation_due, tag_confirmed
 from researcher.loop.context import RunContext
 from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
@@ -93,11 +93,13 @@ def step(run_context: RunContext) -> None:
     if experiment is not None:
         _advance(run_context, experiment)
         return
-    run, check = run_context.run, run_context.journal.open_confirmation()
-    if check is not None and (run.pause is None or check.state is State.DECIDED or run_context.journal.running_trial()):
-        advance_check(run_context, check)
+    run, confirmation = run_context.run, run_context.journal.open_confirmation()
+    if confirmation is not None and (
+        run.pause is None or confirmation.state is State.DECIDED or run_context.journal.running_trial()
+    ):
+        advance_confirmation(run_context, confirmation)
     elif run.pause is not None:
-        run_context.say(f"paused: {run.pause.message}")
+        run_context.publish_status(f"paused: {run.pause.message}")
         run_context.rest()
     else:
         _choose(run_context)
@@ -105,9 +107,9 @@ def step(run_context: RunContext) -> None:
 
 def _choose(run_context: RunContext) -> None:
     run = run_context.run
-    due = check_due(run_context)
+    due = confirmation_due(run_context)
     if due is not None:
-        open_check(run_context, due)
+        begin_confirmation(run_context, due)
         return
     reached = run_context.goal_reached()
     if reached is not None:
@@ -118,7 +120,7 @@ def _choose(run_context: RunContext) -> None:
 def _propose(run_context: RunContext, run: Run) -> None:
     assert run.incumbent is not None, "the baseline is measured before anything is proposed"
     incumbent = run_context.journal.source(run.incumbent)
-    run_context.say("proposing")
+    run_context.publish_status("proposing")
     draft = run_context.proposers.next_draft(run_context.journal, incumbent, tick=run_context.tick)
     if draft is None:
         run_context.rest()
@@ -185,7 +187,7 @@ def _measure_candidate(run_context: RunContext, experiment: Experiment) -> None:
         rule=run_context.rule,
         detail=trial.reason or "",
     )
-    if (machine := told(trial)) is not None:
+    if (machine := speed_text(trial)) is not None:
         ruling = replace(ruling, reason=f"{ruling.reason}; {machine}")
     run_context.journal.decide(experiment, trial.outcome, ruling, sigma, run_context.clock())
     logger.info("%d %s: %s (%s)", experiment.number, ruling.decision, experiment.title, ruling.reason)
@@ -226,7 +228,7 @@ def _baseline_failed(run_context: RunContext, trial: Trial) -> None:
 
 
 def _apply(run_context: RunContext, experiment: Experiment) -> None:
-    run_context.workspace.settle(run_context.incumbent_commit())
+    run_context.workspace.checkout(run_context.incumbent_commit())
     run_context.workspace.publish(run_context.run, run_context.incumbent_commit())
     run_context.proposers.learn(run_context.journal)
     run_context.journal.applied(experiment, run_context.clock())

@@ -65,7 +65,7 @@ def _of_journal(error: sqlite3.DatabaseError, folder: Path) -> str | None:
     return None
 
 
-def _of_disk(code: int | None, place: Path, said: str) -> str | None:
+def _of_disk(code: int | None, place: Path, message: str) -> str | None:
     match code:
         case errno.ENOSPC:
             return f"the disk of {place} is full, {_free(place)} are free. Next: delete or move something on it"
@@ -77,33 +77,33 @@ def _of_disk(code: int | None, place: Path, said: str) -> str | None:
                 "remount it for writing"
             )
         case errno.EACCES | errno.EPERM:
-            return f"uid {os.getuid()} may not write {place} ({said}). Next: give it the right with chown or chmod"
+            return f"uid {os.getuid()} may not write {place} ({message}). Next: give it the right with chown or chmod"
         case errno.EIO:
-            return f"the disk of {place} fails ({said}). Next: look at `dmesg`, and copy away what can still be read"
+            return f"the disk of {place} fails ({message}). Next: look at `dmesg`, and copy away what can still be read"
         case _:
             return None
 
 
 def _of_redis(error: redis.RedisError, server: str) -> str | None:
-    said, words = str(error), None
+    message, words = str(error), None
     match error:
         case redis.AuthenticationError() | redis.exceptions.AuthenticationWrongNumberOfArgsError():
             words = (
-                f"refuses the password of this run ({said}). Next: write its password to the file that "
+                f"refuses the password of this run ({message}). Next: write its password to the file that "
                 "REDIS_PASSWORD_FILE names, or start Redis with the one that is there"
             )
         case redis.exceptions.NoPermissionError():
-            words = f"denies this user a right ({said}). Next: give it the users that services/redis/acl.py writes"
+            words = f"denies this user a right ({message}). Next: give it the users that services/redis/acl.py writes"
         case redis.exceptions.OutOfMemoryError():
             words = "has used up its memory. Next: raise its maxmemory, or remove what fills it"
         case redis.ReadOnlyError():
             words = "is a replica, which takes no work. Next: name the primary in REDIS_URL"
-        case redis.ResponseError() if said.startswith("MISCONF"):
-            words = f"cannot write to its own disk ({said}). Next: make room where it keeps its files"
+        case redis.ResponseError() if message.startswith("MISCONF"):
+            words = f"cannot write to its own disk ({message}). Next: make room where it keeps its files"
         case redis.BusyLoadingError():
             words = "is still reading its files. Next: wait"
         case redis.ConnectionError() | redis.TimeoutError():
-            words = f"does not answer ({said}). Next: start it, or correct REDIS_URL"
+            words = f"does not answer ({message}). Next: start it, or correct REDIS_URL"
     return None if words is None else f"Redis at {server} {words}"
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from researcher.errors import JournalError
-from researcher.journal.records import ASKED_TO_PAUSE, CheckKind, Run
+from researcher.journal.records import ASKED_TO_PAUSE, ConfirmationKind, Run
 from researcher.journal.writer import Journal
 
 
@@ -31,10 +31,10 @@ class RequestHandler:
         """
         if (known := self._journal.request(request)) is not None:
             return known.answer
-        answer, waiting = self._settle(kind, body)
+        answer, waiting = self._decide(kind, body)
         return self._journal.receive(request, kind, body, answer, waiting=waiting, at=self._clock()).answer
 
-    def _settle(self, kind: str, body: str) -> tuple[str, bool]:
+    def _decide(self, kind: str, body: str) -> tuple[str, bool]:
         if kind == "stop":
             self._stop("a request")
             return "stopping now; the running trial is measured again at the next start", False
@@ -68,8 +68,8 @@ class RequestHandler:
             return "nothing to confirm: no experiment beats the baseline so far", False
         if run.incumbent == run.confirmed:
             return f"nothing to confirm: experiment {head.number} is confirmed already", False
-        check = self._journal.open_confirmation()
-        if check is not None and check.kind is CheckKind.CLAIM:
+        confirmation = self._journal.open_confirmation()
+        if confirmation is not None and confirmation.kind is ConfirmationKind.CLAIM:
             return f"fresh seeds of experiment {head.number} are being measured already; see `overnight status`", False
         base = self._journal.experiment(run.confirmed)
         when = "after the running trial" if run.pause is None else f"once it goes on (paused: {run.pause.message})"

@@ -33,16 +33,16 @@ from trainer.jobs import RedisClient, Status, StatusKind, connect
 
 logger = logging.getLogger(__name__)
 
-SAY_AGAIN_S = 1.0
+LOG_AGAIN_S = 1.0
 
 
 class Switch(Protocol):
-    """Ends the run. A request turns the switch; `look` raises once the switch is turned."""
+    """Ends the run. A request turns the switch; `raise_if_stopped` raises once the switch is turned."""
 
     def turn(self, by: str) -> None:
         """Ask for a stop."""
 
-    def look(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise the exception that ends the process, if a stop was requested."""
 
 
@@ -103,7 +103,7 @@ class _HeldRequests:
         """
         with suppress(OSError, redis.RedisError), closing(self._connect()) as server:
             bus = RedisClient(server)
-            bus.say(RESEARCHER, Status(StatusKind.HELD, self.words))
+            bus.publish_status(RESEARCHER, Status(StatusKind.HELD, self.words))
             RequestWorker.open(bus, self._receive).serve()
 
     def _connect(self) -> redis.Redis:
@@ -117,9 +117,9 @@ class _HeldRequests:
         if self._may_write:
             with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
                 clock = RunClock(journal.newest_time())
-                said = RequestHandler(journal, self.switch.turn, clock=clock).receive(request, kind, body)
+                reply = RequestHandler(journal, self.switch.turn, clock=clock).receive(request, kind, body)
                 self.go_on = self.go_on or kind == "resume"
-                return said
+                return reply
         if kind != "stop":
             raise JournalError(f"it cannot be written down: {self.words}")
         self.switch.turn("a request")
@@ -133,8 +133,8 @@ def _hold(request_worker: _HeldRequests, for_s: float) -> None:
     request_worker.write_down()
     while True:
         request_worker.serve()
-        request_worker.switch.look()
+        request_worker.switch.raise_if_stopped()
         left_s = until - time.monotonic()
         if request_worker.go_on or left_s <= 0:
             return
-        time.sleep(min(SAY_AGAIN_S, left_s))
+        time.sleep(min(LOG_AGAIN_S, left_s))

@@ -34,23 +34,25 @@ class StatusPublisher:
         self._subject = subject
         self._worried = False
         self._words: dict[str, str] = {}
-        self._said_at = 0.0
+        self._published_at = 0.0
 
-    def say(self, who: str, words: str) -> None:
-        """Publish a message of the source `who` now."""
-        self._words[who] = words
-        self._bus.say(who, Status.working(words))
+    def publish_status(self, source: str, words: str) -> None:
+        """Publish a message of the source `source` now."""
+        self._words[source] = words
+        self._bus.publish_status(source, Status.working(words))
 
     def repeat(self) -> None:
         """Publish all messages again if the last repeat is at least `REPEAT_S` seconds old."""
-        if time.monotonic() - self._said_at >= self.REPEAT_S:
-            self._said_at = time.monotonic()
+        if time.monotonic() - self._published_at >= self.REPEAT_S:
+            self._published_at = time.monotonic()
             self._words[SUBJECT] = self._subject()
-            for who, words in list(self._words.items()):  # the prefetch thread publishes as well
-                self._bus.say(who, Status.working(words))
+            for source, words in list(self._words.items()):  # the prefetch thread publishes as well
+                self._bus.publish_status(source, Status.working(words))
             stall_check = self._stall_check()
             if stall_check is not None:
-                self._bus.say(RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {stall_check}"))
+                self._bus.publish_status(
+                    RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {stall_check}")
+                )
                 if not self._worried:
                     logger.error("ALARM: %s", stall_check)
             self._worried = stall_check is not None

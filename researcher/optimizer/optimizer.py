@@ -73,7 +73,7 @@ class Optimizer:
         self._sampler = sampler
         self._evidence = Evidence()
         self._ranges: dict[str, Range] = {}
-        self._told: list[tuple[Point, float]] = []  # the points that the study has received
+        self._observed: list[tuple[Point, float]] = []  # the points that the study has received
         self._study = optuna.create_study()
 
     @property
@@ -127,7 +127,7 @@ class Optimizer:
             return self._uniform(ranges)
         structure = structure_of(source)
         points = self._evidence.around(structure, ranges, values)
-        self._tell(ranges, list(points.items()))
+        self._observe(ranges, list(points.items()))
         seen = _extents(ranges, points), _extents(ranges, self._evidence.own(structure, ranges))
 
         def draw(number: int, chance: random.Random) -> dict[str, KnobValue]:
@@ -158,10 +158,10 @@ class Optimizer:
 
         return draw
 
-    def _tell(self, ranges: dict[str, Range], told: list[tuple[Point, float]]) -> None:
+    def _observe(self, ranges: dict[str, Range], observed: list[tuple[Point, float]]) -> None:
         """Update the study. Usually it only needs the new points."""
-        if ranges != self._ranges or told[: len(self._told)] != self._told:
-            self._study, self._told, self._ranges = optuna.create_study(), [], ranges
+        if ranges != self._ranges or observed[: len(self._observed)] != self._observed:
+            self._study, self._observed, self._ranges = optuna.create_study(), [], ranges
         distributions = {name: distribution(wanted) for name, wanted in ranges.items()}
         fresh = [
             create_trial(
@@ -169,10 +169,10 @@ class Optimizer:
                 distributions=distributions,
                 value=score,
             )
-            for point, score in told[len(self._told) :]
+            for point, score in observed[len(self._observed) :]
         ]
         self._study.add_trials(fresh)
-        self._told = told
+        self._observed = observed
 
     def _ask(
         self, free: dict[str, BaseDistribution], ranges: dict[str, Range], chance: random.Random

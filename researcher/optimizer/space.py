@@ -98,6 +98,6 @@ def _number(value: KnobValue, wanted: Range) -> float:
 
 def title_of(old: Mapping[str, KnobValue], moves: Mapping[str, KnobValue]) -> str:
     """Describe moves as text: each knob's old and new value, at most `TITLED_MOVES` of them."""
-    told = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
-    more = f" and {len(told) - TITLED_MOVES} more" if len(told) > TITLED_MOVES else ""
-    return ", ".join(told[:TITLED_MOVES]) + more
+    changes = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
+    more = f" and {len(changes) - TITLED_MOVES} more" if len(changes) > TITLED_MOVES else ""
+    return ", ".join(changes[:TITLED_MOVES]) + more

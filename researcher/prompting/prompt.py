@@ -34,7 +34,7 @@ OUTLINE_STEP = 512  # tokens; the outline changes only if the room changes by th
 _FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "system": ("program", "profile", "lanes"),
+    "system": ("program", "profile", "edit_formats"),
     "task": ("source", "incumbent", "history", "memory", "rejections", "task"),
     "next": (),
     "plateau": ("fruitless",),
@@ -64,11 +64,10 @@ class Advice:
 class PromptContext:
     """The content of a prompt. `history` and `rejections` are lines, oldest first; `idea` is a user's wish or None.
 
-    `lanes` are the offered edit formats. `earlier` is the number of experiments before the history's first line. Of a
-    long train.py, the parts in `named` are shown first, and others by `turn`. `memory` holds lines, the most important
-    first, under headings that begin with #. With `advice` the prompt asks only for a change of knobs. `fruitless` is
-    the number of experiments of a plateau, or None.
-    """
+    `edit_formats` are the offered edit formats. `earlier` is the number of experiments before the history's first line.
+    Of a long train.py, the parts in `named` are shown first, and others by `turn`. `memory` holds lines, the most
+    important first, under headings that begin with #. With `advice` the prompt asks only for a change of knobs.
+    `fruitless` is the number of experiments of a plateau, or None."""
 
     program: str
     profile: str
@@ -77,7 +76,7 @@ class PromptContext:
     history: tuple[str, ...] = ()
     rejections: tuple[str, ...] = ()
     idea: str | None = None
-    lanes: tuple[EditFormat, ...] = tuple(EditFormat)
+    edit_formats: tuple[EditFormat, ...] = tuple(EditFormat)
     earlier: int = 0
     named: tuple[str, ...] = ()
     turn: int = 0
@@ -133,8 +132,10 @@ class Prompts:
         """Replace a train.py that does not fit by an outline, and withdraw the format that rewrites the whole file."""
         if context.advice is not None or self._spare(context, room) >= 0:
             return context
-        lanes = tuple(lane for lane in context.lanes if lane is not EditFormat.FILE) or (EditFormat.SEARCH,)
-        context = replace(context, lanes=lanes)
+        edit_formats = tuple(
+            edit_format for edit_format in context.edit_formats if edit_format is not EditFormat.FILE
+        ) or (EditFormat.SEARCH,)
+        context = replace(context, edit_formats=edit_formats)
         count = context.source.count("\n") + 1
         note = _fill(self.texts["outline"], {"lines": str(count)})
         head = "".join(f"# {line}".rstrip() + "\n" for line in note.strip().splitlines())
@@ -180,13 +181,13 @@ class Prompts:
         values = {
             "program": broken(context.program.strip()),
             "profile": broken(context.profile),
-            "lanes": "\n\n".join(self.texts[lane].strip() for lane in context.lanes),
+            "edit_formats": "\n\n".join(self.texts[edit_format].strip() for edit_format in context.edit_formats),
             "source": broken(context.source.rstrip("\n")),
             "incumbent": broken(context.incumbent),
             "history": history,
             "memory": memory or "(nothing yet)",
             "rejections": rejections,
-            "task": self._wish(context).strip(),
+            "task": self._task(context).strip(),
         }
         if (advice := context.advice) is not None:
             knobs = broken("\n".join(advice.knobs))
@@ -202,7 +203,7 @@ class Prompts:
         task = self.texts["task"].replace(_FENCE, _fence_around(context.source))
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
 
-    def _wish(self, context: PromptContext) -> str:
+    def _task(self, context: PromptContext) -> str:
         if context.idea is not None:
             return _fill(self.texts["idea"], {"idea": broken(context.idea)})
         if context.fruitless is not None:

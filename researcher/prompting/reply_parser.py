@@ -153,7 +153,9 @@ def one_line(text: str, limit: int) -> str:
 def _headed(lines: list[str]) -> tuple[EditFormat, ...]:
     """Return the edit formats with a heading in the lines."""
     return tuple(
-        lane for lane, forms in _HEADINGS.items() if any(form.fullmatch(line) for form in forms for line in lines)
+        edit_format
+        for edit_format, forms in _HEADINGS.items()
+        if any(form.fullmatch(line) for form in forms for line in lines)
     )
 
 

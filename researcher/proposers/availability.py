@@ -39,10 +39,10 @@ class CircuitBreaker:
         self._next_question = 0.0
         self._waited_s = 0.0
 
-    def is_over(self, look: Callable[[], object]) -> bool:
+    def is_over(self, check_available: Callable[[], object]) -> bool:
         """Return True if a question may be asked now.
 
-        `look` is called every few seconds at most. It raises LlmUnavailable if the server is missing.
+        `check_available` is called every few seconds at most. It raises LlmUnavailable if the server is missing.
         """
         if self.away is None:
             return True
@@ -50,7 +50,7 @@ class CircuitBreaker:
         if began < self._next_look:
             return False
         try:
-            look()
+            check_available()
         except LlmUnavailable as error:
             self.away, self._next_question, self._waited_s = error, 0.0, 0.0
             return False

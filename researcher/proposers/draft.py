@@ -54,7 +54,7 @@ class ProposalRequest:
     tick: Tick
 
     @property
-    def whose(self) -> str:
+    def proposer_name(self) -> str:
         """The name of the proposer whose turn it is."""
         return self.upcoming[0]
 

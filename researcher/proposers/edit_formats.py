@@ -40,21 +40,25 @@ def successes(answers: Iterable[tuple[Sequence[Attempt], Outcome | None]]) -> di
     for attempts, outcome in answers:
         for attempt in attempts:
             if attempt.failed is not None:
-                tried.update(attempt.lanes)
+                tried.update(attempt.edit_formats)
             elif outcome is not None and not outcome.is_infrastructure:
-                tried.update(attempt.lanes)
-                ran.update(attempt.lanes if outcome is Outcome.OK else ())
-    return {lane: Success(tried[lane], ran[lane]) for lane in EditFormat}
+                tried.update(attempt.edit_formats)
+                ran.update(attempt.edit_formats if outcome is Outcome.OK else ())
+    return {edit_format: Success(tried[edit_format], ran[edit_format]) for edit_format in EditFormat}
 
 
 def offered(measured: Mapping[EditFormat, Success]) -> tuple[EditFormat, ...]:
     """Return the edit formats to offer, at least one, in the order of the enum."""
-    known = {lane: success for lane, success in measured.items() if success.tried >= TRIED_ENOUGH}
+    known = {edit_format: success for edit_format, success in measured.items() if success.tried >= TRIED_ENOUGH}
     best = max((success.rate for success in known.values()), default=0.0)
-    return tuple(lane for lane in EditFormat if lane not in known or known[lane].rate >= KEPT_SHARE * best)
+    return tuple(
+        edit_format
+        for edit_format in EditFormat
+        if edit_format not in known or known[edit_format].rate >= KEPT_SHARE * best
+    )
 
 
-def offered_lanes(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
+def offered_formats(history: JournalReader, model: str) -> tuple[EditFormat, ...]:
     """Return the edit formats to offer `model` now."""
     run, experiments = history.run(), history.experiments()
     last = experiments[-1].id if experiments else 0

@@ -110,9 +110,9 @@ class Conversation:
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
 
-    def look(self) -> None:
+    def check_available(self) -> None:
         """Raise LlmUnavailable if the client knows without a question that the LLM cannot answer."""
-        self._client.look()
+        self._client.check_available()
 
     def unload(self, tick: Tick) -> None:
         """Unload the model from the GPU before a trial. Raises ModelNotUnloaded or LlmUnavailable."""
@@ -153,9 +153,9 @@ class Conversation:
         is_move = asking.context.advice is not None or (failed.shows_no_edit and asking.may_be_a_move)
         schema = schema_of(asking.context.source) if is_move else None
         form: Literal["move", "repair"] = "repair" if schema is None else "move"
-        said, fault = self._redact(failed.said), self._redact(str(failed.fault))
+        answer_text, fault = self._redact(failed.answer_text), self._redact(str(failed.fault))
         messages = self._window.question(
-            lambda room: self._prompts.repair(asking.context, room, said, fault, form),
+            lambda room: self._prompts.repair(asking.context, room, answer_text, fault, form),
         )
         return self._turn(messages, asking, schema)
 
@@ -198,7 +198,7 @@ class _Asking:
     @property
     def may_be_a_move(self) -> bool:
         """Whether the answer may be a change of knobs. A user's idea seldom is one."""
-        return EditFormat.SET in self.context.lanes and self.context.idea is None
+        return EditFormat.SET in self.context.edit_formats and self.context.idea is None
 
 
 @dataclass(frozen=True)
@@ -222,20 +222,20 @@ class _Turn:
         return self.found if isinstance(self.found, ResearcherError) else None
 
     @property
-    def said(self) -> str:
+    def answer_text(self) -> str:
         """The answer without its reasoning text."""
         return without_thoughts(self.answer.text).strip() if self.answer else ""
 
     @property
     def is_repairable(self) -> bool:
         """Whether the answer contains text, and a fault that the model may fix."""
-        return isinstance(self.fault, (Rejected, EditError)) and self.said != ""
+        return isinstance(self.fault, (Rejected, EditError)) and self.answer_text != ""
 
     @property
     def shows_no_edit(self) -> bool:
         """Whether the answer could not be parsed and contains no edit, except perhaps a change of knobs."""
         (attempt,) = self.proposal.attempts
-        return attempt.failed is AnswerStage.PARSE and attempt.lanes in ((), (EditFormat.SET,))
+        return attempt.failed is AnswerStage.PARSE and attempt.edit_formats in ((), (EditFormat.SET,))
 
 
 def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
@@ -252,7 +252,7 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
         return unread, Rejected(
             "the answer was cut off at its longest allowed length; write only the lines that change"
         )
-    lanes = formats_of(reply.edits)
+    edit_formats = formats_of(reply.edits)
     proposal = Proposal(ProposerName.LLM, reply.title, reply.hypothesis, reply.edits)
     stage = AnswerStage.APPLY
     try:
@@ -261,9 +261,9 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
         stage = AnswerStage.VALIDATE
         draft = vet(proposal)
     except (EditError, Rejected) as error:
-        return replace(proposal, attempts=(Attempt(lanes, stage),)), error
+        return replace(proposal, attempts=(Attempt(edit_formats, stage),)), error
     assert draft.candidate is not None, "what is let pass is a candidate"
-    return replace(draft.proposal, attempts=(Attempt(lanes),)), draft.candidate
+    return replace(draft.proposal, attempts=(Attempt(edit_formats),)), draft.candidate
 
 
 def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:

@@ -39,12 +39,12 @@ _UNANSWERED = "a question without an answer"  # one such rejection for each abse
 class Vetting:
     """The parts of every question to an LLM, and the validation of its answer.
 
-    `checker` is None without a dry-run worker.
+    `dry_runs` is None without a dry-run worker.
     """
 
     profile: Profile
     program: Callable[[], str]
-    checker: DryRuns | None = None
+    dry_runs: DryRuns | None = None
 
     def draft(
         self, llm: Conversation, context: PromptContext, history: JournalReader, tick: Tick, drafted: frozenset[str]
@@ -61,8 +61,8 @@ class Vetting:
             candidate = validate(proposal, context.source, known)
             if candidate.fingerprint in drafted:
                 raise Rejected("the same code was drafted already and waits to be measured; propose something else")
-            if self.checker is not None:
-                self.checker.look_at(candidate.source, context.source, tick)
+            if self.dry_runs is not None:
+                self.dry_runs.reject_failing(candidate.source, context.source, tick)
             return Draft(proposal, candidate)
 
         return llm.propose(context, tick, vet)
@@ -71,9 +71,8 @@ class Vetting:
 class LlmProposer:
     """Proposes what `llm` answers.
 
-    With `drafting` the LLM is asked while a trial runs. `alone` is True if there is no other proposer. `say` publishes
-    the state of the LLM.
-    """
+    With `drafting` the LLM is asked while a trial runs. `alone` is True if there is no other proposer. `publish_status`
+    publishes the state of the LLM."""
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class LlmProposer:
         asking: Vetting,
         briefing: Briefing,
         drafting: Prefetch | None,
-        say: Callable[[str], None],
+        publish_status: Callable[[str], None],
         *,
         alone: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -90,7 +89,7 @@ class LlmProposer:
         self._asking = asking
         self._briefing = briefing
         self._drafting = drafting
-        self._say = say
+        self._publish_status = publish_status
         self._alone = alone
         self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
@@ -103,20 +102,20 @@ class LlmProposer:
     def propose(self, turn: ProposalRequest) -> Draft | None:
         """Return None if the turn is another proposer's, the LLM is unavailable, or no prepared draft is ready."""
         journal, incumbent, idea = turn.journal, turn.incumbent, turn.idea
-        if idea is None and turn.whose not in NAMES:
+        if idea is None and turn.proposer_name not in NAMES:
             return None
         if self._drafting is not None and (self._drafting.waiting or self._drafting.may_draft):
             self.draft_ahead(journal, incumbent, turn.upcoming)
-            ready = self._drafting.take(turn.whose)
+            ready = self._drafting.take(turn.proposer_name)
             return None if ready is None else _fitted(ready, journal, incumbent)
-        if not self._breaker.is_over(self._llm.look):
+        if not self._breaker.is_over(self._llm.check_available):
             return None
-        whose = turn.whose if idea is None else ProposerName.LLM
-        context = self._context(journal, incumbent, whose, idea)
+        proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
+        context = self._context(journal, incumbent, proposer_name, idea)
         try:
             draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
         except LlmUnavailable as error:
-            return self._unanswered(error, whose)
+            return self._unanswered(error, proposer_name)
         self._answered()
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
@@ -134,22 +133,28 @@ class LlmProposer:
         ideas = [request for request in journal.requests(RequestState.WAITING) if request.kind == "idea"]
         idea = next((request for request in ideas if request.id not in drafting.ideas), None)
         coming = [name for name in upcoming if name in NAMES][:AHEAD]
-        whose = ProposerName.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
-        if whose is None or not self._breaker.is_over(self._llm.look):
+        proposer_name = (
+            ProposerName.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
+        )
+        if proposer_name is None or not self._breaker.is_over(self._llm.check_available):
             return
-        context = self._context(journal, incumbent, whose, idea)
+        context = self._context(journal, incumbent, proposer_name, idea)
         context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
         drafted = self.drafted()
         drafting.begin(
-            DraftRequest(incumbent, whose, None if idea is None else idea.id),
+            DraftRequest(incumbent, proposer_name, None if idea is None else idea.id),
             lambda history, tick: self._asking.draft(self._llm, context, history, tick, drafted),
         )
 
-    def _context(self, journal: JournalReader, incumbent: str, whose: str, idea: Request | None) -> PromptContext:
-        wish = None if idea is None else idea.body
-        return self._briefing.context(journal, incumbent, model=self._llm.model, whose=whose, idea=wish)
+    def _context(
+        self, journal: JournalReader, incumbent: str, proposer_name: str, idea: Request | None
+    ) -> PromptContext:
+        idea_text = None if idea is None else idea.body
+        return self._briefing.context(
+            journal, incumbent, model=self._llm.model, proposer_name=proposer_name, idea=idea_text
+        )
 
-    def leave_card(self, tick: Tick) -> None:
+    def free_gpu(self, tick: Tick) -> None:
         """Unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
         try:
             self._llm.unload(tick)
@@ -171,9 +176,9 @@ class LlmProposer:
                 self._answered()
         except LlmUnavailable as error:
             assert asked is not None, "only a question can find the model away"
-            draft = self._unanswered(error, asked.whose)
+            draft = self._unanswered(error, asked.proposer_name)
             if draft is not None:
-                drafting.keep(PendingDraft(DraftRequest("", asked.whose), draft))
+                drafting.keep(PendingDraft(DraftRequest("", asked.proposer_name), draft))
 
     def _unanswered(self, error: LlmUnavailable, by: str) -> Draft | None:
         """Record that the LLM is unavailable.
@@ -187,19 +192,19 @@ class LlmProposer:
     def _answered(self) -> None:
         self._answers = True
         self._breaker.ends()
-        self._say("")
+        self._publish_status("")
 
     def _note_away(self, error: LlmUnavailable) -> None:
         """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
         self._breaker.begins(error)
-        self._say(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
+        self._publish_status(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
 
 
 def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:
     """Return the first of the LLM's turns that has no waiting draft."""
-    waiting = [ready.asked.whose for ready in drafting.waiting if ready.asked.idea is None]
+    waiting = [ready.asked.proposer_name for ready in drafting.waiting if ready.asked.idea is None]
     for name in coming:
         if name not in waiting:
             return name

@@ -18,7 +18,7 @@ from researcher.decision.standing import rolled_back_keeps
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Confirmation, Experiment
 from researcher.source.fingerprint import read_facts
-from researcher.source.information_limit import KNOBS_SLACK, PERSON, RUN, Cap, refuse_carried
+from researcher.source.information_limit import KNOBS_SLACK, RUN, USER_CAP, Cap, refuse_carried
 from researcher.source.proposal import Candidate, ProposerName
 from trainer.jobs import Outcome
 
@@ -90,10 +90,10 @@ def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | No
             _refuse_creep(candidate.source, journal.source(run.incumbent), ground, by)
         same = _speaks_against_it(journal, candidate.fingerprint)
         if same is not None:
-            return f"the same code was tried before ({_told(same)})"
+            return f"the same code was tried before ({_outcome_text(same)})"
         before = [] if by == ProposerName.HUMAN else journal.not_kept(candidate.change)
         if is_banned([item.outcome for item in before if item.outcome is not None]):
-            return f"the same change was tried on other code ({'; '.join(map(_told, before[-2:]))})"
+            return f"the same change was tried on other code ({'; '.join(map(_outcome_text, before[-2:]))})"
         return None if incumbent is None else too_large(candidate.source, incumbent, ran_out)
 
     return answer
@@ -112,7 +112,7 @@ def _ground(journal: JournalReader, incumbent: int, by: str) -> str:
 
 def _refuse_creep(source: str, incumbent: str, ground: str, by: str) -> None:
     """Limit the sum of many small edits as one edit is limited. At the limit, knobs may still move. Raises Rejected."""
-    cap = PERSON if by == ProposerName.HUMAN else RUN
+    cap = USER_CAP if by == ProposerName.HUMAN else RUN
     if read_facts(source).numberless == read_facts(incumbent).numberless:
         cap = Cap(cap.added + KNOBS_SLACK, cap.literal + KNOBS_SLACK)
     refuse_carried(source, ground, cap, "the script the run grew from")
@@ -126,18 +126,22 @@ def _speaks_against_it(journal: JournalReader, fingerprint: str) -> Experiment |
     """
     measured = [item for item in journal.tried(fingerprint) if item.outcome is not Outcome.LOST]
     if len(measured) == 1:
-        failed = [check for check in journal.confirmations() if _fell_by_failing(journal, check)]
+        failed = [each for each in journal.confirmations() if _rolled_back_by_failing(journal, each)]
         if measured[0].id in rolled_back_keeps(journal.experiments(), failed):
             return None
     return next(iter(measured), None)
 
 
-def _fell_by_failing(journal: JournalReader, check: Confirmation) -> bool:
+def _rolled_back_by_failing(journal: JournalReader, confirmation: Confirmation) -> bool:
     """Return True if the confirmation rolled back for a failed trial, not for scores or an unscorable trial."""
-    outcomes = [trial.outcome for trial in journal.trials(confirmation=check.id)[-1:]]
-    return check.fell and check.gain is None and all(each is not None and each.is_failure for each in outcomes)
+    outcomes = [trial.outcome for trial in journal.trials(confirmation=confirmation.id)[-1:]]
+    return (
+        confirmation.rolled_back
+        and confirmation.gain is None
+        and all(each is not None and each.is_failure for each in outcomes)
+    )
 
 
-def _told(experiment: Experiment) -> str:
+def _outcome_text(experiment: Experiment) -> str:
     score = "" if experiment.score is None else f", {experiment.score:.6f}"
     return f"experiment {experiment.number}: {experiment.decision or experiment.state}{score}"

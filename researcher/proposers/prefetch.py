@@ -46,7 +46,7 @@ class DraftRequest:
     """The origin of a draft: the incumbent's source, the proposer's name, and the request id of a user's idea."""
 
     source: str
-    whose: str = ProposerName.LLM
+    proposer_name: str = ProposerName.LLM
     idea: str | None = None
 
 
@@ -132,10 +132,10 @@ class Prefetch:
         """Add a draft to the waiting ones."""
         self._ready.append(ready)
 
-    def take(self, whose: str) -> PendingDraft | None:
+    def take(self, proposer_name: str) -> PendingDraft | None:
         """Remove and return the next draft for a turn, or None. Drafts of users' ideas come first in any turn."""
         found = next((each for each in self._ready if each.asked.idea is not None), None)
-        found = found or next((each for each in self._ready if each.asked.whose == whose), None)
+        found = found or next((each for each in self._ready if each.asked.proposer_name == proposer_name), None)
         if found is not None:
             self._ready.remove(found)
         return found

@@ -20,7 +20,7 @@ from researcher.journal.records import Decision, Experiment
 from researcher.optimizer.knob_effects import Effect, effects
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Advice, PromptContext
-from researcher.proposers.edit_formats import offered_lanes
+from researcher.proposers.edit_formats import offered_formats
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import Lessons, NearMiss
 from researcher.proposers.novelty import objection
@@ -45,14 +45,14 @@ def prompt_context(
     turn = number // TURN_EXPERIMENTS
     first = max(0, -(-(number - HISTORY_LINES) // DROPPED_LINES) * DROPPED_LINES)
     measured = [item for item in recent if item.number >= first and (item.was_measured or item.is_baseline)]
-    fallen = rolled_back_keeps(history.experiments(), history.confirmations())
+    rolled_back = rolled_back_keeps(history.experiments(), history.confirmations())
     rejected = [item for item in recent if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
     return PromptContext(
         program=program,
         profile=profile_text(profile),
         source=source,
         incumbent=_incumbent_text(history, profile),
-        history=tuple(_line(item, fallen.get(item.id)) for item in measured),
+        history=tuple(_line(item, rolled_back.get(item.id)) for item in measured),
         rejections=tuple(f"{item.title}: {item.reason}" for item in rejected),
         idea=idea,
         earlier=first,
@@ -76,13 +76,13 @@ def profile_text(profile: Profile) -> str:
     )
 
 
-def _touched(history: JournalReader, measured: list[Experiment], settled: int) -> tuple[str, ...]:
-    """Return functions from the newest keeps, and from near misses before the experiment `settled`, newest first."""
+def _touched(history: JournalReader, measured: list[Experiment], decided: int) -> tuple[str, ...]:
+    """Return functions from the newest keeps, and from near misses before the experiment `decided`, newest first."""
     scores = history.scores()
     touching = [
         item
         for item in measured
-        if item.decision is Decision.KEEP or (item.number < settled and _was_near(item, scores))
+        if item.decision is Decision.KEEP or (item.number < decided and _was_near(item, scores))
     ]
     proposals = [history.proposal(item.id) for item in reversed(touching[-TOUCHED:])]
     edits = [edit for proposal in proposals if proposal for edit in proposal.edits]
@@ -108,9 +108,9 @@ def _incumbent_text(history: JournalReader, profile: Profile) -> str:
     )
 
 
-def _line(item: Experiment, fallen: str | None) -> str:
-    if fallen is not None:
-        return f"{item.number} rolled back: {item.title}: {fallen}"
+def _line(item: Experiment, rolled_back: str | None) -> str:
+    if rolled_back is not None:
+        return f"{item.number} rolled back: {item.title}: {rolled_back}"
     return f"{item.number} {item.decision or item.state}: {item.title}: {item.reason or ''}"
 
 
@@ -136,21 +136,25 @@ class Briefing:
         incumbent: str,
         *,
         model: str,
-        whose: str = ProposerName.LLM,
+        proposer_name: str = ProposerName.LLM,
         idea: str | None = None,
     ) -> PromptContext:
-        """Build the context of a question to `model`, for a turn of the proposer `whose`. `idea` is a user's wish."""
-        told = prompt_context(history, self._profile, self._program(), incumbent, idea)
+        """Build the context of a question to `model`, for a turn of the proposer `proposer_name`. `idea` is a user's
+        wish."""
+        context = prompt_context(history, self._profile, self._program(), incumbent, idea)
         lines = self._effect_lines(history)
-        if whose == ProposerName.ADVISER:
+        if proposer_name == ProposerName.ADVISER:
             return replace(
-                told, history=told.history[-ADVISED_HISTORY:], memory=lines, advice=self._advice(history, incumbent)
+                context,
+                history=context.history[-ADVISED_HISTORY:],
+                memory=lines,
+                advice=self._advice(history, incumbent),
             )
         fruitless = without_keep(history.experiments())
         return replace(
-            told,
-            lanes=offered_lanes(history, model),
-            memory=(*lines, *self._lesson_lines(history, told.earlier), *_diff_lines(history, incumbent)),
+            context,
+            edit_formats=offered_formats(history, model),
+            memory=(*lines, *self._lesson_lines(history, context.earlier), *_diff_lines(history, incumbent)),
             fruitless=fruitless if fruitless >= PLATEAU else None,
         )
 

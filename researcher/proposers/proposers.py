@@ -64,14 +64,16 @@ class Proposers:
         drafting: Prefetch | None = None,
         shares: Schedule = USUAL_SHARES,
         folder: Path,
-        say: Callable[[str], None],
+        publish_status: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._optimizer = optimizer
         self._briefing = Briefing(asking.profile, asking.program, optimizer)
         alone = mix is Mix.LLM
         llm_proposer = (
-            None if llm is None else LlmProposer(llm, asking, self._briefing, drafting, say, alone=alone, clock=clock)
+            None
+            if llm is None
+            else LlmProposer(llm, asking, self._briefing, drafting, publish_status, alone=alone, clock=clock)
         )
         schedule: list[Scheduled] = []
         if stronger is not None:
@@ -115,10 +117,10 @@ class Proposers:
         if self._llm_proposer is not None and run is not None and run.incumbent is not None:
             self._llm_proposer.draft_ahead(journal, journal.source(run.incumbent), self._upcoming(journal))
 
-    def leave_card(self, tick: Tick) -> None:
+    def free_gpu(self, tick: Tick) -> None:
         """Unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
         if self._llm_proposer is not None:
-            self._llm_proposer.leave_card(tick)
+            self._llm_proposer.free_gpu(tick)
 
     def close(self) -> None:
         """Cancel the draft in progress."""

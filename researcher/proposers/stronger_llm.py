@@ -51,7 +51,7 @@ class StrongerLlm:
             return None
         journal = turn.journal
         why = reason_to_escalate(journal.experiments(), journal.paid_calls())
-        if why is None or not self._breaker.is_over(self._llm.look):
+        if why is None or not self._breaker.is_over(self._llm.check_available):
             return None
         self._metered.why = why
         try:
@@ -67,6 +67,6 @@ class StrongerLlm:
             self._breaker.begins(error)
             return None
         self._breaker.ends()
-        told = "%s was asked: %s; %.4f of %g are spent"
-        logger.info(told, self._metered.model, why, spent(journal.paid_calls()), self._metered.cap)
+        message = "%s was asked: %s; %.4f of %g are spent"
+        logger.info(message, self._metered.model, why, spent(journal.paid_calls()), self._metered.cap)
         return draft

@@ -15,10 +15,10 @@ from rq.job import JobStatus
 
 from researcher.errors import Rejected
 from trainer.jobs import (
-    CHECKS,
-    RUN_CHECK,
-    CheckResult,
-    CheckSpec,
+    DRY_RUNS,
+    RUN_DRY_RUN,
+    DryRunResult,
+    DryRunSpec,
     DryRunVerdict,
     Profile,
     RedisClient,
@@ -38,27 +38,27 @@ _LIMIT_S = 120
 class DryRuns:
     """Requests dry runs over `bus`.
 
-    `files` returns the subject's files; each candidate replaces only train.py. `say` publishes the worker's state.
-    """
+    `files` returns the subject's files; each candidate replaces only train.py. `publish_status` publishes the worker's
+    state."""
 
     def __init__(
         self,
         bus: RedisClient,
         profile: Profile,
         files: Callable[[], Mapping[str, str]],
-        say: Callable[[str], None],
+        publish_status: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bus = bus
-        self._queue = bus.queue(CHECKS)
+        self._queue = bus.queue(DRY_RUNS)
         self._profile = profile
         self._files = files
-        self._say = say
+        self._publish_status = publish_status
         self._clock = clock
         self._silent_until = 0.0
         self._away: str | None = None
 
-    def look_at(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
+    def reject_failing(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
         """Dry-run the `source`, and raise Rejected if it fails and the source `incumbent` passes.
 
         Waits for the results.
@@ -71,17 +71,17 @@ class DryRuns:
             where = "" if found.line is None else f" in line {found.line}"
             raise Rejected(f"train.py would fail before its first step is done{where}: {found.reason}")
 
-    def _ask(self, source: str, tick: Callable[[], None]) -> CheckResult | None:
+    def _ask(self, source: str, tick: Callable[[], None]) -> DryRunResult | None:
         """Return the result of a dry run, or None if the worker does not answer, which is reported."""
         if self._clock() < self._silent_until:
             return None
-        checkers = self._bus.workers(WorkerRole.CHECKER)
-        if all(checker.status.kind is StatusKind.HELD for checker in checkers):
-            self._note(f"the checker is {checkers[0].status}" if checkers else "no dry-run worker runs")
+        workers = self._bus.workers(WorkerRole.DRY_RUN_WORKER)
+        if all(worker.status.kind is StatusKind.HELD for worker in workers):
+            self._note(f"the dry-run worker is {workers[0].status}" if workers else "no dry-run worker runs")
             return None
         caps = self._profile.caps
         cap_mib = caps.memory_mib if caps.vram_mib is None else caps.vram_mib
-        spec = CheckSpec(self._profile.name, {**self._files(), "train.py": source}, cap_mib)
+        spec = DryRunSpec(self._profile.name, {**self._files(), "train.py": source}, cap_mib)
         self._hand_in(spec)
         answer = self._wait_for(spec.id, tick)
         if isinstance(answer, str):
@@ -91,11 +91,11 @@ class DryRuns:
         logger.info("%s: %s, %.1f s: %s", spec.id[:14], answer.verdict, answer.seconds, answer.reason)
         return answer
 
-    def _hand_in(self, spec: CheckSpec) -> None:
+    def _hand_in(self, spec: DryRunSpec) -> None:
         """Enqueue a dry run. A repeated request for the same source gets the stored result for a while."""
         try:
             self._queue.enqueue_call(
-                RUN_CHECK,
+                RUN_DRY_RUN,
                 args=(spec.to_json(),),
                 job_id=spec.id,
                 unique=True,
@@ -107,31 +107,33 @@ class DryRuns:
         except DuplicateJobError:
             return
 
-    def _wait_for(self, check: str, tick: Callable[[], None]) -> CheckResult | str:
+    def _wait_for(self, job_id: str, tick: Callable[[], None]) -> DryRunResult | str:
         """Return the result, or the reason for its absence."""
         give_up = self._clock() + WAIT_S
         while self._clock() < give_up:
             tick()
             try:
-                job = self._bus.fetch(check)
+                job = self._bus.fetch(job_id)
                 status, result = job.get_status(), job.latest_result(timeout=1)
             except NoSuchJobError:
-                return "a check was lost"
+                return "a dry run was lost"
             except Unreadable as fault:
-                return f"a check cannot be read: {fault}"
+                return f"a dry run cannot be read: {fault}"
             if status is JobStatus.FAILED:
-                return "a check failed in the checker"
+                return "a dry run failed in its worker"
             if result is not None and isinstance(result.return_value, dict):
-                return CheckResult.from_json(result.return_value)
+                return DryRunResult.from_json(result.return_value)
         self._silent_until = self._clock() + NOT_ASKED_S
-        return f"the checker did not answer within {WAIT_S:g} s"
+        return f"the dry-run worker did not answer within {WAIT_S:g} s"
 
     def _note(self, away: str | None) -> None:
         """Report the beginning and the end of an absence."""
         if away != self._away:
-            self._say("" if away is None else f"none: {away}; candidates go to their trials without a dry run")
+            self._publish_status(
+                "" if away is None else f"none: {away}; candidates go to their trials without a dry run"
+            )
             if away is None:
-                logger.info("the checker answers again")
+                logger.info("the dry-run worker answers again")
             else:
                 logger.warning("%s: candidates go to their trials without a dry run", away)
         self._away = away

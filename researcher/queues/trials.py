@@ -75,16 +75,16 @@ class TrialQueue:
         except DuplicateJobError:
             return  # already enqueued: after a restart, or a resent command whose first reply was lost
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
+    def poll(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         """Poll an attempt. Only a readable result of the work with `spec_digest` counts."""
         try:
-            return self._look(trial, spec_digest)
+            return self._poll(trial, spec_digest)
         except NoSuchJobError:
             return Absent()
         except Unreadable as fault:
             return JobFault(f"the attempt cannot be read: {fault}")
 
-    def _look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
+    def _poll(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         job = self._bus.fetch(trial)
         match job.get_status():
             case JobStatus.FINISHED:

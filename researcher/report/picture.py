@@ -85,9 +85,15 @@ def _steps(report: RunReport) -> list[tuple[float, float]]:
         for item in (row.experiment for row in report.rows[1:])
         if item.decision is Decision.KEEP and item.score is not None
     ]
-    for check in report.confirmations:
-        if check.fell and check.decided_at is not None:
-            events.append((check.decided_at, _end_of(report, check.decided_at), _score_of(report, check.base)))
+    for confirmation in report.confirmations:
+        if confirmation.rolled_back and confirmation.decided_at is not None:
+            events.append(
+                (
+                    confirmation.decided_at,
+                    _end_of(report, confirmation.decided_at),
+                    _score_of(report, confirmation.base),
+                )
+            )
     return [(x, y) for _, x, y in sorted(events)]
 
 
@@ -181,21 +187,27 @@ def _failures(axes: Axes, report: RunReport) -> None:
 def _claims(axes: Axes, report: RunReport) -> None:
     """Draw each claim's own means beside the keeps' optimistic first scores, and each rollback with its reason."""
     label: str | None = "mean of fresh seeds, ±2σ of the difference"
-    for index, check in enumerate(report.confirmations):
-        if check.decided_at is None or check.verdict in (None, ConfirmationVerdict.HOLDS):
+    for index, confirmation in enumerate(report.confirmations):
+        if confirmation.decided_at is None or confirmation.verdict in (None, ConfirmationVerdict.HOLDS):
             continue
-        x, color = _end_of(report, check.decided_at), CLAIM if check.verdict is ConfirmationVerdict.CONFIRMED else LOST
-        why = check.reason or ""
-        y = _score_of(report, check.base)
-        if check.head_score is not None and check.threshold is not None:
-            y, why = check.head_score, f"gain {check.gain or 0.0:+.4f}, {check.threshold:.4f} needed"
+        x, color = (
+            _end_of(report, confirmation.decided_at),
+            CLAIM if confirmation.verdict is ConfirmationVerdict.CONFIRMED else LOST,
+        )
+        why = confirmation.reason or ""
+        y = _score_of(report, confirmation.base)
+        if confirmation.head_score is not None and confirmation.threshold is not None:
+            y, why = (
+                confirmation.head_score,
+                f"gain {confirmation.gain or 0.0:+.4f}, {confirmation.threshold:.4f} needed",
+            )
             axes.errorbar(
-                [x], [y], yerr=[check.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
+                [x], [y], yerr=[confirmation.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
             )
             label = None
         early = x < 0.4 * report.rows[-1].experiment.number
         axes.annotate(
-            _short(f"{check.verdict.words}: {why}"),
+            _short(f"{confirmation.verdict.words}: {why}"),
             (x, y),
             xytext=(9 if early else -9, 12 + 13 * (index % 3)),
             textcoords="offset points",

@@ -75,7 +75,11 @@ def rates_of(run: Run, rows: Iterable[Row], scores: Mapping[int, Sequence[float]
         item = row.experiment
         if item.proposer is not None and item.decision is not None and not item.is_baseline:
             tried[item.proposer].append(row)
-    return tuple(_rates(run, who, tried[who], scores) for who in dict.fromkeys((*ProposerName, *tried)) if who in tried)
+    return tuple(
+        _rates(run, proposer, tried[proposer], scores)
+        for proposer in dict.fromkeys((*ProposerName, *tried))
+        if proposer in tried
+    )
 
 
 def proposers_text(rates: Iterable[Rates]) -> str:
@@ -87,13 +91,13 @@ def proposers_text(rates: Iterable[Rates]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rates(run: Run, who: str, rows: list[Row], scores: Mapping[int, Sequence[float]]) -> Rates:
+def _rates(run: Run, proposer: str, rows: list[Row], scores: Mapping[int, Sequence[float]]) -> Rates:
     outcomes = [row.experiment.outcome for row in rows]
     rejected, kept = outcomes.count(Outcome.REJECTED), [row for row in rows if row.experiment.decision is Decision.KEEP]
     asked = replace(run, prices=Prices(per_mtoken=run.prices.per_mtoken))
     trials = [row.trial for row in rows if row.trial is not None]
     return Rates(
-        proposer=who,
+        proposer=proposer,
         tries=len(rows),
         rejected=rejected,
         trials=sum(outcome in (Outcome.OK, *FAILURES) for outcome in outcomes) - rejected,

@@ -61,7 +61,7 @@ class ResultsTable:
         self._history = history
         self._lines: list[str] = []
         self._until = 0  # only a confirmation changes lines up to this experiment
-        self._checks: tuple[int | None, int] | None = None
+        self._decided: tuple[int | None, int] | None = None
         self._confirmed: tuple[int, ...] = ()
 
     def text(self) -> str:
@@ -70,18 +70,18 @@ class ResultsTable:
         if run is None:
             return f"{HEADER}\n"
         confirmations = history.confirmations()
-        checks = (run.confirmed, sum(check.decided_at is not None for check in confirmations))
-        if checks != self._checks:
-            self._checks, self._lines, self._until = checks, [], 0
+        decided = (run.confirmed, sum(each.decided_at is not None for each in confirmations))
+        if decided != self._decided:
+            self._decided, self._lines, self._until = decided, [], 0
             self._confirmed = history.lineage(run.confirmed)
         experiments = history.experiments()
         fresh = [item for item in experiments if item.id > self._until]
         trials = [trial for trial in history.trials() if trial.experiment > self._until]
         rows = rows_of(self._confirmed, fresh, trials, rolled_back_keeps(experiments, confirmations))
-        settled = [*takewhile(lambda row: row.experiment.state is State.APPLIED, rows)]
-        self._lines += _lines(settled)
-        self._until = settled[-1].experiment.id if settled else self._until
-        return "\n".join([HEADER, *self._lines, *_lines(rows[len(settled) :])]) + "\n"
+        applied = [*takewhile(lambda row: row.experiment.state is State.APPLIED, rows)]
+        self._lines += _lines(applied)
+        self._until = applied[-1].experiment.id if applied else self._until
+        return "\n".join([HEADER, *self._lines, *_lines(rows[len(applied) :])]) + "\n"
 
 
 def _lines(rows: Sequence[Row]) -> list[str]:

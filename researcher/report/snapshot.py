@@ -96,9 +96,9 @@ def _row_json(run_report: RunReport, row: Row) -> dict[str, object]:
     return values_of(row) | {
         "heldout": None if keep is None else asdict(keep) | _gains_json(keep),
         "claims": [
-            {"verdict": check.verdict, "gain": check.gain, "unseen_gain": check.unseen_gain}
-            | _gains_json(heldout.claims.get(check.id))
-            for check in run_report.decided_confirmations(item)
+            {"verdict": each.verdict, "gain": each.gain, "unseen_gain": each.unseen_gain}
+            | _gains_json(heldout.claims.get(each.id))
+            for each in run_report.decided_confirmations(item)
         ],
     }
 

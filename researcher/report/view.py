@@ -44,31 +44,38 @@ from trainer.jobs import (
 
 MIB_PER_GB = 1000**3 / 1024**2
 NOT_RUNNING = "not running"
-NOTED = ("llm", "checker", "subject")
+NOTED = ("llm", "dry_runs", "subject")
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment in a line. `fallen` is the reason why a confirmation rolled this keep back, or None."""
+    """One experiment in a line. `rolled_back_because` is the reason why a confirmation rolled this keep back, or
+    None."""
 
     experiment: Experiment
     trial: Trial | None
     confirmed: bool
-    fallen: str | None
+    rolled_back_because: str | None
     took_s: float | None
 
     @property
     def rolled_back(self) -> bool:
         """True for a keep that a confirmation rolled back."""
-        return self.fallen is not None
+        return self.rolled_back_because is not None
 
     @property
     def note(self) -> str:
         """The note beside the status: the state of a keep's confirmation, or the kind of a failure; often empty."""
         item = self.experiment
         if item.decision is Decision.KEEP and not item.is_baseline:
-            return f"rolled back: {self.fallen}" if self.fallen else "confirmed" if self.confirmed else "provisional"
+            return (
+                f"rolled back: {self.rolled_back_because}"
+                if self.rolled_back_because
+                else "confirmed"
+                if self.confirmed
+                else "provisional"
+            )
         if item.decision is None or item.outcome in (None, Outcome.OK, Outcome.REJECTED):
             return ""
         return item.outcome.value.replace("_", " ")
@@ -169,7 +176,7 @@ class RunReport:
 
     def decided_confirmations(self, experiment: Experiment) -> list[Confirmation]:
         """Return the confirmations of an experiment that have a verdict, oldest first."""
-        return [check for check in self.confirmations if check.head == experiment.id and check.verdict is not None]
+        return [each for each in self.confirmations if each.head == experiment.id and each.verdict is not None]
 
     @property
     def incumbent(self) -> Row | None:
@@ -190,12 +197,12 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
         return None
     experiments, confirmations = history.experiments(), history.confirmations()
     trials = history.trials()
-    fallen = rolled_back_keeps(experiments, confirmations)
+    rolled_back_because = rolled_back_keeps(experiments, confirmations)
     scores = history.scores()
     baseline = tuple(scores.get(experiments[0].id, ()))
     return RunReport(
         run=run,
-        rows=rows_of(history.lineage(run.confirmed), experiments, trials, fallen),
+        rows=rows_of(history.lineage(run.confirmed), experiments, trials, rolled_back_because),
         confirmations=tuple(confirmations),
         remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
         requests=tuple(history.requests()),
@@ -204,20 +211,20 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
         lost_attempts=sum(trial.faults + (trial.outcome is Outcome.LOST) for trial in trials),
         repeated_attempts=sum(min(trial.differed, REPEATS_LIMIT) for trial in trials),
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
-        gain=_gain(run, experiments, [check for check in confirmations if check.head not in fallen], scores),
+        gain=_gain(run, experiments, [each for each in confirmations if each.head not in rolled_back_because], scores),
         cost=cost_of(run, experiments, trials),
-        heldout=held_out(experiments, confirmations, fallen, trials),
+        heldout=held_out(experiments, confirmations, rolled_back_because, trials),
         paid=tuple(history.paid_calls()),
     )
 
 
 def rows_of(
-    confirmed: Sequence[int], experiments: list[Experiment], trials: list[Trial], fallen: dict[int, str]
+    confirmed: Sequence[int], experiments: list[Experiment], trials: list[Trial], rolled_back_because: dict[int, str]
 ) -> tuple[Row, ...]:
     """Return a row for each experiment.
 
     `confirmed` is the lineage of the last confirmed version. `trials` contains at least the trials of the experiments,
-    and `fallen` all rolled-back keeps of the run.
+    and `rolled_back_because` all rolled-back keeps of the run.
     """
     standing = set(confirmed)
     first = {trial.experiment: trial for trial in reversed(trials) if trial.confirmation is None}
@@ -226,7 +233,7 @@ def rows_of(
             experiment=item,
             trial=first.get(item.id),
             confirmed=item.id in standing,
-            fallen=fallen.get(item.id),
+            rolled_back_because=rolled_back_because.get(item.id),
             took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
         )
         for item in experiments
@@ -268,14 +275,14 @@ def _foreign(bus: RedisClient, trainers: tuple[WorkerStatus, ...]) -> str | None
     """Return the message about unknown jobs in the queues of trials and requests, or None."""
     if refused := sum(trainer.refused for trainer in trainers):
         return unknown_jobs_text(refused, TRIALS)
-    said = bus.doing("requests")
-    return None if said is None else said.message
+    shown = bus.doing("requests")
+    return None if shown is None else shown.message
 
 
 def _notes(bus: RedisClient) -> dict[str, str]:
     """Return the researcher's messages about parts that the run can do without."""
-    said = {who: bus.doing(who) for who in NOTED}
-    return {who: status.message for who, status in said.items() if status is not None and status.message}
+    shown = {source: bus.doing(source) for source in NOTED}
+    return {source: status.message for source, status in shown.items() if status is not None and status.message}
 
 
 def _gain(
@@ -284,7 +291,7 @@ def _gain(
     if run.incumbent is None:
         return None
     baseline = fmean(scores[experiments[0].id])
-    confirmed = sum(check.gain or 0.0 for check in standing if check.verdict is ConfirmationVerdict.CONFIRMED)
+    confirmed = sum(each.gain or 0.0 for each in standing if each.verdict is ConfirmationVerdict.CONFIRMED)
     head = fmean(scores[run.incumbent])
     return Gain(
         baseline=baseline,

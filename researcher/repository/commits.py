@@ -58,8 +58,8 @@ def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None
     parent = repository.commit(plan.parent)
     blob = _store(repository, "blob", plan.source.encode())
     tree = _store(repository, "tree", _replaced(parent.tree.data_stream.read(), EDITABLE.encode(), blob))
-    person = f"{IDENTITY.name} <{IDENTITY.email}> {int(plan.at)} +0000"
-    head = f"tree {tree.hex()}\nparent {parent.hexsha}\nauthor {person}\ncommitter {person}\n\n"
+    author = f"{IDENTITY.name} <{IDENTITY.email}> {int(plan.at)} +0000"
+    head = f"tree {tree.hex()}\nparent {parent.hexsha}\nauthor {author}\ncommitter {author}\n\n"
     commit = repository.commit(_store(repository, "commit", (head + plan.message).encode()).hex())
     if expected is not None and commit.hexsha != expected:
         raise SubjectDamaged(

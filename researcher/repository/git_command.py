@@ -29,12 +29,12 @@ _RUNS_NOTHING = {
 
 
 class GitFailed(GitCommandError):
-    """A git command failed. `said` is the first line of its output."""
+    """A git command failed. `message` is the first line of its output."""
 
     def __init__(self, command: list[str], code: int, stderr: bytes, stdout: bytes) -> None:
         super().__init__(command, code, stderr, stdout)
         lines = (stderr + stdout).decode(errors="replace").strip().splitlines()
-        self.said = lines[0] if lines else f"git ends with {code}"
+        self.message = lines[0] if lines else f"git ends with {code}"
 
 
 def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -132,5 +132,5 @@ def damage(path: Path) -> str | None:
     try:
         run_git(path, "fsck", "--no-dangling", "--no-progress")
     except GitFailed as error:
-        return error.said
+        return error.message
     return None

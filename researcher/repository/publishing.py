@@ -80,7 +80,7 @@ class UserRepository:
                 f"--upload-pack={_UPLOAD_PACK}", str(self.path.resolve()), f"+{commit}:{BASE}",
             )  # fmt: skip
         except GitFailed as error:
-            raise SubjectError(f"{self.path} cannot be read ({error.said}); fix it, then start again") from error
+            raise SubjectError(f"{self.path} cannot be read ({error.message}); fix it, then start again") from error
 
     def push(self, pushed: Pushed) -> None:
         """Push all missing objects and refs. Raises GitFailed only if the run's own repository cannot be read."""
@@ -88,27 +88,27 @@ class UserRepository:
         try:
             theirs = refs_of(self.path, HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
         except GitFailed as error:
-            self._say(f"{self.path} cannot be read ({error.said}). Next: repair it, or move it back to this path")
+            self._report(f"{self.path} cannot be read ({error.message}). Next: repair it, or move it back to this path")
             return
         wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
         missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}
         moves = theirs.get(HEADS + pushed.branch) != pushed.commit
         if not missing and not moves:
-            self._say("")
+            self._report("")
             return
         pack = self._pack(pushed, {*missing.values(), pushed.commit}, set(theirs.values()) & {*refs.values()})
         try:
             run_git(self.path, "unpack-objects", "-q", stdin=pack)
         except GitFailed as error:
             next_step = "free disk space, or allow this user to write there"
-            self._say(f"{self.path} cannot be written ({error.said}). Next: {next_step}")
+            self._report(f"{self.path} cannot be written ({error.message}). Next: {next_step}")
             return
         tags = {name: sha for name, sha in missing.items() if name.startswith(CONFIRMED_TAGS)}
         candidates = {name: sha for name, sha in missing.items() if name not in tags}
         faults = [self._update(candidates, theirs), self._update(tags, theirs)]
         known = {pushed.base, *refs.values()}
         faults.append(self._move_branch(pushed, theirs.get(HEADS + pushed.branch), known) if moves else "")
-        self._say("; ".join(filter(None, faults)))
+        self._report("; ".join(filter(None, faults)))
 
     def _pack(self, pushed: Pushed, wanted: set[str], have: set[str]) -> bytes:
         """Return a pack of the objects of `wanted` that the user's repository lacks.
@@ -128,7 +128,7 @@ class UserRepository:
         try:
             run_git(self.path, "update-ref", "--stdin", stdin="".join(lines).encode())
         except GitFailed as error:
-            return f"{len(refs)} refs are not pushed to {self.path} ({error.said}). Next: rename what is in the way"
+            return f"{len(refs)} refs are not pushed to {self.path} ({error.message}). Next: rename what is in the way"
         return ""
 
     def _move_branch(self, pushed: Pushed, at: str | None, known: set[str]) -> str:
@@ -146,12 +146,12 @@ class UserRepository:
             run_git(path, "branch", "--force", "--no-track", branch, pushed.commit)
         except GitFailed as error:
             return (
-                f"{branch} in {path} stays as it is ({error.said}). Next: check out another branch there, "
+                f"{branch} in {path} stays as it is ({error.message}). Next: check out another branch there, "
                 f"for example with `git -C {path} checkout -b mine`, or rename what is in the way"
             )
         return ""
 
-    def _say(self, message: str) -> None:
+    def _report(self, message: str) -> None:
         if message != self.message:
             self.message = message
             logger.warning("%s", f"{message}; the run goes on, and pushes again later" if message else "all is pushed")

@@ -86,7 +86,7 @@ class Workspace:
     def files(self, commit: str) -> dict[str, str]:
         """Return the Python files of a commit by path, for a trial. Raises SubjectError if a file is not UTF-8."""
         found: dict[str, str] = {}
-        with self._damage_told():
+        with self._damage_reported():
             blobs = [item for item in self.repository.commit(commit).tree.traverse() if isinstance(item, git.Blob)]
             contents = {str(blob.path): blob.data_stream.read() for blob in blobs if blob.name.endswith(".py")}
         for name, content in contents.items():
@@ -120,7 +120,7 @@ class Workspace:
 
         The caller holds the journal's lock, so any lock file inside .git belongs to a process that is dead.
         """
-        with self._damage_told():
+        with self._damage_reported():
             remove_locks(Path(self.repository.git_dir))
             halves = Path(self.repository.odb.root_path()).glob("obj?*")
             for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
@@ -130,14 +130,14 @@ class Workspace:
 
     def commit_candidate(self, branch: str, plan: Planned) -> str:
         """Commit a candidate and show it on the branch. The same plan gives the same sha."""
-        with self._damage_told():
+        with self._damage_reported():
             commit = make_commit(self.repository, plan)
             self._tree.show(GitState(branch, commit))
         return commit
 
-    def settle(self, commit: str) -> None:
+    def checkout(self, commit: str) -> None:
         """Make the branch and the files show `commit`."""
-        with self._damage_told():
+        with self._damage_reported():
             self._tree.show(GitState(self._tree.branch, commit))
 
     def publish(self, run: Run, commit: str) -> None:
@@ -145,7 +145,7 @@ class Workspace:
         self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
         self._push()
 
-    def look(self) -> str:
+    def inspect(self) -> str:
         """Describe a failed push or a repaired damage as text; "" if there is none. Retries a failed push."""
         kept = ", ".join(sorted(str(path) for path in self.path.glob(BROKEN)))
         if self.user is not None and self.user.message:
@@ -153,26 +153,26 @@ class Workspace:
                 self._push()
             except SubjectDamaged as damaged:
                 return f"{damaged}; it is made again before the next step"
-        said = "" if self.user is None else self.user.message
-        return said or (
+        message = "" if self.user is None else self.user.message
+        return message or (
             kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
         )
 
     def candidates(self, branch: str) -> dict[str, str]:
         """Return the refs of a run's candidates with their commits."""
-        with self._damage_told():
+        with self._damage_reported():
             return refs_of(self.path, f"refs/{branch}/")
 
     def read_candidates(self, run: Run) -> None:
         """Read all objects of the candidates, so that a start finds damage at once. Raises SubjectDamaged."""
         revisions = [*self.candidates(run.branch).values(), f"^{run.base_commit}"]
         pack = ("pack-objects", "-q", "--revs", "--stdout", "--window=0")
-        with self._damage_told():
+        with self._damage_reported():
             run_git(self.path, *pack, stdin="\n".join(revisions).encode())
 
     def commit_again(self, plan: Planned, commit: str | None) -> None:
         """Recreate a candidate's lost commit without showing it. Raises SubjectDamaged if the new sha differs."""
-        with self._damage_told():
+        with self._damage_reported():
             make_commit(self.repository, plan, commit)
 
     def reopen(self) -> None:
@@ -186,7 +186,7 @@ class Workspace:
 
         If another run's tag has that name, the tag becomes `confirmed/<run>-<number>`.
         """
-        with self._damage_told():
+        with self._damage_reported():
             tags = refs_of(self.path, CONFIRMED_TAGS)
             name = f"{CONFIRMED_TAGS}/{number}"
             if tags.get(name, commit) != commit:
@@ -206,11 +206,11 @@ class Workspace:
 
     def _push(self) -> None:
         if self.user is not None and self._to_push is not None:
-            with self._damage_told():
+            with self._damage_reported():
                 self.user.push(self._to_push)
 
     @contextmanager
-    def _damage_told(self) -> Iterator[None]:
+    def _damage_reported(self) -> Iterator[None]:
         """Turn an error into SubjectDamaged if the repository is damaged; raise any other error unchanged."""
         try:
             yield

@@ -32,7 +32,7 @@ class Cap:
 # largest 2,138; the values among them take 41, 462 and 801. A typical whole train.py has 6,404, with 1,585 for values.
 EDIT = Cap(3072, 1024)  # one proposal of a model, against its parent
 RUN = Cap(8192, 2048)  # all that models added, against the baseline or the latest file of a user
-PERSON = Cap(16384, 4096)  # a user's file, against the baseline
+USER_CAP = Cap(16384, 4096)  # a user's file, against the baseline
 MOST_GROWTH = 16_384  # characters added by one proposal of a model, uncompressed; the largest edit above has 4,214
 KNOBS_SLACK = 512  # extra bytes for moving knobs at the limit of a run
 
@@ -65,7 +65,7 @@ def refuse_growth(source: str, before: str) -> None:
 
 def cap_of(proposer: str) -> Cap:
     """Return the limit for one proposal against its parent."""
-    return PERSON if proposer == ProposerName.HUMAN else EDIT
+    return USER_CAP if proposer == ProposerName.HUMAN else EDIT
 
 
 def added_bytes(source: str, before: str) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 
 KnobValue = int | float | str
 KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # without `bool`, JSON would give a number
@@ -79,7 +79,7 @@ class WholeFile:
 Edit = SetKnobs | ReplaceFunction | SearchReplace | WholeFile
 
 
-_LANES: dict[type[Edit], EditFormat] = {
+_FORMATS: dict[type[Edit], EditFormat] = {
     SetKnobs: EditFormat.SET,
     ReplaceFunction: EditFormat.FUNCTION,
     SearchReplace: EditFormat.SEARCH,
@@ -89,14 +89,14 @@ _LANES: dict[type[Edit], EditFormat] = {
 
 def formats_of(edits: Iterable[Edit]) -> tuple[EditFormat, ...]:
     """Return the edit formats of edits, each once."""
-    return tuple(dict.fromkeys(_LANES[type(edit)] for edit in edits))
+    return tuple(dict.fromkeys(_FORMATS[type(edit)] for edit in edits))
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One answer for a proposal: the edit formats it used, and the stage at which it failed, or None."""
 
-    lanes: tuple[EditFormat, ...]
+    edit_formats: Annotated[tuple[EditFormat, ...], Field(validation_alias=AliasChoices("edit_formats", "lanes"))]
     failed: AnswerStage | None = None
 
 

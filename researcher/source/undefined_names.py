@@ -68,8 +68,8 @@ def undefined_names(tree: ast.Module) -> tuple[Undefined, ...]:
     found: dict[str, Undefined] = {}
     given = _Given(tree)
     for message in sorted(missing, key=lambda message: (message.lineno, message.col)):
-        told = message.message_args  # a tuple, or the name alone for a builtin that becomes local
-        name = told if isinstance(told, str) else told[0]
+        arguments = message.message_args  # a tuple, or the name alone for a builtin that becomes local
+        name = arguments if isinstance(arguments, str) else arguments[0]
         if (message.lineno, message.col, name) not in excused and name not in found:
             found[name] = Undefined(name, message.lineno, isinstance(message, UndefinedLocal), given)
     return tuple(found.values())

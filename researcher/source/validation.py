@@ -116,20 +116,20 @@ def _compile_whole(source: str) -> None:
 
 
 def _refuse_undefined(source: str, incumbent_source: str) -> None:
-    known = {undefined.name for undefined in _look(incumbent_source)[0]}
-    if new := [undefined for undefined in _look(source)[0] if undefined.name not in known]:
+    known = {undefined.name for undefined in _inspect(incumbent_source)[0]}
+    if new := [undefined for undefined in _inspect(source)[0] if undefined.name not in known]:
         raise Rejected(f"train.py would crash: {'; '.join(undefined.words for undefined in new[:TOLD])}")
 
 
 def _refuse_denied(source: str, incumbent_source: str) -> None:
     """Refuse new forbidden actions. Those of the incumbent are accepted."""
-    known = {deed.what for deed in _look(incumbent_source)[1]}
-    if new := [deed.words for deed in _look(source)[1] if deed.what not in known]:
+    known = {deed.what for deed in _inspect(incumbent_source)[1]}
+    if new := [deed.words for deed in _inspect(source)[1] if deed.what not in known]:
         raise Rejected(f"train.py may not do this: {'; '.join(new[:TOLD])}")
 
 
 @lru_cache(maxsize=8)
-def _look(source: str) -> tuple[tuple[Undefined, ...], tuple[Violation, ...]]:
+def _inspect(source: str) -> tuple[tuple[Undefined, ...], tuple[Violation, ...]]:
     tree = parse(source)
     return undefined_names(tree), violations(tree)
 

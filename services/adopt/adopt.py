@@ -21,7 +21,7 @@ from researcher.journal.database import WriterLock
 from researcher.repository.repository import Workspace
 from researcher.source.knobs import set_knobs
 from services.adopt.static_values import Surroundings
-from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, look
+from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, inspect
 from services.machine.data import prepare_data
 from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
@@ -53,29 +53,29 @@ class Init:
     readable: tuple[Path, ...]
 
 
-def adopt(state: State, wish: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
+def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
     """Make the state one of this repository; None if the user said no. Raises StateError or ShapeRefused with one
     sentence."""
     if state.has_begun:
         raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
-    repository = wish.repository.resolve()
+    repository = options.repository.resolve()
     files = _files(repository)
     around = Surroundings(repository / FIXED, Path.home(), os.environ)
-    shape = look(files, around)
+    shape = inspect(files, around)
     for line in shape.found:
         console.print(f"  {line}", soft_wrap=True)
     context, seconds = int(shape.constants[NEEDED[0]]), float(shape.constants[NEEDED[1]])
     constants = {"MAX_SEQ_LEN": context, "TIME_BUDGET": max(1, round(seconds))}
-    profile = profile_named(wish.profile).adopted(constants)
+    profile = profile_named(options.profile).adopted(constants)
     wanted = Wanted(
         repository=repository,
         prepare=files[FIXED],
-        readable=(*shape.folders, *(path.resolve() for path in wish.readable)),
+        readable=(*shape.folders, *(path.resolve() for path in options.readable)),
         context=context,
         val_rows=profile.budget.eval_rows + profile.budget.heldout_rows,
-        train_rows=wish.train_rows or MOST_BYTES // (2 * (context + 1)),
+        train_rows=options.train_rows or MOST_BYTES // (2 * (context + 1)),
     )
-    choices = RunConfig(wish.profile, wish.budget or seconds, str(repository), None)
+    choices = RunConfig(options.profile, options.budget or seconds, str(repository), None)
     held = _held(state)
     if held is not None and held.source == _source(wanted) and held.pinned == _sha256(files[FIXED]):
         choices = _with(choices, constants, held.vocab_size)
@@ -93,8 +93,8 @@ def stand_in(shape: Shape, constants: dict[str, int]) -> str:
     ours = resources.files("trainer").joinpath("subject", FIXED).read_text()
     theirs = {name: value for name, value in shape.constants.items() if name not in constants}
     lines = [f"{name} = {value!r}" for name, value in theirs.items()]
-    told = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
-    return set_knobs(ours, constants) + told + NO_TEXT
+    appended = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
+    return set_knobs(ours, constants) + appended + NO_TEXT
 
 
 def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path | None = None) -> Manifest:

@@ -1,8 +1,7 @@
 """Tests whether a trial can run this repository unedited, by reading it; nothing is run, nothing written.
 
-A script that `look` accepts takes from prepare.py only names that a stand-in has. ShapeRefused is one sentence with the
-next step. Not covered: whether the script trains well, or at all.
-"""
+A script that `inspect` accepts takes from prepare.py only names that a stand-in has. ShapeRefused is one sentence with
+the next step. Not covered: whether the script trains well, or at all."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ class Shape:
     found: tuple[str, ...]
 
 
-def look(files: dict[str, str], around: Surroundings) -> Shape:
+def inspect(files: dict[str, str], around: Surroundings) -> Shape:
     """Read train.py and prepare.py of a commit. Raises ShapeRefused."""
     try:
         train, prepare = (parse(files[name], name) for name in ("train.py", "prepare.py"))

@@ -18,7 +18,7 @@ from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
 from services.doctor.environment import Environment, compose_files
 from services.doctor.finding import Finding, Severity, fail, ok, skip
-from services.doctor.requirements import FIRST_GIB, LATER_GIB, LLM_GIB, LOCAL_CARD_GIB, Mode
+from services.doctor.requirements import FIRST_GIB, LATER_GIB, LLM_GIB, LOCAL_GPU_GIB, Mode
 from services.machine.gpu_env import faults, settings
 from services.machine.gpus import detect_profile
 
@@ -42,17 +42,17 @@ def examine(mode: Mode, facts: Environment) -> list[Finding]:
 
 def _of_local(facts: Environment) -> Iterator[Finding]:
     yield host.git(facts)
-    found, cards = gpu.driver(Mode.LOCAL, facts)
+    found, installed_gpus = gpu.driver(Mode.LOCAL, facts)
     yield found
-    yield host.packages(cards)
+    yield host.packages(installed_gpus)
     yield host.candidates(facts)
     yield host.redis_server(facts)
     yield subject.of_this_user(facts)
-    wanted_gib = LOCAL_CARD_GIB if cards else FIRST_GIB[Mode.LOCAL]
+    wanted_gib = LOCAL_GPU_GIB if installed_gpus else FIRST_GIB[Mode.LOCAL]
     if facts.state.data.exists():
         wanted_gib = LATER_GIB[Mode.LOCAL]
     yield host.disk(facts, facts.state.root, wanted_gib, "free some, or keep the run elsewhere: --state FOLDER")
-    yield model_and_data.model_here(facts, detect_profile([each.gpu for each in cards]))
+    yield model_and_data.model_here(facts, detect_profile([each.gpu for each in installed_gpus]))
     yield model_and_data.text_here(facts)
     yield host.clock(facts)
 
@@ -68,7 +68,7 @@ def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
         found, project = _plugins(mode, facts, held, has_engine=reached is not None)
         yield from found
         if mode is Mode.GPU:
-            yield from _of_card(facts, held, reached, project)
+            yield from _of_gpu(facts, held, reached, project)
         yield skip("subject", "needs gpu.env") if held is None else subject.in_containers(facts, held)
         if reached is None or held is None or project is None:
             yield from (skip(name, "see above") for name in ("disk", "ports", "model", "data"))
@@ -125,15 +125,15 @@ def _files(mode: Mode, facts: Environment) -> tuple[Finding, Project | None]:
     return ok("files", f"{len(services)} services as {project.name}"), project
 
 
-def _of_card(
+def _of_gpu(
     facts: Environment, held: Mapping[str, str] | None, reached: Engine | None, project: Project | None
 ) -> Iterator[Finding]:
-    found, cards = gpu.driver(Mode.GPU, facts)
+    found, installed_gpus = gpu.driver(Mode.GPU, facts)
     yield found
-    if not cards or held is None:
+    if not installed_gpus or held is None:
         yield from (skip(name, "see above") for name in ("GPU", "split", "toolkit", "inside"))
         return
-    found, chosen = gpu.chosen(cards, held.get("GPU_UUID", ""))
+    found, chosen = gpu.chosen(installed_gpus, held.get("GPU_UUID", ""))
     yield found
     yield skip("split", "see GPU") if chosen is None else gpu.split(chosen, held)
     if reached is None:
@@ -144,7 +144,7 @@ def _of_card(
     if toolkit.verdict is Severity.FAIL or project is None or found.verdict is Severity.FAIL:
         yield skip("inside", "see above")
     else:
-        yield engine.card_inside(reached, project.trainer_image, held.get("GPU_UUID", ""))
+        yield engine.gpu_inside(reached, project.trainer_image, held.get("GPU_UUID", ""))
 
 
 def _of_project(

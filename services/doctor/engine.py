@@ -127,18 +127,18 @@ def listened_on(stack: Stack) -> set[tuple[str, int]]:
     }
 
 
-def card_inside(engine: Engine, image: str, uuid: str) -> Finding:
+def gpu_inside(engine: Engine, image: str, uuid: str) -> Finding:
     """Test that a container of the trainer's image sees the GPU; the container is made for this and removed."""
     if not is_built(engine, image):
         return skip("inside", f"{image} is built at the first start; whether it sees the GPU shows then")
     request = DeviceRequest(driver="nvidia", device_ids=[uuid or "0"], capabilities=[["gpu"]])
     try:
-        code, told = _run_inside(engine.client, image, request)
+        code, output = _run_inside(engine.client, image, request)
     except (APIError, OSError) as error:
         return fail("inside", f"no container gets the GPU: {getattr(error, 'explanation', None) or error}", TOOLKIT)
-    if code != 0 or "GPU" not in told:
-        return fail("inside", f"nvidia-smi in a container ends with {code}: {told}", TOOLKIT, "the GPU")
-    return ok("inside", f"a container sees {told.splitlines()[0]}")
+    if code != 0 or "GPU" not in output:
+        return fail("inside", f"nvidia-smi in a container ends with {code}: {output}", TOOLKIT, "the GPU")
+    return ok("inside", f"a container sees {output.splitlines()[0]}")
 
 
 def _run_inside(client: docker.DockerClient, image: str, request: DeviceRequest) -> tuple[int, str]:

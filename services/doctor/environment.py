@@ -14,7 +14,7 @@ import docker
 
 from services.doctor.requirements import Mode
 from services.machine.gpu_env import GPU_ENV, LOCAL, Entries, read
-from services.machine.gpus import Card, cards
+from services.machine.gpus import InstalledGpu, installed_gpus
 from services.machine.state import State
 
 CPU_ENV = "services/cpu.env"
@@ -24,15 +24,15 @@ _ENGINE_S = 30
 
 @dataclass(frozen=True)
 class Environment:
-    """`root` holds compose.yaml and gpu.env; `state` is that of local mode. `connect` raises the SDK's errors, `cards`
-    GpuFault."""
+    """`root` holds compose.yaml and gpu.env; `state` is that of local mode. `connect` raises the SDK's errors,
+    `installed_gpus` GpuFault."""
 
     root: Path
     state: State
     environment: Mapping[str, str]
     now: datetime
     connect: Callable[[], docker.DockerClient]
-    cards: Callable[[], list[Card]]
+    installed_gpus: Callable[[], list[InstalledGpu]]
     free_bytes: Callable[[Path], int]
 
     def which(self, program: str) -> str | None:
@@ -67,7 +67,7 @@ def this_machine(root: Path, state: State, environment: Mapping[str, str] = os.e
         environment=environment,
         now=datetime.now(UTC),
         connect=lambda: docker.from_env(timeout=_ENGINE_S, environment=dict(environment)),
-        cards=cards,
+        installed_gpus=installed_gpus,
         free_bytes=free_bytes,
     )
 

@@ -9,7 +9,7 @@ from researcher.llm.gpu_memory_split import split_for
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip
 from services.doctor.requirements import DRIVER, Mode
-from services.machine.gpus import AUTO, Card, GpuFault, detect_profile
+from services.machine.gpus import AUTO, GpuFault, InstalledGpu, detect_profile
 from services.redis.binary import parse_version
 from trainer.jobs import profile_named
 
@@ -17,46 +17,46 @@ NEWER = f"install NVIDIA's driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers
 _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --cpu"}
 
 
-def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[Card]]:
+def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[InstalledGpu]]:
     """Test that a GPU with a new enough driver exists; also return the GPUs, none if it fails. Local mode needs no
     GPU."""
     wanted = f">= {DRIVER}"
     fix = f"{NEWER}; or without a GPU: {_WITHOUT[mode]}"
     try:
-        cards = facts.cards()
+        installed_gpus = facts.installed_gpus()
     except GpuFault as error:
         return fail("driver", error.found, fix, wanted), []
-    if not cards and mode is Mode.LOCAL:
+    if not installed_gpus and mode is Mode.LOCAL:
         return ok("driver", "no NVIDIA GPU: the profile is cpu"), []
-    if not cards:
+    if not installed_gpus:
         return fail("driver", "no NVIDIA GPU, or no driver", fix, wanted), []
-    version = cards[0].driver
+    version = installed_gpus[0].driver
     if parse_version(version) < parse_version(DRIVER):
         return fail("driver", version, fix, wanted), []
-    return ok("driver", version, wanted), cards
+    return ok("driver", version, wanted), installed_gpus
 
 
-def chosen(cards: Sequence[Card], uuid: str) -> tuple[Finding, Card | None]:
+def chosen(installed_gpus: Sequence[InstalledGpu], uuid: str) -> tuple[Finding, InstalledGpu | None]:
     """Find the GPU that GPU_UUID names, or the first one, in the order of the engine; None if its memory is unknown."""
     if uuid.startswith("MIG-"):
         return skip("GPU", f"{uuid} is a slice; its memory is not read here"), None
-    named = [card for card in cards if uuid in ("", card.uuid)]
+    named = [installed for installed in installed_gpus if uuid in ("", installed.uuid)]
     if not named:
-        there = ", ".join(card.uuid for card in cards)
+        there = ", ".join(installed.uuid for installed in installed_gpus)
         return fail(
             "GPU", f"GPU_UUID={uuid} is not in this machine", f"set GPU_UUID in gpu.env to one of {there}"
         ), None
-    card = named[0]
-    return ok("GPU", f"{card.gpu.name}, {card.gpu.memory_mib} MiB, {card.uuid}"), card
+    installed = named[0]
+    return ok("GPU", f"{installed.gpu.name}, {installed.gpu.memory_mib} MiB, {installed.uuid}"), installed
 
 
-def split(card: Card, held: Mapping[str, str]) -> Finding:
+def split(installed: InstalledGpu, held: Mapping[str, str]) -> Finding:
     """Test that LLM, trainer and margin fit into the GPU; the finding contains the arithmetic."""
     name = held["PROFILE"]
     if name == AUTO:
-        name = detect_profile([card.gpu])
+        name = detect_profile([installed.gpu])
         if name == "cpu":
-            return fail("split", f"no profile fits a GPU of {card.gpu.memory_mib} MiB", "scripts/up --cpu")
+            return fail("split", f"no profile fits a GPU of {installed.gpu.memory_mib} MiB", "scripts/up --cpu")
     profile = profile_named(name)
     if profile.device == "cpu":
         return skip("split", "PROFILE=cpu leaves the GPU alone")
@@ -64,7 +64,7 @@ def split(card: Card, held: Mapping[str, str]) -> Finding:
     cap = held.get("TRAINER_CAP_MIB")
     arithmetic = split_for(
         profile,
-        card.gpu.memory_mib,
+        installed.gpu.memory_mib,
         reserve_mib=None if reserve is None else int(reserve),
         cap_mib=None if cap is None else int(cap),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, warn
-from services.machine.gpus import Card
+from services.machine.gpus import InstalledGpu
 from services.redis.binary import NoServerProgram, choose_binary
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST
@@ -43,8 +43,8 @@ def ports(published: Collection[Port], ours: Collection[Port]) -> list[Finding]:
             fail("ports", f"{host}:{number} is taken", f"sudo ss -ltnp 'sport = :{number}' says by whom; end that")
             for host, number in taken
         ]
-    told = ", ".join(f"{host}:{number}" for host, number in published)
-    return [ok("ports", f"{told} free" if told else "none is published")]
+    addresses = ", ".join(f"{host}:{number}" for host, number in published)
+    return [ok("ports", f"{addresses} free" if addresses else "none is published")]
 
 
 def _can_listen(port: Port) -> bool:
@@ -79,14 +79,14 @@ def git(facts: Environment) -> Finding:
     return ok("git", answer.stdout.strip().removeprefix("git version "))
 
 
-def packages(cards: list[Card], installed: Callable[[str], str] = version) -> Finding:
+def packages(installed_gpus: list[InstalledGpu], installed: Callable[[str], str] = version) -> Finding:
     """Test that torch is installed in this environment, in a build that can use the GPU."""
     python = f"Python {sys.version.split()[0]} in {sys.prefix}"
     try:
         torch = installed("torch")
     except PackageNotFoundError:
         return fail("python", f"{python}, without torch", "scripts/setup run")
-    if cards and torch.endswith("+cpu"):
+    if installed_gpus and torch.endswith("+cpu"):
         fix = "reinstall torch from an index with CUDA builds, or overnight run --profile cpu"
         return fail("python", f"{python}, torch {torch}, which cannot use the GPU", fix)
     return ok("python", f"{python}, torch {torch}")

@@ -77,7 +77,7 @@ def _without_a_pull(backend: LlmBackend, held: Mapping[str, str], root: Path) ->
     options = LlmOptions(model=held.get("MODEL"), url=held.get("OPENAI_BASE_URL"), key_file=key_file)
     try:
         client = backend.client(options)
-        client.look()
+        client.check_available()
     except BadValue as error:
         return fail("model", f"OPENAI_BASE_URL: {error.found}", error.next_step)
     except LlmUnavailable as error:
@@ -103,7 +103,7 @@ def text_inside(stack: Stack, compose: str) -> Finding:
         return warn("data", "the volume holds no prepared text", f"{compose} up data")
     with tarfile.open(fileobj=archive) as tar:
         manifest = tar.extractfile(tar.getmembers()[0])
-        return _told(
+        return _finding(
             manifest.read() if manifest else b"",
             f"{compose} down && docker volume rm {stack.project}_data, and the next start prepares it again",
         )
@@ -117,10 +117,10 @@ def text_here(facts: Environment) -> Finding:
         return skip("data", "none yet; the first start prepares the text")
     except PermissionError:
         return fail("data", f"{facts.state.data} cannot be read", f'sudo chown -R "$USER" {facts.state.data}')
-    return _told(manifest, f"rm -r {facts.state.data}, and the next start prepares it again")
+    return _finding(manifest, f"rm -r {facts.state.data}, and the next start prepares it again")
 
 
-def _told(manifest: bytes, fix: str) -> Finding:
+def _finding(manifest: bytes, fix: str) -> Finding:
     from trainer.data.manifest import Manifest  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     try:

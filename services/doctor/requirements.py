@@ -23,5 +23,5 @@ DRIVER = "580"  # torch 2.13's wheel depends on cuda-toolkit 13.0, and NVIDIA as
 # The first start downloads and builds; later starts only write trials and logs.
 FIRST_GIB = {Mode.LOCAL: 2, Mode.CPU: 6, Mode.GPU: 24}
 LLM_GIB = 14
-LOCAL_CARD_GIB = 10
+LOCAL_GPU_GIB = 10
 LATER_GIB = {Mode.LOCAL: 1, Mode.CPU: 3, Mode.GPU: 3}

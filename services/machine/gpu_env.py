@@ -88,11 +88,11 @@ def settings(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, 
     return {name: value for name, value in merged.items() if value}
 
 
-def render_local(values: Mapping[str, str], card: str, split: str) -> str:
+def render_local(values: Mapping[str, str], gpu: str, split: str) -> str:
     """Return the text of gpu.local.env: the values detected for a GPU, with the arithmetic of its memory as a
     comment."""
     about = [
-        f"Written once by scripts/up, for {card}. It is yours now and never written again; delete it to have it again.",
+        f"Written once by scripts/up, for {gpu}. It is yours now and never written again; delete it to have it again.",
         "Containers read it after gpu.env. What compose itself reads belongs in gpu.env. GPU memory in MiB:",
         split,
     ]

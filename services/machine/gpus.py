@@ -34,7 +34,7 @@ class Gpu(NamedTuple):
     memory_mib: int
 
 
-class Card(NamedTuple):
+class InstalledGpu(NamedTuple):
     """A GPU with the engine's name for it and the version of its driver."""
 
     uuid: str
@@ -45,29 +45,29 @@ class Card(NamedTuple):
 AUTO = "auto"  # the PROFILE that follows from the GPU
 
 
-def detect_profile(cards: Iterable[tuple[str, int]]) -> str:
+def detect_profile(gpus: Iterable[tuple[str, int]]) -> str:
     """Return the profile for the largest of the GPUs (name, memory in MiB); `cpu` if no profile fits one.
 
     The profile `fork` exists for comparison and is never detected.
     """
-    largest_gib = max((memory_mib for _, memory_mib in cards), default=0) / 1024
+    largest_gib = max((memory_mib for _, memory_mib in gpus), default=0) / 1024
     fitting = [
         profile
         for profile in PROFILES.values()
-        if profile.device == "cuda" and profile.name != "fork" and profile.card_gib <= largest_gib
+        if profile.device == "cuda" and profile.name != "fork" and profile.gpu_gib <= largest_gib
     ]
-    return max(fitting, key=lambda profile: profile.card_gib).name if fitting else "cpu"
+    return max(fitting, key=lambda profile: profile.gpu_gib).name if fitting else "cpu"
 
 
 def gpus() -> list[Gpu]:
     """Return the NVIDIA GPUs; none without a driver. Raises GpuFault."""
-    return [card.gpu for card in cards()]
+    return [installed.gpu for installed in installed_gpus()]
 
 
-def cards() -> list[Card]:
+def installed_gpus() -> list[InstalledGpu]:
     """Return the NVIDIA GPUs with their UUIDs and driver versions. Raises GpuFault."""
     try:
-        return nvml.ask(_cards, _NVML_S)
+        return nvml.ask(_gpus, _NVML_S)
     except pynvml.NVMLError_LibraryNotFound as error:
         loading = str(error.__context__)
         if "No such file" in loading and not _CONTROL.exists():
@@ -79,10 +79,10 @@ def cards() -> list[Card]:
         raise _fault(str(error)) from error
 
 
-def _cards() -> list[Card]:
+def _gpus() -> list[InstalledGpu]:
     driver = pynvml.nvmlSystemGetDriverVersion()
     handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-    return [Card(pynvml.nvmlDeviceGetUUID(handle), driver, _gpu(handle)) for handle in handles]
+    return [InstalledGpu(pynvml.nvmlDeviceGetUUID(handle), driver, _gpu(handle)) for handle in handles]
 
 
 def _gpu(handle: Any) -> Gpu:

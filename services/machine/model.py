@@ -70,13 +70,13 @@ def model_wanted(environment: Mapping[str, str], profile: str, model: str | None
     return OllamaSettings(host, model or environment.get("MODEL") or placement_for(profile).model)
 
 
-def say_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
+def warn_if_missing(environment: Mapping[str, str], profile: str, console: Console) -> None:
     """Before a run, print how to get the model if an Ollama answers and lacks it. The researcher reports every other
     fault."""
     if not asks_llm(environment) or not backend_named(environment.get("LLM")).needs_model_pull:
         return
     try:
-        OllamaClient(model_wanted(environment, profile)).look()
+        OllamaClient(model_wanted(environment, profile)).check_available()
     except ModelMissing as missing:
         console.print(f"no LLM yet: {missing}", soft_wrap=True)
     except (LlmUnavailable, ValueError):
@@ -87,11 +87,11 @@ def pull_model(wanted: OllamaSettings, console: Console) -> None:
     """Return once the server lists the model. Raises PullFailed or LlmUnavailable."""
     client = OllamaClient(wanted)
     try:
-        client.look()
+        client.check_available()
     except ModelMissing:
         _show(_steps(wanted), console)
         try:
-            client.look()
+            client.check_available()
         except ModelMissing as error:
             raise PullFailed(f"{wanted.url} says that it pulled {wanted.model}, and does not list it") from error
     console.print(f"{wanted.url} has {wanted.model}", soft_wrap=True)
@@ -101,15 +101,15 @@ def _show(steps: Iterator[Step], console: Console) -> None:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bars: dict[str, TaskID] = {}
-        said = ""
+        message = ""
         for step in steps:
             if step.layer is not None:
                 if step.layer not in bars:
                     bars[step.layer] = progress.add_task(step.status, total=step.total)
                 progress.update(bars[step.layer], completed=step.completed, total=step.total)
-            elif step.status != said:
-                said = step.status
-                progress.console.print(said, highlight=False)
+            elif step.status != message:
+                message = step.status
+                progress.console.print(message, highlight=False)
 
 
 def _steps(wanted: OllamaSettings) -> Iterator[Step]:
@@ -137,27 +137,32 @@ def _steps(wanted: OllamaSettings) -> Iterator[Step]:
 
 def _step(wanted: OllamaSettings, line: str) -> Step:
     try:
-        told = json.loads(line)
-        if "error" in told:
-            raise _failed(wanted, str(told["error"]))
-        layer = told.get("digest")
-        return Step(str(told["status"]), layer, int(told.get("total", 0)), int(told.get("completed", 0)))
+        progress_line = json.loads(line)
+        if "error" in progress_line:
+            raise _failed(wanted, str(progress_line["error"]))
+        layer = progress_line.get("digest")
+        return Step(
+            str(progress_line["status"]),
+            layer,
+            int(progress_line.get("total", 0)),
+            int(progress_line.get("completed", 0)),
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PullFailed(f"{wanted.url} says {line[:200]!r}, which is no step of a pull") from error
 
 
-def _failed(wanted: OllamaSettings, said: str) -> PullFailed:
+def _failed(wanted: OllamaSettings, message: str) -> PullFailed:
     """Return the error that the server's text means; the server sends no error codes."""
-    words = said.lower()
+    words = message.lower()
     if any(part in words for part in _FULL):
         return DiskFull(
-            f"no room for {wanted.model} where Ollama keeps its models ({said}); free some. {_again(wanted)}"
+            f"no room for {wanted.model} where Ollama keeps its models ({message}); free some. {_again(wanted)}"
         )
     if any(part in words for part in _UNKNOWN):
-        return UnknownModel(f"no model {wanted.model} is offered ({said}); look its name up in Ollama's library")
+        return UnknownModel(f"no model {wanted.model} is offered ({message}); look its name up in Ollama's library")
     if any(part in words for part in _OUTSIDE):
-        return RegistryAway(f"Ollama at {wanted.url} lost its way to the models ({said}); {_again(wanted)}")
-    return PullFailed(f"{wanted.url} cannot pull {wanted.model}: {said}")
+        return RegistryAway(f"Ollama at {wanted.url} lost its way to the models ({message}); {_again(wanted)}")
+    return PullFailed(f"{wanted.url} cannot pull {wanted.model}: {message}")
 
 
 def _again(wanted: OllamaSettings) -> str:

@@ -82,9 +82,9 @@ class State:
         return self.root / "work"
 
     @property
-    def checks(self) -> Path:
+    def dry_runs(self) -> Path:
         """The work folders of running dry runs."""
-        return self.root / "checks"
+        return self.root / "dry-runs"
 
     @property
     def logs(self) -> Path:
@@ -115,7 +115,7 @@ class State:
             raise StateError(f"no run in {self.root}", "start one with `overnight run`, or name its --state")
         return found
 
-    def settle(
+    def resolve(
         self,
         *,
         profile: str | None = None,

@@ -57,11 +57,11 @@ class ChildStatus:
         """Return the state as text for the live view: `ended by SIGKILL, next try in 4 s`."""
         if self.pid is not None:
             return f"running, restarted {self.restarts} x" if self.restarts else "running"
-        ended = "not started" if self.last_exit is None else f"ended {exit_in_words(self.last_exit)}"
+        ended = "not started" if self.last_exit is None else f"ended {exit_text(self.last_exit)}"
         return ended if self.next_try_s is None else f"{ended}, next try in {self.next_try_s:.0f} s"
 
 
-def exit_in_words(code: int) -> str:
+def exit_text(code: int) -> str:
     """Return an exit code as `with code 3`, or `by SIGKILL` if it is negative."""
     if code >= 0:
         return f"with code {code}"
@@ -184,13 +184,13 @@ class _Place:
         lived_s = self._clock() - self._started_at
         code = self._reap(self._process)
         if code in self._child.final_codes:
-            log.info("%s ended %s", self._child.name, exit_in_words(code))
+            log.info("%s ended %s", self._child.name, exit_text(code))
             return
         self._try_later(lived_s)
         log.warning(
             "%s ended %s after %.0f s; next try in %.0f s, its log is %s",
             self._child.name,
-            exit_in_words(code),
+            exit_text(code),
             lived_s,
             self._delay_s,
             self._child.log,

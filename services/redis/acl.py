@@ -16,15 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from researcher.queues.requests import KINDS
-from trainer.jobs import CHECKS, REQUESTS, TRIALS, WorkerRole, worker_key, worker_names_key
+from trainer.jobs import DRY_RUNS, REQUESTS, TRIALS, WorkerRole, worker_key, worker_names_key
 
-# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.send` and `CheckSpec.id` make. No id
+# Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.send` and `DryRunSpec.id` make. No id
 # fits two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
 # check's 32.
 TRIAL = "*-t[0-9]*-a[0-9]*"
 _NUMBER = 12 * "[0-9a-f]"
 REQUEST = "*[a-z]-" + _NUMBER
-CHECK = "check-" + 32 * "[0-9a-f]"
+DRY_RUN = "dry-run-" + 32 * "[0-9a-f]"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ _SEES_WORKERS = (
 
 # A trial's own keys; its pattern ends in `*` and so covers what RQ appends to the id.
 _TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
-_REQUEST_JOB, _CHECK_JOB = _job(REQUEST), _job(CHECK)
+_REQUEST_JOB, _DRY_RUN_JOB = _job(REQUEST), _job(DRY_RUN)
 
 TRAINER = AclUser(
     "trainer",
@@ -145,13 +145,13 @@ TRAINER = AclUser(
     ),
 )
 
-CHECKER = AclUser(
-    "checker",
+DRY_RUN_WORKER = AclUser(
+    "dry-run-worker",
     (
         _CONNECTS,
-        *_works(CHECKS, _CHECK_JOB, "checker-*"),
-        Grant("subscribe unsubscribe", channels=("rq:pubsub:checker-*",)),
-        *_shows_itself(WorkerRole.CHECKER),
+        *_works(DRY_RUNS, _DRY_RUN_JOB, "dry-run-worker-*"),
+        Grant("subscribe unsubscribe", channels=("rq:pubsub:dry-run-worker-*",)),
+        *_shows_itself(WorkerRole.DRY_RUN_WORKER),
     ),
 )
 
@@ -161,10 +161,10 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
         _CONNECTS,
         # Queue a trial or a dry run, or send a request as a user does.
         *_asks(TRIALS, TRIAL),
-        *_asks(CHECKS, CHECK),
+        *_asks(DRY_RUNS, DRY_RUN),
         *_requests(f"rq:job:{REQUEST}"),
         # Read the result of a dry run, and the workers' heartbeats.
-        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=_CHECK_JOB),
+        Grant(f"hget hgetall xread xrevrange {_MEASURES}", reads=_DRY_RUN_JOB),
         *_SEES_WORKERS,
         # Read the state of a trial.
         Grant(
@@ -215,7 +215,7 @@ CLIENT = AclUser(  # a user's `overnight idea` from another machine, through a t
 # script that blocks it. No user runs a script, so this user can do no harm.
 HEALTH = AclUser("health", (Grant("ping script|kill function|kill"),), has_password=False)
 
-USERS = (TRAINER, CHECKER, RESEARCHER, CLIENT, HEALTH)
+USERS = (TRAINER, DRY_RUN_WORKER, RESEARCHER, CLIENT, HEALTH)
 SERVICES = tuple(user.name for user in USERS if user.has_password)
 
 

@@ -41,17 +41,17 @@ class Watchdog:
 
     def start(self) -> None:
         """Start the thread, which inspects the server until `stop`."""
-        threading.Thread(target=self._watch, name="redis-watchdog", daemon=True).start()
+        threading.Thread(target=self._scan_again, name="redis-watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """Start no further inspection."""
         self._over.set()
 
-    def _watch(self) -> None:
+    def _scan_again(self) -> None:
         while not self._over.wait(_EVERY_S):
-            self.look()
+            self.scan()
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Inspect the server once, and end an endless script or a silent server. `RedisServer.revive` restarts a killed
         server."""
         if self._answered_s is None:

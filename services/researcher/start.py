@@ -36,7 +36,7 @@ from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, WorkerRo
 logger = logging.getLogger("researcher")
 
 FINISHED_CODE, REFUSED_CODE = 0, 2
-SAY_EVERY_S = 10.0
+REPORT_EVERY_S = 10.0
 
 
 class ContainerSettings(BaseSettings):
@@ -52,11 +52,11 @@ class ContainerSettings(BaseSettings):
     user_repository: Path | None = None
 
 
-class Told(Exception):
+class StopRequested(Exception):
     """SIGTERM: the container is being stopped."""
 
 
-class OtherCard(ResearcherError):
+class OtherGpu(ResearcherError):
     """The run was begun on another kind of GPU than the present one."""
 
 
@@ -67,11 +67,11 @@ class ProfilesDiffer(OvernightError):
 def main() -> int:
     """Run until SIGTERM; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
-    signal.signal(signal.SIGTERM, _told)
+    signal.signal(signal.SIGTERM, _stop_requested)
     try:
         settings = ContainerSettings()
         _stay(settings, _carry_out(settings))
-    except Told:
+    except StopRequested:
         return 0
     except ValidationError as error:
         for fault in faults(error):
@@ -79,15 +79,15 @@ def main() -> int:
         return REFUSED_CODE
 
 
-def _told(number: int, _frame: FrameType | None) -> None:
-    raise Told(number)
+def _stop_requested(number: int, _frame: FrameType | None) -> None:
+    raise StopRequested(number)
 
 
 def _carry_out(settings: ContainerSettings) -> Status:
     """Run the researcher until it ends for good, and return its last status for the views."""
     state = State(settings.overnight_state)
     try:
-        choices = _settle_through_bad_days(settings, state)
+        choices = _resolve_through_outages(settings, state)
     except (ResearcherError, OvernightError, ProfileError) as error:
         logger.error("%s", error)
         return Status(StatusKind.REFUSED, str(error))
@@ -104,13 +104,13 @@ def _carry_out(settings: ContainerSettings) -> Status:
     return Status(StatusKind.ENDED, (run and run.ended) or "it was stopped")
 
 
-def _settle_through_bad_days(settings: ContainerSettings, state: State) -> RunConfig:
+def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunConfig:
     """Retry through outages, as the researcher itself does; if this process ended, the engine would restart it again
     and again."""
     while True:
         try:
             with closing(_open(settings)) as server:
-                choices = settle(settings, RedisClient(server))
+                choices = resolve_options(settings, RedisClient(server))
             settle_subject(state, settings.user_repository, choices.trial_profile())
             return choices
         except BAD_DAYS as error:
@@ -118,7 +118,7 @@ def _settle_through_bad_days(settings: ContainerSettings, state: State) -> RunCo
             if words is None:
                 raise
             logger.error("HELD: %s", words)
-        time.sleep(SAY_EVERY_S)
+        time.sleep(REPORT_EVERY_S)
 
 
 def _open(settings: ContainerSettings) -> redis.Redis:
@@ -127,18 +127,18 @@ def _open(settings: ContainerSettings) -> redis.Redis:
     return connect(settings.redis_url, password=password, patient=False)
 
 
-def settle(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
+def resolve_options(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
     """Decide the choices of this run. With PROFILE=auto the trainers report their GPUs.
 
-    Raises StateError or OtherCard if the run was begun with other choices, ProfilesDiffer if the trainers disagree.
+    Raises StateError or OtherGpu if the run was begun with other choices, ProfilesDiffer if the trainers disagree.
     """
     state = State(settings.overnight_state)
     if settings.profile != AUTO:
-        return state.settle(profile=settings.profile, budget=settings.budget, detect=lambda: settings.profile)
+        return state.resolve(profile=settings.profile, budget=settings.budget, detect=lambda: settings.profile)
     found = _profile_of_trainers(bus)
-    choices = state.settle(budget=settings.budget, detect=lambda: found)
+    choices = state.resolve(budget=settings.budget, detect=lambda: found)
     if choices.profile != found:
-        raise OtherCard(
+        raise OtherGpu(
             f"this run was begun with profile {choices.profile}, and the GPU found now is a {found}; "
             f"scores would not compare. Next: PROFILE={choices.profile} in gpu.env to go on all the same, "
             "or another journal volume for another run"
@@ -162,7 +162,7 @@ def _profile_of_trainers(bus: RedisClient) -> str:
         if not logged:
             logger.info("%s", waiting)
             logged = True
-        bus.say("researcher", waiting)
+        bus.publish_status("researcher", waiting)
         time.sleep(1)
 
 
@@ -170,7 +170,7 @@ def _run(env: dict[str, str]) -> int:
     child = subprocess.Popen([sys.executable, "-m", "researcher"], env=env)
     try:
         return child.wait()
-    except Told:
+    except StopRequested:
         child.send_signal(signal.SIGTERM)
         child.wait()
         raise
@@ -180,8 +180,8 @@ def _stay(settings: ContainerSettings, status: Status) -> NoReturn:
     logger.info("%s; `docker compose restart researcher` goes on", status)
     while True:
         with closing(_open(settings)) as server:
-            RedisClient(server).say("researcher", status)
-        time.sleep(SAY_EVERY_S)
+            RedisClient(server).publish_status("researcher", status)
+        time.sleep(REPORT_EVERY_S)
 
 
 if __name__ == "__main__":

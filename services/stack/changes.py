@@ -15,17 +15,17 @@ def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str
     """Return `SERVICE started`, `recreated`, `started again` or `removed` for each change; one-shots run at every `up`
     and count only when recreated."""
     old = {each.service: each for each in before}
-    told = []
+    lines = []
     for each in after:
         known = old.get(each.service)
         if known is None:
-            told.append(f"{each.service} started")
+            lines.append(f"{each.service} started")
         elif known.id != each.id:
-            told.append(f"{each.service} recreated")
+            lines.append(f"{each.service} recreated")
         elif known.started_at != each.started_at and not each.is_one_shot:
-            told.append(f"{each.service} started again")
+            lines.append(f"{each.service} started again")
     gone = {each.service for each in before} - {each.service for each in after}
-    return told + [f"{service} removed" for service in sorted(gone)]
+    return lines + [f"{service} removed" for service in sorted(gone)]
 
 
 def times(began: datetime, ended: datetime, after: Sequence[Container]) -> str:

@@ -53,7 +53,7 @@ def watch_run(
 
 def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
     """Wait for a running researcher. False if the stack was taken down, or does not come back."""
-    said = None
+    shown = None
     for _ in range(_PATIENCE):
         rest()
         try:
@@ -67,9 +67,9 @@ def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
             if researcher is not None and researcher.state == "running":
                 return True
             words = f"the researcher is {'gone' if researcher is None else researcher.in_words()}"
-        if words != said:
+        if words != shown:
             console.print(f"{words}; waiting for it", highlight=False)
-            said = words
+            shown = words
     return False
 
 

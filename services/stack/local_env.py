@@ -13,31 +13,31 @@ from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import placement_for, split_for
 from services.doctor.gpu import chosen
 from services.machine.gpu_env import KEYS, LOCAL, render_local
-from services.machine.gpus import AUTO, Card, detect_profile
+from services.machine.gpus import AUTO, InstalledGpu, detect_profile
 from trainer.jobs import Profile, profile_named
 
 
-def write_local(root: Path, held: Mapping[str, str], cards: list[Card]) -> str:
+def write_local(root: Path, held: Mapping[str, str], installed_gpus: list[InstalledGpu]) -> str:
     """Write the file unless it exists; return a sentence about it. `held` are the settings in force."""
     path = root / LOCAL
     if path.exists():
         return f"{LOCAL} is yours; left as it is"
-    _, card = chosen(cards, held.get("GPU_UUID", ""))
-    if card is None:
+    _, installed = chosen(installed_gpus, held.get("GPU_UUID", ""))
+    if installed is None:
         return f"{LOCAL} is not written: the GPU's memory cannot be read here, the trainer will decide"
-    profile = profile_named(held["PROFILE"] if held["PROFILE"] != AUTO else detect_profile([card.gpu]))
+    profile = profile_named(held["PROFILE"] if held["PROFILE"] != AUTO else detect_profile([installed.gpu]))
     if profile.device == "cpu":
         return f"{LOCAL} is not written: profile cpu leaves the GPU alone"
     values = detected(profile, held)
     both = dict(held) | values
     split = split_for(
         profile,
-        card.gpu.memory_mib,
+        installed.gpu.memory_mib,
         reserve_mib=int(both["LLM_RESERVE_MIB"]) if backend_named(both["LLM"]).holds_gpu else 0,
         cap_mib=int(both["TRAINER_CAP_MIB"]),
     )
-    about = f"{card.gpu.name} ({card.gpu.memory_mib} MiB, {card.uuid})"
-    write_whole(path, render_local(values, about, split.told()).encode())
+    about = f"{installed.gpu.name} ({installed.gpu.memory_mib} MiB, {installed.uuid})"
+    write_whole(path, render_local(values, about, split.text()).encode())
     return f"{LOCAL} written for {about}: profile {profile.name}. It is yours now"
 
 

@@ -47,9 +47,9 @@ class Rights:
     owner: Owner
     mode: int
 
-    def let(self, who: Owner, wanted: int) -> bool:
-        """Whether `who`, in no other group, may do everything in `wanted`, given as the mode bits for others."""
-        shift = 6 if who.uid == self.owner.uid else 3 if who.gid == self.owner.gid else 0
+    def let(self, owner: Owner, wanted: int) -> bool:
+        """Whether `owner`, in no other group, may do everything in `wanted`, given as the mode bits for others."""
+        shift = 6 if owner.uid == self.owner.uid else 3 if owner.gid == self.owner.gid else 0
         return (self.mode >> shift) & wanted == wanted
 
 
@@ -73,7 +73,7 @@ def volumes(state: Path, secret: Path, researcher: Owner) -> dict[Path, Rights]:
     return {
         secret / "redis": Rights(REDIS, 0o700),
         secret / "trainer": Rights(ROOT, 0o700),
-        secret / "checker": Rights(ROOT, 0o700),
+        secret / "dry-run-worker": Rights(ROOT, 0o700),
         secret / "researcher": Rights(researcher, 0o700),
         secret / "client": Rights(ROOT, 0o700),  # no container mounts it; it is for users who may read volumes
         state / "redis": Rights(REDIS, 0o700),
@@ -85,7 +85,7 @@ def volumes(state: Path, secret: Path, researcher: Owner) -> dict[Path, Rights]:
     }
 
 
-def to_settle(wanted: Mapping[Path, Rights], found: Mapping[Path, Rights]) -> dict[Path, Rights]:
+def to_change(wanted: Mapping[Path, Rights], found: Mapping[Path, Rights]) -> dict[Path, Rights]:
     """Return the volumes whose rights differ from the wanted ones."""
     return {path: rights for path, rights in wanted.items() if found[path] != rights}
 
@@ -131,8 +131,8 @@ def prepare(state: Path, secret: Path, researcher: Owner, subject: str | None) -
     if subject:
         _look_at_subject(state / "user-repository", subject, researcher)
     done = []
-    for path, rights in to_settle(wanted, {path: _rights(path) for path in wanted}).items():
-        _settle(path, rights)
+    for path, rights in to_change(wanted, {path: _rights(path) for path in wanted}).items():
+        _apply(path, rights)
         done.append(f"gave {path} to {rights.owner}")
     return done + _keep_secrets(secret, wanted)
 
@@ -189,7 +189,7 @@ def _write(path: Path, text: str, owner: Owner) -> None:
     draft.replace(path)
 
 
-def _settle(folder: Path, rights: Rights) -> None:
+def _apply(folder: Path, rights: Rights) -> None:
     """Give a volume to its owner, its folder last, so that an interrupted change is made again."""
     for below, folders, files in os.walk(folder, topdown=False):
         for name in (*folders, *files):

@@ -40,31 +40,31 @@ class UpOptions:
     then: str | None
 
 
-def prepare(wish: UpOptions, facts: Environment, console: Console) -> None:
+def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
     """Check the machine before anything is started, and write the detected GPU's values. Raises StackError for a
     FAIL."""
-    findings = examine(wish.mode, facts)
+    findings = examine(options.mode, facts)
     print_findings([each for each in findings if each.verdict in (Severity.WARN, Severity.FAIL)], console)
     if exit_code(findings):
         raise StackError("not started", "do what the lines above say, then the same command again")
-    if wish.mode is Mode.GPU:
-        gpu_env, *others = facts.settings_files(wish.mode)
+    if options.mode is Mode.GPU:
+        gpu_env, *others = facts.settings_files(options.mode)
         held = settings(gpu_env, tuple(others), facts.environment)
-        console.print(write_local(facts.root, held, facts.cards()), markup=False)
+        console.print(write_local(facts.root, held, facts.installed_gpus()), markup=False)
 
 
-def bring_up(wish: UpOptions, stack: Stack, folder: Path, console: Console) -> None:
+def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -> None:
     """Build and start the missing containers; print the changes. Raises StackError if not all become healthy."""
     before, began = stack.containers(), datetime.now(UTC)
     try:
-        code = stack.up(folder, compose_files(wish.mode), wish.limits)
+        code = stack.up(folder, compose_files(options.mode), options.limits)
     except KeyboardInterrupt:
         raise StackError("interrupted; what is up stays up", "the same command again, or scripts/down") from None
     after, ended = stack.containers(), datetime.now(UTC)
     if code != 0:
         for each in after:
             if not each.is_well:
-                console.print(told(stack, each), markup=False)
+                console.print(container_text(stack, each), markup=False)
         raise StackError("not everything came up", "see the lines above, and scripts/logs SERVICE for the reason")
     changed = changes(before, after)
     console.print(", ".join(changed) if changed else "already up: nothing changed", markup=False)
@@ -73,25 +73,25 @@ def bring_up(wish: UpOptions, stack: Stack, folder: Path, console: Console) -> N
     console.print(NEXT.format(project=stack.project), markup=False, end="")
 
 
-def told(stack: Stack, container: Container) -> str:
+def container_text(stack: Stack, container: Container) -> str:
     """Return one line about a container; if it is not well, the line ends with its last message."""
     line = f"{container.service:<11}{container.in_words()}"
     if container.is_well or container.state == "created":
         return line
-    last = container.said or next(iter(stack.last_lines(container, 1)), "it said nothing")
+    last = container.health_output or next(iter(stack.last_lines(container, 1)), "it said nothing")
     return f"{line}: {' '.join(last.splitlines())}"
 
 
-def watch(wish: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
+def watch(options: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
     """Show the run until it has ended, then run the user's command; return the exit code."""
     ending = watch_run(stack, console, terminal=terminal)
     if ending is Ending.OVER:
         console.print(OVER)
-        return run_after(wish.then, console) if wish.then is not None else 0
+        return run_after(options.then, console) if options.then is not None else 0
     words = {
         Ending.LEFT: "the run goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
         Ending.REFUSED: "the researcher refuses to run; fix what it says above, then the same command again",
         Ending.GONE: "the stack is gone; scripts/up brings it back",
     }[ending]
-    console.print(words + ("" if wish.then is None else f". Not run: {wish.then}"), markup=False)
+    console.print(words + ("" if options.then is None else f". Not run: {options.then}"), markup=False)
     return 0 if ending is Ending.LEFT else 1

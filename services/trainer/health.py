@@ -1,4 +1,4 @@
-"""The health check of the trainer and, with --checks, of the dry-run worker: this container's own worker has a fresh
+"""The health check of the trainer and, with --dry-runs, of the dry-run worker: this container's own worker has a fresh
 heartbeat in Redis, read with the worker's own rights."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainer.jobs import RedisClient, WorkerRole, connect
 
 def main(arguments: Sequence[str], name_file: Path) -> int:
     """Return 0 if the worker is healthy, else 1; print one line about it."""
-    role = WorkerRole.CHECKER if arguments == ["--checks"] else WorkerRole.TRAINER
+    role = WorkerRole.DRY_RUN_WORKER if arguments == ["--dry-runs"] else WorkerRole.TRAINER
     password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
     try:
         name = name_file.read_text()

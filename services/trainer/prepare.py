@@ -16,7 +16,7 @@ from services.trainer.start import STATE
 from trainer.data import DataError
 from trainer.jobs import ProfileError, profile_named
 
-ANY_CARD = "80gb"
+ANY_GPU = "80gb"
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     name = os.environ.get("PROFILE") or AUTO
     console = Console(stderr=False, soft_wrap=True, highlight=False)
     try:
-        prepare_data(profile_named(ANY_CARD if name == AUTO else name), STATE / "data", None, console)
+        prepare_data(profile_named(ANY_GPU if name == AUTO else name), STATE / "data", None, console)
     except (DataError, ProfileError) as error:
         console.print(f"data: {error}")
         return 1

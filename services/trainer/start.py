@@ -1,5 +1,5 @@
 """The entry point of the trainer's container: it finds the profile that fits the GPU, and then becomes the worker. With
---checks it is the entry point of the dry-run worker, which needs no GPU.
+--dry-runs it is the entry point of the dry-run worker, which needs no GPU.
 
 With `PROFILE=auto` the GPU's memory from NVML decides; the worker publishes the profile, so that the researcher needs
 no GPU. The process ends with 2 if the profile cannot be known.
@@ -31,7 +31,7 @@ NAME_FILE = Path("/run/overnight/worker")
 CANDIDATE_USER = 64001
 
 
-class NoCard(Exception):
+class NoGpu(Exception):
     """PROFILE=auto is set, and no profile fits a GPU of this container."""
 
 
@@ -51,14 +51,16 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         settings = ContainerSettings()
-        if sys.argv[1:] == ["--checks"]:
-            return os.execv(sys.executable, checker(settings, name=choose_name(WorkerRole.CHECKER, NAME_FILE)))
-        profile = card_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
+        if sys.argv[1:] == ["--dry-runs"]:
+            return os.execv(
+                sys.executable, dry_run_worker(settings, name=choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE))
+            )
+        profile = gpu_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
             logger.error("%s", fault)
         return REFUSED
-    except (NoCard, GpuFault, ProfileError) as error:
+    except (NoGpu, GpuFault, ProfileError) as error:
         logger.error("%s", error)
         return REFUSED
     logger.info("profile %s%s", profile, ", by the GPU" if settings.profile == AUTO else "")
@@ -76,14 +78,14 @@ def choose_name(role: WorkerRole, name_file: Path) -> str:
     return name
 
 
-def card_profile(cards: Sequence[tuple[str, int]]) -> str:
-    """Return the profile of the largest GPU (name, MiB). Raises NoCard, because a CPU is only ever chosen by the
+def gpu_profile(gpus: Sequence[tuple[str, int]]) -> str:
+    """Return the profile of the largest GPU (name, MiB). Raises NoGpu, because a CPU is only ever chosen by the
     user."""
-    profile = detect_profile(cards)
+    profile = detect_profile(gpus)
     if profile != "cpu":
         return profile
-    seen = ", ".join(f"{name} with {mib} MiB" for name, mib in cards) or "none"
-    raise NoCard(
+    seen = ", ".join(f"{name} with {mib} MiB" for name, mib in gpus) or "none"
+    raise NoGpu(
         f"PROFILE=auto needs an NVIDIA GPU that a profile fits, and this container sees {seen}; "
         "next: scripts/doctor, or without a GPU: scripts/up --cpu"
     )
@@ -97,9 +99,9 @@ def worker(settings: ContainerSettings, profile: str, *, name: str) -> list[str]
     return arguments
 
 
-def checker(settings: ContainerSettings, *, name: str) -> list[str]:
+def dry_run_worker(settings: ContainerSettings, *, name: str) -> list[str]:
     """Return the command line of the dry-run worker."""
-    return [*_either(settings, name), "--checks"]
+    return [*_either(settings, name), "--dry-runs"]
 
 
 def _either(settings: ContainerSettings, name: str) -> list[str]:

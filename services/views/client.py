@@ -59,9 +59,9 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
     if status.is_over:
         raise ClientError(f"no researcher is at work ({status})", "start it with `scripts/up`")
     request = send(bus, kind, body)
-    said = wait_reply(bus, request, ANSWER_WITHIN_S)
-    if said is not None:
-        return said
+    reply = wait_reply(bus, request, ANSWER_WITHIN_S)
+    if reply is not None:
+        return reply
     if cancel(bus, request):
         raise ClientError(f"the researcher did not answer within {ANSWER_WITHIN_S} s", "nothing was changed, try again")
     return "taken in, but not answered yet; see `overnight status`"

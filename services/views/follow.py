@@ -42,7 +42,7 @@ class OpenJournal:
         self._since_s = 0.0
 
     @contextmanager
-    def look(self) -> Iterator[JournalReader]:
+    def reader(self) -> Iterator[JournalReader]:
         """Yield the reader for one update. Raises JournalError, also from the block."""
         if self._history is None or time.monotonic() - self._since_s > RENEW_S:
             self.close()
@@ -59,7 +59,7 @@ class OpenJournal:
         if profile is None or not (self._folder / JOURNAL_FILE).exists():
             return without_journal(bus)
         try:
-            with self.look() as history:
+            with self.reader() as history:
                 return snapshot(history, bus, profile, time.time())
         except JournalError as error:
             return without_journal(bus, unreadable=str(error))
@@ -117,18 +117,18 @@ def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:
 
 
 def _as_lines(scenes: Iterator[Scene], console: Console) -> Scene:
-    told: set[int] | None = None
+    shown: set[int] | None = None
     for scene in scenes:
         run_report = scene.report.run_report
         if run_report is None:
             continue
         decided = [row for row in run_report.rows if row.experiment.decision is not None]
-        if told is None:
-            told = {row.experiment.number for row in decided}
-            console.print(f"following run {run_report.run.tag}; {len(told)} decided before")
+        if shown is None:
+            shown = {row.experiment.number for row in decided}
+            console.print(f"following run {run_report.run.tag}; {len(shown)} decided before")
         for row in decided:
-            if row.experiment.number not in told:
-                told.add(row.experiment.number)
+            if row.experiment.number not in shown:
+                shown.add(row.experiment.number)
                 console.print(line(row), soft_wrap=True, markup=False, highlight=False)
     return scene
 

@@ -24,8 +24,8 @@ from services.machine.supervisor import ChildStatus
 from services.views.follow import OpenJournal
 from services.views.render import (
     Scene,
-    claimed_text,
     clock_text,
+    confirmation_text,
     cost_text,
     draw,
     experiments_table,
@@ -35,7 +35,7 @@ from services.views.render import (
 )
 from trainer.jobs import Profile, RedisClient
 
-TRAINER, RESEARCHER, CHECKER = "trainer", "researcher", "checker"
+TRAINER, RESEARCHER, DRY_RUN_WORKER = "trainer", "researcher", "dry-run-worker"
 REFRESH_S = 0.5
 PICTURE = "progress.png"
 
@@ -150,9 +150,9 @@ def summary(
         console.print(gain_text(report))
         if unseen := heldout_text(report):
             console.print(unseen)
-    for check in report.confirmations:
-        if check.verdict is not None:
-            console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(report, check)}")
+    for confirmation in report.confirmations:
+        if confirmation.verdict is not None:
+            console.print(confirmation_text(report, confirmation))
     console.print(f"cost      {cost_text(report)}")
     if found.rates:
         console.print(proposers_table(found.rates))

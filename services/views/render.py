@@ -23,7 +23,7 @@ from trainer.jobs import Status, StatusKind, WorkerStatus
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
-LABELS = {"llm": "LLM", "checker": "checks", "subject": "git"}
+LABELS = {"llm": "LLM", "dry_runs": "dry runs", "subject": "git"}
 AT_REST = "not running; `overnight run` goes on with it"
 
 
@@ -93,8 +93,8 @@ def _worker(worker: WorkerStatus) -> Text:
 
 def _notes(live: LiveStatus) -> Iterator[str]:
     """Yield the notes beside the run: of services that it can do without, and of foreign jobs."""
-    for who, words in live.notes.items():
-        yield f"{LABELS[who]:<4} {words}"
+    for source, words in live.notes.items():
+        yield f"{LABELS[source]:<4} {words}"
     if live.foreign:
         yield f"jobs {live.foreign}"
 
@@ -118,9 +118,9 @@ def _standing(report: RunReport) -> Text:
     text.append(gain_text(report), style="bold")
     if unseen := heldout_text(report):
         text.append(f"\n{unseen}")
-    fell = next((check for check in reversed(report.confirmations) if check.fell), None)
-    if fell is not None and (head := report.row(fell.head)) is not None:
-        text.append(f"\nfell      experiment {head.experiment.number}: {fell.reason}", style="yellow")
+    rolled_back = next((each for each in reversed(report.confirmations) if each.rolled_back), None)
+    if rolled_back is not None and (head := report.row(rolled_back.head)) is not None:
+        text.append(f"\nfell      experiment {head.experiment.number}: {rolled_back.reason}", style="yellow")
     return text
 
 
@@ -153,13 +153,21 @@ def gap_text(compared: HeldOutGain) -> str:
     )
 
 
-def claimed_text(report: RunReport, check: Confirmation) -> str:
+def confirmation_text(report: RunReport, confirmation: Confirmation) -> str:
+    """Return a decided confirmation as one line."""
+    claimed = _claimed_text(report, confirmation)
+    return f"{confirmation.kind.words}     {confirmation.verdict}: {confirmation.reason}{claimed}"
+
+
+def _claimed_text(report: RunReport, confirmation: Confirmation) -> str:
     """Return the gain of a claim's fresh seeds on held-out text and on unseen text."""
-    claimed = report.heldout.claims.get(check.id)
+    claimed = report.heldout.claims.get(confirmation.id)
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
-    if check.unseen_gain is None:
-        return held_out + ("; not scored on unseen text" if check.verdict is ConfirmationVerdict.CONFIRMED else "")
-    return f"{held_out}; unseen {check.unseen_gain:+.6f}"
+    if confirmation.unseen_gain is None:
+        return held_out + (
+            "; not scored on unseen text" if confirmation.verdict is ConfirmationVerdict.CONFIRMED else ""
+        )
+    return f"{held_out}; unseen {confirmation.unseen_gain:+.6f}"
 
 
 def _counts(report: RunReport, goal: int | None) -> Text:

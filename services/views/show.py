@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from researcher.decision.machine_speed import told
+from researcher.decision.machine_speed import speed_text
 from researcher.errors import ResearcherError
 from researcher.files import write_whole
 from researcher.journal.reader import JournalReader
@@ -26,7 +26,15 @@ from researcher.repository.repository import EDITABLE, Workspace
 from services.machine.state import State
 from services.machine.subject import repository_of
 from services.views.client import ClientError, open_bus
-from services.views.render import Scene, claimed_text, draw, experiments_table, gap_text, heldout_text, proposers_table
+from services.views.render import (
+    Scene,
+    confirmation_text,
+    draw,
+    experiments_table,
+    gap_text,
+    heldout_text,
+    proposers_table,
+)
 from trainer.jobs import RedisClient, TrialResult
 
 BUNDLE = "subject.bundle"
@@ -56,7 +64,7 @@ def show_log(state: State, number: int | None, console: Console) -> None:
         if number is None:
             console.print(experiments_table(list(_begun(_snapshot(history, state)).rows)))
         else:
-            _tell(history, _begun(_snapshot(history, state)), history.numbered(number), state, console)
+            _print_experiment(history, _begun(_snapshot(history, state)), history.numbered(number), state, console)
 
 
 def show_diff(state: State, number: int, console: Console) -> None:
@@ -162,7 +170,9 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("�", text)
 
 
-def _tell(history: JournalReader, report: RunReport, experiment: Experiment, state: State, console: Console) -> None:
+def _print_experiment(
+    history: JournalReader, report: RunReport, experiment: Experiment, state: State, console: Console
+) -> None:
     name = (f"{experiment.number}  {experiment.title}", "bold")
     console.print(Text.assemble(name, f"  ({experiment.proposer or 'the subject'})"))
     console.print(f"why       {experiment.hypothesis}")
@@ -170,8 +180,8 @@ def _tell(history: JournalReader, report: RunReport, experiment: Experiment, sta
     if (compared := report.heldout.keeps.get(experiment.id)) is not None:
         gains = f"gain {compared.heldout_gain:+.6f} where it is {compared.val_gain:+.6f} on val"
         console.print(f"held out  {gains}; {gap_text(compared)}")
-    for check in report.decided_confirmations(experiment):
-        console.print(f"{check.kind}     {check.verdict}: {check.reason}{claimed_text(report, check)}")
+    for confirmation in report.decided_confirmations(experiment):
+        console.print(confirmation_text(report, confirmation))
     if experiment.cost is not None:
         cost = experiment.cost
         console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
@@ -183,7 +193,7 @@ def _tell(history: JournalReader, report: RunReport, experiment: Experiment, sta
         score += "" if item.heldout_bpb is None else f", held out {item.heldout_bpb:.6f}"
         score += "" if item.unseen_bpb is None else f", unseen {item.unseen_bpb:.6f}"
         console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
-        if (machine := told(item)) is not None:
+        if (machine := speed_text(item)) is not None:
             console.print(f"          {machine}")
         result = history.result(item.id)
         if result is not None and result.layers:

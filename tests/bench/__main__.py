@@ -16,8 +16,8 @@ from tests.bench import (
     attack,
     beside,
     campaign,
-    checks,
     decision,
+    dry_runs,
     faults,
     honest,
     overhead,
@@ -50,7 +50,7 @@ def _chosen() -> argparse.Namespace:
     mixes = [mix.value for mix in Mix if mix.asks_llm]
     one.add_argument("--proposer", choices=mixes, default=Mix.HYBRID.value, help="`llm` waits by design")
     one = names.add_parser("decision", help="true and false gains that the decision rule confirms in simulated runs")
-    one.add_argument("--nights", type=int, default=2000, help="runs in each world, under each rule")
+    one.add_argument("--runs", type=int, default=2000, help="runs in each world, under each rule")
     one.add_argument("--experiments", type=int, default=120)
     one = names.add_parser("unseen", help="true gains lost because a claim must also gain on unseen text")
     one.add_argument("--claims", type=int, default=20_000, help="number of each kind")
@@ -64,7 +64,7 @@ def _chosen() -> argparse.Namespace:
     names.add_parser("faults", help="faults of small models and their servers, and their costs")
     one = names.add_parser("replay", help="the steps at which stored answers of models fail with the present code")
     one.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder of a run")
-    names.add_parser("checks", help="verdicts and times of dry runs on broken and harmless edits")
+    names.add_parser("dry-runs", help="verdicts and times of dry runs on broken and harmless edits")
     one = names.add_parser("prefix", help="the part of each prompt that equals the beginning of the one before")
     one.add_argument("--experiments", type=int, default=100)
     one = names.add_parser("record", help="real trials over the knobs, for `proposers`")
@@ -77,7 +77,7 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--trials", type=int, default=100)
     one.add_argument("--sigma", type=float, help="noise of a run's scores; the recording's if not given")
     one.add_argument("--picture", type=Path, metavar="FILE", help="write a PNG of the incumbents' scores")
-    _add_real_nights(names)
+    _add_real_runs(names)
     return parser.parse_args()
 
 
@@ -112,7 +112,7 @@ def _add_trust(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     one.add_argument("--jobs", type=int, help="candidates at a time; one for each core if not given")
 
 
-def _add_real_nights(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_real_runs(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     one = names.add_parser("campaign", help="the gains that real runs confirm")
     one.add_argument("--dir", type=Path, required=True, help="folder of the campaigns; the same folder continues")
     one.add_argument("--proposer", type=Mix, choices=list(Mix), nargs="+", default=[Mix.OPTIMIZER])
@@ -135,7 +135,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "overhead": lambda options: overhead.run(
         options.experiments, options.budget, options.llm_latency, options.proposer
     ),
-    "decision": lambda options: decision.run(options.nights, options.experiments),
+    "decision": lambda options: decision.run(options.runs, options.experiments),
     "unseen": lambda options: unseen.run(options.claims),
     "scale": lambda options: scale.run(options.experiments, options.optimizer),
     "campaign": lambda options: campaign.run(
@@ -151,7 +151,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "attack": lambda options: attack.run(options.seed, options.count, options.minutes, options.dir, options.jobs),
     "faults": lambda _: faults.run(),
     "replay": lambda options: replay.replay_proposals(State(options.state), Console()),
-    "checks": lambda _: checks.run(),
+    "dry-runs": lambda _: dry_runs.run(),
     "prefix": lambda options: prefix.run(options.experiments),
     "record": lambda options: record.run(options.file, options.data, options.trials),
     "proposers": lambda options: proposers.run(

@@ -44,14 +44,14 @@ def run(folder: Path, experiments: int, budget: float | None) -> None:
     argv += ["--experiments", str(experiments), "--proposer", "optimizer", "--seed", "1"]
     argv += [] if budget is None else ["--budget", str(budget)]
     loads: dict[int, int] = {}
-    with subprocess.Popen(argv) as night, _burners() as burn:
-        _submit(state, experiments, night)
-        while night.poll() is None:
+    with subprocess.Popen(argv) as process, _burners() as burn:
+        _submit(state, experiments, process)
+        while process.poll() is None:
             at = _under_way(state)
             loads[at] = burn(BURNERS[at % len(BURNERS)])
             time.sleep(LOOK_EVERY_S)
-    if night.returncode != 0:
-        raise SystemExit(f"the run ended with {night.returncode}; the same command goes on from here")
+    if process.returncode != 0:
+        raise SystemExit(f"the run ended with {process.returncode}; the same command goes on from here")
     with JournalReader(state.journal) as history:
         told = build_report(history, profile_named(PROFILE))
     assert told is not None, "a run that ended has a run"
@@ -60,12 +60,12 @@ def run(folder: Path, experiments: int, budget: float | None) -> None:
         raise SystemExit(f"{told.gain.confirmed:.6f} was confirmed where there is no gain")
 
 
-def _submit(state: State, count: int, night: subprocess.Popen[bytes]) -> None:
+def _submit(state: State, count: int, process: subprocess.Popen[bytes]) -> None:
     """Submit the files before the baseline is measured, because submitted files come before the optimiser's
     proposals."""
     source = render_subject(profile_named(PROFILE))["train.py"]
     assert WORDS in source, "the subject prints something else now"
-    while night.poll() is None:
+    while process.poll() is None:
         try:
             bus = open_bus(state)
             if bus.doing("researcher") is not None:
@@ -113,12 +113,12 @@ class Burn:
         return each
 
 
-def _print(night: RunReport, loads: dict[int, int]) -> None:
+def _print(report: RunReport, loads: dict[int, int]) -> None:
     table = Table(title=f"edits that change nothing, profile {PROFILE}")
     for name in ("", "burners a core", "val_bpb", "decision"):
         table.add_column(name, justify="right")
     table.add_column("what became of it")
-    rows = [row for row in night.rows if row.experiment.decision is not None]
+    rows = [row for row in report.rows if row.experiment.decision is not None]
     for row in rows:
         item = row.experiment
         score = "—" if item.score is None else f"{item.score:.6f}"
@@ -127,9 +127,10 @@ def _print(night: RunReport, loads: dict[int, int]) -> None:
     scores = [row.experiment.score for row in rows if row.experiment.score is not None]
     lowest = list(accumulate(scores, min))
     greedy = sum(now < before for before, now in pairwise(lowest))
-    confirmed = sum(check.verdict is ConfirmationVerdict.CONFIRMED for check in night.confirmations)
-    print(f"sigma {night.sigma:.6f}, scores from {min(scores):.6f} to {max(scores):.6f}, baseline {scores[0]:.6f}")
+    confirmed = sum(each.verdict is ConfirmationVerdict.CONFIRMED for each in report.confirmations)
+    print(f"sigma {report.sigma:.6f}, scores from {min(scores):.6f} to {max(scores):.6f}, baseline {scores[0]:.6f}")
     print(
-        f"walked through {night.tally['keep']} keeps, {len(night.confirmations)} checks, {confirmed} confirmed (bar 0)"
+        f"walked through {report.tally['keep']} keeps, {len(report.confirmations)} confirmations, "
+        f"{confirmed} confirmed (bar 0)"
     )
     print(f"keeping every lower score would have kept {greedy} and told of {scores[0] - min(scores):+.6f}")

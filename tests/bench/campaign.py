@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision
 from researcher.proposers.schedule import Mix
 from researcher.report.picture import png
 from researcher.report.view import FAILURES, RunReport, build_report
@@ -64,7 +64,7 @@ def run(
             name = f"{proposer}, campaign {number} of {campaigns}"
             if not _is_done(state, experiments):
                 print(f"{name}: {experiments} experiments in {state.root}", flush=True)
-                _run_night(state, number, experiments, budget, proposer)
+                _run_once(state, number, experiments, budget, proposer)
             told.setdefault(proposer, []).append(_told(state))
             print(f"{name}: {told[proposer][-1].gain:.6f} confirmed in {told[proposer][-1].hours:.2f} h", flush=True)
     for proposer, each in told.items():
@@ -81,48 +81,48 @@ def _is_done(state: State, experiments: int) -> bool:
         return run is not None and run.ended is not None and history.measured_count() >= experiments
 
 
-def _run_night(state: State, number: int, experiments: int, budget: float | None, proposer: Mix) -> None:
+def _run_once(state: State, number: int, experiments: int, budget: float | None, proposer: Mix) -> None:
     argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
     argv += ["--experiments", str(experiments), "--proposer", proposer, "--seed", str(number)]
     argv += [] if budget is None else ["--budget", str(budget)]
     llm = OllamaDouble(ScriptedLlm(number, profile_named(PROFILE).context))
     argv += ["--ollama-host", llm.url, "--model", "small"]
-    with listening(llm), subprocess.Popen(argv) as night:
+    with listening(llm), subprocess.Popen(argv) as process:
         try:
-            code = night.wait()
+            code = process.wait()
         except KeyboardInterrupt:  # the run received it, too, and stops cleanly
-            code = night.wait()
+            code = process.wait()
     if code != 0:
         raise SystemExit(f"campaign {number} ended with {code}; the same command goes on from here")
 
 
 def _told(state: State) -> Campaign:
     with JournalReader(state.journal) as history:
-        night = build_report(history, profile_named(PROFILE))
-        assert night is not None, "a campaign that is done has a run"
-        assert night.gain is not None, "and a baseline"
-        assert night.sigma is not None, "measured more than once"
-        claims = [check for check in night.confirmations if check.kind is CheckKind.CLAIM]
-        confirmed = [check for check in claims if check.verdict is ConfirmationVerdict.CONFIRMED]
+        report = build_report(history, profile_named(PROFILE))
+        assert report is not None, "a campaign that is done has a run"
+        assert report.gain is not None, "and a baseline"
+        assert report.sigma is not None, "measured more than once"
+        claims = [each for each in report.confirmations if each.kind is ConfirmationKind.CLAIM]
+        confirmed = [each for each in claims if each.verdict is ConfirmationVerdict.CONFIRMED]
         return Campaign(
-            baseline=night.gain.baseline,
-            sigma=night.sigma,
-            keeps=night.tally["keep"],
+            baseline=report.gain.baseline,
+            sigma=report.sigma,
+            keeps=report.tally["keep"],
             confirmed=len(confirmed),
             rolled_back=len(claims) - len(confirmed),
-            gain=night.gain.confirmed or 0.0,
-            heldout_gain=night.heldout.confirmed or 0.0,
+            gain=report.gain.confirmed or 0.0,
+            heldout_gain=report.heldout.confirmed or 0.0,
             trials=history.trial_count(),
-            hours=night.cost.hours,
-            failed=sum(night.tally[each.value] for each in FAILURES if each is not Outcome.REJECTED) / night.measured,
-            best=(night.gain.baseline, *_best(night)),
+            hours=report.cost.hours,
+            failed=sum(report.tally[each.value] for each in FAILURES if each is not Outcome.REJECTED) / report.measured,
+            best=(report.gain.baseline, *_best(report)),
         )
 
 
-def _best(night: RunReport) -> Iterator[float]:
-    assert night.gain is not None
-    best = night.gain.baseline
-    for row in night.rows:
+def _best(report: RunReport) -> Iterator[float]:
+    assert report.gain is not None
+    best = report.gain.baseline
+    for row in report.rows:
         item = row.experiment
         if item.was_measured:
             best = item.score if item.decision is Decision.KEEP and item.score is not None else best
@@ -165,9 +165,9 @@ def _drawn(told: Mapping[Mix, Sequence[Campaign]]) -> bytes:
     figure = Figure(figsize=(10, 5.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for (proposer, nights), colour in zip(told.items(), COLOURS, strict=False):
-        for number, night in enumerate(nights):
-            shares = [score / night.best[0] for score in night.best]
+    for (proposer, runs), colour in zip(told.items(), COLOURS, strict=False):
+        for number, report in enumerate(runs):
+            shares = [score / report.best[0] for score in report.best]
             label = proposer if number == 0 else None
             axes.step(range(len(shares)), shares, where="post", color=colour, label=label, alpha=0.8)
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -16,19 +16,19 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.decision.rules import Rule
-from tests.bench.nights import WORLDS, simulate
+from tests.bench.simulated_runs import WORLDS, simulate
 
 WIDTH = 110  # columns that the table needs, also without a terminal
 COLUMNS = ("keeps", "claims", "false ones", "runs with one", "told", "true", "trials")
 
 
-def run(nights: int, experiments: int) -> None:
+def run(runs: int, experiments: int) -> None:
     """Simulate and print the table."""
     began = time.monotonic()
-    rates = [(world, rule, nights, experiments) for world in range(len(WORLDS)) for rule in Rule]
+    rates = [(world, rule, runs, experiments) for world in range(len(WORLDS)) for rule in Rule]
     with Pool(os.cpu_count()) as pool:
         rows = pool.starmap(row, rates, chunksize=1)
-    table = Table(title=f"means over {nights} runs of {experiments} experiments; gains (told, true) in s")
+    table = Table(title=f"means over {runs} runs of {experiments} experiments; gains (told, true) in s")
     for name in ("world", "rule", *COLUMNS):
         table.add_column(name, justify="left" if name in ("world", "rule") else "right", no_wrap=True)
     for (world, rule, *_), values in zip(rates, rows, strict=True):
@@ -41,16 +41,16 @@ def run(nights: int, experiments: int) -> None:
     )
 
 
-def row(world: int, rule: Rule, nights: int, experiments: int) -> tuple[str, ...]:
+def row(world: int, rule: Rule, runs: int, experiments: int) -> tuple[str, ...]:
     """Return the figures of one line. The world is given by its number, because its functions cannot be sent to another
     process."""
-    told = [simulate(WORLDS[world], rule, experiments, f"{WORLDS[world].name} {night}") for night in range(nights)]
+    told = [simulate(WORLDS[world], rule, experiments, f"{WORLDS[world].name} {each}") for each in range(runs)]
     return (
-        f"{fmean(night.keeps for night in told):.2f}",
-        f"{fmean(night.claims for night in told):.2f}",
-        f"{fmean(night.false_claims for night in told):.3f}",
-        f"{fmean(night.false_claims > 0 for night in told):.1%}",
-        f"{fmean(night.gain for night in told):.2f}",
-        f"{fmean(night.true_gain for night in told):.2f}",
-        f"{fmean(night.trials for night in told):.0f}",
+        f"{fmean(one.keeps for one in told):.2f}",
+        f"{fmean(one.claims for one in told):.2f}",
+        f"{fmean(one.false_claims for one in told):.3f}",
+        f"{fmean(one.false_claims > 0 for one in told):.1%}",
+        f"{fmean(one.gain for one in told):.2f}",
+        f"{fmean(one.true_gain for one in told):.2f}",
+        f"{fmean(one.trials for one in told):.0f}",
     )

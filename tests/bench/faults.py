@@ -23,7 +23,7 @@ from researcher.source.proposal import EditFormat, formats_of
 from services.machine.state import State
 from tests.bench.replay import replay_proposals
 from tests.doubles.fault_scenarios import FILES, SCENARIOS
-from tests.fixtures.faulty_run import Seen, tell_faults
+from tests.fixtures.faulty_run import Seen, run_faults
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.servers import open_server
 from tests.fixtures.trials import miniature, tiny_data
@@ -32,7 +32,7 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 CRASH_BAR = 0.05
-WIDTH, SAID_CHARACTERS = 150, 72
+WIDTH, MESSAGE_CHARACTERS = 150, 72
 
 
 def run() -> None:
@@ -42,22 +42,23 @@ def run() -> None:
         console, state = Console(width=WIDTH), State(ground / "night")
         state.root.mkdir()
         with open_server(ground / "redis") as server:
-            night = ScriptedRun(state.root, server, FILES)
+            scripted_run = ScriptedRun(state.root, server, FILES)
             try:
-                night.start_trainer()
-                seen = tell_faults(night)
+                scripted_run.start_trainer()
+                seen = run_faults(scripted_run)
             finally:
-                night.end()
-        state.settle(profile="cpu", detect=str)
+                scripted_run.end()
+        state.resolve(profile="cpu", detect=str)
         console.print(_rows(seen))
         replay_proposals(state, console)
         outcomes = _trained(state, ground)
     finally:
         shutil.rmtree(ground)
     trials, crashed = sum(outcomes.values()), sum(n for (_, ran), n in outcomes.items() if not ran)
-    for lane in EditFormat:
-        if outcomes[lane, True] or outcomes[lane, False]:
-            console.print(f"trained for real, lane {lane}: {outcomes[lane, True]} ran, {outcomes[lane, False]} crashed")
+    for edit_format in EditFormat:
+        ran, failed = outcomes[edit_format, True], outcomes[edit_format, False]
+        if ran or failed:
+            console.print(f"trained for real, edit format {edit_format}: {ran} ran, {failed} crashed")
     console.print(f"{crashed} of {trials} trials crashed ({crashed / trials:.1%}; bar: below {CRASH_BAR:.0%})")
     if crashed >= CRASH_BAR * trials:
         sys.exit(1)
@@ -72,7 +73,7 @@ def _rows(seen: Mapping[str, Seen]) -> Table:
         refused = [item for item in became.experiments if item.outcome is Outcome.REJECTED]
         trials = str(len(became.experiments) - len(refused))
         went_on = "yes" if became.next_one.outcome is Outcome.OK else "NO"
-        said = one_line(refused[-1].reason or "", SAID_CHARACTERS) if refused else "read as it was meant"
+        said = one_line(refused[-1].reason or "", MESSAGE_CHARACTERS) if refused else "read as it was meant"
         table.add_row(row.name, str(len(refused)), trials, went_on, said)
     return table
 

@@ -55,7 +55,7 @@ WIDTH = 120
 
 
 @dataclass(frozen=True)
-class Night:
+class MeasuredRun:
     """The result of a run: `waits` in seconds of all its experiments, `parts` of those that ran at the first attempt.
     `refused` answers were not measured."""
 
@@ -73,29 +73,29 @@ class Night:
 
 def run(experiments: int, budget: float, latencies_s: Sequence[float], mix: str) -> None:
     """Do the runs and print the tables; exits with 1 if a limit is missed."""
-    nights = []
+    runs = []
     for latency_s in latencies_s:
         print(f"LLM latency {latency_s:g}: {experiments} experiments, proposer {mix}", flush=True)
-        nights.append(_night(experiments, budget, latency_s, mix))
-    for night in nights:
-        _print_parts(night, budget)
-    _print_duty(nights, budget, mix)
-    if missed := bars_missed(nights) if budget == BUDGET and mix == Mix.HYBRID else []:
+        runs.append(_measured_run(experiments, budget, latency_s, mix))
+    for measured in runs:
+        _print_parts(measured, budget)
+    _print_duty(runs, budget, mix)
+    if missed := bars_missed(runs) if budget == BUDGET and mix == Mix.HYBRID else []:
         print(*missed, sep="\n")
         sys.exit(1)
 
 
-def _night(experiments: int, budget: float, latency_s: float, mix: str) -> Night:
+def _measured_run(experiments: int, budget: float, latency_s: float, mix: str) -> MeasuredRun:
     with tempfile.TemporaryDirectory(prefix="overnight-bench-") as folder:
         began = time.monotonic()
-        _run_night(Path(folder), experiments, budget, latency_s, mix)
+        _run_once(Path(folder), experiments, budget, latency_s, mix)
         took_s = time.monotonic() - began
         print(f"the run took {took_s:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}", flush=True)
         with JournalReader(Path(folder) / "state" / "journal") as history:
             return told(history, latency_s)
 
 
-def _run_night(folder: Path, experiments: int, budget: float, latency_s: float, mix: str) -> None:
+def _run_once(folder: Path, experiments: int, budget: float, latency_s: float, mix: str) -> None:
     script = folder / "script.json"
     factors = [round(0.9 + 0.01 * number, 2) for number in range(2 * experiments)]
     nudges = zip(cycle(NUDGED), (factor for factor in factors if factor != 1.0), strict=False)
@@ -105,19 +105,19 @@ def _run_night(folder: Path, experiments: int, budget: float, latency_s: float, 
         assert llm.stdout is not None
         url = llm.stdout.readline().split()[-1]
         try:
-            night = [sys.executable, "-m", "services.cli", "run", "--state", str(folder / "state")]
-            night += ["--experiments", str(experiments), "--budget", str(budget), "--proposer", mix]
-            subprocess.run([*night, "--ollama-host", url, "--model", "small", "--profile", "cpu"], check=True)
+            command = [sys.executable, "-m", "services.cli", "run", "--state", str(folder / "state")]
+            command += ["--experiments", str(experiments), "--budget", str(budget), "--proposer", mix]
+            subprocess.run([*command, "--ollama-host", url, "--model", "small", "--profile", "cpu"], check=True)
         finally:
             llm.terminate()
 
 
-def told(history: JournalReader, latency_s: float) -> Night:
+def told(history: JournalReader, latency_s: float) -> MeasuredRun:
     """Read the result of a run with an LLM of that latency from its journal."""
     rows = history.experiments()
     measured = [item for item in rows if item.was_measured]
     ends = [item.applied_at for item in rows if item.is_baseline or item.was_measured]
-    ends += [check.applied_at for check in history.confirmations()]
+    ends += [each.applied_at for each in history.confirmations()]
     began = [max(at for at in ends if at is not None and at <= item.proposed_at) for item in measured]
     trials = [history.trials(experiment=item.id)[0] for item in measured]
     parts = [
@@ -125,7 +125,7 @@ def told(history: JournalReader, latency_s: float) -> Night:
         for at, item, trial in zip(began, measured, trials, strict=True)
         if trial.attempt == 0 and trial.outcome is Outcome.OK and (result := history.result(trial.id)) is not None
     ]
-    return Night(
+    return MeasuredRun(
         latency_s=latency_s,
         by=Counter(item.proposer for item in measured),
         refused=sum(item.outcome is Outcome.REJECTED for item in rows),
@@ -157,9 +157,9 @@ def _parts(began: float, item: Experiment, trial: Trial, result: TrialResult) ->
     }
 
 
-def _print_parts(night: Night, budget: float) -> None:
-    parts = night.parts
-    title = f"seconds by part, {len(parts)} experiments, budget {budget:g}, LLM latency {night.latency_s:g}"
+def _print_parts(measured: MeasuredRun, budget: float) -> None:
+    parts = measured.parts
+    title = f"seconds by part, {len(parts)} experiments, budget {budget:g}, LLM latency {measured.latency_s:g}"
     table = Table(title=title)
     for name in ("part", "median", "min", "max"):
         table.add_column(name, justify="left" if name == "part" else "right")
@@ -183,16 +183,16 @@ def _row(table: Table, name: str, values: list[float]) -> None:
     table.add_row(name, f"{median(values):.3f}", f"{min(values):.3f}", f"{max(values):.3f}")
 
 
-def _print_duty(nights: Sequence[Night], budget: float, mix: str) -> None:
+def _print_duty(runs: Sequence[MeasuredRun], budget: float, mix: str) -> None:
     table = Table(title=f"does the trainer wait for the LLM? budget {budget:g}, proposer {mix}")
     for name in ("LLM latency", "wait, median", "wait, max", "duty", "fork's duty", "edits", "advice", "optimiser's"):
         table.add_column(name, justify="right")
     table.add_column("refused", justify="right")
-    for night in nights:
-        by = [str(night.by[each]) for each in (ProposerName.LLM, ProposerName.ADVISER, ProposerName.OPTIMIZER)]
-        fork = f"{FORK_DUTY[night.latency_s]:.2f}" if night.latency_s in FORK_DUTY else ""
-        wait = f"{median(night.waits):.3f}", f"{max(night.waits):.3f}"
-        table.add_row(f"{night.latency_s:g}", *wait, f"{night.duty:.2f}", fork, *by, str(night.refused))
+    for measured in runs:
+        by = [str(measured.by[each]) for each in (ProposerName.LLM, ProposerName.ADVISER, ProposerName.OPTIMIZER)]
+        fork = f"{FORK_DUTY[measured.latency_s]:.2f}" if measured.latency_s in FORK_DUTY else ""
+        wait = f"{median(measured.waits):.3f}", f"{max(measured.waits):.3f}"
+        table.add_row(f"{measured.latency_s:g}", *wait, f"{measured.duty:.2f}", fork, *by, str(measured.refused))
     Console(width=WIDTH).print(table)
     print(
         f"bars where the budget is {BUDGET:g} and the proposer hybrid: median wait {WAIT_BAR_S} s, "
@@ -200,15 +200,15 @@ def _print_duty(nights: Sequence[Night], budget: float, mix: str) -> None:
     )
 
 
-def bars_missed(nights: Sequence[Night]) -> list[str]:
+def bars_missed(runs: Sequence[MeasuredRun]) -> list[str]:
     """Return a message for each missed limit."""
     missed = [
-        f"missed: the trainer waits {median(night.waits):.3f} s at {night.latency_s:g} s of latency, bar {WAIT_BAR_S} s"
-        for night in nights
-        if median(night.waits) > WAIT_BAR_S
+        f"missed: the trainer waits {median(each.waits):.3f} s at {each.latency_s:g} s of latency, bar {WAIT_BAR_S} s"
+        for each in runs
+        if median(each.waits) > WAIT_BAR_S
     ]
     return missed + [
-        f"missed: duty cycle {night.duty:.3f} at {night.latency_s:g} s of latency, bar {DUTY_BAR}"
-        for night in nights
-        if night.latency_s == DUTY_BAR_LATENCY_S and night.duty < DUTY_BAR
+        f"missed: duty cycle {each.duty:.3f} at {each.latency_s:g} s of latency, bar {DUTY_BAR}"
+        for each in runs
+        if each.latency_s == DUTY_BAR_LATENCY_S and each.duty < DUTY_BAR
     ]

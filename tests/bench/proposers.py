@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from researcher.report.picture import png
-from tests.bench.proposing import ADVISED_SHARE, HYBRID, OPTIMIZER, PROPOSERS, RANDOM, Night, SimulatedNight
+from tests.bench.proposing import ADVISED_SHARE, HYBRID, OPTIMIZER, PROPOSERS, RANDOM, ModelledRun, SimulatedRun
 from tests.bench.table import RECORDED, Fit, Floats, Recording, World, read
 
 EARLY = 40
@@ -48,15 +48,15 @@ def run(file: Path | None, seeds: int, trials: int, sigma: float | None, picture
     began_s = time.monotonic()
     world = World(recording, sigma)
     _print_world(recording, world, world.fit(recording))
-    nights: dict[str, list[Night]] = {}
+    runs: dict[str, list[ModelledRun]] = {}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_enter, initargs=(world,)) as pool:
         for name in PROPOSERS:
-            nights[name] = list(pool.map(_night, repeat(name), range(seeds), repeat(trials)))
-    _print(nights, trials)
+            runs[name] = list(pool.map(_simulated, repeat(name), range(seeds), repeat(trials)))
+    _print(runs, trials)
     if picture is not None:
-        picture.write_bytes(_drawn(nights, world.sigma))
+        picture.write_bytes(_drawn(runs, world.sigma))
     print(f"{time.monotonic() - began_s:.0f} s in all")
-    if missed := _missed(nights):
+    if missed := _missed(runs):
         print(*missed, sep="\n")
         sys.exit(1)
 
@@ -68,9 +68,9 @@ def _enter(world: World) -> None:
     _worlds.append(world)
 
 
-def _night(name: str, seed: int, trials: int) -> Night:
+def _simulated(name: str, seed: int, trials: int) -> ModelledRun:
     world = _worlds[0]
-    return SimulatedNight(world, PROPOSERS[name](seed, world.context), seed).run(trials)
+    return SimulatedRun(world, PROPOSERS[name](seed, world.context), seed).run(trials)
 
 
 def _print_world(recording: Recording, world: World, fit: Fit) -> None:
@@ -91,33 +91,33 @@ def _print_world(recording: Recording, world: World, fit: Fit) -> None:
     print(f"what matters most, by the model's lengths (short matters): {', '.join(told)}")
 
 
-def _print(nights: Mapping[str, Sequence[Night]], trials: int) -> None:
+def _print(runs: Mapping[str, Sequence[ModelledRun]], trials: int) -> None:
     early, late = min(EARLY, trials), trials
-    table = Table(title=f"what a run holds, without noise: mean of {len(nights[RANDOM])} seeds (quartiles)")
+    table = Table(title=f"what a run holds, without noise: mean of {len(runs[RANDOM])} seeds (quartiles)")
     for name in ("proposer", f"{early} trials", f"{late} trials", f"better than random at {early}", "failed"):
         table.add_column(name, justify="left" if name == "proposer" else "right")
     table.add_column("trials, min", justify="right")
     table.add_column("proposing, ms each", justify="right")
-    for name, each in nights.items():
-        low, high = interval(_held(nights[RANDOM], early) - _held(each, early))
-        tried = sum(len(night.failed) for night in each)
+    for name, each in runs.items():
+        low, high = interval(_held(runs[RANDOM], early) - _held(each, early))
+        tried = sum(len(one.failed) for one in each)
         table.add_row(
             name,
             _spread(_held(each, early)),
             _spread(_held(each, late)),
             ""
             if name == RANDOM
-            else f"{fmean(_held(nights[RANDOM], early) - _held(each, early)):+.4f} ({low:+.4f}..{high:+.4f})",
-            f"{sum(sum(night.failed) for night in each) / tried:.1%}",
-            f"{fmean(night.trials_s for night in each) / 60:.1f}",
-            f"{1000 * sum(night.proposing_s for night in each) / tried:.0f}",
+            else f"{fmean(_held(runs[RANDOM], early) - _held(each, early)):+.4f} ({low:+.4f}..{high:+.4f})",
+            f"{sum(sum(one.failed) for one in each) / tried:.1%}",
+            f"{fmean(one.trials_s for one in each) / 60:.1f}",
+            f"{1000 * sum(one.proposing_s for one in each) / tried:.0f}",
         )
     Console(width=WIDTH).print(table)
-    print(f"start {nights[RANDOM][0].held[0]:.4f}; an adviser's cost at {early}: {_cost_words(nights, early)}")
+    print(f"start {runs[RANDOM][0].held[0]:.4f}; an adviser's cost at {early}: {_cost_text(runs, early)}")
 
 
-def _held(nights: Sequence[Night], trials: int) -> Floats:
-    return np.array([night.held[trials] for night in nights])
+def _held(runs: Sequence[ModelledRun], trials: int) -> Floats:
+    return np.array([each.held[trials] for each in runs])
 
 
 def _spread(held: Floats) -> str:
@@ -125,40 +125,40 @@ def _spread(held: Floats) -> str:
     return f"{held.mean():.4f} ({low:.4f}..{high:.4f})"
 
 
-def _beyond_share(nights: Mapping[str, Sequence[Night]], trials: int) -> Floats:
+def _beyond_share(runs: Mapping[str, Sequence[ModelledRun]], trials: int) -> Floats:
     """Return by how much the hybrid's gain exceeds the optimiser's gain without the adviser's share."""
-    start = nights[OPTIMIZER][0].held[0]
-    return (start - _held(nights[HYBRID], trials)) - (1 - ADVISED_SHARE) * (start - _held(nights[OPTIMIZER], trials))
+    start = runs[OPTIMIZER][0].held[0]
+    return (start - _held(runs[HYBRID], trials)) - (1 - ADVISED_SHARE) * (start - _held(runs[OPTIMIZER], trials))
 
 
-def _cost_words(nights: Mapping[str, Sequence[Night]], trials: int) -> str:
-    start = nights[OPTIMIZER][0].held[0]
-    gain, advised = (start - float(_held(nights[name], trials).mean()) for name in (OPTIMIZER, HYBRID))
-    low, high = interval(_beyond_share(nights, trials))
+def _cost_text(runs: Mapping[str, Sequence[ModelledRun]], trials: int) -> str:
+    start = runs[OPTIMIZER][0].held[0]
+    gain, advised = (start - float(_held(runs[name], trials).mean()) for name in (OPTIMIZER, HYBRID))
+    low, high = interval(_beyond_share(runs, trials))
     return (
         f"{1 - advised / gain:.1%} of the gain (share {ADVISED_SHARE:.0%}); "
         f"gain beyond the rest {low:+.4f}..{high:+.4f}, bar above 0"
     )
 
 
-def _missed(nights: Mapping[str, Sequence[Night]]) -> list[str]:
-    early = min(EARLY, len(nights[RANDOM][0].held) - 1)
+def _missed(runs: Mapping[str, Sequence[ModelledRun]]) -> list[str]:
+    early = min(EARLY, len(runs[RANDOM][0].held) - 1)
     missed = []
-    low, _ = interval(_held(nights[RANDOM], early) - _held(nights[OPTIMIZER], early))
+    low, _ = interval(_held(runs[RANDOM], early) - _held(runs[OPTIMIZER], early))
     if low <= 0:
         missed.append(f"missed: the optimiser does not clearly beat uniform draws at {early} trials")
-    if interval(_beyond_share(nights, early))[0] < 0:
+    if interval(_beyond_share(runs, early))[0] < 0:
         missed.append(f"missed: an uninformed adviser may cost more than its share at {early} trials")
     return missed
 
 
-def _drawn(nights: Mapping[str, Sequence[Night]], sigma: float) -> bytes:
+def _drawn(runs: Mapping[str, Sequence[ModelledRun]], sigma: float) -> bytes:
     """Draw a PNG: the median of each proposer, and its middle half."""
     figure = Figure(figsize=(10, 5.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for (name, each), colour in zip(nights.items(), COLOURS, strict=True):
-        held = np.array([night.held for night in each])
+    for (name, each), colour in zip(runs.items(), COLOURS, strict=True):
+        held = np.array([one.held for one in each])
         low, middle, high = np.percentile(held, (25, 50, 75), axis=0)
         axes.fill_between(range(len(middle)), low, high, step="post", color=colour, alpha=0.15, linewidth=0)
         axes.step(range(len(middle)), middle, where="post", color=colour, label=name)
@@ -166,7 +166,7 @@ def _drawn(nights: Mapping[str, Sequence[Night]], sigma: float) -> bytes:
     axes.set_xlabel("trials")
     axes.set_ylabel("val_bpb of the incumbent, without noise")
     axes.set_title(
-        f"median and middle half of {len(nights[RANDOM])} runs in a model of recorded trials; sigma {sigma:.3f}",
+        f"median and middle half of {len(runs[RANDOM])} runs in a model of recorded trials; sigma {sigma:.3f}",
         loc="left",
         fontsize=10,
     )

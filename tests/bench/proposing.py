@@ -81,7 +81,7 @@ PROPOSERS: dict[str, Callable[[int, int], Moving]] = {
 
 
 @dataclass(frozen=True)
-class Night:
+class ModelledRun:
     """The result of a run: the incumbent's score without noise after each trial (from 0, the start, on), which trials
     failed, the seconds of all trials in the model, and the real processor seconds of proposing."""
 
@@ -91,7 +91,7 @@ class Night:
     proposing_s: float
 
 
-class SimulatedNight:
+class SimulatedRun:
     """One run of a proposer in the world."""
 
     def __init__(self, world: World, moving: Moving, seed: int) -> None:
@@ -104,7 +104,7 @@ class SimulatedNight:
         self._scores[0] = [self._measured(_knobs(world.source), each) for each in range(BASELINE_REPEATS)]
         self._moving.learn([Measured(0, None, world.source)], self._scores)
 
-    def run(self, trials: int) -> Night:
+    def run(self, trials: int) -> ModelledRun:
         """Run all trials; a proposer without a further proposal keeps its incumbent."""
         held, failed, trials_s, proposing_s = [self._held()], [], 0.0, 0.0
         for number in range(1, trials + 1):
@@ -117,7 +117,7 @@ class SimulatedNight:
             trials_s += self._world.wall_s(_knobs(candidate.source))
             failed.append(self._try(number, candidate))
             held.append(self._held())
-        return Night((*held, *[held[-1]] * (trials + 1 - len(held))), tuple(failed), trials_s, proposing_s)
+        return ModelledRun((*held, *[held[-1]] * (trials + 1 - len(held))), tuple(failed), trials_s, proposing_s)
 
     def _validated(self, proposal: Proposal) -> Candidate:
         return validate(proposal, self._incumbent, self._tried)

@@ -37,11 +37,11 @@ def run(file: Path, data: Path, trials: int) -> None:
     done = _done(file, header)
     subject = {name: text for name, text in render_subject(profile).items() if name.endswith(".py")}
     with tempfile.TemporaryDirectory(prefix="overnight-record-", dir="/var/tmp") as ground, file.open("a") as lines:
-        places, sandbox_user = _places(Path(ground), data.resolve())
+        config, sandbox_user = _config(Path(ground), data.resolve())
         try:
             for number in range(done, trials):
                 wanted = point(subject["train.py"], profile.context, DESIGN_SEED, number)
-                result = run_trial(_spec(wanted, subject, profile, digest), places, lambda _: None, lambda: False)
+                result = run_trial(_spec(wanted, subject, profile, digest), config, lambda _: None, lambda: False)
                 if result.outcome.is_infrastructure:
                     raise SystemExit(f"trial {number} was not measured: {result.reason}; the same command goes on")
                 line = _line(wanted, result)
@@ -49,7 +49,7 @@ def run(file: Path, data: Path, trials: int) -> None:
                 lines.flush()
                 print(number, wanted.design, result.outcome, line["val_bpb"], line["wall_s"], flush=True)
         finally:
-            sandbox_user.leave()
+            sandbox_user.release()
 
 
 def recorded_profile() -> Profile:
@@ -89,7 +89,7 @@ def _done(file: Path, header: dict[str, Any]) -> int:
     return len(trials)
 
 
-def _places(ground: Path, data: Path) -> tuple[WorkerConfig, SandboxUser]:
+def _config(ground: Path, data: Path) -> tuple[WorkerConfig, SandboxUser]:
     trials, work = ground / "trials", ground / "work"
     trials.mkdir(mode=0o700)
     work.mkdir(mode=0o700)

@@ -22,7 +22,7 @@ from researcher.source.validation import validate
 from services.machine.state import State
 from trainer.jobs import Outcome
 
-NO_LANE = "none"
+NO_FORMAT = "none"
 PASSED = {None: 3, AnswerStage.VALIDATE: 2, AnswerStage.APPLY: 1, AnswerStage.PARSE: 0}  # number of the steps below
 
 # The counts of a model and an edit format; an answer that passes a step has passed those before it.
@@ -63,33 +63,33 @@ def _read_again(history: JournalReader, item: Experiment, model: str, exchanges:
             continue  # a server failed, or the stored answer is not whole
         proposal, _ = parse_and_validate(exchange.reply, source, vet, cut=exchange.cut)
         for attempt in proposal.attempts:
-            for lane in attempt.lanes or (NO_LANE,):
-                counts.update((model, lane, what) for what in ("answers", *STEPS[: PASSED[attempt.failed]]))
+            for edit_format in attempt.edit_formats or (NO_FORMAT,):
+                counts.update((model, edit_format, what) for what in ("answers", *STEPS[: PASSED[attempt.failed]]))
     return counts
 
 
 def _became(history: JournalReader, item: Experiment, model: str) -> Counts:
     proposal = history.proposal(item.id)
-    lanes = () if proposal is None or item.outcome is None else formats_of(proposal.edits)
+    edit_formats = () if proposal is None or item.outcome is None else formats_of(proposal.edits)
     if item.outcome is Outcome.OK:
-        return Counter((model, lane, "ran") for lane in lanes)
+        return Counter((model, edit_format, "ran") for edit_format in edit_formats)
     if item.outcome is not None and item.outcome.is_failure:
-        return Counter((model, lane, "crashed") for lane in lanes)
+        return Counter((model, edit_format, "crashed") for edit_format in edit_formats)
     return Counter()
 
 
 def _table(counts: Counts) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("model")
-    table.add_column("lane")
+    table.add_column("edit format")
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for model in sorted({model for model, _, _ in counts}):
-        for lane in (*EditFormat, NO_LANE):
-            found = [counts[model, lane, column] for column in COLUMNS]
+        for edit_format in (*EditFormat, NO_FORMAT):
+            found = [counts[model, edit_format, column] for column in COLUMNS]
             if any(found):
                 table.add_row(
-                    model, lane, *(_cell(column, n, found[0]) for column, n in zip(COLUMNS, found, strict=True))
+                    model, edit_format, *(_cell(column, n, found[0]) for column, n in zip(COLUMNS, found, strict=True))
                 )
     return table
 

@@ -71,13 +71,13 @@ def _measured(ground: Path, user: User | None, repeats: int, kills: int) -> list
     (folder / "work").mkdir(mode=0o700)
     if user is not None:
         os.chown(folder / "work", user.uid, user.gid)
-    places = WorkerConfig(tiny_data(folder / "data"), folder / "trials", folder / "work", user=user)
-    return [*_starts(places, repeats), *_kills(places, kills), *_floods(places)]
+    config = WorkerConfig(tiny_data(folder / "data"), folder / "trials", folder / "work", user=user)
+    return [*_starts(config, repeats), *_kills(config, kills), *_floods(config)]
 
 
-def _starts(places: WorkerConfig, repeats: int) -> list[Row]:
+def _starts(config: WorkerConfig, repeats: int) -> list[Row]:
     """Start the probe without any act, bare and in the whole sandbox, in turn; measure until it has ended."""
-    folder = places.work / "start"
+    folder = config.work / "start"
     bare = [sys.executable, "-s", "-P", "-c", PROBE, ROOT, "{}"]
     took: dict[str, list[float]] = {"bare": [], "launched": []}
     for _ in range(repeats):
@@ -85,7 +85,7 @@ def _starts(places: WorkerConfig, repeats: int) -> list[Row]:
         subprocess.run(bare, env=environment(folder), check=True, cwd="/")
         took["bare"].append(time.monotonic() - began)
         began = time.monotonic()
-        guarded = GuardedProcess.start(_probe(places, folder))
+        guarded = GuardedProcess.start(_probe(config, folder))
         select.select([guarded.report_fd], [], [])
         took["launched"].append(time.monotonic() - began)
         ending = guarded.ending()
@@ -104,7 +104,7 @@ def _starts(places: WorkerConfig, repeats: int) -> list[Row]:
     ]
 
 
-def _probe(places: WorkerConfig, folder: Path) -> Launch:
+def _probe(config: WorkerConfig, folder: Path) -> Launch:
     return Launch(
         folder=folder,
         files={},
@@ -114,13 +114,13 @@ def _probe(places: WorkerConfig, folder: Path) -> Launch:
         wall_limit_s=60,
         file_mib=1,
         processes=64,
-        grants=grants(places.data),
-        user=places.user,
+        grants=grants(config.data),
+        user=config.user,
         module="trainer.sandbox.selftest_probe",
     )
 
 
-def _kills(places: WorkerConfig, kills: int) -> list[Row]:
+def _kills(config: WorkerConfig, kills: int) -> list[Row]:
     """Measure from the wish to stop to the guardian's report that nothing is left."""
     source = (SUBJECTS / "respawns.py").read_text().replace("range(40)", f"range({LINKS})")
     told: list[float] = []
@@ -129,13 +129,13 @@ def _kills(places: WorkerConfig, kills: int) -> list[Row]:
     left = 0
     stop, ending = GuardedProcess.stop, GuardedProcess.ending
     for number in range(kills):
-        spec = miniature(places.data, source, trial=f"k-1-t{number}-a1", caps=dataclasses.replace(CAPS, processes=500))
-        marker = f"{MARKER}={places.folder}".encode()
+        spec = miniature(config.data, source, trial=f"k-1-t{number}-a1", caps=dataclasses.replace(CAPS, processes=500))
+        marker = f"{MARKER}={config.folder}".encode()
         with (
             mock.patch.object(GuardedProcess, "stop", lambda self: (told.append(time.monotonic()), stop(self))),
             mock.patch.object(GuardedProcess, "ending", lambda self: (over.append(time.monotonic()), ending(self))[1]),
         ):
-            run_trial(spec, places, lambda _: None, _once_alive(alive))
+            run_trial(spec, config, lambda _: None, _once_alive(alive))
         del told[len(over) :]
         left += len(carriers([marker]))
     took_ms = [1000 * (end - start) for start, end in zip(told, over, strict=True)]
@@ -164,14 +164,14 @@ def _once_alive(alive: list[int]) -> Callable[[], bool]:
     return preempted
 
 
-def _floods(places: WorkerConfig) -> list[Row]:
+def _floods(config: WorkerConfig) -> list[Row]:
     """Run each trial in a fork, whose processor seconds and peak memory are the log sink's; compare it with a silent
     one."""
     source = (SUBJECTS / "floods_the_log.py").read_text()
     seen = {}
     for number, (name, printed) in enumerate(FLOODS.items()):
         train = re.sub("MEGABYTES = .*", f"MEGABYTES = {printed}", source)
-        seen[name] = _in_a_fork(miniature(places.data, train, trial=f"f-1-t{number}-a1"), places)
+        seen[name] = _in_a_fork(miniature(config.data, train, trial=f"f-1-t{number}-a1"), config)
     wall_s, own_s, _, peak_mib = seen.pop("none")
     rows = [("worker's peak without a flood, MiB", f"{peak_mib:.0f}", "")]
     for name, figures in seen.items():
@@ -181,11 +181,11 @@ def _floods(places: WorkerConfig) -> list[Row]:
     return rows
 
 
-def _in_a_fork(spec: TrialSpec, places: WorkerConfig) -> tuple[float, float, int, float]:
+def _in_a_fork(spec: TrialSpec, config: WorkerConfig) -> tuple[float, float, int, float]:
     """Return wall seconds, the fork's processor seconds, kept bytes, and the fork's peak memory in MiB."""
     reading, writing = os.pipe()
     if os.fork() == 0:
-        result: TrialResult = run_trial(spec, places, lambda _: None, lambda: False)
+        result: TrialResult = run_trial(spec, config, lambda _: None, lambda: False)
         spent = resource.getrusage(resource.RUSAGE_SELF)
         assert result.log is not None
         own_s = spent.ru_utime + spent.ru_stime

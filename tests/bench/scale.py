@@ -57,10 +57,10 @@ def run(experiments: int, real: bool) -> None:
         with open_server(old / "redis") as server, open_server(new / "redis") as other:
             _set_up(old, server)
             _set_up(new, other)
-            readings = _run_night(old, server, 0, experiments - READ_EVERY, real)
+            readings = _run_once(old, server, 0, experiments - READ_EVERY, real)
             with ThreadPoolExecutor(2) as both:
-                last = both.submit(_run_night, old, server, experiments - READ_EVERY, experiments, real)
-                first = both.submit(_run_night, new, other, 0, READ_EVERY, real)
+                last = both.submit(_run_once, old, server, experiments - READ_EVERY, experiments, real)
+                first = both.submit(_run_once, new, other, 0, READ_EVERY, real)
             _print(readings, last.result(), first.result())
             sizes = {part: _disk_mib(old / part) for part in ("journal", "subject/.git", "subject/results.tsv")}
             print(", ".join(f"{part} {mib:.1f} MiB" for part, mib in sizes.items()))
@@ -78,7 +78,7 @@ def _set_up(folder: Path, server: RedisServer) -> None:
     (folder / "password").write_text(server.password or "")
 
 
-def _run_night(folder: Path, server: RedisServer, done: int, experiments: int, real: bool) -> list[Reading]:
+def _run_once(folder: Path, server: RedisServer, done: int, experiments: int, real: bool) -> list[Reading]:
     """Continue from `done` to `experiments` experiments; return the readings."""
     password, readings = folder / "password", folder / f"readings-{done}"
     trainer = ["-m", "tests.doubles.scripted_trainer", "--redis", server.url, "--password-file", str(password)]

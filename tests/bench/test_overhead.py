@@ -7,13 +7,13 @@ import pytest
 
 from researcher.journal.records import Decision
 from researcher.source.proposal import Proposal, ProposerName
-from tests.bench.overhead import Night, bars_missed, told
+from tests.bench.overhead import MeasuredRun, bars_missed, told
 from tests.fixtures.journal_story import Story
 
 
-def night(latency_s: float, wait_s: float, trained_s: float) -> Night:
+def measured_run(latency_s: float, wait_s: float, trained_s: float) -> MeasuredRun:
     parts = [{"timed training": trained_s, "scoring": 10.0 - trained_s}]
-    return Night(latency_s, Counter([ProposerName.LLM]), 0, [wait_s], parts)
+    return MeasuredRun(latency_s, Counter([ProposerName.LLM]), 0, [wait_s], parts)
 
 
 def test_wait_is_from_the_end_of_what_was_measured_before_and_refused_answers_are_in_it(tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_seconds_of_an_experiment_that_failed_or_ran_twice_are_not_told_but_its_
 
 
 def test_wait_is_judged_at_every_latency_and_duty_at_the_longest() -> None:
-    assert bars_missed([night(0, 0.5, 4.0), night(5, 0.5, 4.0), night(15, 0.5, 6.5)]) == []
-    assert bars_missed([night(0, 0.6, 4.0), night(15, 0.1, 6.4)]) == [
+    assert bars_missed([measured_run(0, 0.5, 4.0), measured_run(5, 0.5, 4.0), measured_run(15, 0.5, 6.5)]) == []
+    assert bars_missed([measured_run(0, 0.6, 4.0), measured_run(15, 0.1, 6.4)]) == [
         "missed: the trainer waits 0.600 s at 0 s of latency, bar 0.5 s",
         "missed: duty cycle 0.640 at 15 s of latency, bar 0.65",
     ]

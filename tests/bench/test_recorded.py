@@ -15,7 +15,7 @@ from researcher.source.knobs import set_knobs
 from services.machine.subject import render_subject
 from tests.bench.design import BLOCK, REPEAT, point, searched, start_values
 from tests.bench.proposers import interval
-from tests.bench.proposing import OPTIMIZER, PROPOSERS, SimulatedNight
+from tests.bench.proposing import OPTIMIZER, PROPOSERS, SimulatedRun
 from tests.bench.record import recorded_profile
 from tests.bench.table import Recording, World, read
 
@@ -92,8 +92,8 @@ def test_knobs_that_make_the_same_model_have_the_same_truth(world: World) -> Non
     assert world.truth(start | {"ASPECT_RATIO": 63}) == world.truth(start)  # rounded up to whole heads
 
 
-def test_night_in_the_world_goes_the_same_way_twice_and_holds_more_and_more(world: World) -> None:
-    once, twice = (SimulatedNight(world, PROPOSERS[OPTIMIZER](3, world.context), 3).run(8) for _ in range(2))
+def test_run_in_the_world_goes_the_same_way_twice_and_holds_more_and_more(world: World) -> None:
+    once, twice = (SimulatedRun(world, PROPOSERS[OPTIMIZER](3, world.context), 3).run(8) for _ in range(2))
 
     assert once.held == twice.held
     assert len(once.held) == 9

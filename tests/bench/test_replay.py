@@ -23,9 +23,9 @@ def store(state: State, number: int, text: str) -> None:
     (folder / "exchanges.json").write_text(text)
 
 
-def test_rates_are_those_of_todays_code_by_model_and_lane(tmp_path: Path) -> None:
+def test_rates_are_those_of_todays_code_by_model_and_edit_format(tmp_path: Path) -> None:
     state = State(tmp_path)
-    state.settle(profile="cpu", detect=str)
+    state.resolve(profile="cpu", detect=str)
     story = Story(state.journal)
     story.baseline(1.80, 1.82)
     story.try_out("two", 1.75, Decision.DISCARD)
@@ -47,7 +47,7 @@ def test_rates_are_those_of_todays_code_by_model_and_lane(tmp_path: Path) -> Non
     lines = [" ".join(line.split()) for line in shown.getvalue().splitlines()]
     assert "the answers of experiment 4 cannot be read: JSONDecodeError" in shown.getvalue()
     assert lines[1:] == [
-        "model lane answers parse apply validate ran crashed",
+        "model edit format answers parse apply validate ran crashed",
         "m set 4 75% 50% 25% 1 1",
         "m none 1 0% 0% 0% 0 0",
         "other set 1 0% 0% 0% 0 0",

@@ -69,7 +69,7 @@ class Ground:
     """Prepared data of the profile, and folders for trials."""
 
     profile: Profile
-    places: WorkerConfig
+    config: WorkerConfig
     rows: ScoringRows
     digest: str
 
@@ -79,8 +79,8 @@ class Ground:
         manifest = prepare_data(profile, data, None, console)
         (folder / "trials").mkdir()
         (folder / "work").mkdir(mode=0o700)
-        places = WorkerConfig(data, folder / "trials", folder / "work")
-        return cls(profile, places, read_rows(data, manifest.digest), manifest.digest)
+        config = WorkerConfig(data, folder / "trials", folder / "work")
+        return cls(profile, config, read_rows(data, manifest.digest), manifest.digest)
 
     def spec(self, name: str, kind: Kind, budget_s: float, to_beat: float | None = None) -> TrialSpec:
         texts = render_subject(self.profile.with_budget(budget_s))
@@ -161,10 +161,10 @@ def _scored(ground: Ground, number: int) -> Spent:
     spec = ground.spec(f"b-1-t{number + 2}-a0", Kind.FIRST, 1.0)
     try:
         with _told(spent):
-            seen = supervise(TrialRun(spec, ground.places, ground.rows, weights_fd, lambda: False), lambda _: None)
+            seen = supervise(TrialRun(spec, ground.config, ground.rows, weights_fd, lambda: False), lambda _: None)
     finally:
         os.close(weights_fd)
-    marks = seen.watch.marks
+    marks = seen.supervisor.marks
     assert marks.ready is not None, seen.stop
     assert marks.scored is not None, seen.stop
     spent.wall = marks.scored.wall_s - marks.ready.wall_s
@@ -209,13 +209,13 @@ def _told(spent: Spent) -> Iterator[None]:
 
 def _by_itself(ground: Ground, number: int) -> tuple[float, float]:
     """Return wall and processor seconds of `evaluate_bpb` outside of a trial, on as many rows and threads."""
-    folder = ground.places.trials / f"by-itself-{number}"
+    folder = ground.config.trials / f"by-itself-{number}"
     folder.mkdir()
     for name, text in ground.spec("b-1-t1-a0", Kind.FIRST, 1.0).files.items():
         (folder / name).write_text(text)
     fixed = folder / "prepare.py"
     fixed.write_text(set_knobs(fixed.read_text(), {"EVAL_ROWS": ground.profile.budget.eval_rows}))
-    env = os.environ | {"OVERNIGHT_DATA": str(ground.places.data.absolute()), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OVERNIGHT_DATA": str(ground.config.data.absolute()), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", BY_ITSELF], cwd=folder, env=env, capture_output=True, text=True, check=True
     )
@@ -251,21 +251,21 @@ def _cost_table(ground: Ground, progress: Progress, rows: int) -> Table:
 
 def _seconds(ground: Ground, spec: TrialSpec) -> tuple[float, float]:
     """Return wall seconds of a trial's scoring, and of its other parts."""
-    result: TrialResult = run_trial(spec, ground.places, lambda _: None, lambda: False)
+    result: TrialResult = run_trial(spec, ground.config, lambda _: None, lambda: False)
     assert result.timing is not None, result.reason
     assert result.timing.scoring_s is not None, result.reason
     assert result.wall_s is not None, result.reason
     return result.timing.scoring_s, result.wall_s - result.timing.scoring_s
 
 
-def _detection_table(progress: Progress, nights: int, torch_nights: int) -> Table:
+def _detection_table(progress: Progress, runs: int, torch_runs: int) -> Table:
     table = Table(title="look-ahead of one token at a share of the positions: caught, with 95 %, and the theory")
     for name in ("positions", *(f"{count} asked" for count in (QUESTIONS, MORE_QUESTIONS)), f"{QUESTIONS}, torch"):
         table.add_column(name, justify="left" if name == "positions" else "right")
     columns = (
-        (QUESTIONS, nights, peeks, 96),
-        (MORE_QUESTIONS, nights, peeks, 96),
-        (QUESTIONS, torch_nights, torch_peeks, 48),
+        (QUESTIONS, runs, peeks, 96),
+        (MORE_QUESTIONS, runs, peeks, 96),
+        (QUESTIONS, torch_runs, torch_peeks, 48),
     )
     task = progress.add_task("looking ahead", total=sum(each for _, each, _, _ in columns) * (len(SHARES) + 1))
     for share in (*SHARES, 0.0):

@@ -110,16 +110,16 @@ def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> 
         argv = [sys.executable, "-m", "services.cli", "run", "--state", str(state.root), "--profile", PROFILE]
         argv += ["--experiments", str(experiments), "--budget", str(budget), "--seed", "1"]
         argv += ["--ollama-host", server.url, "--model", "small"]
-        night = subprocess.Popen(argv, env=os.environ | {"LLM_DEADLINE_S": "20", "EDIT_SHARE": "0.4"})
-        at_the_end.callback(_end, night)
-        while night.poll() is None:
+        process = subprocess.Popen(argv, env=os.environ | {"LLM_DEADLINE_S": "20", "EDIT_SHARE": "0.4"})
+        at_the_end.callback(_end, process)
+        while process.poll() is None:
             measured = _measured(state)
             server.be_there(measured not in AWAY)
-            _kill_when_due(night.pid, measured, experiments, killed)
-            readings += _read(night.pid, measured)
+            _kill_when_due(process.pid, measured, experiments, killed)
+            readings += _read(process.pid, measured)
             time.sleep(LOOK_EVERY_S)
-    if night.returncode != 0:
-        raise SystemExit(f"the run ended with {night.returncode}; the same command goes on from here")
+    if process.returncode != 0:
+        raise SystemExit(f"the run ended with {process.returncode}; the same command goes on from here")
     with JournalReader(state.journal) as history:
         told = build_report(history, profile)
     assert told is not None, "a run that ended has a run"
@@ -159,10 +159,10 @@ def _coming_and_going(script: Callable[[dict[str, Any]], Turn]) -> Iterator[Serv
         server.be_there(False)
 
 
-def _end(night: subprocess.Popen[bytes]) -> None:
-    if night.poll() is None:
-        night.send_signal(signal.SIGINT)
-        night.wait()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 def _measured(state: State) -> int:
@@ -217,7 +217,7 @@ def _read(root: int, measured: int) -> list[Reading]:
 
 
 def _print(
-    night: RunReport, found: dict[str, Any], killed: Counter[str], readings: list[Reading], experiments: int
+    report: RunReport, found: dict[str, Any], killed: Counter[str], readings: list[Reading], experiments: int
 ) -> list[str]:
     """Print the tables; return a message for each missed limit."""
     quarters = (range(experiments // 2, experiments * 3 // 4), range(experiments * 3 // 4, experiments + 1))
@@ -228,14 +228,14 @@ def _print(
     missed += [
         f"missed: the {victim} was never killed, so nothing is shown" for victim in VICTIMS if not killed[victim]
     ]
-    missed += [] if night.tally["rejected"] else ["missed: no answer was refused, so nothing is shown"]
+    missed += [] if report.tally["rejected"] else ["missed: no answer was refused, so nothing is shown"]
     for role in ROLES:
         for what, bar in (("rss_mib", GROWTH_BAR), ("descriptors", None)):
             before, last = (_median(readings, role, what, quarter) for quarter in quarters)
             table.add_row(f"{role} {what}", f"{before:.1f}", f"{last:.1f}", f"{last / before:.2f}")
             if last > (before + DESCRIPTORS_BAR if bar is None else before * bar):
                 missed.append(f"missed: the {role}'s {what} grew from {before:.1f} to {last:.1f}")
-    took = [(row.experiment.number, row.took_s) for row in night.rows if row.experiment.was_measured and row.took_s]
+    took = [(row.experiment.number, row.took_s) for row in report.rows if row.experiment.was_measured and row.took_s]
     half, most = len(took) // 2, len(took) * 3 // 4
     before, last = median(s for _, s in took[half:most]), median(s for _, s in took[most:])
     table.add_row("seconds an experiment", f"{before:.1f}", f"{last:.1f}", f"{last / before:.2f}")
@@ -243,9 +243,9 @@ def _print(
         missed.append(f"missed: an experiment took {before:.1f} s, then {last:.1f} s")
     Console(width=100).print(table)
     print(f"killed: {', '.join(f'{count} times the {victim}' for victim, count in killed.items())}")
-    print(f"tally: {night.tally}; the history: {found}")
-    gain = night.gain.confirmed if night.gain is not None else None
-    print("confirmed: none" if gain is None else f"confirmed: {gain:.6f}, held out {night.heldout.confirmed}")
+    print(f"tally: {report.tally}; the history: {found}")
+    gain = report.gain.confirmed if report.gain is not None else None
+    print("confirmed: none" if gain is None else f"confirmed: {gain:.6f}, held out {report.heldout.confirmed}")
     return missed
 
 
@@ -253,7 +253,7 @@ def _median(readings: list[Reading], role: str, what: str, quarter: range) -> fl
     return median(getattr(each, what) for each in readings if each.role == role and each.experiments in quarter)
 
 
-def _drawn(night: RunReport, readings: list[Reading]) -> bytes:
+def _drawn(report: RunReport, readings: list[Reading]) -> bytes:
     """Draw a PNG: memory, descriptors and seconds of each experiment, over the experiments."""
     figure = Figure(figsize=(10, 8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -262,7 +262,7 @@ def _drawn(night: RunReport, readings: list[Reading]) -> bytes:
         mine = [each for each in readings if each.role == role]
         memory.plot([each.experiments for each in mine], [each.rss_mib for each in mine], ".", markersize=2, label=role)
         descriptors.plot([each.experiments for each in mine], [each.descriptors for each in mine], ".", markersize=2)
-    took = [row.took_s for row in night.rows if row.experiment.was_measured and row.took_s is not None]
+    took = [row.took_s for row in report.rows if row.experiment.was_measured and row.took_s is not None]
     seconds.plot(range(1, len(took) + 1), took, ".", markersize=4, color="#0b7a5c")
     for axes, label in ((memory, "resident MiB"), (descriptors, "open files"), (seconds, "seconds an experiment")):
         axes.set_ylabel(label)

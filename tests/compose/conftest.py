@@ -12,7 +12,7 @@ import pytest
 
 from tests.compose.checkout import BASE, OLLAMA, ROOT, make_checkout
 from tests.compose.stack import Stack, removed_at_the_end, run
-from tests.scenarios.crash import conftest as nights
+from tests.scenarios.crash import conftest as crash_summary
 
 TIMES: list[str] = []
 SETTINGS = "BUDGET=4\n"  # processor seconds: few, and still some when the machine is shared
@@ -30,8 +30,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("times of the container stack")
         for line in TIMES:
             terminalreporter.write_line(line)
-    if not terminalreporter.config.pluginmanager.is_registered(nights):  # where only these tests were asked for
-        nights.pytest_terminal_summary(terminalreporter)
+    if not terminalreporter.config.pluginmanager.is_registered(crash_summary):  # where only these tests were asked for
+        crash_summary.pytest_terminal_summary(terminalreporter)
 
 
 @pytest.fixture(scope="session")

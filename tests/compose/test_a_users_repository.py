@@ -53,7 +53,7 @@ def own(checkout: Path, images: None, repository: Path) -> Iterator[Stack]:
         yield stack
 
 
-def test_night_on_ones_own_repository_pushes_commits_that_are_the_owners(own: Stack, repository: Path) -> None:
+def test_run_on_ones_own_repository_pushes_commits_that_are_the_owners(own: Stack, repository: Path) -> None:
     before = (repository / "train.py").read_text()
 
     own.up()

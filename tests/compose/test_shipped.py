@@ -22,13 +22,13 @@ pytestmark = pytest.mark.docker
 Service = dict[str, Any]
 GPU = ("-f", "compose.yaml")
 ONE_SHOTS = {"secrets", "data", "model"}
-SERVERS = {"redis", "ollama", "trainer", "checker", "researcher"}
+SERVERS = {"redis", "ollama", "trainer", "dry-run-worker", "researcher"}
 CAPABILITIES = {
     "secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},
     "trainer": {"SETUID", "SETGID", "KILL"},
-    "checker": {"SETUID", "SETGID", "KILL"},
+    "dry-run-worker": {"SETUID", "SETGID", "KILL"},
 }
-ROOT_INSIDE = {"secrets", "data", "trainer", "checker"}
+ROOT_INSIDE = {"secrets", "data", "trainer", "dry-run-worker"}
 
 
 @cache
@@ -55,7 +55,7 @@ both = pytest.mark.parametrize("files", [GPU, CPU], ids=["gpu", "cpu"])
 @both
 def test_stack_is_these_services_and_no_other(files: tuple[str, ...]) -> None:
     assert set(services(files)) == ONE_SHOTS | SERVERS
-    assert set(services(files, "LLM=none")) == (ONE_SHOTS | SERVERS) - {"ollama", "model", "checker"}
+    assert set(services(files, "LLM=none")) == (ONE_SHOTS | SERVERS) - {"ollama", "model", "dry-run-worker"}
 
 
 @every
@@ -114,7 +114,7 @@ def test_nobody_starts_before_what_it_needs(files: tuple[str, ...]) -> None:
         "redis": {"secrets": done},
         "ollama": {"model": done},
         "trainer": {"redis": healthy, "data": done},
-        "checker": {"redis": healthy, "data": done},
+        "dry-run-worker": {"redis": healthy, "data": done},
         "researcher": {"redis": healthy, "trainer": healthy, "ollama": healthy},
     }
 
@@ -128,7 +128,7 @@ def test_images_are_pinned_in_one_place(files: tuple[str, ...]) -> None:
     assert all(re.search(r":[^:/]*\d+\.\d+\.\d+", name) and "latest" not in name for name in pinned.values())
     assert image["redis"] == pinned["redis"]
     assert image["ollama"] == image["model"] == pinned["ollama"]
-    assert image["trainer"] == image["data"] == image["checker"]
+    assert image["trainer"] == image["data"] == image["dry-run-worker"]
     assert image["researcher"] == image["secrets"]
     for name in ("trainer", "researcher"):
         assert config["services"][name]["build"]["args"] == {"PYTHON_IMAGE": pinned["python"]}
@@ -145,7 +145,7 @@ def test_networks_give_a_way_out_to_whom_it_is_meant_for(
     outward = {name for name, network in config["networks"].items() if not network.get("internal")}
 
     assert joined["redis"] == joined["trainer"] == {"bus"}
-    assert joined.get("checker") == ({"bus"} if llm != "none" else None)
+    assert joined.get("dry-run-worker") == ({"bus"} if llm != "none" else None)
     assert joined["researcher"] == {"bus", f"llm-{llm}", stronger}
     assert joined.get("ollama") == ({"llm-ollama"} if llm == "ollama" else None)
     assert joined["data"] == {"fetch"}
@@ -164,8 +164,8 @@ def test_the_key_of_a_paid_endpoint_is_a_file_of_the_researcher_alone(tmp_path: 
     assert services(GPU)["researcher"]["environment"]["ESCALATE_API_KEY_FILE"] == ""
 
 
-@pytest.mark.parametrize(("uuid", "card"), [("", "0"), ("GPU-11112222", "GPU-11112222")])
-def test_ollama_and_trainer_reserve_the_same_card_and_nobody_else_one(uuid: str, card: str) -> None:
+@pytest.mark.parametrize(("uuid", "gpu"), [("", "0"), ("GPU-11112222", "GPU-11112222")])
+def test_ollama_and_trainer_reserve_the_same_gpu_and_nobody_else_one(uuid: str, gpu: str) -> None:
     found = services(GPU, f"GPU_UUID={uuid}")
     reserved = {
         name: service["deploy"]["resources"]["reservations"]["devices"]
@@ -173,11 +173,11 @@ def test_ollama_and_trainer_reserve_the_same_card_and_nobody_else_one(uuid: str,
         if service.get("deploy")
     }
 
-    device = {"driver": "nvidia", "device_ids": [card], "capabilities": ["gpu"]}
+    device = {"driver": "nvidia", "device_ids": [gpu], "capabilities": ["gpu"]}
     assert reserved == {"ollama": [device], "trainer": [device]}
 
 
-def test_cpu_stack_reserves_no_card_and_never_looks_for_one() -> None:
+def test_cpu_stack_reserves_no_gpu_and_never_looks_for_one() -> None:
     found = services(CPU)
 
     assert not any(service.get("deploy") for service in found.values())
@@ -197,14 +197,14 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
     assert mounted == {
         ("secret-redis", "redis"): "ro",
         ("secret-trainer", "trainer"): "ro",
-        ("secret-checker", "checker"): "ro",
+        ("secret-dry-run-worker", "dry-run-worker"): "ro",
         ("secret-researcher", "researcher"): "ro",
         ("redis", "redis"): "rw",
         ("models", "model"): "rw",
         ("models", "ollama"): "rw",
         ("data", "data"): "rw",
         ("data", "trainer"): "ro",
-        ("data", "checker"): "ro",
+        ("data", "dry-run-worker"): "ro",
         ("data", "researcher"): "ro",
         ("trials", "trainer"): "rw",
         ("trials", "researcher"): "ro",

@@ -18,7 +18,7 @@ class SpillingServer(OllamaDouble):
         super().load(options)
         if self.held is not None and self.spills_left > 0:
             self.spills_left -= 1
-            self.held = Held(self.held.context, self.held.on_card * 2 // 3)
+            self.held = Held(self.held.context, self.held.on_gpu * 2 // 3)
         return None
 
 
@@ -28,7 +28,7 @@ class OnceSpillingServer(SpillingServer):
     spills_left = 1
 
 
-class FullCard(OllamaDouble):
+class FullGpu(OllamaDouble):
     """Has no room for the requested layers, and answers with Ollama's error."""
 
     def load(self, options: dict[str, Any]) -> str | None:

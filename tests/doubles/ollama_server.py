@@ -66,10 +66,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Held:
-    """The model in memory: `on_card` of its `SIZE` bytes are on the GPU."""
+    """The model in memory: `on_gpu` of its `SIZE` bytes are on the GPU."""
 
     context: int
-    on_card: int
+    on_gpu: int
 
 
 Script = Sequence[Turn | str] | Callable[[dict[str, Any]], Turn]
@@ -136,7 +136,7 @@ class OllamaDouble(ThreadingHTTPServer):
 
     def listing(self) -> list[dict[str, Any]]:
         """Return the models in memory."""
-        return [] if self.held is None else [loaded_model(self.model, SIZE, self.held.on_card, self.held.context)]
+        return [] if self.held is None else [loaded_model(self.model, SIZE, self.held.on_gpu, self.held.context)]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Register a client that hangs up, for which some tests wait."""

@@ -35,14 +35,14 @@ _DENYLIST = "researcher/source/test_policy.py::test_"
 _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
-_LANES = "researcher/proposers/test_edit_formats.py::test_"
+_EDIT_FORMATS = "researcher/proposers/test_edit_formats.py::test_"
 _THOUGHTS = "researcher/prompting/test_thoughts.py::test_"
 _PLAIN = "researcher/source/test_plain_text.py::test_"
 _CARRIED = "researcher/source/test_information_limit.py::test_"
 _LINEAR = "scenarios/test_linear_time.py::test_"
 _WINDOW = "researcher/prompting/test_context_budget.py::test_"
-_CHECK = "trainer/trial/test_dry_run.py::test_"
-_CHECKER = "researcher/queues/test_dry_runs.py::test_"
+_DRY_RUN = "trainer/trial/test_dry_run.py::test_"
+_DRY_RUNS = "researcher/queues/test_dry_runs.py::test_"
 _DRAFTING = "researcher/proposers/test_prefetch.py::test_"
 _ESCALATION = "researcher/proposers/test_escalation.py::test_"
 _FAULT = "trainer/trial/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
@@ -159,44 +159,44 @@ GUARDS = (
         _JOURNAL + "only_one_experiment_is_under_way_at_a_time",
     ),
     Guard(
-        "one check at a time",
+        "one confirmation at a time",
         "researcher/journal/migrations/001.sql",
         "CREATE UNIQUE INDEX one_open_confirmation",
         "CREATE INDEX one_open_confirmation",
-        _JOURNAL + "a_check_is_opened_widened_and_decided_once",
+        _JOURNAL + "a_confirmation_is_opened_widened_and_decided_once",
     ),
     Guard(
         "a claim gets one more pair once",
         "researcher/journal/writer.py",
         " WHERE id = ? AND pairs = ? AND state = 'measuring'",
         " WHERE id = ? AND pairs >= ? AND state = 'measuring'",
-        _JOURNAL + "a_check_is_opened_widened_and_decided_once",
+        _JOURNAL + "a_confirmation_is_opened_widened_and_decided_once",
     ),
     Guard(
         "a claim is decided once",
         "researcher/journal/writer.py",
         "base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
         "base_score = ?, decided_at = ? WHERE id = ?",
-        _JOURNAL + "a_check_is_opened_widened_and_decided_once",
+        _JOURNAL + "a_confirmation_is_opened_widened_and_decided_once",
     ),
     Guard(
         "a roll-back moves the incumbent",
         "researcher/journal/writer.py",
-        '                self._move("incumbent", check.base)',
+        '                self._move("incumbent", confirmation.base)',
         "                pass",
         _JOURNAL + "a_claim_moves_the_marks_with_its_verdict",
     ),
     Guard(
         "what falls takes the confirmed mark along",
         "researcher/journal/writer.py",
-        "if fall_back_to in self.lineage(run.confirmed):",
+        "if roll_back_to in self.lineage(run.confirmed):",
         "if False:",
         _JOURNAL + "a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more",
     ),
     Guard(
         "only a fall to an ancestor takes the confirmed mark along",
         "researcher/journal/writer.py",
-        "if fall_back_to in self.lineage(run.confirmed):",
+        "if roll_back_to in self.lineage(run.confirmed):",
         "if True:",
         _LINEAGE + "a_fall_takes_the_confirmed_mark_along_to_an_ancestor_alone",
     ),
@@ -269,7 +269,7 @@ GUARDS = (
         "researcher/decision/rules.py",
         "    parent = fmean(parent_scores)",
         "    parent = min(parent_scores)",
-        _DECISION + "the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night",
+        _DECISION + "the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_run",
     ),
     Guard(
         "sigma has a floor",
@@ -297,7 +297,8 @@ GUARDS = (
         "researcher/decision/rules.py",
         "outcome is not Outcome.REJECTED and not outcome.is_infrastructure",
         "not outcome.is_infrastructure",
-        _DECISION + "three_failures_in_a_row_ask_for_a_recheck_and_neither_rejections_nor_lost_trials_count",
+        _DECISION
+        + "three_failures_in_a_row_ask_for_an_incumbent_confirmation_and_neither_rejections_nor_lost_trials_count",
     ),
     Guard(
         "one failure bans nothing",
@@ -317,7 +318,7 @@ GUARDS = (
     Guard(
         "a roll-back reaches the files",
         "researcher/loop/confirmation.py",
-        "    run_context.workspace.settle(run_context.incumbent_commit())\n    head",
+        "    run_context.workspace.checkout(run_context.incumbent_commit())\n    head",
         "    head",
         _CLAIMS + "a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back",
     ),
@@ -362,7 +363,7 @@ GUARDS = (
         "researcher/repository/worktree.py",
         'self._git.git.reset("-q", state.commit)',
         'self._git.git.reset("-q", "--hard", state.commit)',
-        _WORKSPACE + "the_goal_that_a_human_edits_during_the_night_survives_every_reset",
+        _WORKSPACE + "the_goal_that_a_human_edits_during_the_run_survives_every_reset",
     ),
     Guard(
         "a trial is handed out once",
@@ -614,9 +615,9 @@ GUARDS = (
     Guard(
         "what fell is no gain on held-out text",
         "researcher/decision/heldout.py",
-        " and check.head not in fallen\n",
+        " and each.head not in rolled_back\n",
         "\n",
-        "researcher/decision/test_heldout.py::test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing",
+        "researcher/decision/test_heldout.py::test_a_claim_that_fell_and_a_run_without_held_out_scores_promise_nothing",
     ),
     # The unseen slice: text that nobody has written
     Guard(
@@ -812,18 +813,18 @@ GUARDS = (
         "researcher/proposers/test_llm_conversation.py::test_both_answers_count_where_the_first_was_repaired",
     ),
     Guard(
-        "no lane is dropped before it was tried enough",
+        "no edit format is dropped before it was tried enough",
         "researcher/proposers/edit_formats.py",
         " if success.tried >= TRIED_ENOUGH}",
         " if success.tried}",
-        _LANES + "no_lane_is_dropped_before_it_was_tried_enough",
+        _EDIT_FORMATS + "no_edit_format_is_dropped_before_it_was_tried_enough",
     ),
     Guard(
-        "the lanes in a prompt change only now and then",
+        "the edit formats in a prompt change only now and then",
         "researcher/proposers/edit_formats.py",
         "        and item.id <= until\n",
         "",
-        _LANES + "lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
+        _EDIT_FORMATS + "edit_formats_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
     # Adoption of a user's own repository
     Guard(
@@ -831,21 +832,21 @@ GUARDS = (
         "trainer/scoring/rows.py",
         "        if found != self.pinned:",
         "        if False:",
-        _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night",
+        _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_run",
     ),
     Guard(
         "a trial gets the stand-in, not the user's prepare.py",
         "trainer/trial/trial.py",
-        "supervise(TrialRun(launched, places, rows, weights_fd, preempted), report)",
-        "supervise(TrialRun(spec, places, rows, weights_fd, preempted), report)",
+        "supervise(TrialRun(launched, config, rows, weights_fd, preempted), report)",
+        "supervise(TrialRun(spec, config, rows, weights_fd, preempted), report)",
         _ADOPT + "adopted_repository_is_scored_and_its_script_sees_no_validation_text",
     ),
     Guard(
-        "a night begins with the prepare.py that gave its data",
+        "a run begins with the prepare.py that gave its data",
         "services/adopt/adopt.py",
         "    if not state.has_begun and _sha256(",
         "    if False and _sha256(",
-        _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night",
+        _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_run",
     ),
     Guard(
         "nobody's home is granted to a user's prepare.py",
@@ -1056,7 +1057,7 @@ GUARDS = (
     Guard(
         "who sees a part of train.py is not offered to write all of it",
         "researcher/prompting/prompt.py",
-        " if lane is not EditFormat.FILE",
+        " if edit_format is not EditFormat.FILE",
         "",
         "researcher/prompting/test_source_outline.py::test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out",
     ),
@@ -1065,7 +1066,7 @@ GUARDS = (
         "researcher/proposers/prompt_context.py",
         "item.number >= first and ",
         "",
-        "researcher/proposers/test_digest.py::test_the_digest_of_a_long_night_stays_bounded",
+        "researcher/proposers/test_digest.py::test_the_digest_of_a_long_run_stays_bounded",
     ),
     Guard(
         "a key that its server quotes is in no error",
@@ -1113,7 +1114,7 @@ GUARDS = (
     Guard(
         "a study that was told otherwise starts again",
         "researcher/optimizer/optimizer.py",
-        "if ranges != self._ranges or told[: len(self._told)] != self._told:",
+        "if ranges != self._ranges or observed[: len(self._observed)] != self._observed:",
         "if ranges != self._ranges:",
         "researcher/optimizer/test_optimizer.py::test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start",
     ),
@@ -1126,46 +1127,46 @@ GUARDS = (
     ),
     # Checks and drafts: refused is only what is wrong for certain, and nothing kept is lost
     Guard(
-        "a check refuses nothing where the incumbent fails too",
+        "a dry run refuses nothing where the incumbent fails too",
         "researcher/queues/dry_runs.py",
         "if own is not None and own.verdict is DryRunVerdict.PASSES:",
         "if own is not None:",
-        f"{_CHECKER}every_doubt_is_left_to_the_trial[the incumbent fails too]",
+        f"{_DRY_RUNS}every_doubt_is_left_to_the_trial[the incumbent fails too]",
     ),
     Guard(
-        "a check that has a doubt refuses nothing",
+        "a dry run that has a doubt refuses nothing",
         "researcher/queues/dry_runs.py",
         "if found is None or found.verdict is not DryRunVerdict.FAILS:",
         "if found is None or found.verdict is DryRunVerdict.PASSES:",
-        f"{_CHECKER}every_doubt_is_left_to_the_trial[a doubt]",
+        f"{_DRY_RUNS}every_doubt_is_left_to_the_trial[a doubt]",
     ),
     Guard(
-        "a checker that let us wait in vain is not waited for again at once",
+        "a dry-run worker that let us wait in vain is not waited for again at once",
         "researcher/queues/dry_runs.py",
         "self._silent_until = self._clock() + NOT_ASKED_S",
         "pass",
-        f"{_CHECKER}checker_that_hangs_is_waited_for_once_and_asked_again_later",
+        f"{_DRY_RUNS}dry_run_worker_that_hangs_is_waited_for_once_and_asked_again_later",
     ),
     Guard(
         "an error of the fakes is no wrong code",
         "trainer/candidate/code_errors.py",
         "if type(chain).__module__.startswith(_FAKE_TENSORS):",
         "if False:",
-        f"{_CHECK}what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code",
+        f"{_DRY_RUN}what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code",
     ),
     Guard(
-        "what may be a card's branch is no wrong code",
+        "what may be a GPU's branch is no wrong code",
         "trainer/candidate/code_errors.py",
-        "if on_card and isinstance(error, NameError):",
+        "if on_gpu and isinstance(error, NameError):",
         "if False and isinstance(error, NameError):",
-        f"{_CHECK}what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code",
+        f"{_DRY_RUN}what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code",
     ),
     Guard(
-        "a check shows no card",
+        "a dry run shows no GPU",
         "trainer/trial/dry_run.py",
         '"CUDA_VISIBLE_DEVICES": "",',
         "",
-        f"{_CHECK}check_shows_no_card",
+        f"{_DRY_RUN}dry_run_shows_no_gpu",
     ),
     Guard(
         "a draft takes back nothing that was kept since",
@@ -1301,14 +1302,14 @@ GUARDS = (
         "researcher/loop/resume.py",
         "        except BAD_DAYS as error:",
         "        except BlockingIOError as error:",
-        _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some",
+        _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_run_goes_on_once_there_is_some",
     ),
     Guard(
         "a person's pause outlives a bad day",
         "researcher/loop/resume.py",
         " and not run.paused_by_user",
         "",
-        _BAD_DAYS + "pause_that_a_person_asked_for_outlives_a_bad_day",
+        _BAD_DAYS + "pause_that_a_user_asked_for_outlives_a_bad_day",
     ),
     Guard(
         "a person's pause in an older journal stays theirs",
@@ -1322,7 +1323,7 @@ GUARDS = (
         "researcher/journal/database.py",
         "        _require_sound(database, folder)\n",
         "",
-        _BAD_DAYS + "damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is",
+        _BAD_DAYS + "damaged_journal_is_refused_untouched_and_it_is_said_where_the_run_still_is",
     ),
     Guard(
         "a refused password is not tried for minutes",
@@ -1356,7 +1357,7 @@ GUARDS = (
     Guard(
         "no trial is taken without room for it",
         "trainer/worker/rq_worker.py",
-        "        disk_space.wait_for(self._places.disks, self._hold)\n",
+        "        disk_space.wait_for(self._config.disks, self._hold)\n",
         "",
         _BAD_DAYS + "trainer_without_room_for_results_takes_no_trial_says_so_and_goes_on_by_itself",
     ),
@@ -1379,28 +1380,28 @@ GUARDS = (
         "trainer/jobs/closed.py",
         "            _ = job.func\n",
         "",
-        _BAD_DAYS + "queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through",
+        _BAD_DAYS + "queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_runs_own_gets_through",
     ),
     Guard(
-        "the night's clock never goes back",
+        "the run's clock never goes back",
         "researcher/clock.py",
         "max(expected, wall)",
         "wall",
         _BAD_DAYS + "clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it",
     ),
     Guard(
-        "a held night is asked",
+        "a held run is asked",
         "researcher/loop/resume.py",
         "        request_worker.serve()\n",
         "",
-        _BAD_DAYS + "held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume",
+        _BAD_DAYS + "held_run_takes_requests_and_tries_again_at_once_when_asked_to_resume",
     ),
     Guard(
         "a stop is taken where nothing can be written down",
         "researcher/loop/resume.py",
         '        if kind != "stop":\n            raise JournalError',
         "        if True:\n            raise JournalError",
-        _BAD_DAYS + "held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
+        _BAD_DAYS + "held_run_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down",
     ),
     # The user's repository, and a repository that is lost
     Guard(
@@ -1471,7 +1472,7 @@ GUARDS = (
         "researcher/repository/worktree.py",
         "            self._keep_edit(path)\n",
         "",
-        _WORKSPACE + "a_train_py_that_a_person_edited_is_kept_beside",
+        _WORKSPACE + "a_train_py_that_a_user_edited_is_kept_beside",
     ),
     Guard(
         "a commit made again has the journal's sha",
@@ -1814,11 +1815,11 @@ GUARDS = (
         f"{_WALL}no_abstract_socket_reaches_a_process_outside",
     ),
     Guard(
-        "procfs is written only where a card needs it",
+        "procfs is written only where a GPU needs it",
         "trainer/sandbox/visible_paths.py",
-        "    if cards:\n",
+        "    if gpus:\n",
         "    if True:\n",
-        f"{_WALL}card_may_be_used_where_there_is_one_and_threads_be_named",
+        f"{_WALL}gpu_may_be_used_where_there_is_one_and_threads_be_named",
     ),
     # A root of a candidate's own, and what a replica or the next trial could read
     Guard(
@@ -1847,14 +1848,14 @@ GUARDS = (
         "trainer/sandbox/layers.py",
         "    null = os.open(os.devnull, os.O_RDONLY)",
         '    null = os.open(f"/proc/{process.guardian}/root/dev/null", os.O_RDONLY)',
-        "trainer/sandbox/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[True]",
+        "trainer/sandbox/test_guardian.py::test_candidate_with_a_gpu_names_its_threads_and_writes_nothing_else_in_procfs[True]",
     ),
     Guard(
-        "a card opens a candidate's own threads in procfs alone",
+        "a GPU opens a candidate's own threads in procfs alone",
         "trainer/sandbox/private_root.py",
         'OWN_PROCESS = "/proc/self/task"',
         'OWN_PROCESS = "/proc"',
-        "trainer/sandbox/test_guardian.py::test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs[False]",
+        "trainer/sandbox/test_guardian.py::test_candidate_with_a_gpu_names_its_threads_and_writes_nothing_else_in_procfs[False]",
     ),
     Guard(
         "a replica's weights are a file of its own",
@@ -1979,7 +1980,7 @@ GUARDS = (
     Guard(
         "the trainer's password is known to whom takes it out",
         "trainer/trial/run.py",
-        "redaction(places.secrets)",
+        "redaction(config.secrets)",
         "redaction()",
         _TRIAL + "secret_of_the_trainer_is_in_nothing_that_is_kept_or_told",
     ),
@@ -2247,7 +2248,7 @@ GUARDS = (
         _ACL + "what_a_client_may_write_cannot_move_the_desk_to_anything_else",
     ),
     Guard(
-        "no trial begins beside the dead on a card",
+        "no trial begins beside the dead on a GPU",
         "trainer/trial/trial.py",
         " or gpu.why_not_ready(spec.caps)) is not None",
         ") is not None",
@@ -2286,7 +2287,7 @@ GUARDS = (
         "researcher/proposers/schedule.py",
         "            counts[name] = Count(number, number)\n            break\n",
         "            counts[name] = Count(number, number)\n            continue\n",
-        "researcher/proposers/test_schedule.py::test_the_share_of_a_long_night_is_the_one_that_was_set",
+        "researcher/proposers/test_schedule.py::test_the_share_of_a_long_run_is_the_one_that_was_set",
     ),
     Guard(
         "advice moves knobs with a range and no others",
@@ -2325,7 +2326,7 @@ GUARDS = (
         "researcher/proposers/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
     ),
     Guard(
-        "what the night has learned never takes the room of the script",
+        "what the run has learned never takes the room of the script",
         "researcher/prompting/prompt.py",
         "        if spare < 0:\n            break\n        kept.append(written)\n",
         "        kept.append(written)\n",
@@ -2344,7 +2345,7 @@ GUARDS = (
         "researcher/proposers/edit_formats.py",
         "        and item.proposer != ProposerName.ADVISER",
         "        #",
-        _LANES + "advice_says_nothing_of_the_forms_of_edits",
+        _EDIT_FORMATS + "advice_says_nothing_of_the_forms_of_edits",
     ),
     Guard(
         "secrets are taken out of what an adviser is told",
@@ -2500,7 +2501,7 @@ GUARDS = (
         "researcher/proposers/novelty.py",
         "(by == ProposerName.HUMAN or experiment.proposer != ProposerName.HUMAN)",
         "experiment.proposer != ProposerName.HUMAN",
-        _CARRIED + "files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew",
+        _CARRIED + "files_by_users_carry_no_more_together_and_begin_the_count_of_models_anew",
     ),
     Guard(
         "the end of a fence is known and not looked for",
@@ -2770,7 +2771,7 @@ GUARDS = (
     Guard(
         "the names of killed workers are forgotten",
         "trainer/worker/rq_worker.py",
-        "            self._presence.forget_vanished()\n",
+        "            self._heartbeat.forget_vanished()\n",
         "",
         _WORKER + "housekeeping_of_one_trainer_forgets_another_that_was_killed",
     ),
@@ -2796,11 +2797,11 @@ GUARDS = (
         _ENTRY_POINTS + "trainers_that_agree_decide_the_profile_and_others_are_refused",
     ),
     Guard(
-        "a trainer speaks in no checker's name",
+        "a trainer speaks in no dry-run worker's name",
         "services/redis/acl.py",
         'hset watch", keys=(worker_key(role, "*"),)),',
         'hset watch", keys=("overnight:worker:*",)),',
-        _ACL + "user_is_refused[trainer-HSET overnight:worker:checker:checker-0 phase idle]",
+        _ACL + "user_is_refused[trainer-HSET overnight:worker:dry-run-worker:dry-run-worker-0 phase idle]",
     ),
     Guard(
         "the researcher speaks in no worker's name",
@@ -2824,10 +2825,10 @@ GUARDS = (
         _STALL + "status_is_loud_when_nothing_comes_and_quiet_when_that_is_as_it_should_be",
     ),
     Guard(
-        "a checker that is held keeps no other from being asked",
+        "a dry-run worker that is held keeps no other from being asked",
         "researcher/queues/dry_runs.py",
-        "if all(checker.status.kind is StatusKind.HELD for checker in checkers):",
-        "if not checkers or checkers[0].status.kind is StatusKind.HELD:",
-        _CHECKER + "one_checker_that_is_held_does_not_keep_another_from_being_asked",
+        "if all(worker.status.kind is StatusKind.HELD for worker in workers):",
+        "if not workers or workers[0].status.kind is StatusKind.HELD:",
+        _DRY_RUNS + "one_dry_run_worker_that_is_held_does_not_keep_another_from_being_asked",
     ),
 )

@@ -110,10 +110,10 @@ def test_stronger_one_is_off_unless_named_and_asked_for_nothing_beyond_its_cap(s
         assert stronger_llm(settings(), journal) is None
 
 
-def test_key_that_is_taken_away_in_the_night_is_said_and_the_night_goes_on_without(settings, tmp_path: Path) -> None:
+def test_key_that_is_taken_away_in_the_run_is_said_and_the_run_goes_on_without(settings, tmp_path: Path) -> None:
     llm = first_llm(settings(llm="openai", model="m", openai_base_url="http://127.0.0.1:9"), profile_named("cpu"))
     (tmp_path / "key").unlink()
 
     assert llm is not None
     with pytest.raises(LlmUnavailable, match="cannot be read"):
-        llm.look()
+        llm.check_available()

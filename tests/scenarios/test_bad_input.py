@@ -71,7 +71,7 @@ def test_a_dirty_subject_is_refused_before_anything_takes_time_and_stays_as_it_i
 
 def test_a_state_keeps_its_profile_and_says_so(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
-    state.settle(profile="cpu", detect=lambda: "cpu")
+    state.resolve(profile="cpu", detect=lambda: "cpu")
     Journal(state.journal).close()
 
     refused(overnight("run", "--profile", "12gb", state=state.root), "profile cpu", "another --state")
@@ -80,7 +80,7 @@ def test_a_state_keeps_its_profile_and_says_so(tmp_path: Path) -> None:
 def test_a_mistyped_start_binds_nothing(tmp_path: Path) -> None:
     refused(overnight("run", "--profile", "12gb", "--subject", "/nowhere", state=tmp_path / "state"), "/nowhere")
 
-    assert State(tmp_path / "state").settle(profile="cpu", detect=lambda: "cpu").profile == "cpu"
+    assert State(tmp_path / "state").resolve(profile="cpu", detect=lambda: "cpu").profile == "cpu"
 
 
 def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:

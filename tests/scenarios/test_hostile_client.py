@@ -303,7 +303,7 @@ def test_script_that_has_written_is_ended_with_the_server_and_leaves_nothing(tmp
             everything.set("kept", "1")
             wait_for(lambda: everything.info("persistence")["aof_pending_bio_fsync"] == 0, 20)
         with endless(server, "redis.call('SET', 'written', '1') while true do end") as watchdog:
-            watchdog.look()
+            watchdog.scan()
         assert server._hold is not None
         server._hold.process.wait(20)
 
@@ -319,13 +319,13 @@ def test_server_that_is_silent_for_minutes_is_started_again_and_one_that_answers
         assert server._hold is not None
         process = server._hold.process
         watchdog = watchdog_of(server, clock=lambda: now, answer_within_s=0.2)
-        watchdog.look()
+        watchdog.scan()
         process.send_signal(signal.SIGSTOP)
         now += SILENT_S - 1
-        watchdog.look()
+        watchdog.scan()
         assert process.poll() is None
         now += 1
-        watchdog.look()
+        watchdog.scan()
         assert process.wait(5) == -signal.SIGKILL
 
         server.revive()
@@ -375,7 +375,7 @@ def test_health_check_of_the_container_ends_a_script_too(server: RedisServer, tm
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_script_without_end_is_ended(server: RedisServer, caplog: pytest.LogCaptureFixture, script: str) -> None:
     with endless(server, script) as watchdog, caplog.at_level(logging.ERROR):
-        watchdog.look()
+        watchdog.scan()
     assert "did not end and was ended by SCRIPT KILL" in caplog.text
 
 
@@ -427,7 +427,7 @@ def test_a_server_that_does_not_answer_the_order_to_end_a_script_is_looked_at_ag
 ) -> None:
     watchdog = AnswersNoKill(1, lambda: pytest.fail("nothing is killed for one look without an answer"))
 
-    watchdog.look()
-    watchdog.look()
+    watchdog.scan()
+    watchdog.scan()
 
     assert caplog.text.count("the next look asks again") == 2

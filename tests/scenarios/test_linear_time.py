@@ -98,7 +98,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "an answer in a fence": lambda text: read_reply(f"{EDITED}```python\n{text}\n```\n"),
     "a block": lambda text: read_reply(f"{EDITED}<<<<<<< SEARCH\n{text}\n=======\n{text}\n>>>>>>> REPLACE\n"),
     "a move": lambda text: read_reply(f'{{"title": "{text}", "hypothesis": "h", "set": {{"A": {text}}}}}'),
-    "lanes": formats_in,
+    "edit_formats": formats_in,
     "a line": lambda text: one_line(text, 300),
     "marks": lambda text: whole(broken(text)),
     "a literal": read_literal,

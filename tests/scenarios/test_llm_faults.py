@@ -14,7 +14,7 @@ from services.machine.state import State
 from services.redis.server import RedisServer
 from services.views.show import show_log
 from tests.doubles.fault_scenarios import FILES, SCENARIOS, Scenario
-from tests.fixtures.faulty_run import Seen, tell_faults
+from tests.fixtures.faulty_run import Seen, run_faults
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Outcome
 
@@ -33,7 +33,7 @@ def seen(folder: Path, server: RedisServer) -> Iterator[dict[str, Seen]]:
     scripted_run = ScriptedRun(folder, server, FILES)
     try:
         scripted_run.start_trainer()
-        yield tell_faults(scripted_run)
+        yield run_faults(scripted_run)
     finally:
         scripted_run.end()
 
@@ -41,7 +41,7 @@ def seen(folder: Path, server: RedisServer) -> Iterator[dict[str, Seen]]:
 def log(folder: Path, number: int) -> str:
     """`overnight log NUMBER`."""
     state, shown = State(folder), io.StringIO()
-    state.settle(profile="cpu", detect=str)
+    state.resolve(profile="cpu", detect=str)
     show_log(state, number, Console(file=shown, width=2000))
     return shown.getvalue()
 

@@ -50,7 +50,7 @@ class LocalRun:
             )
         return self._process
 
-    def say(self, *arguments: str) -> str:
+    def publish_status(self, *arguments: str) -> str:
         """What another `overnight` command prints."""
         done = subprocess.run(
             [sys.executable, "-m", "services.cli", *arguments, "--state", str(self.state)],
@@ -120,7 +120,7 @@ def trials(count: int) -> Callable[[JournalReader], bool]:
 
 
 @pytest.mark.slow
-def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_of_everything(
+def test_a_run_survives_the_death_of_its_worker_its_researcher_its_server_and_of_everything(
     local_run: LocalRun,
 ) -> None:
     local_run.start("--experiments", "3", "--proposer", "optimizer")
@@ -163,7 +163,7 @@ def test_a_night_survives_the_death_of_its_worker_its_researcher_its_server_and_
         "best": "val_bpb",
         f"export --to {local_run.state.parent / 'out'}": "written to",
     }.items():
-        assert expected in local_run.say(*command.split()), command
+        assert expected in local_run.publish_status(*command.split()), command
     assert {path.name for path in (local_run.state.parent / "out").iterdir()} == {
         "results.tsv",
         "results.json",
@@ -198,17 +198,17 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
         process = local_run.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")
         local_run.wait_until(trials(2))
 
-        assert "taken in" in local_run.say("idea", "raise the matrix learning rate")
-        assert "paused" in local_run.say("pause")
+        assert "taken in" in local_run.publish_status("idea", "raise the matrix learning rate")
+        assert "paused" in local_run.publish_status("pause")
         mine = tmp_path / "mine.py"
         local_run.wait_until(lambda history: history.measured_count() == 0 and bool(history.run()))
         source = (local_run.state / "subject" / "train.py").read_text()
         mine.write_text(source.replace("SCALAR_LR = 0.5", "SCALAR_LR = 0.4"))
-        assert "runs next" in local_run.say("submit", str(mine))
-        assert "going on" in local_run.say("resume")
-        assert "a run is going on" in local_run.say("trial", str(mine))
+        assert "runs next" in local_run.publish_status("submit", str(mine))
+        assert "going on" in local_run.publish_status("resume")
+        assert "a run is going on" in local_run.publish_status("trial", str(mine))
         local_run.wait_until(lambda history: history.measured_count() >= 2)
-        assert "stopping" in local_run.say("stop")
+        assert "stopping" in local_run.publish_status("stop")
 
     assert process.wait(40) == 0, local_run.output.read_text()[-4000:]
     local_run.wait_for_silence()
@@ -223,21 +223,21 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
 
 
 @pytest.mark.slow
-def test_a_second_night_on_the_same_state_is_refused_with_the_holders_pid(local_run: LocalRun) -> None:
+def test_a_second_run_on_the_same_state_is_refused_with_the_holders_pid(local_run: LocalRun) -> None:
     process = local_run.start()
     local_run.wait_until(trials(1))
 
-    said = local_run.say("run", "--profile", "cpu", "--budget", "0.5")
+    said = local_run.publish_status("run", "--profile", "cpu", "--budget", "0.5")
 
     assert f"pid {process.pid}" in said
 
 
-def test_a_trial_by_hand_is_scored_and_its_log_is_kept(local_run: LocalRun, tmp_path: Path) -> None:
-    local_run.say("prepare", "--profile", "cpu", "--text", str(local_run.text))
+def test_a_single_trial_is_scored_and_its_log_is_kept(local_run: LocalRun, tmp_path: Path) -> None:
+    local_run.publish_status("prepare", "--profile", "cpu", "--text", str(local_run.text))
     mine = tmp_path / "train.py"
     mine.write_text("from prepare import *\nraise SystemExit('not today')\n")
 
-    said = local_run.say("trial", str(mine))
+    said = local_run.publish_status("trial", str(mine))
 
     assert "crashed" in said
     assert "not today" in said

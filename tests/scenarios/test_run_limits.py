@@ -61,13 +61,13 @@ def cost_before_the_last_experiment(scripted_run: ScriptedRun) -> Cost:
         (Goal(8, 1, 2.5), 3, Cost(4000, 0, 0, 2.6), "1.11 of 1 hours of trials and LLM are used"),
     ],
 )
-def test_the_first_limit_that_is_reached_ends_the_night_in_words(
+def test_the_first_limit_that_is_reached_ends_the_run_in_words(
     goal: Goal, measured: int, cost: Cost, reason: str | None
 ) -> None:
     assert goal.reached(measured, cost) == reason
 
 
-def test_hours_end_the_night_after_the_running_trial_and_the_claim(scripted_run: ScriptedRun) -> None:
+def test_hours_end_the_run_after_the_running_trial_and_the_claim(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
     assert scripted_run.start_researcher(HOURS=TEN_TRIALS_H).wait(90) == 0, scripted_run.output()
@@ -81,7 +81,7 @@ def test_hours_end_the_night_after_the_running_trial_and_the_claim(scripted_run:
 
 
 @pytest.mark.slow
-def test_a_cost_ends_the_night_and_a_higher_one_goes_on(scripted_run: ScriptedRun) -> None:
+def test_a_cost_ends_the_run_and_a_higher_one_goes_on(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     price = 3600  # one a second
 
@@ -113,7 +113,7 @@ def test_the_hours_of_a_killed_researcher_still_count(scripted_run: ScriptedRun)
 
 
 @pytest.mark.slow
-def test_while_a_night_goes_on_it_has_not_ended(scripted_run: ScriptedRun) -> None:
+def test_while_a_run_goes_on_it_has_not_ended(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     assert scripted_run.start_researcher(EXPERIMENTS=1).wait(90) == 0
     assert run_of(scripted_run).ended == "1 of 1 experiments are measured"
@@ -157,7 +157,7 @@ def test_without_an_llm_the_optimiser_proposes_alone_and_nobody_is_asked(scripte
     assert str(scripted_run.bus.doing("llm")).startswith("none, as LLM=none asks")
 
 
-def test_on_a_shared_card_the_llm_is_asked_only_while_no_trial_is_under_way(scripted_run: ScriptedRun) -> None:
+def test_on_a_shared_gpu_the_llm_is_asked_only_while_no_trial_is_under_way(scripted_run: ScriptedRun) -> None:
     under_way = []
     factors = count(1)
 
@@ -196,7 +196,7 @@ class StickyProposers:
     def __init__(self) -> None:
         self.asked = 0
 
-    def leave_card(self, _: object) -> None:
+    def free_gpu(self, _: object) -> None:
         self.asked += 1
         if self.asked < 3:
             raise ModelNotUnloaded("the model stays; restart Ollama")
@@ -205,7 +205,7 @@ class StickyProposers:
         """Nothing."""
 
 
-def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(scripted_run: ScriptedRun) -> None:
+def test_no_trial_begins_on_a_gpu_that_a_model_does_not_leave(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     journal, workspace, sticky, hours = (
         Journal(scripted_run.journal),
@@ -227,7 +227,8 @@ def test_no_trial_begins_on_a_card_that_a_model_does_not_leave(scripted_run: Scr
     run_context = RunContext(
         journal=journal, workspace=workspace, trials=TrialQueue(scripted_run.bus), proposers=sticky,
         profile=profile_named("12gb"), rule=Rule.WALK, crash_reset=CrashReset.CONFIRMED, goal=Goal(),
-        project=lambda: None, tick=lambda: None, rest=rest, say=said.append, clock=lambda: 20.0 * next(hours),
+        project=lambda: None, tick=lambda: None, rest=rest, publish_status=said.append,
+        clock=lambda: 20.0 * next(hours),
     )  # fmt: skip
     measured = run_context.measure(trial)
 

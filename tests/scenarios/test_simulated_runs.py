@@ -9,37 +9,37 @@ import pytest
 
 from researcher.decision.rules import Rule
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict
-from tests.bench.nights import WORLDS, Candidate, SimulatedNight, Told, simulate
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict
+from tests.bench.simulated_runs import WORLDS, Candidate, SimulatedResult, SimulatedRun, simulate
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import profile_named
 
-NIGHTS, EXPERIMENTS = 200, 120
+RUNS, EXPERIMENTS = 200, 120
 TRIAL_S = 0.01  # of a scripted trial
 NO_GAIN = [world.name for world in WORLDS if world.name.startswith("no gain")]
 
 
 @cache
-def nights(name: str, rule: Rule) -> list[Told]:
+def runs(name: str, rule: Rule) -> list[SimulatedResult]:
     (world,) = (world for world in WORLDS if world.name == name)
-    return [simulate(world, rule, EXPERIMENTS, f"{name} {simulated}") for simulated in range(NIGHTS)]
+    return [simulate(world, rule, EXPERIMENTS, f"{name} {simulated}") for simulated in range(RUNS)]
 
 
 @pytest.mark.parametrize("world", NO_GAIN)
-def test_where_nothing_is_better_hardly_a_night_claims_anything(world: str) -> None:
-    told = nights(world, Rule.WALK)
+def test_where_nothing_is_better_hardly_a_run_claims_anything(world: str) -> None:
+    told = runs(world, Rule.WALK)
 
     assert fmean(simulated.keeps for simulated in told) > 3, "the walk is meant to be free"
     assert fmean(simulated.claims for simulated in told) < 0.15
     assert all(simulated.false_claims == simulated.claims for simulated in told)
 
 
-def test_over_all_such_worlds_there_is_at_most_a_claim_in_nine_nights() -> None:
-    assert fmean(simulated.claims for world in NO_GAIN for simulated in nights(world, Rule.WALK)) < 0.11
+def test_over_all_such_worlds_there_is_at_most_a_claim_in_nine_runs() -> None:
+    assert fmean(simulated.claims for world in NO_GAIN for simulated in runs(world, Rule.WALK)) < 0.11
 
 
 def test_where_nothing_is_better_keeping_every_lower_score_believes_in_two_and_a_half_sigma() -> None:
-    told = nights("no gain", Rule.GREEDY)
+    told = runs("no gain", Rule.GREEDY)
 
     assert fmean(simulated.claims for simulated in told) == pytest.approx(4.6, abs=0.5)
     assert fmean(simulated.gain for simulated in told) == pytest.approx(2.6, abs=0.3)
@@ -49,7 +49,7 @@ def test_where_nothing_is_better_keeping_every_lower_score_believes_in_two_and_a
 @pytest.mark.parametrize(("world", "least"), [("small", 4.2), ("mid", 13.1), ("big", 50.7)])
 def test_real_gains_are_claimed_nearly_whole_and_nearly_nothing_beside_them(world: str, least: float) -> None:
     (name,) = (each.name for each in WORLDS if each.name.startswith(f"{world}:"))
-    ours, greedy = nights(name, Rule.WALK), nights(name, Rule.GREEDY)
+    ours, greedy = runs(name, Rule.WALK), runs(name, Rule.GREEDY)
     found = fmean(simulated.true_gain for simulated in ours)
 
     assert found > least
@@ -59,14 +59,14 @@ def test_real_gains_are_claimed_nearly_whole_and_nearly_nothing_beside_them(worl
 
 
 @pytest.mark.slow
-def test_the_real_loop_decides_as_the_simulated_night_does_on_the_same_scores(scripted_run: ScriptedRun) -> None:
+def test_the_real_loop_decides_as_the_simulated_run_does_on_the_same_scores(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     assert scripted_run.start_researcher(EXPERIMENTS=30).wait(90) == 0, scripted_run.output()
     with JournalReader(scripted_run.journal) as history:
         experiments = [item for item in history.experiments() if item.was_measured]
         scores = iter([trial.val_bpb for trial in history.trials()])
-        verdicts = [check.verdict for check in history.confirmations() if check.kind is CheckKind.CLAIM]
-    told = SimulatedNight(
+        verdicts = [each.verdict for each in history.confirmations() if each.kind is ConfirmationKind.CLAIM]
+    told = SimulatedRun(
         Rule.WALK, lambda _: next(scores), floor=profile_named("cpu").sigma_floor, trial_hours=TRIAL_S / 3600
     )
     lengths = iter([item.added_lines or 0 for item in experiments])

@@ -18,7 +18,7 @@ from researcher.repository.commits import Planned
 from researcher.repository.git_command import damage
 from researcher.repository.recovery import COPY, keep_copy, open_subject
 from researcher.repository.repository import GitState, Workspace, create_repository
-from tests.fixtures.loop_in_process import level, opened, tell
+from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 
 BRANCH = "overnight/night"
@@ -127,12 +127,14 @@ def assert_whole(scripted_run: ScriptedRun, count: int) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
-def test_a_repository_lost_during_a_night_is_made_again_with_the_same_commits(
+def test_a_repository_lost_during_a_run_is_made_again_with_the_same_commits(
     loss: Callable[[Path], None], scripted_run: ScriptedRun
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.75), lambda run_context: loss(run_context.workspace.path), level(1.9), level(1.7)])
+    run_listed(
+        scripted_run, [level(1.75), lambda run_context: loss(run_context.workspace.path), level(1.9), level(1.7)]
+    )
 
     assert_whole(scripted_run, 3)
 
@@ -142,10 +144,10 @@ def test_a_repository_lost_between_two_starts_is_made_again_with_the_same_commit
     loss: Callable[[Path], None], scripted_run: ScriptedRun
 ) -> None:
     scripted_run.start_trainer()
-    tell(scripted_run, [level(1.75), level(1.9)])
+    run_listed(scripted_run, [level(1.75), level(1.9)])
     loss(scripted_run.subject)
 
-    tell(scripted_run, [level(1.7)])
+    run_listed(scripted_run, [level(1.7)])
 
     assert_whole(scripted_run, 3)
 
@@ -153,13 +155,13 @@ def test_a_repository_lost_between_two_starts_is_made_again_with_the_same_commit
 def test_what_was_broken_is_kept_aside_and_named_to_whoever_watches(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.75), lambda run_context: spoil_object(run_context.workspace.path), level(1.7)])
+    run_listed(scripted_run, [level(1.75), lambda run_context: spoil_object(run_context.workspace.path), level(1.7)])
 
     assert_whole(scripted_run, 2)
     aside = scripted_run.subject / ".git.broken-1"
     assert aside.is_dir()
     with closing(Workspace(scripted_run.subject)) as workspace:
-        assert str(aside) in workspace.look()
+        assert str(aside) in workspace.inspect()
 
 
 def held(reasons: list[str], mended: Callable[[], object]) -> Callable[[RunContext, object, str], None]:
@@ -172,7 +174,7 @@ def held(reasons: list[str], mended: Callable[[], object]) -> Callable[[RunConte
     return hold
 
 
-def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back(
+def test_a_lost_repository_without_a_copy_holds_the_run_until_a_backup_is_back(
     scripted_run: ScriptedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons: list[str] = []
@@ -189,7 +191,7 @@ def test_a_lost_repository_without_a_copy_holds_the_night_until_a_backup_is_back
     scripted_run.start_trainer()
     monkeypatch.setattr(RunContext, "hold", held(reasons, bring_back))
 
-    tell(scripted_run, [level(1.75), break_both, level(1.7)])
+    run_listed(scripted_run, [level(1.75), break_both, level(1.7)])
 
     assert_whole(scripted_run, 2)
     assert (scripted_run.journal / COPY).exists()

@@ -28,19 +28,19 @@ TEN_S = 10
 
 
 @pytest.mark.parametrize(
-    ("cards", "profile"),
+    ("gpus", "profile"),
     [([("small", 12 * 1024)], "12gb"), ([("L40S", 46068)], "48gb"), ([("old", 2048), ("big", 81920)], "80gb")],
 )
-def test_card_decides_the_profile(cards: list[tuple[str, int]], profile: str) -> None:
-    assert trainer_start.card_profile(cards) == profile
+def test_gpu_decides_the_profile(gpus: list[tuple[str, int]], profile: str) -> None:
+    assert trainer_start.gpu_profile(gpus) == profile
 
 
-@pytest.mark.parametrize(("cards", "seen"), [([], "sees none"), ([("tiny", 2048)], "tiny with 2048 MiB")])
-def test_without_a_fitting_card_auto_is_refused_instead_of_falling_back_to_the_processor(
-    cards: list[tuple[str, int]], seen: str
+@pytest.mark.parametrize(("gpus", "seen"), [([], "sees none"), ([("tiny", 2048)], "tiny with 2048 MiB")])
+def test_without_a_fitting_gpu_auto_is_refused_instead_of_falling_back_to_the_processor(
+    gpus: list[tuple[str, int]], seen: str
 ) -> None:
-    with pytest.raises(trainer_start.NoCard, match=re.escape(seen)) as refusal:
-        trainer_start.card_profile(cards)
+    with pytest.raises(trainer_start.NoGpu, match=re.escape(seen)) as refusal:
+        trainer_start.gpu_profile(gpus)
 
     assert "scripts/up --cpu" in str(refusal.value)
 
@@ -76,7 +76,7 @@ def test_trainer_container_names_a_bad_setting_and_an_unknown_profile() -> None:
     assert "profile '13gb' is not known" in refused(PROFILE="13gb")
 
 
-def test_researcher_container_makes_the_subject_for_the_card_the_trainer_found(
+def test_researcher_container_makes_the_subject_for_the_gpu_the_trainer_found(
     scripted_run: ScriptedRun,
 ) -> None:
     state = emptied(scripted_run)
@@ -105,7 +105,7 @@ def test_a_health_check_asks_for_its_own_worker(
     monkeypatch.setenv("REDIS_URL", scripted_run.server.url)
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
     name_file = tmp_path / "worker"
-    arguments = ["--checks"] if role is WorkerRole.CHECKER else []
+    arguments = ["--dry-runs"] if role is WorkerRole.DRY_RUN_WORKER else []
     Heartbeat(scripted_run.bus.connection, f"{role}-other", role=role).show(IDLE)
 
     not_started = trainer_health.main(arguments, name_file)
@@ -170,7 +170,7 @@ def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_th
 
 
 @pytest.mark.slow
-def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
+def test_a_run_begun_on_another_gpu_is_refused_until_its_profile_is_named(
     scripted_run: ScriptedRun,
 ) -> None:
     emptied(scripted_run)
@@ -193,7 +193,7 @@ def test_a_night_begun_on_another_card_is_refused_until_its_profile_is_named(
 
 
 @pytest.mark.slow
-def test_an_ended_night_keeps_its_container_says_so_and_goes_on_after_a_restart(
+def test_an_ended_run_keeps_its_container_says_so_and_goes_on_after_a_restart(
     scripted_run: ScriptedRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

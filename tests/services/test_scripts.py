@@ -171,7 +171,7 @@ def test_with_arguments_the_tests_are_pytests_alone(clone: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_test_tools_stay_when_the_night_is_refreshed(clone: Clone) -> None:
+def test_test_tools_stay_when_the_run_is_refreshed(clone: Clone) -> None:
     with (clone.root / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
 
@@ -183,7 +183,7 @@ def test_test_tools_stay_when_the_night_is_refreshed(clone: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_environment_for_containers_has_no_torch_until_a_night_without_them_needs_it(bare: Clone) -> None:
+def test_environment_for_containers_has_no_torch_until_a_run_without_them_needs_it(bare: Clone) -> None:
     torch = ("-c", "import torch")
 
     small = bare.run("scripts/setup", "operate")

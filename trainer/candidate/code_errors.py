@@ -80,7 +80,7 @@ _WRONG_ON_A_PROCESSOR = re.compile(
     r"to have the same dtype|Input dtypes must be the same|expected dtype torch\.\w+ for"
     r"|modified by an inplace operation"
 )
-_OF_A_CARD = re.compile(r"\bcuda\b|nvidia|triton|\bgpu\b|flash", re.IGNORECASE)
+_OF_A_GPU = re.compile(r"\bcuda\b|nvidia|triton|\bgpu\b|flash", re.IGNORECASE)
 _OF_FAKES = re.compile(
     r"tensor subclass|numpy|Cannot view a tensor"  # strides differ from a kernel's
     r"|FakeTensor(?!' object (?:has no attribute|is not callable)|' and '|'$)"  # a real tensor might work there
@@ -93,16 +93,16 @@ _TORCH = re.compile(
 _SAME_EVERYWHERE = ("prepare", "torch")
 
 
-def means_wrong_code(error: BaseException, source: Path, *, on_card: bool) -> bool:
-    """Return whether an error means wrong code. `source` is the train.py; `on_card`: a trial would run on a GPU."""
+def means_wrong_code(error: BaseException, source: Path, *, on_gpu: bool) -> bool:
+    """Return whether an error means wrong code. `source` is the train.py; `on_gpu`: a trial would run on a GPU."""
     words = str(error)
-    if _is_doubtful(error) or _OF_A_CARD.search(words) or _OF_FAKES.search(words):
+    if _is_doubtful(error) or _OF_A_GPU.search(words) or _OF_FAKES.search(words):
         return False
     if isinstance(error, RuntimeError):
-        return bool(_WRONG.search(words) or (not on_card and _WRONG_ON_A_PROCESSOR.search(words)))
-    if on_card and isinstance(error, NameError):
+        return bool(_WRONG.search(words) or (not on_gpu and _WRONG_ON_A_PROCESSOR.search(words)))
+    if on_gpu and isinstance(error, NameError):
         return error.name is not None and error.name not in _bound(source)
-    if on_card and isinstance(error, ImportError):
+    if on_gpu and isinstance(error, ImportError):
         return (error.name or "").partition(".")[0] in _SAME_EVERYWHERE
     where = traceback.extract_tb(error.__traceback__)[-1].filename
     own = Path(where) == source or Path(where).parent == Path(__file__).parent  # or ours in place of prepare's

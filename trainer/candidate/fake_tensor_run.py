@@ -32,11 +32,11 @@ _MOST_MADE_UP = 2**20
 
 @dataclass(frozen=True)
 class RehearsalOrders:
-    """The program's argument, as JSON. `on_card`: the trial would run on a GPU."""
+    """The program's argument, as JSON. `on_gpu`: the trial would run on a GPU."""
 
     control_fd: int
     seed: int
-    on_card: bool
+    on_gpu: bool
 
 
 def main() -> None:
@@ -78,10 +78,10 @@ def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
         verdict, reason = PASSES, rehearsal.seen
     except KINDS as error:
         source = Path("train.py").absolute()
-        line, reason = _told(error, source)
-        if line and not values.made_up and means_wrong_code(error, source, on_card=orders.on_card):
+        line, reason = _reason(error, source)
+        if line and not values.made_up and means_wrong_code(error, source, on_gpu=orders.on_gpu):
             verdict = FAILS
-    count, size_bytes = _weights(script, on_card=orders.on_card)
+    count, size_bytes = _weights(script, on_gpu=orders.on_gpu)
     sys.stdout.flush()
     print(f"\n{reason}", flush=True)
     channel.send(ChannelMessage(MessageType.REHEARSED, number=line, x=count, y=size_bytes, text=verdict))
@@ -146,7 +146,7 @@ class _Rehearsal:
         return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64), 1
 
 
-def _told(error: BaseException, source: Path) -> tuple[int, str]:
+def _reason(error: BaseException, source: Path) -> tuple[int, str]:
     """Return the last line of train.py in the error's traceback, or 0, and the message in one line."""
     places = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(source)]
     line = (places[-1] if places else 0) or 0
@@ -230,7 +230,7 @@ _MADE: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _weights(script: ModuleType, *, on_card: bool) -> tuple[float, float]:
+def _weights(script: ModuleType, *, on_gpu: bool) -> tuple[float, float]:
     """Return number of parameters and least bytes with gradients of the largest model in a module-level name, or 0.
 
     On a GPU a script may hold them in half precision.
@@ -242,7 +242,7 @@ def _weights(script: ModuleType, *, on_card: bool) -> tuple[float, float]:
         if isinstance(value, torch.nn.Module):
             weights = list(value.parameters())
             sizes = [
-                weight.numel() * (min(2, weight.element_size()) if on_card else weight.element_size())
+                weight.numel() * (min(2, weight.element_size()) if on_gpu else weight.element_size())
                 * (2 if weight.requires_grad else 1)
                 for weight in weights
             ]  # fmt: skip

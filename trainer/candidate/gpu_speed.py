@@ -10,21 +10,21 @@ import time
 
 import torch
 
-_CARD_SIZE, _CARD_PRODUCTS = 4096, 40
+_GPU_SIZE, _GPU_PRODUCTS = 4096, 40
 
 
-def card_s() -> float:
+def gpu_s() -> float:
     """Return the wall seconds of the benchmark. The first of two rounds only warms up the GPU.
 
     Afterwards the benchmark holds no memory of the GPU.
     """
 
-    ones = torch.ones(_CARD_SIZE, _CARD_SIZE, dtype=torch.float16, device="cuda")
+    ones = torch.ones(_GPU_SIZE, _GPU_SIZE, dtype=torch.float16, device="cuda")
     product = torch.empty_like(ones)
     for _ in range(2):
         torch.cuda.synchronize()
         began_s = time.monotonic()
-        for _ in range(_CARD_PRODUCTS):
+        for _ in range(_GPU_PRODUCTS):
             torch.mm(ones, ones, out=product)
         torch.cuda.synchronize()
         took_s = time.monotonic() - began_s

@@ -23,7 +23,7 @@ _WHILE_IMPORTING = (
 )  # fmt: skip
 
 
-def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
+def preload(source: bytes, folder: Path, *, has_gpu: bool) -> None:
     """Import the modules that a script imports at its top level, except its own files in `folder`.
 
     A module that fails to import is left to the script, which will meet the same error, and may catch it.
@@ -31,7 +31,7 @@ def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
     before = list(sys.path)
     sys.path[:] = [place for place in before if Path(place or ".").resolve() != folder.resolve()]
     try:
-        for name in wanted(source, has_card=has_card):
+        for name in wanted(source, has_gpu=has_gpu):
             if not _is_local(name, folder):
                 with contextlib.suppress(*_WHILE_IMPORTING):
                     importlib.import_module(name)
@@ -39,7 +39,7 @@ def preload(source: bytes, folder: Path, *, has_card: bool) -> None:
         sys.path[:] = before
 
 
-def wanted(source: bytes, *, has_card: bool) -> list[str]:
+def wanted(source: bytes, *, has_gpu: bool) -> list[str]:
     """Return the modules that a source imports at its top level, in order, and those that torch will import for it.
 
     Without a GPU a top-level `if` is ignored, since it may be for a GPU. A source that is no Python gives no modules.
@@ -49,15 +49,15 @@ def wanted(source: bytes, *, has_card: bool) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     names: dict[str, None] = {}
-    for statement in _at_once(body, has_card=has_card):
+    for statement in _at_once(body, has_gpu=has_gpu):
         names |= dict.fromkeys(_imported(statement))
         names |= dict.fromkeys(module for used in _used(statement) for module in _IMPORTED_LATE.get(used, ()))
     return list(names)
 
 
-def _at_once(body: list[ast.stmt], *, has_card: bool) -> Iterator[ast.stmt]:
+def _at_once(body: list[ast.stmt], *, has_gpu: bool) -> Iterator[ast.stmt]:
     for statement in body:
-        if isinstance(statement, ast.If) and not has_card:
+        if isinstance(statement, ast.If) and not has_gpu:
             continue
         yield statement
 

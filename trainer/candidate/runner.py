@@ -67,7 +67,7 @@ def main() -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
 
     facts = _device_facts(orders.vram_mib)
-    preload(Path("train.py").read_bytes(), Path.cwd(), has_card=bool(facts.x))
+    preload(Path("train.py").read_bytes(), Path.cwd(), has_gpu=bool(facts.x))
     impose_seed(orders.seed)
     channel.send(_calibrated(facts))
     budget_clock = BudgetClock(
@@ -252,9 +252,9 @@ def _device_facts(vram_mib: int | None) -> ChannelMessage:
 
 def _calibrated(facts: ChannelMessage) -> ChannelMessage:
     """Add the speed of the GPU to the message, if there is a GPU."""
-    from trainer.candidate.gpu_speed import card_s  # noqa: PLC0415
+    from trainer.candidate.gpu_speed import gpu_s  # noqa: PLC0415
 
-    return replace(facts, y=card_s()) if facts.x else facts
+    return replace(facts, y=gpu_s()) if facts.x else facts
 
 
 def memory_fraction(cap_mib: int, total_mib: float) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.documents import Slice
-from trainer.data.durable import beside, file_sha256, settle, write_whole
+from trainer.data.durable import beside, commit_file, file_sha256, write_whole
 from trainer.data.errors import TextUnusable
 from trainer.data.foreign_prepare import Dumped
 from trainer.data.generated import GENERATED, write_generated
@@ -142,4 +142,4 @@ def _blocks(rows: Rows) -> Iterator[Rows]:
 def _write(path: Path, array: npt.NDArray[np.integer]) -> None:
     with beside(path).open("wb") as file:
         np.save(file, array)
-    settle(path)
+    commit_file(path)

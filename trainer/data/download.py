@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from trainer.data.durable import BLOCK_BYTES, beside, settle
+from trainer.data.durable import BLOCK_BYTES, beside, commit_file
 from trainer.data.errors import SourceAway
 
 TRIES = 5
@@ -42,7 +42,7 @@ def download(address: str, target: Path, arrived: Arrived, sleep: Callable[[floa
         _copy(source, target, arrived)
     else:
         _fetch(address, target, arrived, sleep)
-    settle(target)
+    commit_file(target)
 
 
 def _fetch(url: str, target: Path, arrived: Arrived, sleep: Callable[[float], None]) -> None:
@@ -67,7 +67,7 @@ def _go_on(url: str, partial: Path, arrived: Arrived) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
         if response.status_code == 416:
-            _settle_range(response, partial, start)
+            _resolve_range(response, partial, start)
             return
         _check_status(response)
         resumed = response.status_code == 206
@@ -82,7 +82,7 @@ def _go_on(url: str, partial: Path, arrived: Arrived) -> None:
         raise _Interrupted(f"{done} of {total} bytes arrived")
 
 
-def _settle_range(response: httpx.Response, partial: Path, start: int) -> None:
+def _resolve_range(response: httpx.Response, partial: Path, start: int) -> None:
     """Handle a server without bytes after `start`: the partial file is whole, or it is of another file."""
     if response.headers.get("Content-Range") != f"bytes */{start}":
         partial.unlink()

@@ -17,7 +17,7 @@ def beside(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
-def settle(path: Path) -> None:
+def commit_file(path: Path) -> None:
     """Sync the finished `beside(path)` and rename it to `path`."""
     with beside(path).open("rb") as written:
         os.fsync(written.fileno())
@@ -32,7 +32,7 @@ def settle(path: Path) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Replace the file `path` by `content` in one step."""
     beside(path).write_bytes(content)
-    settle(path)
+    commit_file(path)
 
 
 def file_sha256(path: Path) -> str:

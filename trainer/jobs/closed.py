@@ -22,7 +22,7 @@ from trainer.jobs.bounded import BoundedJob, Unreadable
 
 log = logging.getLogger(__name__)
 
-_SAY_EVERY_S = 60.0
+_LOG_EVERY_S = 60.0
 _OWNER_MAY_READ_S = 24 * 3600
 _ORIGIN_LIMIT_BYTES = 64
 # RQ raises these for a hash that is no job or another program's. Redis may also forbid the read.
@@ -55,7 +55,7 @@ class AllowlistedJob(BoundedJob):
     functions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     works: ClassVar[str | None] = None
     refused: ClassVar[int] = 0
-    _said_s: ClassVar[float | None] = None
+    _logged_s: ClassVar[float | None] = None
 
     @classmethod
     def fetch(cls, id: str, connection: redis.Redis | None = None, serializer: Any = None) -> Self:
@@ -89,8 +89,8 @@ class AllowlistedJob(BoundedJob):
     def _refuse(cls, job: Self, fault: Exception) -> None:
         why = str(fault) or type(fault).__name__
         cls.refused += 1
-        if cls._said_s is None or time.monotonic() - cls._said_s > _SAY_EVERY_S:
-            cls._said_s = time.monotonic()
+        if cls._logged_s is None or time.monotonic() - cls._logged_s > _LOG_EVERY_S:
+            cls._logged_s = time.monotonic()
             log.warning("%s; the last: %s: %s", unknown_jobs_text(cls.refused, str(cls.works)), job.id, why[:200])
         job.leave_list()
         if not isinstance(fault, redis.RedisError):

@@ -30,7 +30,7 @@ class Profile:
 
     name: str
     device: str
-    card_gib: float
+    gpu_gib: float
     text: str
     knobs: dict[str, KnobValue]
     ranges: dict[str, str]
@@ -104,12 +104,12 @@ _GPU_BUDGET = Budget(
 
 
 def _gpu(
-    name: str, card_gib: float, vram_gib: float, *, depth: int, batch: int, total: int, windows: str = "SSSL"
+    name: str, gpu_gib: float, vram_gib: float, *, depth: int, batch: int, total: int, windows: str = "SSSL"
 ) -> Profile:
     return Profile(
         name=name,
         device="cuda",
-        card_gib=card_gib,
+        gpu_gib=gpu_gib,
         text="climbmix",
         knobs={
             "DEPTH": depth,
@@ -162,7 +162,7 @@ def _scaled_to_cpu(reference: Profile) -> Profile:
         reference,
         name="cpu",
         device="cpu",
-        card_gib=0,
+        gpu_gib=0,
         text="plays",
         knobs=knobs,
         ranges={

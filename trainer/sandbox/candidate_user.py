@@ -58,7 +58,7 @@ class SandboxUser:
     """The candidates' user, or None for the trainer's own.
 
     `reason` explains why root could not choose a user of their own. `ended` is the number of ended processes of a
-    killed trainer. `locks` are descriptors that hold the folder and the user until `leave`.
+    killed trainer. `locks` are descriptors that hold the folder and the user until `release`.
     """
 
     user: User | None
@@ -66,7 +66,7 @@ class SandboxUser:
     ended: int
     locks: tuple[int, ...]
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release the folder and the user."""
         for lock in self.locks:
             os.close(lock)

@@ -58,8 +58,8 @@ def wipe(folder: Path) -> None:
         return
     if not folder.is_symlink():
         _done("chmod", "-R", "u+rwX", "--", folder)
-    if (said := _done("rm", "-rf", "--", folder)) is not None:
-        raise NotSwept(f"{folder} could not be removed: {said}")
+    if (message := _done("rm", "-rf", "--", folder)) is not None:
+        raise NotSwept(f"{folder} could not be removed: {message}")
 
 
 def _done(*command: str | Path) -> str | None:
@@ -96,8 +96,8 @@ def _sweep_as(user: User, work: Path) -> int:
         if done.returncode != -signal.SIGKILL:
             break
     if done.returncode != 0:
-        said = "; ".join(done.stderr.splitlines()[-3:]) or f"ended with {done.returncode}"
-        raise NotSwept(f"sweeping {work} as uid {user.uid}: {said}")
+        message = "; ".join(done.stderr.splitlines()[-3:]) or f"ended with {done.returncode}"
+        raise NotSwept(f"sweeping {work} as uid {user.uid}: {message}")
     return int(done.stdout)
 
 

@@ -53,19 +53,19 @@ def end_all_of_this_user() -> None:
         time.sleep(0.001)
 
 
-def remove_files_of_this_user(places: list[str]) -> None:
-    """Remove this uid's entries directly in `places`, with everything below them.
+def remove_files_of_this_user(paths: list[str]) -> None:
+    """Remove this uid's entries directly in `paths`, with everything below them.
 
     If the candidate removed its own rights on a folder, they are restored first. `find` and `rm` handle depths at which
     Python's recursion fails.
     """
-    own = [*filter(os.path.isdir, places), "-ignore_readdir_race", "-mindepth", "1", "-maxdepth", "1"]
+    own = [*filter(os.path.isdir, paths), "-ignore_readdir_race", "-mindepth", "1", "-maxdepth", "1"]
     own += ["-uid", str(os.getuid())]
     remove = [*own, "-exec", "rm", "-rf", "--", "{}", "+"]
     if _find(remove) != 0:
         _find([*own, "-type", "d", "-exec", "chmod", "-R", "u+rwX", "--", "{}", "+"])
         if _find(remove) != 0:
-            sys.exit(f"what uid {os.getuid()} left in {places} could not be removed")
+            sys.exit(f"what uid {os.getuid()} left in {paths} could not be removed")
 
 
 def forget_in(work: str) -> None:

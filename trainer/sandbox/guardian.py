@@ -33,7 +33,7 @@ _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 _GIVE_UP_S = 10.0
 _LOOKS_BEFORE_ALL = 50
 _NOT_STARTED = 70
-_SAID_BYTES = 4096
+_MESSAGE_BYTES = 4096
 _FAILED = "!"
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     status, ended_by = _wait(candidate, deadline)
     reaped = kill_tree()
     status = reaped.pop(candidate, None) if status is None else status
-    layers, failed, _ = os.read(failed_read, _SAID_BYTES).decode().partition(_FAILED)
+    layers, failed, _ = os.read(failed_read, _MESSAGE_BYTES).decode().partition(_FAILED)
     if failed:
         layers, ended_by = "", "not started"
     print(_report(status, ended_by, len(reaped), layers), flush=True)

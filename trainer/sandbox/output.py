@@ -150,9 +150,9 @@ class Output:
     def text(self) -> str:
         """Return all kept output, for users."""
         late = self._after.text()
-        return self.told() + (f"{LATE_HEADING}\n{late}" if late else "")
+        return self.quotable_text() + (f"{LATE_HEADING}\n{late}" if late else "")
 
-    def told(self) -> str:
+    def quotable_text(self) -> str:
         """Return the kept output from before the candidate asked for its score."""
         return self._before.text()
 
@@ -160,13 +160,13 @@ class Output:
         """Return the last lines for quoting, or none once the candidate has asked for its score."""
         return [] if self._sealed else self._before.last_lines(count)
 
-    def fault(self, said: str) -> str:
+    def fault(self, message: str) -> str:
         """Return the fault that the candidate's process reports, cleaned.
 
         Once the candidate has asked for its score, only the message of the trainer's own code is returned, and a fixed
         sentence instead of any other.
         """
-        words = readable(said, self._redact)
+        words = readable(message, self._redact)
         if not self._sealed or _FAULT.fullmatch(words):
             return words
         return "it reported a fault while it was being scored; its log may say which"
@@ -176,9 +176,9 @@ class Output:
         return (self._before.last_lines(count) + self._after.last_lines(count))[-count:]
 
 
-def readable(said: str, redact: Redact) -> str:
+def readable(message: str, redact: Redact) -> str:
     """Return a message of a candidate in one line, without control characters and secrets."""
-    return _text(redact(said.encode(errors="replace").translate(None, _CONTROLS)).replace(b"\n", b" "))
+    return _text(redact(message.encode(errors="replace").translate(None, _CONTROLS)).replace(b"\n", b" "))
 
 
 def _kept(block: bytes) -> list[bytes]:

@@ -28,7 +28,7 @@ class WorkerConfig:
     @property
     def results(self) -> Path:
         """The folder of kept results. Only a worker that runs trials has one."""
-        assert self.trials is not None, "only a checker is without, and its closed table has no trials"
+        assert self.trials is not None, "only a dry-run worker is without, and its closed table has no trials"
         return self.trials
 
     @property

@@ -23,7 +23,7 @@ class Ledger:
         self._living: list[Process] = []
         self.processor_s = 0.0
 
-    def look(self) -> Usage:
+    def measure(self) -> Usage:
         """Update the count and return the tree's present usage. This reads the table of all processes."""
         usage = tree_usage(self._root)
         self._living = list(usage.processes)
@@ -31,9 +31,9 @@ class Ledger:
         return usage
 
     def glance(self) -> float:
-        """Update the count from the processes that the last `look` found, and return it in seconds.
+        """Update the count from the processes that the last `measure` found, and return it in seconds.
 
-        Processes that have started since are counted by the next `look`. This reads one file per process, so it is
+        Processes that have started since are counted by the next `measure`. This reads one file per process, so it is
         cheap enough for every answer.
         """
         again = [(known, read(known.pid)) for known in self._living]

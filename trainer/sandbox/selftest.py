@@ -33,7 +33,7 @@ class SandboxCheck:
 
     layers: tuple[str, ...]
     open: tuple[str, ...]
-    card_fault: str | None
+    gpu_fault: str | None
 
     def require(self) -> None:
         """Raise Unsafe if a forbidden act succeeded, or if the GPU cannot be used."""
@@ -42,34 +42,34 @@ class SandboxCheck:
                 f"a candidate here could {', '.join(self.open)}; run in containers (scripts/up), or on Linux 5.13 or "
                 "newer with Landlock switched on, or take the risk: --unsafe-local"
             )
-        if self.card_fault is not None:
+        if self.gpu_fault is not None:
             raise Unsafe(
-                f"a candidate could not use the GPU ({self.card_fault}); look at the driver with scripts/doctor"
+                f"a candidate could not use the GPU ({self.gpu_fault}); look at the driver with scripts/doctor"
             )
 
 
-def check_sandbox(places: WorkerConfig, password_file: Path | None) -> SandboxCheck:
+def check_sandbox(config: WorkerConfig, password_file: Path | None) -> SandboxCheck:
     """Run the probe and return its findings. Raise Unsafe if the probe does not start."""
-    folder = places.work / "probe"
-    clear(folder, places.user)
+    folder = config.work / "probe"
+    clear(folder, config.user)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        data = places.data.absolute()
+        data = config.data.absolute()
         here = ActTargets(
             port=listening.getsockname()[1],
             data=data,
             private=data / PRIVATE,
             code=_CODE,
-            results=None if places.trials is None else places.trials.absolute(),
+            results=None if config.trials is None else config.trials.absolute(),
             password=None if password_file is None else password_file.absolute(),
         )
         targets = {act.words: act.target(here) for layer in _expected() for act in layer.acts}
-        said, layers = _run_probe(folder, places, json.dumps(targets))
-    clear(folder, places.user)
-    told = [line.partition(": ") for line in said.splitlines()]
+        output, layers = _run_probe(folder, config, json.dumps(targets))
+    clear(folder, config.user)
+    lines = [line.partition(": ") for line in output.splitlines()]
     return SandboxCheck(
         layers,
-        tuple(what for name, _, what in told if name == "open"),
-        next((what for name, _, what in told if name == "GPU"), None),
+        tuple(what for name, _, what in lines if name == "open"),
+        next((what for name, _, what in lines if name == "GPU"), None),
     )
 
 
@@ -81,7 +81,7 @@ def _expected() -> list[Layer]:
     return [layer for layer in LAYERS if layer.name != OWN_ROOT or can_own_root()]
 
 
-def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> tuple[str, tuple[str, ...]]:
+def _run_probe(folder: Path, config: WorkerConfig, targets: str) -> tuple[str, tuple[str, ...]]:
     """Return the output of the probe, and the layers that were applied to it."""
     guarded = GuardedProcess.start(
         Launch(
@@ -93,17 +93,17 @@ def _run_probe(folder: Path, places: WorkerConfig, targets: str) -> tuple[str, t
             wall_limit_s=_WALL_S,
             file_mib=1,
             processes=8,
-            grants=grants(places.data),
-            user=places.user,
+            grants=grants(config.data),
+            user=config.user,
             module="trainer.sandbox.selftest_probe",
         )
     )
     try:
         select.select([guarded.report_fd], [], [], 2 * _WALL_S)
         ending = guarded.ending()
-        said = os.read(guarded.log_fd, 2**16).decode(errors="replace")
+        output = os.read(guarded.log_fd, 2**16).decode(errors="replace")
     finally:
         guarded.close()
     if ending is None or ending.exit_code != 0:
-        raise Unsafe(f"no candidate can be started here ({said.strip() or ending}); see the message and fix it")
-    return said, ending.layers
+        raise Unsafe(f"no candidate can be started here ({output.strip() or ending}); see the message and fix it")
+    return output, ending.layers

@@ -22,7 +22,7 @@ def main() -> None:
         if targets.get(act.words) is not None and _could(act, targets[act.words]):
             print(f"open: {act.words}")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    if not hidden and glob.glob("/dev/nvidia[0-9]*") and (reason := _card_fault()) is not None:
+    if not hidden and glob.glob("/dev/nvidia[0-9]*") and (reason := _gpu_fault()) is not None:
         print(f"GPU: {reason}")
 
 
@@ -34,7 +34,7 @@ def _could(act: Act, target: object) -> bool:
     return True
 
 
-def _card_fault() -> str | None:
+def _gpu_fault() -> str | None:
     try:
         code = ctypes.CDLL("libcuda.so.1").cuInit(0)
     except OSError as error:

@@ -45,7 +45,7 @@ class Printed:
         """
         line = line.rstrip()
         if b":" in line[:48] and (found := _SUMMARY.match(line)):
-            self._told(found[1].decode(), found[2])
+            self._read_summary(found[1].decode(), found[2])
 
     @property
     def curve(self) -> tuple[LossPoint, ...]:
@@ -57,12 +57,12 @@ class Printed:
     @property
     def steps(self) -> int | None:
         """The number of steps by the summary, or else by the last step line."""
-        told = self.summary.get("num_steps")
-        if told is not None:
-            return int(told)
+        steps = self.summary.get("num_steps")
+        if steps is not None:
+            return int(steps)
         return self.last.step + 1 if self.last is not None else None
 
-    def _told(self, name: str, text: bytes) -> None:
+    def _read_summary(self, name: str, text: bytes) -> None:
         """Record a line of the summary, and ignore a value out of bounds.
 
         Only a val_bpb out of bounds is kept, as NaN: it was printed, and NaN agrees with no score.

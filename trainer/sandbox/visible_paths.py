@@ -33,12 +33,12 @@ def grants(data: Path, devices: Path = Path("/dev")) -> list[Grant]:
     entries = data.absolute().iterdir() if data.is_dir() else ()
     read += [str(entry) for entry in entries if entry.name != PRIVATE]
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # as in a dry-run worker, which uses no GPU
-    cards = [] if hidden else sorted(str(node) for node in devices.glob("nvidia*"))
+    gpus = [] if hidden else sorted(str(node) for node in devices.glob("nvidia*"))
     found = [(path, READ) for path in dict.fromkeys(read)]
     found += [(str(_ROOT), LIST), (str(devices / "shm"), ALL)]
     found += [(str(devices / name), USE) for name in _DEVICES]
-    found += [(card, USE | READ) for card in cards]
-    if cards:
+    found += [(node, USE | READ) for node in gpus]
+    if gpus:
         found.append((OWN_PROCESS, USE | READ))  # CUDA writes thread names there, and fails without that right
     return found
 
@@ -47,7 +47,7 @@ def _interpreter() -> list[str]:
     """Return the folders of Python, its packages (also of a virtual environment's base) and the driver's libraries."""
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     started = Path(sys.executable)
-    places = [
+    paths = [
         sys.prefix,
         sys.base_prefix,
         *site.getsitepackages(),
@@ -55,5 +55,5 @@ def _interpreter() -> list[str]:
         started.resolve().parent,
         *libraries,
     ]
-    places += [entry for entry in sys.path if Path(entry).name in _PACKAGES]  # a .pth file may name further folders
-    return [str(place) for place in places if str(place)]
+    paths += [entry for entry in sys.path if Path(entry).name in _PACKAGES]  # a .pth file may name further folders
+    return [str(place) for place in paths if str(place)]

@@ -13,12 +13,12 @@ _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 def device(claim: str, threads: int | None, memory_mib: float) -> Device | None:
     """Return the device of a trial, or None if the runner reported none. `claim` is its `torch version|GPU`."""
-    torch, _, card = claim.partition("|")
+    torch, _, gpu = claim.partition("|")
     if not torch:
         return None
-    if card:
+    if gpu:
         driver = _DRIVER.search(kernel_text(Path("/proc/driver/nvidia/version")))
-        return Device(card, "cuda", int(memory_mib), torch, driver[1] if driver else None, threads)
+        return Device(gpu, "cuda", int(memory_mib), torch, driver[1] if driver else None, threads)
     return Device(_processor(), "cpu", None, torch, None, threads)
 
 

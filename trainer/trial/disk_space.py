@@ -35,11 +35,11 @@ def why_not_ready(*folders: Path) -> str | None:
 
 def wait_for(folders: tuple[Path, ...], go_on_waiting: Callable[[str], bool]) -> None:
     """Return once there is room, or once `go_on_waiting` returns False. It is called each second with the reason."""
-    said = False
+    logged = False
     while (words := why_not_ready(*folders)) is not None and go_on_waiting(words):
-        if not said:
+        if not logged:
             log.error("HELD: %s. No trial starts until there is room; then the worker continues by itself", words)
-            said = True
+            logged = True
         time.sleep(_LOOK_AGAIN_S)
-    if said:
+    if logged:
         log.info("there is room again")

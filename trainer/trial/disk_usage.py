@@ -59,7 +59,7 @@ class Holdings:
         self._closed: set[int] = set()
         self._shared_before_mib = _shared_memory_mib()
 
-    def look(self, pids: Sequence[int]) -> Held:
+    def measure(self, pids: Sequence[int]) -> Held:
         """Continue the count for one slice of time, the descriptors of these processes last. Raise Hidden."""
         self._pids = pids
         if self._round is None:

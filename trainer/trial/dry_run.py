@@ -1,9 +1,8 @@
 """One dry run from spec to answer, in the same sandbox as a trial.
 
-Promises: `run_check` returns an answer for everything that a candidate can do, after about a minute at most, and leaves
-no process and no work folder behind. A candidate can forge the answer, which costs one trial. The module knows nothing
-of Redis, RQ or torch.
-"""
+Promises: `run_dry_run` returns an answer for everything that a candidate can do, after about a minute at most, and
+leaves no process and no work folder behind. A candidate can forge the answer, which costs one trial. The module knows
+nothing of Redis, RQ or torch."""
 
 from __future__ import annotations
 
@@ -18,9 +17,9 @@ from trainer.jobs import (
     PROFILES,
     Budget,
     Caps,
-    CheckResult,
-    CheckSpec,
     Clock,
+    DryRunResult,
+    DryRunSpec,
     DryRunVerdict,
     Kind,
     Outcome,
@@ -54,19 +53,19 @@ _BUDGET = Budget(
 _CAPS = Caps(memory_mib=4096, vram_mib=None, processes=64, file_mib=16, log_kib=64)
 
 
-def run_check(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]) -> CheckResult:
+def run_dry_run(spec: DryRunSpec, config: WorkerConfig, stopped: Callable[[], bool]) -> DryRunResult:
     """Run the dry run of the spec's train.py.
 
     `stopped` is called ten times a second; once it returns True, the answer is `unknown`.
     """
     began_s = time.monotonic()
-    clear(places.folder, places.user)
+    clear(config.folder, config.user)
     try:
-        watch = _watched(spec, places, stopped)
+        supervisor = _supervised(spec, config, stopped)
     finally:
-        clear(places.folder, places.user)
-    verdict, reason, line, parameters = _answer(spec, watch)
-    return CheckResult(spec.id, verdict, reason, line, parameters, time.monotonic() - began_s)
+        clear(config.folder, config.user)
+    verdict, reason, line, parameters = _answer(spec, supervisor)
+    return DryRunResult(spec.id, verdict, reason, line, parameters, time.monotonic() - began_s)
 
 
 class _NoExam:
@@ -77,84 +76,84 @@ class _NoExam:
 
     def begin(self, *, half: bool) -> None:
         """Raise Unscorable. Only a script that sends messages in place of the runner gets here."""
-        raise Unscorable("it asked for its score, and a check has none")
+        raise Unscorable("it asked for its score, and a dry run has none")
 
     def served(self, message: ChannelMessage) -> bool:
         """Raise Unscorable, because no question was asked."""
-        raise Unscorable(f"it sent {message.word.name}, and a check asks nothing")
+        raise Unscorable(f"it sent {message.word.name}, and a dry run asks nothing")
 
     def close(self) -> None:
         """Do nothing, because nothing is open."""
 
 
-def _answer(spec: CheckSpec, watch: Supervisor) -> tuple[DryRunVerdict, str, int | None, int | None]:
-    said = watch.claims.rehearsed
-    if said is None or watch.stop is not None or watch.ending is None or watch.ending.exit_code != 0:
-        return DryRunVerdict.UNKNOWN, _why_not(watch), None, None
-    lines = watch.sink.last_lines(1)
+def _answer(spec: DryRunSpec, supervisor: Supervisor) -> tuple[DryRunVerdict, str, int | None, int | None]:
+    reported = supervisor.claims.rehearsed
+    if reported is None or supervisor.stop is not None or supervisor.ending is None or supervisor.ending.exit_code != 0:
+        return DryRunVerdict.UNKNOWN, _why_not(supervisor), None, None
+    lines = supervisor.sink.last_lines(1)
     reason = lines[0][:_REASON_CHARACTERS] if lines else "it printed no reason"
-    verdict = DryRunVerdict(said.text) if said.text in set(DryRunVerdict) else DryRunVerdict.UNKNOWN
-    line = said.number if 0 < said.number <= len(spec.files["train.py"].splitlines()) else None
-    parameters = int(said.x) or None
-    lacking = _lacking_memory(said, spec.cap_mib)
+    verdict = DryRunVerdict(reported.text) if reported.text in set(DryRunVerdict) else DryRunVerdict.UNKNOWN
+    line = reported.number if 0 < reported.number <= len(spec.files["train.py"].splitlines()) else None
+    parameters = int(reported.x) or None
+    lacking = _lacking_memory(reported, spec.cap_mib)
     if verdict is DryRunVerdict.PASSES and lacking is not None:
         return DryRunVerdict.FAILS, lacking, None, parameters
     return verdict, reason, line, parameters
 
 
-def _why_not(watch: Supervisor) -> str:
+def _why_not(supervisor: Supervisor) -> str:
     """Return why there is no answer, with the reason of a trial's outcome where it fits."""
-    stop, ending = watch.stop, watch.ending
+    stop, ending = supervisor.stop, supervisor.ending
     if stop is not None and stop.outcome is Outcome.TIMED_OUT:
         return f"its rehearsal did not end within {_LIMIT_S:g} s"
     if stop is None and ending is not None and ending.started and ending.exit_code == 0:
         return "it left before its rehearsal ended"
-    last = tuple(watch.sink.last_lines(5))
+    last = tuple(supervisor.sink.last_lines(5))
     return classify(
         Observation(stop=stop, ending=ending, asked_for_score=False, bpb=None, printed_bpb=None, last_lines=last)
     ).reason
 
 
-def _lacking_memory(said: ChannelMessage, cap_mib: int | None) -> str | None:
+def _lacking_memory(reported: ChannelMessage, cap_mib: int | None) -> str | None:
     """Return a sentence if the model cannot fit into the cap, otherwise None.
 
     Weights and gradients are in memory at the same time, whatever the optimiser and the batch.
     """
-    needed_mib = said.y / 2**20
+    needed_mib = reported.y / 2**20
     if cap_mib is None or needed_mib <= cap_mib:
         return None
     return (
-        f"the {said.x / 1e6:.1f} M parameters of its model and their gradients take {needed_mib:.0f} MiB at least; "
+        f"the {reported.x / 1e6:.1f} M parameters of its model and their gradients take {needed_mib:.0f} MiB at least; "
         f"the cap is {cap_mib} MiB"
     )
 
 
-def _watched(spec: CheckSpec, places: WorkerConfig, stopped: Callable[[], bool]) -> Supervisor:
+def _supervised(spec: DryRunSpec, config: WorkerConfig, stopped: Callable[[], bool]) -> Supervisor:
     """Run the dry run to its end under a supervisor."""
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     try:
-        guarded = GuardedProcess.start(_launch(spec, places, theirs.fileno()))
+        guarded = GuardedProcess.start(_launch(spec, config, theirs.fileno()))
         theirs.close()
         try:
-            holdings = Holdings(places.folder) if can_be_counted(places.work) else None
-            redact = redaction(places.secrets)
-            watch = Supervisor(
+            holdings = Holdings(config.folder) if can_be_counted(config.work) else None
+            redact = redaction(config.secrets)
+            supervisor = Supervisor(
                 _as_trial(spec), guarded, Channel(ours), _NoExam(), lambda _: None, stopped, holdings, redact
             )
-            watch.run()
+            supervisor.run()
         finally:
             guarded.close()
     finally:
         theirs.close()
         ours.close()
-    return watch
+    return supervisor
 
 
-def _as_trial(spec: CheckSpec) -> TrialSpec:
+def _as_trial(spec: DryRunSpec) -> TrialSpec:
     """Return a trial spec with the limits of a dry run, as the supervisor needs it."""
     return TrialSpec(
-        id="check-0-t0-a0",
+        id="dry-run-0-t0-a0",
         kind=Kind.MANUAL,
         profile=spec.profile,
         files=spec.files,
@@ -166,15 +165,15 @@ def _as_trial(spec: CheckSpec) -> TrialSpec:
     )
 
 
-def _launch(spec: CheckSpec, places: WorkerConfig, control_fd: int) -> Launch:
+def _launch(spec: DryRunSpec, config: WorkerConfig, control_fd: int) -> Launch:
     profile = PROFILES.get(spec.profile)
-    on_card = profile is None or profile.device != "cpu"  # an unknown profile counts as a GPU's, to be cautious
+    on_gpu = profile is None or profile.device != "cpu"  # an unknown profile counts as a GPU's, to be cautious
     return Launch(
-        folder=places.folder.absolute(),
+        folder=config.folder.absolute(),
         files=spec.files,
-        orders=json.dumps(asdict(RehearsalOrders(control_fd, _SEED, on_card))),
+        orders=json.dumps(asdict(RehearsalOrders(control_fd, _SEED, on_gpu))),
         env={
-            "OVERNIGHT_DATA": str(places.data.absolute()),
+            "OVERNIGHT_DATA": str(config.data.absolute()),
             "OVERNIGHT_SEED": str(_SEED),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
@@ -184,7 +183,7 @@ def _launch(spec: CheckSpec, places: WorkerConfig, control_fd: int) -> Launch:
         wall_limit_s=_BUDGET.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=_CAPS.file_mib,
         processes=_CAPS.processes,
-        grants=grants(places.data),
-        user=places.user,
+        grants=grants(config.data),
+        user=config.user,
         module="trainer.candidate.fake_tensor_run",
     )

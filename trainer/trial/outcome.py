@@ -28,7 +28,7 @@ _MOST_SHOWN = 1000.0
 _ERROR = re.compile(r"(?:\w{1,40}\.){0,4}(\w{1,60})(?::|$)")  # the last line of a traceback
 _ERRORS = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
 _ERRORS |= {"OutOfMemoryError", "AcceleratorError", "Unsupported", "InductorError"}  # torch's own
-_CARD_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+_GPU_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(?:killed by signal|exited unexpectedly)|BrokenProcessPool")
 # The kernel sends these signals because of the process's own code. Any other signal may come from another process.
 _OF_ITS_CODE = frozenset(
@@ -157,7 +157,7 @@ def _killed(number: int, observed: Observation) -> Termination:
 
 
 def _failed(exit_code: int | None, observed: Observation) -> Termination:
-    if any(_CARD_MEMORY.search(line) for line in observed.last_lines):
+    if any(_GPU_MEMORY.search(line) for line in observed.last_lines):
         cap = f"; its cap is {observed.vram_mib} MiB" if observed.vram_mib is not None else ""
         return Termination(Outcome.OUT_OF_MEMORY, f"the GPU ran out of memory{cap}{_last_line(observed)}")
     if any(_MEMORY.search(line) for line in observed.last_lines):

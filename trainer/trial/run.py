@@ -52,7 +52,7 @@ class Supervised:
     `stop` is the reason why the supervisor ended either of them, or why the replica refutes the score.
     """
 
-    watch: Supervisor
+    supervisor: Supervisor
     scoring: Scoring
     replica: CausalityFinding | None
     stop: Termination | None
@@ -67,7 +67,7 @@ class TrialRun:
     """
 
     spec: TrialSpec
-    places: WorkerConfig
+    config: WorkerConfig
     rows: ScoringRows
     weights_fd: int
     preempted: Callable[[], bool]
@@ -85,14 +85,16 @@ def supervise(stage: TrialRun, report: Callable[[Progress], None]) -> Supervised
         weights_fd=stage.weights_fd,
         closer=lambda bpb: rows_to_recheck(spec, bpb),
     )
-    watch, scoring = _watched(stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan))
-    stop, finding = watch.stop, None
-    ended_well = stop is None and watch.ending is not None and watch.ending.exit_code == 0
+    supervisor, scoring = _supervised(
+        stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan)
+    )
+    stop, finding = supervisor.stop, None
+    ended_well = stop is None and supervisor.ending is not None and supervisor.ending.exit_code == 0
     if ended_well and scoring.asked:
-        clear(stage.places.folder, stage.places.user)
+        clear(stage.config.folder, stage.config.user)
         stop, finding = _replicate(stage, scoring.saved, scoring.causality.questions(scoring.asked))
     oom_now = kernel_oom_kills()
-    return Supervised(watch, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
+    return Supervised(supervisor, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
 
 
 def _replicate(
@@ -102,7 +104,7 @@ def _replicate(
         return Termination(Outcome.UNSCORABLE, NO_MODULE), None
     weights_fd = syscalls.frozen_copy(stage.weights_fd, "weights")
     try:
-        watch, exam = _watched(
+        supervisor, exam = _supervised(
             replace(stage, weights_fd=weights_fd),
             lambda _: None,
             saved,
@@ -110,18 +112,18 @@ def _replicate(
         )
     finally:
         os.close(weights_fd)
-    ended = ReplicaEnded(watch.stop, watch.ending, watch.peaks.away_s, watch.sink.last_lines(1))
+    ended = ReplicaEnded(supervisor.stop, supervisor.ending, supervisor.peaks.away_s, supervisor.sink.last_lines(1))
     return replica_fault(exam.finding, ended), exam.finding
 
 
-def _watched(
+def _supervised(
     stage: TrialRun,
     report: Callable[[Progress], None],
     replica_of: str | None,
     examination: Callable[[Channel, Buffers], Exam],
 ) -> tuple[Supervisor, Exam]:
     """Run the candidate or its replica to its end under a supervisor."""
-    spec, places = stage.spec, stage.places
+    spec, config = stage.spec, stage.config
     buffers = Buffers(Layout.fitting(stage.rows.context, stage.rows.vocab, spec.budget.eval_rows))
     ours, theirs = Channel.pair()
     ours.setblocking(False)
@@ -130,10 +132,10 @@ def _watched(
         guarded = GuardedProcess.start(_launch(stage, buffers, theirs.fileno(), replica_of))
         theirs.close()
         try:
-            holdings = Holdings(stage.places.folder) if can_be_counted(places.work) else None
-            redact = redaction(places.secrets)
-            watch = Supervisor(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
-            watch.run()
+            holdings = Holdings(stage.config.folder) if can_be_counted(config.work) else None
+            redact = redaction(config.secrets)
+            supervisor = Supervisor(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
+            supervisor.run()
         finally:
             guarded.close()
     finally:
@@ -141,7 +143,7 @@ def _watched(
         ours.close()
         exam.close()
         buffers.close()
-    return watch, exam
+    return supervisor, exam
 
 
 def rows_to_recheck(spec: TrialSpec, bpb: float) -> int | None:
@@ -161,7 +163,7 @@ def rows_to_recheck(spec: TrialSpec, bpb: float) -> int | None:
 
 
 def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
-    spec, places, layout = stage.spec, stage.places, buffers.layout
+    spec, config, layout = stage.spec, stage.config, buffers.layout
     budget = spec.budget
     orders = RunnerOrders(
         control_fd=control_fd,
@@ -176,17 +178,17 @@ def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         warmup_cap_s=budget.warmup_cap_s,
         free_setup=Grace.of(budget).setup,
         overrun=Grace.of(budget).overrun,
-        vram_mib=vram_mib(spec, places),
+        vram_mib=vram_mib(spec, config),
         rows=layout.rows,
         context=layout.context,
         vocab=layout.vocab,
     )
     return Launch(
-        folder=stage.places.folder.absolute(),
+        folder=stage.config.folder.absolute(),
         files=spec.files,
         orders=json.dumps(asdict(orders)),
         env={
-            "OVERNIGHT_DATA": str(places.data.absolute()),
+            "OVERNIGHT_DATA": str(config.data.absolute()),
             "OVERNIGHT_SEED": str(spec.seed),
             "OMP_NUM_THREADS": str(_threads(budget.clock)),
             "PYTHONHASHSEED": str(spec.seed % 2**32),
@@ -195,14 +197,14 @@ def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=spec.caps.file_mib,
         processes=spec.caps.processes,
-        grants=grants(places.data),
-        user=places.user,
+        grants=grants(config.data),
+        user=config.user,
     )
 
 
-def vram_mib(spec: TrialSpec, places: WorkerConfig) -> int | None:
+def vram_mib(spec: TrialSpec, config: WorkerConfig) -> int | None:
     """Return the smaller cap on GPU memory in MiB, of the trial's and the trainer's, or None without a cap."""
-    return min((cap for cap in (spec.caps.vram_mib, places.vram_cap_mib) if cap is not None), default=None)
+    return min((cap for cap in (spec.caps.vram_mib, config.vram_cap_mib) if cap is not None), default=None)
 
 
 def _threads(clock: Clock) -> int:

@@ -96,7 +96,7 @@ class Supervisor:
         return between(self._spec.budget.clock, warm, ready, self.claims.steps)
 
     def _mark(self) -> Mark:
-        self._ledger.look()
+        self._ledger.measure()
         return Mark(time.monotonic(), self._ledger.processor_s)
 
     def _end(self, outcome: Outcome, reason: str) -> None:
@@ -212,14 +212,14 @@ class Supervisor:
         now = time.monotonic()
         if now - self.peaks.sampled_s < _SAMPLE_S:
             return
-        usage = self._ledger.look()
+        usage = self._ledger.measure()
         self.peaks.sampled(now, self._ledger.processor_s, stopped=usage.stopped)
         self._hold_to_caps(usage)
         self._hold_to_disk(usage)
         mark = Mark(now, self._ledger.processor_s)
         if self.marks.saved is None:
             self._overtime(mark)
-        self._tell(mark)
+        self._report_mark(mark)
 
     def _hold_to_caps(self, usage: Usage) -> None:
         caps, held_mib = self._spec.caps, usage.rss_mib + usage.files_mib
@@ -240,7 +240,7 @@ class Supervisor:
         if self._holdings is None or self.stop is not None:
             return
         try:
-            held = self._holdings.look(usage.pids)
+            held = self._holdings.measure(usage.pids)
         except Hidden as hidden:
             self._end(Outcome.CRASHED, f"it made {hidden}")
             return
@@ -273,7 +273,7 @@ class Supervisor:
             if limit.since is not None and now - limit.since.wall_s > limit.wall_s:
                 self._end(Outcome.TIMED_OUT, f"{limit.failure} within {limit.wall_s:g} s")
 
-    def _tell(self, now: Mark) -> None:
+    def _report_mark(self, now: Mark) -> None:
         marks, budget = self.marks, self._spec.budget
         phase, share = "starting", 0.0
         if marks.ready is not None:

@@ -35,42 +35,42 @@ from trainer.trial.supervise import Supervisor
 
 
 def run_trial(
-    spec: TrialSpec, places: WorkerConfig, report: Callable[[Progress], None], preempted: Callable[[], bool]
+    spec: TrialSpec, config: WorkerConfig, report: Callable[[Progress], None], preempted: Callable[[], bool]
 ) -> TrialResult:
     """Run one trial, or return its stored result.
 
     `report` must not block. `preempted` is called ten times a second. If the data differs from the spec's, the outcome
     is `lost`: this trainer cannot measure the trial, but another attempt elsewhere may.
     """
-    known = result_store.stored(places.results, spec)
+    known = result_store.stored(config.results, spec)
     if known is not None:
         return known
     clock = _Clock(time.time(), time.monotonic())
-    if (words := disk_space.why_not_ready(places.results, places.work) or gpu.why_not_ready(spec.caps)) is not None:
-        return _without_run(spec, places, clock, Termination(Outcome.LOST, f"it was not begun: {words}"))
+    if (words := disk_space.why_not_ready(config.results, config.work) or gpu.why_not_ready(spec.caps)) is not None:
+        return _without_run(spec, config, clock, Termination(Outcome.LOST, f"it was not begun: {words}"))
     try:
-        rows = read_rows(places.data, spec.data_sha256)
+        rows = read_rows(config.data, spec.data_sha256)
         launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
     except DataFault as fault:
         return result_store.store(
-            places.results, _without_run(spec, places, clock, Termination(Outcome.LOST, str(fault)))
+            config.results, _without_run(spec, config, clock, Termination(Outcome.LOST, str(fault)))
         )
     except OtherPrepare as refusal:
         return result_store.store(
-            places.results, _without_run(spec, places, clock, Termination(Outcome.UNSCORABLE, str(refusal)))
+            config.results, _without_run(spec, config, clock, Termination(Outcome.UNSCORABLE, str(refusal)))
         )
-    folder = places.folder
-    clear(folder, places.user)
+    folder = config.folder
+    clear(folder, config.user)
     before_s = _calibrate(spec)
     weights_fd = syscalls.growing_memory("weights")
     try:
-        seen = supervise(TrialRun(launched, places, rows, weights_fd, preempted), report)
+        seen = supervise(TrialRun(launched, config, rows, weights_fd, preempted), report)
     finally:
         os.close(weights_fd)
-        clear(folder, places.user)
+        clear(folder, config.user)
     after_s = None if preempted() else _calibrate(spec)
-    speed = Calibration(before_s or finite(seen.watch.claims.calibration_s or None), after_s)
-    return result_store.store(places.results, _result(spec, places, clock, seen, speed))
+    speed = Calibration(before_s or finite(seen.supervisor.claims.calibration_s or None), after_s)
+    return result_store.store(config.results, _result(spec, config, clock, seen, speed))
 
 
 def _calibrate(spec: TrialSpec) -> float | None:
@@ -88,33 +88,33 @@ class _Clock:
         return time.monotonic() - self.started_s
 
 
-def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervised, speed: Calibration) -> TrialResult:
-    watch, scoring = seen.watch, seen.scoring
-    printed_bpb = watch.printed.summary.get("val_bpb")
-    bpb = scoring.val.bpb if scoring.val is not None and watch.marks.scored is not None else None
+def _result(spec: TrialSpec, config: WorkerConfig, clock: _Clock, seen: Supervised, speed: Calibration) -> TrialResult:
+    supervisor, scoring = seen.supervisor, seen.scoring
+    printed_bpb = supervisor.printed.summary.get("val_bpb")
+    bpb = scoring.val.bpb if scoring.val is not None and supervisor.marks.scored is not None else None
     stop = classify(
         Observation(
             stop=seen.stop,
-            ending=watch.ending,
-            asked_for_score=watch.marks.ready is not None,
+            ending=supervisor.ending,
+            asked_for_score=supervisor.marks.ready is not None,
             bpb=bpb,
             printed_bpb=printed_bpb,
-            last_lines=tuple(watch.sink.last_words(5)),
+            last_lines=tuple(supervisor.sink.last_words(5)),
             kernel_oom_kills=seen.oom_kills.count,
             oom_of_own_group=seen.oom_kills.of_own_group,
-            stopped_s=watch.peaks.stopped_s,
-            away_s=watch.peaks.away_s,
+            stopped_s=supervisor.peaks.stopped_s,
+            away_s=supervisor.peaks.away_s,
             on_wall=spec.budget.clock is Clock.WALL,
-            vram_mib=vram_mib(spec, places) if watch.claims.memory_mib else None,
-            no_room=disk_space.why_not_ready(places.work),
+            vram_mib=vram_mib(spec, config) if supervisor.claims.memory_mib else None,
+            no_room=disk_space.why_not_ready(config.work),
         )
     )
     ok = stop.outcome is Outcome.OK
-    tokens = watch.claims.tokens
-    ending = watch.ending
-    processor_s = max(watch.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
-    peak_mib = max(watch.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0)
-    timing = result_fields.timing(processor_s, watch.marks, watch.timed)
+    tokens = supervisor.claims.tokens
+    ending = supervisor.ending
+    processor_s = max(supervisor.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
+    peak_mib = max(supervisor.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0)
+    timing = result_fields.timing(processor_s, supervisor.marks, supervisor.timed)
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
@@ -127,46 +127,46 @@ def _result(spec: TrialSpec, places: WorkerConfig, clock: _Clock, seen: Supervis
         heldout_bpb=result_fields.bpb(scoring.heldout) if ok else None,
         unseen_bpb=result_fields.bpb(scoring.unseen) if ok else None,
         wall_s=clock.wall_s,
-        memory_mib=finite(watch.printed.summary.get("peak_vram_mb")) or peak_mib or None,
+        memory_mib=finite(supervisor.printed.summary.get("peak_vram_mb")) or peak_mib or None,
         before_s=speed.before_s,
         after_s=speed.after_s,
         timing=timing,
         trust=result_fields.trust(bpb, printed_bpb, seen.replica),
-        steps=watch.printed.steps if watch.printed.steps is not None else watch.claims.steps or None,
+        steps=supervisor.printed.steps if supervisor.printed.steps is not None else supervisor.claims.steps or None,
         tokens=tokens,
         tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
         load=os.getloadavg()[0],
-        params_m=finite(watch.printed.summary.get("num_params_M")),
+        params_m=finite(supervisor.printed.summary.get("num_params_M")),
         exit_code=ending.exit_code if ending is not None else None,
-        loss_curve=watch.printed.curve,
-        layers=_layers(spec, places, ending),
+        loss_curve=supervisor.printed.curve,
+        layers=_layers(spec, config, ending),
         probes=result_fields.probes(seen.replica),
-        device=device.device(watch.claims.device, watch.claims.threads, watch.claims.memory_mib),
-        worker=places.worker,
-        log=_log(spec, places, watch),
+        device=device.device(supervisor.claims.device, supervisor.claims.threads, supervisor.claims.memory_mib),
+        worker=config.worker,
+        log=_log(spec, config, supervisor),
     )
 
 
-def _layers(spec: TrialSpec, places: WorkerConfig, ending: ExitReport | None) -> tuple[str, ...]:
+def _layers(spec: TrialSpec, config: WorkerConfig, ending: ExitReport | None) -> tuple[str, ...]:
     """Return the sandbox layers that were applied, as the guardian reports them; none without a report."""
     if ending is None or not ending.started:
         return ()
     memory = ("memory-watchdog",) if spec.caps.memory_mib is not None else ()
-    disk = ("disk-watchdog",) if can_be_counted(places.work) else ()
+    disk = ("disk-watchdog",) if can_be_counted(config.work) else ()
     return (*ending.layers, *memory, *disk, "wall-limit")
 
 
-def _log(spec: TrialSpec, places: WorkerConfig, watch: Supervisor) -> TrialLog:
-    text = watch.sink.text()
+def _log(spec: TrialSpec, config: WorkerConfig, supervisor: Supervisor) -> TrialLog:
+    text = supervisor.sink.text()
     return TrialLog(
-        path=result_store.store_log(places.results, spec.id, text),
-        seen_bytes=watch.sink.seen_bytes,
+        path=result_store.store_log(config.results, spec.id, text),
+        seen_bytes=supervisor.sink.seen_bytes,
         kept_bytes=len(text.encode()),
-        tail=watch.sink.told()[-LOG_TAIL_CHARACTERS:],
+        tail=supervisor.sink.quotable_text()[-LOG_TAIL_CHARACTERS:],
     )
 
 
-def _without_run(spec: TrialSpec, places: WorkerConfig, clock: _Clock, stop: Termination) -> TrialResult:
+def _without_run(spec: TrialSpec, config: WorkerConfig, clock: _Clock, stop: Termination) -> TrialResult:
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
@@ -174,5 +174,5 @@ def _without_run(spec: TrialSpec, places: WorkerConfig, clock: _Clock, stop: Ter
         reason=stop.reason,
         started_at=clock.started_at,
         finished_at=time.time(),
-        worker=places.worker,
+        worker=config.worker,
     )

@@ -95,9 +95,9 @@ class Heartbeat:
 class Publisher:
     """Publishes a trial's progress from a thread of its own."""
 
-    def __init__(self, presence: Heartbeat, trial: str) -> None:
-        self._bus = RedisClient(presence.connection)
-        self._presence = presence
+    def __init__(self, heartbeat: Heartbeat, trial: str) -> None:
+        self._bus = RedisClient(heartbeat.connection)
+        self._heartbeat = heartbeat
         self._trial = trial
         self._newest: Progress | None = None
         self._news = threading.Event()
@@ -115,11 +115,11 @@ class Publisher:
         self._news.set()
 
     def _publish(self) -> None:
-        token = self._presence.next_token()
-        self._presence.show(Status.working("starting"), self._trial, token)
+        token = self._heartbeat.next_token()
+        self._heartbeat.show(Status.working("starting"), self._trial, token)
         while self._news.wait() and not self._over.is_set():
             self._news.clear()
             if (newest := self._newest) is not None:
-                self._presence.show(Status.working(newest.phase), self._trial, token)
+                self._heartbeat.show(Status.working(newest.phase), self._trial, token)
                 self._bus.publish_progress(self._trial, newest)
             self._over.wait(_EVERY_S)

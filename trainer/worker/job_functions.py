@@ -1,6 +1,6 @@
-"""The functions that a job may name: `run_trial` for a trainer, `run_check` for a dry-run worker.
+"""The functions that a job may name: `run_trial` for a trainer, `run_dry_run` for a dry-run worker.
 
-Promises: the answer is always a `TrialResult` or a `CheckResult` as JSON. The answer to a malformed spec names the
+Promises: the answer is always a `TrialResult` or a `DryRunResult` as JSON. The answer to a malformed spec names the
 field. Folders come from the worker process, which sets them before it forks, never from the job.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.jobs import (
-    CheckResult,
-    CheckSpec,
+    DryRunResult,
+    DryRunSpec,
     DryRunVerdict,
     Outcome,
     Status,
@@ -33,14 +33,14 @@ from trainer.worker.heartbeat import Heartbeat, Publisher
 
 log = logging.getLogger(__name__)
 
-CHECKING = Status.working("checking")
+DRY_RUNNING = Status.working("dry run")
 
 
 @dataclass(frozen=True)
 class WorkerState:
     """The settings of this worker process: its folders, its Redis, and its role."""
 
-    places: WorkerConfig
+    config: WorkerConfig
     worker: str
     redis_url: str
     password: str | None
@@ -49,35 +49,35 @@ class WorkerState:
     no_user: str | None = None
     role: WorkerRole = WorkerRole.TRAINER
 
-    def presence(self) -> Heartbeat:
+    def heartbeat(self) -> Heartbeat:
         """Return the worker's heartbeat, on a connection of its own that does not wait for Redis."""
         impatient = connect(self.redis_url, password=self.password, patient=False)
-        cap_mib = self.places.vram_cap_mib
+        cap_mib = self.config.vram_cap_mib
         return Heartbeat(impatient, self.worker, self.profile, cap_mib, self.refused, self.no_user, self.role)
 
 
-class NotStationed(RuntimeError):
+class NotConfigured(RuntimeError):
     """Raised when a job runs in a process without a configured worker."""
 
 
-_station: WorkerState | None = None
-_told_to_stop = threading.Event()
+_worker_state: WorkerState | None = None
+_stop_requested = threading.Event()
 
 
-def configure(station: WorkerState) -> None:
+def configure(worker_state: WorkerState) -> None:
     """Set this process's worker state. Call it once, before the worker forks."""
-    global _station  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process holds the settings
-    _station = station
+    global _worker_state  # noqa: PLW0603 - an RQ job gets nothing but its JSON, so the process holds the settings
+    _worker_state = worker_state
 
 
-def tell_to_stop(*_: object) -> None:
+def request_stop(*_: object) -> None:
     """Handle a signal: end the running trial as `preempted`, or the dry run as `unknown`, within tenths of a second."""
-    _told_to_stop.set()
+    _stop_requested.set()
 
 
-def was_told_to_stop() -> bool:
-    """Return whether `tell_to_stop` was called in this process."""
-    return _told_to_stop.is_set()
+def stop_requested() -> bool:
+    """Return whether `request_stop` was called in this process."""
+    return _stop_requested.is_set()
 
 
 def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
@@ -85,15 +85,15 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
 
     No descendant of this process is left afterwards.
     """
-    station = _stationed()
+    worker_state = _configured()
     try:
         spec = TrialSpec.from_json(spec_json)
     except ValidationError as fault:
-        return _misfit(spec_json, fault, station.worker).to_json()
+        return _misfit(spec_json, fault, worker_state.worker).to_json()
     log.info("%s: started (%s, seed %d)", spec.id, spec.kind, spec.seed)
-    news = Publisher(station.presence(), trial=spec.id)
+    news = Publisher(worker_state.heartbeat(), trial=spec.id)
     try:
-        result = trial.run_trial(spec, station.places, news.report, _told_to_stop.is_set)
+        result = trial.run_trial(spec, worker_state.config, news.report, _stop_requested.is_set)
     finally:
         news.close()
         kill_tree()
@@ -101,28 +101,28 @@ def run_trial(spec_json: dict[str, Any]) -> dict[str, Any]:
     return result.to_json()
 
 
-def run_check(spec_json: dict[str, Any]) -> dict[str, Any]:
+def run_dry_run(spec_json: dict[str, Any]) -> dict[str, Any]:
     """Run the dry run of a spec and return its result, both as JSON. No descendant of this process is left."""
-    station = _stationed()
+    worker_state = _configured()
     try:
-        spec = CheckSpec.from_json(spec_json)
+        spec = DryRunSpec.from_json(spec_json)
     except ValidationError as fault:
-        words = f"the spec does not fit this checker: {_faults(fault)}"
+        words = f"the spec does not fit this dry-run worker: {_faults(fault)}"
         log.error("%s", words)
-        return CheckResult("", DryRunVerdict.UNKNOWN, words, None, None, 0.0).to_json()
-    station.presence().show(CHECKING)
+        return DryRunResult("", DryRunVerdict.UNKNOWN, words, None, None, 0.0).to_json()
+    worker_state.heartbeat().show(DRY_RUNNING)
     try:
-        result = dry_run.run_check(spec, station.places, _told_to_stop.is_set)
+        result = dry_run.run_dry_run(spec, worker_state.config, _stop_requested.is_set)
     finally:
         kill_tree()
     log.info("%s: %s in %.1f s: %s", spec.id, result.verdict, result.seconds, result.reason)
     return result.to_json()
 
 
-def _stationed() -> WorkerState:
-    if _station is None:
-        raise NotStationed("this process is no worker; start one with `python -m trainer`")
-    return _station
+def _configured() -> WorkerState:
+    if _worker_state is None:
+        raise NotConfigured("this process is no worker; start one with `python -m trainer`")
+    return _worker_state
 
 
 def _misfit(spec_json: object, fault: ValidationError, worker: str) -> TrialResult:

@@ -24,20 +24,30 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from trainer.jobs import CHECKS, RUN_CHECK, RUN_TRIAL, TRIALS, AllowlistedJob, JobQueue, Status, StatusKind, WorkerRole
+from trainer.jobs import (
+    DRY_RUNS,
+    RUN_DRY_RUN,
+    RUN_TRIAL,
+    TRIALS,
+    AllowlistedJob,
+    JobQueue,
+    Status,
+    StatusKind,
+    WorkerRole,
+)
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import disk_space
 from trainer.worker.heartbeat import IDLE, Heartbeat
-from trainer.worker.job_functions import run_check, run_trial, tell_to_stop, was_told_to_stop
+from trainer.worker.job_functions import request_stop, run_dry_run, run_trial, stop_requested
 
 log = logging.getLogger(__name__)
 Written = TypeVar("Written")
 
 SINGLE_HOST_LEASE_S = 20
 _PATIENCE_S = 10.0
-_SAY_EVERY_S = 60.0
+_LOG_EVERY_S = 60.0
 _LOOK_AGAIN_S = 1.0
 NO_MEMORY = "Redis has used up its memory. Next: raise its maxmemory, or remove what fills it; then it goes on"
 
@@ -49,11 +59,11 @@ class TrialJob(AllowlistedJob):
     works = TRIALS
 
 
-class CheckJob(AllowlistedJob):
+class DryRunJob(AllowlistedJob):
     """A job that can only run a dry run."""
 
-    functions: ClassVar = {RUN_CHECK: run_check}
-    works = CHECKS
+    functions: ClassVar = {RUN_DRY_RUN: run_dry_run}
+    works = DRY_RUNS
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Role:
 
 
 TRIAL_ROLE = Role(WorkerRole.TRAINER, TrialJob)
-DRY_RUN_ROLE = Role(WorkerRole.CHECKER, CheckJob)
+DRY_RUN_ROLE = Role(WorkerRole.DRY_RUN_WORKER, DryRunJob)
 
 
 @contextlib.contextmanager
@@ -98,20 +108,20 @@ class OneQueueWorker(Worker):
     """
 
     def __init__(
-        self, duty: Role, connection: redis.Redis, presence: Heartbeat, places: WorkerConfig, *, single_host: bool
+        self, role: Role, connection: redis.Redis, heartbeat: Heartbeat, config: WorkerConfig, *, single_host: bool
     ) -> None:
-        self._presence = presence
-        self._places = places
+        self._heartbeat = heartbeat
+        self._config = config
         self._single_host = single_host
         self._stopping_s: float | None = None
-        self._said_full_s: float | None = None
+        self._logged_full_s: float | None = None
         self._status = IDLE
         self._parent = os.getpid()
         super().__init__(
-            [duty.queue],
-            name=presence.worker,
+            [role.queue],
+            name=heartbeat.worker,
             connection=connection,
-            job_class=duty.job,
+            job_class=role.job,
             queue_class=JobQueue,
             serializer=JSONSerializer,
             worker_ttl=30,
@@ -122,7 +132,7 @@ class OneQueueWorker(Worker):
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
-        signal.signal(signal.SIGUSR1, tell_to_stop)  # before any fork, so that no fork is ever without it
+        signal.signal(signal.SIGUSR1, request_stop)  # before any fork, so that no fork is ever without it
 
     def setup_work_horse_signals(self) -> None:
         """In the fork: ignore Ctrl-C, stop the running job on SIGTERM, and die with the parent.
@@ -130,7 +140,7 @@ class OneQueueWorker(Worker):
         If a candidate's guardian is killed, its processes become children of this fork, which ends them afterwards.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, tell_to_stop)
+        signal.signal(signal.SIGTERM, request_stop)
         syscalls.die_with_parent(signal.SIGKILL, self._parent)
         syscalls.become_subreaper()
 
@@ -157,7 +167,7 @@ class OneQueueWorker(Worker):
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """Remove processes and files of a killed fork. The guardian does so as well; this call makes sure of it."""
         log.error("%s: its supervisor was killed (wait status %s)", job.id, ret_val)
-        clear_all(self._places.work, self._places.user)
+        clear_all(self._config.work, self._config.user)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Return the seconds without a heartbeat after which a job counts as abandoned."""
@@ -167,7 +177,7 @@ class OneQueueWorker(Worker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
         """Take the next job once the disks have room for it. Return None if the worker is stopping."""
-        disk_space.wait_for(self._places.disks, self._hold)
+        disk_space.wait_for(self._config.disks, self._hold)
         self._status = IDLE
         while not self._stop_requested:
             try:
@@ -188,8 +198,8 @@ class OneQueueWorker(Worker):
 
         Redis without memory refuses writes but still deletes, so other clients can make room.
         """
-        if self._said_full_s is None or time.monotonic() - self._said_full_s > _SAY_EVERY_S:
-            self._said_full_s = time.monotonic()
+        if self._logged_full_s is None or time.monotonic() - self._logged_full_s > _LOG_EVERY_S:
+            self._logged_full_s = time.monotonic()
             log.error("HELD: %s", NO_MEMORY)
         time.sleep(_LOOK_AGAIN_S)
 
@@ -197,7 +207,7 @@ class OneQueueWorker(Worker):
         """Run RQ's maintenance, or skip it while Redis has no memory."""
         with contextlib.suppress(redis.OutOfMemoryError), _ends_if_refused():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
-            self._presence.forget_vanished()
+            self._heartbeat.forget_vanished()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Renew the job's lease. While Redis has no memory the job continues; at worst its lease ends and the trial is
@@ -239,7 +249,7 @@ class OneQueueWorker(Worker):
             try:
                 return write()
             except redis.OutOfMemoryError:
-                if self._stop_requested or was_told_to_stop():
+                if self._stop_requested or stop_requested():
                     raise
                 self._wait_for_memory()
 
@@ -264,14 +274,14 @@ class OneQueueWorker(Worker):
         except redis.OutOfMemoryError:
             return  # `_wait_for_memory` logs it
         if not self.is_horse and not self.horse_pid:
-            self._presence.show(self._status)
+            self._heartbeat.show(self._status)
 
     def teardown(self) -> None:
         """Deregister the worker. If Redis has no memory for that, the registration expires by itself."""
         with contextlib.suppress(redis.OutOfMemoryError):
             super().teardown()  # type: ignore[no-untyped-call]
         if not self.is_horse:
-            self._presence.fade()
+            self._heartbeat.fade()
 
     def _preempt(self) -> None:
         if self.horse_pid:

@@ -159,7 +159,7 @@ def test_the_placement_is_the_profiles_but_for_what_was_set(read) -> None:
     )
 
 
-def test_the_trainers_cap_replaces_the_profiles_on_a_card_and_nowhere_else(read) -> None:
+def test_the_trainers_cap_replaces_the_profiles_on_a_gpu_and_nowhere_else(read) -> None:
     capped = read(PROFILE="48gb", TRAINER_CAP_MIB="20000", BUDGET="60").trial_profile()
 
     assert (capped.caps.vram_mib, capped.budget.amount) == (20000, 60)

@@ -30,7 +30,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
     made.journal.close()
 
 
-def a_night(story: Story) -> None:
+def a_run(story: Story) -> None:
     """A keep that fits the validation rows by 0.02, confirmed all the same; and one after it."""
     story.baseline(1.80, 1.82)
     story.heldout_gap = PLANTED + 0.02
@@ -43,7 +43,7 @@ def a_night(story: Story) -> None:
 
 
 def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baselines(story: Story) -> None:
-    a_night(story)
+    a_run(story)
 
     run_report = story.report()
 
@@ -56,26 +56,26 @@ def test_a_gain_that_is_not_there_on_other_text_shows_as_a_gap_beside_the_baseli
     assert len(run_report.heldout.claims) == 1
 
 
-def test_a_claim_that_fell_and_a_night_without_held_out_scores_promise_nothing(tmp_path: Path) -> None:
-    without, fell = Story(tmp_path / "without"), Story(tmp_path / "fell", PLANTED)
-    for story in (without, fell):
+def test_a_claim_that_fell_and_a_run_without_held_out_scores_promise_nothing(tmp_path: Path) -> None:
+    without, rolled_back = Story(tmp_path / "without"), Story(tmp_path / "fell", PLANTED)
+    for story in (without, rolled_back):
         story.baseline(1.80, 1.82)
         story.try_out("good", 1.70, Decision.KEEP)
         story.claim([1.70] * 4, [1.81] * 4)
-    fell.fall("crashed: no memory")
+    rolled_back.fall("crashed: no memory")
 
-    held = [story.report().heldout for story in (without, fell)]
+    held = [story.report().heldout for story in (without, rolled_back)]
 
-    for story in (without, fell):
+    for story in (without, rolled_back):
         story.journal.close()
     assert (held[0].keeps, held[0].claims, held[0].confirmed) == ({}, {}, None)
     assert (len(held[1].keeps), len(held[1].claims), held[1].confirmed) == (1, 1, None)
 
 
-def test_people_see_it_in_the_status_the_log_and_the_summary(
+def test_users_see_it_in_the_status_the_log_and_the_summary(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_night(story)
+    a_run(story)
     state = State(tmp_path)
     choices = RunConfig(profile="cpu", budget=None, subject=str(tmp_path / "subject"), text=None)
     (tmp_path / "journal" / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
@@ -102,9 +102,9 @@ def test_people_see_it_in_the_status_the_log_and_the_summary(
     assert found["rows"][1]["claims"][0]["heldout_gain"] == pytest.approx(0.1)
 
 
-def test_people_see_what_a_claim_gained_on_unseen_text(story: Story, tmp_path: Path) -> None:
+def test_users_see_what_a_claim_gained_on_unseen_text(story: Story, tmp_path: Path) -> None:
     story.unseen_gap = 0.1
-    a_night(story)
+    a_run(story)
     console = Console(width=160, file=io.StringIO(), record=True)
     (tmp_path / "subject").mkdir()
 

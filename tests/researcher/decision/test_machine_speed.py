@@ -18,13 +18,13 @@ from researcher.decision.machine_speed import (
 )
 from researcher.decision.rules import REMEASURE_EVERY
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Experiment, Trial
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Experiment, Trial
 from researcher.journal.writer import Journal
 from researcher.loop.context import Goal
 from researcher.queues.trials import TrialQueue
 from researcher.report.picture import draw
 from researcher.report.view import build_report
-from tests.fixtures.loop_in_process import Happening, level, tell
+from tests.fixtures.loop_in_process import Happening, level, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Calibration, Kind, Outcome, Timing, TrialResult, profile_named
 
@@ -83,7 +83,7 @@ def test_a_machine_that_differed_in_all_attempts_of_a_trial_has_changed_for_good
     assert changed_for_good(trial(Kind.FIRST, differed)) is for_good
 
 
-def told_of(scripted_run: ScriptedRun, number: int) -> tuple[Experiment, Trial]:
+def measured_experiment(scripted_run: ScriptedRun, number: int) -> tuple[Experiment, Trial]:
     with JournalReader(scripted_run.journal) as history:
         experiment = history.numbered(number)
         return experiment, history.trials(experiment=experiment.id)[0]
@@ -94,9 +94,9 @@ def test_a_trial_on_a_slow_machine_is_measured_again_and_judged_once_by_the_next
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.79, "slow: 1")])
+    run_listed(scripted_run, [level(1.79, "slow: 1")])
 
-    experiment, first = told_of(scripted_run, 1)
+    experiment, first = measured_experiment(scripted_run, 1)
     assert (first.attempt, first.differed, first.faults) == (1, 1, 0)
     with JournalReader(scripted_run.journal) as history:
         shown, repeated = build_report(history, profile_named("cpu")), sum(each.differed for each in history.trials())
@@ -153,9 +153,9 @@ def test_only_a_trial_that_the_machine_may_have_decided_is_measured_again(
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(score, mark)])
+    run_listed(scripted_run, [level(score, mark)])
 
-    assert told_of(scripted_run, 1)[1].differed == repeats
+    assert measured_experiment(scripted_run, 1)[1].differed == repeats
 
 
 def test_a_claim_goes_on_where_the_training_was_as_fast_as_ever_whatever_was_timed_beside_it(
@@ -163,13 +163,13 @@ def test_a_claim_goes_on_where_the_training_was_as_fast_as_ever_whatever_was_tim
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.79, "slow: 1", "steady")])
+    run_listed(scripted_run, [level(1.79, "slow: 1", "steady")])
 
     with JournalReader(scripted_run.journal) as history:
-        first, *checks = history.trials(experiment=told_of(scripted_run, 1)[0].id)
+        first, *repeats = history.trials(experiment=measured_experiment(scripted_run, 1)[0].id)
     assert (first.kind, first.differed) == (Kind.FIRST, 1), "nobody knew yet how fast it runs"
-    assert checks
-    assert {(each.kind, each.differed) for each in checks} == {(Kind.CONFIRM, 0)}
+    assert repeats
+    assert {(each.kind, each.differed) for each in repeats} == {(Kind.CONFIRM, 0)}
 
 
 class Killed(BaseException):
@@ -182,11 +182,11 @@ class Killed(BaseException):
     ids=["before it is written down", "after it is written down"],
 )
 @pytest.mark.parametrize("step", [1, 2])
-def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
+def test_a_run_killed_around_a_repeat_repeats_no_more_and_decides_once(
     scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, step: int
 ) -> None:
     scripted_run.start_trainer()
-    tell(scripted_run, [level(1.9)])
+    run_listed(scripted_run, [level(1.9)])
     happenings: list[Happening] = [level(1.79, "slow: 2")]
     whole: Callable[..., Any] = getattr(owner, name)
     calls: list[object] = []
@@ -200,10 +200,10 @@ def test_a_night_killed_around_a_repeat_repeats_no_more_and_decides_once(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, killed)
         with pytest.raises(Killed):
-            tell(scripted_run, happenings)
-    tell(scripted_run, [level(1.95)], goal=Goal(3))
+            run_listed(scripted_run, happenings)
+    run_listed(scripted_run, [level(1.95)], goal=Goal(3))
 
-    experiment, first = told_of(scripted_run, 2)
+    experiment, first = measured_experiment(scripted_run, 2)
     assert (first.attempt, first.differed) == (2, 2)
     assert experiment.decision is not None
     with JournalReader(scripted_run.journal) as history:
@@ -215,25 +215,25 @@ def test_a_machine_that_stays_slow_is_judged_after_two_repeats_and_is_the_usual_
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.75, "slow: 99"), level(1.9, "slow: 99")])
+    run_listed(scripted_run, [level(1.75, "slow: 99"), level(1.9, "slow: 99")])
 
-    changed, first = told_of(scripted_run, 1)
+    changed, first = measured_experiment(scripted_run, 1)
     assert (first.attempt, first.differed) == (2, 3)
     assert "judged all the same after 2 repeats: the machine was 50% slower" in (changed.reason or "")
     assert changed.decision == "keep"
-    assert told_of(scripted_run, 2)[1].differed == 0
+    assert measured_experiment(scripted_run, 2)[1].differed == 0
 
 
 def test_the_incumbent_is_measured_again_at_once_when_the_machine_has_changed(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.9, "slow: 99"), level(1.91)])
+    run_listed(scripted_run, [level(1.9, "slow: 99"), level(1.91)])
 
     with JournalReader(scripted_run.journal) as history:
-        check = history.confirmations()[0]
-        (again,) = history.trials(confirmation=check.id)
-    assert (check.kind, check.verdict) == (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)
-    assert (again.kind, again.experiment) == (Kind.DRIFT, check.head)
+        confirmation = history.confirmations()[0]
+        (again,) = history.trials(confirmation=confirmation.id)
+    assert (confirmation.kind, confirmation.verdict) == (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS)
+    assert (again.kind, again.experiment) == (Kind.DRIFT, confirmation.head)
 
 
 def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_meets_the_mean_of_both(
@@ -241,15 +241,19 @@ def test_after_fifteen_trials_the_incumbent_is_measured_again_and_a_candidate_me
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
+    run_listed(scripted_run, [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY + 1)])
 
     with JournalReader(scripted_run.journal) as history:
-        (check,) = history.confirmations()
-        (again,) = history.trials(confirmation=check.id)
+        (confirmation,) = history.confirmations()
+        (again,) = history.trials(confirmation=confirmation.id)
         (last,) = history.trials(experiment=history.numbered(REMEASURE_EVERY + 1).id)
-        scores = history.scores()[check.head]
+        scores = history.scores()[confirmation.head]
         shown = build_report(history, profile_named("cpu"))
-    assert (check.kind, check.verdict, again.kind) == (CheckKind.RECHECK, ConfirmationVerdict.HOLDS, Kind.DRIFT)
+    assert (confirmation.kind, confirmation.verdict, again.kind) == (
+        ConfirmationKind.INCUMBENT,
+        ConfirmationVerdict.HOLDS,
+        Kind.DRIFT,
+    )
     assert len(scores) == profile_named("cpu").baseline_repeats + 1
     assert last.score_to_beat == pytest.approx(fmean(scores))
     assert shown is not None
@@ -261,9 +265,9 @@ def test_failures_that_may_become_three_in_a_row_are_not_interrupted(scripted_ru
     scripted_run.start_trainer()
     trials: list[Happening] = [level(1.9 + number / 1000) for number in range(REMEASURE_EVERY - 1)]
 
-    tell(scripted_run, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
+    run_listed(scripted_run, [*trials, *(level(1.5 + number / 1000, "fate: crashed") for number in range(3))])
 
     with JournalReader(scripted_run.journal) as history:
-        (check,) = history.confirmations()
+        (confirmation,) = history.confirmations()
         assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
-    assert check.verdict is ConfirmationVerdict.HOLDS
+    assert confirmation.verdict is ConfirmationVerdict.HOLDS

@@ -26,12 +26,12 @@ from researcher.decision.rules import (
     is_implausible,
     judge_claim,
     mean_gain,
-    needs_recheck,
+    needs_incumbent_confirmation,
     next_confirmation,
     pooled_sigma,
     walk_margin,
 )
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision
 from tests.bench.unseen import confirmed
 from trainer.jobs import Outcome
 
@@ -89,7 +89,7 @@ def test_the_greedy_rule_keeps_any_lower_score_however_long_the_code() -> None:
     assert ruling.decision is Decision.KEEP
 
 
-def test_the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_night() -> None:
+def test_the_parent_is_the_mean_of_all_its_runs_so_one_lucky_spike_does_not_block_the_run() -> None:
     ruling = decide(
         Outcome.OK,
         1.75,
@@ -223,8 +223,8 @@ def test_a_gain_is_hard_to_believe_beyond_six_sigma_and_three_percent(
 
 def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
     chance = random.Random(5)
-    nights, confirmed, keeps = 400, 0, 0
-    for _ in range(nights):
+    runs, confirmed, keeps = 400, 0, 0
+    for _ in range(runs):
         head_is_baseline, incumbent = True, fmean(chance.gauss(0, 1) for _ in range(5)) + 10
         for _ in range(60):
             score = chance.gauss(10, 1)
@@ -252,8 +252,8 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
             pairs += 1
         confirmed += verdict is ConfirmationVerdict.CONFIRMED
 
-    assert keeps / nights > 2, "the walk is meant to be free"
-    assert confirmed / nights < 0.06, "a claim out of nothing must be rare"
+    assert keeps / runs > 2, "the walk is meant to be free"
+    assert confirmed / runs < 0.06, "a claim out of nothing must be rare"
 
 
 @pytest.mark.parametrize(
@@ -288,34 +288,34 @@ def test_a_change_that_was_discarded_once_or_failed_twice_is_not_tried_again(
         (["lost", "lost", "lost"], False),
     ],
 )
-def test_three_failures_in_a_row_ask_for_a_recheck_and_neither_rejections_nor_lost_trials_count(
+def test_three_failures_in_a_row_ask_for_an_incumbent_confirmation_and_neither_rejections_nor_lost_trials_count(
     outcomes: list[str], expected: bool
 ) -> None:
-    assert needs_recheck([Outcome(name) for name in outcomes]) is expected
+    assert needs_incumbent_confirmation([Outcome(name) for name in outcomes]) is expected
 
 
 FAILED, OK = Outcome.CRASHED, Outcome.OK
 QUIET = RunFacts(
-    rule=Rule.WALK, outcomes=(OK,), fell_back=False, trials_without_incumbent=0, machine_changed=False, head=None,
+    rule=Rule.WALK, outcomes=(OK,), rolled_back=False, trials_without_incumbent=0, machine_changed=False, head=None,
     is_asked_for=False, goal=None, experiments_left=100, keeps=0, trial_hours=0.0, claim_hours=4.0,
 )  # fmt: skip
 SMALL_GAIN, JUMP = Head(1.79, 1.8, 0.01), Head(1.6, 1.8, 0.01)
-RECHECK, CLAIM = CheckKind.RECHECK, CheckKind.CLAIM
+INCUMBENT, CLAIM = ConfirmationKind.INCUMBENT, ConfirmationKind.CLAIM
 
 
 @pytest.mark.parametrize(
     ("facts", "due"),
     [
         ({}, None),
-        ({"outcomes": [FAILED] * 3}, RECHECK),
-        ({"fell_back": True}, RECHECK),
+        ({"outcomes": [FAILED] * 3}, INCUMBENT),
+        ({"rolled_back": True}, INCUMBENT),
         ({"trials_without_incumbent": REMEASURE_EVERY - 1}, None),
-        ({"trials_without_incumbent": REMEASURE_EVERY}, RECHECK),
+        ({"trials_without_incumbent": REMEASURE_EVERY}, INCUMBENT),
         ({"trials_without_incumbent": REMEASURE_EVERY, "outcomes": [OK, FAILED]}, None),
         ({"trials_without_incumbent": REMEASURE_EVERY, "goal": "reached"}, None),
         ({"trials_without_incumbent": REMEASURE_EVERY, "rule": Rule.GREEDY}, None),
-        ({"machine_changed": True}, RECHECK),
-        ({"machine_changed": True, "head": JUMP}, RECHECK),
+        ({"machine_changed": True}, INCUMBENT),
+        ({"machine_changed": True, "head": JUMP}, INCUMBENT),
         ({"is_asked_for": True, "goal": "reached", "keeps": 9, "trial_hours": 9.0}, None),  # nothing to confirm
         ({"head": SMALL_GAIN}, None),
         ({"head": SMALL_GAIN, "is_asked_for": True}, CLAIM),
@@ -331,7 +331,9 @@ RECHECK, CLAIM = CheckKind.RECHECK, CheckKind.CLAIM
         ({"head": JUMP, "rule": Rule.GREEDY, "goal": "reached"}, CLAIM),
     ],
 )
-def test_a_confirmation_is_due_by_the_facts_of_the_run_alone(facts: dict[str, Any], due: CheckKind | None) -> None:
+def test_a_confirmation_is_due_by_the_facts_of_the_run_alone(
+    facts: dict[str, Any], due: ConfirmationKind | None
+) -> None:
     found = next_confirmation(replace(QUIET, **facts))
 
     assert (None if found is None else found.kind) is due

@@ -11,7 +11,7 @@ import pytest
 from researcher.decision.standing import rolled_back_keeps
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision
 from researcher.report.results_table import ResultsTable
 from tests.fixtures.overlapping_run import OverlappingRun, overlap
 from trainer.jobs import Kind
@@ -136,9 +136,9 @@ def test_a_fall_takes_the_confirmed_mark_along_to_an_ancestor_alone(
     story.end(slow, Decision.KEEP)
     marks: list[dict[str, Any]] = [{"confirmed": ids[confirmed]}, {"fall_back_to": ids[falls_to]}]
     for mark in marks:
-        story.journal.open_check(story.run, CheckKind.RECHECK, slow.id, None, 3, story.tick())
-        check = story.journal.confirmations()[-1]
-        story.journal.decide_check(check, ConfirmationVerdict.FAILS, "crashed", story.tick(), **mark)
-        story.journal.check_applied(check, story.tick())
+        story.journal.begin_confirmation(story.run, ConfirmationKind.INCUMBENT, slow.id, None, 3, story.tick())
+        confirmation = story.journal.confirmations()[-1]
+        story.journal.decide_confirmation(confirmation, ConfirmationVerdict.FAILS, "crashed", story.tick(), **mark)
+        story.journal.confirmation_applied(confirmation, story.tick())
 
     assert (story.run.incumbent, story.run.confirmed) == (ids[falls_to], ids[then])

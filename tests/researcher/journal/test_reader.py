@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from researcher.journal.reader import JournalReader
 from researcher.loop.loop import run_until_goal
-from tests.fixtures.loop_in_process import REFUSED, ToldAll, level, opened
+from tests.fixtures.loop_in_process import REFUSED, EndOfList, level, opened
 from tests.fixtures.scripted_run import ScriptedRun
 
 
@@ -31,7 +31,7 @@ def test_what_was_read_once_is_never_told_stale(scripted_run: ScriptedRun) -> No
                 assert run_context.journal.trials(experiment=2) == fresh.trials(experiment=2)
                 assert run_context.journal.trials(confirmation=1) == fresh.trials(confirmation=1)
 
-        with suppress(ToldAll):
-            run_until_goal(replace(run_context, say=look))
+        with suppress(EndOfList):
+            run_until_goal(replace(run_context, publish_status=look))
 
     assert looks > 30

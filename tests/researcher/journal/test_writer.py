@@ -22,9 +22,9 @@ from researcher.journal.records import (
     ASKED_TO_PAUSE,
     CONFIRM,
     MEASURED,
-    CheckKind,
     Claim,
     Confirmation,
+    ConfirmationKind,
     ConfirmationVerdict,
     Decision,
     Pause,
@@ -235,21 +235,23 @@ def test_only_the_newest_trial_is_begun_again(journal: Journal, run: Run) -> Non
     assert journal.trial(lost.id) == lost
 
 
-def test_a_check_is_opened_widened_and_decided_once(journal: Journal, run: Run) -> None:
+def test_a_confirmation_is_opened_widened_and_decided_once(journal: Journal, run: Run) -> None:
     kept = keep(journal, run, 1)
-    check = open_check(journal, run, CheckKind.CLAIM, kept)
+    confirmation = begin_confirmation(journal, run, ConfirmationKind.CLAIM, kept)
     with pytest.raises(sqlite3.IntegrityError):
-        journal.open_check(run, CheckKind.CLAIM, kept, run.confirmed, 3, 8.1)
-    journal.one_more_pair(check)
+        journal.begin_confirmation(run, ConfirmationKind.CLAIM, kept, run.confirmed, 3, 8.1)
+    journal.one_more_pair(confirmation)
     with pytest.raises(JournalError):
-        journal.one_more_pair(check)
+        journal.one_more_pair(confirmation)
     claim = Claim(ConfirmationVerdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes")
-    journal.decide_claim(check, ConfirmationVerdict.CONFIRMED, claim, 0.01, 9.0)
+    journal.decide_claim(confirmation, ConfirmationVerdict.CONFIRMED, claim, 0.01, 9.0)
 
     with pytest.raises(JournalError):
-        journal.decide_claim(check, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.1)
+        journal.decide_claim(confirmation, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.1)
     with pytest.raises(JournalError):
-        journal.decide_check(check, ConfirmationVerdict.ROLLED_BACK, "no", 9.2, fall_back_to=run.confirmed)
+        journal.decide_confirmation(
+            confirmation, ConfirmationVerdict.ROLLED_BACK, "no", 9.2, roll_back_to=run.confirmed
+        )
 
     after = journal.run()
     assert after is not None
@@ -264,11 +266,11 @@ def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) ->
     journal.decide(experiment, Outcome.OK, Ruling(Decision.KEEP, "better", 1.7, 0.0), 0.01, 7.0)
     journal.applied(experiment, 7.5)
     claim = Claim(ConfirmationVerdict.ROLLED_BACK, 0.001, 0.01, 1.799, 1.8, "not enough")
-    journal.open_check(run, CheckKind.CLAIM, experiment.id, run.confirmed, 3, 8.0)
-    check = journal.open_confirmation()
-    assert check is not None
+    journal.begin_confirmation(run, ConfirmationKind.CLAIM, experiment.id, run.confirmed, 3, 8.0)
+    confirmation = journal.open_confirmation()
+    assert confirmation is not None
 
-    journal.decide_claim(check, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.0)
+    journal.decide_claim(confirmation, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.0)
 
     after = journal.run()
     assert after is not None
@@ -286,29 +288,34 @@ def keep(journal: Journal, run: Run, number: int) -> int:
     return experiment.id
 
 
-def open_check(journal: Journal, run: Run, kind: CheckKind, head: int) -> Confirmation:
-    journal.open_check(run, kind, head, run.confirmed if kind is CheckKind.CLAIM else None, 3, 8.0)
-    check = journal.open_confirmation()
-    assert check is not None
-    return check
+def begin_confirmation(journal: Journal, run: Run, kind: ConfirmationKind, head: int) -> Confirmation:
+    journal.begin_confirmation(run, kind, head, run.confirmed if kind is ConfirmationKind.CLAIM else None, 3, 8.0)
+    confirmation = journal.open_confirmation()
+    assert confirmation is not None
+    return confirmation
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict", "falls", "state"),
+    ("kind", "verdict", "rolls_back", "state"),
     [
-        (CheckKind.CLAIM, ConfirmationVerdict.FAILS, False, RequestState.DONE),
-        (CheckKind.CLAIM, ConfirmationVerdict.ROLLED_BACK, True, RequestState.DONE),
-        (CheckKind.RECHECK, ConfirmationVerdict.FAILS, True, RequestState.DONE),
-        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS, False, RequestState.WAITING),
+        (ConfirmationKind.CLAIM, ConfirmationVerdict.FAILS, False, RequestState.DONE),
+        (ConfirmationKind.CLAIM, ConfirmationVerdict.ROLLED_BACK, True, RequestState.DONE),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.FAILS, True, RequestState.DONE),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS, False, RequestState.WAITING),
     ],
 )
-def test_who_asked_for_a_claim_is_answered_by_any_check_that_leaves_none_to_make(
-    journal: Journal, run: Run, kind: CheckKind, verdict: ConfirmationVerdict, falls: bool, state: RequestState
+def test_who_asked_for_a_claim_is_answered_by_any_confirmation_that_leaves_none_to_make(
+    journal: Journal,
+    run: Run,
+    kind: ConfirmationKind,
+    verdict: ConfirmationVerdict,
+    rolls_back: bool,
+    state: RequestState,
 ) -> None:
-    check = open_check(journal, run, kind, keep(journal, run, 1))
+    confirmation = begin_confirmation(journal, run, kind, keep(journal, run, 1))
     journal.receive("r1", CONFIRM, "", "taken in", waiting=True, at=8.5)
 
-    journal.decide_check(check, verdict, "why", 9.0, fall_back_to=run.confirmed if falls else None)
+    journal.decide_confirmation(confirmation, verdict, "why", 9.0, roll_back_to=run.confirmed if rolls_back else None)
 
     request = journal.request("r1")
     assert request is not None
@@ -318,7 +325,7 @@ def test_who_asked_for_a_claim_is_answered_by_any_check_that_leaves_none_to_make
 
 def test_a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more(journal: Journal, run: Run) -> None:
     kept = keep(journal, run, 1)
-    claim = open_check(journal, run, CheckKind.CLAIM, kept)
+    claim = begin_confirmation(journal, run, ConfirmationKind.CLAIM, kept)
     journal.decide_claim(
         claim,
         ConfirmationVerdict.CONFIRMED,
@@ -326,14 +333,14 @@ def test_a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more(journa
         0.01,
         9.0,
     )
-    journal.check_applied(claim, 9.5)
+    journal.confirmation_applied(claim, 9.5)
 
-    journal.decide_check(
-        open_check(journal, run, CheckKind.RECHECK, kept),
+    journal.decide_confirmation(
+        begin_confirmation(journal, run, ConfirmationKind.INCUMBENT, kept),
         ConfirmationVerdict.FAILS,
         "crashed",
         10.0,
-        fall_back_to=run.confirmed,
+        roll_back_to=run.confirmed,
     )
 
     after = journal.run()
@@ -429,7 +436,7 @@ def test_a_pause_is_read_as_it_was_written_until_the_run_goes_on(journal: Journa
     ("message", "expected"),
     [
         (None, None),
-        ("a person asked for it", ASKED_TO_PAUSE),
+        ("a user asked for it", ASKED_TO_PAUSE),
         ("the baseline fails", Pause(PauseCause.OUTAGE, "the baseline fails")),
     ],
 )

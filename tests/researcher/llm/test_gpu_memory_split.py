@@ -15,14 +15,14 @@ def named(profile: Profile) -> str:
 
 
 @pytest.mark.parametrize("profile", GPU_PROFILES, ids=named)
-def test_every_profile_fits_the_smallest_card_it_is_chosen_for(profile: Profile) -> None:
-    split = split_for(profile, int(profile.card_gib * 1024))
+def test_every_profile_fits_the_smallest_gpu_it_is_chosen_for(profile: Profile) -> None:
+    split = split_for(profile, int(profile.gpu_gib * 1024))
 
-    assert split.fits, split.told()
+    assert split.fits, split.text()
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_has_a_placement_and_only_a_card_has_a_reserve(name: str) -> None:
+def test_every_profile_has_a_placement_and_only_a_gpu_has_a_reserve(name: str) -> None:
     placement = placement_for(name)
 
     assert (placement.reserve_mib is None) == (PROFILES[name].device == "cpu")
@@ -35,7 +35,7 @@ def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "told"),
+    ("split", "text"),
     [
         (
             Split(45000, 12288, 31744, 2048),
@@ -67,13 +67,13 @@ def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
         ),
     ],
 )
-def test_a_split_is_told_as_arithmetic_with_the_way_out(split: Split, told: str) -> None:
-    assert split.told() == told
+def test_a_split_is_told_as_arithmetic_with_the_way_out(split: Split, text: str) -> None:
+    assert split.text() == text
 
 
 @pytest.mark.parametrize("profile", GPU_PROFILES, ids=named)
 def test_the_cap_it_asks_for_fits(profile: Profile) -> None:
-    too_much = split_for(profile, int(profile.card_gib * 1024), cap_mib=100_000)
+    too_much = split_for(profile, int(profile.gpu_gib * 1024), cap_mib=100_000)
 
     assert not too_much.fits
     assert too_much.largest_cap_mib >= LEAST_CAP_MIB
@@ -88,5 +88,5 @@ def test_without_an_llm_the_trainer_may_have_its_share() -> None:
 
 
 @pytest.mark.parametrize(("total_mib", "margin"), [(11264, 1536), (16376, 1536), (22528, 2048), (24564, 2048)])
-def test_the_margin_is_larger_from_24_gb_cards_on(total_mib: int, margin: int) -> None:
+def test_the_margin_is_larger_from_24_gb_gpus_on(total_mib: int, margin: int) -> None:
     assert margin_mib(total_mib) == margin

@@ -38,7 +38,7 @@ def words(count: int) -> list[Message]:
 
 
 def test_answer_comes_with_the_servers_counts_and_is_seen_to_be_cut(client: OpenAiClient) -> None:
-    client.look()
+    client.check_available()
 
     answer = client.chat([Message("user", "Count to a hundred.")], lambda: None)
 
@@ -82,7 +82,7 @@ def test_giving_up_in_the_middle_leaves_the_server_fit_for_the_next_question(cli
 
 def test_proposer_makes_a_draft_with_its_price_of_whatever_is_said(url: str) -> None:
     settings = OpenAiSettings(url, "smollm2", num_ctx=CONTEXT_TOKENS, num_predict=32)
-    context = PromptContext(program="", profile="", source="X = 1\n", incumbent="", lanes=(EditFormat.SET,))
+    context = PromptContext(program="", profile="", source="X = 1\n", incumbent="", edit_formats=(EditFormat.SET,))
     proposer = Conversation(OpenAiClient(settings), price=TokenPrice(1.0, 1.0))
 
     draft = proposer.propose(context, lambda: None, accepted)

@@ -16,7 +16,7 @@ from researcher.llm.ollama import OllamaClient
 from researcher.llm.ollama_api import OllamaSettings
 from tests.doubles.ollama_faults import (
     ClampingServer,
-    FullCard,
+    FullGpu,
     OnceSpillingServer,
     SlowToUnload,
     SpillingServer,
@@ -28,8 +28,8 @@ from tests.doubles.ollama_server import OllamaDouble, ollama_double
 QUESTION = [Message("user", "Name one primary colour.")]
 MODEL = "smollm2"
 RESIDENT = OllamaSettings("", MODEL, num_ctx=16384, num_batch=512, on_gpu=True, reserve_mib=10 * 1024)
-SWAPPED = replace(RESIDENT, resident=False, leave_s=10)
-WITHOUT_CARD = replace(RESIDENT, on_gpu=False, reserve_mib=None)
+SWAPPED = replace(RESIDENT, resident=False, unload_s=10)
+WITHOUT_GPU = replace(RESIDENT, on_gpu=False, reserve_mib=None)
 
 both = pytest.mark.parametrize("kind", ["recording", "double"])
 
@@ -99,7 +99,7 @@ def test_an_unknown_model_is_neither_loaded_nor_unloaded(kind: str) -> None:
 def test_a_context_longer_than_the_model_was_trained_on_is_not_given(kind: str) -> None:
     load = exchanges("load-keep-alive-minus-1")[:1]
     listing = exchanges("num-ctx-beyond-training")[1:]
-    asked = replace(WITHOUT_CARD, num_ctx=100_000)
+    asked = replace(WITHOUT_GPU, num_ctx=100_000)
     if kind == "recording":
         empty = exchanges("unload-keep-alive-0")
         server: Any = ollama_replay(
@@ -141,9 +141,9 @@ def test_every_call_of_a_gpu_profile_carries_the_same_placement() -> None:
     assert "prompt" not in server.calls[0][1]
 
 
-def test_without_a_card_no_layers_are_asked_for_and_none_are_required() -> None:
+def test_without_a_gpu_no_layers_are_asked_for_and_none_are_required() -> None:
     with ollama_double(["yes"], model=MODEL) as server:
-        answer = client_of(WITHOUT_CARD, server).chat(QUESTION, nothing)
+        answer = client_of(WITHOUT_GPU, server).chat(QUESTION, nothing)
 
     assert answer.text == "yes"
     assert [body["options"].get("num_gpu") for _, body in server.calls] == [None, None]
@@ -179,9 +179,9 @@ def test_a_spill_that_ends_is_healed_by_the_second_load() -> None:
     assert told(server) == ["load", "unload", "load", "chat"]
 
 
-def test_a_card_without_room_is_told_in_the_servers_words() -> None:
+def test_a_gpu_without_room_is_told_in_the_servers_words() -> None:
     no_room = pytest.raises(ModelDoesNotFit, match=r"cudaMalloc failed: out of memory.*set MODEL or NUM_CTX smaller")
-    with ollama_double(["yes"], model=MODEL, kind=FullCard) as server, no_room:
+    with ollama_double(["yes"], model=MODEL, kind=FullGpu) as server, no_room:
         client_of(RESIDENT, server).chat(QUESTION, nothing)
 
 
@@ -191,7 +191,7 @@ def test_a_model_that_takes_more_than_its_reserve_is_refused() -> None:
         client_of(replace(RESIDENT, reserve_mib=6656), server).chat(QUESTION, nothing)
 
 
-def test_a_model_that_leaves_before_a_trial_may_take_the_card() -> None:
+def test_a_model_that_leaves_before_a_trial_may_take_the_gpu() -> None:
     with ollama_double(["yes"], model=MODEL) as server:
         answer = client_of(replace(SWAPPED, reserve_mib=6656), server).chat(QUESTION, nothing)
 
@@ -215,7 +215,7 @@ def test_the_seconds_of_an_answer_hold_those_of_the_load() -> None:
 # Leaving: where the GPU cannot hold both, no trial begins before it is free.
 
 
-def test_where_the_card_cannot_hold_both_the_model_is_gone_before_a_trial() -> None:
+def test_where_the_gpu_cannot_hold_both_the_model_is_gone_before_a_trial() -> None:
     with ollama_double(["yes"], model=MODEL, kind=SlowToUnload) as server:
         client = client_of(SWAPPED, server)
         client.chat(QUESTION, nothing)
@@ -228,7 +228,7 @@ def test_where_the_card_cannot_hold_both_the_model_is_gone_before_a_trial() -> N
     assert server.calls[0][1]["keep_alive"] == "5m", "a load that is told 0 is an unload"
 
 
-def test_another_model_on_the_card_has_to_leave_too() -> None:
+def test_another_model_on_the_gpu_has_to_leave_too() -> None:
     with ollama_double(["yes"], model="other:7b") as server:
         client_of(replace(RESIDENT, model="other:7b"), server).chat(QUESTION, nothing)
 
@@ -239,7 +239,7 @@ def test_another_model_on_the_card_has_to_leave_too() -> None:
 
 def test_a_model_that_does_not_leave_is_said_in_time() -> None:
     with ollama_double(["yes"], model=MODEL, kind=StickyServer) as server:
-        client = client_of(replace(SWAPPED, leave_s=0.5), server)
+        client = client_of(replace(SWAPPED, unload_s=0.5), server)
         client.chat(QUESTION, nothing)
 
         with pytest.raises(ModelNotUnloaded, match=r"still holds its model 0\.5 s after .*; restart Ollama"):

@@ -61,7 +61,7 @@ def test_recorded_errors_are_typed(number: int, error: type[Exception], says: st
 
 def test_recorded_list_of_models_says_that_somebody_is_there() -> None:
     with ollama_replay(exchanges("v1-models")[:1]) as server:
-        client_of(f"{server.url}/v1").look()
+        client_of(f"{server.url}/v1").check_available()
 
 
 def test_answer_has_its_thoughts_beside_it_and_the_servers_counts() -> None:
@@ -160,7 +160,7 @@ def test_nobody_there_is_away_and_so_is_a_key_that_cannot_be_read(tmp_path: Path
             client_of(url, key_file=tmp_path / "key").chat(QUESTION, lambda: None)
         assert server.questions == []
     with pytest.raises(LlmUnavailable, match="nothing usable answers"):
-        client_of(url).look()
+        client_of(url).check_available()
     with pytest.raises(LlmUnavailable, match="nothing usable answers"):
         ask(url)
 
@@ -175,7 +175,7 @@ def test_proxy_that_lets_nothing_through_is_no_answer(monkeypatch: pytest.Monkey
 def test_key_is_sent_with_every_request_and_quoted_in_no_error(key_file: Path) -> None:
     with openai_double(refused(401, f"Incorrect API key provided: {KEY}.")) as server:
         client = client_of(server.url, key_file=key_file)
-        client.look()
+        client.check_available()
         with pytest.raises(LlmUnavailable) as raised:
             client.chat(QUESTION, lambda: None)
 
@@ -214,23 +214,23 @@ def test_server_that_wants_to_be_left_alone_is(after: str, rest_s: float) -> Non
         client = client_of(server.url, clock=lambda: now)
         with pytest.raises(LlmUnavailable, match="answers 429: slow down"):
             client.chat(QUESTION, lambda: None)
-        for asked in (client.look, lambda: client.chat(QUESTION, lambda: None)):
+        for asked in (client.check_available, lambda: client.chat(QUESTION, lambda: None)):
             if rest_s:
                 now = rest_s - 0.1
                 with pytest.raises(LlmUnavailable, match="asked to be left alone"):
                     asked()
         now = rest_s
-        client.look()
+        client.check_available()
         assert client.chat(QUESTION, lambda: None).text == "there"
 
 
 def test_endpoint_that_lists_no_models_is_there_all_the_same() -> None:
     with openai_double(spoken("a")) as server:
         server.models = refused(404, "no such page")
-        client_of(server.url).look()
+        client_of(server.url).check_available()
         server.models = refused(401, "no")
         with pytest.raises(LlmUnavailable, match="refuses the key"):
-            client_of(server.url).look()
+            client_of(server.url).check_available()
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))

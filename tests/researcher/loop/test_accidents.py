@@ -14,19 +14,25 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision, Experiment, Trial
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision, Experiment, Trial
 from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.source.proposal import ProposerName
 from services.redis.server import RedisServer
-from tests.fixtures.loop_in_process import Happening, ToldAll, level, opened, tell
+from tests.fixtures.loop_in_process import EndOfList, Happening, level, opened, run_listed
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.loop.test_failures import BAD, refusal_of, verdicts
 from trainer.jobs import Kind, Outcome, TrialResult
 
-CONFIRMED, HOLDS = (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED), (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)
-ROLLED_BACK, FAILS = (CheckKind.CLAIM, ConfirmationVerdict.ROLLED_BACK), (CheckKind.RECHECK, ConfirmationVerdict.FAILS)
+CONFIRMED, HOLDS = (
+    (ConfirmationKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+    (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS),
+)
+ROLLED_BACK, FAILS = (
+    (ConfirmationKind.CLAIM, ConfirmationVerdict.ROLLED_BACK),
+    (ConfirmationKind.INCUMBENT, ConfirmationVerdict.FAILS),
+)
 
 
 def told(scripted_run: ScriptedRun, happenings: list[Happening], **settings: object) -> list[str]:
@@ -40,7 +46,7 @@ def told(scripted_run: ScriptedRun, happenings: list[Happening], **settings: obj
             if pause is not None and pause.message not in held[-1:]:
                 held.append(pause.message)
 
-        with suppress(ToldAll):
+        with suppress(EndOfList):
             run_until_goal(replace(run_context, rest=rest, clock=lambda: float(next(seconds))))
     return held
 
@@ -93,7 +99,7 @@ def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_sam
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7, f"stumble of confirm: {outcome} 1", f"stumble of drift: {outcome} 1"), *BAD])
+    run_listed(scripted_run, [level(1.7, f"stumble of confirm: {outcome} 1", f"stumble of drift: {outcome} 1"), *BAD])
 
     assert verdicts(scripted_run) == [CONFIRMED, HOLDS]
     asked = [trial for trial in trials(scripted_run, Kind.CONFIRM) if trial.failed]
@@ -104,7 +110,7 @@ def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_sam
 def test_two_failures_in_a_row_are_the_candidates_and_roll_back(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7, "stumble of confirm: crashed 2")])
+    run_listed(scripted_run, [level(1.7, "stumble of confirm: crashed 2")])
 
     assert verdicts(scripted_run) == [ROLLED_BACK]
     with JournalReader(scripted_run.journal) as history:
@@ -115,7 +121,7 @@ def test_two_failures_in_a_row_are_the_candidates_and_roll_back(scripted_run: Sc
 def test_what_is_found_unscorable_in_a_claim_is_rolled_back_at_once(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7, "stumble of confirm: unscorable 1")])
+    run_listed(scripted_run, [level(1.7, "stumble of confirm: unscorable 1")])
 
     assert verdicts(scripted_run) == [ROLLED_BACK]
 
@@ -126,17 +132,17 @@ def test_a_candidate_that_is_killed_twice_in_a_row_has_crashed(
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.79, f"accident of first: crashed {times}")])
+    run_listed(scripted_run, [level(1.79, f"accident of first: crashed {times}")])
 
     assert experiments(scripted_run)[1].decision is decision
     (trial,) = trials(scripted_run, Kind.FIRST)
     assert (trial.attempt, trial.disturbed) == (1, 1), "it is set aside once and not for ever"
 
 
-def test_a_killed_recheck_leads_down_only_when_it_fails_twice(scripted_run: ScriptedRun) -> None:
+def test_a_killed_incumbent_confirmation_leads_down_only_when_it_fails_twice(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7, "accident of drift: crashed 9"), *BAD])
+    run_listed(scripted_run, [level(1.7, "accident of drift: crashed 9"), *BAD])
 
     assert verdicts(scripted_run) == [CONFIRMED, FAILS, HOLDS]
     assert (scripted_run.subject / "train.py").read_text() == SUBJECT
@@ -205,8 +211,8 @@ def test_a_researcher_that_dies_while_the_baseline_is_seen_to_run_asks_for_no_se
 class FailsAsBase(TrialQueue):
     """Experiment 1 runs in its own claim, and crashes in every trial after it."""
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
-        answer = super().look(trial, spec_digest)
+    def poll(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
+        answer = super().poll(trial, spec_digest)
         number = re.fullmatch(r"night-1-t(\d+)-a\d+", trial)
         if number is None or int(number[1]) < 4 or not isinstance(answer, TrialResult):
             return answer
@@ -221,17 +227,17 @@ def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(scripte
     with opened(scripted_run, [level(1.7), level(1.6)]) as run_context:
         run_until_goal(replace(run_context, trials=FailsAsBase(scripted_run.bus), clock=lambda: float(next(seconds))))
 
-    claims = (CheckKind.CLAIM, ConfirmationVerdict.FAILS)
+    claims = (ConfirmationKind.CLAIM, ConfirmationVerdict.FAILS)
     assert verdicts(scripted_run) == [CONFIRMED, claims, claims, CONFIRMED]
     with JournalReader(scripted_run.journal) as history:
-        compared = [check.base for check in history.confirmations()]
+        compared = [each.base for each in history.confirmations()]
         numbers = [history.experiment(base or 0).number for base in compared]
     assert numbers == [0, 1, 1, 0]
     assert (scripted_run.subject / "train.py").read_text() == level(1.6)
 
 
 @pytest.mark.parametrize(
-    ("mark", "fell_before", "refused"),
+    ("mark", "rolled_back_before", "refused"),
     [
         ("stumble of confirm: crashed 9", 0, False),
         ("stumble of confirm: crashed 9", 1, True),
@@ -243,7 +249,7 @@ def test_a_confirmed_state_that_never_runs_again_holds_no_claim_for_ever(scripte
     ids=["crashed", "crashed again", "killed", "lost", "unscorable", "worse"],
 )
 def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolled_back_may_not(
-    mark: str, fell_before: int, refused: bool, scripted_run: ScriptedRun
+    mark: str, rolled_back_before: int, refused: bool, scripted_run: ScriptedRun
 ) -> None:
     scripted_run.start_trainer()
     source = level(1.81 if "luck" in mark else 1.7, mark)
@@ -252,7 +258,7 @@ def test_what_failures_rolled_back_may_be_tried_again_once_and_what_scores_rolle
     def ask(run_context: RunContext) -> None:
         said.append(refusal_of(run_context, source, ProposerName.LLM))
 
-    told(scripted_run, [*[source] * (1 + fell_before), ask], goal=Goal(2 + fell_before))
+    told(scripted_run, [*[source] * (1 + rolled_back_before), ask], goal=Goal(2 + rolled_back_before))
 
-    assert verdicts(scripted_run) == [ROLLED_BACK] * (1 + fell_before)
+    assert verdicts(scripted_run) == [ROLLED_BACK] * (1 + rolled_back_before)
     assert (said[-1] is not None) is refused, said

@@ -24,7 +24,7 @@ from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.loop.request_handler import RequestHandler
 from tests.doubles.scripted_trainer import TRIAL_S
-from tests.fixtures.loop_in_process import Happening, level, opened, tell
+from tests.fixtures.loop_in_process import Happening, level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Kind
 
@@ -32,7 +32,7 @@ JUMP = level(1.7)  # 5.6 % below the baseline's 1.8
 FLUKE = level(1.81, "luck: 0.1")
 
 
-def checks_of(scripted_run: ScriptedRun) -> list[Confirmation]:
+def confirmations_of(scripted_run: ScriptedRun) -> list[Confirmation]:
     with JournalReader(scripted_run.journal) as history:
         return history.confirmations()
 
@@ -54,9 +54,9 @@ def ask_to_confirm(run_context: RunContext) -> None:
 def test_a_jump_that_is_hard_to_believe_is_claimed_before_anything_else(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [JUMP, level(1.75)])
+    run_listed(scripted_run, [JUMP, level(1.75)])
 
-    (claim,) = checks_of(scripted_run)
+    (claim,) = confirmations_of(scripted_run)
     assert claim.verdict is ConfirmationVerdict.CONFIRMED
     assert claim.decided_at is not None
     assert claim.decided_at < experiment(scripted_run, 2).proposed_at
@@ -66,9 +66,11 @@ def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(sc
     scripted_run.start_trainer()
     seen: list[str] = []
 
-    tell(scripted_run, [FLUKE, lambda run_context: seen.append((scripted_run.subject / "train.py").read_text()), JUMP])
+    run_listed(
+        scripted_run, [FLUKE, lambda run_context: seen.append((scripted_run.subject / "train.py").read_text()), JUMP]
+    )
 
-    fluke, later = checks_of(scripted_run)
+    fluke, later = confirmations_of(scripted_run)
     assert fluke.verdict is ConfirmationVerdict.ROLLED_BACK
     assert "4 fresh seeds give" in (fluke.reason or "")
     assert seen == [level(1.8)]
@@ -80,9 +82,9 @@ def test_a_fluke_is_rolled_back_at_once_with_the_reason_and_the_files_go_back(sc
 def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7, "known: 0.09"), level(1.6)])
+    run_listed(scripted_run, [level(1.7, "known: 0.09"), level(1.6)])
 
-    known, honest = checks_of(scripted_run)
+    known, honest = confirmations_of(scripted_run)
     assert known.verdict is ConfirmationVerdict.ROLLED_BACK
     assert "but on unseen text it gains less than 33% of that: not confirmed" in (known.reason or "")
     assert known.unseen_gain == pytest.approx(0.01, abs=0.005)
@@ -95,18 +97,18 @@ def test_a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason(scrip
 def test_small_gains_wait_for_the_end_and_the_plain_rule_believes_any(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.78), level(1.76)])
+    run_listed(scripted_run, [level(1.78), level(1.76)])
 
-    (claim,) = checks_of(scripted_run)
+    (claim,) = confirmations_of(scripted_run)
     assert claim.started_at > (experiment(scripted_run, 2).applied_at or 0)
 
 
 def test_the_plain_rule_builds_on_a_jump_without_asking(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [JUMP, level(1.6)], rule=Rule.GREEDY)
+    run_listed(scripted_run, [JUMP, level(1.6)], rule=Rule.GREEDY)
 
-    (claim,) = checks_of(scripted_run)
+    (claim,) = confirmations_of(scripted_run)
     assert claim.head == experiment(scripted_run, 2).id
 
 
@@ -117,21 +119,21 @@ def test_a_claim_comes_after_five_keeps_or_some_hours_of_trials_whatever_restart
     scripted_run.start_trainer()
     steps: list[Happening] = [level(round(1.8 - number / 100, 2)) for number in range(1, 9)]
 
-    tell(scripted_run, steps[:2], claim_hours=hours, goal=Goal())
-    tell(scripted_run, steps[2:], claim_hours=hours, goal=Goal())
+    run_listed(scripted_run, steps[:2], claim_hours=hours, goal=Goal())
+    run_listed(scripted_run, steps[2:], claim_hours=hours, goal=Goal())
 
-    assert [claim.head for claim in checks_of(scripted_run)] == [
+    assert [claim.head for claim in confirmations_of(scripted_run)] == [
         experiment(scripted_run, number).id for number in heads
     ]
     assert KEEPS_BEFORE_CLAIM == 5
 
 
-def test_a_claim_that_a_person_asks_for_comes_next_and_its_verdict_is_the_answer(scripted_run: ScriptedRun) -> None:
+def test_a_claim_that_a_user_asks_for_comes_next_and_its_verdict_is_the_answer(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.78), ask_to_confirm, level(1.76)])
+    run_listed(scripted_run, [level(1.78), ask_to_confirm, level(1.76)])
 
-    first, _ = checks_of(scripted_run)
+    first, _ = confirmations_of(scripted_run)
     with JournalReader(scripted_run.journal) as history:
         request = history.request("asked")
     assert first.head == experiment(scripted_run, 1).id
@@ -182,29 +184,29 @@ def test_a_pause_holds_a_claim_between_two_of_its_trials(scripted_run: ScriptedR
 
     assert len(rests) == 3
     assert len(set(rests)) == 1, "no trial is asked for while it is paused"
-    assert [claim.verdict for claim in checks_of(scripted_run)] == [ConfirmationVerdict.CONFIRMED]
+    assert [claim.verdict for claim in confirmations_of(scripted_run)] == [ConfirmationVerdict.CONFIRMED]
 
 
 def test_confirmed_states_are_tagged_and_a_tag_that_is_gone_is_made_again(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
-    tell(scripted_run, [JUMP, level(1.6)])
+    run_listed(scripted_run, [JUMP, level(1.6)])
     made = tags(scripted_run)
     with git.Repo(scripted_run.subject) as repository:
         repository.delete_tag("confirmed/1")
 
-    tell(scripted_run, [])
+    run_listed(scripted_run, [])
 
     assert made == {f"confirmed/{number}": experiment(scripted_run, number).commit_sha for number in (1, 2)}
     assert tags(scripted_run) == made
 
 
-def test_the_tag_of_another_night_stays_where_it_is(scripted_run: ScriptedRun) -> None:
+def test_the_tag_of_another_run_stays_where_it_is(scripted_run: ScriptedRun) -> None:
     with git.Repo(scripted_run.subject) as repository:
         theirs = repository.create_tag("confirmed/1").commit.hexsha
     scripted_run.start_trainer()
 
-    tell(scripted_run, [JUMP])
-    tell(scripted_run, [])
+    run_listed(scripted_run, [JUMP])
+    run_listed(scripted_run, [])
 
     assert tags(scripted_run) == {"confirmed/1": theirs, "confirmed/night-1": experiment(scripted_run, 1).commit_sha}
 
@@ -212,7 +214,7 @@ def test_the_tag_of_another_night_stays_where_it_is(scripted_run: ScriptedRun) -
 def test_a_candidate_must_beat_the_mean_of_all_runs_of_the_incumbent(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7, "luck: 0.01"), level(1.75)])
+    run_listed(scripted_run, [level(1.7, "luck: 0.01"), level(1.75)])
 
     with JournalReader(scripted_run.journal) as history:
         runs = history.scores()[history.numbered(1).id]
@@ -227,12 +229,12 @@ def test_a_head_that_does_not_run_again_is_no_gain_also_when_killed_before_that_
     scripted_run.start_trainer()
 
     with opened(scripted_run, [level(1.7, "fate of confirm: crashed")]) as run_context:
-        run_context.journal.decide_check = killed  # type: ignore[method-assign]
+        run_context.journal.decide_confirmation = killed  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             run_until_goal(run_context)
-    tell(scripted_run, [])
+    run_listed(scripted_run, [])
 
-    (claim,) = checks_of(scripted_run)
+    (claim,) = confirmations_of(scripted_run)
     assert claim.verdict is ConfirmationVerdict.ROLLED_BACK
     assert "experiment 1 crashed" in (claim.reason or "")
     with JournalReader(scripted_run.journal) as history:

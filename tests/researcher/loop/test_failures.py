@@ -10,14 +10,14 @@ import pytest
 from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, PauseCause
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, PauseCause
 from researcher.loop.context import Goal, PauseBackoffs, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.novelty import objection
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.source.proposal import Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
-from tests.fixtures.loop_in_process import REFUSED, Happening, level, opened, tell
+from tests.fixtures.loop_in_process import REFUSED, Happening, level, opened, run_listed
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from trainer.jobs import Kind, Outcome, RedisClient, TrialResult
 
@@ -29,9 +29,9 @@ BAD: list[Happening] = [
 FAILS_NOW = "fate of drift: crashed"
 
 
-def verdicts(scripted_run: ScriptedRun) -> list[tuple[CheckKind, ConfirmationVerdict | None]]:
+def verdicts(scripted_run: ScriptedRun) -> list[tuple[ConfirmationKind, ConfirmationVerdict | None]]:
     with JournalReader(scripted_run.journal) as history:
-        return [(check.kind, check.verdict) for check in history.confirmations()]
+        return [(each.kind, each.verdict) for each in history.confirmations()]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_after_three_failures_in_a_row_train_py_is_byte_for_byte_the_state_that_
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [confirmed, provisional, *BAD], crash_reset=crash_reset)
+    run_listed(scripted_run, [confirmed, provisional, *BAD], crash_reset=crash_reset)
 
     assert (scripted_run.subject / "train.py").read_bytes() == left.encode()
     with JournalReader(scripted_run.journal) as history:
@@ -62,16 +62,16 @@ def test_after_three_failures_in_a_row_train_py_is_byte_for_byte_the_state_that_
 def test_the_way_down_asks_every_state_and_the_straight_one_none(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     claim, fails, holds = (
-        (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED),
-        (CheckKind.RECHECK, ConfirmationVerdict.FAILS),
-        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS),
+        (ConfirmationKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.FAILS),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS),
     )
 
-    tell(scripted_run, [level(1.7, FAILS_NOW), level(1.68, FAILS_NOW), *BAD])
+    run_listed(scripted_run, [level(1.7, FAILS_NOW), level(1.68, FAILS_NOW), *BAD])
     assert verdicts(scripted_run) == [claim, fails, fails, holds]
 
-    tell(scripted_run, [level(1.6), *map(again, BAD)], crash_reset=CrashReset.BASELINE)
-    assert verdicts(scripted_run)[4:] == [claim, (CheckKind.RECHECK, ConfirmationVerdict.ROLLED_BACK)]
+    run_listed(scripted_run, [level(1.6), *map(again, BAD)], crash_reset=CrashReset.BASELINE)
+    assert verdicts(scripted_run)[4:] == [claim, (ConfirmationKind.INCUMBENT, ConfirmationVerdict.ROLLED_BACK)]
 
 
 def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measured_again(
@@ -80,11 +80,11 @@ def test_the_straight_way_down_is_not_taken_by_an_incumbent_that_is_only_measure
     scripted_run.start_trainer()
     worse: list[Happening] = [level(1.75 + number / 1000) for number in range(REMEASURE_EVERY + 1)]
 
-    tell(scripted_run, [level(1.7), *worse], crash_reset=CrashReset.BASELINE)
+    run_listed(scripted_run, [level(1.7), *worse], crash_reset=CrashReset.BASELINE)
 
     assert verdicts(scripted_run) == [
-        (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED),
-        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS),
+        (ConfirmationKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS),
     ]
 
 
@@ -97,9 +97,9 @@ def again(source: Happening) -> str:
 def test_a_dozen_refusals_between_failures_hide_none(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
+    run_listed(scripted_run, [BAD[0], *[REFUSED] * 12, BAD[1], REFUSED, BAD[2]])
 
-    assert verdicts(scripted_run) == [(CheckKind.RECHECK, ConfirmationVerdict.HOLDS)]
+    assert verdicts(scripted_run) == [(ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS)]
 
 
 def wider(source: str) -> str:
@@ -120,7 +120,7 @@ def refusal_of(run_context: RunContext, source: str, by: ProposerName) -> str | 
 @pytest.mark.parametrize(
     ("fate", "times", "refused"), [("unscorable", 1, True), ("crashed", 1, False), ("crashed", 2, True)]
 )
-def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_too_but_not_to_a_person(
+def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_too_but_not_to_a_user(
     scripted_run: ScriptedRun, fate: str, times: int, refused: bool
 ) -> None:
     scripted_run.start_trainer()
@@ -134,7 +134,7 @@ def test_a_change_that_was_discarded_or_failed_twice_is_refused_on_other_code_to
             refusal_of(run_context, wider(level(scores[-1])), by) for by in (ProposerName.LLM, ProposerName.HUMAN)
         )
 
-    tell(scripted_run, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
+    run_listed(scripted_run, [*chain.from_iterable(zip(tries, keeps, strict=True)), ask], goal=Goal())
 
     to_llm, to_person = said
     assert to_person is None
@@ -151,14 +151,14 @@ class LosingTrials(TrialQueue):
         self._trial = trial
         self.losses = losses
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
+    def poll(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
         if self.losses and trial.startswith(self._trial):
             self.losses -= 1
             return JobFault("the worker was killed")
-        return super().look(trial, spec_digest)
+        return super().poll(trial, spec_digest)
 
 
-def tell_with_losses(scripted_run: ScriptedRun, happenings: list[Happening], trial: str, losses: int) -> list[str]:
+def run_with_losses(scripted_run: ScriptedRun, happenings: list[Happening], trial: str, losses: int) -> list[str]:
     """Every reason for which the run was held, in turn. Time passes quickly in it."""
     held: list[str] = []
     seconds = count()
@@ -183,12 +183,12 @@ def tell_with_losses(scripted_run: ScriptedRun, happenings: list[Happening], tri
 
 
 @pytest.mark.parametrize(("losses", "holds"), [(1, 0), (2, 1), (3, 2), (5, 4)])
-def test_a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held(
+def test_a_first_loss_costs_no_time_and_after_more_of_them_the_run_is_held(
     scripted_run: ScriptedRun, losses: int, holds: int
 ) -> None:
     scripted_run.start_trainer()
 
-    held = tell_with_losses(scripted_run, [level(1.79)], "night-0-t0-", losses)
+    held = run_with_losses(scripted_run, [level(1.79)], "night-0-t0-", losses)
 
     assert len(held) == holds
     assert all("the worker was killed" in reason and "look at the trainer's log" in reason for reason in held)
@@ -200,11 +200,11 @@ def test_a_first_loss_costs_no_time_and_after_more_of_them_the_night_is_held(
 def test_what_the_machine_loses_rolls_nothing_back(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
-    held = tell_with_losses(scripted_run, [level(1.7), *BAD], "night-1-t4-", 3)
+    held = run_with_losses(scripted_run, [level(1.7), *BAD], "night-1-t4-", 3)
 
     assert verdicts(scripted_run) == [
-        (CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED),
-        (CheckKind.RECHECK, ConfirmationVerdict.HOLDS),
+        (ConfirmationKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS),
     ]
     assert "the worker was killed" in held[-1]
     with JournalReader(scripted_run.journal) as history:

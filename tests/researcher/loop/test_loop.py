@@ -13,7 +13,7 @@ import pytest
 
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision, PauseCause, RequestState, State
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision, PauseCause, RequestState, State
 from researcher.queues.requests import RECEIVE, send, wait_reply
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from trainer.jobs import REQUESTS
@@ -51,7 +51,7 @@ def history_of(scripted_run: ScriptedRun) -> JournalReader:
     return JournalReader(scripted_run.journal)
 
 
-def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_goal(scripted_run: ScriptedRun) -> None:
+def test_a_run_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_goal(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
 
     researcher = scripted_run.start_researcher(EXPERIMENTS=8)
@@ -64,7 +64,7 @@ def test_a_night_measures_its_baseline_walks_claims_at_the_end_and_stops_at_its_
         assert len(history.trials(experiment=history.numbered(0).id)) >= 5
         assert history.measured_count() == 8
         claims = history.confirmations()
-        assert {claim.kind for claim in claims} == {CheckKind.CLAIM}
+        assert {claim.kind for claim in claims} == {ConfirmationKind.CLAIM}
         assert ConfirmationVerdict.CONFIRMED in {claim.verdict for claim in claims}, (
             "LEVEL is the score: its moves are real"
         )
@@ -136,7 +136,7 @@ def test_sigterm_stops_cleanly_with_exit_code_0_and_a_second_start_goes_on(scrip
     assert_coherent(scripted_run)
 
 
-def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_night_runs(
+def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_run_runs(
     scripted_run: ScriptedRun,
 ) -> None:
     scripted_run.start_trainer()
@@ -218,7 +218,7 @@ def test_a_request_that_names_another_function_or_carries_too_much_is_refused_an
     assert researcher.poll() is None
 
 
-def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(scripted_run: ScriptedRun) -> None:
+def test_three_failures_in_a_row_confirm_the_incumbent_and_the_run_goes_on(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     researcher = scripted_run.start_researcher()
     scripted_run.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
@@ -230,16 +230,16 @@ def test_three_failures_in_a_row_recheck_the_incumbent_and_the_night_goes_on(scr
 
     scripted_run.wait_until(
         lambda history: (
-            (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)
-            in {(check.kind, check.verdict) for check in history.confirmations() if check.state is State.APPLIED}
+            (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS)
+            in {(each.kind, each.verdict) for each in history.confirmations() if each.state is State.APPLIED}
         ),
-        "the recheck and its end",
+        "the incumbent confirmation and its end",
     )
 
     assert researcher.poll() is None
 
 
-def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(scripted_run: ScriptedRun) -> None:
+def test_a_baseline_that_fails_pauses_the_run_loudly_and_resume_tries_again(scripted_run: ScriptedRun) -> None:
     repository = git.Repo(scripted_run.subject)
     (scripted_run.subject / "train.py").write_text(SUBJECT + "# fate: crashed\n")
     repository.index.add(["train.py"])
@@ -273,7 +273,7 @@ def test_a_baseline_that_fails_pauses_the_night_loudly_and_resume_tries_again(sc
 
 
 @pytest.mark.slow
-def test_a_pause_that_a_person_asked_for_outlives_a_restart(scripted_run: ScriptedRun) -> None:
+def test_a_pause_that_a_user_asked_for_outlives_a_restart(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     researcher = scripted_run.start_researcher()
     scripted_run.wait_until(lambda history: history.measured_count() >= 1, "one experiment")

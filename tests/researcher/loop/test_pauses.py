@@ -10,20 +10,20 @@ import pytest
 
 from researcher.journal.records import ASKED_TO_PAUSE, Pause
 from researcher.loop.loop import run_until_goal
-from tests.fixtures.loop_in_process import level, opened, tell
+from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 
 RESTS = 3
 
 
 @pytest.mark.parametrize(
-    ("message", "waits_for"), [("a person asked for it", ASKED_TO_PAUSE), ("the disk is full", None)]
+    ("message", "waits_for"), [("a user asked for it", ASKED_TO_PAUSE), ("the disk is full", None)]
 )
 def test_a_run_that_an_earlier_version_paused_goes_on_by_itself_unless_its_user_asked_for_the_pause(
     scripted_run: ScriptedRun, message: str, waits_for: Pause | None
 ) -> None:
     scripted_run.start_trainer()
-    tell(scripted_run, [level(1.75)])
+    run_listed(scripted_run, [level(1.75)])
     paused_by_an_earlier_version(scripted_run, message)
     waited_for: list[Pause | None] = []
 

@@ -12,7 +12,7 @@ from researcher import __main__ as researcher
 from researcher.config.settings import Settings
 from researcher.journal.reader import JournalReader
 from researcher.journal.writer import Journal
-from tests.fixtures.loop_in_process import level, opened, tell
+from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.researcher.loop.test_failures import BAD
 from trainer.jobs import Kind, profile_named
@@ -41,12 +41,12 @@ def test_seeds_follow_the_key_alone_and_fill_their_range_evenly(
     assert fmean(ours) == pytest.approx(2**30, rel=0.1)
 
 
-def test_every_trial_of_a_night_has_the_seed_that_its_place_in_the_night_gives_whatever_its_kind(
+def test_every_trial_of_a_run_has_the_seed_that_its_place_in_the_run_gives_whatever_its_kind(
     scripted_run: ScriptedRun,
 ) -> None:
     scripted_run.start_trainer()
 
-    tell(scripted_run, [level(1.7), *BAD], seed_key="k")
+    run_listed(scripted_run, [level(1.7), *BAD], seed_key="k")
 
     with JournalReader(scripted_run.journal) as history:
         trials = history.trials()

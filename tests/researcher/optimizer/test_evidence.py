@@ -76,7 +76,7 @@ def test_repeats_are_one_observation_with_the_mean_of_all_also_when_they_come_la
 
 
 def test_the_same_knobs_of_two_experiments_are_one_observation() -> None:
-    assert around(A, (None, A, [1.0]), (1, deep(A, 3), [2.0]), (1, f"{deep(A, 3)}# a person's", [3.0, 4.0])) == {
+    assert around(A, (None, A, [1.0]), (1, deep(A, 3), [2.0]), (1, f"{deep(A, 3)}# a user's", [3.0, 4.0])) == {
         (2, 0.04): 1.0,
         (3, 0.04): 3.0,
     }

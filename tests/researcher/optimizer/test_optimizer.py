@@ -63,7 +63,7 @@ class Journal:
         self.scores: dict[int, list[float]] = {}
         self.count = 0
 
-    def tell(self, source: str, *scores: float, parent: int | None = None) -> int:
+    def add(self, source: str, *scores: float, parent: int | None = None) -> int:
         self.count += 1
         if scores:
             self.scores[self.count] = [*scores]
@@ -78,7 +78,7 @@ class Journal:
 def walk(optimizer: Optimizer, steps: int) -> tuple[float, list[Proposal]]:
     best, best_score = SOURCE, world(SOURCE)
     tried, proposals, journal = {SOURCE}, [], Journal(optimizer)
-    head = journal.tell(SOURCE, best_score)
+    head = journal.add(SOURCE, best_score)
 
     def new(proposal: Proposal) -> Proposal:
         if apply_edits(best, proposal.edits) in tried:
@@ -89,7 +89,7 @@ def walk(optimizer: Optimizer, steps: int) -> tuple[float, list[Proposal]]:
         proposals.append(optimizer.propose(best, new))
         source = apply_edits(best, proposals[-1].edits)
         tried.add(source)
-        told = journal.tell(source, world(source), parent=head)
+        told = journal.add(source, world(source), parent=head)
         if world(source) < best_score:
             best, best_score, head = source, world(source), told
     return best_score, proposals
@@ -112,7 +112,7 @@ def test_every_move_stays_inside_the_ranges_and_touches_few_knobs() -> None:
 def test_it_looks_on_both_sides_of_a_knob_before_it_turns_to_the_next_one() -> None:
     optimizer = Optimizer(seed=1, context=256)
     journal = Journal(optimizer)
-    head = journal.tell(SOURCE, 1.0)
+    head = journal.add(SOURCE, 1.0)
 
     assert look_around(journal, SOURCE, head, 2) == [{"DEPTH": 1}, {"DEPTH": 3}]
     assert [list(move) for move in look_around(journal, SOURCE, head, 1)] == [["LR"]]
@@ -125,10 +125,10 @@ def look_around(journal: Journal, source: str, head: int, count: int) -> list[di
     while len(found) < count:
         proposal = journal.optimizer.propose(source, passes)
         if explores(proposal):
-            journal.tell(source, *journal.scores[head], parent=head)
+            journal.add(source, *journal.scores[head], parent=head)
         else:
             found.append(moves(proposal))
-            journal.tell(apply_edits(source, proposal.edits), 1.5, parent=head)
+            journal.add(apply_edits(source, proposal.edits), 1.5, parent=head)
     return sorted(found, key=str)
 
 
@@ -147,9 +147,9 @@ def test_tpe_explores_in_its_share_of_moves_and_says_so() -> None:
 
 def test_what_an_adviser_is_shown_as_the_optimisers_next_move_is_no_uniform_draw() -> None:
     journal = Journal(Optimizer(seed=1, context=256))
-    head = journal.tell(SOURCE, 1.0)
+    head = journal.add(SOURCE, 1.0)
     while not explores(journal.optimizer.propose(SOURCE, passes)):
-        journal.tell(SOURCE, 1.0, parent=head)
+        journal.add(SOURCE, 1.0, parent=head)
 
     assert not explores(journal.optimizer.propose(SOURCE, passes, may_explore=False))
 
@@ -161,10 +161,10 @@ def passes(proposal: Proposal) -> Proposal:
 
 def test_after_a_structural_keep_it_looks_around_again_but_first_where_it_never_did() -> None:
     journal = Journal(Optimizer(seed=1, context=256))
-    head = journal.tell(SOURCE, 1.0)
+    head = journal.add(SOURCE, 1.0)
     look_around(journal, SOURCE, head, 2)
     other = SOURCE.replace("FIXED = 7", "FIXED = 8")
-    head = journal.tell(other, 0.9, parent=head)
+    head = journal.add(other, 0.9, parent=head)
 
     moved: list[str] = []
     while "DEPTH" not in moved:
@@ -181,9 +181,9 @@ def test_the_same_journal_gives_the_same_next_move(sampler: Sampler) -> None:
     proposals = []
     for _ in range(2):
         journal = Journal(Optimizer(seed=3, context=256, sampler=sampler))
-        head = journal.tell(SOURCE, 1.9)
+        head = journal.add(SOURCE, 1.9)
         for lr in range(20):
-            journal.tell(SOURCE.replace("0.04", f"0.1{lr}"), *([1.8 + lr / 100] if lr else []), parent=head)
+            journal.add(SOURCE.replace("0.04", f"0.1{lr}"), *([1.8 + lr / 100] if lr else []), parent=head)
         proposals.append(journal.optimizer.propose(SOURCE, passes))
 
     assert proposals[0] == proposals[1]
@@ -192,8 +192,8 @@ def test_the_same_journal_gives_the_same_next_move(sampler: Sampler) -> None:
 def test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start() -> None:
     def told(lucky: float) -> tuple[Journal, int]:
         journal, chance = Journal(Optimizer(seed=3, context=256)), random.Random(3)
-        head = journal.tell(SOURCE, 2.0)
-        tried = [journal.tell(anywhere(SOURCE, chance, 256), lucky + number, parent=head) for number in range(30)]
+        head = journal.add(SOURCE, 2.0)
+        tried = [journal.add(anywhere(SOURCE, chance, 256), lucky + number, parent=head) for number in range(30)]
         return journal, tried[0]
 
     journal, lucky = told(1.0)
@@ -210,11 +210,11 @@ def test_after_a_later_repeat_it_is_as_if_the_mean_had_been_known_from_the_start
 
 def test_uniform_draws_are_spread_over_the_whole_ranges_whatever_was_measured() -> None:
     journal = Journal(Optimizer(seed=1, context=256, sampler=Sampler.RANDOM))
-    head = journal.tell(SOURCE, 1.0)
+    head = journal.add(SOURCE, 1.0)
     found = []
     for _ in range(150):
         found.append(journal.optimizer.propose(SOURCE, passes))
-        journal.tell(apply_edits(SOURCE, found[-1].edits), 1.5, parent=head)
+        journal.add(apply_edits(SOURCE, found[-1].edits), 1.5, parent=head)
 
     rates = [float(moves(proposal)["LR"]) for proposal in found if "LR" in moves(proposal)]
     assert 0.3 < sum(rate < math.sqrt(0.005 * 0.2) for rate in rates) / len(rates) < 0.7, "half of a log range"
@@ -234,13 +234,13 @@ def test_whatever_the_journal_holds_every_proposal_can_be_run_and_is_another_pro
         Optimizer(seed=data.draw(st.integers(0, 99)), context=context, sampler=data.draw(st.sampled_from(Sampler)))
     )
     chance = random.Random(data.draw(st.integers(0, 2**32)))
-    incumbent, head = source, journal.tell(source, 2.0)
+    incumbent, head = source, journal.add(source, 2.0)
     for _ in range(data.draw(st.integers(0, 25))):
         moved = anywhere(incumbent, chance, context)
         if chance.random() < 0.2:
             moved = moved.replace("SOFTCAP = 15", f"SOFTCAP = {chance.randrange(16, 40)}")
         scores = [chance.gauss(2, 0.1) for _ in range(chance.choice((0, 1, 1, 1, 3)))]
-        told = journal.tell(moved, *scores, parent=head)
+        told = journal.add(moved, *scores, parent=head)
         if scores and chance.random() < 0.3:
             incumbent, head = moved, told
 
@@ -380,7 +380,8 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     story.try_out("crashed", None, Decision.CRASH)
     story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
     proposers = Proposers(
-        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path,
+        publish_status=print,
     )  # fmt: skip
 
     proposers.learn(story.journal)
@@ -398,7 +399,12 @@ def test_a_slow_trial_keeps_nothing_from_it_and_after_a_restart_it_is_told_in_th
     story.baseline(2.0)
     before, after = (
         Proposers(
-            mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+            mix=Mix.RANDOM,
+            asking=Vetting(PROFILE, str),
+            optimizer=optimizer,
+            llm=None,
+            folder=tmp_path,
+            publish_status=print,
         )
         for optimizer in optimizers
     )
@@ -420,7 +426,8 @@ def test_with_uniform_draws_alone_nobody_else_is_named_as_the_proposer(tmp_path:
     story, optimizer = Story(tmp_path), Optimizer(seed=1, context=256, sampler=Sampler.RANDOM)
     story.baseline(2.0)
     proposers = Proposers(
-        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path, say=print
+        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path,
+        publish_status=print,
     )  # fmt: skip
 
     found = [proposers.next_draft(story.journal, source, lambda: None) for source in (SOURCE, "A = 1\n")]

@@ -71,24 +71,29 @@ def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
     assert text.count("(none yet)") == 2
 
 
-@pytest.mark.parametrize("lane", EditFormat)
-def test_every_lane_is_explained_in_its_form_with_an_example_that_is_read_as_meant(lane: EditFormat) -> None:
-    text = Prompts.read().texts[lane]
+@pytest.mark.parametrize("edit_format", EditFormat)
+def test_every_edit_format_is_explained_in_its_form_with_an_example_that_is_read_as_meant(
+    edit_format: EditFormat,
+) -> None:
+    text = Prompts.read().texts[edit_format]
     forms = [paragraph for paragraph in reply_parser.__doc__.split("\n\n") if paragraph.startswith("    ")]
     form = {EditFormat.SET: forms[0], EditFormat.FUNCTION: forms[1], EditFormat.SEARCH: forms[2], EditFormat.FILE: ""}[
-        lane
+        edit_format
     ]
 
     assert [line for line in textwrap.dedent(form).splitlines() if f"\n{line}\n" not in text] == []
-    assert formats_of(reply_parser.read_reply(text.split("Example:")[1]).edits) == (lane,)
+    assert formats_of(reply_parser.read_reply(text.split("Example:")[1]).edits) == (edit_format,)
 
 
-def test_only_the_lanes_that_are_offered_are_explained() -> None:
+def test_only_the_edit_formats_that_are_offered_are_explained() -> None:
     texts = Prompts.read().texts
 
-    text = text_of(replace(CONTEXT, lanes=(EditFormat.SET, EditFormat.SEARCH)))
+    text = text_of(replace(CONTEXT, edit_formats=(EditFormat.SET, EditFormat.SEARCH)))
 
-    assert [lane for lane in EditFormat if texts[lane].strip() in text] == [EditFormat.SET, EditFormat.SEARCH]
+    assert [edit_format for edit_format in EditFormat if texts[edit_format].strip() in text] == [
+        EditFormat.SET,
+        EditFormat.SEARCH,
+    ]
     assert text_of(CONTEXT).index("SET KNOB") < text_of(CONTEXT).index("FUNCTION Class"), "the smallest first"
 
 

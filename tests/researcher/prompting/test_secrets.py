@@ -66,7 +66,7 @@ def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
             mix=Mix.LLM, asking=Vetting(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
             optimizer=Optimizer(seed=7, context=256),
             llm=Conversation(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS]),
-            folder=run_context.journal.folder / "experiments", say=lambda _: None,
+            folder=run_context.journal.folder / "experiments", publish_status=lambda _: None,
         )  # fmt: skip
         run_until_goal(replace(run_context, proposers=proposers))
 

@@ -61,8 +61,8 @@ def test_200_kb_make_a_usable_prompt_that_says_what_it_leaves_out() -> None:
     assert "too many to be shown at once" in text
     assert "lines" in text.split("are not shown]")[-2]
     assert "- 1 discard: x" in text
-    lanes = Prompts.read().texts
-    assert [lane for lane in EditFormat if lanes[lane].strip() in system] == [
+    edit_formats = Prompts.read().texts
+    assert [edit_format for edit_format in EditFormat if edit_formats[edit_format].strip() in system] == [
         EditFormat.SET,
         EditFormat.FUNCTION,
         EditFormat.SEARCH,
@@ -96,7 +96,7 @@ def test_over_the_turns_every_line_is_seen() -> None:
 
 
 @pytest.mark.slow
-def test_a_view_stays_the_same_while_only_the_night_goes_on() -> None:
+def test_a_view_stays_the_same_while_only_the_run_goes_on() -> None:
     _, before = asked(turn=4)
     _, after = asked(turn=4, rejections=("2 no",))
     _, later = asked(turn=5)
@@ -134,7 +134,7 @@ def vocabulary() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def long_night(tmp_path_factory: pytest.TempPathFactory) -> JournalReader:
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> JournalReader:
     """5,000 experiments: a few written down as the loop does, the others copied from them."""
     story = Story(tmp_path_factory.mktemp("long"))
     story.baseline(1.80, 1.82)
@@ -178,9 +178,9 @@ PIECES = st.sampled_from(
     idea=st.none() | st.text(max_size=300),
 )
 @pytest.mark.slow
-def test_no_prompt_of_a_long_night_has_more_tokens_than_the_context_leaves(
+def test_no_prompt_of_a_long_run_has_more_tokens_than_the_context_leaves(
     vocabulary: Tokenizer,
-    long_night: JournalReader,
+    long_run: JournalReader,
     pieces: list[str],
     repeated: int,
     context_tokens: int,
@@ -188,7 +188,7 @@ def test_no_prompt_of_a_long_night_has_more_tokens_than_the_context_leaves(
 ) -> None:
     source = ("".join(pieces) * repeated)[:200_000]
     room = context_tokens - min(4096, context_tokens // 2)
-    context = prompt_context(long_night, PROFILE, "Lower the score.", source, idea)
+    context = prompt_context(long_run, PROFILE, "Lower the score.", source, idea)
 
     try:
         messages = Prompts.read().messages(context, room)

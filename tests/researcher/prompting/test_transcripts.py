@@ -35,7 +35,7 @@ def test_no_exchange_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "1").exists()
 
 
-def test_those_of_an_older_night_are_read(tmp_path: Path) -> None:
+def test_those_of_an_older_run_are_read(tmp_path: Path) -> None:
     kept = [{name: value for name, value in asdict(one).items() if name != "abridged"} for one in EXCHANGES]
     (tmp_path / UNPACKED_FILE).write_text(json.dumps(kept, indent=1))
 

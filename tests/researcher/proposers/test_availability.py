@@ -27,7 +27,7 @@ class Server:
     def clock(self) -> float:
         return self.now
 
-    def look(self) -> None:
+    def check_available(self) -> None:
         self.looks.append(self.now)
         self.now += self.look_s
         if self.gone(self.now):
@@ -36,7 +36,7 @@ class Server:
     def asked_at(self, breaker: CircuitBreaker, until: float, step_s: float = 0.2) -> float | None:
         """When it would be asked, if it is before `until`."""
         while self.now < until:
-            if breaker.is_over(self.look):
+            if breaker.is_over(self.check_available):
                 return self.now
             self.now += step_s
         return None

@@ -52,7 +52,7 @@ def test_a_keep_that_was_rolled_back_is_told_as_such(tmp_path: Path) -> None:
     assert context.history[-1].startswith("1 rolled back: lucky: 4 fresh seeds give 1.810000")
 
 
-def test_the_digest_of_a_long_night_stays_bounded(tmp_path: Path) -> None:
+def test_the_digest_of_a_long_run_stays_bounded(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
     for number in range(120):

@@ -1,7 +1,8 @@
-"""A lane is offered for what came of it, and none is dropped before it was tried enough."""
+"""An edit format is offered for what came of it, and none is dropped before it was tried enough."""
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from researcher.proposers.edit_formats import (
     Success,
     attempts_of,
     offered,
-    offered_lanes,
+    offered_formats,
     successes,
 )
 from researcher.source.proposal import (
@@ -28,10 +29,10 @@ from researcher.source.proposal import (
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
-SET, SEARCH, FILE = ((lane,) for lane in (EditFormat.SET, EditFormat.SEARCH, EditFormat.FILE))
+SET, SEARCH, FILE = ((edit_format,) for edit_format in (EditFormat.SET, EditFormat.SEARCH, EditFormat.FILE))
 
 
-def test_what_ran_counts_for_a_lane_and_what_was_refused_or_crashed_against_it() -> None:
+def test_what_ran_counts_for_an_edit_format_and_what_was_refused_or_crashed_against_it() -> None:
     measured = successes(
         [
             ((Attempt(SEARCH, AnswerStage.APPLY), Attempt(SET)), Outcome.OK),
@@ -51,7 +52,7 @@ def test_what_ran_counts_for_a_lane_and_what_was_refused_or_crashed_against_it()
     }
 
 
-def test_lane_that_does_much_worse_than_the_best_is_not_offered() -> None:
+def test_edit_format_that_does_much_worse_than_the_best_is_not_offered() -> None:
     good, poor = Success(20, 15), Success(20, 3)
 
     assert offered(
@@ -63,7 +64,7 @@ def test_lane_that_does_much_worse_than_the_best_is_not_offered() -> None:
     )
 
 
-def test_no_lane_is_dropped_before_it_was_tried_enough() -> None:
+def test_no_edit_format_is_dropped_before_it_was_tried_enough() -> None:
     failed = Success(TRIED_ENOUGH - 1, 0)
     measured = {
         EditFormat.SET: Success(50, 50),
@@ -77,35 +78,53 @@ def test_no_lane_is_dropped_before_it_was_tried_enough() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=4, max_size=4))
 def test_something_is_always_offered_and_the_best_that_is_known_among_it(counts: list[tuple[int, int]]) -> None:
-    measured = {lane: Success(tried + ran, ran) for lane, (tried, ran) in zip(EditFormat, counts, strict=True)}
+    measured = {
+        edit_format: Success(tried + ran, ran) for edit_format, (tried, ran) in zip(EditFormat, counts, strict=True)
+    }
 
-    lanes = offered(measured)
+    edit_formats = offered(measured)
 
-    assert lanes
-    assert max(EditFormat, key=lambda lane: (measured[lane].tried >= TRIED_ENOUGH, measured[lane].rate)) in lanes
+    assert edit_formats
+    assert (
+        max(
+            EditFormat,
+            key=lambda edit_format: (measured[edit_format].tried >= TRIED_ENOUGH, measured[edit_format].rate),
+        )
+        in edit_formats
+    )
 
 
-def test_lanes_of_a_journal_are_those_of_this_model_and_change_only_now_and_then(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["edit_formats", "lanes"])
+def test_attempts_of_a_stored_proposal_are_read_by_the_key_of_now_and_of_before(key: str) -> None:
+    proposal = Proposal(ProposerName.LLM, "t", "h", (), attempts=(Attempt(FILE, AnswerStage.PARSE),))
+    stored = proposal.to_json()
+    (attempt,) = stored["attempts"]
+    attempt[key] = attempt.pop("edit_formats")
+
+    assert Proposal.from_json(stored) == proposal
+
+
+def test_edit_formats_of_a_journal_are_those_of_this_model_and_change_only_now_and_then(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
     failed = (Attempt(FILE, AnswerStage.PARSE), Attempt(FILE, AnswerStage.APPLY))
     proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     for _ in range(TRIED_ENOUGH):
-        story.try_out("set", 1.9, Decision.DISCARD)  # of an older journal: its edits alone tell the lane
+        story.try_out("set", 1.9, Decision.DISCARD)  # of an older journal: its edits alone tell the edit format
 
     seen = []
     for _ in range(20):
         story.journal.reject(story.run, proposal, "no", story.tick())
-        seen.append(offered_lanes(story.journal, "m"))
+        seen.append(offered_formats(story.journal, "m"))
 
-    others = offered_lanes(story.journal, "another")
+    others = offered_formats(story.journal, "another")
     story.journal.close()
-    dropped = tuple(lane for lane in EditFormat if lane is not EditFormat.FILE)
+    dropped = tuple(edit_format for edit_format in EditFormat if edit_format is not EditFormat.FILE)
     assert seen == [tuple(EditFormat)] * 10 + [dropped] * 10
     assert others == tuple(EditFormat)
 
 
-def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> None:
+def test_edit_formats_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
     failed = (Attempt(FILE, AnswerStage.PARSE),) * TRIED_ENOUGH
@@ -114,13 +133,13 @@ def test_lanes_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> N
     proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     story.journal.reject(story.run, proposal, "no", story.tick())
 
-    before = offered_lanes(story.journal, "m")
+    before = offered_formats(story.journal, "m")
     story.try_out("better", 1.7, Decision.KEEP)
-    after = offered_lanes(story.journal, "m")
+    after = offered_formats(story.journal, "m")
 
     story.journal.close()
     assert before == tuple(EditFormat)
-    assert after == tuple(lane for lane in EditFormat if lane is not EditFormat.FILE)
+    assert after == tuple(edit_format for edit_format in EditFormat if edit_format is not EditFormat.FILE)
 
 
 def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
@@ -141,7 +160,7 @@ def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
     for _ in range(2 * COUNTED_AGAIN_EVERY):
         story.journal.reject(story.run, advice, "no", story.tick())
 
-    lanes = offered_lanes(story.journal, "m")
+    edit_formats = offered_formats(story.journal, "m")
 
     story.journal.close()
-    assert lanes == tuple(EditFormat)
+    assert edit_formats == tuple(EditFormat)

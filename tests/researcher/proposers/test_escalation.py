@@ -136,7 +136,7 @@ class AnyEndpoint:
     context_tokens: int = 8192
     answer_tokens: int = ANSWER_TOKENS
 
-    def look(self) -> None: ...
+    def check_available(self) -> None: ...
 
     def chat(self, messages: Sequence[Message], tick: object, *, answer_tokens: int | None, schema: object) -> Answer:
         what, prompt_share, answer_share = self.happenings.pop(0)

@@ -94,7 +94,7 @@ def test_a_parent_that_turns_out_worse_makes_a_miss_near_whether_or_not_there_wa
     assert [[miss.experiment.number for miss in each] for each in misses] == [[1], [1]]
 
 
-def test_what_is_learned_of_a_long_night_stays_bounded(tmp_path: Path) -> None:
+def test_what_is_learned_of_a_long_run_stays_bounded(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.80)
     for number in range(60):

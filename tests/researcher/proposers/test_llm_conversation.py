@@ -83,7 +83,7 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "lanes", "stage"),
+    ("text", "edit_formats", "stage"),
     [
         (GOOD, ("search",), None),
         (HEAD + "SET DEPTH = 4", ("set",), None),
@@ -98,13 +98,13 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
         (HEAD + "```\nx = 1\n```", ("file",), "validate"),
     ],
 )
-def test_answer_is_noted_with_the_lanes_it_tried_and_where_it_failed(
-    text: str, lanes: tuple[str, ...], stage: str | None
+def test_answer_is_noted_with_the_edit_formats_it_tried_and_where_it_failed(
+    text: str, edit_formats: tuple[str, ...], stage: str | None
 ) -> None:
     proposal, found = parse_and_validate(text, SOURCE, vet, cut=False)
 
     (attempt,) = proposal.attempts
-    assert (attempt.lanes, attempt.failed) == (lanes, stage)
+    assert (attempt.edit_formats, attempt.failed) == (edit_formats, stage)
     assert isinstance(found, ResearcherError) == (stage is not None)
     assert Proposal.from_json(proposal.to_json()) == proposal
 
@@ -129,7 +129,7 @@ def test_both_answers_count_where_the_first_was_repaired() -> None:
     draft, _ = propose([Turn(HEAD + "SET DEPTH = 3", length=True), GOOD])
 
     assert [exchange.cut for exchange in draft.exchanges] == [True, False]
-    assert [(attempt.lanes, attempt.failed) for attempt in draft.proposal.attempts] == [
+    assert [(attempt.edit_formats, attempt.failed) for attempt in draft.proposal.attempts] == [
         (("set",), "parse"),
         (("search",), None),
     ]
@@ -278,7 +278,7 @@ def test_model_that_showed_no_edit_is_held_to_a_change_of_knobs() -> None:
         (HEAD + block("nowhere", "x"), {}),
         (HEAD + "SET DEPTH = 9", {}),
         ("I cannot do that.", {"idea": "Use another optimiser."}),
-        ("I cannot do that.", {"lanes": (EditFormat.SEARCH,)}),
+        ("I cannot do that.", {"edit_formats": (EditFormat.SEARCH,)}),
         ("I cannot do that.", {"source": SOURCE.replace("range ", "").replace("one of ", "")}),
     ],
 )

@@ -11,7 +11,7 @@ from researcher.proposers.novelty import objection, too_large
 from researcher.source.knobs import set_knobs
 from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKnobs
 from researcher.source.validation import validate
-from tests.fixtures.loop_in_process import tell
+from tests.fixtures.loop_in_process import run_listed
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 
 DEFAULT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
@@ -65,7 +65,7 @@ def test_what_the_incumbent_is_as_large_as_did_not_fail_for_its_size() -> None:
     assert judged({"DEPTH": 20}, OUT, incumbent=set_knobs(DEFAULT, {"DEPTH": 16})) is None
 
 
-def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(scripted_run: ScriptedRun) -> None:
+def test_a_proposer_learns_of_it_in_the_run_and_a_user_may_try(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
     ran_out = [SUBJECT.replace("WIDTH = 64", f"WIDTH = {width}") + "# fate: out_of_memory\n" for width in (128, 192)]
     said: list[str | None] = []
@@ -76,7 +76,7 @@ def test_a_proposer_learns_of_it_in_the_night_and_a_person_may_try(scripted_run:
             for width, by in ((256, ProposerName.OPTIMIZER), (256, ProposerName.HUMAN))
         )
 
-    tell(scripted_run, [*ran_out, ask], goal=Goal())
+    run_listed(scripted_run, [*ran_out, ask], goal=Goal())
 
     assert said == ["experiments 1 and 2 ran out of memory (1 with WIDTH 128), and this is nowhere smaller", None]
 

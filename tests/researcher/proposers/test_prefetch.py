@@ -65,8 +65,8 @@ class Unhurried(TrialQueue):
         super().hand_out(spec)
         self.handed_out = spec.id
 
-    def look(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
-        found = super().look(trial, spec_digest)
+    def poll(self, trial: str, spec_digest: str) -> TrialResult | Waiting | Absent | JobFault:
+        found = super().poll(trial, spec_digest)
         is_fresh, self.handed_out = self.handed_out == trial, None
         return Waiting() if is_fresh else found
 

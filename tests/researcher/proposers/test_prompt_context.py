@@ -26,7 +26,7 @@ print(A, B, C)
 ROOM = 12_000
 
 
-class Night:
+class OpenedRun:
     """A story whose candidates are what their edits make of the incumbent."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,8 +56,8 @@ class Night:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Night]:
-    scripted_run = Night(folder)
+def opened(folder: Path) -> Iterator[OpenedRun]:
+    scripted_run = OpenedRun(folder)
     try:
         yield scripted_run
     finally:
@@ -93,7 +93,7 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
 
         briefing = scripted_run.briefing()
         context = briefing.context(
-            scripted_run.story.journal, scripted_run.incumbent, model="m", whose=ProposerName.ADVISER
+            scripted_run.story.journal, scripted_run.incumbent, model="m", proposer_name=ProposerName.ADVISER
         )
 
     assert context.advice is not None
@@ -121,7 +121,7 @@ def test_on_a_plateau_the_question_asks_for_something_else(tmp_path: Path) -> No
         asked = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m", idea="try it")
 
     assert f"The last {PLATEAU} experiments brought nothing" in Prompts.read().messages(context, ROOM)[1].content
-    assert "brought nothing" not in Prompts.read().messages(asked, ROOM)[1].content, "a person's idea comes first"
+    assert "brought nothing" not in Prompts.read().messages(asked, ROOM)[1].content, "a user's idea comes first"
 
 
 def test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_matters_least(tmp_path: Path) -> None:

@@ -84,20 +84,20 @@ def asking(
     mix: Mix,
     stronger: Stronger | None = None,
     drafting: Prefetch | None = None,
-    checker: DryRuns | None = None,
+    dry_runs: DryRuns | None = None,
     shares: Schedule = IN_TURN,
 ) -> RunContext:
     """The context with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     who = Proposers(
         mix=mix,
-        asking=Vetting(profile_named("cpu"), lambda: "Go down.", checker),
+        asking=Vetting(profile_named("cpu"), lambda: "Go down.", dry_runs),
         optimizer=Optimizer(seed=7, context=256),
         llm=Conversation(client),
         stronger=stronger,
         drafting=drafting,
         shares=shares,
         folder=run_context.journal.folder / "experiments",
-        say=lambda _: None,
+        publish_status=lambda _: None,
         clock=rests.clock,
     )
     return replace(run_context, proposers=who, rest=rests.rest)
@@ -225,7 +225,7 @@ def test_a_plateau_has_two_near_misses_tried_at_once(
         optimizer=Optimizer(seed=7, context=256),
         llm=None,
         folder=tmp_path,
-        say=lambda _: None,
+        publish_status=lambda _: None,
     )
 
     draft = who.next_draft(story.journal, source, lambda: None)

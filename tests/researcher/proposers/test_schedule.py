@@ -50,7 +50,7 @@ def test_any_name_may_have_a_share_of_what_those_before_it_left() -> None:
 
 
 @given(schedules)
-def test_the_share_of_a_long_night_is_the_one_that_was_set(schedule: Schedule) -> None:
+def test_the_share_of_a_long_run_is_the_one_that_was_set(schedule: Schedule) -> None:
     turns = turns_of(schedule, 200)
 
     others = 200 - turns.count(LLM)

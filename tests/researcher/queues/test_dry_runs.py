@@ -1,4 +1,4 @@
-"""What a check refuses, and that a run needs no checker; a real server and queue, a scripted worker of its own."""
+"""What a dry run refuses, and that a run needs no dry-run worker; a real server and queue, a scripted worker of its own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
 from trainer.jobs import (
-    CHECKS,
-    RUN_CHECK,
-    CheckResult,
-    CheckSpec,
+    DRY_RUNS,
+    RUN_DRY_RUN,
+    DryRunResult,
+    DryRunSpec,
     DryRunVerdict,
     Outcome,
     Status,
@@ -37,17 +37,17 @@ from trainer.jobs import (
 )
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
-FAILS = SUBJECT + "# check: fails: shape '[8, 3]' is invalid\n"
-UNKNOWN = SUBJECT + "# check: unknown: it reads values\n"
-DIES = SUBJECT + "# check: dies\n"
+FAILS = SUBJECT + "# dry run: fails: shape '[8, 3]' is invalid\n"
+UNKNOWN = SUBJECT + "# dry run: unknown: it reads values\n"
+DIES = SUBJECT + "# dry run: dies\n"
 LINE = SUBJECT.count("\n") + 1
 HELD = Status(StatusKind.HELD, "the disk is full")
 
 
 @pytest.fixture
 def worker(scripted_run: ScriptedRun) -> Iterator[None]:
-    """The scripted checker, shown and working."""
-    argv = [sys.executable, "-m", "tests.doubles.scripted_checker", "--redis", scripted_run.server.url]
+    """The scripted dry-run worker, shown and working."""
+    argv = [sys.executable, "-m", "tests.doubles.scripted_dry_runs", "--redis", scripted_run.server.url]
     argv += ["--password-file", str(scripted_run.password_file)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -65,8 +65,8 @@ def asks(scripted_run: ScriptedRun, said: list[str], clock: Callable[[], float] 
     )
 
 
-def checker_shows(scripted_run: ScriptedRun, name: str, status: Status) -> None:
-    Heartbeat(scripted_run.bus.connection, name, role=WorkerRole.CHECKER).show(status)
+def dry_run_worker_shows(scripted_run: ScriptedRun, name: str, status: Status) -> None:
+    Heartbeat(scripted_run.bus.connection, name, role=WorkerRole.DRY_RUN_WORKER).show(status)
 
 
 def nothing() -> None: ...
@@ -77,7 +77,7 @@ def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_an
 ) -> None:
     said: list[str] = []
     with pytest.raises(Rejected, match=rf"in line {LINE}: shape '\[8, 3\]' is invalid"):
-        asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
+        asks(scripted_run, said).reject_failing(FAILS, SUBJECT, nothing)
     assert said == []
 
 
@@ -89,63 +89,63 @@ def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_an
 def test_every_doubt_is_left_to_the_trial(
     scripted_run: ScriptedRun, worker: None, candidate: str, incumbent: str
 ) -> None:
-    asks(scripted_run, []).look_at(candidate, incumbent, nothing)
+    asks(scripted_run, []).reject_failing(candidate, incumbent, nothing)
 
 
-def test_check_that_dies_is_said_and_the_next_one_is_asked(
+def test_dry_run_that_dies_is_said_and_the_next_one_is_asked(
     scripted_run: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
     asking = asks(scripted_run, said)
 
-    asking.look_at(DIES, SUBJECT, nothing)
+    asking.reject_failing(DIES, SUBJECT, nothing)
     with caplog.at_level(logging.INFO), pytest.raises(Rejected):
-        asking.look_at(FAILS, SUBJECT, nothing)
+        asking.reject_failing(FAILS, SUBJECT, nothing)
 
     assert len(said) == 2
-    assert said[0].startswith("none: a check ")
+    assert said[0].startswith("none: a dry run ")
     assert said[1] == ""
-    assert "the checker answers again" in caplog.text
+    assert "the dry-run worker answers again" in caplog.text
 
 
-def test_without_a_checker_nothing_is_asked_and_it_is_said_once(scripted_run: ScriptedRun) -> None:
+def test_without_a_dry_run_worker_nothing_is_asked_and_it_is_said_once(scripted_run: ScriptedRun) -> None:
     said: list[str] = []
     asking = asks(scripted_run, said)
 
     for _ in range(3):
-        asking.look_at(FAILS, SUBJECT, nothing)
+        asking.reject_failing(FAILS, SUBJECT, nothing)
 
     assert len(said) == 1
     assert "no dry-run worker runs" in said[0]
-    assert scripted_run.bus.queue(CHECKS).job_ids == []
+    assert scripted_run.bus.queue(DRY_RUNS).job_ids == []
 
 
-def test_checker_that_is_held_is_not_waited_for(scripted_run: ScriptedRun) -> None:
-    checker_shows(scripted_run, "checker-1", HELD)
+def test_dry_run_worker_that_is_held_is_not_waited_for(scripted_run: ScriptedRun) -> None:
+    dry_run_worker_shows(scripted_run, "dry-run-worker-1", HELD)
     said: list[str] = []
 
-    asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
+    asks(scripted_run, said).reject_failing(FAILS, SUBJECT, nothing)
 
     assert "the disk is full" in said[0]
-    assert scripted_run.bus.queue(CHECKS).job_ids == []
+    assert scripted_run.bus.queue(DRY_RUNS).job_ids == []
 
 
-def test_one_checker_that_is_held_does_not_keep_another_from_being_asked(
+def test_one_dry_run_worker_that_is_held_does_not_keep_another_from_being_asked(
     scripted_run: ScriptedRun, worker: None
 ) -> None:
-    checker_shows(scripted_run, "checker-1", HELD)
+    dry_run_worker_shows(scripted_run, "dry-run-worker-1", HELD)
     said: list[str] = []
 
     with pytest.raises(Rejected):
-        asks(scripted_run, said).look_at(FAILS, SUBJECT, nothing)
+        asks(scripted_run, said).reject_failing(FAILS, SUBJECT, nothing)
 
     assert said == []
 
 
-def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
+def test_dry_run_worker_that_hangs_is_waited_for_once_and_asked_again_later(
     scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checker_shows(scripted_run, "checker-1", IDLE)
+    dry_run_worker_shows(scripted_run, "dry-run-worker-1", IDLE)
     said: list[str] = []
     now = [0.0]
 
@@ -154,19 +154,19 @@ def test_checker_that_hangs_is_waited_for_once_and_asked_again_later(
 
     asking = asks(scripted_run, said, lambda: now[0])
     for _ in range(3):
-        asking.look_at(FAILS, SUBJECT, tick)
+        asking.reject_failing(FAILS, SUBJECT, tick)
     assert now[0] == dry_runs.WAIT_S
     assert len(said) == 1
 
     now[0] += dry_runs.NOT_ASKED_S
-    asking.look_at(FAILS, SUBJECT, tick)
+    asking.reject_failing(FAILS, SUBJECT, tick)
     assert now[0] == 2 * dry_runs.WAIT_S + dry_runs.NOT_ASKED_S
 
 
 def test_same_work_is_one_job_and_its_answer_is_kept(scripted_run: ScriptedRun) -> None:
     profile = profile_named("cpu")
-    spec = CheckSpec(profile.name, {**FILES, "train.py": SUBJECT}, profile.caps.memory_mib)
-    again = CheckSpec(profile.name, dict(reversed(spec.files.items())), spec.cap_mib)
+    spec = DryRunSpec(profile.name, {**FILES, "train.py": SUBJECT}, profile.caps.memory_mib)
+    again = DryRunSpec(profile.name, dict(reversed(spec.files.items())), spec.cap_mib)
 
     assert spec.id == again.id
     assert spec.id != replace(spec, cap_mib=1).id
@@ -183,20 +183,20 @@ model = {made}
 """
 
 
-def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_costs_no_trial(
+def test_an_llms_candidate_that_fails_its_dry_run_is_repaired_once_or_told_and_costs_no_trial(
     scripted_run: ScriptedRun, worker: None
 ) -> None:
     scripted_run.start_trainer()
     answers = [
-        BROKEN.format(was="object", made="dict()  # check: fails: shape '[8, 3]' is invalid"),
+        BROKEN.format(was="object", made="dict()  # dry run: fails: shape '[8, 3]' is invalid"),
         BROKEN.format(was="object", made="dict()"),
-        BROKEN.format(was="dict", made="list()  # check: fails: no such layer"),
-        BROKEN.format(was="dict", made="tuple()  # check: fails: nor this one"),
+        BROKEN.format(was="dict", made="list()  # dry run: fails: no such layer"),
+        BROKEN.format(was="dict", made="tuple()  # dry run: fails: nor this one"),
         Turn(nudge="LEVEL", by=0.9),
     ]
     with ollama_double(answers) as llm, opened(scripted_run, [], goal=Goal(2)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
-        run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, checker=asks(scripted_run, [])))
+        run_until_goal(asking(run_context, Rests(0, list), client, Mix.LLM, dry_runs=asks(scripted_run, [])))
 
     with JournalReader(scripted_run.journal) as history:
         repaired, refused, last = history.experiments()[1:]
@@ -213,21 +213,19 @@ def test_an_llms_candidate_that_fails_its_check_is_repaired_once_or_told_and_cos
 
 @pytest.mark.parametrize("verdict", list(DryRunVerdict))
 def test_spec_and_answer_survive_the_queue(verdict: DryRunVerdict) -> None:
-    spec = CheckSpec("cpu", FILES, None)
-    result = CheckResult(spec.id, verdict, "words", 3, None, 1.5)
+    spec = DryRunSpec("cpu", FILES, None)
+    result = DryRunResult(spec.id, verdict, "words", 3, None, 1.5)
 
-    assert CheckSpec.from_json(spec.to_json()) == spec
-    assert CheckResult.from_json(result.to_json()) == result
+    assert DryRunSpec.from_json(spec.to_json()) == spec
+    assert DryRunResult.from_json(result.to_json()) == result
 
 
-def test_candidate_that_is_checked_is_one_job_however_often_it_is_asked_about(
-    scripted_run: ScriptedRun, worker: None
-) -> None:
+def test_dry_run_is_one_job_however_often_it_is_asked_about(scripted_run: ScriptedRun, worker: None) -> None:
     asking = asks(scripted_run, [])
     for _ in range(3):
         with pytest.raises(Rejected):
-            asking.look_at(FAILS, SUBJECT, nothing)
+            asking.reject_failing(FAILS, SUBJECT, nothing)
 
-    done = scripted_run.bus.queue(CHECKS).finished_job_registry
+    done = scripted_run.bus.queue(DRY_RUNS).finished_job_registry
     assert len(done.get_job_ids()) == 2, "the candidate's and the incumbent's"
-    assert RUN_CHECK == "run_check"
+    assert RUN_DRY_RUN == "run_dry_run"

@@ -43,10 +43,10 @@ def test_a_trial_handed_out_twice_is_run_once_and_answers_its_own_work(bus: Redi
         queue.hand_out(spec())
 
     assert bus.queue(TRIALS).get_job_ids() == ["t-1-t0-a0"]
-    assert queue.look("t-1-t0-a0", spec().digest) == Waiting()
+    assert queue.poll("t-1-t0-a0", spec().digest) == Waiting()
     work_off(bus)
 
-    answer = queue.look("t-1-t0-a0", spec().digest)
+    answer = queue.poll("t-1-t0-a0", spec().digest)
     assert isinstance(answer, TrialResult)
     assert answer.val_bpb is not None
 
@@ -56,19 +56,19 @@ def test_an_answer_to_other_work_of_the_same_name_is_a_fault(bus: RedisClient) -
     queue.hand_out(spec(level="1.1"))
     work_off(bus)
 
-    assert isinstance(queue.look("t-1-t0-a0", spec(level="1.5").digest), JobFault)
+    assert isinstance(queue.poll("t-1-t0-a0", spec(level="1.5").digest), JobFault)
 
 
 def test_an_unknown_trial_is_absent_and_a_forgotten_one_too(bus: RedisClient) -> None:
     queue = TrialQueue(bus)
-    assert queue.look("t-1-t0-a0", "d") == Absent()
+    assert queue.poll("t-1-t0-a0", "d") == Absent()
 
     queue.hand_out(spec())
     work_off(bus)
     queue.forget("t-1-t0-a0")
     queue.forget("t-1-t0-a0")
 
-    assert queue.look("t-1-t0-a0", spec().digest) == Absent()
+    assert queue.poll("t-1-t0-a0", spec().digest) == Absent()
 
 
 def test_a_job_that_stands_in_no_list_is_noticed_and_handed_out_again(bus: RedisClient) -> None:
@@ -76,11 +76,11 @@ def test_a_job_that_stands_in_no_list_is_noticed_and_handed_out_again(bus: Redis
     queue.hand_out(spec())
     bus.connection.delete(bus.queue(TRIALS).key)
 
-    assert queue.look("t-1-t0-a0", spec().digest) == Absent()
+    assert queue.poll("t-1-t0-a0", spec().digest) == Absent()
 
     queue.hand_out(spec())
     work_off(bus)
-    assert isinstance(queue.look("t-1-t0-a0", spec().digest), TrialResult)
+    assert isinstance(queue.poll("t-1-t0-a0", spec().digest), TrialResult)
 
 
 def test_a_failed_job_is_a_fault_with_its_last_line(bus: RedisClient) -> None:
@@ -89,7 +89,7 @@ def test_a_failed_job_is_a_fault_with_its_last_line(bus: RedisClient) -> None:
     queue.hand_out(broken)
     work_off(bus)
 
-    found = queue.look("t-1-t0-a0", broken.digest)
+    found = queue.poll("t-1-t0-a0", broken.digest)
 
     assert isinstance(found, JobFault)
     assert "a scripted subject has a LEVEL" in found.reason
@@ -100,13 +100,13 @@ def test_a_trial_whose_worker_vanished_is_given_up_when_its_lease_ends_and_can_b
     queue.hand_out(spec())
     job = start_and_vanish(bus, lease_s=0)
 
-    found = queue.look(job.id, spec().digest)
+    found = queue.poll(job.id, spec().digest)
 
     assert isinstance(found, JobFault)
     assert "its lease has ended" in found.reason
     assert job.get_status(refresh=True) is JobStatus.STARTED, "looking writes nothing"
     queue.forget(job.id)
-    assert queue.look(job.id, spec().digest) == Absent()
+    assert queue.poll(job.id, spec().digest) == Absent()
 
 
 def test_a_trial_whose_lease_runs_is_waited_for(bus: RedisClient) -> None:
@@ -114,7 +114,7 @@ def test_a_trial_whose_lease_runs_is_waited_for(bus: RedisClient) -> None:
     queue.hand_out(spec())
     job = start_and_vanish(bus, lease_s=20)
 
-    assert queue.look(job.id, spec().digest) == Waiting()
+    assert queue.poll(job.id, spec().digest) == Waiting()
 
 
 def start_and_vanish(bus: RedisClient, lease_s: int) -> Job:

@@ -30,7 +30,7 @@ from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import Kind, Outcome
 
 RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, None, None, Prices(per_hour=60.0), 0.0)
-FELL = "fell"  # not a decision: all keeps since the baseline are rolled back
+ROLLED_BACK = "fell"  # not a decision: all keeps since the baseline are rolled back
 ENDS = [(Outcome.OK, Decision.KEEP), (Outcome.OK, Decision.DISCARD), (Outcome.LOST, Decision.DISCARD)]
 ENDS += [(outcome, Decision.DISCARD) for outcome in FAILURES]
 
@@ -57,13 +57,13 @@ def rates(
     run: Run = RUN,
     confirmed: tuple[int, ...] = (),
     scores: dict[int, list[float]] | None = None,
-    fallen: dict[int, str] | None = None,
+    rolled_back_because: dict[int, str] | None = None,
     wall_s: float | None = 2.0,
 ) -> tuple[Rates, ...]:
     """Of a run in which each of these that was not rejected had its first trial, beside a baseline."""
     run_report = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
     trials = [first_trial(item, wall_s) for item in run_report if item.outcome not in (None, Outcome.REJECTED)]
-    return rates_of(run, rows_of(confirmed, run_report, trials, fallen or {}), scores or {})
+    return rates_of(run, rows_of(confirmed, run_report, trials, rolled_back_because or {}), scores or {})
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_gain_counts_all_runs_and_only_where_it_still_stands() -> None:
     kept = [experiment(number, ProposerName.OPTIMIZER, Outcome.OK, Decision.KEEP) for number in (1, 2)]
     scores = {1: [1.8, 1.9], 2: [1.5, 1.7, 1.9], 3: [1.2]}
 
-    (found,) = rates(*kept, confirmed=(2, 1), scores=scores, fallen={3: "no gain"})
+    (found,) = rates(*kept, confirmed=(2, 1), scores=scores, rolled_back_because={3: "no gain"})
 
     assert (found.kept, found.confirmed) == (2, 1)
     assert found.gain == pytest.approx(0.15)
@@ -145,18 +145,23 @@ def test_money_is_what_its_questions_cost_and_never_the_machines(
 
 
 happenings = st.one_of(
-    st.tuples(st.sampled_from(ProposerName), st.sampled_from(ENDS), st.floats(0.5, 3.0)), st.just(FELL)
+    st.tuples(st.sampled_from(ProposerName), st.sampled_from(ENDS), st.floats(0.5, 3.0)), st.just(ROLLED_BACK)
 )
 
 
 @given(st.lists(happenings, max_size=40))
-def test_over_all_proposers_they_add_up_to_the_night(
+def test_over_all_proposers_they_add_up_to_the_run(
     told: list[tuple[ProposerName, tuple[Outcome, Decision], float] | str],
 ) -> None:
-    run_report, scores, fallen, head = [experiment(0, None, Outcome.OK, Decision.KEEP)], {1: [1.8, 1.9]}, {}, 1
+    run_report, scores, rolled_back_because, head = (
+        [experiment(0, None, Outcome.OK, Decision.KEEP)],
+        {1: [1.8, 1.9]},
+        {},
+        1,
+    )
     for happening in told:
         if isinstance(happening, str):
-            fallen |= {item.id: FELL for item in run_report[1:] if item.decision is Decision.KEEP}
+            rolled_back_because |= {item.id: ROLLED_BACK for item in run_report[1:] if item.decision is Decision.KEEP}
             head = 1
             continue
         by, end, score = happening
@@ -167,7 +172,7 @@ def test_over_all_proposers_they_add_up_to_the_night(
         head = item.id if item.decision is Decision.KEEP else head
     trials = [first_trial(item) for item in run_report if item.outcome is not Outcome.REJECTED]
 
-    found = rates_of(RUN, rows_of((), run_report, trials, fallen), scores)
+    found = rates_of(RUN, rows_of((), run_report, trials, rolled_back_because), scores)
 
     tried, ends = run_report[1:], [item.outcome for item in run_report[1:]]
     whole = cost_of(RUN, tried, trials[1:])
@@ -202,7 +207,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
     made.journal.close()
 
 
-def test_a_journals_rates_are_those_of_its_night(story: Story) -> None:
+def test_a_journals_rates_are_those_of_its_run(story: Story) -> None:
     run_report = story.report()
 
     llm, optimizer, human = rates_of(run_report.run, run_report.rows, story.journal.scores())

@@ -29,7 +29,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
 def test_a_report_holds_the_run_what_goes_on_the_alarm_and_the_rates(story: Story, bus: RedisClient) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
-    bus.say("researcher", Status.working("proposing"))
+    bus.publish_status("researcher", Status.working("proposing"))
 
     report = snapshot(story.journal, bus, PROFILE, AT)
 
@@ -44,10 +44,10 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     story.baseline(1.80, 1.82)
     story.try_out("good", 1.70, Decision.KEEP)
     story.claim([1.70] * 4, [1.81] * 4)
-    bus.say("llm", Status.working("none: away"))
+    bus.publish_status("llm", Status.working("none: away"))
     Heartbeat(bus.connection, "trainer-a", profile="12gb", refused=lambda: 1).show(Status.working("timed"), "t-3-t0-a0")
     Heartbeat(bus.connection, "trainer-b", refused=lambda: 2).show(IDLE)
-    Heartbeat(bus.connection, "checker-a", role=WorkerRole.CHECKER).show(IDLE)
+    Heartbeat(bus.connection, "dry-run-worker-a", role=WorkerRole.DRY_RUN_WORKER).show(IDLE)
 
     report = snapshot(story.journal, bus, PROFILE, AT)
     found = json.loads(json.dumps(report.to_json()))
@@ -60,7 +60,7 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     assert [(each["role"], each["worker"], each["trial"]) for each in found["workers"]] == [
         ("trainer", "trainer-a", "t-3-t0-a0"),
         ("trainer", "trainer-b", None),
-        ("checker", "checker-a", None),
+        ("dry-run-worker", "dry-run-worker-a", None),
     ]
     assert found["workers"][0]["status"] == {"kind": "working", "message": "timed"}
     assert [*found["workers"][0]] == [
@@ -105,7 +105,7 @@ def test_without_a_redis_nobody_is_asked(story: Story) -> None:
 
 
 def test_without_a_journal_redis_alone_is_asked(bus: RedisClient) -> None:
-    bus.say("llm", Status.working("none: pulling its model"))
+    bus.publish_status("llm", Status.working("none: pulling its model"))
 
     begun, unreadable = without_journal(bus), without_journal(bus, "damaged")
 

@@ -27,9 +27,9 @@ BEGAN = 1_000.0
 RUN = Run(1, "t", "cpu", 15.0, "b", "c", "d", 1, 1, 1, None, Prices(), created_at=BEGAN)
 TRAINER = WorkerStatus(WorkerRole.TRAINER, "trainer-a", Status.working("timed"), "cpu", None, trial="t-3-t0-a0")
 IDLE = replace(TRAINER, worker="trainer-b", status=Status.working("idle"), trial=None)
-CHECKER = replace(IDLE, role=WorkerRole.CHECKER, worker="checker-a")
+DRY_RUN_WORKER = replace(IDLE, role=WorkerRole.DRY_RUN_WORKER, worker="dry-run-worker-a")
 WORKS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", Progress("timed", 0.5, 7.0), (TRAINER,))
-WAITS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", None, (CHECKER,))
+WAITS = LiveStatus(Status.working("trial t-3-t0-a0"), "t-3-t0-a0", None, (DRY_RUN_WORKER,))
 THINKS = LiveStatus(Status.working("proposing"), None, None, (IDLE,))
 SILENT = LiveStatus(None)
 HELD = LiveStatus(Status(StatusKind.HELD, "the disk is full"))
@@ -88,7 +88,7 @@ EVERY_20_S = trials(*(BEGAN + 20 * number for number in range(1, 13)))  # the la
         (
             RUN,
             EVERY_20_S,
-            replace(WAITS, workers=(HELD_TRAINER, CHECKER)),
+            replace(WAITS, workers=(HELD_TRAINER, DRY_RUN_WORKER)),
             1241,
             "no progress: the trainer trainer-b is held: no room",
         ),
@@ -137,7 +137,7 @@ def test_an_alarm_is_said_beside_what_the_researcher_does_and_logged_once(
 ) -> None:
     voice = StatusPublisher(bus, lambda: "no trial has ended")
     voice.REPEAT_S = 0.0
-    voice.say(RESEARCHER, "trial t-3-t0-a0")
+    voice.publish_status(RESEARCHER, "trial t-3-t0-a0")
 
     voice.repeat()
     voice.repeat()

@@ -77,7 +77,7 @@ def test_what_was_confirmed_stays_confirmed_when_a_later_keep_falls(story: Story
 
 def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -> None:
     story.baseline(1.80, 1.82)
-    fallen = story.try_out("good", 1.70, Decision.KEEP)
+    rolled_back = story.try_out("good", 1.70, Decision.KEEP)
     story.claim([1.70] * 4, [1.81] * 4)
     story.fall("crashed: no memory")
     story.try_out("new", 1.75, Decision.KEEP)
@@ -85,7 +85,7 @@ def test_a_gain_that_was_confirmed_and_fell_later_counts_no_more(story: Story) -
 
     run_report = story.report()
 
-    row = run_report.row(fallen)
+    row = run_report.row(rolled_back)
     assert row is not None
     assert row.note == "rolled back: crashed: no memory"
     assert run_report.gain is not None
@@ -139,7 +139,7 @@ def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(s
     ]
 
 
-def test_results_tsv_that_was_kept_all_night_is_the_one_made_at_its_end(story: Story) -> None:
+def test_results_tsv_that_was_kept_all_run_is_the_one_made_at_its_end(story: Story) -> None:
     kept = ResultsTable(story.journal)
     steps: list[Callable[[], object]] = [
         lambda: story.baseline(1.80, 1.82),

@@ -25,7 +25,7 @@ from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import COPY, open_subject
 from researcher.repository.repository import GitState
 from tests.fixtures.disks import Disk
-from tests.fixtures.loop_in_process import level, tell
+from tests.fixtures.loop_in_process import level, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 
 BRANCH = "overnight/night"
@@ -97,7 +97,7 @@ class Own:
         """A candidate that is kept, confirmed and pushed."""
         plan = Planned(f"refs/{BRANCH}/{number}", parent or self.base, f"A = {number + 1}\n", "try", at=number)
         commit = self.workspace.commit_candidate(BRANCH, plan)
-        self.workspace.settle(commit)
+        self.workspace.checkout(commit)
         self.workspace.tag_confirmed("night", number, commit)
         self.workspace.publish(self.run, commit)
         return commit
@@ -124,7 +124,7 @@ def test_a_run_begins_with_the_users_commit_and_pushes_its_branch_tags_and_refs(
     assert (own.path / "train.py").read_text() == "A = 3\n"
     assert git(theirs, "rev-parse", BRANCH, f"refs/{BRANCH}/1", "confirmed/2").split() == [second, first, second]
     assert git(theirs, "log", "--format=%s", BRANCH).splitlines() == ["try", "try", "mine"]
-    assert own.user.message == own.workspace.look() == ""
+    assert own.user.message == own.workspace.inspect() == ""
     assert untouched(theirs) == before
     assert git(theirs, "status", "--porcelain") == git(theirs, "fsck") == ""
 
@@ -204,10 +204,10 @@ def test_a_branch_that_is_checked_out_stays_as_it_is_and_moves_once_it_is_not(
 
     assert git(theirs, "rev-parse", BRANCH, "confirmed/2", f"refs/{BRANCH}/2").split() == [first, second, second]
     assert untouched(theirs) == before
-    assert BRANCH in own.workspace.look()
+    assert BRANCH in own.workspace.inspect()
     assert len([each for each in caplog.records if "stays as it is" in each.message]) == 1
     leave(theirs, tmp_path)
-    assert own.workspace.look() == ""
+    assert own.workspace.inspect() == ""
     assert git(theirs, "rev-parse", BRANCH) == second
 
 
@@ -220,9 +220,9 @@ def test_a_commit_of_the_user_on_the_branch_of_the_run_keeps_its_branch(own: Own
     second = own.keep(2, first)
 
     assert git(theirs, "rev-parse", BRANCH) == mine
-    said = own.workspace.look()
+    said = own.workspace.inspect()
     git(theirs, *said.rpartition(f"git -C {theirs} ")[2].rstrip("`").split())
-    assert own.workspace.look() == ""
+    assert own.workspace.inspect() == ""
     assert git(theirs, "rev-parse", BRANCH, "mine").split() == [second, mine]
 
 
@@ -234,7 +234,7 @@ def test_what_the_user_commits_meanwhile_disturbs_nothing_and_is_not_disturbed(o
 
     own.keep(2, first)
 
-    assert own.workspace.look() == ""
+    assert own.workspace.inspect() == ""
     assert git(theirs, "rev-parse", "HEAD") == mine
     assert git(theirs, "merge-base", "main", BRANCH) == own.base
     assert (theirs / "train.py").read_text() == "A = 'not yet committed'\n"
@@ -276,7 +276,7 @@ def test_a_ref_in_the_way_keeps_nothing_else_from_being_pushed(own: Own, theirs:
     assert git(theirs, "rev-parse", BRANCH, f"refs/{BRANCH}/1").split() == [first, first]
     assert own.user.message != ""
     git(theirs, "tag", "-d", "confirmed")
-    assert own.workspace.look() == ""
+    assert own.workspace.inspect() == ""
     assert git(theirs, "rev-parse", "confirmed/1") == first
 
 
@@ -315,11 +315,11 @@ def test_a_repository_that_is_away_or_damaged_is_said_once_and_gets_all_once_it_
     second = own.keep(2, first)
     own.keep(2, first)
 
-    assert str(theirs) in own.workspace.look()
+    assert str(theirs) in own.workspace.inspect()
     assert own.workspace.program() == FILES["program.md"]
     assert len([each for each in caplog.records if "pushes again later" in each.message]) == 1
     bring_back()
-    assert own.workspace.look() == ""
+    assert own.workspace.inspect() == ""
     assert git(theirs, "rev-parse", BRANCH, "confirmed/2").split() == [second, second]
 
 
@@ -336,9 +336,9 @@ def test_a_repository_that_is_read_only_gets_all_once_it_is_not(tmp_path: Path, 
         disk.make_read_only()
         first = own.keep(1)
 
-        assert "Read-only" in own.workspace.look()
+        assert "Read-only" in own.workspace.inspect()
         disk.make_writable()
-        assert own.workspace.look() == ""
+        assert own.workspace.inspect() == ""
 
     assert git(theirs, "rev-parse", BRANCH) == first
 
@@ -395,7 +395,7 @@ def test_what_could_not_be_pushed_is_repeated_to_whoever_watches(
     git(theirs, "checkout", "--quiet", BRANCH)
     own.workspace.publish(own.run, own.base)
 
-    StatusPublisher(scripted_run.bus, lambda: None, own.workspace.look).repeat()
+    StatusPublisher(scripted_run.bus, lambda: None, own.workspace.inspect).repeat()
 
     assert BRANCH in str(scripted_run.bus.doing(SAYS_SUBJECT))
 
@@ -428,13 +428,13 @@ def test_a_run_of_an_earlier_version_goes_on_in_a_repository_of_its_own(
     copy: bool, scripted_run: ScriptedRun, tmp_path: Path
 ) -> None:
     scripted_run.start_trainer()
-    tell(scripted_run, [level(1.75), level(1.9)])
+    run_listed(scripted_run, [level(1.75), level(1.9)])
     theirs = as_it_was(scripted_run, tmp_path)
     if not copy:
         shutil.rmtree(scripted_run.journal / COPY)
     before, head = untouched(theirs), git(theirs, "rev-parse", BRANCH)
 
-    tell(scripted_run, [level(1.7)], user=theirs)
+    run_listed(scripted_run, [level(1.7)], user=theirs)
 
     with closing(Journal(scripted_run.journal)) as journal:
         commits = {item.number: item.commit_sha for item in journal.experiments() if not item.is_baseline}

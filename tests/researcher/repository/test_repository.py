@@ -47,7 +47,7 @@ def test_a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable(workspace
     base = workspace.head()
     sha = commit(workspace, base)
 
-    workspace.settle(base)
+    workspace.checkout(base)
 
     repository = git.Repo(path)
     assert (path / "train.py").read_text() == FILES["train.py"]
@@ -77,7 +77,7 @@ def test_a_candidate_that_a_killed_move_left_in_files_or_index_is_gone_after_the
     base = killed.head()
     killed.restore(GitState(BRANCH, base))
     commit(killed, base)
-    killed.settle(base)
+    killed.checkout(base)
     (path / "train.py").write_text("A = 2\n")
     if staged:
         killed.repository.git.add("train.py")
@@ -91,7 +91,7 @@ def test_a_candidate_that_a_killed_move_left_in_files_or_index_is_gone_after_the
     workspace.close()
 
 
-def test_a_train_py_that_a_person_edited_is_kept_beside(workspace: Workspace, path: Path) -> None:
+def test_a_train_py_that_a_user_edited_is_kept_beside(workspace: Workspace, path: Path) -> None:
     base = workspace.head()
     for number in (1, 2):
         (path / "train.py").write_text(f"A = 'idea {number}'\n")
@@ -122,16 +122,16 @@ def test_another_branch_that_was_checked_out_stays_where_it_is(workspace: Worksp
     assert workspace.repository.active_branch.name == BRANCH
 
 
-def test_the_goal_that_a_human_edits_during_the_night_survives_every_reset(workspace: Workspace, path: Path) -> None:
+def test_the_goal_that_a_human_edits_during_the_run_survives_every_reset(workspace: Workspace, path: Path) -> None:
     base = workspace.head()
     (path / "program.md").write_text("Mind the memory.\n")
 
     sha = commit(workspace, base)
-    workspace.settle(base)
+    workspace.checkout(base)
     workspace.restore(GitState(BRANCH, sha))
 
     assert workspace.program() == "Mind the memory.\n"
-    assert workspace.look() == ""
+    assert workspace.inspect() == ""
     assert (path / "train.py").read_text() == "A = 2\n"
     assert workspace.files(sha) == {"train.py": "A = 2\n", "prepare.py": "B = 1\n"}
 
@@ -219,7 +219,7 @@ def test_a_candidate_is_committed_checked_out_and_shown_as_it_is_whatever_the_re
         workspace.repository.git.config(key, value)
 
     sha = commit(workspace, base, source)
-    workspace.settle(sha)
+    workspace.checkout(sha)
 
     assert workspace.files(sha)["train.py"] == source
     assert (path / "train.py").read_bytes().decode() == source

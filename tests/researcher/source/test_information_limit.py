@@ -16,7 +16,7 @@ import pytest
 import trainer
 from researcher.errors import Rejected
 from researcher.proposers.novelty import objection
-from researcher.source.information_limit import EDIT, MOST_GROWTH, PERSON, RUN, added_bytes, added_literal_bytes
+from researcher.source.information_limit import EDIT, MOST_GROWTH, RUN, USER_CAP, added_bytes, added_literal_bytes
 from researcher.source.proposal import Candidate, Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
 from tests import ROOT
@@ -87,18 +87,18 @@ def test_a_whole_other_script_is_no_more_than_its_difference(path: str) -> None:
 
     assert added_bytes(other, SUBJECT) < EDIT.added / 3
     assert added_literal_bytes(other, SUBJECT) < EDIT.literal / 3
-    assert added_bytes(SUBJECT, "") < PERSON.added / 2, "a person may bring one of their own"
+    assert added_bytes(SUBJECT, "") < USER_CAP.added / 2, "a person may bring one of their own"
 
 
-def test_a_person_may_bring_another_script_and_no_library() -> None:
+def test_a_user_may_bring_another_script_and_no_library() -> None:
     theirs = f"{SUBJECT}x = 1  # {noise(5000).hex()}\n"
 
     with pytest.raises(Rejected, match=f"at most {EDIT.added} are tried"):
         proposed(theirs, SUBJECT)
     proposed(theirs, SUBJECT, ProposerName.HUMAN)
-    with pytest.raises(Rejected, match=f"at most {PERSON.added} are tried"):
+    with pytest.raises(Rejected, match=f"at most {USER_CAP.added} are tried"):
         proposed(f"{SUBJECT}x = 1  # {noise(20_000).hex()}\n", SUBJECT, ProposerName.HUMAN)
-    with pytest.raises(Rejected, match=f"at most {PERSON.literal} are tried"):
+    with pytest.raises(Rejected, match=f"at most {USER_CAP.literal} are tried"):
         proposed(f"{SUBJECT}x = {noise(5000)!r}\n", SUBJECT, ProposerName.HUMAN)
 
 
@@ -170,7 +170,7 @@ def test_where_a_run_is_at_its_cap_knobs_still_move_and_nothing_else_does() -> N
         validate(proposal, full, check)
 
 
-def test_files_by_people_carry_no_more_together_and_begin_the_count_of_models_anew() -> None:
+def test_files_by_users_carry_no_more_together_and_begin_the_count_of_models_anew() -> None:
     scripted_run = KeepsEverything([SUBJECT], [None])
     theirs = f"{SUBJECT}mine = {noise(1500)!r}\n"
     scripted_run.keep(theirs, ProposerName.HUMAN)
@@ -178,4 +178,4 @@ def test_files_by_people_carry_no_more_together_and_begin_the_count_of_models_an
     creep(scripted_run, ProposerName.LLM, 400)
     assert RUN.literal - 500 < added_literal_bytes(scripted_run.sources[-1], theirs) <= RUN.literal
     creep(scripted_run, ProposerName.HUMAN, 900)
-    assert added_literal_bytes(scripted_run.sources[-1], SUBJECT) <= PERSON.literal
+    assert added_literal_bytes(scripted_run.sources[-1], SUBJECT) <= USER_CAP.literal

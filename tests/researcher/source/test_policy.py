@@ -169,7 +169,7 @@ def test_what_the_incumbent_does_already_is_its_authors_business(code: str) -> N
     assert refusal(f"{code}\nx = 1") is not None
 
 
-def test_a_person_may_submit_what_a_proposer_may_not_propose() -> None:
+def test_a_user_may_submit_what_a_proposer_may_not_propose() -> None:
     assert refusal("import pickle", by=ProposerName.HUMAN) is None
 
 

@@ -39,7 +39,7 @@ class FinishedRun:
     run: Row
     experiments: list[Row]
     trials: list[Row]
-    checks: list[Row]
+    confirmations: list[Row]
     requests: list[Row]
 
     @classmethod
@@ -85,7 +85,7 @@ def check(state: Path) -> dict[str, Any]:
         *each_experiment_is_decided_once(finished_run),
         *each_trial_has_its_own_answer(finished_run),
         *each_decision_follows_from_its_trial(finished_run),
-        *each_check_follows_from_its_trials(finished_run),
+        *each_confirmation_follows_from_its_trials(finished_run),
         *the_run_is_where_its_decisions_led(finished_run),
         *each_request_is_served_once(finished_run),
         *each_commit_is_in_its_place(finished_run),
@@ -107,7 +107,7 @@ def check(state: Path) -> dict[str, Any]:
         "attempts": attempts,
         "unused": sum(len(finished_run.answers(finished_run.place(trial))) for trial in finished_run.trials)
         - len(answered(finished_run)),
-        "checks": len(finished_run.checks),
+        "confirmations": len(finished_run.confirmations),
     }
 
 
@@ -132,7 +132,7 @@ def each_experiment_is_decided_once(finished_run: FinishedRun) -> Iterator[Fault
     for item in finished_run.experiments:
         if item["state"] != "applied" or item["decision"] is None:
             yield LOST, f"experiment {item['number']} is {item['state']}, its decision {item['decision']}"
-    fell = fallen_by_failing(finished_run)
+    fell = rolled_back_by_failing(finished_run)
     for name in ("fingerprint", "commit_sha"):
         codes = [item for item in finished_run.experiments if item["commit_sha"]]
         for value, count in Counter(item[name] for item in codes).items():
@@ -143,11 +143,11 @@ def each_experiment_is_decided_once(finished_run: FinishedRun) -> Iterator[Fault
                 yield DOUBLED, f"{count} experiments have the same {name} {value}"
 
 
-def fallen_by_failing(finished_run: FinishedRun) -> set[int]:
+def rolled_back_by_failing(finished_run: FinishedRun) -> set[int]:
     """Kept experiments that a check threw away because something did not run; such code may be tried once more."""
     parents = {item["id"]: item["parent"] for item in finished_run.experiments}
     fell = set()
-    for item in finished_run.checks:
+    for item in finished_run.confirmations:
         own = [trial for trial in finished_run.trials if trial["confirmation"] == item["id"]]
         failed = item["gain"] is None and all(trial["outcome"] in FAILURES for trial in own[-1:])
         at = item["head"] if failed and (item["kind"], item["verdict"]) in FALLS_BACK else None
@@ -222,8 +222,8 @@ def _implied(trial: Row, margin: float | None) -> str:
     return "keep" if trial["score_to_beat"] - trial["val_bpb"] > margin else "discard"
 
 
-def each_check_follows_from_its_trials(finished_run: FinishedRun) -> Iterator[Fault]:
-    for item in finished_run.checks:
+def each_confirmation_follows_from_its_trials(finished_run: FinishedRun) -> Iterator[Fault]:
+    for item in finished_run.confirmations:
         if item["state"] != "applied" or item["verdict"] is None:
             yield LOST, f"check {item['id']} is {item['state']}, its verdict {item['verdict']}"
         own = [trial for trial in finished_run.trials if trial["confirmation"] == item["id"]]
@@ -245,7 +245,7 @@ def the_run_is_where_its_decisions_led(finished_run: FinishedRun) -> Iterator[Fa
     parents = {item["id"]: item["parent"] for item in finished_run.experiments}
     events = [(item["proposed_at"], "proposed", item) for item in finished_run.experiments]
     events += [(item["decided_at"] or 0.0, "decided", item) for item in finished_run.experiments]
-    events += [(item["decided_at"] or 0.0, "checked", item) for item in finished_run.checks]
+    events += [(item["decided_at"] or 0.0, "confirmed", item) for item in finished_run.confirmations]
     for _, what, item in sorted(events, key=lambda event: event[0]):
         if what == "proposed" and item["parent"] != incumbent:
             yield WRONG, f"experiment {item['number']} was built on {item['parent']}, the incumbent was {incumbent}"
@@ -254,14 +254,14 @@ def the_run_is_where_its_decisions_led(finished_run: FinishedRun) -> Iterator[Fa
                 yield WRONG, f"experiment {item['number']} was kept, and its parent was not the incumbent {incumbent}"
             incumbent = item["id"]
             confirmed = confirmed or incumbent
-        elif what == "checked" and item["verdict"] == "confirmed":
+        elif what == "confirmed" and item["verdict"] == "confirmed":
             confirmed = item["head"]
-        elif what == "checked" and (item["kind"], item["verdict"]) in FALLS_BACK:
+        elif what == "confirmed" and (item["kind"], item["verdict"]) in FALLS_BACK:
             incumbent = item["base"]
             confirmed = incumbent if incumbent in _line(parents, confirmed) else confirmed
-        elif what == "checked" and (item["kind"], item["verdict"], item["base"]) == ("claim", "fails", failed):
+        elif what == "confirmed" and (item["kind"], item["verdict"], item["base"]) == ("claim", "fails", failed):
             confirmed = finished_run.experiments[0]["id"]
-        if what == "checked" and item["kind"] == "claim":
+        if what == "confirmed" and item["kind"] == "claim":
             failed = item["base"] if item["verdict"] == "fails" else None
     if (run["incumbent"], run["confirmed"]) != (incumbent, confirmed):
         stands = f"incumbent {run['incumbent']}, confirmed {run['confirmed']}"
@@ -302,7 +302,7 @@ def each_commit_is_in_its_place(finished_run: FinishedRun) -> Iterator[Fault]:
     ).split()
     if sorted(refs) != sorted(item["commit_sha"] for item in finished_run.measured if item["commit_sha"]):
         yield WRONG, "the refs are not the experiments, each once"
-    for item in finished_run.checks:
+    for item in finished_run.confirmations:
         tags = finished_run.git("tag", "--points-at", commits[item["head"]]).split()
         if item["verdict"] == "confirmed" and not any(tag.startswith("confirmed/") for tag in tags):
             yield LOST, f"what claim {item['id']} confirmed has no tag"
@@ -323,10 +323,10 @@ def the_branch_is_the_kept_commits(finished_run: FinishedRun) -> Iterator[Fault]
         yield WRONG, f"the branch shows {shown}, the journal's line is {[item['number'] for item in reversed(chain)]}"
     if any(item["decision"] != "keep" for item in chain):
         yield WRONG, "the branch holds a commit that was not kept"
-    rolled_back = any(item["verdict"] in ("rolled_back", "fails") for item in finished_run.checks)
+    rolled_back = any(item["verdict"] in ("rolled_back", "fails") for item in finished_run.confirmations)
     kept = {item["id"] for item in finished_run.measured if item["decision"] == "keep"}
     if kept != {item["id"] for item in chain} and not rolled_back:
-        yield LOST, "a kept commit is not on the branch, and no check rolled it back"
+        yield LOST, "a kept commit is not on the branch, and no confirmation rolled it back"
 
 
 def the_work_tree_is_clean(finished_run: FinishedRun) -> Iterator[Fault]:

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 from services.redis.server import RedisServer
-from tests.scenarios.crash.nights import ForkedRun
+from tests.scenarios.crash.forked_run import ForkedRun
 
-FIGURES = ("kills", "experiments", "attempts", "unused", "checks", "lost", "doubled", "wrong")
+FIGURES = ("kills", "experiments", "attempts", "unused", "confirmations", "lost", "doubled", "wrong")
 TOLD: dict[str, Counter[str]] = {}
 
 
-def tell(what: str, found: dict[str, Any], kills: int) -> None:
+def report_found(what: str, found: dict[str, Any], kills: int) -> None:
     """Add a run that was checked to the figures."""
     figures = TOLD.setdefault(what, Counter())
-    figures["nights"] += 1
+    figures["runs"] += 1
     figures.update({name: (found | {"kills": kills})[name] for name in FIGURES})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for what, figures in TOLD.items():
-        line = ", ".join(f"{figures[name]} {name}" for name in ("nights", *FIGURES))
+        line = ", ".join(f"{figures[name]} {name}" for name in ("runs", *FIGURES))
         terminalreporter.write_line(f"{what}: {line}")
 
 

@@ -43,7 +43,7 @@ from tests.fixtures.loop_in_process import opened
 from tests.fixtures.servers import open_server
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import until_the_test_ends
-from tests.scenarios.crash.nights import ForkedRun
+from tests.scenarios.crash.forked_run import ForkedRun
 from trainer.jobs import REQUESTS, TRIALS, profile_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -110,7 +110,7 @@ def assert_it_went_on(scripted_run: ForkedRun, code: int | None) -> None:
 
 
 @pytest.mark.parametrize("disk", ["journal", pytest.param("subject", marks=pytest.mark.slow)], indirect=True)
-def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once_there_is_some(
+def test_full_disk_is_said_with_the_room_that_is_left_and_the_run_goes_on_once_there_is_some(
     disk: Disk, scripted_run: ForkedRun
 ) -> None:
     alarms: list[str] = []
@@ -132,7 +132,7 @@ def test_full_disk_is_said_with_the_room_that_is_left_and_the_night_goes_on_once
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["journal", "subject"], indirect=True)
-def test_night_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_later(
+def test_run_that_waits_for_a_full_disk_ends_when_it_is_asked_to_and_goes_on_later(
     disk: Disk, scripted_run: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
@@ -165,7 +165,7 @@ def test_full_disk_of_the_log_costs_lines_and_nothing_else(disk: Disk, scripted_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["subject"], indirect=True)
-def test_disk_that_becomes_read_only_is_said_and_the_night_goes_on_once_it_is_remounted(
+def test_disk_that_becomes_read_only_is_said_and_the_run_goes_on_once_it_is_remounted(
     disk: Disk, scripted_run: ForkedRun
 ) -> None:
     def day() -> Iterator[None]:
@@ -224,7 +224,7 @@ def test_journal_that_another_program_locks_is_waited_for(
 
 
 @pytest.mark.parametrize("page", [pytest.param(0, marks=pytest.mark.slow), 13], ids=["header", "an index"])
-def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_night_still_is(
+def test_damaged_journal_is_refused_untouched_and_it_is_said_where_the_run_still_is(
     scripted_run: ForkedRun, page: int
 ) -> None:
     assert scripted_run.run_researcher(1) == 0
@@ -265,15 +265,15 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def night_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedRun]:
+def run_alone(tmp_path: Path, own_server: RedisServer) -> Iterator[ForkedRun]:
     yield from until_the_test_ends(tmp_path, own_server)
 
 
 @pytest.mark.slow
 def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_from_its_file(
-    night_alone: ForkedRun, own_server: RedisServer
+    run_alone: ForkedRun, own_server: RedisServer
 ) -> None:
-    scripted_run = night_alone
+    scripted_run = run_alone
 
     def change_password() -> None:
         server = scripted_run.bus.connection
@@ -345,7 +345,7 @@ def crowd(scripted_run: ForkedRun, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("queue", [TRIALS, REQUESTS])
-def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_nights_own_gets_through(
+def test_queue_full_of_foreign_jobs_is_refused_in_one_line_and_the_runs_own_gets_through(
     queue: str, scripted_run: ForkedRun
 ) -> None:
     said: list[str] = []
@@ -414,10 +414,10 @@ def test_clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_a
 
 
 @pytest.mark.slow
-def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_night_goes_on_when_it_is_back(
-    night_alone: ForkedRun, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+def test_redis_that_is_away_for_long_is_said_in_the_journal_too_and_the_run_goes_on_when_it_is_back(
+    run_alone: ForkedRun, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted_run, alarms, said = night_alone, list[str | None](), list[str]()
+    scripted_run, alarms, said = run_alone, list[str | None](), list[str]()
     monkeypatch.setenv("REDIS_URL", own_server.url)
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
 
@@ -471,7 +471,7 @@ class HeldOnce:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_pause_that_a_person_asked_for_outlives_a_bad_day(
+def test_pause_that_a_user_asked_for_outlives_a_bad_day(
     scripted_run: ForkedRun, settings: Settings, switch: StopSwitch
 ) -> None:
     with opened(scripted_run, []) as run_context:
@@ -487,7 +487,7 @@ def test_pause_that_a_person_asked_for_outlives_a_bad_day(
     assert run.pause == ASKED_TO_PAUSE
 
 
-def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
+def test_held_run_takes_requests_and_tries_again_at_once_when_asked_to_resume(
     scripted_run: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(context, "BACKOFFS", dict.fromkeys(context.BACKOFFS, Backoff(3600, 3600)))
@@ -505,7 +505,7 @@ def test_held_night_takes_requests_and_tries_again_at_once_when_asked_to_resume(
 
 
 @pytest.mark.parametrize("disk", ["journal"], indirect=True)
-def test_held_night_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down(
+def test_held_run_whose_journal_takes_no_more_takes_a_stop_and_refuses_what_must_be_written_down(
     disk: Disk, scripted_run: ForkedRun, settings: Settings, switch: StopSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))

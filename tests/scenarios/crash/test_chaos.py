@@ -20,7 +20,7 @@ import pytest
 
 from researcher.journal.reader import JournalReader
 from tests.scenarios.crash.checker import check
-from tests.scenarios.crash.conftest import tell
+from tests.scenarios.crash.conftest import report_found
 from tests.scenarios.test_local_run import LocalRun, trials
 from trainer.sandbox.procfs import process_table
 
@@ -39,7 +39,7 @@ def local_run(tmp_path: Path) -> Iterator[LocalRun]:
 
 
 @pytest.mark.slow
-def test_night_of_random_kills_loses_nothing_doubles_nothing_and_leaves_no_process(local_run: LocalRun) -> None:
+def test_run_of_random_kills_loses_nothing_doubles_nothing_and_leaves_no_process(local_run: LocalRun) -> None:
     chance, killed = random.Random(SEED), Counter[str]()
     print(f"CHAOS_SEED={SEED}")
     running = start(local_run)
@@ -65,7 +65,7 @@ def test_night_of_random_kills_loses_nothing_doubles_nothing_and_leaves_no_proce
     local_run.wait_for_silence()
     found = check(local_run.state)
     victims = ", ".join(f"{count} {victim}" for victim, count in killed.most_common())
-    tell(f"{SECONDS:.0f} s of chaos, seed {SEED} ({victims})", found, killed.total())
+    report_found(f"{SECONDS:.0f} s of chaos, seed {SEED} ({victims})", found, killed.total())
     assert found["faults"] == []
     assert found["experiments"] == goal
 

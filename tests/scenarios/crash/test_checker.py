@@ -16,7 +16,7 @@ import pytest
 
 from tests.scenarios.crash import checker
 from tests.scenarios.crash.checker import DOUBLED, LOST, WRONG, check
-from tests.scenarios.crash.nights import ForkedRun
+from tests.scenarios.crash.forked_run import ForkedRun
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -128,7 +128,7 @@ PLANTED: dict[Callable[[Path], None], str] = {
 }
 
 
-def test_a_sound_night_has_no_fault(sound: Path) -> None:
+def test_a_sound_run_has_no_fault(sound: Path) -> None:
     found = check(sound)
 
     assert found["faults"] == []

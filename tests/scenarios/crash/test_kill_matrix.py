@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import CheckKind, ConfirmationVerdict, Decision
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision
 from researcher.queues.requests import send
 from tests.doubles.scripted_trainer import answer
 from tests.fixtures.scripted_run import SUBJECT
 from tests.fixtures.trials import CAPS, STEPS, miniature, tiny_data
-from tests.scenarios.crash import nights
+from tests.scenarios.crash import forked_run
 from tests.scenarios.crash.checker import check
-from tests.scenarios.crash.conftest import tell
+from tests.scenarios.crash.conftest import report_found
+from tests.scenarios.crash.forked_run import ForkedRun
 from tests.scenarios.crash.kills import Kill, Moment
-from tests.scenarios.crash.nights import ForkedRun
 from trainer.jobs import Kind, Outcome, TrialResult, TrialSpec, profile_named
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants
@@ -33,7 +33,7 @@ from trainer.trial import result_store, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
-REAL_TRIAL, SCRIPTED_TRIAL = trial.run_trial, nights.scripted_trial
+REAL_TRIAL, SCRIPTED_TRIAL = trial.run_trial, forked_run.scripted_trial
 BASES = profile_named("cpu").baseline_repeats  # trials of the baseline before the first claim
 AROUND = ("guardian", "training", "fork")
 # Kind, experiment and number of a trial: who is killed in its first attempt, its second, its third. A trial of its own
@@ -110,21 +110,21 @@ def killer(scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch) -> Killer:
     made = Killer(scripted_run.folder)
     data = tiny_data(scripted_run.folder / "tiny")
 
-    def run_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
+    def run_trial(spec: TrialSpec, config: WorkerConfig, *_: object) -> TrialResult:
         experiment, _, attempt = spec.id.removeprefix("night-").partition(f"-t{spec.number}-a")
         victims = PLAN.get((spec.kind, experiment, spec.number), ())
         if int(attempt) >= len(victims):
-            return SCRIPTED_TRIAL(spec, places)
+            return SCRIPTED_TRIAL(spec, config)
         victim = victims[int(attempt)]
         stands_in = miniature(data, "tiny" if "replica" in victim else "hangs_in_setup", budget=STEPS, caps=CAPS)
         made.ask(victim)
         played = replace(stands_in, id=spec.id, kind=spec.kind, score_to_beat=99.0)
-        result = REAL_TRIAL(played, replace(places, data=data), lambda _: None, lambda: False)
+        result = REAL_TRIAL(played, replace(config, data=data), lambda _: None, lambda: False)
         assert result.outcome is not Outcome.OK, f"{victim} of {spec.id} was not killed"
-        return result_store.store(places.results, replace(result, spec_digest=spec.digest))
+        return result_store.store(config.results, replace(result, spec_digest=spec.digest))
 
-    monkeypatch.setattr(nights, "scripted_trial", run_trial)
-    monkeypatch.setattr(nights, "DEADLINE_S", 300.0)
+    monkeypatch.setattr(forked_run, "scripted_trial", run_trial)
+    monkeypatch.setattr(forked_run, "DEADLINE_S", 300.0)
     return made
 
 
@@ -139,18 +139,21 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
     assert code == 0, scripted_run.last_words()
     assert killer.kills == sum(map(len, PLAN.values())), scripted_run.last_words()
     found = check(scripted_run.folder)
-    tell("kills from outside", found, killer.kills)
+    report_found("kills from outside", found, killer.kills)
     assert found["faults"] == []
     with JournalReader(scripted_run.journal) as history:
         run = history.run()
         decisions = [item.decision for item in history.experiments()]
-        checks = [(each.kind, each.verdict) for each in history.confirmations()]
+        confirmations = [(each.kind, each.verdict) for each in history.confirmations()]
         outcomes = {trial.kind: set[Outcome | None]() for trial in history.trials()}
         for each in history.trials():
             outcomes[each.kind].add(each.outcome)
         head = history.numbered(1).id
     assert decisions == [Decision.KEEP, Decision.KEEP, Decision.DISCARD, *[Decision.CRASH] * 3]
-    assert checks == [(CheckKind.CLAIM, ConfirmationVerdict.CONFIRMED), (CheckKind.RECHECK, ConfirmationVerdict.HOLDS)]
+    assert confirmations == [
+        (ConfirmationKind.CLAIM, ConfirmationVerdict.CONFIRMED),
+        (ConfirmationKind.INCUMBENT, ConfirmationVerdict.HOLDS),
+    ]
     assert run is not None
     assert run.incumbent == run.confirmed == head
     assert all(outcomes[kind] == {Outcome.OK} for kind in (Kind.BASELINE, Kind.CONFIRM, Kind.DRIFT))
@@ -159,15 +162,15 @@ def test_kill_of_anybody_in_any_trial_blames_nobody_and_three_true_crashes_lead_
 def test_score_that_was_stored_and_never_told_is_the_trials_though_a_later_attempt_would_be_worse(
     scripted_run: ForkedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse_each_time(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
-        if (known := result_store.stored(places.results, spec)) is not None:
+    def worse_each_time(spec: TrialSpec, config: WorkerConfig, *_: object) -> TrialResult:
+        if (known := result_store.stored(config.results, spec)) is not None:
             return known
         result = TrialResult.from_json(answer(spec.to_json()))
         assert result.val_bpb is not None
         later = 0.5 * int(spec.id.rpartition("-a")[2])
-        return result_store.store(places.results, replace(result, val_bpb=result.val_bpb + later))
+        return result_store.store(config.results, replace(result, val_bpb=result.val_bpb + later))
 
-    monkeypatch.setattr(nights, "scripted_trial", worse_each_time)
+    monkeypatch.setattr(forked_run, "scripted_trial", worse_each_time)
     kill = Kill(("trainer.trial.result_store.store",), Moment.AFTER, scripted_run.folder / "armed")
     kill.arm()
     scripted_run.prepare_trainer(kill)

@@ -15,9 +15,9 @@ import pytest
 from researcher.queues.requests import send
 from tests.fixtures.scripted_run import SUBJECT
 from tests.scenarios.crash.checker import check
-from tests.scenarios.crash.conftest import tell
+from tests.scenarios.crash.conftest import report_found
+from tests.scenarios.crash.forked_run import ForkedRun
 from tests.scenarios.crash.kills import Kill, Moment, Victim
-from tests.scenarios.crash.nights import ForkedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
@@ -26,12 +26,12 @@ STEPS = (
         f"researcher.journal.writer.Journal.{step}"
         for step in (
             "start_run", "end", "receive", "propose", "committed", "measuring", "add_trial", "finish_trial", "decide",
-            "_move", "applied", "open_check", "decide_claim", "check_applied",
+            "_move", "applied", "begin_confirmation", "decide_claim", "confirmation_applied",
         )
     ),
     *(
         f"researcher.repository.repository.Workspace.{step}"
-        for step in ("restore", "commit_candidate", "settle", "tag_confirmed")
+        for step in ("restore", "commit_candidate", "checkout", "tag_confirmed")
     ),
     *(f"git {word}" for word in ("update-ref", "symbolic-ref", "reset")),
     *(f"researcher.repository.recovery.{step}" for step in ("create_empty", "run_git")),
@@ -40,7 +40,7 @@ STEPS = (
         for step in ("UserRepository.fetch", "UserRepository.push", "run_git")
     ),
     "shutil.copytree",  # of the copy in the journal's folder
-    *(f"researcher.queues.trials.TrialQueue.{step}" for step in ("hand_out", "look", "forget")),
+    *(f"researcher.queues.trials.TrialQueue.{step}" for step in ("hand_out", "poll", "forget")),
     "researcher.queues.requests.RequestWorker.execute_job",
     "pathlib.Path.replace",  # of results.tsv
 )  # fmt: skip
@@ -115,7 +115,7 @@ def assert_nothing_lost_doubled_or_wrong(scripted_run: ForkedRun, what: str, kil
         assert goal <= LAST_GOAL, "a request was lost"
         assert scripted_run.run_researcher(goal) == 0, scripted_run.last_words()
     found = check(scripted_run.folder)
-    tell(what, found, kills)
+    report_found(what, found, kills)
     assert found["faults"] == []
     assert found["experiments"] == goal
     if scripted_run.user is not None:

@@ -20,7 +20,7 @@ from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import Init, adopt, settle_data
 from services.adopt.static_values import Surroundings
-from services.adopt.subject_check import ShapeRefused, look
+from services.adopt.subject_check import ShapeRefused, inspect
 from services.machine.state import State, StateError
 from tests import ROOT, TESTS
 from tests.trainer.data.conftest import as_it_was
@@ -42,7 +42,7 @@ def around(folder: Path) -> Surroundings:
 
 
 def test_unedited_script_of_the_known_shape_is_told_what_it_is(tmp_path: Path) -> None:
-    shape = look(FILES, around(tmp_path))
+    shape = inspect(FILES, around(tmp_path))
 
     assert shape.constants["MAX_SEQ_LEN"] == 16
     assert shape.constants["EVAL_TOKENS"] == 40 * 32
@@ -82,7 +82,7 @@ def test_other_shapes_are_refused_in_one_sentence(tmp_path: Path, file: str, old
         files["prepare.py"] += "\nDATA = 'mine'\n"
 
     with pytest.raises(ShapeRefused, match=said) as refusal:
-        look(files, around(tmp_path))
+        inspect(files, around(tmp_path))
 
     assert "\n" not in str(refusal.value)
 
@@ -108,7 +108,7 @@ def test_it_may_read_the_folders_that_its_constants_name_but_no_home(
     for name in ("home/.cache/x/below", "elsewhere", "repository/data"):
         (tmp_path / name).mkdir(parents=True)
 
-    shape = look(
+    shape = inspect(
         FILES | {"prepare.py": f"{FILES['prepare.py']}\nA = {text}\nB = Path(A) / 'below'\n"}, around(tmp_path)
     )
 
@@ -135,9 +135,9 @@ class Own:
             self.asked.append(question)
             return agrees
 
-        wish = Init(self.repository, "cpu", None, 500, ())
+        options = Init(self.repository, "cpu", None, 500, ())
         console = Console(file=self.said, width=200)
-        return adopt(state or self.state, wish, agreed, console) is not None
+        return adopt(state or self.state, options, agreed, console) is not None
 
     def commit(self, **files: str) -> None:
         for name, text in files.items():
@@ -201,7 +201,7 @@ def test_without_a_yes_nothing_is_written_and_the_question_names_what_may_be_rea
     assert f"may read {own.repository}, {home / '.cache' / 'own-subject'}, and" in own.asked[0]
 
 
-def test_uncommitted_changes_and_a_night_that_has_begun_are_refused_before_anything_runs(own: Own) -> None:
+def test_uncommitted_changes_and_a_run_that_has_begun_are_refused_before_anything_runs(own: Own) -> None:
     (own.repository / "train.py").write_text(FILES["train.py"] + "\n")
     with pytest.raises(SubjectError, match="uncommitted changes"):
         own.init()
@@ -255,7 +255,7 @@ def test_adopted_repository_is_scored_and_its_script_sees_no_validation_text(
 
 
 @needs_landlock
-def test_what_is_not_as_it_was_taken_scores_nothing_and_begins_no_night(own: Own, tmp_path: Path) -> None:
+def test_what_is_not_as_it_was_taken_scores_nothing_and_begins_no_run(own: Own, tmp_path: Path) -> None:
     assert own.init()
     other = FILES["prepare.py"] + "\n"
 
@@ -291,7 +291,7 @@ def test_data_that_an_earlier_version_took_are_given_the_unseen_slice_that_they_
 
 @pytest.mark.slow
 @needs_landlock
-def test_night_goes_on_from_init_with_its_budget_and_data(own: Own) -> None:
+def test_run_goes_on_from_init_with_its_budget_and_data(own: Own) -> None:
     def overnight(*words: str) -> None:
         command = [sys.executable, "-m", "services.cli", *words, "--state", str(own.state.root)]
         subprocess.run(command, cwd=REPOSITORY, check=True, timeout=500)

@@ -30,7 +30,7 @@ from services.doctor.host import clock, packages, ports
 from services.doctor.report import without_secrets
 from services.doctor.subject import in_containers
 from services.machine.gpu_env import KEYS
-from services.machine.gpus import Card, Gpu, GpuFault
+from services.machine.gpus import Gpu, GpuFault, InstalledGpu
 from services.machine.state import CHOICES_FILE, State
 from tests import ROOT
 from tests.doubles.ollama_server import ollama_double
@@ -40,8 +40,8 @@ from trainer.jobs import PROFILES, Profile
 
 BASE_IMAGE = "overnight-test/python:3.11"
 GIB = 2**30
-H100 = Card("GPU-11111111-2222-3333-4444-555555555555", "580.95.05", Gpu("NVIDIA H100 80GB HBM3", 81559))
-A6000 = Card("GPU-66666666-7777-8888-9999-000000000000", "580.95.05", Gpu("RTX A6000", 46068))
+H100 = InstalledGpu("GPU-11111111-2222-3333-4444-555555555555", "580.95.05", Gpu("NVIDIA H100 80GB HBM3", 81559))
+A6000 = InstalledGpu("GPU-66666666-7777-8888-9999-000000000000", "580.95.05", Gpu("RTX A6000", 46068))
 SHELL = {name: value for name, value in os.environ.items() if name not in {*KEYS, "DOCKER_HOST"}}
 COMMAND_WITHOUT_ENGINE = """case "$*" in
     "compose version --short") echo 2.26.1;;
@@ -151,7 +151,7 @@ def test_machine_without_docker_is_told_what_to_install(well: Environment, tmp_p
         well,
         environment={"PATH": str(empty)},
         connect=lambda: docker.DockerClient(base_url=f"unix://{tmp_path}/docker.sock"),
-        cards=lambda: [H100],
+        installed_gpus=lambda: [H100],
     )
 
     line = only_failure(examine(mode, facts))
@@ -291,7 +291,7 @@ def test_port_that_another_program_holds_is_named(well: Environment) -> None:
 
 @pytest.mark.docker
 def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Environment) -> None:
-    facts = replace(well, cards=lambda: [H100])
+    facts = replace(well, installed_gpus=lambda: [H100])
 
     line = only_failure(examine(Mode.GPU, facts))
 
@@ -303,7 +303,7 @@ def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Environmen
 def test_split_that_cannot_fit_is_refused_with_its_arithmetic(well: Environment, tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "nvidia-container-runtime-hook", "exit 0")
     (well.root / "gpu.local.env").write_text("PROFILE=48gb\nTRAINER_CAP_MIB=35840\n")
-    facts = replace(well, cards=lambda: [A6000], environment=SHELL | {"PATH": path})
+    facts = replace(well, installed_gpus=lambda: [A6000], environment=SHELL | {"PATH": path})
 
     line = only_failure(examine(Mode.GPU, facts))
 
@@ -312,10 +312,10 @@ def test_split_that_cannot_fit_is_refused_with_its_arithmetic(well: Environment,
 
 
 @pytest.mark.docker
-def test_card_that_no_container_gets_is_told_and_the_container_is_removed() -> None:
+def test_gpu_that_no_container_gets_is_told_and_the_container_is_removed() -> None:
     before = containers()
     with closing(docker.from_env()) as client:
-        finding = engine_checks.card_inside(engine_checks.Engine(client, client.info()), BASE_IMAGE, "")
+        finding = engine_checks.gpu_inside(engine_checks.Engine(client, client.info()), BASE_IMAGE, "")
 
     assert finding.verdict is Severity.FAIL
     assert "no container gets the GPU: could not select device driver" in finding.found
@@ -414,19 +414,19 @@ def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_fail
 
 def test_driver_older_than_our_torch_needs_is_refused(well: Environment, tmp_path: Path) -> None:
     old = H100._replace(driver="570.124.06")
-    facts = replace(well, cards=lambda: [old], environment={"PATH": str(tmp_path)}, connect=forbids)
+    facts = replace(well, installed_gpus=lambda: [old], environment={"PATH": str(tmp_path)}, connect=forbids)
 
     driver = named(examine(Mode.GPU, facts), "driver")
 
     assert driver.line().startswith("FAIL driver   570.124.06 (wanted >= 580) -> install NVIDIA's driver 580 or newer")
 
 
-def broken_driver() -> list[Card]:
+def broken_driver() -> list[InstalledGpu]:
     raise GpuFault("NVIDIA's driver fails: RM has detected an NVML/RM version mismatch.", "repair the driver, or ...")
 
 
-def test_broken_driver_is_no_missing_card(well: Environment) -> None:
-    facts = replace(well, cards=broken_driver, connect=forbids)
+def test_broken_driver_is_no_missing_gpu(well: Environment) -> None:
+    facts = replace(well, installed_gpus=broken_driver, connect=forbids)
 
     driver = named(examine(Mode.GPU, facts), "driver")
 
@@ -434,15 +434,15 @@ def test_broken_driver_is_no_missing_card(well: Environment) -> None:
     assert "or without a GPU: scripts/up --cpu" in driver.fix
 
 
-def test_card_that_gpu_env_names_and_the_machine_lacks_is_told_with_those_it_has() -> None:
-    finding, card = chosen([H100], A6000.uuid)
+def test_gpu_that_gpu_env_names_and_the_machine_lacks_is_told_with_those_it_has() -> None:
+    finding, installed = chosen([H100], A6000.uuid)
 
-    assert card is None
+    assert installed is None
     assert finding.verdict is Severity.FAIL
     assert finding.fix == f"set GPU_UUID in gpu.env to one of {H100.uuid}"
 
 
-def test_card_is_the_named_one_else_the_first() -> None:
+def test_gpu_is_the_named_one_else_the_first() -> None:
     assert chosen([H100, A6000], A6000.uuid)[1] == A6000
     assert chosen([H100, A6000], "")[1] == H100
 
@@ -450,10 +450,10 @@ def test_card_is_the_named_one_else_the_first() -> None:
 @pytest.mark.parametrize(
     "profile", [profile for profile in PROFILES.values() if profile.device == "cuda"], ids=lambda profile: profile.name
 )
-def test_every_profile_fits_the_smallest_card_it_is_for(profile: Profile) -> None:
-    card = H100._replace(gpu=Gpu("a GPU", round(profile.card_gib * 1024)))
+def test_every_profile_fits_the_smallest_gpu_it_is_for(profile: Profile) -> None:
+    installed = H100._replace(gpu=Gpu("a GPU", round(profile.gpu_gib * 1024)))
 
-    assert split(card, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Severity.OK
+    assert split(installed, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Severity.OK
 
 
 def test_split_counts_no_llm_where_there_is_none() -> None:
@@ -463,7 +463,7 @@ def test_split_counts_no_llm_where_there_is_none() -> None:
     assert split(A6000, cap | {"LLM": "none"}).verdict is Severity.OK
 
 
-def test_card_that_no_profile_fits_is_sent_to_the_processor() -> None:
+def test_gpu_that_no_profile_fits_is_sent_to_the_processor() -> None:
     finding = split(H100._replace(gpu=Gpu("GeForce GTX 1650", 4096)), {"PROFILE": "auto", "LLM": "ollama"})
 
     assert finding.line() == "FAIL split    no profile fits a GPU of 4096 MiB -> scripts/up --cpu"
@@ -476,7 +476,7 @@ def test_card_that_no_profile_fits_is_sent_to_the_processor() -> None:
         {"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
     ],
 )
-def test_engine_that_can_give_a_card_is_known_by_runtime_or_cdi(well: Environment, facts: dict[str, object]) -> None:
+def test_engine_that_can_give_a_gpu_is_known_by_runtime_or_cdi(well: Environment, facts: dict[str, object]) -> None:
     with closing(docker.DockerClient(version="1.41")) as unconnected:
         assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).verdict is Severity.OK
 
@@ -570,8 +570,8 @@ def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(
 # --- local mode ----------------------------------------------------------------------------------------------------
 
 
-def test_local_mode_needs_no_docker_and_no_card(well: Environment) -> None:
-    facts = replace(well, cards=list, connect=forbids)
+def test_local_mode_needs_no_docker_and_no_gpu(well: Environment) -> None:
+    facts = replace(well, installed_gpus=list, connect=forbids)
 
     findings = examine(Mode.LOCAL, facts)
 
@@ -581,7 +581,7 @@ def test_local_mode_needs_no_docker_and_no_card(well: Environment) -> None:
 
 
 def test_local_mode_without_git_is_told_what_to_install(well: Environment, tmp_path: Path) -> None:
-    facts = replace(well, cards=list, environment={"PATH": str(tmp_path)})
+    facts = replace(well, installed_gpus=list, environment={"PATH": str(tmp_path)})
 
     assert only_failure(examine(Mode.LOCAL, facts)) == "FAIL git      not installed -> sudo apt-get install git"
 
@@ -590,7 +590,7 @@ def test_local_mode_without_git_is_told_what_to_install(well: Environment, tmp_p
 def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well: Environment, tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
-    finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "user")
+    finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "user")
 
     assert finding.verdict is Severity.WARN
     assert "may not enter " in finding.found
@@ -601,7 +601,7 @@ def test_run_whose_choices_are_damaged_is_told_with_the_folder_to_move_away(well
     well.state.make()
     (well.state.journal / CHOICES_FILE).write_text("{")
 
-    finding = named(examine(Mode.LOCAL, replace(well, cards=list)), "subject")
+    finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "subject")
 
     assert finding.verdict is Severity.FAIL
     assert finding.found.startswith(f"{well.state.journal / CHOICES_FILE} cannot be read (")
@@ -610,7 +610,7 @@ def test_run_whose_choices_are_damaged_is_told_with_the_folder_to_move_away(well
 
 
 def test_full_disk_in_local_mode_is_told_with_another_place(well: Environment) -> None:
-    facts = replace(well, cards=list, free_bytes=lambda _: GIB // 2)
+    facts = replace(well, installed_gpus=list, free_bytes=lambda _: GIB // 2)
 
     assert "0.5 GiB free in " in only_failure(examine(Mode.LOCAL, facts))
 
@@ -619,7 +619,7 @@ def test_damaged_text_in_local_mode_is_told(well: Environment) -> None:
     well.state.data.mkdir(parents=True)
     (well.state.data / "manifest.json").write_text("{")
 
-    line = only_failure(examine(Mode.LOCAL, replace(well, cards=list)))
+    line = only_failure(examine(Mode.LOCAL, replace(well, installed_gpus=list)))
 
     assert f"data     the manifest is damaged (1 faults) -> rm -r {well.state.data}" in line
 
@@ -630,7 +630,7 @@ def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
 ) -> None:
     with ollama_double([], model="small:latest") as server:
         environment = SHELL | {"OLLAMA_HOST": server.url, "MODEL": model}
-        findings = examine(Mode.LOCAL, replace(well, cards=list, environment=environment))
+        findings = examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=environment))
 
     assert named(findings, "model").verdict is verdict
     assert exit_code(findings) == 0
@@ -651,7 +651,7 @@ def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
     with openai_double(spoken("")) as server:
         server.models = models
         shell = SHELL | {"LLM": "openai", "MODEL": "m", "OPENAI_BASE_URL": server.url}
-        findings = examine(Mode.LOCAL, replace(well, cards=list, environment=shell))
+        findings = examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=shell))
         (model,) = [finding for finding in findings if finding.name == "model"]
 
     assert model.verdict is verdict
@@ -665,14 +665,14 @@ def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
 def test_llm_that_cannot_be_asked_as_set_is_a_failure_with_the_next_step(
     well: Environment, wrong: dict[str, str]
 ) -> None:
-    finding = named(examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | wrong)), "model")
+    finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=SHELL | wrong)), "model")
 
     assert finding.verdict is Severity.FAIL
     assert finding.fix
 
 
-def test_night_without_an_llm_asks_for_no_model(well: Environment) -> None:
-    findings = examine(Mode.LOCAL, replace(well, cards=list, environment=SHELL | {"LLM": "none"}))
+def test_run_without_an_llm_asks_for_no_model(well: Environment) -> None:
+    findings = examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=SHELL | {"LLM": "none"}))
 
     assert named(findings, "model").verdict is Severity.SKIP
 
@@ -681,7 +681,7 @@ def without_torch(name: str) -> str:
     raise PackageNotFoundError(name)
 
 
-def test_environment_without_torch_or_with_one_that_cannot_use_the_card_is_refused() -> None:
+def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refused() -> None:
     assert packages([], without_torch).fix == "scripts/setup run"
     assert packages([], lambda _: "2.13.0+cpu").verdict is Severity.OK
     assert packages([H100], lambda _: "2.13.0+cpu").verdict is Severity.FAIL
@@ -719,7 +719,7 @@ def test_report_holds_findings_versions_and_settings_and_no_secret(well: Environ
     with (well.root / "gpu.env").open("a") as file:
         file.write("OPENAI_API_KEY=sk-verysecretindeed1234567890\nREDIS_URL=redis://me:hunter2@cache:6379\n")
     edit(well.root / "gpu.env", "SUBJECT_DIR=", f"SUBJECT_DIR={home}/subject")
-    facts = replace(well, environment=SHELL | {"HOME": str(home)}, cards=list, connect=forbids)
+    facts = replace(well, environment=SHELL | {"HOME": str(home)}, installed_gpus=list, connect=forbids)
     report = tmp_path / "report.txt"
 
     findings = examine(Mode.CPU, facts)

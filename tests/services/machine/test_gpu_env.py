@@ -99,14 +99,14 @@ def test_compose_has_a_network_for_every_backend_of_containers_and_no_way_out_bu
     }
 
 
-def test_compose_starts_a_checker_where_an_llm_is_asked_and_a_server_where_its_model_is_pulled() -> None:
-    profiles = dict(re.findall(r"^  (\w+):.*\n(?:    .*\n)*?    profiles: \[(.*)\]", COMPOSE, flags=re.MULTILINE))
+def test_compose_starts_a_dry_run_worker_where_an_llm_is_asked_and_a_server_where_its_model_is_pulled() -> None:
+    profiles = dict(re.findall(r"^  ([\w-]+):.*\n(?:    .*\n)*?    profiles: \[(.*)\]", COMPOSE, flags=re.MULTILINE))
     backends = [backend for backend in BACKENDS.values() if backend.in_containers]
     asked = {backend.name for backend in backends if backend.asks_llm}
     pulled = {backend.name for backend in backends if backend.needs_model_pull}
 
     assert {service: set(names.split(", ")) for service, names in profiles.items()} == {
-        "checker": asked, "model": pulled, "ollama": pulled
+        "dry-run-worker": asked, "model": pulled, "ollama": pulled
     }  # fmt: skip
 
 
@@ -262,8 +262,8 @@ def merged(shell: dict[str, str], folder: Path = ROOT) -> dict[str, Any]:
 
 
 @given(DETECTED, st.text(), st.text())
-def test_what_was_detected_is_read_back_as_it_was(values: dict[str, str], card: str, split: str) -> None:
-    local = read(render_local(values, card, split), LOCAL)
+def test_what_was_detected_is_read_back_as_it_was(values: dict[str, str], gpu: str, split: str) -> None:
+    local = read(render_local(values, gpu, split), LOCAL)
 
     assert local.values() == values
     assert local.broken == ()

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.machine import gpus as module
-from services.machine.gpus import Card, Gpu, GpuFault, cards, detect_profile, gpus, state_folder
+from services.machine.gpus import Gpu, GpuFault, InstalledGpu, detect_profile, gpus, installed_gpus, state_folder
 from tests.doubles.nvml import NO_LIBRARY, NvmlGpu, NvmlLibrary, install_nvml
 from trainer.jobs import PROFILES
 
 
 @pytest.mark.parametrize(
-    ("cards", "profile"),
+    ("gpus", "profile"),
     [
         ([], "cpu"),
         ([("GeForce GTX 1080", 8_192)], "cpu"),
@@ -31,16 +31,18 @@ from trainer.jobs import PROFILES
         ([("Tesla T4", 15_360), ("GeForce RTX 4090", 24_564)], "24gb"),
     ],
 )
-def test_largest_profile_that_fits_the_card_is_taken(cards: list[tuple[str, int]], profile: str) -> None:
-    assert detect_profile(cards) == profile
+def test_largest_profile_that_fits_the_gpu_is_taken(gpus: list[tuple[str, int]], profile: str) -> None:
+    assert detect_profile(gpus) == profile
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(0, 400_000))))
-def test_detected_profile_always_fits_and_is_never_the_one_for_comparison(cards: list[tuple[str, int]]) -> None:
-    profile = PROFILES[detect_profile(cards)]
+def test_detected_profile_always_fits_and_is_never_the_one_for_comparison(
+    installed_gpus: list[tuple[str, int]],
+) -> None:
+    profile = PROFILES[detect_profile(installed_gpus)]
 
     assert profile.name != "fork"
-    assert profile.card_gib * 1024 <= max((memory_mib for _, memory_mib in cards), default=0)
+    assert profile.gpu_gib * 1024 <= max((memory_mib for _, memory_mib in installed_gpus), default=0)
 
 
 def test_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -50,17 +52,19 @@ def test_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch, t
     assert gpus() == []
 
 
-def test_cards_are_read_with_what_names_and_what_drives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_read_with_what_names_and_what_drives_them(monkeypatch: pytest.MonkeyPatch) -> None:
     here = [NvmlGpu("NVIDIA H100 80GB HBM3", 81559, "GPU-1"), NvmlGpu("NVIDIA GeForce RTX 4090", 24564, "GPU-2")]
     library = NvmlLibrary(here, "580.95.05")
     install_nvml(monkeypatch, library)
 
-    assert cards() == [Card(each.uuid, "580.95.05", Gpu(each.name, each.memory_mib or 0)) for each in here]
+    assert installed_gpus() == [
+        InstalledGpu(each.uuid, "580.95.05", Gpu(each.name, each.memory_mib or 0)) for each in here
+    ]
     assert gpus() == [Gpu(each.name, each.memory_mib or 0) for each in here]
     assert (library.sessions, library.open_sessions) == (2, 0)
 
 
-def test_driver_without_a_card_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_without_a_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     install_nvml(monkeypatch, NvmlLibrary())
 
     assert gpus() == []
@@ -118,7 +122,7 @@ def test_state_folder_is_the_named_one_then_the_users_then_the_clones(environmen
     ],
     ids=["closed", "closed, with a run in it", "open"],
 )
-def test_root_whose_home_is_closed_keeps_a_new_night_where_candidates_may_be_another_user(
+def test_root_whose_home_is_closed_keeps_a_new_run_where_candidates_may_be_another_user(
     mode: int, begun: bool, folder: str, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"

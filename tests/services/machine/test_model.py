@@ -20,7 +20,7 @@ from services.machine.model import (
     UnknownModel,
     model_wanted,
     pull_model,
-    say_if_missing,
+    warn_if_missing,
 )
 from tests.doubles.ollama_pulls import ForgetfulLibrary, Library, LibraryWithoutEnd, Stranger
 from tests.doubles.ollama_server import OllamaDouble, ollama_double
@@ -131,23 +131,23 @@ def test_the_model_is_the_one_named_else_the_environments_else_the_profiles() ->
         ({"MODEL": "small"}, False),
     ],
 )
-def test_a_night_says_first_how_to_get_a_missing_model(environment: dict[str, str], is_said: bool) -> None:
+def test_a_run_says_first_how_to_get_a_missing_model(environment: dict[str, str], is_said: bool) -> None:
     console = Console(file=io.StringIO(), width=200, record=True)
     with ollama_double([""], model="small:latest") as server:
-        say_if_missing({"MODEL": "large:70b", "OLLAMA_HOST": server.url} | environment, "cpu", console)
+        warn_if_missing({"MODEL": "large:70b", "OLLAMA_HOST": server.url} | environment, "cpu", console)
 
     said = console.export_text()
     assert ("run: overnight pull large:70b" in said) == is_said
     assert is_said or said == ""
 
 
-def test_a_night_does_not_begin_with_a_backend_that_nobody_knows() -> None:
+def test_a_run_does_not_begin_with_a_backend_that_nobody_knows() -> None:
     with pytest.raises(BadValue):
-        say_if_missing({"LLM": "gpt"}, "cpu", Console(file=io.StringIO()))
+        warn_if_missing({"LLM": "gpt"}, "cpu", Console(file=io.StringIO()))
 
 
 @pytest.mark.slow
-def test_a_night_begins_with_that(tmp_path: Path) -> None:
+def test_a_run_begins_with_that(tmp_path: Path) -> None:
     elsewhere = ["--profile", "cpu", "--subject", str(tmp_path / "nowhere")]
     with ollama_double([""]) as server:
         done = overnight(

@@ -28,7 +28,7 @@ def test_whoever_a_candidate_is_passes_through_the_state_and_sees_nothing_of_the
 ) -> None:
     state = State(tmp_path / "state")
 
-    state.settle(profile="cpu", detect=lambda: "cpu")
+    state.resolve(profile="cpu", detect=lambda: "cpu")
 
     assert (mode(state.root), mode(state.journal)) == (0o711, 0o700)
 
@@ -37,6 +37,6 @@ def test_rights_of_a_folder_that_was_there_are_left_alone(tmp_path: Path) -> Non
     state = State(tmp_path / "state")
     state.root.mkdir(mode=0o750)
 
-    state.settle(profile="cpu", detect=lambda: "cpu")
+    state.resolve(profile="cpu", detect=lambda: "cpu")
 
     assert mode(state.root) == 0o750

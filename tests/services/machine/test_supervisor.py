@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor, exit_in_words, next_delay_s
+from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor, exit_text, next_delay_s
 
 IGNORES_SIGTERM = 'trap "" TERM; echo ready; while :; do read line < "$1"; done'
 LEAVES_A_CHILD = """
@@ -220,8 +220,8 @@ def test_status_is_said_in_words(status: ChildStatus, words: str) -> None:
 
 
 def test_signals_are_named() -> None:
-    assert exit_in_words(-signal.SIGSEGV) == "by SIGSEGV"
-    assert exit_in_words(-40) == "by signal 40"
+    assert exit_text(-signal.SIGSEGV) == "by SIGSEGV"
+    assert exit_text(-40) == "by signal 40"
 
 
 def wait_for(supervisor: ProcessSupervisor, condition: Callable[[ChildStatus], bool]) -> ChildStatus:

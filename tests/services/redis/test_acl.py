@@ -30,17 +30,17 @@ from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.report.view import now
 from services.machine.process import spawn
 from services.machine.state import CHOICES_FILE, RunConfig
-from services.redis.acl import CHECK, REQUEST, SERVICES, TRIAL, acl_file
+from services.redis.acl import DRY_RUN, REQUEST, SERVICES, TRIAL, acl_file
 from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import MakeSpec, wait_for
 from trainer.jobs import (
-    CHECKS,
+    DRY_RUNS,
     REQUESTS,
     RUN_TRIAL,
     TRIALS,
-    CheckSpec,
+    DryRunSpec,
     Outcome,
     RedisClient,
     Status,
@@ -148,11 +148,11 @@ def start(server: Guarded, data: Path, tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def checker(server: Guarded, data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """`python -m trainer --checks` as the checker's user."""
-    argv = [sys.executable, "-m", "trainer", "--checks", "--single-host", "--name", "checker-0"]
-    argv += ["--redis", server.url("checker"), "--password-file", str(server.password_file("checker"))]
-    argv += ["--data", str(data), "--work", str(tmp_path / "checks")]
+def dry_run_worker(server: Guarded, data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`python -m trainer --dry-runs` as the dry-run worker's user."""
+    argv = [sys.executable, "-m", "trainer", "--dry-runs", "--single-host", "--name", "dry-run-worker-0"]
+    argv += ["--redis", server.url("dry-run-worker"), "--password-file", str(server.password_file("dry-run-worker"))]
+    argv += ["--data", str(data), "--work", str(tmp_path / "dry-runs")]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     yield process
     process.terminate()
@@ -160,29 +160,29 @@ def checker(server: Guarded, data: Path, tmp_path: Path) -> Iterator[subprocess.
 
 
 @pytest.mark.slow
-def test_a_candidate_is_checked_and_the_checker_works_nothing_else(
-    server: Guarded, checker: subprocess.Popen[str], spec: MakeSpec
+def test_a_candidate_gets_its_dry_run_and_that_worker_works_nothing_else(
+    server: Guarded, dry_run_worker: subprocess.Popen[str], spec: MakeSpec
 ) -> None:
     bus, trial = server.bus_of("researcher"), spec("tiny")
     said: list[str] = []
     asking = DryRuns(bus, profile_named("cpu"), lambda: trial.files, said.append)
-    wait_for(lambda: bus.workers(WorkerRole.CHECKER) != (), 30)
+    wait_for(lambda: bus.workers(WorkerRole.DRY_RUN_WORKER) != (), 30)
     TrialQueue(bus).hand_out(trial)
-    foreign = server.bus.queue(CHECKS)
-    foreign.enqueue_call(RUN_TRIAL, args=(trial.to_json(),), job_id=f"check-{32 * '0'}")
+    foreign = server.bus.queue(DRY_RUNS)
+    foreign.enqueue_call(RUN_TRIAL, args=(trial.to_json(),), job_id=f"dry-run-{32 * '0'}")
 
     wrong = trial.files["train.py"].replace("model(x, y)", "model(x, y, x, x, x)")
     assert wrong != trial.files["train.py"]
-    asking.look_at(trial.files["train.py"], trial.files["train.py"], list)
+    asking.reject_failing(trial.files["train.py"], trial.files["train.py"], list)
     with pytest.raises(Rejected, match="positional arguments"):
-        asking.look_at(wrong, trial.files["train.py"], list)
+        asking.reject_failing(wrong, trial.files["train.py"], list)
 
     assert said == []
-    wait_for(lambda: foreign.fetch_job(f"check-{32 * '0'}").is_failed, 10)
+    wait_for(lambda: foreign.fetch_job(f"dry-run-{32 * '0'}").is_failed, 10)
     assert bus.queue(TRIALS).job_ids == [trial.id], "a trial is none of its business"
-    checker.terminate()
-    assert checker.wait(15) == 0
-    assert bus.workers(WorkerRole.CHECKER) == ()
+    dry_run_worker.terminate()
+    assert dry_run_worker.wait(15) == 0
+    assert bus.workers(WorkerRole.DRY_RUN_WORKER) == ()
     assert server.refusals() == []
 
 
@@ -196,7 +196,7 @@ def outcome(trials: TrialQueue, spec: TrialSpec) -> TrialResult | Absent | JobFa
     found: list[TrialResult | Absent | JobFault] = []
 
     def is_over() -> bool:
-        looked = trials.look(spec.id, spec.digest)
+        looked = trials.poll(spec.id, spec.digest)
         if isinstance(looked, Waiting):
             trials.wait(spec.id)
             return False
@@ -229,7 +229,7 @@ def test_a_trial_goes_out_and_its_result_comes_back(
     assert bus.workers(WorkerRole.TRAINER) != ()
     bus.read_progress(wanted.id)
     trials.forget(wanted.id)
-    assert trials.look(wanted.id, wanted.digest) == Absent()
+    assert trials.poll(wanted.id, wanted.digest) == Absent()
     trainer.terminate()
     assert trainer.wait(10) == 0
     assert server.refusals() == []
@@ -349,9 +349,9 @@ def test_the_researcher_gives_up_an_abandoned_trial_and_one_that_the_queue_has_l
     trials.hand_out(lost)
     server.bus.connection.delete(server.bus.queue(TRIALS).key)
 
-    assert isinstance(trials.look(abandoned.id, abandoned.digest), JobFault)
+    assert isinstance(trials.poll(abandoned.id, abandoned.digest), JobFault)
     trials.forget(abandoned.id)
-    assert trials.look(lost.id, lost.digest) == Absent()
+    assert trials.poll(lost.id, lost.digest) == Absent()
 
     assert server.bus.connection.keys("rq:job:*") == []
     assert server.refusals() == []
@@ -371,7 +371,7 @@ def test_requests_are_asked_served_answered_and_withdrawn(server: Guarded) -> No
     assert wait_reply(bus, bad, 1) == "refused: ValueError: broken"
     assert cancel(bus, late)
     for who in ("researcher", "llm"):
-        bus.say(who, Status.working("serving"))
+        bus.publish_status(who, Status.working("serving"))
         assert bus.doing(who) == Status.working("serving")
     assert server.refusals() == []
 
@@ -412,10 +412,10 @@ def test_a_worker_shows_itself_is_seen_by_its_health_check_and_forgets_the_vanis
     assert server.refusals() == []
 
 
-def test_overnight_asks_as_a_client_where_no_night_is(server: Guarded, tmp_path: Path) -> None:
+def test_overnight_asks_as_a_client_where_no_run_is(server: Guarded, tmp_path: Path) -> None:
     researcher = server.bus_of("researcher")
     request_worker = RequestWorker.open(researcher, receive)
-    researcher.say("researcher", Status.working("measuring"))
+    researcher.publish_status("researcher", Status.working("measuring"))
     door = {"REDIS_URL": server.url("client"), "REDIS_PASSWORD_FILE": str(server.password_file("client"))}
     argv = [sys.executable, "-m", "services.cli", "idea", "wider", "--state", str(tmp_path)]
 
@@ -454,14 +454,14 @@ def test_what_a_client_may_write_cannot_move_the_desk_to_anything_else(
     RequestWorker.open(server.bus_of("researcher"), receive).serve()
 
     assert not witness.exists()
-    assert trials.look(waiting.id, waiting.digest) == Waiting()
+    assert trials.poll(waiting.id, waiting.digest) == Waiting()
     assert server.bus.connection.llen("rq:queue:requests:intermediate") == 0
     for number in "012bcde":
         assert wait_reply(client, f"idea-00000000000{number}", 1) == "taken in"
     assert "is no work of this process" in str(wait_reply(client, "idea-00000000000a", 1))
 
 
-def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Guarded, tmp_path: Path) -> None:
+def test_a_run_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Guarded, tmp_path: Path) -> None:
     everything = RedisServer(server.url("test"), PASSWORDS["test"], None, "", None, "given")
     scripted_run = ScriptedRun(tmp_path, everything)
     try:
@@ -471,8 +471,8 @@ def test_a_night_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: 
         assert researcher.wait(90) == 0, scripted_run.output()
         choices = RunConfig("cpu", None, str(scripted_run.subject), None)
         (scripted_run.journal / CHOICES_FILE).write_text(json.dumps(dataclasses.asdict(choices)))
-        look = [sys.executable, "-m", "services.cli", "status", "--state", str(tmp_path)]
-        subprocess.run(look, env=os.environ | door, check=True, timeout=60)
+        poll = [sys.executable, "-m", "services.cli", "status", "--state", str(tmp_path)]
+        subprocess.run(poll, env=os.environ | door, check=True, timeout=60)
         assert server.refusals() == []
     finally:
         scripted_run.end()
@@ -598,11 +598,11 @@ REFUSED = {
         "HSET rq:worker:researcher-0 state busy",
         "SET overnight:doing:researcher x",
         "GET overnight:doing:researcher",
-        # speaking in a checker's name, or making another key where the index is
-        "HSET overnight:worker:checker:checker-0 phase idle",
-        "DEL overnight:worker:checker:checker-0",
-        "SADD overnight:workers:checker x",
-        "SMEMBERS overnight:workers:checker",
+        # speaking in a dry-run worker's name, or making another key where the index is
+        "HSET overnight:worker:dry-run-worker:dry-run-worker-0 phase idle",
+        "DEL overnight:worker:dry-run-worker:dry-run-worker-0",
+        "SADD overnight:workers:dry-run-worker x",
+        "SMEMBERS overnight:workers:dry-run-worker",
         "HSET overnight:workers:trainer phase idle",
         "DEL overnight:workers:trainer",
         "SADD overnight:worker:trainer:trainer-0 x",
@@ -632,26 +632,26 @@ REFUSED = {
                 f"SREM overnight:workers:{role} {role}-0",
             )
         ),
-        f"XADD rq:results:check-{32 * '0'} * type 1",
-        "BLMOVE rq:queue:checks rq:queue:trials LEFT RIGHT 0.1",
+        f"XADD rq:results:dry-run-{32 * '0'} * type 1",
+        "BLMOVE rq:queue:dry-runs rq:queue:trials LEFT RIGHT 0.1",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
         "INCR overnight:trainer:token",
         "SADD rq:queues x",
         "SCRIPT KILL",
     ],
-    "checker": [
+    "dry-run-worker": [
         # anything of a trial, a request, a trainer's heartbeat
-        "BLMOVE rq:queue:trials rq:queue:checks LEFT RIGHT 0.1",
+        "BLMOVE rq:queue:trials rq:queue:dry-runs LEFT RIGHT 0.1",
         "HGETALL rq:job:e-1-t0-a0",
         "XADD rq:results:e-1-t0-a0 * type 1",
         f"HGETALL rq:job:{AN_IDEA}",
-        f"HGETALL rq:job:check-{12 * '0'}",
+        f"HGETALL rq:job:dry-run-{12 * '0'}",
         "HSET rq:worker:trainer-0 state busy",
         "HSET overnight:worker:trainer:trainer-0 phase idle",
         "DEL overnight:worker:trainer:trainer-0",
         "SREM overnight:workers:trainer trainer-0",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
-        "SET overnight:doing:checker x",
+        "SET overnight:doing:dry_runs x",
         "SCAN 0",
         "SCRIPT KILL",
     ],
@@ -672,7 +672,7 @@ REFUSED = {
         "HSET overnight:worker:trainer:trainer-0 phase idle",
         "SREM overnight:workers:trainer trainer-0",
         "HSET overnight:trial:e-1-t0-a0 phase timed",
-        f"HGETALL rq:job:check-{32 * '0'}",
+        f"HGETALL rq:job:dry-run-{32 * '0'}",
         # many commands at once, or one that walks over what a client stored
         "MULTI",
         "EXEC",
@@ -740,10 +740,10 @@ def test_no_id_of_a_request_passes_for_a_trials(kind: str, number: str) -> None:
 
 
 @given(st.text())
-def test_no_id_of_a_check_passes_for_anothers(text: str) -> None:
-    check = CheckSpec("cpu", {"train.py": text}).id
+def test_no_id_of_a_dry_run_passes_for_anothers(text: str) -> None:
+    dry_run = DryRunSpec("cpu", {"train.py": text}).id
 
-    assert [pattern for pattern in (CHECK, REQUEST, TRIAL) if fnmatchcase(check, pattern)] == [CHECK]
+    assert [pattern for pattern in (DRY_RUN, REQUEST, TRIAL) if fnmatchcase(dry_run, pattern)] == [DRY_RUN]
 
 
 def test_the_file_holds_no_password() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from services.machine.gpu_env import LOCAL, faults, read, settings
-from services.machine.gpus import Card, Gpu
+from services.machine.gpus import Gpu, InstalledGpu
 from services.stack.local_env import write_local
 from tests import ROOT
 
-LARGE = Card("GPU-aa", "580.1", Gpu("NVIDIA RTX A6000", 49140))
-SMALL = Card("GPU-bb", "580.1", Gpu("NVIDIA RTX 3060", 12288))
+LARGE = InstalledGpu("GPU-aa", "580.1", Gpu("NVIDIA RTX A6000", 49140))
+SMALL = InstalledGpu("GPU-bb", "580.1", Gpu("NVIDIA RTX 3060", 12288))
 COMMITTED = read((ROOT / "gpu.env").read_text(), "gpu.env")
 HELD = settings(COMMITTED, (), {})
 
@@ -21,7 +21,7 @@ def written(folder: Path) -> dict[str, str]:
     return read((folder / LOCAL).read_text(), LOCAL).values()
 
 
-def test_first_start_writes_what_fits_the_card_and_the_doctor_finds_no_fault_with_it(tmp_path: Path) -> None:
+def test_first_start_writes_what_fits_the_gpu_and_the_doctor_finds_no_fault_with_it(tmp_path: Path) -> None:
     said = write_local(tmp_path, HELD, [LARGE, SMALL])
 
     assert "written for NVIDIA RTX A6000" in said
@@ -41,7 +41,7 @@ def test_a_file_that_is_there_is_never_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "cards", "wanted"),
+    ("changed", "installed_gpus", "wanted"),
     [
         ({"GPU_UUID": "GPU-bb"}, [LARGE, SMALL], {"PROFILE": "12gb", "MODEL": "qwen3.5:4b"}),
         ({"PROFILE": "24gb"}, [LARGE], {"PROFILE": None, "NUM_CTX": "16384"}),
@@ -51,15 +51,15 @@ def test_a_file_that_is_there_is_never_touched(tmp_path: Path) -> None:
     ids=["the chosen GPU", "a profile by name", "a model of one's own", "no LLM"],
 )
 def test_what_gpu_env_decides_is_left_to_it(
-    tmp_path: Path, changed: dict[str, str], cards: list[Card], wanted: dict[str, str | None]
+    tmp_path: Path, changed: dict[str, str], installed_gpus: list[InstalledGpu], wanted: dict[str, str | None]
 ) -> None:
-    write_local(tmp_path, HELD | changed, cards)
+    write_local(tmp_path, HELD | changed, installed_gpus)
 
     assert {name: written(tmp_path).get(name) for name in wanted} == wanted
 
 
 @pytest.mark.parametrize("changed", [{"GPU_UUID": "MIG-aa"}, {"PROFILE": "cpu"}], ids=["a slice", "no GPU wanted"])
-def test_where_no_card_can_be_read_or_is_wanted_nothing_is_written(tmp_path: Path, changed: dict[str, str]) -> None:
+def test_where_no_gpu_can_be_read_or_is_wanted_nothing_is_written(tmp_path: Path, changed: dict[str, str]) -> None:
     said = write_local(tmp_path, HELD | changed, [LARGE])
 
     assert "is not written" in said

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.redis.acl import SERVICES, acl_file
-from services.stack.provision import ROOT, Owner, Refused, Rights, complaint, researcher_from, to_settle
+from services.stack.provision import ROOT, Owner, Refused, Rights, complaint, researcher_from, to_change
 from tests import ROOT as CHECKOUT
 
 RESEARCHER, SOMEBODY = Owner(1000, 1000), Owner(1001, 100)
@@ -100,7 +100,7 @@ def test_fresh_volumes_get_owners_and_passwords_that_only_their_service_reads(st
     secrets = {
         stack.secrets / "redis" / "users.acl": redis,
         stack.secrets / "trainer" / "password": ROOT,
-        stack.secrets / "checker" / "password": ROOT,
+        stack.secrets / "dry-run-worker" / "password": ROOT,
         stack.secrets / "researcher" / "password": RESEARCHER,
         stack.secrets / "client" / "password": ROOT,
     }
@@ -263,7 +263,7 @@ def test_only_what_differs_is_settled() -> None:
     wanted = dict.fromkeys((right, wrong_mode, wrong_owner), Rights(RESEARCHER, 0o755))
     found = wanted | {wrong_mode: Rights(RESEARCHER, 0o700), wrong_owner: Rights(ROOT, 0o755)}
 
-    assert set(to_settle(wanted, found)) == {wrong_mode, wrong_owner}
+    assert set(to_change(wanted, found)) == {wrong_mode, wrong_owner}
 
 
 @pytest.mark.parametrize(

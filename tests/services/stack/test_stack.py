@@ -164,7 +164,7 @@ def test_down_needs_no_compose_file_and_no_profile_and_keeps_the_volumes(
 
 
 @pytest.mark.docker
-def test_the_view_goes_on_over_a_restarted_researcher_until_the_night_is_over(toy: Toy) -> None:
+def test_the_view_goes_on_over_a_restarted_researcher_until_the_run_is_over(toy: Toy) -> None:
     toy.up()
     rests = 0
 
@@ -256,7 +256,7 @@ def test_without_an_engine_every_command_is_one_line_with_the_next_step(verb: tu
     assert "none answers at DOCKER_HOST=unix:///no/engine.sock; next: " in answer.stdout
 
 
-def test_a_command_for_the_end_of_the_night_is_not_taken_by_who_does_not_wait_for_it() -> None:
+def test_a_command_for_the_end_of_the_run_is_not_taken_by_who_does_not_wait_for_it() -> None:
     answer = services("up", "--cpu", "--detach", "--then", "poweroff")
 
     assert answer.returncode == 2
@@ -285,7 +285,7 @@ def container(service: str, **changed: object) -> Container:
         state="running",
         exit_code=0,
         health="healthy",
-        said="",
+        health_output="",
         is_one_shot=False,
         started_at=BEGAN,
         finished_at=datetime.min.replace(tzinfo=UTC),

@@ -70,16 +70,16 @@ def follow(state: Path, *steps: Step, terminal: bool = False) -> tuple[int, str]
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-def test_it_follows_until_the_night_has_ended_and_shows_how_it_stands(
+def test_it_follows_until_the_run_has_ended_and_shows_how_it_stands(
     bus: RedisClient, story: Story, tmp_path: Path, terminal: bool
 ) -> None:
     story.baseline(1.80, 1.82)
-    bus.say("researcher", Status.working("drafting"))
+    bus.publish_status("researcher", Status.working("drafting"))
 
     code, text = follow(
         tmp_path,
         lambda: story.try_out("wider", 1.70, Decision.KEEP),
-        lambda: bus.say("researcher", ENDED),
+        lambda: bus.publish_status("researcher", ENDED),
         terminal=terminal,
     )
 
@@ -98,7 +98,7 @@ def test_a_pipe_gets_one_line_for_each_decision_and_none_for_those_before(
         tmp_path,
         lambda: story.try_out("[wider]", 1.70, Decision.KEEP),
         lambda: story.try_out("broken", None, Decision.CRASH),
-        lambda: bus.say("researcher", ENDED),
+        lambda: bus.publish_status("researcher", ENDED),
     )
 
     assert text.splitlines()[:3] == [
@@ -122,7 +122,7 @@ def test_what_cannot_change_any_more_is_read_once_however_long_it_follows(
     story.try_out("deeper", 1.75, Decision.DISCARD)
     monkeypatch.setattr(reader, "experiment_of", counted)
 
-    follow(tmp_path, *[lambda: None] * 5, lambda: bus.say("researcher", ENDED), terminal=True)
+    follow(tmp_path, *[lambda: None] * 5, lambda: bus.publish_status("researcher", ENDED), terminal=True)
 
     assert sorted(read) == ["baseline", "deeper", "wider"]
 
@@ -140,7 +140,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
 
     story.baseline(1.80, 1.82)
 
-    _, text = follow(tmp_path, replace, lambda: bus.say("researcher", ENDED))
+    _, text = follow(tmp_path, replace, lambda: bus.publish_status("researcher", ENDED))
 
     assert "baseline  1.610000 over 2 seeds" in text
 
@@ -151,7 +151,7 @@ def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: RedisClie
         made.baseline(1.80, 1.82)
         made.journal.close()
 
-    code, text = follow(tmp_path, lambda: None, begin, lambda: bus.say("researcher", ENDED))
+    code, text = follow(tmp_path, lambda: None, begin, lambda: bus.publish_status("researcher", ENDED))
 
     assert code == OVER
     assert str(ENDED) in text
@@ -161,7 +161,7 @@ def test_before_there_is_a_journal_it_is_told_too_what_the_llm_lacks(
     bus: RedisClient, story: Story, tmp_path: Path
 ) -> None:
     (tmp_path / "journal" / JOURNAL_FILE).unlink()
-    bus.say("llm", Status.working("none: pulling its model"))
+    bus.publish_status("llm", Status.working("none: pulling its model"))
 
     scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
 
@@ -176,14 +176,14 @@ def test_a_server_that_is_away_is_waited_for(
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
 
     code, _ = follow(
-        tmp_path, lambda: monkeypatch.setenv("REDIS_URL", server.url), lambda: bus.say("researcher", ENDED)
+        tmp_path, lambda: monkeypatch.setenv("REDIS_URL", server.url), lambda: bus.publish_status("researcher", ENDED)
     )
 
     assert code == OVER
 
 
 def test_a_researcher_that_refuses_ends_the_view_with_its_reason(bus: RedisClient, tmp_path: Path) -> None:
-    bus.say("researcher", Status(StatusKind.REFUSED, "another GPU"))
+    bus.publish_status("researcher", Status(StatusKind.REFUSED, "another GPU"))
 
     code, text = follow(tmp_path)
 
@@ -197,9 +197,9 @@ def test_a_message_that_only_begins_like_an_end_ends_nothing(
 ) -> None:
     steps: list[Step] = [
         lambda: bus.connection.set("overnight:doing:researcher", f"{kind}: by an older version"),
-        lambda: bus.say("researcher", ENDED),
+        lambda: bus.publish_status("researcher", ENDED),
     ]
-    bus.say("researcher", Status.working(f"{kind}: no word of a protocol"))
+    bus.publish_status("researcher", Status.working(f"{kind}: no word of a protocol"))
 
     code, text = follow(tmp_path, *steps)
 
@@ -212,7 +212,7 @@ def test_a_journal_that_cannot_be_read_is_told_beside_what_the_researcher_says(
 ) -> None:
     story.journal.close()
     (tmp_path / "journal" / JOURNAL_FILE).write_bytes(b"no database" * 1000)
-    bus.say("researcher", Status(StatusKind.REFUSED, "its log says why"))
+    bus.publish_status("researcher", Status(StatusKind.REFUSED, "its log says why"))
 
     scene = see(State(tmp_path), OpenJournal(tmp_path / "journal"))
 
@@ -230,7 +230,7 @@ def test_ctrl_c_only_leaves(bus: RedisClient, story: Story, tmp_path: Path) -> N
     assert code == LEFT
 
 
-def test_without_a_night_on_this_machine_there_is_nothing_to_follow(
+def test_without_a_run_on_this_machine_there_is_nothing_to_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)

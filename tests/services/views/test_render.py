@@ -19,7 +19,7 @@ from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
-AWAY = {"llm": "none: away", "checker": "none: no dry-run worker runs"}
+AWAY = {"llm": "none: away", "dry_runs": "none: no dry-run worker runs"}
 
 
 def seen(scene: Scene) -> str:
@@ -40,7 +40,7 @@ def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> No
         WorkerStatus(trainer, "trainer-a", Status.working("timed"), "12gb", None, trial="t-3-t0-a0"),
         WorkerStatus(trainer, "trainer-b", held, None, None),
         WorkerStatus(
-            WorkerRole.CHECKER, "checker-a", Status.working("idle"), None, None, no_user="uid 1 may not enter"
+            WorkerRole.DRY_RUN_WORKER, "checker-a", Status.working("idle"), None, None, no_user="uid 1 may not enter"
         ),
     )
 
@@ -81,7 +81,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         assert expected in text, expected
 
 
-def test_a_night_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
+def test_a_run_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
     assert "not running; `overnight run` goes on" in seen(Scene(Report(story.report()), None, 1.0, ""))
@@ -116,7 +116,7 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
-def test_seconds_are_written_as_people_read_them(seconds: float, text: str) -> None:
+def test_seconds_are_written_as_users_read_them(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text
 
 

@@ -12,7 +12,7 @@ from trainer.candidate.preload import preload, wanted
 
 
 @pytest.mark.parametrize(
-    ("source", "card", "modules"),
+    ("source", "gpu", "modules"),
     [
         ("import json, zlib.x\nfrom os import path", False, ["json", "zlib.x", "os"]),
         ("try:\n    import a\nexcept ImportError:\n    import b", False, ["a", "b"]),
@@ -30,8 +30,8 @@ from trainer.candidate.preload import preload, wanted
         ("x = " + "+".join("1" * 3_000), False, []),
     ],
 )
-def test_modules_are_those_that_are_imported_at_once(source: str, card: bool, modules: list[str]) -> None:
-    assert wanted(source.encode(), has_card=card) == modules
+def test_modules_are_those_that_are_imported_at_once(source: str, gpu: bool, modules: list[str]) -> None:
+    assert wanted(source.encode(), has_gpu=gpu) == modules
 
 
 @pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError", "AttributeError"])
@@ -43,7 +43,7 @@ def test_a_module_that_fails_is_left_to_the_script_which_may_catch_it(
     (installed / "needs_a_driver.py").write_text(f"raise {error}('no driver')")
     monkeypatch.setattr(sys, "path", [*sys.path, str(installed)])
 
-    preload(b"import needs_a_driver", tmp_path / "subject", has_card=False)
+    preload(b"import needs_a_driver", tmp_path / "subject", has_gpu=False)
 
     with pytest.raises(Exception, match="no driver"):
         importlib.import_module("needs_a_driver")
@@ -56,7 +56,7 @@ def test_no_file_of_the_candidate_is_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     sys.modules.pop("colorsys", None)
 
-    preload(b"import own, colorsys, package.part, no_such_module, graphlib", tmp_path, has_card=False)
+    preload(b"import own, colorsys, package.part, no_such_module, graphlib", tmp_path, has_gpu=False)
 
     assert "graphlib" in sys.modules
     assert "colorsys" not in sys.modules

@@ -1,4 +1,4 @@
-"""The cap of a GPU's memory inside the candidate's process. No GPU was used: `CardOf48Gib` stands for torch.cuda and
+"""The cap of a GPU's memory inside the candidate's process. No GPU was used: `GpuOf48Gib` stands for torch.cuda and
 only notes what is asked of it."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainer.candidate.runner import _device_facts, memory_fraction, run_script
 from trainer.sandbox.layers import write_files
 
 
-class CardOf48Gib:
+class GpuOf48Gib:
     """What the runner asks of torch.cuda, on a GPU that is not there."""
 
     def __init__(self) -> None:
@@ -24,27 +24,27 @@ class CardOf48Gib:
         return True
 
     def get_device_properties(self, device: int) -> SimpleNamespace:
-        return SimpleNamespace(name="Card", total_memory=48 * 2**30)
+        return SimpleNamespace(name="GPU of a test", total_memory=48 * 2**30)
 
     def set_per_process_memory_fraction(self, fraction: float) -> None:
         self.fraction = fraction
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> CardOf48Gib:
-    card = CardOf48Gib()
-    monkeypatch.setattr(torch, "cuda", card)
-    return card
+def gpu(monkeypatch: pytest.MonkeyPatch) -> GpuOf48Gib:
+    gpu = GpuOf48Gib()
+    monkeypatch.setattr(torch, "cuda", gpu)
+    return gpu
 
 
 @pytest.mark.parametrize(("cap_mib", "fraction"), [(None, None), (12_888, 0.25), (601, 1 / (48 * 1024)), (90_000, 1.0)])
 def test_torch_gets_the_cap_less_what_cuda_itself_takes(
-    cap_mib: int | None, fraction: float | None, card: CardOf48Gib
+    cap_mib: int | None, fraction: float | None, gpu: GpuOf48Gib
 ) -> None:
     said = _device_facts(cap_mib)
 
-    assert card.fraction == fraction
-    assert (said.x, said.text) == (48 * 1024, f"{torch.__version__}|Card")
+    assert gpu.fraction == fraction
+    assert (said.x, said.text) == (48 * 1024, f"{torch.__version__}|GPU of a test")
 
 
 @pytest.mark.parametrize("cap_mib", [0, 600])

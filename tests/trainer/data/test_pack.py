@@ -102,5 +102,5 @@ def test_written_rows_are_the_packed_ones_in_a_fixed_mixed_order(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
-def test_the_mixed_order_is_the_one_of_every_night_before() -> None:
+def test_the_mixed_order_is_the_one_of_every_run_before() -> None:
     assert mixed_order(8).tolist() == [4, 1, 3, 6, 0, 7, 2, 5]

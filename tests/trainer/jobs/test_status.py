@@ -45,7 +45,7 @@ def test_it_is_over_where_somebody_must_start_it_again(kind: StatusKind, is_over
     assert Status(kind, "").is_over is is_over
 
 
-def test_people_read_the_kind_only_of_what_does_not_work() -> None:
+def test_users_read_the_kind_only_of_what_does_not_work() -> None:
     assert str(Status.working("trial 3")) == "trial 3"
     assert str(Status(StatusKind.HELD, "no room")) == "held: no room"
     assert str(Status(StatusKind.ENDED, "")) == "ended"

@@ -72,7 +72,7 @@ def enter(ground: Path, data: Path) -> Iterator[MoveIn]:
 
     yield enter
     for each in entered:
-        each.leave()
+        each.release()
 
 
 @pytest.fixture
@@ -104,29 +104,29 @@ def owner(folder: Path) -> tuple[int, int]:
 
 
 @as_other_user
-def test_user_that_can_read_all_is_taken_and_gets_the_folder(installed: Installed, places: WorkerConfig) -> None:
+def test_user_that_can_read_all_is_taken_and_gets_the_folder(installed: Installed, config: WorkerConfig) -> None:
     said = installed.run(
-        "held = acquire(work, data, 'auto'); print(held.user.uid, held.reason)", places.work, places.data
+        "held = acquire(work, data, 'auto'); print(held.user.uid, held.reason)", config.work, config.data
     )
 
     uid = int(said.split()[0])
     assert said.split()[1] == "None"
     assert uid in UIDS
-    assert owner(places.work) == (uid, 0o700)
+    assert owner(config.work) == (uid, 0o700)
 
 
 @as_other_user
 def test_first_closed_folder_is_named_whether_it_holds_data_state_or_python(
-    installed: Installed, places: WorkerConfig, user: User, closed: Path
+    installed: Installed, config: WorkerConfig, user: User, closed: Path
 ) -> None:
     (closed / "data").mkdir()
     (closed / "data" / "train.npy").touch()
     (closed / "python").symlink_to(installed.python)
     asks = asks_as(user)
 
-    of_data = installed.run(asks, places.work, closed / "data")
-    of_state = installed.run(asks, closed / "state" / "work", places.data)
-    of_python = installed.run(f"sys.executable = '{closed}/python'; {asks}", places.work, places.data)
+    of_data = installed.run(asks, config.work, closed / "data")
+    of_state = installed.run(asks, closed / "state" / "work", config.data)
+    of_python = installed.run(f"sys.executable = '{closed}/python'; {asks}", config.work, config.data)
 
     way = f"uid {user.uid} may not enter {closed}"
     assert told(of_data) == Obstacle(f"{way}, on the way to {closed}/data/train.npy", MOVE)
@@ -136,11 +136,11 @@ def test_first_closed_folder_is_named_whether_it_holds_data_state_or_python(
 
 @as_other_user
 def test_interpreter_that_starts_for_root_alone_is_told_in_its_own_words(
-    installed: Installed, places: WorkerConfig, user: User
+    installed: Installed, config: WorkerConfig, user: User
 ) -> None:
     starts = "candidate_user._STARTS = 'import no_numpy_for_you'"
 
-    obstacle = told(installed.run(f"{starts}; {asks_as(user)}", places.work, places.data))
+    obstacle = told(installed.run(f"{starts}; {asks_as(user)}", config.work, config.data))
 
     fault = "ModuleNotFoundError: No module named 'no_numpy_for_you'"
     assert obstacle.found.endswith(f"does not start as uid {user.uid}: {fault}")
@@ -232,7 +232,7 @@ def test_what_another_users_candidate_left_is_gone_when_the_folder_changes_hands
     all_is_open: None, enter: MoveIn, ground: Path, data: Path
 ) -> None:
     work = Path(tempfile.mkdtemp(dir=ground)) / "work"
-    acquire(work, data, User(64_998, 64_998)).leave()
+    acquire(work, data, User(64_998, 64_998)).release()
     makes = "import os; os.makedirs('a/b'); os.symlink('/etc', 'a/link'); os.chmod('a', 0)"
     subprocess.run([sys.executable, "-c", makes], cwd=work, check=True)
     os.chown(work / "a", 64_998, 64_998)

@@ -37,14 +37,14 @@ def open_places(user: User) -> Iterator[list[Path]]:
 
 
 @as_other_user
-def test_everything_that_runs_as_the_user_is_ended_and_nothing_else(places: WorkerConfig, user: User) -> None:
+def test_everything_that_runs_as_the_user_is_ended_and_nothing_else(config: WorkerConfig, user: User) -> None:
     ours = subprocess.Popen(["sleep", "1000"])
     theirs = subprocess.Popen(
         ["sh", "-c", "setsid sleep 1000 & exec sleep 1000"], user=user.uid, group=user.gid, extra_groups=[], env={}
     )
     wait_for(lambda: len(processes_of(user.uid)) == 2, 10)
 
-    ended = clear_all(places.work, user)
+    ended = clear_all(config.work, user)
 
     assert (ended, processes_of(user.uid)) == (2, [])
     assert ours.poll() is None
@@ -55,13 +55,13 @@ def test_everything_that_runs_as_the_user_is_ended_and_nothing_else(places: Work
 
 @as_other_user
 def test_files_of_the_user_are_gone_wherever_everybody_may_write(
-    places: WorkerConfig, user: User, open_places: list[Path]
+    config: WorkerConfig, user: User, open_places: list[Path]
 ) -> None:
     left = [path.with_name(f"{path.name}-left") for path in open_places]
     for path in left:
         run_as(user, f"import os; os.makedirs('{path}/a/b'); os.chmod('{path}/a', 0); os.chmod('{path}', 0)", Path("/"))
 
-    clear_all(places.work, user)
+    clear_all(config.work, user)
 
     assert [path for path in left if path.exists()] == []
     assert all(path.exists() for path in open_places)
@@ -79,21 +79,21 @@ def test_files_of_the_user_are_gone_wherever_everybody_may_write(
     ],
     ids=["file", "closed", "links", "deeper than python goes", "names"],
 )
-def test_work_folder_is_emptied_of(code: str, places: WorkerConfig, user: User) -> None:
-    run_as(user, code, places.work)
+def test_work_folder_is_emptied_of(code: str, config: WorkerConfig, user: User) -> None:
+    run_as(user, code, config.work)
 
-    clear_all(places.work, user)
+    clear_all(config.work, user)
 
-    assert list(places.work.iterdir()) == []
+    assert list(config.work.iterdir()) == []
     assert Path("/etc/passwd").exists()
 
 
 @as_other_user
-def test_work_folder_that_the_user_cannot_empty_is_said(places: WorkerConfig, user: User) -> None:
-    os.chown(places.work, 0, 0)
+def test_work_folder_that_the_user_cannot_empty_is_said(config: WorkerConfig, user: User) -> None:
+    os.chown(config.work, 0, 0)
 
-    with pytest.raises(NotSwept, match=rf"as uid {user.uid}: .*{places.work}.* could not be removed"):
-        clear_all(places.work, user)
+    with pytest.raises(NotSwept, match=rf"as uid {user.uid}: .*{config.work}.* could not be removed"):
+        clear_all(config.work, user)
 
 
 PLANTS = {
@@ -108,39 +108,39 @@ PLANTS = {
 
 
 @pytest.mark.parametrize("code", PLANTS.values(), ids=PLANTS)
-def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str, places: WorkerConfig) -> None:
-    precious = places.work.parent / "precious"
+def test_whatever_lies_where_a_trial_works_is_removed_and_nothing_else(code: str, config: WorkerConfig) -> None:
+    precious = config.work.parent / "precious"
     precious.mkdir()
     (precious / "kept").touch()
-    folder = places.work / "e-1-t1-a1"
-    subprocess.run([sys.executable, "-c", f"import os\nat = '{folder.name}'\n{code}"], cwd=places.work, check=True)
+    folder = config.work / "e-1-t1-a1"
+    subprocess.run([sys.executable, "-c", f"import os\nat = '{folder.name}'\n{code}"], cwd=config.work, check=True)
 
     clear(folder, None)
 
-    assert list(places.work.iterdir()) == []
+    assert list(config.work.iterdir()) == []
     assert list(precious.iterdir()) == [precious / "kept"]
 
 
 @as_other_user
 def test_a_closed_folder_in_a_closed_folder_is_removed_without_the_rights_of_root(
-    places: WorkerConfig, user: User
+    config: WorkerConfig, user: User
 ) -> None:
     closes = "os.makedirs('x/a/b'); os.chmod('x/a/b', 0); os.chmod('x/a', 0); os.chmod('x', 0)"
     wipes = "from trainer.sandbox.cleanup import wipe; wipe(pathlib.Path('x').absolute())"
     ours = str(Path(trainer.__file__).parents[1])
 
-    run_as(user, f"import os, pathlib, sys; {closes}; sys.path.append({ours!r}); {wipes}", places.work)
+    run_as(user, f"import os, pathlib, sys; {closes}; sys.path.append({ours!r}); {wipes}", config.work)
 
-    assert list(places.work.iterdir()) == []
+    assert list(config.work.iterdir()) == []
 
 
 @as_other_user
-def test_work_folder_has_the_same_mode_and_times_before_every_candidate(places: WorkerConfig, user: User) -> None:
+def test_work_folder_has_the_same_mode_and_times_before_every_candidate(config: WorkerConfig, user: User) -> None:
     """They are its user's to set, so the next one could read there what this one was asked."""
-    os.chmod(places.work, 0o751)
-    os.utime(places.work, (123, 456))
+    os.chmod(config.work, 0o751)
+    os.utime(config.work, (123, 456))
 
-    clear_all(places.work, user)
+    clear_all(config.work, user)
 
-    seen = places.work.stat()
+    seen = config.work.stat()
     assert (seen.st_mode & 0o7777, seen.st_atime, seen.st_mtime) == (0o700, 0, 0)

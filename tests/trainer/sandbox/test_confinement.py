@@ -62,10 +62,10 @@ class Attacked:
 
 @pytest.fixture
 def attack(
-    spec: MakeSpec, places: WorkerConfig, run: Run, monkeypatch: pytest.MonkeyPatch
+    spec: MakeSpec, config: WorkerConfig, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Attacked]]:
     """A candidate that tries everything, with all of it within reach."""
-    folder = places.trials.parent
+    folder = config.trials.parent
     password, repository, shared = folder / "password", folder / "repository", Path(f"/dev/shm/left-{os.getpid()}")
     password.write_text("sesame")
     password.chmod(0o600)
@@ -90,23 +90,23 @@ def attack(
             "abstract": abstract,
             "path": str(path),
             "password": str(password),
-            "data": str(places.data),
-            "trials": str(places.trials),
-            "work": str(places.work),
+            "data": str(config.data),
+            "trials": str(config.trials),
+            "work": str(config.work),
             "code": str(TESTS.parent / "trainer"),
             "repository": str(repository),
             "shared": str(shared),
             "daemon": f"1000.{os.getpid()}",
             "neighbour": neighbour.pid,
         }
-        os.utime(places.data / "token_bytes.npy", (0, (places.data / "token_bytes.npy").stat().st_mtime))
+        os.utime(config.data / "token_bytes.npy", (0, (config.data / "token_bytes.npy").stat().st_mtime))
 
         def try_all() -> Attacked:
             result = run(spec(battery.source(targets)))
             assert result.log is not None, result.reason
-            report = Report.read((places.trials / result.log.path).read_text())
+            report = Report.read((config.trials / result.log.path).read_text())
             assert b"1000.%d" % os.getpid() not in b"".join(map(command_line, Path("/proc").glob("[0-9]*")))
-            assert everything_dead(places.work)
+            assert everything_dead(config.work)
             return Attacked(result, report, [shared] if shared.exists() else [])
 
         yield try_all
@@ -115,7 +115,7 @@ def attack(
 
 
 def test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it(
-    attack: Callable[[], Attacked], places: WorkerConfig
+    attack: Callable[[], Attacked], config: WorkerConfig
 ) -> None:
     attacked = attack()
 
@@ -124,7 +124,7 @@ def test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it(
     assert nature["uids"] == [os.getuid()] * 3
     assert nature["capabilities"] == 0
     closed = abi() > 0 or "read-only-mounts" in attacked.result.layers
-    elsewhere = [place for place in nature["writable"] if not place.startswith(str(places.work))]
+    elsewhere = [place for place in nature["writable"] if not place.startswith(str(config.work))]
     assert elsewhere == ["/dev/shm"] or not closed
     assert_common(attacked)
     assert "other-uid" not in attacked.result.layers
@@ -214,10 +214,10 @@ def test_cell_of_the_battery_that_is_asserted_elsewhere_is(test: str) -> None:
 
 @as_other_user
 def test_candidate_that_cannot_be_started_is_lost_and_no_layer_is_claimed(
-    spec: MakeSpec, run: Run, places: WorkerConfig
+    spec: MakeSpec, run: Run, config: WorkerConfig
 ) -> None:
-    os.chown(places.work, 0, 0)
-    places.work.chmod(0o555)
+    os.chown(config.work, 0, 0)
+    config.work.chmod(0o555)
 
     result = run(spec("tiny"))
 
@@ -240,14 +240,14 @@ def test_group_is_the_uid_unless_it_is_named() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("user", ["same-uid", "other-uid"], indirect=True)
 def test_worker_of_a_dataloader_hands_tensors_over_however_long_the_path_of_the_state_is(
-    spec: MakeSpec, places: WorkerConfig
+    spec: MakeSpec, config: WorkerConfig
 ) -> None:
-    deep = places.work.parent / ("deep" * 20)
+    deep = config.work.parent / ("deep" * 20)
     deep.mkdir()
-    places = dataclasses.replace(places, work=places.work.rename(deep / "work"))
+    config = dataclasses.replace(config, work=config.work.rename(deep / "work"))
     before = shared_by_torch()
 
-    result = run_trial(spec("loads_in_a_worker"), places, lambda _: None, lambda: False)
+    result = run_trial(spec("loads_in_a_worker"), config, lambda _: None, lambda: False)
 
     assert result.log is not None
     if not {"own-shared-memory", "other-uid"} & set(result.layers):

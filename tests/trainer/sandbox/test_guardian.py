@@ -83,7 +83,7 @@ def test_tree_that_forks_while_it_is_killed_is_dead_at_the_end() -> None:
     assert done.stdout == "0\n"
 
 
-WITH_A_CARD = """
+WITH_A_GPU = """
 import os
 def tried(attempt):
     try:
@@ -103,12 +103,12 @@ print(tried(lambda: os.utime(0, (1, 1))))
 
 @pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
 @pytest.mark.parametrize("own_root", [False, True])
-def test_candidate_with_a_card_names_its_threads_and_writes_nothing_else_in_procfs(
+def test_candidate_with_a_gpu_names_its_threads_and_writes_nothing_else_in_procfs(
     tmp_path: Path, own_root: bool
 ) -> None:
     if own_root and not can_own_root():
         pytest.skip("needs the right to mount, or to make a user namespace")
-    argv = [sys.executable, "-S", "-c", WITH_A_CARD]
+    argv = [sys.executable, "-S", "-c", WITH_A_GPU]
 
     said, ending = guarded(tmp_path, argv, own_root=own_root, more=[(OWN_PROCESS, USE | READ)])
 

@@ -148,7 +148,7 @@ def test_data_that_scores_is_granted_to_nobody(tmp_path: Path) -> None:
     assert not any(PRIVATE in path for path in granted)
 
 
-def test_card_may_be_used_where_there_is_one_and_threads_be_named(tmp_path: Path) -> None:
+def test_gpu_may_be_used_where_there_is_one_and_threads_be_named(tmp_path: Path) -> None:
     without = dict(grants(tmp_path, devices=tmp_path))
     for name in ("nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"):
         (tmp_path / name).touch()

@@ -124,10 +124,10 @@ def output(before: bytes, after: bytes) -> tuple[Output, Printed]:
     return sink, printed
 
 
-def test_what_came_after_the_score_was_asked_for_is_kept_for_people_and_quoted_nowhere() -> None:
+def test_what_came_after_the_score_was_asked_for_is_kept_for_users_and_quoted_nowhere() -> None:
     sink, _ = output(b"step 1\nhalf a li", b"ne of 17 4 33\nbicycle-42\n")
 
-    assert sink.told() == "step 1\nhalf a li\n"
+    assert sink.quotable_text() == "step 1\nhalf a li\n"
     assert sink.last_lines(5) == []
     assert sink.last_words(2) == ["ne of 17 4 33", "[redacted]"]
     assert sink.text() == f"step 1\nhalf a li\n{LATE_HEADING}\nne of 17 4 33\n[redacted]\n"
@@ -146,7 +146,7 @@ def test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits() -> 
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "quotable_text"),
     [
         ("model(x) gave shape (4, 16, 99), not logits of shape (4, 16, 48)", True),
         ("model(x) gave shape (4,), not logits of shape (4, 16, 48)", True),
@@ -158,10 +158,10 @@ def test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits() -> 
         ("model(x) gave shape (4, 16, 99), not logits of shape (4, 16, 48); asked: 17", False),
     ],
 )
-def test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told(said: str, told: bool) -> None:
+def test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told(said: str, quotable_text: bool) -> None:
     sink = Output(64, Printed(), redaction())
     assert sink.fault(said) == said
 
     sink.seal()
 
-    assert (sink.fault(said) == said) is told
+    assert (sink.fault(said) == said) is quotable_text

@@ -49,7 +49,7 @@ def test_process_with_the_pid_of_another_is_another() -> None:
 
 def test_a_glance_brings_the_count_of_the_living_up_to_date() -> None:
     ledger = Ledger(os.getpid())
-    ledger.look()
+    ledger.measure()
     began_s = ledger.processor_s
     while ledger.glance() == began_s:
         sum(range(10_000))

@@ -66,7 +66,7 @@ def test_it_is_found_by_its_environment(headless: int) -> None:
 
 
 def test_what_it_has_open_is_counted(headless: int, tmp_path: os.PathLike[str]) -> None:
-    assert Holdings(tmp_path).look([headless]).mib >= 8  # type: ignore[arg-type]
+    assert Holdings(tmp_path).measure([headless]).mib >= 8  # type: ignore[arg-type]
 
 
 def test_it_is_dead_when_its_tree_is() -> None:

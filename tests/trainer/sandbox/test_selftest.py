@@ -18,8 +18,8 @@ needs_landlock = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landl
 
 
 @pytest.fixture
-def password(places: WorkerConfig) -> Path:
-    path = places.trials.parent / "password"
+def password(config: WorkerConfig) -> Path:
+    path = config.trials.parent / "password"
     path.write_text("secret")
     path.chmod(0o600)
     return path
@@ -27,24 +27,24 @@ def password(places: WorkerConfig) -> Path:
 
 @needs_landlock
 @as_user
-def test_nothing_gets_through_the_walls_as_they_are(places: WorkerConfig, password: Path) -> None:
-    sandbox = check_sandbox(places, password)
+def test_nothing_gets_through_the_walls_as_they_are(config: WorkerConfig, password: Path) -> None:
+    sandbox = check_sandbox(config, password)
 
     assert sandbox.open == ()
     sandbox.require()
     assert ("read-only-mounts" in sandbox.layers) == can_own_root()
-    assert ("other-uid" in sandbox.layers) == (places.user is not None)
+    assert ("other-uid" in sandbox.layers) == (config.user is not None)
     assert "seccomp" in sandbox.layers
-    assert list(places.work.iterdir()) == []
+    assert list(config.work.iterdir()) == []
 
 
 def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
-    places: WorkerConfig, password: Path, monkeypatch: pytest.MonkeyPatch
+    config: WorkerConfig, password: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = [("/", selftest.grants(places.data)[0][1])]
+    everything = [("/", selftest.grants(config.data)[0][1])]
     monkeypatch.setattr(selftest, "grants", lambda _: everything)
 
-    sandbox = check_sandbox(places, password)
+    sandbox = check_sandbox(config, password)
 
     assert "read the password" in sandbox.open
     assert "read the data that scores" in sandbox.open
@@ -53,16 +53,16 @@ def test_a_hole_in_the_wall_is_named_and_refused_and_the_filter_still_stands(
         sandbox.require()
 
 
-def test_card_that_cuda_does_not_start_on_is_refused_by_its_reason() -> None:
+def test_gpu_that_cuda_does_not_start_on_is_refused_by_its_reason() -> None:
     with pytest.raises(Unsafe, match=r"could not use the GPU \(cuInit gives 304\); look at the driver"):
         SandboxCheck((), (), "cuInit gives 304").require()
 
 
 def test_walls_behind_which_nothing_starts_are_refused_with_what_was_said(
-    places: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selftest, "grants", lambda _: [])
-    blocked = dataclasses.replace(places, work=places.work / "absent")
+    blocked = dataclasses.replace(config, work=config.work / "absent")
 
     with pytest.raises(Unsafe, match="no candidate can be started here"):
         check_sandbox(blocked, None)

@@ -26,11 +26,11 @@ def data(ground: Path) -> Path:
 @pytest.fixture(scope="module")
 def honest(data: Path, ground: Path) -> float:
     """What the script that all cheats start from scores."""
-    places = WorkerConfig(data, ground / "honest" / "trials", ground / "honest" / "work")
-    for folder in (places.trials, places.work):
+    config = WorkerConfig(data, ground / "honest" / "trials", ground / "honest" / "work")
+    for folder in (config.trials, config.work):
         folder.mkdir(parents=True)
     spec = miniature(data, HONEST, **{**FIRST, "budget": BUDGET})
-    result = run_trial(spec, places, lambda _: None, lambda: False)
+    result = run_trial(spec, config, lambda _: None, lambda: False)
     assert result.val_bpb is not None, result
     return result.val_bpb
 
@@ -100,7 +100,7 @@ def test_slow_first_steps_earn_no_more_than_the_warm_up_may_last(spec: MakeSpec,
         if cheat.says is not None
     ],
 )
-def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
+def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, config: WorkerConfig) -> None:
     result = run(of(cheat, spec))
 
     assert (result.outcome, result.val_bpb, result.heldout_bpb) == (cheat.outcome, None, None), (
@@ -109,8 +109,8 @@ def test_a_cheat_is_refused(cheat: Cheat, spec: MakeSpec, run: Run, places: Work
     )
     assert cheat.says is not None
     assert cheat.says in result.reason, result.log
-    assert everything_dead(places.work)
-    assert list(places.work.iterdir()) == []
+    assert everything_dead(config.work)
+    assert list(config.work.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -72,9 +72,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def measure(spec: TrialSpec, places: WorkerConfig, outside: Outside) -> TrialResult:
-    result = run_trial(spec, places, outside.report, lambda: False)
-    assert everything_dead(places.work)
+def measure(spec: TrialSpec, config: WorkerConfig, outside: Outside) -> TrialResult:
+    result = run_trial(spec, config, outside.report, lambda: False)
+    assert everything_dead(config.work)
     return result
 
 
@@ -89,56 +89,56 @@ def measure(spec: TrialSpec, places: WorkerConfig, outside: Outside) -> TrialRes
     ],
 )
 def test_candidate_that_is_killed_from_outside_has_crashed_and_it_is_said_that_nobody_here_did_it(
-    number: signal.Signals, outcome: Outcome, words: str | None, spec: MakeSpec, places: WorkerConfig
+    number: signal.Signals, outcome: Outcome, words: str | None, spec: MakeSpec, config: WorkerConfig
 ) -> None:
     outside = Outside("timed", lambda: os.kill(below(guardian().pid)[0].pid, number))
 
-    result = measure(spec("hangs_in_training"), places, outside)
+    result = measure(spec("hangs_in_training"), config, outside)
 
     assert result.outcome is outcome
     assert result.disturbed is None if words is None else words in (result.disturbed or "")
 
 
 @pytest.mark.slow
-def test_guardian_that_somebody_else_tells_to_end_loses_the_trial(spec: MakeSpec, places: WorkerConfig) -> None:
+def test_guardian_that_somebody_else_tells_to_end_loses_the_trial(spec: MakeSpec, config: WorkerConfig) -> None:
     outside = Outside("timed", lambda: os.kill(guardian().pid, signal.SIGTERM))
 
-    result = measure(spec("hangs_in_training"), places, outside)
+    result = measure(spec("hangs_in_training"), config, outside)
 
     assert (result.outcome, result.reason) == (Outcome.LOST, "somebody else told its guardian to end the trial")
 
 
-def test_interrupt_and_hang_up_from_outside_do_nothing_to_a_candidate(spec: MakeSpec, places: WorkerConfig) -> None:
+def test_interrupt_and_hang_up_from_outside_do_nothing_to_a_candidate(spec: MakeSpec, config: WorkerConfig) -> None:
     def interrupt() -> None:
         for number in (signal.SIGINT, signal.SIGHUP):
             os.kill(below(guardian().pid)[0].pid, number)
 
     result = measure(
-        spec("hangs_in_scoring", budget=dataclasses.replace(STEPS, scoring_s=1)), places, Outside("scoring", interrupt)
+        spec("hangs_in_scoring", budget=dataclasses.replace(STEPS, scoring_s=1)), config, Outside("scoring", interrupt)
     )
 
     assert result.outcome is Outcome.TIMED_OUT, result.reason
 
 
 def test_supervisor_that_was_frozen_while_a_limit_passed_has_lost_the_trial(
-    spec: MakeSpec, places: WorkerConfig, clock: Clock
+    spec: MakeSpec, config: WorkerConfig, clock: Clock
 ) -> None:
-    result = measure(spec("hangs_in_training"), places, Outside("timed", lambda: clock.freeze(5000)))
+    result = measure(spec("hangs_in_training"), config, Outside("timed", lambda: clock.freeze(5000)))
 
     assert result.outcome is Outcome.LOST
     assert "the supervisor itself did not run for 5000 s" in result.reason
 
 
 def test_limit_that_passes_while_the_supervisor_runs_is_the_candidates(
-    spec: MakeSpec, places: WorkerConfig, clock: Clock
+    spec: MakeSpec, config: WorkerConfig, clock: Clock
 ) -> None:
-    result = measure(spec("hangs_in_training"), places, Outside("timed", lambda: clock.set_forward(5000)))
+    result = measure(spec("hangs_in_training"), config, Outside("timed", lambda: clock.set_forward(5000)))
 
     assert (result.outcome, result.disturbed) == (Outcome.TIMED_OUT, None)
 
 
 def test_candidate_that_was_stopped_while_a_limit_passed_was_held_up(
-    spec: MakeSpec, places: WorkerConfig, clock: Clock
+    spec: MakeSpec, config: WorkerConfig, clock: Clock
 ) -> None:
     stop = Outside("timed", lambda: os.kill(below(guardian().pid)[0].pid, signal.SIGSTOP))
     wait = Outside("timed", lambda: clock.set_forward(5000), looks=4)  # it was seen stopped at two of them
@@ -147,14 +147,14 @@ def test_candidate_that_was_stopped_while_a_limit_passed_was_held_up(
         wait.report(progress)
         stop.report(progress)
 
-    result = run_trial(spec("hangs_in_training"), places, report, lambda: False)
+    result = run_trial(spec("hangs_in_training"), config, report, lambda: False)
 
     assert result.outcome is Outcome.TIMED_OUT
     assert "it was stopped for" in (result.disturbed or "")
 
 
 def test_guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial(
-    spec: MakeSpec, places: WorkerConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    spec: MakeSpec, config: WorkerConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervise, "_GUARDIAN_S", 0.1)
     monkeypatch.setattr(launch, "_CLOSE_S", 0.1)
@@ -163,7 +163,7 @@ def test_guardian_that_was_stopped_while_a_limit_passed_has_lost_the_trial(
         os.kill(guardian().pid, signal.SIGSTOP)
         clock.set_forward(5000)
 
-    result = measure(spec("hangs_in_training"), places, Outside("timed", stop))
+    result = measure(spec("hangs_in_training"), config, Outside("timed", stop))
 
     assert (result.outcome, result.reason) == (
         Outcome.LOST,
@@ -181,7 +181,7 @@ def test_replica_that_is_killed_from_outside_makes_no_score_unscorable_for_good(
     outcome: Outcome,
     words: str | None,
     spec: MakeSpec,
-    places: WorkerConfig,
+    config: WorkerConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started: list[int] = []
@@ -201,9 +201,9 @@ def test_replica_that_is_killed_from_outside_makes_no_score_unscorable_for_good(
     monkeypatch.setattr(launch.GuardedProcess, "start", classmethod(start))
 
     first = spec("tiny", trial="e-1-t0-a0", kind=Kind.FIRST, score_to_beat=99.0)
-    result = run_trial(first, places, lambda _: None, kill_replica)
+    result = run_trial(first, config, lambda _: None, kill_replica)
 
     assert result.outcome is outcome, result.reason
     assert result.disturbed is None if words is None else words in (result.disturbed or "")
-    again = run_trial(dataclasses.replace(first, id="e-1-t0-a1", repeat=1), places, lambda _: None, lambda: False)
+    again = run_trial(dataclasses.replace(first, id="e-1-t0-a1", repeat=1), config, lambda _: None, lambda: False)
     assert again.outcome is Outcome.OK

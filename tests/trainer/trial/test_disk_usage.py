@@ -35,14 +35,14 @@ def test_files_count_by_the_room_they_take_and_no_link_is_followed_or_counted_tw
     os.truncate(os.open(folder / "sparse", os.O_CREAT | os.O_RDWR), 10**10)
     (folder / "link").symlink_to(outside)
 
-    assert Holdings(folder).look([]) == Held(files=5, mib=pytest.approx(1 + 3 * BLOCK_MIB))
+    assert Holdings(folder).measure([]) == Held(files=5, mib=pytest.approx(1 + 3 * BLOCK_MIB))
 
 
 def test_open_files_without_a_name_count_once_whoever_holds_them(tmp_path: Path) -> None:
     with tempfile.TemporaryFile(dir=tmp_path) as nameless:
         nameless.write(os.urandom(2**20))
         nameless.flush()
-        held = Holdings(tmp_path).look([os.getpid(), os.getpid()])
+        held = Holdings(tmp_path).measure([os.getpid(), os.getpid()])
 
     assert held.mib >= 1
     assert held.mib < 2
@@ -56,7 +56,7 @@ def test_what_takes_longer_than_a_look_is_counted_on_in_the_next(
         (tmp_path / name).touch()
     holdings = Holdings(tmp_path)
 
-    assert [holdings.look([]).files for _ in range(8)] == [1, 2, 3, 3, 1, 2, 3, 3]
+    assert [holdings.measure([]).files for _ in range(8)] == [1, 2, 3, 3, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_folder_that_cannot_be_looked_into_is_said(name: str, words: str, tmp_pa
     os.close(here)
 
     with pytest.raises(Hidden, match=words):
-        Holdings(tmp_path).look([])
+        Holdings(tmp_path).measure([])
 
 
 def test_folder_that_is_not_there_yet_holds_nothing(tmp_path: Path) -> None:
-    assert Holdings(tmp_path / "later").look([]) == Held(0, 0.0)
+    assert Holdings(tmp_path / "later").measure([]) == Held(0, 0.0)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -95,7 +95,7 @@ def test_memory_files_on_their_way_between_sockets_count_once_they_stay_there(ne
             here.close()
             there.close()
 
-        held = [holdings.look([os.getpid()]).mib for _ in range(4)]
+        held = [holdings.measure([os.getpid()]).mib for _ in range(4)]
 
     assert held[2] < 1
     assert held[3] > 16
@@ -107,11 +107,11 @@ def test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending(
     monkeypatch.setattr(disk_usage, "_can_be_looked_into", lambda pid: pid != 7)
     holdings = Holdings(tmp_path)
 
-    assert holdings.look([7]).files == 0
-    assert holdings.look([8]).files == 0
-    assert holdings.look([7]).files == 0
+    assert holdings.measure([7]).files == 0
+    assert holdings.measure([8]).files == 0
+    assert holdings.measure([7]).files == 0
     with pytest.raises(Hidden, match="a process that nobody may look into"):
-        holdings.look([7])
+        holdings.measure([7])
 
 
 def test_who_closes_itself_cannot_be_looked_into(stranger: tuple[User, Path]) -> None:

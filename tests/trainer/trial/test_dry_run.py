@@ -16,36 +16,36 @@ from tests.subjects.broken import BROKEN, FILES, INNOCENT, Broken
 from tests.subjects.cheats import HONEST, edited
 from tests.subjects.honest import WHOLE_TRIALS, Honest
 from trainer.candidate.code_errors import means_wrong_code
-from trainer.jobs import PROFILES, CheckResult, CheckSpec, DryRunVerdict, Outcome, files_digest
+from trainer.jobs import PROFILES, DryRunResult, DryRunSpec, DryRunVerdict, Outcome, files_digest
 from trainer.jobs.profile import KnobValue, Profile
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import dry_run, supervise
-from trainer.trial.dry_run import run_check
+from trainer.trial.dry_run import run_dry_run
 
 TINY_PREPARE = (SUBJECTS / "tiny" / "prepare.py").read_text()
 QUICK = ("heads that do not fill the width", "an error after a number was read")
 SHORT = dataclasses.replace(dry_run._BUDGET, setup_s=10)
 
-Check = Callable[..., CheckResult]
+DryRunOf = Callable[..., DryRunResult]
 
 
 @pytest.fixture
-def rehearse(places: WorkerConfig) -> Check:
+def rehearse(config: WorkerConfig) -> DryRunOf:
     """Checks a train.py here, for a trial on a processor if nothing else is said."""
 
-    def run(train: str, prepare: str = TINY_PREPARE, profile: str = "cpu", cap_mib: int | None = None) -> CheckResult:
+    def run(train: str, prepare: str = TINY_PREPARE, profile: str = "cpu", cap_mib: int | None = None) -> DryRunResult:
         files = {"train.py": train, "prepare.py": prepare}
-        return run_check(CheckSpec(profile, files, cap_mib), places, lambda: False)
+        return run_dry_run(DryRunSpec(profile, files, cap_mib), config, lambda: False)
 
     return run
 
 
-def of_profile(places: WorkerConfig, profile: Profile) -> WorkerConfig:
+def of_profile(config: WorkerConfig, profile: Profile) -> WorkerConfig:
     """With data that has the profile's vocabulary; a check reads no more of it."""
-    folder = places.work.parent / "data"
+    folder = config.work.parent / "data"
     folder.mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps({"vocab_size": profile.vocab_size, "bos": 0}))
-    return dataclasses.replace(places, data=folder)
+    return dataclasses.replace(config, data=folder)
 
 
 def default_subject(profile: Profile, **moved: KnobValue) -> dict[str, str]:
@@ -60,8 +60,8 @@ def default_subject(profile: Profile, **moved: KnobValue) -> dict[str, str]:
     "broken",
     [pytest.param(broken, id=broken.name, marks=() if broken.name in QUICK else pytest.mark.slow) for broken in BROKEN],
 )
-def test_broken_edit_is_told_as_the_table_has_it(broken: Broken, places: WorkerConfig) -> None:
-    answer = run_check(CheckSpec("cpu", broken.files), places, lambda: False)
+def test_broken_edit_is_told_as_the_table_has_it(broken: Broken, config: WorkerConfig) -> None:
+    answer = run_dry_run(DryRunSpec("cpu", broken.files), config, lambda: False)
 
     assert (answer.verdict, broken.says in answer.reason) == (broken.verdict, True), answer.reason
     if answer.verdict is DryRunVerdict.FAILS:
@@ -83,7 +83,7 @@ def test_every_edit_of_the_table_is_broken_in_a_trial(broken: Broken, spec: Make
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INNOCENT)
-def test_innocent_edit_is_never_refused(name: str, rehearse: Check) -> None:
+def test_innocent_edit_is_never_refused(name: str, rehearse: DryRunOf) -> None:
     answer = rehearse(INNOCENT[name], FILES["prepare.py"])
 
     assert answer.verdict is not DryRunVerdict.FAILS, answer.reason
@@ -91,7 +91,7 @@ def test_innocent_edit_is_never_refused(name: str, rehearse: Check) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", WHOLE_TRIALS, ids=lambda model: model.name)
-def test_honest_model_passes(model: Honest, rehearse: Check) -> None:
+def test_honest_model_passes(model: Honest, rehearse: DryRunOf) -> None:
     answer = rehearse(model.train, model.prepare)
 
     assert answer.verdict is DryRunVerdict.PASSES, answer.reason
@@ -99,17 +99,17 @@ def test_honest_model_passes(model: Honest, rehearse: Check) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROFILES)
-def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: str, places: WorkerConfig) -> None:
+def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: str, config: WorkerConfig) -> None:
     profile = PROFILES[name]
-    there = of_profile(places, profile)
+    there = of_profile(config, profile)
     files = default_subject(profile)
 
-    answer = run_check(CheckSpec(name, files, profile.caps.vram_mib), there, lambda: False)
+    answer = run_dry_run(DryRunSpec(name, files, profile.caps.vram_mib), there, lambda: False)
 
     assert answer.verdict is DryRunVerdict.PASSES, answer.reason
     assert answer.parameters is not None
     needed_mib = answer.parameters * (8 if profile.device == "cpu" else 4) / 2**20
-    over = run_check(CheckSpec(name, files, int(needed_mib) - 1), there, lambda: False)
+    over = run_dry_run(DryRunSpec(name, files, int(needed_mib) - 1), there, lambda: False)
     assert over.verdict is DryRunVerdict.FAILS
     assert (
         f"and their gradients take {needed_mib:.0f} MiB at least; the cap is {int(needed_mib) - 1} MiB" in over.reason
@@ -117,15 +117,15 @@ def test_default_subject_passes_and_what_is_too_large_for_certain_fails(name: st
 
 
 @pytest.mark.slow
-def test_every_knob_at_the_ends_of_its_range_passes_or_breaks_the_rule_of_whole_batches(places: WorkerConfig) -> None:
+def test_every_knob_at_the_ends_of_its_range_passes_or_breaks_the_rule_of_whole_batches(config: WorkerConfig) -> None:
     profile = PROFILES["cpu"]
-    there = of_profile(places, profile)
+    there = of_profile(config, profile)
     answers = {}
     for knob in read_knobs(default_subject(profile)["train.py"]).values():
         if knob.range is not None:
             for value in knob.range.choices or (knob.range.low, knob.range.high):
                 files = default_subject(profile, **{knob.name: value})
-                answers[knob.name, value] = run_check(CheckSpec("cpu", files), there, lambda: False)
+                answers[knob.name, value] = run_dry_run(DryRunSpec("cpu", files), there, lambda: False)
 
     refused = {at: answer.reason for at, answer in answers.items() if answer.verdict is not DryRunVerdict.PASSES}
 
@@ -170,7 +170,7 @@ NUMBERS = (
         ),
     ],
 )
-def test_script_with_other_ways_passes(train: str, rehearse: Check) -> None:
+def test_script_with_other_ways_passes(train: str, rehearse: DryRunOf) -> None:
     answer = rehearse(train)
 
     assert answer.verdict is DryRunVerdict.PASSES, answer.reason
@@ -193,7 +193,7 @@ def test_script_with_other_ways_passes(train: str, rehearse: Check) -> None:
     ids=lambda value: value.splitlines()[-1][:30],
 )
 @pytest.mark.slow
-def test_other_ends_are_unknown(train: str, says: str, rehearse: Check) -> None:
+def test_other_ends_are_unknown(train: str, says: str, rehearse: DryRunOf) -> None:
     answer = rehearse(train)
 
     assert (answer.verdict, says in answer.reason) == (DryRunVerdict.UNKNOWN, True), answer.reason
@@ -213,7 +213,7 @@ FAULTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("subject", "says"), FAULTS)
 def test_fault_is_unknown_and_leaves_nothing(
-    subject: str, says: str, rehearse: Check, places: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+    subject: str, says: str, rehearse: DryRunOf, config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if subject == "hangs_in_setup":  # the others must not be ended by their time, however busy the machine is
         monkeypatch.setattr(dry_run, "_BUDGET", SHORT)
@@ -223,19 +223,19 @@ def test_fault_is_unknown_and_leaves_nothing(
     answer = rehearse((SUBJECTS / f"{subject}.py").read_text())
 
     assert (answer.verdict, says in answer.reason) == (DryRunVerdict.UNKNOWN, True), answer.reason
-    assert everything_dead(places.work)
-    assert list(places.work.iterdir()) == []
+    assert everything_dead(config.work)
+    assert list(config.work.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_check_shows_no_card(rehearse: Check) -> None:
+def test_dry_run_shows_no_gpu(rehearse: DryRunOf) -> None:
     answer = rehearse("import os\nraise SystemExit(f'{os.environ.get(\"CUDA_VISIBLE_DEVICES\")!r} is shown')\n")
 
     assert "'' is shown" in answer.reason
 
 
-def test_check_is_left_when_its_worker_is_told_to_stop(places: WorkerConfig) -> None:
-    answer = run_check(CheckSpec("cpu", {"train.py": HONEST}), places, lambda: True)
+def test_dry_run_is_left_when_its_worker_is_told_to_stop(config: WorkerConfig) -> None:
+    answer = run_dry_run(DryRunSpec("cpu", {"train.py": HONEST}), config, lambda: True)
 
     assert (answer.verdict, answer.reason) == (DryRunVerdict.UNKNOWN, "the worker was told to stop")
 
@@ -255,12 +255,12 @@ os._exit(0)
 
 
 @pytest.mark.slow
-def test_forged_answer_is_an_answer_of_plain_values(rehearse: Check) -> None:
+def test_forged_answer_is_an_answer_of_plain_values(rehearse: DryRunOf) -> None:
     answer = rehearse(FORGES)
 
     assert (answer.verdict, answer.line, answer.parameters) == (DryRunVerdict.UNKNOWN, None, None), answer.reason
     assert len(answer.reason) < 1000
-    assert CheckResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
+    assert DryRunResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
 
 
 class FakesOwn(RuntimeError):
@@ -271,7 +271,7 @@ FakesOwn.__module__ = "torch._subclasses.fake_tensor"
 
 
 @pytest.mark.parametrize(
-    ("code", "processor", "card"),
+    ("code", "processor", "gpu"),
     [
         ("missing\n", True, True),
         ("if False:\n    import kernel\nkernel\n", True, False),
@@ -290,7 +290,7 @@ FakesOwn.__module__ = "torch._subclasses.fake_tensor"
     ],
 )
 def test_what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code(
-    code: str, processor: bool, card: bool, tmp_path: Path
+    code: str, processor: bool, gpu: bool, tmp_path: Path
 ) -> None:
     source = tmp_path / "train.py"
     source.write_text(code)
@@ -298,5 +298,5 @@ def test_what_may_be_a_fault_of_this_machine_or_of_the_fakes_is_no_wrong_code(
     with pytest.raises(Exception) as raised:  # noqa: PT011 - of many kinds
         exec(compile(code, str(source), "exec"), {"FakesOwn": FakesOwn})
 
-    told = [means_wrong_code(raised.value, source, on_card=on_card) for on_card in (False, True)]
-    assert told == [processor, card]
+    told = [means_wrong_code(raised.value, source, on_gpu=on_gpu) for on_gpu in (False, True)]
+    assert told == [processor, gpu]

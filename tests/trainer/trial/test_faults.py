@@ -71,14 +71,14 @@ def test_fault_has_its_outcome_and_leaves_nothing(
     reason: str,
     spec: MakeSpec,
     run: Run,
-    places: WorkerConfig,
+    config: WorkerConfig,
 ) -> None:
     result = run(spec(subject, **fields))
 
     assert (result.outcome, result.val_bpb) == (outcome, None), result.reason
     assert reason in result.reason
-    assert everything_dead(places.work)
-    assert list(places.work.iterdir()) == []
+    assert everything_dead(config.work)
+    assert list(config.work.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -89,20 +89,20 @@ def test_fault_has_its_outcome_and_leaves_nothing(
     ],
 )
 def test_flood_of_output_is_bounded_and_so_is_what_is_reported_of_it(
-    printed: dict[str, int], spec: MakeSpec, places: WorkerConfig
+    printed: dict[str, int], spec: MakeSpec, config: WorkerConfig
 ) -> None:
     source = (SUBJECTS / "floods_the_log.py").read_text()
     reports: list[Progress] = []
 
     result = run_trial(
-        spec(re.sub("MEGABYTES = .*", f"MEGABYTES = {printed}", source)), places, reports.append, lambda: False
+        spec(re.sub("MEGABYTES = .*", f"MEGABYTES = {printed}", source)), config, reports.append, lambda: False
     )
 
     assert result.outcome is Outcome.CRASHED
     assert result.reason == "exit code 3: last words"
     assert result.log is not None
     assert result.log.seen_bytes > 190_000_000
-    assert (places.trials / result.log.path).stat().st_size < CAPS.log_kib * 1024 + 100
+    assert (config.trials / result.log.path).stat().st_size < CAPS.log_kib * 1024 + 100
     assert result.wall_s is not None
     assert len(reports) <= 1 + 2 * result.wall_s
 
@@ -117,8 +117,8 @@ def test_flood_without_end_ends_the_trial(spec: MakeSpec, run: Run, monkeypatch:
 
 
 @pytest.mark.parametrize("user", ["same-uid", pytest.param("other-uid", marks=pytest.mark.slow)], indirect=True)
-def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
-    precious = places.work.parent / "precious"
+def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: Run, config: WorkerConfig) -> None:
+    precious = config.work.parent / "precious"
     precious.mkdir(mode=0o777)
     (precious / "kept").touch()
     source = (SUBJECTS / "plants.py").read_text()
@@ -126,9 +126,9 @@ def test_what_a_candidate_plants_trips_nobody_and_is_gone(spec: MakeSpec, run: R
     result = run(spec(source.replace('PRECIOUS = "/"', f"PRECIOUS = {str(precious)!r}")))
 
     assert result.outcome is Outcome.UNSCORABLE, result.reason
-    assert list(places.work.iterdir()) == []
+    assert list(config.work.iterdir()) == []
     assert list(precious.iterdir()) == [precious / "kept"]
-    assert sorted(path.name for path in places.trials.rglob("*")) == ["e-1-t1-a1", "log.txt", "result.json"]
+    assert sorted(path.name for path in config.trials.rglob("*")) == ["e-1-t1-a1", "log.txt", "result.json"]
     assert run(spec("crashes_at_import", trial="e-1-t1-a2")).outcome is Outcome.CRASHED
 
 

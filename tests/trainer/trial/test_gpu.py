@@ -17,7 +17,7 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import gpu, nvml
 from trainer.trial.trial import run_trial
 
-ON_A_CARD = dataclasses.replace(CAPS, vram_mib=9000)
+ON_A_GPU = dataclasses.replace(CAPS, vram_mib=9000)
 
 
 class ForgetfulDriver(NvmlLibrary):
@@ -46,18 +46,18 @@ def test_the_dead_are_waited_for_and_the_living_are_not(monkeypatch: pytest.Monk
     driver = ForgetfulDriver(times=3)
     install_nvml(monkeypatch, driver)
 
-    assert gpu.why_not_ready(ON_A_CARD) is None
+    assert gpu.why_not_ready(ON_A_GPU) is None
     assert (driver.sessions, driver.open_sessions) == (4, 0)
 
 
 def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
-    monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, places: WorkerConfig
+    monkeypatch: pytest.MonkeyPatch, spec: MakeSpec, config: WorkerConfig
 ) -> None:
     driver = ForgetfulDriver(times=10**6)
     install_nvml(monkeypatch, driver)
     monkeypatch.setattr(gpu, "_PATIENCE_S", 0)
 
-    result = run_trial(spec("tiny", caps=ON_A_CARD), places, lambda _: None, lambda: False)
+    result = run_trial(spec("tiny", caps=ON_A_GPU), config, lambda _: None, lambda: False)
 
     assert result.outcome is Outcome.LOST
     assert f"it was not begun: the GPU still holds processes that are gone ({driver.dead})" in result.reason
@@ -71,7 +71,7 @@ def test_the_dead_on_another_gpu_are_none_of_ours(visible: str, ready: bool, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(gpu, "_PATIENCE_S", 0)
 
-    assert (gpu.why_not_ready(ON_A_CARD) is None) is ready
+    assert (gpu.why_not_ready(ON_A_GPU) is None) is ready
 
 
 @pytest.mark.parametrize("why", ["no GPU", "a container"])
@@ -81,7 +81,7 @@ def test_where_the_list_means_nothing_nobody_is_asked(why: str, monkeypatch: pyt
     if why == "a container":
         monkeypatch.setattr(gpu, "_FIRST_PID_NAMESPACE", "pid:[1]")
 
-    assert gpu.why_not_ready(CAPS if why == "no GPU" else ON_A_CARD) is None
+    assert gpu.why_not_ready(CAPS if why == "no GPU" else ON_A_GPU) is None
     assert driver.sessions == 0
 
 
@@ -90,7 +90,7 @@ def test_where_the_driver_cannot_tell_no_trial_waits(monkeypatch: pytest.MonkeyP
     driver.init = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
     install_nvml(monkeypatch, driver)
 
-    assert gpu.why_not_ready(ON_A_CARD) is None
+    assert gpu.why_not_ready(ON_A_GPU) is None
 
 
 def test_driver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""From inside no trial can tell which it is: a first one, a claim's, a recheck or a repeat.
+"""From inside no trial can tell which it is: a first one, a claim's, an incumbent confirmation or a repeat.
 
 Until it asks for its score; what it is asked then is another matter. The time of day cannot be hidden from it.
 """
@@ -15,8 +15,8 @@ EVERY = {
     "the baseline": {"trial": "night-0-t3-a0", "kind": Kind.BASELINE},
     "a claim": {"trial": "night-7-t1-a0", "kind": Kind.CONFIRM},
     "a later claim": {"trial": "night-12-t11-a2", "kind": Kind.CONFIRM, "repeat": 1},
-    "a recheck": {"trial": "night-7-t4-a1", "kind": Kind.DRIFT},
-    "by hand": {"trial": "by-hand-0-t0-a4", "kind": Kind.MANUAL, "repeat": 4},
+    "an incumbent confirmation": {"trial": "night-7-t4-a1", "kind": Kind.DRIFT},
+    "a single trial": {"trial": "single-trial-0-t0-a4", "kind": Kind.MANUAL, "repeat": 4},
 }
 
 

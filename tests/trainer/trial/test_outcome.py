@@ -17,7 +17,7 @@ SCORED = Observation(
     stop=None, ending=FINE, asked_for_score=True, bpb=1.5, printed_bpb=1.5, last_lines=("num_steps: 3",)
 )
 # As torch's CUDA allocator words it where a fraction is set; the numbers are invented.
-CARD_IS_FULL = (
+GPU_IS_FULL = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 47.54 GiB "
     "of which 29.10 GiB is free. Process 4711 has 9.98 GiB memory in use. 9.41 GiB allowed; Of the allocated memory "
     "9.12 GiB is allocated by PyTorch, and 21.50 MiB is reserved by PyTorch but unallocated."
@@ -57,7 +57,7 @@ def capped(*lines: str) -> Observation:
         (saying(ended(exit_code=1), "MemoryError"), Outcome.OUT_OF_MEMORY, "MemoryError"),
         (saying(ended(exit_code=1), "torch.OutOfMemoryError: CUDA out of memory."), Outcome.OUT_OF_MEMORY, "CUDA"),
         (
-            capped(CARD_IS_FULL),
+            capped(GPU_IS_FULL),
             Outcome.OUT_OF_MEMORY,
             "its cap is 10240 MiB: torch.OutOfMemoryError: CUDA out of memory.",
         ),

@@ -74,15 +74,17 @@ def watched(data: Path, said: list[bytes], log: bytes) -> Iterator[TrialResult]:
     scoring = Scoring(Channel(ours), buffers, ROWS, ScorePlan(4, 2, None, lambda _: None))
     guarded = GoneAtOnce(log)
     with tempfile.TemporaryDirectory() as folder:
-        places = WorkerConfig(data, Path(folder), Path(folder))
-        watch = Supervisor(spec, guarded, Channel(ours), scoring, lambda _: None, lambda: False, None, redaction([]))  # type: ignore[arg-type]
-        watch.run()
+        config = WorkerConfig(data, Path(folder), Path(folder))
+        supervisor = Supervisor(
+            spec, guarded, Channel(ours), scoring, lambda _: None, lambda: False, None, redaction([])
+        )  # type: ignore[arg-type]
+        supervisor.run()
         clock = _Clock(time.time(), time.monotonic())
         yield _result(
             spec,
-            places,
+            config,
             clock,
-            Supervised(watch, scoring, None, watch.stop, OomKills(0, True)),
+            Supervised(supervisor, scoring, None, supervisor.stop, OomKills(0, True)),
             Calibration(None, None),
         )
     guarded.close()

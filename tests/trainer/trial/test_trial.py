@@ -19,7 +19,7 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 
-def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
+def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, config: WorkerConfig) -> None:
     result = run(spec("tiny", score_to_beat=0.01))
 
     assert result.outcome is Outcome.OK, result.reason
@@ -36,8 +36,8 @@ def test_honest_trial_is_ok_and_complete(spec: MakeSpec, run: Run, places: Worke
     assert result.device is not None
     assert (result.device.kind, result.device.threads) == ("cpu", 1)
     assert result.log is not None
-    assert (places.trials / result.log.path).read_text().endswith("num_params_M:     0.002304\n")
-    assert list(places.work.iterdir()) == []
+    assert (config.trials / result.log.path).read_text().endswith("num_params_M:     0.002304\n")
+    assert list(config.work.iterdir()) == []
 
 
 def test_how_fast_the_machine_was_is_measured_on_both_sides_of_a_trial(spec: MakeSpec, run: Run) -> None:
@@ -50,30 +50,30 @@ def test_how_fast_the_machine_was_is_measured_on_both_sides_of_a_trial(spec: Mak
 
 
 def test_a_trial_that_is_to_make_room_at_once_is_not_followed_by_a_calibration(
-    spec: MakeSpec, places: WorkerConfig
+    spec: MakeSpec, config: WorkerConfig
 ) -> None:
-    preempted = run_trial(spec("hangs_in_setup"), places, lambda progress: None, lambda: True)
+    preempted = run_trial(spec("hangs_in_setup"), config, lambda progress: None, lambda: True)
 
     assert preempted.outcome is Outcome.PREEMPTED
     assert preempted.before_s is not None
     assert preempted.after_s is None
 
 
-def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, places: WorkerConfig) -> None:
+def test_score_is_what_numpy_computes(spec: MakeSpec, run: Run, config: WorkerConfig) -> None:
     result = run(spec("known_table", kind=Kind.BASELINE))
 
     assert result.val_bpb is not None
     assert result.heldout_bpb is not None
-    assert result.val_bpb == pytest.approx(sines_bpb(places, "val", STEPS.eval_rows), abs=1e-6)
-    assert result.heldout_bpb == pytest.approx(sines_bpb(places, "heldout", STEPS.heldout_rows), abs=1e-6)
+    assert result.val_bpb == pytest.approx(sines_bpb(config, "val", STEPS.eval_rows), abs=1e-6)
+    assert result.heldout_bpb == pytest.approx(sines_bpb(config, "heldout", STEPS.heldout_rows), abs=1e-6)
     assert result.unseen_bpb is not None
-    assert result.unseen_bpb == pytest.approx(sines_bpb(places, "unseen", STEPS.unseen_rows), abs=1e-6)
+    assert result.unseen_bpb == pytest.approx(sines_bpb(config, "unseen", STEPS.unseen_rows), abs=1e-6)
     assert result.log is not None
-    assert "twice the same: True" in (places.trials / result.log.path).read_text()
+    assert "twice the same: True" in (config.trials / result.log.path).read_text()
 
 
 def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows_and_borne_out_by_a_replica(
-    spec: MakeSpec, run: Run, places: WorkerConfig
+    spec: MakeSpec, run: Run, config: WorkerConfig
 ) -> None:
     result = run(spec("tiny", trial="e-1-t0-a1", score_to_beat=99.0))
 
@@ -85,7 +85,7 @@ def test_first_trial_that_beats_its_score_is_scored_on_the_held_out_rows_and_bor
     assert result.trust.probe_rows == pytest.approx(7 / 8 * places_to_ask, rel=0.2), "all there are, for it is a jump"
     assert result.probes["change"] == result.probes["noise"] == result.probes["profit"] == 0.0
     assert result.probes["smallest_caught"] < 0.1
-    assert list(places.work.iterdir()) == []
+    assert list(config.work.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -130,16 +130,16 @@ def test_stored_result_is_given_again_without_running(spec: MakeSpec, run: Run) 
     assert "runner.py" not in first.log.tail
 
 
-def test_secret_of_the_trainer_is_in_nothing_that_is_kept_or_told(spec: MakeSpec, places: WorkerConfig) -> None:
+def test_secret_of_the_trainer_is_in_nothing_that_is_kept_or_told(spec: MakeSpec, config: WorkerConfig) -> None:
     prints = "print('the password is bicycle-42', flush=True)\nraise SystemExit(3)\n"
 
     result = run_trial(
-        spec(prints), dataclasses.replace(places, secrets=("bicycle-42",)), lambda _: None, lambda: False
+        spec(prints), dataclasses.replace(config, secrets=("bicycle-42",)), lambda _: None, lambda: False
     )
 
     assert result.reason == "exit code 3: the password is [redacted]"
     assert "bicycle" not in str(result.to_json())
-    assert [file.name for file in places.trials.rglob("*") if file.is_file() and b"bicycle" in file.read_bytes()] == []
+    assert [file.name for file in config.trials.rglob("*") if file.is_file() and b"bicycle" in file.read_bytes()] == []
 
 
 def test_other_data_is_a_fault_of_the_machine_and_is_not_replayed(spec: MakeSpec, run: Run) -> None:
@@ -150,20 +150,20 @@ def test_other_data_is_a_fault_of_the_machine_and_is_not_replayed(spec: MakeSpec
     assert run(spec("crashes_at_import", data_sha256="0" * 64)).started_at > lost.started_at
 
 
-def test_changed_validation_rows_are_noticed(spec: MakeSpec, places: WorkerConfig, data: object) -> None:
-    copy = shutil.copytree(places.data, places.work.parent / "data")
+def test_changed_validation_rows_are_noticed(spec: MakeSpec, config: WorkerConfig, data: object) -> None:
+    copy = shutil.copytree(config.data, config.work.parent / "data")
     np.save(copy / "private" / "val.npy", np.zeros((24, 33), dtype=np.uint16))
 
-    result = run_trial(spec("tiny"), dataclasses.replace(places, data=copy), lambda progress: None, lambda: False)
+    result = run_trial(spec("tiny"), dataclasses.replace(config, data=copy), lambda progress: None, lambda: False)
 
     assert result.outcome is Outcome.LOST
     assert "val.npy" in result.reason
 
 
-def sines_bpb(places: WorkerConfig, split: str, count: int) -> float:
+def sines_bpb(config: WorkerConfig, split: str, count: int) -> float:
     """The bits per byte of tests/subjects/known_table.py, by its definition in double precision."""
-    rows: npt.NDArray[np.int64] = np.load(places.data / "private" / f"{split}.npy")[:count].astype(np.int64)
-    weights = np.load(places.data / "token_bytes.npy")[rows[:, 1:]]
+    rows: npt.NDArray[np.int64] = np.load(config.data / "private" / f"{split}.npy")[:count].astype(np.int64)
+    weights = np.load(config.data / "token_bytes.npy")[rows[:, 1:]]
     angles = np.arange(VOCAB * VOCAB, dtype=np.float32).astype(np.float64)
     logits = np.sin(angles).reshape(VOCAB, VOCAB)[rows[:, :-1]]
     logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -189,17 +189,17 @@ _TELLS = {
 
 @pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow if how == "lines" else ()) for how in _TELLS])
 def test_nothing_of_what_scores_it_can_be_told_to_a_model(
-    how: str, spec: MakeSpec, run: Run, places: WorkerConfig
+    how: str, spec: MakeSpec, run: Run, config: WorkerConfig
 ) -> None:
     tells = indent(f"said = ' '.join(map(str, x[0].tolist()))\n{dedent(_TELLS[how])}\n", " " * 12)
     source = edited(("        if y is None:\n", f"        if y is None:\n{tells}"))
 
     result = run(spec(source))
 
-    rows = np.load(places.data / "private" / "val.npy")[:, :-1]
+    rows = np.load(config.data / "private" / "val.npy")[:, :-1]
     asked = [" ".join(map(str, row[:8])) for row in rows]
     assert result.log is not None
     assert not any(row in str(result.to_json()) for row in asked)
     assert [point.step for point in result.loss_curve] == []
     if how != "a message":
-        assert any(row in (places.trials / result.log.path).read_text() for row in asked), "people can read it"
+        assert any(row in (config.trials / result.log.path).read_text() for row in asked), "people can read it"

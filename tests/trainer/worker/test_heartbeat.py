@@ -55,11 +55,11 @@ def vanish(bus: RedisClient, name: str) -> None:
 
 
 def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: RedisClient) -> None:
-    presence = Heartbeat(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744)
+    heartbeat = Heartbeat(bus.connection, "trainer-a", profile="48gb", vram_cap_mib=31744)
 
-    presence.show(IDLE)
+    heartbeat.show(IDLE)
     idle = bus.worker(TRAINER, "trainer-a")
-    presence.show(TIMED, "t-1-t0-a0", token=3)
+    heartbeat.show(TIMED, "t-1-t0-a0", token=3)
 
     assert idle == WorkerStatus(TRAINER, "trainer-a", IDLE, "48gb", 31744)
     timed = WorkerStatus(TRAINER, "trainer-a", TIMED, "48gb", 31744, trial="t-1-t0-a0")
@@ -89,12 +89,14 @@ def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: Redi
 def test_workers_show_themselves_at_once_and_none_erases_another(bus: RedisClient) -> None:
     Heartbeat(bus.connection, "trainer-b", profile="24gb").show(TIMED, "t-1-t0-a0")
     Heartbeat(bus.connection, "trainer-a", profile="12gb").show(IDLE)
-    Heartbeat(bus.connection, "checker-a", role=WorkerRole.CHECKER).show(IDLE)
+    Heartbeat(bus.connection, "checker-a", role=WorkerRole.DRY_RUN_WORKER).show(IDLE)
 
     first = WorkerStatus(TRAINER, "trainer-a", IDLE, "12gb", None)
     second = WorkerStatus(TRAINER, "trainer-b", TIMED, "24gb", None, trial="t-1-t0-a0")
     assert bus.workers(TRAINER) == (first, second)
-    assert bus.workers(WorkerRole.CHECKER) == (WorkerStatus(WorkerRole.CHECKER, "checker-a", IDLE, None, None),)
+    assert bus.workers(WorkerRole.DRY_RUN_WORKER) == (
+        WorkerStatus(WorkerRole.DRY_RUN_WORKER, "checker-a", IDLE, None, None),
+    )
 
 
 def test_a_trainer_that_fades_or_vanishes_leaves_the_others(bus: RedisClient) -> None:

@@ -82,15 +82,15 @@ class Trainer:
     """`python -m trainer` as a process; with a user for candidates it has the rights that it has in a container, and
     where it may choose one, those of root."""
 
-    def __init__(self, server: Server, places: WorkerConfig, *, chooses: bool = False) -> None:
+    def __init__(self, server: Server, config: WorkerConfig, *, chooses: bool = False) -> None:
         self.bus = server.bus
-        self.places = places
+        self.config = config
         command = [sys.executable, "-m", "trainer", "--redis", server.url, "--single-host", "--profile=cpu"]
-        command += [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
+        command += [f"--{name}={getattr(config, name)}" for name in ("data", "trials", "work")]
         if chooses:
             command += ["--candidate-user=auto"]
-        elif places.user is not None:
-            command = [*ROOT_OF_A_CONTAINER, *command, f"--candidate-user={places.user.uid}:{places.user.gid}"]
+        elif config.user is not None:
+            command = [*ROOT_OF_A_CONTAINER, *command, f"--candidate-user={config.user.uid}:{config.user.gid}"]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -120,13 +120,13 @@ def shown(bus: RedisClient) -> list[tuple[str, str | None]]:
 
 
 @pytest.fixture
-def start(server: Server, places: WorkerConfig) -> Iterator[Callable[[], Trainer]]:
+def start(server: Server, config: WorkerConfig) -> Iterator[Callable[[], Trainer]]:
     """Starts trainers, and ends those that still run."""
     server.bus.connection.flushdb()
     started: list[Trainer] = []
 
-    def begin(places: WorkerConfig = places, *, chooses: bool = False) -> Trainer:
-        started.append(Trainer(server, places, chooses=chooses))
+    def begin(config: WorkerConfig = config, *, chooses: bool = False) -> Trainer:
+        started.append(Trainer(server, config, chooses=chooses))
         return started[-1]
 
     yield begin
@@ -196,16 +196,16 @@ def test_stopped_worker_reports_the_trial_as_preempted_and_exits_0(
 
     assert trainer.process.wait(10) == 0
     assert trainer.result(job).outcome is Outcome.PREEMPTED
-    assert everything_dead(trainer.places.work)
+    assert everything_dead(trainer.config.work)
     assert shown(trainer.bus) == []
 
 
 @pytest.mark.slow
 def test_stopped_worker_leaves_although_its_server_is_gone_and_the_next_waits_for_that(
-    start: Callable[[], Trainer], spec: MakeSpec, places: WorkerConfig, tmp_path: Path
+    start: Callable[[], Trainer], spec: MakeSpec, config: WorkerConfig, tmp_path: Path
 ) -> None:
     with running_server(tmp_path) as (process, doomed):
-        trainer = Trainer(doomed, places)
+        trainer = Trainer(doomed, config)
         trainer.wait_until_training(trainer.enqueue(spec("leaves_a_daemon")))
         process.kill()
         process.wait(10)
@@ -245,7 +245,7 @@ def test_killed_worker_takes_its_trial_along(start: Callable[[], Trainer], spec:
 
     trainer.process.kill()
 
-    wait_for(lambda: everything_dead(trainer.places.work), 5)
+    wait_for(lambda: everything_dead(trainer.config.work), 5)
 
 
 @as_user
@@ -259,7 +259,7 @@ def test_killed_supervisor_fails_the_job_and_the_next_trial_is_clean(
     os.kill(trainer.horse(), signal.SIGKILL)
 
     wait_for(lambda: job.get_status(refresh=True) == "failed", 10)
-    wait_for(lambda: everything_dead(trainer.places.work), 5)
+    wait_for(lambda: everything_dead(trainer.config.work), 5)
     assert trainer.result(trainer.enqueue(spec("tiny", trial="e-1-t1-a2"))).outcome is Outcome.OK
 
 
@@ -279,7 +279,7 @@ def test_trial_whose_guardian_is_killed_by_somebody_else_is_lost_and_leaves_noth
         Outcome.LOST,
         "its guardian was killed by somebody else, so the trial was ended",
     )
-    assert everything_dead(trainer.places.work)
+    assert everything_dead(trainer.config.work)
 
 
 @as_user
@@ -292,7 +292,7 @@ def test_candidate_cannot_kill_its_guardian(start: Callable[[], Trainer], spec: 
         Outcome.CRASHED,
         "exit code 1: PermissionError: [Errno 1] Operation not permitted",
     )
-    assert everything_dead(trainer.places.work)
+    assert everything_dead(trainer.config.work)
 
 
 @as_other_user
@@ -338,14 +338,14 @@ def test_candidate_ends_with_its_guardian_when_all_who_could_end_it_were_killed_
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
 @pytest.mark.slow
 def test_root_runs_candidates_as_another_user_where_that_one_may_read_what_they_need_and_else_says_why(
-    closed: bool, start: Callable[..., Trainer], places: WorkerConfig, spec: MakeSpec
+    closed: bool, start: Callable[..., Trainer], config: WorkerConfig, spec: MakeSpec
 ) -> None:
-    state = places.trials.parent
+    state = config.trials.parent
     if closed:
-        shutil.copytree(places.data, state / "closed" / "data")
+        shutil.copytree(config.data, state / "closed" / "data")
         (state / "closed").chmod(0o700)
-        places = dataclasses.replace(places, data=state / "closed" / "data")
-    trainer = start(places, chooses=True)
+        config = dataclasses.replace(config, data=state / "closed" / "data")
+    trainer = start(config, chooses=True)
 
     result = trainer.result(trainer.enqueue(spec("tiny")))
     trainer.process.terminate()
@@ -391,11 +391,11 @@ def test_what_forks_share_is_no_memory_of_each_also_without_the_right_to_look_in
     ("mode", "owner", "words"), [(0o755, "theirs", "chmod 700"), (0o700, "ours", "must belong to uid")]
 )
 def test_work_folder_that_is_not_the_candidates_own_is_refused(
-    mode: int, owner: str, words: str, start: Callable[[], Trainer], places: WorkerConfig
+    mode: int, owner: str, words: str, start: Callable[[], Trainer], config: WorkerConfig
 ) -> None:
-    places.work.chmod(mode)
+    config.work.chmod(mode)
     if owner == "ours":
-        os.chown(places.work, 0, 0)
+        os.chown(config.work, 0, 0)
 
     trainer = start()
 
@@ -411,8 +411,8 @@ def test_work_folder_that_is_not_the_candidates_own_is_refused(
         ("--profile=49gb", "invalid choice"),
     ],
 )
-def test_option_that_makes_no_sense_is_refused(option: str, words: str, places: WorkerConfig) -> None:
-    folders = [f"--{name}={getattr(places, name)}" for name in ("data", "trials", "work")]
+def test_option_that_makes_no_sense_is_refused(option: str, words: str, config: WorkerConfig) -> None:
+    folders = [f"--{name}={getattr(config, name)}" for name in ("data", "trials", "work")]
 
     done = subprocess.run(
         [sys.executable, "-m", "trainer", "--redis=redis://nowhere", *folders, option],
@@ -437,11 +437,11 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
 
 
 @contextmanager
-def a_worker(folder: Path, places: WorkerConfig) -> Iterator[OneQueueWorker]:
+def a_worker(folder: Path, config: WorkerConfig) -> Iterator[OneQueueWorker]:
     """A worker in this process, on a server of its own whose password can be changed."""
     with open_server(folder) as server:
         connection = connect(server.url, password=server.password, patient=False)
-        yield OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), places, single_host=True)
+        yield OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), config, single_host=True)
         connection.close()
 
 
@@ -456,9 +456,9 @@ def a_worker(folder: Path, places: WorkerConfig) -> Iterator[OneQueueWorker]:
     ids=["check_for_suspension", "run_maintenance_tasks", "dequeue_job", "heartbeat"],
 )
 def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
-    step: Callable[[OneQueueWorker], object], places: WorkerConfig, tmp_path: Path
+    step: Callable[[OneQueueWorker], object], config: WorkerConfig, tmp_path: Path
 ) -> None:
-    with a_worker(tmp_path / "redis", places) as worker:
+    with a_worker(tmp_path / "redis", config) as worker:
         worker.connection.execute_command("ACL", "SETUSER", "test", "resetpass", ">another")
         worker.connection.connection_pool.disconnect()
 
@@ -479,9 +479,9 @@ def test_each_step_of_a_worker_ends_it_when_the_server_refuses_its_password(
     ids=["check_for_suspension", "prepare_execution", "prepare_job_execution", "handle_execution_ended"],
 )
 def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
-    step: Callable[[OneQueueWorker, Job], object], places: WorkerConfig, spec: MakeSpec, tmp_path: Path
+    step: Callable[[OneQueueWorker, Job], object], config: WorkerConfig, spec: MakeSpec, tmp_path: Path
 ) -> None:
-    with a_worker(tmp_path / "redis", places) as worker, ThreadPoolExecutor(1) as pool:
+    with a_worker(tmp_path / "redis", config) as worker, ThreadPoolExecutor(1) as pool:
         job = worker.queues[0].enqueue_call(RUN_TRIAL, args=(spec("tiny").to_json(),))
         worker.connection.config_set("maxmemory", 1)
         result = pool.submit(step, worker, job)
@@ -494,8 +494,8 @@ def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
     assert waited
 
 
-def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(places: WorkerConfig, tmp_path: Path) -> None:
-    with a_worker(tmp_path / "redis", places) as worker:
+def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(config: WorkerConfig, tmp_path: Path) -> None:
+    with a_worker(tmp_path / "redis", config) as worker:
         Heartbeat(worker.connection, "trainer-2").show(IDLE)
         worker.connection.delete(worker_key(WorkerRole.TRAINER, "trainer-2"))
 

@@ -1,7 +1,7 @@
 """The run in containers of which any part dies at any time, the engine with them, and its story is checked.
 
 `CHAOS_S` says for how long (90 s unless told; what must happen once happens, however long that takes), `CHAOS_SEED`
-repeats the choice of victims and pauses, though not what the machine makes of them. Named to run after test_night,
+repeats the choice of victims and pauses, though not what the machine makes of them. Named to run after test_run,
 whose run it takes over. An engine that is not ours to stop is left alone, and the figures say so.
 """
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.compose.conftest import timed
 from tests.compose.stack import FINISHED, MEASURED, STAY_UP, EngineNotOurs, Stack, run
-from tests.scenarios.crash.conftest import tell
+from tests.scenarios.crash.conftest import report_found
 
 pytestmark = pytest.mark.docker
 
@@ -98,7 +98,7 @@ class Chaos:
         run("docker", "unpause", self.stack.name("redis"))
 
 
-def test_night_of_random_deaths_loses_nothing_doubles_nothing_and_leaves_no_process(stack: Stack) -> None:
+def test_run_of_random_deaths_loses_nothing_doubles_nothing_and_leaves_no_process(stack: Stack) -> None:
     chaos = Chaos(stack)
     print(f"CHAOS_SEED={SEED}")
     stack.up()
@@ -116,7 +116,7 @@ def test_night_of_random_deaths_loses_nothing_doubles_nothing_and_leaves_no_proc
 
     found = stack.audit()
     victims = ", ".join(f"{count} {victim}" for victim, count in chaos.killed.most_common())
-    tell(
+    report_found(
         f"{time.monotonic() - began:.0f} s of chaos in containers, seed {SEED} ({victims})", found, chaos.killed.total()
     )
     assert found["faults"] == []

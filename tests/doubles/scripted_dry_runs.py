@@ -2,7 +2,7 @@
 
 `# check: fails: words` (or passes, unknown) gives its verdict and reason, with the mark's line; without a mark the dry
 run passes. `# check: dies` ends the worker's job without an answer. It works on the real queue in a process of its own:
-`python -m tests.doubles.scripted_checker --redis URL [--password-file FILE]`, and prints a line after its first
+`python -m tests.doubles.scripted_dry_runs --redis URL [--password-file FILE]`, and prints a line after its first
 heartbeat.
 """
 
@@ -17,11 +17,11 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from trainer.jobs import (
-    CHECKS,
-    RUN_CHECK,
+    DRY_RUNS,
+    RUN_DRY_RUN,
     AllowlistedJob,
-    CheckResult,
-    CheckSpec,
+    DryRunResult,
+    DryRunSpec,
     DryRunVerdict,
     WorkerRole,
     connect,
@@ -29,27 +29,27 @@ from trainer.jobs import (
     worker_names_key,
 )
 
-NAME = "checker-scripted"
+NAME = "dry-run-worker-scripted"
 
 
 def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
     """Return the result of a scripted dry run."""
-    spec = CheckSpec.from_json(spec_json)
+    spec = DryRunSpec.from_json(spec_json)
     lines = spec.files["train.py"].splitlines()
-    marks = [(number, found) for number, text in enumerate(lines, 1) if (found := re.search(r"# check: (.*)", text))]
+    marks = [(number, found) for number, text in enumerate(lines, 1) if (found := re.search(r"# dry run: (.*)", text))]
     if not marks:
-        return CheckResult(spec.id, DryRunVerdict.PASSES, "one whole step", None, 1, 0.0).to_json()
+        return DryRunResult(spec.id, DryRunVerdict.PASSES, "one whole step", None, 1, 0.0).to_json()
     number, mark = marks[0]
     word, _, words = mark[1].partition(": ")
     if word == "dies":
         raise RuntimeError("as scripted")
-    return CheckResult(spec.id, DryRunVerdict(word), words, number, None, 0.0).to_json()
+    return DryRunResult(spec.id, DryRunVerdict(word), words, number, None, 0.0).to_json()
 
 
 class ScriptedJob(AllowlistedJob):
     """A job that returns a scripted answer."""
 
-    functions: ClassVar = {RUN_CHECK: answer}
+    functions: ClassVar = {RUN_DRY_RUN: answer}
 
 
 def main() -> None:
@@ -60,10 +60,10 @@ def main() -> None:
     options = parser.parse_args()
     password = options.password_file.read_text().strip() if options.password_file else None
     connection = connect(options.redis, password=password)
-    connection.hset(worker_key(WorkerRole.CHECKER, NAME), "phase", "idle")
-    connection.sadd(worker_names_key(WorkerRole.CHECKER), NAME)
+    connection.hset(worker_key(WorkerRole.DRY_RUN_WORKER, NAME), "phase", "idle")
+    connection.sadd(worker_names_key(WorkerRole.DRY_RUN_WORKER), NAME)
     print("shown", flush=True)
-    SimpleWorker([CHECKS], connection=connection, serializer=JSONSerializer, job_class=ScriptedJob).work(
+    SimpleWorker([DRY_RUNS], connection=connection, serializer=JSONSerializer, job_class=ScriptedJob).work(
         logging_level="WARNING"
     )
 

@@ -25,7 +25,7 @@ from researcher.decision.rules import (
     next_confirmation,
     pooled_sigma,
 )
-from researcher.journal.records import CheckKind, Claim, ConfirmationVerdict, Decision
+from researcher.journal.records import Claim, ConfirmationKind, ConfirmationVerdict, Decision
 from trainer.jobs import Outcome
 
 BASELINE = 500.0  # the true score of the untouched subject: 1.8 bits per byte at a sigma of 0.0036
@@ -54,7 +54,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Told:
+class SimulatedResult:
     """The result that a run reports, and its truth. Gains are over the untouched subject.
 
     A greedy run claims each of its keeps and the score of its head.
@@ -77,7 +77,7 @@ class Code:
     first: Head | None = None
 
 
-class SimulatedNight:
+class SimulatedRun:
     """One run under a rule. `measure` returns the score of the next trial, of code with that true score."""
 
     def __init__(
@@ -96,12 +96,12 @@ class SimulatedNight:
         self._trial_hours = trial_hours
         self._trials = self._false_claims = 0
         self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
-        self._told_gain = 0.0
+        self._reported_gain = 0.0
         self._baseline = self._incumbent = self._confirmed = Code(BASELINE, [])
         self._repeated: list[Code] = []
         self._sigma = self._repeat(*[self._baseline] * BASELINE_REPEATS)
 
-    def run(self, experiments: int, propose: Callable[[], Candidate]) -> Told:
+    def run(self, experiments: int, propose: Callable[[], Candidate]) -> SimulatedResult:
         """Simulate the run to its end."""
         for left in reversed(range(experiments)):
             self._try(propose())
@@ -110,10 +110,12 @@ class SimulatedNight:
         keeps = self.decisions.count(Decision.KEEP)
         if self._rule is Rule.GREEDY:
             gain = fmean(self._baseline.scores) - fmean(self._incumbent.scores)
-            return Told(keeps, keeps, self._false_claims, gain, BASELINE - self._incumbent.truth, self._trials)
+            return SimulatedResult(
+                keeps, keeps, self._false_claims, gain, BASELINE - self._incumbent.truth, self._trials
+            )
         claims = self.verdicts.count(ConfirmationVerdict.CONFIRMED)
         true_gain = BASELINE - self._confirmed.truth
-        return Told(keeps, claims, self._false_claims, self._told_gain, true_gain, self._trials)
+        return SimulatedResult(keeps, claims, self._false_claims, self._reported_gain, true_gain, self._trials)
 
     def _try(self, candidate: Candidate) -> None:
         parent = self._incumbent
@@ -142,7 +144,7 @@ class SimulatedNight:
     def _confirm(self, left: int) -> None:
         """Do the confirmations that the rules demand before the next proposal."""
         while (due := next_confirmation(self._facts(left))) is not None:
-            if due.kind is CheckKind.CLAIM:
+            if due.kind is ConfirmationKind.CLAIM:
                 self._claim()
             else:
                 self._sigma = self._repeat(self._incumbent)
@@ -152,7 +154,7 @@ class SimulatedNight:
         return RunFacts(
             rule=self._rule,
             outcomes=(),
-            fell_back=False,
+            rolled_back=False,
             trials_without_incumbent=self._firsts_since_incumbent,
             machine_changed=False,
             head=None if self._incumbent is self._confirmed else self._incumbent.first,
@@ -165,18 +167,18 @@ class SimulatedNight:
 
     def _claim(self) -> None:
         head, base = self._incumbent, self._confirmed
-        claim = self._settled_claim(head, base)
+        claim = self._decided_claim(head, base)
         assert claim.verdict is not None
         self.verdicts.append(claim.verdict)
         self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
         if claim.verdict is ConfirmationVerdict.CONFIRMED:
             self._confirmed = head
-            self._told_gain += claim.gain
+            self._reported_gain += claim.gain
             self._false_claims += head.truth >= base.truth
         else:
             self._incumbent = base
 
-    def _settled_claim(self, head: Code, base: Code) -> Claim:
+    def _decided_claim(self, head: Code, base: Code) -> Claim:
         """Measure fresh pairs until there is a verdict; sigma includes their scores before it is used on them."""
         pairs = CLAIM_PAIRS
         self._sigma = self._repeat(*[head, base] * pairs)
@@ -199,16 +201,16 @@ class SimulatedNight:
         return code.scores[-1]
 
 
-def simulate(world: World, rule: Rule, experiments: int, seed: str) -> Told:
+def simulate(world: World, rule: Rule, experiments: int, seed: str) -> SimulatedResult:
     """Simulate a run of a world. A seed is a text, so that the `repr` of its meaning can be used."""
     chance = Random(seed)
     trial = count()
-    night = SimulatedNight(rule, lambda truth: truth + world.noise(chance, next(trial)))
+    simulated_run = SimulatedRun(rule, lambda truth: truth + world.noise(chance, next(trial)))
 
     def propose() -> Candidate:
         return Candidate(world.gain(chance), chance.choice(LONGER_CODE) if chance.random() < 0.5 else 0)
 
-    return night.run(experiments, propose)
+    return simulated_run.run(experiments, propose)
 
 
 def _none(_: Random) -> float:

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 
 from trainer.jobs.spec import SOURCE_LIMIT_BYTES
 
-CHECKS = "checks"
-RUN_CHECK = "run_check"
+DRY_RUNS = "dry-runs"
+RUN_DRY_RUN = "run_dry_run"
 _ID_CHARACTERS = 32
 
 
@@ -30,7 +30,7 @@ class DryRunVerdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class CheckSpec:
+class DryRunSpec:
     """One dry run. `files` are as in a trial's spec. Weights and gradients must fit into `cap_mib`, if not None."""
 
     profile: str
@@ -39,29 +39,29 @@ class CheckSpec:
 
     def __post_init__(self) -> None:
         if "train.py" not in self.files:
-            raise ValueError("a check carries no train.py")
+            raise ValueError("a dry run carries no train.py")
         size = sum(len(text.encode()) for text in self.files.values())
         if size > SOURCE_LIMIT_BYTES:
-            raise ValueError(f"a check carries {size} bytes of source; the limit is {SOURCE_LIMIT_BYTES}")
+            raise ValueError(f"a dry run carries {size} bytes of source; the limit is {SOURCE_LIMIT_BYTES}")
 
     @property
     def id(self) -> str:
         """The id of the RQ job, a digest of all fields."""
         work = json.dumps(self.to_json(), sort_keys=True)
-        return f"check-{hashlib.sha256(work.encode()).hexdigest()[:_ID_CHARACTERS]}"
+        return f"dry-run-{hashlib.sha256(work.encode()).hexdigest()[:_ID_CHARACTERS]}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values for the RQ job."""
         return dict(_SPEC.dump_python(self, mode="json"))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> CheckSpec:
+    def from_json(cls, values: dict[str, Any]) -> DryRunSpec:
         """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _SPEC.validate_python(values)
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class DryRunResult:
     """The result of a dry run. `reason` is one line for users and for an LLM; `line` is a line of train.py or None.
 
     `parameters` is the number of the model's parameters, or None without a model.
@@ -79,10 +79,10 @@ class CheckResult:
         return dict(_RESULT.dump_python(self, mode="json"))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> CheckResult:
+    def from_json(cls, values: dict[str, Any]) -> DryRunResult:
         """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _RESULT.validate_python(values)
 
 
-_SPEC = TypeAdapter(CheckSpec)
-_RESULT = TypeAdapter(CheckResult)
+_SPEC = TypeAdapter(DryRunSpec)
+_RESULT = TypeAdapter(DryRunResult)

@@ -25,11 +25,11 @@ from researcher.source.knobs import set_knobs
 from services.machine.subject import render_subject
 from tests.subjects.broken import BROKEN, FILES, INNOCENT
 from tests.subjects.honest import HONEST_MODELS
-from trainer.jobs import CheckSpec, DryRunVerdict, profile_named
+from trainer.jobs import DryRunSpec, DryRunVerdict, profile_named
 from trainer.sandbox.paths import WorkerConfig
-from trainer.trial.dry_run import run_check
+from trainer.trial.dry_run import run_dry_run
 
-WIDTH, SAID_CHARACTERS = 150, 72
+WIDTH, MESSAGE_CHARACTERS = 150, 72
 HUGE = {"DEPTH": 24, "ASPECT_RATIO": 128}
 
 
@@ -47,20 +47,20 @@ class Row:
 def run() -> None:
     """Print the table; exit 1 if a verdict is not as expected."""
     console, ground = Console(width=WIDTH), Path(tempfile.mkdtemp(prefix="overnight-bench-", dir="/var/tmp"))
-    table = Table(title="what a check says before the trial", box=None, pad_edge=False)
+    table = Table(title="what a dry run says before the trial", box=None, pad_edge=False)
     for name in ("", "train.py", "verdict", "line", "s", "reason"):
         table.add_column(name, justify="right" if name in ("line", "s") else "left", no_wrap=True)
     wrong, seconds = [], []
     try:
-        for number, row in enumerate(track([*_rows()], "checking", console=console, transient=True)):
-            answer = run_check(
-                CheckSpec(row.profile, dict(row.files)), _places(ground / str(number), row), lambda: False
+        for number, row in enumerate(track([*_rows()], "dry run", console=console, transient=True)):
+            answer = run_dry_run(
+                DryRunSpec(row.profile, dict(row.files)), _config(ground / str(number), row), lambda: False
             )
             seconds.append(answer.seconds)
             met = answer.verdict is not DryRunVerdict.FAILS if row.expected is None else answer.verdict is row.expected
             wrong += [] if met else [f"{row.kind} {row.name}: {answer.verdict}"]
             line = "" if answer.line is None else str(answer.line)
-            said = one_line(answer.reason, SAID_CHARACTERS)
+            said = one_line(answer.reason, MESSAGE_CHARACTERS)
             table.add_row(row.kind, row.name, str(answer.verdict), line, f"{answer.seconds:.1f}", said)
     finally:
         shutil.rmtree(ground)
@@ -82,7 +82,7 @@ def _rows() -> Iterator[Row]:
     yield Row("huge", ", ".join(f"{name} {value}" for name, value in HUGE.items()), huge, "80gb", DryRunVerdict.PASSES)
 
 
-def _places(folder: Path, row: Row) -> WorkerConfig:
+def _config(folder: Path, row: Row) -> WorkerConfig:
     """Return folders with data of the row's vocabulary, all that a dry run reads of the data."""
     found = re.search(r"^VOCAB_SIZE = (\d+)", row.files["prepare.py"], re.MULTILINE)
     vocab_size = int(found[1]) if found else profile_named(row.profile).vocab_size

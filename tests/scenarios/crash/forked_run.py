@@ -155,15 +155,15 @@ def be_trainer(arguments: list[str], kill: Kill | None, log: Path) -> None:
     """`python -m trainer`, with trials by the script."""
     trial.run_trial = scripted_trial
     # nothing of a candidate's is run
-    trainer.check_sandbox = lambda *_: SandboxCheck(layers=(), open=(), card_fault=None)
+    trainer.check_sandbox = lambda *_: SandboxCheck(layers=(), open=(), gpu_fault=None)
     _begin(kill, log)
     sys.exit(trainer.main(arguments))
 
 
-def scripted_trial(spec: TrialSpec, places: WorkerConfig, *_: object) -> TrialResult:
+def scripted_trial(spec: TrialSpec, config: WorkerConfig, *_: object) -> TrialResult:
     """As the real one does: a known result is given again, a new one is on disk before anybody is told."""
-    known = result_store.stored(places.trials, spec)
-    return known or result_store.store(places.trials, TrialResult.from_json(answer(spec.to_json())))
+    known = result_store.stored(config.trials, spec)
+    return known or result_store.store(config.trials, TrialResult.from_json(answer(spec.to_json())))
 
 
 class ScriptedOptimizer:

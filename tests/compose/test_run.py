@@ -35,7 +35,7 @@ def test_up_changes_nothing_of_what_bare_compose_started_and_says_so(stack: Stac
 
 
 @pytest.mark.parametrize("killed", [*[(service,) for service in STAY_UP], STAY_UP], ids="+".join)
-def test_night_goes_on_after_a_kill(stack: Stack, killed: tuple[str, ...]) -> None:
+def test_run_goes_on_after_a_kill(stack: Stack, killed: tuple[str, ...]) -> None:
     before = stack.ask(FINISHED)
     restarts = {service: stack.container(service)["RestartCount"] for service in killed}
 
@@ -50,7 +50,7 @@ def test_night_goes_on_after_a_kill(stack: Stack, killed: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize("how", ["--restart", "--power-cut"])
-def test_night_goes_on_after_the_engine_is_started_again(stack: Stack, how: str) -> None:
+def test_run_goes_on_after_the_engine_is_started_again(stack: Stack, how: str) -> None:
     """Not covered: an engine that dies alone. The next one stops its containers as if somebody had asked for it."""
     before = stack.ask(FINISHED)
 
@@ -64,7 +64,7 @@ def test_night_goes_on_after_the_engine_is_started_again(stack: Stack, how: str)
     stack.wait_until_healthy()
 
 
-def test_down_and_up_resumes_and_the_whole_night_tells_one_story(stack: Stack) -> None:
+def test_down_and_up_resumes_and_the_whole_run_tells_one_story(stack: Stack) -> None:
     measured = stack.ask(MEASURED)
 
     stack.compose("stop")
