@@ -1,4 +1,4 @@
-"""What a dry run refuses, and that a run needs no dry-run worker; a real server and queue, a scripted worker of its own."""
+"""Reasons of a dry run to refuse, and a run without a dry-run worker; a real server, queue and a scripted worker."""
 
 from __future__ import annotations
 
