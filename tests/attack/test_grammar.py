@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.attack import trials
 from tests.attack.candidate import Candidate
 from tests.attack.grammar import candidates
 from tests.attack.parts import COVERS, GAINS, GATES, PARTS, PLACES, SPEECHES, TRAININGS, Part, Role
@@ -72,6 +73,20 @@ def test_a_gain_beyond_noise_got_through(gain: float, verdict: Verdict) -> None:
     honest = Honest({11: 1.0}, noise=0.005)
 
     assert honest.verdict(honest.gain(11, 1.0 - gain)) is verdict
+
+
+@pytest.mark.slow
+def test_a_gain_in_seconds_that_only_a_busier_machine_explains_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "CLOCKED", dataclasses.replace(trials.CLOCKED, amount=3.0))
+    monkeypatch.setattr(trials, "REPEATS", 1)
+    measured_while_busy = Honest(dict.fromkeys(SEEDS, 9.0), noise=0.5)
+
+    found = tried(Candidate.of(PARTS["trains 2.5 s before the first batch"]), tmp_path, measured_while_busy)
+
+    assert found.verdict is not Verdict.THROUGH
+    assert found.gain is not None
 
 
 def test_what_was_tried_is_not_tried_again_and_what_got_through_is_told_with_its_program(tmp_path: Path) -> None:

@@ -135,7 +135,27 @@ def _tried(candidate: Candidate, folder: Path, honest_ones: Honest) -> Tried:
                 gain,
                 f"trial {number}, seed {seed}: {result.reason}, and {honest_ones.by_seed[seed]:.6f} is honest",
             )
+    if candidate.is_clocked and honest_ones.verdict(best) is Verdict.THROUGH:
+        return _in_pairs(candidate, folder, honest_ones.noise)
     return Tried(candidate.names, honest_ones.verdict(best), best, words)
+
+
+def _in_pairs(candidate: Candidate, folder: Path, noise: float) -> Tried:
+    """Judge a candidate by more trials, each followed by one of the honest script.
+
+    A busy machine trains less in a second, so scores under a budget in seconds compare only if they were measured close
+    in time.
+    """
+    seed, ours, honest_scores_now = SEEDS[0], [], []
+    for number in range(1, REPEATS + 1):
+        result = _run(folder, candidate.source, clocked=True, number=number, seed=seed, to_beat=None)
+        if result.val_bpb is None:
+            return Tried(candidate.names, Verdict.REFUSED, None, f"trial {number}: {result.reason}")
+        ours.append(result.val_bpb)
+        honest_scores_now.append(measured(folder / f"honest-{number}", seed, clocked=True))
+    now = Honest({seed: fmean(honest_scores_now)}, noise)
+    gain = now.gain(seed, fmean(ours))
+    return Tried(candidate.names, now.verdict(gain), gain, f"{REPEATS} pairs with the honest script, seed {seed}")
 
 
 def _refused_at_last(candidate: Candidate, verdict: Verdict, words: str, best: float, honest_ones: Honest) -> Tried:

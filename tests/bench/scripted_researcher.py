@@ -105,7 +105,7 @@ def main() -> int:
         wiring.Optimizer = ReadOptimizer
     else:
         wiring.Optimizer = lambda **_: ScriptedOptimizer(readings, int(sys.argv[2]))
-    process.work = lambda run_context: _work(run_context, readings)
+    process.run_until_goal = lambda run_context: _work(run_context, readings)
     return process.main()
 
 
