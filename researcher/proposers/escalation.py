@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, SpendingLimitReached
 from researcher.journal.records import Decision, Experiment, PaidCall
 from researcher.llm.client import Answer, ChatClient, Message
-from researcher.prompting.prompt import MESSAGE_TOKENS
+from researcher.prompting.context_budget import MESSAGE_TOKENS
 from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
 
