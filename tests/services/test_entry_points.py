@@ -132,12 +132,12 @@ def test_trainers_that_agree_decide_the_profile_and_others_are_refused(scripted_
     for name, profile in (("trainer-1", "12gb"), ("trainer-2", "12gb"), ("trainer-3", None)):
         Heartbeat(scripted_run.bus.connection, name, profile=profile).show(IDLE)
 
-    agreed = researcher_start.settle(settings, scripted_run.bus)
+    agreed = researcher_start.resolve_options(settings, scripted_run.bus)
     Heartbeat(scripted_run.bus.connection, "trainer-2", profile="24gb").show(IDLE)
 
     assert agreed.profile == "12gb"
     with pytest.raises(researcher_start.ProfilesDiffer, match="trainer-1 fits 12gb, trainer-2 fits 24gb") as refusal:
-        researcher_start.settle(settings, scripted_run.bus)
+        researcher_start.resolve_options(settings, scripted_run.bus)
     assert "name the run's PROFILE in gpu.env" in refusal.value.next_step
 
 

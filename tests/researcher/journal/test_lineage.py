@@ -134,7 +134,7 @@ def test_a_fall_takes_the_confirmed_mark_along_to_an_ancestor_alone(
     story.end(fast, Decision.KEEP)
     story.rebase(slow)
     story.end(slow, Decision.KEEP)
-    marks: list[dict[str, Any]] = [{"confirmed": ids[confirmed]}, {"fall_back_to": ids[falls_to]}]
+    marks: list[dict[str, Any]] = [{"confirmed": ids[confirmed]}, {"roll_back_to": ids[falls_to]}]
     for mark in marks:
         story.journal.begin_confirmation(story.run, ConfirmationKind.INCUMBENT, slow.id, None, 3, story.tick())
         confirmation = story.journal.confirmations()[-1]

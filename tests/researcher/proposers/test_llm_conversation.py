@@ -253,7 +253,7 @@ def test_answer_to_a_question_that_the_server_cut_is_no_answer() -> None:
     draft, _ = propose([Turn(GOOD, counts=200)])
 
     assert draft.rejected is not None
-    assert "it cut the question without a word" in draft.rejected
+    assert "it cut the question silently" in draft.rejected
     assert draft.proposal.cost is not None
     assert (draft.proposal.cost.calls, draft.proposal.cost.prompt_tokens) == (1, 200)
 
