@@ -67,9 +67,9 @@ class MeteredClient:
         self.url, self.model = client.url, client.model
         self.context_tokens, self.answer_tokens = client.context_tokens, client.answer_tokens
 
-    def check_available(self) -> object:
+    def check_available(self) -> None:
         """Check whether the server is available, at no cost."""
-        return self._client.check_available()
+        self._client.check_available()
 
     def chat(
         self,

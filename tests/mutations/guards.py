@@ -2096,7 +2096,7 @@ GUARDS = (
     Guard(
         "nothing inflates without a bound",
         "trainer/jobs/bounded.py",
-        "engine.decompress(raw, limit_bytes + 1)",
+        "engine.decompress(raw, INFLATED_LIMIT_BYTES + 1)",
         "engine.decompress(raw)",
         _UNREAD + "[inflates to 300 MiB]",
     ),
