@@ -74,7 +74,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "1 crashed",
         "to go",
         "LLM  none: away",
-        "checks none: no dry-run worker runs",
+        "dry runs none: no dry-run worker runs",
         "trainer running",
         "1:05",
     ):
