@@ -1,4 +1,4 @@
-"""The inputs of the checks as values: folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
+"""The inputs of the checks as values: mode, folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
 
 from __future__ import annotations
 

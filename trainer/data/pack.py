@@ -1,9 +1,8 @@
 """Packs token documents into rows of equal width, and writes them as one .npy file with bounded memory.
 
-Each row starts with BOS; nothing is padded and no token is lost.
-
-The method is best fit over a bounded number of waiting documents. A document that does not fit is cut, and the rest
-continues after a BOS in a later row. Only the last row of a split may be shorter, and the file omits it.
+Each row starts with BOS; nothing is padded and packing loses no token. The method is best fit over a bounded number of
+waiting documents. A document that does not fit is cut, and the rest continues after a BOS in a later row. Only the last
+row of a split may be shorter, and the file omits it.
 
 The file has a fixed shuffled order, because scoring reads only the first rows, and neighbouring rows come from one
 document.

@@ -1,4 +1,4 @@
-"""Measures the usage of a process tree and finds processes with a marker, from outside, through procfs.
+"""Measures a process tree now and over its life, and finds processes with a marker, from outside, through procfs.
 
 A process that vanishes between two reads is skipped. Does not cover memory that no process of the tree holds, except
 files in the tree's own /dev/shm.

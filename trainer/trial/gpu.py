@@ -73,6 +73,7 @@ def ask_driver(question: Callable[[], Answer], timeout_s: float) -> Answer:
 
     A broken GPU can make the library hang. Therefore the question runs in a daemon thread, and no caller waits for the
     thread longer than the limit, not even at exit.
+
     Raises pynvml.NVMLError: NVMLError_LibraryNotFound without a driver, NVMLError_Timeout past the limit.
     """
     answer = Future[Answer]()
