@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,13 +25,12 @@ from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
 from services.machine.gpus import detect_profile, gpus, state_folder
 from services.machine.state import State
-from services.version import overnight
 from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run
 from trainer.jobs import BusError, ProfileError
 
-app = typer.Typer(callback=overnight, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(markup=False)  # texts of candidates and models are shown as they are
 
 StateOption = Annotated[
@@ -39,6 +40,7 @@ StateOption = Annotated[
     ),
 ]
 BAD_USE = 2
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def main() -> None:
@@ -53,6 +55,29 @@ def main() -> None:
     except redis.RedisError as error:
         _print_error(f"Redis does not answer: {error}")
         sys.exit(BAD_USE)
+
+
+def version() -> str:
+    """Return the version that pyproject.toml declares. The containers hold that file and install no package."""
+    try:
+        return metadata.version("overnight")
+    except metadata.PackageNotFoundError:
+        return str(tomllib.loads(PYPROJECT.read_text())["project"]["version"])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"overnight {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def overnight(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Start a run, show it, steer it, and take its results."""
 
 
 def _state(path: Path | None) -> State:

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
-from researcher.journal.records import Claim, ConfirmationKind, ConfirmationVerdict, Decision, Ruling
+from researcher.journal.records import (
+    Claim,
+    Confirmation,
+    ConfirmationKind,
+    ConfirmationVerdict,
+    Decision,
+    Experiment,
+    Ruling,
+)
 from trainer.jobs import JUMP_SHARE, Outcome
 
 MARGIN_PER_LINE = 0.05
@@ -238,6 +246,24 @@ def mean_gain(head: Sequence[float | None], base: Sequence[float | None]) -> flo
     ours, theirs = ([score for score in scores if score is not None] for scores in (head, base))
     whole = ours and theirs and (len(ours), len(theirs)) == (len(head), len(base))
     return fmean(theirs) - fmean(ours) if whole else None
+
+
+def rolled_back_keeps(experiments: list[Experiment], confirmations: list[Confirmation]) -> dict[int, str]:
+    """Return the ids of rolled-back keeps with the reason.
+
+    A confirmation rolls back each keep from its head down to the version that the run returned to.
+    """
+    rolled_back: dict[int, str] = {}
+    if not any(each.rolled_back for each in confirmations):
+        return rolled_back
+    parents = {item.id: item.parent for item in experiments}
+    for confirmation in confirmations:
+        if confirmation.rolled_back:
+            at: int | None = confirmation.head
+            while at is not None and at != confirmation.base and parents.get(at) is not None:
+                rolled_back.setdefault(at, confirmation.reason or confirmation.kind)
+                at = parents[at]
+    return rolled_back
 
 
 def is_banned(outcomes: Sequence[Outcome]) -> bool:

@@ -68,7 +68,7 @@ class WriterLock:
         self._file.close()
 
 
-def open_database(folder: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def open_database(folder: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open the database; a writer also creates and migrates it.
 
     Raises JournalError for a missing journal, a damaged one, or one of a newer version.

@@ -63,7 +63,7 @@ class ChatClient(Protocol):
     @property
     def answer_tokens(self) -> int: ...
 
-    def check_available(self) -> object:
+    def check_available(self) -> None:
         """Check that the server has the model, within seconds, without a question or a load. Raises LlmUnavailable."""
         ...
 

@@ -31,20 +31,11 @@ from researcher.llm.ollama_api import (
 from researcher.llm.ollama_memory import Residence
 from researcher.llm.stream import Stream, authorities, unicode, watched, whole_lines
 
-__all__ = ["OllamaClient", "OllamaSettings", "ServerFacts", "base_url"]
+__all__ = ["OllamaClient", "OllamaSettings", "base_url"]
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-
-
-@dataclass(frozen=True)
-class ServerFacts:
-    """The server's version and the model that it offers."""
-
-    version: str
-    model: str
-    model_digest: str | None
 
 
 def ollama_client(options: LlmOptions) -> OllamaClient:
@@ -78,20 +69,18 @@ class OllamaClient:
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
 
-    def check_available(self) -> ServerFacts:
-        """Return the server's version and model. Raises LlmUnavailable with the next step if either is missing."""
+    def check_available(self) -> None:
+        """Check that Ollama answers and has the model. Raises LlmUnavailable with the next step otherwise."""
         try:
             with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:
-                version = json_of(self.settings, client.get("/api/version"))["version"]
                 models = json_of(self.settings, client.get("/api/tags"))["models"]
-                found = next((model for model in models if same_model(model["name"], self.model)), None)
+                found = any(same_model(model["name"], self.model) for model in models)
         except httpx.HTTPError as error:
             raise unreachable(self.settings, error) from error
         except (KeyError, TypeError) as error:
             raise not_ollama(self.settings, error) from error
-        if found is None:
+        if not found:
             raise missing(self.settings)
-        return ServerFacts(str(version), str(found["name"]), found.get("digest"))
 
     def chat(
         self,

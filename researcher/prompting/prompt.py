@@ -9,7 +9,6 @@ text contains no mark of a chat template: see `researcher.prompting.chat_markers
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,12 +16,11 @@ from typing import Literal
 from researcher.errors import BadLlmResponse, EditError, ResearcherError
 from researcher.llm.client import Message
 from researcher.prompting.chat_markers import broken
+from researcher.prompting.context_budget import prompt_tokens, tokens
 from researcher.prompting.reply_parser import one_line
 from researcher.prompting.source_outline import outline, part_names
-from researcher.prompting.token_estimate import tokens
 from researcher.source.proposal import EditFormat
 
-MESSAGE_TOKENS = 16  # added by a chat template around each message
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
 BLOCK_LINES = 10  # history lines are omitted in blocks, so that its beginning stays the same for some experiments
@@ -209,11 +207,6 @@ class Prompts:
         if context.fruitless is not None:
             return _fill(self.texts["plateau"], {"fruitless": str(context.fruitless)})
         return self.texts["next"]
-
-
-def prompt_tokens(messages: Sequence[Message]) -> int:
-    """Return the estimated tokens of a conversation."""
-    return sum(tokens(message.content) + MESSAGE_TOKENS for message in messages)
 
 
 def _read(path: Path, fields: tuple[str, ...]) -> str:

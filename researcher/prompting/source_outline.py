@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from researcher.errors import Rejected
-from researcher.prompting.token_estimate import tokens
+from researcher.prompting.context_budget import tokens
 from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, WholeFile
 from researcher.source.syntax import LINE_END, parse
 

@@ -12,13 +12,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from researcher.errors import ResearcherError
 from researcher.files import write_whole
 
 EXCHANGES_FILE = "exchanges.json.gz"
-UNPACKED_FILE = "exchanges.json"  # the name in older versions
 LONGEST_CHARACTERS = 200_000
 
 
@@ -50,11 +48,9 @@ def store_exchanges(folder: Path, exchanges: Sequence[Exchange]) -> None:
 
 def stored_exchanges(folder: Path) -> list[Exchange]:
     """Return the stored exchanges, oldest first. Raises UnreadableTranscript."""
-    packed = folder / EXCHANGES_FILE
     try:
-        content = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / UNPACKED_FILE).read_bytes()
-        return [_exchange(stored) for stored in json.loads(content)]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        return [Exchange(**stored) for stored in json.loads(gzip.decompress((folder / EXCHANGES_FILE).read_bytes()))]
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
         raise UnreadableTranscript(repr(error)) from error
 
 
@@ -74,13 +70,3 @@ def _bounded(text: str) -> str:
         return text
     half = LONGEST_CHARACTERS // 2
     return f"{text[:half]}\n[... {spare} characters are left out here ...]\n{text[-half:]}"
-
-
-def _exchange(stored: Any) -> Exchange:
-    return Exchange(
-        stored["prompt"],
-        stored["reply"],
-        stored["fault"],
-        cut=stored.get("cut", False),
-        abridged=stored.get("abridged", False),
-    )

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, SpendingLimitReached
 from researcher.journal.records import Decision, Experiment, PaidCall
 from researcher.llm.client import Answer, ChatClient, Message
-from researcher.prompting.prompt import MESSAGE_TOKENS
+from researcher.prompting.context_budget import MESSAGE_TOKENS
 from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
 
@@ -67,9 +67,9 @@ class MeteredClient:
         self.url, self.model = client.url, client.model
         self.context_tokens, self.answer_tokens = client.context_tokens, client.answer_tokens
 
-    def check_available(self) -> object:
+    def check_available(self) -> None:
         """Check whether the server is available, at no cost."""
-        return self._client.check_available()
+        self._client.check_available()
 
     def chat(
         self,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from researcher.errors import (
@@ -51,7 +50,7 @@ N = TypeVar("N", int, float)
 
 
 class Conversation:
-    """Asks `client` for changes of train.py. `prompts` is a folder like `researcher/prompting/prompts/`, the default.
+    """Asks `client` for changes of train.py.
 
     `secrets`, and all text that looks like a secret, are removed from questions, stored texts and messages. `price`
     computes the price of tokens; None means that the tokens are free.
@@ -60,13 +59,12 @@ class Conversation:
     def __init__(
         self,
         client: ChatClient,
-        prompts: Path | None = None,
         secrets: Iterable[str] = (),
         price: Price | None = None,
     ) -> None:
         self._client = client
         self._price = price
-        self._prompts = Prompts.read(prompts)
+        self._prompts = Prompts.read()
         self._window = Window(client.context_tokens, client.answer_tokens)
         self._redact = text_redaction(secrets)
 
@@ -122,7 +120,7 @@ class Conversation:
     def _question(self, context: PromptContext) -> Sequence[Message]:
         return self._window.question(lambda room: self._prompts.messages(context, room))
 
-    def _turn(self, messages: Sequence[Message], asking: _Asking, schema: Mapping[str, Any] | None = None) -> _Turn:
+    def _turn(self, messages: Sequence[Message], asking: _Asking, schema: Mapping[str, Any] | None) -> _Turn:
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
         started = time.monotonic()
         try:

@@ -7,7 +7,6 @@ a trial. A draft made for an earlier incumbent is adapted to the present one, or
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,7 +82,7 @@ class LlmProposer:
         publish_status: Callable[[str], None],
         *,
         alone: bool,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self._llm = llm
         self._asking = asking

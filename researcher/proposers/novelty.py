@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from researcher.decision.rules import is_banned
-from researcher.decision.standing import rolled_back_keeps
+from researcher.decision.rules import is_banned, rolled_back_keeps
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Confirmation, Experiment
 from researcher.source.fingerprint import read_facts

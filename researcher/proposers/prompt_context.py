@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import fmean
 
-from researcher.decision.rules import is_banned, pooled_sigma
-from researcher.decision.standing import rolled_back_keeps
+from researcher.decision.rules import is_banned, pooled_sigma, rolled_back_keeps
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment

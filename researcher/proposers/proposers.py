@@ -1,32 +1,35 @@
 """The proposers in their order: files that users submit, then the first proposer in the list that returns a draft.
 
 On a plateau, a stronger LLM or a combination of two near misses comes before the LLM. The optimiser comes last. It
-proposes alone if there is no LLM, and continues while the LLM is unavailable or has no draft ready.
+proposes alone if there is no LLM, and continues while the LLM is unavailable or has no draft ready. The proposers that
+ask no LLM are at the end of this module.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
+from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import RequestState
+from researcher.journal.records import Experiment, RequestState
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.transcripts import store_exchanges
-from researcher.proposers.combining import Combiner
-from researcher.proposers.draft import Draft, ProposalRequest, Proposer, Tick
+from researcher.proposers.draft import Draft, ProposalRequest, Proposer, Tick, Vet
+from researcher.proposers.escalation import without_keep
+from researcher.proposers.lessons import NearMiss
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import ALONE, LlmProposer, Vetting
-from researcher.proposers.optimizer_proposer import OptimizerProposer
 from researcher.proposers.prefetch import Prefetch
-from researcher.proposers.prompt_context import Briefing
+from researcher.proposers.prompt_context import PLATEAU, Briefing
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule, progress, upcoming
 from researcher.proposers.stronger_llm import Stronger, StrongerLlm
-from researcher.proposers.submitted import SubmittedFiles
+from researcher.source.proposal import Edit, Proposal, ProposerName, WholeFile
 from trainer.jobs import Outcome
 
 logger = logging.getLogger(__name__)
@@ -155,3 +158,83 @@ class Proposers:
             rest_s = min(2.0 ** (self._refusals - REFUSALS_BEFORE_REST), LONGEST_REST_S)
             self._resting_until = self._clock() + rest_s
             logger.warning("%d proposals in a row were refused; resting %.0f s", self._refusals, rest_s)
+
+
+class SubmittedFiles:
+    """Proposes the submitted train.py that has waited longest."""
+
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """Return a draft, rejected with the reason if the file cannot be used, or None without a submitted file."""
+        request = next((each for each in turn.requests if each.kind == "submit"), None)
+        if request is None:
+            return None
+        name, _, text = request.body.partition("\n")
+        proposal = Proposal(
+            ProposerName.HUMAN, f"submitted: {name}", "a user asked for it", (WholeFile(text),), request=request.id
+        )
+        try:
+            return turn.vetting(ProposerName.HUMAN)(proposal)
+        except Rejected as error:
+            return Draft(proposal, rejected=str(error))
+
+
+class Combiner:
+    """Proposes two near misses together after every `PLATEAU` experiments in a row without a keep.
+
+    Two gains below the noise may together exceed it.
+    """
+
+    def __init__(self, briefing: Briefing) -> None:
+        self._briefing = briefing
+
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """Return the best new pair as a draft, or None. A user's idea comes first."""
+        journal, fruitless = turn.journal, without_keep(turn.journal.experiments())
+        if turn.idea is not None or not fruitless or fruitless % PLATEAU:
+            return None
+
+        def edits_of(item: Experiment) -> Sequence[Edit]:
+            proposal = journal.proposal(item.id)
+            return () if proposal is None else proposal.edits
+
+        return combined(self._briefing.near_misses(journal), edits_of, turn.vetting(ProposerName.OPTIMIZER))
+
+
+def combined(near: Sequence[NearMiss], edits_of: Callable[[Experiment], Sequence[Edit]], vet: Vet) -> Draft | None:
+    """Return the draft of the best pair that `vet` accepts, or None."""
+    pairs = sorted(combinations(near, 2), key=lambda pair: -(pair[0].gain + pair[1].gain))
+    for one, other in ((first.experiment, second.experiment) for first, second in pairs):
+        proposal = Proposal(
+            ProposerName.OPTIMIZER,
+            f"both {one.number} and {other.number}: {one.title}; {other.title}",
+            "neither did harm, and together they may be more than the noise",
+            (*edits_of(one), *edits_of(other)),
+        )
+        try:
+            return vet(proposal)
+        except Rejected:
+            continue
+    return None
+
+
+class OptimizerProposer:
+    """Moves knobs. `drafted` returns the fingerprints of candidates that already wait for their turn."""
+
+    def __init__(self, optimizer: Optimizer, drafted: Callable[[], frozenset[str]]) -> None:
+        self._optimizer = optimizer
+        self._drafted = drafted
+
+    def propose(self, turn: ProposalRequest) -> Draft | None:
+        """Return a draft, or a rejected draft if the optimiser finds nothing new, so that the run shows it."""
+        validated, drafted = turn.vetting(ProposerName.OPTIMIZER), self._drafted()
+
+        def vet(proposal: Proposal) -> Draft:
+            draft = validated(proposal)
+            if draft.fingerprint in drafted:
+                raise Rejected("the LLM drafted it already")
+            return draft
+
+        try:
+            return self._optimizer.propose(turn.incumbent, vet)
+        except Rejected as error:
+            return Draft(Proposal(self._optimizer.name, "nothing to move", "", ()), rejected=str(error))

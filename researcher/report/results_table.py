@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from researcher.decision.standing import rolled_back_keeps
+from researcher.decision.rules import rolled_back_keeps
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import State
 from researcher.report.view import Row, rows_of

@@ -13,8 +13,7 @@ from statistics import fmean
 from researcher.decision.cost import Cost, cost_of
 from researcher.decision.heldout import HeldOut, held_out
 from researcher.decision.machine_speed import REPEATS_LIMIT
-from researcher.decision.rules import pooled_sigma
-from researcher.decision.standing import rolled_back_keeps
+from researcher.decision.rules import pooled_sigma, rolled_back_keeps
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     Confirmation,

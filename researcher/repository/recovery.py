@@ -96,7 +96,7 @@ def ensure_commits(workspace: Workspace, history: JournalReader) -> int:
     return lost
 
 
-def repair(path: Path, history: JournalReader, why: str, user: UserRepository | None = None) -> bool:
+def repair(path: Path, history: JournalReader, why: str, user: UserRepository | None) -> bool:
     """Recreate the repository, or only its index. Return False if no damage is found any more.
 
     Raises SubjectError if there is no source to recreate it from; then the repository is left unchanged.

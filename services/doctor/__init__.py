@@ -1,15 +1,14 @@
 """The doctor: tests each requirement of a run on this machine and prints one line for it. It changes nothing.
 
 `checks` runs the checks in order; `host`, `engine`, `gpu`, `subject` and `model_and_data` hold one group each.
-`finding` is the result of a check, `requirements` the required numbers, `environment` the inputs of the checks, and
-`report` writes a file for a bug report, without secrets.
+`finding` is the result of a check, `environment` the inputs of the checks, and `report` writes a file for a bug report,
+without secrets.
 """
 
 from services.doctor.checks import examine
-from services.doctor.environment import Environment, this_machine
+from services.doctor.environment import Environment, Mode, this_machine
 from services.doctor.finding import Finding, Severity, exit_code, print_findings
 from services.doctor.report import write_report
-from services.doctor.requirements import Mode
 
 __all__ = [
     "Environment",

@@ -16,12 +16,18 @@ from researcher.llm.backends import backend_named
 from services.compose import Stack
 from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
-from services.doctor.environment import Environment, compose_files
+from services.doctor.environment import Environment, Mode, compose_files
 from services.doctor.finding import Finding, Severity, fail, ok, skip
-from services.doctor.requirements import FIRST_GIB, LATER_GIB, LLM_GIB, LOCAL_GPU_GIB, Mode
 from services.machine.gpu_env import faults, settings
 from services.machine.gpus import detect_profile
 
+# Space on disk, estimated from the parts: torch with CUDA takes about 8 GiB unpacked, Ollama's image 6, its default
+# model 7, shards and the data made of them 8. Not measured on a GPU. The first start downloads and builds; later starts
+# only write trials and logs.
+FIRST_GIB = {Mode.LOCAL: 2, Mode.CPU: 6, Mode.GPU: 24}
+LLM_GIB = 14
+LOCAL_GPU_GIB = 10
+LATER_GIB = {Mode.LOCAL: 1, Mode.CPU: 3, Mode.GPU: 3}
 _MAKE_ROOM = "`docker system df` tells what takes it, `docker builder prune` removes old builds"
 
 

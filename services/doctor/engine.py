@@ -14,9 +14,10 @@ from docker.types import DeviceRequest
 from services.compose import Stack
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip
-from services.doctor.requirements import COMPOSE, ENGINE
 from services.redis.binary import parse_version
 
+ENGINE = "20.10"  # the first version whose BuildKit mounts the locks during a build
+COMPOSE = "2.24.4"  # the first version with !override; optional env files came with 2.24.0
 PACKAGES = "sudo apt-get install docker.io docker-compose-v2 docker-buildx (Ubuntu 24.04 or newer)"
 TOOLKIT = (
     "sudo apt-get install nvidia-container-toolkit && sudo nvidia-ctk runtime configure --runtime=docker"

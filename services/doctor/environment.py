@@ -1,4 +1,4 @@
-"""The inputs of the checks as values: folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
+"""The inputs of the checks as values: mode, folders, environment, clock, engine, GPUs, disk. Tests pass faulty ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 import docker
 
-from services.doctor.requirements import Mode
 from services.machine.gpu_env import GPU_ENV, LOCAL, Entries, read
 from services.machine.gpus import InstalledGpu, installed_gpus
 from services.machine.state import State
@@ -20,6 +20,14 @@ from services.machine.state import State
 CPU_ENV = "services/cpu.env"
 _COMMAND_S = 60
 _ENGINE_S = 30
+
+
+class Mode(StrEnum):
+    """Plain processes; containers on a processor; containers on a GPU."""
+
+    LOCAL = "local"
+    CPU = "cpu"
+    GPU = "gpu"
 
 
 @dataclass(frozen=True)

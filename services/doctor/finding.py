@@ -47,9 +47,9 @@ def skip(name: str, why: str) -> Finding:
     return Finding(name, Severity.SKIP, why)
 
 
-def warn(name: str, found: str, fix: str, wanted: str = "") -> Finding:
+def warn(name: str, found: str, fix: str) -> Finding:
     """A run can start nevertheless."""
-    return Finding(name, Severity.WARN, found, wanted, fix)
+    return Finding(name, Severity.WARN, found, fix=fix)
 
 
 def fail(name: str, found: str, fix: str, wanted: str = "") -> Finding:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import split_for
-from services.doctor.environment import Environment
+from services.doctor.environment import Environment, Mode
 from services.doctor.finding import Finding, fail, ok, skip
-from services.doctor.requirements import DRIVER, Mode
 from services.machine.gpus import AUTO, GpuFault, InstalledGpu, detect_profile
 from services.redis.binary import parse_version
 from trainer.jobs import profile_named
 
+DRIVER = "580"  # torch 2.13's wheel depends on cuda-toolkit 13.0, and NVIDIA asks >= 580 for every CUDA 13.x
 NEWER = f"install NVIDIA's driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install) and reboot"
 _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --cpu"}
 

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from services.doctor.environment import Environment
+from services.doctor.environment import Environment, Mode
 from services.doctor.finding import Finding
-from services.doctor.requirements import Mode
 
 HIDDEN = "[left out]"
 _SECRET_NAME = re.compile(

@@ -15,7 +15,7 @@ import pynvml
 
 from researcher.errors import OvernightError
 from trainer.jobs import PROFILES
-from trainer.trial import nvml
+from trainer.trial.gpu import ask_driver
 
 _NVML_S = 30.0
 _MIB = 2**20
@@ -67,7 +67,7 @@ def gpus() -> list[Gpu]:
 def installed_gpus() -> list[InstalledGpu]:
     """Return the NVIDIA GPUs with their UUIDs and driver versions. Raises GpuFault."""
     try:
-        return nvml.ask(_gpus, _NVML_S)
+        return ask_driver(_gpus, _NVML_S)
     except pynvml.NVMLError_LibraryNotFound as error:
         loading = str(error.__context__)
         if "No such file" in loading and not _CONTROL.exists():

@@ -14,6 +14,8 @@ from typing import IO
 
 from trainer.sandbox.syscalls import die_with_parent
 
+_KILL_S = 10.0
+
 
 def spawn(
     argv: Sequence[str | Path], *, output: IO[bytes], env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -58,14 +60,14 @@ def end_politely(pidfd: int, grace_s: float) -> bool:
     return False
 
 
-def kill_session(leader: int, *, timeout_s: float = 10) -> list[int]:
+def kill_session(leader: int) -> list[int]:
     """Kill all processes of the session that `leader` opened; return the pids that did not die (mostly none).
 
     The leader must be dead and not yet reaped, otherwise its pid could belong to another process by now. The function
     goes by session, not by group, because RQ's work horse has a group of its own. It repeats, because a dying tree may
     fork.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _KILL_S
     while (members := _session_members(leader)) and time.monotonic() < deadline:
         for pid in members:
             _kill_member(pid, leader)

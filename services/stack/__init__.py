@@ -1,6 +1,5 @@
 """The containers from `scripts/up` to the end of a run.
 
-`up` starts them, `changes` compares the containers before and after, `local_env` detects the machine's settings,
-`provision` makes passwords and owns the volumes, `follow` watches a run in containers, and `results` copies results
-out.
+`up` starts them and reports the changes, `local_env` detects the machine's settings, `provision` makes passwords and
+owns the volumes, `follow` watches a run in containers, and `results` copies results out.
 """

@@ -6,7 +6,7 @@ the run has ended. A second call changes nothing and says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ from services.compose import Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
-from services.stack.changes import changes, times
 from services.stack.follow import Ending, run_after, watch_run
 from services.stack.local_env import write_local
+from services.views.render import clock_text
 
 NEXT = """\
 next   scripts/status            how it stands            scripts/logs researcher   what it does
@@ -29,6 +29,8 @@ next   scripts/status            how it stands            scripts/logs researche
 OVER = """\
 the run has ended; its researcher stays for questions. Next: scripts/results FOLDER, scripts/down,
 or more of it: scripts/up with a larger limit, docker compose restart researcher without one"""
+
+NOTICED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,38 @@ def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -
     if changed:
         console.print(f"up: {times(began, ended, after)}", markup=False)
     console.print(NEXT.format(project=stack.project), markup=False, end="")
+
+
+def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str]:
+    """Return `SERVICE started`, `recreated`, `started again` or `removed` for each change; one-shots run at every `up`
+    and count only when recreated."""
+    old = {each.service: each for each in before}
+    lines = []
+    for each in after:
+        known = old.get(each.service)
+        if known is None:
+            lines.append(f"{each.service} started")
+        elif known.id != each.id:
+            lines.append(f"{each.service} recreated")
+        elif known.started_at != each.started_at and not each.is_one_shot:
+            lines.append(f"{each.service} started again")
+    gone = {each.service for each in before} - {each.service for each in after}
+    return lines + [f"{service} removed" for service in sorted(gone)]
+
+
+def times(began: datetime, ended: datetime, after: Sequence[Container]) -> str:
+    """Return `images 2:50, then healthy after 0:52 (data 0:31, model 0:10)`; it names one-shots of `NOTICED_S` seconds
+    or more."""
+    fresh = [each for each in after if each.started_at >= began]
+    up_from = min((each.started_at for each in fresh), default=ended)
+    spent = {
+        each.service: (each.finished_at - each.started_at).total_seconds()
+        for each in fresh
+        if each.is_one_shot and each.finished_at >= each.started_at
+    }
+    named = ", ".join(f"{name} {clock_text(spent_s)}" for name, spent_s in spent.items() if spent_s >= NOTICED_S)
+    images, healthy = (up_from - began).total_seconds(), (ended - up_from).total_seconds()
+    return f"images {clock_text(images)}, then healthy after {clock_text(healthy)}" + (f" ({named})" if named else "")
 
 
 def container_text(stack: Stack, container: Container) -> str:

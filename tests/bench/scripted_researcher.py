@@ -23,7 +23,7 @@ from researcher.optimizer.optimizer import Optimizer, Vetted
 from researcher.source.proposal import Proposal, ProposerName, SetKnobs
 from trainer.sandbox.procfs import process_table
 from trainer.sandbox.usage import tree_usage
-from trainer.trial import machine_speed
+from trainer.trial import machine
 
 READ_EVERY = 100
 BETTER_EVERY = 10
@@ -49,7 +49,7 @@ class Readings:
     def take(self) -> None:
         """Take a reading, and time a fixed piece of work; neither is counted."""
         tree, began = tree_usage(os.getpid()), time.monotonic()
-        fixed_work_s = machine_speed.processor_s()
+        fixed_work_s = machine.processor_s()
         reading = {
             "proposals": self._proposals,
             "at": began - self._reading_s,

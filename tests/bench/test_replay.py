@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.journal.records import Decision
+from researcher.prompting.transcripts import EXCHANGES_FILE
 from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from services.machine.state import State
 from tests.bench.replay import replay_proposals
@@ -20,7 +22,7 @@ HEAD = "TITLE: t\nHYPOTHESIS: h\n"
 def store(state: State, number: int, text: str) -> None:
     folder = state.journal / "experiments" / str(number)
     folder.mkdir(parents=True)
-    (folder / "exchanges.json").write_text(text)
+    (folder / EXCHANGES_FILE).write_bytes(gzip.compress(text.encode()))
 
 
 def test_rates_are_those_of_todays_code_by_model_and_edit_format(tmp_path: Path) -> None:

@@ -564,14 +564,14 @@ GUARDS = (
     ),
     Guard(
         "seconds of a child nobody waited for count on",
-        "trainer/sandbox/processor_time.py",
+        "trainer/sandbox/usage.py",
         "max(self.processor_s, waited_for_s, sum(self._own_s.values()))",
         "waited_for_s",
         _LEDGER + "seconds_of_a_child_nobody_waited_for_count_on",
     ),
     Guard(
         "a pid that comes round is another process",
-        "trainer/sandbox/processor_time.py",
+        "trainer/sandbox/usage.py",
         "name = process.pid, process.began",
         "name = process.pid, 0",
         _LEDGER + "process_with_the_pid_of_another_is_another",
@@ -599,7 +599,7 @@ GUARDS = (
     ),
     Guard(
         "a number out of bounds is no message",
-        "trainer/candidate/untrusted_numbers.py",
+        "trainer/candidate/protocol.py",
         " if least <= number <= most else None",
         "",
         "trainer/scoring/test_score.py::test_message_with_a_number_that_does_not_fit_is_none",
@@ -2096,7 +2096,7 @@ GUARDS = (
     Guard(
         "nothing inflates without a bound",
         "trainer/jobs/bounded.py",
-        "engine.decompress(raw, limit_bytes + 1)",
+        "engine.decompress(raw, INFLATED_LIMIT_BYTES + 1)",
         "engine.decompress(raw)",
         _UNREAD + "[inflates to 300 MiB]",
     ),

@@ -2,7 +2,7 @@
 
 Promises: only one fixed struct is parsed, so a hostile peer can send wrong numbers but no code. A message is refused if
 its numbers are not finite or out of the bounds of its type. Standard library only, because the candidate's start
-imports this module. Does not cover whether the numbers are true.
+imports this module. Does not cover whether the numbers are true. Numbers that a candidate prints pass `within` as well.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import struct
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
-
-from trainer.candidate.untrusted_numbers import within
 
 _STRUCT = struct.Struct("<B3xIdd104s")
 _TEXT_BYTES = 104
@@ -64,6 +62,18 @@ _BOUNDS = {
     MessageType.SCORE: _Bounds(BUFFERS - 1, (2, 4)),
     MessageType.SCORED: _Bounds(0, (-_LARGEST_FLOAT, _LARGEST_FLOAT)),
 }
+
+
+def within(value: float | str | bytes, least: float, most: float) -> float | None:
+    """Return the number as a float if `least <= number <= most`, otherwise None. Text is parsed like a Python float.
+
+    The bounds are finite, so NaN and infinities give None.
+    """
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if least <= number <= most else None
 
 
 class ChannelFault(Exception):

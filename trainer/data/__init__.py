@@ -1,9 +1,10 @@
 """The prepared text of a profile: `prepare` makes it; `read_manifest` and `verify` read and test it.
 
 `preparation` is the sequence of steps. `owntext`, `plays` and `shards` are sources of `documents`, and `download`
-fetches files. `tokenizer` and `pack` turn documents into rows, `packing` and `rows` write the rows, and `manifest`
-records them. `generated` makes the unseen slice with `words` or `runs`. `adopted` and `foreign_prepare` do the same
-with a user's own prepare.py. `durable` writes whole files, `rights` sets their modes, and `errors` holds the errors.
+fetches files. `tokenizer` and `pack` turn documents into a file of rows, `packing` does so for each slice, and
+`manifest` records the files. `generated` makes the unseen slice with `words` or `runs`. `adopted` and `foreign_prepare`
+do the same with a user's own prepare.py. `durable` writes whole files, `rights` sets their modes, and `errors` holds
+the errors.
 """
 
 from trainer.data.documents import PreparationStep, Report, Slice, Split

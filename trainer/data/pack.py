@@ -1,20 +1,31 @@
-"""Packs token documents into rows of equal width. Each row starts with BOS; nothing is padded and no token is lost.
+"""Packs token documents into rows of equal width, and writes them as one .npy file with bounded memory.
 
-The method is best fit over a bounded number of waiting documents. A document that does not fit is cut, and the rest
-continues after a BOS in a later row. Only the last row of a split may be shorter.
+Each row starts with BOS; nothing is padded and packing loses no token. The method is best fit over a bounded number of
+waiting documents. A document that does not fit is cut, and the rest continues after a BOS in a later row. Only the last
+row of a split may be shorter, and the file omits it.
+
+The file has a fixed shuffled order, because scoring reads only the first rows, and neighbouring rows come from one
+document.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.durable import beside, commit_file
+
 Tokens = NDArray[np.uint16]
 
 WAITING = 1000
+_DTYPE = np.dtype("<u2")
+_ROWS_AT_ONCE = 4096
+_ORDER_SEED = 42
 
 
 def pack(documents: Iterable[Tokens], width: int, bos: int, waiting: int = WAITING) -> Iterator[Tokens]:
@@ -78,3 +89,48 @@ def _fill(shelf: _Shelf, width: int, bos: int) -> Tokens:
 def _row(pieces: list[Tokens], bos: int) -> Tokens:
     opening = np.array([bos], dtype=np.uint16)
     return np.concatenate([part for piece in pieces for part in (opening, piece)])
+
+
+@dataclass(frozen=True)
+class WrittenRows:
+    """The number of rows in a split's file. `dropped_tokens` tokens of text, without BOS, did not fill a row."""
+
+    rows: int
+    dropped_tokens: int
+
+
+def write_rows(rows: Iterator[Tokens], width: int, bos: int, target: Path, scratch: Path) -> WrittenRows:
+    """Write all rows of `width` tokens to `target`. The file `scratch` takes as many bytes and is removed."""
+    written = _append(rows, width, bos, scratch)
+    if written.rows:
+        _mix(scratch, (written.rows, width), target)
+    scratch.unlink()
+    return written
+
+
+def mixed_order(count: int) -> NDArray[np.intp]:
+    """Return a fixed permutation (count,), from the raw bits of the generator, which numpy promises never to change."""
+    return np.argsort(np.random.PCG64(_ORDER_SEED).random_raw(count), kind="stable")
+
+
+def _append(rows: Iterator[Tokens], width: int, bos: int, scratch: Path) -> WrittenRows:
+    count = dropped = 0
+    with scratch.open("wb") as file:
+        for row in rows:
+            if len(row) == width:
+                file.write(row.astype(_DTYPE, copy=False).tobytes())
+                count += 1
+            else:
+                dropped += int(np.count_nonzero(row != bos))
+    return WrittenRows(count, dropped)
+
+
+def _mix(scratch: Path, shape: tuple[int, int], target: Path) -> None:
+    rows = np.memmap(scratch, dtype=_DTYPE, mode="r", shape=shape)
+    order = mixed_order(shape[0])
+    header = {"descr": _DTYPE.str, "fortran_order": False, "shape": shape}
+    with beside(target).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, shape[0], _ROWS_AT_ONCE):
+            file.write(rows[order[start : start + _ROWS_AT_ONCE]].tobytes())
+    commit_file(target)

@@ -18,8 +18,7 @@ from trainer.data.errors import TextUnusable
 from trainer.data.generated import GENERATED, row_figures, write_generated
 from trainer.data.manifest import BOS, ROWS
 from trainer.data.owntext import OwnText, whole
-from trainer.data.pack import pack
-from trainer.data.rows import write_rows
+from trainer.data.pack import pack, write_rows
 from trainer.data.tokenizer import encode
 
 

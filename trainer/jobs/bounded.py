@@ -51,22 +51,22 @@ class Unreadable(ValueError):
     """Raised for a job or result that is too large, nested too deeply, or no JSON."""
 
 
-def inflate(raw: bytes, limit_bytes: int = INFLATED_LIMIT_BYTES) -> bytes:
+def inflate(raw: bytes) -> bytes:
     """Decompress `raw`, or return it if it is not compressed, as RQ does. Raise Unreadable beyond the limit."""
     engine = zlib.decompressobj()
     try:
-        text = engine.decompress(raw, limit_bytes + 1)
+        text = engine.decompress(raw, INFLATED_LIMIT_BYTES + 1)
     except zlib.error:
         text = raw
     else:
-        if raw and not engine.eof and len(text) <= limit_bytes:
+        if raw and not engine.eof and len(text) <= INFLATED_LIMIT_BYTES:
             raise Unreadable("it is compressed and cut off")
-    return _small(text, limit_bytes)
+    return _small(text)
 
 
-def _small(text: bytes, limit_bytes: int = INFLATED_LIMIT_BYTES) -> bytes:
-    if len(text) > limit_bytes:
-        raise Unreadable(f"it is larger than {limit_bytes} bytes once it is inflated")
+def _small(text: bytes) -> bytes:
+    if len(text) > INFLATED_LIMIT_BYTES:
+        raise Unreadable(f"it is larger than {INFLATED_LIMIT_BYTES} bytes once it is inflated")
     return text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from trainer.candidate.untrusted_numbers import within
+from trainer.candidate.protocol import within
 from trainer.jobs import LossPoint
 from trainer.jobs.result import LOSS_POINTS
 

@@ -2,7 +2,6 @@
 
 `trial` runs a trial and returns its result. `run` starts the candidate and its replica, `supervise` watches a process,
 `limits` and `training_time` compute its limits and its use of the budget, and `outcome` classifies its end.
-`result_fields` and `result_store` make and keep the result. `dry_run` runs a candidate on fake tensors. `nvml` asks the
-GPU's driver, and `machine_speed`, `device`, `gpu`, `disk_space` and `disk_usage` measure the machine. The worker
-imports `run_trial` and `run_dry_run`.
+`result_store` keeps the result. `dry_run` runs a candidate on fake tensors. `machine`, `gpu`, `disk_space` and
+`disk_usage` measure the machine. The worker imports `run_trial` and `run_dry_run`.
 """

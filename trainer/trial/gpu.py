@@ -1,4 +1,4 @@
-"""Waits until the GPU holds no dead process. The driver may list a killed process and its memory for a while.
+"""Asks NVIDIA's driver, and waits until the GPU holds no dead process, which the driver may list for a while.
 
 Promises: no trial begins while the driver lists a dead process. In a container, driver and trainer number processes
 differently, so nothing is tested there. Does not cover living processes on the GPU, such as the LLM's. No GPU has run
@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, TypeVar
 
 import pynvml
 
 from trainer.jobs import Caps
-from trainer.trial import nvml
+
+Answer = TypeVar("Answer")
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def _listed() -> list[int]:
     Without an answer the list is empty: if the driver is broken, the trial itself will fail and show it.
     """
     try:
-        return nvml.ask(_compute_pids, _ASK_S)
+        return ask_driver(_compute_pids, _ASK_S)
     except pynvml.NVMLError as fault:
         log.warning("the processes on the GPU cannot be listed: %s", fault)
         return []
@@ -62,3 +66,32 @@ def _visible() -> list[Any]:
         pynvml.nvmlDeviceGetHandleByIndex(int(each)) if each.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(each)
         for each in map(str.strip, wanted)
     ]
+
+
+def ask_driver(question: Callable[[], Answer], timeout_s: float) -> Answer:
+    """Return the answer of `question`, called while NVML, the library of NVIDIA's driver, is initialised.
+
+    A broken GPU can make the library hang. Therefore the question runs in a daemon thread, and no caller waits for the
+    thread longer than the limit, not even at exit.
+
+    Raises pynvml.NVMLError: NVMLError_LibraryNotFound without a driver, NVMLError_Timeout past the limit.
+    """
+    answer = Future[Answer]()
+    Thread(target=_answer, args=(question, answer), name="nvml", daemon=True).start()
+    try:
+        return answer.result(timeout_s)
+    except TimeoutError as hangs:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT) from hangs
+
+
+def _answer(question: Callable[[], Answer], answer: Future[Answer]) -> None:
+    try:
+        pynvml.nvmlInit()
+        try:
+            found = question()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as fault:
+        answer.set_exception(fault)
+    else:
+        answer.set_result(found)

@@ -30,14 +30,13 @@ from trainer.sandbox.launch import GuardedProcess, Launch
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.visible_paths import grants
 from trainer.scoring.causality import CausalityFinding, Questions
-from trainer.scoring.examination import Examination
 from trainer.scoring.exchange import Buffers
 from trainer.scoring.replica import ReplicaExam
 from trainer.scoring.rows import ScoringRows
 from trainer.scoring.score import ScorePlan, Scoring
 from trainer.trial.disk_usage import Holdings, can_be_counted
 from trainer.trial.outcome import NO_MODULE, ReplicaEnded, Termination, replica_fault
-from trainer.trial.supervise import Supervisor
+from trainer.trial.supervise import Examination, Supervisor
 from trainer.trial.training_time import Grace
 
 _GUARDIAN_GRACE_S = 10.0

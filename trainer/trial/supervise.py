@@ -12,6 +12,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from trainer.candidate.protocol import Channel, ChannelFault, ChannelMessage, MessageType
 from trainer.jobs import Outcome, Progress, TrialSpec
@@ -19,11 +20,9 @@ from trainer.jobs.redaction import Redact
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import ExitReport, GuardedProcess
 from trainer.sandbox.output import Output, readable
-from trainer.sandbox.processor_time import Ledger
 from trainer.sandbox.step_lines import Printed
-from trainer.sandbox.usage import Usage, held_once_mib
+from trainer.sandbox.usage import Ledger, Usage, held_once_mib
 from trainer.scoring.cross_entropy import Unscorable
-from trainer.scoring.examination import Examination
 from trainer.trial.disk_usage import Hidden, Holdings
 from trainer.trial.limits import Mark, PeakUsage, Reported, Timeline, between, limits
 from trainer.trial.outcome import Termination
@@ -35,6 +34,27 @@ _GUARDIAN_S = 15.0
 _READ_BYTES = 2**18
 _READS = 16
 _LOG_LIMIT_BYTES = 2**30
+
+
+class Examination(Protocol):
+    """Asks a candidate questions after it has asked for its score, and takes the answers."""
+
+    @property
+    def share(self) -> float:
+        """The progress, 0..1."""
+
+    @property
+    def awaits_weights(self) -> bool:
+        """True until the weights are written, if they are asked for. Until then the candidate may still train."""
+
+    def begin(self, *, half: bool) -> None:
+        """Ask the first questions. `half` asks for logits in half precision."""
+
+    def served(self, message: ChannelMessage) -> bool:
+        """Take an answer, and return True after the last one. Raise Unscorable."""
+
+    def close(self) -> None:
+        """Release the resources of the examination."""
 
 
 class Supervisor:

@@ -6,32 +6,39 @@ folder behind, and writes the result to disk before it returns. The module knows
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.jobs import (
     Calibration,
     Clock,
     Outcome,
     Progress,
+    Timing,
     TrialLog,
     TrialResult,
     TrialSpec,
+    Trust,
 )
 from trainer.jobs.result import LOG_TAIL_CHARACTERS
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear
 from trainer.sandbox.launch import ExitReport
 from trainer.sandbox.paths import WorkerConfig
+from trainer.scoring.causality import CausalityFinding
 from trainer.scoring.rows import DataFault, OtherPrepare, read_rows
-from trainer.trial import device, disk_space, gpu, machine_speed, result_fields, result_store
+from trainer.scoring.score import EVALUATOR, Score
+from trainer.trial import disk_space, gpu, machine, result_store
 from trainer.trial.disk_usage import can_be_counted
-from trainer.trial.outcome import Observation, Termination, classify
-from trainer.trial.result_fields import finite
+from trainer.trial.limits import Mark, Timeline
+from trainer.trial.outcome import Observation, Termination, classify, printed_agrees
 from trainer.trial.run import Supervised, TrialRun, supervise, vram_mib
 from trainer.trial.supervise import Supervisor
+
+PROBE = "rows asked again of a fresh process"
 
 
 def run_trial(
@@ -69,13 +76,13 @@ def run_trial(
         os.close(weights_fd)
         clear(folder, config.user)
     after_s = None if preempted() else _calibrate(spec)
-    speed = Calibration(before_s or finite(seen.supervisor.claims.calibration_s or None), after_s)
+    speed = Calibration(before_s or _finite(seen.supervisor.claims.calibration_s or None), after_s)
     return result_store.store(config.results, _result(spec, config, clock, seen, speed))
 
 
 def _calibrate(spec: TrialSpec) -> float | None:
     """Return the machine's speed, or None for a budget in wall seconds: there the candidate's process measures it."""
-    return None if spec.budget.clock is Clock.WALL else machine_speed.processor_s()
+    return None if spec.budget.clock is Clock.WALL else machine.processor_s()
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def _result(spec: TrialSpec, config: WorkerConfig, clock: _Clock, seen: Supervis
     ending = supervisor.ending
     processor_s = max(supervisor.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
     peak_mib = max(supervisor.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0)
-    timing = result_fields.timing(processor_s, supervisor.marks, supervisor.timed)
+    timing = _timing(processor_s, supervisor.marks, supervisor.timed)
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
@@ -123,28 +130,84 @@ def _result(spec: TrialSpec, config: WorkerConfig, clock: _Clock, seen: Supervis
         disturbed=stop.disturbed,
         started_at=clock.started_at,
         finished_at=time.time(),
-        val_bpb=result_fields.bpb(scoring.val) if ok else None,
-        heldout_bpb=result_fields.bpb(scoring.heldout) if ok else None,
-        unseen_bpb=result_fields.bpb(scoring.unseen) if ok else None,
+        val_bpb=_bpb(scoring.val) if ok else None,
+        heldout_bpb=_bpb(scoring.heldout) if ok else None,
+        unseen_bpb=_bpb(scoring.unseen) if ok else None,
         wall_s=clock.wall_s,
-        memory_mib=finite(supervisor.printed.summary.get("peak_vram_mb")) or peak_mib or None,
+        memory_mib=_finite(supervisor.printed.summary.get("peak_vram_mb")) or peak_mib or None,
         before_s=speed.before_s,
         after_s=speed.after_s,
         timing=timing,
-        trust=result_fields.trust(bpb, printed_bpb, seen.replica),
+        trust=_trust(bpb, printed_bpb, seen.replica),
         steps=supervisor.printed.steps if supervisor.printed.steps is not None else supervisor.claims.steps or None,
         tokens=tokens,
         tokens_per_s=tokens / timing.timed_wall_s if tokens and timing.timed_wall_s else None,
         load=os.getloadavg()[0],
-        params_m=finite(supervisor.printed.summary.get("num_params_M")),
+        params_m=_finite(supervisor.printed.summary.get("num_params_M")),
         exit_code=ending.exit_code if ending is not None else None,
         loss_curve=supervisor.printed.curve,
         layers=_layers(spec, config, ending),
-        probes=result_fields.probes(seen.replica),
-        device=device.device(supervisor.claims.device, supervisor.claims.threads, supervisor.claims.memory_mib),
+        probes=_probes(seen.replica),
+        device=machine.device(supervisor.claims.device, supervisor.claims.threads, supervisor.claims.memory_mib),
         worker=config.worker,
         log=_log(spec, config, supervisor),
     )
+
+
+def _timing(processor_s: float, marks: Timeline, timed: float | None) -> Timing:
+    """Return the lengths of a trial's phases, from their recorded moments."""
+    return Timing(
+        processor_s=processor_s,
+        start_s=_wall_between(marks.launched, marks.imported),
+        setup_s=_wall_between(marks.imported, marks.first_batch),
+        warmup_s=_wall_between(marks.first_batch, marks.warm),
+        timed=timed,
+        timed_wall_s=_wall_between(marks.warm, marks.ready),
+        scoring_s=_wall_between(marks.ready, marks.scored),
+    )
+
+
+def _bpb(score: Score | None) -> float | None:
+    """Return a score in bits per byte, or None if nothing was scored."""
+    return score.bpb if score is not None else None
+
+
+def _trust(bpb: float | None, printed_bpb: float | None, finding: CausalityFinding | None) -> Trust | None:
+    """Return how far a score was examined, or None without a score. Without a replica's finding no probe is named."""
+    if bpb is None:
+        return None
+    agrees = printed_agrees(bpb, printed_bpb) if printed_bpb is not None else None
+    plain = Trust(evaluator=EVALUATOR, printed_bpb=_finite(printed_bpb), printed_agrees=agrees)
+    if finding is None:
+        return plain
+    return replace(plain, probe=PROBE, probe_rows=finding.rows, tolerance=finding.tolerance)
+
+
+def _probes(finding: CausalityFinding | None) -> dict[str, float]:
+    """Return the finite numbers of a replica's finding, in nats.
+
+    `noise` and `change` are the largest differences of a loss, `profit` is a token's mean gain from the text after it,
+    `profit_error` its standard error, and `smallest_caught` the smallest such gain that is detected 99 times in 100.
+    """
+    if finding is None:
+        return {}
+    seen = {
+        "noise": finding.noise,
+        "change": finding.change,
+        "profit": finding.profit,
+        "profit_error": finding.profit_error,
+        "smallest_caught": finding.smallest_caught,
+    }
+    return {name: value for name, value in seen.items() if math.isfinite(value)}
+
+
+def _finite(value: float | None) -> float | None:
+    """Return the value, or None if it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _wall_between(start: Mark | None, end: Mark | None) -> float | None:
+    return end.wall_s - start.wall_s if start is not None and end is not None else None
 
 
 def _layers(spec: TrialSpec, config: WorkerConfig, ending: ExitReport | None) -> tuple[str, ...]:

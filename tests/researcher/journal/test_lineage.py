@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from researcher.decision.standing import rolled_back_keeps
+from researcher.decision.rules import rolled_back_keeps
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision

@@ -369,16 +369,15 @@ def test_nobody_at_the_address_is_away() -> None:
 @both
 def test_availability_check_finds_the_model_by_any_of_its_names(kind: str) -> None:
     names = ["smollm2", "SmolLM2:latest", "library/smollm2"]
-    case = (recorded("version", 0) + recorded("tags")) * len(names)
+    case = recorded("tags") * len(names)
     with ollama_replay(case) if kind == "recording" else ollama_double([""], model=MODEL) as server:
-        facts = [client_of(server.url, model=name).check_available() for name in names]
-
-    assert {(fact.version, fact.model) for fact in facts} == {("0.32.15", "smollm2:latest")}
+        for name in names:
+            client_of(server.url, model=name).check_available()
 
 
 @both
 def test_availability_check_says_how_to_get_a_missing_model(kind: str) -> None:
-    case = recorded("version", 0) + recorded("tags")
+    case = recorded("tags")
     server = ollama_replay(case) if kind == "recording" else ollama_double([""], model=MODEL)
     with server as listening, pytest.raises(LlmUnavailable, match="overnight pull qwen3:8b"):
         client_of(listening.url, model="qwen3:8b").check_available()
@@ -386,7 +385,7 @@ def test_availability_check_says_how_to_get_a_missing_model(kind: str) -> None:
 
 def test_availability_check_at_something_else_says_so() -> None:
     not_ollama = pytest.raises(LlmUnavailable, match="not like Ollama; is the address right")
-    with ollama_replay(recorded("version", 2), path="/api/version") as server, not_ollama:
+    with ollama_replay(recorded("version", 2), path="/api/tags") as server, not_ollama:
         client_of(server.url).check_available()
 
 

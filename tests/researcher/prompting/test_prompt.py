@@ -12,8 +12,8 @@ import trainer
 from researcher.errors import BadLlmResponse, ResearcherError
 from researcher.llm.ollama import OllamaSettings
 from researcher.prompting import reply_parser
+from researcher.prompting.context_budget import tokens
 from researcher.prompting.prompt import Advice, PromptContext, Prompts, prompt_tokens
-from researcher.prompting.token_estimate import tokens
 from researcher.source.proposal import EditFormat, formats_of
 
 CONTEXT = PromptContext(

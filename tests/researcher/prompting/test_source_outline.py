@@ -17,9 +17,9 @@ import trainer
 from researcher.errors import BadLlmResponse
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision
-from researcher.prompting.prompt import MESSAGE_TOKENS, PromptContext, Prompts
+from researcher.prompting.context_budget import MESSAGE_TOKENS, tokens
+from researcher.prompting.prompt import PromptContext, Prompts
 from researcher.prompting.source_outline import outline
-from researcher.prompting.token_estimate import tokens
 from researcher.proposers.prompt_context import prompt_context
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import EditFormat, Proposal, ProposerName, SearchReplace, SetKnobs

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ import researcher
 from researcher.prompting.transcripts import (
     EXCHANGES_FILE,
     LONGEST_CHARACTERS,
-    UNPACKED_FILE,
     Exchange,
     UnreadableTranscript,
     store_exchanges,
@@ -33,13 +30,6 @@ def test_no_exchange_leaves_no_folder(tmp_path: Path) -> None:
     store_exchanges(tmp_path / "1", [])
 
     assert not (tmp_path / "1").exists()
-
-
-def test_those_of_an_older_run_are_read(tmp_path: Path) -> None:
-    kept = [{name: value for name, value in asdict(one).items() if name != "abridged"} for one in EXCHANGES]
-    (tmp_path / UNPACKED_FILE).write_text(json.dumps(kept, indent=1))
-
-    assert stored_exchanges(tmp_path) == EXCHANGES
 
 
 def test_endless_texts_keep_head_and_tail_and_say_what_is_missing(tmp_path: Path) -> None:

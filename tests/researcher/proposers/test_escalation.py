@@ -16,7 +16,7 @@ from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, Spendi
 from researcher.journal.records import Decision, Experiment, PaidCall, State
 from researcher.journal.writer import Journal
 from researcher.llm.client import Answer, Message
-from researcher.prompting.prompt import MESSAGE_TOKENS
+from researcher.prompting.context_budget import MESSAGE_TOKENS
 from researcher.proposers.escalation import FAILED, PLATEAU, MeteredClient, reason_to_escalate, spent
 from researcher.source.proposal import LlmCost, ProposerName
 from tests.fixtures.journal_story import Story

@@ -8,9 +8,9 @@ import pytest
 
 from researcher.errors import Rejected
 from researcher.journal.records import Decision
-from researcher.proposers.combining import combined
 from researcher.proposers.draft import Draft
 from researcher.proposers.lessons import DEAD_ENDS, NEAR_MISSES, Category, Lessons, NearMiss, category_of
+from researcher.proposers.proposers import combined
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Edit, Proposal, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests.fixtures.journal_story import Story, accepted

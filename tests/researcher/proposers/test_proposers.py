@@ -20,7 +20,7 @@ from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
-from researcher.proposers import combining, escalation
+from researcher.proposers import escalation, proposers
 from researcher.proposers.escalation import MeteredClient
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import Vetting
@@ -212,7 +212,7 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
 def test_a_plateau_has_two_near_misses_tried_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: Mix, is_combined: bool
 ) -> None:
-    monkeypatch.setattr(combining, "PLATEAU", 2)
+    monkeypatch.setattr(proposers, "PLATEAU", 2)
     source = "A = 1  # range 1..4\nB = 1  # range 1..4\n"
     story = Story(tmp_path, source=source)
     story.baseline(1.80, 1.80)

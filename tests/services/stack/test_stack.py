@@ -30,10 +30,9 @@ from services.__main__ import app
 from services.compose import Container, Stack, StackError
 from services.doctor import Mode
 from services.machine.gpu_env import KEYS
-from services.stack.changes import changes, times
 from services.stack.follow import Ending, run_after, watch_run
 from services.stack.results import fetch, unpack
-from services.stack.up import UpOptions, bring_up
+from services.stack.up import UpOptions, bring_up, changes, times
 from tests import ROOT
 
 TOY = """\

@@ -9,8 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.pack import Tokens, pack
-from trainer.data.rows import mixed_order, write_rows
+from trainer.data.pack import Tokens, mixed_order, pack, write_rows
 
 BOS = 0
 LENGTHS = st.lists(st.integers(0, 60), max_size=40)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from trainer.sandbox.processor_time import Ledger
 from trainer.sandbox.procfs import Process
+from trainer.sandbox.usage import Ledger
 
 
 def process(pid: int, parent: int, own_s: float, *, waited_for_s: float = 0.0, began: int = 0) -> Process:

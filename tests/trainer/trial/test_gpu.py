@@ -14,7 +14,7 @@ from tests.doubles.nvml import NvmlGpu, NvmlLibrary, install_nvml
 from tests.fixtures.trials import CAPS, MakeSpec
 from trainer.jobs import Outcome
 from trainer.sandbox.paths import WorkerConfig
-from trainer.trial import gpu, nvml
+from trainer.trial import gpu
 from trainer.trial.trial import run_trial
 
 ON_A_GPU = dataclasses.replace(CAPS, vram_mib=9000)
@@ -98,5 +98,5 @@ def test_driver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     over = threading.Event()
 
     with pytest.raises(pynvml.NVMLError_Timeout):
-        nvml.ask(over.wait, 0)
+        gpu.ask_driver(over.wait, 0)
     over.set()
