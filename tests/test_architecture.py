@@ -94,6 +94,7 @@ BUDGETED = {Path("trainer/sandbox"), Path("trainer/candidate")}
 OURS = [module for module in ALL if module.parts[:2] != ("trainer", "subject")]
 
 
+@cache
 def imports(module: Path) -> set[str]:
     """Dotted names that a module imports, wherever in it; `from a import b` counts as `a.b`."""
     found = set()
@@ -110,26 +111,28 @@ def below(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize("module", modules("researcher"), ids=str)
-def test_researcher_knows_one_module_of_the_trainer(module: Path) -> None:
-    strangers = {name for name in imports(module) if below(name, "trainer", "services")}
-
-    assert {name for name in strangers if not below(name, "trainer.jobs")} == set()
-
-
-@pytest.mark.parametrize("module", modules("trainer"), ids=str)
-def test_trainer_knows_neither_the_researcher_nor_the_services(module: Path) -> None:
-    assert {name for name in imports(module) if below(name, "researcher", "services")} == set()
+def importing(within: list[Path], *packages: str) -> set[tuple[str, str]]:
+    """The modules of `within` that import something of these packages, each with what it imports."""
+    assert within, "there are such modules"
+    return {(str(module), name) for module in within for name in imports(module) if below(name, *packages)}
 
 
-@pytest.mark.parametrize("module", ALL, ids=str)
-def test_nobody_imports_the_subject(module: Path) -> None:
-    assert {name for name in imports(module) if below(name, "trainer.subject")} == set()
+def test_researcher_knows_one_module_of_the_trainer() -> None:
+    strangers = importing(modules("researcher"), "trainer", "services")
+
+    assert {(module, name) for module, name in strangers if not below(name, "trainer.jobs")} == set()
 
 
-@pytest.mark.parametrize("module", modules("trainer/subject"), ids=str)
-def test_subject_imports_nothing_of_ours(module: Path) -> None:
-    assert {name for name in imports(module) if below(name, *PACKAGES)} == set()
+def test_trainer_knows_neither_the_researcher_nor_the_services() -> None:
+    assert importing(modules("trainer"), "researcher", "services") == set()
+
+
+def test_nobody_imports_the_subject() -> None:
+    assert importing(ALL, "trainer.subject") == set()
+
+
+def test_subject_imports_nothing_of_ours() -> None:
+    assert importing(modules("trainer/subject"), *PACKAGES) == set()
 
 
 def test_only_the_journal_and_what_users_read_name_the_held_out_scores() -> None:
@@ -147,14 +150,12 @@ def test_nothing_that_proposes_or_decides_looks_at_the_run_as_users_do() -> None
     assert {str(module) for module in modules("researcher") if imports(module) & scripted_run} == SHOWS_THE_RUN
 
 
-@pytest.mark.parametrize("module", modules("researcher"), ids=str)
-def test_researcher_imports_no_torch(module: Path) -> None:
-    assert {name for name in imports(module) if below(name, "torch")} == set()
+def test_researcher_imports_no_torch() -> None:
+    assert importing(modules("researcher"), "torch") == set()
 
 
-@pytest.mark.parametrize("module", modules("trainer/jobs"), ids=str)
-def test_contract_imports_neither_torch_nor_numpy(module: Path) -> None:
-    assert {name for name in imports(module) if below(name, "torch", "numpy")} == set()
+def test_contract_imports_neither_torch_nor_numpy() -> None:
+    assert importing(modules("trainer/jobs"), "torch", "numpy") == set()
 
 
 def test_importing_the_contract_loads_neither_torch_nor_numpy_through_others() -> None:
@@ -167,28 +168,22 @@ def test_importing_all_of_the_researcher_loads_no_torch_through_others() -> None
     assert "torch" not in loaded_by([name.removesuffix(".__init__") for name in names if not name.endswith("__main__")])
 
 
-@pytest.mark.parametrize("module", OURS, ids=str)
-def test_module_is_short(module: Path) -> None:
-    assert len((ROOT / module).read_text().splitlines()) < LINE_CAP
+def test_modules_are_short() -> None:
+    lengths = {str(module): len((ROOT / module).read_text().splitlines()) for module in OURS}
+
+    assert {module: length for module, length in lengths.items() if length >= LINE_CAP} == {}
 
 
-@pytest.mark.parametrize("module", OURS, ids=str)
-def test_module_says_what_it_is(module: Path) -> None:
-    assert (module.name == "__init__.py" and module.parent in BUDGETED) or ast.get_docstring(parsed(module)), (
-        f"{module} has no docstring"
-    )
+def test_modules_say_what_they_are() -> None:
+    bare = {module for module in OURS if not ast.get_docstring(parsed(module))}
+
+    assert {str(module) for module in bare if module.name != "__init__.py" or module.parent not in BUDGETED} == set()
 
 
-@pytest.mark.parametrize("module", ALL, ids=str)
-def test_only_outermost_frames_catch_everything(module: Path) -> None:
-    if str(module) in CATCHES_EVERYTHING:
-        return
+def test_only_outermost_frames_catch_everything_and_each_of_them_does() -> None:
+    found = {str(module): lines for module in ALL if (lines := list(broad_catches(parsed(module))))}
 
-    assert [f"{module}:{line}" for line in broad_catches(parsed(module))] == []
-
-
-def test_every_module_that_may_catch_everything_still_does() -> None:
-    assert {str(module) for module in ALL if list(broad_catches(parsed(module)))} == CATCHES_EVERYTHING
+    assert found.keys() == CATCHES_EVERYTHING, found
 
 
 def test_tracked_files_name_no_address_and_no_folder_of_one_machine() -> None:
@@ -202,14 +197,15 @@ def test_tracked_files_name_no_address_and_no_folder_of_one_machine() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("module", ALL, ids=str)
-def test_a_folder_imports_only_folders_below_it(module: Path) -> None:
+def test_a_folder_imports_only_folders_below_it() -> None:
+    assert {(str(module), name) for module in ALL for name in higher_imports(module)} == set()
+
+
+def higher_imports(module: Path) -> set[str]:
+    """What a module imports of its own package's higher layers."""
     own = layer_of(".".join(module.with_suffix("").parts))
-
     known = {name for name in imports(module) if below(name, module.parts[0])}
-    higher = {name for name in known if own is not None and (layer_of(name) or 0) > own}
-
-    assert higher == set()
+    return {name for name in known if own is not None and (layer_of(name) or 0) > own}
 
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
@@ -221,15 +217,15 @@ def test_every_module_has_a_layer(layers: tuple[tuple[str, ...], ...]) -> None:
     assert [str(module) for module in ALL if layer_of(".".join(module.with_suffix("").parts)) is None] == []
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=str)
-def test_the_docstring_of_a_folder_names_its_modules(folder: Path) -> None:
-    text = (ROOT / folder / "__init__.py").read_text()
-    modules_here = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
-    if folder in BUDGETED:
-        assert text == "", "the start of the guardian is budgeted to the import"
-        return
+def test_the_docstring_of_a_folder_names_its_modules() -> None:
+    texts = {folder: (ROOT / folder / "__init__.py").read_text() for folder in FOLDERS}
+    there = {
+        folder: {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"} for folder in FOLDERS
+    }
+    unnamed = {folder: there[folder] - set(re.findall(r"`(\w+)`", text)) for folder, text in texts.items()}
 
-    assert folder in PLUG_INS or modules_here - set(re.findall(r"`(\w+)`", text)) == set()
+    assert {texts[folder] for folder in BUDGETED} == {""}, "the start of the guardian is budgeted to the import"
+    assert {folder: names for folder, names in unnamed.items() if names and folder not in PLUG_INS | BUDGETED} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

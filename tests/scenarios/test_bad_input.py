@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,12 @@ from researcher.journal.writer import Journal
 from researcher.repository.repository import create_repository
 from services.machine.state import State
 from services.machine.subject import render_subject
-from tests import ROOT
+from tests.fixtures.warm_processes import completed
 from trainer.jobs import profile_named
-
-REPOSITORY = ROOT
 
 
 def overnight(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "services.cli", *arguments, "--state", str(state)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        env=os.environ | {"COLUMNS": "300"},
-    )
+    return completed("services.cli", *arguments, "--state", str(state), env=os.environ | {"COLUMNS": "300"})
 
 
 def refused(done: subprocess.CompletedProcess[str], *named: str) -> None:

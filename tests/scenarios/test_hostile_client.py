@@ -11,8 +11,9 @@ import sys
 import threading
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,16 @@ from tests.fixtures.trials import wait_for
 from trainer.jobs import REQUESTS, RedisClient, connect
 
 MIB = 1024**2
-BOMB = zlib.compress(b"[" + bytes(300 * MIB), 9)
 DEEP = b"[" * 100_000 + b"]" * 100_000
 CALL = json.dumps([RECEIVE, None, ["idea-0123456789ab", "idea", "wider"], {}]).encode()
 ID = "idea-0123456789ab"
+Fields = Callable[[], dict[str, object]]
+
+
+@cache
+def bomb() -> bytes:
+    """What inflates to 300 MiB."""
+    return zlib.compress(b"[" + bytes(300 * MIB), 9)
 
 
 @pytest.fixture(scope="module")
@@ -94,30 +101,31 @@ def test_no_script_is_needed_to_ask_and_none_can_be_loaded(client: RedisClient, 
     assert researcher.connection.info("memory")["number_of_cached_scripts"] == 0
 
 
-HOSTILE = {
-    "inflates to 300 MiB": {"data": BOMB},
-    "inflates twice": {"data": zlib.compress(BOMB, 9)},
-    "is cut off": {"data": BOMB[:1000]},
-    "is nested": {"data": zlib.compress(DEEP)},
-    "is a nested argument": {"data": CALL.replace(b'"wider"', DEEP)},
-    "is no call": {"data": b'{"a": 1}'},
-    "is large as it is": {"data": b"[" + b"0," * 2_500_000 + b"0]"},
-    "has a large field": {"description": b"x" * 7 * MIB},
-    "has 20,000 fields": {f"f{number}": "x" for number in range(20_000)},
-    "has an endless number": {"timeout": "9" * 5000},
-    "has a date that is none": {"created_at": "99999999999"},
-    "is of no known state": {"status": "x" * 1000},
-    "has bytes for a name": {"origin": b"\xff\xfe"},
-    "is of another queue": {"origin": "elsewhere"},
-    "is of the trials": {"origin": "trials"},
+HOSTILE: dict[str, Fields] = {
+    "inflates to 300 MiB": lambda: {"data": bomb()},
+    "inflates twice": lambda: {"data": zlib.compress(bomb(), 9)},
+    "is cut off": lambda: {"data": bomb()[:1000]},
+    "is nested": lambda: {"data": zlib.compress(DEEP)},
+    "is a nested argument": lambda: {"data": CALL.replace(b'"wider"', DEEP)},
+    "is no call": lambda: {"data": b'{"a": 1}'},
+    "is large as it is": lambda: {"data": b"[" + b"0," * 2_500_000 + b"0]"},
+    "has a large field": lambda: {"description": b"x" * 7 * MIB},
+    "has 20,000 fields": lambda: {f"f{number}": "x" for number in range(20_000)},
+    "has an endless number": lambda: {"timeout": "9" * 5000},
+    "has a date that is none": lambda: {"created_at": "99999999999"},
+    "is of no known state": lambda: {"status": "x" * 1000},
+    "has bytes for a name": lambda: {"origin": b"\xff\xfe"},
+    "is of another queue": lambda: {"origin": "elsewhere"},
+    "is of the trials": lambda: {"origin": "trials"},
 }
 
 
 @pytest.mark.parametrize("fields", HOSTILE.values(), ids=HOSTILE)
 def test_request_that_cannot_be_read_is_refused_once_and_holds_nobody_up(
-    client: RedisClient, researcher: RedisClient, fields: dict[str, object]
+    client: RedisClient, researcher: RedisClient, fields: Fields
 ) -> None:
-    forge(client, **fields)
+    sent = fields()
+    forge(client, **sent)
     honest = send(client, "idea", "deeper")
     request_worker = RequestWorker.open(researcher, receive)
 
@@ -128,29 +136,27 @@ def test_request_that_cannot_be_read_is_refused_once_and_holds_nobody_up(
 
     assert peak_bytes < 64 * MIB
     assert wait_reply(client, honest, 1) == "taken in: deeper"
-    if fields.get("origin") is None:
+    if sent.get("origin") is None:
         assert (wait_reply(client, ID, 1) or "").startswith("refused")
     assert researcher.connection.llen("rq:queue:requests:intermediate") == 0
     RequestWorker.open(researcher, receive)
     assert researcher.queue(REQUESTS).count == 0, "it is not put back"
 
 
-HARMLESS = {
-    "what was kept of a failure inflates": {"exc_info": BOMB},
-    "meta are nested": {"meta": DEEP, "result": DEEP},
-    "dependencies are nested": {"dependency_ids": DEEP},
-    "intervals are nested": {"retry_intervals": DEEP, "repeat_intervals": DEEP, "repeats_left": "3"},
-    "it is to be kept for ever": {"result_ttl": "-1", "failure_ttl": "-1", "ttl": "1"},
-    "it may take no time": {"timeout": "1"},
-    "it is described at length": {"description": b"\xff" * 100_000},
+HARMLESS: dict[str, Fields] = {
+    "what was kept of a failure inflates": lambda: {"exc_info": bomb()},
+    "meta are nested": lambda: {"meta": DEEP, "result": DEEP},
+    "dependencies are nested": lambda: {"dependency_ids": DEEP},
+    "intervals are nested": lambda: {"retry_intervals": DEEP, "repeat_intervals": DEEP, "repeats_left": "3"},
+    "it is to be kept for ever": lambda: {"result_ttl": "-1", "failure_ttl": "-1", "ttl": "1"},
+    "it may take no time": lambda: {"timeout": "1"},
+    "it is described at length": lambda: {"description": b"\xff" * 100_000},
 }
 
 
 @pytest.mark.parametrize("fields", HARMLESS.values(), ids=HARMLESS)
-def test_field_that_we_do_not_use_is_not_read(
-    client: RedisClient, researcher: RedisClient, fields: dict[str, object]
-) -> None:
-    forge(client, **fields)
+def test_field_that_we_do_not_use_is_not_read(client: RedisClient, researcher: RedisClient, fields: Fields) -> None:
+    forge(client, **fields())
 
     RequestWorker.open(researcher, receive).serve()
 

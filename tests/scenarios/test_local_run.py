@@ -84,7 +84,7 @@ class LocalRun:
                     words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     place = str((entry / "cwd").readlink())
                     environment = (entry / "environ").read_bytes()
-                except (FileNotFoundError, ProcessLookupError, PermissionError):
+                except OSError:  # it is gone, or closed to us
                     continue
                 if any(str(self.state) in text for text in (words, place, environment.decode(errors="replace"))):
                     found[int(entry.name)] = words.strip()
@@ -93,6 +93,13 @@ class LocalRun:
     def pid_of(self, words: str) -> int:
         """The main process of a service, by words of its command line."""
         return min(pid for pid, line in self.processes().items() if words in line)
+
+    def wait_for_candidate(self) -> None:
+        """Wait until the process of a candidate runs."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not any("trainer.candidate.runner" in line for line in self.processes().values()):
+            assert time.monotonic() < deadline, f"no candidate runs: {self.processes()}"
+            time.sleep(0.05)
 
     def wait_for_silence(self) -> None:
         """Fails when something of this run is still alive after half a minute."""
@@ -181,7 +188,8 @@ def test_a_run_survives_the_death_of_its_worker_its_researcher_its_server_and_of
 )
 def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(local_run: LocalRun, number: signal.Signals) -> None:
     process = local_run.start()
-    local_run.wait_until(trials(2))
+    local_run.wait_until(trials(1))
+    local_run.wait_for_candidate()
 
     process.send_signal(number)
 

@@ -35,6 +35,7 @@ from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import MakeSpec, wait_for
+from tests.fixtures.warm_processes import completed
 from trainer.jobs import (
     DRY_RUNS,
     REQUESTS,
@@ -471,8 +472,8 @@ def test_a_run_of_the_researcher_and_a_look_at_it_are_refused_nothing(server: Gu
         assert researcher.wait(90) == 0, scripted_run.output()
         choices = RunConfig("cpu", None, str(scripted_run.subject), None)
         (scripted_run.journal / CHOICES_FILE).write_text(json.dumps(dataclasses.asdict(choices)))
-        poll = [sys.executable, "-m", "services.cli", "status", "--state", str(tmp_path)]
-        subprocess.run(poll, env=os.environ | door, check=True, timeout=60)
+        shown = completed("services.cli", "status", "--state", str(tmp_path), env=os.environ | door)
+        assert shown.returncode == 0, shown.stderr
         assert server.refusals() == []
     finally:
         scripted_run.end()

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -34,6 +33,7 @@ from services.stack.follow import Ending, run_after, watch_run
 from services.stack.results import fetch, unpack
 from services.stack.up import UpOptions, bring_up, changes, times
 from tests import ROOT
+from tests.fixtures.warm_processes import completed
 
 TOY = """\
 services:
@@ -263,13 +263,7 @@ def test_a_command_for_the_end_of_the_run_is_not_taken_by_who_does_not_wait_for_
 
 
 def services(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "services", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return completed("services.__main__", *arguments, env=os.environ | environment)
 
 
 def test_the_command_at_the_end_runs_in_a_shell_and_its_exit_code_is_reported() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
+import pickle
 import random
 import shutil
 import threading
@@ -90,9 +93,21 @@ class Prepared:
 
 
 @pytest.fixture(scope="session")
-def prepared_plays(plays: Plays, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """The cpu profile's real data, from the package that is already here."""
-    folder = tmp_path_factory.mktemp("cpu")
+def prepared_plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The cpu profile's real data, prepared once for all pytest workers of a run."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    outcome = shared / "prepared-plays"
+    with (shared / "prepared-plays.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not outcome.exists():
+            outcome.write_bytes(pickle.dumps(prepared_from(request.getfixturevalue("plays"), shared / "cpu")))
+    found: Prepared = pickle.loads(outcome.read_bytes())
+    return found
+
+
+def prepared_from(plays: Plays, folder: Path) -> Prepared:
+    """Prepare the cpu profile's data from the package that is already here."""
     source = folder / "private" / "source"
     source.mkdir(parents=True)
     for package in plays.folder.iterdir():
