@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import os
 import pickle
 import random
 import shutil
@@ -96,7 +95,7 @@ class Prepared:
 def prepared_plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The cpu profile's real data, prepared once for all pytest workers of a run."""
     own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    shared = own.parent if hasattr(request.config, "workerinput") else own  # a worker's folder is in that of its run
     outcome = shared / "prepared-plays"
     with (shared / "prepared-plays.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
