@@ -71,6 +71,13 @@ NAMES_HELD_OUT = {
     "researcher/report/snapshot.py",
     "researcher/report/view.py",
 }
+# What handles the measurements of a trial without naming them: the journal, and the page about a new column.
+NAMES_ALL_MEASUREMENTS = {
+    "researcher/README.md",
+    "researcher/journal/reader.py",
+    "researcher/journal/records.py",
+    "researcher/journal/writer.py",
+}
 SHOWS_THE_RUN = {"researcher/report/picture.py", "researcher/report/snapshot.py"}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
@@ -140,8 +147,10 @@ def test_only_the_journal_and_what_users_read_name_the_held_out_scores() -> None
     texts = {path for path in (ROOT / "researcher").rglob("*.*") if path.suffix != ".pyc"}
 
     naming = {path for path in texts if re.search(r"held_?out", path.read_text(), re.IGNORECASE)}
+    naming_all = {path for path in texts if re.search(r"\bMEASURED\b|\bMeasurements\b", path.read_text())}
 
     assert {str(path.relative_to(ROOT)) for path in naming} == NAMES_HELD_OUT
+    assert {str(path.relative_to(ROOT)) for path in naming_all} == NAMES_ALL_MEASUREMENTS
 
 
 def test_nothing_that_proposes_or_decides_looks_at_the_run_as_users_do() -> None:

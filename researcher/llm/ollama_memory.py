@@ -61,7 +61,7 @@ class Residence:
                     there = await self._in_the_way(client)
         except TimeoutError:
             raise ModelNotUnloaded(
-                f"{self._settings.url} still holds its model {self._settings.unload_s:g} s after it was told to unload "
+                f"{self._settings.url} still holds its model {self._settings.unload_s:g} s after the request to unload "
                 "it; restart Ollama"
             ) from None
 

@@ -24,7 +24,7 @@ from researcher.source.syntax import parse, syntax_fault
 from researcher.source.undefined_names import Undefined, undefined_names
 from trainer.jobs import TRAIN_LIMIT_BYTES
 
-TOLD = 3  # faults in one message; more would confuse a small model
+MOST_FAULTS = 3  # in one message; more would confuse a small model
 _MEANS_OTHERS = re.compile(r"\b(?:__future__|global)\b")  # words with which one statement can make another invalid
 
 
@@ -118,14 +118,14 @@ def _compile_whole(source: str) -> None:
 def _refuse_undefined(source: str, incumbent_source: str) -> None:
     known = {undefined.name for undefined in _inspect(incumbent_source)[0]}
     if new := [undefined for undefined in _inspect(source)[0] if undefined.name not in known]:
-        raise Rejected(f"train.py would crash: {'; '.join(undefined.words for undefined in new[:TOLD])}")
+        raise Rejected(f"train.py would crash: {'; '.join(undefined.words for undefined in new[:MOST_FAULTS])}")
 
 
 def _refuse_denied(source: str, incumbent_source: str) -> None:
     """Refuse new forbidden actions. Those of the incumbent are accepted."""
     known = {deed.what for deed in _inspect(incumbent_source)[1]}
     if new := [deed.words for deed in _inspect(source)[1] if deed.what not in known]:
-        raise Rejected(f"train.py may not do this: {'; '.join(new[:TOLD])}")
+        raise Rejected(f"train.py may not do this: {'; '.join(new[:MOST_FAULTS])}")
 
 
 @lru_cache(maxsize=8)

