@@ -16,6 +16,7 @@ from tests.subjects.broken import BROKEN, FILES, INNOCENT, Broken
 from tests.subjects.cheats import HONEST, edited
 from tests.subjects.honest import WHOLE_TRIALS, Honest
 from trainer.candidate.code_errors import means_wrong_code
+from trainer.candidate.protocol import MessageType
 from trainer.jobs import PROFILES, DryRunResult, DryRunSpec, DryRunVerdict, Outcome, files_digest
 from trainer.jobs.profile import KnobValue, Profile
 from trainer.sandbox.paths import WorkerConfig
@@ -259,6 +260,7 @@ def test_forged_answer_is_an_answer_of_plain_values(rehearse: DryRunOf) -> None:
     answer = rehearse(FORGES)
 
     assert (answer.verdict, answer.line, answer.parameters) == (DryRunVerdict.UNKNOWN, None, None), answer.reason
+    assert MessageType.REHEARSED.name in answer.reason, "the forged message arrived"
     assert len(answer.reason) < 1000
     assert DryRunResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
 
