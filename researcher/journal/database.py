@@ -170,7 +170,7 @@ def run_of(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
-_ASKED_TO_PAUSE_BEFORE = "a user asked for it"
+_ASKED_TO_PAUSE_BEFORE = "a person asked for it"  # the text in journals of versions without causes
 
 
 def _pause_of(row: sqlite3.Row) -> Pause | None:

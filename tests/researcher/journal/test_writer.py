@@ -436,7 +436,7 @@ def test_a_pause_is_read_as_it_was_written_until_the_run_goes_on(journal: Journa
     ("message", "expected"),
     [
         (None, None),
-        ("a user asked for it", ASKED_TO_PAUSE),
+        ("a person asked for it", ASKED_TO_PAUSE),
         ("the baseline fails", Pause(PauseCause.OUTAGE, "the baseline fails")),
     ],
 )

@@ -17,7 +17,7 @@ RESTS = 3
 
 
 @pytest.mark.parametrize(
-    ("message", "waits_for"), [("a user asked for it", ASKED_TO_PAUSE), ("the disk is full", None)]
+    ("message", "waits_for"), [("a person asked for it", ASKED_TO_PAUSE), ("the disk is full", None)]
 )
 def test_a_run_that_an_earlier_version_paused_goes_on_by_itself_unless_its_user_asked_for_the_pause(
     scripted_run: ScriptedRun, message: str, waits_for: Pause | None
