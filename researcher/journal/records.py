@@ -40,7 +40,7 @@ class ConfirmationKind(StrEnum):
 
     @property
     def words(self) -> str:
-        """Return the name of the kind for users."""
+        """The kind as text for users."""
         return "claim" if self is ConfirmationKind.CLAIM else "incumbent confirmation"
 
 

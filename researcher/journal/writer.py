@@ -356,7 +356,7 @@ class Journal(JournalReader):
             if roll_back_to is not None:
                 self._move("incumbent", roll_back_to)
                 run = self.run()
-                assert run is not None, "a check belongs to a run"
+                assert run is not None, "a confirmation belongs to a run"
                 if roll_back_to in self.lineage(run.confirmed):
                     self._move("confirmed", roll_back_to)
             if confirmed is not None:

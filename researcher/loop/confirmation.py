@@ -185,11 +185,8 @@ def _measure_incumbent(run_context: RunContext, confirmation: Confirmation) -> N
     baseline stays the incumbent. `CRASH_RESET=baseline` goes straight to the baseline; after three failures in a row it
     does so without a trial.
     """
-    run, baseline, head = (
-        run_context.run,
-        run_context.journal.numbered(0).id,
-        run_context.journal.experiment(confirmation.head),
-    )
+    run, baseline = run_context.run, run_context.journal.numbered(0).id
+    head = run_context.journal.experiment(confirmation.head)
     straight = run_context.crash_reset is CrashReset.BASELINE and not head.is_baseline
     if straight and needs_incumbent_confirmation(_outcomes(run_context, run_context.journal.confirmations())):
         reason = f"{FAILURES_IN_A_ROW} failures in a row and CRASH_RESET=baseline: back to the baseline"

@@ -65,7 +65,8 @@ class PromptContext:
     `edit_formats` are the offered edit formats. `earlier` is the number of experiments before the history's first line.
     Of a long train.py, the parts in `named` are shown first, and others by `turn`. `memory` holds lines, the most
     important first, under headings that begin with #. With `advice` the prompt asks only for a change of knobs.
-    `fruitless` is the number of experiments of a plateau, or None."""
+    `fruitless` is the number of experiments of a plateau, or None.
+    """
 
     program: str
     profile: str

@@ -71,7 +71,8 @@ class LlmProposer:
     """Proposes what `llm` answers.
 
     With `drafting` the LLM is asked while a trial runs. `alone` is True if there is no other proposer. `publish_status`
-    publishes the state of the LLM."""
+    publishes the state of the LLM.
+    """
 
     def __init__(
         self,
@@ -131,10 +132,11 @@ class LlmProposer:
             return
         ideas = [request for request in journal.requests(RequestState.WAITING) if request.kind == "idea"]
         idea = next((request for request in ideas if request.id not in drafting.ideas), None)
-        coming = [name for name in upcoming if name in NAMES][:AHEAD]
-        proposer_name = (
-            ProposerName.LLM if idea is not None else _undrafted(coming, drafting) if drafting.has_room else None
-        )
+        if idea is not None:
+            proposer_name: str | None = ProposerName.LLM
+        else:
+            coming = [name for name in upcoming if name in NAMES][:AHEAD]
+            proposer_name = _undrafted(coming, drafting) if drafting.has_room else None
         if proposer_name is None or not self._breaker.is_over(self._llm.check_available):
             return
         context = self._context(journal, incumbent, proposer_name, idea)

@@ -138,8 +138,10 @@ class Briefing:
         proposer_name: str = ProposerName.LLM,
         idea: str | None = None,
     ) -> PromptContext:
-        """Build the context of a question to `model`, for a turn of the proposer `proposer_name`. `idea` is a user's
-        wish."""
+        """Build the context of a question to `model`, for a turn of the proposer `proposer_name`.
+
+        `idea` is a user's wish.
+        """
         context = prompt_context(history, self._profile, self._program(), incumbent, idea)
         lines = self._effect_lines(history)
         if proposer_name == ProposerName.ADVISER:

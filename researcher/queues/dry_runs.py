@@ -39,7 +39,8 @@ class DryRuns:
     """Requests dry runs over `bus`.
 
     `files` returns the subject's files; each candidate replaces only train.py. `publish_status` publishes the worker's
-    state."""
+    state.
+    """
 
     def __init__(
         self,

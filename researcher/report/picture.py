@@ -86,14 +86,9 @@ def _steps(report: RunReport) -> list[tuple[float, float]]:
         if item.decision is Decision.KEEP and item.score is not None
     ]
     for confirmation in report.confirmations:
-        if confirmation.rolled_back and confirmation.decided_at is not None:
-            events.append(
-                (
-                    confirmation.decided_at,
-                    _end_of(report, confirmation.decided_at),
-                    _score_of(report, confirmation.base),
-                )
-            )
+        at = confirmation.decided_at
+        if confirmation.rolled_back and at is not None:
+            events.append((at, _end_of(report, at), _score_of(report, confirmation.base)))
     return [(x, y) for _, x, y in sorted(events)]
 
 
@@ -190,17 +185,13 @@ def _claims(axes: Axes, report: RunReport) -> None:
     for index, confirmation in enumerate(report.confirmations):
         if confirmation.decided_at is None or confirmation.verdict in (None, ConfirmationVerdict.HOLDS):
             continue
-        x, color = (
-            _end_of(report, confirmation.decided_at),
-            CLAIM if confirmation.verdict is ConfirmationVerdict.CONFIRMED else LOST,
-        )
+        x = _end_of(report, confirmation.decided_at)
+        color = CLAIM if confirmation.verdict is ConfirmationVerdict.CONFIRMED else LOST
         why = confirmation.reason or ""
         y = _score_of(report, confirmation.base)
         if confirmation.head_score is not None and confirmation.threshold is not None:
-            y, why = (
-                confirmation.head_score,
-                f"gain {confirmation.gain or 0.0:+.4f}, {confirmation.threshold:.4f} needed",
-            )
+            y = confirmation.head_score
+            why = f"gain {confirmation.gain or 0.0:+.4f}, {confirmation.threshold:.4f} needed"
             axes.errorbar(
                 [x], [y], yerr=[confirmation.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
             )

@@ -49,8 +49,10 @@ FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.U
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment in a line. `rolled_back_because` is the reason why a confirmation rolled this keep back, or
-    None."""
+    """One experiment in a line.
+
+    `rolled_back_because` is the reason why a confirmation rolled this keep back, or None.
+    """
 
     experiment: Experiment
     trial: Trial | None
@@ -68,13 +70,9 @@ class Row:
         """The note beside the status: the state of a keep's confirmation, or the kind of a failure; often empty."""
         item = self.experiment
         if item.decision is Decision.KEEP and not item.is_baseline:
-            return (
-                f"rolled back: {self.rolled_back_because}"
-                if self.rolled_back_because
-                else "confirmed"
-                if self.confirmed
-                else "provisional"
-            )
+            if self.rolled_back:
+                return f"rolled back: {self.rolled_back_because}"
+            return "confirmed" if self.confirmed else "provisional"
         if item.decision is None or item.outcome in (None, Outcome.OK, Outcome.REJECTED):
             return ""
         return item.outcome.value.replace("_", " ")
@@ -125,7 +123,7 @@ class LiveStatus:
 
     @property
     def trainers(self) -> tuple[WorkerStatus, ...]:
-        """Return the workers that run trials."""
+        """The workers that run trials."""
         return tuple(worker for worker in self.workers if worker.role is WorkerRole.TRAINER)
 
 
