@@ -73,15 +73,16 @@ class Head:
 class RunFacts:
     """The facts that determine whether a confirmation is due before the next proposal.
 
-    `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `rolled_back` is True if
-    the last confirmation was an incumbent confirmation that failed. `trials_without_incumbent` and `machine_changed`
-    count from the incumbent's last trial, `trial_hours` from the last claim. `decisions` are those on the candidates
-    measured since the last claim, oldest first. `goal` is the reason why the run is over, or None while it continues.
+    `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `incumbent_failed` is
+    True if the last confirmation was an incumbent confirmation that failed. `trials_without_incumbent` and
+    `machine_changed` count from the incumbent's last trial, `trial_hours` from the last claim. `decisions` are those on
+    the candidates measured since the last claim, oldest first. `goal` is the reason why the run is over, or None while
+    it continues.
     """
 
     rule: Rule
     outcomes: Sequence[Outcome]
-    rolled_back: bool
+    incumbent_failed: bool
     trials_without_incumbent: int
     machine_changed: bool
     head: Head | None
@@ -167,7 +168,7 @@ def next_confirmation(facts: RunFacts) -> Due | None:
     """Return the confirmation that is due before the next proposal, or None."""
     if needs_incumbent_confirmation(facts.outcomes):
         return Due(ConfirmationKind.INCUMBENT, f"{FAILURES_IN_A_ROW} failures in a row")
-    if facts.rolled_back:
+    if facts.incumbent_failed:
         return Due(ConfirmationKind.INCUMBENT, "the run fell back to it")
     if (stale := _stale(facts)) is not None:
         return Due(ConfirmationKind.INCUMBENT, stale)
@@ -261,7 +262,7 @@ def rolled_back_keeps(experiments: list[Experiment], confirmations: list[Confirm
         if confirmation.rolled_back:
             at: int | None = confirmation.head
             while at is not None and at != confirmation.base and parents.get(at) is not None:
-                rolled_back.setdefault(at, confirmation.reason or confirmation.kind)
+                rolled_back.setdefault(at, confirmation.reason or confirmation.kind.words)
                 at = parents[at]
     return rolled_back
 

@@ -223,10 +223,14 @@ class Confirmation:
     unseen_gain: float | None = None  # of a claim, in bits per byte; None without unseen scores
 
     @property
+    def incumbent_failed(self) -> bool:
+        """True for an incumbent confirmation whose trial failed."""
+        return self.kind is ConfirmationKind.INCUMBENT and self.verdict is ConfirmationVerdict.FAILS
+
+    @property
     def rolled_back(self) -> bool:
         """True if the run returned from the head to the base."""
-        incumbent_failed = self.kind is ConfirmationKind.INCUMBENT and self.verdict is ConfirmationVerdict.FAILS
-        return incumbent_failed or self.verdict is ConfirmationVerdict.ROLLED_BACK
+        return self.incumbent_failed or self.verdict is ConfirmationVerdict.ROLLED_BACK
 
 
 @dataclass(frozen=True)

@@ -45,18 +45,14 @@ LOOKED_AT = 10  # the number of latest measured experiments that are searched fo
 def confirmation_due(run_context: RunContext) -> Due | None:
     """Return the confirmation that the rules ask for before the next proposal, computed from the journal."""
     journal, run, confirmations = run_context.journal, run_context.run, run_context.journal.confirmations()
-    claimed = max(
-        (each.decided_at or 0.0 for each in confirmations if each.kind is ConfirmationKind.CLAIM), default=0.0
-    )
+    claimed = _last_decided_at(confirmations, ConfirmationKind.CLAIM)
     since = [] if run.incumbent is None else journal.trials_since(run.incumbent)
     limit = run_context.goal.experiments
     return next_confirmation(
         RunFacts(
             rule=run_context.rule,
             outcomes=_outcomes(run_context, confirmations),
-            rolled_back=bool(confirmations)
-            and confirmations[-1].verdict is ConfirmationVerdict.FAILS
-            and confirmations[-1].kind is ConfirmationKind.INCUMBENT,
+            incumbent_failed=bool(confirmations) and confirmations[-1].incumbent_failed,
             trials_without_incumbent=sum(trial.kind is Kind.FIRST for trial in since),
             machine_changed=any(map(changed_for_good, since)),
             head=None if run.incumbent is None or run.incumbent == run.confirmed else _head(run_context, run.incumbent),
@@ -77,11 +73,14 @@ def _head(run_context: RunContext, incumbent: int) -> Head:
 
 def _outcomes(run_context: RunContext, confirmations: list[Confirmation]) -> list[Outcome]:
     """Return the outcomes of the latest candidates since the last incumbent confirmation, oldest first."""
-    measured_at = max(
-        (each.decided_at or 0.0 for each in confirmations if each.kind is ConfirmationKind.INCUMBENT), default=0.0
-    )
+    measured_at = _last_decided_at(confirmations, ConfirmationKind.INCUMBENT)
     since = run_context.journal.measured_since(measured_at, LOOKED_AT)
     return [item.outcome for item in since if item.outcome is not None]
+
+
+def _last_decided_at(confirmations: list[Confirmation], kind: ConfirmationKind) -> float:
+    """Return the time of the last verdict on a confirmation of this kind, or 0 if there is none."""
+    return max((item.decided_at or 0.0 for item in confirmations if item.kind is kind), default=0.0)
 
 
 def begin_confirmation(run_context: RunContext, due: Due) -> None:
@@ -171,9 +170,9 @@ def _claim_failed(run_context: RunContext, confirmation: Confirmation, trial: Tr
 def _base_that_failed(run_context: RunContext, before: Confirmation) -> int | None:
     """Return the id of the base that failed in the previous claim, or None if that claim ended otherwise."""
     claims = [
-        each
-        for each in run_context.journal.confirmations()
-        if each.kind is ConfirmationKind.CLAIM and each.id < before.id
+        item
+        for item in run_context.journal.confirmations()
+        if item.kind is ConfirmationKind.CLAIM and item.id < before.id
     ]
     return claims[-1].base if claims and claims[-1].verdict is ConfirmationVerdict.FAILS else None
 

@@ -153,7 +153,7 @@ class SimulatedRun:
         return RunFacts(
             rule=self._rule,
             outcomes=(),
-            rolled_back=False,
+            incumbent_failed=False,
             trials_without_incumbent=self._firsts_since_incumbent,
             machine_changed=False,
             head=None if self._incumbent is self._confirmed else self._incumbent.first,

@@ -296,8 +296,8 @@ def test_three_failures_in_a_row_ask_for_an_incumbent_confirmation_and_neither_r
 
 FAILED, OK = Outcome.CRASHED, Outcome.OK
 QUIET = RunFacts(
-    rule=Rule.WALK, outcomes=(OK,), rolled_back=False, trials_without_incumbent=0, machine_changed=False, head=None,
-    is_asked_for=False, goal=None, experiments_left=100, decisions=(), trial_hours=0.0, claim_hours=4.0,
+    rule=Rule.WALK, outcomes=(OK,), incumbent_failed=False, trials_without_incumbent=0, machine_changed=False,
+    head=None, is_asked_for=False, goal=None, experiments_left=100, decisions=(), trial_hours=0.0, claim_hours=4.0,
 )  # fmt: skip
 SMALL_GAIN, JUMP = Head(1.79, 1.8, 0.01), Head(1.6, 1.8, 0.01)
 INCUMBENT, CLAIM = ConfirmationKind.INCUMBENT, ConfirmationKind.CLAIM
@@ -309,7 +309,7 @@ KEEP, DISCARD = Decision.KEEP, Decision.DISCARD
     [
         ({}, None),
         ({"outcomes": [FAILED] * 3}, INCUMBENT),
-        ({"rolled_back": True}, INCUMBENT),
+        ({"incumbent_failed": True}, INCUMBENT),
         ({"trials_without_incumbent": REMEASURE_EVERY - 1}, None),
         ({"trials_without_incumbent": REMEASURE_EVERY}, INCUMBENT),
         ({"trials_without_incumbent": REMEASURE_EVERY, "outcomes": [OK, FAILED]}, None),
