@@ -132,7 +132,7 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
         optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, opened.journal),
-        drafting=Prefetch(opened.journal.folder, lease(settings, profile)),
+        drafting=Prefetch(opened.journal.folder, gpu_sharing_policy(settings, profile)),
         shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
         publish_status=lambda words: publisher.publish_status("llm", words),
@@ -170,8 +170,8 @@ def stronger_llm(settings: Settings, call_log: CallLog) -> Stronger | None:
     return Stronger(Conversation(metered, secrets=settings.secrets(), price=price), metered)
 
 
-def lease(settings: Settings, profile: Profile) -> GpuSharingPolicy:
-    """Return whether the LLM may run beside a trial.
+def gpu_sharing_policy(settings: Settings, profile: Profile) -> GpuSharingPolicy:
+    """Return the policy that says whether the LLM may run beside a trial.
 
     A remote LLM uses nothing of a trial, and an LLM on the CPU nothing that a budget of processor seconds counts. On a
     shared GPU a trial would train fewer steps, so there the LLM is asked between trials.

@@ -39,7 +39,7 @@ class CircuitBreaker:
         self._next_question = 0.0
         self._waited_s = 0.0
 
-    def is_over(self, check_available: Callable[[], object]) -> bool:
+    def allows_question(self, check_available: Callable[[], object]) -> bool:
         """Return True if a question may be asked now.
 
         `check_available` is called every few seconds at most. It raises LlmUnavailable if the server is missing.
@@ -59,7 +59,7 @@ class CircuitBreaker:
             self._next_look = self._clock() + max(LOOK_AGAIN_S, took_s / self._looks_share - took_s)
         return self._clock() >= self._next_question
 
-    def begins(self, error: LlmUnavailable) -> None:
+    def record_failure(self, error: LlmUnavailable) -> None:
         """Record that a question failed, and schedule the next one."""
         backoff = next(backoff for kind, backoff in BACKOFFS.items() if isinstance(error, kind))
         self._waited_s = backoff.after(self._waited_s)
@@ -67,6 +67,6 @@ class CircuitBreaker:
         self._next_look = self._clock() + LOOK_AGAIN_S
         self._next_question = self._clock() + self._waited_s
 
-    def ends(self) -> None:
+    def record_answer(self) -> None:
         """Record that the LLM answered."""
         self.away, self._waited_s = None, 0.0

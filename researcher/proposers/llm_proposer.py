@@ -108,7 +108,7 @@ class LlmProposer:
             self.draft_ahead(journal, incumbent, turn.upcoming)
             ready = self._drafting.take(turn.proposer_name)
             return None if ready is None else _fitted(ready, journal, incumbent)
-        if not self._breaker.is_over(self._llm.check_available):
+        if not self._breaker.allows_question(self._llm.check_available):
             return None
         proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, proposer_name, idea)
@@ -137,7 +137,7 @@ class LlmProposer:
         else:
             coming = [name for name in upcoming if name in NAMES][:AHEAD]
             proposer_name = _undrafted(coming, drafting) if drafting.has_room else None
-        if proposer_name is None or not self._breaker.is_over(self._llm.check_available):
+        if proposer_name is None or not self._breaker.allows_question(self._llm.check_available):
             return
         context = self._context(journal, incumbent, proposer_name, idea)
         context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
@@ -192,14 +192,14 @@ class LlmProposer:
 
     def _answered(self) -> None:
         self._answers = True
-        self._breaker.ends()
+        self._breaker.record_answer()
         self._publish_status("")
 
     def _note_away(self, error: LlmUnavailable) -> None:
         """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
-        self._breaker.begins(error)
+        self._breaker.record_failure(error)
         self._publish_status(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
 
 

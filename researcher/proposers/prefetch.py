@@ -68,10 +68,10 @@ Ask = Callable[[JournalReader, Tick], Draft]
 class Prefetch:
     """The prefetch thread and its finished drafts. Call all public methods from one thread."""
 
-    def __init__(self, journal: Path, lease: GpuSharingPolicy) -> None:
+    def __init__(self, journal: Path, policy: GpuSharingPolicy) -> None:
         """Create the thread. `journal` is the journal's folder; the thread reads it through its own connection."""
         self._journal = journal
-        self._lease = lease
+        self._policy = policy
         self._ready: list[PendingDraft] = []
         self._under_way: DraftRequest | None = None
         self._pool = ThreadPoolExecutor(1, "drafting")
@@ -81,7 +81,7 @@ class Prefetch:
     @property
     def may_draft(self) -> bool:
         """Whether the policy allows a question now."""
-        return self._lease.may_draft()
+        return self._policy.may_draft()
 
     @property
     def is_idle(self) -> bool:

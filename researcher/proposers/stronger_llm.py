@@ -51,7 +51,7 @@ class StrongerLlm:
             return None
         journal = turn.journal
         why = reason_to_escalate(journal.experiments(), journal.paid_calls())
-        if why is None or not self._breaker.is_over(self._llm.check_available):
+        if why is None or not self._breaker.allows_question(self._llm.check_available):
             return None
         self._metered.why = why
         try:
@@ -64,9 +64,9 @@ class StrongerLlm:
         except LlmUnavailable as error:
             if self._breaker.away is None:
                 logger.warning("%s cannot be asked: %s. It is asked again once it is back", self._metered.model, error)
-            self._breaker.begins(error)
+            self._breaker.record_failure(error)
             return None
-        self._breaker.ends()
+        self._breaker.record_answer()
         message = "%s was asked: %s; %.4f of %g are spent"
         logger.info(message, self._metered.model, why, spent(journal.paid_calls()), self._metered.cap)
         return draft

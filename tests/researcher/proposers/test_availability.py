@@ -36,7 +36,7 @@ class Server:
     def asked_at(self, breaker: CircuitBreaker, until: float, step_s: float = 0.2) -> float | None:
         """When it would be asked, if it is before `until`."""
         while self.now < until:
-            if breaker.is_over(self.check_available):
+            if breaker.allows_question(self.check_available):
                 return self.now
             self.now += step_s
         return None
@@ -47,7 +47,7 @@ class Server:
 def test_one_that_was_gone_is_asked_within_five_seconds_of_being_back(back: float, step_s: float) -> None:
     server = Server(lambda now: now < back)
     breaker = CircuitBreaker(server.clock)
-    breaker.begins(LlmUnavailable("connection refused"))
+    breaker.record_failure(LlmUnavailable("connection refused"))
 
     asked = server.asked_at(breaker, back + 100, step_s)
 
@@ -67,12 +67,12 @@ def test_one_that_was_gone_is_asked_within_five_seconds_of_being_back(back: floa
 def test_what_no_look_sees_waits_longer_each_time(error: type[LlmUnavailable], questions: list[float]) -> None:
     server = Server(lambda _: False, look_s=0.0)
     breaker = CircuitBreaker(server.clock)
-    breaker.begins(error("as ever"))
+    breaker.record_failure(error("as ever"))
     asked = []
 
     while (at := server.asked_at(breaker, questions[-1] + 4, step_s=1.0)) is not None:
         asked.append(at)
-        breaker.begins(error("as ever"))
+        breaker.record_failure(error("as ever"))
 
     assert asked == pytest.approx(questions, abs=4)
 
@@ -81,7 +81,7 @@ def test_one_that_hung_and_was_started_anew_is_asked_at_once() -> None:
     server = Server(lambda now: 20 <= now < 30)
     breaker = CircuitBreaker(server.clock)
     for _ in range(6):
-        breaker.begins(LlmTimeout("it took the question"))
+        breaker.record_failure(LlmTimeout("it took the question"))
 
     asked = server.asked_at(breaker, 100)
 
@@ -93,10 +93,10 @@ def test_after_an_answer_the_first_wait_is_short_again() -> None:
     server = Server(lambda _: False)
     breaker = CircuitBreaker(server.clock)
     for _ in range(4):
-        breaker.begins(LlmUnavailable("503"))
-    breaker.ends()
+        breaker.record_failure(LlmUnavailable("503"))
+    breaker.record_answer()
     assert breaker.away is None
-    breaker.begins(LlmUnavailable("503"))
+    breaker.record_failure(LlmUnavailable("503"))
 
     assert server.asked_at(breaker, 100) == pytest.approx(2, abs=1)
 
@@ -104,7 +104,7 @@ def test_after_an_answer_the_first_wait_is_short_again() -> None:
 def test_a_look_that_takes_seconds_takes_a_small_share_of_the_time() -> None:
     server = Server(lambda _: True, look_s=2.0)
     breaker = CircuitBreaker(server.clock)
-    breaker.begins(LlmUnavailable("no answer"))
+    breaker.record_failure(LlmUnavailable("no answer"))
 
     assert server.asked_at(breaker, 1000) is None
 
@@ -114,7 +114,7 @@ def test_a_look_that_takes_seconds_takes_a_small_share_of_the_time() -> None:
 def test_where_nothing_else_is_to_be_done_a_slow_look_delays_nobody() -> None:
     server = Server(lambda now: now < 300, look_s=2.0)
     breaker = CircuitBreaker(server.clock, looks_share=1.0)
-    breaker.begins(LlmUnavailable("no answer"))
+    breaker.record_failure(LlmUnavailable("no answer"))
 
     asked = server.asked_at(breaker, 400)
 
