@@ -33,7 +33,7 @@ from trainer.jobs import RedisClient, Status, StatusKind, connect
 
 logger = logging.getLogger(__name__)
 
-LOG_AGAIN_S = 1.0
+SERVE_AGAIN_S = 1.0
 
 
 class Switch(Protocol):
@@ -67,8 +67,8 @@ def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None]
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
                     raise
-            request_worker = _HeldRequests(settings, words, switch, may_write=lock is not None)
-            _hold(request_worker, back_off.next_s(PauseCause.OUTAGE))
+            held = _HeldRequests(settings, words, switch, may_write=lock is not None)
+            _hold(held, back_off.next_s(PauseCause.OUTAGE))
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:
@@ -126,15 +126,15 @@ class _HeldRequests:
         return f"stopping now, though it cannot be written down: {self.words}"
 
 
-def _hold(request_worker: _HeldRequests, for_s: float) -> None:
+def _hold(held: _HeldRequests, for_s: float) -> None:
     """Wait until the next try or a resume request, and serve requests at least once."""
-    logger.error("HELD for %.0f s: %s", for_s, request_worker.words)
+    logger.error("HELD for %.0f s: %s", for_s, held.words)
     until = time.monotonic() + for_s
-    request_worker.write_down()
+    held.write_down()
     while True:
-        request_worker.serve()
-        request_worker.switch.raise_if_stopped()
+        held.serve()
+        held.switch.raise_if_stopped()
         left_s = until - time.monotonic()
-        if request_worker.go_on or left_s <= 0:
+        if held.go_on or left_s <= 0:
             return
-        time.sleep(min(LOG_AGAIN_S, left_s))
+        time.sleep(min(SERVE_AGAIN_S, left_s))

@@ -32,12 +32,12 @@ class StatusPublisher:
         self._bus = bus
         self._stall_check = stall_check
         self._subject = subject
-        self._worried = False
+        self._alarmed = False
         self._words: dict[str, str] = {}
         self._published_at = 0.0
 
     def publish_status(self, source: str, words: str) -> None:
-        """Publish a message of the source `source` now."""
+        """Publish a message of `source` now."""
         self._words[source] = words
         self._bus.publish_status(source, Status.working(words))
 
@@ -48,11 +48,11 @@ class StatusPublisher:
             self._words[SUBJECT] = self._subject()
             for source, words in list(self._words.items()):  # the prefetch thread publishes as well
                 self._bus.publish_status(source, Status.working(words))
-            stall_check = self._stall_check()
-            if stall_check is not None:
+            alarm = self._stall_check()
+            if alarm is not None:
                 self._bus.publish_status(
-                    RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {stall_check}")
+                    RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {alarm}")
                 )
-                if not self._worried:
-                    logger.error("ALARM: %s", stall_check)
-            self._worried = stall_check is not None
+                if not self._alarmed:
+                    logger.error("ALARM: %s", alarm)
+            self._alarmed = alarm is not None

@@ -33,7 +33,7 @@ BODY_LIMIT_CHARACTERS = 300_000
 WAITING_LIMIT = 3_000
 SERVED_AT_ONCE = 100
 _KEPT_S = 24 * 3600
-_TAKEN, _BY_WORKER, _BACK = "taken", b"worker", b"withdrawn"
+_TAKEN, _BY_WORKER, _BY_CLIENT = "taken", b"worker", b"withdrawn"
 _CLEAR_ABOVE_SHARE = 0.5  # of the server's memory
 _LOOKED_AT_ONCE = 1_000
 _LIST_LIMIT_BYTES = 1024**2
@@ -59,11 +59,11 @@ class RequestJob(AllowlistedJob):
         """
         job = super().fetch(id, connection=connection, serializer=serializer)
         is_first = job.connection.hsetnx(job.key, _TAKEN, _BY_WORKER)
-        taken_back = not is_first and job.connection.hget(job.key, _TAKEN) == _BACK
-        if taken_back or job.get_status(refresh=False) in (JobStatus.FINISHED, JobStatus.FAILED):
+        is_cancelled = not is_first and job.connection.hget(job.key, _TAKEN) == _BY_CLIENT
+        if is_cancelled or job.get_status(refresh=False) in (JobStatus.FINISHED, JobStatus.FAILED):
             job.leave_list()
             job.connection.unlink(job.key)
-            raise NoSuchJobError(f"{id} was {'taken back' if taken_back else 'answered before'}")
+            raise NoSuchJobError(f"{id} was {'cancelled' if is_cancelled else 'answered before'}")
         return job
 
     def restore(self, raw_data: Any) -> None:
@@ -211,4 +211,4 @@ def wait_reply(bus: RedisClient, request: str, wait_s: int) -> str | None:
 
 def cancel(bus: RedisClient, request: str) -> bool:
     """Cancel a request. Return False if it is already being served. The worker deletes cancelled requests."""
-    return bool(bus.connection.hsetnx(RequestJob.key_for(request), _TAKEN, _BACK))
+    return bool(bus.connection.hsetnx(RequestJob.key_for(request), _TAKEN, _BY_CLIENT))

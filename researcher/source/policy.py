@@ -83,7 +83,7 @@ _PATCHED_TORCH = ("torch", "torch.nn.functional", "torch.Tensor")  # not torch.b
 
 def violations(tree: ast.Module) -> tuple[Violation, ...]:
     """Return the violations by line. A repeated action on a line counts once."""
-    return tuple(sorted(set(_Reader(tree).deeds()), key=lambda deed: (deed.line, deed.what)))
+    return tuple(sorted(set(_Reader(tree).violations()), key=lambda violation: (violation.line, violation.what)))
 
 
 class _Reader:
@@ -101,7 +101,7 @@ class _Reader:
             elif isinstance(node, ast.ImportFrom) and node.module is not None:
                 self._stands_for |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
 
-    def deeds(self) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         for node in self._nodes:
             match node:
                 case ast.Import(names=names):

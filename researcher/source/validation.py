@@ -123,8 +123,8 @@ def _refuse_undefined(source: str, incumbent_source: str) -> None:
 
 def _refuse_denied(source: str, incumbent_source: str) -> None:
     """Refuse new forbidden actions. Those of the incumbent are accepted."""
-    known = {deed.what for deed in _inspect(incumbent_source)[1]}
-    if new := [deed.words for deed in _inspect(source)[1] if deed.what not in known]:
+    known = {violation.what for violation in _inspect(incumbent_source)[1]}
+    if new := [violation.words for violation in _inspect(source)[1] if violation.what not in known]:
         raise Rejected(f"train.py may not do this: {'; '.join(new[:MOST_FAULTS])}")
 
 

@@ -751,7 +751,7 @@ GUARDS = (
     Guard(
         "what the incumbent does already is its author's business",
         "researcher/source/validation.py",
-        "if deed.what not in known]",
+        "if violation.what not in known]",
         "]",
         _DENYLIST + "what_the_incumbent_does_already_is_its_authors_business",
     ),
@@ -1392,7 +1392,7 @@ GUARDS = (
     Guard(
         "a held run is asked",
         "researcher/loop/resume.py",
-        "        request_worker.serve()\n",
+        "        held.serve()\n",
         "",
         _BAD_DAYS + "held_run_takes_requests_and_tries_again_at_once_when_asked_to_resume",
     ),
@@ -2171,10 +2171,10 @@ GUARDS = (
         _HOSTILE + "list_that_a_client_fills_is_cut[1048576]",
     ),
     Guard(
-        "what was taken back is not served",
+        "a cancelled request is not served",
         "researcher/queues/requests.py",
-        "taken_back = not is_first and",
-        "taken_back = False and",
+        "is_cancelled = not is_first and",
+        "is_cancelled = False and",
         _HOSTILE + "request_is_taken_back_or_served_and_never_both",
     ),
     Guard(

@@ -175,7 +175,7 @@ def test_a_user_may_submit_what_a_proposer_may_not_propose() -> None:
 
 @pytest.mark.parametrize("source", [SMALL, DEFAULT], ids=["small", "default"])
 def test_our_own_subject_does_nothing_denied_but_take_the_seed(source: str) -> None:
-    assert {deed.why for deed in violations(ast.parse(source))} == {Denied.SEED}
+    assert {violation.why for violation in violations(ast.parse(source))} == {Denied.SEED}
 
 
 def test_a_whole_new_file_is_read_like_any_edit() -> None:
