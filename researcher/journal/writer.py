@@ -319,10 +319,10 @@ class Journal(JournalReader):
             confirmation.id, confirmation.pairs,
         )  # fmt: skip
 
-    def decide_claim(
-        self, confirmation: Confirmation, verdict: ConfirmationVerdict, claim: Claim, sigma: float, at: float
-    ) -> None:
+    def decide_claim(self, confirmation: Confirmation, claim: Claim, sigma: float, at: float) -> None:
         """Record a claim's verdict, and move the run's confirmed version or its incumbent, in one transaction."""
+        verdict = claim.verdict
+        assert verdict is not None, "a claim without a verdict gets one more pair"
         with transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"

@@ -131,7 +131,7 @@ def _measure_claim(run_context: RunContext, confirmation: Confirmation) -> None:
     if claim.verdict is None:
         run_context.journal.one_more_pair(confirmation)
         return
-    run_context.journal.decide_claim(confirmation, claim.verdict, claim, sigma, run_context.clock())
+    run_context.journal.decide_claim(confirmation, claim, sigma, run_context.clock())
     logger.info("claim %s: %s", claim.verdict, claim.reason)
 
 

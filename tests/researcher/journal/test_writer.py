@@ -244,10 +244,10 @@ def test_a_confirmation_is_opened_widened_and_decided_once(journal: Journal, run
     with pytest.raises(JournalError):
         journal.one_more_pair(confirmation)
     claim = Claim(ConfirmationVerdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes")
-    journal.decide_claim(confirmation, ConfirmationVerdict.CONFIRMED, claim, 0.01, 9.0)
+    journal.decide_claim(confirmation, claim, 0.01, 9.0)
 
     with pytest.raises(JournalError):
-        journal.decide_claim(confirmation, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.1)
+        journal.decide_claim(confirmation, replace(claim, verdict=ConfirmationVerdict.ROLLED_BACK), 0.01, 9.1)
     with pytest.raises(JournalError):
         journal.decide_confirmation(
             confirmation, ConfirmationVerdict.ROLLED_BACK, "no", 9.2, roll_back_to=run.confirmed
@@ -270,7 +270,7 @@ def test_a_claim_moves_the_marks_with_its_verdict(journal: Journal, run: Run) ->
     confirmation = journal.open_confirmation()
     assert confirmation is not None
 
-    journal.decide_claim(confirmation, ConfirmationVerdict.ROLLED_BACK, claim, 0.01, 9.0)
+    journal.decide_claim(confirmation, claim, 0.01, 9.0)
 
     after = journal.run()
     assert after is not None
@@ -328,7 +328,6 @@ def test_a_run_that_falls_behind_its_confirmed_state_has_that_one_no_more(journa
     claim = begin_confirmation(journal, run, ConfirmationKind.CLAIM, kept)
     journal.decide_claim(
         claim,
-        ConfirmationVerdict.CONFIRMED,
         Claim(ConfirmationVerdict.CONFIRMED, 0.1, 0.01, 1.7, 1.8, "yes"),
         0.01,
         9.0,
