@@ -1,8 +1,8 @@
 """Decides when to ask a stronger, paid model, and keeps its spending within a limit.
 
-The model is asked after `PLATEAU` measured experiments in a row without a keep, or after `FAILED` proposals of the
-usual LLM in a row that did not become a trial that ran. Each call restarts both counts, so a plateau costs one question
-and its possible repair. A call whose price is unknown counts with its highest possible cost.
+The model is asked after `PLATEAU_ESCALATION` measured experiments in a row without a keep, or after `FAILED` proposals
+of the usual LLM in a row that did not become a trial that ran. Each call restarts both counts, so a plateau costs one
+question and its possible repair. A call whose price is unknown counts with its highest possible cost.
 
 `MeteredClient` is a chat client that spends within a limit, over all starts of the researcher. The highest possible
 cost of a question is recorded before the question, and the real price after its answer. The highest cost remains for a
@@ -113,7 +113,7 @@ class MeteredClient:
         return money
 
 
-PLATEAU = 12
+PLATEAU_ESCALATION = 12  # experiments in a row without a keep
 FAILED = 6
 
 
@@ -125,7 +125,7 @@ def reason_to_escalate(experiments: Sequence[Experiment], calls: Sequence[PaidCa
     if failed >= FAILED:
         return f"{failed} proposals of the LLM in a row became no trial that ran"
     fruitless = without_keep(since)
-    if fruitless >= PLATEAU:
+    if fruitless >= PLATEAU_ESCALATION:
         return f"{fruitless} experiments in a row without a keep"
     return None
 

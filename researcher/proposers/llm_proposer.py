@@ -77,7 +77,7 @@ class LlmProposer:
     def __init__(
         self,
         llm: Conversation,
-        asking: Vetting,
+        vetting: Vetting,
         briefing: Briefing,
         drafting: Prefetch | None,
         publish_status: Callable[[str], None],
@@ -86,7 +86,7 @@ class LlmProposer:
         clock: Callable[[], float],
     ) -> None:
         self._llm = llm
-        self._asking = asking
+        self._vetting = vetting
         self._briefing = briefing
         self._drafting = drafting
         self._publish_status = publish_status
@@ -113,7 +113,7 @@ class LlmProposer:
         proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, proposer_name, idea)
         try:
-            draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
+            draft = self._vetting.draft(self._llm, context, journal, turn.tick, frozenset())
         except LlmUnavailable as error:
             return self._unanswered(error, proposer_name)
         self._answered()
@@ -144,7 +144,7 @@ class LlmProposer:
         drafted = self.drafted()
         drafting.begin(
             DraftRequest(incumbent, proposer_name, None if idea is None else idea.id),
-            lambda history, tick: self._asking.draft(self._llm, context, history, tick, drafted),
+            lambda history, tick: self._vetting.draft(self._llm, context, history, tick, drafted),
         )
 
     def _context(

@@ -113,7 +113,7 @@ def _line(item: Experiment, rolled_back: str | None) -> str:
     return f"{item.number} {item.decision or item.state}: {item.title}: {item.reason or ''}"
 
 
-PLATEAU = 8  # experiments in a row without a keep
+PLATEAU_PROMPT = 8  # experiments in a row without a keep
 ADVISED_HISTORY = 20
 BEST = 5
 DIFF_LINES = 40
@@ -156,7 +156,7 @@ class Briefing:
             context,
             edit_formats=offered_formats(history, model),
             memory=(*lines, *self._lesson_lines(history, context.earlier), *_diff_lines(history, incumbent)),
-            fruitless=fruitless if fruitless >= PLATEAU else None,
+            fruitless=fruitless if fruitless >= PLATEAU_PROMPT else None,
         )
 
     def near_misses(self, history: JournalReader) -> list[NearMiss]:

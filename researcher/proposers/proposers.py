@@ -26,7 +26,7 @@ from researcher.proposers.lessons import NearMiss
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import ALONE, LlmProposer, Vetting
 from researcher.proposers.prefetch import Prefetch
-from researcher.proposers.prompt_context import PLATEAU, Briefing
+from researcher.proposers.prompt_context import PLATEAU_PROMPT, Briefing
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule, progress, upcoming
 from researcher.proposers.stronger_llm import Stronger, StrongerLlm
 from researcher.source.proposal import Edit, Proposal, ProposerName, WholeFile
@@ -60,7 +60,7 @@ class Proposers:
         self,
         *,
         mix: Mix,
-        asking: Vetting,
+        vetting: Vetting,
         optimizer: Optimizer,
         llm: Conversation | None,
         stronger: Stronger | None = None,
@@ -71,16 +71,16 @@ class Proposers:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._optimizer = optimizer
-        self._briefing = Briefing(asking.profile, asking.program, optimizer)
+        self._briefing = Briefing(vetting.profile, vetting.program, optimizer)
         alone = mix is Mix.LLM
         llm_proposer = (
             None
             if llm is None
-            else LlmProposer(llm, asking, self._briefing, drafting, publish_status, alone=alone, clock=clock)
+            else LlmProposer(llm, vetting, self._briefing, drafting, publish_status, alone=alone, clock=clock)
         )
         schedule: list[Scheduled] = []
         if stronger is not None:
-            escalated = StrongerLlm(stronger, asking, self._briefing, alone=llm_proposer is None, clock=clock)
+            escalated = StrongerLlm(stronger, vetting, self._briefing, alone=llm_proposer is None, clock=clock)
             schedule.append(Scheduled(escalated))
         if mix not in (Mix.LLM, Mix.RANDOM):
             schedule.append(Scheduled(Combiner(self._briefing)))
@@ -179,7 +179,7 @@ class SubmittedFiles:
 
 
 class Combiner:
-    """Proposes two near misses together after every `PLATEAU` experiments in a row without a keep.
+    """Proposes two near misses together after every `PLATEAU_PROMPT` experiments in a row without a keep.
 
     Two gains below the noise may together exceed it.
     """
@@ -190,7 +190,7 @@ class Combiner:
     def propose(self, turn: ProposalRequest) -> Draft | None:
         """Return the best new pair as a draft, or None. A user's idea comes first."""
         journal, fruitless = turn.journal, without_keep(turn.journal.experiments())
-        if turn.idea is not None or not fruitless or fruitless % PLATEAU:
+        if turn.idea is not None or not fruitless or fruitless % PLATEAU_PROMPT:
             return None
 
         def edits_of(item: Experiment) -> Sequence[Edit]:

@@ -32,11 +32,11 @@ class StrongerLlm:
     """
 
     def __init__(
-        self, stronger: Stronger, asking: Vetting, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
+        self, stronger: Stronger, vetting: Vetting, briefing: Briefing, *, alone: bool, clock: Callable[[], float]
     ) -> None:
         self._llm = stronger.llm
         self._metered = stronger.metered
-        self._asking = asking
+        self._vetting = vetting
         self._briefing = briefing
         self._alone = alone
         self._breaker = CircuitBreaker(clock)
@@ -56,7 +56,7 @@ class StrongerLlm:
         self._metered.why = why
         try:
             context = self._briefing.context(journal, turn.incumbent, model=self._llm.model)
-            draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
+            draft = self._vetting.draft(self._llm, context, journal, turn.tick, frozenset())
         except SpendingLimitReached as error:
             self._cap_reached = True
             logger.warning("%s is not asked any more: %s", self._metered.model, error)

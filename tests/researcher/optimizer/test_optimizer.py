@@ -380,7 +380,7 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     story.try_out("crashed", None, Decision.CRASH)
     story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
     proposers = Proposers(
-        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path,
+        mix=Mix.RANDOM, vetting=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path,
         publish_status=print,
     )  # fmt: skip
 
@@ -400,7 +400,7 @@ def test_a_slow_trial_keeps_nothing_from_it_and_after_a_restart_it_is_told_in_th
     before, after = (
         Proposers(
             mix=Mix.RANDOM,
-            asking=Vetting(PROFILE, str),
+            vetting=Vetting(PROFILE, str),
             optimizer=optimizer,
             llm=None,
             folder=tmp_path,
@@ -426,7 +426,7 @@ def test_with_uniform_draws_alone_nobody_else_is_named_as_the_proposer(tmp_path:
     story, optimizer = Story(tmp_path), Optimizer(seed=1, context=256, sampler=Sampler.RANDOM)
     story.baseline(2.0)
     proposers = Proposers(
-        mix=Mix.RANDOM, asking=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path,
+        mix=Mix.RANDOM, vetting=Vetting(PROFILE, str), optimizer=optimizer, llm=None, folder=tmp_path,
         publish_status=print,
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ def test_secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer(
     ):
         run_context.journal.receive("r1", "idea", f"log in with {PLANTED}", "waits", waiting=True, at=2.0)
         proposers = Proposers(
-            mix=Mix.LLM, asking=Vetting(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
+            mix=Mix.LLM, vetting=Vetting(profile_named("cpu"), lambda: f"Go down. {PLANTED}"),
             optimizer=Optimizer(seed=7, context=256),
             llm=Conversation(OllamaClient(OllamaSettings(llm.url, "small")), secrets=[OURS]),
             folder=run_context.journal.folder / "experiments", publish_status=lambda _: None,

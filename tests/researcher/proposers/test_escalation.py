@@ -17,7 +17,7 @@ from researcher.journal.records import Decision, Experiment, PaidCall, State
 from researcher.journal.writer import Journal
 from researcher.llm.client import Answer, Message
 from researcher.prompting.context_budget import MESSAGE_TOKENS
-from researcher.proposers.escalation import FAILED, PLATEAU, MeteredClient, reason_to_escalate, spent
+from researcher.proposers.escalation import FAILED, PLATEAU_ESCALATION, MeteredClient, reason_to_escalate, spent
 from researcher.source.proposal import LlmCost, ProposerName
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
@@ -61,7 +61,7 @@ def asked_after(number: int) -> PaidCall:
     return replace(CALL, after=number + 1)
 
 
-FRUITLESS = "optimizer:ok " * PLATEAU
+FRUITLESS = "optimizer:ok " * PLATEAU_ESCALATION
 FAILING = "llm:rejected optimizer:keep " * FAILED
 
 
@@ -69,20 +69,20 @@ FAILING = "llm:rejected optimizer:keep " * FAILED
     ("words", "calls", "reason"),
     [
         ("", [], None),
-        (FRUITLESS, [], f"{PLATEAU} experiments in a row without a keep"),
+        (FRUITLESS, [], f"{PLATEAU_ESCALATION} experiments in a row without a keep"),
         (FRUITLESS[13:], [], None),
         (FRUITLESS + "human:keep", [], None),
-        ("human:keep " + FRUITLESS, [], f"{PLATEAU} experiments in a row without a keep"),
+        ("human:keep " + FRUITLESS, [], f"{PLATEAU_ESCALATION} experiments in a row without a keep"),
         ("optimizer:rejected " * 99, [], None),
         ("optimizer:lost " * 99, [], None),
-        (FRUITLESS, [asked_after(PLATEAU)], None),
-        (FRUITLESS + "strong:ok " + FRUITLESS[13:], [asked_after(PLATEAU)], None),
+        (FRUITLESS, [asked_after(PLATEAU_ESCALATION)], None),
+        (FRUITLESS + "strong:ok " + FRUITLESS[13:], [asked_after(PLATEAU_ESCALATION)], None),
         (
             FRUITLESS + "strong:ok " + FRUITLESS,
-            [asked_after(PLATEAU)],
-            f"{PLATEAU} experiments in a row without a keep",
+            [asked_after(PLATEAU_ESCALATION)],
+            f"{PLATEAU_ESCALATION} experiments in a row without a keep",
         ),
-        (FRUITLESS * 3, [asked_after(2 * PLATEAU + 1)], None),
+        (FRUITLESS * 3, [asked_after(2 * PLATEAU_ESCALATION + 1)], None),
         (FAILING, [], f"{FAILED} proposals of the LLM in a row became no trial that ran"),
         (FAILING[12:], [], None),
         (
@@ -115,7 +115,7 @@ def test_between_two_questions_lie_as_many_experiments_as_begin_a_plateau(script
         words.append(word)
 
     gaps = [later.after - earlier.after - 1 for earlier, later in pairwise(calls)]
-    assert all(gap >= min(PLATEAU, FAILED) for gap in gaps)
+    assert all(gap >= min(PLATEAU_ESCALATION, FAILED) for gap in gaps)
 
 
 # What it may cost

@@ -12,7 +12,7 @@ from researcher.journal.writer import Journal
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Prompts, prompt_tokens
-from researcher.proposers.prompt_context import PLATEAU, Briefing
+from researcher.proposers.prompt_context import PLATEAU_PROMPT, Briefing
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Edit, ProposerName, SearchReplace, SetKnobs
 from tests.fixtures.journal_story import PROFILE, Story
@@ -113,14 +113,14 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
 
 def test_on_a_plateau_the_question_asks_for_something_else(tmp_path: Path) -> None:
     with opened(tmp_path) as scripted_run:
-        for number in range(PLATEAU):
+        for number in range(PLATEAU_PROMPT):
             scripted_run.try_out(f"worse {number}", 1.9, SetKnobs({"A": 3.0 + number / 10}))
 
         briefing = scripted_run.briefing()
         context = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m")
         asked = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m", idea="try it")
 
-    assert f"The last {PLATEAU} experiments brought nothing" in Prompts.read().messages(context, ROOM)[1].content
+    assert f"The last {PLATEAU_PROMPT} experiments brought nothing" in Prompts.read().messages(context, ROOM)[1].content
     assert "brought nothing" not in Prompts.read().messages(asked, ROOM)[1].content, "a user's idea comes first"
 
 

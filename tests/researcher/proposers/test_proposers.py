@@ -90,7 +90,7 @@ def asking(
     """The context with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     who = Proposers(
         mix=mix,
-        asking=Vetting(profile_named("cpu"), lambda: "Go down.", dry_runs),
+        vetting=Vetting(profile_named("cpu"), lambda: "Go down.", dry_runs),
         optimizer=Optimizer(seed=7, context=256),
         llm=Conversation(client),
         stronger=stronger,
@@ -131,7 +131,7 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
 def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(
     scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(escalation, "PLATEAU", 3)
+    monkeypatch.setattr(escalation, "PLATEAU_ESCALATION", 3)
     scripted_run.start_trainer()
     factors = count(1)
 
@@ -212,7 +212,7 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
 def test_a_plateau_has_two_near_misses_tried_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: Mix, is_combined: bool
 ) -> None:
-    monkeypatch.setattr(proposers, "PLATEAU", 2)
+    monkeypatch.setattr(proposers, "PLATEAU_PROMPT", 2)
     source = "A = 1  # range 1..4\nB = 1  # range 1..4\n"
     story = Story(tmp_path, source=source)
     story.baseline(1.80, 1.80)
@@ -221,7 +221,7 @@ def test_a_plateau_has_two_near_misses_tried_at_once(
         story.try_out("t", 1.801, Decision.DISCARD, edits=(edit,), source=apply_edits(source, [edit]))
     who = Proposers(
         mix=mix,
-        asking=Vetting(profile_named("cpu"), str),
+        vetting=Vetting(profile_named("cpu"), str),
         optimizer=Optimizer(seed=7, context=256),
         llm=None,
         folder=tmp_path,
