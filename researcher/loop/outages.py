@@ -18,7 +18,7 @@ from git.exc import GitCommandError
 
 from researcher.journal.database import error_is
 
-BAD_DAYS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
+OUTAGE_ERRORS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
 GOES_ON = "The run goes on by itself as soon as that is fixed; nothing that was measured is lost"
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

@@ -25,7 +25,7 @@ from researcher.journal.database import WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
 from researcher.loop.context import PauseBackoffs
-from researcher.loop.outages import BAD_DAYS, explain
+from researcher.loop.outages import OUTAGE_ERRORS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
 from researcher.queues.requests import RequestWorker
@@ -62,7 +62,7 @@ def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None]
                 lock.sign(os.getpid())
                 run(back_off)
                 return
-            except BAD_DAYS as error:
+            except OUTAGE_ERRORS as error:
                 words = explain(error, (settings.journal_dir, settings.subject_dir), settings.redis_url)
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
@@ -91,7 +91,7 @@ class _HeldRequests:
         """Record the outage as a pause that ends when the loop restarts. A user's own pause is left unchanged."""
         if not self._may_write:
             return
-        with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
+        with suppress(*OUTAGE_ERRORS), closing(Journal(self._settings.journal_dir)) as journal:
             run = journal.run()
             if run is not None and not run.paused_by_user:
                 journal.pause(run, Pause(PauseCause.OUTAGE, self.words))
@@ -115,7 +115,7 @@ class _HeldRequests:
         A stop takes effect even if it cannot be recorded, since its job ends before this process does.
         """
         if self._may_write:
-            with suppress(*BAD_DAYS), closing(Journal(self._settings.journal_dir)) as journal:
+            with suppress(*OUTAGE_ERRORS), closing(Journal(self._settings.journal_dir)) as journal:
                 clock = RunClock(journal.newest_time())
                 reply = RequestHandler(journal, self.switch.turn, clock=clock).receive(request, kind, body)
                 self.go_on = self.go_on or kind == "resume"

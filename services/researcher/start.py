@@ -27,7 +27,7 @@ from researcher.config.setting import Seconds
 from researcher.config.settings import faults
 from researcher.errors import OvernightError, ResearcherError
 from researcher.journal.reader import JournalReader
-from researcher.loop.outages import BAD_DAYS, explain
+from researcher.loop.outages import OUTAGE_ERRORS, explain
 from services.machine.gpus import AUTO
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
@@ -113,7 +113,7 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
                 choices = resolve_options(settings, RedisClient(server))
             settle_subject(state, settings.user_repository, choices.trial_profile())
             return choices
-        except BAD_DAYS as error:
+        except OUTAGE_ERRORS as error:
             words = explain(error, (state.journal, state.root), settings.redis_url)
             if words is None:
                 raise

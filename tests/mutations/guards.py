@@ -1300,7 +1300,7 @@ GUARDS = (
     Guard(
         "a bad day is held",
         "researcher/loop/resume.py",
-        "        except BAD_DAYS as error:",
+        "        except OUTAGE_ERRORS as error:",
         "        except BlockingIOError as error:",
         _BAD_DAYS + "full_disk_is_said_with_the_room_that_is_left_and_the_run_goes_on_once_there_is_some",
     ),
