@@ -144,7 +144,11 @@ def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavaila
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
         kind = PromptTooLong if _TOO_LONG.search(message) else BadLlmResponse
         return kind(f"{settings.url} refused the question ({response.status_code}): {message}")
-    return LlmUnavailable(f"{settings.url} answers {response.status_code}: {message or 'without a word'}")
+    return _unexpected(settings, response)
+
+
+def _unexpected(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable:
+    return LlmUnavailable(f"{settings.url} answers {response.status_code}: {error_text(response) or 'without a word'}")
 
 
 def missing(settings: OllamaSettings) -> ModelMissing:
@@ -169,9 +173,7 @@ def not_ollama(settings: OllamaSettings, error: Exception) -> LlmUnavailable:
 def json_of(settings: OllamaSettings, response: httpx.Response) -> Any:
     """Return the JSON body of an answer with status 200. Raises LlmUnavailable."""
     if response.status_code != httpx.codes.OK:
-        raise LlmUnavailable(
-            f"{settings.url} answers {response.status_code}: {error_text(response) or 'without a word'}"
-        )
+        raise _unexpected(settings, response)
     try:
         return response.json()
     except ValueError as error:

@@ -190,35 +190,35 @@ class OpenAiClient:
 
     def _learns_from(self, response: httpx.Response, form: dict[str, Any]) -> bool:
         """Return True if the endpoint refused a field that can be omitted or renamed."""
-        answered = response.text
-        if response.status_code not in _OF_THE_QUESTION or _TOO_LONG.search(answered):
+        message = response.text
+        if response.status_code not in _OF_THE_QUESTION or _TOO_LONG.search(message):
             return False
-        refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", answered)), None)
+        refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", message)), None)
         if refused is not None:
             self._refused.add(refused)
         return refused is not None
 
     def _refusal(self, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
         """Return the error for a status other than 200."""
-        status, answered = response.status_code, self._plain(error_text(response)) or "without a word"
+        status, message = response.status_code, self._plain(error_text(response)) or "without a word"
         if (rest_s := _retry_after_s(response, self._clock())) is not None:
             self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             place = self.settings.key_file or "no key was given"
             return LlmUnavailable(
-                f"{self.url} refuses the key ({status}; {place}): {answered}. Next: put a valid one there"
+                f"{self.url} refuses the key ({status}; {place}): {message}. Next: put a valid one there"
             )
         if status == httpx.codes.PAYMENT_REQUIRED or (status == 429 and _NO_CREDIT.search(response.text)):
-            return LlmUnavailable(f"{self.url} has no credit left for this key ({status}): {answered}")
+            return LlmUnavailable(f"{self.url} has no credit left for this key ({status}): {message}")
         if status == httpx.codes.NOT_FOUND:
-            if "model" in answered.lower():
-                return ModelMissing(f"{self.url} does not have the model {self.model}: {answered}")
-            return LlmUnavailable(f"{self.url} has no /chat/completions ({answered}); an address often ends in /v1")
+            if "model" in message.lower():
+                return ModelMissing(f"{self.url} does not have the model {self.model}: {message}")
+            return LlmUnavailable(f"{self.url} has no /chat/completions ({message}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
             too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
             kind, words = (PromptTooLong, " as too long") if too_long else (BadLlmResponse, "")
-            return kind(f"{self.url} refused the question{words} ({status}): {answered}")
-        return LlmUnavailable(f"{self.url} answers {status}: {answered}")
+            return kind(f"{self.url} refused the question{words} ({status}): {message}")
+        return LlmUnavailable(f"{self.url} answers {status}: {message}")
 
     def _away(self, error: httpx.HTTPError) -> LlmUnavailable:
         return LlmUnavailable(
