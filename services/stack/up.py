@@ -46,7 +46,7 @@ def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
     """Check the machine before anything is started, and write the detected GPU's values. Raises StackError for a
     FAIL."""
     findings = examine(options.mode, facts)
-    print_findings([each for each in findings if each.verdict in (Severity.WARN, Severity.FAIL)], console)
+    print_findings([each for each in findings if each.severity in (Severity.WARN, Severity.FAIL)], console)
     if exit_code(findings):
         raise StackError("not started", "do what the lines above say, then the same command again")
     if options.mode is Mode.GPU:
