@@ -2,7 +2,8 @@
 
 Promises: `run_dry_run` returns an answer for everything that a candidate can do, after about a minute at most, and
 leaves no process and no work folder behind. A candidate can forge the answer, which costs one trial. The module knows
-nothing of Redis, RQ or torch."""
+nothing of Redis, RQ or torch.
+"""
 
 from __future__ import annotations
 
