@@ -148,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "--candidate-user",
         type=_user,
         metavar="UID[:GID]|auto",
-        help="candidates run as this user, nobody else's, and --work belongs to it; needs root. auto: one that is free "
-        "and may read what they need, where we are root. Default: as we do",
+        help="user for candidates alone, who owns --work; needs root. auto: for root, a free user that can read what "
+        "candidates need. Default: the worker's own user",
     )
     return parser
 

@@ -28,7 +28,7 @@ FIRST_GIB = {Mode.LOCAL: 2, Mode.CPU: 6, Mode.GPU: 24}
 LLM_GIB = 14
 LOCAL_GPU_GIB = 10
 LATER_GIB = {Mode.LOCAL: 1, Mode.CPU: 3, Mode.GPU: 3}
-_MAKE_ROOM = "`docker system df` tells what takes it, `docker builder prune` removes old builds"
+_MAKE_ROOM = "`docker system df` shows what fills the disk, `docker builder prune` removes old builds"
 
 
 @dataclass(frozen=True)

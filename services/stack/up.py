@@ -112,7 +112,7 @@ def container_text(stack: Stack, container: Container) -> str:
     line = f"{container.service:<11}{container.in_words()}"
     if container.is_well or container.state == "created":
         return line
-    last = container.health_output or next(iter(stack.last_lines(container, 1)), "it said nothing")
+    last = container.health_output or next(iter(stack.last_lines(container, 1)), "it printed nothing")
     return f"{line}: {' '.join(last.splitlines())}"
 
 
