@@ -154,7 +154,7 @@ def _stack(facts: Environment) -> Stack:
     """The stack on this machine's engine. Raises StackError where there is no engine, or no compose that serves."""
     found, engine = reach(facts)
     for each in (found, compose(facts)):
-        if each.verdict is Severity.FAIL:
+        if each.severity is Severity.FAIL:
             raise StackError(f"{each.name}: {each.found}", each.fix)
     assert engine is not None
     stack = Stack(facts.environment.get("COMPOSE_PROJECT_NAME") or PROJECT, engine.client)

@@ -129,7 +129,7 @@ def run(
         "HOURS": None if hours is None else str(hours),
         "MAX_COST": None if max_cost is None else str(max_cost),
     }
-    run_options = RunOptions(
+    options = RunOptions(
         profile=profile,
         budget=budget,
         experiments=experiments,
@@ -139,7 +139,7 @@ def run(
         unsafe=unsafe_local,
         researcher={name: value for name, value in researcher.items() if value is not None},
     )
-    raise typer.Exit(run_local(_state(state), run_options, console))
+    raise typer.Exit(run_local(_state(state), options, console))
 
 
 @app.command()
@@ -241,9 +241,9 @@ def init(
     sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
-    run_options = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
-    if adopt(_state(state), run_options, lambda question: yes or typer.confirm(question), console) is None:
-        _refuse("nothing was run and nothing written; with your yes, or --yes, it goes on")
+    options = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
+    if adopt(_state(state), options, lambda question: yes or typer.confirm(question), console) is None:
+        _refuse("nothing was run or written; to continue, repeat the command and agree, or add --yes")
 
 
 @app.command()

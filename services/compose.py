@@ -23,7 +23,7 @@ from researcher.errors import OvernightError
 
 PROJECT = "overnight"  # the `name` in compose.yaml
 LABEL = "com.docker.compose"
-# Errors of the SDK when the engine stops to answer.
+# Errors of the SDK when the engine does not answer any more.
 ENGINE_AWAY = (DockerException, RequestException)
 NO_COMPOSE_FILE = Path("/")  # compose searches for files upwards from its working folder
 
@@ -128,9 +128,9 @@ class Stack:
     def output(self, service: str, *command: str) -> bytes:
         """Return the output of a command in a service. Raises CommandFailed with the command's own error."""
         found = self.engine.containers.get(self.container(service).id)
-        code, (out, complaint) = found.exec_run(list(command), demux=True)
+        code, (out, errors) = found.exec_run(list(command), demux=True)
         if code != 0:
-            output = ((out or b"") + (complaint or b"")).decode(errors="replace").strip()
+            output = ((out or b"") + (errors or b"")).decode(errors="replace").strip()
             complaint = output.splitlines()[-1] if output else f"{command[0]} in {service} ended with {code}"
             raise CommandFailed(service, complaint)
         return out or b""

@@ -13,7 +13,7 @@ from typing import Literal
 import redis
 
 from trainer.candidate.runner import CONTEXT_MIB
-from trainer.jobs import PROFILES, RedisClient, connect
+from trainer.jobs import PROFILES, RedisClient, WorkerRole, connect
 from trainer.sandbox import syscalls
 from trainer.sandbox.candidate_user import AUTO, SandboxUser, WorkFolderRefused, acquire
 from trainer.sandbox.cleanup import NotSwept
@@ -23,7 +23,7 @@ from trainer.sandbox.selftest import Unsafe, check_sandbox
 from trainer.trial import disk_space
 from trainer.worker.job_functions import WorkerState, configure
 from trainer.worker.orphaned_jobs import take_over
-from trainer.worker.rq_worker import DRY_RUN_ROLE, TRIAL_ROLE, OneQueueWorker, Role
+from trainer.worker.rq_worker import JOBS, OneQueueWorker
 
 log = logging.getLogger("trainer")
 
@@ -36,11 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     syscalls.become_undumpable()  # before the password is read; forks inherit it
     options = _options(arguments)
-    role: Role = DRY_RUN_ROLE if options.dry_runs else TRIAL_ROLE
-    if role is DRY_RUN_ROLE:
+    role = WorkerRole.DRY_RUN_WORKER if options.dry_runs else WorkerRole.TRAINER
+    job = JOBS[role]
+    if options.dry_runs:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # set before any library reads it: a dry run uses no GPU
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    name = options.name or f"{role.name}-{socket.gethostname()}-{os.getpid()}"
+    name = options.name or f"{role}-{socket.gethostname()}-{os.getpid()}"
     password = options.password_file.read_text().strip() if options.password_file is not None else None
     work = options.work.absolute()
     disk_space.wait_for((work,) if options.trials is None else (options.trials, work), lambda _: True)
@@ -63,16 +64,19 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", refusal)
         return 2
     no_user = None if sandbox_user.reason is None else sandbox_user.reason.found
-    worker_state = WorkerState(config, name, options.redis, password, options.profile, role.refused, no_user, role.name)
+    worker_state = WorkerState(
+        config, name, options.redis, password, options.profile, lambda: job.refused, no_user, role
+    )
     configure(worker_state)
     heartbeat = worker_state.heartbeat()
     try:
         _look_for_server(heartbeat.connection)
         connection = connect(options.redis, password=password)
+        worker = OneQueueWorker(connection, heartbeat, config, single_host=options.single_host)
+        queue = worker.queues[0].name
         if options.single_host:
-            take_over(RedisClient(connection).queue(role.queue))
-        worker = OneQueueWorker(role, connection, heartbeat, config, single_host=options.single_host)
-        log.info("%s waits for %s; data %s, results %s", name, role.queue, config.data, config.trials or "not kept")
+            take_over(RedisClient(connection).queue(queue))
+        log.info("%s waits for %s; data %s, results %s", name, queue, config.data, config.trials or "not kept")
         worker.work(logging_level="WARNING")
     except KeyboardInterrupt:
         log.info("stopped before the first job")
@@ -80,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.error(
             "Redis refuses this %s's password (%s). Next: write its password to %s, or start Redis with the one "
             "that is there; each new start tries again",
-            role.name, refusal, options.password_file or "a --password-file",
+            role, refusal, options.password_file or "a --password-file",
         )  # fmt: skip
         return 1
     finally:
@@ -144,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "--candidate-user",
         type=_user,
         metavar="UID[:GID]|auto",
-        help="candidates run as this user, nobody else's, and --work belongs to it; needs root. auto: one that is free "
-        "and may read what they need, where we are root. Default: as we do",
+        help="user for candidates alone, who owns --work; needs root. auto: for root, a free user that can read what "
+        "candidates need. Default: the worker's own user",
     )
     return parser
 

@@ -66,8 +66,8 @@ class OtherKeys(BaseModel):
     """The GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Set it on a machine with several
     GPUs."""
     researcher_user: Annotated[str, UserForm, _COMPOSE | _SERVICES, Shipped("1000:1000")] = "1000:1000"
-    """User and group of the researcher's process, as the numbers uid:gid, never 0. Set it to the owner of SUBJECT_DIR
-    (`id -u`, `id -g`)."""
+    """User and group of the researcher's process, as the numbers uid:gid, never 0. Set it to the owner of SUBJECT_DIR:
+    `id -u` and `id -g` print your own numbers."""
     compose_profiles: Annotated[str, one_of(["${LLM}"]), _COMPOSE, Shipped("${LLM}")] = "ollama"
     """The optional containers to start. The value follows from LLM, so edit LLM and not this line."""
     overnight_state: Annotated[Path | None, _SERVICES, Source.ENVIRONMENT] = None

@@ -1,7 +1,8 @@
 """Tests whether a trial can run this repository unedited, by reading it; nothing is run, nothing written.
 
 A script that `inspect` accepts takes from prepare.py only names that a stand-in has. ShapeRefused is one sentence with
-the next step. Not covered: whether the script trains well, or at all."""
+the next step. Not covered: whether the script trains well, or at all.
+"""
 
 from __future__ import annotations
 

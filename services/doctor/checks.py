@@ -28,7 +28,7 @@ FIRST_GIB = {Mode.LOCAL: 2, Mode.CPU: 6, Mode.GPU: 24}
 LLM_GIB = 14
 LOCAL_GPU_GIB = 10
 LATER_GIB = {Mode.LOCAL: 1, Mode.CPU: 3, Mode.GPU: 3}
-_MAKE_ROOM = "`docker system df` tells what takes it, `docker builder prune` removes old builds"
+_MAKE_ROOM = "`docker system df` shows what fills the disk, `docker builder prune` removes old builds"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _plugins(
     if not has_engine and facts.which("docker") is None:
         return [skip(name, "needs Docker") for name in names], None
     found = [engine.compose(facts), engine.buildx(facts)]
-    if held is None or any(finding.verdict is Severity.FAIL for finding in found):
+    if held is None or any(finding.severity is Severity.FAIL for finding in found):
         return [*found, skip("files", "see above")], None
     finding, project = _files(mode, facts)
     return [*found, finding], project
@@ -147,7 +147,7 @@ def _of_gpu(
         return
     toolkit = engine.toolkit(facts, reached)
     yield toolkit
-    if toolkit.verdict is Severity.FAIL or project is None or found.verdict is Severity.FAIL:
+    if toolkit.severity is Severity.FAIL or project is None or found.severity is Severity.FAIL:
         yield skip("inside", "see above")
     else:
         yield engine.gpu_inside(reached, project.trainer_image, held.get("GPU_UUID", ""))

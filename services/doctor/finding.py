@@ -24,14 +24,14 @@ class Finding:
     """One line of the doctor. A finding that needs a fix has a `fix`."""
 
     name: str
-    verdict: Severity
+    severity: Severity
     found: str
     wanted: str = ""
     fix: str = ""
 
     def line(self) -> str:
         """Return the finding as one line, also if its texts contain line ends."""
-        text = f"{self.verdict:<4} {self.name:<8} {self.found}"
+        text = f"{self.severity:<4} {self.name:<8} {self.found}"
         text += f" (wanted {self.wanted})" if self.wanted else ""
         text += f" -> {self.fix}" if self.fix else ""
         return text[:5] + " ".join(text[5:].splitlines())
@@ -59,7 +59,7 @@ def fail(name: str, found: str, fix: str, wanted: str = "") -> Finding:
 
 def exit_code(findings: Iterable[Finding]) -> int:
     """Return 1 if any check failed, else 0."""
-    return int(any(finding.verdict is Severity.FAIL for finding in findings))
+    return int(any(finding.severity is Severity.FAIL for finding in findings))
 
 
 _COLOURS = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold red", Severity.SKIP: "dim"}
@@ -69,5 +69,5 @@ def print_findings(findings: Iterable[Finding], console: Console) -> None:
     """Print one line for each finding, never wrapped, so that the user can copy the command at its end."""
     for finding in findings:
         line = Text(finding.line())
-        line.stylize(_COLOURS[finding.verdict], 0, 4)
+        line.stylize(_COLOURS[finding.severity], 0, 4)
         console.print(line, soft_wrap=True)

@@ -20,11 +20,11 @@ def prepare_data(
     with Progress(*columns, console=console, transient=False) as progress:
         bars: dict[str, TaskID] = {}
 
-        def report(stage: PreparationStep) -> None:
-            if stage.name not in bars:
-                bars[stage.name] = progress.add_task(f"{stage.name} ({stage.unit})", total=stage.total)
-            progress.update(bars[stage.name], completed=stage.done, total=stage.total)
-            if stage.note:
-                progress.console.print(stage.note, soft_wrap=True, highlight=False)
+        def report(step: PreparationStep) -> None:
+            if step.name not in bars:
+                bars[step.name] = progress.add_task(f"{step.name} ({step.unit})", total=step.total)
+            progress.update(bars[step.name], completed=step.done, total=step.total)
+            if step.note:
+                progress.console.print(step.note, soft_wrap=True, highlight=False)
 
         return prepare(profile, folder, text=text, unseen=unseen, report=report)

@@ -45,12 +45,12 @@ class InstalledGpu(NamedTuple):
 AUTO = "auto"  # the PROFILE that follows from the GPU
 
 
-def detect_profile(gpus: Iterable[tuple[str, int]]) -> str:
+def detect_profile(found: Iterable[tuple[str, int]]) -> str:
     """Return the profile for the largest of the GPUs (name, memory in MiB); `cpu` if no profile fits one.
 
     The profile `fork` exists for comparison and is never detected.
     """
-    largest_gib = max((memory_mib for _, memory_mib in gpus), default=0) / 1024
+    largest_gib = max((memory_mib for _, memory_mib in found), default=0) / 1024
     fitting = [
         profile
         for profile in PROFILES.values()

@@ -159,9 +159,9 @@ def _failed(wanted: OllamaSettings, message: str) -> PullFailed:
             f"no room for {wanted.model} where Ollama keeps its models ({message}); free some. {_again(wanted)}"
         )
     if any(part in words for part in _UNKNOWN):
-        return UnknownModel(f"no model {wanted.model} is offered ({message}); look its name up in Ollama's library")
+        return UnknownModel(f"Ollama's library has no model {wanted.model} ({message}); look its name up there")
     if any(part in words for part in _OUTSIDE):
-        return RegistryAway(f"Ollama at {wanted.url} lost its way to the models ({message}); {_again(wanted)}")
+        return RegistryAway(f"Ollama at {wanted.url} does not reach its registry ({message}); {_again(wanted)}")
     return PullFailed(f"{wanted.url} cannot pull {wanted.model}: {message}")
 
 

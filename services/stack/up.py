@@ -46,7 +46,7 @@ def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
     """Check the machine before anything is started, and write the detected GPU's values. Raises StackError for a
     FAIL."""
     findings = examine(options.mode, facts)
-    print_findings([each for each in findings if each.verdict in (Severity.WARN, Severity.FAIL)], console)
+    print_findings([each for each in findings if each.severity in (Severity.WARN, Severity.FAIL)], console)
     if exit_code(findings):
         raise StackError("not started", "do what the lines above say, then the same command again")
     if options.mode is Mode.GPU:
@@ -112,7 +112,7 @@ def container_text(stack: Stack, container: Container) -> str:
     line = f"{container.service:<11}{container.in_words()}"
     if container.is_well or container.state == "created":
         return line
-    last = container.health_output or next(iter(stack.last_lines(container, 1)), "it said nothing")
+    last = container.health_output or next(iter(stack.last_lines(container, 1)), "it printed nothing")
     return f"{line}: {' '.join(last.splitlines())}"
 
 

@@ -52,9 +52,8 @@ def main() -> int:
     try:
         settings = ContainerSettings()
         if sys.argv[1:] == ["--dry-runs"]:
-            return os.execv(
-                sys.executable, dry_run_worker(settings, name=choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE))
-            )
+            name = choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE)
+            return os.execv(sys.executable, dry_run_worker(settings, name=name))
         profile = gpu_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
@@ -78,13 +77,13 @@ def choose_name(role: WorkerRole, name_file: Path) -> str:
     return name
 
 
-def gpu_profile(gpus: Sequence[tuple[str, int]]) -> str:
+def gpu_profile(found: Sequence[tuple[str, int]]) -> str:
     """Return the profile of the largest GPU (name, MiB). Raises NoGpu, because a CPU is only ever chosen by the
     user."""
-    profile = detect_profile(gpus)
+    profile = detect_profile(found)
     if profile != "cpu":
         return profile
-    seen = ", ".join(f"{name} with {mib} MiB" for name, mib in gpus) or "none"
+    seen = ", ".join(f"{name} with {mib} MiB" for name, mib in found) or "none"
     raise NoGpu(
         f"PROFILE=auto needs an NVIDIA GPU that a profile fits, and this container sees {seen}; "
         "next: scripts/doctor, or without a GPU: scripts/up --cpu"

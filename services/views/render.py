@@ -163,11 +163,10 @@ def _claimed_text(report: RunReport, confirmation: Confirmation) -> str:
     """Return the gain of a claim's fresh seeds on held-out text and on unseen text."""
     claimed = report.heldout.claims.get(confirmation.id)
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
-    if confirmation.unseen_gain is None:
-        return held_out + (
-            "; not scored on unseen text" if confirmation.verdict is ConfirmationVerdict.CONFIRMED else ""
-        )
-    return f"{held_out}; unseen {confirmation.unseen_gain:+.6f}"
+    if confirmation.unseen_gain is not None:
+        return f"{held_out}; unseen {confirmation.unseen_gain:+.6f}"
+    is_confirmed = confirmation.verdict is ConfirmationVerdict.CONFIRMED
+    return f"{held_out}; not scored on unseen text" if is_confirmed else held_out
 
 
 def _counts(report: RunReport, goal: int | None) -> Text:

@@ -1860,8 +1860,8 @@ GUARDS = (
     Guard(
         "a replica's weights are a file of its own",
         "trainer/trial/run.py",
-        "            replace(stage, weights_fd=weights_fd),\n",
-        "            stage,\n",
+        "            replace(trial, weights_fd=weights_fd),\n",
+        "            trial,\n",
         _CHEATS + "nothing_that_a_candidate_does_to_its_weights_file_reaches_its_replica",
     ),
     Guard(

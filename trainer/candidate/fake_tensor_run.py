@@ -31,7 +31,7 @@ _MOST_MADE_UP = 2**20
 
 
 @dataclass(frozen=True)
-class RehearsalOrders:
+class DryRunOrders:
     """The program's argument, as JSON. `on_gpu`: the trial would run on a GPU."""
 
     control_fd: int
@@ -41,7 +41,7 @@ class RehearsalOrders:
 
 def main() -> None:
     """Run the dry run of train.py in the current folder, and exit with the code that python would give."""
-    orders = RehearsalOrders(**json.loads(sys.argv[2]))
+    orders = DryRunOrders(**json.loads(sys.argv[2]))
     sys.path[0] = os.getcwd()
     channel = Channel.from_fd(orders.control_fd)
     channel.send(ChannelMessage(MessageType.STARTED))
@@ -49,7 +49,7 @@ def main() -> None:
 
     impose_seed(orders.seed)
     channel.send(ChannelMessage(MessageType.IMPORTED, number=torch.get_num_threads(), text=torch.__version__))
-    code = run_guarded(lambda: _rehearse(orders, channel))
+    code = run_guarded(lambda: _dry_run(orders, channel))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -60,7 +60,7 @@ class _Enough(BaseException):
     """Raised to end the dry run. It is a BaseException so that the script does not catch it by accident."""
 
 
-def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
+def _dry_run(orders: DryRunOrders, channel: Channel) -> None:
     """Run the script, send the verdict as a message, and print its reason as the last line.
 
     An exception that is not caught here does not count as wrong code; `run_guarded` prints its traceback.
@@ -69,13 +69,13 @@ def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
 
     _compile_nothing()
     _convert_in_place()
-    rehearsal, values, script = _Rehearsal(), _values(), ModuleType("__main__")
+    dry_run, values, script = _DryRun(), _values(), ModuleType("__main__")
     verdict, line, reason = UNKNOWN, 0, "it ended before it had taken a whole step"
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), values:
-            run_script(rehearsal.put_ours, script)
+            run_script(dry_run.put_ours, script)
     except _Enough:
-        verdict, reason = PASSES, rehearsal.seen
+        verdict, reason = PASSES, dry_run.seen
     except KINDS as error:
         source = Path("train.py").absolute()
         line, reason = _reason(error, source)
@@ -84,10 +84,10 @@ def _rehearse(orders: RehearsalOrders, channel: Channel) -> None:
     count, size_bytes = _weights(script, on_gpu=orders.on_gpu)
     sys.stdout.flush()
     print(f"\n{reason}", flush=True)
-    channel.send(ChannelMessage(MessageType.REHEARSED, number=line, x=count, y=size_bytes, text=verdict))
+    channel.send(ChannelMessage(MessageType.VERDICT, number=line, x=count, y=size_bytes, text=verdict))
 
 
-class _Rehearsal:
+class _DryRun:
     """Replaces functions of prepare: batches have no content, and the dry run ends after one whole step."""
 
     def __init__(self) -> None:

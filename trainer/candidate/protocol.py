@@ -21,7 +21,7 @@ _FEWEST_ROWS = 4
 
 
 class MessageType(IntEnum):
-    """The types of messages. The candidate's process sends those up to REHEARSED, the trainer those from SCORE on."""
+    """The types of messages. The candidate's process sends those up to VERDICT, the trainer those from SCORE on."""
 
     STARTED = 1
     IMPORTED = 2
@@ -32,7 +32,7 @@ class MessageType(IntEnum):
     SERVED = 7
     FAULT = 8
     SAVED = 9
-    REHEARSED = 10
+    VERDICT = 10
     SCORE = 32
     SCORED = 33
     SAVE = 34
@@ -58,7 +58,7 @@ _BOUNDS = {
     MessageType.PROGRESS: _Bounds(_LARGEST_NUMBER, (0, 1)),
     MessageType.READY: _Bounds(_LARGEST_NUMBER, (0, _MOST_TOKENS)),
     MessageType.SERVED: _Bounds(BUFFERS - 1, (2, 4)),
-    MessageType.REHEARSED: _Bounds(_LARGEST_NUMBER, (0, _MOST_PARAMETERS), (0, _MOST_BYTES)),
+    MessageType.VERDICT: _Bounds(_LARGEST_NUMBER, (0, _MOST_PARAMETERS), (0, _MOST_BYTES)),
     MessageType.SCORE: _Bounds(BUFFERS - 1, (2, 4)),
     MessageType.SCORED: _Bounds(0, (-_LARGEST_FLOAT, _LARGEST_FLOAT)),
 }

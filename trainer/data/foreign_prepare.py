@@ -115,7 +115,7 @@ def _run(
     finally:
         guarded.close()
     log.finish()
-    last = (log.last_lines(1) or ["it said nothing"])[0]
+    last = (log.last_lines(1) or ["it printed nothing"])[0]
     if stalled:
         raise DumpFault(
             f"prepare.py of {wanted.repository} gave nothing for {stall_s:g} s, so it was ended; look at it"

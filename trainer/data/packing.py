@@ -141,17 +141,17 @@ class _Counted:
             yield document
 
 
-def watched(documents: Iterable[str], stage: PreparationStep, report: Report) -> Iterator[str]:
+def watched(documents: Iterable[str], step: PreparationStep, report: Report) -> Iterator[str]:
     """Yield documents, and report the progress after each hundredth of the total."""
-    step = max(1, (stage.total or 0) // 100)
+    every = max(1, (step.total or 0) // 100)
     done = 0
-    report(stage)
+    report(step)
     for document in documents:
         yield document
         done += 1
-        if done % step == 0:
-            report(replace(stage, done=done))
-    report(replace(stage, done=done))
+        if done % every == 0:
+            report(replace(step, done=done))
+    report(replace(step, done=done))
 
 
 _PACKED = TypeAdapter(Packed)

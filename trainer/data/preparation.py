@@ -52,7 +52,7 @@ def prepare(
     unseen: Path | None = None,
     base_url: str | None = None,
     train_shards: int = TRAIN_SHARDS,
-    report: Report = lambda stage: None,
+    report: Report = lambda step: None,
 ) -> Manifest:
     """Make `folder` the data folder of `profile`, or verify it, and return its manifest. Raise DataError.
 

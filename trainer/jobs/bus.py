@@ -126,7 +126,7 @@ class Progress:
 
 
 class WorkerRole(StrEnum):
-    """The kinds of workers: a trainer runs trials, a dry-run worker runs checks."""
+    """The kinds of workers: a trainer runs trials, a dry-run worker does dry runs."""
 
     TRAINER = "trainer"
     DRY_RUN_WORKER = "dry-run-worker"

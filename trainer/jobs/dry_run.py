@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from trainer.jobs.spec import SOURCE_LIMIT_BYTES
+from trainer.jobs.spec import require_source
 
 DRY_RUNS = "dry-runs"
 RUN_DRY_RUN = "run_dry_run"
@@ -38,11 +38,7 @@ class DryRunSpec:
     cap_mib: int | None = None
 
     def __post_init__(self) -> None:
-        if "train.py" not in self.files:
-            raise ValueError("a dry run carries no train.py")
-        size = sum(len(text.encode()) for text in self.files.values())
-        if size > SOURCE_LIMIT_BYTES:
-            raise ValueError(f"a dry run carries {size} bytes of source; the limit is {SOURCE_LIMIT_BYTES}")
+        require_source(self.files, "a dry run")
 
     @property
     def id(self) -> str:

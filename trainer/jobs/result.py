@@ -157,7 +157,7 @@ class TrialResult(Measurements):
 
     @property
     def calibration(self) -> Calibration:
-        """Return how fast the machine was before and after the trial."""
+        """The speed of the machine before and after the trial."""
         return Calibration(self.before_s, self.after_s)
 
     def to_json(self) -> dict[str, Any]:

@@ -117,11 +117,7 @@ class TrialSpec:
             raise ValueError(f"trial id {self.id!r} is not <experiment>-t<n>-a<attempt>")
         if self.files_sha256 != files_digest(self.files):
             raise ValueError(f"files of trial {self.id} do not match their digest {self.files_sha256[:12]}")
-        if "train.py" not in self.files:
-            raise ValueError(f"trial {self.id} carries no train.py")
-        size = sum(len(text.encode()) for text in self.files.values())
-        if size > SOURCE_LIMIT_BYTES:
-            raise ValueError(f"trial {self.id} carries {size} bytes of source; the limit is {SOURCE_LIMIT_BYTES}")
+        require_source(self.files, f"trial {self.id}")
 
     @property
     def is_first_of_its_code(self) -> bool:
@@ -154,6 +150,15 @@ class TrialSpec:
 def trial_id(run: str, experiment: int, number: int, attempt: int) -> str:
     """Return the RQ job id of one attempt. RQ allows only letters, digits, `_` and `-`."""
     return f"{run}-{experiment}-t{number}-a{attempt}"
+
+
+def require_source(files: dict[str, str], carrier: str) -> None:
+    """Raise ValueError, which names the carrier, for files without a train.py or beyond SOURCE_LIMIT_BYTES."""
+    if "train.py" not in files:
+        raise ValueError(f"{carrier} carries no train.py")
+    size = sum(len(text.encode()) for text in files.values())
+    if size > SOURCE_LIMIT_BYTES:
+        raise ValueError(f"{carrier} carries {size} bytes of source; the limit is {SOURCE_LIMIT_BYTES}")
 
 
 def files_digest(files: dict[str, str]) -> str:

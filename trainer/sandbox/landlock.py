@@ -64,19 +64,19 @@ def prepare(grants: list[tuple[str, int]]) -> int | None:
         return None
     rules = _Ruleset(_known_rights(), _TCP if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0)
     size = 8 * (1 + (version >= _TCP_SINCE) + (version >= _SCOPES_SINCE))
-    wall = _call(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint(0))
+    ruleset = _call(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint(0))
     for path, rights in grants:
-        grant(wall, path, rights)
-    return wall
+        grant(ruleset, path, rights)
+    return ruleset
 
 
-def confine(wall: int) -> None:
+def confine(ruleset: int) -> None:
     """Apply a ruleset to this process for good, after new privileges were forbidden. Raise KernelRefused."""
-    _call(_RESTRICT, ctypes.c_int(wall), ctypes.c_uint(0))
-    os.close(wall)
+    _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0))
+    os.close(ruleset)
 
 
-def grant(wall: int, path: str, rights: int) -> None:
+def grant(ruleset: int, path: str, rights: int) -> None:
     """Grant rights on everything below a path. Ignore a path that does not exist."""
     rights &= _known_rights()
     try:
@@ -87,7 +87,7 @@ def grant(wall: int, path: str, rights: int) -> None:
         if not stat.S_ISDIR(os.fstat(place).st_mode):
             rights &= _OF_FILES
         rule = _Beneath(rights, place)
-        _call(_ADD, ctypes.c_int(wall), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint(0))
+        _call(_ADD, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint(0))
     finally:
         os.close(place)
 

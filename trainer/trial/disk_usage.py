@@ -80,7 +80,7 @@ class Holdings:
         nameless_bytes, on_the_way = 0, False
         closed = {pid for pid in self._pids if not _can_be_looked_into(pid)}
         if closed & self._closed:  # twice in a row, because a process that is just ending is closed too
-            raise Hidden("a process that nobody may look into, so what it holds cannot be counted")
+            raise Hidden("a process that the trainer may not inspect, so its open files cannot be counted")
         self._closed = closed
         for pid in self._pids:
             for descriptor, file in _descriptors(pid):

@@ -2,7 +2,8 @@
 
 Promises: `run_dry_run` returns an answer for everything that a candidate can do, after about a minute at most, and
 leaves no process and no work folder behind. A candidate can forge the answer, which costs one trial. The module knows
-nothing of Redis, RQ or torch."""
+nothing of Redis, RQ or torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from trainer.candidate.fake_tensor_run import RehearsalOrders
+from trainer.candidate.fake_tensor_run import DryRunOrders
 from trainer.candidate.protocol import Channel, ChannelMessage
 from trainer.jobs import (
     PROFILES,
@@ -87,7 +88,7 @@ class _NoExam:
 
 
 def _answer(spec: DryRunSpec, supervisor: Supervisor) -> tuple[DryRunVerdict, str, int | None, int | None]:
-    reported = supervisor.claims.rehearsed
+    reported = supervisor.claims.verdict
     if reported is None or supervisor.stop is not None or supervisor.ending is None or supervisor.ending.exit_code != 0:
         return DryRunVerdict.UNKNOWN, _why_not(supervisor), None, None
     lines = supervisor.sink.last_lines(1)
@@ -105,9 +106,9 @@ def _why_not(supervisor: Supervisor) -> str:
     """Return why there is no answer, with the reason of a trial's outcome where it fits."""
     stop, ending = supervisor.stop, supervisor.ending
     if stop is not None and stop.outcome is Outcome.TIMED_OUT:
-        return f"its rehearsal did not end within {_LIMIT_S:g} s"
+        return f"its dry run did not end within {_LIMIT_S:g} s"
     if stop is None and ending is not None and ending.started and ending.exit_code == 0:
-        return "it left before its rehearsal ended"
+        return "it left before its dry run ended"
     last = tuple(supervisor.sink.last_lines(5))
     return classify(
         Observation(stop=stop, ending=ending, asked_for_score=False, bpb=None, printed_bpb=None, last_lines=last)
@@ -171,7 +172,7 @@ def _launch(spec: DryRunSpec, config: WorkerConfig, control_fd: int) -> Launch:
     return Launch(
         folder=config.folder.absolute(),
         files=spec.files,
-        orders=json.dumps(asdict(RehearsalOrders(control_fd, _SEED, on_gpu))),
+        orders=json.dumps(asdict(DryRunOrders(control_fd, _SEED, on_gpu))),
         env={
             "OVERNIGHT_DATA": str(config.data.absolute()),
             "OVERNIGHT_SEED": str(_SEED),

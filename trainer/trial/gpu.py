@@ -59,7 +59,7 @@ def _compute_pids() -> list[int]:
 
 
 def _visible() -> list[Any]:
-    """Return NVML's handles of the GPUs in CUDA_VISIBLE_DEVICES, numbers or UUIDs; of all GPUs if it is unset."""
+    """Return NVML's handles of the GPUs in CUDA_VISIBLE_DEVICES, numbers or UUIDs, or of all GPUs without a value."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = named.split(",") if named else map(str, range(pynvml.nvmlDeviceGetCount()))
     return [

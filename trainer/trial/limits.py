@@ -50,7 +50,7 @@ class Reported:
     steps: int = 0
     tokens: int | None = None
     share: float = 0.0
-    rehearsed: ChannelMessage | None = None
+    verdict: ChannelMessage | None = None
 
 
 @dataclass

@@ -72,39 +72,39 @@ class TrialRun:
     preempted: Callable[[], bool]
 
 
-def supervise(stage: TrialRun, report: Callable[[Progress], None]) -> Supervised:
+def supervise(trial: TrialRun, report: Callable[[Progress], None]) -> Supervised:
     """Run the candidate to its end, and then its replica if the score needs one. Only the candidate's progress is
     reported.
     """
-    spec, oom_before = stage.spec, kernel_oom_kills()
+    spec, oom_before = trial.spec, kernel_oom_kills()
     plan = ScorePlan(
         val=spec.budget.eval_rows,
         heldout=spec.budget.heldout_rows,
         unseen=spec.budget.unseen_rows,
-        weights_fd=stage.weights_fd,
+        weights_fd=trial.weights_fd,
         closer=lambda bpb: rows_to_recheck(spec, bpb),
     )
     supervisor, scoring = _supervised(
-        stage, report, None, lambda channel, buffers: Scoring(channel, buffers, stage.rows, plan)
+        trial, report, None, lambda channel, buffers: Scoring(channel, buffers, trial.rows, plan)
     )
     stop, finding = supervisor.stop, None
     ended_well = stop is None and supervisor.ending is not None and supervisor.ending.exit_code == 0
     if ended_well and scoring.asked:
-        clear(stage.config.folder, stage.config.user)
-        stop, finding = _replicate(stage, scoring.saved, scoring.causality.questions(scoring.asked))
+        clear(trial.config.folder, trial.config.user)
+        stop, finding = _replicate(trial, scoring.saved, scoring.causality.questions(scoring.asked))
     oom_now = kernel_oom_kills()
     return Supervised(supervisor, scoring, finding, stop, replace(oom_now, count=oom_now.count - oom_before.count))
 
 
 def _replicate(
-    stage: TrialRun, saved: str | None, asked: Questions
+    trial: TrialRun, saved: str | None, asked: Questions
 ) -> tuple[Termination | None, CausalityFinding | None]:
     if not saved:
         return Termination(Outcome.UNSCORABLE, NO_MODULE), None
-    weights_fd = syscalls.frozen_copy(stage.weights_fd, "weights")
+    weights_fd = syscalls.frozen_copy(trial.weights_fd, "weights")
     try:
         supervisor, exam = _supervised(
-            replace(stage, weights_fd=weights_fd),
+            replace(trial, weights_fd=weights_fd),
             lambda _: None,
             saved,
             lambda channel, buffers: ReplicaExam(channel, buffers, asked),
@@ -116,24 +116,24 @@ def _replicate(
 
 
 def _supervised(
-    stage: TrialRun,
+    trial: TrialRun,
     report: Callable[[Progress], None],
     replica_of: str | None,
     examination: Callable[[Channel, Buffers], Exam],
 ) -> tuple[Supervisor, Exam]:
     """Run the candidate or its replica to its end under a supervisor."""
-    spec, config = stage.spec, stage.config
-    buffers = Buffers(Layout.fitting(stage.rows.context, stage.rows.vocab, spec.budget.eval_rows))
+    spec, config = trial.spec, trial.config
+    buffers = Buffers(Layout.fitting(trial.rows.context, trial.rows.vocab, spec.budget.eval_rows))
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     exam = examination(Channel(ours), buffers)
     try:
-        guarded = GuardedProcess.start(_launch(stage, buffers, theirs.fileno(), replica_of))
+        guarded = GuardedProcess.start(_launch(trial, buffers, theirs.fileno(), replica_of))
         theirs.close()
         try:
-            holdings = Holdings(stage.config.folder) if can_be_counted(config.work) else None
+            holdings = Holdings(trial.config.folder) if can_be_counted(config.work) else None
             redact = redaction(config.secrets)
-            supervisor = Supervisor(spec, guarded, Channel(ours), exam, report, stage.preempted, holdings, redact)
+            supervisor = Supervisor(spec, guarded, Channel(ours), exam, report, trial.preempted, holdings, redact)
             supervisor.run()
         finally:
             guarded.close()
@@ -161,14 +161,14 @@ def rows_to_recheck(spec: TrialSpec, bpb: float) -> int | None:
     return MORE_QUESTIONS if to_beat - bpb > JUMP_SHARE * abs(to_beat) else QUESTIONS
 
 
-def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
-    spec, config, layout = stage.spec, stage.config, buffers.layout
+def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str | None) -> Launch:
+    spec, config, layout = trial.spec, trial.config, buffers.layout
     budget = spec.budget
     orders = RunnerOrders(
         control_fd=control_fd,
         inputs_fd=buffers.inputs_fd,
         logits_fd=buffers.logits_fd,
-        weights_fd=stage.weights_fd,
+        weights_fd=trial.weights_fd,
         replica_of=replica_of,
         seed=spec.seed,
         clock=budget.clock.value,
@@ -183,7 +183,7 @@ def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         vocab=layout.vocab,
     )
     return Launch(
-        folder=stage.config.folder.absolute(),
+        folder=trial.config.folder.absolute(),
         files=spec.files,
         orders=json.dumps(asdict(orders)),
         env={
@@ -192,7 +192,7 @@ def _launch(stage: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
             "OMP_NUM_THREADS": str(_threads(budget.clock)),
             "PYTHONHASHSEED": str(spec.seed % 2**32),
         },
-        keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd, stage.weights_fd),
+        keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd, trial.weights_fd),
         wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=spec.caps.file_mib,
         processes=spec.caps.processes,

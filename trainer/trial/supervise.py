@@ -158,8 +158,8 @@ class Supervisor:
                 self._ready(message)
             case MessageType.SERVED | MessageType.SAVED if marks.ready is not None and self.stop is None:
                 self._answered(message)
-            case MessageType.REHEARSED:
-                claims.rehearsed = message
+            case MessageType.VERDICT:
+                claims.verdict = message
             case MessageType.FAULT:
                 self._end(Outcome.UNSCORABLE, self.sink.fault(message.text))
 

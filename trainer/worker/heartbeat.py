@@ -49,11 +49,11 @@ class Heartbeat:
             return int(self.connection.incr(TOKENS))
         return None
 
-    def show(self, status: Status, trial: str = "", token: int | None = None) -> None:
+    def show(self, status: Status, trial: str | None = None, token: int | None = None) -> None:
         """Publish the worker's status. It expires after TTL_S seconds unless it is published again."""
         key, names = worker_key(self.role, self.worker), worker_names_key(self.role)
         every = status.to_fields() | {
-            "trial": trial or None,
+            "trial": trial,
             "pid": os.getpid(),
             "profile": self.profile,
             "vram_cap_mib": self.vram_cap_mib,

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
@@ -66,26 +65,7 @@ class DryRunJob(AllowlistedJob):
     works = DRY_RUNS
 
 
-@dataclass(frozen=True)
-class Role:
-    """The role of a worker: the prefix of its name, and its class of jobs with their queue and closed table."""
-
-    name: WorkerRole
-    job: type[AllowlistedJob]
-
-    @property
-    def queue(self) -> str:
-        """The queue from which the worker takes jobs."""
-        assert self.job.works is not None
-        return self.job.works
-
-    def refused(self) -> int:
-        """Return the number of refused jobs."""
-        return self.job.refused
-
-
-TRIAL_ROLE = Role(WorkerRole.TRAINER, TrialJob)
-DRY_RUN_ROLE = Role(WorkerRole.DRY_RUN_WORKER, DryRunJob)
+JOBS: dict[WorkerRole, type[AllowlistedJob]] = {WorkerRole.TRAINER: TrialJob, WorkerRole.DRY_RUN_WORKER: DryRunJob}
 
 
 @contextlib.contextmanager
@@ -101,14 +81,14 @@ def _ends_if_refused() -> Iterator[None]:
 
 
 class OneQueueWorker(Worker):
-    """A worker of one role.
+    """A worker of the role that its heartbeat shows.
 
     With `single_host`, researcher and worker share a clock, so a lease of 20 s is enough. RQ's own lease is 65 s, which
     covers the difference between the clocks of two machines.
     """
 
     def __init__(
-        self, role: Role, connection: redis.Redis, heartbeat: Heartbeat, config: WorkerConfig, *, single_host: bool
+        self, connection: redis.Redis, heartbeat: Heartbeat, config: WorkerConfig, *, single_host: bool
     ) -> None:
         self._heartbeat = heartbeat
         self._config = config
@@ -117,11 +97,13 @@ class OneQueueWorker(Worker):
         self._logged_full_s: float | None = None
         self._status = IDLE
         self._parent = os.getpid()
+        job = JOBS[heartbeat.role]
+        assert job.works is not None
         super().__init__(
-            [role.queue],
+            [job.works],
             name=heartbeat.worker,
             connection=connection,
-            job_class=role.job,
+            job_class=job,
             queue_class=JobQueue,
             serializer=JSONSerializer,
             worker_ttl=30,

@@ -107,7 +107,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def only_failure(findings: list[Finding]) -> str:
-    failed = [finding.line() for finding in findings if finding.verdict is Severity.FAIL]
+    failed = [finding.line() for finding in findings if finding.severity is Severity.FAIL]
     assert len(failed) == 1, "\n".join(finding.line() for finding in findings)
     assert exit_code(findings) == 1
     assert "\n" not in failed[0]
@@ -202,7 +202,7 @@ def test_machine_that_is_well_has_no_failure_and_nothing_is_left_behind(well: En
 
     findings = examine(Mode.CPU, well)
 
-    assert [finding.line() for finding in findings if finding.verdict in (Severity.FAIL, Severity.WARN)] == []
+    assert [finding.line() for finding in findings if finding.severity in (Severity.FAIL, Severity.WARN)] == []
     assert exit_code(findings) == 0
     assert containers() == before
 
@@ -317,7 +317,7 @@ def test_gpu_that_no_container_gets_is_told_and_the_container_is_removed() -> No
     with closing(docker.from_env()) as client:
         finding = engine_checks.gpu_inside(engine_checks.Engine(client, client.info()), BASE_IMAGE, "")
 
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert "no container gets the GPU: could not select device driver" in finding.found
     assert "nvidia-ctk runtime configure" in finding.fix
     assert containers() == before
@@ -403,7 +403,7 @@ def test_text_that_the_next_start_prepares_is_a_warning_and_a_damaged_one_a_fail
     (toy.root / "text" / "manifest.json").write_text("{}")
     damaged = only_failure(examine(Mode.CPU, toy))
 
-    assert (missing.verdict, missing.found) == (Severity.WARN, "the volume holds no prepared text")
+    assert (missing.severity, missing.found) == (Severity.WARN, "the volume holds no prepared text")
     assert missing.fix.endswith("up data")
     assert "data     the manifest is damaged" in damaged
     assert f"docker volume rm {project_of(toy.root)}_data" in damaged
@@ -438,7 +438,7 @@ def test_gpu_that_gpu_env_names_and_the_machine_lacks_is_told_with_those_it_has(
     finding, installed = chosen([H100], A6000.uuid)
 
     assert installed is None
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert finding.fix == f"set GPU_UUID in gpu.env to one of {H100.uuid}"
 
 
@@ -453,14 +453,14 @@ def test_gpu_is_the_named_one_else_the_first() -> None:
 def test_every_profile_fits_the_smallest_gpu_it_is_for(profile: Profile) -> None:
     installed = H100._replace(gpu=Gpu("a GPU", round(profile.gpu_gib * 1024)))
 
-    assert split(installed, {"PROFILE": profile.name, "LLM": "ollama"}).verdict is Severity.OK
+    assert split(installed, {"PROFILE": profile.name, "LLM": "ollama"}).severity is Severity.OK
 
 
 def test_split_counts_no_llm_where_there_is_none() -> None:
     cap = {"PROFILE": "48gb", "TRAINER_CAP_MIB": "44000"}
 
-    assert split(A6000, cap | {"LLM": "ollama"}).verdict is Severity.FAIL
-    assert split(A6000, cap | {"LLM": "none"}).verdict is Severity.OK
+    assert split(A6000, cap | {"LLM": "ollama"}).severity is Severity.FAIL
+    assert split(A6000, cap | {"LLM": "none"}).severity is Severity.OK
 
 
 def test_gpu_that_no_profile_fits_is_sent_to_the_processor() -> None:
@@ -478,7 +478,7 @@ def test_gpu_that_no_profile_fits_is_sent_to_the_processor() -> None:
 )
 def test_engine_that_can_give_a_gpu_is_known_by_runtime_or_cdi(well: Environment, facts: dict[str, object]) -> None:
     with closing(docker.DockerClient(version="1.41")) as unconnected:
-        assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).verdict is Severity.OK
+        assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).severity is Severity.OK
 
 
 # --- the user's own subject ----------------------------------------------------------------------------------------
@@ -501,7 +501,7 @@ def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(
 
     finding = in_containers(well, held)
 
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert finding.found == f"{repository} is owned by {mine}, and the researcher is 4242"
     if mine == 0:
         assert finding.fix == f"sudo chown -R 4242:4243 {repository} && sudo chmod u+rwx {repository}"
@@ -511,7 +511,7 @@ def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives folders to other users")
 @pytest.mark.parametrize(
-    ("owned", "mode", "verdict", "fix"),
+    ("owned", "mode", "severity", "fix"),
     [
         ([".", ".git", "train.py"], 0o755, Severity.OK, ""),
         ([".", ".git", "train.py"], 0o000, Severity.FAIL, "sudo chown -R 1000:1001 {} && sudo chmod u+rwx {}"),
@@ -520,7 +520,7 @@ def test_subject_of_another_user_is_told_with_what_gives_it_to_the_researcher(
     ids=["its own", "closed", "in parts"],
 )
 def test_subject_must_be_the_researchers_as_a_whole(
-    well: Environment, repository: Path, owned: list[str], mode: int, verdict: Severity, fix: str
+    well: Environment, repository: Path, owned: list[str], mode: int, severity: Severity, fix: str
 ) -> None:
     for part in owned:
         os.chown(repository / part, 1000, 1001)
@@ -528,7 +528,7 @@ def test_subject_must_be_the_researchers_as_a_whole(
 
     finding = in_containers(well, {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "1000:1001"})
 
-    assert finding.verdict is verdict
+    assert finding.severity is severity
     assert finding.fix == fix.replace("{}", str(repository))
 
 
@@ -551,7 +551,7 @@ def test_folder_that_is_no_subject_is_told(well: Environment, repository: Path, 
 
     finding = in_containers(well, {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": "1000:1000"})
 
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert said in finding.found
 
 
@@ -563,7 +563,7 @@ def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(
 
     finding = in_containers(well, {"SUBJECT_DIR": str(empty), "RESEARCHER_USER": "1000:1000"})
 
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert "is no git repository" in finding.found
 
 
@@ -592,7 +592,7 @@ def test_root_is_told_which_folder_keeps_candidates_from_being_another_user(well
 
     finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "user")
 
-    assert finding.verdict is Severity.WARN
+    assert finding.severity is Severity.WARN
     assert "may not enter " in finding.found
     assert "--state /var/lib/overnight" in finding.fix
 
@@ -603,7 +603,7 @@ def test_run_whose_choices_are_damaged_is_told_with_the_folder_to_move_away(well
 
     finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "subject")
 
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert finding.found.startswith(f"{well.state.journal / CHOICES_FILE} cannot be read (")
     assert finding.found.endswith(")"), "the next step is no part of what was found"
     assert finding.fix == f"move {well.state.root} away"
@@ -624,29 +624,29 @@ def test_damaged_text_in_local_mode_is_told(well: Environment) -> None:
     assert f"data     the manifest is damaged (1 faults) -> rm -r {well.state.data}" in line
 
 
-@pytest.mark.parametrize(("model", "verdict"), [("small", Severity.OK), ("large:9b", Severity.WARN)])
+@pytest.mark.parametrize(("model", "severity"), [("small", Severity.OK), ("large:9b", Severity.WARN)])
 def test_model_of_this_machine_is_looked_for_and_its_absence_stops_nothing(
-    well: Environment, model: str, verdict: Severity
+    well: Environment, model: str, severity: Severity
 ) -> None:
     with ollama_double([], model="small:latest") as server:
         environment = SHELL | {"OLLAMA_HOST": server.url, "MODEL": model}
         findings = examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=environment))
 
-    assert named(findings, "model").verdict is verdict
+    assert named(findings, "model").severity is severity
     assert exit_code(findings) == 0
-    if verdict is Severity.WARN:
+    if severity is Severity.WARN:
         assert named(findings, "model").fix == "overnight pull large:9b"
 
 
 @pytest.mark.parametrize(
-    ("models", "verdict", "says"),
+    ("models", "severity", "says"),
     [
         (Reply(body='{"data": []}'), Severity.OK, "m is asked for at http://127.0.0.1"),
         (refused(401, "no such key"), Severity.WARN, "refuses the key (401; no key was given): no such key"),
     ],
 )
 def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
-    well: Environment, models: Reply, verdict: Severity, says: str
+    well: Environment, models: Reply, severity: Severity, says: str
 ) -> None:
     with openai_double(spoken("")) as server:
         server.models = models
@@ -654,7 +654,7 @@ def test_endpoint_elsewhere_is_looked_at_and_asked_nothing(
         findings = examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=shell))
         (model,) = [finding for finding in findings if finding.name == "model"]
 
-    assert model.verdict is verdict
+    assert model.severity is severity
     assert says in model.found
     assert server.questions == []
 
@@ -667,14 +667,14 @@ def test_llm_that_cannot_be_asked_as_set_is_a_failure_with_the_next_step(
 ) -> None:
     finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=SHELL | wrong)), "model")
 
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert finding.fix
 
 
 def test_run_without_an_llm_asks_for_no_model(well: Environment) -> None:
     findings = examine(Mode.LOCAL, replace(well, installed_gpus=list, environment=SHELL | {"LLM": "none"}))
 
-    assert named(findings, "model").verdict is Severity.SKIP
+    assert named(findings, "model").severity is Severity.SKIP
 
 
 def without_torch(name: str) -> str:
@@ -683,15 +683,15 @@ def without_torch(name: str) -> str:
 
 def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refused() -> None:
     assert packages([], without_torch).fix == "scripts/setup run"
-    assert packages([], lambda _: "2.13.0+cpu").verdict is Severity.OK
-    assert packages([H100], lambda _: "2.13.0+cpu").verdict is Severity.FAIL
-    assert packages([H100], lambda _: "2.13.0").verdict is Severity.OK
+    assert packages([], lambda _: "2.13.0+cpu").severity is Severity.OK
+    assert packages([H100], lambda _: "2.13.0+cpu").severity is Severity.FAIL
+    assert packages([H100], lambda _: "2.13.0").severity is Severity.OK
 
 
 def test_clock_behind_the_newest_file_is_a_warning(well: Environment) -> None:
-    assert clock(well).verdict is Severity.OK
+    assert clock(well).severity is Severity.OK
     behind = clock(replace(well, now=datetime.now(UTC) - timedelta(days=400)))
-    assert (behind.verdict, behind.fix) == (Severity.WARN, "sudo timedatectl set-ntp true")
+    assert (behind.severity, behind.fix) == (Severity.WARN, "sudo timedatectl set-ntp true")
 
 
 def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
@@ -702,8 +702,8 @@ def test_port_that_the_stack_itself_listens_on_is_not_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as ours:
         port = ("127.0.0.1", ours.getsockname()[1])
 
-        assert ports([port], {port})[0].verdict is Severity.OK
-        assert ports([port], set())[0].verdict is Severity.FAIL
+        assert ports([port], {port})[0].severity is Severity.OK
+        assert ports([port], set())[0].severity is Severity.FAIL
 
 
 # --- what is told --------------------------------------------------------------------------------------------------

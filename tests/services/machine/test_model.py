@@ -69,10 +69,10 @@ def test_a_pull_that_is_cut_says_how_to_go_on_and_goes_on_where_it_was() -> None
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
-        ("pull model manifest: file does not exist", UnknownModel, "no model small:9b is offered"),
+        ("pull model manifest: file does not exist", UnknownModel, "library has no model small:9b"),
         ("write /models/blobs/sha256-ab-partial: no space left on device", DiskFull, "no room for small:9b"),
         ("max retries exceeded: write /models/x: no space left on device", DiskFull, "goes on where it was"),
-        ("Get: dial tcp: lookup REGISTRY-HOST: no such host", RegistryAway, "lost its way to the models"),
+        ("Get: dial tcp: lookup REGISTRY-HOST: no such host", RegistryAway, "does not reach its registry"),
         ("max retries exceeded: unexpected EOF", RegistryAway, "goes on where it was"),
         ("pull model manifest: 412: this model requires a newer version of Ollama", PullFailed, "a newer version"),
     ],

@@ -40,7 +40,12 @@ def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> No
         WorkerStatus(trainer, "trainer-a", Status.working("timed"), "12gb", None, trial="t-3-t0-a0"),
         WorkerStatus(trainer, "trainer-b", held, None, None),
         WorkerStatus(
-            WorkerRole.DRY_RUN_WORKER, "checker-a", Status.working("idle"), None, None, no_user="uid 1 may not enter"
+            WorkerRole.DRY_RUN_WORKER,
+            "dry-run-worker-a",
+            Status.working("idle"),
+            None,
+            None,
+            no_user="uid 1 may not enter",
         ),
     )
 
@@ -49,7 +54,7 @@ def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> No
     for expected in (
         "worker    trainer-a (12gb): timed t-3-t0-a0",
         "worker    trainer-b: held: the disk is full",
-        "worker    checker-a: idle; candidates run as root, without its rights: uid 1 may not enter",
+        "worker    dry-run-worker-a: idle; candidates run as root, without its rights: uid 1 may not enter",
     ):
         assert f"{expected} " in text, expected
 

@@ -110,7 +110,7 @@ FITTING = [
     ChannelMessage(MessageType.PROGRESS, 2**32 - 1, 0.5),
     ChannelMessage(MessageType.READY, 16, 32768.0),
     ChannelMessage(MessageType.SERVED, BUFFERS - 1, 4.0),
-    ChannelMessage(MessageType.REHEARSED, 12, 1e6, 8e6, "passes"),
+    ChannelMessage(MessageType.VERDICT, 12, 1e6, 8e6, "passes"),
     ChannelMessage(MessageType.SCORED, x=-1.5),
 ]
 
@@ -125,7 +125,7 @@ def test_message_survives_the_wire(message: ChannelMessage, text: str) -> None:
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, -1.0, 1e300])
 @pytest.mark.parametrize(
-    "word", [MessageType.IMPORTED, MessageType.PROGRESS, MessageType.READY, MessageType.SERVED, MessageType.REHEARSED]
+    "word", [MessageType.IMPORTED, MessageType.PROGRESS, MessageType.READY, MessageType.SERVED, MessageType.VERDICT]
 )
 def test_message_with_a_number_that_does_not_fit_is_none(word: MessageType, wrong: float) -> None:
     with pytest.raises(ChannelFault, match=f"it sent {word.name} with numbers that do not fit"):

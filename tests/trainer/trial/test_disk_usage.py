@@ -110,7 +110,7 @@ def test_process_that_nobody_may_look_into_is_said_unless_it_is_just_ending(
     assert holdings.measure([7]).files == 0
     assert holdings.measure([8]).files == 0
     assert holdings.measure([7]).files == 0
-    with pytest.raises(Hidden, match="a process that nobody may look into"):
+    with pytest.raises(Hidden, match="a process that the trainer may not inspect"):
         holdings.measure([7])
 
 

@@ -1,4 +1,4 @@
-"""A check: what is wrong is said with its line before it costs a trial, what is right or doubtful is never refused."""
+"""A dry run names the line of an error before it costs a trial, and refuses nothing that is right or doubtful."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ DryRunOf = Callable[..., DryRunResult]
 
 
 @pytest.fixture
-def rehearse(config: WorkerConfig) -> DryRunOf:
-    """Checks a train.py here, for a trial on a processor if nothing else is said."""
+def dry_run_of(config: WorkerConfig) -> DryRunOf:
+    """Return a function that runs the dry run of a train.py, for a trial on a processor if nothing else is said."""
 
     def run(train: str, prepare: str = TINY_PREPARE, profile: str = "cpu", cap_mib: int | None = None) -> DryRunResult:
         files = {"train.py": train, "prepare.py": prepare}
@@ -42,7 +42,7 @@ def rehearse(config: WorkerConfig) -> DryRunOf:
 
 
 def of_profile(config: WorkerConfig, profile: Profile) -> WorkerConfig:
-    """With data that has the profile's vocabulary; a check reads no more of it."""
+    """With data that has the profile's vocabulary; a dry run reads no more of it."""
     folder = config.work.parent / "data"
     folder.mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps({"vocab_size": profile.vocab_size, "bos": 0}))
@@ -84,16 +84,16 @@ def test_every_edit_of_the_table_is_broken_in_a_trial(broken: Broken, spec: Make
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INNOCENT)
-def test_innocent_edit_is_never_refused(name: str, rehearse: DryRunOf) -> None:
-    answer = rehearse(INNOCENT[name], FILES["prepare.py"])
+def test_innocent_edit_is_never_refused(name: str, dry_run_of: DryRunOf) -> None:
+    answer = dry_run_of(INNOCENT[name], FILES["prepare.py"])
 
     assert answer.verdict is not DryRunVerdict.FAILS, answer.reason
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", WHOLE_TRIALS, ids=lambda model: model.name)
-def test_honest_model_passes(model: Honest, rehearse: DryRunOf) -> None:
-    answer = rehearse(model.train, model.prepare)
+def test_honest_model_passes(model: Honest, dry_run_of: DryRunOf) -> None:
+    answer = dry_run_of(model.train, model.prepare)
 
     assert answer.verdict is DryRunVerdict.PASSES, answer.reason
 
@@ -171,8 +171,8 @@ NUMBERS = (
         ),
     ],
 )
-def test_script_with_other_ways_passes(train: str, rehearse: DryRunOf) -> None:
-    answer = rehearse(train)
+def test_script_with_other_ways_passes(train: str, dry_run_of: DryRunOf) -> None:
+    answer = dry_run_of(train)
 
     assert answer.verdict is DryRunVerdict.PASSES, answer.reason
     assert answer.parameters is not None
@@ -187,15 +187,15 @@ def test_script_with_other_ways_passes(train: str, rehearse: DryRunOf) -> None:
         ("import torch\ntorch.ones(3).numpy()\n", "numpy"),
         ("import torch\ntorch.ones(3).cuda()\n", "cuda"),
         ("open('nothing')\n", "FileNotFoundError"),
-        ("import os\nos._exit(0)\n", "it left before its rehearsal ended"),
+        ("import os\nos._exit(0)\n", "it left before its dry run ended"),
         ("from prepare import evaluate_bpb\nevaluate_bpb(None, None, 1)\n", "before it took a batch"),
         ("x = 1\n", "it ended before it had taken a whole step"),
     ],
     ids=lambda value: value.splitlines()[-1][:30],
 )
 @pytest.mark.slow
-def test_other_ends_are_unknown(train: str, says: str, rehearse: DryRunOf) -> None:
-    answer = rehearse(train)
+def test_other_ends_are_unknown(train: str, says: str, dry_run_of: DryRunOf) -> None:
+    answer = dry_run_of(train)
 
     assert (answer.verdict, says in answer.reason) == (DryRunVerdict.UNKNOWN, True), answer.reason
 
@@ -214,14 +214,14 @@ FAULTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("subject", "says"), FAULTS)
 def test_fault_is_unknown_and_leaves_nothing(
-    subject: str, says: str, rehearse: DryRunOf, config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+    subject: str, says: str, dry_run_of: DryRunOf, config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if subject == "hangs_in_setup":  # the others must not be ended by their time, however busy the machine is
         monkeypatch.setattr(dry_run, "_BUDGET", SHORT)
     monkeypatch.setattr(dry_run, "_CAPS", dataclasses.replace(dry_run._CAPS, memory_mib=500))
     monkeypatch.setattr(supervise, "_LOG_LIMIT_BYTES", 2**24)
 
-    answer = rehearse((SUBJECTS / f"{subject}.py").read_text())
+    answer = dry_run_of((SUBJECTS / f"{subject}.py").read_text())
 
     assert (answer.verdict, says in answer.reason) == (DryRunVerdict.UNKNOWN, True), answer.reason
     assert everything_dead(config.work)
@@ -229,8 +229,8 @@ def test_fault_is_unknown_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_dry_run_shows_no_gpu(rehearse: DryRunOf) -> None:
-    answer = rehearse("import os\nraise SystemExit(f'{os.environ.get(\"CUDA_VISIBLE_DEVICES\")!r} is shown')\n")
+def test_dry_run_shows_no_gpu(dry_run_of: DryRunOf) -> None:
+    answer = dry_run_of("import os\nraise SystemExit(f'{os.environ.get(\"CUDA_VISIBLE_DEVICES\")!r} is shown')\n")
 
     assert "'' is shown" in answer.reason
 
@@ -244,7 +244,7 @@ def test_dry_run_is_left_when_its_worker_is_told_to_stop(config: WorkerConfig) -
 FORGES = """
 import os, socket
 from trainer.candidate.protocol import ChannelMessage, MessageType
-forged = ChannelMessage(MessageType.REHEARSED, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails")
+forged = ChannelMessage(MessageType.VERDICT, number=2**32 - 1, x=float("nan"), y=float("inf"), text="fails")
 for fd in range(3, 50):
     try:
         socket.socket(fileno=os.dup(fd)).send(forged.pack())
@@ -256,11 +256,11 @@ os._exit(0)
 
 
 @pytest.mark.slow
-def test_forged_answer_is_an_answer_of_plain_values(rehearse: DryRunOf) -> None:
-    answer = rehearse(FORGES)
+def test_forged_answer_is_an_answer_of_plain_values(dry_run_of: DryRunOf) -> None:
+    answer = dry_run_of(FORGES)
 
     assert (answer.verdict, answer.line, answer.parameters) == (DryRunVerdict.UNKNOWN, None, None), answer.reason
-    assert MessageType.REHEARSED.name in answer.reason, "the forged message arrived"
+    assert MessageType.VERDICT.name in answer.reason, "the forged message arrived"
     assert len(answer.reason) < 1000
     assert DryRunResult.from_json(json.loads(json.dumps(answer.to_json()))) == answer
 

@@ -38,7 +38,7 @@ from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.procfs import descendants, process_table, processes_of
 from trainer.worker.heartbeat import IDLE, Heartbeat
-from trainer.worker.rq_worker import TRIAL_ROLE, OneQueueWorker
+from trainer.worker.rq_worker import OneQueueWorker
 
 WAITS = {"unique": True, "result_ttl": -1, "failure_ttl": -1, "job_timeout": 120}
 
@@ -441,7 +441,7 @@ def a_worker(folder: Path, config: WorkerConfig) -> Iterator[OneQueueWorker]:
     """A worker in this process, on a server of its own whose password can be changed."""
     with open_server(folder) as server:
         connection = connect(server.url, password=server.password, patient=False)
-        yield OneQueueWorker(TRIAL_ROLE, connection, Heartbeat(connection, "trainer-1"), config, single_host=True)
+        yield OneQueueWorker(connection, Heartbeat(connection, "trainer-1"), config, single_host=True)
         connection.close()
 
 
