@@ -89,13 +89,13 @@ def test_a_trainer_started_without_them_shows_none_of_its_predecessors(bus: Redi
 def test_workers_show_themselves_at_once_and_none_erases_another(bus: RedisClient) -> None:
     Heartbeat(bus.connection, "trainer-b", profile="24gb").show(TIMED, "t-1-t0-a0")
     Heartbeat(bus.connection, "trainer-a", profile="12gb").show(IDLE)
-    Heartbeat(bus.connection, "checker-a", role=WorkerRole.DRY_RUN_WORKER).show(IDLE)
+    Heartbeat(bus.connection, "dry-run-worker-a", role=WorkerRole.DRY_RUN_WORKER).show(IDLE)
 
     first = WorkerStatus(TRAINER, "trainer-a", IDLE, "12gb", None)
     second = WorkerStatus(TRAINER, "trainer-b", TIMED, "24gb", None, trial="t-1-t0-a0")
     assert bus.workers(TRAINER) == (first, second)
     assert bus.workers(WorkerRole.DRY_RUN_WORKER) == (
-        WorkerStatus(WorkerRole.DRY_RUN_WORKER, "checker-a", IDLE, None, None),
+        WorkerStatus(WorkerRole.DRY_RUN_WORKER, "dry-run-worker-a", IDLE, None, None),
     )
 
 
