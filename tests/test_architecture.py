@@ -155,9 +155,9 @@ def test_only_the_journal_and_what_users_read_name_the_held_out_scores() -> None
 
 def test_nothing_that_proposes_or_decides_looks_at_the_run_as_users_do() -> None:
     whole = {"snapshot", "snapshot.snapshot", "snapshot.Report", "view", "view.build_report", "view.RunReport"}
-    scripted_run = {f"researcher.report.{name}" for name in whole}
+    names = {f"researcher.report.{name}" for name in whole}
 
-    assert {str(module) for module in modules("researcher") if imports(module) & scripted_run} == SHOWS_THE_RUN
+    assert {str(module) for module in modules("researcher") if imports(module) & names} == SHOWS_THE_RUN
 
 
 def test_researcher_imports_no_torch() -> None:

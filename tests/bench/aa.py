@@ -53,11 +53,11 @@ def run(folder: Path, experiments: int, budget: float | None) -> None:
     if process.returncode != 0:
         raise SystemExit(f"the run ended with {process.returncode}; the same command goes on from here")
     with JournalReader(state.journal) as history:
-        told = build_report(history, profile_named(PROFILE))
-    assert told is not None, "a run that ended has a run"
-    _print(told, loads)
-    if told.gain is not None and told.gain.confirmed:
-        raise SystemExit(f"{told.gain.confirmed:.6f} was confirmed where there is no gain")
+        report = build_report(history, profile_named(PROFILE))
+    assert report is not None, "a run that ended has a run"
+    _print(report, loads)
+    if report.gain is not None and report.gain.confirmed:
+        raise SystemExit(f"{report.gain.confirmed:.6f} was confirmed where there is no gain")
 
 
 def _submit(state: State, count: int, process: subprocess.Popen[bytes]) -> None:

@@ -44,13 +44,13 @@ def run(runs: int, experiments: int) -> None:
 def row(world: int, rule: Rule, runs: int, experiments: int) -> tuple[str, ...]:
     """Return the figures of one line. The world is given by its number, because its functions cannot be sent to another
     process."""
-    told = [simulate(WORLDS[world], rule, experiments, f"{WORLDS[world].name} {each}") for each in range(runs)]
+    results = [simulate(WORLDS[world], rule, experiments, f"{WORLDS[world].name} {each}") for each in range(runs)]
     return (
-        f"{fmean(one.keeps for one in told):.2f}",
-        f"{fmean(one.claims for one in told):.2f}",
-        f"{fmean(one.false_claims for one in told):.3f}",
-        f"{fmean(one.false_claims > 0 for one in told):.1%}",
-        f"{fmean(one.gain for one in told):.2f}",
-        f"{fmean(one.true_gain for one in told):.2f}",
-        f"{fmean(one.trials for one in told):.0f}",
+        f"{fmean(one.keeps for one in results):.2f}",
+        f"{fmean(one.claims for one in results):.2f}",
+        f"{fmean(one.false_claims for one in results):.3f}",
+        f"{fmean(one.false_claims > 0 for one in results):.1%}",
+        f"{fmean(one.gain for one in results):.2f}",
+        f"{fmean(one.true_gain for one in results):.2f}",
+        f"{fmean(one.trials for one in results):.0f}",
     )

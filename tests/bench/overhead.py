@@ -92,7 +92,7 @@ def _measured_run(experiments: int, budget: float, latency_s: float, mix: str) -
         took_s = time.monotonic() - began
         print(f"the run took {took_s:.0f} s with preparation and baseline; load {os.getloadavg()[0]:.1f}", flush=True)
         with JournalReader(Path(folder) / "state" / "journal") as history:
-            return told(history, latency_s)
+            return read_run(history, latency_s)
 
 
 def _run_once(folder: Path, experiments: int, budget: float, latency_s: float, mix: str) -> None:
@@ -112,7 +112,7 @@ def _run_once(folder: Path, experiments: int, budget: float, latency_s: float, m
             llm.terminate()
 
 
-def told(history: JournalReader, latency_s: float) -> MeasuredRun:
+def read_run(history: JournalReader, latency_s: float) -> MeasuredRun:
     """Read the result of a run with an LLM of that latency from its journal."""
     rows = history.experiments()
     measured = [item for item in rows if item.was_measured]

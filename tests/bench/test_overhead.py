@@ -7,7 +7,7 @@ import pytest
 
 from researcher.journal.records import Decision
 from researcher.source.proposal import Proposal, ProposerName
-from tests.bench.overhead import MeasuredRun, bars_missed, told
+from tests.bench.overhead import MeasuredRun, bars_missed, read_run
 from tests.fixtures.journal_story import Story
 
 
@@ -24,7 +24,7 @@ def test_wait_is_from_the_end_of_what_was_measured_before_and_refused_answers_ar
     story.journal.reject(story.run, Proposal(ProposerName.LLM, "bad", "", ()), "does not parse", story.tick())
     story.try_out("worse", 0.9, Decision.DISCARD)
 
-    found = told(story.journal, 5.0)
+    found = read_run(story.journal, 5.0)
 
     assert found.waits == [1.0, 2.0]
     assert (found.by, found.refused) == (Counter({ProposerName.LLM: 2}), 1)
@@ -40,7 +40,7 @@ def test_seconds_of_an_experiment_that_failed_or_ran_twice_are_not_told_but_its_
     story.try_out("lost once", 1.1, Decision.DISCARD, faults=1)
     story.try_out("runs", 1.1, Decision.DISCARD)
 
-    found = told(story.journal, 0.0)
+    found = read_run(story.journal, 0.0)
 
     assert (len(found.waits), len(found.parts)) == (3, 1)
 

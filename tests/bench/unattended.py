@@ -121,11 +121,11 @@ def run(folder: Path, experiments: int, budget: float, picture: Path | None) -> 
     if process.returncode != 0:
         raise SystemExit(f"the run ended with {process.returncode}; the same command goes on from here")
     with JournalReader(state.journal) as history:
-        told = build_report(history, profile)
-    assert told is not None, "a run that ended has a run"
-    missed = _print(told, check(state.root), killed, readings, experiments)
+        report = build_report(history, profile)
+    assert report is not None, "a run that ended has a run"
+    missed = _print(report, check(state.root), killed, readings, experiments)
     if picture is not None:
-        picture.write_bytes(_drawn(told, readings))
+        picture.write_bytes(_drawn(report, readings))
     if missed:
         print(*missed, sep="\n")
         sys.exit(1)

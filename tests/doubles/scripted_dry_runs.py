@@ -1,21 +1,19 @@
 """A dry-run worker without torch: it answers at once, by marks in train.py.
 
-`# check: fails: words` (or passes, unknown) gives its verdict and reason, with the mark's line; without a mark the dry
-run passes. `# check: dies` ends the worker's job without an answer. It works on the real queue in a process of its own:
-`python -m tests.doubles.scripted_dry_runs --redis URL [--password-file FILE]`, and prints a line after its first
-heartbeat.
+`# dry run: fails: words` (or passes, unknown) gives its verdict and reason, with the mark's line; without a mark the
+dry run passes. `# dry run: dies` ends the worker's job without an answer. It works on the real queue in a process of
+its own: `python -m tests.doubles.scripted_dry_runs --redis URL [--password-file FILE]`, and prints a line after its
+first heartbeat.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-from pathlib import Path
 from typing import Any, ClassVar
 
-from rq import SimpleWorker
-from rq.serializers import JSONSerializer
+from redis import Redis
 
+from tests.doubles.scripted_worker import work
 from trainer.jobs import (
     DRY_RUNS,
     RUN_DRY_RUN,
@@ -24,7 +22,6 @@ from trainer.jobs import (
     DryRunSpec,
     DryRunVerdict,
     WorkerRole,
-    connect,
     worker_key,
     worker_names_key,
 )
@@ -52,21 +49,12 @@ class ScriptedJob(AllowlistedJob):
     functions: ClassVar = {RUN_DRY_RUN: answer}
 
 
-def main() -> None:
-    """Work on the queue until killed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--redis", required=True)
-    parser.add_argument("--password-file", type=Path)
-    options = parser.parse_args()
-    password = options.password_file.read_text().strip() if options.password_file else None
-    connection = connect(options.redis, password=password)
+def show(connection: Redis) -> None:
+    """Give the first heartbeat, and print a line."""
     connection.hset(worker_key(WorkerRole.DRY_RUN_WORKER, NAME), "phase", "idle")
     connection.sadd(worker_names_key(WorkerRole.DRY_RUN_WORKER), NAME)
     print("shown", flush=True)
-    SimpleWorker([DRY_RUNS], connection=connection, serializer=JSONSerializer, job_class=ScriptedJob).work(
-        logging_level="WARNING"
-    )
 
 
 if __name__ == "__main__":
-    main()
+    work(DRY_RUNS, ScriptedJob, show)

@@ -12,16 +12,12 @@ in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import time
-from pathlib import Path
 from typing import Any, ClassVar
 
-from rq import SimpleWorker
-from rq.serializers import JSONSerializer
-
+from tests.doubles.scripted_worker import work
 from trainer.jobs import (
     RUN_TRIAL,
     TRIALS,
@@ -31,7 +27,6 @@ from trainer.jobs import (
     Timing,
     TrialResult,
     TrialSpec,
-    connect,
 )
 
 NOISE = 0.002
@@ -106,21 +101,5 @@ class ScriptedJob(AllowlistedJob):
     functions: ClassVar = {RUN_TRIAL: answer}
 
 
-def main() -> None:
-    """Work on the queue until killed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--redis", required=True)
-    parser.add_argument("--password-file", type=Path)
-    options = parser.parse_args()
-    password = options.password_file.read_text().strip() if options.password_file else None
-    worker = SimpleWorker(
-        [TRIALS],
-        connection=connect(options.redis, password=password),
-        serializer=JSONSerializer,
-        job_class=ScriptedJob,
-    )
-    worker.work(logging_level="WARNING")
-
-
 if __name__ == "__main__":
-    main()
+    work(TRIALS, ScriptedJob)

@@ -317,7 +317,7 @@ KEEP, DISCARD = Decision.KEEP, Decision.DISCARD
         ({"trials_without_incumbent": REMEASURE_EVERY, "rule": Rule.GREEDY}, None),
         ({"machine_changed": True}, INCUMBENT),
         ({"machine_changed": True, "head": JUMP}, INCUMBENT),
-        ({"is_asked_for": True, "goal": "reached", "decisions": [KEEP] * 9}, None),  # nothing to confirm
+        ({"is_asked_for": True, "goal": "reached", "decisions": [KEEP] * 9, "trial_hours": 9.0}, None),  # no head
         ({"head": SMALL_GAIN}, None),
         ({"head": SMALL_GAIN, "is_asked_for": True}, CLAIM),
         ({"head": SMALL_GAIN, "goal": "reached"}, CLAIM),

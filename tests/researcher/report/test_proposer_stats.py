@@ -61,9 +61,9 @@ def rates(
     wall_s: float | None = 2.0,
 ) -> tuple[Rates, ...]:
     """Of a run in which each of these that was not rejected had its first trial, beside a baseline."""
-    run_report = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
-    trials = [first_trial(item, wall_s) for item in run_report if item.outcome not in (None, Outcome.REJECTED)]
-    return rates_of(run, rows_of(confirmed, run_report, trials, rolled_back_because or {}), scores or {})
+    experiments = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
+    trials = [first_trial(item, wall_s) for item in experiments if item.outcome not in (None, Outcome.REJECTED)]
+    return rates_of(run, rows_of(confirmed, experiments, trials, rolled_back_because or {}), scores or {})
 
 
 @pytest.mark.parametrize(
@@ -153,28 +153,24 @@ happenings = st.one_of(
 def test_over_all_proposers_they_add_up_to_the_run(
     told: list[tuple[ProposerName, tuple[Outcome, Decision], float] | str],
 ) -> None:
-    run_report, scores, rolled_back_because, head = (
-        [experiment(0, None, Outcome.OK, Decision.KEEP)],
-        {1: [1.8, 1.9]},
-        {},
-        1,
-    )
+    experiments, scores = [experiment(0, None, Outcome.OK, Decision.KEEP)], {1: [1.8, 1.9]}
+    rolled_back_because, head = dict[int, str](), 1
     for happening in told:
         if isinstance(happening, str):
-            rolled_back_because |= {item.id: ROLLED_BACK for item in run_report[1:] if item.decision is Decision.KEEP}
+            rolled_back_because |= {item.id: ROLLED_BACK for item in experiments[1:] if item.decision is Decision.KEEP}
             head = 1
             continue
         by, end, score = happening
-        item = replace(experiment(len(run_report), by, *end), parent=head, cost=LlmCost("u", "m", 1, 400, 100, 0.5))
-        run_report.append(item)
+        item = replace(experiment(len(experiments), by, *end), parent=head, cost=LlmCost("u", "m", 1, 400, 100, 0.5))
+        experiments.append(item)
         if item.outcome is Outcome.OK:
             scores[item.id] = [score, score + 0.1]
         head = item.id if item.decision is Decision.KEEP else head
-    trials = [first_trial(item) for item in run_report if item.outcome is not Outcome.REJECTED]
+    trials = [first_trial(item) for item in experiments if item.outcome is not Outcome.REJECTED]
 
-    found = rates_of(RUN, rows_of((), run_report, trials, rolled_back_because), scores)
+    found = rates_of(RUN, rows_of((), experiments, trials, rolled_back_because), scores)
 
-    tried, ends = run_report[1:], [item.outcome for item in run_report[1:]]
+    tried, ends = experiments[1:], [item.outcome for item in experiments[1:]]
     whole = cost_of(RUN, tried, trials[1:])
     assert sum(each.tries for each in found) == len(tried)
     assert sum(each.rejected for each in found) == ends.count(Outcome.REJECTED)

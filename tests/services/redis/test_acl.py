@@ -52,6 +52,7 @@ from trainer.jobs import (
     profile_named,
     trial_id,
     worker_key,
+    worker_names_key,
 )
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
@@ -227,7 +228,8 @@ def test_a_trial_goes_out_and_its_result_comes_back(
 
     assert isinstance(result, TrialResult)
     assert result.outcome is Outcome.OK
-    assert bus.workers(WorkerRole.TRAINER) != ()
+    own_names = server.bus_of("trainer").worker_names(WorkerRole.TRAINER)
+    assert [worker.worker for worker in bus.workers(WorkerRole.TRAINER)] == own_names != []
     bus.read_progress(wanted.id)
     trials.forget(wanted.id)
     assert trials.poll(wanted.id, wanted.digest) == Absent()
@@ -706,6 +708,14 @@ REFUSED = {
         "EXISTS rq:suspended",
     ],
 }
+
+
+def test_the_keys_of_workers_have_the_names_that_stand_in_the_refused_commands() -> None:
+    commands = {command for own in REFUSED.values() for command in own}
+
+    for role in (WorkerRole.TRAINER, WorkerRole.DRY_RUN_WORKER):
+        assert f"HSET {worker_key(role, f'{role}-0')} phase idle" in commands
+        assert f"SADD {worker_names_key(role)} x" in commands
 
 
 @pytest.mark.parametrize(

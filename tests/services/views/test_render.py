@@ -35,18 +35,12 @@ def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
 
 
 def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> None:
-    trainer, held = WorkerRole.TRAINER, Status(StatusKind.HELD, "the disk is full")
+    held, idle = Status(StatusKind.HELD, "the disk is full"), Status.working("idle")
+    trainer, dry_runs = WorkerRole.TRAINER, WorkerRole.DRY_RUN_WORKER
     workers = (
         WorkerStatus(trainer, "trainer-a", Status.working("timed"), "12gb", None, trial="t-3-t0-a0"),
         WorkerStatus(trainer, "trainer-b", held, None, None),
-        WorkerStatus(
-            WorkerRole.DRY_RUN_WORKER,
-            "dry-run-worker-a",
-            Status.working("idle"),
-            None,
-            None,
-            no_user="uid 1 may not enter",
-        ),
+        WorkerStatus(dry_runs, "dry-run-worker-a", idle, None, None, no_user="uid 1 may not enter"),
     )
 
     text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), workers=workers)), None, 3.0, ""))

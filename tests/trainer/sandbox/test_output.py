@@ -146,7 +146,7 @@ def test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits() -> 
 
 
 @pytest.mark.parametrize(
-    ("said", "quotable_text"),
+    ("said", "is_ours"),
     [
         ("model(x) gave shape (4, 16, 99), not logits of shape (4, 16, 48)", True),
         ("model(x) gave shape (4,), not logits of shape (4, 16, 48)", True),
@@ -158,10 +158,10 @@ def test_after_that_only_the_numbers_of_the_summary_are_read_in_few_digits() -> 
         ("model(x) gave shape (4, 16, 99), not logits of shape (4, 16, 48); asked: 17", False),
     ],
 )
-def test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told(said: str, quotable_text: bool) -> None:
+def test_of_what_a_process_says_is_wrong_then_only_our_own_sentence_is_told(said: str, is_ours: bool) -> None:
     sink = Output(64, Printed(), redaction())
     assert sink.fault(said) == said
 
     sink.seal()
 
-    assert (sink.fault(said) == said) is quotable_text
+    assert (sink.fault(said) == said) is is_ours

@@ -83,7 +83,7 @@ def measure(spec: TrialSpec, config: WorkerConfig, outside: Outside) -> TrialRes
     [
         (signal.SIGKILL, Outcome.CRASHED, "killed by SIGKILL, which the trainer did not send"),
         pytest.param(
-            signal.SIGUSR1, Outcome.CRASHED, "killed by SIGUSR1, which the trainer did", marks=pytest.mark.slow
+            signal.SIGUSR1, Outcome.CRASHED, "killed by SIGUSR1, which the trainer did not send", marks=pytest.mark.slow
         ),
         pytest.param(signal.SIGSEGV, Outcome.CRASHED, None, marks=pytest.mark.slow),
     ],

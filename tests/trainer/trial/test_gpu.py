@@ -91,6 +91,7 @@ def test_where_the_driver_cannot_tell_no_trial_waits(monkeypatch: pytest.MonkeyP
     install_nvml(monkeypatch, driver)
 
     assert gpu.why_not_ready(ON_A_GPU) is None
+    assert (driver.sessions, driver.open_sessions) == (1, 0)
 
 
 def test_driver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
