@@ -254,7 +254,7 @@ def broken_compose_file(facts: Environment, _folder: Path) -> Environment:
     [
         (old_compose, "compose  v2.20.3 (wanted >= 2.24.4)", "sudo apt-get install docker.io docker-compose-v2"),
         (no_buildx, "buildx   `docker buildx` does not work", "sudo apt-get install docker-buildx"),
-        (full_disk, "disk     0.5 GiB free in ", "`docker system df` tells"),
+        (full_disk, "disk     0.5 GiB free in ", "`docker system df`"),
         (unknown_key, "NUMCTX is not a setting", "did you mean NUM_CTX?"),
         (bad_value, "EXPERIMENTS=a lot is not a whole number", "write for example EXPERIMENTS=100"),
         (missing_gpu_env, "gpu.env", "git checkout gpu.env"),
