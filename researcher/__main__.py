@@ -35,6 +35,7 @@ from researcher.repository.repository import EDITABLE, Workspace
 from researcher.source.validation import fingerprint
 from researcher.wiring import Opened, build_run_context
 from trainer.jobs import Profile, ProfileError, RedisClient, connect
+from trainer.jobs.environment import replace_unprintable
 
 logger = logging.getLogger("researcher")
 
@@ -74,6 +75,7 @@ class StopSwitch:
 
 def main() -> int:
     """Run the researcher and return the exit code."""
+    replace_unprintable(sys.stdout, sys.stderr)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -145,6 +147,7 @@ def _start_run(
     workspace.require_clean()
     base = workspace.head()
     workspace.require_portable(base)
+    workspace.require_text_program(base)
     source = workspace.files(base)[EDITABLE]
     tag = _free_tag(settings.tag, workspace.branches())
     return journal.start_run(
@@ -168,6 +171,11 @@ def _prices(settings: Settings) -> Prices:
 
 
 def _free_tag(wanted: str | None, branches: set[str]) -> str:
+    if "overnight" in branches:
+        raise SubjectError(
+            "a branch is named `overnight`, and git can make no overnight/<tag> beside it; "
+            "rename it with `git branch -m overnight mine`, then start again"
+        )
     if wanted is not None:
         if f"overnight/{wanted}" in branches:
             raise SubjectError(f"branch overnight/{wanted} exists already; choose another tag")
@@ -189,7 +197,7 @@ def _digest_before(folder: Path) -> str | None:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = dict(json.loads((folder / "manifest.json").read_text()))
+        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
         manifest["digest"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error

@@ -184,6 +184,16 @@ def _parts(hint: Any) -> Iterable[Any]:
         yield from _parts(part)
 
 
+def checked_tag(text: str) -> str:
+    """Return a name that can follow `overnight/` as a branch. Raises BadValue for any other text."""
+    parts = text.split("/")
+    wrong = any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts)
+    if wrong or ".." in text or "@{" in text or not text.isprintable() or set(text) & _NOT_IN_A_BRANCH:
+        raise BadValue(f"{text!r} cannot name a branch of git", "take letters, digits, - and _")
+    return text
+
+
+_NOT_IN_A_BRANCH = frozenset(" ~^:?*[\\")
 _WHOLE = r"\d{1,9}"
 _NUMBER = r"\d{1,9}(\.\d{1,9})?"
 _PLACE = r"(/|\./|\.\./|~/)[^:$\n]*"  # Compose takes any other text for a volume's name

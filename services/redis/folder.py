@@ -144,13 +144,15 @@ class ServerFolder:
     def _is_served_by(self, pid: int) -> bool:
         process = Path(f"/proc/{pid}")
         try:
-            return (process / "comm").read_text().strip() in NAMES and (process / "cwd").readlink() == self.path
+            return (process / "comm").read_text(encoding="utf-8").strip() in NAMES and (
+                process / "cwd"
+            ).readlink() == self.path
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return False  # the process ended meanwhile, or belongs to another user
 
     def _recall(self, name: str) -> str | None:
         try:
-            return (self.path / name).read_text().strip()
+            return (self.path / name).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
 
@@ -188,7 +190,7 @@ def _is_free(port: int) -> bool:
 def _free_port() -> int:
     """Return a free port below the system's range for outgoing connections, one of which could take it while the server
     is down."""
-    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
     ports = range(max(1024, first_given - _PORTS), first_given)
     for port in random.sample(ports, len(ports)):
         if _is_free(port):

@@ -28,7 +28,9 @@ def open_bus(state: State) -> RedisClient:
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
-        return RedisClient(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
+        return RedisClient(
+            connect(url, password=Path(secret).read_text(encoding="utf-8").strip() if secret else None, patient=False)
+        )
     server = running_server(state.redis)
     if server is None:
         raise ClientError(

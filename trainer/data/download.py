@@ -52,6 +52,11 @@ def _fetch(url: str, target: Path, arrived: Arrived, sleep: Callable[[float], No
             sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
         try:
             _go_on(url, beside(target), arrived)
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            raise SourceAway(
+                f"{url} cannot be fetched because of a setting of the environment ({error}); "
+                "fix or unset the proxy (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, NO_PROXY)"
+            ) from error
         except (_Interrupted, httpx.TransportError) as error:
             reason = f"{type(error).__name__.lstrip('_')}: {error}"
         else:
