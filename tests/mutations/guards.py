@@ -2264,8 +2264,8 @@ GUARDS = (
     Guard(
         "what a candidate printed is no markup",
         "services/cli.py",
-        "Console(markup=False)",
-        "Console()",
+        "Console(markup=False, emoji=False)",
+        "Console(emoji=False)",
         "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
     ),
     Guard(
