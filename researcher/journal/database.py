@@ -47,7 +47,7 @@ class WriterLock:
     def __init__(self, folder: Path) -> None:
         """Take the lock. Raises JournalError if another researcher holds it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (folder / "lock").open("a+")
+        self._file: IO[str] = (folder / "lock").open("a+", encoding="ascii")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -135,7 +135,7 @@ class ServerFolder:
 
     def log_tail(self) -> str:
         """Return the last ten lines of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
 
     def server_pids(self) -> list[int]:
         """Return the pids of servers whose working folder is this one, as the kernel reports it."""
@@ -160,7 +160,7 @@ class ServerFolder:
         """Write a file whole or not at all, readable by its owner alone from the beginning."""
         draft = self.path / f"{name}.new"
         draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -181,7 +181,7 @@ def _write(path: Path, text: str, owner: Owner) -> None:
     """Write a file whole or not at all, readable by its owner alone from the beginning."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:
         os.fchown(file.fileno(), owner.uid, owner.gid)
         file.write(text)
         file.flush()

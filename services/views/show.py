@@ -211,7 +211,10 @@ def _print_experiment(
         if result is not None and result.log is not None:
             console.rule(f"log, {result.log.seen_bytes:,} bytes seen")
             path = state.trials / result.log.path
-            console.out(path.read_text(errors="replace") if path.exists() else result.log.tail, highlight=False)
+            console.out(
+                path.read_text(encoding="utf-8", errors="replace") if path.exists() else result.log.tail,
+                highlight=False,
+            )
 
 
 def call_text(call: PaidCall) -> str:

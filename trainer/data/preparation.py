@@ -92,7 +92,7 @@ def _claimed(folder: Path) -> Iterator[None]:
     private = folder / "private"
     private.mkdir(mode=0o700, exist_ok=True)
     private.chmod(0o700)
-    with (private / "lock").open("w") as lock:
+    with (private / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,6 +10,7 @@ The module needs only the standard library, because `scripts/setup` runs it as a
 from __future__ import annotations
 
 import ast
+import fnmatch
 import os
 import subprocess
 import sys
@@ -42,54 +43,41 @@ _NETWORK = Program.PYTHON | Program.PIP | Program.DOCKER
 
 @dataclass(frozen=True)
 class Inherited:
-    """A variable of the user that some programs get. A name that ends in * stands for all names that begin like it."""
+    """A row of the table: variables of the user that some programs get, and the reason.
 
-    name: str
+    `names` are separated by spaces. One that ends in * stands for all names that begin like it.
+    """
+
+    names: str
     readers: Program
     reason: str
 
-    def names(self, shell: Mapping[str, str]) -> list[str]:
+    def values(self, shell: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of `shell` that this row names."""
-        if self.name.endswith("*"):
-            return [name for name in shell if name.startswith(self.name[:-1])]
-        return [self.name] if self.name in shell else []
+        return {name: shell[name] for pattern in self.names.split() for name in fnmatch.filter(shell, pattern)}
 
 
 INHERITED = (
-    Inherited("PATH", _EVERY, "where programs are"),
-    Inherited("HOME", _EVERY, "`~` in paths, caches, and the programs' own settings"),
-    Inherited("TMPDIR", _EVERY, "where temporary files go"),
+    Inherited("PATH HOME TMPDIR", _EVERY, "programs, the user's folder, temporary files"),
     Inherited("LD_LIBRARY_PATH", _EVERY, "libraries of a Python or a driver that is not the system's"),
     Inherited("TZ", Program.PYTHON, "the times in logs"),
-    Inherited("PYTHONDONTWRITEBYTECODE", Program.PYTHON, "set in the images"),
-    Inherited("PYTHONUNBUFFERED", Program.PYTHON, "set in the images"),
-    Inherited("OMP_NUM_THREADS", Program.PYTHON, "the number of threads with which torch scores"),
-    Inherited("CUDA_VISIBLE_DEVICES", Program.PYTHON, "the GPUs of a trainer"),
-    Inherited("NVIDIA_*", Program.PYTHON, "the GPUs of a container"),
-    Inherited("HTTP_PROXY", _NETWORK, "the proxy of endpoints and downloads"),
-    Inherited("HTTPS_PROXY", _NETWORK, "the proxy of endpoints and downloads"),
-    Inherited("ALL_PROXY", _NETWORK, "the proxy of endpoints and downloads"),
-    Inherited("NO_PROXY", _NETWORK, "the hosts without a proxy"),
-    Inherited("http_proxy", _NETWORK, "as HTTP_PROXY"),
-    Inherited("https_proxy", _NETWORK, "as HTTPS_PROXY"),
-    Inherited("all_proxy", _NETWORK, "as ALL_PROXY"),
-    Inherited("no_proxy", _NETWORK, "as NO_PROXY"),
-    Inherited("SSL_CERT_FILE", _NETWORK, "the authorities for TLS"),
-    Inherited("SSL_CERT_DIR", _NETWORK, "the authorities for TLS"),
-    Inherited("REQUESTS_CA_BUNDLE", Program.PIP | Program.DOCKER, "the authorities for TLS"),
-    Inherited("XDG_CACHE_HOME", Program.PIP, "the folder of pip's cache"),
-    Inherited("DOCKER_*", Program.DOCKER, "the engine, and its settings"),
-    Inherited("COMPOSE_*", Program.DOCKER, "the settings of compose"),
-    Inherited("BUILDKIT_*", Program.DOCKER, "the settings of the builder"),
-    Inherited("BUILDX_*", Program.DOCKER, "the settings of the builder"),
-    Inherited("SSH_AUTH_SOCK", Program.DOCKER, "an engine behind ssh"),
-    Inherited("XDG_CONFIG_HOME", Program.DOCKER, "plugins and settings of the command"),
-    Inherited("XDG_RUNTIME_DIR", Program.DOCKER, "the socket of an engine without root"),
-    Inherited("DBUS_SESSION_BUS_ADDRESS", Program.DOCKER, "programs that hold the user's passwords for registries"),
-    Inherited("GNUPGHOME", Program.DOCKER, "programs that hold the user's passwords for registries"),
-    Inherited("TERM", Program.DOCKER, "how progress is shown"),
-    Inherited("COLUMNS", Program.DOCKER, "how progress is shown"),
-    Inherited("NO_COLOR", Program.DOCKER, "how progress is shown"),
+    Inherited("PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED", Program.PYTHON, "set in the images"),
+    Inherited("OMP_NUM_THREADS", Program.PYTHON, "the number of threads with which the trainer scores"),
+    Inherited("CUDA_VISIBLE_DEVICES NVIDIA_*", Program.PYTHON, "the GPUs of a trainer"),
+    Inherited(
+        "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy",
+        _NETWORK,
+        "the proxy of endpoints and downloads",
+    ),
+    Inherited("SSL_CERT_FILE SSL_CERT_DIR", _NETWORK, "the authorities that TLS trusts"),
+    Inherited("REQUESTS_CA_BUNDLE", Program.PIP | Program.DOCKER, "the authorities that TLS trusts, for these two"),
+    Inherited("XDG_CACHE_HOME", Program.PIP, "the folder of the cache"),
+    Inherited("DOCKER_* COMPOSE_* BUILDKIT_* BUILDX_*", Program.DOCKER, "the engine and its commands"),
+    Inherited("SSH_AUTH_SOCK XDG_RUNTIME_DIR", Program.DOCKER, "an engine behind ssh, or without root"),
+    Inherited(
+        "XDG_CONFIG_HOME DBUS_SESSION_BUS_ADDRESS GNUPGHOME", Program.DOCKER, "passwords of the user for registries"
+    ),
+    Inherited("TERM COLUMNS NO_COLOR", Program.DOCKER, "how progress is shown"),
 )
 
 # Where pip finds packages. Every other setting of pip, such as `user`, `target` or `constraint`, stays with the user.
@@ -124,7 +112,9 @@ def environment(
     Our own Python processes import from the folder of this package first.
     """
     here = os.environ if shell is None else shell
-    found = {name: here[name] for row in INHERITED if program in row.readers for name in row.names(here)}
+    found: dict[str, str] = {}
+    for row in INHERITED:
+        found |= row.values(here) if program in row.readers else {}
     if program is Program.PYTHON and ROOT.name not in _SITE_PACKAGES:
         found["PYTHONPATH"] = str(ROOT)
     return found | dict(more or {})
@@ -162,7 +152,7 @@ def pip_environment(command: str) -> dict[str, str]:
         check=False,
     )
     if asked.returncode:
-        raise PipSettingsUnreadable((asked.stderr.strip().splitlines() or ["pip gave no reason"])[-1])
+        raise PipSettingsUnreadable(" ".join(asked.stderr.split()) or "pip gave no reason")
     settings = _pip_settings(asked.stdout, command)
     return environment(Program.PIP, settings | {"PIP_CONFIG_FILE": os.devnull})
 
