@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from researcher.config.setting import EndpointModelForm
 from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.errors import OvernightError, ResearcherError
@@ -95,8 +96,9 @@ def _state(path: Path | None) -> State:
 def _refuse_wrong(chosen: Mapping[str, str]) -> None:
     """Refuse a wrong value in its option's own name, before anything is written."""
     for key, value in chosen.items():
-        option = f"--{key.lower().replace('_', '-')}"
-        if (fault := replace(TABLE[key], key=option).fault_of(value)) is not None:
+        form = EndpointModelForm if key == "MODEL" else TABLE[key].written  # not every model is Ollama's
+        row = replace(TABLE[key], key=f"--{key.lower().replace('_', '-')}", written=form)
+        if (fault := row.fault_of(value)) is not None:
             _refuse(str(fault))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 from pydantic import ValidationError
@@ -118,6 +119,7 @@ def test_an_empty_value_is_not_set(read) -> None:
         ({"OLLAMA_HOST": "a b:1"}, "OLLAMA_HOST"),
         ({"OWN_CONSTANTS": '{"MAX_SEQ_LEN": "long"}'}, "OWN_CONSTANTS"),
         ({"REDIS_URL": ""}, "REDIS_URL"),
+        ({"TAG": "two words"}, "TAG"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key_and_the_next_step(
@@ -128,6 +130,20 @@ def test_what_cannot_be_is_refused_with_its_key_and_the_next_step(
     assert fault.key == key
     assert fault.found
     assert fault.next_step
+
+
+TAGS = (
+    "nov30", "a-b_c.d", "a/b", "ä", "-x", "x+1", "two words", "a..b", "a/", "/a", "a//b", ".a", "a/.b", "a.", "a.lock",
+    "a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "a@{b", "@", "a\x7f", "a\tb",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_is_refused_where_git_refuses_the_branch(tag: str) -> None:
+    branch = f"refs/heads/overnight/{tag}"
+    is_branch = subprocess.run(["git", "check-ref-format", branch], check=False).returncode == 0
+
+    assert (TABLE["TAG"].fault_of(tag) is None) == is_branch
 
 
 def test_every_bad_value_is_told_and_then_what_does_not_agree(refused) -> None:

@@ -97,6 +97,16 @@ def test_nobody_listening_is_said_after_five_tries(tmp_path: Path) -> None:
         download("http://127.0.0.1:9/a", tmp_path / "a", lambda done, total: None, lambda wait_s: None)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "ftp://proxy.example"])
+def test_a_proxy_that_cannot_be_used_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+
+    with pytest.raises(SourceAway, match="setting of the environment"):
+        download("http://text.example/a", tmp_path / "a", lambda done, total: None)
+
+
 def test_shards_of_a_folder_become_rows_and_no_document_is_in_two_splits(
     shard_folder: Path, tiny: Profile, tmp_path: Path
 ) -> None:
