@@ -149,7 +149,7 @@ def _start_run(
     workspace.require_portable(base)
     workspace.require_text_program(base)
     source = workspace.files(base)[EDITABLE]
-    tag = _free_tag(settings.tag, workspace.branches())
+    tag = free_tag(settings.tag, workspace.branches(), time.strftime("%b%d").lower())
     return journal.start_run(
         tag=tag,
         profile=profile.name,
@@ -170,19 +170,28 @@ def _prices(settings: Settings) -> Prices:
     return Prices(settings.price_per_hour, settings.price_per_mtoken)
 
 
-def _free_tag(wanted: str | None, branches: set[str]) -> str:
-    if "overnight" in branches:
+def free_tag(wanted: str | None, branches: set[str], day: str) -> str:
+    """Return the wanted tag, or the day with a number.
+
+    Git can hold no branch beside one whose name is its folder. Raises SubjectError if a branch is in the way.
+    """
+    names = [day, *(f"{day}-{number}" for number in range(2, 1000))] if wanted is None else [wanted]
+    obstacles = {name: _in_the_way(f"overnight/{name}", branches) for name in names}
+    free = next((name for name in names if obstacles[name] is None), None)
+    if free is None:
+        found = obstacles[names[0]]
         raise SubjectError(
-            "a branch is named `overnight`, and git can make no overnight/<tag> beside it; "
-            "rename it with `git branch -m overnight mine`, then start again"
+            f"the branch {found} is in the way of overnight/{names[0]}; choose another tag, "
+            f"or rename the branch with `git branch -m {found} mine`"
         )
-    if wanted is not None:
-        if f"overnight/{wanted}" in branches:
-            raise SubjectError(f"branch overnight/{wanted} exists already; choose another tag")
-        return wanted
-    day = time.strftime("%b%d").lower()
-    names = [day, *(f"{day}-{number}" for number in range(2, 1000))]
-    return next(name for name in names if f"overnight/{name}" not in branches)
+    return free
+
+
+def _in_the_way(branch: str, branches: set[str]) -> str | None:
+    return next(
+        (each for each in sorted(branches) if f"{branch}/".startswith(f"{each}/") or each.startswith(f"{branch}/")),
+        None,
+    )
 
 
 def _data_digest(folder: Path) -> str:

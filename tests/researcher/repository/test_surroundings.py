@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from researcher.__main__ import free_tag
 from researcher.errors import NotText, SubjectError
 from researcher.repository.publishing import UserRepository
 from researcher.repository.repository import GitState, Workspace, create_repository
@@ -63,6 +64,26 @@ def test_a_variable_of_git_neither_leads_elsewhere_nor_disturbs(tmp_path: Path, 
     assert done.returncode == 0, done.stderr
     assert contents(other) == before
     assert git(tmp_path / "ours", "log", "--format=%s", "confirmed/1").splitlines() == ["try", "The subject"]
+
+
+@pytest.mark.parametrize("branch", ["overnight", "overnight/night", "overnight/night/old"])
+def test_a_branch_beside_which_git_cannot_hold_the_runs_is_named(tmp_path: Path, branch: str) -> None:
+    repository = made_by_a_user(tmp_path / "s")
+    git(repository, "branch", branch)
+
+    with pytest.raises(SubjectError, match=f"the branch {branch} is in the way"):
+        free_tag("night", {"main", branch}, day="night")
+
+    git(repository, "branch", "overnight/night", code=128)
+
+
+@pytest.mark.parametrize("branch", ["overnight/night", "overnight/night/old"])
+def test_without_a_wanted_tag_a_branch_in_the_way_is_avoided(branch: str) -> None:
+    assert free_tag(None, {"main", branch}, day="night") == "night-2"
+
+
+def test_a_tag_without_a_branch_in_its_way_is_taken() -> None:
+    assert free_tag("a/b", {"main", "overnight/a-b", "overnight/ab", "overnighter"}, day="night") == "a/b"
 
 
 def with_links(path: Path, **links: str) -> Path:
