@@ -211,7 +211,7 @@ def submit(file: Path, state: StateOption = None) -> None:
         source = read_text(file)
     except OSError as error:
         _refuse(f"cannot read {file} as text: {error}")
-    name = os.fsencode(file.name).decode(errors="replace").replace("\n", " ")
+    name = file.name.replace("\n", " ")  # the first line is the name
     _ask(state, "submit", f"{name}\n{source}")
 
 

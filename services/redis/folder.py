@@ -28,7 +28,7 @@ _MEMORY_LEAST_MIB, _MEMORY_MOST_MIB = 64, 512
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
-dir "{folder}"
+dir .
 aclfile users.acl
 appendonly yes
 appendfsync everysec
@@ -122,11 +122,13 @@ class ServerFolder:
         self._remember("binary", str(path))
 
     def write_config(self, port: int) -> Path:
-        """Write the server's configuration; return its path."""
-        quoted = str(self.path).replace("\\", "\\\\").replace('"', '\\"')
-        text = _CONFIG.format(port=port, folder=quoted, memory_mib=memory_cap_mib(_memory_mib()), limits=LIMITS)
+        """Write the server's configuration; return its path for a server that starts in this folder.
+
+        The path of the folder stands nowhere in it, because the server would read * and line ends in it as its own.
+        """
+        text = _CONFIG.format(port=port, memory_mib=memory_cap_mib(_memory_mib()), limits=LIMITS)
         self._remember("server.conf", text)
-        return self.path / "server.conf"
+        return Path("/proc/self/cwd/server.conf")
 
     def open_log(self) -> IO[bytes]:
         """Open the log for the server to append to; truncate a log of more than `_LOG_CAP_BYTES`."""

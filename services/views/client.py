@@ -60,7 +60,8 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
         raise ClientError("no researcher is at work", "start the run with `overnight run`")
     if status.is_over:
         raise ClientError(f"no researcher is at work ({status})", "start it with `scripts/up`")
-    request = send(bus, kind, body)
+    text = body.encode(errors="surrogateescape").decode(errors="replace")  # a terminal may send any bytes
+    request = send(bus, kind, text)
     reply = wait_reply(bus, request, ANSWER_WITHIN_S)
     if reply is not None:
         return reply

@@ -178,6 +178,19 @@ def test_lines_of_the_user_that_are_not_utf8_stay_in_the_list_of_excluded_files(
     assert b"results.tsv" in exclude.read_bytes().splitlines()
 
 
+@pytest.mark.parametrize("name", [b"two words", b"a\nb", b"\xff", b"[*]?", b"a:b$\\", b"-x"])
+def test_a_run_begins_and_pushes_in_folders_of_any_name(tmp_path: Path, name: bytes) -> None:
+    place = tmp_path / os.fsdecode(name)
+    place.mkdir()
+    theirs = made_by_a_user(place / "theirs")
+    with closing(Own(place, theirs)) as own:
+        kept = own.keep(1)
+
+        assert own.user.message == ""
+        assert own.workspace.program() == "Better.\n"
+        assert git(theirs, "rev-parse", BRANCH) == kept
+
+
 class Hours:
     """A clock that a test moves."""
 
