@@ -63,7 +63,7 @@ INHERITED = (
     Inherited("TZ", Program.PYTHON, "the times in logs"),
     Inherited("PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED", Program.PYTHON, "set in the images"),
     Inherited("OMP_NUM_THREADS", Program.PYTHON, "the number of threads with which the trainer scores"),
-    Inherited("CUDA_VISIBLE_DEVICES NVIDIA_*", Program.PYTHON, "the GPUs of a trainer"),
+    Inherited("CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER NVIDIA_*", Program.PYTHON, "the GPUs of a trainer"),
     Inherited(
         "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy",
         _NETWORK,
