@@ -2295,7 +2295,7 @@ GUARDS = (
         "researcher/repository/__init__.py",
         'drop_variables("GIT_")',
         "drop_variables",
-        f"{_SURROUNDINGS}a_variable_of_git_neither_leads_elsewhere_nor_disturbs[GIT_DIR-{{}}/.git]",
+        f"{_SURROUNDINGS}a_variable_of_git_neither_leads_elsewhere_nor_disturbs[GIT_INDEX_FILE-{{}}/.git/index]",
     ),
     Guard(
         "the target of a link is not run as code",
