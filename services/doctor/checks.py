@@ -87,7 +87,9 @@ def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
 def _settings(mode: Mode, facts: Environment) -> tuple[list[Finding], dict[str, str] | None]:
     try:
         gpu_env, *others = facts.settings_files(mode)
-    except (OSError, NotText) as error:
+    except NotText as error:
+        return [fail("gpu.env", str(error), "the same command again")], None
+    except OSError as error:
         return [fail("gpu.env", str(error), "git checkout gpu.env")], None
     wrong = faults(gpu_env, tuple(others), facts.environment)
     if wrong:

@@ -60,6 +60,7 @@ class Inherited:
 INHERITED = (
     Inherited("PATH HOME TMPDIR", _EVERY, "programs, the user's folder, temporary files"),
     Inherited("LD_LIBRARY_PATH", _EVERY, "libraries of a Python or a driver that is not the system's"),
+    Inherited("USER LOGNAME", Program.PYTHON | Program.DOCKER, "the name of a user whom the system does not know"),
     Inherited("TZ", Program.PYTHON, "the times in logs"),
     Inherited("PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED", Program.PYTHON, "set in the images"),
     Inherited("OMP_NUM_THREADS", Program.PYTHON, "the number of threads with which the trainer scores"),

@@ -262,6 +262,16 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
     assert "ln -sf gpu.env .env" in finding.fix
 
 
+@pytest.mark.parametrize("name", ["gpu.env", "gpu.local.env"])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_settings_that_are_not_utf8_are_named_by_their_file(well: Environment, name: str, encoding: str) -> None:
+    (well.root / name).write_bytes("TAG=größer\n".encode(encoding))
+
+    (finding,) = [each for each in examine(Mode.CPU, well) if each.verdict is Severity.FAIL and each.name == "gpu.env"]
+
+    assert f"{name} is not text in UTF-8" in finding.found
+
+
 def test_a_dot_env_that_is_a_copy_serves_where_links_do_not_work(well: Environment) -> None:
     (well.root / ".env").unlink()
     shutil.copy(well.root / "gpu.env", well.root / ".env")
