@@ -2326,6 +2326,13 @@ GUARDS = (
         f"{_SURROUNDINGS}a_branch_beside_which_git_cannot_hold_the_runs_is_named",
     ),
     Guard(
+        "a tag can name a trial",
+        "researcher/config/setting.py",
+        "if re.fullmatch(_TAG, text) is None:",
+        "if not text:",
+        "researcher/config/test_settings.py::test_a_tag_that_could_not_name_both_is_refused",
+    ),
+    Guard(
         "a title is not read as TeX",
         "researcher/report/picture.py",
         "text.set_parse_math(False)",
