@@ -104,7 +104,7 @@ def _settings(mode: Mode, facts: Environment) -> tuple[list[Finding], dict[str, 
 def _what_compose_reads(facts: Environment) -> Finding | None:
     """Compose reads .env, a link to gpu.env. A ZIP, or git without links, leaves a text file or nothing there."""
     linked = facts.root / DOT_ENV
-    if linked.exists() and linked.read_bytes() == (facts.root / GPU_ENV).read_bytes():
+    if linked.is_file() and linked.read_bytes() == (facts.root / GPU_ENV).read_bytes():
         return None
     found = f"{DOT_ENV} is not the link to {GPU_ENV} that compose reads its settings through"
     return fail("gpu.env", found, f"ln -sf {GPU_ENV} {DOT_ENV}, or where links do not work: cp {GPU_ENV} {DOT_ENV}")
