@@ -43,6 +43,7 @@ from researcher.config.setting import (
     rows_of,
 )
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
+from researcher.files import read_text
 from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
 from researcher.llm.client import LlmOptions, Think
 from researcher.llm.gpu_memory_split import Placement, placement_for
@@ -250,9 +251,7 @@ class Settings(BaseSettings):
 
     def password(self) -> str | None:
         """Return the password of Redis from its file, or None without a file."""
-        return (
-            None if self.redis_password_file is None else self.redis_password_file.read_text(encoding="utf-8").strip()
-        )
+        return None if self.redis_password_file is None else read_text(self.redis_password_file).strip()
 
     def secrets(self) -> list[str]:
         """Return all secrets of this process, so that prompts, files and messages can be redacted."""

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from researcher.config.setting import Seconds
 from researcher.config.settings import faults, researcher_settings
 from researcher.errors import OvernightError, ResearcherError
+from researcher.files import read_text
 from researcher.journal.reader import JournalReader
 from researcher.loop.outages import BAD_DAYS, explain
 from services.machine.gpus import AUTO
@@ -124,7 +125,7 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
 
 def _open(settings: ContainerSettings) -> redis.Redis:
     """Connect with the password that the file holds now, since a user fixes a wrong password there."""
-    password = settings.redis_password_file.read_text(encoding="utf-8").strip()
+    password = read_text(settings.redis_password_file).strip()
     return connect(settings.redis_url, password=password, patient=False)
 
 

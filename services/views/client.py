@@ -11,6 +11,7 @@ from pathlib import Path
 import redis
 
 from researcher.errors import OvernightError
+from researcher.files import read_text
 from researcher.queues.requests import cancel, send, wait_reply
 from services.machine.state import State
 from services.redis.server import running_server
@@ -28,9 +29,7 @@ def open_bus(state: State) -> RedisClient:
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
-        return RedisClient(
-            connect(url, password=Path(secret).read_text(encoding="utf-8").strip() if secret else None, patient=False)
-        )
+        return RedisClient(connect(url, password=read_text(Path(secret)).strip() if secret else None, patient=False))
     server = running_server(state.redis)
     if server is None:
         raise ClientError(
