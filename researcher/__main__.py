@@ -176,15 +176,14 @@ def free_tag(wanted: str | None, branches: set[str], day: str) -> str:
     Git can hold no branch beside one whose name is its folder. Raises SubjectError if a branch is in the way.
     """
     names = [day, *(f"{day}-{number}" for number in range(2, 1000))] if wanted is None else [wanted]
-    obstacles = {name: _in_the_way(f"overnight/{name}", branches) for name in names}
-    free = next((name for name in names if obstacles[name] is None), None)
-    if free is None:
-        found = obstacles[names[0]]
-        raise SubjectError(
-            f"the branch {found} is in the way of overnight/{names[0]}; choose another tag, "
-            f"or rename the branch with `git branch -m {found} mine`"
-        )
-    return free
+    free = next((name for name in names if _in_the_way(f"overnight/{name}", branches) is None), None)
+    if free is not None:
+        return free
+    found = _in_the_way(f"overnight/{names[0]}", branches)
+    raise SubjectError(
+        f"the branch {found} is in the way of overnight/{names[0]}; choose another tag, "
+        f"or rename the branch with `git branch -m {found} mine`"
+    )
 
 
 def _in_the_way(branch: str, branches: set[str]) -> str | None:

@@ -98,16 +98,16 @@ def run_bounded(
     A process that waits for a hung file system does not die, so a killed one is not waited for.
     """
     pipe = subprocess.PIPE
-    with_pipes = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
-        stdout, stderr = with_pipes.communicate(stdin, timeout=limit_s)
+        stdout, stderr = process.communicate(stdin, timeout=limit_s)
     except subprocess.TimeoutExpired:
         raise GitTimedOut(list(command), limit_s or 0.0) from None
     finally:
-        if with_pipes.returncode is None:
-            _abandon(with_pipes)
-    if with_pipes.returncode:
-        raise GitFailed(list(command), with_pipes.returncode, stderr, stdout)
+        if process.returncode is None:
+            _abandon(process)
+    if process.returncode:
+        raise GitFailed(list(command), process.returncode, stderr, stdout)
     return stdout
 
 

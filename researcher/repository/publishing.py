@@ -70,12 +70,12 @@ class UserRepository:
     def text_of(self, name: str) -> str | None:
         """Return the text of a file in the work tree, or None if it cannot be read. Raises NotText."""
         path = str(self.path / name)
+        reads = ["cat", "--", path]
         try:
-            return text_of(
-                self._run(lambda: run_bounded(["cat", path], environment(Program.GIT), b"", self._limit_s)), path
-            )
+            content = self._run(lambda: run_bounded(reads, environment(Program.GIT), limit_s=self._limit_s))
         except GitFailed:
             return None
+        return text_of(content, path)
 
     def commit_of(self, branch: str) -> str | None:
         """Return the commit of a branch, or None if the branch is missing or the repository cannot be read."""

@@ -99,6 +99,13 @@ def test_the_commands_import_the_packages_beside_them(tmp_path: Path, package: s
     assert (ended.returncode, ended.stdout.split()[0]) == (0, "overnight"), ended.stderr
 
 
+@pytest.mark.parametrize("image", ["researcher", "trainer"])
+def test_in_an_image_python_imports_nothing_from_the_current_folder_and_reads_utf8(image: str) -> None:
+    text = (ROOT / "services" / image / "Dockerfile").read_text()
+
+    assert {"PYTHONSAFEPATH=1", "PYTHONUTF8=1", "PYTHONPATH=/opt/overnight"} <= set(text.split())
+
+
 def test_pip_gets_the_users_index_from_file_and_environment_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
