@@ -35,6 +35,7 @@ from researcher.repository.repository import EDITABLE, Workspace
 from researcher.source.validation import fingerprint
 from researcher.wiring import Opened, build_run_context
 from trainer.jobs import Profile, ProfileError, RedisClient, connect
+from trainer.jobs.environment import replace_unprintable
 
 logger = logging.getLogger("researcher")
 
@@ -74,6 +75,7 @@ class StopSwitch:
 
 def main() -> int:
     """Run the researcher and return the exit code."""
+    replace_unprintable(sys.stdout, sys.stderr)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -145,8 +147,9 @@ def _start_run(
     workspace.require_clean()
     base = workspace.head()
     workspace.require_portable(base)
+    workspace.require_text_program(base)
     source = workspace.files(base)[EDITABLE]
-    tag = _free_tag(settings.tag, workspace.branches())
+    tag = free_tag(settings.tag, workspace.branches(), time.strftime("%b%d").lower())
     return journal.start_run(
         tag=tag,
         profile=profile.name,
@@ -167,14 +170,27 @@ def _prices(settings: Settings) -> Prices:
     return Prices(settings.price_per_hour, settings.price_per_mtoken)
 
 
-def _free_tag(wanted: str | None, branches: set[str]) -> str:
-    if wanted is not None:
-        if f"overnight/{wanted}" in branches:
-            raise SubjectError(f"branch overnight/{wanted} exists already; choose another tag")
-        return wanted
-    day = time.strftime("%b%d").lower()
-    names = [day, *(f"{day}-{number}" for number in range(2, 1000))]
-    return next(name for name in names if f"overnight/{name}" not in branches)
+def free_tag(wanted: str | None, branches: set[str], day: str) -> str:
+    """Return the wanted tag, or the day with a number.
+
+    Git can hold no branch beside one whose name is its folder. Raises SubjectError if a branch is in the way.
+    """
+    names = [day, *(f"{day}-{number}" for number in range(2, 1000))] if wanted is None else [wanted]
+    free = next((name for name in names if _in_the_way(f"overnight/{name}", branches) is None), None)
+    if free is not None:
+        return free
+    found = _in_the_way(f"overnight/{names[0]}", branches)
+    raise SubjectError(
+        f"the branch {found} is in the way of overnight/{names[0]}; choose another tag, "
+        f"or rename the branch with `git branch -m {found} mine`"
+    )
+
+
+def _in_the_way(branch: str, branches: set[str]) -> str | None:
+    return next(
+        (each for each in sorted(branches) if f"{branch}/".startswith(f"{each}/") or each.startswith(f"{branch}/")),
+        None,
+    )
 
 
 def _data_digest(folder: Path) -> str:
@@ -189,7 +205,7 @@ def _digest_before(folder: Path) -> str | None:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = dict(json.loads((folder / "manifest.json").read_text()))
+        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
         manifest["digest"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error

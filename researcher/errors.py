@@ -16,6 +16,7 @@ ResearcherError
 │   ├── ReasoningUsedUpOutput  the response contains reasoning only
 │   ├── PromptTooLong          the prompt is longer than the server's context
 │   └── PromptTruncated        the server counted fewer tokens than the prompt must have
+├── NotText          a file that a user writes is not text in UTF-8
 ├── SubjectError     the subject's repository is missing, dirty or incomplete
 │   └── SubjectDamaged         the repository cannot be read or written any more
 └── JournalError     the journal is locked, newer than this code, or damaged
@@ -87,6 +88,10 @@ class PromptTooLong(BadLlmResponse):
 
 class PromptTruncated(BadLlmResponse):
     """The server counted fewer tokens than the question must have, so the LLM has not read all of it."""
+
+
+class NotText(ResearcherError):
+    """A file that a user writes is not text in UTF-8. The message names the file and the next step."""
 
 
 class SubjectError(ResearcherError):

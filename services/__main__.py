@@ -26,12 +26,16 @@ from services.machine.gpus import state_folder
 from services.machine.state import State
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
+from trainer.jobs.environment import replace_unprintable
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD_USE = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True, markup=False)  # texts of candidates are shown as they are
+replace_unprintable(sys.stdout, sys.stderr)
+console = Console(
+    highlight=False, soft_wrap=True, markup=False, emoji=False
+)  # texts of candidates are shown as they are
 
 Cpu = Annotated[bool, typer.Option("--cpu", help="Without a GPU.")]
 
@@ -123,7 +127,9 @@ def down() -> None:
 def examine(
     cpu: Cpu = False,
     local: Annotated[bool, typer.Option("--local", help="For a run without containers.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Also write a file for a bug report, without secrets.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also write a file for a bug report, without secrets.")
+    ] = None,
 ) -> None:
     """List the requirements that this machine meets and lacks; change nothing."""
     facts = _facts()

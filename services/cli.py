@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,9 +19,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from researcher.config.setting import EndpointModelForm
 from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.errors import OvernightError, ResearcherError
+from researcher.files import read_text
 from researcher.journal.records import CONFIRM
 from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
@@ -29,14 +33,19 @@ from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run
 from trainer.jobs import BusError, ProfileError
+from trainer.jobs.environment import replace_unprintable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(markup=False)  # texts of candidates and models are shown as they are
+replace_unprintable(sys.stdout, sys.stderr)
+console = Console(markup=False, emoji=False)  # texts of candidates and models are shown as they are
 
 StateOption = Annotated[
     Path | None,
     typer.Option(
-        "--state", help="Folder of the run.", show_default="~/.local/state/overnight; root: /var/lib/overnight"
+        "--state",
+        file_okay=False,
+        help="Folder of the run.",
+        show_default="~/.local/state/overnight; root: /var/lib/overnight",
     ),
 ]
 BAD_USE = 2
@@ -48,7 +57,7 @@ def main() -> None:
     from trainer.data import DataError  # noqa: PLC0415 - imports numpy, which `status` does not need
 
     try:
-        app()
+        app(prog_name="overnight")
     except (OvernightError, ResearcherError, ProfileError, BusError, DataError, ShapeRefused) as error:
         _print_error(str(error))
         sys.exit(BAD_USE)
@@ -62,7 +71,7 @@ def version() -> str:
     try:
         return metadata.version("overnight")
     except metadata.PackageNotFoundError:
-        return str(tomllib.loads(PYPROJECT.read_text())["project"]["version"])
+        return str(tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,6 +91,15 @@ def overnight(
 
 def _state(path: Path | None) -> State:
     return State((path or state_folder(os.environ, Path.cwd())).resolve())
+
+
+def _refuse_wrong(chosen: Mapping[str, str]) -> None:
+    """Refuse a wrong value in its option's own name, before anything is written."""
+    for key, value in chosen.items():
+        form = EndpointModelForm if key == "MODEL" else TABLE[key].written  # not every model is Ollama's
+        row = replace(TABLE[key], key=f"--{key.lower().replace('_', '-')}", written=form)
+        if (fault := row.fault_of(value)) is not None:
+            _refuse(str(fault))
 
 
 def _print_error(words: str) -> None:
@@ -129,6 +147,8 @@ def run(
         "HOURS": None if hours is None else str(hours),
         "MAX_COST": None if max_cost is None else str(max_cost),
     }
+    chosen = {name: value for name, value in researcher.items() if value is not None}
+    _refuse_wrong(chosen)
     options = RunOptions(
         profile=profile,
         budget=budget,
@@ -137,7 +157,7 @@ def run(
         text=text,
         redis_url=redis_url,
         unsafe=unsafe_local,
-        researcher={name: value for name, value in researcher.items() if value is not None},
+        researcher=chosen,
     )
     raise typer.Exit(run_local(_state(state), options, console))
 
@@ -188,10 +208,11 @@ def idea(text: str, state: StateOption = None) -> None:
 def submit(file: Path, state: StateOption = None) -> None:
     """Put a train.py of your own into the run; the next experiment runs it as it is."""
     try:
-        source = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        source = read_text(file)
+    except OSError as error:
         _refuse(f"cannot read {file} as text: {error}")
-    _ask(state, "submit", f"{file.name}\n{source}")
+    name = file.name.replace("\n", " ")  # the first line is the name
+    _ask(state, "submit", f"{name}\n{source}")
 
 
 @app.command()
@@ -220,7 +241,7 @@ def stop(state: StateOption = None) -> None:
 
 @app.command()
 def export(
-    to: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("overnight-export"),
+    to: Annotated[Path, typer.Option(file_okay=False, help="Folder for the files.")] = Path("overnight-export"),
     state: StateOption = None,
 ) -> None:
     """Write results.tsv and .json, proposers.tsv, progress.png, the best train.py and subject.bundle into a folder."""
@@ -294,7 +315,9 @@ def trial(
 
 @app.command()
 def doctor(
-    report: Annotated[Path | None, typer.Option(help="Also write a file for a bug report, without secrets.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also write a file for a bug report, without secrets.")
+    ] = None,
     state: StateOption = None,
 ) -> None:
     """List the requirements for a run that this machine meets and lacks; change nothing."""

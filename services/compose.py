@@ -20,6 +20,8 @@ from docker.errors import DockerException
 from requests import RequestException
 
 from researcher.errors import OvernightError
+from services.machine.gpu_env import compose_settings
+from trainer.jobs.environment import Program, environment
 
 PROJECT = "overnight"  # the `name` in compose.yaml
 LABEL = "com.docker.compose"
@@ -173,5 +175,8 @@ def _time(text: str) -> datetime:
 
 def _compose(*arguments: str, folder: Path, more: Mapping[str, str]) -> int:
     return subprocess.run(
-        ["docker", "compose", *arguments], cwd=folder, env={**os.environ, **more}, check=False
+        ["docker", "compose", *arguments],
+        cwd=folder,
+        env=environment(Program.DOCKER, {**compose_settings(os.environ), **more}),
+        check=False,
     ).returncode

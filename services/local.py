@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.config.rules import asks_llm
+from researcher.config.settings import researcher_settings
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
@@ -29,6 +29,7 @@ from services.redis import acl
 from services.redis.server import RedisServer, start_server
 from services.views.local import DRY_RUN_WORKER, RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import RedisClient, connect
+from trainer.jobs.environment import Program, environment, python_command
 from trainer.sandbox.candidate_user import AUTO
 
 STOP_GRACE_S = 20.0
@@ -129,7 +130,7 @@ def _dry_run_worker(state: State, options: RunOptions, server: RedisServer) -> C
 
 
 def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, work: Path) -> list[str]:
-    argv = [sys.executable, "-m", "trainer", "--redis", server.url_for(user), "--single-host"]
+    argv = python_command("trainer", "--redis", server.url_for(user), "--single-host")
     argv += ["--data", str(data), "--work", str(work), "--candidate-user", AUTO]
     argv += ["--unsafe-local"] if options.unsafe else []
     if (password_file := server.password_file(user)) is not None:
@@ -138,7 +139,8 @@ def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, wor
 
 
 def _researcher(state: State, options: RunOptions, choices: RunConfig, server: RedisServer) -> Child:
-    env = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION} | options.researcher
+    shell = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION}
+    env = environment(Program.PYTHON, researcher_settings(shell) | options.researcher)
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),
         "SUBJECT_DIR": str(state.subject),
@@ -155,7 +157,7 @@ def _researcher(state: State, options: RunOptions, choices: RunConfig, server: R
         env["EXPERIMENTS"] = str(options.experiments)
     return Child(
         RESEARCHER,
-        (sys.executable, "-m", "researcher"),
+        tuple(python_command("researcher")),
         state.logs / "researcher.log",
         env=env,
         final_codes=frozenset({FINISHED, REFUSED}),

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from researcher.files import read_text
 from services.adopt.adopt import settle_data
 from services.machine.gpus import detect_profile, gpus
 from services.machine.state import State, StateError
@@ -50,7 +51,7 @@ def run_single_trial(state: State, file: Path, seed: int, console: Console) -> i
         raise ClientError(str(refusal), "then the same command again") from refusal
     if sandbox_user.reason is not None:
         console.print(f"{file.name} runs as root without its rights: {sandbox_user.reason}", soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
 
@@ -72,13 +73,11 @@ def run_single_trial(state: State, file: Path, seed: int, console: Console) -> i
 
 def _files(subject: Path, file: Path, default: dict[str, str]) -> dict[str, str]:
     """Return the subject's Python files with `file` in place of train.py."""
-    found = (
-        {path.name: path.read_text(encoding="utf-8") for path in subject.glob("*.py")} if subject.is_dir() else default
-    )
+    found = {path.name: read_text(path) for path in subject.glob("*.py")} if subject.is_dir() else default
     python = {name: text for name, text in found.items() if name.endswith(".py")}
     try:
-        return python | {"train.py": file.read_text(encoding="utf-8-sig")}
-    except (OSError, UnicodeDecodeError) as error:
+        return python | {"train.py": read_text(file)}
+    except OSError as error:
         raise StateError(f"cannot read {file} as text: {error}", "name a file of UTF-8 that you can read") from error
 
 

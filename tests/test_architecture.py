@@ -196,6 +196,73 @@ def test_only_outermost_frames_catch_everything_and_each_of_them_does() -> None:
     assert found.keys() == CATCHES_EVERYTHING, found
 
 
+def test_every_process_gets_an_environment_that_was_built_for_it() -> None:
+    """See trainer/jobs/environment.py. Without it a child gets the user's settings of git, Python and pip."""
+    started = [(module, call) for module in OURS for call in calls_in(module) if is_start_of_a_process(call)]
+
+    assert len(started) > 8
+    assert [f"{module}:{call.lineno}" for module, call in started if "env" not in named_in(call)] == []
+
+
+def test_every_python_that_we_start_ignores_the_current_folder() -> None:
+    commands = [
+        (module, node)
+        for module in OURS
+        for node in ast.walk(parsed(module))
+        if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable"
+    ]
+
+    assert len(commands) > 3
+    isolating = {"'-P'", "'-I'"}
+    unsafe = [
+        f"{module}:{node.lineno}" for module, node in commands if not isolating & set(map(ast.unparse, node.elts))
+    ]
+    assert unsafe == []
+
+
+def test_every_text_file_is_read_and_written_in_a_named_encoding() -> None:
+    """The locale decides otherwise, and another machine has another one."""
+    assert [f"{module}:{call.lineno}" for module in OURS for call in calls_in(module) if leaves_encoding(call)] == []
+
+
+def calls_in(module: Path) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(parsed(module)) if isinstance(node, ast.Call))
+
+
+def named_in(call: ast.Call) -> set[str | None]:
+    return {keyword.arg for keyword in call.keywords}
+
+
+def is_start_of_a_process(call: ast.Call) -> bool:
+    return ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen")
+
+
+def leaves_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the encoding of the locale."""
+    name, named = ast.unparse(call.func), named_in(call)
+    verb = name.rpartition(".")[2]
+    if "encoding" in named:
+        return False
+    if verb in ("read_text", "write_text") and name != verb:
+        return True
+    if name in ("subprocess.run", "subprocess.Popen"):
+        return bool({"text", "universal_newlines"} & named)
+    if (verb == "open" and name not in ("os.open", "tarfile.open")) or verb == "fdopen":
+        modes = [
+            part.value for part in ast.walk(call) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+        ]
+        return bool(files_opened(call, name)) and not any("b" in mode for mode in modes if set(mode) <= set("rwxab+"))
+    return False
+
+
+def files_opened(call: ast.Call, name: str) -> bool:
+    """Whether `open` opens a file: the built-in, a descriptor's, or that of a path, whose first argument is a mode."""
+    if name in ("open", "os.fdopen") or not call.args:
+        return True
+    texts = {part.value for part in ast.walk(call.args[0]) if isinstance(part, ast.Constant)}
+    return bool(texts) and all(isinstance(text, str) and set(text) <= set("rwxab+") for text in texts)
+
+
 def test_tracked_files_name_no_address_and_no_folder_of_one_machine() -> None:
     found = [
         f"{name}: {match.group()}"

@@ -14,6 +14,7 @@ import redis
 
 from trainer.candidate.runner import CONTEXT_MIB
 from trainer.jobs import PROFILES, RedisClient, WorkerRole, connect
+from trainer.jobs.environment import replace_unprintable
 from trainer.sandbox import syscalls
 from trainer.sandbox.candidate_user import AUTO, SandboxUser, WorkFolderRefused, acquire
 from trainer.sandbox.cleanup import NotSwept
@@ -40,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     job = JOBS[role]
     if options.dry_runs:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # set before any library reads it: a dry run uses no GPU
+    replace_unprintable(sys.stdout, sys.stderr)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = options.name or f"{role}-{socket.gethostname()}-{os.getpid()}"
-    password = options.password_file.read_text().strip() if options.password_file is not None else None
+    password = options.password_file.read_text(encoding="utf-8").strip() if options.password_file is not None else None
     work = options.work.absolute()
     disk_space.wait_for((work,) if options.trials is None else (options.trials, work), lambda _: True)
     if options.trials is not None:

@@ -184,6 +184,14 @@ def _parts(hint: Any) -> Iterable[Any]:
         yield from _parts(part)
 
 
+def checked_tag(text: str) -> str:
+    """Return a name that can be part of a branch, of a trial's id and of a folder. Raises BadValue for another text."""
+    if re.fullmatch(_TAG, text) is None:
+        raise BadValue(f"{text!r} is no name for a run", "take at most 100 of the letters a to z, digits, - and _")
+    return text
+
+
+_TAG = r"[A-Za-z0-9_-]{1,100}"
 _WHOLE = r"\d{1,9}"
 _NUMBER = r"\d{1,9}(\.\d{1,9})?"
 _PLACE = r"(/|\./|\.\./|~/)[^:$\n]*"  # Compose takes any other text for a volume's name

@@ -7,6 +7,7 @@ table. A bad value stops the start with a message that names the key; an empty v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -37,10 +38,12 @@ from researcher.config.setting import (
     Shipped,
     Source,
     UserForm,
+    checked_tag,
     one_of,
     rows_of,
 )
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
+from researcher.files import read_text
 from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
 from researcher.llm.client import LlmOptions, Think
 from researcher.llm.gpu_memory_split import Placement, placement_for
@@ -56,6 +59,7 @@ _RESEARCHER, _TRAINER, _SERVICES, _COMPOSE = Reader
 
 _Address = Annotated[str, AfterValidator(checked_url), AddressForm]
 _Backend = Annotated[str, AfterValidator(lambda name: backend_named(name).name), one_of(IN_CONTAINERS)]
+_Tag = Annotated[str, AfterValidator(checked_tag)]
 _Server = Annotated[str, AfterValidator(base_url)]
 
 
@@ -169,7 +173,7 @@ class Settings(BaseSettings):
 
     rule: Annotated[Rule, _RESEARCHER, Source.ENVIRONMENT] = Rule.WALK
     """The decision rule: walk, or greedy for comparison."""
-    tag: Annotated[str | None, _RESEARCHER, Source.ENVIRONMENT] = None
+    tag: Annotated[_Tag | None, _RESEARCHER, Source.ENVIRONMENT] = None
     """Name of the run's branch: overnight/TAG. Default: the day."""
     seed: Annotated[int | None, _RESEARCHER, Source.ENVIRONMENT] = None
     """The number from which the seeds of all trials follow. Default: drawn at random and kept secret."""
@@ -247,7 +251,7 @@ class Settings(BaseSettings):
 
     def password(self) -> str | None:
         """Return the password of Redis from its file, or None without a file."""
-        return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
+        return None if self.redis_password_file is None else read_text(self.redis_password_file).strip()
 
     def secrets(self) -> list[str]:
         """Return all secrets of this process, so that prompts, files and messages can be redacted."""
@@ -256,7 +260,12 @@ class Settings(BaseSettings):
         return [secret for secret in secrets if secret]
 
 
-TABLE = {row.key: row for row in rows_of(OtherKeys, Settings, written=Path(__file__).read_text())}
+TABLE = {row.key: row for row in rows_of(OtherKeys, Settings, written=Path(__file__).read_text(encoding="utf-8"))}
+
+
+def researcher_settings(shell: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings in `shell` that the researcher reads, and nothing else of the user's environment."""
+    return {key: shell[key] for key, row in TABLE.items() if _RESEARCHER in row.readers and key in shell}
 
 
 def faults(error: ValidationError) -> list[SettingFault]:

@@ -47,7 +47,7 @@ class WriterLock:
     def __init__(self, folder: Path) -> None:
         """Take the lock. Raises JournalError if another researcher holds it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (folder / "lock").open("a+")
+        self._file: IO[str] = (folder / "lock").open("a+", encoding="ascii")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -145,7 +145,7 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
     if version > len(scripts):
         raise JournalError(f"{path} was written by a newer version (schema {version}); upgrade, or use another --state")
     for number, name in enumerate(scripts[version:], start=version + 1):
-        script = resources.files("researcher.journal").joinpath("migrations", name).read_text()
+        script = resources.files("researcher.journal").joinpath("migrations", name).read_text(encoding="utf-8")
         database.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
 

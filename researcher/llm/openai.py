@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import httpx
 
 from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, LlmOptions, Message
-from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
+from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, usable, watched, whole_lines
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
@@ -112,7 +113,7 @@ class OpenAiClient:
         """
         self._rest()
         try:
-            with httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=self._verify()) as client:
+            with usable(self._polling_client, self.url) as client:
                 seen = client.get(f"{self.url}/models", headers=self._headers())
         except httpx.HTTPError as error:
             raise self._away(error) from error
@@ -138,11 +139,8 @@ class OpenAiClient:
             raise LlmUnavailable(f"{self.url} asked to be left alone for another {left_s:.0f} s")
 
     async def _ask(self, question: dict[str, Any], stream: _Stream) -> Answer:
-        limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
         try:
-            async with httpx.AsyncClient(
-                timeout=limits, trust_env=self._trust_env, verify=self._verify(), limits=_NO_KEEPALIVE
-            ) as client:
+            async with usable(self._asking_client, self.url) as client:
                 while True:
                     form = self._in_form(question)
                     async with client.stream(
@@ -241,7 +239,14 @@ class OpenAiClient:
         key = self._key()
         return text if key is None else text.replace(key, "***")
 
-    def _verify(self) -> Any:
+    def _polling_client(self) -> httpx.Client:
+        return httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=self._verify())
+
+    def _asking_client(self) -> httpx.AsyncClient:
+        limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
+        return httpx.AsyncClient(timeout=limits, trust_env=self._trust_env, verify=self._verify(), limits=_NO_KEEPALIVE)
+
+    def _verify(self) -> ssl.SSLContext:
         return authorities(trust_env=self._trust_env)
 
 

@@ -121,6 +121,17 @@ def authorities(*, trust_env: bool = False) -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=trust_env)
 
 
+def usable(build: Callable[[], T], url: str) -> T:
+    """Build an HTTP client. Raises LlmUnavailable if it cannot use a proxy or certificates that a setting names."""
+    try:
+        return build()
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        raise LlmUnavailable(
+            f"{url} cannot be reached because of a setting of the environment ({error}). "
+            "Next: fix or unset the proxy (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, NO_PROXY) or SSL_CERT_FILE, SSL_CERT_DIR"
+        ) from error
+
+
 def error_text(response: httpx.Response) -> str:
     """Return the server's error message."""
     try:

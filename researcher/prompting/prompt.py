@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from researcher.errors import BadLlmResponse, EditError, ResearcherError
+from researcher.files import read_text
 from researcher.llm.client import Message
 from researcher.prompting.chat_markers import broken
 from researcher.prompting.context_budget import prompt_tokens, tokens
@@ -212,8 +213,8 @@ class Prompts:
 
 def _read(path: Path, fields: tuple[str, ...]) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except OSError as error:
         raise ResearcherError(f"prompt {path} cannot be read: {error}") from error
     missing = [name for name in fields if f"{{{name}}}" not in text]
     if missing:

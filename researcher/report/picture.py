@@ -1,4 +1,7 @@
-"""progress.png: the run in one picture. Each experiment is a point, the incumbent a staircase, and its noise a band."""
+"""progress.png: the run in one picture. Each experiment is a point, the incumbent a staircase, and its noise a band.
+
+The user's settings of matplotlib do not change the picture, and titles are never read as TeX.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import io
 from statistics import fmean
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from researcher.journal.records import ConfirmationVerdict, Decision
@@ -29,6 +34,12 @@ FAILURE_MARKERS = {
 
 def draw(report: RunReport) -> bytes:
     """Draw the run as a PNG. A run without a measured baseline gets a note instead."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        return png(_figure(report))
+
+
+def _figure(report: RunReport) -> Figure:
     figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -42,7 +53,9 @@ def draw(report: RunReport) -> bytes:
         _remeasured(axes, report)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
     axes.set_title(_title(report), loc="left", fontsize=12, color=INK)
-    return png(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a model may write $
+    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -8,15 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import git
 from git.exc import GitCommandError
 
+from trainer.jobs.environment import Program, environment
+
 logger = logging.getLogger(__name__)
 
 IDENTITY = git.Actor("Overnight", "overnight@localhost")
+REFS = ("for-each-ref", "--format=%(refname) %(objectname)")
+_DYING_S = 1.0
 _RUNS_NOTHING = {
     "core.hooksPath": os.devnull,
     "core.fsmonitor": "false",
@@ -37,6 +42,13 @@ class GitFailed(GitCommandError):
         self.message = lines[0] if lines else f"git ends with {code}"
 
 
+class GitTimedOut(GitFailed):
+    """A git command did not end in time, for example because a network file system does not answer."""
+
+    def __init__(self, command: list[str], limit_s: float) -> None:
+        super().__init__(command, -1, f"no answer within {limit_s:.0f} s".encode(), b"")
+
+
 def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for a git command in the folder `path`, for any owner of the folder.
 
@@ -45,7 +57,7 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
     settings = {"safe.directory": str(path.resolve()), **_RUNS_NOTHING, **(more or {})}
     named = {f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(settings)}
     valued = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
-    return {
+    return environment(Program.GIT) | {
         "LC_ALL": "C",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -64,15 +76,49 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
     }
 
 
-def run_git(path: Path, *arguments: str, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> bytes:
-    """Return the output of a git command in the folder `path`. Raises GitFailed if it fails."""
-    command = ["git", "-C", str(path), *arguments]
-    shell = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment = shell | git_environment(path, settings)
-    done = subprocess.run(command, input=stdin, env=environment, capture_output=True, check=False)
-    if done.returncode:
-        raise GitFailed(command, done.returncode, done.stderr, done.stdout)
-    return done.stdout
+def run_git(
+    path: Path,
+    *arguments: str,
+    stdin: bytes = b"",
+    settings: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
+) -> bytes:
+    """Return the output of a git command in the folder `path`.
+
+    Raises GitFailed if it fails, and GitTimedOut if it runs longer than `limit_s`.
+    """
+    return run_bounded(["git", "-C", str(path), *arguments], git_environment(path, settings), stdin, limit_s)
+
+
+def run_bounded(
+    command: Sequence[str], env: Mapping[str, str], stdin: bytes = b"", limit_s: float | None = None
+) -> bytes:
+    """Return the output of a command. Raises GitFailed, or GitTimedOut after `limit_s`.
+
+    A process that waits for a hung file system does not die, so a killed one is not waited for.
+    """
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise GitTimedOut(list(command), limit_s or 0.0) from None
+    finally:
+        if process.returncode is None:
+            _abandon(process)
+    if process.returncode:
+        raise GitFailed(list(command), process.returncode, stderr, stdout)
+    return stdout
+
+
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with suppress(BrokenPipeError):  # what was not sent yet
+                stream.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_DYING_S)
 
 
 def git_succeeds(path: Path, *arguments: str) -> bool:
@@ -98,8 +144,12 @@ def remove_locks(folder: Path) -> None:
 
 def refs_of(path: Path, *patterns: str) -> dict[str, str]:
     """Return the refs below `patterns` with their objects."""
-    lines = run_git(path, "for-each-ref", "--format=%(refname) %(objectname)", *patterns).decode().splitlines()
-    return dict(line.split() for line in lines)
+    return parse_refs(run_git(path, *REFS, *patterns))
+
+
+def parse_refs(listing: bytes) -> dict[str, str]:
+    """Return the refs in the output of `git REFS`, with their objects."""
+    return dict(line.split() for line in listing.decode(errors="surrogateescape").splitlines())
 
 
 def uncommitted(path: Path) -> list[str]:
@@ -107,7 +157,7 @@ def uncommitted(path: Path) -> list[str]:
     keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
     off = {key: "false" if key.endswith(".required") else "" for key in keys}
     status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=dirty")
-    changed = [line[3:] for line in run_git(path, *status, settings=off).decode().split("\0") if line]
+    changed = [line[3:] for line in os.fsdecode(run_git(path, *status, settings=off)).split("\0") if line]
     if not off or not changed:
         return changed
     attributes = _names(path, "check-attr", "-z", "filter", "--", *changed)
@@ -118,7 +168,7 @@ def uncommitted(path: Path) -> list[str]:
 def _names(path: Path, *arguments: str, code: int = 0) -> list[str]:
     """Return the names that a command prints, separated by zero bytes; an empty list if it exits with `code`."""
     try:
-        return run_git(path, *arguments).decode().split("\0")[:-1]
+        return os.fsdecode(run_git(path, *arguments)).split("\0")[:-1]
     except GitFailed as error:
         if code and error.status == code:
             return []

@@ -3,23 +3,31 @@
 A push copies objects and moves the run's own refs: `overnight/<tag>`, `refs/overnight/<tag>/...` and `confirmed/...`.
 It uses plumbing commands, which run no receive hook and change neither work tree, index nor configuration. A failed
 push does not stop the run: it is logged once and retried later. A process killed during a push leaves objects without a
-ref, and the next push sends them again.
+ref, and the next push sends them again. The repository may lie on a network mount that hangs, so other processes touch
+it, each with a time limit, and after a time-out it is left alone for a while.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from researcher.backoff import Backoff
 from researcher.errors import SubjectError
-from researcher.repository.git_command import GitFailed, git_succeeds, refs_of, run_git
+from researcher.files import text_of
+from researcher.repository.git_command import REFS, GitFailed, GitTimedOut, parse_refs, refs_of, run_bounded, run_git
+from trainer.jobs.environment import Program, environment
 
 logger = logging.getLogger(__name__)
 
 BASE = "refs/heads/main"
 HEADS = "refs/heads/"
 CONFIRMED_TAGS = "refs/tags/confirmed"
+LIMIT_S = 120.0  # for one command in the user's repository
+_LEFT_ALONE = Backoff(120, 3600)
 _NOTHING = "0" * 40
 # The process that reads the user's repository gets these settings only.
 _UPLOAD_PACK = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
@@ -44,28 +52,35 @@ class Pushed:
 class UserRepository:
     """The user's repository at `path`. `message` describes a failed push and the next step; "" if all is pushed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, limit_s: float = LIMIT_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self.message = ""
+        self._limit_s = limit_s
+        self._clock = clock
+        self._left_alone_until = clock()
+        self._left_alone_s = 0.0
 
     def branches(self) -> set[str]:
         """Return local branch names; an empty set if the repository cannot be read."""
         try:
-            return {name.removeprefix(HEADS) for name in refs_of(self.path, HEADS)}
+            return {name.removeprefix(HEADS) for name in self._refs(HEADS)}
         except GitFailed:
             return set()
 
     def text_of(self, name: str) -> str | None:
-        """Return the text of a file in the work tree, or None if it cannot be read."""
+        """Return the text of a file in the work tree, or None if it cannot be read. Raises NotText."""
+        path = str(self.path / name)
+        reads = ["cat", "--", path]
         try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except OSError:
+            content = self._run(lambda: run_bounded(reads, environment(Program.GIT), limit_s=self._limit_s))
+        except GitFailed:
             return None
+        return text_of(content, path)
 
     def commit_of(self, branch: str) -> str | None:
         """Return the commit of a branch, or None if the branch is missing or the repository cannot be read."""
         try:
-            return refs_of(self.path, HEADS + branch).get(HEADS + branch)
+            return self._refs(HEADS + branch).get(HEADS + branch)
         except GitFailed:
             return None
 
@@ -86,7 +101,7 @@ class UserRepository:
         """Push all missing objects and refs. Raises GitFailed only if the run's own repository cannot be read."""
         refs = pushed.refs()
         try:
-            theirs = refs_of(self.path, HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
+            theirs = self._refs(HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
         except GitFailed as error:
             self._report(f"{self.path} cannot be read ({error.message}). Next: repair it, or move it back to this path")
             return
@@ -98,7 +113,7 @@ class UserRepository:
             return
         pack = self._pack(pushed, {*missing.values(), pushed.commit}, set(theirs.values()) & {*refs.values()})
         try:
-            run_git(self.path, "unpack-objects", "-q", stdin=pack)
+            self._git("unpack-objects", "-q", stdin=pack)
         except GitFailed as error:
             next_step = "free disk space, or allow this user to write there"
             self._report(f"{self.path} cannot be written ({error.message}). Next: {next_step}")
@@ -115,7 +130,7 @@ class UserRepository:
 
         That repository has the objects `have` and usually the base of the run.
         """
-        if not have and git_succeeds(self.path, "cat-file", "-e", f"{pushed.base}^{{tree}}"):
+        if not have and self._has(pushed.base):
             have = {pushed.base}
         revisions = [*wanted, *(f"^{sha}" for sha in have)]
         return run_git(pushed.own, "pack-objects", "--revs", "--stdout", "-q", stdin="\n".join(revisions).encode())
@@ -126,7 +141,7 @@ class UserRepository:
             return ""
         lines = [f"update {name} {sha} {theirs.get(name, _NOTHING)}\n" for name, sha in refs.items()]
         try:
-            run_git(self.path, "update-ref", "--stdin", stdin="".join(lines).encode())
+            self._git("update-ref", "--stdin", stdin="".join(lines).encode())
         except GitFailed as error:
             return f"{len(refs)} refs are not pushed to {self.path} ({error.message}). Next: rename what is in the way"
         return ""
@@ -143,13 +158,39 @@ class UserRepository:
                 f"Next: `git -C {path} branch -m {branch} mine`"
             )
         try:
-            run_git(path, "branch", "--force", "--no-track", branch, pushed.commit)
+            self._git("branch", "--force", "--no-track", branch, pushed.commit)
         except GitFailed as error:
             return (
                 f"{branch} in {path} stays as it is ({error.message}). Next: check out another branch there, "
                 f"for example with `git -C {path} checkout -b mine`, or rename what is in the way"
             )
         return ""
+
+    def _refs(self, *patterns: str) -> dict[str, str]:
+        return parse_refs(self._git(*REFS, *patterns))
+
+    def _has(self, commit: str) -> bool:
+        try:
+            self._git("cat-file", "-e", f"{commit}^{{tree}}")
+        except GitFailed:
+            return False
+        return True
+
+    def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        return self._run(lambda: run_git(self.path, *arguments, stdin=stdin, limit_s=self._limit_s))
+
+    def _run(self, command: Callable[[], bytes]) -> bytes:
+        """Run a command on the user's repository. Raises GitFailed, and GitTimedOut at once while it is left alone."""
+        if self._clock() < self._left_alone_until:
+            raise GitTimedOut(["git"], self._limit_s)
+        try:
+            found = command()
+        except GitTimedOut:
+            self._left_alone_s = _LEFT_ALONE.after(self._left_alone_s)
+            self._left_alone_until = self._clock() + self._left_alone_s
+            raise
+        self._left_alone_s = 0.0
+        return found
 
     def _report(self, message: str) -> None:
         if message != self.message:

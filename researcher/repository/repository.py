@@ -8,15 +8,19 @@ the modules of this folder use git. No candidate can reach this repository.
 from __future__ import annotations
 
 import configparser
+import logging
+import os
+import posixpath
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import git
 from git.exc import GitCommandError, GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
 
-from researcher.errors import SubjectDamaged, SubjectError
+from researcher.errors import NotText, SubjectDamaged, SubjectError
+from researcher.files import read_text, text_of, write_whole
 from researcher.journal.records import Run
 from researcher.repository.commits import EDITABLE, Planned, make_commit
 from researcher.repository.git_command import (
@@ -32,6 +36,8 @@ from researcher.repository.publishing import CONFIRMED_TAGS, Pushed, UserReposit
 from researcher.repository.worktree import EDITED, GitState, WorkTree
 from trainer.jobs import SOURCE_LIMIT_BYTES, TRAIN_LIMIT_BYTES
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["EDITABLE", "PROGRAM", "GitState", "Workspace", "create_repository", "needs_repository"]
 
 PROGRAM = "program.md"
@@ -40,6 +46,7 @@ LEFT_BY_KILLS = tuple(f".{name}.partial" for name in ("results.tsv", "progress.p
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
 NOT_OF_THE_SUBJECT = ("results.tsv", "progress.png", *LEFT_BY_KILLS, MENDING, BROKEN, EDITED)
 _PARTIAL = ".overnight-partial"
+_LINKS_LIMIT = 40  # as the kernel's
 
 
 class Workspace:
@@ -58,9 +65,16 @@ class Workspace:
         self.user = user
         self._tree = WorkTree(self.repository, path)
         self._to_push: Pushed | None = None
+        self._program: str | None = None
+        self._program_fault = ""
+        self._base = base
         for name in NEEDED:
             if not self._tracked(name, base):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
+        if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:
+            raise SubjectError(
+                f"{EDITABLE} in the last commit of {path} is a symbolic link; commit the file itself in its place"
+            )
 
     def close(self) -> None:
         """End git's helper processes."""
@@ -88,13 +102,26 @@ class Workspace:
         found: dict[str, str] = {}
         with self._damage_reported():
             blobs = [item for item in self.repository.commit(commit).tree.traverse() if isinstance(item, git.Blob)]
-            contents = {str(blob.path): blob.data_stream.read() for blob in blobs if blob.name.endswith(".py")}
+            files = {str(blob.path): blob for blob in blobs}
+            contents = {name: self._followed(name, files) for name in files if name.endswith(".py")}
         for name, content in contents.items():
             try:
                 found[name] = content.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise SubjectError(f"{name} in {self.path} is not UTF-8 ({error}); convert it") from error
         return found
+
+    def _followed(self, name: str, files: Mapping[str, git.Blob]) -> bytes:
+        """Return the content of a file of a commit; of a symbolic link, the content of the file that it leads to."""
+        end, steps = name, 0
+        while end in files and files[end].mode == git.Blob.link_mode and steps < _LINKS_LIMIT:
+            target = os.fsdecode(files[end].data_stream.read())
+            end, steps = posixpath.normpath(posixpath.join(posixpath.dirname(end), target)), steps + 1
+        if end not in files or files[end].mode == git.Blob.link_mode:
+            raise SubjectError(
+                f"{name} in {self.path} is a symbolic link that leads to no file of the commit; commit the file itself"
+            )
+        return bytes(files[end].data_stream.read())
 
     def require_portable(self, commit: str) -> None:
         """Raise SubjectError if the Python files are larger than a trial may be."""
@@ -108,12 +135,41 @@ class Workspace:
             )
 
     def program(self) -> str:
-        """Return the user's goal, which may change during a run: program.md of the user's repository or of this one."""
+        """Return the user's goal, which may change during a run: program.md of the user's repository or of this one.
+
+        A file that is not text is reported, and the last goal that was text stays in force, at first the committed one.
+        """
+        try:
+            self._program, self._program_fault = self._read_program(), ""
+        except NotText as error:
+            if self._program is None:
+                with suppress(NotText):
+                    self._program = self._committed_program(self._base)
+            if not self._program_fault:
+                logger.warning("%s. Until then the run goes on with the goal that was there before", error)
+            self._program_fault = str(error)
+        return self._program or ""
+
+    def require_text_program(self, commit: str) -> None:
+        """Raise SubjectError if the goal of a new run is not text."""
+        try:
+            self._committed_program(commit)
+            self._read_program()
+        except NotText as error:
+            raise SubjectError(f"{error}, commit it, then start again") from error
+
+    def _read_program(self) -> str:
         theirs = None if self.user is None else self.user.text_of(PROGRAM)
         path = self.path / PROGRAM
         if theirs is not None:
             return theirs
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return read_text(path) if path.exists() else ""
+
+    def _committed_program(self, commit: str) -> str:
+        if not self._tracked(PROGRAM, commit):
+            return ""
+        content = self.repository.commit(commit).tree[PROGRAM].data_stream.read()
+        return text_of(content, f"{PROGRAM} in the last commit of {self.path}")
 
     def restore(self, state: GitState) -> None:
         """Make head, branch, index and files show `state`, whatever a killed process left.
@@ -153,7 +209,7 @@ class Workspace:
                 self._push()
             except SubjectDamaged as damaged:
                 return f"{damaged}; it is made again before the next step"
-        message = "" if self.user is None else self.user.message
+        message = self._program_fault if self.user is None else self.user.message or self._program_fault
         return message or (
             kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
         )
@@ -225,10 +281,10 @@ class Workspace:
     def _exclude_what_is_ours(self) -> None:
         exclude = Path(self.repository.common_dir) / "info" / "exclude"
         exclude.parent.mkdir(parents=True, exist_ok=True)
-        lines = exclude.read_text().splitlines() if exclude.exists() else []
-        missing = [name for name in NOT_OF_THE_SUBJECT if name not in lines]
+        lines = exclude.read_bytes().splitlines() if exclude.exists() else []  # users write there, in any encoding
+        missing = [name.encode() for name in NOT_OF_THE_SUBJECT if name.encode() not in lines]
         if missing:
-            exclude.write_text("\n".join([*lines, *missing]) + "\n")
+            write_whole(exclude, b"\n".join([*lines, *missing]) + b"\n")
 
     def _tracked(self, name: str, commit: str) -> bool:
         try:

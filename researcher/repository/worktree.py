@@ -58,7 +58,7 @@ class WorkTree:
     def show(self, state: GitState) -> None:
         """Write train.py atomically, then move branch and index in one git process that changes no file."""
         self._shown = state
-        if (Path(self._git.git_dir) / "HEAD").read_text().strip() != f"ref: {HEADS}{state.branch}":
+        if (Path(self._git.git_dir) / "HEAD").read_text(encoding="utf-8").strip() != f"ref: {HEADS}{state.branch}":
             self._git.git.symbolic_ref("HEAD", HEADS + state.branch)
         blob = self._git.commit(state.commit).tree[EDITABLE]
         path, content = self._path / EDITABLE, blob.data_stream.read()

@@ -90,7 +90,7 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
 
 def stand_in(shape: Shape, constants: dict[str, int]) -> str:
     """Return the trainer's own prepare.py with the repository's constants, for the training process."""
-    ours = resources.files("trainer").joinpath("subject", FIXED).read_text()
+    ours = resources.files("trainer").joinpath("subject", FIXED).read_text(encoding="utf-8")
     theirs = {name: value for name, value in shape.constants.items() if name not in constants}
     lines = [f"{name} = {value!r}" for name, value in theirs.items()]
     appended = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
@@ -166,7 +166,7 @@ def _take_over(
     state.make()
     lock = WriterLock(state.root)
     lock.sign(os.getpid())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console) as bars:
             task = bars.add_task("rows to train on, at most", total=wanted.train_rows)

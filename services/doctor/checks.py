@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from researcher.errors import NotText
 from researcher.llm.backends import backend_named
 from services.compose import Stack
 from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
 from services.doctor.environment import Environment, Mode, compose_files
 from services.doctor.finding import Finding, Severity, fail, ok, skip
-from services.machine.gpu_env import faults, settings
+from services.machine.gpu_env import DOT_ENV, GPU_ENV, faults, settings
 from services.machine.gpus import detect_profile
 
 # Space on disk, estimated from the parts: torch with CUDA takes about 8 GiB unpacked, Ollama's image 6, its default
@@ -86,14 +87,27 @@ def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
 def _settings(mode: Mode, facts: Environment) -> tuple[list[Finding], dict[str, str] | None]:
     try:
         gpu_env, *others = facts.settings_files(mode)
-    except (OSError, UnicodeDecodeError) as error:
+    except NotText as error:
+        return [fail("gpu.env", str(error), "the same command again")], None
+    except OSError as error:
         return [fail("gpu.env", str(error), "git checkout gpu.env")], None
     wrong = faults(gpu_env, tuple(others), facts.environment)
     if wrong:
         return [fail("gpu.env", fault.found, fault.next_step) for fault in wrong], None
+    if (found := _what_compose_reads(facts)) is not None:
+        return [found], None
     held = settings(gpu_env, tuple(others), facts.environment)
     files = " and ".join(entries.file for entries in (gpu_env, *others))
     return [ok("gpu.env", f"{len(held)} settings from {files}")], held
+
+
+def _what_compose_reads(facts: Environment) -> Finding | None:
+    """Compose reads .env, a link to gpu.env. A ZIP, or git without links, leaves a text file or nothing there."""
+    linked = facts.root / DOT_ENV
+    if linked.is_file() and linked.read_bytes() == (facts.root / GPU_ENV).read_bytes():
+        return None
+    found = f"{DOT_ENV} is not the link to {GPU_ENV} that compose reads its settings through"
+    return fail("gpu.env", found, f"ln -sf {GPU_ENV} {DOT_ENV}, or where links do not work: cp {GPU_ENV} {DOT_ENV}")
 
 
 def _plugins(

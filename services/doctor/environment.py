@@ -13,9 +13,11 @@ from pathlib import Path
 
 import docker
 
-from services.machine.gpu_env import GPU_ENV, LOCAL, Entries, read
+from researcher.files import read_text
+from services.machine.gpu_env import GPU_ENV, LOCAL, Entries, compose_settings, read
 from services.machine.gpus import InstalledGpu, installed_gpus
 from services.machine.state import State
+from trainer.jobs.environment import Program, environment
 
 CPU_ENV = "services/cpu.env"
 _COMMAND_S = 60
@@ -52,19 +54,20 @@ class Environment:
         return subprocess.run(
             command,
             cwd=self.root,
-            env=dict(self.environment),
+            env=environment(Program.DOCKER, compose_settings(self.environment), shell=self.environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_COMMAND_S,
             check=False,
         )
 
     def settings_files(self, mode: Mode) -> tuple[Entries, ...]:
-        """Read gpu.env and the files that containers read after it. Raises OSError for an unreadable file."""
+        """Read gpu.env and the files that containers read after it. Raises NotText or OSError."""
         later = [CPU_ENV] if mode is Mode.CPU else []
         later += [LOCAL] if (self.root / LOCAL).exists() else []
-        return tuple(read((self.root / name).read_text(), name) for name in [GPU_ENV, *later])
+        return tuple(read(read_text(self.root / name), name) for name in [GPU_ENV, *later])
 
 
 def this_machine(root: Path, state: State, environment: Mapping[str, str] = os.environ) -> Environment:

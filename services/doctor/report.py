@@ -30,7 +30,7 @@ def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Env
     lines = [f"overnight doctor, mode {mode}, {facts.now:%Y-%m-%d %H:%M} UTC", ""]
     lines += [finding.line() for finding in findings]
     lines += ["", *_versions(), "", *_settings(mode, facts)]
-    path.write_text(without_secrets("\n".join(lines), facts.environment.get("HOME", "")) + "\n")
+    path.write_text(without_secrets("\n".join(lines), facts.environment.get("HOME", "")) + "\n", encoding="utf-8")
 
 
 def without_secrets(text: str, home: str) -> str:

@@ -16,7 +16,7 @@ def prepare_data(
 ) -> Manifest:
     """Download and prepare a profile's text into `folder`; existing data are only checked. `unseen` is a folder of
     private files for the unseen slice. Raises DataError."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=False) as progress:
         bars: dict[str, TaskID] = {}
 

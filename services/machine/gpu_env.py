@@ -19,6 +19,7 @@ from researcher.config.setting import Reader, Setting, SettingFault, Source
 from researcher.config.settings import TABLE
 
 GPU_ENV = "gpu.env"
+DOT_ENV = ".env"
 LOCAL = "gpu.local.env"
 KEYS = {key: row for key, row in TABLE.items() if row.source is Source.GPU_ENV}
 
@@ -69,10 +70,10 @@ def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, st
             )
     for entries in others:
         for entry in entries.entries:
-            if entry.name in KEYS and _is_of_compose(KEYS[entry.name]):
+            if entry.name in KEYS and _iscompose_settings(KEYS[entry.name]):
                 unseen = f"{_place(entries, entry)}: compose would not see {entry.name} there"
                 found.append(SettingFault(entry.name, unseen, f"set it in {gpu_env.file}"))
-    for name, value in _of_compose(shell).items():
+    for name, value in compose_settings(shell).items():
         if name != "COMPOSE_PROFILES" and (fault := KEYS[name].fault_of(value)):
             found.append(SettingFault(name, f"in the shell: {fault.found}", f"{fault.next_step}, or unset it"))
     return found or _faults_between(settings(gpu_env, others, shell))
@@ -81,7 +82,7 @@ def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, st
 def settings(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, str]) -> dict[str, str]:
     """Return the settings in force, without empty ones. The shell overrides the keys of compose, and no others."""
     merged: dict[str, str] = {}
-    for values in (gpu_env.values(), *(entries.values() for entries in others), _of_compose(shell)):
+    for values in (gpu_env.values(), *(entries.values() for entries in others), compose_settings(shell)):
         merged |= {name: value for name, value in values.items() if name in KEYS}
     if merged.get("COMPOSE_PROFILES") == KEYS["COMPOSE_PROFILES"].shipped:
         merged["COMPOSE_PROFILES"] = merged.get("LLM", "")
@@ -122,12 +123,13 @@ def _place(entries: Entries, entry: Entry) -> str:
     return f"line {entry.line} of {entries.file}"
 
 
-def _is_of_compose(row: Setting) -> bool:
+def _iscompose_settings(row: Setting) -> bool:
     return Reader.COMPOSE in row.readers
 
 
-def _of_compose(shell: Mapping[str, str]) -> dict[str, str]:
-    return {name: shell[name] for name, row in KEYS.items() if _is_of_compose(row) and name in shell}
+def compose_settings(shell: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings in `shell` that compose reads, where they outweigh gpu.env."""
+    return {name: shell[name] for name, row in KEYS.items() if _iscompose_settings(row) and name in shell}
 
 
 def _faults_between(held: dict[str, str]) -> list[SettingFault]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from trainer.jobs.environment import Program, environment
 from trainer.sandbox.syscalls import die_with_parent
 
 _KILL_S = 10.0
@@ -21,7 +22,7 @@ def spawn(
     argv: Sequence[str | Path], *, output: IO[bytes], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, so that Ctrl-C in the terminal does not reach it. It gets SIGTERM when the
-    calling thread ends.
+    calling thread ends, and without `env` the environment of our own Python processes.
 
     Therefore call it from a thread that lives as long as the child should.
     """
@@ -29,7 +30,7 @@ def spawn(
     return subprocess.Popen(
         list(argv),
         cwd=cwd,
-        env=env,
+        env=environment(Program.PYTHON) if env is None else env,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -87,7 +88,7 @@ def _is_member(pid: int, leader: int) -> bool:
 
 
 def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
 
 
 def _kill_member(pid: int, leader: int) -> None:

@@ -97,7 +97,7 @@ class State:
         if not path.exists():
             return None
         try:
-            return RunConfig(**json.loads(path.read_text()))
+            return RunConfig(**json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise StateError(
                 f"{path} cannot be read ({error})", f"move {self.root} away, or use another --state"

@@ -40,7 +40,7 @@ def repository_of(state: State) -> Path:
 def render_subject(profile: Profile) -> dict[str, str]:
     """Return the default subject's files, by name, with the start values of a profile."""
     folder = resources.files("trainer").joinpath("subject")
-    texts = {name: folder.joinpath(name).read_text() for name in (EDITABLE, FIXED, PROGRAM)}
+    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in (EDITABLE, FIXED, PROGRAM)}
     texts[EDITABLE] = set_ranges(set_knobs(texts[EDITABLE], profile.knobs), profile.ranges)
     texts[FIXED] = set_knobs(texts[FIXED], profile.constants)
     return texts

@@ -31,8 +31,8 @@ _SIGNAL_NAMES = {int(number): number.name for number in signal.Signals}
 
 @dataclass(frozen=True)
 class Child:
-    """A process to keep alive. `env=None` passes this process's environment; after an exit code in `final_codes` it is
-    not restarted."""
+    """A process to keep alive. `env=None` stands for the environment of our own Python processes; after an exit code in
+    `final_codes` the process is not restarted."""
 
     name: str
     argv: tuple[str, ...]

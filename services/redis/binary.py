@@ -14,6 +14,7 @@ from pathlib import Path
 
 from researcher.errors import OvernightError
 from trainer.jobs import BusError
+from trainer.jobs.environment import Program, environment
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,15 @@ def _packaged() -> list[Path]:
 def _version(binary: Path) -> str:
     """Return the version in `Redis server v=7.0.15 sha=...`; empty if the program does not run here."""
     try:
-        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run(
+            [binary, "--version"],
+            env=environment(Program.REDIS),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         log.warning("%s does not run: %s", binary, error)
         return ""

@@ -28,7 +28,7 @@ _MEMORY_LEAST_MIB, _MEMORY_MOST_MIB = 64, 512
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
-dir "{folder}"
+dir .
 aclfile users.acl
 appendonly yes
 appendfsync everysec
@@ -122,11 +122,13 @@ class ServerFolder:
         self._remember("binary", str(path))
 
     def write_config(self, port: int) -> Path:
-        """Write the server's configuration; return its path."""
-        quoted = str(self.path).replace("\\", "\\\\").replace('"', '\\"')
-        text = _CONFIG.format(port=port, folder=quoted, memory_mib=memory_cap_mib(_memory_mib()), limits=LIMITS)
+        """Write the server's configuration; return its path for a server that starts in this folder.
+
+        The path of the folder stands nowhere in it, because the server would read * and line ends in it as its own.
+        """
+        text = _CONFIG.format(port=port, memory_mib=memory_cap_mib(_memory_mib()), limits=LIMITS)
         self._remember("server.conf", text)
-        return self.path / "server.conf"
+        return Path("/proc/self/cwd/server.conf")
 
     def open_log(self) -> IO[bytes]:
         """Open the log for the server to append to; truncate a log of more than `_LOG_CAP_BYTES`."""
@@ -135,7 +137,7 @@ class ServerFolder:
 
     def log_tail(self) -> str:
         """Return the last ten lines of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
 
     def server_pids(self) -> list[int]:
         """Return the pids of servers whose working folder is this one, as the kernel reports it."""
@@ -144,13 +146,15 @@ class ServerFolder:
     def _is_served_by(self, pid: int) -> bool:
         process = Path(f"/proc/{pid}")
         try:
-            return (process / "comm").read_text().strip() in NAMES and (process / "cwd").readlink() == self.path
+            return (process / "comm").read_text(encoding="utf-8").strip() in NAMES and (
+                process / "cwd"
+            ).readlink() == self.path
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return False  # the process ended meanwhile, or belongs to another user
 
     def _recall(self, name: str) -> str | None:
         try:
-            return (self.path / name).read_text().strip()
+            return (self.path / name).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
 
@@ -158,7 +162,7 @@ class ServerFolder:
         """Write a file whole or not at all, readable by its owner alone from the beginning."""
         draft = self.path / f"{name}.new"
         draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -188,7 +192,7 @@ def _is_free(port: int) -> bool:
 def _free_port() -> int:
     """Return a free port below the system's range for outgoing connections, one of which could take it while the server
     is down."""
-    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
     ports = range(max(1024, first_given - _PORTS), first_given)
     for port in random.sample(ports, len(ports)):
         if _is_free(port):

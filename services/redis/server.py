@@ -25,6 +25,7 @@ from services.redis.binary import Binary, choose_binary, parse_version
 from services.redis.folder import ServerFolder
 from services.redis.watchdog import Watchdog
 from trainer.jobs import BusError, connect
+from trainer.jobs.environment import Program, environment
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ def _run(place: ServerFolder, binary: Binary, port: int, timeout_s: float) -> tu
 
 def _launch(place: ServerFolder, binary: Binary, config: Path) -> subprocess.Popen[bytes]:
     with place.open_log() as output:
-        return spawn([binary.path, config], output=output, cwd=place.path)
+        return spawn([binary.path, config], output=output, env=environment(Program.REDIS), cwd=place.path)
 
 
 def _wait_until_ready(

@@ -24,14 +24,16 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.config.setting import Seconds
-from researcher.config.settings import faults
+from researcher.config.settings import faults, researcher_settings
 from researcher.errors import OvernightError, ResearcherError
+from researcher.files import read_text
 from researcher.journal.reader import JournalReader
 from researcher.loop.outages import OUTAGE_ERRORS, explain
 from services.machine.gpus import AUTO
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
 from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, WorkerRole, connect
+from trainer.jobs.environment import Program, environment, python_command
 
 logger = logging.getLogger("researcher")
 
@@ -92,8 +94,8 @@ def _carry_out(settings: ContainerSettings) -> Status:
         logger.error("%s", error)
         return Status(StatusKind.REFUSED, str(error))
     places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
-    env = os.environ | {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
-    code = _run(env)
+    own = {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
+    code = _run(environment(Program.PYTHON, researcher_settings(os.environ) | own))
     if code == REFUSED_CODE:
         return Status(StatusKind.REFUSED, "its log says why")
     if code != FINISHED_CODE:
@@ -123,7 +125,7 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
 
 def _open(settings: ContainerSettings) -> redis.Redis:
     """Connect with the password that the file holds now, since a user fixes a wrong password there."""
-    password = settings.redis_password_file.read_text().strip()
+    password = read_text(settings.redis_password_file).strip()
     return connect(settings.redis_url, password=password, patient=False)
 
 
@@ -167,7 +169,7 @@ def _profile_of_trainers(bus: RedisClient) -> str:
 
 
 def _run(env: dict[str, str]) -> int:
-    child = subprocess.Popen([sys.executable, "-m", "researcher"], env=env)
+    child = subprocess.Popen(python_command("researcher"), env=env)
     try:
         return child.wait()
     except StopRequested:

@@ -16,6 +16,7 @@ from rich.console import Console
 from services.compose import ENGINE_AWAY, Stack
 from services.stack.results import RESEARCHER
 from services.views import follow
+from trainer.jobs.environment import SHELL
 
 _WATCH_S = 600
 _REST_S = 2.0
@@ -76,6 +77,6 @@ def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
 def run_after(command: str, console: Console) -> int:
     """Run the user's command in a shell, print and return its exit code."""
     console.print(f"now: {command}", markup=False, highlight=False)
-    code = subprocess.run(command, shell=True, check=False).returncode
+    code = subprocess.run(command, shell=True, env=SHELL, check=False).returncode
     console.print(f"{command}: ended with {code}", markup=False, highlight=False)
     return code

@@ -167,10 +167,10 @@ def _keep_secrets(secret: Path, wanted: Mapping[Path, Rights]) -> list[str]:
         if not path.exists():
             _write(path, secrets.token_hex(24), wanted[path.parent].owner)
             done.append(f"made a password for {service}")
-        passwords[service] = path.read_text().strip()
+        passwords[service] = path.read_text(encoding="utf-8").strip()
     users = secret / "redis" / USERS
     text = acl_file(passwords)
-    if not users.exists() or users.read_text() != text:
+    if not users.exists() or users.read_text(encoding="utf-8") != text:
         runs_on = ", which it reads when it starts: docker compose restart redis" if users.exists() else ""
         _write(users, text, REDIS)
         done.append(f"wrote the users of redis{runs_on}")
@@ -181,7 +181,7 @@ def _write(path: Path, text: str, owner: Owner) -> None:
     """Write a file whole or not at all, readable by its owner alone from the beginning."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:
         os.fchown(file.fileno(), owner.uid, owner.gid)
         file.write(text)
         file.flush()

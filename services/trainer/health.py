@@ -17,9 +17,9 @@ from trainer.jobs import RedisClient, WorkerRole, connect
 def main(arguments: Sequence[str], name_file: Path) -> int:
     """Return 0 if the worker is healthy, else 1; print one line about it."""
     role = WorkerRole.DRY_RUN_WORKER if arguments == ["--dry-runs"] else WorkerRole.TRAINER
-    password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text().strip()
+    password = Path(os.environ["REDIS_PASSWORD_FILE"]).read_text(encoding="utf-8").strip()
     try:
-        name = name_file.read_text()
+        name = name_file.read_text(encoding="utf-8")
         seen = RedisClient(connect(os.environ["REDIS_URL"], password=password, patient=False)).worker(role, name)
     except FileNotFoundError:
         print(f"no {role} has started here")

@@ -13,6 +13,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,7 @@ from researcher.config.setting import Mib
 from researcher.config.settings import faults
 from services.machine.gpus import AUTO, GpuFault, detect_profile, gpus
 from trainer.jobs import ProfileError, WorkerRole, profile_named
+from trainer.jobs.environment import Program, environment, python_command
 
 logger = logging.getLogger("trainer")
 
@@ -52,8 +54,7 @@ def main() -> int:
     try:
         settings = ContainerSettings()
         if sys.argv[1:] == ["--dry-runs"]:
-            name = choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE)
-            return os.execv(sys.executable, dry_run_worker(settings, name=name))
+            return _become(dry_run_worker(settings, name=choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE)))
         profile = gpu_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
@@ -63,8 +64,11 @@ def main() -> int:
         logger.error("%s", error)
         return REFUSED
     logger.info("profile %s%s", profile, ", by the GPU" if settings.profile == AUTO else "")
-    arguments = worker(settings, profile, name=choose_name(WorkerRole.TRAINER, NAME_FILE))
-    return os.execv(sys.executable, arguments)
+    return _become(worker(settings, profile, name=choose_name(WorkerRole.TRAINER, NAME_FILE)))
+
+
+def _become(arguments: list[str]) -> NoReturn:
+    os.execve(sys.executable, arguments, environment(Program.PYTHON))
 
 
 def choose_name(role: WorkerRole, name_file: Path) -> str:
@@ -73,7 +77,7 @@ def choose_name(role: WorkerRole, name_file: Path) -> str:
     It is new at every start: RQ refuses one that a killed worker still holds.
     """
     name = f"{role}-{secrets.token_hex(4)}"
-    name_file.write_text(name)
+    name_file.write_text(name, encoding="utf-8")
     return name
 
 
@@ -104,7 +108,7 @@ def dry_run_worker(settings: ContainerSettings, *, name: str) -> list[str]:
 
 
 def _either(settings: ContainerSettings, name: str) -> list[str]:
-    arguments = [sys.executable, "-m", "trainer", "--redis", settings.redis_url]
+    arguments = python_command("trainer", "--redis", settings.redis_url)
     arguments += ["--password-file", str(settings.redis_password_file), "--single-host", "--name", name]
     return [*arguments, "--data", str(STATE / "data"), "--work", str(WORK), "--candidate-user", str(CANDIDATE_USER)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import redis
 
 from researcher.errors import OvernightError
+from researcher.files import read_text
 from researcher.queues.requests import cancel, send, wait_reply
 from services.machine.state import State
 from services.redis.server import running_server
@@ -28,7 +29,7 @@ def open_bus(state: State) -> RedisClient:
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
-        return RedisClient(connect(url, password=Path(secret).read_text().strip() if secret else None, patient=False))
+        return RedisClient(connect(url, password=read_text(Path(secret)).strip() if secret else None, patient=False))
     server = running_server(state.redis)
     if server is None:
         raise ClientError(
@@ -58,7 +59,8 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
         raise ClientError("no researcher is at work", "start the run with `overnight run`")
     if status.is_over:
         raise ClientError(f"no researcher is at work ({status})", "start it with `scripts/up`")
-    request = send(bus, kind, body)
+    text = body.encode(errors="surrogateescape").decode(errors="replace")  # a terminal may send any bytes
+    request = send(bus, kind, text)
     reply = wait_reply(bus, request, ANSWER_WITHIN_S)
     if reply is not None:
         return reply

@@ -95,7 +95,7 @@ def _explained(last: ChildStatus, watched: Watched, console: Console) -> int:
     code = last.last_exit or 0
     if code:
         log = watched.state.logs / f"{last.name}.log"
-        lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if log.exists() else []
         ended = (f"the {last.name} {last.in_words()}", "bold red")
         console.print(Text.assemble(ended, f"; the end of {log}:"), soft_wrap=True)
         console.out("\n".join(lines), highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -85,7 +86,7 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
         if head is None:
             raise NothingToShow("the baseline is not measured yet")
         if source:
-            print(history.source(head.experiment.id), end="")
+            _write_out(history.source(head.experiment.id))
             return
         console.print(experiments_table([head]))
         if head.experiment.is_baseline:
@@ -160,9 +161,16 @@ def _print_diff(state: State, old: Experiment, new: Experiment, console: Console
         if console.is_terminal:
             console.print(Syntax(harmless(text), "diff", background_color="default", word_wrap=True))
         else:
-            print(text)
+            _write_out(f"{text}\n")
     finally:
         workspace.close()
+
+
+def _write_out(text: str) -> None:
+    """Write text for another program, in UTF-8 whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+    sys.stdout.buffer.flush()
 
 
 def harmless(text: str) -> str:
@@ -203,7 +211,10 @@ def _print_experiment(
         if result is not None and result.log is not None:
             console.rule(f"log, {result.log.seen_bytes:,} bytes seen")
             path = state.trials / result.log.path
-            console.out(path.read_text(errors="replace") if path.exists() else result.log.tail, highlight=False)
+            console.out(
+                path.read_text(encoding="utf-8", errors="replace") if path.exists() else result.log.tail,
+                highlight=False,
+            )
 
 
 def call_text(call: PaidCall) -> str:

@@ -26,6 +26,7 @@ _DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
+_SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _PUBLISHING = "researcher/repository/test_publishing.py::test_"
 _CLAIMS = "researcher/loop/test_confirmation.py::test_"
 _FAILURES = "researcher/loop/test_failures.py::test_"
@@ -2262,10 +2263,101 @@ GUARDS = (
         "researcher/prompting/test_prompt.py::test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one",
     ),
     Guard(
+        "no child inherits what it does not read",
+        "trainer/jobs/environment.py",
+        "found |= row.values(here) if program in row.readers else {}",
+        "found |= dict(here)",
+        "trainer/jobs/test_environment.py::test_no_program_gets_what_the_user_set_for_others",
+    ),
+    Guard(
+        "pip gets no setting that installs elsewhere",
+        "trainer/jobs/environment.py",
+        "if section in found and option in PIP_OPTIONS:",
+        "if section in found:",
+        "trainer/jobs/test_environment.py::test_pip_gets_the_users_index_from_file_and_environment_and_nothing_else",
+    ),
+    Guard(
+        "a module of the current folder is not taken for ours",
+        "trainer/jobs/environment.py",
+        '[sys.executable, "-P", "-s", "-X", "utf8", "-m", module, *arguments]',
+        '[sys.executable, "-s", "-X", "utf8", "-m", module, *arguments]',
+        "trainer/jobs/test_environment.py::test_a_module_of_the_user_is_not_taken_for_ours[the current folder]",
+    ),
+    Guard(
+        "the commands import the packages beside them",
+        "services/__init__.py",
+        "sys.path.insert(0, str(ROOT))",
+        "pass",
+        "trainer/jobs/test_environment.py::test_the_commands_import_the_packages_beside_them[trainer]",
+    ),
+    Guard(
+        "git's variables of the user lead nowhere",
+        "researcher/repository/__init__.py",
+        'drop_variables("GIT_")',
+        "drop_variables",
+        f"{_SURROUNDINGS}a_variable_of_git_neither_leads_elsewhere_nor_disturbs[GIT_INDEX_FILE-{{}}/.git/index]",
+    ),
+    Guard(
+        "the target of a link is not run as code",
+        "researcher/repository/repository.py",
+        "if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:",
+        "if False:",
+        f"{_SURROUNDINGS}a_train_py_that_is_a_link_is_refused",
+    ),
+    Guard(
+        "a link is followed inside the commit",
+        "researcher/repository/repository.py",
+        "while end in files and files[end].mode == git.Blob.link_mode and steps < _LINKS_LIMIT:",
+        "while False:",
+        f"{_SURROUNDINGS}another_link_is_followed_to_the_file_of_the_commit",
+    ),
+    Guard(
+        "a repository that hangs holds the run once",
+        "researcher/repository/publishing.py",
+        "if self._clock() < self._left_alone_until:",
+        "if False:",
+        f"{_SURROUNDINGS}a_repository_that_hangs_is_left_alone_for_a_while_and_gets_all_later",
+    ),
+    Guard(
+        "a branch whose name is a folder is in the way",
+        "researcher/__main__.py",
+        'f"{branch}/".startswith(f"{each}/") or each.startswith(f"{branch}/")',
+        "each == branch",
+        f"{_SURROUNDINGS}a_branch_beside_which_git_cannot_hold_the_runs_is_named",
+    ),
+    Guard(
+        "a tag can name a trial",
+        "researcher/config/setting.py",
+        "if re.fullmatch(_TAG, text) is None:",
+        "if not text:",
+        "researcher/config/test_settings.py::test_a_tag_that_could_not_name_both_is_refused",
+    ),
+    Guard(
+        "a title is not read as TeX",
+        "researcher/report/picture.py",
+        "text.set_parse_math(False)",
+        "pass",
+        "researcher/report/test_view.py::test_a_title_is_never_read_as_tex",
+    ),
+    Guard(
+        "the user's settings of matplotlib do not reach the picture",
+        "researcher/report/picture.py",
+        "mpl.rcdefaults()",
+        "pass",
+        "researcher/report/test_view.py::test_the_users_settings_of_matplotlib_do_not_change_the_picture",
+    ),
+    Guard(
+        "a proxy that cannot be used is an endpoint that is away",
+        "researcher/llm/stream.py",
+        "except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:",
+        "except ZeroDivisionError as error:",
+        "researcher/llm/test_openai.py::test_a_proxy_or_certificates_that_cannot_be_used_are_an_endpoint_that_is_away",
+    ),
+    Guard(
         "what a candidate printed is no markup",
         "services/cli.py",
-        "Console(markup=False)",
-        "Console()",
+        "Console(markup=False, emoji=False)",
+        "Console(emoji=False)",
         "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
     ),
     Guard(

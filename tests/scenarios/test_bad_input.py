@@ -48,6 +48,44 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path, arguments: list[st
     refused(overnight(*arguments, state=tmp_path / "state"), *named)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--tag", "two words"), ("--tag", "a..b"), ("--tag", "../main"), ("--tag", "x.lock"),
+        ("--hours", "-1"), ("--max-cost", "nan"), ("--model", "two words"), ("--ollama-host", "a b:1"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_in_its_options_name_before_anything_is_made(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    done = overnight("run", "--profile", "cpu", option, value, state=tmp_path / "state")
+
+    refused(done, option)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [(["run"], "--state"), (["status"], "--state"), (["export", "--to", "{}"], "--to")]
+)
+def test_a_file_in_place_of_a_folder_is_refused_in_its_options_name(
+    tmp_path: Path, words: list[str], named: str
+) -> None:
+    file = tmp_path / "a file"
+    file.write_text("mine")
+
+    done = overnight(*(word.format(file) for word in words), state=file if named == "--state" else tmp_path)
+
+    refused(done, named)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["B = 'ä'\n".encode("utf-16"), b"B = '\xe4'\n"], ids=["UTF-16", "Latin-1"])
+def test_a_submitted_file_that_is_not_utf8_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.py").write_bytes(content)
+
+    refused(overnight("submit", str(tmp_path / "mine.py"), state=tmp_path / "state"), "mine.py is not text in UTF-8")
+
+
 def test_a_dirty_subject_is_refused_before_anything_takes_time_and_stays_as_it_is(tmp_path: Path) -> None:
     create_repository(tmp_path / "mine", render_subject(profile_named("cpu")), "mine")
     (tmp_path / "mine" / "train.py").write_text("unsaved")

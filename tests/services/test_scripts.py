@@ -213,6 +213,34 @@ def test_failed_refresh_shows_why_and_leaves_the_environment_to_be_refreshed_lat
     assert (repaired.returncode, repaired.stdout) == (0, "")
 
 
+@pytest.mark.parametrize("place", ["variables", "file"])
+def test_set_up_uses_the_users_index_and_none_of_pips_settings_that_install_elsewhere(bare: Clone, place: str) -> None:
+    elsewhere = bare.root.parent / "elsewhere"
+    settings = {"user": "true", "target": str(elsewhere), "no-deps": "true", "require-hashes": "true"}
+    if place == "file":
+        config = bare.root.parent / "home" / ".config" / "pip" / "pip.conf"
+        config.parent.mkdir(parents=True)
+        config.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+        settings = {}
+
+    answer = bare.run(
+        "scripts/setup", "run", **{f"PIP_{name.upper().replace('-', '_')}": v for name, v in settings.items()}
+    )
+
+    assert answer.returncode == 0, answer.stderr
+    assert not elsewhere.exists()
+
+
+def test_set_up_takes_nothing_from_a_pythonpath(bare: Clone) -> None:
+    shadow = bare.root.parent / "shadow"
+    shadow.mkdir()
+    (shadow / "typing.py").write_text("raise SystemExit('a stranger')\n")
+
+    answer = bare.run("scripts/setup", "operate", PYTHONPATH=str(shadow))
+
+    assert answer.returncode == 0, answer.stderr
+
+
 @pytest.mark.parametrize("left", ["overnight.started", "overnight.stamp"], ids=["interrupted", "moved here"])
 def test_environment_that_was_interrupted_or_moved_is_made_anew(bare: Clone, left: str) -> None:
     bare.venv.mkdir()
@@ -261,7 +289,7 @@ def test_python_that_cannot_be_used_is_said_with_the_line_that_mends_it(
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others may keep their Python to themselves")
 @pytest.mark.parametrize("others", [True, False], ids=["another is there", "it is the only one"])
 def test_root_prefers_a_python_that_other_users_can_start(bare: Clone, others: bool) -> None:
-    cannot_make = "case $1 in -V) echo Python {}; exit;; -m) exit 1;; esac; "
+    cannot_make = "case $1 in -V) echo Python {}; exit;; -Im) exit 1;; esac; "
     path = tools(bare, cannot_make.format("of root") + "case $2 in *setuid*) exit 1;; esac")
     if others:
         open_to_all = bare.root.parent / "open"
@@ -324,11 +352,13 @@ def make_clone(root: Path) -> Clone:
     shutil.copy(ROOT / ".ci" / "run", root / ".ci" / "run")
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "backend" / "backend.py").write_text(BUILD_BACKEND)
+    (root / "trainer" / "jobs").mkdir(parents=True)
+    shutil.copy(ROOT / "trainer" / "jobs" / "environment.py", root / "trainer" / "jobs" / "environment.py")
     command = {
-        "overnight_command.py": SAYS_ITS_ARGUMENTS.format(name="overnight"),
+        "services/cli.py": SAYS_ITS_ARGUMENTS.format(name="overnight"),
         "services/__main__.py": SAYS_ITS_ARGUMENTS.format(name="services"),
     }
-    make_wheel(root / "backend", "overnight", "1.0", command, {"overnight": "overnight_command:main"})
+    make_wheel(root / "backend", "overnight", "1.0", command, {"overnight": "services.cli:main"})
     make_wheel(wheels, "torch", "2.13.0", {f"{name}.py": "" for name in imported_first("run")})
     names = ("ruff", "mypy", "pytest")
     modules = {f"{name}.py": SAYS_ITS_ARGUMENTS.format(name=name) for name in names}

@@ -51,7 +51,8 @@ def _fetch(url: str, target: Path, arrived: Arrived, sleep: Callable[[float], No
         if attempt:
             sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
         try:
-            _go_on(url, beside(target), arrived)
+            with _client(url) as client:
+                _go_on(client, url, beside(target), arrived)
         except (_Interrupted, httpx.TransportError) as error:
             reason = f"{type(error).__name__.lstrip('_')}: {error}"
         else:
@@ -62,10 +63,20 @@ def _fetch(url: str, target: Path, arrived: Arrived, sleep: Callable[[float], No
     )
 
 
-def _go_on(url: str, partial: Path, arrived: Arrived) -> None:
+def _client(url: str) -> httpx.Client:
+    try:
+        return httpx.Client(follow_redirects=True, timeout=TIMEOUT_S)
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        raise SourceAway(
+            f"{url} cannot be fetched because of a setting of the environment ({error}); fix or unset the proxy "
+            "(ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, NO_PROXY) or SSL_CERT_FILE, SSL_CERT_DIR"
+        ) from error
+
+
+def _go_on(client: httpx.Client, url: str, partial: Path, arrived: Arrived) -> None:
     start = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
+    with client.stream("GET", url, headers=headers) as response:
         if response.status_code == 416:
             _resolve_range(response, partial, start)
             return

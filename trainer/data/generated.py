@@ -45,9 +45,11 @@ def write_generated(folder: Path, bos: int) -> None:
         secret.chmod(0o600)
     train, heldout = (np.load(folder / ROWS[name], mmap_mode="r") for name in ("train", "heldout"))
     if (folder / TOKENIZER).exists():
-        made = exchanged_words(train, heldout, load_tokenizer(folder / TOKENIZER), bos, secret.read_text())
+        made = exchanged_words(
+            train, heldout, load_tokenizer(folder / TOKENIZER), bos, secret.read_text(encoding="utf-8")
+        )
     else:
-        made = exchanged_runs(train, heldout, bos, secret.read_text())
+        made = exchanged_runs(train, heldout, bos, secret.read_text(encoding="utf-8"))
     if not len(made):
         raise TextUnusable(f"the held-out slice of {folder} is too short to make an unseen one of it; give more text")
     with beside(folder / ROWS["unseen"]).open("wb") as file:

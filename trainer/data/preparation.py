@@ -92,7 +92,7 @@ def _claimed(folder: Path) -> Iterator[None]:
     private = folder / "private"
     private.mkdir(mode=0o700, exist_ok=True)
     private.chmod(0o700)
-    with (private / "lock").open("w") as lock:
+    with (private / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -175,7 +175,7 @@ def _refuse_unless_same(packing: Packing, found: Plan) -> None:
 
 def _make_tokenizer(packing: Packing, disjoint: Disjoint) -> Tokenizer:
     path, record = packing.folder / TOKENIZER, packing.work / "tokenizer.sha256"
-    if not (record.exists() and path.exists() and file_sha256(path) == record.read_text()):
+    if not (record.exists() and path.exists() and file_sha256(path) == record.read_text(encoding="utf-8")):
         total = disjoint.text.count("train")
         documents = watched(
             disjoint.documents("train"), PreparationStep("tokenizer", 0, total, "documents"), packing.report

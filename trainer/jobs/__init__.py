@@ -5,6 +5,7 @@ the trials that suit a GPU. Importing this package neither imports torch nor con
 
 `spec`, `result`, `dry_run` and `profile` hold these values. `bus` connects to Redis and holds the status of each
 process. `queue`, `closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text.
+`environment` builds the environment of every process that Overnight starts, and needs only the standard library.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key

@@ -111,7 +111,9 @@ def obstacle(user: User, work: Path, data: Path) -> Obstacle | None:
         "argv": [sys.executable, "-s", "-P", "-c", _STARTS, ROOT],
     }
     command = isolated_command("trainer.sandbox.access_check", str(user.uid), str(user.gid), json.dumps(orders))
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=environment(work))
+    done = subprocess.run(
+        command, check=False, capture_output=True, encoding="utf-8", errors="replace", cwd="/", env=environment(work)
+    )
     if done.returncode == 0:
         return None
     if done.returncode == CLOSED:

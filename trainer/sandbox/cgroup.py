@@ -65,6 +65,6 @@ def _group_files(root: Path, in_v2: str, in_v1: str) -> Iterator[Path]:
 def kernel_text(path: Path) -> str:
     """Return the text of a file in procfs or sysfs, or an empty text if this kernel does not have the file."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

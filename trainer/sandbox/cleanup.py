@@ -64,7 +64,9 @@ def wipe(folder: Path) -> None:
 
 def _done(*command: str | Path) -> str | None:
     """Run a command. Return None on success, otherwise the last line of its errors."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", cwd="/", env=_PATH)
+    done = subprocess.run(
+        command, check=False, capture_output=True, encoding="utf-8", errors="replace", cwd="/", env=_PATH
+    )
     return None if done.returncode == 0 else (done.stderr.splitlines() or [f"ended with {done.returncode}"])[-1]
 
 
@@ -92,7 +94,9 @@ def _sweep_as(user: User, work: Path) -> int:
     """Run `cleanup_as_user`, again if a process that it was about to end killed it first, and return its count."""
     command = isolated_command("trainer.sandbox.cleanup_as_user", str(user.uid), str(user.gid), str(work))
     for _ in range(_TRIES):
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=_PATH)
+        done = subprocess.run(
+            command, check=False, capture_output=True, encoding="utf-8", errors="replace", cwd="/", env=_PATH
+        )
         if done.returncode != -signal.SIGKILL:
             break
     if done.returncode != 0:

@@ -24,7 +24,13 @@ MARKER = "OVERNIGHT_WORK"
 GUARDIAN = "OVERNIGHT_GUARDIAN"
 ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from {module} import main; main()"
-_PASSED_ON = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "LD_LIBRARY_PATH")
+_PASSED_ON = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",  # it gives the numbers above their meaning
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "LD_LIBRARY_PATH",
+)
 _PIPE_BYTES = 2**20
 _SHARED_MEMORY = "/dev/shm"
 _SOCKET_CHARACTERS = 107 - len("/pymp-12345678/listener-12345678")  # the limit of a path, minus multiprocessing's part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from researcher.proposers.schedule import Mix
 from services.researcher import start as researcher_start
 from services.trainer import start as trainer_start
 from tests import ROOT
-from trainer.jobs import ProfileError, profile_named
+from trainer.jobs import ProfileError, is_id, profile_named, trial_id
 
 PLACES = {"REDIS_URL": "redis://redis/0", "SUBJECT_DIR": "subject", "JOURNAL_DIR": "journal", "DATA_DIR": "data"}
 
@@ -118,6 +119,7 @@ def test_an_empty_value_is_not_set(read) -> None:
         ({"OLLAMA_HOST": "a b:1"}, "OLLAMA_HOST"),
         ({"OWN_CONSTANTS": '{"MAX_SEQ_LEN": "long"}'}, "OWN_CONSTANTS"),
         ({"REDIS_URL": ""}, "REDIS_URL"),
+        ({"TAG": "two words"}, "TAG"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key_and_the_next_step(
@@ -128,6 +130,21 @@ def test_what_cannot_be_is_refused_with_its_key_and_the_next_step(
     assert fault.key == key
     assert fault.found
     assert fault.next_step
+
+
+@pytest.mark.parametrize("tag", ["nov30", "nov30-2", "A_b-c", "-x", "x" * 100])
+def test_a_tag_can_name_a_branch_and_the_trials_of_the_run(tag: str) -> None:
+    assert TABLE["TAG"].fault_of(tag) is None
+
+    subprocess.run(["git", "check-ref-format", f"refs/heads/overnight/{tag}"], check=True)
+    assert is_id(trial_id(tag, 10**9, 10**9, 10**9).encode())
+
+
+@pytest.mark.parametrize(
+    "tag", ["two words", "a/b", "a.b", "..", "ä", "a*", "a[b]", "a:b", "a\\b", "a~1", "@", "a\nb", "$x", "x" * 101]
+)
+def test_a_tag_that_could_not_name_both_is_refused(tag: str) -> None:
+    assert TABLE["TAG"].fault_of(tag) is not None
 
 
 def test_every_bad_value_is_told_and_then_what_does_not_agree(refused) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, Message
 from researcher.llm.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
+from researcher.llm.stream import authorities
 from researcher.proposers.escalation import TokenPrice
 from tests.doubles.ollama_replay import exchanges, ollama_replay
 from tests.doubles.openai_server import DONE, Reply, chunk, openai_double, refused, spoken
@@ -36,6 +37,30 @@ def key_file(tmp_path: Path) -> Path:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
     return file
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTPS_PROXY", "ftp://proxy.example"),
+        ("https_proxy", "http://[::1"),
+        ("SSL_CERT_FILE", "/nowhere/own.pem"),
+        ("SSL_CERT_FILE", "/dev/null"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["check_available", "chat"])
+def test_a_proxy_or_certificates_that_cannot_be_used_are_an_endpoint_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, verb: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    authorities.cache_clear()
+    client = client_of("https://llm.example/v1")
+
+    with pytest.raises(LlmUnavailable, match="cannot be reached because of a setting"):
+        client.check_available() if verb == "check_available" else client.chat(QUESTION, lambda: None)
+
+    authorities.cache_clear()
 
 
 @pytest.mark.parametrize("number", [0, 1])

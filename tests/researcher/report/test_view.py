@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 
 from researcher.decision.cost import cost_of
@@ -15,6 +19,7 @@ from researcher.report.picture import draw
 from researcher.report.results_table import HEADER, ResultsTable
 from researcher.report.view import tally_text
 from researcher.source.proposal import LlmCost, Proposal, ProposerName
+from tests import ROOT
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
@@ -224,6 +229,34 @@ def test_the_picture_is_drawn_from_the_first_moment_on(story: Story) -> None:
     story.claim([1.70] * 4, [1.81] * 4)
     story.fall("crashed: no memory")
     assert draw(story.report()).startswith(PNG)
+
+
+@pytest.mark.parametrize("title", ["scale by $x^{ and \\frac$ 5", "$$", "$\\alpha$ and 5 $", "100 % {x} \\n"])
+def test_a_title_is_never_read_as_tex(story: Story, title: str) -> None:
+    story.baseline(1.80, 1.82)
+    story.try_out(title, 1.70, Decision.KEEP)
+
+    assert draw(story.report()).startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"text.usetex": True}, {"font.size": 40.0, "savefig.dpi": 10.0}, {"axes.facecolor": "red"}]
+)
+def test_the_users_settings_of_matplotlib_do_not_change_the_picture(story: Story, settings: dict[str, object]) -> None:
+    story.baseline(1.80, 1.82)
+    usual = draw(story.report())
+
+    with mpl.rc_context(settings):
+        assert draw(story.report()) == usual
+
+
+def test_a_back_end_that_does_not_exist_keeps_no_picture_from_being_drawn() -> None:
+    code = "from researcher.report.picture import Figure, png; print(len(png(Figure())))"
+    env = os.environ | {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": "/nowhere"}
+
+    drawn = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+    assert int(drawn.stdout or 0) > 0, drawn.stderr
 
 
 def test_a_projection_is_replaced_whole(tmp_path: Path) -> None:

@@ -248,6 +248,37 @@ def broken_compose_file(facts: Environment, _folder: Path) -> Environment:
     return facts
 
 
+@pytest.mark.parametrize("content", [b"gpu.env", b"LLM=none\n", None], ids=["text of the link", "another file", "none"])
+def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
+    well: Environment, content: bytes | None
+) -> None:
+    (well.root / ".env").unlink()
+    if content is not None:
+        (well.root / ".env").write_bytes(content)
+
+    (finding,) = [each for each in examine(Mode.CPU, well) if each.verdict is Severity.FAIL and each.name == "gpu.env"]
+
+    assert ".env is not the link to gpu.env" in finding.found
+    assert "ln -sf gpu.env .env" in finding.fix
+
+
+@pytest.mark.parametrize("name", ["gpu.env", "gpu.local.env"])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_settings_that_are_not_utf8_are_named_by_their_file(well: Environment, name: str, encoding: str) -> None:
+    (well.root / name).write_bytes("TAG=größer\n".encode(encoding))
+
+    (finding,) = [each for each in examine(Mode.CPU, well) if each.verdict is Severity.FAIL and each.name == "gpu.env"]
+
+    assert f"{name} is not text in UTF-8" in finding.found
+
+
+def test_a_dot_env_that_is_a_copy_serves_where_links_do_not_work(well: Environment) -> None:
+    (well.root / ".env").unlink()
+    shutil.copy(well.root / "gpu.env", well.root / ".env")
+
+    assert [each.verdict for each in examine(Mode.CPU, well) if each.name == "gpu.env"] == [Severity.OK]
+
+
 @pytest.mark.docker
 @pytest.mark.parametrize(
     ("fault", "said", "fix"),

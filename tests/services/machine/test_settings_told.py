@@ -13,6 +13,7 @@ from researcher.config.settings import TABLE
 from services import __main__ as stack
 from services import cli
 from tests import ROOT
+from trainer.jobs.environment import INHERITED
 
 PAGES = "".join(page.read_text() for page in sorted({*ROOT.glob("README.md"), *ROOT.glob("*/README.md")}))
 KEY = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
@@ -42,7 +43,9 @@ def test_options_that_set_a_key_say_of_it_what_the_table_says() -> None:
 
 
 def test_pages_name_no_key_that_is_not_in_the_table() -> None:
-    assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS <= set(TABLE)
+    of_other_programs = {key for row in INHERITED for key in KEY.findall(row.names)} | {"GIT_DIR"}
+
+    assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS - of_other_programs <= set(TABLE)
 
 
 def test_every_key_that_gpu_env_does_not_show_is_on_a_page() -> None:

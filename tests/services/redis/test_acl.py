@@ -415,12 +415,13 @@ def test_a_worker_shows_itself_is_seen_by_its_health_check_and_forgets_the_vanis
     assert server.refusals() == []
 
 
-def test_overnight_asks_as_a_client_where_no_run_is(server: Guarded, tmp_path: Path) -> None:
+@pytest.mark.parametrize("idea", [b"wider", "größer …".encode(), b"\xff\n[b]$x"])
+def test_overnight_asks_as_a_client_where_no_run_is(server: Guarded, tmp_path: Path, idea: bytes) -> None:
     researcher = server.bus_of("researcher")
     request_worker = RequestWorker.open(researcher, receive)
     researcher.publish_status("researcher", Status.working("measuring"))
     door = {"REDIS_URL": server.url("client"), "REDIS_PASSWORD_FILE": str(server.password_file("client"))}
-    argv = [sys.executable, "-m", "services.cli", "idea", "wider", "--state", str(tmp_path)]
+    argv = [sys.executable, "-m", "services.cli", "idea", os.fsdecode(idea), "--state", str(tmp_path)]
 
     with subprocess.Popen(argv, env=os.environ | door, stdout=subprocess.PIPE, text=True) as asking:
         wait_for(lambda: request_worker.queues[0].count > 0, 30)

@@ -58,6 +58,15 @@ def test_keys_outlive_a_stop_and_the_port_and_password_stay(folder: Path) -> Non
     second.stop()
 
 
+@pytest.mark.parametrize("name", [b"two words", b"a\nb", b"\xff", b"[*]?", b"a:b$\\", b"-x"])
+def test_a_server_starts_in_a_folder_of_any_name(tmp_path: Path, name: bytes) -> None:
+    server = start_server(tmp_path / os.fsdecode(name) / "redis")
+    write(server, "kept")
+
+    assert read(server) == "kept"
+    server.stop()
+
+
 def test_keys_outlive_a_server_that_is_killed(folder: Path) -> None:
     server = start_server(folder)
     write(server, "kept")

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -268,6 +269,19 @@ def services(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 def test_the_command_at_the_end_runs_in_a_shell_and_its_exit_code_is_reported() -> None:
     assert "exit 7: ended with 7" in said(lambda console: run_after("exit 7", console))
+
+
+def test_the_command_at_the_end_has_the_variables_of_the_users_shell() -> None:
+    """Also those of git, which this process has dropped."""
+    code = (
+        "from services.__main__ import console; from services.stack.follow import run_after; "
+        "run_after('echo $GIT_SSH_COMMAND $MPLBACKEND', console)"
+    )
+    env = os.environ | {"GIT_SSH_COMMAND": "my-ssh", "MPLBACKEND": "agg"}
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+
+    assert "my-ssh agg" in done.stdout.splitlines()
 
 
 def container(service: str, **changed: object) -> Container:

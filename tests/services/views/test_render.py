@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,10 @@ from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus
 from services import __main__ as stack
 from services import cli
+from services.machine.state import RunConfig, State
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
+from tests import ROOT
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
@@ -119,7 +124,7 @@ def test_seconds_are_written_as_users_read_them(seconds: float, text: str) -> No
     assert clock_text(seconds) == text
 
 
-HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a]"
+HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a] :fire:"
 
 
 @pytest.mark.parametrize("console", [cli.console, stack.console], ids=["overnight", "scripts/up"])
@@ -135,6 +140,34 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
 
     story.journal.close()
     assert captured.get().count(HOSTILE) == 5
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def test_a_terminal_without_the_characters_of_a_title_shows_question_marks(tmp_path: Path) -> None:
+    code = "from services.cli import console; console.print('wider \\u2026 \\u03b1')"
+
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | ASCII, capture_output=True, text=True, check=False
+    )
+
+    assert (shown.returncode, shown.stdout) == (0, "wider ? ?\n"), shown.stderr
+
+
+def test_a_source_is_written_out_in_utf8_whatever_the_terminal(tmp_path: Path) -> None:
+    source = "A = 1  # α …\n"
+    story = Story(tmp_path / "journal", source=source)
+    story.baseline(1.80, 1.82)
+    story.journal.close()
+    State(tmp_path).write(RunConfig("cpu", None, str(tmp_path), None))
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "services.cli", "best", "--source", "--state", str(tmp_path)],
+        cwd=ROOT, env=os.environ | ASCII, capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert shown.stdout == source.encode(), shown.stderr
 
 
 def test_what_steers_a_terminal_is_no_more_than_seen() -> None:

@@ -97,6 +97,23 @@ def test_nobody_listening_is_said_after_five_tries(tmp_path: Path) -> None:
         download("http://127.0.0.1:9/a", tmp_path / "a", lambda done, total: None, lambda wait_s: None)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTP_PROXY", "ftp://proxy.example"),
+        ("SSL_CERT_FILE", "/nowhere/own.pem"),
+    ],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SourceAway, match="setting of the environment"):
+        download("http://text.example/a", tmp_path / "a", lambda done, total: None)
+
+
 def test_shards_of_a_folder_become_rows_and_no_document_is_in_two_splits(
     shard_folder: Path, tiny: Profile, tmp_path: Path
 ) -> None:
