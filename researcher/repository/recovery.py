@@ -17,6 +17,7 @@ from researcher.errors import SubjectError
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Run
 from researcher.repository.commits import candidate_ref, planned
+from researcher.repository.earlier_runs import COPY, first_commit
 from researcher.repository.git_command import create_empty, damage, git_succeeds, remove_locks, run_git
 from researcher.repository.publishing import BASE, UserRepository
 from researcher.repository.repository import MENDING, Workspace
@@ -24,14 +25,12 @@ from trainer.jobs import Outcome
 
 logger = logging.getLogger(__name__)
 
-COPY = "subject.git"
-
 
 def open_subject(path: Path, history: JournalReader, user: UserRepository | None = None) -> Workspace:
     """Open the run's repository, and create it if it is missing. Raises SubjectError if that is impossible.
 
-    Before a run has begun, the repository shows the commit that is checked out in the user's repository, if there is
-    one.
+    Before a run has begun, the repository shows the commit with which it begins: that of the user's repository, if
+    there is one.
     """
     run = history.run()
     if run is None:
@@ -48,7 +47,7 @@ def open_subject(path: Path, history: JournalReader, user: UserRepository | None
 def _take_head(path: Path, user: UserRepository) -> None:
     path.mkdir(parents=True, exist_ok=True)
     create_empty(path)
-    user.fetch(path)
+    user.fetch(path, first_commit(user.path))
     remove_locks(path / ".git")
     run_git(path, "symbolic-ref", "HEAD", BASE)
     run_git(path, "reset", "--hard", "--quiet")

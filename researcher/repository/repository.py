@@ -17,8 +17,10 @@ import git
 from git.exc import GitCommandError, GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
 
 from researcher.errors import SubjectDamaged, SubjectError
+from researcher.journal.database import SUBJECT_LOCK
 from researcher.journal.records import Run
 from researcher.repository.commits import EDITABLE, Planned, make_commit
+from researcher.repository.earlier_runs import RESULTS, record_kept
 from researcher.repository.git_command import (
     create_empty,
     damage,
@@ -38,7 +40,8 @@ PROGRAM = "program.md"
 NEEDED = (EDITABLE, "prepare.py")
 LEFT_BY_KILLS = tuple(f".{name}.partial" for name in ("results.tsv", "progress.png", EDITABLE))
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
-NOT_OF_THE_SUBJECT = ("results.tsv", "progress.png", *LEFT_BY_KILLS, MENDING, BROKEN, EDITED)
+REPORTS = (RESULTS, "progress.png")
+NOT_OF_THE_SUBJECT = (*REPORTS, *LEFT_BY_KILLS, MENDING, BROKEN, EDITED, SUBJECT_LOCK)
 _PARTIAL = ".overnight-partial"
 
 
@@ -141,7 +144,12 @@ class Workspace:
             self._tree.show(GitState(self._tree.branch, commit))
 
     def publish(self, run: Run, commit: str) -> None:
-        """Push a run's branch at `commit`, its tags and its refs to the user's repository, if there is one."""
+        """Push a run's branch at `commit`, its tags and its refs to the user's repository, if there is one.
+
+        `commit` is the incumbent; it is recorded in this repository, too.
+        """
+        with self._damage_reported():
+            record_kept(self.path, run, commit)
         self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
         self._push()
 
@@ -249,7 +257,9 @@ def _open(path: Path) -> git.Repo:
 
 def needs_repository(path: Path) -> bool:
     """Return True for a folder that is missing, empty, or holds an unfinished repository."""
-    return not path.exists() or not any(path.iterdir()) or (path / _PARTIAL).exists()
+    if not path.exists() or (path / _PARTIAL).exists():
+        return True
+    return all(entry.name == SUBJECT_LOCK for entry in path.iterdir())
 
 
 def create_repository(path: Path, files: dict[str, str], message: str) -> None:

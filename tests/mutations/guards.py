@@ -26,6 +26,7 @@ _DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
+_STATE_DAYS = "scenarios/test_state_days.py::test_"
 _PUBLISHING = "researcher/repository/test_publishing.py::test_"
 _CLAIMS = "researcher/loop/test_confirmation.py::test_"
 _FAILURES = "researcher/loop/test_failures.py::test_"
@@ -2830,5 +2831,54 @@ GUARDS = (
         "if all(worker.status.kind is StatusKind.HELD for worker in workers):",
         "if not workers or workers[0].status.kind is StatusKind.HELD:",
         _DRY_RUNS + "one_dry_run_worker_that_is_held_does_not_keep_another_from_being_asked",
+    ),
+    Guard(
+        "a copy of the journal's file holds each decision",
+        "researcher/journal/database.py",
+        """    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()\n""",
+        "",
+        _JOURNAL + "a_copy_of_the_file_alone_holds_each_decision",
+    ),
+    Guard(
+        "nothing begins where a run left its marks",
+        "researcher/repository/earlier_runs.py",
+        "    if marks:\n",
+        "    if False:\n",
+        _STATE_DAYS + "a_state_whose_journal_is_lost_begins_no_new_run_and_says_what_is_missing[lose_folder]",
+    ),
+    Guard(
+        "the researcher itself begins nothing beside the marks of a run",
+        "researcher/__main__.py",
+        "    require_no_lost_journal(settings.journal_dir)\n",
+        "",
+        _STATE_DAYS + "a_researcher_without_its_journal_but_with_the_marks_beside_it_is_refused",
+    ),
+    Guard(
+        "a copy pushes nothing over the original's refs",
+        "researcher/repository/earlier_runs.py",
+        "if user is not None and _is_copy(before, here, run):",
+        "if False:",
+        _STATE_DAYS + "a_copy_that_would_push_the_same_run_is_refused_until_the_original_is_gone",
+    ),
+    Guard(
+        "a copied state works on its own repository",
+        "services/machine/state.py",
+        "return None if choices.subject == OWN_SUBJECT else Path(choices.subject)",
+        "return self.subject.resolve() if choices.subject == OWN_SUBJECT else Path(choices.subject)",
+        _STATE_DAYS + "a_state_in_another_place_works_on_its_own_repository[copied]",
+    ),
+    Guard(
+        "two researchers never work on one repository",
+        "researcher/loop/resume.py",
+        ", (settings.subject_dir, SUBJECT_LOCK)]",
+        "]",
+        _STATE_DAYS + "a_second_researcher_on_the_same_repository_is_refused_with_the_pid_of_the_first",
+    ),
+    Guard(
+        "a new run never begins with a candidate that a stopped one shows",
+        "researcher/repository/earlier_runs.py",
+        "found = refs_of(path, kept).get(kept, head)",
+        "found = head",
+        _STATE_DAYS + "a_new_state_on_the_repository_of_a_stopped_run_begins_with_what_that_run_kept",
     ),
 )

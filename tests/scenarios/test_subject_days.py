@@ -15,8 +15,9 @@ from researcher.journal.records import State
 from researcher.journal.writer import Journal
 from researcher.loop.context import RunContext
 from researcher.repository.commits import Planned
+from researcher.repository.earlier_runs import COPY
 from researcher.repository.git_command import damage
-from researcher.repository.recovery import COPY, keep_copy, open_subject
+from researcher.repository.recovery import keep_copy, open_subject
 from researcher.repository.repository import GitState, Workspace, create_repository
 from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun

@@ -21,8 +21,9 @@ from researcher.journal.writer import Journal
 from researcher.loop.status import SUBJECT as SAYS_SUBJECT
 from researcher.loop.status import StatusPublisher
 from researcher.repository.commits import Planned
+from researcher.repository.earlier_runs import COPY
 from researcher.repository.publishing import UserRepository
-from researcher.repository.recovery import COPY, open_subject
+from researcher.repository.recovery import open_subject
 from researcher.repository.repository import GitState
 from tests.fixtures.disks import Disk
 from tests.fixtures.loop_in_process import level, run_listed
