@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
@@ -80,6 +80,9 @@ class TrialQueue:
         try:
             return self._poll(trial, spec_digest)
         except NoSuchJobError:
+            return Absent()
+        except InvalidJobOperation:  # the server lost its keys after the job was fetched
+            self._bus.connection.delete(AllowlistedJob.key_for(trial))
             return Absent()
         except Unreadable as fault:
             return JobFault(f"the attempt cannot be read: {fault}")

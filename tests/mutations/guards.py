@@ -2881,4 +2881,25 @@ GUARDS = (
         "found = head",
         _STATE_DAYS + "a_new_state_on_the_repository_of_a_stopped_run_begins_with_what_that_run_kept",
     ),
+    Guard(
+        "a damaged queue is put aside",
+        "services/redis/server.py",
+        "    if version is None and place.put_queue_aside():\n",
+        "    if False:\n",
+        "services/redis/test_server.py::test_damaged_queue_is_put_aside_and_the_server_starts_without_it[overwrite_all]",
+    ),
+    Guard(
+        "a queue that was put aside in vain is brought back",
+        "services/redis/server.py",
+        "            place.bring_queue_back()\n",
+        "            pass\n",
+        "services/redis/test_server.py::test_server_that_never_starts_is_an_error_with_its_own_words_and_its_queue_stays",
+    ),
+    Guard(
+        "a server that is killed at its start keeps its queue",
+        "services/redis/server.py",
+        "    if version is None and process.returncode < 0:\n",
+        "    if False:\n",
+        "services/redis/test_server.py::test_server_that_is_killed_at_its_start_is_started_again_with_its_queue",
+    ),
 )

@@ -36,6 +36,7 @@ from researcher.queues.requests import send, wait_reply
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
 from services.machine.state import CHOICES_FILE, RunConfig, State
+from services.redis.folder import ServerFolder
 from services.redis.server import RedisServer
 from services.views.show import show_status
 from tests.fixtures.disks import Disk
@@ -296,6 +297,51 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
     assert "Next: write its password to the file" in held(scripted_run)[0]
     assert "Redis refuses this trainer's password" in scripted_run.output()
     assert_it_went_on(scripted_run, code)
+
+
+def overwrite_queue(server: RedisServer) -> None:
+    """Kill the server, and overwrite the middle of its append-only file."""
+    assert server.folder is not None
+    for pid in ServerFolder(server.folder).server_pids():
+        os.kill(pid, signal.SIGKILL)
+    (file,) = (server.folder / "appendonlydir").glob("*.incr.aof")
+    with file.open("r+b") as opened_file:
+        opened_file.seek(file.stat().st_size // 2)
+        opened_file.write(b"\0garbage" * 64)
+
+
+def test_queue_that_is_damaged_during_a_run_is_put_aside_and_made_again(
+    run_alone: ForkedRun, own_server: RedisServer
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(run_alone))
+        overwrite_queue(own_server)
+        while True:
+            own_server.revive()
+            yield
+
+    code = run_alone.run_researcher(GOAL, meanwhile=day())
+
+    assert own_server.folder is not None
+    assert ServerFolder(own_server.folder).damaged.is_dir()
+    assert_it_went_on(run_alone, code)
+
+
+@pytest.mark.slow
+def test_queue_that_is_damaged_between_two_starts_is_put_aside_and_the_open_trial_is_queued_again(
+    run_alone: ForkedRun, own_server: RedisServer
+) -> None:
+    def day() -> Iterator[None]:
+        yield from until(has_begun(run_alone))
+        send(run_alone.bus, "stop")
+
+    assert run_alone.run_researcher(GOAL, meanwhile=day()) == 0
+    overwrite_queue(own_server)
+    own_server.revive()
+
+    code = run_alone.run_researcher(GOAL)
+
+    assert_it_went_on(run_alone, code)
 
 
 @pytest.mark.slow
