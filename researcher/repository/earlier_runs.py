@@ -14,7 +14,7 @@ from researcher.files import write_whole
 from researcher.journal.database import JOURNAL_FILE, holds_run
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Run
-from researcher.repository.git_command import GitFailed, git_succeeds, refs_of, run_git
+from researcher.repository.git_command import GitFailed, git_output, git_succeeds, refs_of, run_git
 from researcher.repository.publishing import HEADS
 
 logger = logging.getLogger(__name__)
@@ -89,21 +89,26 @@ def record_kept(path: Path, run: Run, commit: str) -> None:
         run_git(path, "update-ref", name, commit)
 
 
-def first_commit(path: Path) -> str:
-    """Return the commit with which a new run begins: the checked-out one, or the newest kept version of a stopped run.
-
-    The branch of a stopped run may show a candidate that nothing has measured. Raises SubjectError if there is no
-    commit.
-    """
+def checked_out(path: Path) -> str:
+    """Return the sha of the checked-out commit. Raises SubjectError if there is none or the repository is bare."""
+    if git_output(path, "rev-parse", "--is-bare-repository") == "true":
+        raise SubjectError(f"{path} is a bare repository, without files; name a clone of it that has a work tree")
     try:
-        head = run_git(path, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").decode().strip()
+        return run_git(path, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").decode().strip()
     except GitFailed as error:
         if error.status == 1:
             raise SubjectError(f"{path} has no commit yet; commit your subject first") from error
         raise SubjectError(f"{path} cannot be read ({error.message}); fix it, then start again") from error
-    if not git_succeeds(path, "symbolic-ref", "--quiet", "HEAD"):
-        return head
-    branch = run_git(path, "symbolic-ref", "HEAD").decode().strip().removeprefix(HEADS)
+
+
+def first_commit(path: Path) -> str:
+    """Return the commit with which a new run begins: the checked-out one, or the newest kept version of a stopped run.
+
+    The branch of a stopped run may show a candidate that nothing has measured. Raises SubjectError as `checked_out`
+    does.
+    """
+    head = checked_out(path)
+    branch = (git_output(path, "symbolic-ref", "--quiet", "HEAD") or "").removeprefix(HEADS)
     kept = _KEPT + branch.removeprefix(RUNS)
     found = refs_of(path, kept).get(kept, head)
     if found == head or head not in refs_of(path, f"refs/{branch}/").values():

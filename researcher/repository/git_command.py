@@ -35,6 +35,7 @@ class GitFailed(GitCommandError):
         super().__init__(command, code, stderr, stdout)
         lines = (stderr + stdout).decode(errors="replace").strip().splitlines()
         self.message = lines[0] if lines else f"git ends with {code}"
+        self.was_killed = code < 0
 
 
 def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -75,18 +76,26 @@ def run_git(path: Path, *arguments: str, stdin: bytes = b"", settings: Mapping[s
     return done.stdout
 
 
+def git_output(path: Path, *arguments: str) -> str | None:
+    """Return the output of a git command without white space around it, or None if the command fails."""
+    try:
+        return run_git(path, *arguments).decode(errors="replace").strip()
+    except GitFailed:
+        return None
+
+
 def git_succeeds(path: Path, *arguments: str) -> bool:
     """Return True if a git command succeeds."""
-    try:
-        run_git(path, *arguments)
-    except GitFailed:
-        return False
-    return True
+    return git_output(path, *arguments) is not None
 
 
 def create_empty(path: Path, *options: str) -> None:
-    """Create an empty repository in the folder `path`, or complete an unfinished one."""
-    run_git(path, "init", "--quiet", "--template=", "--initial-branch=main", "--object-format=sha1", *options)
+    """Create an empty repository in the folder `path`, or complete an unfinished one.
+
+    GitPython reads only names by SHA-1 and refs in files.
+    """
+    kind = ("--initial-branch=main", "--object-format=sha1")
+    run_git(path, "init", "--quiet", "--template=", *kind, *options, settings={"init.defaultRefFormat": "files"})
 
 
 def remove_locks(folder: Path) -> None:
@@ -106,7 +115,16 @@ def uncommitted(path: Path) -> list[str]:
     """Return tracked files that differ from the last commit. A file with a git filter counts as committed."""
     keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
     off = {key: "false" if key.endswith(".required") else "" for key in keys}
-    status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=dirty")
+    status = (
+        "-c",
+        "status.showStash=false",
+        "status",
+        "--porcelain",
+        "-z",
+        "--no-renames",
+        "--untracked-files=no",
+        "--ignore-submodules=dirty",
+    )
     changed = [line[3:] for line in run_git(path, *status, settings=off).decode().split("\0") if line]
     if not off or not changed:
         return changed

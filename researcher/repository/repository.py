@@ -14,17 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import git
-from git.exc import GitCommandError, GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
+from git.exc import GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
 
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.database import SUBJECT_LOCK
 from researcher.journal.records import Run
 from researcher.repository.commits import EDITABLE, Planned, make_commit
-from researcher.repository.earlier_runs import RESULTS, record_kept
+from researcher.repository.earlier_runs import RESULTS, checked_out, record_kept
 from researcher.repository.git_command import (
+    GitFailed,
     create_empty,
     damage,
     git_environment,
+    git_output,
     refs_of,
     remove_locks,
     run_git,
@@ -56,13 +58,13 @@ class Workspace:
         """
         self.path = path
         self.repository = _open(path)
-        if base == "HEAD" and (self.repository.bare or not self.repository.head.is_valid()):
-            raise SubjectError(f"{path} has no commit yet; commit your subject first")
+        if base == "HEAD":
+            checked_out(path)
         self.user = user
         self._tree = WorkTree(self.repository, path)
         self._to_push: Pushed | None = None
         for name in NEEDED:
-            if not self._tracked(name, base):
+            if not _holds(path, base, name):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
 
     def close(self) -> None:
@@ -70,16 +72,19 @@ class Workspace:
         self.repository.close()
 
     def require_clean(self) -> None:
-        """Raise SubjectError if tracked files differ from the last commit, because a run would ignore the changes."""
+        """Raise SubjectError if tracked files differ from the last commit, because a run would ignore the changes.
+
+        Overnight's own reports are not meant, even where the user has committed earlier ones.
+        """
         path = self.path if self.user is None else self.user.path
-        changed = uncommitted(path)
+        changed = [name for name in uncommitted(path) if name not in REPORTS]
         if changed:
             names = ", ".join(changed[:5])
             raise SubjectError(f"{path} has uncommitted changes ({names}); commit or stash them, then start again")
 
     def head(self) -> str:
         """Return the sha of the checked-out commit."""
-        return self.repository.head.commit.hexsha
+        return checked_out(self.path)
 
     def branches(self) -> set[str]:
         """Return local branch names, here and in the user's repository."""
@@ -238,12 +243,16 @@ class Workspace:
         if missing:
             exclude.write_text("\n".join([*lines, *missing]) + "\n")
 
-    def _tracked(self, name: str, commit: str) -> bool:
-        try:
-            self.repository.git.cat_file("-e", f"{commit}:{name}")
-        except GitCommandError:
-            return False
-        return True
+
+def _holds(path: Path, commit: str, name: str) -> bool:
+    """Return False if a commit or a file in it is missing. Raises GitFailed if git was killed."""
+    try:
+        run_git(path, "cat-file", "-e", f"{commit}:{name}")
+    except GitFailed as error:
+        if error.was_killed:
+            raise
+        return False
+    return True
 
 
 def _open(path: Path) -> git.Repo:
@@ -251,6 +260,13 @@ def _open(path: Path) -> git.Repo:
         repository = git.Repo(path)
     except (InvalidGitRepositoryError, NoSuchPathError, configparser.Error):
         raise SubjectError(f"{path} is no git repository; make one there, or leave --subject out") from None
+    if git_output(path, "rev-parse", "--show-object-format") == "sha256":
+        repository.close()
+        raise SubjectError(
+            f"{path} names its commits by SHA-256, and Overnight reads only repositories that name them by SHA-1. "
+            f"Next: convert a copy: `git init --object-format=sha1 COPY`, then "
+            f"`git -C {path} fast-export --all | git -C COPY fast-import`"
+        )
     repository.git.update_environment(**git_environment(path))
     return repository
 

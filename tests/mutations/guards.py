@@ -2902,4 +2902,25 @@ GUARDS = (
         "    if False:\n",
         "services/redis/test_server.py::test_server_that_is_killed_at_its_start_is_started_again_with_its_queue",
     ),
+    Guard(
+        "a report that the user has committed is no edit",
+        "researcher/repository/repository.py",
+        "changed = [name for name in uncommitted(path) if name not in REPORTS]",
+        "changed = uncommitted(path)",
+        _WORKSPACE + "a_report_that_the_user_has_committed_is_ours_to_write[results.tsv]",
+    ),
+    Guard(
+        "a repository that GitPython cannot read is refused",
+        "researcher/repository/repository.py",
+        """    if git_output(path, "rev-parse", "--show-object-format") == "sha256":""",
+        "    if False:",
+        _WORKSPACE + "a_repository_with_names_by_sha_256_is_refused_with_the_way_to_convert_it",
+    ),
+    Guard(
+        "a killed git is no missing file",
+        "researcher/repository/repository.py",
+        "        if error.was_killed:\n",
+        "        if False:\n",
+        _WORKSPACE + "a_git_that_is_killed_says_nothing_about_the_subject",
+    ),
 )
