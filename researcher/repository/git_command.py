@@ -17,7 +17,8 @@ from git.exc import GitCommandError
 logger = logging.getLogger(__name__)
 
 IDENTITY = git.Actor("Overnight", "overnight@localhost")
-_RUNS_NOTHING = {
+_SETTINGS = {
+    "core.fsync": "committed,reference",  # git 2.36 and later; a power loss leaves no empty object or ref
     "core.hooksPath": os.devnull,
     "core.fsmonitor": "false",
     "core.attributesFile": os.devnull,
@@ -43,7 +44,7 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
 
     `more` are settings by name.
     """
-    settings = {"safe.directory": str(path.resolve()), **_RUNS_NOTHING, **(more or {})}
+    settings = {"safe.directory": str(path.resolve()), **_SETTINGS, **(more or {})}
     named = {f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(settings)}
     valued = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
     return {
@@ -115,16 +116,8 @@ def uncommitted(path: Path) -> list[str]:
     """Return tracked files that differ from the last commit. A file with a git filter counts as committed."""
     keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
     off = {key: "false" if key.endswith(".required") else "" for key in keys}
-    status = (
-        "-c",
-        "status.showStash=false",
-        "status",
-        "--porcelain",
-        "-z",
-        "--no-renames",
-        "--untracked-files=no",
-        "--ignore-submodules=dirty",
-    )
+    status = ["-c", "status.showStash=false", "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no"]
+    status.append("--ignore-submodules=dirty")
     changed = [line[3:] for line in run_git(path, *status, settings=off).decode().split("\0") if line]
     if not off or not changed:
         return changed

@@ -47,6 +47,7 @@ class UserRepository:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.message = ""
+        self._was_inspected = False
 
     def branches(self) -> set[str]:
         """Return local branch names; an empty set if the repository cannot be read."""
@@ -90,6 +91,8 @@ class UserRepository:
         except GitFailed as error:
             self._report(f"{self.path} cannot be read ({error.message}). Next: repair it, or move it back to this path")
             return
+        if not self._was_inspected:
+            self._rebuild_empty_objects(pushed.own, {*refs.values(), pushed.base, pushed.commit})
         wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
         missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}
         moves = theirs.get(HEADS + pushed.branch) != pushed.commit
@@ -109,6 +112,27 @@ class UserRepository:
         known = {pushed.base, *refs.values()}
         faults.append(self._move_branch(pushed, theirs.get(HEADS + pushed.branch), known) if moves else "")
         self._report("; ".join(filter(None, faults)))
+
+    def _rebuild_empty_objects(self, own: Path, commits: set[str]) -> None:
+        """Write the run's objects again that a power loss has left empty; git takes an empty object for a present one.
+
+        This happens once for each start.
+        """
+        listed = ("rev-list", "--objects", "--no-walk=unsorted", "--stdin")
+        names = [line.split()[0] for line in run_git(own, *listed, stdin="\n".join(commits).encode()).splitlines()]
+        try:
+            objects = self.path / run_git(self.path, "rev-parse", "--git-path", "objects").decode().strip()
+            files = {name.decode(): objects / name[:2].decode() / name[2:].decode() for name in names}
+            empty = {name: file for name, file in files.items() if file.exists() and not file.stat().st_size}
+            for file in empty.values():
+                file.unlink()
+            if empty:
+                pack = run_git(own, "pack-objects", "--stdout", "-q", stdin="\n".join(empty).encode())
+                run_git(self.path, "unpack-objects", "-q", stdin=pack)
+                logger.warning("%d objects of the run were empty in %s, and are written again", len(empty), self.path)
+        except (GitFailed, OSError) as error:
+            self._report(f"{self.path} has empty objects, which cannot be written again ({error}). Next: repair it")
+        self._was_inspected = True
 
     def _pack(self, pushed: Pushed, wanted: set[str], have: set[str]) -> bytes:
         """Return a pack of the objects of `wanted` that the user's repository lacks.

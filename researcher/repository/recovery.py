@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from researcher.errors import SubjectError
+from researcher.files import sync, sync_tree
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Run
 from researcher.repository.commits import candidate_ref, planned
@@ -68,7 +69,9 @@ def keep_copy(path: Path, history: JournalReader) -> None:
             if old.exists():
                 shutil.rmtree(old)
         shutil.copytree(path / ".git", partial)
+        sync_tree(partial)
         partial.rename(copy)
+        sync(copy.parent)
     except OSError as error:
         logger.warning("no copy of %s in %s, so a lost .git could not be made again: %s", path, copy, error)
 
@@ -131,6 +134,7 @@ def _make_fresh(fresh: Path, copy: Path, path: Path, run: Run, why: str, user: U
         wrong = f"it lacks the commit {run.base_commit[:7]} that the run began with"
     if wrong is None:
         shutil.copytree(copy, fresh)
+        sync_tree(fresh)
         (fresh / "index").unlink(missing_ok=True)
     elif user is not None and _holds(user.path, run.base_commit):
         fresh.mkdir()

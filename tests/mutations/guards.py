@@ -2923,4 +2923,33 @@ GUARDS = (
         "        if False:\n",
         _WORKSPACE + "a_git_that_is_killed_says_nothing_about_the_subject",
     ),
+    Guard(
+        "git syncs what it writes",
+        "researcher/repository/git_command.py",
+        """    "core.fsync": "committed,reference",""",
+        "   ",
+        _WORKSPACE + "what_git_writes_itself_is_synced_too",
+    ),
+    Guard(
+        "each object of a candidate is synced",
+        "researcher/repository/commits.py",
+        "        sync(partial)\n",
+        "",
+        _WORKSPACE + "each_object_of_a_candidate_is_synced_to_the_disk",
+    ),
+    Guard(
+        "an empty object is no object",
+        "researcher/repository/commits.py",
+        "    if not target.exists() or not target.stat().st_size:\n",
+        "    if not target.exists():\n",
+        _WORKSPACE + "an_empty_object_of_a_candidate_is_written_again[{}]",
+    ),
+    Guard(
+        "an empty object in the user's repository is written again",
+        "researcher/repository/publishing.py",
+        "        if not self._was_inspected:\n",
+        "        if False:\n",
+        _PUBLISHING
+        + "an_empty_object_of_the_run_in_the_users_repository_is_written_again_at_the_next_start[{0}:train.py]",
+    ),
 )

@@ -59,6 +59,14 @@ def empty_object(path: Path) -> None:
     newest_object(path).write_bytes(b"")
 
 
+def empty_base_object(path: Path) -> None:
+    """Of a file that no candidate changes."""
+    name = git(path, "rev-parse", "HEAD:prepare.py")
+    file = path / ".git" / "objects" / name[:2] / name[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"")
+
+
 def spoil_object(path: Path) -> None:
     newest_object(path).write_bytes(b"garbage")
 
@@ -106,8 +114,8 @@ LOSSES = (
     *(
         pytest.param(loss, marks=pytest.mark.slow)
         for loss in (
-            empty_object, spoil_object, cut_branch, empty_branch, cut_packed_refs, empty_head, spoil_config,
-            spoil_index, empty_index, lose_index, lose_all,
+            empty_object, empty_base_object, spoil_object, cut_branch, empty_branch, cut_packed_refs, empty_head,
+            spoil_config, spoil_index, empty_index, lose_index, lose_all,
         )
     ),
 )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from researcher.errors import SubjectError
 from researcher.repository.commits import Planned
 from researcher.repository.earlier_runs import first_commit
-from researcher.repository.git_command import GitFailed, run_git
+from researcher.repository.git_command import GitFailed, damage, git_environment, run_git
 from researcher.repository.repository import GitState, Workspace, create_repository
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
@@ -46,6 +48,57 @@ def test_the_same_candidate_committed_twice_is_the_same_commit(workspace: Worksp
     first, second = commit(workspace, base), commit(workspace, base)
 
     assert first == second != base
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files and folders that were synced to the disk."""
+    found: list[Path] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return found
+
+
+def test_each_object_of_a_candidate_is_synced_to_the_disk(workspace: Workspace, path: Path, synced: list[Path]) -> None:
+    sha = commit(workspace, workspace.head())
+
+    objects = path / ".git" / "objects"
+    for revision in (sha, f"{sha}^{{tree}}", f"{sha}:train.py"):
+        name = git.Repo(path).git.rev_parse(revision)
+        assert objects / f"obj-{name}" in synced
+        assert objects / name[:2] in synced
+
+
+def test_what_git_writes_itself_is_synced_too(path: Path, tmp_path: Path) -> None:
+    """Git counts its own syncs."""
+    trace = tmp_path / "trace"
+    environment = os.environ | git_environment(path) | {"GIT_TRACE2_EVENT": str(trace)}
+    write = ["git", "-C", str(path), "hash-object", "-w", "--stdin"]
+
+    subprocess.run(write, input=b"B = 2\n", env=environment, check=True, capture_output=True)
+
+    counts = [
+        line["value"] for line in map(json.loads, trace.read_text().splitlines()) if line.get("category") == "fsync"
+    ]
+    assert sum(map(int, counts)) > 0
+
+
+@pytest.mark.parametrize("revision", ["{}", "{}^{{tree}}", "{}:train.py"])
+def test_an_empty_object_of_a_candidate_is_written_again(workspace: Workspace, path: Path, revision: str) -> None:
+    base, sha = workspace.head(), commit(workspace, workspace.head())
+    name = git.Repo(path).git.rev_parse(revision.format(sha))
+    file = path / ".git" / "objects" / name[:2] / name[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"")
+
+    workspace.commit_again(Planned(REF, base, "A = 2\n", "try A = 2", at=1_790_000_000.7), sha)
+
+    assert damage(path) is None
 
 
 def test_a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable(workspace: Workspace, path: Path) -> None:
