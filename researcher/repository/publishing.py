@@ -25,6 +25,12 @@ _NOTHING = "0" * 40
 _UPLOAD_PACK = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
 
 
+def aside_names(branch: str) -> tuple[str, str]:
+    """Return the folders of a run's refs and tags that its restored journal does not know."""
+    tag = branch.rpartition("/")[2]
+    return f"refs/overnight-aside/{tag}", f"refs/tags/aside/{tag}"
+
+
 @dataclass(frozen=True)
 class Pushed:
     """The content of a push from the repository `own`: the run's branch at `commit`, and the run's refs."""
@@ -109,7 +115,7 @@ class UserRepository:
         tags = {name: sha for name, sha in missing.items() if name.startswith(CONFIRMED_TAGS)}
         candidates = {name: sha for name, sha in missing.items() if name not in tags}
         faults = [self._update(candidates, theirs), self._update(tags, theirs)]
-        known = {pushed.base, *refs.values()}
+        known = {pushed.base, *refs.values(), *refs_of(pushed.own, *aside_names(pushed.branch)).values()}
         faults.append(self._move_branch(pushed, theirs.get(HEADS + pushed.branch), known) if moves else "")
         self._report("; ".join(filter(None, faults)))
 

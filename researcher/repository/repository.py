@@ -61,6 +61,7 @@ class Workspace:
         if base == "HEAD":
             checked_out(path)
         self.user = user
+        self.lost_time = ""  # describes what a journal that was restored from a backup does not know
         self._tree = WorkTree(self.repository, path)
         self._to_push: Pushed | None = None
         for name in NEEDED:
@@ -94,7 +95,7 @@ class Workspace:
     def files(self, commit: str) -> dict[str, str]:
         """Return the Python files of a commit by path, for a trial. Raises SubjectError if a file is not UTF-8."""
         found: dict[str, str] = {}
-        with self._damage_reported():
+        with self.damage_reported():
             blobs = [item for item in self.repository.commit(commit).tree.traverse() if isinstance(item, git.Blob)]
             contents = {str(blob.path): blob.data_stream.read() for blob in blobs if blob.name.endswith(".py")}
         for name, content in contents.items():
@@ -128,7 +129,7 @@ class Workspace:
 
         The caller holds the journal's lock, so any lock file inside .git belongs to a process that is dead.
         """
-        with self._damage_reported():
+        with self.damage_reported():
             remove_locks(Path(self.repository.git_dir))
             halves = Path(self.repository.odb.root_path()).glob("obj?*")
             for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
@@ -138,14 +139,14 @@ class Workspace:
 
     def commit_candidate(self, branch: str, plan: Planned) -> str:
         """Commit a candidate and show it on the branch. The same plan gives the same sha."""
-        with self._damage_reported():
+        with self.damage_reported():
             commit = make_commit(self.repository, plan)
             self._tree.show(GitState(branch, commit))
         return commit
 
     def checkout(self, commit: str) -> None:
         """Make the branch and the files show `commit`."""
-        with self._damage_reported():
+        with self.damage_reported():
             self._tree.show(GitState(self._tree.branch, commit))
 
     def publish(self, run: Run, commit: str) -> None:
@@ -153,13 +154,16 @@ class Workspace:
 
         `commit` is the incumbent; it is recorded in this repository, too.
         """
-        with self._damage_reported():
+        with self.damage_reported():
             record_kept(self.path, run, commit)
         self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
         self._push()
 
     def inspect(self) -> str:
-        """Describe a failed push or a repaired damage as text; "" if there is none. Retries a failed push."""
+        """Describe a failed push, a repaired damage or a restored journal as text; "" if there is none.
+
+        Retries a failed push.
+        """
         kept = ", ".join(sorted(str(path) for path in self.path.glob(BROKEN)))
         if self.user is not None and self.user.message:
             try:
@@ -167,25 +171,24 @@ class Workspace:
             except SubjectDamaged as damaged:
                 return f"{damaged}; it is made again before the next step"
         message = "" if self.user is None else self.user.message
-        return message or (
-            kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
-        )
+        again = kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
+        return "; ".join(filter(None, (message, self.lost_time))) or again
 
     def candidates(self, branch: str) -> dict[str, str]:
         """Return the refs of a run's candidates with their commits."""
-        with self._damage_reported():
+        with self.damage_reported():
             return refs_of(self.path, f"refs/{branch}/")
 
     def read_candidates(self, run: Run) -> None:
         """Read all objects of the candidates, so that a start finds damage at once. Raises SubjectDamaged."""
         revisions = [*self.candidates(run.branch).values(), f"^{run.base_commit}"]
         pack = ("pack-objects", "-q", "--revs", "--stdout", "--window=0")
-        with self._damage_reported():
+        with self.damage_reported():
             run_git(self.path, *pack, stdin="\n".join(revisions).encode())
 
     def commit_again(self, plan: Planned, commit: str | None) -> None:
         """Recreate a candidate's lost commit without showing it. Raises SubjectDamaged if the new sha differs."""
-        with self._damage_reported():
+        with self.damage_reported():
             make_commit(self.repository, plan, commit)
 
     def reopen(self) -> None:
@@ -199,13 +202,26 @@ class Workspace:
 
         If another run's tag has that name, the tag becomes `confirmed/<run>-<number>`.
         """
-        with self._damage_reported():
+        with self.damage_reported():
             tags = refs_of(self.path, CONFIRMED_TAGS)
             name = f"{CONFIRMED_TAGS}/{number}"
             if tags.get(name, commit) != commit:
                 name = f"{CONFIRMED_TAGS}/{run}-{number}"
             if tags.get(name) != commit:
                 self.repository.git.update_ref(name, commit)
+
+    @contextmanager
+    def damage_reported(self) -> Iterator[None]:
+        """Turn an error into SubjectDamaged if the repository is damaged; raise any other error unchanged."""
+        try:
+            yield
+        except (ODBError, ValueError) as error:  # an object or a ref of the journal is unreadable
+            raise SubjectDamaged(damage(self.path) or f"{error}") from error
+        except (GitError, OSError) as error:
+            found = damage(self.path)
+            if found is None:
+                raise
+            raise SubjectDamaged(found) from error
 
     def diff(self, old: str, new: str) -> str:
         """Return the unified diff between two commits, complete even if the repository's attributes exclude files."""
@@ -219,21 +235,8 @@ class Workspace:
 
     def _push(self) -> None:
         if self.user is not None and self._to_push is not None:
-            with self._damage_reported():
+            with self.damage_reported():
                 self.user.push(self._to_push)
-
-    @contextmanager
-    def _damage_reported(self) -> Iterator[None]:
-        """Turn an error into SubjectDamaged if the repository is damaged; raise any other error unchanged."""
-        try:
-            yield
-        except (ODBError, ValueError) as error:  # an object or a ref of the journal is unreadable
-            raise SubjectDamaged(damage(self.path) or f"{error}") from error
-        except (GitError, OSError) as error:
-            found = damage(self.path)
-            if found is None:
-                raise
-            raise SubjectDamaged(found) from error
 
     def _exclude_what_is_ours(self) -> None:
         exclude = Path(self.repository.common_dir) / "info" / "exclude"

@@ -2952,4 +2952,32 @@ GUARDS = (
         _PUBLISHING
         + "an_empty_object_of_the_run_in_the_users_repository_is_written_again_at_the_next_start[{0}:train.py]",
     ),
+    Guard(
+        "a restored journal replaces nothing of the lost time",
+        "researcher/loop/loop.py",
+        "    set_lost_time_aside(run_context.workspace, run_context.journal)\n",
+        "",
+        _STATE_DAYS + "a_journal_older_than_git_is_said_and_the_refs_and_tags_of_the_lost_time_are_set_aside",
+    ),
+    Guard(
+        "a second restore replaces nothing of the first",
+        "researcher/repository/recovery.py",
+        """if not taken & {f"{folder}/{number}" for folder in folders})""",
+        "if number)",
+        _STATE_DAYS + "a_second_restore_replaces_nothing_of_the_first",
+    ),
+    Guard(
+        "a tag on the commit that a run began with is another run's",
+        "researcher/repository/recovery.py",
+        "measured = [item for item in history.experiments() if not item.is_baseline]",
+        "measured = history.experiments()",
+        _STATE_DAYS + "a_tag_of_another_run_on_the_commit_that_a_run_began_with_stays",
+    ),
+    Guard(
+        "the branch moves back from a commit of the lost time",
+        "researcher/repository/publishing.py",
+        ", *refs_of(pushed.own, *aside_names(pushed.branch)).values()}",
+        "}",
+        _STATE_DAYS + "a_journal_older_than_git_is_said_and_the_refs_and_tags_of_the_lost_time_are_set_aside",
+    ),
 )

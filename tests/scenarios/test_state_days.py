@@ -211,3 +211,82 @@ def test_a_repository_without_a_commit_or_none_at_all_is_refused(tmp_path: Path)
         first_commit(tmp_path / "empty")
     with pytest.raises(SubjectError, match="cannot be read"):
         first_commit(tmp_path)
+
+
+@pytest.fixture
+def theirs(scripted_run: ScriptedRun) -> Path:
+    """The repository becomes a user's, and the run makes its own."""
+    return scripted_run.subject.rename(scripted_run.subject.with_name("theirs"))
+
+
+@pytest.fixture
+def restored(scripted_run: ScriptedRun, theirs: Path, tmp_path: Path) -> dict[str, str]:
+    """A run of two more keeps than its journal knows, which comes from a backup. Returns the refs of the lost time."""
+    scripted_run.start_trainer()
+    run_listed(scripted_run, [level(1.75)], user=theirs)
+    shutil.copytree(scripted_run.journal, tmp_path / "backup")
+    run_listed(scripted_run, [level(1.7), level(1.6)], user=theirs)
+    shutil.rmtree(scripted_run.journal)
+    (tmp_path / "backup").rename(scripted_run.journal)
+    return {number: git(scripted_run.subject, "rev-parse", f"refs/overnight/night/{number}") for number in ("2", "3")}
+
+
+def test_a_journal_older_than_git_is_said_and_the_refs_and_tags_of_the_lost_time_are_set_aside(
+    restored: dict[str, str], scripted_run: ScriptedRun, theirs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = git(theirs, "rev-parse", "confirmed/1")
+
+    run_listed(scripted_run, [level(1.72)], user=theirs)
+
+    assert "the journal is older than git" in caplog.text
+    for repository in (scripted_run.subject, theirs):
+        for number, sha in restored.items():
+            assert git(repository, "rev-parse", f"refs/overnight-aside/night/1/{number}") == sha
+        assert git(repository, "rev-parse", "aside/night/1/3") == restored["3"]
+        assert git(repository, "rev-parse", "confirmed/1") == before
+        assert git(repository, "rev-parse", "refs/overnight/night/2") not in restored.values()
+        assert git(repository, "log", "--format=%s", "overnight/night").splitlines()[1:] == ["as listed", "s"]
+        assert "confirmed/3" not in git(repository, "tag").splitlines()
+
+
+def test_a_restored_journal_is_shown_until_a_user_deletes_what_it_does_not_know(
+    restored: dict[str, str], scripted_run: ScriptedRun, theirs: Path
+) -> None:
+    with opened(scripted_run, [], user=theirs) as run_context:
+        sync_with_journal(run_context)
+        sync_with_journal(run_context)
+        assert "refs that it does not know are kept as refs/overnight-aside/night/1/" in run_context.workspace.inspect()
+        aside = ("refs/overnight-aside/", "refs/tags/aside/")
+        for name in git(scripted_run.subject, "for-each-ref", "--format=%(refname)", *aside).split():
+            git(scripted_run.subject, "update-ref", "-d", name)
+    with opened(scripted_run, [], user=theirs) as run_context:
+        sync_with_journal(run_context)
+        assert run_context.workspace.inspect() == ""
+
+
+def test_a_second_restore_replaces_nothing_of_the_first(
+    restored: dict[str, str], scripted_run: ScriptedRun, theirs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scripted_run.journal, tmp_path / "backup")
+    run_listed(scripted_run, [level(1.74)], user=theirs)
+    again = git(theirs, "rev-parse", "refs/overnight/night/2")
+    shutil.rmtree(scripted_run.journal)
+    (tmp_path / "backup").rename(scripted_run.journal)
+
+    run_listed(scripted_run, [level(1.73)], user=theirs)
+
+    assert git(theirs, "rev-parse", "refs/overnight-aside/night/1/2") == restored["2"]
+    assert git(theirs, "rev-parse", "refs/overnight-aside/night/2/2") == again
+
+
+def test_a_tag_of_another_run_on_the_commit_that_a_run_began_with_stays(
+    scripted_run: ScriptedRun, theirs: Path
+) -> None:
+    git(theirs, "update-ref", "refs/tags/confirmed/9", "HEAD")
+    scripted_run.start_trainer()
+
+    run_listed(scripted_run, [level(1.75)], user=theirs)
+    with opened(scripted_run, [], user=theirs) as run_context:
+        sync_with_journal(run_context)
+
+    assert git(theirs, "rev-parse", "confirmed/9") == git(theirs, "rev-parse", "HEAD")
