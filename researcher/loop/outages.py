@@ -17,6 +17,7 @@ import redis
 from git.exc import GitCommandError
 
 from researcher.journal.database import error_is
+from researcher.repository.git_command import GitFailed
 
 BAD_DAYS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
 GOES_ON = "The run goes on by itself as soon as that is fixed; nothing that was measured is lost"
@@ -28,7 +29,8 @@ _FULL_BELOW_BYTES = 64 * 1024
 def explain(error: BaseException, places: Iterable[Path], server: str) -> str | None:
     """Explain an error as one sentence, or return None if the error is not an outage.
 
-    `places` are the folders that the run writes to, the journal's folder first. `server` is the address of Redis.
+    `places` are the folders that the run writes to: the journal's, and that of its repository. `server` is the address
+    of Redis.
     """
     words = _words(error, list(places), server.partition("://")[2].rpartition("@")[2])
     return None if words is None else f"{words}. {GOES_ON}"
@@ -42,7 +44,8 @@ def _words(error: BaseException, places: list[Path], server: str) -> str | None:
             return _of_redis(error, server)
         case GitCommandError():
             known = [code for code in _OF_DISKS if os.strerror(code) in str(error.stderr)]
-            return _of_disk(known[0] if known else _state(_worst(places)), _worst(places), str(error.stderr).strip())
+            place = _place_of(error.folder, places) if isinstance(error, GitFailed) else places[1]
+            return _of_disk(known[0] if known else _state(place), place, str(error.stderr).strip())
         case OSError() if error.filename is not None:
             return _of_disk(error.errno, _place_of(Path(os.fsdecode(error.filename)), places), str(error))
         case OSError():

@@ -36,7 +36,11 @@ class GitFailed(GitCommandError):
         super().__init__(command, code, stderr, stdout)
         lines = (stderr + stdout).decode(errors="replace").strip().splitlines()
         self.message = lines[0] if lines else f"git ends with {code}"
-        self.was_killed = code < 0
+        self.folder = Path(command[2])
+
+
+class GitKilled(GitCommandError):
+    """A signal ended a git command, so nothing is known about the repository. This is no GitFailed."""
 
 
 def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -67,11 +71,13 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
 
 
 def run_git(path: Path, *arguments: str, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> bytes:
-    """Return the output of a git command in the folder `path`. Raises GitFailed if it fails."""
+    """Return the output of a git command in the folder `path`. Raises GitFailed if it fails, GitKilled on a signal."""
     command = ["git", "-C", str(path), *arguments]
     shell = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment = shell | git_environment(path, settings)
     done = subprocess.run(command, input=stdin, env=environment, capture_output=True, check=False)
+    if done.returncode < 0:
+        raise GitKilled(command, done.returncode, done.stderr, done.stdout)
     if done.returncode:
         raise GitFailed(command, done.returncode, done.stderr, done.stdout)
     return done.stdout

@@ -22,11 +22,11 @@ from researcher.journal.records import Run
 from researcher.repository.commits import EDITABLE, Planned, make_commit
 from researcher.repository.earlier_runs import RESULTS, checked_out, record_kept
 from researcher.repository.git_command import (
-    GitFailed,
     create_empty,
     damage,
     git_environment,
     git_output,
+    git_succeeds,
     refs_of,
     remove_locks,
     run_git,
@@ -65,7 +65,7 @@ class Workspace:
         self._tree = WorkTree(self.repository, path)
         self._to_push: Pushed | None = None
         for name in NEEDED:
-            if not _holds(path, base, name):
+            if not git_succeeds(path, "cat-file", "-e", f"{base}:{name}"):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
 
     def close(self) -> None:
@@ -245,17 +245,6 @@ class Workspace:
         missing = [name for name in NOT_OF_THE_SUBJECT if name not in lines]
         if missing:
             exclude.write_text("\n".join([*lines, *missing]) + "\n")
-
-
-def _holds(path: Path, commit: str, name: str) -> bool:
-    """Return False if a commit or a file in it is missing. Raises GitFailed if git was killed."""
-    try:
-        run_git(path, "cat-file", "-e", f"{commit}:{name}")
-    except GitFailed as error:
-        if error.was_killed:
-            raise
-        return False
-    return True
 
 
 def _open(path: Path) -> git.Repo:

@@ -2918,9 +2918,9 @@ GUARDS = (
     ),
     Guard(
         "a killed git is no missing file",
-        "researcher/repository/repository.py",
-        "        if error.was_killed:\n",
-        "        if False:\n",
+        "researcher/repository/git_command.py",
+        "    if done.returncode < 0:\n",
+        "    if False:\n",
         _WORKSPACE + "a_git_that_is_killed_says_nothing_about_the_subject",
     ),
     Guard(
@@ -2979,5 +2979,40 @@ GUARDS = (
         ", *refs_of(pushed.own, *aside_names(pushed.branch)).values()}",
         "}",
         _STATE_DAYS + "a_journal_older_than_git_is_said_and_the_refs_and_tags_of_the_lost_time_are_set_aside",
+    ),
+    Guard(
+        "a signal in the set-up is a stop",
+        "services/local.py",
+        "        return STOPPED\n",
+        "        raise\n",
+        "scenarios/test_local_run.py::test_a_signal_in_the_set_up_is_a_stop_and_no_refusal[SIGTERM]",
+    ),
+    Guard(
+        "a signal in the trainer's set-up is a stop",
+        "trainer/__main__.py",
+        "    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own\n",
+        "",
+        _WORKER + "a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal",
+    ),
+    Guard(
+        "a request whose answer is lost was perhaps taken",
+        "services/views/client.py",
+        "    except (redis.ConnectionError, redis.TimeoutError) as error:\n",
+        "    except ZeroDivisionError as error:\n",
+        _BAD_DAYS + "request_whose_answer_is_lost_was_perhaps_taken",
+    ),
+    Guard(
+        "a fault of git names the folder in which git ran",
+        "researcher/loop/outages.py",
+        "_place_of(error.folder, places) if isinstance(error, GitFailed) else places[1]",
+        "_worst(places)",
+        "researcher/loop/test_outages.py::test_fault_of_git_names_the_folder_in_which_git_ran",
+    ),
+    Guard(
+        "a file that a full disk refuses is named",
+        "researcher/files.py",
+        "        raise OSError(error.errno, error.strerror, str(path)) from error\n",
+        "        raise\n",
+        "researcher/loop/test_outages.py::test_file_that_a_full_disk_refuses_is_named[64k]",
     ),
 )

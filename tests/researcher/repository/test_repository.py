@@ -16,7 +16,7 @@ import pytest
 from researcher.errors import SubjectError
 from researcher.repository.commits import Planned
 from researcher.repository.earlier_runs import first_commit
-from researcher.repository.git_command import GitFailed, damage, git_environment, run_git
+from researcher.repository.git_command import GitKilled, damage, git_environment, run_git
 from researcher.repository.repository import GitState, Workspace, create_repository
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
@@ -347,7 +347,7 @@ def test_a_git_that_is_killed_says_nothing_about_the_subject(path: Path, monkeyp
     git_program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{git_program.parent}:{os.environ['PATH']}")
 
-    with pytest.raises(GitFailed):
+    with pytest.raises(GitKilled):
         Workspace(path)
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -38,14 +39,16 @@ from researcher.report.view import now
 from services.machine.state import CHOICES_FILE, RunConfig, State
 from services.redis.folder import ServerFolder
 from services.redis.server import RedisServer
+from services.views.client import ClientError, ask_and_wait
 from services.views.show import show_status
 from tests.fixtures.disks import Disk
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.servers import open_server
+from tests.fixtures.trials import wait_for
 from tests.scenarios.crash.checker import check
 from tests.scenarios.crash.conftest import until_the_test_ends
 from tests.scenarios.crash.forked_run import ForkedRun
-from trainer.jobs import REQUESTS, TRIALS, profile_named
+from trainer.jobs import REQUESTS, TRIALS, Status, profile_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -297,6 +300,30 @@ def test_redis_with_another_password_is_said_at_once_and_the_new_one_is_read_fro
     assert "Next: write its password to the file" in held(scripted_run)[0]
     assert "Redis refuses this trainer's password" in scripted_run.output()
     assert_it_went_on(scripted_run, code)
+
+
+def test_request_whose_answer_is_lost_was_perhaps_taken(
+    run_alone: ForkedRun, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, pid = run_alone.bus.queue(REQUESTS), own_server.pid
+    assert own_server.folder is not None
+    assert pid is not None
+    folder = ServerFolder(own_server.folder)
+    run_alone.bus.publish_status("researcher", Status.working("proposing"))
+    monkeypatch.setenv("REDIS_URL", own_server.url)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(run_alone.password_file))
+
+    def kill_server() -> None:
+        wait_for(lambda: not queue.is_empty(), 20)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_server)
+    killer.start()
+    with pytest.raises(ClientError, match=r"perhaps taken, but Redis stopped answering .*see `overnight status`"):
+        ask_and_wait(State(run_alone.folder), "idea", "try a wider MLP")
+    killer.join()
+
+    wait_for(lambda: own_server.revive() or folder.server_pids() not in ([], [pid]), 20)
 
 
 def overwrite_queue(server: RedisServer) -> None:
