@@ -2983,7 +2983,7 @@ GUARDS = (
     Guard(
         "a signal in the set-up is a stop",
         "services/local.py",
-        "        return STOPPED\n",
+        """        console.print("stopped; the same command goes on from here")\n""",
         "        raise\n",
         "scenarios/test_local_run.py::test_a_signal_in_the_set_up_is_a_stop_and_no_refusal[SIGTERM]",
     ),

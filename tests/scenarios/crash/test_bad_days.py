@@ -319,11 +319,12 @@ def test_request_whose_answer_is_lost_was_perhaps_taken(
 
     killer = threading.Thread(target=kill_server)
     killer.start()
-    with pytest.raises(ClientError, match=r"perhaps taken, but Redis stopped answering .*see `overnight status`"):
-        ask_and_wait(State(run_alone.folder), "idea", "try a wider MLP")
-    killer.join()
-
-    wait_for(lambda: own_server.revive() or folder.server_pids() not in ([], [pid]), 20)
+    try:
+        with pytest.raises(ClientError, match=r"perhaps taken, but Redis stopped answering .*see `overnight status`"):
+            ask_and_wait(State(run_alone.folder), "idea", "try a wider MLP")
+    finally:
+        killer.join()
+        wait_for(lambda: own_server.revive() or folder.server_pids() not in ([], [pid]), 20)
 
 
 def overwrite_queue(server: RedisServer) -> None:
