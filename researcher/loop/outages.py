@@ -15,11 +15,14 @@ from pathlib import Path
 
 import redis
 from git.exc import GitCommandError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 
 from researcher.journal.database import error_is
 from researcher.repository.git_command import GitFailed
 
-BAD_DAYS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
+BAD_DAYS = (
+    OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError, NoSuchJobError, InvalidJobOperation,
+)  # fmt: skip
 GOES_ON = "The run goes on by itself as soon as that is fixed; nothing that was measured is lost"
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -40,11 +43,11 @@ def _words(error: BaseException, places: list[Path], server: str) -> str | None:
     match error:
         case sqlite3.DatabaseError():
             return _of_journal(error, places[0])
-        case redis.RedisError():
+        case redis.RedisError() | NoSuchJobError() | InvalidJobOperation():
             return _of_redis(error, server)
         case GitCommandError():
             known = [code for code in _OF_DISKS if os.strerror(code) in str(error.stderr)]
-            place = _place_of(error.folder, places) if isinstance(error, GitFailed) else places[1]
+            place = _place_of(error.folder, places) if isinstance(error, GitFailed) else places[-1]
             return _of_disk(known[0] if known else _state(place), place, str(error.stderr).strip())
         case OSError() if error.filename is not None:
             return _of_disk(error.errno, _place_of(Path(os.fsdecode(error.filename)), places), str(error))
@@ -87,9 +90,11 @@ def _of_disk(code: int | None, place: Path, message: str) -> str | None:
             return None
 
 
-def _of_redis(error: redis.RedisError, server: str) -> str | None:
+def _of_redis(error: BaseException, server: str) -> str | None:
     message, words = str(error), None
     match error:
+        case NoSuchJobError() | InvalidJobOperation():
+            words = f"lost a job of its queue ({message}). Next: nothing, the job is queued again"
         case redis.AuthenticationError() | redis.exceptions.AuthenticationWrongNumberOfArgsError():
             words = (
                 f"refuses the password of this run ({message}). Next: write its password to the file that "

@@ -3004,7 +3004,7 @@ GUARDS = (
     Guard(
         "a fault of git names the folder in which git ran",
         "researcher/loop/outages.py",
-        "_place_of(error.folder, places) if isinstance(error, GitFailed) else places[1]",
+        "_place_of(error.folder, places) if isinstance(error, GitFailed) else places[-1]",
         "_worst(places)",
         "researcher/loop/test_outages.py::test_fault_of_git_names_the_folder_in_which_git_ran",
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from git.exc import GitCommandError
+from rq.exceptions import InvalidJobOperation
 
 from researcher.files import write_whole
 from researcher.loop.outages import GOES_ON, explain
@@ -58,6 +59,7 @@ def of_disk(code: int, *where: str) -> OSError:
         (redis.ReadOnlyError("replica"), "is a replica, which takes no work"),
         (redis.ResponseError("MISCONF Errors writing to the AOF file"), "cannot write to its own disk (MISCONF"),
         (redis.BusyLoadingError("loading"), "is still reading its files"),
+        (InvalidJobOperation("no status"), "Redis at cache:6379/0 lost a job of its queue (no status). Next: nothing"),
         (redis.TimeoutError("timed out"), "Redis at cache:6379/0 does not answer (timed out). Next: start it"),
     ],
     ids=repr,
