@@ -331,8 +331,10 @@ def test_request_whose_answer_is_lost_was_perhaps_taken(
 def overwrite_queue(server: RedisServer) -> None:
     """Kill the server, and overwrite the middle of its append-only file."""
     assert server.folder is not None
-    for pid in ServerFolder(server.folder).server_pids():
+    folder = ServerFolder(server.folder)
+    for pid in folder.server_pids():
         os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not folder.server_pids(), 20)
     (file,) = (server.folder / "appendonlydir").glob("*.incr.aof")
     with file.open("r+b") as opened_file:
         opened_file.seek(file.stat().st_size // 2)
