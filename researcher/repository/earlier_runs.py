@@ -84,9 +84,7 @@ def _is_copy(before: Path, here: Path, run: Run) -> bool:
 
 def record_kept(path: Path, run: Run, commit: str) -> None:
     """Record the incumbent of a run in its repository, for a new run that begins there without this journal."""
-    name = _KEPT + run.tag
-    if refs_of(path, name).get(name) != commit:
-        run_git(path, "update-ref", name, commit)
+    run_git(path, "update-ref", _KEPT + run.tag, commit)
 
 
 def checked_out(path: Path) -> str:

@@ -64,6 +64,7 @@ class Workspace:
         self.lost_time = ""  # describes what a journal that was restored from a backup does not know
         self._tree = WorkTree(self.repository, path)
         self._to_push: Pushed | None = None
+        self._recorded: str | None = None
         for name in NEEDED:
             if not git_succeeds(path, "cat-file", "-e", f"{base}:{name}"):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
@@ -154,8 +155,10 @@ class Workspace:
 
         `commit` is the incumbent; it is recorded in this repository, too.
         """
-        with self.damage_reported():
-            record_kept(self.path, run, commit)
+        if self._recorded != commit:
+            with self.damage_reported():
+                record_kept(self.path, run, commit)
+            self._recorded = commit
         self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
         self._push()
 
@@ -196,6 +199,7 @@ class Workspace:
         self.repository.close()
         self.repository = _open(self.path)
         self._tree = WorkTree(self.repository, self.path)
+        self._recorded = None
 
     def tag_confirmed(self, run: str, number: int, commit: str) -> None:
         """Tag a run's confirmed version as `confirmed/<number>`; repeated calls change nothing.
