@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from researcher.errors import JournalError
 from researcher.journal.records import (
@@ -50,25 +50,25 @@ class WriterLock:
     def __init__(self, folder: Path, name: str = "lock") -> None:
         """Take the lock, a file of this name. Raises JournalError if another researcher holds it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (folder / name).open("a+")
+        self._path = folder / name
+        # Open for reading: a file that is open for writing would keep a failing disk from being remounted read-only.
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
-            self._file.close()
+            self.release()
+            holder = self._path.read_text().strip() or "unknown"
             raise JournalError(
                 f"another researcher (pid {holder}) works on {folder}; stop it, or choose another --state"
             ) from None
 
     def sign(self, pid: int) -> None:
         """Write the process id into the lock file, for the error message of a second researcher."""
-        os.ftruncate(self._file.fileno(), 0)
-        os.write(self._file.fileno(), str(pid).encode())
+        self._path.write_text(str(pid))
 
     def release(self) -> None:
         """Release the lock. The end of the process does the same."""
-        self._file.close()
+        os.close(self._descriptor)
 
 
 def open_database(folder: Path, *, read_only: bool) -> sqlite3.Connection:
