@@ -225,7 +225,7 @@ GUARDS = (
     Guard(
         "one writer",
         "researcher/journal/database.py",
-        "fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         _JOURNAL + "a_second_writer_is_told_who_holds_the_journal",
     ),
