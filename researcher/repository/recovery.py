@@ -115,8 +115,8 @@ def _set_aside(path: Path, run: Run, history: JournalReader) -> None:
         for item in history.confirmations()
         if item.verdict is ConfirmationVerdict.CONFIRMED
     }
-    refs = refs_of(path, f"refs/{run.branch}/")
-    lost = {name: sha for name, sha in refs.items() if name not in {candidate_ref(run, item) for item in measured}}
+    known = {candidate_ref(run, item) for item in measured}
+    lost = {name: sha for name, sha in refs_of(path, f"refs/{run.branch}/").items() if name not in known}
     false = (commits | set(lost.values())) - confirmed
     tags = {name: sha for name, sha in refs_of(path, CONFIRMED_TAGS).items() if sha in false}
     folders = aside_names(run.branch)
