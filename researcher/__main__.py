@@ -29,6 +29,7 @@ from researcher.journal.writer import Journal
 from researcher.loop.context import PauseBackoffs
 from researcher.loop.loop import run_until_goal
 from researcher.loop.resume import run_through_outages
+from researcher.repository.earlier_runs import first_commit, require_no_lost_journal, require_only_state
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
@@ -105,6 +106,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
     ):
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
+        require_only_state(settings.journal_dir, run, settings.user_repository)
         run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )
@@ -144,8 +146,9 @@ def _find_or_start_run(
 def _start_run(
     settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data_sha256: str, at: float
 ) -> Run:
+    require_no_lost_journal(settings.journal_dir)
     workspace.require_clean()
-    base = workspace.head()
+    base = first_commit(settings.subject_dir)
     workspace.require_portable(base)
     workspace.require_text_program(base)
     source = workspace.files(base)[EDITABLE]

@@ -35,6 +35,7 @@ from trainer.sandbox.candidate_user import AUTO
 STOP_GRACE_S = 20.0
 # The supervisor restarts a process that ends, except with these exit codes.
 FINISHED, REFUSED = 0, 2
+STOPPED = 130
 # These names are so common that in a shell they may mean something else; local mode takes them as options only.
 ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
 
@@ -54,7 +55,16 @@ class RunOptions:
 
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
-    """Run until the goal, a stop or Ctrl-C. Returns the exit code."""
+    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up."""
+    _stop_like_ctrl_c()
+    try:
+        return _set_up_and_run(state, options, console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        return STOPPED
+
+
+def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
     choices = state.resolve(
         profile=options.profile,
         budget=options.budget,
@@ -63,7 +73,6 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
         detect=lambda: detect_profile(gpus()),
     )
     profile = choices.trial_profile()
-    _stop_like_ctrl_c()
     lock = _lock(state)
     try:
         warn_if_missing(os.environ | options.researcher, choices.profile, console)

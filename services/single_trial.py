@@ -30,7 +30,7 @@ def run_single_trial(state: State, file: Path, seed: int, console: Console) -> i
     choices = state.resolve(detect=lambda: detect_profile(gpus()))
     profile = choices.trial_profile()
     manifest = settle_data(state, choices, console)
-    files = _files(Path(choices.subject), file, render_subject(profile))
+    files = _files(state.user_repository(choices) or state.subject, file, render_subject(profile))
     attempt = _attempt(state)
     spec = TrialSpec(
         id=trial_id("single-trial", 0, 0, attempt),

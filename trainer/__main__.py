@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -32,9 +33,18 @@ log = logging.getLogger("trainer")
 def main(arguments: list[str] | None = None) -> int:
     """Run the worker until it is stopped, and return the exit code.
 
-    0: stopped. 1: Redis refuses the password, or does not answer during a stop. 2: the sandbox has a hole, or the work
-    folder cannot be used.
+    0: stopped, also during the set-up. 1: Redis refuses the password, or does not answer during a stop. 2: the sandbox
+    has a hole, or the work folder cannot be used.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own
+    try:
+        return _work(arguments)
+    except KeyboardInterrupt:
+        log.info("stopped before the first job")
+        return 0
+
+
+def _work(arguments: list[str] | None) -> int:
     syscalls.become_undumpable()  # before the password is read; forks inherit it
     options = _options(arguments)
     role = WorkerRole.DRY_RUN_WORKER if options.dry_runs else WorkerRole.TRAINER
@@ -80,8 +90,6 @@ def main(arguments: list[str] | None = None) -> int:
             take_over(RedisClient(connection).queue(queue))
         log.info("%s waits for %s; data %s, results %s", name, queue, config.data, config.trials or "not kept")
         worker.work(logging_level="WARNING")
-    except KeyboardInterrupt:
-        log.info("stopped before the first job")
     except redis.AuthenticationError as refusal:
         log.error(
             "Redis refuses this %s's password (%s). Next: write its password to %s, or start Redis with the one "

@@ -1,7 +1,8 @@
 """The journal's database file: SQLite with ordered migrations, one writer lock by `flock`, and rows as dataclasses.
 
 This module hides the connection and the mapping of columns. WAL with synchronous=FULL lets a committed step survive
-kill -9 and power loss. Network file systems are not supported, because their locks are unreliable.
+kill -9 and power loss. Each decision is moved from the `-wal` file into the database file at once, so that a copy of
+the one file holds it. Network file systems are not supported, because their locks are unreliable.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from researcher.errors import JournalError
 from researcher.journal.records import (
@@ -38,34 +39,36 @@ from researcher.source.proposal import LlmCost
 from trainer.jobs import Kind, Outcome
 
 JOURNAL_FILE = "journal.db"
+SUBJECT_LOCK = ".overnight-lock"
 BUSY_S = 10.0  # the longest wait for another program's lock on the file
+_CHECKPOINT_WAIT_MS = 500  # a reader that takes longer delays no decision; the next checkpoint moves what it left
 
 
 class WriterLock:
-    """The exclusive right to write one journal, held until the process ends."""
+    """The exclusive right to write one folder, a journal's or a subject's, held until the process ends."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the lock. Raises JournalError if another researcher holds it."""
+    def __init__(self, folder: Path, name: str = "lock") -> None:
+        """Take the lock, a file of this name. Raises JournalError if another researcher holds it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (folder / "lock").open("a+", encoding="ascii")
+        self._path = folder / name
+        # Open for reading: a file that is open for writing would keep a failing disk from being remounted read-only.
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
-            self._file.close()
+            self.release()
+            holder = self._path.read_text(encoding="ascii").strip() or "unknown"
             raise JournalError(
                 f"another researcher (pid {holder}) works on {folder}; stop it, or choose another --state"
             ) from None
 
     def sign(self, pid: int) -> None:
         """Write the process id into the lock file, for the error message of a second researcher."""
-        os.ftruncate(self._file.fileno(), 0)
-        os.write(self._file.fileno(), str(pid).encode())
+        self._path.write_text(str(pid))
 
     def release(self) -> None:
         """Release the lock. The end of the process does the same."""
-        self._file.close()
+        os.close(self._descriptor)
 
 
 def open_database(folder: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -160,6 +163,29 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+@contextmanager
+def checkpointed_transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Run a block as one transaction, then move all committed steps from the `-wal` file into the database file."""
+    with transaction(database) as opened:
+        yield opened
+    database.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+
+
+def holds_run(folder: Path) -> bool:
+    """Return True if a run has begun in the journal of `folder`, or if the journal is too damaged to tell."""
+    path = folder / JOURNAL_FILE
+    if not path.exists():
+        return False
+    try:
+        with closing(_open_for_reading(path)) as database:
+            has_table = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone()
+            return bool(has_table and database.execute("SELECT 1 FROM run").fetchone())
+    except sqlite3.DatabaseError:
+        return True
 
 
 def run_of(row: sqlite3.Row) -> Run:

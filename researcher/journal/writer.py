@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from researcher.errors import JournalError
-from researcher.journal.database import request_of, run_of, transaction
+from researcher.journal.database import checkpointed_transaction, request_of, run_of, transaction
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import (
     CONFIRM,
@@ -49,7 +49,7 @@ class Journal(JournalReader):
         prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
     ) -> Run:  # fmt: skip
         """Begin a run with its baseline in one transaction, so that no run without a baseline exists."""
-        with transaction(self._database) as database:
+        with checkpointed_transaction(self._database) as database:
             run = database.execute(
                 "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
                 " price_per_hour, price_per_mtoken, created_at)"
@@ -157,7 +157,7 @@ class Journal(JournalReader):
         A kept baseline is confirmed at once. Raises JournalError for a keep whose parent is not the incumbent, because
         it would drop another keep or bring a rolled-back one back.
         """
-        with transaction(self._database):
+        with checkpointed_transaction(self._database):
             self._change(
                 "UPDATE experiment SET state = 'decided', outcome = ?, decision = ?, reason = ?, score = ?, margin = ?,"
                 " sigma = ?, decided_at = ? WHERE id = ? AND state = 'measuring' AND decision IS NULL",
@@ -323,7 +323,7 @@ class Journal(JournalReader):
         """Record a claim's verdict, and move the run's confirmed version or its incumbent, in one transaction."""
         verdict = claim.verdict
         assert verdict is not None, "a claim without a verdict gets one more pair"
-        with transaction(self._database):
+        with checkpointed_transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
                 " sigma = ?, unseen_gain = ?, head_score = ?,"
@@ -347,7 +347,7 @@ class Journal(JournalReader):
         `roll_back_to` becomes the incumbent. If it is an ancestor of the confirmed version, it becomes the confirmed
         version too. `confirmed` changes only the confirmed version.
         """
-        with transaction(self._database):
+        with checkpointed_transaction(self._database):
             self._change(
                 "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, decided_at = ?,"
                 " base = COALESCE(base, ?) WHERE id = ? AND state = 'measuring'",

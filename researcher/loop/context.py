@@ -231,13 +231,17 @@ class RunContext:
 
     def _answer(self, spec: TrialSpec) -> TrialResult | JobFault:
         """Send the attempt to the queue if it is absent there, and wait for its result."""
+        was_queued = False
         while True:
             match self.trials.poll(spec.id, spec.digest):
                 case Waiting():
+                    was_queued = True
                     self.tick()
                     self.proposers.draft_ahead(self.journal)
                     self.trials.wait(spec.id)
                 case Absent():
+                    if was_queued:
+                        logger.warning("the queue lost %s; it is queued again from the journal", spec.id)
                     self._free_gpu()
                     self.trials.hand_out(spec)
                 case answer:

@@ -18,7 +18,7 @@ from researcher.loop.confirmation import advance_confirmation, begin_confirmatio
 from researcher.loop.context import RunContext
 from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
-from researcher.repository.recovery import ensure_commits, keep_copy, repair
+from researcher.repository.recovery import ensure_commits, keep_copy, repair, set_lost_time_aside
 from researcher.repository.repository import GitState
 from trainer.jobs import Kind, Outcome
 
@@ -56,6 +56,7 @@ def run_until_goal(run_context: RunContext) -> str:
 
 def sync_with_journal(run_context: RunContext) -> None:
     """Make the repository, its copy, the published refs and the files of the report agree with the journal."""
+    set_lost_time_aside(run_context.workspace, run_context.journal)
     ensure_commits(run_context.workspace, run_context.journal)
     run_context.workspace.read_candidates(run_context.run)
     run_context.workspace.restore(git_state(run_context))

@@ -15,10 +15,14 @@ from pathlib import Path
 
 import redis
 from git.exc import GitCommandError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 
 from researcher.journal.database import error_is
+from researcher.repository.git_command import GitFailed
 
-OUTAGE_ERRORS = (OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError)
+OUTAGE_ERRORS = (
+    OSError, sqlite3.DatabaseError, GitCommandError, redis.RedisError, NoSuchJobError, InvalidJobOperation,
+)  # fmt: skip
 GOES_ON = "The run goes on by itself as soon as that is fixed; nothing that was measured is lost"
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -28,7 +32,8 @@ _FULL_BELOW_BYTES = 64 * 1024
 def explain(error: BaseException, places: Iterable[Path], server: str) -> str | None:
     """Explain an error as one sentence, or return None if the error is not an outage.
 
-    `places` are the folders that the run writes to, the journal's folder first. `server` is the address of Redis.
+    `places` are the folders that the run writes to: the journal's, and that of its repository. `server` is the address
+    of Redis.
     """
     words = _words(error, list(places), server.partition("://")[2].rpartition("@")[2])
     return None if words is None else f"{words}. {GOES_ON}"
@@ -38,11 +43,12 @@ def _words(error: BaseException, places: list[Path], server: str) -> str | None:
     match error:
         case sqlite3.DatabaseError():
             return _of_journal(error, places[0])
-        case redis.RedisError():
+        case redis.RedisError() | NoSuchJobError() | InvalidJobOperation():
             return _of_redis(error, server)
         case GitCommandError():
             known = [code for code in _OF_DISKS if os.strerror(code) in str(error.stderr)]
-            return _of_disk(known[0] if known else _state(_worst(places)), _worst(places), str(error.stderr).strip())
+            place = _place_of(error.folder, places) if isinstance(error, GitFailed) else places[-1]
+            return _of_disk(known[0] if known else _state(place), place, str(error.stderr).strip())
         case OSError() if error.filename is not None:
             return _of_disk(error.errno, _place_of(Path(os.fsdecode(error.filename)), places), str(error))
         case OSError():
@@ -84,9 +90,11 @@ def _of_disk(code: int | None, place: Path, message: str) -> str | None:
             return None
 
 
-def _of_redis(error: redis.RedisError, server: str) -> str | None:
+def _of_redis(error: BaseException, server: str) -> str | None:
     message, words = str(error), None
     match error:
+        case NoSuchJobError() | InvalidJobOperation():
+            words = f"lost a job of its queue ({message}). Next: nothing, the job is queued again"
         case redis.AuthenticationError() | redis.exceptions.AuthenticationWrongNumberOfArgsError():
             words = (
                 f"refuses the password of this run ({message}). Next: write its password to the file that "

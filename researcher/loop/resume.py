@@ -1,8 +1,8 @@
 """Runs the loop through outages: the run reports each outage, pauses, and starts again.
 
 Recovery is the loop itself: after each outage the journal, git and Redis are reopened, and no earlier state is reused.
-The process holds the journal's lock throughout. It serves requests as far as the journal can be written, and accepts a
-stop in any case. Errors that `researcher.loop.outages` cannot explain are raised to the caller.
+The process holds the locks of journal and subject throughout. It serves requests as far as the journal can be written,
+and accepts a stop in any case. Errors that `researcher.loop.outages` cannot explain are raised to the caller.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import redis
 from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.errors import JournalError
-from researcher.journal.database import WriterLock, damage
+from researcher.journal.database import SUBJECT_LOCK, WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
 from researcher.loop.context import PauseBackoffs
@@ -49,17 +49,18 @@ class Switch(Protocol):
 def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None], switch: Switch) -> None:
     """Call `run` until it returns, and again after each outage. All calls get the same back-offs.
 
-    Raises JournalError if another researcher holds the lock or the journal is damaged, and whatever the switch raises.
+    Raises JournalError if another researcher holds a lock or the journal is damaged, and whatever the switch raises.
     """
     back_off = PauseBackoffs()
     with ExitStack() as at_the_end:
-        lock: WriterLock | None = None
+        locks: list[WriterLock] = []
         while True:
             try:
-                if lock is None:
-                    lock = WriterLock(settings.journal_dir)
-                    at_the_end.callback(lock.release)
-                lock.sign(os.getpid())
+                for place, name in [(settings.journal_dir, "lock"), (settings.subject_dir, SUBJECT_LOCK)][len(locks) :]:
+                    locks.append(WriterLock(place, name))
+                    at_the_end.callback(locks[-1].release)
+                for lock in locks:
+                    lock.sign(os.getpid())
                 run(back_off)
                 return
             except OUTAGE_ERRORS as error:
@@ -67,7 +68,7 @@ def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None]
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
                     raise
-            held = _HeldRequests(settings, words, switch, may_write=lock is not None)
+            held = _HeldRequests(settings, words, switch, may_write=bool(locks))
             _hold(held, back_off.next_s(PauseCause.OUTAGE))
 
 

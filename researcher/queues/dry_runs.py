@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import JobStatus
 
 from researcher.errors import Rejected
@@ -116,7 +116,7 @@ class DryRuns:
             try:
                 job = self._bus.fetch(job_id)
                 status, result = job.get_status(), job.latest_result(timeout=1)
-            except NoSuchJobError:
+            except (NoSuchJobError, InvalidJobOperation):
                 return "a dry run was lost"
             except Unreadable as fault:
                 return f"a dry run cannot be read: {fault}"

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
@@ -81,6 +81,9 @@ class TrialQueue:
             return self._poll(trial, spec_digest)
         except NoSuchJobError:
             return Absent()
+        except InvalidJobOperation:  # the server lost its keys after the job was fetched
+            self._bus.connection.delete(AllowlistedJob.key_for(trial))
+            return Absent()
         except Unreadable as fault:
             return JobFault(f"the attempt cannot be read: {fault}")
 
@@ -108,14 +111,13 @@ class TrialQueue:
         """Delete an attempt after the journal has recorded its result."""
         try:
             job = self._bus.fetch(trial)
+            # RQ's delete fails for a listed execution that no longer exists, and the end of a lease deletes executions.
+            self._bus.connection.delete(job.execution_registry.key)
+            job.delete()
         except NoSuchJobError:
             return
-        except Unreadable:
+        except (Unreadable, InvalidJobOperation):  # the second one if the server lost its keys meanwhile
             self._bus.connection.delete(AllowlistedJob.key_for(trial), results_key(trial))
-            return
-        # RQ's delete fails for a listed execution that no longer exists, and the end of a lease deletes executions.
-        self._bus.connection.delete(job.execution_registry.key)
-        job.delete()
 
     def _is_listed(self, trial: str) -> bool:
         listed = [*self._queue.get_job_ids(), *self._queue.intermediate_queue.get_job_ids()]

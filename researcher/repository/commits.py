@@ -1,18 +1,20 @@
 """Candidates' commits: plans them from the journal, and stores their objects without a git process or a work tree.
 
 The same plan gives the same sha, whatever the user's git settings: parent, text and date come from the journal, and the
-identity is fixed. So a lost commit can be recreated. Objects are not synced to the disk one by one.
+identity is fixed. So a lost commit can be recreated. Each object is synced to the disk, since a decision rests on it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from dataclasses import dataclass
-from io import BytesIO
+from pathlib import Path
 
 import git
-from gitdb import IStream, LooseObjectDB
 
 from researcher.errors import SubjectDamaged, SubjectError
+from researcher.files import sync
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Run
 from researcher.repository.git_command import IDENTITY
@@ -66,14 +68,28 @@ def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None
             f"{plan.ref} is lost, and what the journal makes of it is {commit.hexsha}, not {expected}. "
             f"Next: get {plan.ref} from the subject.bundle of an export with `git fetch`"
         )
-    git.Reference(repository, plan.ref).set_reference(commit)
+    repository.git.update_ref(plan.ref, commit.hexsha)
     return commit.hexsha
 
 
 def _store(repository: git.Repo, kind: str, content: bytes) -> bytes:
-    loose = LooseObjectDB(repository.odb.root_path())  # GitPython's own store starts a process for each object
-    stored: bytes = loose.store(IStream(kind.encode(), len(content), BytesIO(content))).binsha
-    return stored
+    """Store a loose object and return its sha, as bytes. An empty object, which a power loss leaves, is written again.
+
+    GitPython's own store starts a process for each object.
+    """
+    stored = f"{kind} {len(content)}".encode() + b"\0" + content
+    sha = hashlib.sha1(stored, usedforsecurity=False)
+    root, name = Path(repository.odb.root_path()), sha.hexdigest()
+    target, partial = root / name[:2] / name[2:], root / f"obj-{name}"
+    if not target.exists() or not target.stat().st_size:
+        target.parent.mkdir(exist_ok=True)
+        partial.unlink(missing_ok=True)
+        partial.write_bytes(zlib.compress(stored, zlib.Z_BEST_SPEED))
+        partial.chmod(0o444)
+        sync(partial)
+        partial.replace(target)
+        sync(target.parent)
+    return sha.digest()
 
 
 def _replaced(tree: bytes, name: bytes, sha: bytes) -> bytes:

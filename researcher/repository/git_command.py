@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 IDENTITY = git.Actor("Overnight", "overnight@localhost")
 REFS = ("for-each-ref", "--format=%(refname) %(objectname)")
 _DYING_S = 1.0
-_RUNS_NOTHING = {
+_SETTINGS = {
+    "core.fsync": "committed,reference",  # git 2.36 and later; a power loss leaves no empty object or ref
     "core.hooksPath": os.devnull,
     "core.fsmonitor": "false",
     "core.attributesFile": os.devnull,
@@ -40,6 +41,11 @@ class GitFailed(GitCommandError):
         super().__init__(command, code, stderr, stdout)
         lines = (stderr + stdout).decode(errors="replace").strip().splitlines()
         self.message = lines[0] if lines else f"git ends with {code}"
+        self.folder = Path(command[2])
+
+
+class GitKilled(GitCommandError):
+    """A signal ended a git command, so nothing is known about the repository. This is no GitFailed."""
 
 
 class GitTimedOut(GitFailed):
@@ -54,7 +60,7 @@ def git_environment(path: Path, more: Mapping[str, str] | None = None) -> dict[s
 
     `more` are settings by name.
     """
-    settings = {"safe.directory": str(path.resolve()), **_RUNS_NOTHING, **(more or {})}
+    settings = {"safe.directory": str(path.resolve()), **_SETTINGS, **(more or {})}
     named = {f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(settings)}
     valued = {f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())}
     return environment(Program.GIT) | {
@@ -85,7 +91,7 @@ def run_git(
 ) -> bytes:
     """Return the output of a git command in the folder `path`.
 
-    Raises GitFailed if it fails, and GitTimedOut if it runs longer than `limit_s`.
+    Raises GitFailed if it fails, GitKilled on a signal, and GitTimedOut if it runs longer than `limit_s`.
     """
     return run_bounded(["git", "-C", str(path), *arguments], git_environment(path, settings), stdin, limit_s)
 
@@ -93,7 +99,7 @@ def run_git(
 def run_bounded(
     command: Sequence[str], env: Mapping[str, str], stdin: bytes = b"", limit_s: float | None = None
 ) -> bytes:
-    """Return the output of a command. Raises GitFailed, or GitTimedOut after `limit_s`.
+    """Return the output of a command. Raises GitFailed, GitKilled on a signal, or GitTimedOut after `limit_s`.
 
     A process that waits for a hung file system does not die, so a killed one is not waited for.
     """
@@ -106,6 +112,8 @@ def run_bounded(
     finally:
         if process.returncode is None:
             _abandon(process)
+    if process.returncode < 0:
+        raise GitKilled(list(command), process.returncode, stderr, stdout)
     if process.returncode:
         raise GitFailed(list(command), process.returncode, stderr, stdout)
     return stdout
@@ -121,18 +129,26 @@ def _abandon(process: subprocess.Popen[bytes]) -> None:
         process.wait(_DYING_S)
 
 
+def git_output(path: Path, *arguments: str) -> str | None:
+    """Return the output of a git command without white space around it, or None if the command fails."""
+    try:
+        return run_git(path, *arguments).decode(errors="replace").strip()
+    except GitFailed:
+        return None
+
+
 def git_succeeds(path: Path, *arguments: str) -> bool:
     """Return True if a git command succeeds."""
-    try:
-        run_git(path, *arguments)
-    except GitFailed:
-        return False
-    return True
+    return git_output(path, *arguments) is not None
 
 
 def create_empty(path: Path, *options: str) -> None:
-    """Create an empty repository in the folder `path`, or complete an unfinished one."""
-    run_git(path, "init", "--quiet", "--template=", "--initial-branch=main", "--object-format=sha1", *options)
+    """Create an empty repository in the folder `path`, or complete an unfinished one.
+
+    GitPython reads only names by SHA-1 and refs in files.
+    """
+    kind = ("--initial-branch=main", "--object-format=sha1")
+    run_git(path, "init", "--quiet", "--template=", *kind, *options, settings={"init.defaultRefFormat": "files"})
 
 
 def remove_locks(folder: Path) -> None:
@@ -156,7 +172,8 @@ def uncommitted(path: Path) -> list[str]:
     """Return tracked files that differ from the last commit. A file with a git filter counts as committed."""
     keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
     off = {key: "false" if key.endswith(".required") else "" for key in keys}
-    status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=dirty")
+    status = ["-c", "status.showStash=false", "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no"]
+    status.append("--ignore-submodules=dirty")
     changed = [line[3:] for line in os.fsdecode(run_git(path, *status, settings=off)).split("\0") if line]
     if not off or not changed:
         return changed

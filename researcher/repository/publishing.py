@@ -33,6 +33,12 @@ _NOTHING = "0" * 40
 _UPLOAD_PACK = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
 
 
+def aside_names(branch: str) -> tuple[str, str]:
+    """Return the folders of a run's refs and tags that its restored journal does not know."""
+    tag = branch.rpartition("/")[2]
+    return f"refs/overnight-aside/{tag}", f"refs/tags/aside/{tag}"
+
+
 @dataclass(frozen=True)
 class Pushed:
     """The content of a push from the repository `own`: the run's branch at `commit`, and the run's refs."""
@@ -59,6 +65,7 @@ class UserRepository:
         self._clock = clock
         self._left_alone_until = clock()
         self._left_alone_s = 0.0
+        self._was_inspected = False
 
     def branches(self) -> set[str]:
         """Return local branch names; an empty set if the repository cannot be read."""
@@ -105,6 +112,8 @@ class UserRepository:
         except GitFailed as error:
             self._report(f"{self.path} cannot be read ({error.message}). Next: repair it, or move it back to this path")
             return
+        if not self._was_inspected:
+            self._rebuild_empty_objects(pushed.own, {*refs.values(), pushed.base, pushed.commit})
         wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
         missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}
         moves = theirs.get(HEADS + pushed.branch) != pushed.commit
@@ -121,9 +130,30 @@ class UserRepository:
         tags = {name: sha for name, sha in missing.items() if name.startswith(CONFIRMED_TAGS)}
         candidates = {name: sha for name, sha in missing.items() if name not in tags}
         faults = [self._update(candidates, theirs), self._update(tags, theirs)]
-        known = {pushed.base, *refs.values()}
+        known = {pushed.base, *refs.values(), *refs_of(pushed.own, *aside_names(pushed.branch)).values()}
         faults.append(self._move_branch(pushed, theirs.get(HEADS + pushed.branch), known) if moves else "")
         self._report("; ".join(filter(None, faults)))
+
+    def _rebuild_empty_objects(self, own: Path, commits: set[str]) -> None:
+        """Write the run's objects again that a power loss has left empty; git takes an empty object for a present one.
+
+        This happens once for each start.
+        """
+        listed = ("rev-list", "--objects", "--no-walk=unsorted", "--stdin")
+        names = [line.split()[0] for line in run_git(own, *listed, stdin="\n".join(commits).encode()).splitlines()]
+        try:
+            objects = self.path / run_git(self.path, "rev-parse", "--git-path", "objects").decode().strip()
+            files = {name.decode(): objects / name[:2].decode() / name[2:].decode() for name in names}
+            empty = {name: file for name, file in files.items() if file.exists() and not file.stat().st_size}
+            for file in empty.values():
+                file.unlink()
+            if empty:
+                pack = run_git(own, "pack-objects", "--stdout", "-q", stdin="\n".join(empty).encode())
+                run_git(self.path, "unpack-objects", "-q", stdin=pack)
+                logger.warning("%d objects of the run were empty in %s, and are written again", len(empty), self.path)
+        except (GitFailed, OSError) as error:
+            self._report(f"{self.path} has empty objects, which cannot be written again ({error}). Next: repair it")
+        self._was_inspected = True
 
     def _pack(self, pushed: Pushed, wanted: set[str], have: set[str]) -> bytes:
         """Return a pack of the objects of `wanted` that the user's repository lacks.

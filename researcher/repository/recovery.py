@@ -14,24 +14,32 @@ import shutil
 from pathlib import Path
 
 from researcher.errors import SubjectError
+from researcher.files import sync, sync_tree
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Run
+from researcher.journal.records import ConfirmationVerdict, Run
 from researcher.repository.commits import candidate_ref, planned
-from researcher.repository.git_command import create_empty, damage, git_succeeds, remove_locks, run_git
-from researcher.repository.publishing import BASE, UserRepository
+from researcher.repository.earlier_runs import COPY, first_commit
+from researcher.repository.git_command import (
+    GitFailed,
+    create_empty,
+    damage,
+    git_succeeds,
+    refs_of,
+    remove_locks,
+    run_git,
+)
+from researcher.repository.publishing import BASE, CONFIRMED_TAGS, UserRepository, aside_names
 from researcher.repository.repository import MENDING, Workspace
 from trainer.jobs import Outcome
 
 logger = logging.getLogger(__name__)
 
-COPY = "subject.git"
-
 
 def open_subject(path: Path, history: JournalReader, user: UserRepository | None = None) -> Workspace:
     """Open the run's repository, and create it if it is missing. Raises SubjectError if that is impossible.
 
-    Before a run has begun, the repository shows the commit that is checked out in the user's repository, if there is
-    one.
+    Before a run has begun, the repository shows the commit with which it begins: that of the user's repository, if
+    there is one.
     """
     run = history.run()
     if run is None:
@@ -48,7 +56,7 @@ def open_subject(path: Path, history: JournalReader, user: UserRepository | None
 def _take_head(path: Path, user: UserRepository) -> None:
     path.mkdir(parents=True, exist_ok=True)
     create_empty(path)
-    user.fetch(path)
+    user.fetch(path, first_commit(user.path))
     remove_locks(path / ".git")
     run_git(path, "symbolic-ref", "HEAD", BASE)
     run_git(path, "reset", "--hard", "--quiet")
@@ -69,9 +77,56 @@ def keep_copy(path: Path, history: JournalReader) -> None:
             if old.exists():
                 shutil.rmtree(old)
         shutil.copytree(path / ".git", partial)
+        sync_tree(partial)
         partial.rename(copy)
+        sync(copy.parent)
     except OSError as error:
         logger.warning("no copy of %s in %s, so a lost .git could not be made again: %s", path, copy, error)
+
+
+def set_lost_time_aside(workspace: Workspace, history: JournalReader) -> None:
+    """Set the refs aside that a journal from a backup does not know, so that new experiments do not replace them.
+
+    Tags of versions that no claim of this journal confirmed are set aside, too, in both repositories.
+    """
+    run = history.run()
+    assert run is not None
+    with workspace.damage_reported():
+        _set_aside(workspace.path, run, history)
+        left = refs_of(workspace.path, *aside_names(run.branch))
+    if workspace.user is not None:
+        try:
+            _set_aside(workspace.user.path, run, history)
+        except GitFailed as error:
+            logger.warning("refs of the lost time stay in %s (%s)", workspace.user.path, error.message)
+    if left:
+        workspace.lost_time = (
+            f"the journal is older than git, as after the restore of a backup: {len(left)} refs that it does not know "
+            f"are kept as {next(iter(left)).rpartition('/')[0]}/...; delete them if nothing is missed"
+        )
+        logger.warning("%s", workspace.lost_time)
+
+
+def _set_aside(path: Path, run: Run, history: JournalReader) -> None:
+    measured = [item for item in history.experiments() if not item.is_baseline]
+    commits = {item.commit_sha for item in measured}
+    confirmed = {
+        history.experiment(item.head).commit_sha
+        for item in history.confirmations()
+        if item.verdict is ConfirmationVerdict.CONFIRMED
+    }
+    known = {candidate_ref(run, item) for item in measured}
+    lost = {name: sha for name, sha in refs_of(path, f"refs/{run.branch}/").items() if name not in known}
+    false = (commits | set(lost.values())) - confirmed
+    tags = {name: sha for name, sha in refs_of(path, CONFIRMED_TAGS).items() if sha in false}
+    folders = aside_names(run.branch)
+    taken = {name.rpartition("/")[0] for name in refs_of(path, *folders)}
+    number = next(number for number in itertools.count(1) if not taken & {f"{folder}/{number}" for folder in folders})
+    moves = [(name, sha, f"{folders[0]}/{number}/{name.rpartition('/')[2]}") for name, sha in lost.items()]
+    moves += [(name, sha, f"{folders[1]}/{number}/{name.rpartition('/')[2]}") for name, sha in tags.items()]
+    lines = [f"create {new} {sha}\ndelete {name} {sha}\n" for name, sha, new in moves]
+    if lines:
+        run_git(path, "update-ref", "--stdin", stdin="".join(lines).encode())
 
 
 def ensure_commits(workspace: Workspace, history: JournalReader) -> int:
@@ -132,6 +187,7 @@ def _make_fresh(fresh: Path, copy: Path, path: Path, run: Run, why: str, user: U
         wrong = f"it lacks the commit {run.base_commit[:7]} that the run began with"
     if wrong is None:
         shutil.copytree(copy, fresh)
+        sync_tree(fresh)
         (fresh / "index").unlink(missing_ok=True)
     elif user is not None and _holds(user.path, run.base_commit):
         fresh.mkdir()

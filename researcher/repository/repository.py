@@ -17,16 +17,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import git
-from git.exc import GitCommandError, GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
+from git.exc import GitError, InvalidGitRepositoryError, NoSuchPathError, ODBError
 
 from researcher.errors import NotText, SubjectDamaged, SubjectError
 from researcher.files import read_text, text_of, write_whole
+from researcher.journal.database import SUBJECT_LOCK
 from researcher.journal.records import Run
 from researcher.repository.commits import EDITABLE, Planned, make_commit
+from researcher.repository.earlier_runs import RESULTS, checked_out, record_kept
 from researcher.repository.git_command import (
     create_empty,
     damage,
     git_environment,
+    git_output,
+    git_succeeds,
     refs_of,
     remove_locks,
     run_git,
@@ -44,7 +48,8 @@ PROGRAM = "program.md"
 NEEDED = (EDITABLE, "prepare.py")
 LEFT_BY_KILLS = tuple(f".{name}.partial" for name in ("results.tsv", "progress.png", EDITABLE))
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
-NOT_OF_THE_SUBJECT = ("results.tsv", "progress.png", *LEFT_BY_KILLS, MENDING, BROKEN, EDITED)
+REPORTS = (RESULTS, "progress.png")
+NOT_OF_THE_SUBJECT = (*REPORTS, *LEFT_BY_KILLS, MENDING, BROKEN, EDITED, SUBJECT_LOCK)
 _PARTIAL = ".overnight-partial"
 _LINKS_LIMIT = 40  # as the kernel's
 
@@ -60,16 +65,18 @@ class Workspace:
         """
         self.path = path
         self.repository = _open(path)
-        if base == "HEAD" and (self.repository.bare or not self.repository.head.is_valid()):
-            raise SubjectError(f"{path} has no commit yet; commit your subject first")
+        if base == "HEAD":
+            checked_out(path)
         self.user = user
+        self.lost_time = ""  # describes what a journal that was restored from a backup does not know
         self._tree = WorkTree(self.repository, path)
         self._to_push: Pushed | None = None
         self._program: str | None = None
         self._program_fault = ""
         self._base = base
+        self._recorded: str | None = None
         for name in NEEDED:
-            if not self._tracked(name, base):
+            if not git_succeeds(path, "cat-file", "-e", f"{base}:{name}"):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
         if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:
             raise SubjectError(
@@ -81,16 +88,19 @@ class Workspace:
         self.repository.close()
 
     def require_clean(self) -> None:
-        """Raise SubjectError if tracked files differ from the last commit, because a run would ignore the changes."""
+        """Raise SubjectError if tracked files differ from the last commit, because a run would ignore the changes.
+
+        Overnight's own reports are not meant, even where the user has committed earlier ones.
+        """
         path = self.path if self.user is None else self.user.path
-        changed = uncommitted(path)
+        changed = [name for name in uncommitted(path) if name not in REPORTS]
         if changed:
             names = ", ".join(changed[:5])
             raise SubjectError(f"{path} has uncommitted changes ({names}); commit or stash them, then start again")
 
     def head(self) -> str:
         """Return the sha of the checked-out commit."""
-        return self.repository.head.commit.hexsha
+        return checked_out(self.path)
 
     def branches(self) -> set[str]:
         """Return local branch names, here and in the user's repository."""
@@ -100,7 +110,7 @@ class Workspace:
     def files(self, commit: str) -> dict[str, str]:
         """Return the Python files of a commit by path, for a trial. Raises SubjectError if a file is not UTF-8."""
         found: dict[str, str] = {}
-        with self._damage_reported():
+        with self.damage_reported():
             blobs = [item for item in self.repository.commit(commit).tree.traverse() if isinstance(item, git.Blob)]
             files = {str(blob.path): blob for blob in blobs}
             contents = {name: self._followed(name, files) for name in files if name.endswith(".py")}
@@ -166,7 +176,7 @@ class Workspace:
         return read_text(path) if path.exists() else ""
 
     def _committed_program(self, commit: str) -> str:
-        if not self._tracked(PROGRAM, commit):
+        if not git_succeeds(self.path, "cat-file", "-e", f"{commit}:{PROGRAM}"):
             return ""
         content = self.repository.commit(commit).tree[PROGRAM].data_stream.read()
         return text_of(content, f"{PROGRAM} in the last commit of {self.path}")
@@ -176,7 +186,7 @@ class Workspace:
 
         The caller holds the journal's lock, so any lock file inside .git belongs to a process that is dead.
         """
-        with self._damage_reported():
+        with self.damage_reported():
             remove_locks(Path(self.repository.git_dir))
             halves = Path(self.repository.odb.root_path()).glob("obj?*")
             for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
@@ -186,49 +196,58 @@ class Workspace:
 
     def commit_candidate(self, branch: str, plan: Planned) -> str:
         """Commit a candidate and show it on the branch. The same plan gives the same sha."""
-        with self._damage_reported():
+        with self.damage_reported():
             commit = make_commit(self.repository, plan)
             self._tree.show(GitState(branch, commit))
         return commit
 
     def checkout(self, commit: str) -> None:
         """Make the branch and the files show `commit`."""
-        with self._damage_reported():
+        with self.damage_reported():
             self._tree.show(GitState(self._tree.branch, commit))
 
     def publish(self, run: Run, commit: str) -> None:
-        """Push a run's branch at `commit`, its tags and its refs to the user's repository, if there is one."""
+        """Push a run's branch at `commit`, its tags and its refs to the user's repository, if there is one.
+
+        `commit` is the incumbent; it is recorded in this repository, too.
+        """
+        if self._recorded != commit:
+            with self.damage_reported():
+                record_kept(self.path, run, commit)
+            self._recorded = commit
         self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
         self._push()
 
     def inspect(self) -> str:
-        """Describe a failed push or a repaired damage as text; "" if there is none. Retries a failed push."""
+        """Describe a failed push, a repaired damage or a restored journal as text; "" if there is none.
+
+        Retries a failed push.
+        """
         kept = ", ".join(sorted(str(path) for path in self.path.glob(BROKEN)))
         if self.user is not None and self.user.message:
             try:
                 self._push()
             except SubjectDamaged as damaged:
                 return f"{damaged}; it is made again before the next step"
-        message = self._program_fault if self.user is None else self.user.message or self._program_fault
-        return message or (
-            kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
-        )
+        message = "" if self.user is None else self.user.message
+        again = kept and f"the git repository was damaged and is made again; delete {kept} if nothing is missed"
+        return "; ".join(filter(None, (message, self._program_fault, self.lost_time))) or again
 
     def candidates(self, branch: str) -> dict[str, str]:
         """Return the refs of a run's candidates with their commits."""
-        with self._damage_reported():
+        with self.damage_reported():
             return refs_of(self.path, f"refs/{branch}/")
 
     def read_candidates(self, run: Run) -> None:
         """Read all objects of the candidates, so that a start finds damage at once. Raises SubjectDamaged."""
         revisions = [*self.candidates(run.branch).values(), f"^{run.base_commit}"]
         pack = ("pack-objects", "-q", "--revs", "--stdout", "--window=0")
-        with self._damage_reported():
+        with self.damage_reported():
             run_git(self.path, *pack, stdin="\n".join(revisions).encode())
 
     def commit_again(self, plan: Planned, commit: str | None) -> None:
         """Recreate a candidate's lost commit without showing it. Raises SubjectDamaged if the new sha differs."""
-        with self._damage_reported():
+        with self.damage_reported():
             make_commit(self.repository, plan, commit)
 
     def reopen(self) -> None:
@@ -236,19 +255,33 @@ class Workspace:
         self.repository.close()
         self.repository = _open(self.path)
         self._tree = WorkTree(self.repository, self.path)
+        self._recorded = None
 
     def tag_confirmed(self, run: str, number: int, commit: str) -> None:
         """Tag a run's confirmed version as `confirmed/<number>`; repeated calls change nothing.
 
         If another run's tag has that name, the tag becomes `confirmed/<run>-<number>`.
         """
-        with self._damage_reported():
+        with self.damage_reported():
             tags = refs_of(self.path, CONFIRMED_TAGS)
             name = f"{CONFIRMED_TAGS}/{number}"
             if tags.get(name, commit) != commit:
                 name = f"{CONFIRMED_TAGS}/{run}-{number}"
             if tags.get(name) != commit:
                 self.repository.git.update_ref(name, commit)
+
+    @contextmanager
+    def damage_reported(self) -> Iterator[None]:
+        """Turn an error into SubjectDamaged if the repository is damaged; raise any other error unchanged."""
+        try:
+            yield
+        except (ODBError, ValueError) as error:  # an object or a ref of the journal is unreadable
+            raise SubjectDamaged(damage(self.path) or f"{error}") from error
+        except (GitError, OSError) as error:
+            found = damage(self.path)
+            if found is None:
+                raise
+            raise SubjectDamaged(found) from error
 
     def diff(self, old: str, new: str) -> str:
         """Return the unified diff between two commits, complete even if the repository's attributes exclude files."""
@@ -262,21 +295,8 @@ class Workspace:
 
     def _push(self) -> None:
         if self.user is not None and self._to_push is not None:
-            with self._damage_reported():
+            with self.damage_reported():
                 self.user.push(self._to_push)
-
-    @contextmanager
-    def _damage_reported(self) -> Iterator[None]:
-        """Turn an error into SubjectDamaged if the repository is damaged; raise any other error unchanged."""
-        try:
-            yield
-        except (ODBError, ValueError) as error:  # an object or a ref of the journal is unreadable
-            raise SubjectDamaged(damage(self.path) or f"{error}") from error
-        except (GitError, OSError) as error:
-            found = damage(self.path)
-            if found is None:
-                raise
-            raise SubjectDamaged(found) from error
 
     def _exclude_what_is_ours(self) -> None:
         exclude = Path(self.repository.common_dir) / "info" / "exclude"
@@ -286,26 +306,28 @@ class Workspace:
         if missing:
             write_whole(exclude, b"\n".join([*lines, *missing]) + b"\n")
 
-    def _tracked(self, name: str, commit: str) -> bool:
-        try:
-            self.repository.git.cat_file("-e", f"{commit}:{name}")
-        except GitCommandError:
-            return False
-        return True
-
 
 def _open(path: Path) -> git.Repo:
     try:
         repository = git.Repo(path)
     except (InvalidGitRepositoryError, NoSuchPathError, configparser.Error):
         raise SubjectError(f"{path} is no git repository; make one there, or leave --subject out") from None
+    if git_output(path, "rev-parse", "--show-object-format") == "sha256":
+        repository.close()
+        raise SubjectError(
+            f"{path} names its commits by SHA-256, and Overnight reads only repositories that name them by SHA-1. "
+            f"Next: convert a copy: `git init --object-format=sha1 COPY`, then "
+            f"`git -C {path} fast-export --all | git -C COPY fast-import`"
+        )
     repository.git.update_environment(**git_environment(path))
     return repository
 
 
 def needs_repository(path: Path) -> bool:
     """Return True for a folder that is missing, empty, or holds an unfinished repository."""
-    return not path.exists() or not any(path.iterdir()) or (path / _PARTIAL).exists()
+    if not path.exists() or (path / _PARTIAL).exists():
+        return True
+    return all(entry.name == SUBJECT_LOCK for entry in path.iterdir())
 
 
 def create_repository(path: Path, files: dict[str, str], message: str) -> None:

@@ -49,7 +49,7 @@ def of_this_user(facts: Environment) -> Finding:
         choices = facts.state.choices()
     except StateError as error:
         return fail("subject", error.found, f"move {facts.state.root} away")
-    folder = facts.state.subject if choices is None else Path(choices.subject)
+    folder = (choices and facts.state.user_repository(choices)) or facts.state.subject
     try:
         if folder == facts.state.subject and needs_repository(folder):
             return ok("subject", "the built-in one, made at the next start")

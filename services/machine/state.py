@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from researcher.errors import OvernightError
 from researcher.files import write_whole
 from researcher.journal.database import JOURNAL_FILE
+from researcher.repository.earlier_runs import require_no_lost_journal
 from trainer.jobs import Profile, profile_named
 
 CHOICES_FILE = "night.json"
+OWN_SUBJECT = "subject"  # a relative path, so that a copied or moved state folder works on its own repository
 
 
 class StateError(OvernightError):
@@ -25,7 +27,10 @@ class StateError(OvernightError):
 @dataclass(frozen=True)
 class RunConfig:
     """The choices that make the scores of a run comparable: the profile, the budget in seconds, the subject repository,
-    the text, and the constants of an adopted repository's prepare.py."""
+    the text, and the constants of an adopted repository's prepare.py.
+
+    `subject` is the path of the user's repository, or `OWN_SUBJECT`.
+    """
 
     profile: str
     budget: float | None
@@ -59,7 +64,7 @@ class State:
     @property
     def subject(self) -> Path:
         """The repository of the run, with results.tsv beside its files."""
-        return self.root / "subject"
+        return self.root / OWN_SUBJECT
 
     @property
     def journal(self) -> Path:
@@ -97,7 +102,8 @@ class State:
         if not path.exists():
             return None
         try:
-            return RunConfig(**json.loads(path.read_text(encoding="utf-8")))
+            found = RunConfig(**json.loads(path.read_text(encoding="utf-8")))
+            return replace(found, subject=self._name_of(Path(found.subject)))
         except (TypeError, ValueError) as error:
             raise StateError(
                 f"{path} cannot be read ({error})", f"move {self.root} away, or use another --state"
@@ -105,11 +111,17 @@ class State:
 
     def user_repository(self, choices: RunConfig) -> Path | None:
         """Return the user's own repository; None for the built-in subject."""
-        chosen = Path(choices.subject)
-        return None if chosen == self.subject.resolve() else chosen
+        return None if choices.subject == OWN_SUBJECT else Path(choices.subject)
+
+    def _name_of(self, subject: Path) -> str:
+        """Return the subject as `RunConfig` has it. Earlier versions stored the absolute path of the own repository."""
+        is_own = not subject.is_absolute() or subject == self.subject.resolve()
+        return OWN_SUBJECT if is_own else str(subject)
 
     def require_run(self) -> RunConfig:
-        """Return the choices of the run. Raises StateError if no run was begun."""
+        """Return the choices of the run. Raises StateError if no run was begun, and JournalError if its journal is
+        lost."""
+        require_no_lost_journal(self.journal, self.subject)
         found = self.choices()
         if found is None:
             raise StateError(f"no run in {self.root}", "start one with `overnight run`, or name its --state")
@@ -126,15 +138,16 @@ class State:
     ) -> RunConfig:
         """Decide and write the choices of this run: the requested ones, else those of before, else the defaults.
 
-        Raises StateError if a run has begun with other choices. A start that failed before the journal existed binds no
-        later one.
+        Raises StateError if a run has begun with other choices, and JournalError if the journal of a run is lost. A
+        start that failed before the journal existed binds no later one.
         """
+        require_no_lost_journal(self.journal, self.subject)
         has_begun = self.has_begun
         before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
         wanted = RunConfig(
             profile=profile or (before.profile if before else detect()),
             budget=budget if budget is not None else (before.budget if before else None),
-            subject=str(subject.resolve() if subject else before.subject if before else self.subject.resolve()),
+            subject=self._name_of(subject.resolve()) if subject else before.subject if before else OWN_SUBJECT,
             text=str(text.resolve()) if text else (before.text if before else None),
             constants=before.constants if before else None,
         )

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from researcher.journal.database import JOURNAL_FILE
-from researcher.repository.recovery import COPY
+from researcher.repository.earlier_runs import COPY
 from researcher.repository.repository import EDITABLE, PROGRAM, Workspace, create_repository, needs_repository
 from researcher.source.knobs import set_knobs, set_ranges
 from services.machine.state import State
@@ -34,7 +34,8 @@ def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
 
 def repository_of(state: State) -> Path:
     """Return the repository with the run's commits: for a run that an earlier version ended, this is the user's own."""
-    return state.subject if (state.subject / ".git").exists() else Path(state.require_run().subject)
+    user = state.user_repository(state.require_run())
+    return state.subject if user is None or (state.subject / ".git").exists() else user
 
 
 def render_subject(profile: Profile) -> dict[str, str]:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import random
 import secrets
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainer.jobs import BusError
 
 _LOG_CAP_BYTES = 10_000_000
 _PORTS = 10_000
+_QUEUE = "appendonlydir"  # the server's own name
 _MIB = 1024**2
 _MEMORY_SHARE = 16  # the server may use this fraction (1/16) of the machine's memory, within these bounds
 _MEMORY_LEAST_MIB, _MEMORY_MOST_MIB = 64, 512
@@ -139,6 +141,24 @@ class ServerFolder:
         """Return the last ten lines of the log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
 
+    @property
+    def damaged(self) -> Path:
+        """The last files of a queue that the server could not read."""
+        return self.path / f"{_QUEUE}.damaged"
+
+    def put_queue_aside(self) -> bool:
+        """Rename the folder of the append-only file to `damaged`; return False if there is none."""
+        if not (self.path / _QUEUE).exists():
+            return False
+        _remove(self.damaged)
+        (self.path / _QUEUE).rename(self.damaged)
+        return True
+
+    def bring_queue_back(self) -> None:
+        """Undo `put_queue_aside`."""
+        _remove(self.path / _QUEUE)
+        self.damaged.rename(self.path / _QUEUE)
+
     def server_pids(self) -> list[int]:
         """Return the pids of servers whose working folder is this one, as the kernel reports it."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_served_by(pid)]
@@ -167,6 +187,13 @@ class ServerFolder:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def memory_cap_mib(machine_mib: int) -> int:

@@ -192,22 +192,46 @@ def _start(place: ServerFolder, lock: IO[bytes], timeout_s: float) -> RedisServe
 
 
 def _run(place: ServerFolder, binary: Binary, port: int, timeout_s: float) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the server; return its process and its version."""
+    """Start the server; return its process and its version.
+
+    A server that is killed at its start is started again. If one ends by itself, the files of its queue are put aside,
+    since they may be damaged: the researcher queues its trial again from the journal.
+    """
     place.make_users()
-    process = _launch(place, binary, place.write_config(port))
+    config = place.write_config(port)
+    process, version = _try(place, binary, port, config, timeout_s)
+    if version is None and process.returncode < 0:
+        log.warning("the server was killed at its start (exit code %d): starting it again", process.returncode)
+        process, version = _try(place, binary, port, config, timeout_s)
+    if version is None and place.put_queue_aside():
+        words = place.log_tail()
+        process, version = _try(place, binary, port, config, timeout_s)
+        if version is None:
+            place.bring_queue_back()
+        else:
+            log.warning(
+                "the queue's files were damaged and are kept as %s; the trial is queued again from the journal, and "
+                "requests without an answer are lost. The server's words:\n%s", place.damaged, words,
+            )  # fmt: skip
+    if version is None:
+        raise BusError(
+            f"{binary.path} ended at once with exit code {process.returncode}, also without the files of its queue; "
+            f"the end of {place.log}:\n{place.log_tail()}\n"
+            "Address in use: start again, another port is taken then"
+        )
+    return process, version
+
+
+def _try(
+    place: ServerFolder, binary: Binary, port: int, config: Path, timeout_s: float
+) -> tuple[subprocess.Popen[bytes], str | None]:
+    """Start the server once; return its process, and its version, or None if it ended."""
+    process = _launch(place, binary, config)
     try:
-        version = _wait_until_ready(process, port, place.password(RESEARCHER.name), timeout_s)
+        return process, _wait_until_ready(process, port, place.password(RESEARCHER.name), timeout_s)
     except BaseException:
         _end(process)
         raise
-    if version is None:
-        raise BusError(
-            f"{binary.path} ended at once with exit code {process.returncode}; the end of {place.log}:\n"
-            f"{place.log_tail()}\n"
-            "Address in use: start again, another port is taken then. Damaged files: move "
-            f"{place.path} away, trials are queued again from the journal"
-        )
-    return process, version
 
 
 def _launch(place: ServerFolder, binary: Binary, config: Path) -> subprocess.Popen[bytes]:

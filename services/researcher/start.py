@@ -143,7 +143,7 @@ def resolve_options(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
         raise OtherGpu(
             f"this run was begun with profile {choices.profile}, and the GPU found now is a {found}; "
             f"scores would not compare. Next: PROFILE={choices.profile} in gpu.env to go on all the same, "
-            "or another journal volume for another run"
+            "or another journal volume and another subject volume for another run"
         )
     return choices
 

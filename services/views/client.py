@@ -60,10 +60,16 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
     if status.is_over:
         raise ClientError(f"no researcher is at work ({status})", "start it with `scripts/up`")
     text = body.encode(errors="surrogateescape").decode(errors="replace")  # a terminal may send any bytes
-    request = send(bus, kind, text)
-    reply = wait_reply(bus, request, ANSWER_WITHIN_S)
-    if reply is not None:
-        return reply
-    if cancel(bus, request):
+    try:
+        request = send(bus, kind, text)
+        reply = wait_reply(bus, request, ANSWER_WITHIN_S)
+        if reply is not None:
+            return reply
+        was_cancelled = cancel(bus, request)
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise ClientError(
+            f"the request was perhaps taken, but Redis stopped answering ({error})", "see `overnight status`"
+        ) from error
+    if was_cancelled:
         raise ClientError(f"the researcher did not answer within {ANSWER_WITHIN_S} s", "nothing was changed, try again")
     return "taken in, but not answered yet; see `overnight status`"

@@ -362,7 +362,9 @@ except redis.ResponseError as refusal:
 """
 
 
-def test_health_check_of_the_container_ends_a_script_too(server: RedisServer, tmp_path: Path) -> None:
+def test_health_check_of_the_container_ends_a_script_and_forgets_the_starts(
+    server: RedisServer, tmp_path: Path
+) -> None:
     program = tmp_path / "redis-cli"
     assert server._hold is not None
     program.write_text(REDIS_CLI.format(python=sys.executable, port=server._hold.port))
@@ -371,11 +373,13 @@ def test_health_check_of_the_container_ends_a_script_too(server: RedisServer, tm
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     with endless(server, "while true do end"):
-        ended = subprocess.run(check, env=env, check=False, capture_output=True, text=True)
+        ended = subprocess.run(check, env=env, cwd=tmp_path, check=False, capture_output=True, text=True)
+    (tmp_path / "starts").touch()
 
     assert ended.returncode == 1
     assert "a script did not end: b'OK'" in ended.stdout
-    assert subprocess.run(check, env=env, check=False).returncode == 0
+    assert subprocess.run(check, env=env, cwd=tmp_path, check=False).returncode == 0
+    assert not (tmp_path / "starts").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

@@ -20,6 +20,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import State as Step
 from tests import ROOT
 from tests.doubles.ollama_server import Turn, ollama_double
+from tests.fixtures.trials import wait_for
 
 DEADLINE_S = 150.0
 REPOSITORY = ROOT
@@ -196,6 +197,26 @@ def test_ctrl_c_and_kill_stop_within_seconds_and_leave_no_process(local_run: Loc
     assert process.wait(40) == 130
     local_run.wait_for_silence()
     assert "measured again at the next start" in local_run.output.read_text()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
+def test_a_signal_in_the_set_up_is_a_stop_and_no_refusal(local_run: LocalRun, number: signal.Signals) -> None:
+    process, lock = local_run.start(), local_run.state / "lock"
+    wait_for(lambda: lock.exists() and lock.read_text() == str(process.pid), 60)
+
+    process.send_signal(number)
+
+    assert process.wait(40) == 130
+    assert "the same command goes on from here" in local_run.output.read_text()
+    local_run.wait_for_silence()
 
 
 @pytest.mark.slow

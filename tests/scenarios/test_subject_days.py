@@ -15,8 +15,9 @@ from researcher.journal.records import State
 from researcher.journal.writer import Journal
 from researcher.loop.context import RunContext
 from researcher.repository.commits import Planned
+from researcher.repository.earlier_runs import COPY
 from researcher.repository.git_command import damage
-from researcher.repository.recovery import COPY, keep_copy, open_subject
+from researcher.repository.recovery import keep_copy, open_subject
 from researcher.repository.repository import GitState, Workspace, create_repository
 from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
@@ -56,6 +57,14 @@ def newest_object(path: Path) -> Path:
 
 def empty_object(path: Path) -> None:
     newest_object(path).write_bytes(b"")
+
+
+def empty_base_object(path: Path) -> None:
+    """Of a file that no candidate changes."""
+    name = git(path, "rev-parse", "HEAD:prepare.py")
+    file = path / ".git" / "objects" / name[:2] / name[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"")
 
 
 def spoil_object(path: Path) -> None:
@@ -105,8 +114,8 @@ LOSSES = (
     *(
         pytest.param(loss, marks=pytest.mark.slow)
         for loss in (
-            empty_object, spoil_object, cut_branch, empty_branch, cut_packed_refs, empty_head, spoil_config,
-            spoil_index, empty_index, lose_index, lose_all,
+            empty_object, empty_base_object, spoil_object, cut_branch, empty_branch, cut_packed_refs, empty_head,
+            spoil_config, spoil_index, empty_index, lose_index, lose_all,
         )
     ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -55,10 +56,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     opened.close()
 
 
-@pytest.fixture
-def run(journal: Journal) -> Run:
-    """A run whose baseline is measured and applied."""
-    run = journal.start_run(
+def begin(journal: Journal) -> Run:
+    return journal.start_run(
         tag="t",
         profile="cpu",
         budget=15.0,
@@ -71,6 +70,12 @@ def run(journal: Journal) -> Run:
         fingerprint="f1",
         at=1.0,
     )
+
+
+@pytest.fixture
+def run(journal: Journal) -> Run:
+    """A run whose baseline is measured and applied."""
+    run = begin(journal)
     baseline = journal.numbered(0)
     journal.measuring(baseline)
     trial = journal.add_trial(run, baseline.id, Kind.BASELINE, seed=1, at=2.0)
@@ -365,6 +370,49 @@ def test_an_idea_that_became_an_experiment_says_which(journal: Journal, run: Run
     request = journal.request("r1")
     assert request is not None
     assert (request.state, request.answer) == (RequestState.DONE, "became experiment 1")
+
+
+def copied_alone(journal: Journal, to: Path) -> Path:
+    """Copy the database file without its `-wal`, as a backup of one file does."""
+    to.mkdir()
+    shutil.copy(journal.folder / "journal.db", to)
+    return to
+
+
+def test_a_copy_of_the_file_alone_holds_the_run_from_its_beginning(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "journal")) as journal:
+        begin(journal)
+
+        with JournalReader(copied_alone(journal, tmp_path / "copy")) as copy:
+            assert copy.run() == journal.run()
+
+
+def test_a_copy_of_the_file_alone_holds_each_decision(journal: Journal, run: Run, tmp_path: Path) -> None:
+    with JournalReader(copied_alone(journal, tmp_path / "baseline")) as copy:
+        assert copy.numbered(0).decision is Decision.KEEP
+    item = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+    journal.committed(item, "c1")
+    journal.measuring(item)
+    ruling = Ruling(Decision.KEEP, "better", 1.7)
+
+    journal.decide(item, Outcome.OK, ruling, 0.01, 8.0)
+
+    with JournalReader(copied_alone(journal, tmp_path / "keep")) as copy:
+        assert copy.experiment(item.id).decision is Decision.KEEP
+        assert copy.run() == journal.run()
+
+
+def test_a_reader_that_never_ends_delays_no_decision(journal: Journal, run: Run) -> None:
+    with closing(sqlite3.connect(journal.folder / "journal.db", isolation_level=None)) as browser:
+        browser.execute("BEGIN")
+        browser.execute("SELECT * FROM run").fetchall()
+        item = journal.propose(run, PROPOSAL, CANDIDATE, 6.0)
+        journal.committed(item, "c1")
+        journal.measuring(item)
+
+        journal.decide(item, Outcome.OK, Ruling(Decision.DISCARD, "no better", 1.9), 0.01, 8.0)
+
+    assert journal.experiment(item.id).decision is Decision.DISCARD
 
 
 def test_a_second_writer_is_told_who_holds_the_journal(tmp_path: Path) -> None:

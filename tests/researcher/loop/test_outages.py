@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 from git.exc import GitCommandError
+from rq.exceptions import InvalidJobOperation
 
+from researcher.files import write_whole
 from researcher.loop.outages import GOES_ON, explain
+from researcher.repository.git_command import GitFailed
+from tests.fixtures.disks import Disk
 
 SERVER = "redis://:secret@cache:6379/0"
 
@@ -55,6 +59,7 @@ def of_disk(code: int, *where: str) -> OSError:
         (redis.ReadOnlyError("replica"), "is a replica, which takes no work"),
         (redis.ResponseError("MISCONF Errors writing to the AOF file"), "cannot write to its own disk (MISCONF"),
         (redis.BusyLoadingError("loading"), "is still reading its files"),
+        (InvalidJobOperation("no status"), "Redis at cache:6379/0 lost a job of its queue (no status). Next: nothing"),
         (redis.TimeoutError("timed out"), "Redis at cache:6379/0 does not answer (timed out). Next: start it"),
     ],
     ids=repr,
@@ -66,6 +71,31 @@ def test_bad_day_is_told_with_its_place_and_the_next_step(error: Exception, word
     assert words in said
     assert said.endswith(GOES_ON)
     assert "secret" not in said
+
+
+def test_fault_of_git_names_the_folder_in_which_git_ran(tmp_path: Path) -> None:
+    """Whichever disk has the least space."""
+    places = (Path("/proc"), tmp_path / "subject")
+    said = "fatal: sha1 file: No space left on device"
+
+    own = explain(GitCommandError(["git", "reset"], 128, stderr=said), places, SERVER)
+    of_user = explain(GitFailed(["git", "-C", "/sys/theirs", "gc"], 128, said.encode(), b""), places, SERVER)
+
+    assert f"the disk of {tmp_path / 'subject'} is full" in (own or "")
+    assert "the disk of /sys/theirs is full" in (of_user or "")
+
+
+@pytest.mark.parametrize("size", ["64k"])
+def test_file_that_a_full_disk_refuses_is_named(tmp_path: Path, size: str) -> None:
+    disk = Disk(tmp_path / "disk", size)
+    disk.fill()
+    try:
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_whole(disk.folder / "results.tsv", b"x" * 8192)
+    finally:
+        disk.remove()
+
+    assert f"the disk of {disk.folder} is full" in (explain(caught.value, (Path("/proc"), disk.folder), SERVER) or "")
 
 
 @pytest.mark.parametrize(

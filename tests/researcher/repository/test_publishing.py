@@ -21,8 +21,9 @@ from researcher.journal.writer import Journal
 from researcher.loop.status import SUBJECT as SAYS_SUBJECT
 from researcher.loop.status import StatusPublisher
 from researcher.repository.commits import Planned
-from researcher.repository.publishing import UserRepository
-from researcher.repository.recovery import COPY, open_subject
+from researcher.repository.earlier_runs import COPY
+from researcher.repository.publishing import Pushed, UserRepository
+from researcher.repository.recovery import open_subject
 from researcher.repository.repository import GitState
 from tests.fixtures.disks import Disk
 from tests.fixtures.loop_in_process import level, run_listed
@@ -127,6 +128,24 @@ def test_a_run_begins_with_the_users_commit_and_pushes_its_branch_tags_and_refs(
     assert own.user.message == own.workspace.inspect() == ""
     assert untouched(theirs) == before
     assert git(theirs, "status", "--porcelain") == git(theirs, "fsck") == ""
+
+
+@pytest.mark.parametrize("revision", ["{0}", "{0}^{{tree}}", "{0}:train.py", "{1}", "{1}^{{tree}}", "{1}:prepare.py"])
+def test_an_empty_object_of_the_run_in_the_users_repository_is_written_again_at_the_next_start(
+    own: Own, theirs: Path, revision: str
+) -> None:
+    first = own.keep(1)
+    name = git(theirs, "rev-parse", revision.format(first, own.base))
+    file = theirs / ".git" / "objects" / name[:2] / name[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"")
+    next_start = UserRepository(theirs)
+
+    next_start.push(Pushed(own.path, BRANCH, own.base, first))
+
+    assert next_start.message == ""
+    assert git(theirs, "fsck") == ""
+    assert git(theirs, "cat-file", "-p", f"{BRANCH}:train.py") == "A = 2"
 
 
 def test_nothing_of_the_user_is_run(tmp_path: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

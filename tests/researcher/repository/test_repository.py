@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import git
@@ -10,6 +15,8 @@ import pytest
 
 from researcher.errors import SubjectError
 from researcher.repository.commits import Planned
+from researcher.repository.earlier_runs import first_commit
+from researcher.repository.git_command import GitKilled, damage, git_environment, run_git
 from researcher.repository.repository import GitState, Workspace, create_repository
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
@@ -41,6 +48,57 @@ def test_the_same_candidate_committed_twice_is_the_same_commit(workspace: Worksp
     first, second = commit(workspace, base), commit(workspace, base)
 
     assert first == second != base
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files and folders that were synced to the disk."""
+    found: list[Path] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return found
+
+
+def test_each_object_of_a_candidate_is_synced_to_the_disk(workspace: Workspace, path: Path, synced: list[Path]) -> None:
+    sha = commit(workspace, workspace.head())
+
+    objects = path / ".git" / "objects"
+    for revision in (sha, f"{sha}^{{tree}}", f"{sha}:train.py"):
+        name = git.Repo(path).git.rev_parse(revision)
+        assert objects / f"obj-{name}" in synced
+        assert objects / name[:2] in synced
+
+
+def test_what_git_writes_itself_is_synced_too(path: Path, tmp_path: Path) -> None:
+    """Git counts its own syncs."""
+    trace = tmp_path / "trace"
+    environment = os.environ | git_environment(path) | {"GIT_TRACE2_EVENT": str(trace)}
+    write = ["git", "-C", str(path), "hash-object", "-w", "--stdin"]
+
+    subprocess.run(write, input=b"B = 2\n", env=environment, check=True, capture_output=True)
+
+    counts = [
+        line["value"] for line in map(json.loads, trace.read_text().splitlines()) if line.get("category") == "fsync"
+    ]
+    assert sum(map(int, counts)) > 0
+
+
+@pytest.mark.parametrize("revision", ["{}", "{}^{{tree}}", "{}:train.py"])
+def test_an_empty_object_of_a_candidate_is_written_again(workspace: Workspace, path: Path, revision: str) -> None:
+    base, sha = workspace.head(), commit(workspace, workspace.head())
+    name = git.Repo(path).git.rev_parse(revision.format(sha))
+    file = path / ".git" / "objects" / name[:2] / name[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"")
+
+    workspace.commit_again(Planned(REF, base, "A = 2\n", "try A = 2", at=1_790_000_000.7), sha)
+
+    assert damage(path) is None
 
 
 def test_a_discarded_candidate_leaves_a_clean_tree_and_stays_reachable(workspace: Workspace, path: Path) -> None:
@@ -174,6 +232,123 @@ def test_more_python_than_a_trial_carries_is_refused_with_both_sizes(tmp_path: P
         workspace.require_portable(workspace.head())
 
     workspace.close()
+
+
+@pytest.mark.parametrize("name", ["results.tsv", "progress.png"])
+def test_a_report_that_the_user_has_committed_is_ours_to_write(tmp_path: Path, name: str) -> None:
+    create_repository(tmp_path / "theirs", FILES | {name: "an earlier one\n"}, "with results")
+    workspace = Workspace(tmp_path / "theirs")
+    workspace.restore(GitState(BRANCH, workspace.head()))
+    (workspace.path / name).write_text("of this run\n")
+    commit(workspace, workspace.head())
+
+    workspace.require_clean()
+
+    workspace.close()
+    assert (workspace.path / name).read_text() == "of this run\n"
+
+
+@pytest.mark.parametrize("setting", ["status.showStash", "status.branch", "status.short", "status.aheadBehind"])
+def test_a_clean_repository_is_clean_however_the_user_has_status_shown(path: Path, setting: str) -> None:
+    (path / "train.py").write_text("put away")
+    repository = git.Repo(path)
+    repository.git.stash()
+    repository.git.config(setting, "true")
+    repository.close()
+    workspace = Workspace(path)
+
+    workspace.require_clean()
+
+    workspace.close()
+
+
+def user_settings(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The settings of a user, in each place where git looks for them."""
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(home / "gitconfig"))
+    (home / "gitconfig").write_text(text)
+
+
+@pytest.mark.parametrize("hook", ["pre-commit", "commit-msg", "reference-transaction", "post-commit"])
+@pytest.mark.parametrize("place", ["init.templateDir", "GIT_TEMPLATE_DIR", "core.hooksPath"])
+def test_the_first_commit_is_made_whatever_hook_a_template_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, hook: str
+) -> None:
+    hooks = tmp_path / "template" / "hooks"
+    hooks.mkdir(parents=True)
+    (hooks / hook).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    (hooks / hook).chmod(0o755)
+    section, _, key = place.partition(".")
+    folder = hooks if place == "core.hooksPath" else tmp_path / "template"
+    user_settings(tmp_path, monkeypatch, f'[{section}]\n{key} = "{folder}"\n' if key else "")
+    if not key:
+        monkeypatch.setenv(place, str(folder))
+
+    create_repository(tmp_path / "subject", FILES, "The subject")
+
+    with closing(Workspace(tmp_path / "subject")) as workspace:
+        workspace.restore(GitState(BRANCH, workspace.head()))
+        commit(workspace, workspace.head())
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("place", ["init.defaultObjectFormat", "GIT_DEFAULT_HASH"])
+def test_our_own_repository_has_names_by_sha_1_whatever_the_user_prefers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    user_settings(tmp_path, monkeypatch, "[init]\ndefaultObjectFormat = sha256\n")
+    monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256" if place == "GIT_DEFAULT_HASH" else "")
+
+    create_repository(tmp_path / "subject", FILES, "The subject")
+
+    with closing(Workspace(tmp_path / "subject")) as workspace:
+        assert len(workspace.head()) == 40
+
+
+def test_a_repository_with_names_by_sha_256_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    run_git(tmp_path, "init", "--quiet", "--object-format=sha256", "theirs")
+    for name, text in FILES.items():
+        (tmp_path / "theirs" / name).write_text(text)
+    run_git(tmp_path / "theirs", "add", ".")
+    run_git(tmp_path / "theirs", "commit", "--quiet", "--message=mine")
+
+    with pytest.raises(SubjectError, match=r"SHA-256.*fast-export"):
+        Workspace(tmp_path / "theirs")
+
+    run_git(tmp_path, "init", "--quiet", "--object-format=sha1", "copy")
+    run_git(tmp_path / "copy", "fast-import", "--quiet", stdin=run_git(tmp_path / "theirs", "fast-export", "--all"))
+    run_git(tmp_path / "copy", "reset", "--hard", "--quiet")
+    Workspace(tmp_path / "copy").close()
+
+
+def test_a_bare_repository_is_refused_as_what_it_is(path: Path, tmp_path: Path) -> None:
+    run_git(path, "clone", "--quiet", "--bare", ".", str(tmp_path / "bare.git"))
+
+    with pytest.raises(SubjectError, match="is a bare repository"):
+        Workspace(tmp_path / "bare.git")
+
+
+def test_a_detached_head_and_a_linked_work_tree_are_repositories_as_any_other(path: Path, tmp_path: Path) -> None:
+    run_git(path, "checkout", "--quiet", "--detach")
+    run_git(path, "worktree", "add", "--quiet", str(tmp_path / "linked"))
+
+    for place in (path, tmp_path / "linked"):
+        with closing(Workspace(place)) as workspace:
+            workspace.require_clean()
+            assert workspace.head() == first_commit(path)
+
+
+def test_a_git_that_is_killed_says_nothing_about_the_subject(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git_program = path.parent / "bin" / "git"
+    git_program.parent.mkdir()
+    git_program.write_text(
+        f'#!/bin/sh\ncase "$*" in *cat-file*) kill -TERM $$ ;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    git_program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git_program.parent}:{os.environ['PATH']}")
+
+    with pytest.raises(GitKilled):
+        Workspace(path)
 
 
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from services.redis.acl import SERVICES
 from services.redis.binary import NoServerProgram, choose_binary, parse_version
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST, RedisServer, running_server, start_server
+from tests import ROOT
 from tests.fixtures.servers import open_server
 from trainer.jobs import RUN_TRIAL, TRIALS, BusError, RedisClient, connect
 
@@ -293,18 +294,161 @@ def test_half_written_end_of_the_append_only_file_costs_only_that_end(folder: Pa
     server.stop()
 
 
-def test_damaged_append_only_file_is_an_error_with_the_servers_own_words(folder: Path) -> None:
+def overwrite_middle(queue: Path) -> None:
+    with appended(queue.parent).open("r+b") as file:
+        file.seek(appended(queue.parent).stat().st_size // 2)
+        file.write(b"\0garbage" * 8)
+
+
+def overwrite_all(queue: Path) -> None:
+    appended(queue.parent).write_bytes(b"*3\r\n$3\r\nSET\r\n no such form\r\n" * 3)
+
+
+def unknown_command(queue: Path) -> None:
+    with appended(queue.parent).open("ab") as file:
+        file.write(b"*1\r\n$7\r\nFLUSHED\r\n")
+
+
+def spoil_base(queue: Path) -> None:
+    (base,) = queue.glob("*.base.rdb")
+    base.write_bytes(b"REDIS0011" + b"\xfa\x01" * 40)
+
+
+def spoil_manifest(queue: Path) -> None:
+    (manifest,) = queue.glob("*.manifest")
+    manifest.write_bytes(b"garbage")
+
+
+def lose_increments(queue: Path) -> None:
+    appended(queue.parent).unlink()
+
+
+DAMAGES = (overwrite_middle, overwrite_all, unknown_command, spoil_base, spoil_manifest, lose_increments)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damaged_queue_is_put_aside_and_the_server_starts_without_it(
+    damage: Callable[[Path], None], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server(folder)
+    write(server, "first")
+    write(server, "second")
+    server.stop()
+    damage(folder / "appendonlydir")
+
+    server = start_server(folder)
+    write(server, "new")
+
+    assert read(server) == "new"
+    assert (folder / "appendonlydir.damaged").is_dir()
+    assert "the queue's files were damaged and are kept as" in caplog.text
+    server.stop()
+
+
+def test_server_that_is_revived_on_a_damaged_queue_starts_without_it(folder: Path) -> None:
+    server = start_server(folder)
+    write(server, "lost")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not lives(server))
+    overwrite_all(folder / "appendonlydir")
+
+    wait_until(lambda: server.revive() or lives_again(server))
+
+    write(server, "new")
+    assert read(server) == "new"
+    server.stop()
+
+
+def test_second_damaged_queue_replaces_the_first_one_that_was_put_aside(folder: Path) -> None:
+    for _ in range(2):
+        server = start_server(folder)
+        write(server, "lost")
+        server.stop()
+        overwrite_all(folder / "appendonlydir")
+    start_server(folder).stop()
+
+    assert [path.name for path in folder.glob("*.damaged*")] == ["appendonlydir.damaged"]
+
+
+def killed_at_start(program: Path, server: Path, times: int) -> None:
+    """A program that dies by SIGKILL so many times, and then is the server."""
+    counted = program.with_name("starts")
+    program.write_text(
+        f"""#!/bin/sh
+case $1 in *version*) exec {server} "$@" ;; esac
+echo x >> {counted}
+[ "$(/usr/bin/wc -l < {counted})" -le {times} ] && kill -KILL $$
+exec {server} "$@"
+"""
+    )
+    program.chmod(0o755)
+
+
+def test_server_that_is_killed_at_its_start_is_started_again_with_its_queue(folder: Path, tmp_path: Path) -> None:
     server = start_server(folder)
     write(server, "kept")
     server.stop()
-    appended(folder).write_bytes(b"*3\r\n$3\r\nSET\r\n no such form\r\n" * 3)
+    found = ServerFolder(folder).remembered_binary()
+    assert found is not None
+    killed_at_start(tmp_path / found.name, found, 1)
+    ServerFolder(folder).remember_binary(tmp_path / found.name)
 
-    with pytest.raises(BusError, match=r"(?s)Bad file format.*move .* away"):
+    server = start_server(folder)
+
+    assert read(server) == "kept"
+    server.stop()
+
+
+def test_server_that_never_starts_is_an_error_with_its_own_words_and_its_queue_stays(
+    folder: Path, tmp_path: Path
+) -> None:
+    server = start_server(folder)
+    write(server, "kept")
+    server.stop()
+    found = ServerFolder(folder).remembered_binary()
+    assert found is not None
+    killed_at_start(tmp_path / found.name, found, 9)
+    ServerFolder(folder).remember_binary(tmp_path / found.name)
+
+    with pytest.raises(BusError, match=r"exit code -9, also without the files of its queue"):
         start_server(folder)
 
-    lock = ServerFolder(folder).lock()
-    assert lock is not None
-    lock.close()
+    ServerFolder(folder).remember_binary(found)
+    server = start_server(folder)
+    assert read(server) == "kept"
+    server.stop()
+
+
+def start_container(folder: Path, binary: Path, config: str) -> subprocess.Popen[bytes]:
+    """What compose.yaml starts, with the packaged server in place of the image's."""
+    programs = folder.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "redis-server").unlink(missing_ok=True)
+    (programs / "redis-server").symlink_to(binary)
+    return subprocess.Popen(
+        ["/bin/sh", ROOT / "services" / "redis" / "start.sh", *config.split()],
+        cwd=folder, env={"PATH": f"{programs}:/usr/bin:/bin"}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_damaged_queue_of_the_container_is_put_aside_at_its_fourth_start(folder: Path) -> None:
+    server = start_server(folder)
+    write(server, "lost")
+    server.stop()
+    overwrite_all(folder / "appendonlydir")
+    binary = ServerFolder(folder).remembered_binary()
+    assert binary is not None
+    config = f"--port {ServerFolder(folder).port()} --appendonly yes"
+
+    codes = [start_container(folder, binary, config).wait(20) for _ in range(3)]
+    fourth = start_container(folder, binary, config)
+
+    assert codes == [1, 1, 1]
+    wait_until(lambda: (folder / "appendonlydir.damaged").is_dir() and (folder / "appendonlydir").is_dir())
+    assert fourth.poll() is None
+    fourth.terminate()
+    fourth.wait(20)
 
 
 def test_given_url_is_used_and_never_stopped(folder: Path, tmp_path: Path) -> None:

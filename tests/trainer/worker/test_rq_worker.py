@@ -494,6 +494,19 @@ def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
     assert waited
 
 
+def test_a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer", "--redis", "redis://127.0.0.1:1/0", "--candidate-user=auto"]
+    command += [f"--{name}={tmp_path / name}" for name in ("data", "trials", "work")]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
+    wait_for((tmp_path / "trials").is_dir, 30)
+
+    os.killpg(trainer.pid, signal.SIGTERM)
+    said, _ = trainer.communicate(timeout=30)
+
+    assert trainer.returncode == 0, said
+    assert "stopped before the first job" in said
+
+
 def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(config: WorkerConfig, tmp_path: Path) -> None:
     with a_worker(tmp_path / "redis", config) as worker:
         Heartbeat(worker.connection, "trainer-2").show(IDLE)
