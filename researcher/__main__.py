@@ -32,6 +32,7 @@ from researcher.loop.resume import run_through_outages
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
+from researcher.source.knobs import range_faults
 from researcher.source.validation import fingerprint
 from researcher.wiring import Opened, build_run_context
 from trainer.jobs import Profile, ProfileError, RedisClient, connect
@@ -103,6 +104,8 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
     ):
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
+        for name, fault in range_faults(journal.source(run.incumbent or journal.numbered(0).id)).items():
+            logger.warning("the optimiser does not move %s: %s", name, fault)
         run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )

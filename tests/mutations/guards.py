@@ -927,6 +927,13 @@ GUARDS = (
         "",
         _ESCALATION + "it_is_asked_once_a_plateau",
     ),
+    Guard(
+        "three dots do not make a range of another end",
+        "researcher/source/knobs.py",
+        ' if "..." not in written else ("", "")',
+        "",
+        "researcher/source/test_knobs.py::test_range_that_is_nearly_right_is_none_and_reported_with_the_fix",
+    ),
     # Thoughts, the room for answers, moves by schema, pulls
     Guard(
         "what stands before a closing tag was only thought",
