@@ -23,7 +23,7 @@ from researcher.errors import OvernightError, ResearcherError
 from researcher.journal.records import CONFIRM
 from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
-from services.machine.gpus import detect_profile, gpus, state_folder
+from services.machine.gpus import machine_profile, state_folder
 from services.machine.state import State
 from services.views import show
 from services.views.client import ask_and_wait
@@ -241,7 +241,7 @@ def init(
     sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
-    run_options = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
+    run_options = Init(subject, profile or machine_profile(os.environ), budget, train_rows, tuple(read or ()))
     if adopt(_state(state), run_options, lambda question: yes or typer.confirm(question), console) is None:
         _refuse("nothing was run and nothing written; with your yes, or --yes, it goes on")
 
@@ -257,7 +257,7 @@ def prepare(
     from services.adopt.adopt import settle_data  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     folder = _state(state)
-    choices = folder.resolve(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
+    choices = folder.resolve(profile=profile, detect=lambda: machine_profile(os.environ), text=text)
     manifest = settle_data(folder, choices, console, unseen)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
@@ -274,7 +274,7 @@ def pull(
 
     here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
-        wanted = model_wanted(here, profile or detect_profile(gpus()), model)
+        wanted = model_wanted(here, profile or machine_profile(os.environ), model)
     except ValueError as error:
         _refuse(str(error))
     pull_model(wanted, console)
@@ -284,12 +284,13 @@ def pull(
 def trial(
     file: Path,
     seed: Annotated[int, typer.Option(help="The trial's seed.")] = 42,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; else the run's, or detected from the GPU.")] = None,
     state: StateOption = None,
 ) -> None:
     """Run one trusted trial of a train.py outside of any run, and print its score."""
     from services.single_trial import run_single_trial  # noqa: PLC0415 - imports the trainer
 
-    raise typer.Exit(run_single_trial(_state(state), file, seed, console))
+    raise typer.Exit(run_single_trial(_state(state), file, seed, profile, console))
 
 
 @app.command()

@@ -36,6 +36,7 @@ _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
 _EDIT_FORMATS = "researcher/proposers/test_edit_formats.py::test_"
+_GPUS = "services/machine/test_gpus.py::test_"
 _THOUGHTS = "researcher/prompting/test_thoughts.py::test_"
 _PLAIN = "researcher/source/test_plain_text.py::test_"
 _CARRIED = "researcher/source/test_information_limit.py::test_"
@@ -933,6 +934,28 @@ GUARDS = (
         ' if "..." not in written else ("", "")',
         "",
         "researcher/source/test_knobs.py::test_range_that_is_nearly_right_is_none_and_reported_with_the_fix",
+    ),
+    # GPUs
+    Guard(
+        "a GPU that torch has no code for is not used",
+        "services/machine/gpus.py",
+        "usable = [each.gpu for each in there if build.lacks(each) is None]",
+        "usable = [each.gpu for each in there]",
+        _GPUS + "gpu_that_torch_cannot_use_is_told_and_is_not_the_processor",
+    ),
+    Guard(
+        "a GPU without a size is not the processor",
+        "services/machine/gpus.py",
+        "    if shared is not None:",
+        "    if False:",
+        _GPUS + "gpu_that_shares_the_machines_memory_wants_a_profile_by_name",
+    ),
+    Guard(
+        "a profile by name without a GPU for it is refused before its text is downloaded",
+        "services/single_trial.py",
+        "    require_gpu(profile, os.environ)\n",
+        "",
+        _GPUS + "trial_takes_a_profile_by_name_and_wants_a_gpu_for_it_first",
     ),
     # Thoughts, the room for answers, moves by schema, pulls
     Guard(
