@@ -23,6 +23,7 @@ import httpx
 from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, LlmOptions, Message
 from researcher.llm.stream import (
+    TOO_LONG,
     Deadlines,
     Stream,
     authorities,
@@ -38,7 +39,6 @@ from researcher.llm.stream import (
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
 _OPTIONAL = ("max_tokens", "temperature", "stream_options", "response_format")
-_TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
 # Reasons for the end of an answer: the protocol's, and those that other servers and gateways pass on.
 _COMPLETE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
@@ -209,7 +209,7 @@ class OpenAiClient:
     def _learns_from(self, response: httpx.Response, form: dict[str, Any]) -> bool:
         """Return True if the endpoint refused a field that can be omitted or renamed."""
         answered = response.text
-        if response.status_code not in _OF_THE_QUESTION or _TOO_LONG.search(answered):
+        if response.status_code not in _OF_THE_QUESTION or TOO_LONG.search(answered):
             return False
         refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", answered)), None)
         if refused is not None:
@@ -233,7 +233,7 @@ class OpenAiClient:
                 return ModelMissing(f"{self.url} does not have the model {self.model}: {answered}")
             return LlmUnavailable(f"{self.url} has no /chat/completions ({answered}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
-            too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
+            too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or TOO_LONG.search(response.text)
             kind, words = (PromptTooLong, " as too long") if too_long else (BadLlmResponse, "")
             return kind(f"{self.url} refused the question{words} ({status}): {answered}")
         return LlmUnavailable(f"{self.url} answers {status}: {answered}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,10 +18,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, PromptTooLong
 from researcher.llm.client import Answer
 
 TICK_S = 0.25
+TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 LONGEST_ANSWER_BYTES = 8 * 2**20
 
 T = TypeVar("T")
@@ -73,10 +75,11 @@ class Stream:
         return found
 
     def raise_error(self, found: dict[str, Any]) -> None:
-        """Raise BadLlmResponse for an object that is, or contains, a server's error."""
+        """Raise BadLlmResponse for an object that is, or contains, a server's error; PromptTooLong if that says so."""
         is_error = found.get("object") == "error" or ("message" in found and "code" in found)
         if is_error or found.get("error") is not None:
-            raise BadLlmResponse(f"the server broke off with: {error_message(found)}")
+            kind = PromptTooLong if TOO_LONG.search(error_message(found)) else BadLlmResponse
+            raise kind(f"the server broke off with: {error_message(found)}")
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
         """Build the complete answer, with the server's reason for its end and its token counts."""

@@ -52,7 +52,7 @@ from trainer.jobs import TRAIN_LIMIT_BYTES
 _NAME = r"(?i:think|thinking|thoughts?|reasoning|reasoning_content|reflection|scratchpad)"
 _MARK = re.compile(
     rf"(?P<begin><(?:[\w.-]{{1,20}}[:_])?{_NAME}(?:\s[^<>]*(?<!/))?>|<\|(?i:begin_of_|start_)?{_NAME}\|>|\[THINK\]"
-    r"|◁think▷|<\|inner_prefix\|>|<\|channel>|<\|channel\|>(?!\s*final\b))"
+    r"|◁think▷|<\|inner_prefix\|>|<\|channel>(?=\s*\w)|<\|channel\|>(?!\s*final\b)(?=\s*\w))"
     rf"|(?P<end></(?:[\w.-]{{1,20}}[:_])?{_NAME}\s*>|<\|(?i:/|end_of_|end_){_NAME}\|>|\[/THINK\]"
     r"|◁/think▷|<\|inner_suffix\|>|<channel\|>)"
     r"|(?P<answer><\|channel\|>\s*final\b\s*(?:<\|constrain\|>\s*\w*\s*)?(?:<\|message\|>)?|<\|content\|>"

@@ -208,6 +208,11 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
             BadLlmResponse,
             "broke off with: upstream",
         ),
+        (
+            Reply(pieces=[b'event: error\ndata: {"error": {"message": "loaded with context length of 4096"}}\n\n']),
+            PromptTooLong,
+            "broke off with: loaded with context length",
+        ),
         (whole_reply("half", finish="error"), BadLlmResponse, "broke off with the reason 'error'"),
         (Reply(body='{\n "choices": [\n'), BadLlmResponse, "is not JSON"),
         (Reply(body="<html>log in</html>"), BadLlmResponse, "is not JSON: b'<html>log in"),
