@@ -241,7 +241,9 @@ def init(
     sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
-    run_options = Init(subject, profile or machine_profile(os.environ), budget, train_rows, tuple(read or ()))
+    run_options = Init(
+        subject, profile or machine_profile(os.environ, console.print), budget, train_rows, tuple(read or ())
+    )
     if adopt(_state(state), run_options, lambda question: yes or typer.confirm(question), console) is None:
         _refuse("nothing was run and nothing written; with your yes, or --yes, it goes on")
 
@@ -257,7 +259,7 @@ def prepare(
     from services.adopt.adopt import settle_data  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     folder = _state(state)
-    choices = folder.resolve(profile=profile, detect=lambda: machine_profile(os.environ), text=text)
+    choices = folder.resolve(profile=profile, detect=lambda: machine_profile(os.environ, console.print), text=text)
     manifest = settle_data(folder, choices, console, unseen)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
@@ -274,7 +276,7 @@ def pull(
 
     here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
-        wanted = model_wanted(here, profile or machine_profile(os.environ), model)
+        wanted = model_wanted(here, profile or machine_profile(os.environ, console.print), model)
     except ValueError as error:
         _refuse(str(error))
     pull_model(wanted, console)

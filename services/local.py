@@ -59,7 +59,7 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
         budget=options.budget,
         subject=options.subject,
         text=options.text,
-        detect=lambda: machine_profile(os.environ),
+        detect=lambda: machine_profile(os.environ, console.print),
     )
     profile = choices.trial_profile()
     _stop_like_ctrl_c()

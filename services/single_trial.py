@@ -27,7 +27,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
         raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"
         )
-    choices = state.resolve(profile=profile_name, detect=lambda: machine_profile(os.environ))
+    choices = state.resolve(profile=profile_name, detect=lambda: machine_profile(os.environ, console.print))
     profile = choices.trial_profile()
     require_gpu(profile, os.environ)
     manifest = settle_data(state, choices, console)

@@ -16,6 +16,7 @@ from services.machine.gpus import (
     UnknownMemory,
     detect_profile,
     fitting_profile,
+    hidden_text,
     shared_profile,
     torch_build,
     visible_gpus,
@@ -38,8 +39,8 @@ def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[InstalledGpu]]
         return fail("driver", error.found, fix, wanted), []
     there = visible_gpus(installed_gpus, facts.environment) if mode is Mode.LOCAL else installed_gpus
     if not there and mode is Mode.LOCAL:
-        hidden = f"CUDA_VISIBLE_DEVICES={facts.environment.get('CUDA_VISIBLE_DEVICES')} hides every GPU"
-        return ok("driver", f"{hidden if installed_gpus else 'no NVIDIA GPU'}: the profile is cpu"), []
+        why = hidden_text(facts.environment) if installed_gpus else "no NVIDIA GPU"
+        return ok("driver", f"{why}: the profile is cpu"), []
     if not there:
         return fail("driver", "no NVIDIA GPU, or no driver", fix, wanted), []
     version = there[0].driver

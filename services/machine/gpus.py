@@ -93,9 +93,23 @@ def torch_build(installed: Callable[[str], str] = version) -> TorchBuild:
         return USUAL_BUILD
 
 
-def machine_profile(environment: Mapping[str, str]) -> str:
-    """Return the profile that follows from the GPUs that a process with this environment sees. Raises GpuFault."""
-    return fitting_profile(visible_gpus(installed_gpus(), environment), torch_build())
+def machine_profile(environment: Mapping[str, str], say: Callable[[str], object]) -> str:
+    """Return the profile that follows from the GPUs that a process with this environment sees. Raises GpuFault.
+
+    `say` gets the reason where the profile is cpu in spite of a GPU.
+    """
+    installed = installed_gpus()
+    there = visible_gpus(installed, environment)
+    profile = fitting_profile(there, torch_build())
+    if profile == "cpu" and installed:
+        small = ", ".join(f"{each.gpu.name} with {each.gpu.memory_mib} MiB" for each in there)
+        say(f"the profile is cpu: {f'no profile fits {small}' if there else hidden_text(environment)}")
+    return profile
+
+
+def hidden_text(environment: Mapping[str, str]) -> str:
+    """Return why no GPU is visible."""
+    return f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES')} hides every GPU"
 
 
 def fitting_profile(there: Sequence[InstalledGpu], build: TorchBuild) -> str:
@@ -136,8 +150,8 @@ def require_gpu(profile: Profile, environment: Mapping[str, str]) -> None:
     there = visible_gpus(installed, environment)
     if any(build.lacks(each) is None for each in there) or (not installed and any(map(Path.exists, _OTHER_GPUS))):
         return
-    hidden = f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES')} hides every GPU"
-    found = (build.lacks(there[0]) if there else None) or (hidden if installed else "this machine has no GPU")
+    lacks = build.lacks(there[0]) if there else None
+    found = lacks or (hidden_text(environment) if installed else "this machine has no GPU")
     raise GpuFault(f"profile {profile.name} needs a GPU: {found}", "choose --profile cpu, or another GPU")
 
 

@@ -203,12 +203,31 @@ def test_gpu_that_shares_the_machines_memory_wants_a_profile_by_name(monkeypatch
     install_nvml(monkeypatch, NvmlLibrary([NvmlGpu("NVIDIA GB10", None, capability=(12, 1))]))
 
     with pytest.raises(UnknownMemory, match=r"NVIDIA GB10 .* shares the memory of the machine") as refusal:
-        machine_profile({})
+        machine_profile({}, print)
 
     assert "driver" not in str(refusal.value)
-    assert machine_profile({"CUDA_VISIBLE_DEVICES": ""}) == "cpu"
     (named,) = re.findall(r"--profile (\w+)", refusal.value.next_step)
     require_gpu(PROFILES[named], {})
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "environment", "said"),
+    [
+        (81_559, {}, []),
+        (81_559, {"CUDA_VISIBLE_DEVICES": ""}, ["the profile is cpu: CUDA_VISIBLE_DEVICES= hides every GPU"]),
+        (None, {"CUDA_VISIBLE_DEVICES": "3"}, ["the profile is cpu: CUDA_VISIBLE_DEVICES=3 hides every GPU"]),
+        (6_144, {}, ["the profile is cpu: no profile fits a GPU with 6144 MiB"]),
+    ],
+)
+def test_gpu_that_is_left_out_is_told(
+    memory_mib: int | None, environment: dict[str, str], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvml(monkeypatch, NvmlLibrary([NvmlGpu("a GPU", memory_mib)]))
+    told: list[str] = []
+
+    profile = machine_profile(environment, told.append)
+
+    assert (told, profile == "cpu") == (said, bool(said))
 
 
 @pytest.mark.parametrize(
