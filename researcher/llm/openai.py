@@ -133,7 +133,8 @@ class OpenAiClient:
             raise self._away(error) from error
         if seen.status_code not in (httpx.codes.OK, httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise self._refusal(seen)
-        if (error_said := _error_in(seen)) is not None:  # LM Studio answers 200 at an address that it does not serve
+        # LM Studio answers 200 at an address that it does not serve. Some versions do so for /v1/models, too.
+        if (error_said := _error_in(seen)) is not None and not self.url.endswith("/v1"):
             raise LlmUnavailable(f"{self.url} answers: {self._plain(error_said)}; an address often ends in /v1")
 
     def chat(

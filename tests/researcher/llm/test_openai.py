@@ -312,9 +312,10 @@ def test_endpoint_that_lists_no_models_is_there_all_the_same() -> None:
 
 def test_server_that_answers_200_at_an_address_that_it_does_not_serve_is_away() -> None:
     with openai_double(spoken("a")) as server:
-        server.models = Reply(body='{"error": "Unexpected endpoint or method. (GET /models)"}')
+        server.elsewhere = server.models = Reply(body='{"error": "Unexpected endpoint or method. (GET /models)"}')
         with pytest.raises(LlmUnavailable, match=r"Unexpected endpoint .*; an address often ends in /v1"):
-            client_of(server.url).check_available()
+            client_of(server.url.removesuffix("/v1")).check_available()
+        client_of(server.url).check_available()
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))
