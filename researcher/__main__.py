@@ -33,6 +33,7 @@ from researcher.repository.earlier_runs import first_commit, require_no_lost_jou
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
+from researcher.source.knobs import range_faults
 from researcher.source.validation import fingerprint
 from researcher.wiring import Opened, build_run_context
 from trainer.jobs import Profile, ProfileError, RedisClient, connect
@@ -107,6 +108,8 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
         require_only_state(settings.journal_dir, run, settings.user_repository)
+        for name, fault in range_faults(journal.source(run.incumbent or journal.numbered(0).id)).items():
+            logger.warning("the optimiser does not move %s: %s", name, fault)
         run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )

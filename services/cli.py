@@ -27,7 +27,7 @@ from researcher.files import read_text
 from researcher.journal.records import CONFIRM
 from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
-from services.machine.gpus import detect_profile, gpus, state_folder
+from services.machine.gpus import machine_profile, state_folder
 from services.machine.state import State
 from services.views import show
 from services.views.client import ask_and_wait
@@ -262,7 +262,8 @@ def init(
     sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
-    options = Init(subject, profile or detect_profile(gpus()), budget, train_rows, tuple(read or ()))
+    wanted = profile or machine_profile(os.environ, console.print)
+    options = Init(subject, wanted, budget, train_rows, tuple(read or ()))
     if adopt(_state(state), options, lambda question: yes or typer.confirm(question), console) is None:
         _refuse("nothing was run or written; to continue, repeat the command and agree, or add --yes")
 
@@ -278,7 +279,7 @@ def prepare(
     from services.adopt.adopt import settle_data  # noqa: PLC0415 - imports numpy and the tokenizer library
 
     folder = _state(state)
-    choices = folder.resolve(profile=profile, detect=lambda: detect_profile(gpus()), text=text)
+    choices = folder.resolve(profile=profile, detect=lambda: machine_profile(os.environ, console.print), text=text)
     manifest = settle_data(folder, choices, console, unseen)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 
@@ -295,7 +296,7 @@ def pull(
 
     here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
-        wanted = model_wanted(here, profile or detect_profile(gpus()), model)
+        wanted = model_wanted(here, profile or machine_profile(os.environ, console.print), model)
     except ValueError as error:
         _refuse(str(error))
     pull_model(wanted, console)
@@ -305,12 +306,13 @@ def pull(
 def trial(
     file: Path,
     seed: Annotated[int, typer.Option(help="The trial's seed.")] = 42,
+    profile: Annotated[str | None, typer.Option(help="Trial set-up; else the run's, or detected from the GPU.")] = None,
     state: StateOption = None,
 ) -> None:
     """Run one trusted trial of a train.py outside of any run, and print its score."""
     from services.single_trial import run_single_trial  # noqa: PLC0415 - imports the trainer
 
-    raise typer.Exit(run_single_trial(_state(state), file, seed, console))
+    raise typer.Exit(run_single_trial(_state(state), file, seed, profile, console))
 
 
 @app.command()

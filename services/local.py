@@ -20,7 +20,7 @@ from researcher.config.settings import researcher_settings
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
-from services.machine.gpus import detect_profile, gpus
+from services.machine.gpus import machine_profile, require_gpu
 from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
@@ -70,13 +70,14 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         budget=options.budget,
         subject=options.subject,
         text=options.text,
-        detect=lambda: detect_profile(gpus()),
+        detect=lambda: machine_profile(os.environ, console.print),
     )
     profile = choices.trial_profile()
     lock = _lock(state)
     try:
         warn_if_missing(os.environ | options.researcher, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile)
+        require_gpu(profile, os.environ)
         settle_data(state, choices, console)
         server = start_server(state.redis, options.redis_url)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.progress import Progress as Bars
 
 from researcher.files import read_text
 from services.adopt.adopt import settle_data
-from services.machine.gpus import detect_profile, gpus
+from services.machine.gpus import machine_profile, require_gpu
 from services.machine.state import State, StateError
 from services.machine.subject import render_subject
 from services.views.client import ClientError, is_running
@@ -21,14 +22,15 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 
-def run_single_trial(state: State, file: Path, seed: int, console: Console) -> int:
+def run_single_trial(state: State, file: Path, seed: int, profile_name: str | None, console: Console) -> int:
     """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1."""
     if is_running(state):
         raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"
         )
-    choices = state.resolve(detect=lambda: detect_profile(gpus()))
+    choices = state.resolve(profile=profile_name, detect=lambda: machine_profile(os.environ, console.print))
     profile = choices.trial_profile()
+    require_gpu(profile, os.environ)
     manifest = settle_data(state, choices, console)
     files = _files(state.user_repository(choices) or state.subject, file, render_subject(profile))
     attempt = _attempt(state)

@@ -119,7 +119,8 @@ class OllamaClient:
         try:
             async with self._connection() as client:
                 known = self._known = self._known or await self._learn(client)
-                await self._residence.load(client)
+                if not (known.is_remote or self.settings.is_cloud_model):
+                    await self._residence.load(client)
                 answer = await self._read(client, question | {"think": known.think(self.settings.think)}, stream)
                 return replace(answer, counts_cached=known.counts_cached)
         except httpx.HTTPError as error:

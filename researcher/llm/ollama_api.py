@@ -21,7 +21,7 @@ import httpx
 
 from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Think
-from researcher.llm.stream import Deadlines, error_text
+from researcher.llm.stream import Deadlines, connection_fault, error_text, unquoted
 
 LEVELS_ONLY = ("gptoss", "gpt-oss")  # families with the levels low, medium and high, but without `false`
 COUNTS_CACHED_SINCE = (0, 31)  # version 0.30 omits cached prompt tokens from its count
@@ -29,11 +29,16 @@ COUNTS_CACHED_SINCE = (0, 31)  # version 0.30 omits cached prompt tokens from it
 
 @dataclass(frozen=True)
 class ModelCapabilities:
-    """The capabilities of a server and one model. `thinks` is None if the server does not say."""
+    """The capabilities of a server and one model.
+
+    `thinks` is None if the server does not say. A model that `is_remote` runs on another machine, such as Ollama's
+    cloud, and is never in the server's own memory.
+    """
 
     thinks: bool | None
     family: str
     counts_cached: bool
+    is_remote: bool
 
     @classmethod
     def of(cls, shown: dict[str, Any], version: str) -> ModelCapabilities:
@@ -44,6 +49,7 @@ class ModelCapabilities:
             thinks=None if capabilities is None else "thinking" in capabilities,
             family=str(shown["details"].get("family", "")),
             counts_cached=numbers is not None and (int(numbers[1]), int(numbers[2])) >= COUNTS_CACHED_SINCE,
+            is_remote=bool(shown.get("remote_host")),
         )
 
     def think(self, wanted: Think) -> bool | str:
@@ -58,6 +64,7 @@ class ModelCapabilities:
 DEFAULT_PORT = 11434
 ALL_LAYERS = 999
 
+_LOCAL = "127.0.0.1"
 _EXAMPLE = "write for example http://127.0.0.1:11434"
 _TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DOTALL)
 
@@ -101,6 +108,11 @@ class OllamaSettings(Deadlines):
         return {"model": self.model, "truncate": False, "shift": False, "options": options}
 
     @property
+    def is_cloud_model(self) -> bool:
+        """Whether the model's name says that it runs in Ollama's cloud."""
+        return self.model.lower().endswith(("-cloud", ":cloud"))
+
+    @property
     def keep_alive(self) -> int | str:
         """The time that the model stays loaded.
 
@@ -113,11 +125,12 @@ class OllamaSettings(Deadlines):
 
 
 def base_url(host: str) -> str:
-    """Return the full address for a value of `OLLAMA_HOST`: `host`, `host:port` or `http://host:port`.
+    """Return the full address for a value of `OLLAMA_HOST`: `host`, `host:port`, `:port` or `http://host:port`.
 
-    An address to listen on, such as 0.0.0.0, becomes this machine's. Raises BadValue for an invalid value.
+    Ollama itself also takes them in quotes. An address to listen on, such as 0.0.0.0, becomes this machine's. Raises
+    BadValue for an invalid value.
     """
-    text = host.strip() or "127.0.0.1"
+    text = unquoted(host) or _LOCAL
     has_scheme = "://" in text
     try:
         parts = urlsplit(text if has_scheme else f"http://{_bracketed(text)}")
@@ -125,9 +138,10 @@ def base_url(host: str) -> str:
         httpx.URL(parts.geturl())
     except (ValueError, httpx.InvalidURL) as error:
         raise BadValue(f"OLLAMA_HOST is {host!r}: {error}", _EXAMPLE) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s,;]", parts.hostname):
+    name = parts.hostname or ("" if port is None else _LOCAL)
+    if parts.scheme not in ("http", "https") or not name or re.search(r"[\s,;\"']", name):
         raise BadValue(f"OLLAMA_HOST is {host!r}, which names no server", _EXAMPLE)
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname, parts.hostname)
+    name = {"0.0.0.0": _LOCAL, "::": "::1"}.get(name, name)
     standard = {"http": 80, "https": 443}[parts.scheme] if has_scheme else DEFAULT_PORT
     return f"{parts.scheme}://{_bracketed(name)}:{port or standard}{parts.path.rstrip('/')}"
 
@@ -139,6 +153,8 @@ def _bracketed(name: str) -> str:
 def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
     """Return the error for a status other than 200."""
     message = error_text(response)
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return LlmUnavailable(f"{settings.url} refuses {settings.model} (401: {message}); run there: ollama signin")
     if response.status_code == httpx.codes.NOT_FOUND and "not found" in message and "page" not in message:
         return missing(settings)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
@@ -161,7 +177,7 @@ def missing(settings: OllamaSettings) -> ModelMissing:
 
 def unreachable(settings: OllamaSettings, error: httpx.HTTPError) -> LlmUnavailable:
     """Return the error for a server that does not answer."""
-    what = str(error) or type(error).__name__
+    what = connection_fault(error)
     return LlmUnavailable(f"nothing usable answers at {settings.url} ({what}); is Ollama running there?")
 
 

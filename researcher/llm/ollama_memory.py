@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -23,12 +24,12 @@ _SMALLER = "set MODEL or NUM_CTX smaller"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, as `/api/ps` reports it. Sizes are bytes."""
+    """A model in memory, as `/api/ps` reports it. Sizes are bytes; versions before 0.11 report no context."""
 
     name: str
     size: int
     on_gpu: int
-    context: int
+    context: int | None
 
 
 class Residence:
@@ -80,7 +81,7 @@ class Residence:
         settings = self._settings
         if found is None:
             return f"{settings.model} is not loaded, although {settings.url} said so"
-        if found.context != settings.num_ctx:
+        if found.context not in (None, settings.num_ctx):
             return (
                 f"{settings.model} was loaded with a context of {found.context} tokens, not {settings.num_ctx}; "
                 f"set NUM_CTX={found.context} or another MODEL"
@@ -110,11 +111,19 @@ class Residence:
         ]
 
     async def _listed(self, client: httpx.AsyncClient) -> list[Loaded]:
-        models = json_of(self._settings, await client.get("/api/ps"))
+        response = await client.get("/api/ps")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise LlmUnavailable(f"{self._settings.url} does not say which models are loaded; update Ollama there")
+        models = json_of(self._settings, response)
         try:
             return [
-                Loaded(str(each["name"]), int(each["size"]), int(each["size_vram"]), int(each["context_length"]))
+                Loaded(str(each["name"]), int(each["size"]), int(each["size_vram"]), _context(each))
                 for each in models["models"]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise not_ollama(self._settings, error) from error
+
+
+def _context(listed: dict[str, Any]) -> int | None:
+    context = listed.get("context_length")
+    return None if context is None else int(context)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +22,29 @@ import httpx
 
 from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, LlmOptions, Message
-from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, usable, watched, whole_lines
+from researcher.llm.stream import (
+    TOO_LONG,
+    Deadlines,
+    Stream,
+    authorities,
+    connection_fault,
+    error_message,
+    error_text,
+    unicode,
+    unquoted,
+    usable,
+    watched,
+    whole_lines,
+)
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
 _OPTIONAL = ("max_tokens", "temperature", "stream_options", "response_format")
-_TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
+# Reasons for the end of an answer: the protocol's, and those that other servers and gateways pass on.
+_COMPLETE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
+_CUT = ("length", "max_tokens", "max_new_tokens", "model_length", "model_context_window_exceeded")
+_WITHHELD = ("content_filter", "refusal", "safety", "sensitive", "recitation", "prohibited_content", "blocklist")
 _OF_THE_QUESTION = (
     httpx.codes.BAD_REQUEST,
     httpx.codes.REQUEST_ENTITY_TOO_LARGE,
@@ -54,7 +69,7 @@ class OpenAiSettings(Deadlines):
 
 def checked_url(text: str) -> str:
     """Return a base URL without its last slash. Raises BadValue for any other text."""
-    url = text.strip().rstrip("/").removesuffix("/chat/completions")
+    url = unquoted(text).rstrip("/").removesuffix("/chat/completions")
     try:
         parts = urlsplit(url)
         httpx.URL(url)
@@ -119,6 +134,9 @@ class OpenAiClient:
             raise self._away(error) from error
         if seen.status_code not in (httpx.codes.OK, httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise self._refusal(seen)
+        # LM Studio answers 200 at an address that it does not serve. Some versions do so for /v1/models, too.
+        if (error_said := _error_in(seen)) is not None and not self.url.endswith("/v1"):
+            raise LlmUnavailable(f"{self.url} answers: {self._plain(error_said)}; an address often ends in /v1")
 
     def chat(
         self,
@@ -130,8 +148,8 @@ class OpenAiClient:
     ) -> Answer:
         """Return one streamed answer. `tick` is called every quarter of a second meanwhile, and may raise to cancel."""
         self._rest()
-        stream = _Stream(self.url, self.model)
-        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        longest = answer_tokens or self.answer_tokens
+        stream, question = _Stream(self.url, self.model, longest=longest), self._question(messages, longest, schema)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def _rest(self) -> None:
@@ -159,6 +177,7 @@ class OpenAiClient:
     async def _read(self, response: httpx.Response, stream: _Stream) -> Answer:
         async for event in _events(response, stream):
             if event == b"[DONE]":
+                stream.is_done = True
                 break
             stream.take(event)
         return stream.answer()
@@ -189,7 +208,7 @@ class OpenAiClient:
     def _learns_from(self, response: httpx.Response, form: dict[str, Any]) -> bool:
         """Return True if the endpoint refused a field that can be omitted or renamed."""
         message = response.text
-        if response.status_code not in _OF_THE_QUESTION or _TOO_LONG.search(message):
+        if response.status_code not in _OF_THE_QUESTION or TOO_LONG.search(message):
             return False
         refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", message)), None)
         if refused is not None:
@@ -213,15 +232,13 @@ class OpenAiClient:
                 return ModelMissing(f"{self.url} does not have the model {self.model}: {message}")
             return LlmUnavailable(f"{self.url} has no /chat/completions ({message}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
-            too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
+            too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or TOO_LONG.search(response.text)
             kind, words = (PromptTooLong, " as too long") if too_long else (BadLlmResponse, "")
             return kind(f"{self.url} refused the question{words} ({status}): {message}")
         return LlmUnavailable(f"{self.url} answers {status}: {message}")
 
     def _away(self, error: httpx.HTTPError) -> LlmUnavailable:
-        return LlmUnavailable(
-            f"nothing usable answers at {self.url} ({self._plain(str(error)) or type(error).__name__})"
-        )
+        return LlmUnavailable(f"nothing usable answers at {self.url} ({self._plain(connection_fault(error))})")
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
@@ -240,21 +257,20 @@ class OpenAiClient:
         return text if key is None else text.replace(key, "***")
 
     def _polling_client(self) -> httpx.Client:
-        return httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=self._verify())
+        return httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=authorities())
 
     def _asking_client(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
-        return httpx.AsyncClient(timeout=limits, trust_env=self._trust_env, verify=self._verify(), limits=_NO_KEEPALIVE)
-
-    def _verify(self) -> ssl.SSLContext:
-        return authorities(trust_env=self._trust_env)
+        return httpx.AsyncClient(timeout=limits, trust_env=self._trust_env, verify=authorities(), limits=_NO_KEEPALIVE)
 
 
 @dataclass
 class _Stream(Stream):
-    """An answer in server-sent events, one chunk in each."""
+    """An answer in server-sent events, one chunk in each, or whole in one JSON object. `longest` is in tokens."""
 
+    longest: int = 0
     finish: str | None = None
+    is_done: bool = False
     usage: dict[str, Any] = field(default_factory=dict)
 
     def take(self, event: bytes) -> None:
@@ -266,31 +282,74 @@ class _Stream(Stream):
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
             return
+        self.raise_error(choice)
         self.finish = choice.get("finish_reason") or self.finish
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            self.text.append(str(delta.get("content") or ""))
-            self.thoughts.append(str(delta.get("reasoning_content") or delta.get("reasoning") or ""))
+        said = choice.get("delta") or (None if self.text else choice.get("message"))
+        if isinstance(said, dict):
+            text, thoughts = _text_and_thoughts(said.get("content") or said.get("refusal"))
+            fields = (_plain_text(said.get(name)) for name in ("reasoning_content", "reasoning", "thinking"))
+            self.text += [text] if text else []
+            self.thoughts.append(thoughts or next(filter(None, fields), ""))
 
     def answer(self) -> Answer:
         """Return the answer. Raises BadLlmResponse if it is incomplete or withheld."""
-        if self.finish is None:
+        prompt_tokens, answer_tokens = self.usage.get("prompt_tokens"), self.usage.get("completion_tokens")
+        if self.finish is None and not self.is_done:
             raise BadLlmResponse(f"{self.url} ended the stream without a reason, after {self.lines} lines")
-        if self.finish == "content_filter":
-            raise BadLlmResponse(f"{self.url} held the answer back: content_filter")
-        return self.whole(self.finish, self.usage.get("prompt_tokens"), self.usage.get("completion_tokens"))
+        reason = str(self.finish or ("length" if answer_tokens == self.longest else "stop")).lower()
+        if reason in _WITHHELD:
+            raise BadLlmResponse(f"{self.url} held the answer back: {self.finish}")
+        if reason not in _COMPLETE + _CUT:
+            raise BadLlmResponse(f"{self.url} broke off with the reason {str(self.finish)[:100]!r}")
+        return self.whole("length" if reason in _CUT else "stop", prompt_tokens, answer_tokens)
+
+
+def _text_and_thoughts(content: object) -> tuple[str, str]:
+    """Return the text and the reasoning of a message's content: a text, or a list of typed parts."""
+    if not isinstance(content, list):
+        return str(content or ""), ""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content:
+        kind = str(part.get("type", "")) if isinstance(part, dict) else ""
+        (thoughts if re.search("think|reason", kind) else texts).append(_plain_text(part))
+    return "".join(texts), "".join(thoughts)
+
+
+def _plain_text(part: object) -> str:
+    """Return the text in a part of a message, at whatever depth it is."""
+    if isinstance(part, list):
+        return "".join(map(_plain_text, part))
+    if isinstance(part, dict):
+        inner = (part.get(name) for name in ("text", "thinking", "reasoning", "summary", "content"))
+        return _plain_text(next(filter(None, inner), ""))
+    return str(part or "")
 
 
 async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[bytes]:
-    """Yield the data of each event. Comments only show that the server is alive."""
+    """Yield the data of each event, or of a whole body of plain JSON. Comments only show that the server is alive."""
+    body: list[bytes] = []
     async for line in whole_lines(response):
         stream.hear(line)
         name, _, data = line.strip().partition(b":")
-        if name == b"data":
+        if body or line.lstrip().startswith(b"{"):
+            body.append(line)
+        elif name in (b"data", b"error"):
             yield data.strip()
         elif name not in (b"", b"event", b"id", b"retry"):
-            stream.parsed(line)  # raises for an error in plain JSON
+            stream.parsed(line)  # raises for a proxy's page
             raise BadLlmResponse(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
+    if body:
+        yield b"\n".join(body)
+
+
+def _error_in(seen: httpx.Response) -> str | None:
+    """Return the error in the body of an answer with status 200, or None."""
+    try:
+        body = seen.json() if seen.status_code == httpx.codes.OK else None
+    except ValueError:
+        return None
+    return error_message(body) if isinstance(body, dict) and body.get("error") else None
 
 
 def _retry_after_s(response: httpx.Response, now: float) -> float | None:

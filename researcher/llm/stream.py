@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,10 +18,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
+from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, PromptTooLong
 from researcher.llm.client import Answer
 
 TICK_S = 0.25
+TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 LONGEST_ANSWER_BYTES = 8 * 2**20
 
 T = TypeVar("T")
@@ -69,9 +71,15 @@ class Stream:
             raise BadLlmResponse(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
         if not isinstance(found, dict):
             raise BadLlmResponse(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
-        if found.get("error") is not None:
-            raise BadLlmResponse(f"the server broke off with: {error_message(found)}")
+        self.raise_error(found)
         return found
+
+    def raise_error(self, found: dict[str, Any]) -> None:
+        """Raise BadLlmResponse for an object that is, or contains, a server's error; PromptTooLong if that says so."""
+        is_error = found.get("object") == "error" or ("message" in found and "code" in found)
+        if is_error or found.get("error") is not None:
+            kind = PromptTooLong if TOO_LONG.search(error_message(found)) else BadLlmResponse
+            raise kind(f"the server broke off with: {error_message(found)}")
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
         """Build the complete answer, with the server's reason for its end and its token counts."""
@@ -116,9 +124,25 @@ async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadl
 
 
 @cache
-def authorities(*, trust_env: bool = False) -> ssl.SSLContext:
-    """Return the TLS context. It is created once, because creating it takes longer than a poll of the server."""
-    return httpx.create_ssl_context(trust_env=trust_env)
+def authorities() -> ssl.SSLContext:
+    """Return the TLS context, with the authorities that SSL_CERT_FILE or SSL_CERT_DIR name.
+
+    It is created once, because creating it takes longer than a poll of the server. Raises LlmUnavailable if the
+    authorities cannot be read.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise LlmUnavailable(
+            f"the file that SSL_CERT_FILE names cannot be used ({error}); correct or unset it"
+        ) from error
+
+
+def connection_fault(error: httpx.HTTPError) -> str:
+    """Return the reason of a failed connection, with the next step for an authority that is not trusted."""
+    reason = str(error) or type(error).__name__
+    is_untrusted = "CERTIFICATE_VERIFY_FAILED" in reason
+    return reason + ("; name the file of its authority in SSL_CERT_FILE" if is_untrusted else "")
 
 
 def usable(build: Callable[[], T], url: str) -> T:
@@ -142,7 +166,7 @@ def error_text(response: httpx.Response) -> str:
 
 def error_message(body: object) -> str:
     """Return the message in the body of an error, in either protocol's format."""
-    inner = body.get("error", body) if isinstance(body, dict) else body
+    inner = (body.get("error") or body) if isinstance(body, dict) else body
     return str(inner.get("message", inner) if isinstance(inner, dict) else inner)[:500]
 
 
@@ -163,6 +187,11 @@ async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
                 yield line
     if (rest := b"".join(pieces)).strip():
         yield rest
+
+
+def unquoted(address: str) -> str:
+    """Return an address without blanks and quotes around it, which some readers of environment files keep."""
+    return address.strip().strip("\"'").strip()
 
 
 def unicode(text: str) -> str:

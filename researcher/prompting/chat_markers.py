@@ -12,16 +12,18 @@ import re
 
 _JOINER = "\u2060"
 # ChatML, Llama, Harmony, Granite, Command and Phi: <|...|>; DeepSeek: <｜...｜>; Gemma, reasoning, tools: <name>,
-# </name>; Llama 2 and Mistral: [INST], <<SYS>>; GLM, MiniMax, InternLM: the rest.
+# </name>; Llama 2 and Mistral: [INST], <<SYS>>; Kimi: ◁think▷; GLM, MiniMax, InternLM: the rest.
 _NAMES = (
     "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID|MODEL_SETTINGS|THINK"
     "|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|TRANSCRIBE|PREFIX|MIDDLE|SUFFIX|gMASK|sMASK|MASK|CLS|SEP|PAD|UNK"
     r"|UNUSED_TOKEN_\d{1,4}"
 )
 _BEGINS = rf"[|｜]|/?[A-Za-z_][\w.:▁-]{{0,60}}[|｜]?{_JOINER}*>|/[|｜]"  # the same before and after
-_ROUND = re.compile(rf"<({_JOINER}*)(?={_BEGINS})|(?<=[|｜])({_JOINER}*)(?=>)")
+_ROUND = re.compile(rf"<({_JOINER}*)(?={_BEGINS})|(?<=[|｜])({_JOINER}*)(?=>)|◁({_JOINER}*)(?=/?think▷)")
 _SQUARE = re.compile(rf"\[({_JOINER}*)(?=/?(?:{_NAMES})\])|\]({_JOINER}*)(?=~)")
-_BROKEN_ROUND = re.compile(rf"<{_JOINER}(?={_JOINER}*(?:{_BEGINS}))|(?<=[|｜]){_JOINER}(?={_JOINER}*>)")
+_BROKEN_ROUND = re.compile(
+    rf"<{_JOINER}(?={_JOINER}*(?:{_BEGINS}))|(?<=[|｜]){_JOINER}(?={_JOINER}*>)|◁{_JOINER}(?={_JOINER}*/?think▷)"
+)
 _BROKEN_SQUARE = re.compile(rf"\[{_JOINER}(?={_JOINER}*/?(?:{_NAMES})\])|\]{_JOINER}(?={_JOINER}*~)")
 
 

@@ -45,35 +45,61 @@ from researcher.source.proposal import (
 from researcher.source.syntax import LINE_END
 from trainer.jobs import TRAIN_LIMIT_BYTES
 
-_TAG = re.compile(r"<(/?)(?i:think|thinking|thought|reasoning)\s*>|\[(/?)THINK\]")
+# The marks around reasoning: <think> and similar names, with a prefix (Seed, LongCat) or attributes; Mistral's [THINK];
+# Kimi's ◁think▷; Cohere's, OpenThinker's and Solar's <|...|>; Apertus's <|inner_prefix|>; Gemma's and Harmony's
+# channels. Harmony, Granite, Apriel and others mark the answer instead of the end of the reasoning; Harmony's marks
+# lose their brackets in servers that decode without special tokens. Open WebUI folds reasoning into <details>.
+_NAME = r"(?i:think|thinking|thoughts?|reasoning|reasoning_content|reflection|scratchpad)"
+_MARK = re.compile(
+    rf"(?P<begin><(?:[\w.-]{{1,20}}[:_])?{_NAME}(?:\s[^<>]*(?<!/))?>|<\|(?i:begin_of_|start_)?{_NAME}\|>|\[THINK\]"
+    r"|◁think▷|<\|inner_prefix\|>|<\|channel>(?=\s*\w)|<\|channel\|>(?!\s*final\b)(?=\s*\w))"
+    rf"|(?P<end></(?:[\w.-]{{1,20}}[:_])?{_NAME}\s*>|<\|(?i:/|end_of_|end_){_NAME}\|>|\[/THINK\]"
+    r"|◁/think▷|<\|inner_suffix\|>|<channel\|>)"
+    r"|(?P<answer><\|channel\|>\s*final\b\s*(?:<\|constrain\|>\s*\w*\s*)?(?:<\|message\|>)?|<\|content\|>"
+    r"|assistantfinal(?![a-z])|<\|begin_of_solution\|>|<\|START_RESPONSE\|>|\[BEGIN FINAL RESPONSE\]"
+    r"|^Here(?: is|'s) my response:)"
+    r"|(?P<fold></?details\b[^<>]*>)",
+    re.MULTILINE,
+)
+_ANSWER_END = re.compile(r"(?:(?:<\|(?:end|return|end_of_solution|END_RESPONSE)\|>|\[END FINAL RESPONSE\])\s*+)+\Z")
 
 
 def without_thoughts(text: str) -> str:
-    """Return `text` without its reasoning.
+    """Return `text` without its reasoning, and without a mark of the answer's end.
 
     Reasoning without an end includes the rest of the text. Reasoning without a beginning includes all text before its
     end, because chat templates may open it.
     """
-    kept, depth, position = [], 0, 0
-    for tag in _TAG.finditer(text):
-        if depth == 0:
-            kept.append(text[position : tag.start()])
-        if not (tag.group(1) or tag.group(2)):
+    kept, depth, folds, position = [], 0, 0, 0
+    for mark in _MARK.finditer(text):
+        before = folds
+        if mark.lastgroup == "fold" and (folds := _folds(folds, mark.group())) == before:
+            continue  # a fold of something else
+        if depth == before == 0:
+            kept.append(text[position : mark.start()])
+        if mark.lastgroup == "begin":
             depth += 1
-        elif depth:
+        elif mark.lastgroup == "end" and depth:
             depth -= 1
-        else:
+        elif mark.lastgroup != "fold":
             kept.clear()
-        position = tag.end()
-    return "".join(kept) + (text[position:] if depth == 0 else "")
+        if mark.lastgroup == "answer":
+            depth = folds = 0
+        position = mark.end()
+    return _ANSWER_END.sub("", "".join(kept) + (text[position:] if depth == folds == 0 else ""))
+
+
+def _folds(folds: int, mark: str) -> int:
+    """Return how many folds are open after a mark, beginning with one of reasoning."""
+    return max(folds - 1, 0) if mark.startswith("</") else folds + bool(folds or "reasoning" in mark)
 
 
 def with_thoughts(thoughts: str, text: str) -> str:
     """Join both texts for storage, such that `without_thoughts` gives the same for the result as for `text`."""
     if not thoughts:
         return text
-    # A tag that is quoted inside the reasoning must not end it.
-    return f"<think>{_TAG.sub(lambda tag: '(' + tag.group()[1:], thoughts)}</think>\n{text}"
+    # A mark that is quoted inside the reasoning must not end it.
+    return f"<think>{_MARK.sub(lambda mark: '(' + mark.group()[1:], thoughts)}</think>\n{text}"
 
 
 TITLE_CHARACTERS = 100

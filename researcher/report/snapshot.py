@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import redis
 
@@ -15,6 +16,7 @@ from researcher.report.proposer_stats import Rates, rates_of
 from researcher.report.results_table import values_of
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import NOT_RUNNING, LiveStatus, Row, RunReport, build_report, now
+from researcher.source.knobs import range_faults
 from trainer.jobs import Profile, RedisClient
 
 
@@ -24,13 +26,15 @@ class Report:
 
     `run_report` is the content of the journal, or None before the run has started, or while the journal cannot be read;
     then `unreadable` is the reason. `live` is the live status, or None without a Redis. `alarm` is the reason for a
-    stall, or None. `rates` has an entry for each proposer with at least one try.
+    stall, or None. `rates` has an entry for each proposer with at least one try. `range_faults` has an entry for each
+    name of the incumbent's train.py whose range comment the optimiser cannot use.
     """
 
     run_report: RunReport | None
     live: LiveStatus | None = None
     alarm: str | None = None
     rates: tuple[Rates, ...] = ()
+    range_faults: Mapping[str, str] = field(default_factory=dict)
     unreadable: str | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -41,6 +45,7 @@ class Report:
             "tally": {} if run_report is None else run_report.tally,
             "proposers": [each.figures() for each in self.rates],
             "alarm": self.alarm,
+            "range_faults": dict(self.range_faults),
             "notes": {} if self.live is None else dict(self.live.notes),
             "workers": [] if self.live is None else [asdict(worker) for worker in self.live.workers],
             "rows": self.rows_json(),
@@ -66,6 +71,7 @@ def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, 
         live=live,
         alarm=alarm(run_report.run, history.trials(), profile.budget, live, at),
         rates=rates_of(run_report.run, run_report.rows, history.scores()),
+        range_faults=range_faults(history.source(run_report.run.incumbent or history.numbered(0).id)),
     )
 
 

@@ -24,6 +24,16 @@ _COMMENT = re.compile(r"[\s)]*#(.*)")
 _NUMBER = re.compile(r"-?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _POWER = re.compile(r"2\*\*(\d{1,2})")
 _LARGEST_INT = 2**63 - 1
+_END = r"(-?(?:2(?:\*\*|\^)\d{1,2}|(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?))"
+# What people write for a range: two numbers after a word that announces them, or with dots between them.
+_TWO_ENDS = re.compile(
+    rf"\branges?\b(?:\s+of\b)?[^\w.-]*{_END}\s*(?:\.{{2,3}}|…|to|and|-|–|,|:)\s*{_END}"
+    rf"|\b(?:from|between)\s+{_END}\s+(?:to|and)\s+{_END}"
+    rf"|\b(?:with)?in\s*[\[(]\s*{_END}\s*,\s*{_END}\s*[\])]"
+    rf"|{_END}\s*(?:\.{{2,3}}|…)\s*{_END}",
+    re.IGNORECASE,
+)
+_CHOICES = re.compile(r"\b(?:one ?of|any of|either|choices?|options?)\b(.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,12 @@ def read_knobs(source: str) -> dict[str, Knob]:
 
 
 def range_faults(source: str) -> dict[str, str]:
-    """Return the fault of each broken range comment, by knob."""
-    return {name: fault for name, place in _places(source).items() if (fault := _knob(place)[1])}
+    """Return the fault of each range comment that is broken, only nearly right, or not beside a knob, by name.
+
+    Each fault names the fix, as far as the comment shows what was meant.
+    """
+    found = {name: fault for name, place in _places(source).items() if (fault := _knob(place)[1])}
+    return found | _ranges_without_a_knob(source)
 
 
 def read_literal(text: str) -> KnobLiteral | None:
@@ -142,13 +156,15 @@ def power_text(value: int) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a knob's literal: its span in bytes, its text, its value, and the comment after it."""
+    """The place of a knob's literal: its span in bytes, its text, its value, the comment after it, and the comment that
+    fills the line above."""
 
     name: str
     value: KnobLiteral
     span: tuple[int, int]
     text: str
     comment: str
+    above: str
 
 
 @lru_cache(maxsize=8)  # the incumbent is read for every proposal
@@ -165,7 +181,9 @@ def _places(source: str) -> Mapping[str, _Place]:
             start, end = where.span(node)
             comment = _COMMENT.match(where.rest_of_line(end))
             text = where.raw[start:end].decode()
-            places[name] = _Place(name, value, (start, end), text, comment.group(1).strip() if comment else "")
+            above = _COMMENT.fullmatch(where.line(node.lineno - 1))
+            comments = (each.group(1).strip() if each else "" for each in (comment, above))
+            places[name] = _Place(name, value, (start, end), text, *comments)
         seen.add(name)
     return places
 
@@ -206,17 +224,56 @@ def _is_plain(value: float) -> bool:
 
 def _knob(place: _Place) -> tuple[Knob, str | None]:
     """Return the knob, and the fault of its range comment or None."""
+    without = Knob(place.name, place.value)
     claim = place.comment.rsplit(";", 1)[-1].strip()
-    if not claim.startswith(("range ", "one of ")):
-        return Knob(place.name, place.value), None
+    is_claim = claim.startswith(("range ", "one of "))
     if isinstance(place.value, (tuple, bool)):
-        return Knob(place.name, place.value), f"a {type(place.value).__name__} cannot have a range"
-    found = _choice(claim, place.value) if claim.startswith("one of ") else _span(claim, place.value)
-    if isinstance(found, str):
-        return Knob(place.name, place.value), f"{claim!r}: {found}"
-    if not found.holds(place.value):
-        return Knob(place.name, place.value), f"{claim!r}: the value {place.value!r} is outside of it"
-    return Knob(place.name, place.value, found), None
+        return without, f"a {type(place.value).__name__} cannot have a range" if is_claim else None
+    meant = _meant(place.comment, place.value) or _meant(place.above, place.value)
+    if not is_claim:
+        return without, None if meant is None else f"its comment gives no range; end the comment with '; {meant}'"
+    found = _read(claim, place.value)
+    if isinstance(found, Range):
+        return Knob(place.name, place.value, found), None
+    return without, f"{claim!r}: {found}" + ("" if meant is None else f"; write '{meant}'")
+
+
+def _read(claim: str, value: KnobValue) -> Range | str:
+    """Return the range, or its fault."""
+    found = _choice(claim, value) if claim.startswith("one of ") else _span(claim, value)
+    if isinstance(found, Range) and not found.holds(value):
+        return f"the value {value!r} is outside of it"
+    return found
+
+
+def _meant(comment: str, value: KnobValue) -> str | None:
+    """Return the range comment that was meant by one that is nearly right, or None if no valid one was."""
+    claims = []
+    if (ends := _TWO_ENDS.search(comment)) and not isinstance(value, str):
+        low, high = (end.replace("^", "**") for end in ends.groups() if end is not None)
+        scales = [scale for scale in (" log", " pow2") if re.search(rf"\b{scale[1:4]}", comment, re.IGNORECASE)]
+        claims += [f"range {ends}{scale}" for scale in (*scales, "") for ends in (f"{low}..{high}", f"{high}..{low}")]
+    if choices := _CHOICES.search(comment):
+        words = [word for word in re.findall(r"[\w.+*-]+", choices.group(1)) if word not in ("or", "and")]
+        claims.append(f"one of {' '.join(words)}")
+    return next((claim for claim in claims if isinstance(_read(claim, value), Range)), None)
+
+
+def _ranges_without_a_knob(source: str) -> dict[str, str]:
+    """Return the fault of each range comment beside a module-level name that is no knob."""
+    where, places, found = Bytes(source), _places(source), {}
+    for statement in parse(source).body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if name not in places and (_NAME.fullmatch(name) or _literal(value) is not None):
+                comment = _COMMENT.match(where.rest_of_line(where.span(statement)[1]))
+                if comment and (claim := re.search(r"\brange\s+\S*\d\.\.\S*\d", comment.group(1))):
+                    is_named = _NAME.fullmatch(name)
+                    why = "give it one plain literal, and assign it once" if is_named else "write its name in capitals"
+                    found[name] = f"{claim.group()!r} stands beside no knob; {why}"
+    return found
 
 
 def _choice(claim: str, value: KnobValue) -> Range | str:
@@ -232,7 +289,7 @@ def _choice(claim: str, value: KnobValue) -> Range | str:
 
 def _span(claim: str, value: KnobValue) -> Range | str:
     _, written, *words = claim.split()
-    low, high = map(_number, written.partition("..")[::2])
+    low, high = map(_number, written.partition("..")[::2] if "..." not in written else ("", ""))
     scale = " ".join(words)
     if low is None or high is None or scale not in ("", "log", "pow2"):
         return "is not 'range A..B', 'range A..B log' or 'range A..B pow2'"

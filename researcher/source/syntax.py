@@ -95,6 +95,10 @@ class Bytes:
         """Return the first byte of a line. Lines count from 1."""
         return self._starts[line - 1]
 
+    def line(self, line: int) -> str:
+        """Return the text of a line, or an empty text for line 0."""
+        return self.rest_of_line(self.line_start(line)) if line else ""
+
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         """Return the start and end byte of `node`."""
         if node.end_lineno is None or node.end_col_offset is None:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from researcher.errors import EditError
-from researcher.source.knobs import read_knobs
+from researcher.source.knobs import range_faults, read_knobs
 from researcher.source.syntax import parse, stored_outside_functions
 from services.adopt.static_values import Surroundings, Value, read_constants
 
@@ -183,4 +183,5 @@ def _findings(train: ast.Module, source: str, used: set[str], constants: dict[st
             "then only an LLM proposes"
         )
     )
+    yield from (f"the optimiser does not move {name}: {fault}" for name, fault in range_faults(source).items())
     yield "trust: a score that may be kept is asked again, in its own and in a fresh process, for a look ahead"

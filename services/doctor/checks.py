@@ -20,7 +20,6 @@ from services.doctor.engine import Engine
 from services.doctor.environment import Environment, Mode, compose_files
 from services.doctor.finding import Finding, Severity, fail, ok, skip
 from services.machine.gpu_env import DOT_ENV, GPU_ENV, faults, settings
-from services.machine.gpus import detect_profile
 
 # Space on disk, estimated from the parts: torch with CUDA takes about 8 GiB unpacked, Ollama's image 6, its default
 # model 7, shards and the data made of them 8. Not measured on a GPU. The first start downloads and builds; later starts
@@ -51,6 +50,10 @@ def _of_local(facts: Environment) -> Iterator[Finding]:
     yield host.git(facts)
     found, installed_gpus = gpu.driver(Mode.LOCAL, facts)
     yield found
+    profile = "cpu"
+    if installed_gpus:
+        found, profile = gpu.fitting(installed_gpus)
+        yield found
     yield host.packages(installed_gpus)
     yield host.candidates(facts)
     yield host.redis_server(facts)
@@ -59,7 +62,7 @@ def _of_local(facts: Environment) -> Iterator[Finding]:
     if facts.state.data.exists():
         wanted_gib = LATER_GIB[Mode.LOCAL]
     yield host.disk(facts, facts.state.root, wanted_gib, "free some, or keep the run elsewhere: --state FOLDER")
-    yield model_and_data.model_here(facts, detect_profile([each.gpu for each in installed_gpus]))
+    yield model_and_data.model_here(facts, profile)
     yield model_and_data.text_here(facts)
     yield host.clock(facts)
 

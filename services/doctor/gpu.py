@@ -7,33 +7,59 @@ from collections.abc import Mapping, Sequence
 from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import split_for
 from services.doctor.environment import Environment, Mode
-from services.doctor.finding import Finding, fail, ok, skip
-from services.machine.gpus import AUTO, GpuFault, InstalledGpu, detect_profile
-from services.redis.binary import parse_version
+from services.doctor.finding import Finding, fail, ok, skip, warn
+from services.machine.gpus import (
+    AUTO,
+    USUAL_BUILD,
+    GpuFault,
+    InstalledGpu,
+    UnknownMemory,
+    detect_profile,
+    fitting_profile,
+    hidden_text,
+    shared_profile,
+    torch_build,
+    visible_gpus,
+)
 from trainer.jobs import profile_named
 
-DRIVER = "580"  # torch 2.13's wheel depends on cuda-toolkit 13.0, and NVIDIA asks >= 580 for every CUDA 13.x
-NEWER = f"install NVIDIA's driver {DRIVER} or newer (Ubuntu: sudo ubuntu-drivers install) and reboot"
+NEWER = "install NVIDIA's driver {driver} or newer (Ubuntu: sudo ubuntu-drivers install) and reboot"
 _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --cpu"}
 
 
 def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[InstalledGpu]]:
-    """Test that a GPU with a new enough driver exists; also return the GPUs, none if it fails. Local mode needs no
-    GPU."""
-    wanted = f">= {DRIVER}"
-    fix = f"{NEWER}; or without a GPU: {_WITHOUT[mode]}"
+    """Test that a GPU with a new enough driver exists; also return the visible GPUs, none if it fails. Local mode needs
+    no GPU."""
+    build = torch_build() if mode is Mode.LOCAL else USUAL_BUILD
+    wanted = f">= {build.driver}"
+    fix = f"{NEWER.format(driver=build.driver)}; or without a GPU: {_WITHOUT[mode]}"
     try:
         installed_gpus = facts.installed_gpus()
     except GpuFault as error:
         return fail("driver", error.found, fix, wanted), []
-    if not installed_gpus and mode is Mode.LOCAL:
-        return ok("driver", "no NVIDIA GPU: the profile is cpu"), []
-    if not installed_gpus:
+    there = visible_gpus(installed_gpus, facts.environment) if mode is Mode.LOCAL else installed_gpus
+    if not there and mode is Mode.LOCAL:
+        why = hidden_text(facts.environment) if installed_gpus else "no NVIDIA GPU"
+        return ok("driver", f"{why}: the profile is cpu"), []
+    if not there:
         return fail("driver", "no NVIDIA GPU, or no driver", fix, wanted), []
-    version = installed_gpus[0].driver
-    if parse_version(version) < parse_version(DRIVER):
+    version = there[0].driver
+    if not build.takes_driver(version):
         return fail("driver", version, fix, wanted), []
-    return ok("driver", version, wanted), installed_gpus
+    return ok("driver", version, wanted), there
+
+
+def fitting(there: Sequence[InstalledGpu]) -> tuple[Finding, str]:
+    """Test that a profile follows from the visible GPUs; also return the profile."""
+    names = ", ".join(dict.fromkeys(each.gpu.name for each in there))
+    try:
+        profile = fitting_profile(there, torch_build())
+    except UnknownMemory as error:
+        profile = shared_profile()
+        return warn("GPU", error.found, f"overnight run --profile {profile}"), profile
+    except GpuFault as error:
+        return fail("GPU", error.found, error.next_step), "cpu"
+    return ok("GPU", f"{names}: the profile is {profile}"), profile
 
 
 def chosen(installed_gpus: Sequence[InstalledGpu], uuid: str) -> tuple[Finding, InstalledGpu | None]:
@@ -47,16 +73,23 @@ def chosen(installed_gpus: Sequence[InstalledGpu], uuid: str) -> tuple[Finding, 
             "GPU", f"GPU_UUID={uuid} is not in this machine", f"set GPU_UUID in gpu.env to one of {there}"
         ), None
     installed = named[0]
-    return ok("GPU", f"{installed.gpu.name}, {installed.gpu.memory_mib} MiB, {installed.uuid}"), installed
+    if (fault := USUAL_BUILD.lacks(installed)) is not None:
+        return fail("GPU", fault, _WITHOUT[Mode.GPU]), None
+    memory = f"{installed.gpu.memory_mib} MiB" if installed.gpu.memory_mib else "shares the memory of the machine"
+    return ok("GPU", f"{installed.gpu.name}, {memory}, {installed.uuid}"), installed
 
 
 def split(installed: InstalledGpu, held: Mapping[str, str]) -> Finding:
     """Test that LLM, trainer and margin fit into the GPU; the finding contains the arithmetic."""
-    name = held["PROFILE"]
+    name, memory_mib = held["PROFILE"], installed.gpu.memory_mib
+    if memory_mib is None and name == AUTO:
+        return fail("split", f"{installed.gpu.name} does not say its memory", f"PROFILE={shared_profile()} in gpu.env")
+    if memory_mib is None:
+        return skip("split", "the GPU shares the memory of the machine")
     if name == AUTO:
         name = detect_profile([installed.gpu])
         if name == "cpu":
-            return fail("split", f"no profile fits a GPU of {installed.gpu.memory_mib} MiB", "scripts/up --cpu")
+            return fail("split", f"no profile fits a GPU of {memory_mib} MiB", "scripts/up --cpu")
     profile = profile_named(name)
     if profile.device == "cpu":
         return skip("split", "PROFILE=cpu leaves the GPU alone")
@@ -64,7 +97,7 @@ def split(installed: InstalledGpu, held: Mapping[str, str]) -> Finding:
     cap = held.get("TRAINER_CAP_MIB")
     arithmetic = split_for(
         profile,
-        installed.gpu.memory_mib,
+        memory_mib,
         reserve_mib=None if reserve is None else int(reserve),
         cap_mib=None if cap is None else int(cap),
     )

@@ -21,6 +21,7 @@ from researcher.llm.backends import LlmBackend, backend_named
 from researcher.llm.client import LlmOptions
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama_api import base_url, same_model
+from researcher.llm.stream import authorities
 from services.compose import Stack, StackError
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip, warn
@@ -58,8 +59,11 @@ def model_here(facts: Environment, profile: str) -> Finding:
         return fail("model", error.found, error.next_step)
     wanted = facts.environment.get("MODEL") or placement_for(profile).model
     try:
-        answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False).raise_for_status()
+        answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False, verify=authorities())
+        answer.raise_for_status()
         names = {str(model["name"]) for model in answer.json()["models"]}
+    except LlmUnavailable as error:
+        return warn("model", f"{error}: {_ALONE}", "unset SSL_CERT_FILE")
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return warn("model", f"no Ollama answers at {url} ({type(error).__name__}): {_ALONE}", "ollama serve")
     return _among(wanted, names) or warn(

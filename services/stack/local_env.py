@@ -25,6 +25,8 @@ def write_local(root: Path, held: Mapping[str, str], installed_gpus: list[Instal
     _, installed = chosen(installed_gpus, held.get("GPU_UUID", ""))
     if installed is None:
         return f"{LOCAL} is not written: the GPU's memory cannot be read here, the trainer will decide"
+    if installed.gpu.memory_mib is None:
+        return f"{LOCAL} is not written: the GPU shares the memory of the machine, so PROFILE in gpu.env decides"
     profile = profile_named(held["PROFILE"] if held["PROFILE"] != AUTO else detect_profile([installed.gpu]))
     if profile.device == "cpu":
         return f"{LOCAL} is not written: profile cpu leaves the GPU alone"

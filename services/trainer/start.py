@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from researcher.config.setting import Mib
 from researcher.config.settings import faults
-from services.machine.gpus import AUTO, GpuFault, detect_profile, gpus
+from services.machine.gpus import AUTO, GpuFault, fitting_profile, installed_gpus, torch_build, visible_gpus
 from trainer.jobs import ProfileError, WorkerRole, profile_named
 from trainer.jobs.environment import Program, environment, python_command
 
@@ -55,7 +54,7 @@ def main() -> int:
         settings = ContainerSettings()
         if sys.argv[1:] == ["--dry-runs"]:
             return _become(dry_run_worker(settings, name=choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE)))
-        profile = gpu_profile(gpus()) if settings.profile == AUTO else profile_named(settings.profile).name
+        profile = gpu_profile() if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
             logger.error("%s", fault)
@@ -81,13 +80,14 @@ def choose_name(role: WorkerRole, name_file: Path) -> str:
     return name
 
 
-def gpu_profile(found: Sequence[tuple[str, int]]) -> str:
-    """Return the profile of the largest GPU (name, MiB). Raises NoGpu, because a CPU is only ever chosen by the
-    user."""
-    profile = detect_profile(found)
+def gpu_profile() -> str:
+    """Return the profile that follows from the GPUs. Raises GpuFault, and NoGpu because a CPU is only ever chosen by
+    the user."""
+    there = visible_gpus(installed_gpus(), os.environ)
+    profile = fitting_profile(there, torch_build())
     if profile != "cpu":
         return profile
-    seen = ", ".join(f"{name} with {mib} MiB" for name, mib in found) or "none"
+    seen = ", ".join(f"{each.gpu.name} with {each.gpu.memory_mib} MiB" for each in there) or "none"
     raise NoGpu(
         f"PROFILE=auto needs an NVIDIA GPU that a profile fits, and this container sees {seen}; "
         "next: scripts/doctor, or without a GPU: scripts/up --cpu"

@@ -48,6 +48,7 @@ def draw(scene: Scene) -> RenderableType:
     if run_report is not None:
         counts = _counts(run_report, scene.goal)
         parts += [_standing(run_report), counts, _last(run_report), *_requests(run_report)]
+    parts += [Text(f"no range  {name}: {fault}", style="yellow") for name, fault in report.range_faults.items()]
     if report.live is not None:
         parts += [_worker(worker) for worker in report.live.workers]
         parts += [Text(line, style="yellow") for line in _notes(report.live)]

@@ -21,12 +21,15 @@ NO_LIBRARY = "libnvidia-ml.so.1: cannot open shared object file: No such file or
 
 @dataclass(frozen=True)
 class NvmlGpu:
-    """A GPU of the machine. `memory_mib` is None if the driver does not support the question."""
+    """A GPU of the machine. `memory_mib` and `capability` are None if the driver does not support the question;
+    `hidden` means that this process may not open it."""
 
     name: str
     memory_mib: int | None
     uuid: str = "GPU-5fd4f087-86f3"
     pids: Sequence[int] = ()
+    capability: tuple[int, int] | None = (9, 0)
+    hidden: bool = False
 
 
 @dataclass
@@ -74,6 +77,12 @@ class NvmlLibrary:
         memory._obj.total = mib * 2**20
         return pynvml.NVML_SUCCESS
 
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Any, major: Any, minor: Any) -> int:
+        if (capability := self._gpu(handle).capability) is None:
+            return pynvml.NVML_ERROR_NOT_SUPPORTED
+        major._obj.value, minor._obj.value = capability
+        return pynvml.NVML_SUCCESS
+
     def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any, count: Any, table: Any) -> int:
         pids = self._gpu(handle).pids
         count._obj.value, room = len(pids), count._obj.value
@@ -86,6 +95,8 @@ class NvmlLibrary:
     def _found(self, handle: Any, wanted: Callable[[int, NvmlGpu], bool]) -> int:
         for number, gpu in enumerate(self.gpus):
             if wanted(number, gpu):
+                if gpu.hidden:
+                    return pynvml.NVML_ERROR_NO_PERMISSION
                 ctypes.c_void_p.from_buffer(handle._obj).value = number + 1
                 return pynvml.NVML_SUCCESS
         return pynvml.NVML_ERROR_NOT_FOUND

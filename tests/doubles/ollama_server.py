@@ -138,6 +138,13 @@ class OllamaDouble(ThreadingHTTPServer):
         """Return the models in memory."""
         return [] if self.held is None else [loaded_model(self.model, SIZE, self.held.on_gpu, self.held.context)]
 
+    def shown(self) -> dict[str, Any]:
+        """Return the model as /api/show describes it."""
+        model = listed_model(self.model, self.capabilities, self.family)
+        shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
+        shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
+        return shown | {key: model[key] for key in ("details", "capabilities", "modified_at")}
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Register a client that hangs up, for which some tests wait."""
         self.hung_up.set()
@@ -226,10 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         if full_name(body.get("model", "")) != full_name(self.server.model):
             self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
             return
-        model = listed_model(self.server.model, self.server.capabilities, self.server.family)
-        shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
-        shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
-        self._send_json(200, shown | {key: model[key] for key in ("details", "capabilities", "modified_at")})
+        self._send_json(200, self.server.shown())
 
     def _pull(self, body: dict[str, Any]) -> None:
         self.send_response(200)

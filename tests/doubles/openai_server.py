@@ -66,6 +66,7 @@ class OpenAiDouble(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.replies = list(replies)
         self.models = Reply(body='{"object": "list", "data": []}')
+        self.elsewhere = refused(404, "no such page")
         self.questions: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.released = threading.Event()
@@ -96,12 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers.get("Authorization"))
-        self._send(self.server.models if self.path == "/v1/models" else refused(404, "no such page"))
+        self._send(self.server.models if self.path == "/v1/models" else self.server.elsewhere)
 
     def do_POST(self) -> None:
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/chat/completions":
-            self._send(refused(404, "no such page"))
+            self._send(self.server.elsewhere)
             return
         self.server.keys.append(self.headers.get("Authorization"))
         self.server.questions.append(question)

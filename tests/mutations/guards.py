@@ -38,6 +38,7 @@ _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
 _EDIT_FORMATS = "researcher/proposers/test_edit_formats.py::test_"
+_GPUS = "services/machine/test_gpus.py::test_"
 _THOUGHTS = "researcher/prompting/test_thoughts.py::test_"
 _PLAIN = "researcher/source/test_plain_text.py::test_"
 _CARRIED = "researcher/source/test_information_limit.py::test_"
@@ -929,6 +930,35 @@ GUARDS = (
         "",
         _ESCALATION + "it_is_asked_once_a_plateau",
     ),
+    Guard(
+        "three dots do not make a range of another end",
+        "researcher/source/knobs.py",
+        ' if "..." not in written else ("", "")',
+        "",
+        "researcher/source/test_knobs.py::test_range_that_is_nearly_right_is_none_and_reported_with_the_fix",
+    ),
+    # GPUs
+    Guard(
+        "a GPU that torch has no code for is not used",
+        "services/machine/gpus.py",
+        "usable = [each.gpu for each in there if build.lacks(each) is None]",
+        "usable = [each.gpu for each in there]",
+        _GPUS + "gpu_that_torch_cannot_use_is_told_and_is_not_the_processor",
+    ),
+    Guard(
+        "a GPU without a size is not the processor",
+        "services/machine/gpus.py",
+        "    if shared is not None:",
+        "    if False:",
+        _GPUS + "gpu_that_shares_the_machines_memory_wants_a_profile_by_name",
+    ),
+    Guard(
+        "a profile by name without a GPU for it is refused before its text is downloaded",
+        "services/single_trial.py",
+        "    require_gpu(profile, os.environ)\n",
+        "",
+        _GPUS + "trial_takes_a_profile_by_name_and_wants_a_gpu_for_it_first",
+    ),
     # Thoughts, the room for answers, moves by schema, pulls
     Guard(
         "what stands before a closing tag was only thought",
@@ -940,7 +970,7 @@ GUARDS = (
     Guard(
         "a thought that never ends takes the rest",
         "researcher/prompting/reply_parser.py",
-        '(text[position:] if depth == 0 else "")',
+        '(text[position:] if depth == folds == 0 else "")',
         "text[position:]",
         _THOUGHTS + "thoughts_that_a_template_opened_and_thoughts_that_never_end_are_gone",
     ),
@@ -952,9 +982,23 @@ GUARDS = (
         _THOUGHTS + "edit_weighed_in_thoughts_is_never_that_of_the_answer",
     ),
     Guard(
+        "a fold within folded thoughts does not end them",
+        "researcher/prompting/reply_parser.py",
+        'bool(folds or "reasoning" in mark)',
+        '("reasoning" in mark)',
+        _THOUGHTS + "folded_thoughts_are_gone_with_the_folds_inside_them_and_other_folds_stay",
+    ),
+    Guard(
+        "what stands before the mark of an answer was only thought",
+        "researcher/prompting/reply_parser.py",
+        '        if mark.lastgroup == "answer":',
+        "        if False:",
+        _THOUGHTS + "where_the_answer_is_marked_all_before_the_mark_is_thought",
+    ),
+    Guard(
         "stored thoughts are not ended by a tag that they speak of",
         "researcher/prompting/reply_parser.py",
-        "{_TAG.sub(lambda tag: '(' + tag.group()[1:], thoughts)}",
+        "{_MARK.sub(lambda mark: '(' + mark.group()[1:], thoughts)}",
         "{thoughts}",
         _THOUGHTS + "stored_with_its_thoughts_an_answer_is_read_as_it_was",
     ),
@@ -999,6 +1043,14 @@ GUARDS = (
         " and self.context.idea is None",
         "",
         "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+    ),
+    Guard(
+        "a model that runs elsewhere is not waited for in memory",
+        "researcher/llm/ollama.py",
+        "known.is_remote or self.settings.is_cloud_model",
+        "False",
+        "researcher/llm/test_ollama.py::"
+        "test_model_that_is_not_listed_with_its_context_is_asked_where_that_is_as_it_should_be",
     ),
     Guard(
         "a model without thoughts is not asked for them",
@@ -1080,9 +1132,23 @@ GUARDS = (
     Guard(
         "an answer without its end is none",
         "researcher/llm/openai.py",
-        "if self.finish is None:",
+        "if self.finish is None and not self.is_done:",
         "if False:",
         "researcher/llm/test_openai.py::test_every_fault_is_typed_and_says_what_is_wrong",
+    ),
+    Guard(
+        "an answer that ends for a reason that nobody knows is none",
+        "researcher/llm/openai.py",
+        "        if reason not in _COMPLETE + _CUT:",
+        "        if False:",
+        "researcher/llm/test_openai.py::test_every_fault_is_typed_and_says_what_is_wrong",
+    ),
+    Guard(
+        "an answer that is done without a reason, with all of its tokens, was cut",
+        "researcher/llm/openai.py",
+        "if answer_tokens == self.longest else",
+        "if False else",
+        "researcher/llm/test_openai.py::test_stream_that_is_done_without_a_reason_is_whole_unless_it_has_all_its_tokens",
     ),
     Guard(
         "who wants to be left alone is",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,10 @@ from researcher.loop.context import Goal, RunContext
 from researcher.queues.trials import TrialQueue
 from researcher.repository.repository import Workspace
 from researcher.source.proposal import ProposerName
+from services.redis.server import RedisServer
 from tests.doubles.ollama_faults import SpillingServer
 from tests.doubles.ollama_server import Turn, ollama_double
-from tests.fixtures.scripted_run import ScriptedRun
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from trainer.jobs import Kind, Outcome, Status, profile_named
 
 TRIAL_S = 0.01  # of a scripted trial
@@ -110,6 +112,20 @@ def test_the_hours_of_a_killed_researcher_still_count(scripted_run: ScriptedRun)
     assert scripted_run.start_researcher(HOURS=2 * TEN_TRIALS_H).wait(90) == 0, scripted_run.output()
 
     assert cost_before_the_last_experiment(scripted_run).hours < 2 * TEN_TRIALS_H <= cost_in(scripted_run).hours
+
+
+def test_range_that_is_nearly_right_is_named_in_the_first_line_of_the_log(tmp_path: Path, server: RedisServer) -> None:
+    near = SUBJECT.replace("range 16..256 pow2", "range 16 to 256, pow2")
+    scripted_run = ScriptedRun(tmp_path, server, FILES | {"train.py": near})
+    try:
+        scripted_run.start_researcher(LLM="none")
+        scripted_run.wait_until(lambda _: "on branch" in scripted_run.output(), "the start of the run")
+        first = scripted_run.output().splitlines()[0]
+    finally:
+        scripted_run.end()
+
+    assert "the optimiser does not move WIDTH" in first
+    assert "write 'range 16..256 pow2'" in first
 
 
 @pytest.mark.slow

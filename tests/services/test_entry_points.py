@@ -19,6 +19,7 @@ from services.trainer import health as trainer_health
 from services.trainer import start as trainer_start
 from services.views.client import ClientError, ask_and_wait
 from tests import ROOT
+from tests.doubles.nvml import NvmlGpu, NvmlLibrary, install_nvml
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
 from trainer.jobs import StatusKind, WorkerRole
@@ -31,16 +32,20 @@ TEN_S = 10
     ("gpus", "profile"),
     [([("small", 12 * 1024)], "12gb"), ([("L40S", 46068)], "48gb"), ([("old", 2048), ("big", 81920)], "80gb")],
 )
-def test_gpu_decides_the_profile(gpus: list[tuple[str, int]], profile: str) -> None:
-    assert trainer_start.gpu_profile(gpus) == profile
+def test_gpu_decides_the_profile(gpus: list[tuple[str, int]], profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_nvml(monkeypatch, NvmlLibrary([NvmlGpu(*each) for each in gpus]))
+
+    assert trainer_start.gpu_profile() == profile
 
 
 @pytest.mark.parametrize(("gpus", "seen"), [([], "sees none"), ([("tiny", 2048)], "tiny with 2048 MiB")])
 def test_without_a_fitting_gpu_auto_is_refused_instead_of_falling_back_to_the_processor(
-    gpus: list[tuple[str, int]], seen: str
+    gpus: list[tuple[str, int]], seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    install_nvml(monkeypatch, NvmlLibrary([NvmlGpu(*each) for each in gpus]))
+
     with pytest.raises(trainer_start.NoGpu, match=re.escape(seen)) as refusal:
-        trainer_start.gpu_profile(gpus)
+        trainer_start.gpu_profile()
 
     assert "scripts/up --cpu" in str(refusal.value)
 

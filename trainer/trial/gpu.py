@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from itertools import takewhile
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -59,13 +60,26 @@ def _compute_pids() -> list[int]:
 
 
 def _visible() -> list[Any]:
-    """Return NVML's handles of the GPUs in CUDA_VISIBLE_DEVICES, numbers or UUIDs, or of all GPUs without a value."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = named.split(",") if named else map(str, range(pynvml.nvmlDeviceGetCount()))
+    """Return NVML's handles of the visible GPUs."""
+    named = visible_devices(os.environ)
     return [
         pynvml.nvmlDeviceGetHandleByIndex(int(each)) if each.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(each)
-        for each in map(str.strip, wanted)
+        for each in (map(str, range(pynvml.nvmlDeviceGetCount())) if named is None else named)
     ]
+
+
+def visible_devices(environment: Mapping[str, str]) -> list[str] | None:
+    """Return the numbers and UUIDs in CUDA_VISIBLE_DEVICES, as CUDA reads them: up to the first that names no device.
+
+    None if it is unset, so that all GPUs are visible.
+    """
+    if (named := environment.get("CUDA_VISIBLE_DEVICES")) is None:
+        return None
+    return list(takewhile(_names_a_device, map(str.strip, named.split(","))))
+
+
+def _names_a_device(word: str) -> bool:
+    return word.isdecimal() or word.startswith(("GPU-", "MIG-"))
 
 
 def ask_driver(question: Callable[[], Answer], timeout_s: float) -> Answer:

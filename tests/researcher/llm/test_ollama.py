@@ -235,6 +235,63 @@ class OnlyLevels(Thinker):
     family = "gptoss"
 
 
+class RemoteModel(OllamaDouble):
+    """Passes its model's questions on to another machine, so that the model is never in its own memory."""
+
+    def load(self, options: dict[str, Any]) -> str | None:
+        return None
+
+    def shown(self) -> dict[str, Any]:
+        return super().shown() | {"remote_host": "https://cloud.example:443", "remote_model": "big"}
+
+
+class CloudModel(RemoteModel):
+    """An older version, whose model only has a name that says so."""
+
+    def shown(self) -> dict[str, Any]:
+        return OllamaDouble.shown(self)
+
+
+class SilentOfContext(OllamaDouble):
+    """A version whose list of loaded models does not tell their context."""
+
+    def listing(self) -> list[dict[str, Any]]:
+        return [{name: value for name, value in each.items() if name != "context_length"} for each in super().listing()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "loads"),
+    [
+        (RemoteModel, "big", 0),
+        (CloudModel, "big:120b-cloud", 0),
+        (CloudModel, "big:cloud", 0),
+        (SilentOfContext, "small", 1),
+    ],
+)
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_model_that_is_not_listed_with_its_context_is_asked_where_that_is_as_it_should_be(
+    kind: type[OllamaDouble], model: str, loads: int, on_gpu: bool
+) -> None:
+    with ollama_double(["yes"], model=model, kind=kind) as server:
+        client = client_of(server.url, model=model, on_gpu=on_gpu)
+        answers = [client.chat(QUESTION, nothing).text for _ in range(2)]
+
+    assert answers == ["yes", "yes"]
+    assert [path for path, _ in server.calls].count("/api/generate") == loads
+
+
+def test_cloud_that_wants_a_sign_in_says_how() -> None:
+    refused = [{"request": {"path": "/api/show"}, "response": _unauthorized()}]
+    with ollama_replay(refused) as server, pytest.raises(LlmUnavailable, match=r"401: unauthorized.*ollama signin"):
+        client_of(server.url).chat(QUESTION, nothing)
+
+
+def _unauthorized() -> dict[str, Any]:
+    body = '{"error":"unauthorized"}'
+    headers = [["Content-Type", "application/json"], ["Content-Length", str(len(body))]]
+    return {"status": 401, "reason": "Unauthorized", "headers": headers, "body": body}
+
+
 class OldServer(OllamaDouble):
     """Its count of a prompt leaves out what it read before."""
 
@@ -395,6 +452,15 @@ def test_availability_check_at_something_else_says_so() -> None:
         ("", "http://127.0.0.1:11434"),
         ("0.0.0.0:11434", "http://127.0.0.1:11434"),
         ("0.0.0.0", "http://127.0.0.1:11434"),
+        (":11434", "http://127.0.0.1:11434"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("http://:8080", "http://127.0.0.1:8080"),
+        ("127.0.0.1:", "http://127.0.0.1:11434"),
+        ('"127.0.0.1:11434"', "http://127.0.0.1:11434"),
+        ("'0.0.0.0'", "http://127.0.0.1:11434"),
+        ("'http://ollama:80'", "http://ollama:80"),
+        ('" 127.0.0.1:11434 "', "http://127.0.0.1:11434"),
+        ('""', "http://127.0.0.1:11434"),
         ("ollama", "http://ollama:11434"),
         (" ollama:80 ", "http://ollama:80"),
         ("http://ollama:11434/", "http://ollama:11434"),
@@ -408,7 +474,9 @@ def test_host_is_read_as_users_write_it(host: str, url: str) -> None:
     assert base_url(host) == url
 
 
-@pytest.mark.parametrize("host", ["host:port", "host:99999999", "ftp://host", "http://", "a b:1", "http://[::1"])
+@pytest.mark.parametrize(
+    "host", ["host:port", "host:99999999", "ftp://host", "http://", "a b:1", "http://[::1", ":", 'a"b']
+)
 def test_address_that_is_none_stops_the_start_with_an_example(host: str) -> None:
     with pytest.raises(ValueError, match=r"OLLAMA_HOST is .* write for example http://127\.0\.0\.1:11434"):
         OllamaClient(OllamaSettings(host, MODEL))

@@ -28,6 +28,14 @@ def client_of(url: str, *, key_file: Path | None = None, clock: Callable[[], flo
     return OpenAiClient(OpenAiSettings(url, "m", key_file, **more), clock=clock)  # type: ignore[arg-type]
 
 
+def whole_reply(content: object, *, finish: str = "stop", indent: int | None = None) -> Reply:
+    """An answer that is not streamed."""
+    message = {"role": "assistant", "content": content, "reasoning_content": "hm"}
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    choices = [{"index": 0, "message": message, "finish_reason": finish}]
+    return Reply(body=json.dumps({"object": "chat.completion", "choices": choices, "usage": usage}, indent=indent))
+
+
 def ask(url: str, **more: float) -> Answer:
     return client_of(url, **more).chat(QUESTION, lambda: None)
 
@@ -104,6 +112,46 @@ def test_answer_without_usage_has_no_counts_and_one_cut_at_its_length_says_so() 
     assert (answer.done_reason, answer.prompt_tokens, answer.answer_tokens) == ("length", None, None)
 
 
+def test_content_in_parts_is_read_with_its_thoughts_apart() -> None:
+    pieces = [
+        chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "or "}]}]}),
+        chunk({"content": [{"type": "thinking", "thinking": "rather"}]}),
+        chunk({"content": [{"type": "text", "text": "TITLE: "}, {"type": "output_text", "text": "a"}]}),
+        chunk({"content": "\nSET", "reasoning": None}),
+        chunk({"content": None}, "stop"),
+        DONE,
+    ]
+    with openai_double(Reply(pieces=pieces)) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.thoughts) == ("TITLE: a\nSET", "or rather")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("content", ["TITLE: a\nSET", [{"type": "text", "text": "TITLE: a\nSET"}]])
+def test_endpoint_that_does_not_stream_gives_the_whole_answer_at_once(content: object, indent: int | None) -> None:
+    with openai_double(whole_reply(content, indent=indent)) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.thoughts, answer.done_reason) == ("TITLE: a\nSET", "hm", "stop")
+    assert (answer.prompt_tokens, answer.answer_tokens) == (100, 10)
+
+
+@pytest.mark.parametrize(("finish", "reason"), [("eos", "stop"), ("STOP", "stop"), ("MAX_TOKENS", "length")])
+def test_reason_for_the_end_is_read_in_other_servers_words(finish: str, reason: str) -> None:
+    with openai_double(spoken("TITLE: a", finish=finish)) as server:
+        assert ask(server.url).done_reason == reason
+
+
+@pytest.mark.parametrize(("longest", "reason"), [(11, "stop"), (10, "length")])
+def test_stream_that_is_done_without_a_reason_is_whole_unless_it_has_all_its_tokens(longest: int, reason: str) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    with openai_double(Reply(pieces=[chunk({"content": "TITLE: a"}), chunk(usage=usage), DONE])) as server:
+        answer = client_of(server.url).chat(QUESTION, lambda: None, answer_tokens=longest)
+
+    assert (answer.text, answer.done_reason) == ("TITLE: a", reason)
+
+
 def test_schema_and_a_longer_answer_are_asked_for_in_the_protocols_words() -> None:
     with openai_double(spoken("{}")) as server:
         client_of(server.url).chat(QUESTION, lambda: None, answer_tokens=77, schema={"type": "object"})
@@ -155,7 +203,14 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
             BadLlmResponse,
             "ended the stream without a reason, after 1 lines",
         ),
-        (Reply(pieces=[chunk({"content": "half"}), DONE]), BadLlmResponse, "ended the stream without a reason"),
+        (spoken("half", finish="error"), BadLlmResponse, "broke off with the reason 'error'"),
+        (
+            spoken("half", finish="insufficient_system_resource"),
+            BadLlmResponse,
+            "reason 'insufficient_system_resource'",
+        ),
+        (spoken("half", finish="abort"), BadLlmResponse, "broke off with the reason 'abort'"),
+        (spoken("half", finish="SAFETY"), BadLlmResponse, "held the answer back: SAFETY"),
         (spoken("", finish="content_filter"), BadLlmResponse, "held the answer back: content_filter"),
         (
             Reply(pieces=[b'data: {"error": {"message": "overloaded"}}\n\n']),
@@ -163,6 +218,28 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
             "broke off with: overloaded",
         ),
         (Reply(body='{"error": {"message": "no worker"}}'), BadLlmResponse, "broke off with: no worker"),
+        (
+            Reply(pieces=[b'data: {"object": "error", "message": "no room", "code": 400}\n\n', DONE]),
+            BadLlmResponse,
+            "broke off with: no room",
+        ),
+        (
+            Reply(pieces=[chunk({"content": "half"}), b'error: {"code": 500, "message": "no slot"}\n\n']),
+            BadLlmResponse,
+            "broke off with: no slot",
+        ),
+        (
+            Reply(body=json.dumps({"choices": [{"error": {"code": 502, "message": "upstream"}, "message": {}}]})),
+            BadLlmResponse,
+            "broke off with: upstream",
+        ),
+        (
+            Reply(pieces=[b'event: error\ndata: {"error": {"message": "loaded with context length of 4096"}}\n\n']),
+            PromptTooLong,
+            "broke off with: loaded with context length",
+        ),
+        (whole_reply("half", finish="error"), BadLlmResponse, "broke off with the reason 'error'"),
+        (Reply(body='{\n "choices": [\n'), BadLlmResponse, "is not JSON"),
         (Reply(body="<html>log in</html>"), BadLlmResponse, "is not JSON: b'<html>log in"),
         (Reply(pieces=[b"data: {nonsense\n\n"]), BadLlmResponse, "line 1 of the answer is not JSON"),
         (Reply(pieces=[b"data: [1]\n\n"]), BadLlmResponse, "line 1 of the answer is not an object"),
@@ -258,6 +335,14 @@ def test_endpoint_that_lists_no_models_is_there_all_the_same() -> None:
             client_of(server.url).check_available()
 
 
+def test_server_that_answers_200_at_an_address_that_it_does_not_serve_is_away() -> None:
+    with openai_double(spoken("a")) as server:
+        server.elsewhere = server.models = Reply(body='{"error": "Unexpected endpoint or method. (GET /models)"}')
+        with pytest.raises(LlmUnavailable, match=r"Unexpected endpoint .*; an address often ends in /v1"):
+            client_of(server.url.removesuffix("/v1")).check_available()
+        client_of(server.url).check_available()
+
+
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_no_bytes_of_a_stream_raise_anything_else(pieces: list[bytes]) -> None:
     with openai_double(Reply(pieces=[b": \n", *pieces])) as server:
@@ -271,6 +356,8 @@ def test_no_bytes_of_a_stream_raise_anything_else(pieces: list[bytes]) -> None:
     ("text", "url"),
     [
         ("https://one/v1/", "https://one/v1"),
+        ("'https://one/v1'", "https://one/v1"),
+        ('" https://one/v1/ "', "https://one/v1"),
         (" http://127.0.0.1:8080 ", "http://127.0.0.1:8080"),
         ("https://one/v1/chat/completions", "https://one/v1"),
     ],

@@ -49,8 +49,16 @@ MARKS = [
     "[UNUSED_TOKEN_145]",
     "]~b]",
     "]~!b[",
+    "◁think▷",
+    "◁/think▷",
+    "<|channel>",
+    "<channel|>",
+    "<seed:think>",
+    "<|inner_prefix|>",
 ]
+REASONING = [mark for mark in MARKS if "think" in mark.lower()] + ["<channel|>", "<|inner_prefix|>"]
 PARTS = ["<", "|", "｜", ">", "\u2060", "[", "]", "~", "/", "<|", "|>", "s", "SYS", "INST", "<s>", "[INST]", " ", "▁"]
+PARTS += ["◁", "think▷"]
 
 
 @given(st.lists(st.sampled_from(PARTS) | st.characters(), max_size=30).map("".join))
@@ -81,7 +89,8 @@ def test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from(mark: str) -> None:
 @pytest.mark.parametrize("copies_the_joiner", [True, False])
 def test_an_edit_of_a_line_that_holds_a_mark_is_found_and_written_as_it_was(mark: str, copies_the_joiner: bool) -> None:
     source = f"{SOURCE}SPECIAL = '{mark}'\n"
-    shown = broken(f"SPECIAL = '{mark}'") if copies_the_joiner or "think" in mark.lower() else f"SPECIAL = '{mark}'"
+    copies_the_joiner = copies_the_joiner or mark in REASONING  # such a mark without a joiner is no copy
+    shown = broken(f"SPECIAL = '{mark}'") if copies_the_joiner else f"SPECIAL = '{mark}'"
     answer = (
         f"TITLE: t\nHYPOTHESIS: h\n<<<<<<< SEARCH\n{shown}\n=======\n{shown}  # kept\n>>>>>>> REPLACE\n"
         f"FUNCTION Model.forward\n```python\ndef forward(self, x):\n    return '{broken(mark)}'\n```\n"

@@ -6,12 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from researcher.errors import ReasoningUsedUpOutput
 from researcher.prompting.reply_parser import read_reply, with_thoughts, without_thoughts
 
 HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
 ANSWER = HEAD + "SET DEPTH = 4\n"
 DECOY = "\nSET DEPTH = 64\n"
-TAGS = [("<think>", "</think>"), ("<THINKING>", "</thinking >"), ("<thought>", "</thought>"), ("[THINK]", "[/THINK]")]
+TAGS = [
+    ("<think>", "</think>"),
+    ("<THINKING>", "</thinking >"),
+    ('<thought time="3">', "</thought>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|channel>thought\n", "<channel|>"),
+]
 
 plain = st.sampled_from(["so ", "\n", DECOY, HEAD, "```\n"])
 balanced = st.recursive(
@@ -59,6 +72,57 @@ def test_edit_weighed_in_thoughts_is_never_that_of_the_answer(weighed: str, tag:
         assert "64" not in str(read_reply(text).edits)
 
 
-@pytest.mark.parametrize("text", ["a < think > b", "x[think]", "<thinker>", "x = y[THINKER]"])
+@given(thoughts, st.sampled_from([DECOY, "<details>" + DECOY + "</details>", "</think>" + DECOY]))
+def test_folded_thoughts_are_gone_with_the_folds_inside_them_and_other_folds_stay(weighed: str, inside: str) -> None:
+    folded = f'<details type="reasoning" done="true">\n{weighed}{inside}{weighed}</details>\n'
+    other = f"<details><summary>All of it</summary>\n{ANSWER}</details>\n"
+
+    assert without_thoughts(folded + ANSWER).strip() == ANSWER.strip()
+    assert without_thoughts(folded + other).strip() == other.strip()
+
+
+@pytest.mark.parametrize(
+    ("begin", "answer", "end"),
+    [
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", "<|return|>"),
+        ("<|channel|>analysis<|message|>", "<|channel|>final <|constrain|>json<|message|>", ""),
+        ("<|channel|>commentary to=functions.edit<|message|>", "<|call|><|channel|>final<|message|>", "<|end|>\n"),
+        ("analysis", "assistantfinal", ""),
+        ("<|think|>", "<|end|><|begin|>assistant<|content|>", "<|end|>"),
+        ("<|begin_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>", "<|END_RESPONSE|>"),
+        ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]\n", "[END FINAL RESPONSE]\n<|end|>"),
+        ("Here is my thought process:\n", "\nHere is my response:\n", ""),
+    ],
+)
+@given(weighed=thoughts)
+def test_where_the_answer_is_marked_all_before_the_mark_is_thought(
+    weighed: str, begin: str, answer: str, end: str
+) -> None:
+    for text in (f"{begin}{weighed}{DECOY}{answer}{ANSWER}{end}", f"{weighed}{DECOY}<think>{answer}{ANSWER}{end}"):
+        assert without_thoughts(text).strip() == ANSWER.strip()
+        assert without_thoughts(with_thoughts(f"{DECOY}{answer}{DECOY}", text)).strip() == ANSWER.strip()
+
+
+@pytest.mark.parametrize("begin", ["<|channel|>analysis<|message|>", '<details type="reasoning">', "<think a=1>"])
+def test_answer_that_never_came_after_its_thoughts_is_none(begin: str) -> None:
+    with pytest.raises(ReasoningUsedUpOutput):
+        read_reply(f"{begin}{ANSWER}<|end|>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a < think > b",
+        "x[think]",
+        "<thinker>",
+        "x = y[THINKER]",
+        "<details>open</details>",
+        "assistantfinally",
+        'end = "<|end|>"\n',
+        "a <think/> b",
+        "# Here is my response: 3",
+    ],
+)
 def test_code_is_no_thought(text: str) -> None:
     assert without_thoughts(text) == text

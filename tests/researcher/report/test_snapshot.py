@@ -40,6 +40,16 @@ def test_a_report_holds_the_run_what_goes_on_the_alarm_and_the_rates(story: Stor
     assert [each.proposer for each in report.rates] == ["llm"]
 
 
+def test_a_report_names_the_ranges_that_the_optimiser_cannot_use_in_the_incumbent(tmp_path: Path) -> None:
+    story = Story(tmp_path, source="RATE = 0.1  # range 0.01 to 1\nDEPTH = 2  # range 1..4\n")
+
+    report = snapshot(story.journal, None, PROFILE, AT)
+    story.journal.close()
+
+    assert [*report.range_faults] == ["RATE"]
+    assert report.to_json()["range_faults"] == report.range_faults
+
+
 def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: RedisClient) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("good", 1.70, Decision.KEEP)
@@ -52,7 +62,7 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     report = snapshot(story.journal, bus, PROFILE, AT)
     found = json.loads(json.dumps(report.to_json()))
 
-    assert [*found] == ["gain", "tally", "proposers", "alarm", "notes", "workers", "rows"]
+    assert [*found] == ["gain", "tally", "proposers", "alarm", "range_faults", "notes", "workers", "rows"]
     assert [*found["gain"]] == ["baseline", "confirmed", "provisional", "confirmed_heldout"]
     assert found["notes"] == {"llm": "none: away"}
     assert report.live is not None

@@ -57,6 +57,15 @@ def test_unedited_script_of_the_known_shape_is_told_what_it_is(tmp_path: Path) -
         assert words in told
 
 
+@pytest.mark.parametrize("comment", ["range 0.001 to 0.1 log", "Range: 0.001..0.1, log", "rate, log, 0.001...0.1"])
+def test_range_that_is_nearly_right_is_told_with_its_fix(tmp_path: Path, comment: str) -> None:
+    train = FILES["train.py"].replace("range 0.001..0.1 log", comment)
+
+    (told,) = (line for line in inspect(FILES | {"train.py": train}, around(tmp_path)).found if "MATRIX_LR:" in line)
+
+    assert "range 0.001..0.1 log'" in told
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [

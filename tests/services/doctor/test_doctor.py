@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -596,6 +597,57 @@ def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(
 
     assert finding.severity is Severity.FAIL
     assert "is no git repository" in finding.found
+
+
+V100 = InstalledGpu("GPU-3", "580.95.05", Gpu("Tesla V100-PCIE-32GB", 32768), (7, 0))
+GB10 = InstalledGpu("GPU-4", "580.126.09", Gpu("NVIDIA GB10", None), (12, 1))
+
+
+def test_gpu_that_our_torch_has_no_code_for_is_refused() -> None:
+    finding, installed = chosen([V100], "")
+
+    assert installed is None
+    assert finding.verdict is Severity.FAIL
+    assert "compute capability is 7.0, the limit 7.5" in finding.found
+
+
+def test_gpu_that_shares_the_machines_memory_wants_a_profile_and_has_no_split(tmp_path: Path) -> None:
+    finding, installed = chosen([GB10], "")
+    assert installed == GB10
+    assert "shares the memory of the machine" in finding.found
+
+    auto, named_profile = (split(GB10, {"PROFILE": name, "LLM": "ollama"}) for name in ("auto", "48gb"))
+
+    assert (auto.verdict, named_profile.verdict) == (Severity.FAIL, Severity.SKIP)
+    assert re.fullmatch(r"PROFILE=\w+ in gpu.env", auto.fix)
+
+
+@pytest.mark.parametrize(
+    ("there", "environment", "name", "verdict", "found", "fix"),
+    [
+        ([H100], {}, "GPU", Severity.OK, "the profile is 80gb", ""),
+        ([H100, A6000], {"CUDA_VISIBLE_DEVICES": "1"}, "GPU", Severity.OK, "RTX A6000: the profile is 48gb", ""),
+        ([H100], {"CUDA_VISIBLE_DEVICES": "-1"}, "driver", Severity.OK, "hides every GPU: the profile is cpu", ""),
+        ([GB10], {}, "GPU", Severity.WARN, "shares the memory of the machine", "overnight run --profile"),
+        ([V100], {}, "GPU", Severity.FAIL, "compute capability is 7.0", "--profile cpu"),
+    ],
+)
+def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
+    well: Environment,
+    there: list[InstalledGpu],
+    environment: dict[str, str],
+    name: str,
+    verdict: Severity,
+    found: str,
+    fix: str,
+) -> None:
+    facts = replace(well, installed_gpus=lambda: there, environment=SHELL | environment, connect=forbids)
+
+    findings = examine(Mode.LOCAL, facts)
+    finding = named(findings, name)
+
+    assert (finding.verdict, found in finding.found, fix in finding.fix) == (verdict, True, True), finding.line()
+    assert "ubuntu-drivers" not in finding.fix
 
 
 # --- local mode ----------------------------------------------------------------------------------------------------

@@ -64,3 +64,10 @@ def test_where_no_gpu_can_be_read_or_is_wanted_nothing_is_written(tmp_path: Path
 
     assert "is not written" in said
     assert not (tmp_path / LOCAL).exists()
+
+
+def test_where_the_gpu_shares_the_machines_memory_nothing_is_written(tmp_path: Path) -> None:
+    shared = LARGE._replace(gpu=Gpu("NVIDIA GB10", None))
+
+    assert "PROFILE in gpu.env decides" in write_local(tmp_path, HELD | {"PROFILE": "48gb"}, [shared])
+    assert not (tmp_path / LOCAL).exists()

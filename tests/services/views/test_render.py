@@ -13,7 +13,7 @@ from rich.console import Console
 
 from researcher.journal.records import Decision
 from researcher.proposers.escalation import belongs_to
-from researcher.report.snapshot import Report
+from researcher.report.snapshot import Report, snapshot
 from researcher.report.view import LiveStatus
 from services import __main__ as stack
 from services import cli
@@ -21,7 +21,7 @@ from services.machine.state import RunConfig, State
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests import ROOT
-from tests.fixtures.journal_story import Story
+from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
 AWAY = {"llm": "none: away", "dry_runs": "none: no dry-run worker runs"}
@@ -56,6 +56,16 @@ def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> No
         "worker    dry-run-worker-a: idle; candidates run as root, without its rights: uid 1 may not enter",
     ):
         assert f"{expected} " in text, expected
+
+
+def test_a_range_that_is_nearly_right_stands_there_with_its_fix(tmp_path: Path) -> None:
+    story = Story(tmp_path, source="RATE = 0.1  # range 0.01 to 1\n")
+
+    text = seen(Scene(snapshot(story.journal, None, PROFILE, 9.0), None, 1.0, ""))
+    story.journal.close()
+
+    assert "no range  RATE: " in text
+    assert "write 'range 0.01..1'" in text
 
 
 def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_path: Path) -> None:

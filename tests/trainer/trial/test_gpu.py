@@ -63,7 +63,10 @@ def test_trial_is_not_begun_beside_one_that_stays_and_it_is_said_which(
     assert f"it was not begun: the GPU still holds processes that are gone ({driver.dead})" in result.reason
 
 
-@pytest.mark.parametrize(("visible", "ready"), [("0", True), ("GPU-1", True), ("1", False), ("GPU-1, GPU-2", False)])
+@pytest.mark.parametrize(
+    ("visible", "ready"),
+    [("0", True), ("GPU-1", True), ("", True), ("-1", True), ("1", False), ("GPU-1, GPU-2", False)],
+)
 def test_the_dead_on_another_gpu_are_none_of_ours(visible: str, ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = ForgetfulDriver(times=0).dead
     both = [NvmlGpu("NVIDIA A30", 24576, "GPU-1"), NvmlGpu("NVIDIA A30", 24576, "GPU-2", pids=[dead])]
