@@ -75,7 +75,7 @@ class ChatClient(Protocol):
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Return one answer. Raises LlmUnavailable (ask again later) or BadLlmResponse (this question has no answer).
+        """Return one answer. Raises LlmUnavailable (ask again later) or LlmServerFault (this question has no answer).
 
         `answer_tokens` replaces the longest answer for this question, and `schema` is a JSON schema for the answer.
         `tick` is called at least twice a second during the wait, and may raise to cancel.

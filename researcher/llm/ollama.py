@@ -1,6 +1,6 @@
 """The client of Ollama's native API: it checks availability and reads one streamed answer with its own deadlines.
 
-LlmUnavailable means that the question may be asked again later. BadLlmResponse means that this question has no answer.
+LlmUnavailable means that the question may be asked again later. LlmServerFault means that this question has no answer.
 The client asks no question twice. Before each question it ensures that the model is loaded as requested, and before the
 first it finds out whether the model can reason.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from researcher.errors import BadLlmResponse
+from researcher.errors import LlmServerFault
 from researcher.llm.client import Answer, LlmOptions, Message, Think
 from researcher.llm.ollama_api import (
     ModelCapabilities,
@@ -124,7 +124,7 @@ class OllamaClient:
                 return replace(answer, counts_cached=known.counts_cached)
         except httpx.HTTPError as error:
             if stream.lines:
-                raise BadLlmResponse(
+                raise LlmServerFault(
                     f"{self.url} broke off in the middle of an answer: {error or repr(error)}"
                 ) from error
             raise unreachable(self.settings, error) from error
@@ -150,7 +150,7 @@ class OllamaClient:
             async for line in whole_lines(response):
                 if stream.take(line):
                     return stream.answer()
-        raise BadLlmResponse(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
+        raise LlmServerFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
 
     def _question(
         self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None

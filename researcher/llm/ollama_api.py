@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
+from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Think
 from researcher.llm.stream import Deadlines, error_text
 
@@ -136,13 +136,13 @@ def _bracketed(name: str) -> str:
     return f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
 
 
-def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
+def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | LlmServerFault:
     """Return the error for a status other than 200."""
     message = error_text(response)
     if response.status_code == httpx.codes.NOT_FOUND and "not found" in message and "page" not in message:
         return missing(settings)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
-        kind = PromptTooLong if _TOO_LONG.search(message) else BadLlmResponse
+        kind = PromptTooLong if _TOO_LONG.search(message) else LlmServerFault
         return kind(f"{settings.url} refused the question ({response.status_code}): {message}")
     return LlmUnavailable(f"{settings.url} answers {response.status_code}: {message or 'without a word'}")
 

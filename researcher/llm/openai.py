@@ -1,6 +1,6 @@
 """The client of an OpenAI-compatible endpoint: it checks availability and reads one streamed answer.
 
-LlmUnavailable means that the question may be asked again later and nothing was billed. BadLlmResponse means that this
+LlmUnavailable means that the question may be asked again later and nothing was billed. LlmServerFault means that this
 question has no answer. Endpoints accept different request fields, so a field that the endpoint refuses is omitted from
 then on. The key is read from its file for each question and never appears in an error. If the server asks for a pause,
 the client asks nothing for that time, at most `LONGEST_REST_S`.
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
+from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Answer, LlmOptions, Message
 from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
 
@@ -156,7 +156,7 @@ class OpenAiClient:
         except httpx.HTTPError as error:
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise self._away(error) from error
-            raise BadLlmResponse(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
+            raise LlmServerFault(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
 
     async def _read(self, response: httpx.Response, stream: _Stream) -> Answer:
         async for event in _events(response, stream):
@@ -198,7 +198,7 @@ class OpenAiClient:
             self._refused.add(refused)
         return refused is not None
 
-    def _refusal(self, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
+    def _refusal(self, response: httpx.Response) -> LlmUnavailable | LlmServerFault:
         """Return the error for a status other than 200."""
         status, answered = response.status_code, self._plain(error_text(response)) or "without a word"
         if (rest_s := _retry_after_s(response, self._clock())) is not None:
@@ -216,7 +216,7 @@ class OpenAiClient:
             return LlmUnavailable(f"{self.url} has no /chat/completions ({answered}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
             too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(response.text)
-            kind, words = (PromptTooLong, " as too long") if too_long else (BadLlmResponse, "")
+            kind, words = (PromptTooLong, " as too long") if too_long else (LlmServerFault, "")
             return kind(f"{self.url} refused the question{words} ({status}): {answered}")
         return LlmUnavailable(f"{self.url} answers {status}: {answered}")
 
@@ -268,11 +268,11 @@ class _Stream(Stream):
             self.thoughts.append(str(delta.get("reasoning_content") or delta.get("reasoning") or ""))
 
     def answer(self) -> Answer:
-        """Return the answer. Raises BadLlmResponse if it is incomplete or withheld."""
+        """Return the answer. Raises LlmServerFault if it is incomplete or withheld."""
         if self.finish is None:
-            raise BadLlmResponse(f"{self.url} ended the stream without a reason, after {self.lines} lines")
+            raise LlmServerFault(f"{self.url} ended the stream without a reason, after {self.lines} lines")
         if self.finish == "content_filter":
-            raise BadLlmResponse(f"{self.url} held the answer back: content_filter")
+            raise LlmServerFault(f"{self.url} held the answer back: content_filter")
         return self.whole(self.finish, self.usage.get("prompt_tokens"), self.usage.get("completion_tokens"))
 
 
@@ -285,7 +285,7 @@ async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[byt
             yield data.strip()
         elif name not in (b"", b"event", b"id", b"retry"):
             stream.parsed(line)  # raises for an error in plain JSON
-            raise BadLlmResponse(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
+            raise LlmServerFault(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
 
 
 def _retry_after_s(response: httpx.Response, now: float) -> float | None:

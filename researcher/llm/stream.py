@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
+from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable
 from researcher.llm.client import Answer
 
 TICK_S = 0.25
@@ -54,23 +54,23 @@ class Stream:
     thoughts: list[str] = field(default_factory=list)
 
     def hear(self, line: bytes) -> None:
-        """Count a received line. Raises BadLlmResponse if the answer is too long."""
+        """Count a received line. Raises LlmServerFault if the answer is too long."""
         self.heard = time.monotonic()
         self.lines += 1
         self.size += len(line)
         if self.size > LONGEST_ANSWER_BYTES:
-            raise BadLlmResponse(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
+            raise LlmServerFault(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
 
     def parsed(self, line: bytes) -> dict[str, Any]:
-        """Parse a line as a JSON object. Raises BadLlmResponse for anything else, and for an object with an error."""
+        """Parse a line as a JSON object. Raises LlmServerFault for anything else, and for an object with an error."""
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BadLlmResponse(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
+            raise LlmServerFault(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
         if not isinstance(found, dict):
-            raise BadLlmResponse(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
+            raise LlmServerFault(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
         if found.get("error") is not None:
-            raise BadLlmResponse(f"the server broke off with: {error_message(found)}")
+            raise LlmServerFault(f"the server broke off with: {error_message(found)}")
         return found
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
@@ -85,17 +85,17 @@ class Stream:
         )
 
     def keep(self, deadlines: Deadlines) -> None:
-        """Raise LlmTimeout or BadLlmResponse if a deadline has passed."""
+        """Raise LlmTimeout or LlmServerFault if a deadline has passed."""
         now = time.monotonic()
         if now - self.started > deadlines.deadline_s:
-            raise BadLlmResponse(
+            raise LlmServerFault(
                 f"{self.model} had not finished after {deadlines.deadline_s:.0f} s "
                 f"({self.lines} lines came); allow more time or a shorter answer"
             )
         if self.lines == 0 and now - self.started > deadlines.first_s:
             raise LlmTimeout(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
         if self.lines and now - self.heard > deadlines.stall_s:
-            raise BadLlmResponse(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
+            raise LlmServerFault(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
 
 
 async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadlines, tick: Callable[[], None]) -> T:
@@ -111,7 +111,7 @@ async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadl
         return await working
     finally:
         working.cancel()
-        with contextlib.suppress(asyncio.CancelledError, LlmUnavailable, BadLlmResponse):
+        with contextlib.suppress(asyncio.CancelledError, LlmUnavailable, LlmServerFault):
             await working
 
 
@@ -146,7 +146,7 @@ async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
         pieces = others[-1:] if others else pieces
         size = len(others[-1]) if others else size + len(first)
         if size > LONGEST_ANSWER_BYTES:
-            raise BadLlmResponse(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
+            raise LlmServerFault(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
         for line in complete:
             if line.strip():
                 yield line

@@ -156,10 +156,13 @@ def without_keep(experiments: Sequence[Experiment]) -> int:
 
 
 def _failed_in_a_row(experiments: Sequence[Experiment]) -> int:
-    """Count the LLM's proposals in a row that did not run. Lost trials and proposals of other sources do not count."""
+    """Count the LLM's proposals in a row that did not run.
+
+    Lost trials, unanswered questions and proposals of other sources do not count.
+    """
     count = 0
     for item in reversed(experiments):
-        if item.proposer == ProposerName.LLM and item.outcome not in (None, Outcome.LOST):
+        if item.proposer == ProposerName.LLM and item.outcome not in (None, Outcome.LOST, Outcome.UNANSWERED):
             if item.outcome is Outcome.OK:
                 break
             count += 1

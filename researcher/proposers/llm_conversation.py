@@ -1,12 +1,13 @@
 """Conversation: one question to the LLM, one answer, and at most one repair turn with the real error of that answer.
 
 If reasoning used up the whole output, the question is asked once more with twice the room, which then holds for the
-rest of the run. Every answer becomes a Draft with its cost and texts, also a bad answer. LlmUnavailable is raised only
-if no question can be asked at all.
+rest of the run. Every question becomes a Draft with its cost and texts, also without a usable answer. LlmUnavailable is
+raised only if no question can be asked at all.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from researcher.errors import (
     BadLlmResponse,
     EditError,
+    LlmServerFault,
     LlmUnavailable,
     PromptTooLong,
     PromptTruncated,
@@ -43,6 +45,8 @@ from researcher.source.proposal import (
     formats_of,
 )
 from trainer.jobs.redaction import RedactText, text_redaction
+
+logger = logging.getLogger(__name__)
 
 _UNREAD = Proposal(ProposerName.LLM, "an answer that could not be read", "", ())
 
@@ -74,7 +78,7 @@ class Conversation:
         return self._client.model
 
     def propose(self, context: PromptContext, tick: Tick, vet: Vet) -> Draft:
-        """Ask for a proposal and return a draft that `vet` accepts, or a rejected draft.
+        """Ask for a proposal and return a draft that `vet` accepts, or one that is rejected or unanswered.
 
         Raises LlmUnavailable if no question can be asked now: no server, no model, or a train.py that does not fit.
         """
@@ -94,6 +98,7 @@ class Conversation:
         if turns[-1].is_repairable:
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
         proposal, fault = turns[-1].proposal, turns[-1].fault
+        is_unanswered = isinstance(fault, LlmServerFault)
         return Draft(
             candidate=turns[-1].candidate,
             proposal=replace(
@@ -104,7 +109,8 @@ class Conversation:
                 cost=self._cost(turns),
                 attempts=_attempts(turns),
             ),
-            rejected=None if fault is None else self._redact(str(fault)),
+            rejected=None if fault is None or is_unanswered else self._redact(str(fault)),
+            unanswered=self._redact(str(fault)) if is_unanswered else None,
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
 
@@ -159,15 +165,15 @@ class Conversation:
 
     @staticmethod
     def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
-        """Take one more turn. If that turn gets no answer, extend the failed turn's error with the reason."""
+        """Take one more turn. If that turn gets no answer, the failed turn's own error stays."""
         try:
             turn = ask()
         except (LlmUnavailable, BadLlmResponse) as error:
             turn = _Turn(_UNREAD, error, None, None, 0.0)
         if turn.answer is not None:
             return turn
-        fault = BadLlmResponse(f"{failed.fault}; it could not be {how}: {turn.fault}")
-        return replace(turn, proposal=failed.proposal, found=fault)
+        logger.warning("an answer of the LLM could not be %s: %s", how, turn.fault)
+        return replace(turn, proposal=failed.proposal, found=failed.found)
 
     def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
         answers = [turn.answer for turn in turns if turn.answer is not None]

@@ -1,7 +1,8 @@
 """The LLM as a proposer: it is asked while a trial runs, if this does not disturb the trial, or when its turn comes.
 
-A missing LLM is reported once and polled every few seconds. A bad answer becomes a typed rejection with its cost, never
-a trial. A draft made for an earlier incumbent is adapted to the present one, or rejected.
+A missing LLM is reported once and polled every few seconds. A bad answer becomes a rejection with its cost. A server's
+fault is recorded apart from rejections, and no prompt mentions it. A draft made for an earlier incumbent is adapted to
+the present one, or rejected.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from researcher.errors import EditError, LlmUnavailable, ModelNotUnloaded, Rejected
+from researcher.errors import EditError, LlmServerFault, LlmUnavailable, ModelNotUnloaded, Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request, RequestState
 from researcher.prompting.prompt import PromptContext
 from researcher.proposers.advice import to_runnable_change
-from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker
+from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker, Fault
 from researcher.proposers.draft import Draft, ProposalRequest, Tick
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.novelty import objection
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 ALONE: Schedule = {ProposerName.LLM: 1.0}  # for a run without other proposers
 NAMES = (ProposerName.LLM, ProposerName.ADVISER)  # the names under which the LLM proposes
-_UNANSWERED = "a question without an answer"  # one such rejection for each absence
+_UNANSWERED = "a question without an answer"  # recorded once for each absence
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class LlmProposer:
             draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
         except LlmUnavailable as error:
             return self._unanswered(error, proposer_name)
-        self._answered()
+        self._note(draft)
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
     def draft_ahead(self, journal: JournalReader, incumbent: str, upcoming: Sequence[str]) -> None:
@@ -171,29 +172,34 @@ class LlmProposer:
     def _collect(self, drafting: Prefetch) -> None:
         asked = drafting.under_way
         try:
-            if drafting.collect() is not None:
-                self._answered()
+            if (draft := drafting.collect()) is not None:
+                self._note(draft)
         except LlmUnavailable as error:
             assert asked is not None, "only a question can find the model away"
-            draft = self._unanswered(error, asked.proposer_name)
-            if draft is not None:
-                drafting.keep(PendingDraft(DraftRequest("", asked.proposer_name), draft))
+            unanswered = self._unanswered(error, asked.proposer_name)
+            if unanswered is not None:
+                drafting.keep(PendingDraft(DraftRequest("", asked.proposer_name), unanswered))
 
     def _unanswered(self, error: LlmUnavailable, by: str) -> Draft | None:
         """Record that the LLM is unavailable.
 
-        Return a rejection if its previous question was answered, otherwise None.
+        Return a draft without an answer if its previous question was answered, otherwise None.
         """
         self._note_away(error)
         answered, self._answers = self._answers, False
-        return Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None
+        return Draft(Proposal(by, _UNANSWERED, "", ()), unanswered=str(error)) if answered else None
 
-    def _answered(self) -> None:
+    def _note(self, draft: Draft) -> None:
+        """Record whether the server answered. After its fault the next question waits, longer each time."""
+        if draft.unanswered is not None:
+            self._answers = False
+            self._note_away(LlmServerFault(draft.unanswered))
+            return
         self._answers = True
         self._breaker.ends()
         self._publish_status("")
 
-    def _note_away(self, error: LlmUnavailable) -> None:
+    def _note_away(self, error: Fault) -> None:
         """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
@@ -215,7 +221,7 @@ def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
     """Describe the running experiment and the waiting drafts as lines of the history."""
     running = journal.open_experiment()
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
-    waiting = [ready.draft for ready in drafting.waiting if ready.draft.rejected is None]
+    waiting = [ready.draft for ready in drafting.waiting if ready.draft.candidate is not None]
     return lines + [f"drafted, and not measured yet: {draft.proposal.title}" for draft in waiting]
 
 

@@ -37,13 +37,14 @@ RATE = "RATE = 20.0  # of the descent; range 1.0..50.0"
 class Scenario:
     """`said` is expected in the log and in the next question; None if the answer is good nevertheless.
 
-    `turns` are the server's turns, that of a repair included.
+    `turns` are the server's turns, that of a repair included. With `of_server` the next question does not mention it.
     """
 
     name: str
     turns: tuple[Turn, ...]
     said: str | None
     refusals: int = 1
+    of_server: bool = False
 
 
 def _row(name: str, *turns: Turn, said: str | None) -> Scenario:
@@ -67,7 +68,8 @@ def _file(text: str) -> str:
 
 def _fault(name: str, fault: str, said: str, latency_s: float = 0.0) -> Scenario:
     text = HEAD.format(name=name) + _swap(RATE, "RATE = 19.0") * 3
-    return _row(name, Turn(text, fault, latency_s=latency_s), said=said)  # type: ignore[arg-type]
+    turn = Turn(text, fault, latency_s=latency_s)  # type: ignore[arg-type]
+    return Scenario(name, (turn,), said, of_server=True)
 
 
 NO_IDEA = Turn("asdf ;; %% 0x0x 良い \x07 no edits {{{")

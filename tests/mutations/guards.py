@@ -295,7 +295,7 @@ GUARDS = (
     Guard(
         "rejections are no failures",
         "researcher/decision/rules.py",
-        "outcome is not Outcome.REJECTED and not outcome.is_infrastructure",
+        "not outcome.is_without_trial and not outcome.is_infrastructure",
         "not outcome.is_infrastructure",
         _DECISION
         + "three_failures_in_a_row_ask_for_an_incumbent_confirmation_and_neither_rejections_nor_lost_trials_count",
@@ -1022,9 +1022,24 @@ GUARDS = (
     Guard(
         "a question that gets no answer is told in the log",
         "researcher/proposers/llm_proposer.py",
-        'Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None',
+        'Draft(Proposal(by, _UNANSWERED, "", ()), unanswered=str(error)) if answered else None',
         "None",
-        "scenarios/test_llm_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
+        "scenarios/test_llm_faults.py::test_fault_costs_no_trial_is_told_and_only_the_models_own_is_known_to_the_next_question[hang]",
+    ),
+    Guard(
+        "a question without an answer takes no turn",
+        "researcher/proposers/schedule.py",
+        " and item.outcome is not Outcome.UNANSWERED:",
+        ":",
+        "researcher/proposers/test_schedule.py::test_a_question_without_an_answer_takes_no_turn",
+    ),
+    Guard(
+        "a fault of the server is no rejection",
+        "researcher/proposers/llm_conversation.py",
+        "        is_unanswered = isinstance(fault, LlmServerFault)",
+        "        is_unanswered = False",
+        "researcher/proposers/test_proposers.py::"
+        "test_faults_of_the_server_are_no_rejections_and_the_idea_they_interrupt_goes_on_waiting",
     ),
     Guard(
         "secrets are taken out of what a model is told",
@@ -2321,8 +2336,8 @@ GUARDS = (
     Guard(
         "what the machine lost teaches nothing",
         "researcher/proposers/lessons.py",
-        "(None, Outcome.REJECTED, Outcome.LOST)",
-        "(None, Outcome.REJECTED)",
+        "(None, Outcome.REJECTED, Outcome.UNANSWERED, Outcome.LOST)",
+        "(None, Outcome.REJECTED, Outcome.UNANSWERED)",
         "researcher/proposers/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
     ),
     Guard(

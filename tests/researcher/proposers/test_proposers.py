@@ -128,6 +128,37 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
     assert sum("no LLM" in record.message for record in caplog.records) == 1, "said once, looked for often"
 
 
+def test_faults_of_the_server_are_no_rejections_and_the_idea_they_interrupt_goes_on_waiting(
+    scripted_run: ScriptedRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_run.start_trainer()
+    faults = iter(("drop_mid_stream", "error_line", "no_done", "garbage_line"))
+    asked: list[str] = []
+
+    def script(body: dict[str, Any]) -> Turn:
+        asked.append(json.dumps(body["messages"]))
+        fault = next(faults, None)
+        return Turn("TITLE: t\nHYPOTHESIS: h\n", fault) if fault else Turn(nudge="LEVEL", by=0.99)  # type: ignore[arg-type]
+
+    rests = Rests(0.0, list)
+    with (
+        ollama_double(script) as llm,
+        opened(scripted_run, [], goal=Goal(1)) as run_context,
+        caplog.at_level(logging.WARNING),
+    ):
+        run_context.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        run_until_goal(asking(run_context, rests, client, Mix.LLM))
+
+    with JournalReader(scripted_run.journal) as history:
+        experiments, (idea,) = history.experiments()[1:], history.requests()
+    assert [item.outcome for item in experiments] == [*[Outcome.UNANSWERED] * 4, Outcome.OK]
+    assert (idea.state, experiments[-1].request) == (RequestState.DONE, "r1")
+    assert len(set(asked)) == 1, "an answer did not come, so it is the same question"
+    assert not any("were refused" in record.message for record in caplog.records)
+    assert rests.now > 2 + 8 + 32, "the server rests longer each time"
+
+
 def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(
     scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
