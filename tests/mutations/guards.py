@@ -978,6 +978,20 @@ GUARDS = (
         "researcher/proposers/test_llm_conversation.py::test_answer_to_a_question_that_the_server_cut_is_no_answer",
     ),
     Guard(
+        "estimates follow the server's counts downwards too",
+        "researcher/prompting/context_budget.py",
+        "        if answer.counts_cached or answer.prompt_tokens > ",
+        "        if answer.prompt_tokens > ",
+        _WINDOW + "the_room_follows_the_highest_of_the_latest_counts_both_ways",
+    ),
+    Guard(
+        "a count without what was read before corrects upwards only",
+        "researcher/prompting/context_budget.py",
+        "        if answer.counts_cached or answer.prompt_tokens > prompt_tokens(question) * self._ratio:\n    ",
+        "",
+        _WINDOW + "a_server_that_leaves_cached_tokens_out_corrects_upwards_only",
+    ),
+    Guard(
         "a count without what was read before says nothing of a cut",
         "researcher/prompting/context_budget.py",
         "        if answer.counts_cached and ",

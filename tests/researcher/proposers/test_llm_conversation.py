@@ -51,16 +51,19 @@ def vet(proposal: Proposal) -> Draft:
     return Draft(proposal, validate(proposal, SOURCE, lambda _: None))
 
 
-class DenseTokens:
-    """A server whose vocabulary needs half as many tokens again as estimated."""
+class OtherTokens:
+    """A server whose vocabulary needs `ratio` times the estimated tokens."""
 
-    def __init__(self, client: OllamaClient) -> None:
+    def __init__(self, client: OllamaClient, ratio: float) -> None:
         self._client = client
+        self._ratio = ratio
         self.url, self.model = client.url, client.model
         self.context_tokens, self.answer_tokens = client.context_tokens, client.answer_tokens
 
     def chat(self, messages: Sequence[Message], tick: Callable[[], None], **asked: Any) -> Answer:
-        return replace(self._client.chat(messages, tick, **asked), prompt_tokens=int(1.5 * prompt_tokens(messages)))
+        return replace(
+            self._client.chat(messages, tick, **asked), prompt_tokens=int(self._ratio * prompt_tokens(messages))
+        )
 
 
 def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
@@ -311,17 +314,18 @@ def test_source_that_does_not_fit_the_context_is_never_sent() -> None:
     assert server.asked == []
 
 
-def test_server_that_counts_more_tokens_than_estimated_gets_shorter_prompts() -> None:
+@pytest.mark.parametrize("ratio", [1.5, 0.7])
+def test_prompts_follow_what_the_server_counted_and_another_model_has_an_estimate_of_its_own(ratio: float) -> None:
     context = replace(CONTEXT, history=tuple(f"{number} discard: no gain" for number in range(4000)))
     with ollama_double([GOOD]) as server:
         client = OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, num_predict=1024))
-        dense = DenseTokens(client)
-        proposer = Conversation(dense)
-        for _ in range(2):
-            proposer.propose(context, lambda: None, vet)
+        proposer, other = Conversation(OtherTokens(client, ratio)), Conversation(client)
+        for each in (proposer, proposer, other):
+            each.propose(context, lambda: None, vet)
 
-    first, second = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
-    assert second / first == pytest.approx(1 / 1.5, abs=0.04), "a block of lines more or less"
+    first, second, of_other = (sum(len(turn["content"]) for turn in body["messages"]) for body in server.asked)
+    assert second / first == pytest.approx(1 / ratio, abs=0.05), "a block of lines more or less"
+    assert of_other == first
 
 
 def test_question_that_is_too_long_by_a_token_makes_the_next_one_shorter() -> None:
