@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from researcher.llm.gpu_memory_split import Placement, placement_for
+
+WARMER_STEP, WARMEST = 0.2, 0.4
+ANSWER_SHARE = 0.25  # of the context, for an answer whose longest length is not set
 
 
 class Think(StrEnum):
@@ -27,6 +31,22 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a server draws one answer: another seed gives another answer to the same question.
+
+    `warmer` is added to the client's usual temperature.
+    """
+
+    seed: int
+    warmer: float = 0.0
+
+    @classmethod
+    def after(cls, refusals: int) -> Sampling:
+        """Return a sampling with a new seed, warmer after each refused answer in a row."""
+        return cls(random.getrandbits(31), min(WARMER_STEP * refusals, WARMEST))
 
 
 @dataclass(frozen=True)
@@ -74,10 +94,12 @@ class ChatClient(Protocol):
         *,
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Return one answer. Raises LlmUnavailable (ask again later) or LlmServerFault (this question has no answer).
 
-        `answer_tokens` replaces the longest answer for this question, and `schema` is a JSON schema for the answer.
+        `answer_tokens` replaces the longest answer for this question, `schema` is a JSON schema for the answer, and
+        `sampling` differs from the usual one.
         `tick` is called at least twice a second during the wait, and may raise to cancel.
         """
         ...
@@ -105,7 +127,7 @@ class LlmOptions:
 
     model: str | None = None
     num_ctx: int | None = None
-    num_predict: int = 4096
+    num_predict: int | None = None
     deadline_s: float = 600.0
     think: Think = Think.OFF
     host: str = ""
@@ -113,3 +135,12 @@ class LlmOptions:
     on_gpu: bool = False
     url: str | None = None
     key_file: Path | None = None
+
+    def answer_tokens(self, context_tokens: int) -> int:
+        """Return the longest answer of a model with this context."""
+        return self.num_predict or int(ANSWER_SHARE * context_tokens)
+
+    @property
+    def first_s(self) -> float:
+        """The longest silence before an answer, which a slow machine needs as it needs a longer deadline."""
+        return self.deadline_s / 2

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from researcher.errors import LlmServerFault
-from researcher.llm.client import Answer, LlmOptions, Message, Think
+from researcher.llm.client import Answer, LlmOptions, Message, Sampling, Think
 from researcher.llm.ollama_api import (
     ModelCapabilities,
     OllamaSettings,
@@ -47,11 +47,12 @@ def ollama_client(options: LlmOptions) -> OllamaClient:
             model=placement.model,
             num_ctx=placement.num_ctx,
             num_batch=placement.num_batch,
-            num_predict=options.num_predict,
+            num_predict=options.answer_tokens(placement.num_ctx),
             think=options.think,
             on_gpu=options.on_gpu,
             resident=placement.resident,
             reserve_mib=placement.reserve_mib,
+            first_s=options.first_s,
             deadline_s=options.deadline_s,
         )
     )
@@ -89,6 +90,7 @@ class OllamaClient:
         *,
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Load the model if necessary, and return one streamed answer.
 
@@ -96,7 +98,7 @@ class OllamaClient:
         model cannot be loaded as requested.
         """
         stream = _Stream(self.url, self.model)
-        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        question = self._question(messages, answer_tokens or self.answer_tokens, schema, sampling)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def unload(self, tick: Callable[[], None]) -> None:
@@ -153,11 +155,18 @@ class OllamaClient:
         raise LlmServerFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
 
     def _question(
-        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+        self,
+        messages: Sequence[Message],
+        answer_tokens: int,
+        schema: Mapping[str, Any] | None,
+        sampling: Sampling | None,
     ) -> dict[str, Any]:
         call = self.settings.call
+        options = call["options"] | {"num_predict": answer_tokens}  # no option of one answer reloads the model
+        if sampling is not None:
+            options |= {"temperature": self.settings.temperature + sampling.warmer, "seed": sampling.seed}
         question = call | {
-            "options": call["options"] | {"num_predict": answer_tokens},  # another value does not reload the model
+            "options": options,
             "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
             "stream": True,
             "keep_alive": self.settings.keep_alive,
@@ -177,8 +186,7 @@ class _Stream(Stream):
         parsed = self.parsed(line)
         message = parsed.get("message")
         if isinstance(message, dict):
-            self.text.append(str(message.get("content") or ""))
-            self.thoughts.append(str(message.get("thinking") or ""))
+            self.add(message.get("content"), message.get("thinking"))
         self.last = parsed
         return parsed.get("done") is True
 

@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
-from researcher.llm.client import Answer, LlmOptions, Message
+from researcher.llm.client import Answer, LlmOptions, Message, Sampling
 from researcher.llm.stream import Deadlines, Stream, authorities, error_text, unicode, watched, whole_lines
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
-_OPTIONAL = ("max_tokens", "temperature", "stream_options", "response_format")
+_OPTIONAL = ("max_tokens", "temperature", "seed", "stream_options", "response_format")
 _TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
 _OF_THE_QUESTION = (
@@ -79,13 +79,15 @@ def read_key(file: Path) -> str:
 
 def openai_client(options: LlmOptions) -> OpenAiClient:
     """Build the client of the endpoint in the settings. Raises BadValue for an invalid address."""
+    num_ctx = options.num_ctx or OpenAiSettings.num_ctx
     return OpenAiClient(
         OpenAiSettings(
             options.url or "",
             options.model or "",
             options.key_file,
-            options.num_ctx or OpenAiSettings.num_ctx,
-            options.num_predict,
+            num_ctx,
+            options.answer_tokens(num_ctx),
+            first_s=options.first_s,
             deadline_s=options.deadline_s,
         )
     )
@@ -126,11 +128,12 @@ class OpenAiClient:
         *,
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Return one streamed answer. `tick` is called every quarter of a second meanwhile, and may raise to cancel."""
         self._rest()
         stream = _Stream(self.url, self.model)
-        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        question = self._question(messages, answer_tokens or self.answer_tokens, schema, sampling)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def _rest(self) -> None:
@@ -166,7 +169,11 @@ class OpenAiClient:
         return stream.answer()
 
     def _question(
-        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+        self,
+        messages: Sequence[Message],
+        answer_tokens: int,
+        schema: Mapping[str, Any] | None,
+        sampling: Sampling | None,
     ) -> dict[str, Any]:
         question: dict[str, Any] = {
             "model": self.model,
@@ -176,6 +183,8 @@ class OpenAiClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if sampling is not None:
+            question |= {"temperature": self.settings.temperature + sampling.warmer, "seed": sampling.seed}
         if schema is not None:
             form = {"name": "answer", "schema": schema}
             question["response_format"] = {"type": "json_schema", "json_schema": form}
@@ -264,8 +273,7 @@ class _Stream(Stream):
         self.finish = choice.get("finish_reason") or self.finish
         delta = choice.get("delta")
         if isinstance(delta, dict):
-            self.text.append(str(delta.get("content") or ""))
-            self.thoughts.append(str(delta.get("reasoning_content") or delta.get("reasoning") or ""))
+            self.add(delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning"))
 
     def answer(self) -> Answer:
         """Return the answer. Raises LlmServerFault if it is incomplete or withheld."""

@@ -21,6 +21,7 @@ from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable
 from researcher.llm.client import Answer
 
 TICK_S = 0.25
+READING_DEADLINES = 6
 LONGEST_ANSWER_BYTES = 8 * 2**20
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ class Deadlines:
     """Limits in seconds.
 
     `first_s` limits the wait for the first line (a cold load, reading the prompt), `stall_s` the wait for each later
-    line, `deadline_s` the whole answer, and `connect_s` the connection to the server.
+    line, and `connect_s` the connection to the server. `deadline_s` limits the answer from its first word on. A server
+    that shows signs of life may read the prompt for `READING_DEADLINES` times as long.
     """
 
     connect_s: float = 5.0
@@ -52,6 +54,14 @@ class Stream:
     size: int = 0
     text: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
+    speaks_since: float | None = None
+
+    def add(self, text: object, thoughts: object) -> None:
+        """Add a piece of the answer, either part of which may be missing."""
+        if self.speaks_since is None and (text or thoughts):
+            self.speaks_since = time.monotonic()
+        self.text.append(str(text or ""))
+        self.thoughts.append(str(thoughts or ""))
 
     def hear(self, line: bytes) -> None:
         """Count a received line. Raises LlmServerFault if the answer is too long."""
@@ -87,13 +97,21 @@ class Stream:
     def keep(self, deadlines: Deadlines) -> None:
         """Raise LlmTimeout or LlmServerFault if a deadline has passed."""
         now = time.monotonic()
-        if now - self.started > deadlines.deadline_s:
+        if self.speaks_since is not None and now - self.speaks_since > deadlines.deadline_s:
             raise LlmServerFault(
-                f"{self.model} had not finished after {deadlines.deadline_s:.0f} s "
-                f"({self.lines} lines came); allow more time or a shorter answer"
+                f"{self.model} had not finished {deadlines.deadline_s:.0f} s after its first word "
+                f"({self.lines} lines came); raise LLM_DEADLINE_S, or lower NUM_PREDICT"
+            )
+        reading_s = READING_DEADLINES * deadlines.deadline_s
+        if self.speaks_since is None and now - self.started > reading_s:
+            raise LlmServerFault(
+                f"{self.model} was still reading the question after {reading_s:.0f} s; raise LLM_DEADLINE_S"
             )
         if self.lines == 0 and now - self.started > deadlines.first_s:
-            raise LlmTimeout(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
+            raise LlmTimeout(
+                f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s; "
+                "raise LLM_DEADLINE_S if it is only slow"
+            )
         if self.lines and now - self.heard > deadlines.stall_s:
             raise LlmServerFault(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
 

@@ -95,7 +95,7 @@ SCENARIOS = (
     _fault("dropped before the answer", "drop_before_stream", "nothing usable answers"),
     _fault("dropped in the middle", "drop_mid_stream", "broke off in the middle"),
     _fault("silent in the middle", "stall", "stopped in the middle"),
-    _fault("slow trickle", "slow_trickle", "had not finished after", latency_s=0.05),
+    _fault("slow trickle", "slow_trickle", "after its first word", latency_s=0.05),
     _fault("an error in the stream", "error_line", "broke off with: an error was encountered"),
     _fault("a stream that is no JSON", "garbage_line", "is not JSON"),
     _fault("no last line", "no_done", "without saying `done`"),

@@ -985,6 +985,13 @@ GUARDS = (
         _WINDOW + "the_room_follows_the_highest_of_the_latest_counts_both_ways",
     ),
     Guard(
+        "a prompt that is still read has time beyond the answer's deadline",
+        "researcher/llm/stream.py",
+        "        reading_s = READING_DEADLINES * deadlines.deadline_s",
+        "        reading_s = deadlines.deadline_s",
+        "researcher/llm/test_openai.py::test_signs_of_life_extend_the_deadline_until_the_first_word",
+    ),
+    Guard(
         "a count without what was read before corrects upwards only",
         "researcher/prompting/context_budget.py",
         "        if answer.counts_cached or answer.prompt_tokens > prompt_tokens(question) * self._ratio:\n    ",

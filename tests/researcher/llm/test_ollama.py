@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
-from researcher.llm.client import Message, Think
+from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable
+from researcher.llm.client import Message, Sampling, Think
 from researcher.llm.ollama import OllamaClient, OllamaSettings, base_url
 from researcher.llm.ollama_api import ModelCapabilities
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
@@ -148,14 +148,14 @@ def test_thoughts_are_no_answer(kind: str) -> None:
             "does not have the model smollm2; run: overnight",
         ),
         (("queue-full", 2), Turn(fault="busy"), LlmUnavailable, "503: server busy, please try again"),
-        (("runner-dies-non-stream", 0), Turn(fault="server_error"), BadLlmResponse, "refused the question (500): "),
+        (("runner-dies-non-stream", 0), Turn(fault="server_error"), LlmServerFault, "refused the question (500): "),
         (
             ("runner-dies-mid-stream", 0),
             Turn("a b c d", "error_line"),
-            BadLlmResponse,
+            LlmServerFault,
             "running the model: unexpected EOF",
         ),
-        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), BadLlmResponse, "broke off in the middle"),
+        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), LlmServerFault, "broke off in the middle"),
     ],
 )
 def test_recorded_faults_are_typed(
@@ -170,7 +170,7 @@ def test_recorded_faults_are_typed(
 @both
 def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: str) -> None:
     case = recorded("chat-too-long-one-message", 1)
-    too_long = pytest.raises(BadLlmResponse, match=r"exceeds the available context size \(512 tokens\)")
+    too_long = pytest.raises(LlmServerFault, match=r"exceeds the available context size \(512 tokens\)")
     with real_or_double(kind, case, Turn("x")) as url, too_long:
         client_of(url).chat(LONG_QUESTION, nothing)
 
@@ -178,9 +178,9 @@ def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: s
 @pytest.mark.parametrize(
     ("case", "number", "error", "says"),
     [
-        ("unknown-model", 3, BadLlmResponse, "(400): invalid model name"),
-        ("chat-too-long-one-message", 2, BadLlmResponse, "longer than the context length currently available"),
-        ("think-unsupported", 0, BadLlmResponse, "does not support thinking"),
+        ("unknown-model", 3, LlmServerFault, "(400): invalid model name"),
+        ("chat-too-long-one-message", 2, LlmServerFault, "longer than the context length currently available"),
+        ("think-unsupported", 0, LlmServerFault, "does not support thinking"),
         ("http-errors", 0, LlmUnavailable, "405: 405 method not allowed"),
         ("http-errors", 2, LlmUnavailable, "404: 404 page not found"),
         ("http-errors", 3, LlmUnavailable, "307"),
@@ -301,7 +301,7 @@ def test_answer_kept_to_a_schema_is_text_that_may_be_cut(case: str) -> None:
 @pytest.mark.parametrize(("number", "says"), [(0, "(500): invalid format"), (1, "JSON schema conversion failed")])
 def test_schema_that_the_server_does_not_take_is_a_fault_of_the_question(number: int, says: str) -> None:
     replay = ollama_replay(recorded("format-invalid-stream", number), beside=in_memory() + known())
-    with replay as server, pytest.raises(BadLlmResponse) as fault:
+    with replay as server, pytest.raises(LlmServerFault) as fault:
         client_of(server.url).chat(QUESTION, nothing)
 
     assert says in str(fault.value)
@@ -319,13 +319,18 @@ def test_text_with_odd_line_ends_and_half_characters_survives() -> None:
 @pytest.mark.parametrize(
     ("turn", "changes", "error", "says"),
     [
-        (Turn("a b c d", "no_done"), {}, BadLlmResponse, "without saying `done`, after 4 lines"),
-        (Turn("", "no_done"), {}, BadLlmResponse, "without saying `done`, after 0 lines"),
-        (Turn("a b c d", "garbage_line"), {}, BadLlmResponse, "line 3 of the answer is not JSON"),
+        (Turn("a b c d", "no_done"), {}, LlmServerFault, "without saying `done`, after 4 lines"),
+        (Turn("", "no_done"), {}, LlmServerFault, "without saying `done`, after 0 lines"),
+        (Turn("a b c d", "garbage_line"), {}, LlmServerFault, "line 3 of the answer is not JSON"),
         (Turn("a", "drop_before_stream"), {}, LlmUnavailable, "is Ollama running there?"),
         (Turn("a", "hang"), {"first_s": 0.3}, LlmTimeout, "sent nothing for 0 s"),
-        (Turn("a b c d", "stall"), {"stall_s": 0.3}, BadLlmResponse, "stopped in the middle"),
-        (Turn("a b " * 500, "slow_trickle", 0.02), {"deadline_s": 0.5}, BadLlmResponse, "had not finished after 0 s"),
+        (Turn("a b c d", "stall"), {"stall_s": 0.3}, LlmServerFault, "stopped in the middle"),
+        (
+            Turn("a b " * 500, "slow_trickle", 0.02),
+            {"deadline_s": 0.5},
+            LlmServerFault,
+            "0 s after its first word",
+        ),
     ],
 )
 def test_server_that_misbehaves_is_given_up_in_time(
@@ -335,6 +340,17 @@ def test_server_that_misbehaves_is_given_up_in_time(
         client_of(server.url, **changes).chat(QUESTION, nothing)
 
     assert says in str(fault.value)
+
+
+def test_another_sampling_draws_another_answer_and_nothing_that_would_reload_the_model() -> None:
+    with ollama_double(["yes"], model=MODEL) as server:
+        client = client_of(server.url)
+        for sampling in (Sampling(7), Sampling(8, 0.2)):
+            client.chat(QUESTION, nothing, sampling=sampling)
+
+    sent = [(body["options"].pop("temperature"), body["options"].pop("seed")) for body in server.asked]
+    assert sent == [(0.7, 7), (pytest.approx(0.9), 8)]
+    assert server.asked[0] == server.asked[1]
 
 
 def test_tick_is_called_while_the_answer_comes_and_may_give_it_up() -> None:
