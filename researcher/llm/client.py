@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,17 @@ from researcher.llm.gpu_memory_split import Placement, placement_for
 
 WARMER_STEP, WARMEST = 0.2, 0.4
 ANSWER_SHARE = 0.25  # of the context, for an answer whose longest length is not set
+
+
+SMALL_BELOW_BILLIONS = 8
+_BILLIONS = re.compile(r"(?<![\w.])e?(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
+_MILLIONS = re.compile(r"(?<![\w.])\d+m(?![a-z])", re.IGNORECASE)
+
+
+def is_small(model: str) -> bool:
+    """Return True if a model's name gives its size and that is below 8 billion parameters."""
+    sizes = [float(size) for size in _BILLIONS.findall(model)]
+    return bool(sizes and sizes[0] < SMALL_BELOW_BILLIONS) or bool(not sizes and _MILLIONS.search(model))
 
 
 class Think(StrEnum):

@@ -26,6 +26,7 @@ RATIO_STEP = 0.05  # the correction changes in steps, so that consecutive prompt
 # Vocabularies split text at blanks before they make tokens of it, so a prompt has at least one token for each word;
 # usual ones take two to three for a word of code.
 FEWEST_TOKENS_PER_WORD = 1.0
+WORDS_TOKENS = 200  # title, hypothesis and fences beside the code of an answer
 MESSAGE_TOKENS = 16  # added by a chat template around each message
 BYTES_PER_TOKEN = 3  # plain Python or English has 3 to 4
 # Keys and base64; a digit and the blank before it; a word; an indentation; signs; the rest.
@@ -59,6 +60,10 @@ class Window:
         """Return the longest allowed answer to a question, in tokens."""
         free = self._context_tokens - math.ceil(prompt_tokens(question) * self._ratio)
         return max(self._least, min(self._wanted, free))
+
+    def holds_answer(self, text: str) -> bool:
+        """Return True if an answer has room for `text`, and for a few words beside it."""
+        return math.ceil(tokens(text) * self._ratio) + WORDS_TOKENS <= self._wanted
 
     def widen(self) -> bool:
         """Reserve more room for answers from now on. Return False if that was done before."""

@@ -3,12 +3,18 @@
 If reasoning used up the whole output, the question is asked once more with twice the room, which then holds for the
 rest of the run. Every question becomes a Draft with its cost and texts, also without a usable answer. LlmUnavailable is
 raised only if no question can be asked at all.
+
+No question that was answered is asked again as it was, and each answer is drawn with another seed, warmer after a
+refusal. A question that a fault of the server interrupted is asked again as it was, because the server may have its
+prompt cached.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
@@ -24,16 +30,24 @@ from researcher.errors import (
     Rejected,
     ResearcherError,
 )
-from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message
+from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message, Sampling, is_small
 from researcher.prompting.context_budget import Window
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
-from researcher.prompting.reply_parser import formats_in, read_reply, with_thoughts, without_thoughts
+from researcher.prompting.reply_parser import (
+    TITLE_CHARACTERS,
+    formats_in,
+    one_line,
+    read_reply,
+    with_thoughts,
+    without_thoughts,
+)
 from researcher.prompting.source_outline import refuse_marks
 from researcher.prompting.transcripts import Exchange
 from researcher.proposers.draft import Draft, Tick, Vet
+from researcher.proposers.edit_formats import AskedModel
 from researcher.proposers.escalation import Price
-from researcher.source.edits import apply_edits
+from researcher.source.edits import apply_edits, clamped, title_of
 from researcher.source.proposal import (
     AnswerStage,
     Attempt,
@@ -71,11 +85,14 @@ class Conversation:
         self._prompts = Prompts.read()
         self._window = Window(client.context_tokens, client.answer_tokens)
         self._redact = text_redaction(secrets)
+        self._is_small = is_small(client.model)
+        self._refused = 0  # drafts in a row
+        self._answered: Counter[bytes] = Counter()  # the answers to each question, by its digest
+        self._interrupted: PromptContext | None = None
 
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self._client.model
+    def asked_model(self, source: str) -> AskedModel:
+        """Return the properties of the model that decide the formats of a question about `source`."""
+        return AskedModel(self._client.model, self._is_small, self._window.holds_answer(source))
 
     def propose(self, context: PromptContext, tick: Tick, vet: Vet) -> Draft:
         """Ask for a proposal and return a draft that `vet` accepts, or one that is rejected or unanswered.
@@ -83,27 +100,57 @@ class Conversation:
         Raises LlmUnavailable if no question can be asked now: no server, no model, or a train.py that does not fit.
         """
         source = context.source
-        context = _without_secrets(context, self._redact)  # before fitting: a mark may be longer than its secret
-        asking = _Asking(context, source, tick, vet)
-        by, schema = (ProposerName.LLM, None) if context.advice is None else (ProposerName.ADVISER, schema_of(source))
+        context = self._resumed(_without_secrets(context, self._redact))  # before fitting: a mark may be longer
         try:
             question = self._question(context)
         except BadLlmResponse as error:
             raise LlmUnavailable(str(error)) from error
-        turns = [self._turn(question, asking, schema)]
+        self._interrupted, digest = context, _digest(question)
+        if times := self._answered[digest]:
+            context = replace(context, asked_before=times)
+            question = self._question(context)
+        turns = self._turns(question, _Asking(context, source, tick, vet))
+        if turns[0].answer is not None:
+            self._answered[digest] += 1
+        if turns[0].answer is not None or isinstance(turns[0].fault, PromptTooLong):
+            self._interrupted = None
+        draft = self._draft(turns, context)
+        self._refused = self._refused + 1 if draft.rejected is not None else 0 if draft.candidate else self._refused
+        return draft
+
+    def _resumed(self, context: PromptContext) -> PromptContext:
+        """Return the context of the interrupted question if it asks for the same as `context`, else `context`."""
+        last = self._interrupted
+        if last is None or _wish(last) != _wish(context):
+            return context
+        return last
+
+    def _turns(self, question: Sequence[Message], asking: _Asking) -> list[_Turn]:
+        """Ask, ask again after reasoning alone, and have a refused answer repaired.
+
+        A small model seldom repairs its answer; its next question is a new one.
+        """
+        edit_formats = asking.context.edit_formats
+        turns = [self._turn(question, asking, edit_formats)]
         if isinstance(turns[0].fault, ReasoningUsedUpOutput) and self._window.widen():
             turns.append(
-                self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking, schema))
+                self._again(
+                    turns[0], "asked again", lambda: self._turn(self._question(asking.context), asking, edit_formats)
+                )
             )
-        if turns[-1].is_repairable:
+        if turns[-1].is_repairable and not self._is_small:
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
+        return turns
+
+    def _draft(self, turns: Sequence[_Turn], context: PromptContext) -> Draft:
         proposal, fault = turns[-1].proposal, turns[-1].fault
         is_unanswered = isinstance(fault, LlmServerFault)
+        advises = context.advice is not None and context.advice.suggestion is not None
         return Draft(
             candidate=turns[-1].candidate,
             proposal=replace(
                 proposal,
-                proposer=by,
+                proposer=ProposerName.ADVISER if advises else ProposerName.LLM,
                 title=self._redact(proposal.title),
                 hypothesis=self._redact(proposal.hypothesis),
                 cost=self._cost(turns),
@@ -126,12 +173,21 @@ class Conversation:
     def _question(self, context: PromptContext) -> Sequence[Message]:
         return self._window.question(lambda room: self._prompts.messages(context, room))
 
-    def _turn(self, messages: Sequence[Message], asking: _Asking, schema: Mapping[str, Any] | None) -> _Turn:
+    def _turn(
+        self, messages: Sequence[Message], asking: _Asking, edit_formats: tuple[EditFormat, ...], refused: int = 0
+    ) -> _Turn:
+        """Ask once. `refused` answers of this proposal came before."""
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
+        schema = asking.schema(one_knob=self._is_small or refused > 0) if edit_formats == (EditFormat.JSON,) else None
         started = time.monotonic()
         try:
-            answer_tokens = self._window.answer_tokens(messages)
-            answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
+            answer = self._client.chat(
+                messages,
+                asking.tick,
+                answer_tokens=self._window.answer_tokens(messages),
+                schema=schema,
+                sampling=Sampling.after(self._refused + refused),
+            )
         except BadLlmResponse as error:
             if isinstance(error, PromptTooLong):
                 self._window.shrink()
@@ -142,7 +198,7 @@ class Conversation:
             self._window.learn(messages, answer)
         except PromptTruncated as error:
             return _Turn(_UNREAD, error, self._exchange(prompt, reply, error, cut=cut), answer, answer.seconds)
-        proposal, found = parse_and_validate(reply, asking.source, asking.vet, cut=cut)
+        proposal, found = parse_and_validate(reply, asking.source, asking.vet, cut=cut, offered=edit_formats)
         fault = found if isinstance(found, ResearcherError) else None
         return _Turn(proposal, found, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
 
@@ -152,16 +208,15 @@ class Conversation:
     def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
         """Ask once more with the failed turn's error.
 
-        A model that showed no edit must answer in a format that it cannot miss.
+        A model that wrote no code, or no edit at all, must answer in a format that it cannot miss.
         """
-        is_move = asking.context.advice is not None or (failed.shows_no_edit and asking.may_be_a_move)
-        schema = schema_of(asking.context.source) if is_move else None
-        form: Literal["move", "repair"] = "repair" if schema is None else "move"
+        context = asking.context
+        is_move = context.advice is not None or (failed.shows_no_code and asking.may_be_a_move)
+        in_json = is_move and asking.schema(one_knob=True) is not None
+        form: Literal["move", "repair"] = "move" if in_json else "repair"
         answer_text, fault = self._redact(failed.answer_text), self._redact(str(failed.fault))
-        messages = self._window.question(
-            lambda room: self._prompts.repair(asking.context, room, answer_text, fault, form),
-        )
-        return self._turn(messages, asking, schema)
+        messages = self._window.question(lambda room: self._prompts.repair(context, room, answer_text, fault, form))
+        return self._turn(messages, asking, (EditFormat.JSON,) if in_json else context.edit_formats, refused=1)
 
     @staticmethod
     def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
@@ -204,6 +259,10 @@ class _Asking:
         """Whether the answer may be a change of knobs. A user's idea seldom is one."""
         return EditFormat.SET in self.context.edit_formats and self.context.idea is None
 
+    def schema(self, *, one_knob: bool) -> Mapping[str, Any] | None:
+        """Return the schema for a change of knobs, or None if no knob has a range."""
+        return schema_of(self.context.source, one_knob=one_knob)
+
 
 @dataclass(frozen=True)
 class _Turn:
@@ -236,15 +295,24 @@ class _Turn:
         return isinstance(self.fault, (Rejected, EditError)) and self.answer_text != ""
 
     @property
-    def shows_no_edit(self) -> bool:
-        """Whether the answer could not be parsed and contains no edit, except perhaps a change of knobs."""
-        (attempt,) = self.proposal.attempts
-        return attempt.failed is AnswerStage.PARSE and attempt.edit_formats in ((), (EditFormat.SET,))
+    def shows_no_code(self) -> bool:
+        """Whether the answer contains no edit, except perhaps a change of knobs."""
+        return formats_in(self.answer_text) in ((), (EditFormat.SET,))
 
 
-def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
-    """Return the proposal in an answer about `source`, with one attempt, and its candidate or the error."""
-    unread = replace(_UNREAD, attempts=(Attempt(formats_in(text), AnswerStage.PARSE),))
+def parse_and_validate(
+    text: str, source: str, vet: Vet, *, cut: bool, offered: tuple[EditFormat, ...] = ()
+) -> tuple[Proposal, Candidate | ResearcherError]:
+    """Return the proposal in an answer about `source`, with one attempt, and its candidate or the error.
+
+    `offered` are the formats of the question. The title says what the edits change; the model's own words are the
+    hypothesis.
+    """
+
+    def attempt(found: tuple[EditFormat, ...], failed: AnswerStage | None = None) -> tuple[Attempt]:
+        return (Attempt(offered if offered == (EditFormat.JSON,) else found or offered, failed),)
+
+    unread = replace(_UNREAD, attempts=attempt(formats_in(text), AnswerStage.PARSE))
     if cut and not text.strip():
         return unread, ReasoningUsedUpOutput("the answer is empty and was cut off at its longest allowed length")
     try:
@@ -257,17 +325,31 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
             "the answer was cut off at its longest allowed length; write only the lines that change"
         )
     edit_formats = formats_of(reply.edits)
-    proposal = Proposal(ProposerName.LLM, reply.title, reply.hypothesis, reply.edits)
+    edits = clamped(source, reply.edits)
+    note = "" if edits == reply.edits else " (moved into its range)"
+    title = one_line(title_of(source, edits), TITLE_CHARACTERS - len(note)) + note
+    proposal = Proposal(ProposerName.LLM, title, reply.words, edits)
     stage = AnswerStage.APPLY
     try:
-        refuse_marks(reply.edits)
-        apply_edits(source, reply.edits)
+        refuse_marks(edits)
+        apply_edits(source, edits)
         stage = AnswerStage.VALIDATE
         draft = vet(proposal)
     except (EditError, Rejected) as error:
-        return replace(proposal, attempts=(Attempt(edit_formats, stage),)), error
+        return replace(proposal, attempts=attempt(edit_formats, stage)), error
     assert draft.candidate is not None, "what is let pass is a candidate"
-    return replace(draft.proposal, attempts=(Attempt(edit_formats),)), draft.candidate
+    return replace(draft.proposal, attempts=attempt(edit_formats)), draft.candidate
+
+
+def _wish(context: PromptContext) -> tuple[object, ...]:
+    """Return what a question asks for, without what the run has learned meanwhile."""
+    suggests = context.advice is not None and context.advice.suggestion is not None
+    return context.source, context.program, context.idea, context.advice is None, suggests
+
+
+def _digest(question: Sequence[Message]) -> bytes:
+    texts = (f"{message.role}\0{message.content}\0" for message in question)
+    return hashlib.sha256("".join(texts).encode("utf-8", "replace")).digest()
 
 
 def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:

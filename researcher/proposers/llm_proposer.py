@@ -139,7 +139,11 @@ class LlmProposer:
         if proposer_name is None or not self._breaker.is_over(self._llm.check_available):
             return
         context = self._context(journal, incumbent, proposer_name, idea)
-        context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
+        context = replace(
+            context,
+            history=(*context.history, *_not_measured_yet(journal, drafting)),
+            rejections=(*context.rejections, *_not_recorded_yet(drafting)),
+        )
         drafted = self.drafted()
         drafting.begin(
             DraftRequest(incumbent, proposer_name, None if idea is None else idea.id),
@@ -151,7 +155,7 @@ class LlmProposer:
     ) -> PromptContext:
         idea_text = None if idea is None else idea.body
         return self._briefing.context(
-            journal, incumbent, model=self._llm.model, proposer_name=proposer_name, idea=idea_text
+            journal, incumbent, model=self._llm.asked_model(incumbent), proposer_name=proposer_name, idea=idea_text
         )
 
     def free_gpu(self, tick: Tick) -> None:
@@ -223,6 +227,12 @@ def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
     waiting = [ready.draft for ready in drafting.waiting if ready.draft.candidate is not None]
     return lines + [f"drafted, and not measured yet: {draft.proposal.title}" for draft in waiting]
+
+
+def _not_recorded_yet(drafting: Prefetch) -> list[str]:
+    """Describe the waiting drafts that were rejected, which the journal does not contain yet."""
+    waiting = [ready.draft for ready in drafting.waiting]
+    return [f"{draft.proposal.title}: {draft.rejected}" for draft in waiting if draft.rejected is not None]
 
 
 def _fitted(ready: PendingDraft, journal: JournalReader, incumbent: str) -> Draft:

@@ -35,6 +35,7 @@ _DENYLIST = "researcher/source/test_policy.py::test_"
 _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
+_CONVERSATION = "researcher/proposers/test_llm_conversation.py::test_"
 _EDIT_FORMATS = "researcher/proposers/test_edit_formats.py::test_"
 _THOUGHTS = "researcher/prompting/test_thoughts.py::test_"
 _PLAIN = "researcher/source/test_plain_text.py::test_"
@@ -815,15 +816,15 @@ GUARDS = (
     Guard(
         "no edit format is dropped before it was tried enough",
         "researcher/proposers/edit_formats.py",
-        " if success.tried >= TRIED_ENOUGH}",
-        " if success.tried}",
+        "        if measured[edit_format].tried >= TRIED_ENOUGH\n",
+        "        if measured[edit_format].tried\n",
         _EDIT_FORMATS + "no_edit_format_is_dropped_before_it_was_tried_enough",
     ),
     Guard(
         "the edit formats in a prompt change only now and then",
         "researcher/proposers/edit_formats.py",
-        "        and item.id <= until\n",
-        "",
+        " for item, attempts in asked if item.id <= _counted_until(history))",
+        " for item, attempts in asked)",
         _EDIT_FORMATS + "edit_formats_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
     # Adoption of a user's own repository
@@ -1008,16 +1009,65 @@ GUARDS = (
     Guard(
         "an edit that was begun is repaired as what it is",
         "researcher/proposers/llm_conversation.py",
-        "(failed.shows_no_edit and asking.may_be_a_move)",
+        "(failed.shows_no_code and asking.may_be_a_move)",
         "asking.may_be_a_move",
-        "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+        "researcher/proposers/test_llm_conversation.py::test_who_showed_code_or_may_not_set_knobs_is_repaired_in_the_free_form",
+    ),
+    Guard(
+        "no answered question is asked again as it was",
+        "researcher/proposers/llm_conversation.py",
+        "            self._answered[digest] += 1",
+        "            pass",
+        _CONVERSATION + "no_answered_question_is_asked_again_as_it_was_and_refusals_are_sampled_warmer",
+    ),
+    Guard(
+        "a small model repairs nothing",
+        "researcher/proposers/llm_conversation.py",
+        "        if turns[-1].is_repairable and not self._is_small:",
+        "        if turns[-1].is_repairable:",
+        _CONVERSATION + "no_answered_question_is_asked_again_as_it_was_and_refusals_are_sampled_warmer",
+    ),
+    Guard(
+        "an interrupted question is asked again as it was",
+        "researcher/proposers/llm_conversation.py",
+        "        return last\n",
+        "        return context\n",
+        _CONVERSATION + "a_question_that_the_server_interrupted_is_asked_again_as_it_was_while_it_asks_for_the_same",
+    ),
+    Guard(
+        "an answer without an edit counts for what it was offered",
+        "researcher/proposers/llm_conversation.py",
+        "else found or offered, failed)",
+        "else found, failed)",
+        _CONVERSATION + "an_answer_without_an_edit_counts_for_the_formats_it_was_offered",
+    ),
+    Guard(
+        "titles say what moved",
+        "researcher/proposers/llm_conversation.py",
+        "one_line(title_of(source, edits), TITLE_CHARACTERS - len(note)) + note",
+        "reply.title",
+        _CONVERSATION + "titles_say_what_moved_and_the_models_words_are_its_hypothesis",
+    ),
+    Guard(
+        "a whole file is offered only if an answer has room for it",
+        "researcher/proposers/edit_formats.py",
+        "    if not model.writes_file:",
+        "    if False:",
+        _EDIT_FORMATS + "a_whole_file_that_no_answer_has_room_for_is_not_offered",
+    ),
+    Guard(
+        "a model that is held to JSON tries another format now and then",
+        "researcher/proposers/edit_formats.py",
+        "        return latest < JSON_IN_A_ROW",
+        "        return True",
+        _EDIT_FORMATS + "a_small_model_begins_with_json_and_later_tries_one_format_that_edits_code",
     ),
     Guard(
         "a person's idea is not turned into a change of knobs",
         "researcher/proposers/llm_conversation.py",
         " and self.context.idea is None",
         "",
-        "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+        "researcher/proposers/test_llm_conversation.py::test_who_showed_code_or_may_not_set_knobs_is_repaired_in_the_free_form",
     ),
     Guard(
         "a model without thoughts is not asked for them",
@@ -1065,8 +1115,8 @@ GUARDS = (
     Guard(
         "secrets are taken out of what a model is told",
         "researcher/proposers/llm_conversation.py",
-        "context = _without_secrets(context, self._redact)",
-        "context = context",
+        "self._resumed(_without_secrets(context, self._redact))",
+        "self._resumed(context)",
         _SECRETS + "secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer",
     ),
     Guard(
@@ -1086,7 +1136,7 @@ GUARDS = (
     Guard(
         "a comment that stands for lines is no code",
         "researcher/proposers/llm_conversation.py",
-        "        refuse_marks(reply.edits)\n",
+        "        refuse_marks(edits)\n",
         "",
         "researcher/proposers/test_llm_conversation.py::test_answer_that_takes_a_comment_of_the_view_for_code_is_refused",
     ),

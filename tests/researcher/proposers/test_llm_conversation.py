@@ -71,7 +71,8 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
 
     proposal = draft.proposal
     assert draft.rejected is None
-    assert (proposal.proposer, proposal.title, proposal.hypothesis) == ("llm", "Deeper", "More layers learn more.")
+    assert (proposal.proposer, proposal.hypothesis) == ("llm", "Deeper: More layers learn more.")
+    assert proposal.title == "line 6: DEPTH = 2 # layers; range 1..8 -> DEPTH = 4 # layers; range 1..8"
     assert proposal.edits == (SearchReplace(DEPTH_LINE + "\n", "DEPTH = 4  # layers; range 1..8\n"),)
     assert proposal.cost is not None
     assert (proposal.cost.endpoint, proposal.cost.model, proposal.cost.calls) == (server.url, "small", 1)
@@ -92,11 +93,13 @@ def test_good_answer_becomes_a_proposal_with_its_cost() -> None:
         (f"{HEAD}SET DEPTH = 4\nFUNCTION Model.forward\n```\n{FORWARD}```", ("set", "function"), None),
         (f"{HEAD}```python\n{FORWARD}```", ("function",), None),
         (HEAD + "```\n" + SOURCE.replace("DEPTH = 2", "DEPTH = 3") + "```", ("file",), None),
-        ("SET DEPTH = 4\n" + block("x", "y"), ("set", "search"), "parse"),
+        ("SET DEPTH = 4\n" + block("x", "y"), ("set", "search"), "apply"),
         (HEAD + "FUNCTION Model.forward\nreturn x", ("function",), "parse"),
         (f"<think>{DECOY}</think>I would rather not", (), "parse"),
         (HEAD + "```\nimport (", ("file",), "parse"),
-        (HEAD + "SET DEPTH = 9", ("set",), "apply"),
+        (HEAD + "SET DEPTH = 9", ("set",), None),
+        (HEAD + "SET WIDTH = 9", ("set",), "apply"),
+        ("```\nDEPTH = 4\n```", ("set",), None),
         (HEAD + "```\nx = 1\n```", ("file",), "validate"),
     ],
 )
@@ -128,11 +131,11 @@ def test_whatever_a_model_writes_ends_as_a_proposal_or_a_fault_in_words(parts: l
 
 
 def test_both_answers_count_where_the_first_was_repaired() -> None:
-    draft, _ = propose([Turn(HEAD + "SET DEPTH = 3", length=True), GOOD])
+    draft, _ = propose([Turn(HEAD + block("x", "y"), length=True), GOOD])
 
     assert [exchange.cut for exchange in draft.exchanges] == [True, False]
     assert [(attempt.edit_formats, attempt.failed) for attempt in draft.proposal.attempts] == [
-        (("set",), "parse"),
+        (("search",), "parse"),
         (("search",), None),
     ]
 
@@ -168,7 +171,7 @@ def test_answer_that_stays_bad_is_refused_after_one_repair() -> None:
 
     assert draft.rejected is not None
     assert "does not stand in train.py" in draft.rejected
-    assert draft.proposal.title == "Deeper"
+    assert draft.proposal.title == "nor here -> x"
     assert len(server.asked) == len(draft.exchanges) == 2
 
 
@@ -212,6 +215,9 @@ def test_thoughts_that_eat_the_answer_get_one_second_try_with_room_that_stays_fo
         first, second = (proposer.propose(CONTEXT, lambda: None, vet) for _ in range(2))
 
     assert [body["options"].pop("num_predict") for body in server.asked] == [64, 128, 128]
+    assert len({body["options"].pop("seed") for body in server.asked}) == 3
+    assert "answered this question before, 1 times" in server.asked[2].pop("messages")[1]["content"]
+    assert server.asked[0].pop("messages") == server.asked[1].pop("messages")
     assert server.asked[0] == server.asked[1] == server.asked[2], "whatever else differed could reload the model"
     assert [exchange.fault for exchange in first.exchanges] == ["the answer is empty but for its thoughts", None]
     assert (first.rejected, first.exchanges[0].cut, len(second.exchanges)) == (None, True, 1)
@@ -262,13 +268,20 @@ def test_answer_to_a_question_that_the_server_cut_is_no_answer() -> None:
 MOVE = '{"title": "Deeper", "hypothesis": "More layers learn more.", "set": {"DEPTH": 4}}'
 
 
-def test_model_that_showed_no_edit_is_held_to_a_change_of_knobs() -> None:
-    draft, server = propose(["I would make it deeper.", MOVE])
+@pytest.mark.parametrize("bad", ["I would make it deeper.", HEAD + "SET WIDTH = 9", HEAD + "SET DEPTH = 2"])
+def test_model_that_wrote_no_code_is_held_to_a_change_of_knobs(bad: str) -> None:
+    draft, server = propose([bad, MOVE])
 
     assert draft.rejected is None
     assert draft.proposal.edits == (SetKnobs({"DEPTH": 4}),)
     assert "format" not in server.asked[0]
-    assert "DEPTH" in server.asked[1]["format"]["properties"]["set"]["properties"]
+    (depth,) = (
+        one["properties"]["DEPTH"]["enum"]
+        for one in server.asked[1]["format"]["properties"]["set"]["anyOf"]
+        if "DEPTH" in one["properties"]
+    )
+    assert depth == [1, 3, 4, 5, 6, 7, 8], "every value but that of now"
+    assert [attempt.edit_formats for attempt in draft.proposal.attempts][1] == (EditFormat.JSON,)
     assert "answer with JSON and nothing else" in server.asked[1]["messages"][3]["content"]
 
 
@@ -277,13 +290,12 @@ def test_model_that_showed_no_edit_is_held_to_a_change_of_knobs() -> None:
     [
         (HEAD + "FUNCTION Model.forward\nreturn x", {}),
         (HEAD + block("nowhere", "x"), {}),
-        (HEAD + "SET DEPTH = 9", {}),
         ("I cannot do that.", {"idea": "Use another optimiser."}),
         ("I cannot do that.", {"edit_formats": (EditFormat.SEARCH,)}),
         ("I cannot do that.", {"source": SOURCE.replace("range ", "").replace("one of ", "")}),
     ],
 )
-def test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form(bad: str, changes: Any) -> None:
+def test_who_showed_code_or_may_not_set_knobs_is_repaired_in_the_free_form(bad: str, changes: Any) -> None:
     _, server = propose([bad, GOOD], replace(CONTEXT, **changes))
 
     assert "format" not in server.asked[1]
@@ -365,7 +377,7 @@ def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
 
 def test_double_nudges_in_json_where_a_schema_asks_for_it_and_in_a_repair() -> None:
     knob = "MATRIX_LR = 0.04  # range 0.005..0.2 log"
-    advised = replace(CONTEXT, advice=Advice((knob,), (), "DEPTH 2 -> 3"))
+    advised = replace(CONTEXT, advice=Advice((knob,), (), "DEPTH 2 -> 3"), edit_formats=(EditFormat.JSON,))
 
     drafts = [
         propose([Turn(nudge="MATRIX_LR", by=1.5)], advised)[0],
@@ -395,3 +407,66 @@ def test_double_runs_as_a_script_and_nudges_knobs_of_the_train_py_it_is_shown(tm
         assert double.wait(20) == 0
     assert [draft.rejected for draft in drafts] == [None, None]
     assert "MATRIX_LR = 0.06  # range" in str(drafts[0].proposal.edits)
+
+
+@pytest.mark.parametrize(
+    ("answer", "title"),
+    [
+        ("SET DEPTH = 4\nSET MATRIX_LR = 0.1", "DEPTH 2 -> 4, MATRIX_LR 0.04 -> 0.1"),
+        ("SET DEPTH = 9", "DEPTH 2 -> 8 (moved into its range)"),
+        ("SET WIDTH = 9", "WIDTH unknown -> 9"),
+        (block("nowhere", "x = 1"), "nowhere -> x = 1"),
+        (f"FUNCTION Model.forward\n```\n{FORWARD}```", "Model.forward: "),
+    ],
+)
+def test_titles_say_what_moved_and_the_models_words_are_its_hypothesis(answer: str, title: str) -> None:
+    proposal, _ = parse_and_validate("TITLE: Less of it\nHYPOTHESIS: it helps\n" + answer, SOURCE, vet, cut=False)
+
+    assert proposal.title.startswith(title)
+    assert proposal.hypothesis == "Less of it: it helps"
+
+
+def test_an_answer_without_an_edit_counts_for_the_formats_it_was_offered() -> None:
+    draft, _ = propose(["Hm."] * 2, replace(CONTEXT, edit_formats=(EditFormat.SEARCH, EditFormat.FUNCTION)))
+
+    (first, second) = draft.proposal.attempts
+    assert first.edit_formats == second.edit_formats == (EditFormat.SEARCH, EditFormat.FUNCTION)
+
+
+def test_no_answered_question_is_asked_again_as_it_was_and_refusals_are_sampled_warmer() -> None:
+    with ollama_double(["Hm.", "Hm."], model="small:4b") as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small:4b", num_ctx=8192)))
+        drafts = [proposer.propose(CONTEXT, lambda: None, vet) for _ in range(4)]
+
+    assert [draft.rejected is not None for draft in drafts] == [True] * 4
+    assert len(server.asked) == 4, "a small model has no repair turn"
+    assert len({json.dumps(body["messages"]) for body in server.asked}) == 4
+    assert len({body["options"]["seed"] for body in server.asked}) == 4
+    sampled = [round(body["options"]["temperature"], 3) for body in server.asked]
+    assert sampled == [0.7, 0.9, 1.1, 1.1]
+
+
+def test_a_question_that_the_server_interrupted_is_asked_again_as_it_was_while_it_asks_for_the_same() -> None:
+    later = replace(CONTEXT, history=(*CONTEXT.history, "2 discard: y"))
+    with ollama_double([Turn(GOOD, "drop_mid_stream"), Turn(GOOD, "hang"), GOOD, GOOD]) as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192, first_s=0.3)))
+        interrupted = proposer.propose(CONTEXT, lambda: None, vet)
+        with pytest.raises(LlmUnavailable):
+            proposer.propose(later, lambda: None, vet)
+        for context in (later, later):
+            proposer.propose(context, lambda: None, vet)
+
+    first, second, third, fourth = (body["messages"] for body in server.asked)
+    assert interrupted.unanswered is not None
+    assert first == second == third
+    assert "2 discard: y" in fourth[1]["content"]
+
+
+def test_an_interrupted_question_about_another_train_py_is_not_asked_again() -> None:
+    other = replace(CONTEXT, source=SOURCE.replace("DEPTH = 2", "DEPTH = 3"))
+    with ollama_double([Turn(GOOD, "drop_mid_stream"), GOOD]) as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192)))
+        for context in (CONTEXT, other):
+            proposer.propose(context, lambda: None, vet)
+
+    assert "DEPTH = 3" in server.asked[1]["messages"][1]["content"]

@@ -210,8 +210,8 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
         if "format" not in question:
             return Turn(nudge="LEVEL", by=1 - next(levels) / 1000)
         number = next(levels)
-        level = 99 if number in (3, 4) else round(1.8 - number / 100, 4)
-        return Turn(json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": level}}))
+        name = "NOWHERE" if number in (3, 4) else "LEVEL"
+        return Turn(json.dumps({"set": {name: round(1.8 - number / 100, 4)}, "hypothesis": "it helps"}))
 
     with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(7)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
