@@ -827,6 +827,22 @@ GUARDS = (
         " for item, attempts in asked)",
         _EDIT_FORMATS + "edit_formats_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
     ),
+    Guard(
+        "a start continues with the settings of the one before",
+        "services/machine/state.py",
+        "        after = kept | dict(given)",
+        "        after = dict(given)",
+        "services/machine/test_state.py::"
+        "test_a_start_continues_with_the_settings_of_the_one_before_and_says_what_changes",
+    ),
+    Guard(
+        "another LLM has an address and a model of its own",
+        "services/machine/state.py",
+        "if not key.startswith(OF_ONE_LLM)}",
+        "if key}",
+        "services/machine/test_state.py::"
+        "test_a_start_continues_with_the_settings_of_the_one_before_and_says_what_changes",
+    ),
     # Adoption of a user's own repository
     Guard(
         "a trial has the prepare.py that gave its data",
