@@ -129,6 +129,15 @@ class HoldsGpu(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsProgress(Protocol):
+    """A client that can say how far the answer in progress is."""
+
+    def progress(self) -> str:
+        """Describe the progress in words for users; may be called from another thread than `chat`."""
+        ...
+
+
 @dataclass(frozen=True)
 class LlmOptions:
     """The settings of a client.

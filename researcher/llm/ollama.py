@@ -69,6 +69,11 @@ class OllamaClient:
         self.model = settings.model
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
+        self._stream = _Stream(self.url, self.model)
+
+    def progress(self) -> str:
+        """Describe the progress of the answer in words for users."""
+        return self._stream.progress()
 
     def check_available(self) -> None:
         """Check that Ollama answers and has the model. Raises LlmUnavailable with the next step otherwise."""
@@ -97,7 +102,7 @@ class OllamaClient:
         `tick` is called every quarter of a second meanwhile, and may raise to cancel. Raises ModelDoesNotFit if the
         model cannot be loaded as requested.
         """
-        stream = _Stream(self.url, self.model)
+        stream = self._stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema, sampling)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 

@@ -105,7 +105,12 @@ class OpenAiClient:
         self._clock = clock
         self._resting_until = 0.0
         self._refused: set[str] = set()
+        self._stream = _Stream(self.url, self.model)
         self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # no proxy for this machine's own address
+
+    def progress(self) -> str:
+        """Describe the progress of the answer in words for users."""
+        return self._stream.progress()
 
     def check_available(self) -> None:
         """Check the endpoint. Raises LlmUnavailable if it is unreachable, refuses the key, or has asked for a pause.
@@ -132,7 +137,7 @@ class OpenAiClient:
     ) -> Answer:
         """Return one streamed answer. `tick` is called every quarter of a second meanwhile, and may raise to cancel."""
         self._rest()
-        stream = _Stream(self.url, self.model)
+        stream = self._stream = _Stream(self.url, self.model)
         question = self._question(messages, answer_tokens or self.answer_tokens, schema, sampling)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 

@@ -63,6 +63,13 @@ class Stream:
         self.text.append(str(text or ""))
         self.thoughts.append(str(thoughts or ""))
 
+    def progress(self) -> str:
+        """Describe how long the server has read, or answered, and how much came."""
+        if self.speaks_since is None:
+            return f"reading the question for {time.monotonic() - self.started:.0f} s"
+        pieces = sum(map(bool, (*self.text, *self.thoughts)))
+        return f"answering for {time.monotonic() - self.speaks_since:.0f} s, {pieces} pieces came"
+
     def hear(self, line: bytes) -> None:
         """Count a received line. Raises LlmServerFault if the answer is too long."""
         self.heard = time.monotonic()

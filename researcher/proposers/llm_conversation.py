@@ -30,7 +30,7 @@ from researcher.errors import (
     Rejected,
     ResearcherError,
 )
-from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message, Sampling, is_small
+from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message, Sampling, ShowsProgress, is_small
 from researcher.prompting.context_budget import Window
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
@@ -160,6 +160,11 @@ class Conversation:
             unanswered=self._redact(str(fault)) if is_unanswered else None,
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
+
+    def progress(self) -> str:
+        """Describe the progress of the answer in words for users."""
+        model, client = self._client.model, self._client
+        return f"{model} is {client.progress()}" if isinstance(client, ShowsProgress) else f"{model} is asked"
 
     def check_available(self) -> None:
         """Raise LlmUnavailable if the client knows without a question that the LLM cannot answer."""

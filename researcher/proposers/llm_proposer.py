@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 ALONE: Schedule = {ProposerName.LLM: 1.0}  # for a run without other proposers
 NAMES = (ProposerName.LLM, ProposerName.ADVISER)  # the names under which the LLM proposes
+TOLD_EVERY_S = 5.0
 _UNANSWERED = "a question without an answer"  # recorded once for each absence
 
 
@@ -91,6 +92,7 @@ class LlmProposer:
         self._drafting = drafting
         self._publish_status = publish_status
         self._alone = alone
+        self._clock = clock
         self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
@@ -113,7 +115,7 @@ class LlmProposer:
         proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, proposer_name, idea)
         try:
-            draft = self._asking.draft(self._llm, context, journal, turn.tick, frozenset())
+            draft = self._asking.draft(self._llm, context, journal, self._telling(turn.tick), frozenset())
         except LlmUnavailable as error:
             return self._unanswered(error, proposer_name)
         self._note(draft)
@@ -147,8 +149,21 @@ class LlmProposer:
         drafted = self.drafted()
         drafting.begin(
             DraftRequest(incumbent, proposer_name, None if idea is None else idea.id),
-            lambda history, tick: self._asking.draft(self._llm, context, history, tick, drafted),
+            lambda history, tick: self._asking.draft(self._llm, context, history, self._telling(tick), drafted),
         )
+
+    def _telling(self, tick: Tick) -> Tick:
+        """Return a tick that also publishes the progress of the answer every few seconds."""
+        told_at = self._clock()
+
+        def tell() -> None:
+            nonlocal told_at
+            tick()
+            if self._clock() - told_at >= TOLD_EVERY_S:
+                told_at = self._clock()
+                self._publish_status(self._llm.progress())
+
+        return tell
 
     def _context(
         self, journal: JournalReader, incumbent: str, proposer_name: str, idea: Request | None

@@ -117,6 +117,7 @@ def _line(item: Experiment, rolled_back: str | None) -> str:
 
 PLATEAU = 8  # experiments in a row without a keep
 ADVISED_HISTORY = 20
+ADVISED_BLOCK = 10
 BEST = 5
 DIFF_LINES = 40
 _ASSIGNED = re.compile(r"([A-Z][A-Z0-9_]*)\b[^=]*=")
@@ -150,7 +151,7 @@ class Briefing:
         if advises or edit_formats == (EditFormat.JSON,):
             return replace(
                 context,
-                history=context.history[-ADVISED_HISTORY:],
+                history=context.history[_first_advised(len(context.history)) :],
                 memory=lines,
                 edit_formats=(EditFormat.JSON,),
                 advice=self._advice(history, incumbent, suggests=advises),
@@ -215,6 +216,11 @@ class Briefing:
                 [f"{item.number}: {item.title}: {item.reason or ''}{_unless_banned(item)}" for item in dead],
             ),
         )
+
+
+def _first_advised(lines: int) -> int:
+    """Return the number of the first history line, which changes only every few experiments: prompts share a prefix."""
+    return max(0, -(-(lines - ADVISED_HISTORY) // ADVISED_BLOCK) * ADVISED_BLOCK)
 
 
 def _unless_banned(item: Experiment) -> str:

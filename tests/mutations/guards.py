@@ -1030,6 +1030,13 @@ GUARDS = (
         "researcher/proposers/test_llm_conversation.py::test_who_showed_code_or_may_not_set_knobs_is_repaired_in_the_free_form",
     ),
     Guard(
+        "the lines of knobs are shown before anything else",
+        "researcher/prompting/source_outline.py",
+        "spent = self._add(shown, lines, spent, int(KNOBS_SHARE * room))",
+        "spent = self._add(shown, lines, spent, 0)",
+        "researcher/prompting/test_source_outline.py::test_the_knobs_of_the_subject_are_shown_before_anything_else",
+    ),
+    Guard(
         "no answered question is asked again as it was",
         "researcher/proposers/llm_conversation.py",
         "            self._answered[digest] += 1",

@@ -21,10 +21,12 @@ from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers import escalation, proposers
+from researcher.proposers.draft import ProposalRequest
 from researcher.proposers.escalation import MeteredClient
 from researcher.proposers.llm_conversation import Conversation
-from researcher.proposers.llm_proposer import Vetting
+from researcher.proposers.llm_proposer import LlmProposer, Vetting
 from researcher.proposers.prefetch import Prefetch
+from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix, Schedule
 from researcher.proposers.stronger_llm import Stronger
@@ -272,3 +274,24 @@ def test_a_plateau_has_two_near_misses_tried_at_once(
     if is_combined:
         assert "A = 2" in apply_edits(source, draft.proposal.edits)
         assert "B = 2" in apply_edits(source, draft.proposal.edits)
+
+
+def test_while_an_answer_comes_the_status_says_what_the_llm_does(tmp_path: Path) -> None:
+    story = Story(tmp_path, source="A = 1  # range 1..4\n")
+    story.baseline(1.80, 1.80)
+    told: list[str] = []
+    asking = Vetting(profile_named("cpu"), lambda: "Go down.")
+    briefing = Briefing(asking.profile, asking.program, Optimizer(seed=7, context=256))
+    minutes = count(0, 60)
+    with ollama_double([Turn("HYPOTHESIS: h\nSET A = 2", latency_s=0.6)]) as llm:
+        conversation = Conversation(OllamaClient(OllamaSettings(llm.url, "small")))
+        proposer = LlmProposer(
+            conversation, asking, briefing, None, told.append, alone=True, clock=lambda: float(next(minutes))
+        )
+        source = story.journal.source(story.journal.numbered(0).id)
+        turn = ProposalRequest(story.journal, source, [ProposerName.LLM], (), lambda: None)
+        proposer.propose(turn)
+
+    story.journal.close()
+    assert "small is reading the question for 0 s" in told
+    assert told[-1] == ""
