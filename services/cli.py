@@ -294,7 +294,7 @@ def pull(
     continues."""
     from services.machine.model import model_wanted, pull_model  # noqa: PLC0415 - imports the client of Ollama
 
-    here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
+    here = {**_state(None).settings(), **os.environ} | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
         wanted = model_wanted(here, profile or detect_profile(gpus()), model)
     except ValueError as error:
@@ -322,7 +322,8 @@ def doctor(
     """List the requirements for a run that this machine meets and lacks; change nothing."""
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
-    facts = this_machine(Path(__file__).resolve().parents[1], _state(state))
+    here = _state(state)
+    facts = this_machine(Path(__file__).resolve().parents[1], here, {**here.settings(), **os.environ})
     findings = examine(Mode.LOCAL, facts)
     print_findings(findings, console)
     if report is not None:
