@@ -37,7 +37,8 @@ class KnobChange:
 def schema_of(source: str, *, one_knob: bool = False) -> dict[str, Any] | None:
     """Return the JSON schema for a change of this source's knobs, or None if no knob has a range.
 
-    With `one_knob` the schema lists every answer that is accepted: one knob, and one of its other values.
+    With `one_knob` the schema lists every answer that is accepted: one knob, one of its other values, and no words,
+    because a small model may not end its words.
     """
     try:
         known = read_knobs(source)
@@ -49,12 +50,11 @@ def schema_of(source: str, *, one_knob: bool = False) -> dict[str, Any] | None:
     if not listed:
         return None
     if one_knob:
-        knobs: dict[str, Any] = {"anyOf": [_object({name: {"enum": values}}) for name, values in listed.items()]}
-    else:
-        knobs = _object({knob.name: _values(knob) for knob in ranged}, required=()) | {
-            "minProperties": 1,
-            "maxProperties": MOST_KNOBS,
-        }
+        return _object({"set": {"anyOf": [_object({name: {"enum": values}}) for name, values in listed.items()]}})
+    knobs = _object({knob.name: _values(knob) for knob in ranged}, required=()) | {
+        "minProperties": 1,
+        "maxProperties": MOST_KNOBS,
+    }
     return _object({"set": knobs, "hypothesis": {"type": "string", "maxLength": HYPOTHESIS_CHARACTERS}})
 
 
