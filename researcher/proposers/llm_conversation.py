@@ -23,6 +23,7 @@ from researcher.errors import (
     BadLlmResponse,
     EditError,
     LlmServerFault,
+    LlmTimeout,
     LlmUnavailable,
     PromptTooLong,
     PromptTruncated,
@@ -62,6 +63,8 @@ from trainer.jobs.redaction import RedactText, text_redaction
 
 logger = logging.getLogger(__name__)
 
+MOST_RESUMES = 3  # a server that refuses a question for its text will do so again
+
 _UNREAD = Proposal(ProposerName.LLM, "an answer that could not be read", "", ())
 
 N = TypeVar("N", int, float)
@@ -88,7 +91,8 @@ class Conversation:
         self._is_small = is_small(client.model)
         self._refused = 0  # drafts in a row
         self._answered: Counter[bytes] = Counter()  # the answers to each question, by its digest
-        self._interrupted: PromptContext | None = None
+        self._interrupted: PromptContext | None = None  # the question that the server took and did not answer
+        self._resumes = 0  # in a row
 
     def asked_model(self, source: str) -> AskedModel:
         """Return the properties of the model that decide the formats of a question about `source`."""
@@ -105,30 +109,37 @@ class Conversation:
             question = self._question(context)
         except BadLlmResponse as error:
             raise LlmUnavailable(str(error)) from error
-        self._interrupted, digest = context, _digest(question)
+        digest, repeated = _digest(question), context
         if times := self._answered[digest]:
-            context = replace(context, asked_before=times)
-            question = self._question(context)
-        turns = self._turns(question, _Asking(context, source, tick, vet))
+            repeated = replace(context, asked_before=times)
+            question = self._question(repeated)
+        try:
+            turns = self._turns(question, _Asking(repeated, source, tick, vet))
+        except LlmTimeout:
+            self._interrupted = context
+            raise
         if turns[0].answer is not None:
             self._answered[digest] += 1
-        if turns[0].answer is not None or isinstance(turns[0].fault, PromptTooLong):
-            self._interrupted = None
+            self._resumes = 0
+        elif not isinstance(turns[0].fault, PromptTooLong):
+            self._interrupted = context
         draft = self._draft(turns, context)
         self._refused = self._refused + 1 if draft.rejected is not None else 0 if draft.candidate else self._refused
         return draft
 
     def _resumed(self, context: PromptContext) -> PromptContext:
         """Return the context of the interrupted question if it asks for the same as `context`, else `context`."""
-        last = self._interrupted
-        if last is None or _wish(last) != _wish(context):
+        last, self._interrupted = self._interrupted, None
+        if last is None or _wish(last) != _wish(context) or self._resumes >= MOST_RESUMES:
+            self._resumes = 0
             return context
+        self._resumes += 1
         return last
 
     def _turns(self, question: Sequence[Message], asking: _Asking) -> list[_Turn]:
         """Ask, ask again after reasoning alone, and have a refused answer repaired.
 
-        A small model seldom repairs its answer; its next question is a new one.
+        A small model seldom repairs its answer; its next question is a new one, unless a user waits for this one.
         """
         edit_formats = asking.context.edit_formats
         turns = [self._turn(question, asking, edit_formats)]
@@ -138,7 +149,7 @@ class Conversation:
                     turns[0], "asked again", lambda: self._turn(self._question(asking.context), asking, edit_formats)
                 )
             )
-        if turns[-1].is_repairable and not self._is_small:
+        if turns[-1].is_repairable and (not self._is_small or asking.context.idea is not None):
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
         return turns
 

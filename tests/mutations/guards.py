@@ -1046,8 +1046,8 @@ GUARDS = (
     Guard(
         "a small model repairs nothing",
         "researcher/proposers/llm_conversation.py",
-        "        if turns[-1].is_repairable and not self._is_small:",
-        "        if turns[-1].is_repairable:",
+        "is_repairable and (not self._is_small or asking.context.idea is not None):",
+        "is_repairable:",
         _CONVERSATION + "no_answered_question_is_asked_again_as_it_was_and_refusals_are_sampled_warmer",
     ),
     Guard(

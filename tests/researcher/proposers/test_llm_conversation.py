@@ -19,7 +19,7 @@ from researcher.llm.client import Answer, Message
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.prompting.prompt import Advice, PromptContext, prompt_tokens
 from researcher.proposers.draft import Draft
-from researcher.proposers.llm_conversation import Conversation, parse_and_validate
+from researcher.proposers.llm_conversation import MOST_RESUMES, Conversation, parse_and_validate
 from researcher.source.proposal import EditFormat, Proposal, SearchReplace, SetKnobs
 from researcher.source.validation import validate
 from tests import ROOT, TESTS
@@ -460,6 +460,36 @@ def test_a_question_that_the_server_interrupted_is_asked_again_as_it_was_while_i
     assert interrupted.unanswered is not None
     assert first == second == third
     assert "2 discard: y" in fourth[1]["content"]
+
+
+def test_a_question_that_stays_interrupted_gives_way_to_a_new_one() -> None:
+    contexts = [replace(CONTEXT, history=(f"{number} discard: x",)) for number in range(6)]
+    with ollama_double([Turn(GOOD, "drop_mid_stream")]) as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192)))
+        for context in contexts:
+            proposer.propose(context, lambda: None, vet)
+
+    asked = [json.dumps(body["messages"]) for body in server.asked]
+    assert [text == asked[0] for text in asked] == [True] * (1 + MOST_RESUMES) + [False] * 2
+
+
+def test_a_question_that_no_server_took_is_not_resumed() -> None:
+    later = replace(CONTEXT, history=(*CONTEXT.history, "2 discard: y"))
+    with ollama_double([Turn(fault="busy"), GOOD]) as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192)))
+        with pytest.raises(LlmUnavailable):
+            proposer.propose(CONTEXT, lambda: None, vet)
+        proposer.propose(later, lambda: None, vet)
+
+    assert "2 discard: y" in server.asked[-1]["messages"][1]["content"]
+
+
+def test_a_small_model_may_repair_what_a_user_asked_for() -> None:
+    with ollama_double(["Hm.", GOOD], model="small:4b") as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small:4b", num_ctx=8192)))
+        draft = proposer.propose(replace(CONTEXT, idea="Go deeper."), lambda: None, vet)
+
+    assert draft.rejected is None
 
 
 def test_an_interrupted_question_about_another_train_py_is_not_asked_again() -> None:
