@@ -18,13 +18,15 @@ ANSWER_SHARE = 0.25  # of the context, for an answer whose longest length is not
 
 SMALL_BELOW_BILLIONS = 8
 _BILLIONS = re.compile(r"(?<![\w.])e?(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
-_MILLIONS = re.compile(r"(?<![\w.])\d+m(?![a-z])", re.IGNORECASE)
+_MILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)m(?![a-z])", re.IGNORECASE)
 
 
-def is_small(model: str) -> bool:
-    """Return True if a model's name gives its size and that is below 8 billion parameters."""
-    sizes = [float(size) for size in _BILLIONS.findall(model)]
-    return bool(sizes and sizes[0] < SMALL_BELOW_BILLIONS) or bool(not sizes and _MILLIONS.search(model))
+def billions_in(text: str) -> float | None:
+    """Return the billions of parameters that a model's name or size gives, or None."""
+    if found := _BILLIONS.search(text):
+        return float(found[1])
+    found = _MILLIONS.search(text)
+    return float(found[1]) / 1000 if found else None
 
 
 class Think(StrEnum):
@@ -127,6 +129,23 @@ class HoldsGpu(Protocol):
         Raises ModelNotUnloaded if a model stays, LlmUnavailable if the server cannot be asked.
         """
         ...
+
+
+@runtime_checkable
+class KnowsSize(Protocol):
+    """A client of a server that tells the size of its model."""
+
+    @property
+    def billions(self) -> float | None:
+        """The billions of parameters, or None before the server has told them."""
+        ...
+
+
+def is_small(client: ChatClient) -> bool:
+    """Return True if a model has fewer than 8 billion parameters, as its server or else its name says."""
+    told = client.billions if isinstance(client, KnowsSize) else None
+    billions = billions_in(client.model) if told is None else told
+    return billions is not None and billions < SMALL_BELOW_BILLIONS
 
 
 @runtime_checkable

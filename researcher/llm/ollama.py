@@ -71,6 +71,11 @@ class OllamaClient:
         self.answer_tokens = settings.num_predict
         self._stream = _Stream(self.url, self.model)
 
+    @property
+    def billions(self) -> float | None:
+        """The billions of parameters, as the server said before the first question, or None."""
+        return None if self._known is None else self._known.billions
+
     def progress(self) -> str:
         """Describe the progress of the answer in words for users."""
         return self._stream.progress()

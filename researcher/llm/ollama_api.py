@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
-from researcher.llm.client import Think
+from researcher.llm.client import Think, billions_in
 from researcher.llm.stream import Deadlines, error_text
 
 LEVELS_ONLY = ("gptoss", "gpt-oss")  # families with the levels low, medium and high, but without `false`
@@ -29,11 +29,12 @@ COUNTS_CACHED_SINCE = (0, 31)  # version 0.30 omits cached prompt tokens from it
 
 @dataclass(frozen=True)
 class ModelCapabilities:
-    """The capabilities of a server and one model. `thinks` is None if the server does not say."""
+    """The capabilities of a server and one model. `thinks` and `billions` are None if the server does not say."""
 
     thinks: bool | None
     family: str
     counts_cached: bool
+    billions: float | None = None
 
     @classmethod
     def of(cls, shown: dict[str, Any], version: str) -> ModelCapabilities:
@@ -43,6 +44,7 @@ class ModelCapabilities:
         return cls(
             thinks=None if capabilities is None else "thinking" in capabilities,
             family=str(shown["details"].get("family", "")),
+            billions=billions_in(str(shown["details"].get("parameter_size", ""))),
             counts_cached=numbers is not None and (int(numbers[1]), int(numbers[2])) >= COUNTS_CACHED_SINCE,
         )
 

@@ -88,11 +88,14 @@ class Conversation:
         self._prompts = Prompts.read()
         self._window = Window(client.context_tokens, client.answer_tokens)
         self._redact = text_redaction(secrets)
-        self._is_small = is_small(client.model)
         self._refused = 0  # drafts in a row
         self._answered: Counter[bytes] = Counter()  # the answers to each question, by its digest
         self._interrupted: PromptContext | None = None  # the question that the server took and did not answer
         self._resumes = 0  # in a row
+
+    @property
+    def _is_small(self) -> bool:
+        return is_small(self._client)
 
     def asked_model(self, source: str) -> AskedModel:
         """Return the properties of the model that decide the formats of a question about `source`."""

@@ -169,7 +169,7 @@ def _answer(
     client: ChatClient, question: Question, ground: Ground, number: int
 ) -> Iterator[tuple[str, list[str], float, int]]:
     """Yield the form of an answer, the steps that it passed, its seconds and its tokens."""
-    schema = schema_of(question.source, one_knob=is_small(client.model)) if question.in_json else None
+    schema = schema_of(question.source, one_knob=is_small(client)) if question.in_json else None
     try:
         answer = client.chat(question.messages, lambda: None, schema=schema, sampling=Sampling.after(0))
     except (LlmUnavailable, BadLlmResponse):

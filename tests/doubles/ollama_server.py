@@ -87,6 +87,7 @@ class OllamaDouble(ThreadingHTTPServer):
 
     capabilities: tuple[str, ...] = ("completion",)
     family = "llama"
+    parameter_size = ""
     version = VERSION
 
     def __init__(self, script: Script, *, model: str = "small:latest", port: int = 0) -> None:
@@ -226,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
         if full_name(body.get("model", "")) != full_name(self.server.model):
             self._send_json(404, {"error": f"model '{body.get('model', '')}' not found"})
             return
-        model = listed_model(self.server.model, self.server.capabilities, self.server.family)
+        model = listed_model(
+            self.server.model, self.server.capabilities, self.server.family, self.server.parameter_size
+        )
         shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
         shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
         self._send_json(200, shown | {key: model[key] for key in ("details", "capabilities", "modified_at")})

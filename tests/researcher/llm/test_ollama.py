@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable
-from researcher.llm.client import Message, Sampling, Think
+from researcher.llm.client import Message, Sampling, Think, billions_in, is_small
 from researcher.llm.ollama import OllamaClient, OllamaSettings, base_url
 from researcher.llm.ollama_api import ModelCapabilities
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
@@ -428,3 +428,39 @@ def test_host_is_read_as_users_write_it(host: str, url: str) -> None:
 def test_address_that_is_none_stops_the_start_with_an_example(host: str) -> None:
     with pytest.raises(ValueError, match=r"OLLAMA_HOST is .* write for example http://127\.0\.0\.1:11434"):
         OllamaClient(OllamaSettings(host, MODEL))
+
+
+@pytest.mark.parametrize(
+    ("text", "billions"),
+    [
+        ("qwen3.5:4b", 4.0),
+        ("Qwen2.5-Coder-0.5B-Instruct-Q4_K_M", 0.5),
+        ("qwen3:30b-a3b", 30.0),
+        ("gemma3n:e4b", 4.0),
+        ("smollm2:135m", 0.135),
+        ("494.03M", 0.49403),
+        ("gpt-oss:20b", 20.0),
+        ("large-1", None),
+        ("llama3.2", None),
+        ("web2b2c", None),
+    ],
+)
+def test_a_models_size_is_read_from_its_name(text: str, billions: float | None) -> None:
+    assert billions_in(text) == pytest.approx(billions)
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "small"), [("m", "4.3B", True), ("m:4b", "9.65B", False), ("m:4b", "", True)]
+)
+def test_what_the_server_says_of_a_models_size_comes_before_its_name(model: str, told: str, small: bool) -> None:
+    class Sized(OllamaDouble):
+        """Says how large its model is."""
+
+        parameter_size = told
+
+    with ollama_double(["yes"], model=model, kind=Sized) as server:
+        client = client_of(server.url, model=model)
+        before = is_small(client)
+        client.chat(QUESTION, nothing)
+
+    assert (before, is_small(client)) == (":4b" in model, small)
