@@ -55,7 +55,11 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
         return
     console.print(draw(Scene(report, None, age_s, "")))
     if options := state.settings():
-        console.print("options  " + " ".join(f"{key}={value}" for key, value in sorted(options.items())), style="dim")
+        console.print(
+            "options  " + " ".join(f"{key}={value}" for key, value in sorted(options.items())),
+            style="dim",
+            soft_wrap=True,
+        )
     if report.rates:
         console.print(proposers_table(report.rates))
 

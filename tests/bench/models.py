@@ -108,7 +108,8 @@ def run(state: State, models: Sequence[str], url: str | None, host: str, count: 
             ground = Ground(folder, state, choices.trial_profile(), files, found.data_sha256, trials)
             asked = stored_questions(history, state, count)
         tallies = {model: answers_of(client_for(model, url, host), asked, ground, console) for model in models}
-        console.print(table_of(tallies, {model: memory_mib(model, url, host) for model in models}))
+        memory = {model: memory_mib(model, url, host) for model in models}
+        console.print(table_of(tallies, memory, trials=trials))
     finally:
         shutil.rmtree(folder)
 
@@ -221,15 +222,16 @@ def _measured(source: str, ground: Ground, name: str) -> list[str]:
     return ["dry run", "trial"] if result.outcome is Outcome.OK else ["dry run"]
 
 
-def table_of(tallies: Mapping[str, Mapping[str, Tally]], memory: Mapping[str, float | None]) -> Table:
-    """Return the rates of each model and edit format. A share is of the answers."""
+def table_of(tallies: Mapping[str, Mapping[str, Tally]], memory: Mapping[str, float | None], *, trials: bool) -> Table:
+    """Return the rates of each model and edit format. A share is of the answers; `trials` took place or did not."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("model", "edit format", *COLUMNS, "s", "tokens", "MiB"):
         table.add_column(name, justify="left" if name in ("model", "edit format") else "right", no_wrap=True)
     for model, by_form in tallies.items():
         for form, tally in sorted(by_form.items()):
             answers = tally.counts["answers"]
-            cells = [_cell(name, tally.counts[name], answers) for name in COLUMNS]
+            cells = [_cell(name, tally.counts[name], answers) for name in COLUMNS[:-1]]
+            cells.append(_cell("trial", tally.counts["trial"], answers if trials else 0))
             each = ["-", "-"] if not answers else [f"{tally.seconds / answers:.1f}", f"{tally.tokens / answers:.0f}"]
             held = memory[model]
             table.add_row(model, form, *cells, *each, "-" if held is None else f"{held:.0f}")

@@ -257,13 +257,14 @@ def test_a_single_trial_is_scored_and_its_log_is_kept(local_run: LocalRun, tmp_p
 def test_a_run_continues_with_its_llm_in_another_shell_and_says_so(local_run: LocalRun) -> None:
     with openai_double(spoken("HYPOTHESIS: it helps\nSET DEPTH = 1\n")) as server:
         llm = ("--llm", "openai", "--openai-base-url", server.url, "--model", "large-70b", "--proposer", "llm")
-        first = local_run.start("--experiments", "1", *llm)
-        assert first.wait(DEADLINE_S) == 0, local_run.output.read_text()[-4000:]
+        local_run.start("--experiments", "8", *llm)
+        local_run.wait_until(lambda _: len(server.questions) > 0)
+        local_run.end()
+        local_run.wait_for_silence()
         asked = len(server.questions)
-        again = local_run.start("--experiments", "2")
-        assert again.wait(DEADLINE_S) == 0, local_run.output.read_text()[-4000:]
-        asked_again = len(server.questions)
+        local_run.start("--experiments", "9")
+        local_run.wait_until(lambda _: len(server.questions) > asked)
+        local_run.end()
 
-    assert asked_again > asked > 0
-    assert "EXPERIMENTS was 1, and is 2 now" in local_run.output.read_text()
+    assert "EXPERIMENTS was 8, and is 9 now" in local_run.output.read_text()
     assert f"OPENAI_BASE_URL={server.url}" in local_run.publish_status("status")
