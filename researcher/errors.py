@@ -14,8 +14,9 @@ ResearcherError
 │   └── SpendingLimitReached   the possible cost of an answer exceeds the rest of the spending limit
 ├── BadLlmResponse   the LLM's response is no usable answer
 │   ├── ReasoningUsedUpOutput  the response contains reasoning only
-│   ├── PromptTooLong          the prompt is longer than the server's context
-│   └── PromptTruncated        the server counted fewer tokens than the prompt must have
+│   └── LlmServerFault         the server gave no complete answer, and the LLM is not to blame
+│       ├── PromptTooLong      the prompt is longer than the server's context
+│       └── PromptTruncated    the server counted fewer tokens than the prompt must have
 ├── NotText          a file that a user writes is not text in UTF-8
 ├── SubjectError     the subject's repository is missing, dirty or incomplete
 │   └── SubjectDamaged         the repository cannot be read or written any more
@@ -82,11 +83,15 @@ class ReasoningUsedUpOutput(BadLlmResponse):
     """The LLM's reasoning used up its output, or nothing followed the reasoning."""
 
 
-class PromptTooLong(BadLlmResponse):
+class LlmServerFault(BadLlmResponse):
+    """The server gave no complete answer: it broke off, ran out of time, or refused the question."""
+
+
+class PromptTooLong(LlmServerFault):
     """The server refused a question that is longer than its context."""
 
 
-class PromptTruncated(BadLlmResponse):
+class PromptTruncated(LlmServerFault):
     """The server counted fewer tokens than the question must have, so the LLM has not read all of it."""
 
 

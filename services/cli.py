@@ -25,6 +25,7 @@ from researcher.decision.rules import Rule
 from researcher.errors import OvernightError, ResearcherError
 from researcher.files import read_text
 from researcher.journal.records import CONFIRM
+from researcher.llm.client import Think
 from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
 from services.machine.gpus import machine_profile, state_folder
@@ -119,13 +120,22 @@ def run(
     budget: Annotated[float | None, typer.Option(min=0.1, help=TABLE["BUDGET"].summary)] = None,
     subject: Annotated[Path | None, typer.Option(help="Your own git repository with train.py and prepare.py.")] = None,
     text: Annotated[Path | None, typer.Option(help="Folder of your own .txt and .md files to train on.")] = None,
-    proposer: Annotated[Mix, typer.Option(help=TABLE["PROPOSER"].summary)] = Mix.HYBRID,
-    rule: Annotated[Rule, typer.Option(help=TABLE["RULE"].summary)] = Rule.WALK,
+    proposer: Annotated[Mix | None, typer.Option(help=TABLE["PROPOSER"].summary)] = None,
+    rule: Annotated[Rule | None, typer.Option(help=TABLE["RULE"].summary)] = None,
     redis_url: Annotated[str | None, typer.Option(help="A server of your own, instead of the embedded one.")] = None,
     tag: Annotated[str | None, typer.Option(help=TABLE["TAG"].summary)] = None,
     seed: Annotated[int | None, typer.Option(help=TABLE["SEED"].summary)] = None,
-    model: Annotated[str | None, typer.Option(help=TABLE["MODEL"].summary, envvar="MODEL")] = None,
-    ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary, envvar="OLLAMA_HOST")] = None,
+    llm: Annotated[str | None, typer.Option(help=TABLE["LLM"].summary)] = None,
+    model: Annotated[str | None, typer.Option(help=TABLE["MODEL"].summary)] = None,
+    ollama_host: Annotated[str | None, typer.Option(help=TABLE["OLLAMA_HOST"].summary)] = None,
+    openai_base_url: Annotated[str | None, typer.Option(help=TABLE["OPENAI_BASE_URL"].summary)] = None,
+    openai_api_key_file: Annotated[Path | None, typer.Option(help=TABLE["OPENAI_API_KEY_FILE"].summary)] = None,
+    num_ctx: Annotated[int | None, typer.Option(help=TABLE["NUM_CTX"].summary)] = None,
+    num_predict: Annotated[int | None, typer.Option(help=TABLE["NUM_PREDICT"].summary)] = None,
+    llm_deadline_s: Annotated[float | None, typer.Option(help=TABLE["LLM_DEADLINE_S"].summary)] = None,
+    think: Annotated[Think | None, typer.Option(help=TABLE["THINK"].summary)] = None,
+    edit_share: Annotated[float | None, typer.Option(help=TABLE["EDIT_SHARE"].summary)] = None,
+    advice_share: Annotated[float | None, typer.Option(help=TABLE["ADVICE_SHARE"].summary)] = None,
     hours: Annotated[float | None, typer.Option(help=TABLE["HOURS"].summary)] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help=TABLE["PRICE_PER_HOUR"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(help=TABLE["MAX_COST"].summary)] = None,
@@ -133,26 +143,38 @@ def run(
         bool, typer.Option("--unsafe-local", help="Run candidates although the sandbox has a hole on this machine.")
     ] = False,
 ) -> None:
-    """Start a run on this machine, or continue it: set-up, baseline, experiments, summary."""
+    """Start a run on this machine, or continue it: set-up, baseline, experiments, summary.
+
+    A run continues with the options of its last start, unless others are given here or in the environment.
+    """
     from services.local import RunOptions, run_local  # noqa: PLC0415 - the other commands start faster without it
 
     researcher = {
-        "PROPOSER": proposer.value,
-        "RULE": rule.value,
+        "EXPERIMENTS": experiments,
+        "PROPOSER": proposer,
+        "RULE": rule,
         "TAG": tag,
-        "SEED": None if seed is None else str(seed),
+        "SEED": seed,
+        "LLM": llm,
         "MODEL": model,
         "OLLAMA_HOST": ollama_host,
-        "PRICE_PER_HOUR": None if price_per_hour is None else str(price_per_hour),
-        "HOURS": None if hours is None else str(hours),
-        "MAX_COST": None if max_cost is None else str(max_cost),
+        "OPENAI_BASE_URL": openai_base_url,
+        "OPENAI_API_KEY_FILE": openai_api_key_file,
+        "NUM_CTX": num_ctx,
+        "NUM_PREDICT": num_predict,
+        "LLM_DEADLINE_S": llm_deadline_s,
+        "THINK": think,
+        "EDIT_SHARE": edit_share,
+        "ADVICE_SHARE": advice_share,
+        "PRICE_PER_HOUR": price_per_hour,
+        "HOURS": hours,
+        "MAX_COST": max_cost,
     }
-    chosen = {name: value for name, value in researcher.items() if value is not None}
+    chosen = {name: str(value) for name, value in researcher.items() if value is not None}
     _refuse_wrong(chosen)
     options = RunOptions(
         profile=profile,
         budget=budget,
-        experiments=experiments,
         subject=subject,
         text=text,
         redis_url=redis_url,
@@ -294,7 +316,7 @@ def pull(
     continues."""
     from services.machine.model import model_wanted, pull_model  # noqa: PLC0415 - imports the client of Ollama
 
-    here = os.environ | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
+    here = {**_state(None).settings(), **os.environ} | ({} if ollama_host is None else {"OLLAMA_HOST": ollama_host})
     try:
         wanted = model_wanted(here, profile or machine_profile(os.environ, console.print), model)
     except ValueError as error:
@@ -325,7 +347,8 @@ def doctor(
     """List the requirements for a run that this machine meets and lacks; change nothing."""
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
-    facts = this_machine(Path(__file__).resolve().parents[1], _state(state))
+    here = _state(state)
+    facts = this_machine(Path(__file__).resolve().parents[1], here, {**here.settings(), **os.environ})
     findings = examine(Mode.LOCAL, facts)
     print_findings(findings, console)
     if report is not None:

@@ -10,13 +10,15 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from researcher.config.rules import asks_llm
-from researcher.config.settings import researcher_settings
+from researcher.config.setting import Reader, Source
+from researcher.config.settings import TABLE
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
@@ -38,15 +40,25 @@ FINISHED, REFUSED = 0, 2
 STOPPED = 130
 # These names are so common that in a shell they may mean something else; local mode takes them as options only.
 ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
+# The settings that a state folder remembers; `RunConfig` holds the others.
+REMEMBERED = [
+    key
+    for key, row in TABLE.items()
+    if Reader.RESEARCHER in row.readers
+    and row.source is not Source.STARTER
+    and key not in ("PROFILE", "BUDGET", "SUBJECT_DIR")
+]
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of the user; None where the default, the environment or detection decides."""
+    """The options of the user; None where the environment, the start before, a default or detection decides.
+
+    `researcher` are the settings that were given as options, by key.
+    """
 
     profile: str | None
     budget: float | None
-    experiments: int | None
     subject: Path | None
     text: Path | None
     redis_url: str | None
@@ -73,19 +85,31 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         detect=lambda: machine_profile(os.environ, console.print),
     )
     profile = choices.trial_profile()
+    settings = state.settled(given_settings(os.environ, options.researcher))
+    for change in settings.changes:
+        console.print(change, soft_wrap=True)
     lock = _lock(state)
     try:
-        warn_if_missing(os.environ | options.researcher, choices.profile, console)
+        warn_if_missing(settings.values, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile)
         require_gpu(profile, os.environ)
         settle_data(state, choices, console)
         server = start_server(state.redis, options.redis_url)
         try:
-            return _watch_run(state, options, choices, server, console)
+            return _watch_run(state, options, choices, settings.values, server, console)
         finally:
             server.stop()
     finally:
         lock.release()
+
+
+def given_settings(shell: Mapping[str, str], options: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that options or else the shell's environment give. Files get their absolute names."""
+    usable = {key: shell.get(key, "") for key in REMEMBERED if key not in ASKED_BY_OPTION}
+    given = {key: value for key, value in usable.items() if value} | dict(options)
+    return {
+        key: str(Path(value).expanduser().resolve()) if key.endswith("_FILE") else value for key, value in given.items()
+    }
 
 
 def _stop_like_ctrl_c() -> None:
@@ -101,16 +125,27 @@ def _lock(state: State) -> WriterLock:
     return lock
 
 
-def _watch_run(state: State, options: RunOptions, choices: RunConfig, server: RedisServer, console: Console) -> int:
-    profile = choices.trial_profile()
-    children = [_trainer(state, options, server), _researcher(state, options, choices, server)]
-    children += [_dry_run_worker(state, options, server)] if _asks_an_llm(options) else []
+def _watch_run(
+    state: State,
+    options: RunOptions,
+    choices: RunConfig,
+    settings: Mapping[str, str],
+    server: RedisServer,
+    console: Console,
+) -> int:
+    profile, before = choices.trial_profile(), state.settings()
+    children = [_trainer(state, options, server), _researcher(state, choices, settings, server)]
+    children += [_dry_run_worker(state, options, server)] if asks_llm(settings) else []
+    goal = int(settings["EXPERIMENTS"]) if "EXPERIMENTS" in settings else None
+    state.remember(settings)
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
     began = time.monotonic()
     with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        watched = Watched(state, profile, bus, options.experiments, lambda: _keep_alive(server, supervisor))
+        watched = Watched(state, profile, bus, goal, lambda: _keep_alive(server, supervisor))
         code = watch(watched, console)
-    if code != REFUSED:
+    if code == REFUSED:
+        state.remember(before)
+    else:
         with JournalReader(state.journal) as history:
             summary(history, profile, state.subject, time.monotonic() - began, console, state.user_repository(choices))
     return code
@@ -119,10 +154,6 @@ def _watch_run(state: State, options: RunOptions, choices: RunConfig, server: Re
 def _keep_alive(server: RedisServer, supervisor: ProcessSupervisor) -> list[ChildStatus]:
     server.revive()
     return supervisor.poll()
-
-
-def _asks_an_llm(options: RunOptions) -> bool:
-    return asks_llm(os.environ | options.researcher)
 
 
 def _trainer(state: State, options: RunOptions, server: RedisServer) -> Child:
@@ -148,9 +179,8 @@ def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, wor
     return argv
 
 
-def _researcher(state: State, options: RunOptions, choices: RunConfig, server: RedisServer) -> Child:
-    shell = {name: value for name, value in os.environ.items() if name not in ASKED_BY_OPTION}
-    env = environment(Program.PYTHON, researcher_settings(shell) | options.researcher)
+def _researcher(state: State, choices: RunConfig, settings: Mapping[str, str], server: RedisServer) -> Child:
+    env = environment(Program.PYTHON, settings)
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),
         "SUBJECT_DIR": str(state.subject),
@@ -163,8 +193,6 @@ def _researcher(state: State, options: RunOptions, choices: RunConfig, server: R
     }
     if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:
         env["REDIS_PASSWORD_FILE"] = str(password_file)
-    if options.experiments is not None:
-        env["EXPERIMENTS"] = str(options.experiments)
     return Child(
         RESEARCHER,
         tuple(python_command("researcher")),

@@ -144,6 +144,12 @@ class Settings(BaseSettings):
     """The LLM's model, as Ollama names it. A larger model needs a larger LLM_RESERVE_MIB."""
     num_ctx: Annotated[ContextTokens | None, _RESEARCHER | _SERVICES] = None
     """The LLM's context in tokens, at least 2048. Default: by profile. Lower it where the model does not fit."""
+    num_predict: Annotated[AnswerTokens | None, _RESEARCHER] = None
+    """The longest answer of the LLM in tokens, at least 256. Default: a quarter of NUM_CTX. The LLM is asked to rewrite
+    all of train.py only if that fits."""
+    llm_deadline_s: Annotated[Seconds, _RESEARCHER] = 600
+    """Seconds that an answer of the LLM may take from its first word on. Default: 600. Raise it on a slow machine: half
+    of it is the longest silence before that word, and a server that shows that it reads may do so six times as long."""
     think: Annotated[Think, _RESEARCHER] = Think.OFF
     """How much an LLM that can reason does so before its answer: off, on, low, medium or high. Default: off. Reasoning
     takes time and tokens of the answer, and may improve the ideas."""
@@ -179,10 +185,6 @@ class Settings(BaseSettings):
     """The number from which the seeds of all trials follow. Default: drawn at random and kept secret."""
     ollama_host: Annotated[_Server, _RESEARCHER | _SERVICES, Source.ENVIRONMENT] = "http://127.0.0.1:11434"
     """Address of Ollama."""
-    num_predict: Annotated[AnswerTokens, _RESEARCHER, Source.ENVIRONMENT] = 4096
-    """The longest answer of the LLM in tokens."""
-    llm_deadline_s: Annotated[Seconds, _RESEARCHER, Source.ENVIRONMENT] = 600
-    """Time limit for an answer of the LLM, in seconds."""
     price_per_mtoken: Annotated[Price | None, _RESEARCHER, Source.ENVIRONMENT] = None
     """Price of a million tokens of a local LLM, in any currency."""
 

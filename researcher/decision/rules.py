@@ -281,7 +281,7 @@ def needs_incumbent_confirmation(outcomes: Sequence[Outcome]) -> bool:
 
     Rejections and infrastructure failures say nothing about a candidate. They neither count nor interrupt the sequence.
     """
-    spoke = [outcome for outcome in outcomes if outcome is not Outcome.REJECTED and not outcome.is_infrastructure]
+    spoke = [outcome for outcome in outcomes if not outcome.is_without_trial and not outcome.is_infrastructure]
     last = spoke[-FAILURES_IN_A_ROW:]
     return len(last) == FAILURES_IN_A_ROW and all(outcome.is_failure for outcome in last)
 

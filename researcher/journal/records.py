@@ -163,8 +163,9 @@ class Experiment:
 
     @property
     def was_measured(self) -> bool:
-        """True for experiments that count: decided, not the baseline, not rejected."""
-        return not self.is_baseline and self.decision is not None and self.outcome is not Outcome.REJECTED
+        """True for experiments that count: decided, not the baseline, and with a trial."""
+        has_trial = self.outcome is not None and not self.outcome.is_without_trial
+        return not self.is_baseline and self.decision is not None and has_trial
 
 
 # The columns of the table `trial` that hold what was measured: one for each field of the contract's Measurements.

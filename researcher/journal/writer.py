@@ -106,8 +106,15 @@ class Journal(JournalReader):
 
     def reject(self, run: Run, proposal: Proposal, reason: str, at: float) -> Experiment:
         """Record a proposal that never becomes a trial."""
+        return self._without_trial(run, proposal, Outcome.REJECTED, reason, at)
+
+    def unanswered(self, run: Run, proposal: Proposal, fault: str, at: float) -> Experiment:
+        """Record a question to an LLM whose server gave no answer. A user's idea goes on waiting."""
+        return self._without_trial(run, replace(proposal, request=None), Outcome.UNANSWERED, fault, at)
+
+    def _without_trial(self, run: Run, proposal: Proposal, outcome: Outcome, reason: str, at: float) -> Experiment:
         return self._insert_experiment(
-            run, proposal, at, state=State.APPLIED, outcome=Outcome.REJECTED, decision=Decision.DISCARD,
+            run, proposal, at, state=State.APPLIED, outcome=outcome, decision=Decision.DISCARD,
             reason=reason, decided_at=at, applied_at=at,
         )  # fmt: skip
 

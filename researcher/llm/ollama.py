@@ -1,6 +1,6 @@
 """The client of Ollama's native API: it checks availability and reads one streamed answer with its own deadlines.
 
-LlmUnavailable means that the question may be asked again later. BadLlmResponse means that this question has no answer.
+LlmUnavailable means that the question may be asked again later. LlmServerFault means that this question has no answer.
 The client asks no question twice. Before each question it ensures that the model is loaded as requested, and before the
 first it finds out whether the model can reason.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from researcher.errors import BadLlmResponse
-from researcher.llm.client import Answer, LlmOptions, Message, Think
+from researcher.errors import LlmServerFault
+from researcher.llm.client import Answer, LlmOptions, Message, Sampling, Think
 from researcher.llm.ollama_api import (
     ModelCapabilities,
     OllamaSettings,
@@ -47,11 +47,12 @@ def ollama_client(options: LlmOptions) -> OllamaClient:
             model=placement.model,
             num_ctx=placement.num_ctx,
             num_batch=placement.num_batch,
-            num_predict=options.num_predict,
+            num_predict=options.answer_tokens(placement.num_ctx),
             think=options.think,
             on_gpu=options.on_gpu,
             resident=placement.resident,
             reserve_mib=placement.reserve_mib,
+            first_s=options.first_s,
             deadline_s=options.deadline_s,
         )
     )
@@ -68,6 +69,16 @@ class OllamaClient:
         self.model = settings.model
         self.context_tokens = settings.num_ctx
         self.answer_tokens = settings.num_predict
+        self._stream = _Stream(self.url, self.model)
+
+    @property
+    def billions(self) -> float | None:
+        """The billions of parameters, as the server said before the first question, or None."""
+        return None if self._known is None else self._known.billions
+
+    def progress(self) -> str:
+        """Describe the progress of the answer in words for users."""
+        return self._stream.progress()
 
     def check_available(self) -> None:
         """Check that Ollama answers and has the model. Raises LlmUnavailable with the next step otherwise."""
@@ -89,14 +100,15 @@ class OllamaClient:
         *,
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Load the model if necessary, and return one streamed answer.
 
         `tick` is called every quarter of a second meanwhile, and may raise to cancel. Raises ModelDoesNotFit if the
         model cannot be loaded as requested.
         """
-        stream = _Stream(self.url, self.model)
-        question = self._question(messages, answer_tokens or self.answer_tokens, schema)
+        stream = self._stream = _Stream(self.url, self.model)
+        question = self._question(messages, answer_tokens or self.answer_tokens, schema, sampling)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def unload(self, tick: Callable[[], None]) -> None:
@@ -125,7 +137,7 @@ class OllamaClient:
                 return replace(answer, counts_cached=known.counts_cached)
         except httpx.HTTPError as error:
             if stream.lines:
-                raise BadLlmResponse(
+                raise LlmServerFault(
                     f"{self.url} broke off in the middle of an answer: {error or repr(error)}"
                 ) from error
             raise unreachable(self.settings, error) from error
@@ -151,14 +163,21 @@ class OllamaClient:
             async for line in whole_lines(response):
                 if stream.take(line):
                     return stream.answer()
-        raise BadLlmResponse(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
+        raise LlmServerFault(f"{self.url} ended the stream without saying `done`, after {stream.lines} lines")
 
     def _question(
-        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+        self,
+        messages: Sequence[Message],
+        answer_tokens: int,
+        schema: Mapping[str, Any] | None,
+        sampling: Sampling | None,
     ) -> dict[str, Any]:
         call = self.settings.call
+        options = call["options"] | {"num_predict": answer_tokens}  # no option of one answer reloads the model
+        if sampling is not None:
+            options |= {"temperature": self.settings.temperature + sampling.warmer, "seed": sampling.seed}
         question = call | {
-            "options": call["options"] | {"num_predict": answer_tokens},  # another value does not reload the model
+            "options": options,
             "messages": [{"role": message.role, "content": unicode(message.content)} for message in messages],
             "stream": True,
             "keep_alive": self.settings.keep_alive,
@@ -178,8 +197,7 @@ class _Stream(Stream):
         parsed = self.parsed(line)
         message = parsed.get("message")
         if isinstance(message, dict):
-            self.text.append(str(message.get("content") or ""))
-            self.thoughts.append(str(message.get("thinking") or ""))
+            self.add(message.get("content"), message.get("thinking"))
         self.last = parsed
         return parsed.get("done") is True
 

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
-from researcher.llm.client import Think
+from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
+from researcher.llm.client import Think, billions_in
 from researcher.llm.stream import Deadlines, connection_fault, error_text, unquoted
 
 LEVELS_ONLY = ("gptoss", "gpt-oss")  # families with the levels low, medium and high, but without `false`
@@ -29,16 +29,16 @@ COUNTS_CACHED_SINCE = (0, 31)  # version 0.30 omits cached prompt tokens from it
 
 @dataclass(frozen=True)
 class ModelCapabilities:
-    """The capabilities of a server and one model.
+    """The capabilities of a server and one model. `thinks` and `billions` are None if the server does not say.
 
-    `thinks` is None if the server does not say. A model that `is_remote` runs on another machine, such as Ollama's
-    cloud, and is never in the server's own memory.
+    A model that `is_remote` runs on another machine, such as Ollama's cloud, and is never in the server's own memory.
     """
 
     thinks: bool | None
     family: str
     counts_cached: bool
     is_remote: bool
+    billions: float | None = None
 
     @classmethod
     def of(cls, shown: dict[str, Any], version: str) -> ModelCapabilities:
@@ -48,6 +48,7 @@ class ModelCapabilities:
         return cls(
             thinks=None if capabilities is None else "thinking" in capabilities,
             family=str(shown["details"].get("family", "")),
+            billions=billions_in(str(shown["details"].get("parameter_size", ""))),
             counts_cached=numbers is not None and (int(numbers[1]), int(numbers[2])) >= COUNTS_CACHED_SINCE,
             is_remote=bool(shown.get("remote_host")),
         )
@@ -150,7 +151,7 @@ def _bracketed(name: str) -> str:
     return f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
 
 
-def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
+def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavailable | LlmServerFault:
     """Return the error for a status other than 200."""
     message = error_text(response)
     if response.status_code == httpx.codes.UNAUTHORIZED:
@@ -158,7 +159,7 @@ def error_for(settings: OllamaSettings, response: httpx.Response) -> LlmUnavaila
     if response.status_code == httpx.codes.NOT_FOUND and "not found" in message and "page" not in message:
         return missing(settings)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.INTERNAL_SERVER_ERROR):
-        kind = PromptTooLong if _TOO_LONG.search(message) else BadLlmResponse
+        kind = PromptTooLong if _TOO_LONG.search(message) else LlmServerFault
         return kind(f"{settings.url} refused the question ({response.status_code}): {message}")
     return _unexpected(settings, response)
 

@@ -1,6 +1,6 @@
 """The client of an OpenAI-compatible endpoint: it checks availability and reads one streamed answer.
 
-LlmUnavailable means that the question may be asked again later and nothing was billed. BadLlmResponse means that this
+LlmUnavailable means that the question may be asked again later and nothing was billed. LlmServerFault means that this
 question has no answer. Endpoints accept different request fields, so a field that the endpoint refuses is omitted from
 then on. The key is read from its file for each question and never appears in an error. If the server asks for a pause,
 the client asks nothing for that time, at most `LONGEST_REST_S`.
@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from researcher.errors import BadLlmResponse, BadValue, LlmUnavailable, ModelMissing, PromptTooLong
-from researcher.llm.client import Answer, LlmOptions, Message
+from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
+from researcher.llm.client import Answer, LlmOptions, Message, Sampling
 from researcher.llm.stream import (
     TOO_LONG,
     Deadlines,
@@ -39,7 +39,7 @@ from researcher.llm.stream import (
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
-_OPTIONAL = ("max_tokens", "temperature", "stream_options", "response_format")
+_OPTIONAL = ("max_tokens", "temperature", "seed", "stream_options", "response_format")
 _NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
 # Reasons for the end of an answer: the protocol's, and those that other servers and gateways pass on.
 _COMPLETE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
@@ -95,13 +95,15 @@ def read_key(file: Path) -> str:
 
 def openai_client(options: LlmOptions) -> OpenAiClient:
     """Build the client of the endpoint in the settings. Raises BadValue for an invalid address."""
+    num_ctx = options.num_ctx or OpenAiSettings.num_ctx
     return OpenAiClient(
         OpenAiSettings(
             options.url or "",
             options.model or "",
             options.key_file,
-            options.num_ctx or OpenAiSettings.num_ctx,
-            options.num_predict,
+            num_ctx,
+            options.answer_tokens(num_ctx),
+            first_s=options.first_s,
             deadline_s=options.deadline_s,
         )
     )
@@ -119,7 +121,12 @@ class OpenAiClient:
         self._clock = clock
         self._resting_until = 0.0
         self._refused: set[str] = set()
+        self._stream = _Stream(self.url, self.model)
         self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # no proxy for this machine's own address
+
+    def progress(self) -> str:
+        """Describe the progress of the answer in words for users."""
+        return self._stream.progress()
 
     def check_available(self) -> None:
         """Check the endpoint. Raises LlmUnavailable if it is unreachable, refuses the key, or has asked for a pause.
@@ -145,11 +152,13 @@ class OpenAiClient:
         *,
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Return one streamed answer. `tick` is called every quarter of a second meanwhile, and may raise to cancel."""
         self._rest()
         longest = answer_tokens or self.answer_tokens
-        stream, question = _Stream(self.url, self.model, longest=longest), self._question(messages, longest, schema)
+        stream = self._stream = _Stream(self.url, self.model, longest=longest)
+        question = self._question(messages, longest, schema, sampling)
         return asyncio.run(watched(self._ask(question, stream), stream, self.settings, tick))
 
     def _rest(self) -> None:
@@ -172,7 +181,7 @@ class OpenAiClient:
         except httpx.HTTPError as error:
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
                 raise self._away(error) from error
-            raise BadLlmResponse(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
+            raise LlmServerFault(f"{self.url} broke off: {self._plain(str(error)) or repr(error)}") from error
 
     async def _read(self, response: httpx.Response, stream: _Stream) -> Answer:
         async for event in _events(response, stream):
@@ -183,7 +192,11 @@ class OpenAiClient:
         return stream.answer()
 
     def _question(
-        self, messages: Sequence[Message], answer_tokens: int, schema: Mapping[str, Any] | None
+        self,
+        messages: Sequence[Message],
+        answer_tokens: int,
+        schema: Mapping[str, Any] | None,
+        sampling: Sampling | None,
     ) -> dict[str, Any]:
         question: dict[str, Any] = {
             "model": self.model,
@@ -193,6 +206,8 @@ class OpenAiClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if sampling is not None:
+            question |= {"temperature": self.settings.temperature + sampling.warmer, "seed": sampling.seed}
         if schema is not None:
             form = {"name": "answer", "schema": schema}
             question["response_format"] = {"type": "json_schema", "json_schema": form}
@@ -215,7 +230,7 @@ class OpenAiClient:
             self._refused.add(refused)
         return refused is not None
 
-    def _refusal(self, response: httpx.Response) -> LlmUnavailable | BadLlmResponse:
+    def _refusal(self, response: httpx.Response) -> LlmUnavailable | LlmServerFault:
         """Return the error for a status other than 200."""
         status, message = response.status_code, self._plain(error_text(response)) or "without a word"
         if (rest_s := _retry_after_s(response, self._clock())) is not None:
@@ -233,7 +248,7 @@ class OpenAiClient:
             return LlmUnavailable(f"{self.url} has no /chat/completions ({message}); an address often ends in /v1")
         if status in _OF_THE_QUESTION:
             too_long = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or TOO_LONG.search(response.text)
-            kind, words = (PromptTooLong, " as too long") if too_long else (BadLlmResponse, "")
+            kind, words = (PromptTooLong, " as too long") if too_long else (LlmServerFault, "")
             return kind(f"{self.url} refused the question{words} ({status}): {message}")
         return LlmUnavailable(f"{self.url} answers {status}: {message}")
 
@@ -288,19 +303,18 @@ class _Stream(Stream):
         if isinstance(said, dict):
             text, thoughts = _text_and_thoughts(said.get("content") or said.get("refusal"))
             fields = (_plain_text(said.get(name)) for name in ("reasoning_content", "reasoning", "thinking"))
-            self.text += [text] if text else []
-            self.thoughts.append(thoughts or next(filter(None, fields), ""))
+            self.add(text, thoughts or next(filter(None, fields), ""))
 
     def answer(self) -> Answer:
-        """Return the answer. Raises BadLlmResponse if it is incomplete or withheld."""
+        """Return the answer. Raises LlmServerFault if it is incomplete or withheld."""
         prompt_tokens, answer_tokens = self.usage.get("prompt_tokens"), self.usage.get("completion_tokens")
         if self.finish is None and not self.is_done:
-            raise BadLlmResponse(f"{self.url} ended the stream without a reason, after {self.lines} lines")
+            raise LlmServerFault(f"{self.url} ended the stream without a reason, after {self.lines} lines")
         reason = str(self.finish or ("length" if answer_tokens == self.longest else "stop")).lower()
         if reason in _WITHHELD:
-            raise BadLlmResponse(f"{self.url} held the answer back: {self.finish}")
+            raise LlmServerFault(f"{self.url} held the answer back: {self.finish}")
         if reason not in _COMPLETE + _CUT:
-            raise BadLlmResponse(f"{self.url} broke off with the reason {str(self.finish)[:100]!r}")
+            raise LlmServerFault(f"{self.url} broke off with the reason {str(self.finish)[:100]!r}")
         return self.whole("length" if reason in _CUT else "stop", prompt_tokens, answer_tokens)
 
 
@@ -338,7 +352,7 @@ async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[byt
             yield data.strip()
         elif name not in (b"", b"event", b"id", b"retry"):
             stream.parsed(line)  # raises for a proxy's page
-            raise BadLlmResponse(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
+            raise LlmServerFault(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
     if body:
         yield b"\n".join(body)
 

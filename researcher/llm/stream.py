@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, PromptTooLong
+from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable, PromptTooLong
 from researcher.llm.client import Answer
 
 TICK_S = 0.25
+READING_DEADLINES = 6
 TOO_LONG = re.compile(r"context.{0,20}(?:length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 LONGEST_ANSWER_BYTES = 8 * 2**20
 
@@ -33,7 +34,8 @@ class Deadlines:
     """Limits in seconds.
 
     `first_s` limits the wait for the first line (a cold load, reading the prompt), `stall_s` the wait for each later
-    line, `deadline_s` the whole answer, and `connect_s` the connection to the server.
+    line, and `connect_s` the connection to the server. `deadline_s` limits the answer from its first word on. A server
+    that shows signs of life may read the prompt for `READING_DEADLINES` times as long.
     """
 
     connect_s: float = 5.0
@@ -54,31 +56,46 @@ class Stream:
     size: int = 0
     text: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
+    speaks_since: float | None = None
+
+    def add(self, text: object, thoughts: object) -> None:
+        """Add a piece of the answer, either part of which may be missing."""
+        if self.speaks_since is None and (text or thoughts):
+            self.speaks_since = time.monotonic()
+        self.text.append(str(text or ""))
+        self.thoughts.append(str(thoughts or ""))
+
+    def progress(self) -> str:
+        """Describe how long the server has read, or answered, and how much came."""
+        if self.speaks_since is None:
+            return f"reading the question for {time.monotonic() - self.started:.0f} s"
+        pieces = sum(map(bool, (*self.text, *self.thoughts)))
+        return f"answering for {time.monotonic() - self.speaks_since:.0f} s, {pieces} pieces came"
 
     def hear(self, line: bytes) -> None:
-        """Count a received line. Raises BadLlmResponse if the answer is too long."""
+        """Count a received line. Raises LlmServerFault if the answer is too long."""
         self.heard = time.monotonic()
         self.lines += 1
         self.size += len(line)
         if self.size > LONGEST_ANSWER_BYTES:
-            raise BadLlmResponse(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
+            raise LlmServerFault(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
 
     def parsed(self, line: bytes) -> dict[str, Any]:
-        """Parse a line as a JSON object. Raises BadLlmResponse for anything else, and for an object with an error."""
+        """Parse a line as a JSON object. Raises LlmServerFault for anything else, and for an object with an error."""
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BadLlmResponse(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
+            raise LlmServerFault(f"line {self.lines} of the answer is not JSON: {line[:200]!r}") from error
         if not isinstance(found, dict):
-            raise BadLlmResponse(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
+            raise LlmServerFault(f"line {self.lines} of the answer is not an object: {line[:200]!r}")
         self.raise_error(found)
         return found
 
     def raise_error(self, found: dict[str, Any]) -> None:
-        """Raise BadLlmResponse for an object that is, or contains, a server's error; PromptTooLong if that says so."""
+        """Raise LlmServerFault for an object that is, or contains, a server's error; PromptTooLong if that says so."""
         is_error = found.get("object") == "error" or ("message" in found and "code" in found)
         if is_error or found.get("error") is not None:
-            kind = PromptTooLong if TOO_LONG.search(error_message(found)) else BadLlmResponse
+            kind = PromptTooLong if TOO_LONG.search(error_message(found)) else LlmServerFault
             raise kind(f"the server broke off with: {error_message(found)}")
 
     def whole(self, done_reason: object, prompt_tokens: object, answer_tokens: object) -> Answer:
@@ -93,17 +110,25 @@ class Stream:
         )
 
     def keep(self, deadlines: Deadlines) -> None:
-        """Raise LlmTimeout or BadLlmResponse if a deadline has passed."""
+        """Raise LlmTimeout or LlmServerFault if a deadline has passed."""
         now = time.monotonic()
-        if now - self.started > deadlines.deadline_s:
-            raise BadLlmResponse(
-                f"{self.model} had not finished after {deadlines.deadline_s:.0f} s "
-                f"({self.lines} lines came); allow more time or a shorter answer"
+        if self.speaks_since is not None and now - self.speaks_since > deadlines.deadline_s:
+            raise LlmServerFault(
+                f"{self.model} had not finished {deadlines.deadline_s:.0f} s after its first word "
+                f"({self.lines} lines came); raise LLM_DEADLINE_S, or lower NUM_PREDICT"
+            )
+        reading_s = READING_DEADLINES * deadlines.deadline_s
+        if self.speaks_since is None and now - self.started > reading_s:
+            raise LlmServerFault(
+                f"{self.model} was still reading the question after {reading_s:.0f} s; raise LLM_DEADLINE_S"
             )
         if self.lines == 0 and now - self.started > deadlines.first_s:
-            raise LlmTimeout(f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s")
+            raise LlmTimeout(
+                f"{self.url} took the question and sent nothing for {deadlines.first_s:.0f} s; "
+                "raise LLM_DEADLINE_S if it is only slow"
+            )
         if self.lines and now - self.heard > deadlines.stall_s:
-            raise BadLlmResponse(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
+            raise LlmServerFault(f"{self.model} stopped in the middle: silent for {deadlines.stall_s:.0f} s")
 
 
 async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadlines, tick: Callable[[], None]) -> T:
@@ -119,7 +144,7 @@ async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadl
         return await working
     finally:
         working.cancel()
-        with contextlib.suppress(asyncio.CancelledError, LlmUnavailable, BadLlmResponse):
+        with contextlib.suppress(asyncio.CancelledError, LlmUnavailable, LlmServerFault):
             await working
 
 
@@ -181,7 +206,7 @@ async def whole_lines(response: httpx.Response) -> AsyncIterator[bytes]:
         pieces = others[-1:] if others else pieces
         size = len(others[-1]) if others else size + len(first)
         if size > LONGEST_ANSWER_BYTES:
-            raise BadLlmResponse(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
+            raise LlmServerFault(f"the answer holds a line longer than {LONGEST_ANSWER_BYTES} bytes")
         for line in complete:
             if line.strip():
                 yield line

@@ -134,8 +134,12 @@ def _write_down(run_context: RunContext, run: Run, draft: Draft) -> None:
     if draft.candidate is not None:
         experiment = run_context.journal.propose(run, proposal, draft.candidate, run_context.clock())
         logger.info("%d proposed by %s: %s", experiment.number, proposal.proposer, proposal.title)
+    elif draft.unanswered is not None:
+        experiment = run_context.journal.unanswered(run, proposal, draft.unanswered, run_context.clock())
+        logger.info("%d unanswered: %s", experiment.number, draft.unanswered)
+        run_context.project()
     else:
-        assert draft.rejected is not None, "a draft is a candidate or a rejection"
+        assert draft.rejected is not None, "a draft is a candidate, a rejection or no answer"
         experiment = run_context.journal.reject(run, proposal, draft.rejected, run_context.clock())
         logger.info("%d rejected: %s: %s", experiment.number, proposal.title, draft.rejected)
         run_context.project()

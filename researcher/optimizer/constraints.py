@@ -19,7 +19,7 @@ Knobs = Mapping[str, KnobValue]
 def repaired(old: Knobs, new: Knobs, ranges: Mapping[str, Range], context: int) -> dict[str, KnobValue] | None:
     """Return `new` changed so that it runs in place of `old`, or None if no batches inside the ranges fit."""
     batches = whole_batches(new, ranges, context) if _is_whole(old, context) else dict(new)
-    return None if batches is None else _without_idle(old, batches)
+    return None if batches is None else without_idle(old, batches)
 
 
 def whole_batches(knobs: Knobs, ranges: Mapping[str, Range], context: int) -> dict[str, KnobValue] | None:
@@ -69,7 +69,7 @@ def _values(value: int, wanted: Range | None, step: int) -> Iterable[int]:
     return [multiple for multiple in multiples if multiple > 0 and wanted.holds(multiple)]
 
 
-def _without_idle(old: Knobs, new: dict[str, KnobValue]) -> dict[str, KnobValue]:
+def without_idle(old: Knobs, new: dict[str, KnobValue]) -> dict[str, KnobValue]:
     """Undo moves that leave the model unchanged."""
     if (shape := _shape(new)) is not None and shape == _shape(old):
         new["ASPECT_RATIO"] = old["ASPECT_RATIO"]

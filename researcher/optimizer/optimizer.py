@@ -28,11 +28,11 @@ from researcher.optimizer.knob_effects import KnobMove
 from researcher.optimizer.space import (
     distribution,
     from_study,
-    title_of,
     to_study,
     untried_near,
     values_and_ranges,
 )
+from researcher.source.edits import title_of_moves
 from researcher.source.knobs import Range
 from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKnobs
 
@@ -218,4 +218,4 @@ def _some(ranges: Mapping[str, Range], chance: random.Random) -> dict[str, BaseD
 
 def _proposal(old: Mapping[str, KnobValue], new: Mapping[str, KnobValue], by: str, hypothesis: str) -> Proposal:
     moves = {name: value for name, value in new.items() if value != old[name]}
-    return Proposal(by, title_of(old, moves), hypothesis, (SetKnobs(moves),))
+    return Proposal(by, title_of_moves(old, moves), hypothesis, (SetKnobs(moves),))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from optuna.distributions import (
     BaseDistribution,
@@ -18,9 +18,6 @@ from optuna.distributions import (
 
 from researcher.source.knobs import Range, read_knobs
 from researcher.source.proposal import KnobValue
-
-TITLED_MOVES = 4
-
 
 SIGNIFICANT_DIGITS = 3
 STEP_SHARES = (0.1, 0.25)
@@ -94,10 +91,3 @@ def _number(value: KnobValue, wanted: Range) -> float:
     found = to_study(value, wanted)
     assert not isinstance(found, str), "only a choice holds texts"
     return found
-
-
-def title_of(old: Mapping[str, KnobValue], moves: Mapping[str, KnobValue]) -> str:
-    """Describe moves as text: each knob's old and new value, at most `TITLED_MOVES` of them."""
-    changes = [f"{name} {old[name]} -> {value}" for name, value in moves.items()]
-    more = f" and {len(changes) - TITLED_MOVES} more" if len(changes) > TITLED_MOVES else ""
-    return ", ".join(changes[:TITLED_MOVES]) + more

@@ -2,7 +2,7 @@
 
 Estimates need no vocabulary. Common vocabularies split text at words, signs and digits. Words and short runs of signs
 take few tokens. A digit, a byte of another script, and a character of keys or base64 take one token each. The server's
-token counts correct the estimates.
+token counts correct the estimates for its model, upwards and downwards.
 
 The answer's part grows once, for the rest of the run, after reasoning has used up all of it. It never takes the room
 that train.py needs.
@@ -10,7 +10,9 @@ that train.py needs.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from researcher.errors import BadLlmResponse, PromptTruncated
@@ -18,9 +20,13 @@ from researcher.llm.client import Answer, Message
 
 WIDER = 2
 SHRUNK = 0.85
+COUNTED_ANSWERS = 5  # the latest server counts, of which the highest decides
+LEAST_RATIO = 0.5  # no vocabulary needs fewer tokens; a server that counts fewer leaves cached ones out
+RATIO_STEP = 0.05  # the correction changes in steps, so that consecutive prompts keep the same beginning
 # Vocabularies split text at blanks before they make tokens of it, so a prompt has at least one token for each word;
 # usual ones take two to three for a word of code.
 FEWEST_TOKENS_PER_WORD = 1.0
+WORDS_TOKENS = 200  # title, hypothesis and fences beside the code of an answer
 MESSAGE_TOKENS = 16  # added by a chat template around each message
 BYTES_PER_TOKEN = 3  # plain Python or English has 3 to 4
 # Keys and base64; a digit and the blank before it; a word; an indentation; signs; the rest.
@@ -30,13 +36,13 @@ _ORDINARY_SIGNS = 8  # a longer run of signs is not code
 
 
 class Window:
-    """A context of `context_tokens`, of which the answer gets `answer_tokens` at first."""
+    """A context of `context_tokens` of one model, of which the answer gets `answer_tokens` at first."""
 
     def __init__(self, context_tokens: int, answer_tokens: int) -> None:
         self._context_tokens = context_tokens
         self._least = answer_tokens
         self._wanted = answer_tokens
-        self._undercount = 1.0
+        self._counted: deque[float] = deque(maxlen=COUNTED_ANSWERS)  # the server's count / the estimate
 
     def question(self, build: Callable[[int], Sequence[Message]]) -> Sequence[Message]:
         """Return the result of `build`, called with the room for a question in estimated tokens.
@@ -52,8 +58,12 @@ class Window:
 
     def answer_tokens(self, question: Sequence[Message]) -> int:
         """Return the longest allowed answer to a question, in tokens."""
-        free = self._context_tokens - int(prompt_tokens(question) * self._undercount)
+        free = self._context_tokens - math.ceil(prompt_tokens(question) * self._ratio)
         return max(self._least, min(self._wanted, free))
+
+    def holds_answer(self, text: str) -> bool:
+        """Return True if an answer has room for `text`, and for a few words beside it."""
+        return math.ceil(tokens(text) * self._ratio) + WORDS_TOKENS <= self._wanted
 
     def widen(self) -> bool:
         """Reserve more room for answers from now on. Return False if that was done before."""
@@ -75,14 +85,22 @@ class Window:
                 f"the server counted {answer.prompt_tokens} tokens in a question of {words} words: it cut the question "
                 f"silently. Next: raise the server's context limit to at least {self._context_tokens} tokens"
             )
-        self._undercount = max(self._undercount, answer.prompt_tokens / prompt_tokens(question))
+        if answer.counts_cached or answer.prompt_tokens > prompt_tokens(question) * self._ratio:
+            self._counted.append(answer.prompt_tokens / prompt_tokens(question))
 
     def shrink(self) -> None:
-        """Correct the estimate after the server refused a question as too long."""
-        self._undercount /= SHRUNK
+        """Use less of the context from now on, because the server refused a question as too long."""
+        self._context_tokens = int(self._context_tokens * SHRUNK)
+
+    @property
+    def _ratio(self) -> float:
+        """Return the tokens of this model for each estimated token; 1 before the first count."""
+        if not self._counted:
+            return 1.0
+        return math.ceil(max(LEAST_RATIO, *self._counted) / RATIO_STEP) * RATIO_STEP
 
     def _room(self, answer_tokens: int) -> int:
-        return int((self._context_tokens - answer_tokens) / self._undercount)
+        return int((self._context_tokens - answer_tokens) / self._ratio)
 
 
 def prompt_tokens(messages: Sequence[Message]) -> int:

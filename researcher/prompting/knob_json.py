@@ -1,24 +1,28 @@
 """A change of knobs as JSON, for models that fail with the free form: the schema for the server, and the parser.
 
-The form is `{"title": ..., "hypothesis": ..., "set": {KNOB: value, ...}}`. Servers follow a schema only approximately,
-or not at all. So the parser accepts a fence and other text around the JSON, and refuses incomplete JSON and wrong types
-with a reason.
+The form is `{"set": {KNOB: value, ...}, "hypothesis": ...}`; a title may stand beside it. Servers follow a schema only
+approximately, or not at all. So the parser accepts a fence and other text around the JSON, and refuses incomplete JSON
+and wrong types with a reason.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from researcher.errors import EditError, Rejected
-from researcher.source.knobs import Knob, read_knobs, read_literal
-from researcher.source.proposal import KnobLiteral
+from researcher.optimizer.constraints import without_idle
+from researcher.source.knobs import Knob, Range, read_knobs, read_literal
+from researcher.source.proposal import KnobLiteral, KnobValue
 
 _BEGINS = re.compile(r'^[ \t]*\{\s*"(?:title|hypothesis|set)"\s*:', re.IGNORECASE | re.MULTILINE)
-_FORM = 'the form is {"title": "...", "hypothesis": "...", "set": {"KNOB": value}}'
+_FORM = 'the form is {"set": {"KNOB": value}, "hypothesis": "..."}'
+MOST_KNOBS = 3
+LISTED_VALUES = 12  # of a range that holds more
+HYPOTHESIS_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -30,23 +34,33 @@ class KnobChange:
     knobs: Mapping[str, KnobLiteral]
 
 
-def schema_of(source: str) -> dict[str, Any] | None:
-    """Return the JSON schema for a change of this source's knobs, or None if no knob has a range."""
+def schema_of(source: str, *, one_knob: bool = False) -> dict[str, Any] | None:
+    """Return the JSON schema for a change of this source's knobs, or None if no knob has a range.
+
+    With `one_knob` the schema lists every answer that is accepted: one knob, one of its other values, and no words,
+    because a small model may not end its words.
+    """
     try:
         known = read_knobs(source)
     except EditError:
         return None
-    values = {name: _values(knob) for name, knob in known.items() if knob.range is not None}
-    if not values:
+    ranged = [knob for knob in known.values() if knob.range is not None]
+    now = {name: knob.value for name, knob in known.items() if not isinstance(knob.value, tuple)}
+    listed = {knob.name: values for knob in ranged if (values := _other_values(knob, now))}
+    if not listed:
         return None
-    words = {"type": "string"}
-    knobs = {"type": "object", "properties": values, "additionalProperties": False}
-    return {
-        "type": "object",
-        "properties": {"title": words, "hypothesis": words, "set": knobs},
-        "required": ["title", "hypothesis", "set"],
-        "additionalProperties": False,
+    if one_knob:
+        return _object({"set": {"anyOf": [_object({name: {"enum": values}}) for name, values in listed.items()]}})
+    knobs = _object({knob.name: _values(knob) for knob in ranged}, required=()) | {
+        "minProperties": 1,
+        "maxProperties": MOST_KNOBS,
     }
+    return _object({"set": knobs, "hypothesis": {"type": "string", "maxLength": HYPOTHESIS_CHARACTERS}})
+
+
+def _object(properties: Mapping[str, Any], required: Collection[str] | None = None) -> dict[str, Any]:
+    names = list(properties if required is None else required)
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
 
 
 def is_move(answer: str) -> bool:
@@ -86,7 +100,36 @@ def _values(knob: Knob) -> dict[str, Any]:
         case "int":
             return {"type": "integer", "minimum": int(held.low), "maximum": int(held.high)}
         case "float":
-            return {"type": "number"}
+            return {"type": "number", "minimum": held.low, "maximum": held.high}
+
+
+def _other_values(knob: Knob, now: Mapping[str, KnobValue]) -> list[KnobValue]:
+    """Return values of a knob's range, without those that leave the model as it is now."""
+    held = knob.range
+    assert held is not None
+    values: Sequence[KnobValue]
+    match held.kind:
+        case "choice":
+            values = held.choices
+        case "pow2":
+            values = [1 << power for power in range(int(held.low).bit_length() - 1, int(held.high).bit_length())]
+        case "int" if held.high - held.low < LISTED_VALUES:
+            values = range(int(held.low), int(held.high) + 1)
+        case _:
+            values = _steps(held)
+    return [value for value in values if without_idle(now, {**now, knob.name: value}) != now]
+
+
+def _steps(held: Range) -> list[KnobValue]:
+    """Return values from end to end of a range of numbers, with no more digits than a user would write."""
+    shares = [number / (LISTED_VALUES - 1) for number in range(LISTED_VALUES)]
+    points = (
+        held.low * (held.high / held.low) ** share if held.log else held.low + (held.high - held.low) * share
+        for share in shares
+    )
+    if held.kind == "int":
+        return [*dict.fromkeys(round(point) for point in points)]
+    return [*dict.fromkeys(min(max(float(f"{point:.3g}"), held.low), held.high) for point in points)]
 
 
 def _unequivocal(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from researcher.prompting.chat_markers import broken
 from researcher.prompting.context_budget import prompt_tokens, tokens
 from researcher.prompting.reply_parser import one_line
 from researcher.prompting.source_outline import outline, part_names
-from researcher.source.proposal import EditFormat
+from researcher.source.proposal import FREE_FORMATS, EditFormat
 
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
@@ -37,8 +37,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "task": ("source", "incumbent", "history", "memory", "rejections", "task"),
     "next": (),
     "plateau": ("fruitless",),
-    "adviser": ("program", "profile"),
-    "advice": ("knobs", "incumbent", "history", "memory", "best", "suggestion"),
+    "adviser": ("program", "profile", "edit_formats"),
+    "advice": ("knobs", "incumbent", "history", "memory", "best", "rejections", "task"),
+    "suggested": ("suggestion",),
+    "again": ("times",),
     "idea": ("idea",),
     "outline": ("lines",),
     "repair": ("reason",),
@@ -49,14 +51,15 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Advice:
-    """The content of an adviser's prompt instead of train.py.
+    """The content of a prompt for a change of knobs alone, instead of train.py.
 
-    It holds the lines of the knobs, the best scores with their values, and the optimiser's own suggestion.
+    It holds the lines of the knobs, the best scores with their values, and for an adviser the optimiser's own
+    suggestion.
     """
 
     knobs: tuple[str, ...]
     best: tuple[str, ...]
-    suggestion: str
+    suggestion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class PromptContext:
     `edit_formats` are the offered edit formats. `earlier` is the number of experiments before the history's first line.
     Of a long train.py, the parts in `named` are shown first, and others by `turn`. `memory` holds lines, the most
     important first, under headings that begin with #. With `advice` the prompt asks only for a change of knobs.
-    `fruitless` is the number of experiments of a plateau, or None.
+    `fruitless` is the number of experiments of a plateau, or None. `asked_before` counts the answers to the same
+    question.
     """
 
     program: str
@@ -76,13 +80,14 @@ class PromptContext:
     history: tuple[str, ...] = ()
     rejections: tuple[str, ...] = ()
     idea: str | None = None
-    edit_formats: tuple[EditFormat, ...] = tuple(EditFormat)
+    edit_formats: tuple[EditFormat, ...] = FREE_FORMATS
     earlier: int = 0
     named: tuple[str, ...] = ()
     turn: int = 0
     memory: tuple[str, ...] = ()
     advice: Advice | None = None
     fruitless: int | None = None
+    asked_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,6 @@ class Prompts:
             values |= {
                 "knobs": knobs,
                 "best": _listed(advice.best, 0),
-                "suggestion": broken(advice.suggestion),
             }
             return (
                 Message("system", _fill(self.texts["adviser"], values)),
@@ -204,6 +208,14 @@ class Prompts:
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
 
     def _task(self, context: PromptContext) -> str:
+        again = _fill(self.texts["again"], {"times": str(context.asked_before)}) if context.asked_before else ""
+        return self._wanted(context) + again
+
+    def _wanted(self, context: PromptContext) -> str:
+        if context.advice is not None:
+            suggestion = context.advice.suggestion
+            given = {} if suggestion is None else {"suggestion": broken(suggestion)}
+            return _fill(self.texts["suggested" if given else "next"], given)
         if context.idea is not None:
             return _fill(self.texts["idea"], {"idea": broken(context.idea)})
         if context.fruitless is not None:

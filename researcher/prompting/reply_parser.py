@@ -14,8 +14,9 @@ and are applied in their order, each to the result of the one before:
     >>>>>>> REPLACE
 
 Neighbouring SET lines are applied together. Without any of the three kinds, a change of knobs as JSON counts, then
-fences: a fence with one definition replaces the only definition of that name; otherwise the longest fence is the whole
-train.py. Reasoning text is removed first, so that an edit inside it is never applied.
+fences: fences of nothing but `KNOB = value` set knobs, and a fence with one definition replaces the only definition of
+that name; otherwise the longest fence is the whole train.py. Both labels may be missing. Reasoning text is removed
+first, so that an edit inside it is never applied.
 
 Models write reasoning between tags that their server did not remove. An edit inside the tags was only considered. If
 the tags do not balance, the parser removes more text rather than less.
@@ -107,11 +108,17 @@ HYPOTHESIS_CHARACTERS = 300
 LONGEST_CHARACTERS = 2 * TRAIN_LIMIT_BYTES  # one search and one replacement of the longest train.py
 MOST_EDITS = 32  # each is applied to the whole source, so thousands would block the researcher for minutes
 
+NO_EDIT = (
+    "the answer holds no edit; an edit is for example the line 'SET KNOB = value' with one of the knobs and a new "
+    "value, or a block from '<<<<<<< SEARCH' over '=======' to '>>>>>>> REPLACE'"
+)
+
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
 # Possessive (`++`, `*+`) where two parts could match the same blanks: a repeating model writes long runs of them.
 _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+\b.*+)")
+_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*+)\s*+=(?!=)(.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
 _HEADINGS = {EditFormat.SET: (_SET,), EditFormat.FUNCTION: (_FUNCTION,), EditFormat.SEARCH: (_SEARCH, _REPLACE)}
 _LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
@@ -129,11 +136,16 @@ class _Fenced:
 
 @dataclass(frozen=True)
 class Reply:
-    """A parsed answer."""
+    """A parsed answer. The model's own title and hypothesis may be empty."""
 
     title: str
     hypothesis: str
     edits: tuple[Edit, ...]
+
+    @property
+    def words(self) -> str:
+        """The model's words about its edits, as one text."""
+        return one_line(": ".join(dict.fromkeys(filter(None, (self.title, self.hypothesis)))), HYPOTHESIS_CHARACTERS)
 
 
 def read_reply(text: str) -> Reply:
@@ -308,9 +320,11 @@ def _unheaded(fences: list[_Fenced]) -> list[Edit]:
     """Return the definitions, each for the one of its name, or the longest fence as the whole file."""
     longest = max(fences, key=lambda fence: len(fence.text), default=None)
     if longest is None or not longest.text.strip():
-        raise Rejected("the answer holds no edit: write it in one of the forms asked for, after TITLE and HYPOTHESIS")
+        raise Rejected(NO_EDIT)
     if not longest.closed:
         raise Rejected("the longest fence is not closed; was the answer cut off? Write only what changes")
+    if (moves := _assignments(fences)) is not None:
+        return [SetKnobs(moves)]
     try:
         is_definition = defined_name(longest.text) is not None
     except EditError as error:
@@ -318,6 +332,18 @@ def _unheaded(fences: list[_Fenced]) -> list[Edit]:
             f"without SET, FUNCTION or SEARCH the longest fence counts as the whole file: {error}"
         ) from error
     return _definitions(fences) if is_definition else [WholeFile(longest.text)]
+
+
+def _assignments(fences: list[_Fenced]) -> _Setting | None:
+    """Return the knobs that fences of nothing but `KNOB = value` set, or None for other fences."""
+    lines = [line for fence in fences for line in fence.text.split("\n") if line.strip()]
+    found = [_ASSIGNMENT.fullmatch(line) for line in lines]
+    edits: list[Edit | _Setting] = []
+    for assignment in found:
+        if assignment is None or read_literal(assignment.group(2).strip()) is None:
+            return None
+        _set(edits, assignment)
+    return edits[0] if edits and isinstance(edits[0], dict) else None
 
 
 def _definitions(fences: list[_Fenced]) -> list[Edit]:
@@ -346,7 +372,4 @@ def _labels(prose: list[str]) -> tuple[str, str]:
 
 
 def _words(title: str, why: str) -> tuple[str, str]:
-    hypothesis = one_line(why, HYPOTHESIS_CHARACTERS)
-    if not hypothesis:
-        raise Rejected("the answer has no line 'HYPOTHESIS: why this should help'; begin with TITLE: and HYPOTHESIS:")
-    return one_line(title, TITLE_CHARACTERS) or one_line(hypothesis, TITLE_CHARACTERS), hypothesis
+    return one_line(title, TITLE_CHARACTERS), one_line(why, HYPOTHESIS_CHARACTERS)

@@ -17,6 +17,7 @@ from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, Who
 from researcher.source.syntax import LINE_END, parse
 
 LINE_TOKENS = 200  # longest line to show
+KNOBS_SHARE = 1 / 2  # for the lines of knobs, which come before anything else
 SKELETON_SHARE = 1 / 3
 PINNED_SHARE = 1 / 2  # of the room after the skeleton
 MARK_TOKENS = 16
@@ -72,6 +73,7 @@ class _View:
         self._lines = LINE_END.sub("\n", source).split("\n")
         self._costs = [tokens(line) + 1 for line in self._lines]
         self.parts: list[Part] = []
+        self._knobs: list[range] = []
         self._tiers: list[list[range]] = [[], [], [], []]  # values and imports; definitions; statements; docstrings
         self._read(parse(source).body, "", 0)
 
@@ -79,14 +81,17 @@ class _View:
         """Return the numbers of the lines to show."""
         shown: set[int] = set()
         spent = 0
-        skeleton = int(SKELETON_SHARE * room)
+        for lines in self._knobs:
+            spent = self._add(shown, lines, spent, int(KNOBS_SHARE * room))
+        skeleton = int(SKELETON_SHARE * (room - spent))
+        small, whole = spent + skeleton // 2, spent + skeleton
         values, definitions, statements, docstrings = self._tiers
         for tier, limit in (
-            (values, skeleton // 2),
-            (definitions, skeleton),
-            (values, skeleton),
-            (statements, skeleton),
-            (docstrings, skeleton),
+            (values, small),
+            (definitions, whole),
+            (values, whole),
+            (statements, whole),
+            (docstrings, whole),
         ):
             for lines in tier:
                 spent = self._add(shown, lines, spent, limit)
@@ -134,7 +139,8 @@ class _View:
             else:
                 is_whole = end - node.lineno < SHORT_LINES
                 plain = isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
-                self._tiers[0 if plain else 2].append(range(node.lineno, (end if is_whole else node.lineno) + 1))
+                tier = self._knobs if not prefix and _is_knob(node) else self._tiers[0 if plain else 2]
+                tier.append(range(node.lineno, (end if is_whole else node.lineno) + 1))
                 self.parts.append(Part(None, above + 1, end))
             above = end
 
@@ -166,7 +172,8 @@ class _View:
     def _add(self, shown: set[int], lines: range, spent: int, room: int) -> int:
         """Show these lines if they fit, and return the tokens spent so far."""
         wanted = [line for line in lines if line not in shown and self._fits(line)]
-        cost = sum(self._costs[line - 1] for line in wanted) + MARK_TOKENS
+        follows = lines.start - 1 in shown  # no comment stands between them
+        cost = sum(self._costs[line - 1] for line in wanted) + (0 if follows else MARK_TOKENS)
         if not wanted or spent + cost > room:
             return spent
         shown.update(wanted)
@@ -174,6 +181,14 @@ class _View:
 
     def _fits(self, line: int) -> bool:
         return self._costs[line - 1] <= LINE_TOKENS
+
+
+def _is_knob(node: ast.stmt) -> bool:
+    """Return True for an assignment to a name in capitals."""
+    match node:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name.isupper()
+    return False
 
 
 def _docstring(node: _Definition) -> list[range]:

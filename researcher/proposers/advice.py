@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from researcher.errors import EditError, Rejected
 from researcher.optimizer.constraints import repaired
-from researcher.optimizer.space import title_of, values_and_ranges
+from researcher.optimizer.space import values_and_ranges
+from researcher.source.edits import title_of_moves
 from researcher.source.knobs import read_knobs, set_knobs
 from researcher.source.proposal import KnobValue, Proposal, SetKnobs
 
@@ -33,7 +34,7 @@ def to_runnable_change(proposal: Proposal, source: str, context: int) -> Proposa
     moves = {name: value for name, value in after.items() if value != values[name]}
     if not moves:
         raise Rejected("the knobs have these values already, or the moves leave the model as it is")
-    return replace(proposal, title=title_of(values, moves), edits=(SetKnobs(moves),))
+    return replace(proposal, title=title_of_moves(values, moves), edits=(SetKnobs(moves),))
 
 
 def _held(source: str, edit: SetKnobs) -> dict[str, KnobValue]:

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from researcher.backoff import Backoff
-from researcher.errors import LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
+from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable, ModelDoesNotFit, ModelNotUnloaded
 
 LOOK_AGAIN_S = 2.0
 LOOKS_SHARE = 0.05  # the highest share of time for polls; a poll takes seconds if packets are dropped
 
 
-BACKOFFS: dict[type[LlmUnavailable], Backoff] = {  # the first matching type counts
+Fault = LlmUnavailable | LlmServerFault
+
+BACKOFFS: dict[type[Fault], Backoff] = {  # the first matching type counts
     ModelDoesNotFit: Backoff(180, 180),  # a question loads the model
     ModelNotUnloaded: Backoff(180, 180),
     LlmTimeout: Backoff(LOOK_AGAIN_S, 1800, growth=4),  # a question takes as long as the allowed silence
     LlmUnavailable: Backoff(LOOK_AGAIN_S, 180, growth=4),
+    LlmServerFault: Backoff(LOOK_AGAIN_S, 180, growth=4),
 }
 
 
@@ -34,7 +37,7 @@ class CircuitBreaker:
         """
         self._clock = clock
         self._looks_share = looks_share
-        self.away: LlmUnavailable | None = None
+        self.away: Fault | None = None
         self._next_look = 0.0
         self._next_question = 0.0
         self._waited_s = 0.0
@@ -59,7 +62,7 @@ class CircuitBreaker:
             self._next_look = self._clock() + max(LOOK_AGAIN_S, took_s / self._looks_share - took_s)
         return self._clock() >= self._next_question
 
-    def record_failure(self, error: LlmUnavailable) -> None:
+    def record_failure(self, error: Fault) -> None:
         """Record that a question failed, and schedule the next one."""
         backoff = next(backoff for kind, backoff in BACKOFFS.items() if isinstance(error, kind))
         self._waited_s = backoff.after(self._waited_s)

@@ -19,15 +19,20 @@ from researcher.source.validation import validate
 
 @dataclass(frozen=True)
 class Draft:
-    """A proposal with either a candidate, or in `rejected` the reason why it never becomes a trial."""
+    """A proposal with its candidate, or in `rejected` the reason why it never becomes a trial.
+
+    `unanswered` is the fault of an LLM's server that gave no answer; then the proposal is empty.
+    """
 
     proposal: Proposal
     candidate: Candidate | None = None
     rejected: str | None = None
+    unanswered: str | None = None
     exchanges: tuple[Exchange, ...] = ()
 
     def __post_init__(self) -> None:
-        assert (self.candidate is None) != (self.rejected is None), "a draft is a candidate or a rejection"
+        ends = (self.candidate, self.rejected, self.unanswered)
+        assert sum(end is not None for end in ends) == 1, "a draft is a candidate, a rejection or no answer"
 
     @property
     def fingerprint(self) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, SpendingLimitReached
 from researcher.journal.records import Decision, Experiment, PaidCall
-from researcher.llm.client import Answer, ChatClient, Message
+from researcher.llm.client import Answer, ChatClient, Message, Sampling
 from researcher.prompting.context_budget import MESSAGE_TOKENS
 from researcher.source.proposal import ProposerName
 from trainer.jobs import Outcome
@@ -78,6 +78,7 @@ class MeteredClient:
         *,
         answer_tokens: int | None = None,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
     ) -> Answer:
         """Ask a question and record its cost.
 
@@ -91,7 +92,7 @@ class MeteredClient:
             )
         call = self._call_log.begin_call(why=self.why, endpoint=self.url, model=self.model, cap=self.cap, worst=worst)
         try:
-            answer = self._client.chat(messages, tick, answer_tokens=answer_tokens, schema=schema)
+            answer = self._client.chat(messages, tick, answer_tokens=answer_tokens, schema=schema, sampling=sampling)
         except (LlmTimeout, BadLlmResponse) as fault:
             self._call_log.end_call(call, prompt_tokens=None, answer_tokens=None, money=None, fault=str(fault))
             raise
@@ -156,10 +157,13 @@ def without_keep(experiments: Sequence[Experiment]) -> int:
 
 
 def _failed_in_a_row(experiments: Sequence[Experiment]) -> int:
-    """Count the LLM's proposals in a row that did not run. Lost trials and proposals of other sources do not count."""
+    """Count the LLM's proposals in a row that did not run.
+
+    Lost trials, unanswered questions and proposals of other sources do not count.
+    """
     count = 0
     for item in reversed(experiments):
-        if item.proposer == ProposerName.LLM and item.outcome not in (None, Outcome.LOST):
+        if item.proposer == ProposerName.LLM and item.outcome not in (None, Outcome.LOST, Outcome.UNANSWERED):
             if item.outcome is Outcome.OK:
                 break
             count += 1

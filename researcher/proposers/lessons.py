@@ -19,6 +19,7 @@ from trainer.jobs import Outcome
 
 DEAD_ENDS = 15
 NEAR_MISSES = 8
+NOTHING_LEARNED = (None, Outcome.REJECTED, Outcome.UNANSWERED, Outcome.LOST)
 NEAR_SIGMAS = 0.5  # sigmas; a score within this distance above its parent's may be bad luck
 
 
@@ -73,8 +74,8 @@ class Lessons:
         self._seen: list[_Seen] = []
 
     def learn(self, item: Experiment, proposal: Proposal | None) -> None:
-        """Learn from one decided experiment; pass them oldest first. Rejected and lost experiments teach nothing."""
-        if item.is_baseline or proposal is None or item.outcome in (None, Outcome.REJECTED, Outcome.LOST):
+        """Learn from one decided experiment; pass them oldest first. Those in `NOTHING_LEARNED` teach nothing."""
+        if item.is_baseline or proposal is None or item.outcome in NOTHING_LEARNED:
             return
         category = category_of(proposal.edits, item.added_lines)
         self._seen.append(_Seen(item, category, moves_knobs_alone(proposal.edits)))

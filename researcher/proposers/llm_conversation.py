@@ -1,13 +1,20 @@
 """Conversation: one question to the LLM, one answer, and at most one repair turn with the real error of that answer.
 
 If reasoning used up the whole output, the question is asked once more with twice the room, which then holds for the
-rest of the run. Every answer becomes a Draft with its cost and texts, also a bad answer. LlmUnavailable is raised only
-if no question can be asked at all.
+rest of the run. Every question becomes a Draft with its cost and texts, also without a usable answer. LlmUnavailable is
+raised only if no question can be asked at all.
+
+No question that was answered is asked again as it was, and each answer is drawn with another seed, warmer after a
+refusal. A question that a fault of the server interrupted is asked again as it was, because the server may have its
+prompt cached.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
@@ -15,6 +22,8 @@ from typing import Any, Literal, TypeVar
 from researcher.errors import (
     BadLlmResponse,
     EditError,
+    LlmServerFault,
+    LlmTimeout,
     LlmUnavailable,
     PromptTooLong,
     PromptTruncated,
@@ -22,16 +31,24 @@ from researcher.errors import (
     Rejected,
     ResearcherError,
 )
-from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message
+from researcher.llm.client import Answer, ChatClient, HoldsGpu, Message, Sampling, ShowsProgress, is_small
 from researcher.prompting.context_budget import Window
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
-from researcher.prompting.reply_parser import formats_in, read_reply, with_thoughts, without_thoughts
+from researcher.prompting.reply_parser import (
+    TITLE_CHARACTERS,
+    formats_in,
+    one_line,
+    read_reply,
+    with_thoughts,
+    without_thoughts,
+)
 from researcher.prompting.source_outline import refuse_marks
 from researcher.prompting.transcripts import Exchange
 from researcher.proposers.draft import Draft, Tick, Vet
+from researcher.proposers.edit_formats import AskedModel
 from researcher.proposers.escalation import Price
-from researcher.source.edits import apply_edits
+from researcher.source.edits import apply_edits, clamped, title_of
 from researcher.source.proposal import (
     AnswerStage,
     Attempt,
@@ -43,6 +60,10 @@ from researcher.source.proposal import (
     formats_of,
 )
 from trainer.jobs.redaction import RedactText, text_redaction
+
+logger = logging.getLogger(__name__)
+
+MOST_RESUMES = 3  # a server that refuses a question for its text will do so again
 
 _UNREAD = Proposal(ProposerName.LLM, "an answer that could not be read", "", ())
 
@@ -67,46 +88,97 @@ class Conversation:
         self._prompts = Prompts.read()
         self._window = Window(client.context_tokens, client.answer_tokens)
         self._redact = text_redaction(secrets)
+        self._refused = 0  # drafts in a row
+        self._answered: Counter[bytes] = Counter()  # the answers to each question, by its digest
+        self._interrupted: PromptContext | None = None  # the question that the server took and did not answer
+        self._resumes = 0  # in a row
 
     @property
-    def model(self) -> str:
-        """The model's name."""
-        return self._client.model
+    def _is_small(self) -> bool:
+        return is_small(self._client)
+
+    def asked_model(self, source: str) -> AskedModel:
+        """Return the properties of the model that decide the formats of a question about `source`."""
+        return AskedModel(self._client.model, self._is_small, self._window.holds_answer(source))
 
     def propose(self, context: PromptContext, tick: Tick, vet: Vet) -> Draft:
-        """Ask for a proposal and return a draft that `vet` accepts, or a rejected draft.
+        """Ask for a proposal and return a draft that `vet` accepts, or one that is rejected or unanswered.
 
         Raises LlmUnavailable if no question can be asked now: no server, no model, or a train.py that does not fit.
         """
         source = context.source
-        context = _without_secrets(context, self._redact)  # before fitting: a mark may be longer than its secret
-        asking = _Asking(context, source, tick, vet)
-        by, schema = (ProposerName.LLM, None) if context.advice is None else (ProposerName.ADVISER, schema_of(source))
+        context = self._resumed(_without_secrets(context, self._redact))  # before fitting: a mark may be longer
         try:
             question = self._question(context)
         except BadLlmResponse as error:
             raise LlmUnavailable(str(error)) from error
-        turns = [self._turn(question, asking, schema)]
+        digest, repeated = _digest(question), context
+        if times := self._answered[digest]:
+            repeated = replace(context, asked_before=times)
+            question = self._question(repeated)
+        try:
+            turns = self._turns(question, _Asking(repeated, source, tick, vet))
+        except LlmTimeout:
+            self._interrupted = context
+            raise
+        if turns[0].answer is not None:
+            self._answered[digest] += 1
+            self._resumes = 0
+        elif not isinstance(turns[0].fault, PromptTooLong):
+            self._interrupted = context
+        draft = self._draft(turns, context)
+        self._refused = self._refused + 1 if draft.rejected is not None else 0 if draft.candidate else self._refused
+        return draft
+
+    def _resumed(self, context: PromptContext) -> PromptContext:
+        """Return the context of the interrupted question if it asks for the same as `context`, else `context`."""
+        last, self._interrupted = self._interrupted, None
+        if last is None or _wish(last) != _wish(context) or self._resumes >= MOST_RESUMES:
+            self._resumes = 0
+            return context
+        self._resumes += 1
+        return last
+
+    def _turns(self, question: Sequence[Message], asking: _Asking) -> list[_Turn]:
+        """Ask, ask again after reasoning alone, and have a refused answer repaired.
+
+        A small model seldom repairs its answer; its next question is a new one, unless a user waits for this one.
+        """
+        edit_formats = asking.context.edit_formats
+        turns = [self._turn(question, asking, edit_formats)]
         if isinstance(turns[0].fault, ReasoningUsedUpOutput) and self._window.widen():
             turns.append(
-                self._again(turns[0], "asked again", lambda: self._turn(self._question(context), asking, schema))
+                self._again(
+                    turns[0], "asked again", lambda: self._turn(self._question(asking.context), asking, edit_formats)
+                )
             )
-        if turns[-1].is_repairable:
+        if turns[-1].is_repairable and (not self._is_small or asking.context.idea is not None):
             turns.append(self._again(turns[-1], "repaired", lambda: self._repaired(turns[-1], asking)))
+        return turns
+
+    def _draft(self, turns: Sequence[_Turn], context: PromptContext) -> Draft:
         proposal, fault = turns[-1].proposal, turns[-1].fault
+        is_unanswered = isinstance(fault, LlmServerFault)
+        advises = context.advice is not None and context.advice.suggestion is not None
         return Draft(
             candidate=turns[-1].candidate,
             proposal=replace(
                 proposal,
-                proposer=by,
+                proposer=ProposerName.ADVISER if advises else ProposerName.LLM,
                 title=self._redact(proposal.title),
                 hypothesis=self._redact(proposal.hypothesis),
                 cost=self._cost(turns),
                 attempts=_attempts(turns),
             ),
-            rejected=None if fault is None else self._redact(str(fault)),
+            rejected=None if fault is None or is_unanswered else self._redact(str(fault)),
+            unanswered=self._redact(str(fault)) if is_unanswered else None,
             exchanges=tuple(turn.exchange for turn in turns if turn.exchange is not None),
         )
+
+    def progress(self) -> str:
+        """Describe the progress of the answer in words for users."""
+        model, client = self._client.model, self._client
+        return f"{model} is {client.progress()}" if isinstance(client, ShowsProgress) else f"{model} is asked"
 
     def check_available(self) -> None:
         """Raise LlmUnavailable if the client knows without a question that the LLM cannot answer."""
@@ -120,12 +192,21 @@ class Conversation:
     def _question(self, context: PromptContext) -> Sequence[Message]:
         return self._window.question(lambda room: self._prompts.messages(context, room))
 
-    def _turn(self, messages: Sequence[Message], asking: _Asking, schema: Mapping[str, Any] | None) -> _Turn:
+    def _turn(
+        self, messages: Sequence[Message], asking: _Asking, edit_formats: tuple[EditFormat, ...], refused: int = 0
+    ) -> _Turn:
+        """Ask once. `refused` answers of this proposal came before."""
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
+        schema = asking.schema(one_knob=self._is_small or refused > 0) if edit_formats == (EditFormat.JSON,) else None
         started = time.monotonic()
         try:
-            answer_tokens = self._window.answer_tokens(messages)
-            answer = self._client.chat(messages, asking.tick, answer_tokens=answer_tokens, schema=schema)
+            answer = self._client.chat(
+                messages,
+                asking.tick,
+                answer_tokens=self._window.answer_tokens(messages),
+                schema=schema,
+                sampling=Sampling.after(self._refused + refused),
+            )
         except BadLlmResponse as error:
             if isinstance(error, PromptTooLong):
                 self._window.shrink()
@@ -136,7 +217,7 @@ class Conversation:
             self._window.learn(messages, answer)
         except PromptTruncated as error:
             return _Turn(_UNREAD, error, self._exchange(prompt, reply, error, cut=cut), answer, answer.seconds)
-        proposal, found = parse_and_validate(reply, asking.source, asking.vet, cut=cut)
+        proposal, found = parse_and_validate(reply, asking.source, asking.vet, cut=cut, offered=edit_formats)
         fault = found if isinstance(found, ResearcherError) else None
         return _Turn(proposal, found, self._exchange(prompt, reply, fault, cut=cut), answer, answer.seconds)
 
@@ -146,28 +227,27 @@ class Conversation:
     def _repaired(self, failed: _Turn, asking: _Asking) -> _Turn:
         """Ask once more with the failed turn's error.
 
-        A model that showed no edit must answer in a format that it cannot miss.
+        A model that wrote no code, or no edit at all, must answer in a format that it cannot miss.
         """
-        is_move = asking.context.advice is not None or (failed.shows_no_edit and asking.may_be_a_move)
-        schema = schema_of(asking.context.source) if is_move else None
-        form: Literal["move", "repair"] = "repair" if schema is None else "move"
+        context = asking.context
+        is_move = context.advice is not None or (failed.shows_no_code and asking.may_be_a_move)
+        in_json = is_move and asking.schema(one_knob=True) is not None
+        form: Literal["move", "repair"] = "move" if in_json else "repair"
         answer_text, fault = self._redact(failed.answer_text), self._redact(str(failed.fault))
-        messages = self._window.question(
-            lambda room: self._prompts.repair(asking.context, room, answer_text, fault, form),
-        )
-        return self._turn(messages, asking, schema)
+        messages = self._window.question(lambda room: self._prompts.repair(context, room, answer_text, fault, form))
+        return self._turn(messages, asking, (EditFormat.JSON,) if in_json else context.edit_formats, refused=1)
 
     @staticmethod
     def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
-        """Take one more turn. If that turn gets no answer, extend the failed turn's error with the reason."""
+        """Take one more turn. If that turn gets no answer, the failed turn's own error stays."""
         try:
             turn = ask()
         except (LlmUnavailable, BadLlmResponse) as error:
             turn = _Turn(_UNREAD, error, None, None, 0.0)
         if turn.answer is not None:
             return turn
-        fault = BadLlmResponse(f"{failed.fault}; it could not be {how}: {turn.fault}")
-        return replace(turn, proposal=failed.proposal, found=fault)
+        logger.warning("an answer of the LLM could not be %s: %s", how, turn.fault)
+        return replace(turn, proposal=failed.proposal, found=failed.found)
 
     def _cost(self, turns: Sequence[_Turn]) -> LlmCost:
         answers = [turn.answer for turn in turns if turn.answer is not None]
@@ -197,6 +277,10 @@ class _Asking:
     def may_be_a_move(self) -> bool:
         """Whether the answer may be a change of knobs. A user's idea seldom is one."""
         return EditFormat.SET in self.context.edit_formats and self.context.idea is None
+
+    def schema(self, *, one_knob: bool) -> Mapping[str, Any] | None:
+        """Return the schema for a change of knobs, or None if no knob has a range."""
+        return schema_of(self.context.source, one_knob=one_knob)
 
 
 @dataclass(frozen=True)
@@ -230,15 +314,24 @@ class _Turn:
         return isinstance(self.fault, (Rejected, EditError)) and self.answer_text != ""
 
     @property
-    def shows_no_edit(self) -> bool:
-        """Whether the answer could not be parsed and contains no edit, except perhaps a change of knobs."""
-        (attempt,) = self.proposal.attempts
-        return attempt.failed is AnswerStage.PARSE and attempt.edit_formats in ((), (EditFormat.SET,))
+    def shows_no_code(self) -> bool:
+        """Whether the answer contains no edit, except perhaps a change of knobs."""
+        return formats_in(self.answer_text) in ((), (EditFormat.SET,))
 
 
-def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[Proposal, Candidate | ResearcherError]:
-    """Return the proposal in an answer about `source`, with one attempt, and its candidate or the error."""
-    unread = replace(_UNREAD, attempts=(Attempt(formats_in(text), AnswerStage.PARSE),))
+def parse_and_validate(
+    text: str, source: str, vet: Vet, *, cut: bool, offered: tuple[EditFormat, ...] = ()
+) -> tuple[Proposal, Candidate | ResearcherError]:
+    """Return the proposal in an answer about `source`, with one attempt, and its candidate or the error.
+
+    `offered` are the formats of the question. The title says what the edits change; the model's own words are the
+    hypothesis.
+    """
+
+    def attempt(found: tuple[EditFormat, ...], failed: AnswerStage | None = None) -> tuple[Attempt]:
+        return (Attempt(offered if offered == (EditFormat.JSON,) else found or offered, failed),)
+
+    unread = replace(_UNREAD, attempts=attempt(formats_in(text), AnswerStage.PARSE))
     if cut and not text.strip():
         return unread, ReasoningUsedUpOutput("the answer is empty and was cut off at its longest allowed length")
     try:
@@ -251,17 +344,31 @@ def parse_and_validate(text: str, source: str, vet: Vet, *, cut: bool) -> tuple[
             "the answer was cut off at its longest allowed length; write only the lines that change"
         )
     edit_formats = formats_of(reply.edits)
-    proposal = Proposal(ProposerName.LLM, reply.title, reply.hypothesis, reply.edits)
+    edits = clamped(source, reply.edits)
+    note = "" if edits == reply.edits else " (moved into its range)"
+    title = one_line(title_of(source, edits), TITLE_CHARACTERS - len(note)) + note
+    proposal = Proposal(ProposerName.LLM, title, reply.words, edits)
     stage = AnswerStage.APPLY
     try:
-        refuse_marks(reply.edits)
-        apply_edits(source, reply.edits)
+        refuse_marks(edits)
+        apply_edits(source, edits)
         stage = AnswerStage.VALIDATE
         draft = vet(proposal)
     except (EditError, Rejected) as error:
-        return replace(proposal, attempts=(Attempt(edit_formats, stage),)), error
+        return replace(proposal, attempts=attempt(edit_formats, stage)), error
     assert draft.candidate is not None, "what is let pass is a candidate"
-    return replace(draft.proposal, attempts=(Attempt(edit_formats),)), draft.candidate
+    return replace(draft.proposal, attempts=attempt(edit_formats)), draft.candidate
+
+
+def _wish(context: PromptContext) -> tuple[object, ...]:
+    """Return what a question asks for, without what the run has learned meanwhile."""
+    suggests = context.advice is not None and context.advice.suggestion is not None
+    return context.source, context.program, context.idea, context.advice is None, suggests
+
+
+def _digest(question: Sequence[Message]) -> bytes:
+    texts = (f"{message.role}\0{message.content}\0" for message in question)
+    return hashlib.sha256("".join(texts).encode("utf-8", "replace")).digest()
 
 
 def _without_secrets(context: PromptContext, redact: RedactText) -> PromptContext:

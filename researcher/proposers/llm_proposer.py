@@ -1,7 +1,8 @@
 """The LLM as a proposer: it is asked while a trial runs, if this does not disturb the trial, or when its turn comes.
 
-A missing LLM is reported once and polled every few seconds. A bad answer becomes a typed rejection with its cost, never
-a trial. A draft made for an earlier incumbent is adapted to the present one, or rejected.
+A missing LLM is reported once and polled every few seconds. A bad answer becomes a rejection with its cost. A server's
+fault is recorded apart from rejections, and no prompt mentions it. A draft made for an earlier incumbent is adapted to
+the present one, or rejected.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from researcher.errors import EditError, LlmUnavailable, ModelNotUnloaded, Rejected
+from researcher.errors import EditError, LlmServerFault, LlmUnavailable, ModelNotUnloaded, Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request, RequestState
 from researcher.prompting.prompt import PromptContext
 from researcher.proposers.advice import to_runnable_change
-from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker
+from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker, Fault
 from researcher.proposers.draft import Draft, ProposalRequest, Tick
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.novelty import objection
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 ALONE: Schedule = {ProposerName.LLM: 1.0}  # for a run without other proposers
 NAMES = (ProposerName.LLM, ProposerName.ADVISER)  # the names under which the LLM proposes
-_UNANSWERED = "a question without an answer"  # one such rejection for each absence
+TOLD_EVERY_S = 5.0
+_UNANSWERED = "a question without an answer"  # recorded once for each absence
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class LlmProposer:
         self._drafting = drafting
         self._publish_status = publish_status
         self._alone = alone
+        self._clock = clock
         self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
@@ -113,10 +116,10 @@ class LlmProposer:
         proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, proposer_name, idea)
         try:
-            draft = self._vetting.draft(self._llm, context, journal, turn.tick, frozenset())
+            draft = self._vetting.draft(self._llm, context, journal, self._telling(turn.tick), frozenset())
         except LlmUnavailable as error:
             return self._unanswered(error, proposer_name)
-        self._answered()
+        self._note(draft)
         return draft if idea is None else replace(draft, proposal=replace(draft.proposal, request=idea.id))
 
     def draft_ahead(self, journal: JournalReader, incumbent: str, upcoming: Sequence[str]) -> None:
@@ -140,19 +143,36 @@ class LlmProposer:
         if proposer_name is None or not self._breaker.allows_question(self._llm.check_available):
             return
         context = self._context(journal, incumbent, proposer_name, idea)
-        context = replace(context, history=(*context.history, *_not_measured_yet(journal, drafting)))
+        context = replace(
+            context,
+            history=(*context.history, *_not_measured_yet(journal, drafting)),
+            rejections=(*context.rejections, *_not_recorded_yet(drafting)),
+        )
         drafted = self.drafted()
         drafting.begin(
             DraftRequest(incumbent, proposer_name, None if idea is None else idea.id),
-            lambda history, tick: self._vetting.draft(self._llm, context, history, tick, drafted),
+            lambda history, tick: self._vetting.draft(self._llm, context, history, self._telling(tick), drafted),
         )
+
+    def _telling(self, tick: Tick) -> Tick:
+        """Return a tick that also publishes the progress of the answer every few seconds."""
+        told_at = self._clock()
+
+        def tell() -> None:
+            nonlocal told_at
+            tick()
+            if self._clock() - told_at >= TOLD_EVERY_S:
+                told_at = self._clock()
+                self._publish_status(self._llm.progress())
+
+        return tell
 
     def _context(
         self, journal: JournalReader, incumbent: str, proposer_name: str, idea: Request | None
     ) -> PromptContext:
         idea_text = None if idea is None else idea.body
         return self._briefing.context(
-            journal, incumbent, model=self._llm.model, proposer_name=proposer_name, idea=idea_text
+            journal, incumbent, model=self._llm.asked_model(incumbent), proposer_name=proposer_name, idea=idea_text
         )
 
     def free_gpu(self, tick: Tick) -> None:
@@ -173,29 +193,34 @@ class LlmProposer:
     def _collect(self, drafting: Prefetch) -> None:
         asked = drafting.under_way
         try:
-            if drafting.collect() is not None:
-                self._answered()
+            if (draft := drafting.collect()) is not None:
+                self._note(draft)
         except LlmUnavailable as error:
             assert asked is not None, "only a question can find the model away"
-            draft = self._unanswered(error, asked.proposer_name)
-            if draft is not None:
-                drafting.keep(PendingDraft(DraftRequest("", asked.proposer_name), draft))
+            unanswered = self._unanswered(error, asked.proposer_name)
+            if unanswered is not None:
+                drafting.keep(PendingDraft(DraftRequest("", asked.proposer_name), unanswered))
 
     def _unanswered(self, error: LlmUnavailable, by: str) -> Draft | None:
         """Record that the LLM is unavailable.
 
-        Return a rejection if its previous question was answered, otherwise None.
+        Return a draft without an answer if its previous question was answered, otherwise None.
         """
         self._note_away(error)
         answered, self._answers = self._answers, False
-        return Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None
+        return Draft(Proposal(by, _UNANSWERED, "", ()), unanswered=str(error)) if answered else None
 
-    def _answered(self) -> None:
+    def _note(self, draft: Draft) -> None:
+        """Record whether the server answered. After its fault the next question waits, longer each time."""
+        if draft.unanswered is not None:
+            self._answers = False
+            self._note_away(LlmServerFault(draft.unanswered))
+            return
         self._answers = True
         self._breaker.record_answer()
         self._publish_status("")
 
-    def _note_away(self, error: LlmUnavailable) -> None:
+    def _note_away(self, error: Fault) -> None:
         """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
@@ -217,8 +242,14 @@ def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
     """Describe the running experiment and the waiting drafts as lines of the history."""
     running = journal.open_experiment()
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
-    waiting = [ready.draft for ready in drafting.waiting if ready.draft.rejected is None]
+    waiting = [ready.draft for ready in drafting.waiting if ready.draft.candidate is not None]
     return lines + [f"drafted, and not measured yet: {draft.proposal.title}" for draft in waiting]
+
+
+def _not_recorded_yet(drafting: Prefetch) -> list[str]:
+    """Describe the waiting drafts that were rejected, which the journal does not contain yet."""
+    waiting = [ready.draft for ready in drafting.waiting]
+    return [f"{draft.proposal.title}: {draft.rejected}" for draft in waiting if draft.rejected is not None]
 
 
 def _fitted(ready: PendingDraft, journal: JournalReader, incumbent: str) -> Draft:

@@ -18,13 +18,14 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment
 from researcher.optimizer.knob_effects import Effect, effects
 from researcher.optimizer.optimizer import Optimizer
+from researcher.optimizer.space import values_and_ranges
 from researcher.prompting.prompt import Advice, PromptContext
-from researcher.proposers.edit_formats import offered_formats
+from researcher.proposers.edit_formats import AskedModel, offered_formats
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import Lessons, NearMiss
 from researcher.proposers.novelty import objection
 from researcher.source.knobs import read_knobs
-from researcher.source.proposal import KnobValue, Proposal, ProposerName, ReplaceFunction
+from researcher.source.proposal import EditFormat, KnobValue, Proposal, ProposerName, ReplaceFunction
 from researcher.source.validation import validate
 from trainer.jobs import Clock, Outcome, Profile
 
@@ -45,7 +46,8 @@ def prompt_context(
     first = max(0, -(-(number - HISTORY_LINES) // DROPPED_LINES) * DROPPED_LINES)
     measured = [item for item in recent if item.number >= first and (item.was_measured or item.is_baseline)]
     rolled_back = rolled_back_keeps(history.experiments(), history.confirmations())
-    rejected = [item for item in recent if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
+    own = [item for item in recent if item.proposer in (ProposerName.LLM, ProposerName.ADVISER)]
+    rejected = [item for item in own if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
     return PromptContext(
         program=program,
         profile=profile_text(profile),
@@ -115,6 +117,7 @@ def _line(item: Experiment, rolled_back: str | None) -> str:
 
 PLATEAU_PROMPT = 8  # experiments in a row without a keep
 ADVISED_HISTORY = 20
+ADVISED_BLOCK = 10
 BEST = 5
 DIFF_LINES = 40
 _ASSIGNED = re.compile(r"([A-Z][A-Z0-9_]*)\b[^=]*=")
@@ -134,7 +137,7 @@ class Briefing:
         history: JournalReader,
         incumbent: str,
         *,
-        model: str,
+        model: AskedModel,
         proposer_name: str = ProposerName.LLM,
         idea: str | None = None,
     ) -> PromptContext:
@@ -144,17 +147,21 @@ class Briefing:
         """
         context = prompt_context(history, self._profile, self._program(), incumbent, idea)
         lines = self._effect_lines(history)
-        if proposer_name == ProposerName.ADVISER:
+        advises = proposer_name == ProposerName.ADVISER
+        has_ranges = bool(values_and_ranges(incumbent)[1])
+        edit_formats = offered_formats(history, model, may_be_json=idea is None and has_ranges)
+        if advises or edit_formats == (EditFormat.JSON,):
             return replace(
                 context,
-                history=context.history[-ADVISED_HISTORY:],
+                history=context.history[_first_advised(len(context.history)) :],
                 memory=lines,
-                advice=self._advice(history, incumbent),
+                edit_formats=(EditFormat.JSON,),
+                advice=self._advice(history, incumbent, suggests=advises),
             )
         fruitless = without_keep(history.experiments())
         return replace(
             context,
-            edit_formats=offered_formats(history, model),
+            edit_formats=edit_formats,
             memory=(*lines, *self._lesson_lines(history, context.earlier), *_diff_lines(history, incumbent)),
             fruitless=fruitless if fruitless >= PLATEAU_PROMPT else None,
         )
@@ -166,12 +173,14 @@ class Briefing:
     def _sigma(self, history: JournalReader) -> float:
         return pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
 
-    def _advice(self, history: JournalReader, incumbent: str) -> Advice:
+    def _advice(self, history: JournalReader, incumbent: str, *, suggests: bool) -> Advice:
+        """Return the knobs. A model that sees the optimiser's suggestion copies it, so only an adviser does."""
         best = (
             f"{score:.6f} with {_set(moves) or 'train.py as it stands'}"
             for score, moves in self._optimizer.best(incumbent, BEST)
         )
-        return Advice(_knob_lines(incumbent), tuple(best), self._suggestion(history, incumbent))
+        suggestion = self._suggestion(history, incumbent) if suggests else None
+        return Advice(_knob_lines(incumbent), tuple(best), suggestion)
 
     def _suggestion(self, history: JournalReader, incumbent: str) -> str:
         """Describe the change that the optimiser would make without random exploration."""
@@ -209,6 +218,11 @@ class Briefing:
                 [f"{item.number}: {item.title}: {item.reason or ''}{_unless_banned(item)}" for item in dead],
             ),
         )
+
+
+def _first_advised(lines: int) -> int:
+    """Return the number of the first history line, which changes only every few experiments: prompts share a prefix."""
+    return max(0, -(-(lines - ADVISED_HISTORY) // ADVISED_BLOCK) * ADVISED_BLOCK)
 
 
 def _unless_banned(item: Experiment) -> str:

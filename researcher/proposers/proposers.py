@@ -22,7 +22,7 @@ from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.transcripts import store_exchanges
 from researcher.proposers.draft import Draft, ProposalRequest, Proposer, Tick, Vet
 from researcher.proposers.escalation import without_keep
-from researcher.proposers.lessons import NearMiss
+from researcher.proposers.lessons import NOTHING_LEARNED, NearMiss
 from researcher.proposers.llm_conversation import Conversation
 from researcher.proposers.llm_proposer import ALONE, LlmProposer, Vetting
 from researcher.proposers.prefetch import Prefetch
@@ -30,7 +30,6 @@ from researcher.proposers.prompt_context import PLATEAU_PROMPT, Briefing
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule, progress, upcoming
 from researcher.proposers.stronger_llm import Stronger, StrongerLlm
 from researcher.source.proposal import Edit, Proposal, ProposerName, WholeFile
-from trainer.jobs import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class Proposers:
         decided = sorted(
             (item for item in unknown if item.decided_at is not None), key=lambda item: item.decided_at or 0
         )
-        ran = [item for item in decided if item.outcome not in (Outcome.REJECTED, Outcome.LOST)]
+        ran = [item for item in decided if item.outcome not in NOTHING_LEARNED]
         fresh = (Measured(item.id, item.parent, journal.source(item.id)) for item in ran)
         self._optimizer.learn(fresh, journal.scores())
         for item in ran:
@@ -152,7 +151,12 @@ class Proposers:
         return upcoming(progress(self._shares, journal.experiments()), self._shares)
 
     def _rest_after(self, draft: Draft) -> None:
-        """Pause after several refusals in a row; otherwise fast refusals would fill the journal."""
+        """Pause after several refusals in a row; otherwise fast refusals would fill the journal.
+
+        A question without an answer is no refusal. Its LLM rests by itself.
+        """
+        if draft.unanswered is not None:
+            return
         self._refusals = self._refusals + 1 if draft.rejected is not None else 0
         if self._refusals >= REFUSALS_BEFORE_REST:
             rest_s = min(2.0 ** (self._refusals - REFUSALS_BEFORE_REST), LONGEST_REST_S)

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from researcher.journal.records import Experiment
 from researcher.source.proposal import ProposerName
+from trainer.jobs import Outcome
 
 Schedule = Mapping[str, float]  # name of a proposer -> share from 0 to 1
 
@@ -48,10 +49,13 @@ Progress = Mapping[str, Count]  # by the names of a schedule, in its order
 
 
 def progress(schedule: Schedule, experiments: Iterable[Experiment]) -> Progress:
-    """Count the experiments of the journal for each proposer of the schedule. The baseline does not count."""
+    """Count the experiments of the journal for each proposer of the schedule.
+
+    The baseline does not count, nor a question without an answer: it takes nobody's turn.
+    """
     so_far: Progress = {name: Count() for name in schedule}
     for item in experiments:
-        if not item.is_baseline:
+        if not item.is_baseline and item.outcome is not Outcome.UNANSWERED:
             so_far = and_then(so_far, item.proposer)
     return so_far
 

@@ -55,7 +55,7 @@ class StrongerLlm:
             return None
         self._metered.why = why
         try:
-            context = self._briefing.context(journal, turn.incumbent, model=self._llm.model)
+            context = self._briefing.context(journal, turn.incumbent, model=self._llm.asked_model(turn.incumbent))
             draft = self._vetting.draft(self._llm, context, journal, turn.tick, frozenset())
         except SpendingLimitReached as error:
             self._cap_reached = True

@@ -1,7 +1,7 @@
 """Computes each proposer's tries, results and costs, so that users can compare proposers. Pure functions.
 
-A try is any decided experiment except the baseline, including a rejected proposal. A proposer without a try has no
-entry. A lost trial is a try without a result, because it says nothing about its proposer.
+A try is any decided experiment except the baseline, including a rejected proposal. A lost trial is a try without a
+result, because it says nothing about its proposer. A question to which an LLM's server gave no answer is no try.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from trainer.jobs import Outcome
 
 # The columns of the exports, with the format in proposers.tsv.
 COLUMNS = {
-    "proposer": "", "tries": "", "rejected": "", "trials": "", "crashed": "", "kept": "", "confirmed": "",
+    "proposer": "", "tries": "", "rejected": "", "unanswered": "",
+    "trials": "", "crashed": "", "kept": "", "confirmed": "",
     "gain": ".6f", "gain_per_trial": ".6f", "gain_per_hour": ".6f",
     "trial_s": ".1f", "llm_s": ".1f", "llm_tokens": "", "llm_money": ".4f",
 }  # fmt: skip
@@ -41,6 +42,7 @@ class Rates:
     proposer: str
     tries: int
     rejected: int
+    unanswered: int
     trials: int
     crashed: int
     kept: int
@@ -61,7 +63,8 @@ class Rates:
     def figures(self) -> dict[str, str | float | None]:
         """Return all figures by the names of `COLUMNS`."""
         values = (
-            self.proposer, self.tries, self.rejected, self.trials, self.crashed, self.kept, self.confirmed,
+            self.proposer, self.tries, self.rejected, self.unanswered,
+            self.trials, self.crashed, self.kept, self.confirmed,
             self.gain, self.gain_per_trial, self.gain_per_hour,
             self.cost.trial_s, self.cost.llm_s, self.cost.llm_tokens, self.cost.money,
         )  # fmt: skip
@@ -69,7 +72,10 @@ class Rates:
 
 
 def rates_of(run: Run, rows: Iterable[Row], scores: Mapping[int, Sequence[float]]) -> tuple[Rates, ...]:
-    """Return the figures of each proposer with a try. `scores` are all scores of an experiment, by its id."""
+    """Return the figures of each proposer with a try or an unanswered question.
+
+    `scores` are all scores of an experiment, by its id.
+    """
     tried = defaultdict[str, list[Row]](list)
     for row in rows:
         item = row.experiment
@@ -94,12 +100,14 @@ def proposers_text(rates: Iterable[Rates]) -> str:
 def _rates(run: Run, proposer: str, rows: list[Row], scores: Mapping[int, Sequence[float]]) -> Rates:
     outcomes = [row.experiment.outcome for row in rows]
     rejected, kept = outcomes.count(Outcome.REJECTED), [row for row in rows if row.experiment.decision is Decision.KEEP]
+    unanswered = outcomes.count(Outcome.UNANSWERED)
     asked = replace(run, prices=Prices(per_mtoken=run.prices.per_mtoken))
     trials = [row.trial for row in rows if row.trial is not None]
     return Rates(
         proposer=proposer,
-        tries=len(rows),
+        tries=len(rows) - unanswered,
         rejected=rejected,
+        unanswered=unanswered,
         trials=sum(outcome in (Outcome.OK, *FAILURES) for outcome in outcomes) - rejected,
         crashed=sum(outcome in FAILURES for outcome in outcomes) - rejected,
         kept=len(kept),

@@ -85,7 +85,11 @@ class ResultsTable:
 
 
 def _lines(rows: Sequence[Row]) -> list[str]:
-    return [_line(row) for row in rows if row.experiment.decision is not None and row.status != "rejected"]
+    return [_line(row) for row in rows if row.experiment.decision is not None and _has_trial(row)]
+
+
+def _has_trial(row: Row) -> bool:
+    return row.experiment.outcome is None or not row.experiment.outcome.is_without_trial
 
 
 def _line(row: Row) -> str:

@@ -73,15 +73,16 @@ class Row:
             if self.rolled_back:
                 return f"rolled back: {self.rolled_back_because}"
             return "confirmed" if self.confirmed else "provisional"
-        if item.decision is None or item.outcome in (None, Outcome.OK, Outcome.REJECTED):
+        if item.decision is None or item.outcome in (None, Outcome.OK) or item.outcome.is_without_trial:
             return ""
         return item.outcome.value.replace("_", " ")
 
     @property
     def status(self) -> str:
-        """keep, discard, crash, rejected, or the present state."""
-        if self.experiment.outcome is Outcome.REJECTED:
-            return "rejected"
+        """keep, discard, crash, rejected, unanswered, or the present state."""
+        outcome = self.experiment.outcome
+        if outcome is not None and outcome.is_without_trial:
+            return outcome.value
         return str(self.experiment.decision or self.experiment.state)
 
     @property
@@ -159,7 +160,7 @@ class RunReport:
         scored = Counter(item.decision for item in decided if item.outcome is Outcome.OK)
         failed = Counter(item.outcome for item in decided)
         counts = {str(decision): scored[decision] for decision in (Decision.KEEP, Decision.DISCARD)}
-        counts |= {outcome.value: failed[outcome] for outcome in FAILURES}
+        counts |= {outcome.value: failed[outcome] for outcome in (*FAILURES, Outcome.UNANSWERED)}
         return counts | {"infrastructure": self.lost_attempts, "repeated": self.repeated_attempts}
 
     @property

@@ -30,7 +30,6 @@ from researcher.repository.git_command import (
 )
 from researcher.repository.publishing import BASE, CONFIRMED_TAGS, UserRepository, aside_names
 from researcher.repository.repository import MENDING, Workspace
-from trainer.jobs import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def ensure_commits(workspace: Workspace, history: JournalReader) -> int:
     refs = workspace.candidates(run.branch)
     lost = 0
     for experiment in history.experiments():
-        if experiment.is_baseline or experiment.outcome is Outcome.REJECTED:
+        if experiment.is_baseline or (experiment.outcome is not None and experiment.outcome.is_without_trial):
             continue
         found = refs.get(candidate_ref(run, experiment))
         if found is None or experiment.commit_sha not in (None, found):

@@ -45,6 +45,19 @@ def replace_definition(source: str, name: str | None, definition: str, number: i
     return replace_spans(source, [(start, end, line_end(source).join(lines))])
 
 
+def definition_around(source: str, line: int) -> str | None:
+    """Return the qualified name of the innermost definition that contains a line, or None."""
+    try:
+        around = [
+            (node.lineno, name)
+            for name, node in _definitions(parse(source))
+            if node.lineno <= line <= (node.end_lineno or node.lineno)
+        ]
+    except EditError:
+        return None
+    return max(around, default=(0, None))[1]
+
+
 def _parsable(text: str) -> str:
     text = LINE_END.sub("\n", text)
     code = (line for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))

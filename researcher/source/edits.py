@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
 from researcher.errors import EditError
-from researcher.source.definitions import replace_definition
-from researcher.source.knobs import set_knobs
-from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source.definitions import definition_around, replace_definition
+from researcher.source.knobs import read_knobs, set_knobs
+from researcher.source.proposal import Edit, KnobLiteral, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from researcher.source.syntax import LINE_END, line_end
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -25,6 +25,7 @@ _NEAREST_LINES = 12
 _COMPARED_CHARACTERS = 200
 _COMPARED_LINES = 40
 _GUESSED_LINES = 3
+TITLED_MOVES = 4
 
 
 def apply_edits(source: str, edits: Iterable[Edit]) -> str:
@@ -45,6 +46,81 @@ def apply_edits(source: str, edits: Iterable[Edit]) -> str:
             case _:
                 assert_never(edit)
     return source
+
+
+def title_of(source: str, edits: Sequence[Edit]) -> str:
+    """Describe what edits change, from what to what: the moves of knobs, or the first lines that differ.
+
+    Of edits that do not fit the source, the title says what they were to change.
+    """
+    if all(isinstance(edit, SetKnobs) for edit in edits):
+        old = {name: knob.value for name, knob in read_knobs(source).items()}
+        return title_of_moves(old, {name: value for edit in edits for name, value in _knobs(edit).items()})
+    try:
+        return _difference(source, apply_edits(source, edits))
+    except EditError:
+        return "; ".join(map(_intention, edits))
+
+
+def title_of_moves(old: Mapping[str, KnobLiteral], moves: Mapping[str, KnobLiteral]) -> str:
+    """Describe moves as text: each knob's old and new value, at most `TITLED_MOVES` of them."""
+    changes = [f"{name} {old.get(name, 'unknown')} -> {value}" for name, value in moves.items()]
+    more = f" and {len(changes) - TITLED_MOVES} more" if len(changes) > TITLED_MOVES else ""
+    return ", ".join(changes[:TITLED_MOVES]) + more
+
+
+def clamped(source: str, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Return the edits with each number outside of its knob's range moved to the nearest value inside."""
+    ranges = {name: knob.range for name, knob in read_knobs(source).items() if knob.range is not None}
+
+    def inside(name: str, value: KnobLiteral) -> KnobLiteral:
+        return value if name not in ranges or isinstance(value, tuple) else ranges[name].nearest(value)
+
+    return tuple(
+        SetKnobs({name: inside(name, value) for name, value in edit.knobs.items()})
+        if isinstance(edit, SetKnobs)
+        else edit
+        for edit in edits
+    )
+
+
+def _knobs(edit: Edit) -> Mapping[str, KnobLiteral]:
+    return edit.knobs if isinstance(edit, SetKnobs) else {}
+
+
+def _difference(before: str, after: str) -> str:
+    """Describe the first line in which two sources differ, and say whether more follow."""
+    old, new = ([line.strip() for line in _bare_lines(text)] for text in (before, after))
+    shorter = min(len(old), len(new))
+    first = next((number for number in range(shorter) if old[number] != new[number]), shorter)
+    last = next((number for number in range(shorter - first) if old[-1 - number] != new[-1 - number]), shorter - first)
+    removed, added = ([line for line in lines[first : len(lines) - last] if line] for lines in (old, new))
+    if not removed and not added:
+        return "only blanks"
+    if removed and added:
+        what = f"{removed[0]} -> {added[0]}"
+    else:
+        what = f"without {removed[0]}" if removed else f"new: {added[0]}"
+    more = " and more" if max(len(removed), len(added)) > 1 else ""
+    return f"{definition_around(before, first + 1) or f'line {first + 1}'}: {what}{more}"
+
+
+def _intention(edit: Edit) -> str:
+    match edit:
+        case SetKnobs(knobs=values):
+            return ", ".join(f"{name} = {value}" for name, value in values.items())
+        case ReplaceFunction(name=name):
+            return f"a new {name or 'definition'}"
+        case SearchReplace(search=search, replace=replace):
+            return f"{_first_line(search)} -> {_first_line(replace)}"
+        case WholeFile():
+            return "a new train.py"
+        case _:
+            assert_never(edit)
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in _bare_lines(text) if line.strip()), "nothing")
 
 
 def _replaced(source: str, search: str, replace: str, number: int) -> str:

@@ -55,6 +55,13 @@ class Range:
             return False
         return self.kind == "float" or (isinstance(value, int) and (self.kind == "int" or is_power_of_two(value)))
 
+    def nearest(self, value: bool | KnobValue) -> bool | KnobValue:
+        """Return the value inside the range that is nearest to a number, or a value of another kind as it is."""
+        if self.kind == "choice" or isinstance(value, (str, bool)) or self.low <= value <= self.high:
+            return value
+        end = self.low if value < self.low else self.high
+        return end if self.kind == "float" else int(end)
+
     def __str__(self) -> str:
         if self.kind == "choice":
             return "one of " + " ".join(str(choice) for choice in self.choices)

@@ -17,12 +17,19 @@ KnobLiteral = bool | KnobValue | tuple[bool | KnobValue, ...]  # without `bool`,
 
 
 class EditFormat(StrEnum):
-    """The edit formats, which are also the names of the prompt files that explain them."""
+    """The edit formats, which are also the names of the prompt files that explain them.
+
+    A question in the format `JSON` asks for a change of knobs in a schema, and for nothing else.
+    """
 
     SET = "set"
     FUNCTION = "function"
     SEARCH = "search"
     FILE = "file"
+    JSON = "json"
+
+
+FREE_FORMATS = tuple(edit_format for edit_format in EditFormat if edit_format is not EditFormat.JSON)
 
 
 class AnswerStage(StrEnum):
@@ -94,7 +101,10 @@ def formats_of(edits: Iterable[Edit]) -> tuple[EditFormat, ...]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One answer for a proposal: the edit formats it used, and the stage at which it failed, or None."""
+    """One answer for a proposal: its edit formats, and the stage at which it failed, or None.
+
+    The formats are those in which it was begun. An answer without any counts for all formats that it was offered.
+    """
 
     edit_formats: Annotated[tuple[EditFormat, ...], Field(validation_alias=AliasChoices("edit_formats", "lanes"))]
     failed: AnswerStage | None = None

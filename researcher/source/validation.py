@@ -136,7 +136,7 @@ def _inspect(source: str) -> tuple[tuple[Undefined, ...], tuple[Violation, ...]]
 
 def _refuse_no_change(same_text: bool, facts: SourceFacts, incumbent: SourceFacts) -> None:
     if same_text:
-        raise Rejected("the edits change nothing")
+        raise Rejected("the edits change nothing: all of it stands in train.py already; choose other values or lines")
     if facts.fingerprint == incumbent.fingerprint:
         raise Rejected(
             "the edits change only comments, docstrings or layout, local names or how a number is written;"

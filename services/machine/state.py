@@ -1,12 +1,13 @@
-"""The state folder of local mode: the files of one run, and the choices with which it began.
+"""The state folder of local mode: the files of one run, the choices with which it began, and its settings.
 
-One state holds one run of one profile. Once the journal exists, other choices are refused.
+One state holds one run of one profile. Once the journal exists, other choices are refused. The settings of the last
+start apply to the next one, unless the user gives others.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from trainer.jobs import Profile, profile_named
 
 CHOICES_FILE = "night.json"
 OWN_SUBJECT = "subject"  # a relative path, so that a copied or moved state folder works on its own repository
+SETTINGS_FILE = "settings.json"
+OF_ONE_LLM = ("MODEL", "NUM_CTX", "NUM_PREDICT", "OLLAMA_HOST", "OPENAI_")  # beginnings of keys
 
 
 class StateError(OvernightError):
@@ -48,6 +51,14 @@ class RunConfig:
     def text_folder(self) -> Path | None:
         """Return the folder of the user's own text, None for the profile's text."""
         return None if self.text is None else Path(self.text)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of a run, by key. `changes` says what differs from the settings of the start before."""
+
+    values: Mapping[str, str]
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,39 @@ class State:
         wanted.trial_profile()
         self.write(wanted)
         return wanted
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the last start, by key. Raises StateError for an unreadable file."""
+        path = self.journal / SETTINGS_FILE
+        if not path.exists():
+            return {}
+        try:
+            return {str(key): str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        except (AttributeError, ValueError) as error:
+            raise StateError(f"{path} cannot be read ({error})", "remove it, and give the options again") from error
+
+    def settled(self, given: Mapping[str, str]) -> RunSettings:
+        """Return the settings of a start: those that are given, else those of the start before.
+
+        Another LLM has settings of its own, so the address and the model of the one before are dropped.
+        """
+        before = self.settings()
+        if given.get("LLM", before.get("LLM")) != before.get("LLM"):
+            kept = {key: value for key, value in before.items() if not key.startswith(OF_ONE_LLM)}
+        else:
+            kept = before
+        after = kept | dict(given)
+        changes = (
+            f"{key} was {before.get(key, 'not set')}, and is {after.get(key, 'not set')} now"
+            for key in dict.fromkeys((*before, *after))
+            if before and before.get(key) != after.get(key)
+        )
+        return RunSettings(after, tuple(changes))
+
+    def remember(self, settings: Mapping[str, str]) -> None:
+        """Write the settings, so that the next start continues with them."""
+        self.make()
+        write_whole(self.journal / SETTINGS_FILE, json.dumps(dict(settings), indent=1).encode())
 
     @property
     def has_begun(self) -> bool:

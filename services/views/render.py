@@ -22,7 +22,7 @@ from researcher.report.view import LiveStatus, Row, RunReport, tally_text, waiti
 from trainer.jobs import Status, StatusKind, WorkerStatus
 
 ROWS = 10
-STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow"}
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow", "unanswered": "yellow"}
 LABELS = {"llm": "LLM", "dry_runs": "dry runs", "subject": "git"}
 AT_REST = "not running; `overnight run` goes on with it"
 
@@ -244,6 +244,8 @@ def proposers_table(rates: Sequence[Rates]) -> Table:
     costs = [each.cost for each in rates]
     table.add_row("tries", *(str(each.tries) for each in rates))
     table.add_row("rejected", *(str(each.rejected) for each in rates))
+    if any(each.unanswered for each in rates):
+        table.add_row("unanswered", *(str(each.unanswered) for each in rates))
     table.add_row("crashed", *(str(each.crashed) for each in rates))
     table.add_row("kept", *(str(each.kept) for each in rates))
     table.add_row("confirmed", *(str(each.confirmed) for each in rates))

@@ -52,9 +52,15 @@ def show_status(state: State, console: Console, *, as_json: bool) -> None:
         report = _snapshot(history, state, _bus(state))
     age_s = _age_s(_begun(report))
     if as_json:
-        print(json.dumps(report.to_json()))
+        print(json.dumps(report.to_json() | {"options": state.settings()}))
         return
     console.print(draw(Scene(report, None, age_s, "")))
+    if options := state.settings():
+        console.print(
+            "options  " + " ".join(f"{key}={value}" for key, value in sorted(options.items())),
+            style="dim",
+            soft_wrap=True,
+        )
     if report.rates:
         console.print(proposers_table(report.rates))
 

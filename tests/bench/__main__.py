@@ -20,6 +20,7 @@ from tests.bench import (
     dry_runs,
     faults,
     honest,
+    models,
     overhead,
     prefix,
     proposers,
@@ -64,6 +65,15 @@ def _chosen() -> argparse.Namespace:
     names.add_parser("faults", help="faults of small models and their servers, and their costs")
     one = names.add_parser("replay", help="the steps at which stored answers of models fail with the present code")
     one.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder of a run")
+    one = names.add_parser(
+        "models", help="ask models the stored questions of a run, and count what becomes of the answers"
+    )
+    one.add_argument("models", nargs="+", metavar="MODEL")
+    one.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder of a run")
+    one.add_argument("--url", help="base URL of an OpenAI-compatible endpoint; Ollama if not given")
+    one.add_argument("--ollama-host", default="", metavar="ADDRESS", help="address of Ollama")
+    one.add_argument("--questions", type=int, default=models.QUESTIONS, help="number for each model")
+    one.add_argument("--trials", action="store_true", help="train each valid candidate; needs a trial's time for each")
     names.add_parser("dry-runs", help="verdicts and times of dry runs on broken and harmless edits")
     one = names.add_parser("prefix", help="the part of each prompt that equals the beginning of the one before")
     one.add_argument("--experiments", type=int, default=100)
@@ -151,6 +161,14 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "attack": lambda options: attack.run(options.seed, options.count, options.minutes, options.dir, options.jobs),
     "faults": lambda _: faults.run(),
     "replay": lambda options: replay.replay_proposals(State(options.state), Console()),
+    "models": lambda options: models.run(
+        State(options.state),
+        options.models,
+        options.url,
+        options.ollama_host,
+        options.questions,
+        trials=options.trials,
+    ),
     "dry-runs": lambda _: dry_runs.run(),
     "prefix": lambda options: prefix.run(options.experiments),
     "record": lambda options: record.run(options.file, options.data, options.trials),

@@ -37,13 +37,14 @@ RATE = "RATE = 20.0  # of the descent; range 1.0..50.0"
 class Scenario:
     """`said` is expected in the log and in the next question; None if the answer is good nevertheless.
 
-    `turns` are the server's turns, that of a repair included.
+    `turns` are the server's turns, that of a repair included. With `of_server` the next question does not mention it.
     """
 
     name: str
     turns: tuple[Turn, ...]
     said: str | None
     refusals: int = 1
+    of_server: bool = False
 
 
 def _row(name: str, *turns: Turn, said: str | None) -> Scenario:
@@ -67,7 +68,8 @@ def _file(text: str) -> str:
 
 def _fault(name: str, fault: str, said: str, latency_s: float = 0.0) -> Scenario:
     text = HEAD.format(name=name) + _swap(RATE, "RATE = 19.0") * 3
-    return _row(name, Turn(text, fault, latency_s=latency_s), said=said)  # type: ignore[arg-type]
+    turn = Turn(text, fault, latency_s=latency_s)  # type: ignore[arg-type]
+    return Scenario(name, (turn,), said, of_server=True)
 
 
 NO_IDEA = Turn("asdf ;; %% 0x0x 良い \x07 no edits {{{")
@@ -93,7 +95,7 @@ SCENARIOS = (
     _fault("dropped before the answer", "drop_before_stream", "nothing usable answers"),
     _fault("dropped in the middle", "drop_mid_stream", "broke off in the middle"),
     _fault("silent in the middle", "stall", "stopped in the middle"),
-    _fault("slow trickle", "slow_trickle", "had not finished after", latency_s=0.05),
+    _fault("slow trickle", "slow_trickle", "after its first word", latency_s=0.05),
     _fault("an error in the stream", "error_line", "broke off with: an error was encountered"),
     _fault("a stream that is no JSON", "garbage_line", "is not JSON"),
     _fault("no last line", "no_done", "without saying `done`"),
@@ -106,7 +108,7 @@ SCENARIOS = (
          said="was the answer cut off?"),
     _row("a file cut off", *(Turn(HEAD + _file(TRAIN)[:700], length=True),) * 2, said="was cut off at its longest"),
     _answer("a file cut off, not said so", _file(TRAIN)[:700], "was the answer cut off?"),
-    _answer("two fences", "```\nRATE = 2.0\n```\n```\nRATE = 3.0\nSEED = 4\n```\n", "must keep"),
+    _answer("two fences", "```\nRATE = 2.0\n```\n```\nRATE = 3.0\nSEED = 4\n```\n", "is set twice"),
     _answer("CRLF", _swap(RATE, "RATE = 18.0").replace("\n", "\r\n"), None),
     _answer("markers in a docstring", _file('"""\n<<<<<<< SEARCH\n=======\n>>>>>>> REPLACE\n"""\n' + TRAIN),
             "searches for nothing"),
@@ -127,7 +129,7 @@ SCENARIOS = (
     _answer("an edit of prepare.py", _swap("MAX_SEQ_LEN = 32", "MAX_SEQ_LEN = 16"), "does not stand in train.py"),
     _answer("no evaluation", _swap("val_bpb = evaluate_bpb(model, tokenizer, 8)", "val_bpb = 0.1"), "must keep"),
     _answer("a network", _swap("import torch", "import socket\nimport torch"), "may not do this"),
-    _answer("out of range", "SET RATE = 900.0\n", "outside of its range"),
+    _answer("out of range", "SET RATE = 900.0\n", None),
     _answer("no such function", "FUNCTION Bigrams.backward\n```\ndef backward(self):\n    pass\n```\n", "backward"),
     _answer("a method", f"FUNCTION Bigrams.forward\n{_file(FORWARD)}", None),
     _row("a whole file with CRLF", Turn((HEAD.format(name="file") + _file(WHOLE)).replace("\n", "\r\n")), said=None),

@@ -87,6 +87,7 @@ class OllamaDouble(ThreadingHTTPServer):
 
     capabilities: tuple[str, ...] = ("completion",)
     family = "llama"
+    parameter_size = ""
     version = VERSION
 
     def __init__(self, script: Script, *, model: str = "small:latest", port: int = 0) -> None:
@@ -140,7 +141,7 @@ class OllamaDouble(ThreadingHTTPServer):
 
     def shown(self) -> dict[str, Any]:
         """Return the model as /api/show describes it."""
-        model = listed_model(self.model, self.capabilities, self.family)
+        model = listed_model(self.model, self.capabilities, self.family, self.parameter_size)
         shown: dict[str, Any] = {"modelfile": "", "parameters": "temperature 0.2", "template": "{{ .Messages }}"}
         shown |= {"model_info": {"general.architecture": "llama", "llama.context_length": 32768}, "tensors": []}
         return shown | {key: model[key] for key in ("details", "capabilities", "modified_at")}

@@ -28,10 +28,12 @@ def too_long(asked: int, room: int) -> dict[str, Any]:
     return {"code": 400, "message": message, **kind}
 
 
-def listed_model(model: str, capabilities: Sequence[str] = ("completion",), family: str = "llama") -> dict[str, Any]:
+def listed_model(
+    model: str, capabilities: Sequence[str] = ("completion",), family: str = "llama", parameter_size: str = ""
+) -> dict[str, Any]:
     """Return a model as /api/tags lists it."""
     details = {"parent_model": "", "format": "gguf", "family": family, "families": [family]}
-    details |= {"parameter_size": "134.52M", "quantization_level": "Q4_1"}
+    details |= {"parameter_size": parameter_size, "quantization_level": "Q4_1"}
     listed = {"name": full_name(model), "model": full_name(model), "modified_at": _now(), "size": 98_362_763}
     return {**listed, "digest": "4a51" * 16, "details": details, "capabilities": list(capabilities)}
 

@@ -37,6 +37,7 @@ _DENYLIST = "researcher/source/test_policy.py::test_"
 _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
+_CONVERSATION = "researcher/proposers/test_llm_conversation.py::test_"
 _EDIT_FORMATS = "researcher/proposers/test_edit_formats.py::test_"
 _GPUS = "services/machine/test_gpus.py::test_"
 _THOUGHTS = "researcher/prompting/test_thoughts.py::test_"
@@ -298,7 +299,7 @@ GUARDS = (
     Guard(
         "rejections are no failures",
         "researcher/decision/rules.py",
-        "outcome is not Outcome.REJECTED and not outcome.is_infrastructure",
+        "not outcome.is_without_trial and not outcome.is_infrastructure",
         "not outcome.is_infrastructure",
         _DECISION
         + "three_failures_in_a_row_ask_for_an_incumbent_confirmation_and_neither_rejections_nor_lost_trials_count",
@@ -818,16 +819,32 @@ GUARDS = (
     Guard(
         "no edit format is dropped before it was tried enough",
         "researcher/proposers/edit_formats.py",
-        " if success.tried >= TRIED_ENOUGH}",
-        " if success.tried}",
+        "        if measured[edit_format].tried >= TRIED_ENOUGH\n",
+        "        if measured[edit_format].tried\n",
         _EDIT_FORMATS + "no_edit_format_is_dropped_before_it_was_tried_enough",
     ),
     Guard(
         "the edit formats in a prompt change only now and then",
         "researcher/proposers/edit_formats.py",
-        "        and item.id <= until\n",
-        "",
+        " for item, attempts in asked if item.id <= _counted_until(history))",
+        " for item, attempts in asked)",
         _EDIT_FORMATS + "edit_formats_of_a_journal_are_those_of_this_model_and_change_only_now_and_then",
+    ),
+    Guard(
+        "a start continues with the settings of the one before",
+        "services/machine/state.py",
+        "        after = kept | dict(given)",
+        "        after = dict(given)",
+        "services/machine/test_state.py::"
+        "test_a_start_continues_with_the_settings_of_the_one_before_and_says_what_changes",
+    ),
+    Guard(
+        "another LLM has an address and a model of its own",
+        "services/machine/state.py",
+        "if not key.startswith(OF_ONE_LLM)}",
+        "if key}",
+        "services/machine/test_state.py::"
+        "test_a_start_continues_with_the_settings_of_the_one_before_and_says_what_changes",
     ),
     # Adoption of a user's own repository
     Guard(
@@ -1024,6 +1041,27 @@ GUARDS = (
         "researcher/proposers/test_llm_conversation.py::test_answer_to_a_question_that_the_server_cut_is_no_answer",
     ),
     Guard(
+        "estimates follow the server's counts downwards too",
+        "researcher/prompting/context_budget.py",
+        "        if answer.counts_cached or answer.prompt_tokens > ",
+        "        if answer.prompt_tokens > ",
+        _WINDOW + "the_room_follows_the_highest_of_the_latest_counts_both_ways",
+    ),
+    Guard(
+        "a prompt that is still read has time beyond the answer's deadline",
+        "researcher/llm/stream.py",
+        "        reading_s = READING_DEADLINES * deadlines.deadline_s",
+        "        reading_s = deadlines.deadline_s",
+        "researcher/llm/test_openai.py::test_signs_of_life_extend_the_deadline_until_the_first_word",
+    ),
+    Guard(
+        "a count without what was read before corrects upwards only",
+        "researcher/prompting/context_budget.py",
+        "        if answer.counts_cached or answer.prompt_tokens > prompt_tokens(question) * self._ratio:\n    ",
+        "",
+        _WINDOW + "a_server_that_leaves_cached_tokens_out_corrects_upwards_only",
+    ),
+    Guard(
         "a count without what was read before says nothing of a cut",
         "researcher/prompting/context_budget.py",
         "        if answer.counts_cached and ",
@@ -1033,16 +1071,72 @@ GUARDS = (
     Guard(
         "an edit that was begun is repaired as what it is",
         "researcher/proposers/llm_conversation.py",
-        "(failed.shows_no_edit and asking.may_be_a_move)",
+        "(failed.shows_no_code and asking.may_be_a_move)",
         "asking.may_be_a_move",
-        "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+        "researcher/proposers/test_llm_conversation.py::test_who_showed_code_or_may_not_set_knobs_is_repaired_in_the_free_form",
+    ),
+    Guard(
+        "the lines of knobs are shown before anything else",
+        "researcher/prompting/source_outline.py",
+        "spent = self._add(shown, lines, spent, int(KNOBS_SHARE * room))",
+        "spent = self._add(shown, lines, spent, 0)",
+        "researcher/prompting/test_source_outline.py::test_the_knobs_of_the_subject_are_shown_before_anything_else",
+    ),
+    Guard(
+        "no answered question is asked again as it was",
+        "researcher/proposers/llm_conversation.py",
+        "            self._answered[digest] += 1",
+        "            pass",
+        _CONVERSATION + "no_answered_question_is_asked_again_as_it_was_and_refusals_are_sampled_warmer",
+    ),
+    Guard(
+        "a small model repairs nothing",
+        "researcher/proposers/llm_conversation.py",
+        "is_repairable and (not self._is_small or asking.context.idea is not None):",
+        "is_repairable:",
+        _CONVERSATION + "no_answered_question_is_asked_again_as_it_was_and_refusals_are_sampled_warmer",
+    ),
+    Guard(
+        "an interrupted question is asked again as it was",
+        "researcher/proposers/llm_conversation.py",
+        "        return last\n",
+        "        return context\n",
+        _CONVERSATION + "a_question_that_the_server_interrupted_is_asked_again_as_it_was_while_it_asks_for_the_same",
+    ),
+    Guard(
+        "an answer without an edit counts for what it was offered",
+        "researcher/proposers/llm_conversation.py",
+        "else found or offered, failed)",
+        "else found, failed)",
+        _CONVERSATION + "an_answer_without_an_edit_counts_for_the_formats_it_was_offered",
+    ),
+    Guard(
+        "titles say what moved",
+        "researcher/proposers/llm_conversation.py",
+        "one_line(title_of(source, edits), TITLE_CHARACTERS - len(note)) + note",
+        "reply.title",
+        _CONVERSATION + "titles_say_what_moved_and_the_models_words_are_its_hypothesis",
+    ),
+    Guard(
+        "a whole file is offered only if an answer has room for it",
+        "researcher/proposers/edit_formats.py",
+        "    if not model.writes_file:",
+        "    if False:",
+        _EDIT_FORMATS + "a_whole_file_that_no_answer_has_room_for_is_not_offered",
+    ),
+    Guard(
+        "a model that is held to JSON tries another format now and then",
+        "researcher/proposers/edit_formats.py",
+        "        return latest < JSON_IN_A_ROW",
+        "        return True",
+        _EDIT_FORMATS + "a_small_model_begins_with_json_and_later_tries_one_format_that_edits_code",
     ),
     Guard(
         "a person's idea is not turned into a change of knobs",
         "researcher/proposers/llm_conversation.py",
         " and self.context.idea is None",
         "",
-        "researcher/proposers/test_llm_conversation.py::test_who_showed_an_edit_or_may_not_set_knobs_is_repaired_in_the_free_form",
+        "researcher/proposers/test_llm_conversation.py::test_who_showed_code_or_may_not_set_knobs_is_repaired_in_the_free_form",
     ),
     Guard(
         "a model that runs elsewhere is not waited for in memory",
@@ -1076,15 +1170,30 @@ GUARDS = (
     Guard(
         "a question that gets no answer is told in the log",
         "researcher/proposers/llm_proposer.py",
-        'Draft(Proposal(by, _UNANSWERED, "", ()), rejected=str(error)) if answered else None',
+        'Draft(Proposal(by, _UNANSWERED, "", ()), unanswered=str(error)) if answered else None',
         "None",
-        "scenarios/test_llm_faults.py::test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question[hang]",
+        "scenarios/test_llm_faults.py::test_fault_costs_no_trial_is_told_and_only_the_models_own_is_known_to_the_next_question[hang]",
+    ),
+    Guard(
+        "a question without an answer takes no turn",
+        "researcher/proposers/schedule.py",
+        " and item.outcome is not Outcome.UNANSWERED:",
+        ":",
+        "researcher/proposers/test_schedule.py::test_a_question_without_an_answer_takes_no_turn",
+    ),
+    Guard(
+        "a fault of the server is no rejection",
+        "researcher/proposers/llm_conversation.py",
+        "        is_unanswered = isinstance(fault, LlmServerFault)",
+        "        is_unanswered = False",
+        "researcher/proposers/test_proposers.py::"
+        "test_faults_of_the_server_are_no_rejections_and_the_idea_they_interrupt_goes_on_waiting",
     ),
     Guard(
         "secrets are taken out of what a model is told",
         "researcher/proposers/llm_conversation.py",
-        "context = _without_secrets(context, self._redact)",
-        "context = context",
+        "self._resumed(_without_secrets(context, self._redact))",
+        "self._resumed(context)",
         _SECRETS + "secrets_are_in_no_question_and_in_nothing_that_is_kept_of_an_answer",
     ),
     Guard(
@@ -1104,7 +1213,7 @@ GUARDS = (
     Guard(
         "a comment that stands for lines is no code",
         "researcher/proposers/llm_conversation.py",
-        "        refuse_marks(reply.edits)\n",
+        "        refuse_marks(edits)\n",
         "",
         "researcher/proposers/test_llm_conversation.py::test_answer_that_takes_a_comment_of_the_view_for_code_is_refused",
     ),
@@ -2480,8 +2589,8 @@ GUARDS = (
     Guard(
         "what the machine lost teaches nothing",
         "researcher/proposers/lessons.py",
-        "(None, Outcome.REJECTED, Outcome.LOST)",
-        "(None, Outcome.REJECTED)",
+        "(None, Outcome.REJECTED, Outcome.UNANSWERED, Outcome.LOST)",
+        "(None, Outcome.REJECTED, Outcome.UNANSWERED)",
         "researcher/proposers/test_lessons.py::test_near_misses_dead_ends_and_what_was_kept_are_told_apart",
     ),
     Guard(

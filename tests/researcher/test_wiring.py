@@ -71,7 +71,7 @@ def test_room_that_went_into_thoughts_nobody_shows_is_doubled_once(settings) -> 
         draft = llm.propose(CONTEXT, lambda: None, accepted)
 
     assert draft.rejected is None
-    assert [asked["max_tokens"] for asked in server.questions] == [4096, 8192]
+    assert [asked["max_tokens"] for asked in server.questions] == [8192, 16384]
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=lambda backend: backend.name)

@@ -47,17 +47,18 @@ def log(folder: Path, number: int) -> str:
 
 
 @pytest.mark.parametrize("row", BAD, ids=lambda row: row.name)
-def test_fault_costs_no_trial_is_told_and_is_known_to_the_next_question(
+def test_fault_costs_no_trial_is_told_and_only_the_models_own_is_known_to_the_next_question(
     row: Scenario, seen: dict[str, Seen], folder: Path
 ) -> None:
     assert row.said is not None
     became = seen[row.name]
 
-    assert [item.outcome for item in became.experiments] == [Outcome.REJECTED] * row.refusals
+    expected = Outcome.UNANSWERED if row.of_server else Outcome.REJECTED
+    assert [item.outcome for item in became.experiments] == [expected] * row.refusals
     with JournalReader(folder / "journal") as history:
         assert not any(history.trials(experiment=item.id) for item in became.experiments)
     assert row.said in log(folder, became.experiments[-1].number)
-    assert row.said in became.next_question
+    assert (row.said in became.next_question) is not row.of_server
     assert became.next_one.outcome is Outcome.OK
 
 

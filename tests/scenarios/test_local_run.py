@@ -20,6 +20,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import State as Step
 from tests import ROOT
 from tests.doubles.ollama_server import Turn, ollama_double
+from tests.doubles.openai_server import openai_double, spoken
 from tests.fixtures.trials import wait_for
 
 DEADLINE_S = 150.0
@@ -271,3 +272,20 @@ def test_a_single_trial_is_scored_and_its_log_is_kept(local_run: LocalRun, tmp_p
     assert "crashed" in said
     assert "not today" in said
     assert "log: " in said
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_its_llm_in_another_shell_and_says_so(local_run: LocalRun) -> None:
+    with openai_double(spoken("HYPOTHESIS: it helps\nSET DEPTH = 1\n")) as server:
+        llm = ("--llm", "openai", "--openai-base-url", server.url, "--model", "large-70b", "--proposer", "llm")
+        local_run.start("--experiments", "8", *llm)
+        local_run.wait_until(lambda _: len(server.questions) > 0)
+        local_run.end()
+        local_run.wait_for_silence()
+        asked = len(server.questions)
+        local_run.start("--experiments", "9")
+        local_run.wait_until(lambda _: len(server.questions) > asked)
+        local_run.end()
+
+    assert "EXPERIMENTS was 8, and is 9 now" in local_run.output.read_text()
+    assert f"OPENAI_BASE_URL={server.url}" in local_run.publish_status("status")

@@ -18,16 +18,25 @@ LOG_TAIL_CHARACTERS = 8_000
 
 
 class Outcome(StrEnum):
-    """The end of a trial, or `rejected` for a proposal that never became a trial."""
+    """The end of a trial; or without a trial, `rejected` for a refused proposal, `unanswered` for a question to an LLM.
+
+    A server that gave no answer is the cause of `unanswered`, and neither the LLM nor its proposal.
+    """
 
     OK = "ok"
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
     TIMED_OUT = "timed_out"
     REJECTED = "rejected"
+    UNANSWERED = "unanswered"
     UNSCORABLE = "unscorable"
     PREEMPTED = "preempted"
     LOST = "lost"
+
+    @property
+    def is_without_trial(self) -> bool:
+        """True if nothing was committed and measured."""
+        return self in (Outcome.REJECTED, Outcome.UNANSWERED)
 
     @property
     def is_infrastructure(self) -> bool:

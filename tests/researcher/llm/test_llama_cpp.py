@@ -8,14 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from researcher.errors import PromptTooLong
-from researcher.llm.client import Message
+from researcher.llm.client import Message, Sampling
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
+from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import PromptContext
+from researcher.prompting.reply_parser import read_reply
 from researcher.proposers.escalation import TokenPrice
 from researcher.proposers.llm_conversation import Conversation
+from researcher.source.edits import apply_edits
 from researcher.source.proposal import EditFormat
+from services.machine.subject import render_subject
 from tests.doubles.llama_cpp import CONTEXT_TOKENS, llama_cpp
 from tests.fixtures.journal_story import accepted
+from trainer.jobs import profile_named
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +95,19 @@ def test_proposer_makes_a_draft_with_its_price_of_whatever_is_said(url: str) -> 
     assert draft.proposal.cost is not None
     assert draft.proposal.cost.money is not None
     assert draft.proposal.cost.money > 0
+
+
+def test_the_schema_of_one_knob_is_a_grammar_and_every_answer_in_it_sets_a_knob(url: str) -> None:
+    source = render_subject(profile_named("cpu"))["train.py"]
+    client = OpenAiClient(OpenAiSettings(url, "smollm2", num_ctx=CONTEXT_TOKENS, num_predict=64))
+    question = [Message("user", "Choose another value for one knob. Answer with JSON.")]
+
+    answers = [
+        client.chat(question, lambda: None, schema=schema_of(source, one_knob=True), sampling=Sampling(seed, 0.3))
+        for seed in range(3)
+    ]
+
+    for answer in answers:
+        reply = read_reply(answer.text)
+        assert len(reply.edits) == 1
+        assert apply_edits(source, reply.edits) != source

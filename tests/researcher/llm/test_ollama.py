@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable
-from researcher.llm.client import Message, Think
+from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable
+from researcher.llm.client import Message, Sampling, Think, billions_in, is_small
 from researcher.llm.ollama import OllamaClient, OllamaSettings, base_url
 from researcher.llm.ollama_api import ModelCapabilities
 from tests.doubles.ollama_replay import exchanges, known, ollama_replay
@@ -148,14 +148,14 @@ def test_thoughts_are_no_answer(kind: str) -> None:
             "does not have the model smollm2; run: overnight",
         ),
         (("queue-full", 2), Turn(fault="busy"), LlmUnavailable, "503: server busy, please try again"),
-        (("runner-dies-non-stream", 0), Turn(fault="server_error"), BadLlmResponse, "refused the question (500): "),
+        (("runner-dies-non-stream", 0), Turn(fault="server_error"), LlmServerFault, "refused the question (500): "),
         (
             ("runner-dies-mid-stream", 0),
             Turn("a b c d", "error_line"),
-            BadLlmResponse,
+            LlmServerFault,
             "running the model: unexpected EOF",
         ),
-        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), BadLlmResponse, "broke off in the middle"),
+        (("disconnect-mid-stream", 0), Turn("a b c d", "drop_mid_stream"), LlmServerFault, "broke off in the middle"),
     ],
 )
 def test_recorded_faults_are_typed(
@@ -170,7 +170,7 @@ def test_recorded_faults_are_typed(
 @both
 def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: str) -> None:
     case = recorded("chat-too-long-one-message", 1)
-    too_long = pytest.raises(BadLlmResponse, match=r"exceeds the available context size \(512 tokens\)")
+    too_long = pytest.raises(LlmServerFault, match=r"exceeds the available context size \(512 tokens\)")
     with real_or_double(kind, case, Turn("x")) as url, too_long:
         client_of(url).chat(LONG_QUESTION, nothing)
 
@@ -178,9 +178,9 @@ def test_prompt_that_is_too_long_is_refused_by_the_server_instead_of_cut(kind: s
 @pytest.mark.parametrize(
     ("case", "number", "error", "says"),
     [
-        ("unknown-model", 3, BadLlmResponse, "(400): invalid model name"),
-        ("chat-too-long-one-message", 2, BadLlmResponse, "longer than the context length currently available"),
-        ("think-unsupported", 0, BadLlmResponse, "does not support thinking"),
+        ("unknown-model", 3, LlmServerFault, "(400): invalid model name"),
+        ("chat-too-long-one-message", 2, LlmServerFault, "longer than the context length currently available"),
+        ("think-unsupported", 0, LlmServerFault, "does not support thinking"),
         ("http-errors", 0, LlmUnavailable, "405: 405 method not allowed"),
         ("http-errors", 2, LlmUnavailable, "404: 404 page not found"),
         ("http-errors", 3, LlmUnavailable, "307"),
@@ -358,7 +358,7 @@ def test_answer_kept_to_a_schema_is_text_that_may_be_cut(case: str) -> None:
 @pytest.mark.parametrize(("number", "says"), [(0, "(500): invalid format"), (1, "JSON schema conversion failed")])
 def test_schema_that_the_server_does_not_take_is_a_fault_of_the_question(number: int, says: str) -> None:
     replay = ollama_replay(recorded("format-invalid-stream", number), beside=in_memory() + known())
-    with replay as server, pytest.raises(BadLlmResponse) as fault:
+    with replay as server, pytest.raises(LlmServerFault) as fault:
         client_of(server.url).chat(QUESTION, nothing)
 
     assert says in str(fault.value)
@@ -376,13 +376,18 @@ def test_text_with_odd_line_ends_and_half_characters_survives() -> None:
 @pytest.mark.parametrize(
     ("turn", "changes", "error", "says"),
     [
-        (Turn("a b c d", "no_done"), {}, BadLlmResponse, "without saying `done`, after 4 lines"),
-        (Turn("", "no_done"), {}, BadLlmResponse, "without saying `done`, after 0 lines"),
-        (Turn("a b c d", "garbage_line"), {}, BadLlmResponse, "line 3 of the answer is not JSON"),
+        (Turn("a b c d", "no_done"), {}, LlmServerFault, "without saying `done`, after 4 lines"),
+        (Turn("", "no_done"), {}, LlmServerFault, "without saying `done`, after 0 lines"),
+        (Turn("a b c d", "garbage_line"), {}, LlmServerFault, "line 3 of the answer is not JSON"),
         (Turn("a", "drop_before_stream"), {}, LlmUnavailable, "is Ollama running there?"),
         (Turn("a", "hang"), {"first_s": 0.3}, LlmTimeout, "sent nothing for 0 s"),
-        (Turn("a b c d", "stall"), {"stall_s": 0.3}, BadLlmResponse, "stopped in the middle"),
-        (Turn("a b " * 500, "slow_trickle", 0.02), {"deadline_s": 0.5}, BadLlmResponse, "had not finished after 0 s"),
+        (Turn("a b c d", "stall"), {"stall_s": 0.3}, LlmServerFault, "stopped in the middle"),
+        (
+            Turn("a b " * 500, "slow_trickle", 0.02),
+            {"deadline_s": 0.5},
+            LlmServerFault,
+            "0 s after its first word",
+        ),
     ],
 )
 def test_server_that_misbehaves_is_given_up_in_time(
@@ -392,6 +397,17 @@ def test_server_that_misbehaves_is_given_up_in_time(
         client_of(server.url, **changes).chat(QUESTION, nothing)
 
     assert says in str(fault.value)
+
+
+def test_another_sampling_draws_another_answer_and_nothing_that_would_reload_the_model() -> None:
+    with ollama_double(["yes"], model=MODEL) as server:
+        client = client_of(server.url)
+        for sampling in (Sampling(7), Sampling(8, 0.2)):
+            client.chat(QUESTION, nothing, sampling=sampling)
+
+    sent = [(body["options"].pop("temperature"), body["options"].pop("seed")) for body in server.asked]
+    assert sent == [(0.7, 7), (pytest.approx(0.9), 8)]
+    assert server.asked[0] == server.asked[1]
 
 
 def test_tick_is_called_while_the_answer_comes_and_may_give_it_up() -> None:
@@ -480,3 +496,39 @@ def test_host_is_read_as_users_write_it(host: str, url: str) -> None:
 def test_address_that_is_none_stops_the_start_with_an_example(host: str) -> None:
     with pytest.raises(ValueError, match=r"OLLAMA_HOST is .* write for example http://127\.0\.0\.1:11434"):
         OllamaClient(OllamaSettings(host, MODEL))
+
+
+@pytest.mark.parametrize(
+    ("text", "billions"),
+    [
+        ("qwen3.5:4b", 4.0),
+        ("Qwen2.5-Coder-0.5B-Instruct-Q4_K_M", 0.5),
+        ("qwen3:30b-a3b", 30.0),
+        ("gemma3n:e4b", 4.0),
+        ("smollm2:135m", 0.135),
+        ("494.03M", 0.49403),
+        ("gpt-oss:20b", 20.0),
+        ("large-1", None),
+        ("llama3.2", None),
+        ("web2b2c", None),
+    ],
+)
+def test_a_models_size_is_read_from_its_name(text: str, billions: float | None) -> None:
+    assert billions_in(text) == pytest.approx(billions)
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "small"), [("m", "4.3B", True), ("m:4b", "9.65B", False), ("m:4b", "", True)]
+)
+def test_what_the_server_says_of_a_models_size_comes_before_its_name(model: str, told: str, small: bool) -> None:
+    class Sized(OllamaDouble):
+        """Says how large its model is."""
+
+        parameter_size = told
+
+    with ollama_double(["yes"], model=model, kind=Sized) as server:
+        client = client_of(server.url, model=model)
+        before = is_small(client)
+        client.chat(QUESTION, nothing)
+
+    assert (before, is_small(client)) == (":4b" in model, small)

@@ -5,17 +5,27 @@ did. Whether an answer is any good is not asked here.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, ModelMissing, PromptTooLong
-from researcher.llm.client import Answer, Message
-from researcher.llm.openai import LONGEST_REST_S, OpenAiClient, OpenAiSettings, checked_url, read_key
-from researcher.llm.stream import authorities
+from researcher.errors import LlmServerFault, LlmTimeout, LlmUnavailable, ModelMissing, PromptTooLong
+from researcher.llm.client import Answer, LlmOptions, Message, Sampling
+from researcher.llm.ollama import ollama_client
+from researcher.llm.openai import (
+    LONGEST_REST_S,
+    OpenAiClient,
+    OpenAiSettings,
+    checked_url,
+    openai_client,
+    read_key,
+)
+from researcher.llm.stream import Deadlines, Stream, authorities
 from researcher.proposers.escalation import TokenPrice
 from tests.doubles.ollama_replay import exchanges, ollama_replay
 from tests.doubles.openai_server import DONE, Reply, chunk, openai_double, refused, spoken
@@ -85,7 +95,7 @@ def test_recorded_stream_is_one_answer(number: int) -> None:
 
 @pytest.mark.parametrize(("number", "error", "says"), [
     (0, ModelMissing, "does not have the model m: model 'nope' not found"),
-    (1, BadLlmResponse, "refused the question .400.: unexpected EOF"),
+    (1, LlmServerFault, "refused the question .400.: unexpected EOF"),
 ])  # fmt: skip
 def test_recorded_errors_are_typed(number: int, error: type[Exception], says: str) -> None:
     with ollama_replay([exchanges("v1-errors")[number]]) as server, pytest.raises(error, match=says):
@@ -162,6 +172,17 @@ def test_schema_and_a_longer_answer_are_asked_for_in_the_protocols_words() -> No
     assert asked["stream_options"] == {"include_usage": True}
 
 
+def test_another_sampling_is_asked_for_and_a_seed_that_the_endpoint_refuses_is_left_out() -> None:
+    replies = spoken("first"), refused(422, "body.seed: extra fields not permitted"), spoken("second")
+    with openai_double(*replies) as server:
+        client = client_of(server.url)
+        for sampling in (Sampling(7), Sampling(8, 0.2)):
+            client.chat(QUESTION, lambda: None, sampling=sampling)
+
+    sent = [(asked["temperature"], asked.get("seed")) for asked in server.questions]
+    assert sent == [(0.7, 7), (pytest.approx(0.9), 8), (pytest.approx(0.9), None)]
+
+
 def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None:
     replies = (
         refused(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
@@ -194,43 +215,43 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
         (refused(404, "Not Found"), LlmUnavailable, "no /chat/completions .Not Found.; an address often ends in /v1"),
         (refused(400, "This model's maximum context length is 8 tokens; lower max_tokens"), PromptTooLong, "too long"),
         (refused(413, "too large"), PromptTooLong, "too long .413."),
-        (refused(400, "messages: wrong"), BadLlmResponse, "refused the question .400.: messages: wrong"),
+        (refused(400, "messages: wrong"), LlmServerFault, "refused the question .400.: messages: wrong"),
         (refused(500, "oops"), LlmUnavailable, "answers 500: oops"),
         (Reply(503), LlmUnavailable, "answers 503: without a word"),
         (Reply(502, body="<html>Bad gateway</html>"), LlmUnavailable, "answers 502: <html>Bad gateway"),
         (
             Reply(pieces=[chunk({"content": "half"})]),
-            BadLlmResponse,
+            LlmServerFault,
             "ended the stream without a reason, after 1 lines",
         ),
-        (spoken("half", finish="error"), BadLlmResponse, "broke off with the reason 'error'"),
+        (spoken("half", finish="error"), LlmServerFault, "broke off with the reason 'error'"),
         (
             spoken("half", finish="insufficient_system_resource"),
-            BadLlmResponse,
+            LlmServerFault,
             "reason 'insufficient_system_resource'",
         ),
-        (spoken("half", finish="abort"), BadLlmResponse, "broke off with the reason 'abort'"),
-        (spoken("half", finish="SAFETY"), BadLlmResponse, "held the answer back: SAFETY"),
-        (spoken("", finish="content_filter"), BadLlmResponse, "held the answer back: content_filter"),
+        (spoken("half", finish="abort"), LlmServerFault, "broke off with the reason 'abort'"),
+        (spoken("half", finish="SAFETY"), LlmServerFault, "held the answer back: SAFETY"),
+        (spoken("", finish="content_filter"), LlmServerFault, "held the answer back: content_filter"),
         (
             Reply(pieces=[b'data: {"error": {"message": "overloaded"}}\n\n']),
-            BadLlmResponse,
+            LlmServerFault,
             "broke off with: overloaded",
         ),
-        (Reply(body='{"error": {"message": "no worker"}}'), BadLlmResponse, "broke off with: no worker"),
+        (Reply(body='{"error": {"message": "no worker"}}'), LlmServerFault, "broke off with: no worker"),
         (
             Reply(pieces=[b'data: {"object": "error", "message": "no room", "code": 400}\n\n', DONE]),
-            BadLlmResponse,
+            LlmServerFault,
             "broke off with: no room",
         ),
         (
             Reply(pieces=[chunk({"content": "half"}), b'error: {"code": 500, "message": "no slot"}\n\n']),
-            BadLlmResponse,
+            LlmServerFault,
             "broke off with: no slot",
         ),
         (
             Reply(body=json.dumps({"choices": [{"error": {"code": 502, "message": "upstream"}, "message": {}}]})),
-            BadLlmResponse,
+            LlmServerFault,
             "broke off with: upstream",
         ),
         (
@@ -238,13 +259,13 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
             PromptTooLong,
             "broke off with: loaded with context length",
         ),
-        (whole_reply("half", finish="error"), BadLlmResponse, "broke off with the reason 'error'"),
-        (Reply(body='{\n "choices": [\n'), BadLlmResponse, "is not JSON"),
-        (Reply(body="<html>log in</html>"), BadLlmResponse, "is not JSON: b'<html>log in"),
-        (Reply(pieces=[b"data: {nonsense\n\n"]), BadLlmResponse, "line 1 of the answer is not JSON"),
-        (Reply(pieces=[b"data: [1]\n\n"]), BadLlmResponse, "line 1 of the answer is not an object"),
+        (whole_reply("half", finish="error"), LlmServerFault, "broke off with the reason 'error'"),
+        (Reply(body='{\n "choices": [\n'), LlmServerFault, "is not JSON"),
+        (Reply(body="<html>log in</html>"), LlmServerFault, "is not JSON: b'<html>log in"),
+        (Reply(pieces=[b"data: {nonsense\n\n"]), LlmServerFault, "line 1 of the answer is not JSON"),
+        (Reply(pieces=[b"data: [1]\n\n"]), LlmServerFault, "line 1 of the answer is not an object"),
         (Reply(hangs=True), LlmTimeout, "took the question and sent nothing for 0 s"),
-        (Reply(pieces=[chunk({"content": "a"})], hangs=True), BadLlmResponse, "stopped in the middle: silent for 0 s"),
+        (Reply(pieces=[chunk({"content": "a"})], hangs=True), LlmServerFault, "stopped in the middle: silent for 0 s"),
     ],
 )
 def test_every_fault_is_typed_and_says_what_is_wrong(reply: Reply, error: type[Exception], says: str) -> None:
@@ -348,7 +369,7 @@ def test_no_bytes_of_a_stream_raise_anything_else(pieces: list[bytes]) -> None:
     with openai_double(Reply(pieces=[b": \n", *pieces])) as server:
         try:
             ask(server.url)
-        except (LlmUnavailable, BadLlmResponse):
+        except (LlmUnavailable, LlmServerFault):
             return
 
 
@@ -389,3 +410,49 @@ def test_double_writes_chunks_as_the_recording_has_them() -> None:
     assert keys(ours[2]) == keys(recorded[0]) - {"system_fingerprint"}
     assert "[DONE]" in recorded[-2]
     assert ours[-2] == recorded[-2]
+
+
+@pytest.mark.parametrize(
+    ("started_s", "lines", "speaks_s", "fault"),
+    [
+        (119, 4, None, None),  # pings alone: it reads the prompt
+        (121, 4, None, "still reading the question after 120 s; raise LLM_DEADLINE_S"),
+        (300, 9, 19, None),
+        (300, 9, 21, "20 s after its first word .9 lines came.; raise LLM_DEADLINE_S, or lower NUM_PREDICT"),
+        (9, 0, None, None),
+        (11, 0, None, "sent nothing for 10 s; raise LLM_DEADLINE_S"),
+    ],
+)
+def test_signs_of_life_extend_the_deadline_until_the_first_word(
+    started_s: float, lines: int, speaks_s: float | None, fault: str | None
+) -> None:
+    limits = LlmOptions(deadline_s=20)
+    now = time.monotonic()
+    stream = Stream("u", "m", started=now - started_s, heard=now, lines=lines)
+    stream.speaks_since = None if speaks_s is None else now - speaks_s
+    deadlines = Deadlines(first_s=limits.first_s, deadline_s=limits.deadline_s)
+
+    if fault is None:
+        stream.keep(deadlines)
+    else:
+        with pytest.raises((LlmServerFault, LlmTimeout), match=fault):
+            stream.keep(deadlines)
+
+
+@pytest.mark.parametrize(
+    ("delta", "fault"),
+    [({"role": "assistant", "content": ""}, "still reading"), ({"reasoning_content": "hm"}, "after its first word")],
+)
+def test_pings_and_an_empty_piece_are_no_word_and_a_thought_is_one(delta: dict[str, str], fault: str) -> None:
+    reply = Reply(pieces=[b": ping\n\n", chunk(delta)], hangs=True)
+    with openai_double(reply) as server, pytest.raises(LlmServerFault, match=fault):
+        ask(server.url, deadline_s=0.1)
+
+
+@pytest.mark.parametrize(("wanted", "context", "longest"), [(None, 16384, 4096), (None, 8192, 2048), (999, 8192, 999)])
+def test_an_answer_has_a_part_of_the_models_context(wanted: int | None, context: int, longest: int) -> None:
+    options = LlmOptions(model="m", url="http://127.0.0.1/v1", num_ctx=context, num_predict=wanted)
+    here = replace(options.placement, num_ctx=context)
+
+    assert openai_client(options).answer_tokens == longest
+    assert ollama_client(replace(options, placement=here)).answer_tokens == longest

@@ -84,3 +84,37 @@ def test_a_count_that_may_leave_out_what_was_read_before_or_is_missing_says_noth
     Window(8000, 1000).learn(question, counted(None))
     with pytest.raises(PromptTruncated, match=r"counted 20 tokens in a question of 500 words: .* at least 8000 tokens"):
         Window(8000, 1000).learn(question, counted(20))
+
+
+@pytest.mark.parametrize(
+    ("counts", "room"),
+    [
+        ([], 7000),
+        ([0.68], 10_000),  # 0.7 in steps of 0.05
+        ([0.68, 0.72], 9_333),
+        ([1.5], 4_666),
+        ([1.5, 0.7, 0.7, 0.7, 0.7], 4_666),
+        ([1.5, 0.7, 0.7, 0.7, 0.7, 0.7], 10_000),
+        ([0.2], 14_000),
+    ],
+)
+def test_the_room_follows_the_highest_of_the_latest_counts_both_ways(counts: list[float], room: int) -> None:
+    window, question = Window(8000, 1000), [Message("user", "ab" * 3000)]
+
+    for ratio in counts:
+        window.learn(question, counted(int(ratio * prompt_tokens(question))))
+
+    rooms: list[int] = []
+    window.question(lambda free: rooms.append(free) or question)  # type: ignore[func-returns-value]
+    assert rooms == [pytest.approx(room, abs=1)]
+
+
+def test_a_server_that_leaves_cached_tokens_out_corrects_upwards_only() -> None:
+    window, question = Window(8000, 1000), [Message("user", "ab" * 3000)]
+
+    rooms: list[int] = []
+    for ratio in (0.6, 1.2):
+        window.learn(question, counted(int(ratio * prompt_tokens(question)), counts_cached=False))
+        window.question(lambda free: rooms.append(free) or question)  # type: ignore[func-returns-value]
+
+    assert rooms == [7000, 5833]

@@ -34,17 +34,50 @@ def test_schema_holds_each_knob_with_a_range_to_it() -> None:
     schema = schema_of(RANGES)
 
     assert schema is not None
-    assert schema["required"] == ["title", "hypothesis", "set"]
+    assert schema["required"] == ["set", "hypothesis"]
     assert schema["properties"]["set"] == {
         "type": "object",
         "properties": {
             "A": {"type": "integer", "minimum": 1, "maximum": 8},
-            "B": {"type": "number"},
+            "B": {"type": "number", "minimum": 0.1, "maximum": 1.0},
             "C": {"enum": [16, 32, 64, 128]},
             "D": {"enum": ["x", "y"]},
         },
+        "required": [],
         "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 3,
     }
+
+
+def listed_in(schema: dict[str, Any] | None) -> dict[str, Any]:
+    assert schema is not None
+    one_each = [one["properties"] for one in schema["properties"]["set"]["anyOf"]]
+    return {name: part["enum"] for properties in one_each for name, part in properties.items()}
+
+
+def test_schema_of_one_knob_lists_every_other_value() -> None:
+    schema = schema_of(RANGES + "F = 100  # range 1..1000 log\nG = 0.0  # range 0.0..0.5\n", one_knob=True)
+
+    listed = listed_in(schema)
+    assert listed == {
+        "A": [2, 3, 4, 5, 6, 7, 8],
+        "B": [0.1, 0.123, 0.152, 0.187, 0.231, 0.285, 0.351, 0.433, 0.534, 0.658, 0.811, 1.0],
+        "C": [16, 32, 128],
+        "D": ["y"],
+        "F": [1, 2, 4, 7, 12, 23, 43, 81, 152, 285, 534, 1000],
+        "G": [0.0455, 0.0909, 0.136, 0.182, 0.227, 0.273, 0.318, 0.364, 0.409, 0.455, 0.5],
+    }
+
+
+def test_schema_of_one_knob_leaves_out_what_leaves_the_model_as_it_is() -> None:
+    shape = "DEPTH = 2  # range 1..3\nHEAD_DIM = 64  # range 32..128\nASPECT_RATIO = 48  # range 33..64\n"
+    same = shape + 'WINDOW_PATTERN = "L"  # one of L SL LS\n'
+
+    listed = listed_in(schema_of(same, one_knob=True))
+
+    assert "ASPECT_RATIO" not in listed, "two heads with any of these"
+    assert listed["WINDOW_PATTERN"] == ["SL"], "the last layer has the whole context in any case"
 
 
 @pytest.mark.parametrize("source", ["", "E = 3\n", "def f(:"])
@@ -94,7 +127,6 @@ def test_every_kind_of_value_is_a_knobs(value: KnobLiteral) -> None:
         (move(**{"the depth": 4}), "'the depth' is not the name of a knob"),
         (move(DEPTH=4).replace("}}", ', "DEPTH": 5}}'), "DEPTH stands twice"),
         (move(DEPTH=4).replace('"Deeper"', "7"), '"title" is not a text'),
-        (move(DEPTH=4).replace("More layers learn more.", " "), "has no line 'HYPOTHESIS:"),
     ],
 )
 def test_a_move_that_is_none_is_refused_with_the_reason(text: str, reason: str) -> None:

@@ -14,7 +14,7 @@ from researcher.llm.ollama import OllamaSettings
 from researcher.prompting import reply_parser
 from researcher.prompting.context_budget import tokens
 from researcher.prompting.prompt import Advice, PromptContext, Prompts, prompt_tokens
-from researcher.source.proposal import EditFormat, formats_of
+from researcher.source.proposal import FREE_FORMATS, EditFormat, formats_of
 
 CONTEXT = PromptContext(
     program="Lower the score; {source} stays text.",
@@ -71,7 +71,7 @@ def test_shipped_prompts_have_no_field_that_nobody_fills() -> None:
     assert text.count("(none yet)") == 2
 
 
-@pytest.mark.parametrize("edit_format", EditFormat)
+@pytest.mark.parametrize("edit_format", FREE_FORMATS)
 def test_every_edit_format_is_explained_in_its_form_with_an_example_that_is_read_as_meant(
     edit_format: EditFormat,
 ) -> None:

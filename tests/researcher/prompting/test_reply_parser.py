@@ -17,7 +17,7 @@ from researcher.prompting.reply_parser import (
     read_reply,
 )
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source.proposal import Edit, KnobLiteral, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
 from tests import TESTS
 
 SOURCE = (TESTS / "fixtures" / "small_train.py").read_text()
@@ -120,8 +120,35 @@ def test_answer_in_one_fence_is_read_with_the_fences_inside_it() -> None:
     assert read_reply(text) == Reply("Deeper", "More layers learn more.", (ReplaceFunction("one", ONE),))
 
 
-def test_hypothesis_serves_as_the_title_where_none_is_given() -> None:
-    assert read_reply("HYPOTHESIS: More layers learn more.\n" + BLOCK).title == "More layers learn more."
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("", ""),
+        ("TITLE: Deeper\n", "Deeper"),
+        ("HYPOTHESIS: More layers.\n", "More layers."),
+        ("TITLE: Deeper\nHYPOTHESIS: Deeper\n", "Deeper"),
+        (HEAD, "Deeper: More layers learn more."),
+        ("HYPOTHESIS: \x00\u200b\u202e\n", ""),
+    ],
+)
+def test_edits_count_with_whatever_words_stand_beside_them(head: str, words: str) -> None:
+    reply = read_reply(head + BLOCK)
+
+    assert (reply.words, reply.edits) == (words, WANTED.edits)
+
+
+@pytest.mark.parametrize(
+    ("text", "knobs"),
+    [
+        ("```\nDEPTH = 4\n```", {"DEPTH": 4}),
+        (
+            "so:\n```python\nDEPTH = 4  # layers\n\nLR = 0.1\n```\nand\n```\nP = 'L'\n```",
+            {"DEPTH": 4, "LR": 0.1, "P": "L"},
+        ),
+    ],
+)
+def test_fences_of_nothing_but_assignments_set_knobs(text: str, knobs: dict[str, KnobLiteral]) -> None:
+    assert read_reply(text).edits == (SetKnobs(knobs),)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +163,7 @@ def test_answer_without_a_word_is_a_fault(text: str) -> None:
     ("text", "reason"),
     [
         ("I would rather not.", "holds no edit"),
-        (BLOCK, "no line 'HYPOTHESIS:"),
-        ("TITLE: x\n" + BLOCK, "no line 'HYPOTHESIS:"),
-        ("HYPOTHESIS: \x00\u200b\u202e\n" + BLOCK, "no line 'HYPOTHESIS:"),
+        ("```\nDEPTH = 4\n```\n```\nDEPTH = 5\n```", "DEPTH is set twice"),
         (HEAD + BLOCK.replace(">>>>>>> REPLACE\n", ""), "edit 1 does not end"),
         (HEAD + BLOCK.replace(">>>>>>> REPLACE\n", "") + BLOCK, "edit 1 does not end"),
         (HEAD + BLOCK + "<<<<<<< SEARCH\nx = 1\n===", "edit 2 does not end"),
@@ -209,7 +234,7 @@ def test_no_answer_raises_anything_but_the_two_refusals(lines: list[str], end: s
             apply_edits(SOURCE, reply.edits)
         assert reply.edits
         assert reply.title.isprintable()
-        assert 0 < len(reply.hypothesis) <= HYPOTHESIS_CHARACTERS
+        assert len(reply.words) <= HYPOTHESIS_CHARACTERS
 
 
 @pytest.mark.parametrize(

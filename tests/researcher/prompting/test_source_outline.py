@@ -22,7 +22,9 @@ from researcher.prompting.prompt import PromptContext, Prompts
 from researcher.prompting.source_outline import outline
 from researcher.proposers.prompt_context import prompt_context
 from researcher.source.edits import apply_edits
+from researcher.source.knobs import read_knobs
 from researcher.source.proposal import EditFormat, Proposal, ProposerName, SearchReplace, SetKnobs
+from tests import ROOT
 from tests.fixtures.journal_story import PROFILE, Story
 
 LAYER = """
@@ -215,3 +217,15 @@ def test_no_estimate_is_below_what_a_vocabulary_counts(vocabulary: Tokenizer, te
 
 def test_the_long_one_is_python() -> None:
     ast.parse(LONG)
+
+
+@pytest.mark.parametrize("context", [8192, 6144])
+def test_the_knobs_of_the_subject_are_shown_before_anything_else(context: int) -> None:
+    subject = (ROOT / "trainer" / "subject" / "train.py").read_text()
+    knobs = [name for name, knob in read_knobs(subject).items() if knob.range is not None]
+    asked = PromptContext("Lower the score.", "profile cpu", subject, "It scores 1.8.")
+
+    text = Prompts.read().messages(asked, context - context // 4)[1].content
+
+    assert "are not shown]" in text
+    assert [name for name in knobs if f"\n{name} = " not in text] == []

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from researcher.journal.records import Decision
 from researcher.proposers.edit_formats import (
     COUNTED_AGAIN_EVERY,
+    JSON_IN_A_ROW,
     TRIED_ENOUGH,
+    AskedModel,
     Success,
     attempts_of,
     offered,
@@ -17,6 +19,7 @@ from researcher.proposers.edit_formats import (
     successes,
 )
 from researcher.source.proposal import (
+    FREE_FORMATS,
     AnswerStage,
     Attempt,
     EditFormat,
@@ -29,6 +32,7 @@ from researcher.source.proposal import (
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
+MODEL = AskedModel("m")
 SET, SEARCH, FILE = ((edit_format,) for edit_format in (EditFormat.SET, EditFormat.SEARCH, EditFormat.FILE))
 
 
@@ -49,6 +53,7 @@ def test_what_ran_counts_for_an_edit_format_and_what_was_refused_or_crashed_agai
         EditFormat.FUNCTION: Success(0, 0),
         EditFormat.SEARCH: Success(2, 0),
         EditFormat.FILE: Success(1, 0),
+        EditFormat.JSON: Success(0, 0),
     }
 
 
@@ -73,13 +78,13 @@ def test_no_edit_format_is_dropped_before_it_was_tried_enough() -> None:
         EditFormat.FILE: failed,
     }
 
-    assert offered(measured) == tuple(EditFormat)
+    assert offered(measured) == FREE_FORMATS
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=4, max_size=4))
 def test_something_is_always_offered_and_the_best_that_is_known_among_it(counts: list[tuple[int, int]]) -> None:
     measured = {
-        edit_format: Success(tried + ran, ran) for edit_format, (tried, ran) in zip(EditFormat, counts, strict=True)
+        edit_format: Success(tried + ran, ran) for edit_format, (tried, ran) in zip(FREE_FORMATS, counts, strict=True)
     }
 
     edit_formats = offered(measured)
@@ -87,7 +92,7 @@ def test_something_is_always_offered_and_the_best_that_is_known_among_it(counts:
     assert edit_formats
     assert (
         max(
-            EditFormat,
+            FREE_FORMATS,
             key=lambda edit_format: (measured[edit_format].tried >= TRIED_ENOUGH, measured[edit_format].rate),
         )
         in edit_formats
@@ -115,13 +120,13 @@ def test_edit_formats_of_a_journal_are_those_of_this_model_and_change_only_now_a
     seen = []
     for _ in range(20):
         story.journal.reject(story.run, proposal, "no", story.tick())
-        seen.append(offered_formats(story.journal, "m"))
+        seen.append(offered_formats(story.journal, MODEL, may_be_json=False))
 
-    others = offered_formats(story.journal, "another")
+    others = offered_formats(story.journal, AskedModel("another"), may_be_json=False)
     story.journal.close()
-    dropped = tuple(edit_format for edit_format in EditFormat if edit_format is not EditFormat.FILE)
-    assert seen == [tuple(EditFormat)] * 10 + [dropped] * 10
-    assert others == tuple(EditFormat)
+    dropped = tuple(edit_format for edit_format in FREE_FORMATS if edit_format is not EditFormat.FILE)
+    assert seen == [FREE_FORMATS] * 10 + [dropped] * 10
+    assert others == FREE_FORMATS
 
 
 def test_edit_formats_are_counted_again_when_the_incumbent_changes(tmp_path: Path) -> None:
@@ -133,13 +138,13 @@ def test_edit_formats_are_counted_again_when_the_incumbent_changes(tmp_path: Pat
     proposal = Proposal(ProposerName.LLM, "t", "h", (), cost=LlmCost("u", "m", 1, 1, 1, 1.0), attempts=failed)
     story.journal.reject(story.run, proposal, "no", story.tick())
 
-    before = offered_formats(story.journal, "m")
+    before = offered_formats(story.journal, MODEL, may_be_json=False)
     story.try_out("better", 1.7, Decision.KEEP)
-    after = offered_formats(story.journal, "m")
+    after = offered_formats(story.journal, MODEL, may_be_json=False)
 
     story.journal.close()
-    assert before == tuple(EditFormat)
-    assert after == tuple(edit_format for edit_format in EditFormat if edit_format is not EditFormat.FILE)
+    assert before == FREE_FORMATS
+    assert after == tuple(edit_format for edit_format in FREE_FORMATS if edit_format is not EditFormat.FILE)
 
 
 def test_attempts_of_an_older_journal_are_read_from_its_edits() -> None:
@@ -160,7 +165,74 @@ def test_advice_says_nothing_of_the_forms_of_edits(tmp_path: Path) -> None:
     for _ in range(2 * COUNTED_AGAIN_EVERY):
         story.journal.reject(story.run, advice, "no", story.tick())
 
-    edit_formats = offered_formats(story.journal, "m")
+    edit_formats = offered_formats(story.journal, MODEL, may_be_json=False)
 
     story.journal.close()
-    assert edit_formats == tuple(EditFormat)
+    assert edit_formats == FREE_FORMATS
+
+
+def asked(story: Story, *attempts: Attempt) -> None:
+    cost = LlmCost("u", "m", 1, 1, 1, 1.0)
+    story.journal.reject(
+        story.run, Proposal(ProposerName.LLM, "t", "h", (), cost, attempts=attempts), "no", story.tick()
+    )
+
+
+IN_JSON = Attempt((EditFormat.JSON,), AnswerStage.VALIDATE)
+UNREAD = Attempt(FREE_FORMATS, AnswerStage.PARSE)
+
+
+@pytest.mark.parametrize(
+    ("answers", "in_json"),
+    [
+        ([], False),
+        ([(UNREAD,)], False),
+        ([(UNREAD,), (UNREAD,)], True),
+        ([(UNREAD, IN_JSON), (UNREAD, IN_JSON)], True),  # a repair in JSON is no question in JSON
+        ([(UNREAD,), (Attempt(SET),)], False),
+        ([(UNREAD,), (UNREAD,), (IN_JSON,)], True),
+        ([(UNREAD,), (UNREAD,), *[(IN_JSON,)] * JSON_IN_A_ROW], False),
+        ([(UNREAD,), (UNREAD,), *[(IN_JSON,)] * JSON_IN_A_ROW, (UNREAD,)], True),
+        ([(UNREAD,), (UNREAD,), *[(IN_JSON,)] * JSON_IN_A_ROW, (Attempt(SEARCH),)], False),
+    ],
+)
+def test_after_two_answers_that_cannot_be_read_a_model_is_held_to_json_and_tries_again_later(
+    tmp_path: Path, answers: list[tuple[Attempt, ...]], in_json: bool
+) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    for attempts in answers:
+        asked(story, *attempts)
+
+    formats = offered_formats(story.journal, MODEL, may_be_json=True)
+    for_an_idea = offered_formats(story.journal, MODEL, may_be_json=False)
+
+    story.journal.close()
+    assert formats == ((EditFormat.JSON,) if in_json else FREE_FORMATS)
+    assert for_an_idea == FREE_FORMATS
+
+
+def test_a_small_model_begins_with_json_and_later_tries_one_format_that_edits_code(tmp_path: Path) -> None:
+    story, small = Story(tmp_path), AskedModel("m", is_small=True)
+    story.baseline(1.80, 1.82)
+
+    seen = []
+    for _ in range(2 * JSON_IN_A_ROW + 2):
+        formats = offered_formats(story.journal, small, may_be_json=True)
+        seen.append(formats)
+        asked(story, Attempt(formats, AnswerStage.VALIDATE))
+    for_an_idea = offered_formats(story.journal, small, may_be_json=False)
+
+    story.journal.close()
+    assert seen == 2 * [*[(EditFormat.JSON,)] * JSON_IN_A_ROW, (EditFormat.FUNCTION,)]
+    assert for_an_idea == (EditFormat.FUNCTION,)
+
+
+def test_a_whole_file_that_no_answer_has_room_for_is_not_offered(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+
+    formats = offered_formats(story.journal, AskedModel("m", writes_file=False), may_be_json=True)
+
+    story.journal.close()
+    assert formats == (EditFormat.SET, EditFormat.FUNCTION, EditFormat.SEARCH)

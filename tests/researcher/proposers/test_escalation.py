@@ -138,7 +138,7 @@ class AnyEndpoint:
 
     def check_available(self) -> None: ...
 
-    def chat(self, messages: Sequence[Message], tick: object, *, answer_tokens: int | None, schema: object) -> Answer:
+    def chat(self, messages: Sequence[Message], tick: object, *, answer_tokens: int | None, **_: object) -> Answer:
         what, prompt_share, answer_share = self.happenings.pop(0)
         if what == "away":
             raise LlmUnavailable("connection refused")

@@ -247,7 +247,9 @@ def test_advice_that_gets_no_answer_is_the_advisers_and_no_edit_that_is_owed(
     with JournalReader(scripted_run.journal) as history:
         experiments = history.experiments()[1:]
     assert {item.proposer for item in experiments} == {ProposerName.ADVISER, ProposerName.OPTIMIZER}
-    assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [Outcome.REJECTED]
+    assert [item.outcome for item in experiments if item.title == "a question without an answer"] == [
+        Outcome.UNANSWERED
+    ]
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_collected(

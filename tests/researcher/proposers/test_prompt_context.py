@@ -12,6 +12,7 @@ from researcher.journal.writer import Journal
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Prompts, prompt_tokens
+from researcher.proposers.edit_formats import AskedModel
 from researcher.proposers.prompt_context import PLATEAU_PROMPT, Briefing
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import Edit, ProposerName, SearchReplace, SetKnobs
@@ -24,6 +25,7 @@ C = 7  # no range
 print(A, B, C)
 """
 ROOM = 12_000
+MODEL = AskedModel("m")
 
 
 class OpenedRun:
@@ -71,7 +73,7 @@ def test_an_edit_is_asked_for_with_effects_near_misses_kinds_and_what_the_keeps_
         scripted_run.try_out("B down", None, SetKnobs({"B": 2}))
         scripted_run.try_out("C away", 1.701, SearchReplace("print(A, B, C)", "print(A, B)"))
 
-        context = scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model="m")
+        context = scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model=MODEL)
 
     memory = "\n".join(context.memory)
     assert "A up: -0.09" in memory
@@ -93,7 +95,10 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
 
         briefing = scripted_run.briefing()
         context = briefing.context(
-            scripted_run.story.journal, scripted_run.incumbent, model="m", proposer_name=ProposerName.ADVISER
+            scripted_run.story.journal,
+            scripted_run.incumbent,
+            model=MODEL,
+            proposer_name=ProposerName.ADVISER,
         )
 
     assert context.advice is not None
@@ -117,8 +122,8 @@ def test_on_a_plateau_the_question_asks_for_something_else(tmp_path: Path) -> No
             scripted_run.try_out(f"worse {number}", 1.9, SetKnobs({"A": 3.0 + number / 10}))
 
         briefing = scripted_run.briefing()
-        context = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m")
-        asked = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model="m", idea="try it")
+        context = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model=MODEL)
+        asked = briefing.context(scripted_run.story.journal, scripted_run.incumbent, model=MODEL, idea="try it")
 
     assert f"The last {PLATEAU_PROMPT} experiments brought nothing" in Prompts.read().messages(context, ROOM)[1].content
     assert "brought nothing" not in Prompts.read().messages(asked, ROOM)[1].content, "a user's idea comes first"
@@ -132,7 +137,7 @@ def test_the_same_journal_gives_the_same_words_and_what_does_not_fit_is_what_mat
             scripted_run.try_out(f"knob {number}", 1.9, SetKnobs({"A": 1.1 + number / 100}))
 
         contexts = [
-            scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model="m")
+            scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model=MODEL)
             for _ in range(2)
         ]
 

@@ -21,10 +21,12 @@ from researcher.loop.context import Goal, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers import escalation, proposers
+from researcher.proposers.draft import ProposalRequest
 from researcher.proposers.escalation import MeteredClient
 from researcher.proposers.llm_conversation import Conversation
-from researcher.proposers.llm_proposer import Vetting
+from researcher.proposers.llm_proposer import LlmProposer, Vetting
 from researcher.proposers.prefetch import Prefetch
+from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.proposers import Proposers
 from researcher.proposers.schedule import Mix, Schedule
 from researcher.proposers.stronger_llm import Stronger
@@ -128,6 +130,37 @@ def test_a_server_that_was_down_for_a_minute_is_asked_within_five_seconds_and_ta
     assert sum("no LLM" in record.message for record in caplog.records) == 1, "said once, looked for often"
 
 
+def test_faults_of_the_server_are_no_rejections_and_the_idea_they_interrupt_goes_on_waiting(
+    scripted_run: ScriptedRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_run.start_trainer()
+    faults = iter(("drop_mid_stream", "error_line", "no_done", "garbage_line"))
+    asked: list[str] = []
+
+    def script(body: dict[str, Any]) -> Turn:
+        asked.append(json.dumps(body["messages"]))
+        fault = next(faults, None)
+        return Turn("TITLE: t\nHYPOTHESIS: h\n", fault) if fault else Turn(nudge="LEVEL", by=0.99)  # type: ignore[arg-type]
+
+    rests = Rests(0.0, list)
+    with (
+        ollama_double(script) as llm,
+        opened(scripted_run, [], goal=Goal(1)) as run_context,
+        caplog.at_level(logging.WARNING),
+    ):
+        run_context.journal.receive("r1", "idea", "a lower level", "waits", waiting=True, at=2.0)
+        client = OllamaClient(OllamaSettings(llm.url, "small"))
+        run_until_goal(asking(run_context, rests, client, Mix.LLM))
+
+    with JournalReader(scripted_run.journal) as history:
+        experiments, (idea,) = history.experiments()[1:], history.requests()
+    assert [item.outcome for item in experiments] == [*[Outcome.UNANSWERED] * 4, Outcome.OK]
+    assert (idea.state, experiments[-1].request) == (RequestState.DONE, "r1")
+    assert len(set(asked)) == 1, "an answer did not come, so it is the same question"
+    assert not any("were refused" in record.message for record in caplog.records)
+    assert rests.now > 2 + 8 + 32, "the server rests longer each time"
+
+
 def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(
     scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,8 +212,8 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
         if "format" not in question:
             return Turn(nudge="LEVEL", by=1 - next(levels) / 1000)
         number = next(levels)
-        level = 99 if number in (3, 4) else round(1.8 - number / 100, 4)
-        return Turn(json.dumps({"title": "lower", "hypothesis": "it helps", "set": {"LEVEL": level}}))
+        name = "NOWHERE" if number in (3, 4) else "LEVEL"
+        return Turn(json.dumps({"set": {name: round(1.8 - number / 100, 4)}, "hypothesis": "it helps"}))
 
     with ollama_double(script) as llm, opened(scripted_run, [], goal=Goal(7)) as run_context:
         client = OllamaClient(OllamaSettings(llm.url, "small"))
@@ -200,12 +233,13 @@ def test_an_llm_edits_and_advises_by_its_shares_and_bad_advice_is_a_rejection_wi
     advised = [item for item in experiments if item.proposer == ProposerName.ADVISER]
     assert advised[0].title == "LEVEL 1.7982 -> 1.78"
     assert (advised[0].decision, advised[1].outcome) == (Decision.KEEP, Outcome.REJECTED)
-    assert "LEVEL = 99 is outside of its range" in (advised[1].reason or "")
+    assert "NOWHERE is not a knob of this file" in (advised[1].reason or "")
     assert all(item.cost is not None and item.cost.calls for item in advised)
     asked = [question for question in llm.asked if "format" in question]
     assert "The optimiser would do this next: " in asked[0]["messages"][-1]["content"]
-    assert all(set(question["format"]["properties"]["set"]["properties"]) == {"LEVEL", "WIDTH"} for question in asked)
-    assert any("LEVEL = 99 is outside of its range" in question["messages"][-1]["content"] for question in asked)
+    schemas = [json.dumps(question["format"]) for question in asked]
+    assert all(f'"{name}"' in schema for name in ("LEVEL", "WIDTH") for schema in schemas)
+    assert any("NOWHERE is not a knob of this file" in question["messages"][-1]["content"] for question in asked)
 
 
 @pytest.mark.parametrize(("mix", "is_combined"), [(Mix.OPTIMIZER, True), (Mix.HYBRID, True), (Mix.RANDOM, False)])
@@ -240,3 +274,24 @@ def test_a_plateau_has_two_near_misses_tried_at_once(
     if is_combined:
         assert "A = 2" in apply_edits(source, draft.proposal.edits)
         assert "B = 2" in apply_edits(source, draft.proposal.edits)
+
+
+def test_while_an_answer_comes_the_status_says_what_the_llm_does(tmp_path: Path) -> None:
+    story = Story(tmp_path, source="A = 1  # range 1..4\n")
+    story.baseline(1.80, 1.80)
+    told: list[str] = []
+    asking = Vetting(profile_named("cpu"), lambda: "Go down.")
+    briefing = Briefing(asking.profile, asking.program, Optimizer(seed=7, context=256))
+    minutes = count(0, 60)
+    with ollama_double([Turn("HYPOTHESIS: h\nSET A = 2", latency_s=0.6)]) as llm:
+        conversation = Conversation(OllamaClient(OllamaSettings(llm.url, "small")))
+        proposer = LlmProposer(
+            conversation, asking, briefing, None, told.append, alone=True, clock=lambda: float(next(minutes))
+        )
+        source = story.journal.source(story.journal.numbered(0).id)
+        turn = ProposalRequest(story.journal, source, [ProposerName.LLM], (), lambda: None)
+        proposer.propose(turn)
+
+    story.journal.close()
+    assert "small is reading the question for 0 s" in told
+    assert told[-1] == ""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from researcher.journal.records import Decision
 from researcher.proposers.schedule import USUAL_SHARES, Count, Schedule, and_then, progress, upcoming
-from researcher.source.proposal import ProposerName
+from researcher.source.proposal import Proposal, ProposerName
 from tests.fixtures.journal_story import Story
 
 LLM, ADVISER, OPTIMIZER = ProposerName.LLM, ProposerName.ADVISER, ProposerName.OPTIMIZER
@@ -114,3 +114,15 @@ def test_a_name_that_only_its_own_module_knows_is_read_from_the_journal(tmp_path
 
     story.journal.close()
     assert found == {"recipe": Count(left=1, last=1)}
+
+
+def test_a_question_without_an_answer_takes_no_turn(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    before = progress(USUAL_SHARES, story.journal.experiments())
+    story.journal.unanswered(story.run, Proposal(LLM, "a question", "", ()), "the server broke off", story.tick())
+
+    after = progress(USUAL_SHARES, story.journal.experiments())
+
+    story.journal.close()
+    assert after == before

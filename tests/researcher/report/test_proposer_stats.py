@@ -62,7 +62,7 @@ def rates(
 ) -> tuple[Rates, ...]:
     """Of a run in which each of these that was not rejected had its first trial, beside a baseline."""
     experiments = [experiment(0, None, Outcome.OK, Decision.KEEP), *items]
-    trials = [first_trial(item, wall_s) for item in experiments if item.outcome not in (None, Outcome.REJECTED)]
+    trials = [first_trial(item, wall_s) for item in experiments if item.outcome and not item.outcome.is_without_trial]
     return rates_of(run, rows_of(confirmed, experiments, trials, rolled_back_because or {}), scores or {})
 
 
@@ -77,6 +77,7 @@ def rates(
         (Outcome.UNSCORABLE, Decision.DISCARD, {"tries": 1, "trials": 1, "crashed": 1}),
         (Outcome.REJECTED, Decision.DISCARD, {"tries": 1, "rejected": 1}),
         (Outcome.LOST, Decision.DISCARD, {"tries": 1}),
+        (Outcome.UNANSWERED, Decision.DISCARD, {"unanswered": 1}),
     ],
 )
 def test_each_end_of_a_try_is_counted_for_what_it_says_of_its_proposer(
@@ -84,7 +85,7 @@ def test_each_end_of_a_try_is_counted_for_what_it_says_of_its_proposer(
 ) -> None:
     (found,) = rates(experiment(1, ProposerName.LLM, outcome, decision), scores={1: [1.8], 2: [1.8]})
 
-    names = ("tries", "rejected", "trials", "crashed", "kept", "confirmed")
+    names = ("tries", "rejected", "unanswered", "trials", "crashed", "kept", "confirmed")
     assert {name: getattr(found, name) for name in names if getattr(found, name)} == counts
 
 
@@ -258,9 +259,15 @@ def test_an_export_has_a_line_for_each_proposer_beside_a_results_json_that_stays
     header, *lines = (tmp_path / "out" / "proposers.tsv").read_text().splitlines()
     assert header.split("\t") == [*COLUMNS]
     assert [line.split("\t") for line in lines] == [
-        ["llm", "3", "0", "2", "1", "1", "0", "0.000000", "0.000000", "0.000000", "6.0", "6.0", "1500", "0.0150"],
-        ["optimizer", "1", "0", "1", "0", "1", "1", "0.110000", "0.110000", "198.000000", "2.0", "0.0", "0", "0.0000"],
-        ["human", "1", "1", "0", "0", "0", "0", "0.000000", "—", "—", "0.0", "0.0", "0", "0.0000"],
+        [
+            "llm",
+            *["3", "0", "0", "2", "1", "1", "0", "0.000000", "0.000000", "0.000000", "6.0", "6.0", "1500", "0.0150"],
+        ],
+        [
+            "optimizer",
+            *["1", "0", "0", "1", "0", "1", "1", "0.110000", "0.110000", "198.000000", "2.0", "0.0", "0", "0.0000"],
+        ],
+        ["human", *["1", "1", "0", "0", "0", "0", "0", "0.000000", "—", "—", "0.0", "0.0", "0", "0.0000"]],
     ]
     assert isinstance(json.loads((tmp_path / "out" / "results.json").read_text()), list)
 

@@ -192,16 +192,17 @@ def test_failures_are_counted_by_their_kind_and_what_the_machine_lost_by_the_att
     story.try_out("odd", None, Decision.DISCARD, Outcome.UNSCORABLE)
     gone = story.try_out("gone", None, Decision.DISCARD, Outcome.LOST, faults=2)
     story.journal.reject(story.run, Proposal(ProposerName.LLM, "no", "h", ()), "does not parse", story.tick())
+    story.journal.unanswered(story.run, Proposal(ProposerName.LLM, "?", "", ()), "the server broke off", story.tick())
 
     run_report = story.report()
 
     assert run_report.tally == {
         "keep": 1, "discard": 1, "crashed": 2, "out_of_memory": 1, "timed_out": 1, "unscorable": 1, "rejected": 1,
-        "infrastructure": 3, "repeated": 0,
+        "unanswered": 1, "infrastructure": 3, "repeated": 0,
     }  # fmt: skip
     assert tally_text(run_report) == (
         "1 kept, 1 discarded, 2 crashed, 1 out of memory, 1 timed out, 1 unscorable, 1 rejected, "
-        "3 lost to the infrastructure"
+        "1 unanswered, 3 lost to the infrastructure"
     )
     row = run_report.row(gone)
     assert row is not None
