@@ -64,7 +64,7 @@ class WriterLock:
 
     def sign(self, pid: int) -> None:
         """Write the process id into the lock file, for the error message of a second researcher."""
-        self._path.write_text(str(pid))
+        self._path.write_text(str(pid), encoding="ascii")
 
     def release(self) -> None:
         """Release the lock. The end of the process does the same."""
