@@ -103,6 +103,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
     ):
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
+        run = journal.limit(run, settings.goal(run.created_at))
         run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )

@@ -13,7 +13,7 @@ from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.loop.context import Goal, PauseBackoffs, RunContext
+from researcher.loop.context import PauseBackoffs, RunContext
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
 from researcher.loop.status import RESEARCHER, StatusPublisher
@@ -101,7 +101,7 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
         rule=settings.rule,
         crash_reset=settings.crash_reset,
         claim_hours=settings.claim_hours,
-        goal=Goal(settings.experiments, settings.hours, settings.max_cost),
+        goal=opened.run.goal,
         project=lambda: write_whole(settings.subject_dir / "results.tsv", table.text().encode()),
         tick=ticker.tick,
         rest=ticker.rest,

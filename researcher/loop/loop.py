@@ -15,7 +15,7 @@ from researcher.decision.rules import decide
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.records import Decision, Experiment, PauseCause, Ruling, Run, State, Trial
 from researcher.loop.confirmation import advance_confirmation, begin_confirmation, confirmation_due, tag_confirmed
-from researcher.loop.context import RunContext
+from researcher.loop.context import Finished, RunContext
 from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
 from researcher.repository.recovery import ensure_commits, keep_copy, repair
@@ -23,13 +23,6 @@ from researcher.repository.repository import GitState
 from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
-
-
-class Finished(Exception):
-    """Ends the loop when the goal is reached and the head's gain is confirmed or rolled back.
-
-    The message names the goal.
-    """
 
 
 def run_until_goal(run_context: RunContext) -> str:
@@ -50,7 +43,7 @@ def run_until_goal(run_context: RunContext) -> str:
             repair_subject(run_context, damaged)
             act = sync_with_journal
         except Finished as finished:
-            run_context.journal.end(run_context.run, str(finished))
+            run_context.journal.end(run_context.run, str(finished), run_context.clock())
             return str(finished)
 
 
@@ -100,6 +93,7 @@ def step(run_context: RunContext) -> None:
         advance_confirmation(run_context, confirmation)
     elif run.pause is not None:
         run_context.publish_status(f"paused: {run.pause.message}")
+        run_context.end_at_the_limit()
         run_context.rest()
     else:
         _choose(run_context)
@@ -203,6 +197,7 @@ def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
     scores: list[float] = []
     for number in range(run_context.profile.baseline_repeats):
         if number == len(trials):
+            run_context.end_at_the_limit()
             trial = run_context.journal.add_trial(
                 run, experiment.id, Kind.BASELINE, seed=run_context.next_seed(), at=run_context.clock()
             )

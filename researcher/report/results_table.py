@@ -23,6 +23,7 @@ COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
     "outcome": lambda row: row.experiment.outcome,
     "note": lambda row: row.note,
     "val_bpb": lambda row: row.experiment.score,
+    "delta": lambda row: row.delta,
     "memory_gb": lambda row: row.memory_gb,
     "commit": lambda row: row.experiment.commit_sha,
     "proposer": lambda row: row.experiment.proposer,
