@@ -50,6 +50,15 @@ def cell(row: Row, column: str, form: str = "", none: str = NO_NUMBER) -> str:
     return none if value is None else format(value, form)
 
 
+def all_columns_text(rows: Sequence[Row]) -> str:
+    """Return every column of the experiments as tab-separated text with a header; a missing value is empty."""
+    lines = ["\t".join(COLUMNS)]
+    for row in rows:
+        values = ("" if value is None else str(value) for value in values_of(row).values())
+        lines.append("\t".join(_CONTROL.sub(" ", value) for value in values))
+    return "\n".join(lines) + "\n"
+
+
 class ResultsTable:
     """results.tsv of a running run, with the five columns that this kind of research loop commonly uses.
 

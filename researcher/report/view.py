@@ -114,7 +114,8 @@ class LiveStatus:
     """The live status. `trial` and `progress` are None between trials, `workers` are those with a heartbeat.
 
     `status` is the researcher's, or the end of its run. It is None without a running researcher, and `silent` is the
-    text to show then. `foreign` describes refused unknown jobs, `notes` the state of each source in `NOTED`.
+    text to show then. `answers` is False if Redis does not answer. `foreign` describes refused unknown jobs, `notes` is
+    the state of each source in `NOTED`.
     """
 
     status: Status | None
@@ -124,6 +125,7 @@ class LiveStatus:
     foreign: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     silent: str = NOT_RUNNING
+    answers: bool = True
 
     @property
     def doing(self) -> str:

@@ -105,8 +105,7 @@ def _see(state: State, journal: OpenJournal) -> Scene:
     with closing(open_bus(state).connection) as connection:
         choices = state.choices()
         report = journal.report(RedisClient(connection), None if choices is None else choices.trial_profile())
-    elapsed_s = 0.0 if report.run_report is None else time.time() - report.run_report.run.created_at
-    return Scene(report, None, elapsed_s, FOOT)
+    return Scene(report, FOOT)
 
 
 def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:

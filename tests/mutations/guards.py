@@ -2263,7 +2263,7 @@ GUARDS = (
     ),
     Guard(
         "what a candidate printed is no markup",
-        "services/cli.py",
+        "services/command_line.py",
         "Console(markup=False)",
         "Console()",
         "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",

@@ -84,7 +84,7 @@ def test_it_follows_until_the_run_has_ended_and_shows_how_it_stands(
     )
 
     assert code == OVER
-    assert "best      1.700000 provisional: wider" in text
+    assert "best      experiment 1 (provisional): wider" in text
     assert "ended: the goal is reached" in text
 
 
@@ -142,7 +142,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
 
     _, text = follow(tmp_path, replace, lambda: bus.publish_status("researcher", ENDED))
 
-    assert "baseline  1.610000 over 2 seeds" in text
+    assert "Nothing better than the start yet (0 tried)" in text
 
 
 def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: RedisClient, tmp_path: Path) -> None:

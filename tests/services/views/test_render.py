@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from researcher.journal.records import Decision
+from researcher.journal.records import Decision, Goal
 from researcher.proposers.escalation import belongs_to
 from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus
 from services import __main__ as stack
-from services import cli
+from services import command_line
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
@@ -31,7 +31,7 @@ def seen(scene: Scene) -> str:
 def test_before_anything_is_measured_it_says_what_is_going_on() -> None:
     starts = LiveStatus(None, silent="the researcher starts")
 
-    assert "the researcher starts" in seen(Scene(Report(None, starts), 12, 3.0, ""))
+    assert "the researcher starts" in seen(Scene(Report(None, starts)))
 
 
 def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> None:
@@ -44,7 +44,7 @@ def test_it_shows_each_worker_and_why_roots_candidates_are_no_other_user() -> No
         ),
     )
 
-    text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), workers=workers)), None, 3.0, ""))
+    text = seen(Scene(Report(None, LiveStatus(Status.working("waiting"), workers=workers))))
 
     for expected in (
         "worker    trainer-a (12gb): timed t-3-t0-a0",
@@ -59,24 +59,23 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
     story.baseline(1.80, 1.82)
     story.try_out("wider", 1.70, Decision.KEEP)
     story.try_out("broken", None, Decision.CRASH)
+    story.journal.limit(story.run, Goal(12))
     now = LiveStatus(Status.working("trial"), "t-3-t0-a0", Progress("timed", 0.4, 6.0, step=40, loss=4.25), notes=AWAY)
 
-    text = seen(Scene(Report(story.report(), now), 12, 65.0, "trainer running"))
+    text = seen(Scene(Report(story.report(), now), "the foot", verbose=True))
 
     story.journal.close()
     for expected in (
         "timed · step 40 · loss 4.2500",
-        "baseline  1.810000 over 2 seeds",
-        "best      1.700000 provisional: wider",
-        "+0.110000 provisional (not yet a claim)",
-        "2 of 12",
-        "1 kept",
-        "1 crashed",
-        "to go",
+        "result    Perhaps 6.1 % better than the start, not yet measured again (2 tried)",
+        "best      experiment 1 (provisional): wider",
+        "measured  2 of 12: 1 kept, 0 discarded, 1 crashed",
+        "baseline  1.810000, mean of 2 seeds",
+        "best      1.700000, mean of 1 seed",
+        "+0.110000 over the baseline's mean, not measured again",
         "LLM  none: away",
         "dry runs none: no dry-run worker runs",
-        "trainer running",
-        "1:05",
+        "the foot",
     ):
         assert expected in text, expected
 
@@ -84,18 +83,18 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
 def test_a_run_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
-    assert "not running; `overnight run` goes on" in seen(Scene(Report(story.report()), None, 1.0, ""))
+    assert "not running; `overnight run` goes on" in seen(Scene(Report(story.report())))
 
-    story.journal.end(story.run, "8 of 8 experiments are measured")
+    story.journal.end(story.run, "8 of 8 experiments are measured", story.tick())
 
-    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(Report(story.report()), None, 1.0, ""))
+    assert "now  ended: 8 of 8 experiments are measured" in seen(Scene(Report(story.report())))
     story.journal.close()
 
 
 def test_an_alarm_comes_first() -> None:
     now = LiveStatus(Status.working("trial t-3-t0-a0"))
 
-    text = seen(Scene(Report(None, now, "no trial has ended for 61 s"), None, 1.0, ""))
+    text = seen(Scene(Report(None, now, "no trial has ended for 61 s")))
 
     assert "ALARM no trial has ended for 61 s" in text.splitlines()[1]
 
@@ -108,10 +107,12 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
     story.try_out("lucky", 1.59, Decision.KEEP)
     story.claim([1.70] * 4, [1.70] * 4)
 
-    text = seen(Scene(Report(story.report()), None, 1.0, ""))
+    text = seen(Scene(Report(story.report()), verbose=True))
 
     story.journal.close()
-    assert "best      1.688889 over 9 seeds confirmed: good" in text
+    assert "result    6.1 % better than the start, measured again 4 times" in text
+    assert "best      experiment 1 (confirmed): good" in text
+    assert "best      1.688889, mean of 9 seeds" in text
     assert "fell      experiment 2: 4 fresh seeds give 1.700000 against 1.700000: gain +0.000000" in text
 
 
@@ -123,7 +124,7 @@ def test_seconds_are_written_as_users_read_them(seconds: float, text: str) -> No
 HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a]"
 
 
-@pytest.mark.parametrize("console", [cli.console, stack.console], ids=["overnight", "scripts/up"])
+@pytest.mark.parametrize("console", [command_line.console, stack.console], ids=["overnight", "scripts/up"])
 def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
@@ -132,7 +133,7 @@ def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, t
 
     with console.capture() as captured:
         live = LiveStatus(Status.working("trial"), HOSTILE, notes={"llm": HOSTILE})
-        console.print(draw(Scene(Report(story.report(), live), 12, 65.0, HOSTILE)))
+        console.print(draw(Scene(Report(story.report(), live), HOSTILE)))
 
     story.journal.close()
     assert captured.get().count(HOSTILE) == 5
@@ -151,7 +152,7 @@ def test_it_shows_what_the_stronger_model_cost_of_its_cap_and_why_it_was_asked(t
     item = story.journal.experiment(story.try_out("wider", 1.85, Decision.DISCARD))
     paid = story.report().paid
 
-    text = seen(Scene(Report(story.report()), None, 65.0, ""))
+    text = seen(Scene(Report(story.report())))
 
     story.journal.close()
     assert "stronger  m: 0.2600 of 5 spent in 2 calls, the last after experiment 0, because of a plateau" in text
