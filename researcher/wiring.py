@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,8 +58,8 @@ class Opened:
 class Ticker:
     """Serves requests, repeats the status and notices a stop while the researcher waits."""
 
-    def __init__(self, opened: Opened, publisher: StatusPublisher) -> None:
-        handler = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
+    def __init__(self, opened: Opened, publisher: StatusPublisher, why_no_llm: Callable[[], str | None]) -> None:
+        handler = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock, why_no_llm=why_no_llm)
         self._requests = RequestWorker.open(opened.bus, handler.receive)
         self._opened = opened
         self._publisher = publisher
@@ -91,12 +92,13 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
     """Build everything that the loop works with. The parts publish their status in Redis from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
     publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.inspect)
-    ticker, table = Ticker(opened, publisher), ResultsTable(journal)
+    proposers = _proposers(opened, publisher)
+    ticker, table = Ticker(opened, publisher, proposers.why_no_llm), ResultsTable(journal)
     return RunContext(
         journal=journal,
         workspace=workspace,
         trials=TrialQueue(opened.bus, opened.clock.leases_count),
-        proposers=_proposers(opened, publisher),
+        proposers=proposers,
         profile=opened.profile,
         rule=settings.rule,
         crash_reset=settings.crash_reset,
