@@ -137,7 +137,6 @@ def _measure_claim(run_context: RunContext, confirmation: Confirmation) -> None:
 
 
 def _add(run_context: RunContext, confirmation: Confirmation, experiment: int, kind: Kind) -> Trial:
-    run_context.end_at_the_limit()
     return run_context.journal.add_trial(
         run_context.run,
         experiment,

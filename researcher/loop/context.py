@@ -238,6 +238,7 @@ class RunContext:
                     self.proposers.draft_ahead(self.journal)
                     self.trials.wait(spec.id)
                 case Absent():
+                    self.end_at_the_limit()
                     self._free_gpu()
                     self.trials.hand_out(spec)
                 case answer:

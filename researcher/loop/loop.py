@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from statistics import fmean
+from typing import NoReturn
 
 from researcher.decision.machine_speed import speed_text
 from researcher.decision.rules import decide
@@ -34,6 +35,14 @@ def run_until_goal(run_context: RunContext) -> str:
     if run.pause is not None and not run.paused_by_user:  # a restart retries after a pause that a fault caused
         run_context.journal.go_on(run, run_context.clock())
     run_context.journal.begin(run, run_context.clock())
+    try:
+        _run_steps(run_context)
+    except Finished as finished:
+        run_context.journal.end(run_context.run, str(finished), run_context.clock())
+        return str(finished)
+
+
+def _run_steps(run_context: RunContext) -> NoReturn:
     act = sync_with_journal
     while True:
         try:
@@ -42,9 +51,6 @@ def run_until_goal(run_context: RunContext) -> str:
         except SubjectDamaged as damaged:
             repair_subject(run_context, damaged)
             act = sync_with_journal
-        except Finished as finished:
-            run_context.journal.end(run_context.run, str(finished), run_context.clock())
-            return str(finished)
 
 
 def sync_with_journal(run_context: RunContext) -> None:
@@ -197,7 +203,6 @@ def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
     scores: list[float] = []
     for number in range(run_context.profile.baseline_repeats):
         if number == len(trials):
-            run_context.end_at_the_limit()
             trial = run_context.journal.add_trial(
                 run, experiment.id, Kind.BASELINE, seed=run_context.next_seed(), at=run_context.clock()
             )

@@ -48,6 +48,8 @@ _ESCALATION = "researcher/proposers/test_escalation.py::test_"
 _FAULT = "trainer/trial/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/trial/test_trial.py::test_"
 _WORKER = "trainer/worker/test_rq_worker.py::test_"
+_GOAL = "researcher/decision/test_goal.py::test_"
+_LIMITS = "researcher/loop/test_limits.py::test_"
 _ACCIDENTS = "researcher/loop/test_accidents.py::test_"
 _REAL_ACCIDENTS = "trainer/trial/test_accidents.py::test_"
 _ENDINGS = "trainer/trial/test_outcome.py::test_"
@@ -2830,5 +2832,54 @@ GUARDS = (
         "if all(worker.status.kind is StatusKind.HELD for worker in workers):",
         "if not workers or workers[0].status.kind is StatusKind.HELD:",
         _DRY_RUNS + "one_dry_run_worker_that_is_held_does_not_keep_another_from_being_asked",
+    ),
+    Guard(
+        "an experiment begins only if it and its confirmation end before the limit",
+        "researcher/decision/goal.py",
+        "standing.at + standing.reserve_s > goal.until",
+        "standing.at > goal.until",
+        _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
+    ),
+    Guard(
+        "a limit of cost leaves money for the confirmation",
+        "researcher/decision/goal.py",
+        "if spent + standing.reserve_money > goal.max_cost:",
+        "if spent > goal.max_cost:",
+        _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
+    ),
+    Guard(
+        "no trial begins after the limit",
+        "researcher/loop/context.py",
+        "                    self.end_at_the_limit()\n                    self._free_gpu()",
+        "                    self._free_gpu()",
+        _LIMITS + "a_claim_that_the_limit_ends_goes_on_at_the_next_start",
+    ),
+    Guard(
+        "a pause for a fault ends at the limit",
+        "researcher/loop/context.py",
+        "            self.end_at_the_limit()\n            self.rest()",
+        "            self.rest()",
+        _LIMITS + "a_pause_for_a_fault_is_not_longer_than_the_limit",
+    ),
+    Guard(
+        "options are checked before anything starts",
+        "services/local.py",
+        "    _refuse_what_has_passed(state, check_options(state, options))\n",
+        "",
+        "services/test_cli.py::test_hours_that_have_passed_since_the_first_start_are_refused",
+    ),
+    Guard(
+        "a number in the picture covers nothing",
+        "researcher/report/picture_layout.py",
+        "return bool(inside) and not any(_overlap(box, other) for other in boxes)",
+        "return bool(inside)",
+        "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
+    ),
+    Guard(
+        "a text in the picture is cut to its place",
+        "researcher/report/picture_layout.py",
+        "    if _width(figure, flat, size, weight) <= width_px:\n        return flat",
+        "    return flat",
+        "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
     ),
 )

@@ -9,6 +9,7 @@ import pytest
 from researcher.journal.records import ASKED_TO_PAUSE, Goal, Pause, PauseCause
 from researcher.loop.context import Finished, RunContext
 from researcher.loop.loop import run_until_goal
+from researcher.source.proposal import Candidate, Proposal
 from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Kind
@@ -51,8 +52,23 @@ def test_no_trial_of_the_baseline_begins_after_the_limit(scripted_run: ScriptedR
     with opened(scripted_run, []) as run_context:
         run_until_goal(over(run_context))
 
-        assert run_context.journal.trials() == []
+        assert len(scripted_run.bus.queue("trials")) == 0
+        assert not any(trial.finished for trial in run_context.journal.trials())
         assert run_context.run.ended is not None
+
+
+def test_a_trial_that_a_stop_left_open_waits_after_the_limit_for_a_later_start(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    run_listed(scripted_run, [level(1.75)])
+
+    with opened(scripted_run, []) as run_context:
+        journal = run_context.journal
+        proposal = Proposal("human", "wider", "h", ())
+        journal.propose(run_context.run, proposal, Candidate(level(1.7), "f", "c", 0), 2.0)
+        run_until_goal(over(run_context))
+
+        assert journal.open_experiment() is not None
+        assert journal.measured_count() == 1
 
 
 def test_a_claim_that_the_limit_ends_goes_on_at_the_next_start(scripted_run: ScriptedRun) -> None:
@@ -68,7 +84,7 @@ def test_a_claim_that_the_limit_ends_goes_on_at_the_next_start(scripted_run: Scr
 
         claim = journal.open_confirmation()
         assert claim is not None
-        assert journal.trials(confirmation=claim.id) == []
+        assert not any(trial.finished for trial in journal.trials(confirmation=claim.id))
         assert run_context.run.ended is not None
 
     run_listed(scripted_run, [], goal=Goal(1))

@@ -9,9 +9,11 @@ import pytest
 
 from researcher.journal.records import RequestState
 from researcher.loop.request_handler import RequestHandler
+from researcher.queues.requests import send, wait_reply
 from researcher.report.snapshot import snapshot
 from services.views.render import PAUSING, Scene
 from tests.fixtures.journal_story import PROFILE, Story
+from tests.fixtures.scripted_run import ScriptedRun
 from tests.services.views.test_render import seen
 from trainer.jobs import Kind, Outcome, RedisClient, Status
 
@@ -72,3 +74,14 @@ def test_a_pause_shows_at_once_that_it_begins_after_the_trial(story: Story, bus:
     assert PAUSING in shown
     assert PAUSING not in seen(Scene(snapshot(story.journal, bus, PROFILE, story.at)))
     assert handler(story).receive("s", "pause", "").startswith("paused;")
+
+
+def test_a_run_without_an_llm_says_so_to_who_sends_an_idea(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    scripted_run.start_researcher(EXPERIMENTS=500, LLM="none", PROPOSER="optimizer")
+    scripted_run.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
+
+    answer = wait_reply(scripted_run.bus, send(scripted_run.bus, "idea", "wider"), 30)
+
+    assert answer is not None
+    assert "no LLM" in answer

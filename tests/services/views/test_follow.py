@@ -237,3 +237,15 @@ def test_without_a_run_on_this_machine_there_is_nothing_to_follow(
 
     with pytest.raises(ClientError, match="no run is going on"):
         follow(tmp_path)
+
+
+def test_a_run_that_has_ended_is_shown_once(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    story.baseline(1.80, 1.82)
+    story.journal.end(story.run, "8 of 8 experiments are measured", story.tick())
+
+    code, text = follow(tmp_path)
+
+    assert code == OVER
+    assert "8 of 8 experiments are measured" in text
+    assert "Nothing better than the start was found" in text
