@@ -18,7 +18,6 @@ from rich.console import Console
 
 from researcher.config.settings import TABLE
 from services import doctor
-from services.command_line import BAD_USE, print_error
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
@@ -27,6 +26,7 @@ from services.machine.state import State
 from services.run_commands import until_of
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
+from services.views.terminal import BAD_USE, print_error
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,7 +1,8 @@
 """The `overnight` command: a thin layer over the read model, the request queue and local mode.
 
-Everything that a user can do to a run is here or in `run_commands`. An error is one sentence with the next step on
-stderr, and exit code 2.
+What a user can do to a run is here. The commands that start something are in `run_commands`, which is imported when one
+of them is called, because it imports much more than `overnight status` needs. An error is one sentence with the next
+step on stderr, and exit code 2.
 """
 
 from __future__ import annotations
@@ -9,20 +10,40 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated
 
 import redis
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from researcher.errors import OvernightError, ResearcherError
 from researcher.journal.records import CONFIRM
-from services.command_line import BAD_USE, Commands, StateOption, console, print_error, refuse, state_of
 from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run
+from services.views.terminal import BAD_USE, StateOption, console, print_error, refuse, state_of
 from trainer.jobs import BusError, ProfileError
+
+LATER = "services.run_commands"
+LATER_NAMES = ("run", "init", "prepare", "pull", "trial", "doctor")
+
+
+class Commands(TyperGroup):
+    """The commands of `overnight`. Those in `LATER_NAMES` are imported when they are called or listed."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of all commands, those that start something first."""
+        return [*LATER_NAMES, *self.commands]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
+        """Return a command by its name."""
+        commands = self.commands
+        if cmd_name in LATER_NAMES:
+            commands = typer.main.get_group(import_module(LATER).app).commands
+        return commands.get(cmd_name)  # type: ignore[return-value]
+
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -15,8 +15,8 @@ from researcher.config.setting import moment_of
 from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.proposers.schedule import Mix
-from services.command_line import StateOption, console, refuse, state_of
 from services.machine.gpus import detect_profile, gpus
+from services.views.terminal import StateOption, console, refuse, state_of
 from trainer.jobs import PROFILES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -55,7 +55,6 @@ LAYERS = {
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
         ("services.local", "services.single_trial"),
-        ("services.command_line",),
         ("services.run_commands",),
         ("services.cli", "services.__main__"),
     ),

@@ -2265,7 +2265,7 @@ GUARDS = (
     ),
     Guard(
         "what a candidate printed is no markup",
-        "services/command_line.py",
+        "services/views/terminal.py",
         "Console(markup=False)",
         "Console()",
         "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",

@@ -21,7 +21,7 @@ from researcher.journal.records import Decision
 from researcher.report.document import Document
 from researcher.report.results_table import COLUMNS
 from services import cli
-from services.command_line import LATER_NAMES
+from services.cli import LATER_NAMES
 from services.local import OptionRefused, RunOptions, check_options, run_local
 from services.machine.state import CHOICES_FILE, RunConfig, State
 from tests import ROOT

@@ -13,7 +13,7 @@ from researcher.proposers.escalation import belongs_to
 from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus
 from services import __main__ as stack
-from services import command_line
+from services.views import terminal
 from services.views.render import Scene, clock_text, draw
 from services.views.show import call_text, harmless
 from tests.fixtures.journal_story import Story
@@ -124,7 +124,7 @@ def test_seconds_are_written_as_users_read_them(seconds: float, text: str) -> No
 HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a]"
 
 
-@pytest.mark.parametrize("console", [command_line.console, stack.console], ids=["overnight", "scripts/up"])
+@pytest.mark.parametrize("console", [terminal.console, stack.console], ids=["overnight", "scripts/up"])
 def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
