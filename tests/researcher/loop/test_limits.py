@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import redis
 
+from researcher.config.settings import Settings
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import ASKED_TO_PAUSE, Goal, Pause, PauseCause
-from researcher.loop.context import Finished, RunContext
+from researcher.loop.context import Finished, PauseBackoffs, RunContext
 from researcher.loop.loop import run_until_goal
+from researcher.loop.resume import run_through_outages
 from researcher.source.proposal import Candidate, Proposal
+from tests.fixtures.journal_story import Story
 from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Kind
@@ -93,3 +99,35 @@ def test_a_claim_that_the_limit_ends_goes_on_at_the_next_start(scripted_run: Scr
         [decided] = run_context.journal.confirmations()
         assert decided.verdict is not None
         assert any(trial.kind is Kind.CONFIRM for trial in run_context.journal.trials())
+
+
+def test_an_outage_does_not_carry_a_run_over_its_limit(tmp_path: Path) -> None:
+    story = Story(tmp_path / "journal")
+    story.journal.limit(story.run, Goal(until=1.0))
+    story.journal.close()
+    settings = Settings(
+        redis_url="redis://127.0.0.1:9/0", journal_dir=tmp_path / "journal", data_dir=tmp_path, subject_dir=tmp_path
+    )
+    calls: list[PauseBackoffs] = []
+
+    def day(back_off: PauseBackoffs) -> None:
+        calls.append(back_off)
+        raise redis.ConnectionError("refused")
+
+    run_through_outages(settings, day, NeverStopped())
+
+    assert len(calls) == 1
+    with JournalReader(tmp_path / "journal") as history:
+        run = history.run()
+    assert run is not None
+    assert run.ended is not None
+
+
+class NeverStopped:
+    """A switch that nobody turns."""
+
+    def turn(self, by: str) -> None:
+        """Do nothing."""
+
+    def raise_if_stopped(self) -> None:
+        """Do nothing."""
