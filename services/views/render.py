@@ -283,9 +283,9 @@ def proposers_table(rates: Sequence[Rates]) -> Table:
     table.add_row("crashed", *(str(each.crashed) for each in rates))
     table.add_row("kept", *(str(each.kept) for each in rates))
     table.add_row("confirmed", *(str(each.confirmed) for each in rates))
-    table.add_row("gain, bits a byte", *(_number(each.gain) for each in rates))
-    table.add_row("gain a trial", *(_number(each.gain_per_trial) for each in rates))
-    table.add_row("gain an hour", *(_number(each.gain_per_hour) for each in rates))
+    table.add_row("gain", *(_number(each.gain) for each in rates))
+    table.add_row("gain/trial", *(_number(each.gain_per_trial) for each in rates))
+    table.add_row("gain/hour", *(_number(each.gain_per_hour) for each in rates))
     if any(cost.llm_s or cost.llm_tokens for cost in costs):
         table.add_row("LLM", *(clock_text(cost.llm_s) for cost in costs))
         table.add_row("tokens", *(f"{cost.llm_tokens:,}" for cost in costs))
