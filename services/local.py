@@ -65,6 +65,7 @@ class RunOptions:
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
     """Run until the goal, a stop or Ctrl-C. Returns the exit code."""
+    _refuse_what_has_passed(state, check_options(state, options))
     choices = state.resolve(
         profile=options.profile,
         budget=options.budget,
@@ -73,7 +74,6 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
         detect=lambda: detect_profile(gpus()),
     )
     profile = choices.trial_profile()
-    _refuse_what_has_passed(state, check_options(state, options))
     _stop_like_ctrl_c()
     lock = _lock(state)
     try:
@@ -93,9 +93,11 @@ def check_options(state: State, options: RunOptions) -> Settings:
     """Return the settings that the researcher will read. Raises OptionRefused for a bad one, before anything starts."""
     given: dict[str, Any] = {name.lower(): None for name in ASKED_BY_OPTION}
     given |= {name.lower(): value for name, value in options.researcher.items()}
-    places = {"redis_url": "redis://", "journal_dir": state.journal, "data_dir": state.data}
+    given |= {"redis_url": "redis://", "journal_dir": state.journal, "data_dir": state.data}
+    given |= {"subject_dir": state.subject, "profile": options.profile or "cpu", "budget": options.budget}
+    given |= dict.fromkeys(("user_repository", "redis_password_file", "own_constants"))
     try:
-        return Settings(**(given | places | {"subject_dir": state.subject}))
+        return Settings(**given)
     except ValidationError as error:
         named = re.compile(rf"\b({'|'.join(OPTIONS)})\b(=?)")
         words = ". ".join(str(fault) for fault in faults(error))
