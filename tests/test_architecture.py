@@ -91,7 +91,8 @@ def modules(package: str) -> list[Path]:
 
 ALL = [module for package in PACKAGES for module in modules(package)]
 FOLDERS = sorted({module.parent for module in ALL if len(module.parts) > 2} - {Path("trainer/subject")})
-PLUG_INS = {Path("researcher/llm"), Path("researcher/proposers")}  # a new module is named by a table in there
+# A new client, proposer or view needs no line in the docstring of its folder.
+PLUG_INS = {Path("researcher/llm"), Path("researcher/proposers"), Path("services/views")}
 BUDGETED = {Path("trainer/sandbox"), Path("trainer/candidate")}
 OURS = [module for module in ALL if module.parts[:2] != ("trainer", "subject")]
 

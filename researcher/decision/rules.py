@@ -75,8 +75,8 @@ class RunFacts:
 
     `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `rolled_back` is True if
     the last confirmation was an incumbent confirmation that failed. `trials_without_incumbent` and `machine_changed`
-    count from the incumbent's last trial, `keeps` and `trial_hours` from the last claim. `goal` is the reason why the
-    run is over, or None while it continues.
+    count from the incumbent's last trial, `trial_hours` from the last claim. `decisions` are those on the candidates
+    measured since the last claim, oldest first. `goal` is the reason why the run is over, or None while it continues.
     """
 
     rule: Rule
@@ -88,7 +88,7 @@ class RunFacts:
     is_asked_for: bool
     goal: str | None
     experiments_left: int | None
-    keeps: int
+    decisions: Sequence[Decision]
     trial_hours: float
     claim_hours: float = CLAIM_HOURS
 
@@ -208,7 +208,7 @@ def _checkpoint(facts: RunFacts) -> str | None:
     """
     if facts.experiments_left is not None and facts.experiments_left < NEAR_THE_END:
         return None
-    if facts.keeps >= KEEPS_BEFORE_CLAIM:
+    if facts.decisions.count(Decision.KEEP) >= KEEPS_BEFORE_CLAIM:
         return f"{KEEPS_BEFORE_CLAIM} keeps since the last one"
     if facts.trial_hours >= facts.claim_hours:
         return f"{facts.claim_hours:g} hours of trials since the last one"

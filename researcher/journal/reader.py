@@ -221,11 +221,11 @@ class JournalReader:
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
         """Return the last `count` measured experiments decided after a time, in the order of their decisions."""
-        return sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)[-count:]
+        return self._measured_after(at)[-count:]
 
-    def keeps_since(self, at: float) -> int:
-        """Return the number of keeps decided after a time, without the baseline."""
-        return sum(item.decision is Decision.KEEP for item in self._measured_after(at))
+    def decisions_since(self, at: float) -> list[Decision]:
+        """Return the decisions on measured experiments after a time, in their order, without the baseline."""
+        return [item.decision for item in self._measured_after(at) if item.decision is not None]
 
     def trial_hours_since(self, at: float) -> float:
         """Return the hours of candidates' first trials that finished after a time."""
@@ -284,9 +284,10 @@ class JournalReader:
                 self._scores[trial.experiment] = [*self._scores.get(trial.experiment, ()), trial.val_bpb]
         return fresh[len(closed) :]
 
-    def _measured_after(self, at: float) -> Iterator[Experiment]:
-        """Yield the measured experiments that were decided after a time, in the order of their ids."""
-        return (item for item in self.experiments() if (item.decided_at or 0.0) > at and item.was_measured)
+    def _measured_after(self, at: float) -> list[Experiment]:
+        """Return the measured experiments that were decided after a time, in the order of their decisions."""
+        since = (item for item in self.experiments() if (item.decided_at or 0.0) > at and item.was_measured)
+        return sorted(since, key=lambda item: item.decided_at or 0.0)
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._reported():

@@ -63,7 +63,7 @@ def confirmation_due(run_context: RunContext) -> Due | None:
             is_asked_for=any(request.kind == CONFIRM for request in journal.requests(RequestState.WAITING)),
             goal=run_context.goal_reached(),
             experiments_left=None if limit is None else limit - journal.measured_count(),
-            keeps=journal.keeps_since(claimed),
+            decisions=journal.decisions_since(claimed),
             trial_hours=journal.trial_hours_since(claimed),
             claim_hours=run_context.claim_hours,
         )

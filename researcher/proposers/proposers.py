@@ -42,7 +42,7 @@ LONGEST_REST_S = 60.0
 class Scheduled:
     """A proposer with its shares of the experiments, by the names under which it proposes.
 
-    A proposer without a share is asked in every turn, and proposes when it has a reason.
+    Each is asked in every turn. With shares it proposes in its own turns, without them when it has a reason.
     """
 
     proposer: Proposer

@@ -104,10 +104,9 @@ def state_folder(environment: Mapping[str, str], otherwise: Path) -> Path:
     """
     if named := environment.get("OVERNIGHT_STATE"):
         return Path(named).expanduser().absolute()
-    if (base := environment.get("XDG_STATE_HOME")) and Path(
-        base
-    ).is_absolute():  # the XDG standard ignores relative paths
-        return Path(base) / "overnight"
+    base = Path(environment.get("XDG_STATE_HOME", ""))
+    if base.is_absolute():  # the XDG standard ignores relative paths
+        return base / "overnight"
     if home := environment.get("HOME"):
         own = Path(home).absolute() / ".local" / "state" / "overnight"
         return own if (own / "journal").exists() or not _is_roots_alone(Path(home)) else _OF_THE_MACHINE

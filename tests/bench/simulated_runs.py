@@ -95,7 +95,7 @@ class SimulatedRun:
         self._floor = floor
         self._trial_hours = trial_hours
         self._trials = self._false_claims = 0
-        self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
+        self._claimed = self._firsts_since_incumbent = 0  # _claimed: decisions before the last claim
         self._reported_gain = 0.0
         self._baseline = self._incumbent = self._confirmed = Code(BASELINE, [])
         self._repeated: list[Code] = []
@@ -132,12 +132,10 @@ class SimulatedRun:
             detail="",
         )
         self.decisions.append(ruling.decision)
-        self._firsts_since_claim += 1
         self._firsts_since_incumbent += 1
         if ruling.decision is Decision.KEEP:
             code.first = Head(score, fmean(parent.scores), self._sigma)
             self._incumbent = code
-            self._keeps_since_claim += 1
             self._firsts_since_incumbent = 0
             self._false_claims += self._rule is Rule.GREEDY and candidate.gain <= 0
 
@@ -151,6 +149,7 @@ class SimulatedRun:
                 self._firsts_since_incumbent = 0
 
     def _facts(self, left: int) -> RunFacts:
+        decisions = self.decisions[self._claimed :]
         return RunFacts(
             rule=self._rule,
             outcomes=(),
@@ -161,8 +160,8 @@ class SimulatedRun:
             is_asked_for=False,
             goal=None if left else "all experiments are measured",
             experiments_left=left,
-            keeps=self._keeps_since_claim,
-            trial_hours=self._firsts_since_claim * self._trial_hours,
+            decisions=decisions,
+            trial_hours=len(decisions) * self._trial_hours,
         )
 
     def _claim(self) -> None:
@@ -170,7 +169,7 @@ class SimulatedRun:
         claim = self._decided_claim(head, base)
         assert claim.verdict is not None
         self.verdicts.append(claim.verdict)
-        self._keeps_since_claim = self._firsts_since_claim = self._firsts_since_incumbent = 0
+        self._claimed, self._firsts_since_incumbent = len(self.decisions), 0
         if claim.verdict is ConfirmationVerdict.CONFIRMED:
             self._confirmed = head
             self._reported_gain += claim.gain

@@ -219,8 +219,8 @@ GUARDS = (
     Guard(
         "the last decisions are the last in time",
         "researcher/journal/reader.py",
-        "sorted(self._measured_after(at), key=lambda item: item.decided_at or 0.0)",
-        "[*self._measured_after(at)]",
+        "return sorted(since, key=lambda item: item.decided_at or 0.0)",
+        "return [*since]",
         _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
     ),
     Guard(

@@ -297,10 +297,11 @@ def test_three_failures_in_a_row_ask_for_an_incumbent_confirmation_and_neither_r
 FAILED, OK = Outcome.CRASHED, Outcome.OK
 QUIET = RunFacts(
     rule=Rule.WALK, outcomes=(OK,), rolled_back=False, trials_without_incumbent=0, machine_changed=False, head=None,
-    is_asked_for=False, goal=None, experiments_left=100, keeps=0, trial_hours=0.0, claim_hours=4.0,
+    is_asked_for=False, goal=None, experiments_left=100, decisions=(), trial_hours=0.0, claim_hours=4.0,
 )  # fmt: skip
 SMALL_GAIN, JUMP = Head(1.79, 1.8, 0.01), Head(1.6, 1.8, 0.01)
 INCUMBENT, CLAIM = ConfirmationKind.INCUMBENT, ConfirmationKind.CLAIM
+KEEP, DISCARD = Decision.KEEP, Decision.DISCARD
 
 
 @pytest.mark.parametrize(
@@ -316,12 +317,12 @@ INCUMBENT, CLAIM = ConfirmationKind.INCUMBENT, ConfirmationKind.CLAIM
         ({"trials_without_incumbent": REMEASURE_EVERY, "rule": Rule.GREEDY}, None),
         ({"machine_changed": True}, INCUMBENT),
         ({"machine_changed": True, "head": JUMP}, INCUMBENT),
-        ({"is_asked_for": True, "goal": "reached", "keeps": 9, "trial_hours": 9.0}, None),  # nothing to confirm
+        ({"is_asked_for": True, "goal": "reached", "decisions": [KEEP] * 9}, None),  # nothing to confirm
         ({"head": SMALL_GAIN}, None),
         ({"head": SMALL_GAIN, "is_asked_for": True}, CLAIM),
         ({"head": SMALL_GAIN, "goal": "reached"}, CLAIM),
-        ({"head": SMALL_GAIN, "keeps": KEEPS_BEFORE_CLAIM - 1, "trial_hours": 3.9}, None),
-        ({"head": SMALL_GAIN, "keeps": KEEPS_BEFORE_CLAIM}, CLAIM),
+        ({"head": SMALL_GAIN, "decisions": [KEEP] * (KEEPS_BEFORE_CLAIM - 1), "trial_hours": 3.9}, None),
+        ({"head": SMALL_GAIN, "decisions": [KEEP, DISCARD] * KEEPS_BEFORE_CLAIM}, CLAIM),
         ({"head": SMALL_GAIN, "trial_hours": 4.0}, CLAIM),
         ({"head": SMALL_GAIN, "trial_hours": 4.0, "experiments_left": None}, CLAIM),
         ({"head": SMALL_GAIN, "trial_hours": 4.0, "experiments_left": NEAR_THE_END}, CLAIM),

@@ -76,7 +76,7 @@ def test_what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id(tmp_p
             since = [item for item in measured if (item.decided_at or 0.0) > at]
             hours = sum(trial.wall_s or 0.0 for trial in firsts if (trial.finished_at or 0.0) > at) / 3600
             assert journal.measured_since(at, 4) == since[-4:]
-            assert journal.keeps_since(at) == sum(item.decision is Decision.KEEP for item in since)
+            assert journal.decisions_since(at) == [item.decision for item in since]
             assert journal.trial_hours_since(at) == pytest.approx(hours)
         assert journal.measured_count() == len(measured)
 
