@@ -247,7 +247,7 @@ def experiments_table(rows: Sequence[Row], *, whole: bool = False) -> Table:
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("val_bpb", justify="right", no_wrap=True)
-    table.add_column("to beat", justify="right", no_wrap=True)
+    table.add_column("Δ best", justify="right", no_wrap=True)
     table.add_column("what", ratio=1, no_wrap=True, overflow="ignore" if whole else "ellipsis")
     table.add_column("by", no_wrap=True)
     for row in rows:
