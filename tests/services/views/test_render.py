@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from researcher.decision.goal import moment_text
 from researcher.journal.records import Decision, Goal
 from researcher.proposers.escalation import belongs_to
+from researcher.report.document import Times
 from researcher.report.snapshot import Report
-from researcher.report.view import LiveStatus
+from researcher.report.view import LiveStatus, headline
 from services import __main__ as stack
 from services.views import terminal
-from services.views.render import Scene, clock_text, draw
+from services.views.local import summary
+from services.views.render import Scene, clock_text, draw, times_text
 from services.views.show import call_text, harmless
-from tests.fixtures.journal_story import Story
+from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
+AT = 1_000_000.0
 AWAY = {"llm": "none: away", "dry_runs": "none: no dry-run worker runs"}
 
 
@@ -114,6 +118,66 @@ def test_a_roll_back_is_told_with_its_reason_and_the_best_by_the_mean_of_its_run
     assert "best      experiment 1 (confirmed): good" in text
     assert "best      1.688889, mean of 9 seeds" in text
     assert "fell      experiment 2: 4 fresh seeds give 1.700000 against 1.700000: gain +0.000000" in text
+
+
+@pytest.mark.parametrize(
+    ("times", "goes_on", "text"),
+    [
+        (Times(AT, 11_520, None, AT + 28_800), True, "running 3 h 12 min, ends about {ends}, confirmation included"),
+        (Times(AT, 300, None, None), True, "running 5 min"),
+        (Times(AT, 119, None, None), False, "ran 119 s"),
+        (Times(AT, 28_800, AT + 28_800, None), False, "ran 8 h 00 min, ended {ends}"),
+    ],
+)
+def test_one_clock_tells_start_duration_and_end_in_wall_time(times: Times, goes_on: bool, text: str) -> None:
+    expected = text.format(ends=moment_text(AT + 28_800))
+
+    assert times_text(times, goes_on=goes_on) == f"started {moment_text(AT)}, {expected}"
+
+
+@pytest.mark.parametrize(
+    ("keep", "claimed", "ended", "says"),
+    [
+        (None, None, False, "Nothing better than the start yet (1 tried)"),
+        (None, None, True, "Nothing better than the start was found (1 tried)"),
+        (1.70, None, False, "Perhaps 5.6 % better than the start, not yet measured again (2 tried)"),
+        (1.70, 1.71, True, "5.0 % better than the start, measured again 3 times"),
+        (1.799, 1.7991, True, "Nothing better than the start was found (2 tried)"),
+    ],
+)
+def test_one_sentence_says_what_came_of_it(
+    tmp_path: Path, keep: float | None, claimed: float | None, ended: bool, says: str
+) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.80)
+    story.try_out("worse", 1.96, Decision.DISCARD)
+    if keep is not None:
+        story.try_out("good", keep, Decision.KEEP)
+    if claimed is not None:
+        pairs = 3 if claimed < 1.75 else 4  # a claim that is not confirmed has one pair more
+        story.claim([claimed] * pairs, [1.80] * pairs)
+    if ended:
+        story.journal.end(story.run, "over", story.tick())
+
+    report = story.report()
+
+    story.journal.close()
+    assert headline(report) == says
+
+
+def test_the_summary_names_the_ideas_that_nobody_tried_and_what_came_closest(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.80)
+    story.try_out("deeper", 1.96, Decision.DISCARD)
+    story.journal.receive("r", "idea", "a wider MLP", "kept", waiting=True, at=story.tick())
+    console = Console(width=160, file=io.StringIO(), record=True)
+
+    summary(story.journal, PROFILE, tmp_path, console)
+
+    story.journal.close()
+    text = console.export_text()
+    assert "not tried a wider MLP" in text
+    assert "closest   experiment 1, worse by 0.160000: deeper" in text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (123, "2:03"), (3723, "1:02:03")])
