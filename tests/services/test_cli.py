@@ -162,7 +162,8 @@ def test_what_is_no_moment_to_come_is_refused(text: str) -> None:
 
 
 def options(**researcher: str) -> RunOptions:
-    return RunOptions(None, None, None, None, None, unsafe=False, researcher=researcher)
+    """Options of a run that is refused later at the latest, for its repository."""
+    return RunOptions("cpu", None, Path("/nowhere/at/all"), None, None, unsafe=False, researcher=researcher)
 
 
 @pytest.mark.parametrize(
