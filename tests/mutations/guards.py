@@ -2852,7 +2852,7 @@ GUARDS = (
         "researcher/loop/context.py",
         "                    self.end_at_the_limit()\n                    self._free_gpu()",
         "                    self._free_gpu()",
-        _LIMITS + "a_claim_that_the_limit_ends_goes_on_at_the_next_start",
+        _LIMITS + "no_trial_of_the_baseline_begins_after_the_limit",
     ),
     Guard(
         "a pause for a fault ends at the limit",
