@@ -21,6 +21,7 @@ from researcher.report.view import RunReport
 from tests.fixtures.journal_story import Story
 from trainer.jobs import Outcome
 
+CROWDED = 600  # experiments of a run whose keeps are all among the first eight
 NEAR_PX = 40.0  # a number is at most this far from its point
 LONG = "SOME_KNOB_WITH_A_LONG_NAME 123456 -> 654321 and $x^2$, because of a hypothesis that does not end " * 2
 
@@ -74,7 +75,24 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunReport]:
         story = Story(tmp_path_factory.mktemp("journal"))
         found[experiments] = told(story, experiments)
         story.journal.close()
-    return found | {150: stretched(found[50], 3), 1000: stretched(found[50], 20)}
+    story = Story(tmp_path_factory.mktemp("journal"))
+    story.baseline(2.50, 2.51)
+    for number in range(8):
+        story.try_out(f"keep {number}", 2.499 - number / 10_000, Decision.KEEP)
+    story.try_out("worse", 2.52, Decision.DISCARD)
+    crowded = followed(story.report(), CROWDED - 9)
+    story.journal.close()
+    return found | {150: stretched(found[50], 3), 1000: stretched(found[50], 20), CROWDED: crowded}
+
+
+def followed(report: RunReport, discards: int) -> RunReport:
+    """The same run, followed by copies of its last experiment."""
+    last = report.rows[-1]
+    items = [
+        replace(last.experiment, id=last.experiment.id + more, number=last.experiment.number + more)
+        for more in range(1, discards + 1)
+    ]
+    return replace(report, rows=(*report.rows, *(replace(last, experiment=item) for item in items)))
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -99,7 +117,7 @@ def numbers(axes: Axes) -> list[Text]:
 
 
 @pytest.mark.parametrize("look", [Look(), Look(portrait=True)], ids=["landscape", "portrait"])
-@pytest.mark.parametrize("experiments", [12, 150, 1000])
+@pytest.mark.parametrize("experiments", [12, 150, 1000, CROWDED])
 def test_no_text_covers_another_or_leaves_the_picture(
     reports: dict[int, RunReport], experiments: int, look: Look
 ) -> None:
