@@ -24,7 +24,8 @@ _TIMES_NEEDED = 2
 @dataclass(frozen=True)
 class Standing:
     """How far a run has come at the time `at`: the measured experiments, the cost, and the usual seconds of an
-    experiment and of a claim, as wall time and, for a trial, as the seconds that `Cost` counts."""
+    experiment and of a claim, as wall time and, for a trial, as the seconds that `Cost` counts. These are upper bounds
+    until trials have ended; then `is_measured` is True."""
 
     measured: int
     cost: Cost
@@ -33,6 +34,7 @@ class Standing:
     claim_s: float
     counted_trial_s: float
     price_per_hour: float | None = None
+    is_measured: bool = True
 
     @property
     def reserve_s(self) -> float:
@@ -62,7 +64,10 @@ def standing_of(
     decided_s = [item.decided_at - item.proposed_at for item in measured if item.decided_at is not None][-_LOOKED_AT:]
     experiment_s = max(trial_s, fmean(decided_s)) if decided_s else trial_s
     counted_trial_s = _upper_quartile(counted_s, budget.wall_limit_s)
-    return Standing(len(measured), cost, at, experiment_s, LONGEST_CLAIM * trial_s, counted_trial_s, price_per_hour)
+    claim_s, is_measured = LONGEST_CLAIM * trial_s, len(took_s) >= _TIMES_NEEDED
+    return Standing(
+        len(measured), cost, at, experiment_s, claim_s, counted_trial_s, price_per_hour, is_measured=is_measured
+    )
 
 
 def _upper_quartile(seconds: Sequence[float], otherwise: float) -> float:
@@ -94,9 +99,9 @@ def exceeded(goal: Goal, standing: Standing) -> str | None:
 
 def ends_at(goal: Goal, standing: Standing) -> float | None:
     """Return the expected end of the run with its final confirmation, in seconds since the epoch, or None without a
-    limit."""
+    limit, or before it is known how long a trial takes."""
     ends = []
-    if goal.experiments is not None:
+    if goal.experiments is not None and standing.is_measured:
         left = max(0, goal.experiments - standing.measured)
         ends.append(standing.at + left * standing.experiment_s + standing.claim_s)
     if goal.until is not None:

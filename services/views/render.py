@@ -51,7 +51,7 @@ def draw(scene: Scene) -> RenderableType:
         parts.append(Text(report.unreadable, style="yellow"))
     if run_report is not None:
         parts += [*_standing(report, run_report), *(figures(report, run_report) if scene.verbose else [])]
-        parts += [_last(run_report), *_requests(run_report)]
+        parts += [*_last(run_report), *_requests(run_report)]
     if report.live is not None:
         parts += [_worker(worker) for worker in report.live.workers]
         parts += [Text(line, style="yellow") for line in _notes(report.live)]
@@ -237,8 +237,9 @@ def cost_text(report: RunReport) -> str:
     return ", ".join(parts)
 
 
-def _last(report: RunReport) -> Table:
-    return experiments_table([row for row in report.rows if not row.experiment.is_baseline][-ROWS:])
+def _last(report: RunReport) -> list[Table]:
+    rows = [row for row in report.rows if not row.experiment.is_baseline][-ROWS:]
+    return [experiments_table(rows)] if rows else []
 
 
 def experiments_table(rows: Sequence[Row], *, whole: bool = False) -> Table:

@@ -69,6 +69,11 @@ def test_the_expected_end_is_the_first_limit_with_the_final_confirmation(goal: G
     assert ends_at(goal, SPENT) == end
 
 
+def test_how_long_experiments_take_is_not_guessed() -> None:
+    assert ends_at(Goal(experiments=10), replace(NOW, is_measured=False)) is None
+    assert ends_at(Goal(experiments=10, until=AT + 9), replace(NOW, is_measured=False)) == AT + 9
+
+
 def trial_of(number: int, took_s: float, outcome: Outcome = Outcome.OK, attempt: int = 0) -> Trial:
     return Trial(
         id=number, experiment=1, confirmation=None, kind=Kind.FIRST, number=number, attempt=attempt, faults=0, seed=1,
@@ -84,6 +89,7 @@ def test_a_trial_takes_what_the_latest_took_and_before_them_what_it_may_take() -
     later = standing_of([], [*trials, lost, failed], FREE, BUDGET, AT, None)
 
     assert early.experiment_s == BUDGET.wall_limit_s
+    assert (early.is_measured, later.is_measured) == (False, True)
     assert 21 <= later.experiment_s <= 24
     assert later.claim_s == 8 * later.experiment_s, "the longest claim: four pairs"
 
