@@ -145,7 +145,7 @@ def _scale(report: RunReport) -> Scale:
     standing = [_score_of(report, row.experiment.id) for row in report.rows if _stands(row)]
     low, high = min([base, *standing]), max([base, *standing])
     height = max(high - low, min(4 * sigma, 0.05 * abs(base)), 0.002 * abs(base))  # one odd score widens sigma
-    return Scale(low - 0.3 * height, high + 0.6 * height)
+    return Scale(low - 0.45 * height, high + 0.6 * height)
 
 
 def _stands(row: Row) -> bool:
