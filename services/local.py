@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from researcher.config.rules import asks_llm
-from researcher.config.settings import researcher_settings
+from researcher.config.setting import EndpointModelForm, SettingFault
+from researcher.config.settings import TABLE, Settings, faults, researcher_settings
+from researcher.decision.goal import moment_text
+from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
@@ -37,7 +44,13 @@ STOP_GRACE_S = 20.0
 FINISHED, REFUSED = 0, 2
 STOPPED = 130
 # These names are so common that in a shell they may mean something else; local mode takes them as options only.
-ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
+ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG", "UNTIL")
+# The keys of the table that options of `overnight run` set; messages name the option.
+OPTIONS = (*ASKED_BY_OPTION, "PROPOSER", "RULE", "MODEL", "OLLAMA_HOST", "PRICE_PER_HOUR", "BUDGET")
+
+
+class OptionRefused(OvernightError):
+    """An option, or a setting of the environment, cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,6 @@ class RunOptions:
 
     profile: str | None
     budget: float | None
-    experiments: int | None
     subject: Path | None
     text: Path | None
     redis_url: str | None
@@ -65,6 +77,7 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
 
 
 def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
+    _refuse_what_has_passed(state, check_options(state, options))
     choices = state.resolve(
         profile=options.profile,
         budget=options.budget,
@@ -88,6 +101,51 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         lock.release()
 
 
+def check_options(state: State, options: RunOptions) -> Settings:
+    """Return the settings that the researcher will read. Raises OptionRefused for a bad one, before anything starts."""
+    refused = [fault for key, text in options.researcher.items() if (fault := _fault_of(key, text)) is not None]
+    if refused:
+        raise _refusal(refused)
+    given: dict[str, Any] = {name.lower(): None for name in ASKED_BY_OPTION}
+    given |= {name.lower(): value for name, value in options.researcher.items()}
+    given |= {"redis_url": "redis://", "journal_dir": state.journal, "data_dir": state.data}
+    given |= {"subject_dir": state.subject, "profile": options.profile or "cpu", "budget": options.budget}
+    given |= dict.fromkeys(("user_repository", "redis_password_file", "own_constants"))
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise _refusal(faults(error)) from error
+
+
+def _fault_of(key: str, text: str) -> SettingFault | None:
+    form = EndpointModelForm if key == "MODEL" else TABLE[key].written  # not every model is Ollama's
+    return replace(TABLE[key], written=form).fault_of(text)
+
+
+def _refusal(found: Iterable[SettingFault]) -> OptionRefused:
+    """Return the error that names the options instead of their keys."""
+    named = re.compile(rf"\b({'|'.join(OPTIONS)})\b(=?)")
+    return OptionRefused(named.sub(_as_option, ". ".join(map(str, found))), "nothing was started")
+
+
+def _as_option(key: re.Match[str]) -> str:
+    return f"--{key[1].lower().replace('_', '-')}{' ' if key[2] else ''}"
+
+
+def _refuse_what_has_passed(state: State, settings: Settings) -> None:
+    """Raise OptionRefused if the limit of a run that has begun lies in the past."""
+    if not state.has_begun:
+        return
+    with JournalReader(state.journal) as history:
+        run = history.run()
+    until = None if run is None else settings.goal(run.created_at).until
+    if until is not None and until <= time.time():
+        raise OptionRefused(
+            f"the time limit of this run passed at {moment_text(until)}; hours count from its first start",
+            "name the end with --until, or more --hours",
+        )
+
+
 def _stop_like_ctrl_c() -> None:
     """Make `kill` and a closed terminal stop as cleanly as Ctrl-C; under nohup a closed terminal stops nothing."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -106,13 +164,12 @@ def _watch_run(state: State, options: RunOptions, choices: RunConfig, server: Re
     children = [_trainer(state, options, server), _researcher(state, options, choices, server)]
     children += [_dry_run_worker(state, options, server)] if _asks_an_llm(options) else []
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
-    began = time.monotonic()
     with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        watched = Watched(state, profile, bus, options.experiments, lambda: _keep_alive(server, supervisor))
+        watched = Watched(state, profile, bus, lambda: _keep_alive(server, supervisor))
         code = watch(watched, console)
     if code != REFUSED:
         with JournalReader(state.journal) as history:
-            summary(history, profile, state.subject, time.monotonic() - began, console, state.user_repository(choices))
+            summary(history, profile, state.subject, console, state.user_repository(choices))
     return code
 
 
@@ -163,8 +220,6 @@ def _researcher(state: State, options: RunOptions, choices: RunConfig, server: R
     }
     if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:
         env["REDIS_PASSWORD_FILE"] = str(password_file)
-    if options.experiments is not None:
-        env["EXPERIMENTS"] = str(options.experiments)
     return Child(
         RESEARCHER,
         tuple(python_command("researcher")),
