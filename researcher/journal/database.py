@@ -25,6 +25,7 @@ from researcher.journal.records import (
     ConfirmationVerdict,
     Decision,
     Experiment,
+    Goal,
     PaidCall,
     Pause,
     PauseCause,
@@ -193,6 +194,8 @@ def run_of(row: sqlite3.Row) -> Run:
     values = _plain(row, Run)
     values["pause"] = _pause_of(row)
     values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
+    if "goal_until" in row.keys():  # noqa: SIM118 - a Row iterates over values; an older journal has no such columns
+        values["goal"] = Goal(row["goal_experiments"], row["goal_until"], row["goal_max_cost"])
     return Run(**values)
 
 

@@ -23,6 +23,7 @@ from researcher.journal.records import (
     ConfirmationVerdict,
     Decision,
     Experiment,
+    Goal,
     Pause,
     Prices,
     Request,
@@ -88,11 +89,19 @@ class Journal(JournalReader):
 
     def begin(self, run: Run, at: float) -> None:
         """Record a start of the researcher. An ended run continues."""
-        self._change("UPDATE run SET ended = NULL, going_since = ? WHERE id = ?", at, run.id)
+        self._change("UPDATE run SET ended = NULL, ended_at = NULL, going_since = ? WHERE id = ?", at, run.id)
 
-    def end(self, run: Run, reason: str) -> None:
+    def limit(self, run: Run, goal: Goal) -> Run:
+        """Record the limits of this start."""
+        self._change(
+            "UPDATE run SET goal_experiments = ?, goal_until = ?, goal_max_cost = ? WHERE id = ?",
+            goal.experiments, goal.until, goal.max_cost, run.id,
+        )  # fmt: skip
+        return replace(run, goal=goal)
+
+    def end(self, run: Run, reason: str, at: float) -> None:
         """Record that the goal is reached."""
-        self._change("UPDATE run SET ended = ? WHERE id = ?", reason, run.id)
+        self._change("UPDATE run SET ended = ?, ended_at = ? WHERE id = ?", reason, at, run.id)
 
     # Steps of an experiment
 
