@@ -7,7 +7,7 @@ JournalError and changes nothing. So each step can be repeated after a crash, an
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,9 @@ class Journal(JournalReader):
         """Record the limits of this start."""
         self._change(
             "UPDATE run SET goal_experiments = ?, goal_until = ?, goal_max_cost = ? WHERE id = ?",
-            goal.experiments, goal.until, goal.max_cost, run.id,
-        )  # fmt: skip
+            *astuple(goal),
+            run.id,
+        )
         return replace(run, goal=goal)
 
     def end(self, run: Run, reason: str, at: float) -> None:
@@ -231,11 +232,8 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
-        """Set a measurement aside and start another attempt with the same seed.
-
-        `accident` describes the possible accident, or the failure if code that ran before `failed` for the first time
-        in a row.
-        """
+        """Set a measurement aside and start another attempt with the same seed. `accident` describes the possible
+        accident, or the failure if code that ran before `failed` for the first time in a row."""
         self._change(
             "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
             " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
@@ -258,10 +256,7 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def finish_trial(self, trial: Trial, result: TrialResult, at: float, machine: str | None = None) -> Trial:
-        """Record the result of the current attempt.
-
-        `machine` describes an unusual speed that did not lead to another repeat.
-        """
+        """Record the result of the current attempt. `machine` describes an unusual speed without another repeat."""
         self._change(
             "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, result = ?, finished_at = ?,"
             f" {', '.join(f'{name} = ?' for name in MEASURED)}, differed = differed + ?,"
@@ -341,9 +336,8 @@ class Journal(JournalReader):
         assert verdict is not None, "a claim without a verdict gets one more pair"
         with checkpointed_transaction(self._database):
             self._change(
-                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
-                " sigma = ?, unseen_gain = ?, head_score = ?,"
-                " base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
+                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?, sigma = ?,"
+                " unseen_gain = ?, head_score = ?, base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
                 verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.unseen_gain, claim.head_score,
                 claim.base_score, at, confirmation.id,
             )  # fmt: skip

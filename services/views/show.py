@@ -8,8 +8,8 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from contextlib import closing
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
