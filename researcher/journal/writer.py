@@ -242,10 +242,8 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def measure_again(self, trial: Trial) -> Trial:
-        """Drop the result of a finished trial after an infrastructure failure, and start another attempt.
-
-        Only the newest trial can be measured again, because readers keep all earlier ones in memory.
-        """
+        """Drop the result of the newest trial after an infrastructure failure, and start another attempt. Readers keep
+        all earlier trials in memory, so that none of them can be measured again."""
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
             f" result = NULL, finished_at = NULL, {', '.join(f'{name} = NULL' for name in MEASURED)},"
@@ -336,8 +334,9 @@ class Journal(JournalReader):
         assert verdict is not None, "a claim without a verdict gets one more pair"
         with checkpointed_transaction(self._database):
             self._change(
-                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?, sigma = ?,"
-                " unseen_gain = ?, head_score = ?, base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
+                "UPDATE confirmation SET state = 'decided', verdict = ?, reason = ?, gain = ?, threshold = ?,"
+                " sigma = ?, unseen_gain = ?, head_score = ?,"
+                " base_score = ?, decided_at = ? WHERE id = ? AND state = 'measuring'",
                 verdict, claim.reason, claim.gain, claim.threshold, sigma, claim.unseen_gain, claim.head_score,
                 claim.base_score, at, confirmation.id,
             )  # fmt: skip
