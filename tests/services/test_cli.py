@@ -192,8 +192,10 @@ def test_limits_of_the_environment_are_no_options(tmp_path: Path, monkeypatch: p
     assert check_options(State(tmp_path), options()).hours is None
 
 
-def test_hours_that_have_passed_since_the_first_start_are_refused(state: Path) -> None:
+@pytest.mark.parametrize("limits", [{"HOURS": "1"}, {"MAX_COST": "5", "PRICE_PER_HOUR": "2"}], ids=["hours", "cost"])
+def test_a_limit_that_has_passed_since_the_first_start_is_refused(state: Path, limits: dict[str, str]) -> None:
     with pytest.raises(OptionRefused) as refusal:
-        run_local(State(state), options(HOURS="1"), cli.console)
+        run_local(State(state), options(**limits), cli.console)
 
     assert "--until" in str(refusal.value)
+    assert "--max-cost" in str(refusal.value)
