@@ -29,7 +29,6 @@ from tests.fixtures.journal_story import Story
 from tests.fixtures.warm_processes import completed
 
 LONG = "SOME_KNOB 1 -> 2 and a reason that is longer than any terminal that a person would open " * 3
-AS_OVERNIGHT = "import sys; sys.argv[0] = 'overnight'; from services.cli import main; main()"
 NOW = datetime(2027, 1, 31, 22, 4, tzinfo=UTC)
 
 
@@ -77,7 +76,7 @@ def test_a_shell_completes_commands_and_options(line: str, names: set[str]) -> N
     wanted = {"_OVERNIGHT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
 
     done = subprocess.run(
-        [sys.executable, "-c", AS_OVERNIGHT],
+        [sys.executable, "-m", "services.cli"],
         env=os.environ | wanted,
         cwd=ROOT,
         capture_output=True,
