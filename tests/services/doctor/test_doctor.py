@@ -257,7 +257,7 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
     if content is not None:
         (well.root / ".env").write_bytes(content)
 
-    (finding,) = [each for each in examine(Mode.CPU, well) if each.verdict is Severity.FAIL and each.name == "gpu.env"]
+    (finding,) = [each for each in examine(Mode.CPU, well) if each.severity is Severity.FAIL and each.name == "gpu.env"]
 
     assert ".env is not the link to gpu.env" in finding.found
     assert "ln -sf gpu.env .env" in finding.fix
@@ -268,7 +268,7 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
 def test_settings_that_are_not_utf8_are_named_by_their_file(well: Environment, name: str, encoding: str) -> None:
     (well.root / name).write_bytes("TAG=größer\n".encode(encoding))
 
-    (finding,) = [each for each in examine(Mode.CPU, well) if each.verdict is Severity.FAIL and each.name == "gpu.env"]
+    (finding,) = [each for each in examine(Mode.CPU, well) if each.severity is Severity.FAIL and each.name == "gpu.env"]
 
     assert f"{name} is not text in UTF-8" in finding.found
 
@@ -277,7 +277,7 @@ def test_a_dot_env_that_is_a_copy_serves_where_links_do_not_work(well: Environme
     (well.root / ".env").unlink()
     shutil.copy(well.root / "gpu.env", well.root / ".env")
 
-    assert [each.verdict for each in examine(Mode.CPU, well) if each.name == "gpu.env"] == [Severity.OK]
+    assert [each.severity for each in examine(Mode.CPU, well) if each.name == "gpu.env"] == [Severity.OK]
 
 
 @pytest.mark.docker
@@ -607,7 +607,7 @@ def test_gpu_that_our_torch_has_no_code_for_is_refused() -> None:
     finding, installed = chosen([V100], "")
 
     assert installed is None
-    assert finding.verdict is Severity.FAIL
+    assert finding.severity is Severity.FAIL
     assert "compute capability is 7.0, the limit 7.5" in finding.found
 
 
@@ -618,12 +618,12 @@ def test_gpu_that_shares_the_machines_memory_wants_a_profile_and_has_no_split(tm
 
     auto, named_profile = (split(GB10, {"PROFILE": name, "LLM": "ollama"}) for name in ("auto", "48gb"))
 
-    assert (auto.verdict, named_profile.verdict) == (Severity.FAIL, Severity.SKIP)
+    assert (auto.severity, named_profile.severity) == (Severity.FAIL, Severity.SKIP)
     assert re.fullmatch(r"PROFILE=\w+ in gpu.env", auto.fix)
 
 
 @pytest.mark.parametrize(
-    ("there", "environment", "name", "verdict", "found", "fix"),
+    ("there", "environment", "name", "severity", "found", "fix"),
     [
         ([H100], {}, "GPU", Severity.OK, "the profile is 80gb", ""),
         ([H100, A6000], {"CUDA_VISIBLE_DEVICES": "1"}, "GPU", Severity.OK, "RTX A6000: the profile is 48gb", ""),
@@ -637,7 +637,7 @@ def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
     there: list[InstalledGpu],
     environment: dict[str, str],
     name: str,
-    verdict: Severity,
+    severity: Severity,
     found: str,
     fix: str,
 ) -> None:
@@ -646,7 +646,7 @@ def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
     findings = examine(Mode.LOCAL, facts)
     finding = named(findings, name)
 
-    assert (finding.verdict, found in finding.found, fix in finding.fix) == (verdict, True, True), finding.line()
+    assert (finding.severity, found in finding.found, fix in finding.fix) == (severity, True, True), finding.line()
     assert "ubuntu-drivers" not in finding.fix
 
 
