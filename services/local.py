@@ -22,7 +22,8 @@ from rich.console import Console
 from researcher.config.rules import asks_llm
 from researcher.config.setting import EndpointModelForm, Reader, SettingFault, Source
 from researcher.config.settings import TABLE, Settings, faults
-from researcher.decision.goal import moment_text
+from researcher.decision.cost import cost_of
+from researcher.decision.goal import exceeded, moment_text
 from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
@@ -154,16 +155,21 @@ def _as_option(key: re.Match[str]) -> str:
 
 
 def _refuse_what_has_passed(state: State, settings: Settings) -> None:
-    """Raise OptionRefused if the limit of a run that has begun lies in the past."""
+    """Raise OptionRefused if a limit of a run that has begun has passed."""
     if not state.has_begun:
         return
     with JournalReader(state.journal) as history:
         run = history.run()
-    until = None if run is None else settings.goal(run.created_at).until
-    if until is not None and until <= time.time():
+        if run is None:
+            return
+        experiments, trials = history.experiments(), history.trials()
+    priced, at = replace(run, prices=settings.prices()), time.time()
+    over = exceeded(settings.goal(run.created_at), cost_of(priced, experiments, trials, at - run.created_at), at)
+    if over is not None:
         raise OptionRefused(
-            f"the time limit of this run passed at {moment_text(until)}; hours count from its first start",
-            "name the end with --until, or more --hours",
+            f"the limit of this run has passed: {over}; hours and cost count from its first start, "
+            f"{moment_text(run.created_at)}",
+            "name the end with --until, or more --hours or --max-cost",
         )
 
 

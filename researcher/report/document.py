@@ -67,7 +67,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class CostFields:
-    """The seconds, tokens and money of trials and LLM answers; `money` is None without a price."""
+    """The seconds of trials and LLM answers, the tokens, and the money: the price of the time since the first start and
+    of paid tokens; None without a price."""
 
     trial_s: float
     llm_s: float

@@ -3299,6 +3299,20 @@ GUARDS = (
         _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
     ),
     Guard(
+        "the machine costs money also while nothing runs",
+        "researcher/decision/cost.py",
+        "prices.per_hour * machine_s / 3600",
+        "prices.per_hour * took.hours",
+        "researcher/report/test_view.py::test_the_cost_counts_trials_and_tokens_and_the_machine_also_while_nothing_runs",
+    ),
+    Guard(
+        "a cost that has passed ends all",
+        "researcher/decision/goal.py",
+        "if goal.max_cost is not None and cost.money is not None and cost.money >= goal.max_cost:",
+        "if False:",
+        _GOAL + "a_limit_of_time_or_cost_that_has_passed_ends_all",
+    ),
+    Guard(
         "no trial begins after the limit",
         "researcher/loop/context.py",
         "                    self.end_at_the_limit()\n                    self._free_gpu()",
@@ -3317,7 +3331,7 @@ GUARDS = (
         "services/local.py",
         "    _refuse_what_has_passed(state, check_options(state, options, settings.values))\n",
         "",
-        "services/test_cli.py::test_hours_that_have_passed_since_the_first_start_are_refused",
+        "services/test_cli.py::test_a_limit_that_has_passed_since_the_first_start_is_refused[hours]",
     ),
     Guard(
         "a number in the picture covers nothing",

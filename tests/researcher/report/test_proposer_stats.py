@@ -172,7 +172,7 @@ def test_over_all_proposers_they_add_up_to_the_run(
     found = rates_of(RUN, rows_of((), experiments, trials, rolled_back_because), scores)
 
     tried, ends = experiments[1:], [item.outcome for item in experiments[1:]]
-    whole = cost_of(RUN, tried, trials[1:])
+    whole = cost_of(RUN, tried, trials[1:], 0.0)
     assert sum(each.tries for each in found) == len(tried)
     assert sum(each.rejected for each in found) == ends.count(Outcome.REJECTED)
     assert sum(each.trials for each in found) == sum(item.was_measured for item in tried) - ends.count(Outcome.LOST)

@@ -629,7 +629,7 @@ def test_gpu_that_shares_the_machines_memory_wants_a_profile_and_has_no_split(tm
 
 
 @pytest.mark.parametrize(
-    ("there", "environment", "name", "verdict", "found", "fix"),
+    ("there", "environment", "name", "severity", "found", "fix"),
     [
         ([H100], {}, "GPU", Severity.OK, "the profile is 80gb", ""),
         ([H100, A6000], {"CUDA_VISIBLE_DEVICES": "1"}, "GPU", Severity.OK, "RTX A6000: the profile is 48gb", ""),
@@ -643,7 +643,7 @@ def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
     there: list[InstalledGpu],
     environment: dict[str, str],
     name: str,
-    verdict: Severity,
+    severity: Severity,
     found: str,
     fix: str,
 ) -> None:
@@ -652,7 +652,7 @@ def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
     findings = examine(Mode.LOCAL, facts)
     finding = named(findings, name)
 
-    assert (finding.severity, found in finding.found, fix in finding.fix) == (verdict, True, True), finding.line()
+    assert (finding.severity, found in finding.found, fix in finding.fix) == (severity, True, True), finding.line()
     assert "ubuntu-drivers" not in finding.fix
 
 
