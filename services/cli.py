@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,6 +21,7 @@ from researcher.errors import OvernightError, ResearcherError
 from researcher.journal.records import CONFIRM
 from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
+from services.installation import ROOT, version
 from services.machine.gpus import detect_profile, gpus, state_folder
 from services.machine.state import State
 from services.views import show
@@ -40,7 +39,6 @@ StateOption = Annotated[
     ),
 ]
 BAD_USE = 2
-PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def main() -> None:
@@ -55,14 +53,6 @@ def main() -> None:
     except redis.RedisError as error:
         _print_error(f"Redis does not answer: {error}")
         sys.exit(BAD_USE)
-
-
-def version() -> str:
-    """Return the version that pyproject.toml declares. The containers hold that file and install no package."""
-    try:
-        return metadata.version("overnight")
-    except metadata.PackageNotFoundError:
-        return str(tomllib.loads(PYPROJECT.read_text())["project"]["version"])
 
 
 def _print_version(wanted: bool) -> None:
@@ -300,11 +290,12 @@ def doctor(
     """List the requirements for a run that this machine meets and lacks; change nothing."""
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
-    facts = this_machine(Path(__file__).resolve().parents[1], _state(state))
+    facts = this_machine(ROOT, _state(state))
     findings = examine(Mode.LOCAL, facts)
     print_findings(findings, console)
     if report is not None:
         write_report(report, Mode.LOCAL, findings, facts)
+        console.print(f"written to {report}")
     raise typer.Exit(exit_code(findings))
 
 

@@ -20,6 +20,7 @@ from researcher.config.rules import asks_llm
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
+from services.installation import require
 from services.machine.gpus import detect_profile, gpus
 from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
@@ -53,7 +54,8 @@ class RunOptions:
 
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
-    """Run until the goal, a stop or Ctrl-C. Returns the exit code."""
+    """Run until the goal, a stop or Ctrl-C. Returns the exit code. Raises PackageMissing without torch."""
+    require("torch")
     choices = state.resolve(
         profile=options.profile,
         budget=options.budget,

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from services.adopt.adopt import settle_data
+from services.installation import require
 from services.machine.gpus import detect_profile, gpus
 from services.machine.state import State, StateError
 from services.machine.subject import render_subject
@@ -21,7 +22,9 @@ from trainer.trial.trial import run_trial
 
 
 def run_single_trial(state: State, file: Path, seed: int, console: Console) -> int:
-    """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1."""
+    """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1. Raises PackageMissing
+    without torch."""
+    require("torch")
     if is_running(state):
         raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"

@@ -50,7 +50,7 @@ def _of_local(facts: Environment) -> Iterator[Finding]:
     yield host.git(facts)
     found, installed_gpus = gpu.driver(Mode.LOCAL, facts)
     yield found
-    yield host.packages(installed_gpus)
+    yield host.packages(facts, installed_gpus)
     yield host.candidates(facts)
     yield host.redis_server(facts)
     yield subject.of_this_user(facts)
