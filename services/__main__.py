@@ -17,18 +17,18 @@ import typer
 from rich.console import Console
 
 from researcher.config.settings import TABLE
+from researcher.errors import OvernightError
 from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
+from services.installation import ROOT, Form, form
 from services.machine.gpus import state_folder
 from services.machine.state import State
 from services.run_commands import until_of
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
 from services.views.terminal import BAD_USE, print_error
-
-ROOT = Path(__file__).resolve().parents[1]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(
@@ -40,9 +40,11 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Without a GPU.")]
 
 def main() -> None:
     """Run the command line; known errors become one sentence and exit code 2."""
+    if form() is Form.WHEEL:
+        _refuse("the containers need a clone of the repository, and this is a wheel; next: overnight run")
     try:
         app()
-    except StackError as error:
+    except OvernightError as error:
         _refuse(str(error))
     except ENGINE_AWAY as error:
         _refuse(f"the Docker engine does not answer any more ({error}); next: scripts/doctor")

@@ -28,6 +28,7 @@ from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
+from services.installation import require
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
@@ -77,7 +78,11 @@ class RunOptions:
 
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
-    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up."""
+    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up.
+
+    Raises PackageMissing without torch.
+    """
+    require("torch")
     _stop_like_ctrl_c()
     try:
         return _set_up_and_run(state, options, console)

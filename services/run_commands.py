@@ -16,6 +16,7 @@ from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.llm.client import Think
 from researcher.proposers.schedule import Mix
+from services.installation import ROOT
 from services.machine.gpus import machine_profile
 from services.views.terminal import StateOption, console, refuse, state_of
 from trainer.jobs import PROFILES
@@ -232,9 +233,10 @@ def doctor(
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
     here = state_of(state)
-    facts = this_machine(Path(__file__).resolve().parents[1], here, {**here.settings(), **os.environ})
+    facts = this_machine(ROOT, here, {**here.settings(), **os.environ})
     findings = examine(Mode.LOCAL, facts)
     print_findings(findings, console)
     if report is not None:
         write_report(report, Mode.LOCAL, findings, facts)
+        console.print(f"written to {report}")
     raise typer.Exit(exit_code(findings))

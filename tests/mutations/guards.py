@@ -235,6 +235,13 @@ GUARDS = (
         _JOURNAL + "a_second_writer_is_told_who_holds_the_journal",
     ),
     Guard(
+        "a refused journal is closed",
+        "researcher/journal/database.py",
+        "    except BaseException:\n        database.close()\n        raise",
+        "    except BaseException:\n        raise",
+        _JOURNAL + "a_journal_that_is_refused_is_closed",
+    ),
+    Guard(
         "a newer journal is left alone",
         "researcher/journal/database.py",
         "if version > len(scripts):",
@@ -1500,7 +1507,7 @@ GUARDS = (
     Guard(
         "a damaged journal is written to no more",
         "researcher/journal/database.py",
-        "        _require_sound(database, folder)\n",
+        "            _require_sound(database, folder)\n",
         "",
         _BAD_DAYS + "damaged_journal_is_refused_untouched_and_it_is_said_where_the_run_still_is",
     ),

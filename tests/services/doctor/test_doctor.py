@@ -770,11 +770,31 @@ def without_torch(name: str) -> str:
     raise PackageNotFoundError(name)
 
 
-def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refused() -> None:
-    assert packages([], without_torch).fix == "scripts/setup run"
-    assert packages([], lambda _: "2.13.0+cpu").severity is Severity.OK
-    assert packages([H100], lambda _: "2.13.0+cpu").severity is Severity.FAIL
-    assert packages([H100], lambda _: "2.13.0").severity is Severity.OK
+def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refused(well: Environment) -> None:
+    assert packages(well, [], without_torch).severity is Severity.FAIL
+    assert packages(well, [], lambda _: "2.13.0+cpu").severity is Severity.OK
+    assert packages(well, [H100], lambda _: "2.13.0+cpu").severity is Severity.FAIL
+    assert packages(well, [H100], lambda _: "2.13.0").severity is Severity.OK
+
+
+@pytest.mark.parametrize(
+    ("lies_there", "command"),
+    [
+        (["pyproject.toml", "scripts/setup"], "scripts/setup run"),
+        (["pyproject.toml"], "build the images again: scripts/up, on the host"),
+        ([], f"{sys.executable} -m pip install torch=="),
+    ],
+    ids=["clone", "image", "wheel"],
+)
+def test_missing_torch_is_installed_by_what_this_installation_has(
+    well: Environment, tmp_path: Path, lies_there: list[str], command: str
+) -> None:
+    root = tmp_path / "installed"
+    (root / "scripts").mkdir(parents=True)
+    for name in lies_there:
+        (root / name).touch()
+
+    assert packages(replace(well, root=root), [], without_torch).fix.startswith(command)
 
 
 def test_clock_behind_the_newest_file_is_a_warning(well: Environment) -> None:
@@ -837,4 +857,16 @@ def test_the_command_examines_local_mode_and_writes_the_report(tmp_path: Path) -
 
     assert answer.returncode == 0, answer.stdout
     assert answer.stdout.splitlines()[0].startswith("ok   git ")
+    assert str(report) in answer.stdout
     assert report.read_text().startswith("overnight doctor, mode local, ")
+
+
+@pytest.mark.parametrize("program", [("services.cli", "doctor"), ("services", "doctor", "--local")])
+def test_report_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, program: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", *program, "--report", tmp_path / "no such folder" / "report.txt"]
+
+    answer = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 2
+    assert "--report" in answer.stdout
+    assert "Traceback" not in answer.stderr
