@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         config, name, options.redis, password, options.profile, lambda: job.refused, no_user, role
     )
     configure(worker_state)
-    heartbeat = worker_state.heartbeat()
+    heartbeat = replace(worker_state.heartbeat(), file=options.heartbeat_file)
     try:
         _look_for_server(heartbeat.connection)
         connection = connect(options.redis, password=password)
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=Path, metavar="DIR", help="results, kept; a dry-run worker has none")
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
     parser.add_argument("--name", help="this worker's name; default: trainer-HOST-PID or dry-run-worker-HOST-PID")
+    parser.add_argument("--heartbeat-file", type=Path, metavar="FILE", help="written at each beat, for a health check")
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
     parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's GPU fits")
     parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the GPU's memory")

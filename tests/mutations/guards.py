@@ -2783,11 +2783,18 @@ GUARDS = (
         _HEARTBEAT + "a_worker_that_shows_itself_while_it_is_forgotten_is_not",
     ),
     Guard(
-        "a health check is of its own worker",
-        "services/trainer/health.py",
-        ".worker(role, name)",
-        ".workers(role)[0]",
-        _ENTRY_POINTS + "a_health_check_asks_for_its_own_worker",
+        "a worker that freezes while a job runs is not healthy by its fork",
+        "trainer/worker/rq_worker.py",
+        "        if not self.is_horse:\n            self._heartbeat.beat(",
+        "        if True:\n            self._heartbeat.beat(",
+        _WORKER + "a_worker_writes_its_heartbeat_file_while_a_job_runs_and_its_fork_does_not",
+    ),
+    Guard(
+        "a frozen process is not healthy",
+        "services/heartbeat.sh",
+        '-mmin -2)" ]',
+        '-mmin -2000)" ]',
+        _ENTRY_POINTS + "a_health_check_is_about_the_age_of_the_heartbeat_file",
     ),
     Guard(
         "trainers on different kinds of GPU choose no profile",
