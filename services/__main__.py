@@ -58,10 +58,10 @@ def up(
     hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
     then: Annotated[str | None, typer.Option(help="Shell command to run here once the run has ended.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when all containers are healthy.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the run is healthy.")] = False,
 ) -> None:
-    """Check, build, start, wait until all containers are healthy, and show the run. Running containers are left
-    alone."""
+    """Check, build, start, wait until redis, trainer and researcher are healthy, and show the run. Running containers
+    are left alone. The LLM may come later."""
     if detach and then is not None:
         raise StackError("--then waits for the end of the run", "leave --detach out, and use nohup or systemd-run")
     limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}

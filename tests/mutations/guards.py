@@ -2797,6 +2797,13 @@ GUARDS = (
         _ENTRY_POINTS + "a_health_check_is_about_the_age_of_the_heartbeat_file",
     ),
     Guard(
+        "a failed pull is tried again",
+        "services/ollama/pull.sh",
+        '    until ollama show "$MODEL" >/dev/null 2>&1; do\n',
+        "    for once in only; do\n",
+        "services/stack/test_pull.py::test_a_pull_that_fails_says_why_and_is_tried_again_until_it_succeeds",
+    ),
+    Guard(
         "trainers on different kinds of GPU choose no profile",
         "services/researcher/start.py",
         "        if len(set(fits.values())) > 1:",

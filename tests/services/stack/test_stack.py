@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import docker
@@ -31,16 +32,22 @@ from services.doctor import Mode
 from services.machine.gpu_env import KEYS
 from services.stack.follow import Ending, run_after, watch_run
 from services.stack.results import fetch, unpack
-from services.stack.up import UpOptions, bring_up, changes, times
+from services.stack.up import PREPARING, REQUIRED, UpOptions, bring_up, changes, times
 from tests import ROOT
 from tests.fixtures.warm_processes import completed
 
 TOY = """\
 services:
-  once:
+  data:
     image: overnight-test/python:3.11
     command: ["true"]
     restart: "no"
+  redis: &idle
+    image: overnight-test/python:3.11
+    init: true
+    command: ["sleep", "infinity"]
+    stop_grace_period: 1s
+  trainer: *idle
   researcher:
     image: overnight-test/python:3.11
     init: true
@@ -50,14 +57,19 @@ services:
     environment: {EXPERIMENTS: "${EXPERIMENTS:-}"}
     tmpfs: [/tmp]
     volumes: [./shared:/shared, journal:/journal, ./overnight:/usr/local/bin/overnight:ro]
-    depends_on: {once: {condition: service_completed_successfully}}
+    depends_on: {data: {condition: service_completed_successfully}}
     healthcheck: {test: ["CMD", "sh", "-c", "cat /shared/health"], interval: 200ms, retries: 1}
   ollama:
-    image: overnight-test/python:3.11
+    <<: *idle
+    image: ${OLLAMA_IMAGE:-overnight-test/python:3.11}
     profiles: [ollama]
-    init: true
-    command: ["sleep", "infinity"]
-    stop_grace_period: 1s
+    pull_policy: ${PULL:-missing}
+  model:
+    <<: *idle
+    profiles: [ollama]
+    command: ["sh", "-c", "echo pulling a-model, 37 %; exec sleep infinity"]
+    volumes: [./shared:/shared]
+    healthcheck: {test: ["CMD", "test", "-e", "/shared/pulled"], interval: 200ms, retries: 1, start_period: 1h}
 volumes:
   journal: {}
 """
@@ -88,6 +100,7 @@ class Toy:
         (folder / "overnight").write_text(OVERNIGHT)
         (folder / "overnight").chmod(0o755)
         (self.shared / "health").write_text("awake\n")
+        (self.shared / "pulled").touch()
 
     def up(self, **limits: str) -> str:
         """What bringing it up says."""
@@ -121,9 +134,32 @@ def said(act: Callable[[Console], object]) -> str:
 def test_second_up_changes_nothing_and_says_so_and_a_changed_limit_renews_who_reads_it(toy: Toy) -> None:
     first, second, third = toy.up(), toy.up(), toy.up(EXPERIMENTS="5")
 
-    assert first.startswith("ollama started, once started, researcher started\nup: images ")
+    assert first.startswith(
+        "data started, model started, ollama started, redis started, researcher started, trainer started\nup: images "
+    )
     assert second.startswith("already up: nothing changed\nnext ")
     assert third.startswith("researcher recreated\n")
+
+
+@pytest.mark.docker
+def test_what_is_optional_may_come_later_and_is_told_with_its_progress(toy: Toy) -> None:
+    (toy.shared / "pulled").unlink()
+
+    told = toy.up()
+
+    assert re.search(r"^still coming: model +running, starting: pulling a-model, 37 %$", told, re.MULTILINE)
+    assert "the run goes on without them" in told
+
+
+@pytest.mark.docker
+def test_an_optional_image_that_cannot_be_had_stops_nothing(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_IMAGE", "overnight-test/there-is-none")
+    monkeypatch.setenv("PULL", "never")
+
+    told = toy.up()
+
+    assert re.search(r"^still coming: ollama +not started: .*overnight-test/there-is-none", told, re.MULTILINE)
+    assert {each.service for each in toy.stack.containers() if each.state == "running"} >= set(REQUIRED)
 
 
 @pytest.mark.docker
@@ -237,13 +273,13 @@ def test_without_a_stack_a_command_is_one_line_with_the_next_step(verb: tuple[st
 @pytest.mark.docker
 def test_a_stack_of_the_same_name_from_another_clone_is_left_alone(toy: Toy) -> None:
     toy.up()
-    before = toy.stack.containers()
+    before = [(each.id, each.started_at) for each in toy.stack.containers()]
 
     answer = services("down", COMPOSE_PROJECT_NAME=toy.stack.project)
 
     assert answer.returncode == 2
     assert f"is up from {toy.folder}" in answer.stdout
-    assert toy.stack.containers() == before
+    assert [(each.id, each.started_at) for each in toy.stack.containers()] == before
 
 
 @pytest.mark.parametrize("verb", [("status",), ("down",), ("logs", "redis"), ("results", "there")])
@@ -355,6 +391,32 @@ def test_what_comes_out_of_a_container_stays_in_the_folder(tmp_path: Path) -> No
 
     assert names == ["absolute", "outside", "results.tsv"]
     assert sorted(path.name for path in (tmp_path / "a" / "folder").iterdir()) == names
+
+
+def shipped() -> dict[str, dict[str, Any]]:
+    """The services of compose.yaml as they are written."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return found
+
+
+def test_nothing_optional_is_a_gate() -> None:
+    files = shipped()
+    needed, found = set(REQUIRED), set[str]()
+    while needed:
+        found |= needed
+        needed = {other for name in needed for other in files[name].get("depends_on", {})} - found
+
+    assert found == {*REQUIRED, *PREPARING}
+    assert not any(files[name].get("profiles") for name in found), "a profile is what can be left out"
+
+
+def test_no_health_check_starts_python_and_each_has_time_on_a_busy_machine() -> None:
+    checks = {name: service["healthcheck"] for name, service in shipped().items() if "healthcheck" in service}
+
+    assert checks.keys() == shipped().keys() - set(PREPARING)
+    for name, check in checks.items():
+        assert "python" not in " ".join(check["test"]), name
+        assert int(check["timeout"].removesuffix("s")) >= 30, name
 
 
 def test_the_cloud_example_calls_what_there_is_and_sets_what_is_read() -> None:
