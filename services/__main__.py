@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.text import Text
 
 from researcher.config.settings import TABLE
+from researcher.errors import OvernightError
 from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
 from services.machine.gpus import state_folder
 from services.machine.state import State
+from services.stack import end_action
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
 
@@ -40,7 +42,7 @@ def main() -> None:
     """Run the command line; known errors become one sentence and exit code 2."""
     try:
         app()
-    except StackError as error:
+    except OvernightError as error:
         _refuse(str(error))
     except ENGINE_AWAY as error:
         _refuse(f"the Docker engine does not answer any more ({error}); next: scripts/doctor")
@@ -57,7 +59,7 @@ def up(
     experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
     hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
-    then: Annotated[str | None, typer.Option(help="Shell command to run here once the run has ended.")] = None,
+    then: Annotated[str | None, typer.Option(help=end_action.HELP)] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the run is healthy.")] = False,
 ) -> None:
     """Check, build, start, wait until redis, trainer and researcher are healthy, and show the run. Running containers
@@ -68,7 +70,7 @@ def up(
     options = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},
-        then=then,
+        then=None if then is None else end_action.checked(then, os.environ),
     )
     facts = _facts(options.limits)
     prepare(options, facts, console)

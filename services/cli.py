@@ -25,6 +25,7 @@ from researcher.proposers.schedule import Mix
 from services.adopt.subject_check import ShapeRefused
 from services.machine.gpus import detect_profile, gpus, state_folder
 from services.machine.state import State
+from services.stack.end_action import HELP, checked, run_after
 from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run
@@ -111,13 +112,15 @@ def run(
     hours: Annotated[float | None, typer.Option(help=TABLE["HOURS"].summary)] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help=TABLE["PRICE_PER_HOUR"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(help=TABLE["MAX_COST"].summary)] = None,
+    then: Annotated[str | None, typer.Option(help=HELP)] = None,
     unsafe_local: Annotated[
         bool, typer.Option("--unsafe-local", help="Run candidates although the sandbox has a hole on this machine.")
     ] = False,
 ) -> None:
     """Start a run on this machine, or continue it: set-up, baseline, experiments, summary."""
-    from services.local import RunOptions, run_local  # noqa: PLC0415 - the other commands start faster without it
+    from services.local import FINISHED, RunOptions, run_local  # noqa: PLC0415 - the other commands start faster without it
 
+    command = None if then is None else checked(then, os.environ)
     researcher = {
         "PROPOSER": proposer.value,
         "RULE": rule.value,
@@ -139,7 +142,8 @@ def run(
         unsafe=unsafe_local,
         researcher={name: value for name, value in researcher.items() if value is not None},
     )
-    raise typer.Exit(run_local(_state(state), options, console))
+    code = run_local(_state(state), options, console)
+    raise typer.Exit(run_after(command, console) if command is not None and code == FINISHED else code)
 
 
 @app.command()

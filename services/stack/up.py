@@ -21,7 +21,8 @@ from services.compose import ComposeProject, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
-from services.stack.follow import Ending, run_after, watch_run
+from services.stack.end_action import run_after
+from services.stack.follow import Ending, watch_run
 from services.stack.local_env import write_local
 from services.views.render import clock_text
 
@@ -42,7 +43,7 @@ BESIDE_S = 15.0  # enough to start containers whose images are there
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The options of the user. `limits` are settings of gpu.env for this start."""
+    """The options of the user. `limits` are settings of gpu.env for this start, `then` is the end action's command."""
 
     mode: Mode
     limits: Mapping[str, str]
@@ -164,7 +165,7 @@ def container_text(stack: Stack, container: Container) -> str:
 
 
 def watch(options: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
-    """Show the run until it has ended, then run the user's command; return the exit code."""
+    """Show the run until it has ended, then run the end action; return the exit code."""
     ending = watch_run(stack, console, terminal=terminal)
     if ending is Ending.OVER:
         console.print(OVER)

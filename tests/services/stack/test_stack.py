@@ -30,7 +30,8 @@ from services.__main__ import app
 from services.compose import Container, Stack, StackError
 from services.doctor import Mode
 from services.machine.gpu_env import KEYS
-from services.stack.follow import Ending, run_after, watch_run
+from services.stack.end_action import ACTIONS, run_after
+from services.stack.follow import Ending, watch_run
 from services.stack.results import fetch, unpack
 from services.stack.up import PREPARING, REQUIRED, UpOptions, bring_up, changes, times
 from tests import ROOT
@@ -419,15 +420,68 @@ def test_no_health_check_starts_python_and_each_has_time_on_a_busy_machine() -> 
         assert int(check["timeout"].removesuffix("s")) >= 30, name
 
 
+CLOUD: dict[str, Any] = yaml.safe_load((ROOT / "services" / "stack" / "cloud-init.yaml").read_text())
+FILES = {Path(file["path"]).name: file["content"] for file in CLOUD["write_files"]}
+
+
+def lines_of(unit: str, key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", FILES[unit], re.MULTILINE)
+
+
 def test_the_cloud_example_calls_what_there_is_and_sets_what_is_read() -> None:
-    example = yaml.safe_load((ROOT / "services" / "stack" / "cloud-init.yaml").read_text())
-    (unit,) = (file["content"] for file in example["write_files"])
-    (call,) = re.findall(r"^ExecStart=/opt/overnight/(.*)$", unit, re.MULTILINE)
-    script, *arguments = shlex.split(call)
-    (name,) = re.findall(r"s/\^(\w+)=", " ".join(example["runcmd"]))
+    calls = [*lines_of("overnight.service", "ExecStartPre")[:1], *lines_of("overnight.service", "ExecStart")]
+    (name,) = re.findall(r"s/\^(\w+)=", " ".join(CLOUD["runcmd"]))
 
     known = {option for parameter in get_command(app).commands["up"].params for option in parameter.opts}
 
-    assert (ROOT / script).exists()
-    assert {word for word in arguments if word.startswith("--")} <= known
+    for call in calls:
+        script, *arguments = shlex.split(call)
+        assert (ROOT / Path(script).relative_to("/opt/overnight")).exists()
+        assert {word for word in arguments if word.startswith("--")} <= known
+    assert shlex.split(calls[1])[-2:] == ["--then", "poweroff"]
+    assert "poweroff" in ACTIONS
     assert name in KEYS
+
+
+def test_the_cloud_example_powers_off_only_after_a_healthy_start() -> None:
+    start, mark = lines_of("overnight.service", "ExecStartPre")
+    (failed,) = lines_of("overnight.service", "OnFailure")
+
+    assert "--detach" in start.split(), "it returns once the run is healthy, and fails otherwise"
+    assert mark.split()[0] == "/usr/bin/touch"
+    assert lines_of(failed, "ConditionPathExists") == mark.split()[1:]
+    assert lines_of(failed, "ExecStart") == ["/usr/bin/systemctl poweroff"]
+    assert lines_of("overnight.service", "FailureAction") == []
+    assert not any("poweroff" in step for step in CLOUD["runcmd"])
+    assert "power_state" not in CLOUD
+
+
+@pytest.mark.parametrize(
+    ("there", "installed"),
+    [
+        (("git", "python3", "dockerd", "docker", "docker-ce"), []),
+        (("git", "python3", "dockerd", "docker"), []),
+        (("git", "dockerd", "docker", "docker-ce"), ["python3-venv"]),
+        (("git", "python3", "dockerd", "docker-ce"), ["docker-compose-plugin", "docker-buildx-plugin"]),
+        (("python3", "dockerd"), ["git", "docker-compose-v2", "docker-buildx"]),
+        ((), ["git", "python3-venv", "docker.io", "docker-compose-v2", "docker-buildx"]),
+    ],
+    ids=lambda value: "+".join(value) or "nothing",
+)
+def test_the_cloud_example_installs_only_what_is_missing(
+    there: tuple[str, ...], installed: list[str], tmp_path: Path
+) -> None:
+    programs = {name: "exit 0" for name in there if name != "docker-ce"}
+    programs["dpkg"] = f"exit {int('docker-ce' not in there)}"
+    programs["apt-get"] = f'echo "$@" >>{tmp_path}/called'
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+
+    subprocess.run(["/bin/sh", "-c", FILES["overnight-install"]], env={"PATH": str(folder)}, check=True)
+
+    called = (tmp_path / "called").read_text().splitlines() if (tmp_path / "called").exists() else []
+    assert [line.split()[-len(installed) :] for line in called[1:]] == ([installed] if installed else [])
+    assert called[:1] == (["update"] if installed else [])
