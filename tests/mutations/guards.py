@@ -2797,6 +2797,27 @@ GUARDS = (
         _ENTRY_POINTS + "a_health_check_is_about_the_age_of_the_heartbeat_file",
     ),
     Guard(
+        "a power-off in a container is refused",
+        "services/stack/end_action.py",
+        "and not systemd.is_dir():",
+        "and False:",
+        "services/stack/test_end_action.py::test_a_power_off_in_a_container_is_refused_with_what_ends_the_cost_there",
+    ),
+    Guard(
+        "an action that asks for a password is refused",
+        "services/stack/end_action.py",
+        '_run(["sudo", "-k", "-n", "true"], environment) != 0',
+        "False",
+        "services/stack/test_end_action.py::test_an_action_that_would_ask_for_a_password_is_refused",
+    ),
+    Guard(
+        "the status says why there is no LLM now",
+        "researcher/proposers/llm_proposer.py",
+        "            self._publish_away(self._breaker.away)\n",
+        "            pass\n",
+        "researcher/proposers/test_proposers.py::test_the_status_says_why_there_is_no_llm_as_the_last_look_has_it_each_once",
+    ),
+    Guard(
         "a failed pull is tried again",
         "services/ollama/pull.sh",
         '    until ollama show "$MODEL" >/dev/null 2>&1; do\n',
