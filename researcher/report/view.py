@@ -44,6 +44,7 @@ from trainer.jobs import (
 MIB_PER_GB = 1000**3 / 1024**2
 NOT_RUNNING = "not running"
 NOTED = ("llm", "dry_runs", "subject")
+PULL = "pull"  # while the LLM's model is pulled, it explains why there is no LLM
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
 
@@ -334,7 +335,9 @@ def _foreign(bus: RedisClient, trainers: tuple[WorkerStatus, ...]) -> str | None
 def _notes(bus: RedisClient) -> dict[str, str]:
     """Return the researcher's messages about parts that the run can do without."""
     shown = {source: bus.doing(source) for source in NOTED}
-    return {source: status.message for source, status in shown.items() if status is not None and status.message}
+    notes = {source: status.message for source, status in shown.items() if status is not None and status.message}
+    pull = bus.doing(PULL)
+    return notes if pull is None else notes | {"llm": f"none yet: {pull.message}"}
 
 
 def _gain(

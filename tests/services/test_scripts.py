@@ -252,6 +252,23 @@ def test_environment_that_was_interrupted_or_moved_is_made_anew(bare: Clone, lef
     assert not (bare.venv / "half a package").exists()
 
 
+@pytest.mark.parametrize("left", ["overnight.started", "overnight.stamp"])
+@pytest.mark.parametrize("way", ["a link", "the setting"])
+def test_environment_of_another_clone_is_left_alone(bare: Clone, left: str, way: str) -> None:
+    other = make_clone(bare.root.parent / "another machine" / "clone")
+    other.venv.mkdir()
+    (other.venv / left).write_text(f"place {other.root} {other.venv}\ngroup dev\n")
+    (other.venv / "precious").touch()
+    if way == "a link":
+        bare.venv.symlink_to(other.venv)
+
+    answer = bare.run("scripts/up", "--local", **({} if way == "a link" else {"OVERNIGHT_VENV": str(other.venv)}))
+
+    assert answer.returncode == 1
+    assert f"{other.venv} belongs to the clone {other.root}" in answer.stderr
+    assert (other.venv / "precious").exists()
+
+
 def test_folder_that_is_not_ours_is_left_alone(bare: Clone) -> None:
     theirs = bare.root.parent / "theirs"
     theirs.mkdir()

@@ -430,8 +430,8 @@ def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it_and_keep
 
     assert exit_code(findings) == 0
     assert named(findings, "model").line() == (
-        "warn model    ollama has no qwen3.5:27b: the optimiser works alone"
-        " -> docker compose -f compose.yaml -f services/compose.cpu.yaml up model, or set another MODEL"
+        "warn model    ollama has no qwen3.5:27b yet: the optimiser works alone"
+        " -> docker compose -f compose.yaml -f services/compose.cpu.yaml logs model, or set another MODEL"
     )
 
 
