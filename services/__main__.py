@@ -22,8 +22,8 @@ from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
-from services.installation import ROOT, Form, form
 from services.machine.gpus import state_folder
+from services.machine.installation import ROOT, Form, form
 from services.machine.state import State
 from services.run_commands import until_of
 from services.stack import end_action

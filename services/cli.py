@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from researcher.errors import OvernightError, ResearcherError
 from researcher.files import read_text
 from researcher.journal.records import CONFIRM
-from services.installation import version
+from services.machine.installation import version
 from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run

@@ -107,7 +107,7 @@ class ComposeProject:
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         if answer.returncode != 0:

@@ -28,8 +28,8 @@ from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
-from services.installation import require
 from services.machine.gpus import machine_profile, require_gpu
+from services.machine.installation import require
 from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject

@@ -16,8 +16,8 @@ from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.llm.client import Think
 from researcher.proposers.schedule import Mix
-from services.installation import ROOT
 from services.machine.gpus import machine_profile
+from services.machine.installation import ROOT
 from services.stack.end_action import HELP, checked, run_after
 from services.views.terminal import StateOption, console, refuse, state_of
 from trainer.jobs import PROFILES
@@ -243,5 +243,5 @@ def doctor(
     print_findings(findings, console)
     if report is not None:
         write_report(report, Mode.LOCAL, findings, facts)
-        console.print(f"written to {report}")
+        console.print(f"written to {report}", soft_wrap=True)
     raise typer.Exit(exit_code(findings))

@@ -11,8 +11,8 @@ from rich.progress import Progress as Bars
 
 from researcher.files import read_text
 from services.adopt.adopt import settle_data
-from services.installation import require
 from services.machine.gpus import machine_profile, require_gpu
+from services.machine.installation import require
 from services.machine.state import State, StateError
 from services.machine.subject import render_subject
 from services.views.client import ClientError, is_running

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, warn
-from services.installation import installing
 from services.machine.gpus import InstalledGpu
+from services.machine.installation import installing
 from services.redis.binary import NoServerProgram, choose_binary
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST

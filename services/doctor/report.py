@@ -16,7 +16,7 @@ from pathlib import Path
 from researcher.errors import OvernightError
 from services.doctor.environment import Environment, Mode
 from services.doctor.finding import Finding
-from services.installation import form
+from services.machine.installation import form
 
 HIDDEN = "[left out]"
 _SECRET_NAME = re.compile(

@@ -100,9 +100,9 @@ def _run(command: list[str], environment: Mapping[str, str]) -> int:
         return 127
 
 
-def run_after(command: str, console: Console) -> int:
-    """Run the action's command in a shell; print and return its exit code."""
+def run_after(command: str, console: Console, shell: Mapping[str, str] = SHELL) -> int:
+    """Run the action's command with the variables of the user's `shell`; print and return its exit code."""
     console.print(f"now: {command}", markup=False, highlight=False)
-    code = subprocess.run(command, shell=True, env=SHELL, check=False).returncode
+    code = subprocess.run(command, shell=True, env=dict(shell), check=False).returncode
     console.print(f"{command}: ended with {code}", markup=False, highlight=False)
     return code

@@ -3068,7 +3068,7 @@ GUARDS = (
     ),
     Guard(
         "a frozen process is not healthy",
-        "services/heartbeat.sh",
+        "services/stack/heartbeat.sh",
         '-mmin -2)" ]',
         '-mmin -2000)" ]',
         _ENTRY_POINTS + "a_health_check_is_about_the_age_of_the_heartbeat_file",

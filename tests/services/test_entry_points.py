@@ -28,7 +28,7 @@ from trainer.jobs import Status, StatusKind
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
 TEN_S = 10
-HEARTBEAT_CHECK = ROOT / "services" / "heartbeat.sh"
+HEARTBEAT_CHECK = ROOT / "services" / "stack" / "heartbeat.sh"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ ONLY_IN_A_CLONE = (
     "services/*.yaml",
     "services/cpu.env",
     "services/redis/redis.conf",
-    "services/redis/watch.sh",
+    "services/redis/*.sh",
     "services/researcher/overnight",
 )
 OF_A_CLONE = re.compile(r"scripts/|compose\.yaml|gpu\.env|docker compose")
@@ -40,7 +40,7 @@ OF_A_CLONE = re.compile(r"scripts/|compose\.yaml|gpu\.env|docker compose")
 FOR_CONTAINERS = (
     "services/__main__.py",
     "services/compose.py",
-    "services/installation.py",
+    "services/machine/installation.py",
     "services/machine/gpu_env.py",
     "services/stack/*",
     "services/researcher/*",

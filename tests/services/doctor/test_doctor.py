@@ -868,5 +868,5 @@ def test_report_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, 
     answer = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
 
     assert answer.returncode == 2
-    assert "--report" in answer.stdout
+    assert "--report" in answer.stderr
     assert "Traceback" not in answer.stderr

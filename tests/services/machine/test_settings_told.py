@@ -12,6 +12,7 @@ from researcher.config.setting import Source
 from researcher.config.settings import TABLE
 from services import __main__ as stack
 from services import cli, run_commands
+from services.stack.end_action import ACTIONS
 from tests import ROOT
 from trainer.jobs.environment import INHERITED
 
@@ -21,7 +22,7 @@ KEY = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 OF_A_SUBJECT = {"TIME_BUDGET", "ALL_CAPS", "WEIGHT_DECAY", "FINAL_LR_FRAC", "LATER_NAMES"}
 OF_THE_SCRIPTS = {"OVERNIGHT_VENV", "OVERNIGHT_PYTHON"}
 # Options of `run` that are no setting of this name: what is detected or made of them is.
-OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local"}
+OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local", "then"}
 VERBS = [verb for app in (cli.app, run_commands.app, stack.app) for verb in typer.main.get_group(app).commands.values()]
 
 
@@ -45,6 +46,7 @@ def test_options_that_set_a_key_say_of_it_what_the_table_says() -> None:
 
 def test_pages_name_no_key_that_is_not_in_the_table() -> None:
     of_other_programs = {key for row in INHERITED for key in KEY.findall(row.names)} | {"GIT_DIR"}
+    of_other_programs |= {name for action in ACTIONS.values() for name in action.variables}
 
     assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS - of_other_programs <= set(TABLE)
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.main import get_command
 
-from services import __main__, cli
+from services import __main__, run_commands
 from services.stack.end_action import ACTIONS, EndActionRefused, checked, run_after
 from tests import ROOT
 
@@ -44,14 +44,11 @@ def test_a_named_action_calls_the_providers_program_for_this_machine(
     called: str,
     machine: dict[str, str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     environment = machine | variables
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
     console = Console(width=200, file=io.StringIO(), record=True)
 
-    code = run_after(checked(name, environment, systemd=tmp_path), console)
+    code = run_after(checked(name, environment, systemd=tmp_path), console, environment)
 
     assert code == 0
     assert (tmp_path / "called").read_text() == f"{called}\n"
@@ -107,7 +104,7 @@ def test_a_command_of_the_users_own_is_left_as_it_is(text: str, machine: dict[st
 
 
 def test_both_ways_to_run_take_the_action_and_the_pages_name_every_one() -> None:
-    for app, command in ((cli.app, "run"), (__main__.app, "up")):
+    for app, command in ((run_commands.app, "run"), (__main__.app, "up")):
         options = {option for parameter in get_command(app).commands[command].params for option in parameter.opts}
         assert "--then" in options
     for page in ("scripts/up", "services/README.md"):

@@ -311,7 +311,7 @@ def test_the_command_at_the_end_runs_in_a_shell_and_its_exit_code_is_reported() 
 def test_the_command_at_the_end_has_the_variables_of_the_users_shell() -> None:
     """Also those of git, which this process has dropped."""
     code = (
-        "from services.__main__ import console; from services.stack.follow import run_after; "
+        "from services.__main__ import console; from services.stack.end_action import run_after; "
         "run_after('echo $GIT_SSH_COMMAND $MPLBACKEND', console)"
     )
     env = os.environ | {"GIT_SSH_COMMAND": "my-ssh", "MPLBACKEND": "agg"}

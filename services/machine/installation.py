@@ -16,7 +16,7 @@ from pathlib import Path
 from researcher.errors import OvernightError
 
 NAME = "overnight"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _PYPROJECT = "pyproject.toml"
 
 
@@ -57,7 +57,7 @@ def installing(package: str, root: Path = ROOT) -> str:
             return "build the images again: scripts/up, on the host"
         case Form.WHEEL:
             wanted = next(item for item in metadata.requires(NAME) or () if re.match(rf"{package}\b", item))
-            return shlex.join([sys.executable, "-m", "pip", "install", wanted.partition(";")[0].strip()])
+            return f"{shlex.quote(sys.executable)} -m pip install {shlex.quote(wanted.partition(';')[0].strip())}"
 
 
 def require(package: str) -> None:
