@@ -58,7 +58,8 @@ class Rates:
     @property
     def gain_per_hour(self) -> float | None:
         """The gain divided by the hours of trials and answers, including answers given beside a trial."""
-        return self.gain / self.cost.hours if self.cost.hours else None
+        worked_s = self.cost.trial_s + self.cost.llm_s
+        return self.gain / worked_s * 3600 if worked_s else None
 
     def figures(self) -> dict[str, str | float | None]:
         """Return all figures by the names of `COLUMNS`."""

@@ -179,7 +179,8 @@ def test_over_all_proposers_they_add_up_to_the_run(
     assert sum(each.crashed + each.rejected for each in found) == sum(outcome in FAILURES for outcome in ends)
     assert sum(each.kept for each in found) == sum(item.decision is Decision.KEEP for item in tried)
     assert sum(each.gain for each in found) == pytest.approx(fmean(scores[1]) - fmean(scores[head]))
-    assert sum(each.cost.hours for each in found) == pytest.approx(whole.hours)
+    worked_s = sum(each.cost.trial_s + each.cost.llm_s for each in found)
+    assert worked_s == pytest.approx(whole.trial_s + whole.llm_s)
     assert sum(each.cost.llm_tokens for each in found) == whole.llm_tokens
 
 
