@@ -212,7 +212,7 @@ class UserRepository:
     def _run(self, command: Callable[[], bytes]) -> bytes:
         """Run a command on the user's repository. Raises GitFailed, and GitTimedOut at once while it is left alone."""
         if self._clock() < self._left_alone_until:
-            raise GitTimedOut(["git"], self._limit_s)
+            raise GitTimedOut(["git", "-C", str(self.path)], self._limit_s)
         try:
             found = command()
         except GitTimedOut:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from researcher.journal.reader import JournalReader
+from researcher.journal.records import Goal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.loop.context import Goal
 from researcher.loop.loop import run_until_goal
 from researcher.prompting.transcripts import EXCHANGES_FILE, Exchange, stored_exchanges
 from researcher.proposers.prefetch import FixedPolicy, Prefetch
