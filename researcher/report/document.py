@@ -67,10 +67,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class CostFields:
-    """The seconds, tokens and money of trials and LLM answers; `money` is None without a price."""
+    """The seconds, tokens and money of trials and LLM answers; `money` is None without a price.
+
+    `beside_s` are those of the `llm_s` that passed while a trial ran.
+    """
 
     trial_s: float
     llm_s: float
+    beside_s: float
     llm_tokens: int
     money: float | None
 
