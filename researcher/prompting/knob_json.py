@@ -59,11 +59,9 @@ def schema_of(source: str, *, one_knob: bool = False, closed: Collection[Move] =
 
 def other_values(source: str) -> dict[str, list[KnobValue]]:
     """Return values of each knob with a range, without those that leave the model as it is now."""
-    try:
-        values, _ = values_and_ranges(source)
-    except EditError:
-        return {}
-    return {knob.name: _other_values(knob, values) for knob in _ranged(source)}
+    ranged = _ranged(source)
+    now = values_and_ranges(source)[0] if ranged else {}
+    return {knob.name: _other_values(knob, now) for knob in ranged}
 
 
 def _ranged(source: str) -> list[Knob]:
@@ -108,10 +106,9 @@ def _values(knob: Knob) -> dict[str, Any]:
     assert held is not None
     if (values := _all_values(held)) is not None:
         return {"enum": [value for value in values if value != knob.value]}
-    kind, ends = (
-        ("integer", (int(held.low), int(held.high))) if held.kind == "int" else ("number", (held.low, held.high))
-    )
-    return {"type": kind, "minimum": ends[0], "maximum": ends[1]}
+    if held.kind == "int":
+        return {"type": "integer", "minimum": int(held.low), "maximum": int(held.high)}
+    return {"type": "number", "minimum": held.low, "maximum": held.high}
 
 
 def _other_values(knob: Knob, now: Mapping[str, KnobValue]) -> list[KnobValue]:

@@ -18,7 +18,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment
 from researcher.optimizer.knob_effects import Effect, effects
 from researcher.optimizer.optimizer import Optimizer
-from researcher.prompting.knob_json import Move, other_values
+from researcher.prompting.knob_json import Move, other_values, schema_of
 from researcher.prompting.prompt import Advice, PromptContext
 from researcher.prompting.source_outline import short_parts
 from researcher.proposers.advice import move_in
@@ -174,9 +174,7 @@ class Briefing:
         """
         advises = proposer_name == ProposerName.ADVISER
         closed = self._closed(incumbent)
-        has_moves = any(
-            (name, value) not in closed for name, values in other_values(incumbent).items() for value in values
-        )
+        has_moves = schema_of(incumbent, one_knob=True, closed=closed) is not None
         edit_formats = offered_formats(history, model, may_be_json=idea is None and has_moves)
         is_brief = advises or edit_formats == (EditFormat.JSON,)
         context = prompt_context(history, self._profile, self._program(), incumbent, idea, is_brief=is_brief)
