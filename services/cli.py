@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from researcher.errors import OvernightError, ResearcherError
 from researcher.files import read_text
 from researcher.journal.records import CONFIRM
+from services.installation import version
 from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run
@@ -49,7 +49,6 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 LOOK, STEER = "Look", "Steer"
-PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def main() -> None:
@@ -62,14 +61,6 @@ def main() -> None:
     except redis.RedisError as error:
         print_error(f"Redis does not answer: {error}")
         sys.exit(BAD_USE)
-
-
-def version() -> str:
-    """Return the version that pyproject.toml declares. The containers hold that file and install no package."""
-    try:
-        return metadata.version("overnight")
-    except metadata.PackageNotFoundError:
-        return str(tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def _print_version(wanted: bool) -> None:

@@ -22,11 +22,13 @@ from rich.console import Console
 from researcher.config.rules import asks_llm
 from researcher.config.setting import EndpointModelForm, Reader, SettingFault, Source
 from researcher.config.settings import TABLE, Settings, faults
-from researcher.decision.goal import moment_text
+from researcher.decision.cost import cost_of
+from researcher.decision.goal import exceeded, moment_text
 from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
+from services.installation import require
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
@@ -76,7 +78,11 @@ class RunOptions:
 
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
-    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up."""
+    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up.
+
+    Raises PackageMissing without torch.
+    """
+    require("torch")
     _stop_like_ctrl_c()
     try:
         return _set_up_and_run(state, options, console)
@@ -154,16 +160,21 @@ def _as_option(key: re.Match[str]) -> str:
 
 
 def _refuse_what_has_passed(state: State, settings: Settings) -> None:
-    """Raise OptionRefused if the limit of a run that has begun lies in the past."""
+    """Raise OptionRefused if a limit of a run that has begun has passed."""
     if not state.has_begun:
         return
     with JournalReader(state.journal) as history:
         run = history.run()
-    until = None if run is None else settings.goal(run.created_at).until
-    if until is not None and until <= time.time():
+        if run is None:
+            return
+        experiments, trials = history.experiments(), history.trials()
+    priced, at = replace(run, prices=settings.prices()), time.time()
+    over = exceeded(settings.goal(run.created_at), cost_of(priced, experiments, trials, at - run.created_at), at)
+    if over is not None:
         raise OptionRefused(
-            f"the time limit of this run passed at {moment_text(until)}; hours count from its first start",
-            "name the end with --until, or more --hours",
+            f"the limit of this run has passed: {over}; hours and cost count from its first start, "
+            f"{moment_text(run.created_at)}",
+            "name the end with --until, or more --hours or --max-cost",
         )
 
 

@@ -16,9 +16,12 @@ from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
 from researcher.llm.client import Think
 from researcher.proposers.schedule import Mix
+from services.installation import ROOT
 from services.machine.gpus import machine_profile
+from services.stack.end_action import HELP, checked, run_after
 from services.views.terminal import StateOption, console, refuse, state_of
 from trainer.jobs import PROFILES
+from trainer.jobs.environment import SHELL
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -96,6 +99,7 @@ def run(
     think: Annotated[Think | None, _option("THINK", LLM)] = None,
     edit_share: Annotated[float | None, _option("EDIT_SHARE", PROPOSALS)] = None,
     advice_share: Annotated[float | None, _option("ADVICE_SHARE", PROPOSALS)] = None,
+    then: Annotated[str | None, typer.Option(help=HELP, rich_help_panel=LIMITS)] = None,
     tag: Annotated[str | None, _option("TAG", MACHINE)] = None,
     seed: Annotated[int | None, _option("SEED", MACHINE)] = None,
     redis_url: Annotated[
@@ -114,8 +118,9 @@ def run(
 
     A run continues with the options of its last start, unless others are given here or in the environment.
     """
-    from services.local import RunOptions, run_local  # noqa: PLC0415 - the help is shown faster without it
+    from services.local import FINISHED, RunOptions, run_local  # noqa: PLC0415 - the help is shown faster without it
 
+    command = None if then is None else checked(then, SHELL)
     settings = {
         "EXPERIMENTS": experiments,
         "PROPOSER": proposer,
@@ -148,7 +153,8 @@ def run(
         researcher={name: str(value) for name, value in settings.items() if value is not None},
     )
     with _known_errors():
-        raise typer.Exit(run_local(state_of(state), options, console))
+        code = run_local(state_of(state), options, console)
+    raise typer.Exit(run_after(command, console) if command is not None and code == FINISHED else code)
 
 
 @app.command(rich_help_panel=START, epilog="Example: overnight init --subject DIR")
@@ -232,9 +238,10 @@ def doctor(
     from services.doctor import Mode, examine, exit_code, print_findings, this_machine, write_report  # noqa: PLC0415
 
     here = state_of(state)
-    facts = this_machine(Path(__file__).resolve().parents[1], here, {**here.settings(), **os.environ})
+    facts = this_machine(ROOT, here, {**here.settings(), **os.environ})
     findings = examine(Mode.LOCAL, facts)
     print_findings(findings, console)
     if report is not None:
         write_report(report, Mode.LOCAL, findings, facts)
+        console.print(f"written to {report}")
     raise typer.Exit(exit_code(findings))

@@ -49,7 +49,7 @@ LAYERS = {
         ("trainer.__main__",),
     ),
     "services": (
-        ("services.compose", "services.machine"),
+        ("services.compose", "services.installation", "services.machine"),
         ("services.redis",),
         ("services.views",),
         ("services.doctor", "services.adopt"),

@@ -45,7 +45,7 @@ from researcher.config.setting import (
 )
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
 from researcher.files import read_text
-from researcher.journal.records import Goal
+from researcher.journal.records import Goal, Prices
 from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
 from researcher.llm.client import LlmOptions, Think
 from researcher.llm.gpu_memory_split import Placement, placement_for
@@ -173,7 +173,8 @@ class Settings(BaseSettings):
     openai_price_out: Annotated[Price | None, _RESEARCHER] = None
     """Price of a million answer tokens at that endpoint, in the same currency."""
     price_per_hour: Annotated[Price | None, _RESEARCHER] = None
-    """Price of an hour of this machine, in any currency, for the summary and for MAX_COST."""
+    """Price of an hour of this machine, in any currency, for the summary and for MAX_COST. It counts from the first
+    start of the run, also in pauses."""
     escalate_model: Annotated[str | None, EndpointModelForm, _RESEARCHER] = None
     """Model of the stronger LLM, as its endpoint names it."""
     escalate_price_in: Annotated[Limit | None, _RESEARCHER] = None
@@ -213,6 +214,10 @@ class Settings(BaseSettings):
         ends = [] if self.hours is None else [began + self.hours * 3600]
         ends += [] if self.until is None else [self.until.timestamp()]
         return Goal(self.experiments, min(ends, default=None), self.max_cost)
+
+    def prices(self) -> Prices:
+        """Return the prices of this machine and of a local LLM's tokens."""
+        return Prices(self.price_per_hour, self.price_per_mtoken)
 
     @property
     def backend(self) -> LlmBackend:

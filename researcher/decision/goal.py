@@ -1,7 +1,7 @@
 """The limits of a run: whether one is reached, and when the run will end. Pure functions.
 
 A limit includes the last experiment and the final confirmation: an experiment begins only if both still fit. Limits
-count over the whole run, and time is wall time.
+count over the whole run. Time is wall time since the first start, and the machine costs money for all of it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ _TIMES_NEEDED = 2
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run has come at the time `at`: the measured experiments, the cost, and the usual seconds of an
-    experiment and of a claim, as wall time and, for a trial, as the seconds that `Cost` counts. These are upper bounds
-    until trials have ended; then `is_measured` is True."""
+    """How far a run has come at the time `at`: the measured experiments, the cost, and the usual wall seconds of an
+    experiment and of a claim. These are upper bounds until trials have ended; then `is_measured` is True."""
 
     measured: int
     cost: Cost
     at: float
     experiment_s: float
     claim_s: float
-    counted_trial_s: float
     price_per_hour: float | None = None
     is_measured: bool = True
 
@@ -44,7 +42,7 @@ class Standing:
     @property
     def reserve_money(self) -> float:
         """The money for one more experiment and for the claim that it may need."""
-        return (self.price_per_hour or 0.0) * (1 + LONGEST_CLAIM) * self.counted_trial_s / 3600
+        return (self.price_per_hour or 0.0) * self.reserve_s / 3600
 
 
 def standing_of(
@@ -58,16 +56,12 @@ def standing_of(
     """Return how far a run has come. Before trials have ended, a trial counts with its wall limit."""
     usual = [trial for trial in trials if trial.outcome is Outcome.OK and trial.attempt == 0][-_LOOKED_AT:]
     took_s = [trial.finished_at - trial.queued_at for trial in usual if trial.finished_at is not None]
-    counted_s = [trial.wall_s for trial in usual if trial.wall_s is not None]
     trial_s = _upper_quartile(took_s, budget.wall_limit_s)
     measured = [item for item in experiments if item.was_measured]
     decided_s = [item.decided_at - item.proposed_at for item in measured if item.decided_at is not None][-_LOOKED_AT:]
     experiment_s = max(trial_s, fmean(decided_s)) if decided_s else trial_s
-    counted_trial_s = _upper_quartile(counted_s, budget.wall_limit_s)
     claim_s, is_measured = LONGEST_CLAIM * trial_s, len(took_s) >= _TIMES_NEEDED
-    return Standing(
-        len(measured), cost, at, experiment_s, claim_s, counted_trial_s, price_per_hour, is_measured=is_measured
-    )
+    return Standing(len(measured), cost, at, experiment_s, claim_s, price_per_hour, is_measured=is_measured)
 
 
 def _upper_quartile(seconds: Sequence[float], otherwise: float) -> float:
@@ -88,12 +82,12 @@ def reached(goal: Goal, standing: Standing) -> str | None:
     return None
 
 
-def exceeded(goal: Goal, standing: Standing) -> str | None:
+def exceeded(goal: Goal, cost: Cost, at: float) -> str | None:
     """Return the limit of time or cost that has passed, as text, or None. Then not even a confirmation may go on."""
-    if goal.until is not None and standing.at >= goal.until:
+    if goal.until is not None and at >= goal.until:
         return f"it is {moment_text(goal.until)}"
-    if goal.max_cost is not None and standing.cost.money is not None and standing.cost.money >= goal.max_cost:
-        return f"{standing.cost.money:.2f} of {goal.max_cost:g} are spent"
+    if goal.max_cost is not None and cost.money is not None and cost.money >= goal.max_cost:
+        return f"{cost.money:.2f} of {goal.max_cost:g} are spent"
     return None
 
 

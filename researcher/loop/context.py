@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from researcher.backoff import Backoff
-from researcher.decision.cost import cost_of
+from researcher.decision.cost import Cost, cost_of
 from researcher.decision.goal import Standing, exceeded, reached, standing_of
 from researcher.decision.lost_trials import (
     accident_of,
@@ -27,6 +27,7 @@ from researcher.decision.lost_trials import (
 from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
 from researcher.errors import ModelNotUnloaded
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Goal, Pause, PauseCause, Run, Trial
 from researcher.journal.writer import Journal
 from researcher.proposers.proposers import Proposers
@@ -65,6 +66,20 @@ class PauseBackoffs:
     def reset(self, cause: PauseCause) -> None:
         """Return to the first length after the cause has ended."""
         self._held_s.pop(cause, None)
+
+
+def cost_at(journal: JournalReader, run: Run, at: float) -> Cost:
+    """Return the cost of a run from its first start to the time `at`."""
+    return cost_of(run, journal.experiments(), journal.trials(), at - run.created_at)
+
+
+def passed_limit(journal: JournalReader, goal: Goal, at: float) -> str | None:
+    """Return the end of a run, as text, if a limit of time or cost has passed at the time `at`; else None."""
+    run = journal.run()
+    if run is None or (goal.until is None and goal.max_cost is None):
+        return None
+    over = exceeded(goal, cost_at(journal, run, at), at)
+    return None if over is None else f"{over}; what is open goes on at the next start"
 
 
 @dataclass(frozen=True)
@@ -149,17 +164,14 @@ class RunContext:
 
     def end_at_the_limit(self, patience_s: float = 0.0) -> None:
         """Raise Finished if a limit of time or cost passed `patience_s` seconds ago."""
-        if self.goal.until is None and self.goal.max_cost is None:
-            return
-        over = exceeded(self.goal, self._standing(patience_s))
+        over = passed_limit(self.journal, self.goal, self.clock() - patience_s)
         if over is not None:
-            raise Finished(f"{over}; what is open goes on at the next start")
+            raise Finished(over)
 
-    def _standing(self, patience_s: float = 0.0) -> Standing:
-        journal, run = self.journal, self.run
-        experiments, trials = journal.experiments(), journal.trials()
-        cost, at = cost_of(run, experiments, trials), self.clock() - patience_s
-        return standing_of(experiments, trials, cost, self.profile.budget, at, run.prices.per_hour)
+    def _standing(self) -> Standing:
+        journal, at = self.journal, self.clock()
+        cost, per_hour = cost_at(journal, self.run, at), self.run.prices.per_hour
+        return standing_of(journal.experiments(), journal.trials(), cost, self.profile.budget, at, per_hour)
 
     def hold(self, cause: PauseCause, message: str) -> None:
         """Pause for a fault that no proposal can fix.

@@ -20,12 +20,11 @@ import redis
 
 from researcher.clock import RunClock
 from researcher.config.settings import Settings
-from researcher.decision.goal import moment_text
 from researcher.errors import JournalError
 from researcher.journal.database import SUBJECT_LOCK, WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
-from researcher.loop.context import PauseBackoffs
+from researcher.loop.context import PauseBackoffs, passed_limit
 from researcher.loop.outages import OUTAGE_ERRORS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
@@ -77,13 +76,13 @@ def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None]
 
 
 def _has_ended(settings: Settings) -> bool:
-    """Return True if the time limit of the run passed during the outage, and record the end."""
+    """Return True if a limit of the run passed during the outage, and record the end."""
     with suppress(*OUTAGE_ERRORS), closing(Journal(settings.journal_dir)) as journal:
         run, at = journal.run(), time.time()
-        until = None if run is None else run.goal.until
-        if run is not None and until is not None and until <= at:
-            journal.end(run, f"it is {moment_text(until)}; what is open goes on at the next start", at)
-            logger.info("the run has ended at its limit, %s", moment_text(until))
+        over = None if run is None else passed_limit(journal, run.goal, at)
+        if run is not None and over is not None:
+            journal.end(run, over, at)
+            logger.info("the run has ended: %s", over)
             return True
     return False
 

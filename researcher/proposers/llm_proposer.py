@@ -96,6 +96,7 @@ class LlmProposer:
         self._clock = clock
         self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
+        self._published = ""
 
     @property
     def why_away(self) -> str | None:
@@ -116,7 +117,7 @@ class LlmProposer:
             self.draft_ahead(journal, incumbent, turn.upcoming)
             ready = self._drafting.take(turn.proposer_name)
             return None if ready is None else _fitted(ready, journal, incumbent)
-        if not self._breaker.allows_question(self._llm.check_available):
+        if not self._may_ask():
             return None
         proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, proposer_name, idea)
@@ -145,7 +146,7 @@ class LlmProposer:
         else:
             coming = [name for name in upcoming if name in NAMES][:AHEAD]
             proposer_name = _undrafted(coming, drafting) if drafting.has_room else None
-        if proposer_name is None or not self._breaker.allows_question(self._llm.check_available):
+        if proposer_name is None or not self._may_ask():
             return
         context = self._context(journal, incumbent, proposer_name, idea)
         context = replace(
@@ -224,14 +225,28 @@ class LlmProposer:
             return
         self._answers = True
         self._breaker.record_answer()
+        self._published = ""
         self._publish_status("")
+
+    def _may_ask(self) -> bool:
+        """Return whether a question may be asked now. Publish why not, as the last look at the server has it."""
+        is_allowed = self._breaker.allows_question(self._llm.check_available)
+        if self._breaker.away is not None:
+            self._publish_away(self._breaker.away)
+        return is_allowed
 
     def _note_away(self, error: Fault) -> None:
         """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
         self._breaker.record_failure(error)
-        self._publish_status(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
+        self._publish_away(error)
+
+    def _publish_away(self, error: Fault) -> None:
+        words = f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on"
+        if words != self._published:
+            self._published = words
+            self._publish_status(words)
 
 
 def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:

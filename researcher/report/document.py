@@ -67,14 +67,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class CostFields:
-    """The seconds, tokens and money of trials and LLM answers; `money` is None without a price.
-
-    `beside_s` are those of the `llm_s` that passed while a trial ran.
-    """
+    """The seconds of trials and LLM answers, the tokens, and the money: the price of the time since the first start and
+    of paid tokens; None without a price."""
 
     trial_s: float
     llm_s: float
-    beside_s: float
     llm_tokens: int
     money: float | None
 

@@ -58,8 +58,7 @@ class Rates:
     @property
     def gain_per_hour(self) -> float | None:
         """The gain divided by the hours of trials and answers, including answers given beside a trial."""
-        worked_s = self.cost.trial_s + self.cost.llm_s
-        return self.gain / worked_s * 3600 if worked_s else None
+        return self.gain / self.cost.hours if self.cost.hours else None
 
     def figures(self) -> dict[str, str | float | None]:
         """Return all figures by the names of `COLUMNS`."""
@@ -114,7 +113,7 @@ def _rates(run: Run, proposer: str, rows: list[Row], scores: Mapping[int, Sequen
         kept=len(kept),
         confirmed=sum(row.confirmed for row in kept),
         gain=sum((_gain(row, scores) for row in kept if not row.rolled_back), 0.0),
-        cost=cost_of(asked, [row.experiment for row in rows], trials),
+        cost=cost_of(asked, [row.experiment for row in rows], trials, machine_s=0.0),
     )
 
 

@@ -118,7 +118,7 @@ def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, 
     A Redis that does not answer is reported in `live`. Raises JournalError if the journal cannot be read.
     """
     live = _live(history, bus)
-    run_report = build_report(history, profile)
+    run_report = build_report(history, profile, at if _is_at_work(live) else None)
     if run_report is None:
         return Report(None, live, at=at)
     trials = history.trials()
@@ -131,6 +131,11 @@ def snapshot(history: JournalReader, bus: RedisClient | None, profile: Profile, 
         at=at,
         times=_times(run_report, live, trials, profile, at),
     )
+
+
+def _is_at_work(live: LiveStatus | None) -> bool:
+    """Whether a researcher works on the run, or is paused."""
+    return live is not None and live.status is not None and not live.status.is_over
 
 
 def _state_of(run_report: RunReport | None, live: LiveStatus | None) -> RunState:
@@ -158,11 +163,9 @@ def _times(
 ) -> Times:
     run, state = run_report.run, _state_of(run_report, live)
     experiments = [row.experiment for row in run_report.rows]
-    last = max((trial.finished_at or trial.queued_at for trial in trials), default=run.created_at)
-    until = at if state in GOES_ON else run.ended_at or last
     standing = standing_of(experiments, trials, run_report.cost, profile.budget, at, run.prices.per_hour)
     end = ends_at(run.goal, standing) if state in (RunState.RUNNING, RunState.PAUSING) else None
-    return Times(run.created_at, max(0.0, until - run.created_at), run.ended_at, end)
+    return Times(run.created_at, run_report.running_s, run.ended_at, end)
 
 
 def without_journal(bus: RedisClient, unreadable: str | None = None) -> Report:

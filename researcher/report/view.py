@@ -44,6 +44,7 @@ from trainer.jobs import (
 MIB_PER_GB = 1000**3 / 1024**2
 NOT_RUNNING = "not running"
 NOTED = ("llm", "dry_runs", "subject")
+PULL = "pull"  # while the LLM's model is pulled, it explains why there is no LLM
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
 
@@ -141,8 +142,9 @@ class LiveStatus:
 class RunReport:
     """The present state of a run.
 
-    `remeasured` are trials that measured an incumbent again to detect failures and drift. `baseline_repeats` is the
-    number of trials of the baseline, and `measuring` is True while a trial waits or runs.
+    `remeasured` are trials that measured an incumbent again to detect failures and drift. `running_s` is the time from
+    the first start to now or to the run's last event. `baseline_repeats` is the number of trials of the baseline, and
+    `measuring` is True while a trial waits or runs.
     """
 
     run: Run
@@ -156,6 +158,7 @@ class RunReport:
     repeated_attempts: int
     sigma: float | None
     gain: Gain | None
+    running_s: float
     cost: Cost
     heldout: HeldOut
     paid: tuple[PaidCall, ...]
@@ -213,8 +216,8 @@ class RunReport:
         return fmean(took) if took else None
 
 
-def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
-    """Return the run in a journal, or None before the first run."""
+def build_report(history: JournalReader, profile: Profile, at: float | None = None) -> RunReport | None:
+    """Return the run in a journal, or None before the first run. `at` is the present of a run that goes on."""
     run = history.run()
     if run is None:
         return None
@@ -223,6 +226,8 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     rolled_back_because = rolled_back_keeps(experiments, confirmations)
     scores = history.scores()
     baseline = tuple(scores.get(experiments[0].id, ()))
+    last = max((trial.finished_at or trial.queued_at for trial in trials), default=run.created_at)
+    running_s = max(0.0, (at or run.ended_at or last) - run.created_at)
     return RunReport(
         run=run,
         rows=rows_of(history.lineage(run.confirmed), experiments, trials, rolled_back_because),
@@ -235,7 +240,8 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
         repeated_attempts=sum(min(trial.differed, REPEATS_LIMIT) for trial in trials),
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, [each for each in confirmations if each.head not in rolled_back_because], scores),
-        cost=cost_of(run, experiments, trials),
+        running_s=running_s,
+        cost=cost_of(run, experiments, trials, running_s),
         heldout=held_out(experiments, confirmations, rolled_back_because, trials),
         paid=tuple(history.paid_calls()),
         baseline_repeats=profile.baseline_repeats,
@@ -329,7 +335,9 @@ def _foreign(bus: RedisClient, trainers: tuple[WorkerStatus, ...]) -> str | None
 def _notes(bus: RedisClient) -> dict[str, str]:
     """Return the researcher's messages about parts that the run can do without."""
     shown = {source: bus.doing(source) for source in NOTED}
-    return {source: status.message for source, status in shown.items() if status is not None and status.message}
+    notes = {source: status.message for source, status in shown.items() if status is not None and status.message}
+    pull = bus.doing(PULL)
+    return notes if pull is None else notes | {"llm": f"none yet: {pull.message}"}
 
 
 def _gain(

@@ -54,7 +54,7 @@ def _of_local(facts: Environment) -> Iterator[Finding]:
     if installed_gpus:
         found, profile = gpu.fitting(installed_gpus)
         yield found
-    yield host.packages(installed_gpus)
+    yield host.packages(facts, installed_gpus)
     yield host.candidates(facts)
     yield host.redis_server(facts)
     yield subject.of_this_user(facts)

@@ -129,7 +129,7 @@ def standing_lines(report: Report, run_report: RunReport) -> Iterator[str]:
     each = "" if run_report.seconds_each is None else f", {span_text(run_report.seconds_each)} each"
     yield f"measured  {counts}{each}"
     if run_report.cost.money is not None:
-        yield f"spent     {run_report.cost.money:.2f} for trials and LLM answers"
+        yield f"spent     {run_report.cost.money:.2f} since the first start"
     if run_report.paid:
         yield f"stronger  {paid_text(run_report)}"
     if untried := [request for request in waiting(run_report) if request.kind == "idea"]:

@@ -29,7 +29,6 @@ from tests.fixtures.journal_story import Story
 from tests.fixtures.warm_processes import completed
 
 LONG = "SOME_KNOB 1 -> 2 and a reason that is longer than any terminal that a person would open " * 3
-AS_OVERNIGHT = "import sys; sys.argv[0] = 'overnight'; from services.cli import main; main()"
 NOW = datetime(2027, 1, 31, 22, 4, tzinfo=UTC)
 
 
@@ -77,7 +76,7 @@ def test_a_shell_completes_commands_and_options(line: str, names: set[str]) -> N
     wanted = {"_OVERNIGHT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
 
     done = subprocess.run(
-        [sys.executable, "-c", AS_OVERNIGHT],
+        [sys.executable, "-m", "services.cli"],
         env=os.environ | wanted,
         cwd=ROOT,
         capture_output=True,
@@ -192,8 +191,10 @@ def test_limits_of_the_environment_are_no_options(tmp_path: Path, monkeypatch: p
     assert check_options(State(tmp_path), options(), {}).hours is None
 
 
-def test_hours_that_have_passed_since_the_first_start_are_refused(state: Path) -> None:
+@pytest.mark.parametrize("limits", [{"HOURS": "1"}, {"MAX_COST": "5", "PRICE_PER_HOUR": "2"}], ids=["hours", "cost"])
+def test_a_limit_that_has_passed_since_the_first_start_is_refused(state: Path, limits: dict[str, str]) -> None:
     with pytest.raises(OptionRefused) as refusal:
-        run_local(State(state), options(HOURS="1"), cli.console)
+        run_local(State(state), options(**limits), cli.console)
 
     assert "--until" in str(refusal.value)
+    assert "--max-cost" in str(refusal.value)

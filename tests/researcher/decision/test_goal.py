@@ -13,7 +13,7 @@ from trainer.jobs import Kind, Outcome, profile_named
 
 AT = 1_000_000.0
 FREE = Cost(0, 0, 0, None)
-NOW = Standing(7, FREE, AT, experiment_s=100, claim_s=800, counted_trial_s=100, price_per_hour=36.0)  # 0.01 a second
+NOW = Standing(7, FREE, AT, experiment_s=100, claim_s=800, price_per_hour=36.0)  # 0.01 a second
 SPENT = replace(NOW, cost=Cost(100, 0, 0, 2.0))
 BUDGET = profile_named("cpu").budget
 
@@ -50,7 +50,7 @@ def test_no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit
     ],
 )
 def test_a_limit_of_time_or_cost_that_has_passed_ends_all(goal: Goal, is_over: bool) -> None:
-    assert (exceeded(goal, SPENT) is not None) is is_over
+    assert (exceeded(goal, SPENT.cost, AT) is not None) is is_over
 
 
 @pytest.mark.parametrize(

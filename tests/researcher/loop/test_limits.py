@@ -10,7 +10,7 @@ import redis
 
 from researcher.config.settings import Settings
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import ASKED_TO_PAUSE, Goal, Pause, PauseCause
+from researcher.journal.records import ASKED_TO_PAUSE, Goal, Pause, PauseCause, Prices
 from researcher.loop.context import Finished, PauseBackoffs, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.loop.resume import run_through_outages
@@ -52,6 +52,20 @@ def test_a_pause_for_a_fault_is_not_longer_than_the_limit(scripted_run: Scripted
 
         with pytest.raises(Finished):
             limited.hold(PauseCause.OUTAGE, "the disk is full")
+
+
+def test_a_pause_costs_what_the_machine_costs(scripted_run: ScriptedRun) -> None:
+    scripted_run.start_trainer()
+    run_listed(scripted_run, [level(1.75)])
+
+    with opened(scripted_run, []) as run_context:
+        run = run_context.run
+        run_context.journal.price(run, Prices(per_hour=1.0))
+        run_context.journal.pause(run, ASKED_TO_PAUSE)
+
+        run_until_goal(replace(run_context, goal=Goal(max_cost=5.0), clock=lambda: run.created_at + 6 * 3600.0))
+
+        assert str(run_context.run.ended).startswith("6.00 of 5 are spent")
 
 
 def test_no_trial_of_the_baseline_begins_after_the_limit(scripted_run: ScriptedRun) -> None:
@@ -101,9 +115,10 @@ def test_a_claim_that_the_limit_ends_goes_on_at_the_next_start(scripted_run: Scr
         assert any(trial.kind is Kind.CONFIRM for trial in run_context.journal.trials())
 
 
-def test_an_outage_does_not_carry_a_run_over_its_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("goal", [Goal(until=1.0), Goal(max_cost=9.0)], ids=["time", "cost"])
+def test_an_outage_does_not_carry_a_run_over_its_limit(tmp_path: Path, goal: Goal) -> None:
     story = Story(tmp_path / "journal")
-    story.journal.limit(story.run, Goal(until=1.0))
+    story.journal.limit(story.run, goal)
     story.journal.close()
     settings = Settings(
         redis_url="redis://127.0.0.1:9/0", journal_dir=tmp_path / "journal", data_dir=tmp_path, subject_dir=tmp_path

@@ -15,6 +15,7 @@ from researcher.report.document import VERSION, Document, RunState, schema
 from researcher.report.proposer_stats import COLUMNS as FIGURES
 from researcher.report.results_table import COLUMNS
 from researcher.report.snapshot import snapshot, without_journal
+from researcher.report.view import build_report
 from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import TRIALS, Kind, Outcome, RedisClient, Status, StatusKind, WorkerRole, connect, unknown_jobs_text
 from trainer.worker.heartbeat import IDLE, Heartbeat
@@ -36,7 +37,7 @@ def test_a_report_holds_the_run_what_goes_on_the_alarm_and_the_rates(story: Stor
 
     report = snapshot(story.journal, bus, PROFILE, AT)
 
-    assert report.run_report == story.report()
+    assert report.run_report == build_report(story.journal, PROFILE, AT)
     assert report.live is not None
     assert report.live.status == Status.working("proposing")
     assert report.alarm is not None
