@@ -39,7 +39,7 @@ from researcher.llm.stream import (
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
-_OPTIONAL = ("max_tokens", "temperature", "seed", "stream_options", "response_format")
+_OPTIONAL = ("max_tokens", "temperature", "seed", "stream_options", "response_format", "return_progress")
 _NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
 # Reasons for the end of an answer: the protocol's, and those that other servers and gateways pass on.
 _COMPLETE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
@@ -120,8 +120,9 @@ class OpenAiClient:
         self.answer_tokens = settings.num_predict
         self._clock = clock
         self._resting_until = 0.0
-        self._refused: set[str] = set()
         self._stream = _Stream(self.url, self.model)
+        # llama.cpp tells how much it has read. Its address is seldom https, and a paid endpoint's always is.
+        self._refused = set() if self.url.startswith("http://") else {"return_progress"}
         self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # no proxy for this machine's own address
 
     def progress(self) -> str:
@@ -205,6 +206,7 @@ class OpenAiClient:
             "max_tokens": answer_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "return_progress": True,
         }
         if sampling is not None:
             question |= {"temperature": self.settings.temperature + sampling.warmer, "seed": sampling.seed}
@@ -226,6 +228,9 @@ class OpenAiClient:
         if response.status_code not in _OF_THE_QUESTION or TOO_LONG.search(message):
             return False
         refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", message)), None)
+        is_too_large = response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+        if refused is None and "return_progress" in form and not is_too_large:
+            refused = "return_progress"  # the only field that not every server knows, and it may not be named
         if refused is not None:
             self._refused.add(refused)
         return refused is not None
@@ -293,6 +298,9 @@ class _Stream(Stream):
         parsed = self.parsed(event)
         if isinstance(usage := parsed.get("usage"), dict):
             self.usage = usage
+        match parsed.get("prompt_progress"):
+            case {"processed": int(read), "total": int(total)}:
+                self.read = f", {read} of {total} tokens"
         choices = parsed.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from researcher.errors import BadLlmResponse, EditError, ReasoningUsedUpOutput, Rejected
 from researcher.prompting.chat_markers import whole
 from researcher.prompting.code_fences import FENCE, Fence, Lines
-from researcher.prompting.knob_json import is_move, read_move
+from researcher.prompting.knob_json import JSON_FORM, is_move, read_move
 from researcher.source.definitions import defined_name
 from researcher.source.knobs import read_literal
 from researcher.source.proposal import (
@@ -112,6 +112,15 @@ NO_EDIT = (
     "the answer holds no edit; an edit is for example the line 'SET KNOB = value' with one of the knobs and a new "
     "value, or a block from '<<<<<<< SEARCH' over '=======' to '>>>>>>> REPLACE'"
 )
+
+FORMS = {
+    EditFormat.SET: "SET KNOB = value",
+    EditFormat.FUNCTION: "FUNCTION Class.method\n```python\nthe whole new definition\n```",
+    EditFormat.SEARCH: "<<<<<<< SEARCH\nlines copied from train.py\n=======\nthe lines that take their place\n"
+    ">>>>>>> REPLACE",
+    EditFormat.FILE: "```python\nthe whole new train.py\n```",
+    EditFormat.JSON: JSON_FORM,
+}
 
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")

@@ -15,7 +15,7 @@ from researcher.errors import EditError, LlmServerFault, LlmUnavailable, ModelNo
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request, RequestState
 from researcher.prompting.prompt import PromptContext
-from researcher.proposers.advice import to_runnable_change
+from researcher.proposers.advice import move_in, to_runnable_change
 from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker, Fault
 from researcher.proposers.draft import Draft, ProposalRequest, Tick
 from researcher.proposers.llm_conversation import Conversation
@@ -24,7 +24,7 @@ from researcher.proposers.prefetch import AHEAD, DraftRequest, PendingDraft, Pre
 from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.schedule import Schedule
 from researcher.queues.dry_runs import DryRuns
-from researcher.source.proposal import Candidate, Proposal, ProposerName
+from researcher.source.proposal import Candidate, Edit, Proposal, ProposerName
 from researcher.source.validation import refuse_tried, validate
 from trainer.jobs import Profile
 
@@ -153,6 +153,7 @@ class LlmProposer:
             context,
             history=(*context.history, *_not_measured_yet(journal, drafting)),
             rejections=(*context.rejections, *_not_recorded_yet(drafting)),
+            closed=context.closed.union(*(move_in(edits) for edits in _open_edits(journal, drafting))),
         )
         drafted = self.drafted()
         drafting.begin(
@@ -264,6 +265,14 @@ def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
     waiting = [ready.draft for ready in drafting.waiting if ready.draft.candidate is not None]
     return lines + [f"drafted, and not measured yet: {draft.proposal.title}" for draft in waiting]
+
+
+def _open_edits(journal: JournalReader, drafting: Prefetch) -> list[Sequence[Edit]]:
+    """Return the edits of the running experiment and of the waiting drafts, also of those that were rejected."""
+    running = journal.open_experiment()
+    proposal = None if running is None else journal.proposal(running.id)
+    proposals = [*(ready.draft.proposal for ready in drafting.waiting), *([proposal] if proposal else [])]
+    return [each.edits for each in proposals]
 
 
 def _not_recorded_yet(drafting: Prefetch) -> list[str]:

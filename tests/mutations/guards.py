@@ -2443,8 +2443,8 @@ GUARDS = (
     Guard(
         "nothing in a source closes the fence around it",
         "researcher/prompting/prompt.py",
-        ".replace(_FENCE, _fence_around(context.source))",
-        "",
+        "fence = _fence_around(context.source + context.knob_lines)",
+        "fence = _FENCE",
         "researcher/prompting/test_prompt.py::test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one",
     ),
     Guard(
@@ -2586,6 +2586,36 @@ GUARDS = (
         "repaired(values, values | wanted, ranges, context)",
         "values | wanted",
         "researcher/proposers/test_advice.py::test_batches_that_do_not_go_together_are_made_whole",
+    ),
+    Guard(
+        "a small model is not offered a move that was tried",
+        "researcher/proposers/prompt_context.py",
+        "frozenset(idle | self._optimizer.tried(incumbent))",
+        "frozenset(idle)",
+        "researcher/proposers/test_prompt_context.py::"
+        "test_moves_that_were_tried_or_rejected_are_closed_to_a_small_model",
+    ),
+    Guard(
+        "a small model is not offered a move that runs or waits",
+        "researcher/proposers/llm_proposer.py",
+        "            closed=context.closed.union(*(move_in(edits) for edits in _open_edits(journal, drafting))),\n",
+        "",
+        _DRAFTING + "no_answer_in_the_schema_of_a_small_model_repeats_what_was_tried_runs_or_waits",
+    ),
+    Guard(
+        "a small model does not see the suggestion that it would copy",
+        "researcher/proposers/prompt_context.py",
+        "suggests=advises and not model.is_small",
+        "suggests=advises",
+        "researcher/proposers/test_prompt_context.py::"
+        "test_a_small_model_sees_no_suggestion_and_the_form_of_one_knob_last",
+    ),
+    Guard(
+        "an edit does not copy the comment that stands for the knobs",
+        "researcher/prompting/source_outline.py",
+        "(?:not shown|shown below)",
+        "not shown",
+        "researcher/prompting/test_source_outline.py::test_an_edit_that_copies_a_comment_of_the_view_is_refused",
     ),
     Guard(
         "a near miss is one by the scores of now",

@@ -5,6 +5,7 @@ did. Whether an answer is any good is not asked here.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,7 +99,7 @@ def test_recorded_stream_is_one_answer(number: int) -> None:
     (1, LlmServerFault, "refused the question .400.: unexpected EOF"),
 ])  # fmt: skip
 def test_recorded_errors_are_typed(number: int, error: type[Exception], says: str) -> None:
-    with ollama_replay([exchanges("v1-errors")[number]]) as server, pytest.raises(error, match=says):
+    with ollama_replay([exchanges("v1-errors")[number]] * 2) as server, pytest.raises(error, match=says):
         ask(f"{server.url}/v1")
 
 
@@ -273,7 +274,7 @@ def test_every_fault_is_typed_and_says_what_is_wrong(reply: Reply, error: type[E
         ask(server.url, first_s=0.3, stall_s=0.3)
 
     assert type(raised.value) is error
-    assert len(server.questions) == 1
+    assert len(server.questions) == (2 if "refused the question (400)" in str(raised.value) else 1), "with the progress"
 
 
 def test_nobody_there_is_away_and_so_is_a_key_that_cannot_be_read(tmp_path: Path) -> None:
@@ -456,3 +457,30 @@ def test_an_answer_has_a_part_of_the_models_context(wanted: int | None, context:
 
     assert openai_client(options).answer_tokens == longest
     assert ollama_client(replace(options, placement=here)).answer_tokens == longest
+
+
+def test_a_server_that_tells_how_much_it_has_read_is_asked_to_and_shown() -> None:
+    pieces = [
+        chunk({"role": "assistant", "content": None}, prompt_progress={"total": 7015, "cache": 0, "processed": 4096}),
+        chunk({"content": "Red."}, "stop"),
+        DONE,
+    ]
+    with openai_double(Reply(pieces=pieces[:1], hangs=True)) as server:
+        client = client_of(server.url, deadline_s=0.1)
+        with pytest.raises(LlmServerFault):
+            client.chat(QUESTION, lambda: None)
+
+    assert server.questions[0]["return_progress"] is True
+    assert re.fullmatch(r"reading the question for \d+ s, 4096 of 7015 tokens", client.progress())
+    with openai_double(Reply(pieces=pieces)) as server:
+        assert ask(server.url).text == "Red."
+
+
+@pytest.mark.parametrize("message", ["Unrecognized request argument supplied: return_progress", "Bad request"])
+def test_a_server_that_does_not_know_the_wish_for_progress_is_asked_without(message: str) -> None:
+    with openai_double(refused(400, message), spoken("Red.")) as server:
+        client = client_of(server.url)
+        texts = [client.chat(QUESTION, lambda: None).text for _ in range(2)]
+
+    assert texts == ["Red."] * 2
+    assert ["return_progress" in question for question in server.questions] == [True, False, False]

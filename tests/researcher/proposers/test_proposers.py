@@ -16,6 +16,7 @@ import pytest
 
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Goal, RequestState
+from researcher.llm.client import ChatClient
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
@@ -82,7 +83,7 @@ def services() -> Iterator[ExitStack]:
 def asking(
     run_context: RunContext,
     rests: Rests,
-    client: OllamaClient,
+    client: ChatClient,
     mix: Mix,
     stronger: Stronger | None = None,
     drafting: Prefetch | None = None,

@@ -62,7 +62,7 @@ def test_growth_is_counted_in_statements_so_that_layout_buys_nothing(edit: Edit,
     ("edit", "reason"),
     [
         (SetKnobs({"DEPTH": 9}), "DEPTH = 9 is outside of its range 1..8"),
-        (SetKnobs({"DEPTH": 2}), "change nothing"),
+        (SetKnobs({"DEPTH": 2}), "change nothing: DEPTH = 2 stands"),
         (SearchReplace("nowhere", "x"), "does not stand in train.py"),
         (WholeFile("def f(:\n    pass\n"), "does not parse: line 1: invalid syntax: def f(:"),
         (swap("DEPTH = 2 ", "DEPTH = \0"), "does not parse"),
