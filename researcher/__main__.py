@@ -110,6 +110,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
         require_only_state(settings.journal_dir, run, settings.user_repository)
         for name, fault in range_faults(journal.source(run.incumbent or journal.numbered(0).id)).items():
             logger.warning("the optimiser does not move %s: %s", name, fault)
+        run = journal.limit(run, settings.goal(run.created_at))
         run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )

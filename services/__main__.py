@@ -15,7 +15,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from researcher.config.settings import TABLE
 from services import doctor
@@ -24,15 +23,14 @@ from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
 from services.machine.gpus import state_folder
 from services.machine.state import State
+from services.run_commands import until_of
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
-from trainer.jobs.environment import replace_unprintable
+from services.views.terminal import BAD_USE, print_error
 
 ROOT = Path(__file__).resolve().parents[1]
-BAD_USE = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-replace_unprintable(sys.stdout, sys.stderr)
 console = Console(
     highlight=False, soft_wrap=True, markup=False, emoji=False
 )  # texts of candidates are shown as they are
@@ -51,7 +49,7 @@ def main() -> None:
 
 
 def _refuse(words: str) -> None:
-    console.print(Text.assemble(("overnight:", "bold red"), f" {words}"))
+    print_error(words)
     sys.exit(BAD_USE)
 
 
@@ -61,6 +59,7 @@ def up(
     experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
     hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME, as 07:00", help=TABLE["UNTIL"].summary)] = None,
     then: Annotated[str | None, typer.Option(help="Shell command to run here once the run has ended.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all containers are healthy.")] = False,
 ) -> None:
@@ -68,7 +67,7 @@ def up(
     alone."""
     if detach and then is not None:
         raise StackError("--then waits for the end of the run", "leave --detach out, and use nohup or systemd-run")
-    limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
+    limits = {"EXPERIMENTS": experiments, "HOURS": hours, "UNTIL": until_of(until), "MAX_COST": max_cost}
     options = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},

@@ -25,6 +25,7 @@ from researcher.journal.records import (
     ConfirmationVerdict,
     Decision,
     Experiment,
+    Goal,
     PaidCall,
     Pause,
     PauseCause,
@@ -64,7 +65,7 @@ class WriterLock:
 
     def sign(self, pid: int) -> None:
         """Write the process id into the lock file, for the error message of a second researcher."""
-        self._path.write_text(str(pid))
+        self._path.write_text(str(pid), encoding="ascii")
 
     def release(self) -> None:
         """Release the lock. The end of the process does the same."""
@@ -193,6 +194,8 @@ def run_of(row: sqlite3.Row) -> Run:
     values = _plain(row, Run)
     values["pause"] = _pause_of(row)
     values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
+    if "goal_until" in row.keys():  # noqa: SIM118 - a Row iterates over values; an older journal has no such columns
+        values["goal"] = Goal(row["goal_experiments"], row["goal_until"], row["goal_max_cost"])
     return Run(**values)
 
 

@@ -20,6 +20,7 @@ import redis
 
 from researcher.clock import RunClock
 from researcher.config.settings import Settings
+from researcher.decision.goal import moment_text
 from researcher.errors import JournalError
 from researcher.journal.database import SUBJECT_LOCK, WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
@@ -47,7 +48,8 @@ class Switch(Protocol):
 
 
 def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None], switch: Switch) -> None:
-    """Call `run` until it returns, and again after each outage. All calls get the same back-offs.
+    """Call `run` until it returns, and again after each outage until the limit of the run. All calls get the same
+    back-offs.
 
     Raises JournalError if another researcher holds a lock or the journal is damaged, and whatever the switch raises.
     """
@@ -68,8 +70,22 @@ def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None]
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
                     raise
+            if locks and _has_ended(settings):
+                return
             held = _HeldRequests(settings, words, switch, may_write=bool(locks))
             _hold(held, back_off.next_s(PauseCause.OUTAGE))
+
+
+def _has_ended(settings: Settings) -> bool:
+    """Return True if the time limit of the run passed during the outage, and record the end."""
+    with suppress(*OUTAGE_ERRORS), closing(Journal(settings.journal_dir)) as journal:
+        run, at = journal.run(), time.time()
+        until = None if run is None else run.goal.until
+        if run is not None and until is not None and until <= at:
+            journal.end(run, f"it is {moment_text(until)}; what is open goes on at the next start", at)
+            logger.info("the run has ended at its limit, %s", moment_text(until))
+            return True
+    return False
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:

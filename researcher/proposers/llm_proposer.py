@@ -97,6 +97,11 @@ class LlmProposer:
         self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
 
+    @property
+    def why_away(self) -> str | None:
+        """The reason why the LLM cannot be asked, or None while it answers."""
+        return None if self._breaker.away is None else str(self._breaker.away)
+
     def drafted(self) -> frozenset[str]:
         """Return the fingerprints of candidates that wait for their turn."""
         waiting = () if self._drafting is None else self._drafting.waiting

@@ -52,6 +52,8 @@ _ESCALATION = "researcher/proposers/test_escalation.py::test_"
 _FAULT = "trainer/trial/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/trial/test_trial.py::test_"
 _WORKER = "trainer/worker/test_rq_worker.py::test_"
+_GOAL = "researcher/decision/test_goal.py::test_"
+_LIMITS = "researcher/loop/test_limits.py::test_"
 _ACCIDENTS = "researcher/loop/test_accidents.py::test_"
 _REAL_ACCIDENTS = "trainer/trial/test_accidents.py::test_"
 _ENDINGS = "trainer/trial/test_outcome.py::test_"
@@ -2539,7 +2541,7 @@ GUARDS = (
     Guard(
         "a title is not read as TeX",
         "researcher/report/picture.py",
-        "text.set_parse_math(False)",
+        """mpl.rcParams["text.parse_math"] = False""",
         "pass",
         "researcher/report/test_view.py::test_a_title_is_never_read_as_tex",
     ),
@@ -2559,9 +2561,9 @@ GUARDS = (
     ),
     Guard(
         "what a candidate printed is no markup",
-        "services/cli.py",
-        "Console(markup=False, emoji=False)",
-        "Console(emoji=False)",
+        "services/views/terminal.py",
+        "\nconsole = Console(markup=False, emoji=False)",
+        "\nconsole = Console(emoji=False)",
         "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
     ),
     Guard(
@@ -3344,5 +3346,54 @@ GUARDS = (
         "        raise OSError(error.errno, error.strerror, str(path)) from error\n",
         "        raise\n",
         "researcher/loop/test_outages.py::test_file_that_a_full_disk_refuses_is_named[64k]",
+    ),
+    Guard(
+        "an experiment begins only if it and its confirmation end before the limit",
+        "researcher/decision/goal.py",
+        "standing.at + standing.reserve_s > goal.until",
+        "standing.at > goal.until",
+        _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
+    ),
+    Guard(
+        "a limit of cost leaves money for the confirmation",
+        "researcher/decision/goal.py",
+        "if spent + standing.reserve_money > goal.max_cost:",
+        "if spent > goal.max_cost:",
+        _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
+    ),
+    Guard(
+        "no trial begins after the limit",
+        "researcher/loop/context.py",
+        "                    self.end_at_the_limit()\n                    self._free_gpu()",
+        "                    self._free_gpu()",
+        _LIMITS + "no_trial_of_the_baseline_begins_after_the_limit",
+    ),
+    Guard(
+        "a pause for a fault ends at the limit",
+        "researcher/loop/context.py",
+        "            self.end_at_the_limit()\n            self.rest()",
+        "            self.rest()",
+        _LIMITS + "a_pause_for_a_fault_is_not_longer_than_the_limit",
+    ),
+    Guard(
+        "options are checked before anything starts",
+        "services/local.py",
+        "    _refuse_what_has_passed(state, check_options(state, options, settings.values))\n",
+        "",
+        "services/test_cli.py::test_hours_that_have_passed_since_the_first_start_are_refused",
+    ),
+    Guard(
+        "a number in the picture covers nothing",
+        "researcher/report/picture_layout.py",
+        "return bool(inside) and not any(_overlap(box, other) for other in boxes)",
+        "return bool(inside)",
+        "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
+    ),
+    Guard(
+        "a text in the picture is cut to its place",
+        "researcher/report/picture_layout.py",
+        "    if _width(figure, flat, size, weight) <= width_px:\n        return flat",
+        "    return flat",
+        "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
     ),
 )

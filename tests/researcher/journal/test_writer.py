@@ -28,6 +28,7 @@ from researcher.journal.records import (
     ConfirmationKind,
     ConfirmationVerdict,
     Decision,
+    Goal,
     Pause,
     PauseCause,
     Prices,
@@ -456,14 +457,14 @@ def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_
     journal = Journal(tmp_path)
     run = journal.run()
     assert run is not None
-    journal.end(run, "5 of 5 experiments are measured")
+    journal.end(run, "5 of 5 experiments are measured", 7.0)
     after = journal.run()
     journal.close()
 
     assert before is not None
-    assert (before.tag, before.ended) == ("old", None)
+    assert (before.tag, before.ended, before.goal) == ("old", None, Goal())
     assert after is not None
-    assert (after.tag, after.ended) == ("old", "5 of 5 experiments are measured")
+    assert (after.tag, after.ended, after.ended_at) == ("old", "5 of 5 experiments are measured", 7.0)
 
 
 @pytest.mark.parametrize("cause", PauseCause)

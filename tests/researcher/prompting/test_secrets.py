@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
+from researcher.journal.records import Goal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Advice, PromptContext, Prompts

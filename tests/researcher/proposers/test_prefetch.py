@@ -16,10 +16,10 @@ import pytest
 
 from researcher.errors import EditError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import RequestState
+from researcher.journal.records import Goal, RequestState
 from researcher.journal.writer import Journal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal, RunContext
+from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.draft import Draft
 from researcher.proposers.prefetch import AHEAD, DraftRequest, FixedPolicy, Prefetch, reverts_later_keep

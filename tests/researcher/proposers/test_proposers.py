@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Decision, RequestState
+from researcher.journal.records import Decision, Goal, RequestState
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal, RunContext
+from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers import escalation, proposers

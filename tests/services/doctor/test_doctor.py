@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from services.doctor import Environment, Finding, Mode, Severity, examine, exit_code, this_machine, write_report
 from services.doctor import engine as engine_checks
+from services.doctor.checks import examine_settings
 from services.doctor.environment import free_bytes
 from services.doctor.gpu import chosen, split
 from services.doctor.host import clock, packages, ports
@@ -257,8 +258,9 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
     if content is not None:
         (well.root / ".env").write_bytes(content)
 
-    (finding,) = [each for each in examine(Mode.CPU, well) if each.severity is Severity.FAIL and each.name == "gpu.env"]
+    (finding,), held = examine_settings(Mode.CPU, well)
 
+    assert (finding.severity, finding.name, held) == (Severity.FAIL, "gpu.env", None)
     assert ".env is not the link to gpu.env" in finding.found
     assert "ln -sf gpu.env .env" in finding.fix
 
@@ -268,8 +270,9 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
 def test_settings_that_are_not_utf8_are_named_by_their_file(well: Environment, name: str, encoding: str) -> None:
     (well.root / name).write_bytes("TAG=größer\n".encode(encoding))
 
-    (finding,) = [each for each in examine(Mode.CPU, well) if each.severity is Severity.FAIL and each.name == "gpu.env"]
+    (finding,), held = examine_settings(Mode.CPU, well)
 
+    assert (finding.severity, finding.name, held) == (Severity.FAIL, "gpu.env", None)
     assert f"{name} is not text in UTF-8" in finding.found
 
 
@@ -277,7 +280,10 @@ def test_a_dot_env_that_is_a_copy_serves_where_links_do_not_work(well: Environme
     (well.root / ".env").unlink()
     shutil.copy(well.root / "gpu.env", well.root / ".env")
 
-    assert [each.severity for each in examine(Mode.CPU, well) if each.name == "gpu.env"] == [Severity.OK]
+    (finding,), held = examine_settings(Mode.CPU, well)
+
+    assert (finding.severity, finding.name) == (Severity.OK, "gpu.env")
+    assert held is not None
 
 
 @pytest.mark.docker

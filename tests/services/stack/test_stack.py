@@ -231,8 +231,8 @@ def test_without_a_stack_a_command_is_one_line_with_the_next_step(verb: tuple[st
     answer = services(*verb, COMPOSE_PROJECT_NAME="overnight-never-up")
 
     assert answer.returncode == 2
-    assert len(answer.stdout.splitlines()) == 1
-    assert "next: scripts/" in answer.stdout
+    assert len(answer.stderr.splitlines()) == 1
+    assert "next: scripts/" in answer.stderr
 
 
 @pytest.mark.docker
@@ -243,7 +243,7 @@ def test_a_stack_of_the_same_name_from_another_clone_is_left_alone(toy: Toy) -> 
     answer = services("down", COMPOSE_PROJECT_NAME=toy.stack.project)
 
     assert answer.returncode == 2
-    assert f"is up from {toy.folder}" in answer.stdout
+    assert f"is up from {toy.folder}" in answer.stderr
     assert toy.stack.containers() == before
 
 
@@ -252,15 +252,15 @@ def test_without_an_engine_every_command_is_one_line_with_the_next_step(verb: tu
     answer = services(*verb, DOCKER_HOST="unix:///no/engine.sock")
 
     assert answer.returncode == 2
-    assert len(answer.stdout.splitlines()) == 1
-    assert "none answers at DOCKER_HOST=unix:///no/engine.sock; next: " in answer.stdout
+    assert len(answer.stderr.splitlines()) == 1
+    assert "none answers at DOCKER_HOST=unix:///no/engine.sock; next: " in answer.stderr
 
 
 def test_a_command_for_the_end_of_the_run_is_not_taken_by_who_does_not_wait_for_it() -> None:
     answer = services("up", "--cpu", "--detach", "--then", "poweroff")
 
     assert answer.returncode == 2
-    assert "leave --detach out" in answer.stdout
+    assert "leave --detach out" in answer.stderr
 
 
 def services(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
