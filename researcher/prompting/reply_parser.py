@@ -95,7 +95,7 @@ def without_thoughts(text: str) -> str:
             depth = folds = 0
         position = mark.end()
     answer = _ANSWER_END.sub("", "".join(kept) + (text[position:] if depth == folds == 0 else ""))
-    tagged = _TAGGED.search(answer)
+    tagged = _TAGGED.search(answer)  # all before an answer in tags of its own is reasoning
     return answer if tagged is None else tagged["inside"]
 
 
@@ -177,9 +177,7 @@ def read_reply(text: str) -> Reply:
         move = read_move(answer)
         return Reply(*_words(move.title, move.hypothesis), (SetKnobs(move.knobs),))
     edits, fences, prose = _read(lines)
-    if not edits:
-        edits = _unheaded(fences)
-    return Reply(*_labels(prose), tuple(edits))
+    return Reply(*_labels(prose), tuple(edits or _unheaded(fences)))
 
 
 def formats_in(text: str) -> tuple[EditFormat, ...]:

@@ -53,7 +53,7 @@ MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, 
 REPORTS = (RESULTS, "progress.png")
 NOT_OF_THE_SUBJECT = (*REPORTS, *LEFT_BY_KILLS, MENDING, BROKEN, EDITED, SUBJECT_LOCK)
 _PARTIAL = ".overnight-partial"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_POINTER = b"version https://git-lfs."
 _LINKS_LIMIT = 40  # as the kernel's
 
 

@@ -2506,7 +2506,7 @@ GUARDS = (
     Guard(
         "the target of a link is not run as code",
         "researcher/repository/repository.py",
-        "if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:",
+        "if kinds[EDITABLE].mode == git.Blob.link_mode:",
         "if False:",
         f"{_SURROUNDINGS}a_train_py_that_is_a_link_is_refused",
     ),
@@ -3297,6 +3297,20 @@ GUARDS = (
         "    except (redis.ConnectionError, redis.TimeoutError) as error:\n",
         "    except ZeroDivisionError as error:\n",
         _BAD_DAYS + "request_whose_answer_is_lost_was_perhaps_taken",
+    ),
+    Guard(
+        "a needed name that is no file is refused",
+        "researcher/repository/repository.py",
+        "if not isinstance(found, git.Blob)",
+        "if False",
+        _SURROUNDINGS + "a_needed_name_that_is_no_file_is_named",
+    ),
+    Guard(
+        "a part of reasoning is none of the answer, however it is marked",
+        "researcher/llm/openai.py",
+        "if isinstance(part, dict) and _is_thought(part) else texts",
+        'if isinstance(part, dict) and part.get("type") == "thinking" else texts',
+        "researcher/llm/test_openai.py::test_a_part_of_reasoning_is_known_by_its_type_its_flag_or_its_field",
     ),
     Guard(
         "a filter of the subject that is missing stops no run",

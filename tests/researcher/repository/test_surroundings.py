@@ -239,7 +239,7 @@ def test_a_folder_where_a_report_belongs_is_named(tmp_path: Path, name: str) -> 
         workspace.require_free_names(workspace.head(), "night")
 
 
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+POINTER = "version https://git-lfs.example/spec/v1\noid sha256:0\nsize 3\n"
 
 
 def with_a_filter(path: Path, *patterns: str) -> Path:
