@@ -157,6 +157,7 @@ def _start_run(
     workspace.require_text_program(base)
     source = workspace.files(base)[EDITABLE]
     tag = free_tag(settings.tag, workspace.branches(), time.strftime("%b%d").lower())
+    workspace.require_free_names(base, tag)
     return journal.start_run(
         tag=tag,
         profile=profile.name,

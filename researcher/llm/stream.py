@@ -94,7 +94,7 @@ class Stream:
 
     def raise_error(self, found: dict[str, Any]) -> None:
         """Raise LlmServerFault for an object that is, or contains, a server's error; PromptTooLong if that says so."""
-        is_error = found.get("object") == "error" or ("message" in found and "code" in found)
+        is_error = "error" in (found.get("object"), found.get("type")) or ("message" in found and "code" in found)
         if is_error or found.get("error") is not None:
             kind = PromptTooLong if TOO_LONG.search(error_message(found)) else LlmServerFault
             raise kind(f"the server broke off with: {error_message(found)}")

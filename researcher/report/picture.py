@@ -14,16 +14,26 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from researcher.journal.records import Confirmation, ConfirmationVerdict, Decision
-from researcher.report.picture_layout import LOOKS, Look, Mark, boxes_of_line, boxes_of_points, fitted, place_labels
+from researcher.report.picture_layout import (
+    LOOKS,
+    Look,
+    Mark,
+    beside_the_defaults,
+    boxes_of_line,
+    boxes_of_points,
+    fitted,
+    place_labels,
+)
 from researcher.report.view import Row, RunReport, headline, tally_text
 from trainer.jobs import Outcome
+
+with beside_the_defaults():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 FAILURE_MARKERS = {
     Outcome.CRASHED: "x",

@@ -6,15 +6,38 @@ point exists is left out; the list names its experiment all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any, cast
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+
+@contextmanager
+def beside_the_defaults() -> Iterator[None]:
+    """Stay in matplotlib's data folder, because the first settings that an import reads are the current folder's.
+
+    So it reads its own defaults, and neither a file of the user's folder nor one below the home, which may be no text.
+    """
+    found = find_spec("matplotlib")
+    assert found is not None, "the picture needs matplotlib"
+    before = os.open(".", os.O_PATH)
+    try:
+        os.chdir(Path(str(found.origin)).with_name("mpl-data"))
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+with beside_the_defaults():
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
 GAP_PX = 2.0  # between a label and its point, and between two labels
 REACH = 3  # places are tried at up to this many label heights from the point

@@ -213,6 +213,20 @@ def test_failed_refresh_shows_why_and_leaves_the_environment_to_be_refreshed_lat
     assert (repaired.returncode, repaired.stdout) == (0, "")
 
 
+@pytest.mark.parametrize("script", ["scripts/up", "./scripts/up", "up"])
+def test_a_script_finds_its_clone_wherever_the_users_cd_searches(clone: Clone, script: str) -> None:
+    other = clone.root.parent / "other"
+    (other / "scripts").mkdir(parents=True, exist_ok=True)
+    here = clone.root if "/" in script else clone.root / "scripts"
+
+    answer = subprocess.run(
+        ["bash", script, "--local"], cwd=here, env=clone.environment(CDPATH=f"{other}:{other.parent}"),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (answer.stdout, answer.stderr) == ("overnight run\n", "")
+
+
 @pytest.mark.parametrize("place", ["variables", "file"])
 def test_set_up_uses_the_users_index_and_none_of_pips_settings_that_install_elsewhere(bare: Clone, place: str) -> None:
     elsewhere = bare.root.parent / "elsewhere"

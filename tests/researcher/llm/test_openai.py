@@ -138,6 +138,50 @@ def test_content_in_parts_is_read_with_its_thoughts_apart() -> None:
     assert (answer.text, answer.thoughts) == ("TITLE: a\nSET", "or rather")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thought", "text": "or"},
+        {"type": "reasoning.text", "text": "or"},
+        {"type": "text", "text": "or", "thought": True},
+        {"thinking": "or"},
+        {"reasoning": [{"text": "or"}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "or"}]},
+    ],
+)
+@pytest.mark.parametrize("is_list", [True, False])
+def test_a_part_of_reasoning_is_known_by_its_type_its_flag_or_its_field(part: object, is_list: bool) -> None:
+    pieces = [chunk({"content": [part] if is_list else part}), chunk({"content": {"type": "text", "text": "TITLE: a"}})]
+    with openai_double(Reply(pieces=[*pieces, chunk({}, "stop"), DONE])) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.thoughts) == ("TITLE: a", "or")
+
+
+def in_other_shapes() -> dict[str, Reply]:
+    """The same answer as servers and gateways send it that do not stream as the protocol says."""
+    whole = {"message": {"content": "TITLE: a\nSET"}}
+    lines = [{"choices": [{"delta": {"content": text}}]} for text in ("TITLE: a", "\nSET")]
+    return {
+        "without a reason": Reply(body=json.dumps({"choices": [whole]})),
+        "in one event": Reply(pieces=[b"data: " + json.dumps({"choices": [whole]}).encode() + b"\n\n"]),
+        "as lines of JSON": Reply(body="\n".join(map(json.dumps, [*lines, {"choices": [{"finish_reason": "stop"}]}]))),
+        "in the older form": Reply(body='{"choices": [{"text": "TITLE: a\\nSET", "finish_reason": "stop"}]}'),
+        "after a byte order mark": Reply(body="\ufeff" + json.dumps({"choices": [whole]})),
+        "after an empty piece": Reply(
+            pieces=[chunk({}), b"data: " + json.dumps({"choices": [whole]}).encode() + b"\n"]
+        ),
+    }
+
+
+@pytest.mark.parametrize("shape", in_other_shapes())
+def test_an_answer_is_read_in_the_shapes_of_other_servers(shape: str) -> None:
+    with openai_double(in_other_shapes()[shape]) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.done_reason) == ("TITLE: a\nSET", "stop")
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("content", ["TITLE: a\nSET", [{"type": "text", "text": "TITLE: a\nSET"}]])
 def test_endpoint_that_does_not_stream_gives_the_whole_answer_at_once(content: object, indent: int | None) -> None:
@@ -148,7 +192,9 @@ def test_endpoint_that_does_not_stream_gives_the_whole_answer_at_once(content: o
     assert (answer.prompt_tokens, answer.answer_tokens) == (100, 10)
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("eos", "stop"), ("STOP", "stop"), ("MAX_TOKENS", "length")])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("eos", "stop"), ("STOP", "stop"), ("completed", "stop"), ("MAX_TOKENS", "length")]
+)
 def test_reason_for_the_end_is_read_in_other_servers_words(finish: str, reason: str) -> None:
     with openai_double(spoken("TITLE: a", finish=finish)) as server:
         assert ask(server.url).done_reason == reason
@@ -259,6 +305,11 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
             Reply(pieces=[b'event: error\ndata: {"error": {"message": "loaded with context length of 4096"}}\n\n']),
             PromptTooLong,
             "broke off with: loaded with context length",
+        ),
+        (
+            Reply(pieces=[chunk({"content": "half"}), b'data: {"type": "error", "message": "overloaded"}\n\n', DONE]),
+            LlmServerFault,
+            "broke off with: overloaded",
         ),
         (whole_reply("half", finish="error"), LlmServerFault, "broke off with the reason 'error'"),
         (Reply(body='{\n "choices": [\n'), LlmServerFault, "is not JSON"),

@@ -55,8 +55,15 @@ MARKS = [
     "<channel|>",
     "<seed:think>",
     "<|inner_prefix|>",
+    "[REASONING]",
+    "<unused94>",
 ]
-REASONING = [mark for mark in MARKS if "think" in mark.lower()] + ["<channel|>", "<|inner_prefix|>"]
+REASONING = [mark for mark in MARKS if "think" in mark.lower()] + [
+    "<channel|>",
+    "<|inner_prefix|>",
+    "[REASONING]",
+    "<unused94>",
+]
 PARTS = ["<", "|", "｜", ">", "\u2060", "[", "]", "~", "/", "<|", "|>", "s", "SYS", "INST", "<s>", "[INST]", " ", "▁"]
 PARTS += ["◁", "think▷"]
 

@@ -263,6 +263,21 @@ def test_a_back_end_that_does_not_exist_keeps_no_picture_from_being_drawn() -> N
     assert int(drawn.stdout or 0) > 0, drawn.stderr
 
 
+@pytest.mark.parametrize("place", ["home/.config/matplotlib", "here"])
+def test_a_file_of_settings_that_is_no_text_keeps_no_picture_from_being_drawn(tmp_path: Path, place: str) -> None:
+    for folder in ("here", "home", place):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / "matplotlibrc").write_bytes("font.family: Größe\n".encode("latin-1"))
+    code = "from researcher.report.picture import Figure, png; import os; print(len(png(Figure())), os.getcwd())"
+    env = os.environ | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+
+    drawn = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "here", env=env, capture_output=True, text=True, check=False
+    )
+
+    assert drawn.stdout.endswith(f" {tmp_path / 'here'}\n"), drawn.stderr
+
+
 def test_a_projection_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "results.tsv"
     path.write_text("old and much longer than the new one")
