@@ -54,14 +54,20 @@ class Goal:
     hours: float | None = None
     max_cost: float | None = None
 
-    def reached(self, measured: int, cost: Cost) -> str | None:
-        """Return the reason why the run is over, as text, or None while it continues."""
+    def reached(self, measured: int, cost: Callable[[], Cost]) -> str | None:
+        """Return the reason why the run is over, as text, or None while it continues.
+
+        `cost` adds up the whole run, and is called only if a limit needs it.
+        """
         if self.experiments is not None and measured >= self.experiments:
             return f"{measured} of {self.experiments} experiments are measured"
-        if self.hours is not None and cost.hours >= self.hours:
-            return f"{cost.hours:.2f} of {self.hours:g} hours of trials and LLM are used"
-        if self.max_cost is not None and cost.money is not None and cost.money >= self.max_cost:
-            return f"{cost.money:.2f} of {self.max_cost:g} are spent"
+        if self.hours is None and self.max_cost is None:
+            return None
+        spent = cost()
+        if self.hours is not None and spent.hours >= self.hours:
+            return f"{spent.hours:.2f} of {self.hours:g} hours of trials and LLM are used"
+        if self.max_cost is not None and spent.money is not None and spent.money >= self.max_cost:
+            return f"{spent.money:.2f} of {self.max_cost:g} are spent"
         return None
 
 
@@ -160,8 +166,9 @@ class RunContext:
     def goal_reached(self) -> str | None:
         """Return the reason why the run is over, computed from the journal alone, or None while it continues."""
         journal = self.journal
-        cost = cost_of(self.run, journal.experiments(), journal.trials())
-        return self.goal.reached(journal.measured_count(), cost)
+        return self.goal.reached(
+            journal.measured_count(), lambda: cost_of(self.run, journal.experiments(), journal.trials())
+        )
 
     def hold(self, cause: PauseCause, message: str) -> None:
         """Pause for a fault that no proposal can fix.

@@ -47,9 +47,12 @@ class Count:
 Progress = Mapping[str, Count]  # by the names of a schedule, in its order
 
 
-def progress(schedule: Schedule, experiments: Iterable[Experiment]) -> Progress:
-    """Count the experiments of the journal for each proposer of the schedule. The baseline does not count."""
-    so_far: Progress = {name: Count() for name in schedule}
+def progress(schedule: Schedule, experiments: Iterable[Experiment], before: Progress | None = None) -> Progress:
+    """Count the experiments of the journal for each proposer of the schedule. The baseline does not count.
+
+    `before` is the progress until the first of the experiments, None at the beginning of the run.
+    """
+    so_far: Progress = {name: Count() for name in schedule} if before is None else before
     for item in experiments:
         if not item.is_baseline:
             so_far = and_then(so_far, item.proposer)

@@ -70,7 +70,7 @@ def run(experiments: int, real: bool) -> None:
 
 def _set_up(folder: Path, server: RedisServer) -> None:
     files = render_subject(profile_named("cpu"))
-    level = f"LEVEL = {START_LEVEL}  # what the scripted trainer reads; range 1..5\n"
+    level = f"LEVEL = {START_LEVEL}  # what the scripted trainer reads; range 1..25\n"
     files["train.py"] = files["train.py"].replace("DEPTH = ", f"{level}DEPTH = ", 1)
     create_repository(folder / "subject", files, "The default subject with a LEVEL")
     (folder / "data").mkdir()

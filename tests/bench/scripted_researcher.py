@@ -27,7 +27,7 @@ from trainer.trial import machine
 
 READ_EVERY = 100
 BETTER_EVERY = 10
-START_LEVEL = 4.0
+START_LEVEL = 22.0  # enough for ten thousand experiments
 STEP = 0.02  # ten times the scripted trainer's noise
 
 

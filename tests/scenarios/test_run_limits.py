@@ -66,7 +66,7 @@ def cost_before_the_last_experiment(scripted_run: ScriptedRun) -> Cost:
 def test_the_first_limit_that_is_reached_ends_the_run_in_words(
     goal: Goal, measured: int, cost: Cost, reason: str | None
 ) -> None:
-    assert goal.reached(measured, cost) == reason
+    assert goal.reached(measured, lambda: cost) == reason
 
 
 def test_hours_end_the_run_after_the_running_trial_and_the_claim(scripted_run: ScriptedRun) -> None:
