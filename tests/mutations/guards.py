@@ -220,8 +220,22 @@ GUARDS = (
     Guard(
         "the last decisions are the last in time",
         "researcher/journal/reader.py",
-        "return sorted(since, key=lambda item: item.decided_at or 0.0)",
-        "return [*since]",
+        "return sorted([*self._measured[first:], *open_ones], key=_decided_at)",
+        "return [*self._measured[first:], *open_ones]",
+        _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
+    ),
+    Guard(
+        "what was measured is kept in the order of its decisions",
+        "researcher/journal/reader.py",
+        "insort_right(self._measured, item, key=_decided_at)",
+        "self._measured.append(item)",
+        _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
+    ),
+    Guard(
+        "hours of trials do not end at the first trial that ended early",
+        "researcher/journal/reader.py",
+        "max([trial.finished_at or 0.0, *self._closed_until[-1:]])",
+        "trial.finished_at or 0.0",
         _LINEAGE + "what_happened_since_a_time_is_found_by_its_time_and_not_by_its_id",
     ),
     Guard(
