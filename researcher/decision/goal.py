@@ -7,7 +7,7 @@ count over the whole run. Time is wall time since the first start, and the machi
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles
 
@@ -68,10 +68,16 @@ def _upper_quartile(seconds: Sequence[float], otherwise: float) -> float:
     return otherwise if len(seconds) < _TIMES_NEEDED else quantiles(seconds, n=4, method="inclusive")[-1]
 
 
-def reached(goal: Goal, standing: Standing) -> str | None:
-    """Return the reason why no further experiment may begin, as text, or None while one may."""
-    if goal.experiments is not None and standing.measured >= goal.experiments:
-        return f"{standing.measured} of {goal.experiments} experiments are measured"
+def reached(goal: Goal, measured: int, now: Callable[[], Standing]) -> str | None:
+    """Return the reason why no further experiment may begin, as text, or None while one may.
+
+    `measured` counts the measured experiments. `now` reads the whole run, and is called only if a limit needs it.
+    """
+    if goal.experiments is not None and measured >= goal.experiments:
+        return f"{measured} of {goal.experiments} experiments are measured"
+    if goal.until is None and goal.max_cost is None:
+        return None
+    standing = now()
     if goal.until is not None and standing.at + standing.reserve_s > goal.until:
         return f"no further experiment and its confirmation would end by {moment_text(goal.until)}"
     spent = standing.cost.money

@@ -76,8 +76,8 @@ class RunFacts:
     `outcomes` are those of the candidates since the last incumbent confirmation, oldest first. `incumbent_failed` is
     True if the last confirmation was an incumbent confirmation that failed. `trials_without_incumbent` and
     `machine_changed` count from the incumbent's last trial, `trial_hours` from the last claim. `decisions` are those on
-    the candidates measured since the last claim, oldest first. `goal` is the reason why the run is over, or None while
-    it continues.
+    the candidates measured since the last claim, oldest first. Without a head, nothing can be claimed, and both may be
+    empty. `goal` is the reason why the run is over, or None while it continues.
     """
 
     rule: Rule

@@ -1,13 +1,16 @@
 """Reads the journal, for the loop and for any number of other readers.
 
-Queries return the dataclasses of `researcher.journal.records`. Rows that can no longer change are read only once.
-`researcher.journal.writer` holds the steps that write.
+Queries return the dataclasses of `researcher.journal.records`. Rows that can no longer change are read only once, and
+are kept in the orders in which the loop asks for them, so that a step costs the same after five experiments and after
+five thousand. `researcher.journal.writer` holds the steps that write.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from bisect import bisect_right, insort_right
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -54,11 +57,6 @@ _EXPERIMENT = (
     " outcome, decision, reason, score, margin, sigma, llm_endpoint, llm_model, llm_calls, llm_prompt_tokens,"
     " llm_answer_tokens, llm_s, llm_money, proposed_at, decided_at, applied_at FROM experiment"
 )
-# From an experiment to its parent, and so on to the baseline.
-_LINEAGE = (
-    "WITH RECURSIVE line (id, parent) AS (SELECT id, parent FROM experiment WHERE id = ? UNION ALL"
-    " SELECT above.id, above.parent FROM experiment AS above JOIN line ON above.id = line.parent) SELECT id FROM line"
-)
 
 
 class JournalReader:
@@ -74,9 +72,14 @@ class JournalReader:
         with self._reported():
             self._database = open_database(folder, read_only=not writable)
         self._applied: list[Experiment] = []
-        self._measured = 0  # measured experiments in `_applied`
+        self._by_id: dict[int, Experiment] = {}  # those of `_applied`, as the next three
+        self._by_code: dict[str, list[Experiment]] = defaultdict(list)
+        self._measured: list[Experiment] = []  # in the order of their decisions
+        self._out_of_memory: list[Experiment] = []
         self._decided: list[Confirmation] = []
         self._closed: list[Trial] = []  # finished trials but the newest, which may be measured again
+        self._closed_of: dict[tuple[str, int], list[Trial]] = defaultdict(list)
+        self._closed_until: list[float] = []  # for each of `_closed`: the latest end of a trial up to it
         self._scores: dict[int, list[float]] = {}  # scores of `_closed`
 
     def close(self) -> None:
@@ -104,7 +107,7 @@ class JournalReader:
 
     def experiment(self, experiment: int) -> Experiment:
         """Return the experiment with this id. Raises JournalError if there is none."""
-        return self._one(experiment_of, f"{_EXPERIMENT} WHERE id = ?", experiment)
+        return self._by_id.get(experiment) or self._one(experiment_of, f"{_EXPERIMENT} WHERE id = ?", experiment)
 
     def numbered(self, number: int) -> Experiment:
         """Return the experiment with this number, as users see it. Raises JournalError if there is none."""
@@ -115,7 +118,12 @@ class JournalReader:
 
     def lineage(self, experiment: int | None) -> tuple[int, ...]:
         """Return the ids of an experiment, its parent, and so on to the baseline. For None the tuple is empty."""
-        return tuple(row["id"] for row in self._all(_LINEAGE, experiment))
+        self._read_experiments()
+        line: list[int] = []
+        while experiment is not None:
+            line.append(experiment)
+            experiment = self.experiment(experiment).parent
+        return tuple(line)
 
     def source(self, experiment: int) -> str:
         """Return the candidate's train.py. Raises JournalError for a rejected proposal, which has no candidate."""
@@ -149,12 +157,13 @@ class JournalReader:
     def trials(self, *, experiment: int | None = None, confirmation: int | None = None) -> list[Trial]:
         """Return all trials, those of one experiment's candidate, or those of one confirmation; oldest first."""
         open_ones = self._read_trials()
-        found = [*self._closed, *open_ones]
         if experiment is not None:
-            found = [trial for trial in found if trial.experiment == experiment]
+            open_ones = [trial for trial in open_ones if trial.experiment == experiment]
+            return [*self._closed_of.get(("experiment", experiment), ()), *open_ones]
         if confirmation is not None:
-            found = [trial for trial in found if trial.confirmation == confirmation]
-        return found
+            open_ones = [trial for trial in open_ones if trial.confirmation == confirmation]
+            return [*self._closed_of.get(("confirmation", confirmation), ()), *open_ones]
+        return [*self._closed, *open_ones]
 
     def request(self, request: str) -> Request | None:
         """Return the request with this id, which the client made, or None."""
@@ -166,7 +175,8 @@ class JournalReader:
 
     def running_trial(self) -> Trial | None:
         """Return the trial that is queued or running, or None."""
-        return next(map(trial_of, self._all(f"{_TRIAL} WHERE state = 'queued' ORDER BY id DESC LIMIT 1")), None)
+        queued = f"{_TRIAL} WHERE run = (SELECT MAX(id) FROM run) AND state = 'queued' ORDER BY id DESC LIMIT 1"
+        return next(map(trial_of, self._all(queued)), None)
 
     def result(self, trial: int) -> TrialResult | None:
         """Return the trainer's whole result of a trial, or None before the trial is finished."""
@@ -217,11 +227,11 @@ class JournalReader:
     def measured_count(self) -> int:
         """Return the number of measured experiments, without the baseline and rejected proposals."""
         open_ones = self._read_experiments()
-        return self._measured + sum(item.was_measured for item in open_ones)
+        return len(self._measured) + sum(item.was_measured for item in open_ones)
 
     def measured_since(self, at: float, count: int) -> list[Experiment]:
         """Return the last `count` measured experiments decided after a time, in the order of their decisions."""
-        return self._measured_after(at)[-count:]
+        return self._measured_after(at, count)[-count:]
 
     def decisions_since(self, at: float) -> list[Decision]:
         """Return the decisions on measured experiments after a time, in their order, without the baseline."""
@@ -229,8 +239,10 @@ class JournalReader:
 
     def trial_hours_since(self, at: float) -> float:
         """Return the hours of candidates' first trials that finished after a time."""
-        recent = (trial for trial in reversed(self.trials()) if (trial.finished_at or 0.0) > at)
-        return sum(trial.wall_s or 0.0 for trial in recent if trial.kind is Kind.FIRST) / 3600
+        open_ones = self._read_trials()
+        recent = [*self._closed[bisect_right(self._closed_until, at) :], *open_ones]
+        firsts = (trial for trial in reversed(recent) if trial.kind is Kind.FIRST and (trial.finished_at or 0.0) > at)
+        return sum(trial.wall_s or 0.0 for trial in firsts) / 3600
 
     def scores(self) -> dict[int, list[float]]:
         """Return all trusted scores by experiment id, in bits per byte."""
@@ -243,7 +255,8 @@ class JournalReader:
 
     def tried(self, fingerprint: str) -> list[Experiment]:
         """Return the experiments with this code, oldest first."""
-        return [item for item in self.experiments() if item.fingerprint == fingerprint]
+        open_ones = self._read_experiments()
+        return [*self._by_code.get(fingerprint, ()), *(item for item in open_ones if item.fingerprint == fingerprint)]
 
     def not_kept(self, change: str) -> list[Experiment]:
         """Return experiments with the same change, on any code, that were discarded or failed, oldest first."""
@@ -252,7 +265,8 @@ class JournalReader:
 
     def ran_out_of_memory(self) -> list[tuple[int, str]]:
         """Return the numbers and sources of the last experiments that ran out of memory, oldest first."""
-        found = [item for item in self.experiments() if item.outcome is Outcome.OUT_OF_MEMORY]
+        open_ones = self._read_experiments()
+        found = [*self._out_of_memory, *(item for item in open_ones if item.outcome is Outcome.OUT_OF_MEMORY)]
         return [(item.number, self.source(item.id)) for item in found[-_RAN_OUT_READ:]]
 
     def paid_calls(self) -> list[PaidCall]:
@@ -270,7 +284,14 @@ class JournalReader:
         fresh = [experiment_of(row) for row in self._all(f"{_EXPERIMENT} WHERE id > ? ORDER BY id", known)]
         applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]
         self._applied += applied
-        self._measured += sum(item.was_measured for item in applied)
+        for item in applied:
+            self._by_id[item.id] = item
+            if item.fingerprint is not None:
+                self._by_code[item.fingerprint].append(item)
+            if item.was_measured:
+                insort_right(self._measured, item, key=_decided_at)
+            if item.outcome is Outcome.OUT_OF_MEMORY:
+                self._out_of_memory.append(item)
         return fresh[len(applied) :]
 
     def _read_trials(self) -> list[Trial]:
@@ -280,14 +301,24 @@ class JournalReader:
         closed = [*takewhile(lambda trial: trial.finished, fresh[:-1])]
         self._closed += closed
         for trial in closed:
+            self._closed_of["experiment", trial.experiment].append(trial)
+            if trial.confirmation is not None:
+                self._closed_of["confirmation", trial.confirmation].append(trial)
+            self._closed_until.append(max([trial.finished_at or 0.0, *self._closed_until[-1:]]))
             if trial.val_bpb is not None:
                 self._scores[trial.experiment] = [*self._scores.get(trial.experiment, ()), trial.val_bpb]
         return fresh[len(closed) :]
 
-    def _measured_after(self, at: float) -> list[Experiment]:
-        """Return the measured experiments that were decided after a time, in the order of their decisions."""
-        since = (item for item in self.experiments() if (item.decided_at or 0.0) > at and item.was_measured)
-        return sorted(since, key=lambda item: item.decided_at or 0.0)
+    def _measured_after(self, at: float, count: int | None = None) -> list[Experiment]:
+        """Return the measured experiments that were decided after a time, in the order of their decisions.
+
+        With `count`, at least so many of the last ones.
+        """
+        open_ones = [item for item in self._read_experiments() if item.was_measured and _decided_at(item) > at]
+        first = bisect_right(self._measured, at, key=_decided_at)
+        if count is not None:
+            first = max(first, len(self._measured) - count)
+        return sorted([*self._measured[first:], *open_ones], key=_decided_at)
 
     def _all(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._reported():
@@ -312,3 +343,7 @@ class JournalReader:
         if not rows:
             raise JournalError(f"the journal has no such row: {statement} {values}")
         return parse(rows[0])
+
+
+def _decided_at(item: Experiment) -> float:
+    return item.decided_at or 0.0

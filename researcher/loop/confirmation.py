@@ -48,6 +48,7 @@ def confirmation_due(run_context: RunContext) -> Due | None:
     claimed = _last_decided_at(confirmations, ConfirmationKind.CLAIM)
     since = [] if run.incumbent is None else journal.trials_since(run.incumbent)
     limit = run_context.goal.experiments
+    head = None if run.incumbent is None or run.incumbent == run.confirmed else _head(run_context, run.incumbent)
     return next_confirmation(
         RunFacts(
             rule=run_context.rule,
@@ -55,12 +56,12 @@ def confirmation_due(run_context: RunContext) -> Due | None:
             incumbent_failed=bool(confirmations) and confirmations[-1].incumbent_failed,
             trials_without_incumbent=sum(trial.kind is Kind.FIRST for trial in since),
             machine_changed=any(map(changed_for_good, since)),
-            head=None if run.incumbent is None or run.incumbent == run.confirmed else _head(run_context, run.incumbent),
+            head=head,
             is_asked_for=any(request.kind == CONFIRM for request in journal.requests(RequestState.WAITING)),
             goal=run_context.goal_reached(),
             experiments_left=None if limit is None else limit - journal.measured_count(),
-            decisions=journal.decisions_since(claimed),
-            trial_hours=journal.trial_hours_since(claimed),
+            decisions=() if head is None else journal.decisions_since(claimed),
+            trial_hours=0.0 if head is None else journal.trial_hours_since(claimed),
             claim_hours=run_context.claim_hours,
         )
     )

@@ -160,7 +160,7 @@ class RunContext:
 
     def goal_reached(self) -> str | None:
         """Return the reason why no further experiment may begin, computed from journal and clock, or None."""
-        return reached(self.goal, self._standing())
+        return reached(self.goal, self.journal.measured_count(), self._standing)
 
     def end_at_the_limit(self, patience_s: float = 0.0) -> None:
         """Raise Finished if a limit of time or cost passed `patience_s` seconds ago."""

@@ -238,3 +238,4 @@ def _apply(run_context: RunContext, experiment: Experiment) -> None:
     run_context.proposers.learn(run_context.journal)
     run_context.journal.applied(experiment, run_context.clock())
     run_context.project()
+    run_context.workspace.keep_small(run_context.run.branch)

@@ -133,12 +133,10 @@ def _speaks_against_it(journal: JournalReader, fingerprint: str) -> Experiment |
 
 def _rolled_back_by_failing(journal: JournalReader, confirmation: Confirmation) -> bool:
     """Return True if the confirmation rolled back for a failed trial, not for scores or an unscorable trial."""
+    if not confirmation.rolled_back or confirmation.gain is not None:
+        return False
     outcomes = [trial.outcome for trial in journal.trials(confirmation=confirmation.id)[-1:]]
-    return (
-        confirmation.rolled_back
-        and confirmation.gain is None
-        and all(each is not None and each.is_failure for each in outcomes)
-    )
+    return all(each is not None and each.is_failure for each in outcomes)
 
 
 def _outcome_text(experiment: Experiment) -> str:

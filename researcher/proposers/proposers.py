@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 
 from researcher.errors import Rejected
@@ -95,6 +95,9 @@ class Proposers:
         self._folder = folder
         self._clock = clock
         self._learned = set[int]()
+        self._all_learned = 0  # so many experiments, from the first one on, are learned
+        self._counted = 0
+        self._progress = progress(self._shares, ())
         self._refusals = 0
         self._resting_until = 0.0
 
@@ -137,7 +140,8 @@ class Proposers:
 
     def learn(self, journal: JournalReader) -> None:
         """Teach the optimiser and the lessons what was decided since the last call, in that order, and all scores."""
-        unknown = (item for item in journal.experiments() if item.id not in self._learned)
+        recent = journal.experiments()[self._all_learned :]
+        unknown = [item for item in recent if item.id not in self._learned]
         decided = sorted(
             (item for item in unknown if item.decided_at is not None), key=lambda item: item.decided_at or 0
         )
@@ -147,6 +151,7 @@ class Proposers:
         for item in ran:
             self._briefing.lessons.learn(item, journal.proposal(item.id))
         self._learned |= {item.id for item in decided}
+        self._all_learned += sum(1 for _ in takewhile(lambda item: item.id in self._learned, recent))
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
         """Store the prompts and answers beside the experiment, for users and for a later replay."""
@@ -154,7 +159,10 @@ class Proposers:
 
     def _upcoming(self, journal: JournalReader) -> list[str]:
         """Return the names of the proposers of the next experiments."""
-        return upcoming(progress(self._shares, journal.experiments()), self._shares)
+        fresh = journal.experiments()[self._counted :]
+        self._progress = progress(self._shares, fresh, self._progress)
+        self._counted += len(fresh)
+        return upcoming(self._progress, self._shares)
 
     def _rest_after(self, draft: Draft) -> None:
         """Pause after several refusals in a row; otherwise fast refusals would fill the journal.

@@ -48,12 +48,13 @@ class Count:
 Progress = Mapping[str, Count]  # by the names of a schedule, in its order
 
 
-def progress(schedule: Schedule, experiments: Iterable[Experiment]) -> Progress:
+def progress(schedule: Schedule, experiments: Iterable[Experiment], before: Progress | None = None) -> Progress:
     """Count the experiments of the journal for each proposer of the schedule.
 
-    The baseline does not count, nor a question without an answer: it takes nobody's turn.
+    The baseline does not count, nor a question without an answer: it takes nobody's turn. `before` is the progress
+    until the first of the experiments, None at the beginning of the run.
     """
-    so_far: Progress = {name: Count() for name in schedule}
+    so_far: Progress = {name: Count() for name in schedule} if before is None else before
     for item in experiments:
         if not item.is_baseline and item.outcome is not Outcome.UNANSWERED:
             so_far = and_then(so_far, item.proposer)

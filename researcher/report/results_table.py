@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from researcher.decision.rules import rolled_back_keeps
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import State
+from researcher.journal.records import Decision, Experiment, State
 from researcher.report.view import Row, rows_of
 
 # The columns of an experiment, by the keys of results.json.
@@ -63,43 +63,46 @@ class ResultsTable:
     """results.tsv of a running run, with the five columns that this kind of research loop commonly uses.
 
     It lists measured experiments, oldest first, with an em dash for a missing number. Each keep has the status `keep`;
-    its description ends with confirmed, provisional or rolled back. A line is written once, and again only after a
-    confirmation.
+    its description ends with confirmed, provisional or rolled back. A line is made once, and that of a keep again after
+    each confirmation.
     """
 
     def __init__(self, history: JournalReader) -> None:
         self._history = history
-        self._lines: list[str] = []
-        self._until = 0  # only a confirmation changes lines up to this experiment
+        self._lines: list[str] = []  # one for each applied experiment, "" for those that are not listed
+        self._keeps: dict[int, Experiment] = {}  # by their places in `_lines`
         self._decided: tuple[int | None, int] | None = None
         self._confirmed: tuple[int, ...] = ()
+        self._rolled_back: dict[int, str] = {}
 
     def text(self) -> str:
         """Return the table for the present journal."""
         history, run = self._history, self._history.run()
         if run is None:
             return f"{HEADER}\n"
-        confirmations = history.confirmations()
+        confirmations, experiments = history.confirmations(), history.experiments()
         decided = (run.confirmed, sum(each.decided_at is not None for each in confirmations))
         if decided != self._decided:
-            self._decided, self._lines, self._until = decided, [], 0
+            self._decided = decided
             self._confirmed = history.lineage(run.confirmed)
-        experiments = history.experiments()
-        fresh = [item for item in experiments if item.id > self._until]
-        trials = [trial for trial in history.trials() if trial.experiment > self._until]
-        rows = rows_of(self._confirmed, fresh, trials, rolled_back_keeps(experiments, confirmations))
-        applied = [*takewhile(lambda row: row.experiment.state is State.APPLIED, rows)]
-        self._lines += _lines(applied)
-        self._until = applied[-1].experiment.id if applied else self._until
-        return "\n".join([HEADER, *self._lines, *_lines(rows[len(applied) :])]) + "\n"
+            self._rolled_back = rolled_back_keeps(experiments, confirmations)
+            for place, keep in self._keeps.items():
+                self._lines[place] = self._line(keep)
+        fresh = experiments[len(self._lines) :]
+        applied = [*takewhile(lambda item: item.state is State.APPLIED, fresh)]
+        self._keeps |= {
+            place: item for place, item in enumerate(applied, len(self._lines)) if item.decision is Decision.KEEP
+        }
+        self._lines += map(self._line, applied)
+        lines = [*self._lines, *map(self._line, fresh[len(applied) :])]
+        return "\n".join([HEADER, *filter(None, lines)]) + "\n"
 
-
-def _lines(rows: Sequence[Row]) -> list[str]:
-    return [_line(row) for row in rows if row.experiment.decision is not None and _has_trial(row)]
-
-
-def _has_trial(row: Row) -> bool:
-    return row.experiment.outcome is None or not row.experiment.outcome.is_without_trial
+    def _line(self, item: Experiment) -> str:
+        """Return the line of an experiment, or "" if the table does not list it."""
+        if item.decision is None or (item.outcome is not None and item.outcome.is_without_trial):
+            return ""
+        (row,) = rows_of(self._confirmed, [item], self._history.trials(experiment=item.id), self._rolled_back)
+        return _line(row)
 
 
 def _line(row: Row) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from researcher.backoff import Backoff
@@ -36,6 +36,7 @@ BASE = "refs/heads/main"
 HEADS = "refs/heads/"
 CONFIRMED_TAGS = "refs/tags/confirmed"
 LIMIT_S = 120.0  # for one command in the user's repository
+ALL_COMPARED_EVERY = 100  # pushes
 _LEFT_ALONE = Backoff(120, 3600)
 _NOTHING = "0" * 40
 REFETCH = "Next: `git -C {} fetch --refetch --no-filter` (git 2.36 or later), then start again"
@@ -51,18 +52,32 @@ def aside_names(branch: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Pushed:
-    """The content of a push from the repository `own`: the run's branch at `commit`, and the run's refs."""
+    """The content of a push from the repository `own`: the run's branch at `commit`, and the run's refs.
+
+    `made` are the refs and tags that were made since the last push.
+    """
 
     own: Path
     branch: str
     base: str
     commit: str
+    made: Mapping[str, str] = field(default_factory=dict)
 
     def refs(self) -> dict[str, str]:
         """Return the refs of the candidates, and the tags of candidates."""
         candidates = refs_of(self.own, f"refs/{self.branch}/")
         ours = set(candidates.values())
         return candidates | {name: sha for name, sha in refs_of(self.own, CONFIRMED_TAGS).items() if sha in ours}
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The refs that a push has to write, what the user's repository has, and the commits of the run among them."""
+
+    missing: Mapping[str, str]
+    theirs: Mapping[str, str]
+    have: set[str]
+    known: set[str]
 
 
 class UserRepository:
@@ -76,6 +91,9 @@ class UserRepository:
         self._left_alone_until = clock()
         self._left_alone_s = 0.0
         self._was_inspected = False
+        self._since_compared = ALL_COMPARED_EVERY  # pushes; all refs are compared at the first one
+        self._pushed: set[str] = set()  # commits of the run that are there
+        self._left_at: str | None = None  # the commit of the branch after the last push
 
     def branches(self) -> set[str]:
         """Return local branch names; an empty set if the repository cannot be read."""
@@ -118,34 +136,72 @@ class UserRepository:
             raise SubjectError(f"{self.path} cannot be read ({error.message}). {next_step}") from error
 
     def push(self, pushed: Pushed) -> None:
-        """Push all missing objects and refs. Raises GitFailed only if the run's own repository cannot be read."""
-        refs = pushed.refs()
+        """Push all missing objects and refs. Raises GitFailed only if the run's own repository cannot be read.
+
+        All refs are compared at the first push, after a failure, and at every `ALL_COMPARED_EVERY`-th push. Otherwise
+        only the refs are pushed that were made since the last push.
+        """
         try:
-            theirs = self._refs(HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
+            compared = self._compare_made(pushed)
+            theirs = {} if compared else self._refs(HEADS + pushed.branch, f"refs/{pushed.branch}/", CONFIRMED_TAGS)
         except GitFailed as error:
+            self._since_compared = ALL_COMPARED_EVERY
             self._report(f"{self.path} cannot be read ({error.message}). Next: repair it, or move it back to this path")
             return
+        self._report(self._write(pushed, compared or self._compare_all(pushed, theirs)))
+
+    def _write(self, pushed: Pushed, compared: _Compared) -> str:
+        """Write what is missing, and return a message for the parts that failed, or ""."""
+        at, faults, unmoved = compared.theirs.get(HEADS + pushed.branch), "", ""
+        if compared.missing or at != pushed.commit:
+            pack = self._pack(pushed, {*compared.missing.values(), pushed.commit}, compared.have)
+            try:
+                self._git("unpack-objects", "-q", stdin=pack)
+            except GitFailed as error:
+                self._since_compared = ALL_COMPARED_EVERY
+                next_step = "free disk space, or allow this user to write there"
+                return f"{self.path} cannot be written ({error.message}). Next: {next_step}"
+            tags = {name: sha for name, sha in compared.missing.items() if name.startswith(CONFIRMED_TAGS)}
+            candidates = {name: sha for name, sha in compared.missing.items() if name not in tags}
+            both = self._update(candidates, compared.theirs), self._update(tags, compared.theirs)
+            faults = "; ".join(filter(None, both))
+            unmoved = "" if at == pushed.commit else self._move_branch(pushed, at, compared.known)
+        self._since_compared = ALL_COMPARED_EVERY if faults else self._since_compared + 1
+        self._left_at = at if unmoved else pushed.commit
+        self._pushed = {pushed.commit} | {sha for sha in compared.known if sha == at}
+        return "; ".join(filter(None, (faults, unmoved)))
+
+    def _compare_all(self, pushed: Pushed, theirs: dict[str, str]) -> _Compared:
+        """Compare all refs of the run with `theirs`, those of the user's repository."""
+        refs = pushed.refs()
+        self._since_compared = 0
         if not self._was_inspected:
             self._rebuild_empty_objects(pushed.own, {*refs.values(), pushed.base, pushed.commit})
         wanted = {_free_name(name, sha, theirs, pushed.branch): sha for name, sha in refs.items()}
-        missing = {name: sha for name, sha in wanted.items() if theirs.get(name) != sha}
-        moves = theirs.get(HEADS + pushed.branch) != pushed.commit
-        if not missing and not moves:
-            self._report("")
-            return
-        pack = self._pack(pushed, {*missing.values(), pushed.commit}, set(theirs.values()) & {*refs.values()})
-        try:
-            self._git("unpack-objects", "-q", stdin=pack)
-        except GitFailed as error:
-            next_step = "free disk space, or allow this user to write there"
-            self._report(f"{self.path} cannot be written ({error.message}). Next: {next_step}")
-            return
-        tags = {name: sha for name, sha in missing.items() if name.startswith(CONFIRMED_TAGS)}
-        candidates = {name: sha for name, sha in missing.items() if name not in tags}
-        faults = [self._update(candidates, theirs), self._update(tags, theirs)]
-        known = {pushed.base, *refs.values(), *refs_of(pushed.own, *aside_names(pushed.branch)).values()}
-        faults.append(self._move_branch(pushed, theirs.get(HEADS + pushed.branch), known) if moves else "")
-        self._report("; ".join(filter(None, faults)))
+        return _Compared(
+            missing={name: sha for name, sha in wanted.items() if theirs.get(name) != sha},
+            theirs=theirs,
+            have=set(theirs.values()) & {*refs.values()},
+            known={pushed.base, *refs.values(), *refs_of(pushed.own, *aside_names(pushed.branch)).values()},
+        )
+
+    def _compare_made(self, pushed: Pushed) -> _Compared | None:
+        """Compare the refs made since the last push. Return None if all refs have to be compared.
+
+        Git reads the refs by their names here, since a listing would read every ref of the run.
+        """
+        if self._since_compared >= ALL_COMPARED_EVERY:
+            return None
+        branch = HEADS + pushed.branch
+        asked = [branch, *pushed.made, *self._pushed]
+        answers = self._git("cat-file", "--batch-check=%(objectname)", stdin="\n".join(asked).encode()).decode()
+        found = dict(zip(asked, answers.splitlines(), strict=True))
+        theirs = {name: sha for name, sha in found.items() if not sha.endswith(" missing")}
+        missing = {name: sha for name, sha in pushed.made.items() if theirs.get(name) != sha}
+        is_as_left = theirs.get(branch) == self._left_at and self._pushed <= theirs.keys()
+        if not is_as_left or missing.keys() & theirs.keys():
+            return None
+        return _Compared(missing, theirs, have=self._pushed, known=self._pushed)
 
     def _rebuild_empty_objects(self, own: Path, commits: set[str]) -> None:
         """Write the run's objects again that a power loss has left empty; git takes an empty object for a present one.
@@ -178,7 +234,7 @@ class UserRepository:
         revisions = [*wanted, *(f"^{sha}" for sha in have)]
         return run_git(pushed.own, "pack-objects", "--revs", "--stdout", "-q", stdin="\n".join(revisions).encode())
 
-    def _update(self, refs: dict[str, str], theirs: dict[str, str]) -> str:
+    def _update(self, refs: Mapping[str, str], theirs: Mapping[str, str]) -> str:
         """Update refs, all or none. Return a message if git refuses, otherwise ""."""
         if not refs:
             return ""

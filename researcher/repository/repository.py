@@ -34,10 +34,10 @@ from researcher.repository.git_command import (
     git_succeeds,
     lacks_objects,
     refs_of,
-    remove_locks,
     run_git,
     uncommitted,
 )
+from researcher.repository.packing import Packer, remove_halves
 from researcher.repository.publishing import CONFIRMED_TAGS, REFETCH, Pushed, UserRepository
 from researcher.repository.worktree import EDITED, GitState, WorkTree
 from trainer.jobs import SOURCE_LIMIT_BYTES, TRAIN_LIMIT_BYTES
@@ -75,7 +75,9 @@ class Workspace:
         self.user = user
         self.lost_time = ""  # describes what a journal that was restored from a backup does not know
         self._tree = WorkTree(self.repository, path)
+        self._packer = Packer(path)
         self._to_push: Pushed | None = None
+        self._made: dict[str, str] = {}  # refs and tags since the last push
         self._program: str | None = None
         self._program_fault = ""
         self._base = base
@@ -217,10 +219,9 @@ class Workspace:
         The caller holds the journal's lock, so any lock file inside .git belongs to a process that is dead.
         """
         with self.damage_reported():
-            remove_locks(Path(self.repository.git_dir))
-            halves = Path(self.repository.odb.root_path()).glob("obj?*")
-            for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
-                half.unlink(missing_ok=True)
+            remove_halves(Path(self.repository.git_dir))
+            for name in LEFT_BY_KILLS:
+                (self.path / name).unlink(missing_ok=True)
             self._exclude_what_is_ours()
             self._tree.restore(state)
 
@@ -228,6 +229,7 @@ class Workspace:
         """Commit a candidate and show it on the branch. The same plan gives the same sha."""
         with self.damage_reported():
             commit = make_commit(self.repository, plan)
+            self._made[plan.ref] = commit
             self._tree.show(GitState(branch, commit))
         return commit
 
@@ -245,8 +247,13 @@ class Workspace:
             with self.damage_reported():
                 record_kept(self.path, run, commit)
             self._recorded = commit
-        self._to_push = Pushed(self.path, run.branch, run.base_commit, commit)
+        self._to_push = Pushed(self.path, run.branch, run.base_commit, commit, self._made)
+        self._made = {}
         self._push()
+
+    def keep_small(self, branch: str) -> None:
+        """Pack objects and refs if many are loose. Call it between two experiments, when nothing waits for git."""
+        self._packer.pack_if_due(branch)
 
     def inspect(self) -> str:
         """Describe a failed push, a repaired damage or a restored journal as text; "" if there is none.
@@ -299,6 +306,7 @@ class Workspace:
                 name = f"{CONFIRMED_TAGS}/{run}-{number}"
             if tags.get(name) != commit:
                 self.repository.git.update_ref(name, commit)
+                self._made[name] = commit
 
     @contextmanager
     def damage_reported(self) -> Iterator[None]:

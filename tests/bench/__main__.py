@@ -55,9 +55,10 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--experiments", type=int, default=120)
     one = names.add_parser("unseen", help="true gains lost because a claim must also gain on unseen text")
     one.add_argument("--claims", type=int, default=20_000, help="number of each kind")
-    one = names.add_parser("scale", help="a thousand experiments without training")
-    one.add_argument("--experiments", type=int, default=1000, help="number, a multiple of 100")
+    one = names.add_parser("scale", help="thousands of experiments without training")
+    one.add_argument("--experiments", type=int, default=1000, help="number, a multiple of 100; of 500 above 2,000")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
+    one.add_argument("--push", action="store_true", help="the run pushes to a repository of a user")
     one = names.add_parser("sandbox", help="the cost of the sandbox around a candidate")
     one.add_argument("--starts", type=int, default=40, help="number of starts, bare and in the sandbox in turn")
     one.add_argument("--kills", type=int, default=5, help="number of process trees that respawn")
@@ -147,7 +148,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     ),
     "decision": lambda options: decision.run(options.runs, options.experiments),
     "unseen": lambda options: unseen.run(options.claims),
-    "scale": lambda options: scale.run(options.experiments, options.optimizer),
+    "scale": lambda options: scale.run(options.experiments, options.optimizer, options.push),
     "campaign": lambda options: campaign.run(
         options.dir, options.campaigns, options.experiments, options.budget, options.proposer, options.picture
     ),

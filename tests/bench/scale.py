@@ -1,10 +1,11 @@
-"""A thousand experiments without training: does the researcher's own work stay small and the same to the end?
+"""Thousands of experiments without training: does the researcher's own work stay small and the same to the end?
 
 The loop, journal, git, queue and projections are real, on the default subject; the trainer answers at once and the
 proposals come from a script (or, as an option, from the real optimiser). A shared machine changes its speed by a third
-within a minute, so the last hundred run at the same time as the first hundred of another, new run. Limits: an
-experiment of the last hundred within 1.2 times one of those first, 60 processor seconds of the researcher and its git
-for a thousand, memory and descriptors constant.
+within a minute, so the last window of experiments runs at the same time as the first window of another, new run. A
+window has a hundred experiments, or five hundred in a run of more than two thousand. Limits: an experiment of the last
+window within 1.2 times one of the first, 60 processor seconds of the researcher and its git for a thousand, memory and
+descriptors constant.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from rich.table import Table
 from researcher.repository.repository import create_repository
 from services.machine.subject import render_subject
 from services.redis.server import RedisServer
-from tests.bench.scripted_researcher import READ_EVERY, START_LEVEL
+from tests.bench.scripted_researcher import START_LEVEL
 from tests.fixtures.servers import open_server
 from trainer.jobs import connect, profile_named
 
 GROWTH_BAR, PROCESSOR_BAR_S = 1.2, 60.0
+WINDOW, LONG_WINDOW, LONG_RUN = 100, 500, 2000
 WIDTH = 100  # columns that the table needs, also without a terminal
 
 
@@ -50,39 +52,41 @@ class Reading:
     descriptors: int
 
 
-def run(experiments: int, real: bool) -> None:
-    """Do the runs and print the table."""
+def run(experiments: int, real: bool, push: bool) -> None:
+    """Do the runs and print the table. With `push`, each run pushes to a repository of a user."""
+    window = LONG_WINDOW if experiments > LONG_RUN else WINDOW
     with tempfile.TemporaryDirectory(prefix="overnight-bench-") as name:
         old, new = Path(name, "old"), Path(name, "new")
         with open_server(old / "redis") as server, open_server(new / "redis") as other:
-            _set_up(old, server)
-            _set_up(new, other)
-            readings = _run_once(old, server, 0, experiments - READ_EVERY, real)
+            _set_up(old, server, push)
+            _set_up(new, other, push)
+            readings = _run_once(old, server, 0, experiments - window, window, real)
             with ThreadPoolExecutor(2) as both:
-                last = both.submit(_run_once, old, server, experiments - READ_EVERY, experiments, real)
-                first = both.submit(_run_once, new, other, 0, READ_EVERY, real)
+                last = both.submit(_run_once, old, server, experiments - window, experiments, window, real)
+                first = both.submit(_run_once, new, other, 0, window, window, real)
             _print(readings, last.result(), first.result())
-            sizes = {part: _disk_mib(old / part) for part in ("journal", "subject/.git", "subject/results.tsv")}
-            print(", ".join(f"{part} {mib:.1f} MiB" for part, mib in sizes.items()))
+            for part in ("journal", "subject/.git", "subject/results.tsv", "log"):
+                print(f"{part}: {_disk_mib(old / part):.1f} MiB, {_file_count(old / part)} files")
             with connect(server.url, password=server.password) as connection:
                 print(f"Redis: {connection.dbsize()} keys, {connection.info('memory')['used_memory'] / 2**20:.1f} MiB")
 
 
-def _set_up(folder: Path, server: RedisServer) -> None:
+def _set_up(folder: Path, server: RedisServer, push: bool) -> None:
     files = render_subject(profile_named("cpu"))
-    level = f"LEVEL = {START_LEVEL}  # what the scripted trainer reads; range 1..5\n"
+    level = f"LEVEL = {START_LEVEL}  # what the scripted trainer reads; range 1..25\n"
     files["train.py"] = files["train.py"].replace("DEPTH = ", f"{level}DEPTH = ", 1)
-    create_repository(folder / "subject", files, "The default subject with a LEVEL")
+    create_repository(folder / ("user" if push else "subject"), files, "The default subject with a LEVEL")
     (folder / "data").mkdir()
     (folder / "data" / "manifest.json").write_text(json.dumps({"digest": "0" * 64}))
     (folder / "password").write_text(server.password or "")
 
 
-def _run_once(folder: Path, server: RedisServer, done: int, experiments: int, real: bool) -> list[Reading]:
+def _run_once(folder: Path, server: RedisServer, done: int, experiments: int, window: int, real: bool) -> list[Reading]:
     """Continue from `done` to `experiments` experiments; return the readings."""
     password, readings = folder / "password", folder / f"readings-{done}"
     trainer = ["-m", "tests.doubles.scripted_trainer", "--redis", server.url, "--password-file", str(password)]
-    researcher = ["-m", "tests.bench.scripted_researcher", str(readings), str(done), *(["--real"] if real else [])]
+    researcher = ["-m", "tests.bench.scripted_researcher", str(readings), str(done), str(window)]
+    researcher += ["--real"] if real else []
     settings = {
         "REDIS_URL": server.url,
         "REDIS_PASSWORD_FILE": str(password),
@@ -93,6 +97,8 @@ def _run_once(folder: Path, server: RedisServer, done: int, experiments: int, re
         "EXPERIMENTS": str(experiments),
         "SEED": "7",
     }
+    if (folder / "user").exists():
+        settings["USER_REPOSITORY"] = str(folder / "user")
     with (folder / "log").open("ab") as log:
         working = subprocess.Popen([sys.executable, *trainer], stdout=log, stderr=log)
         try:
@@ -118,8 +124,10 @@ def _print(readings: list[Reading], last: list[Reading], first: list[Reading]) -
     table.add_row(*_row("the first, beside it", first[0], first[-1]))
     Console(width=WIDTH).print(table)
     wall, processor = (ours / its for ours, its in zip(_each(*last), _each(*first), strict=True))
-    print(f"last against first {READ_EVERY}: wall {wall:.2f}, processor {processor:.2f} (bar {GROWTH_BAR})")
-    print(f"{readings[-1].processor_s + last[-1].processor_s:.1f} processor s (bar {PROCESSOR_BAR_S:.0f} a thousand)")
+    window, done = first[-1].proposals, readings[-1].proposals + last[-1].proposals
+    thousand_s = (readings[-1].processor_s + last[-1].processor_s) / done * 1000
+    print(f"last against first {window}: wall {wall:.2f}, processor {processor:.2f} (bar {GROWTH_BAR})")
+    print(f"{thousand_s:.1f} processor s for a thousand (bar {PROCESSOR_BAR_S:.0f})")
     print(f"load {os.getloadavg()[0]:.1f}")
 
 
@@ -136,5 +144,12 @@ def _each(before: Reading, after: Reading) -> tuple[float, float]:
 
 
 def _disk_mib(path: Path) -> float:
-    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
-    return sum(item.stat().st_blocks for item in files) * 512 / 2**20
+    return sum(item.stat().st_blocks for item in _files(path)) * 512 / 2**20
+
+
+def _file_count(path: Path) -> int:
+    return len(_files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]

@@ -1,9 +1,9 @@
 """The researcher as a process whose optimiser reads a script: every tenth proposal is truly better, no other is.
 
 So a thousand experiments are alike: keeps and claims come at the same pace from the first to the last. Everything else
-is real: loop, journal, git, queue, projections. It takes a reading before each hundredth proposal and at the end.
-`python -m tests.bench.scripted_researcher READINGS DONE [--real]`: DONE proposals were made before; with `--real` the
-real optimiser proposes.
+is real: loop, journal, git, queue, projections. It takes a reading before the first of each EVERY proposals and at the
+end. `python -m tests.bench.scripted_researcher READINGS DONE EVERY [--real]`: DONE proposals were made before; with
+`--real` the real optimiser proposes.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from trainer.sandbox.procfs import process_table
 from trainer.sandbox.usage import tree_usage
 from trainer.trial import machine
 
-READ_EVERY = 100
 BETTER_EVERY = 10
-START_LEVEL = 4.0
+START_LEVEL = 22.0  # enough for ten thousand experiments
 STEP = 0.02  # ten times the scripted trainer's noise
 
 
 class Readings:
     """Lines of JSON: the resources that this process and its children used up to a number of proposals."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, every: int) -> None:
         self._path = path
+        self._every = every
         self._proposals = 0
         self._reading_s = self._reading_processor_s = 0.0
 
     def count(self) -> int:
         """Count one more proposal. Returns the number before it."""
-        if self._proposals % READ_EVERY == 0:
+        if self._proposals % self._every == 0:
             self.take()
         self._proposals += 1
         return self._proposals - 1
@@ -99,7 +99,7 @@ class ReadOptimizer(Optimizer):
 
 def main() -> int:
     """Run the researcher's own `main` with another optimiser."""
-    readings = Readings(Path(sys.argv[1]))
+    readings = Readings(Path(sys.argv[1]), int(sys.argv[3]))
     if "--real" in sys.argv:
         ReadOptimizer.readings = readings
         wiring.Optimizer = ReadOptimizer

@@ -35,7 +35,7 @@ BUDGET = profile_named("cpu").budget
 def test_no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit(
     goal: Goal, standing: Standing, is_reached: bool
 ) -> None:
-    assert (reached(goal, standing) is not None) is is_reached
+    assert (reached(goal, standing.measured, lambda: standing) is not None) is is_reached
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from researcher.journal.records import Prices, Run
 from researcher.journal.writer import Journal
 from researcher.loop.status import SUBJECT as SAYS_SUBJECT
 from researcher.loop.status import StatusPublisher
+from researcher.repository import publishing
 from researcher.repository.commits import Planned
 from researcher.repository.earlier_runs import COPY
 from researcher.repository.publishing import Pushed, UserRepository
@@ -277,6 +278,38 @@ def test_refs_that_the_user_deletes_come_back(own: Own, theirs: Path) -> None:
     own.workspace.publish(own.run, first)
 
     assert git(theirs, "rev-parse", BRANCH, "confirmed/1").split() == [first, first]
+
+
+def test_a_push_reads_only_the_refs_that_are_new_and_now_and_then_all_of_them(
+    own: Own, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "ALL_COMPARED_EVERY", 4)
+    old = own.keep(1)
+    git(theirs, "update-ref", "-d", f"refs/{BRANCH}/1")
+
+    known = [old, own.keep(2, old)]
+    assert git(theirs, "for-each-ref", "--format=%(refname)", f"refs/{BRANCH}/") == f"refs/{BRANCH}/2"
+    known += [own.keep(3, known[-1])]
+    known += [own.keep(4, known[-1])]
+    known += [own.keep(5, known[-1])]
+
+    names = [f"refs/{BRANCH}/{number}" for number in range(1, 6)]
+    assert git(theirs, "rev-parse", *names, BRANCH, "confirmed/5").split() == [*known, known[-1], known[-1]]
+    assert own.user.message == ""
+
+
+def test_a_branch_that_stays_checked_out_keeps_no_new_ref_from_being_pushed(own: Own, theirs: Path) -> None:
+    first = own.keep(1)
+    git(theirs, "checkout", "--quiet", BRANCH)
+
+    second = own.keep(2, first)
+    third = own.keep(3, second)
+
+    assert git(theirs, "rev-parse", BRANCH, f"refs/{BRANCH}/2", f"refs/{BRANCH}/3").split() == [first, second, third]
+    git(theirs, "checkout", "--quiet", "main")
+    own.workspace.publish(own.run, third)
+    assert git(theirs, "rev-parse", BRANCH) == third
+    assert own.user.message == ""
 
 
 def test_the_tag_of_another_run_stays_and_ours_gets_the_runs_name(own: Own, theirs: Path) -> None:
