@@ -1,5 +1,6 @@
 """`overnight init`: take a user's own repository as the subject, unedited.
 
-`adopt` does it, `subject_check` tests whether the scripts have the known shape, and `static_values` reads constants
-without running a script.
+`adopt` does it, and `subject_check` tests whether the scripts have the known shape. Both read and never run a script:
+`static_values` its constants, `conditions` under which its parts run, `packages` its imports, `hub_cache` what it loads
+from a hub. `stand_in` writes the prepare.py that trials get.
 """

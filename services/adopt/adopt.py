@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
@@ -19,27 +18,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from researcher.journal.database import WriterLock
 from researcher.repository.repository import Workspace
-from researcher.source.knobs import set_knobs
+from services.adopt.stand_in import stand_in
 from services.adopt.static_values import Surroundings
 from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, inspect
 from services.machine.data import prepare_data
+from services.machine.gpus import GpuFault, installed_gpus, visible_gpus
 from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
 from trainer.data import MANIFEST, Manifest, NotPrepared, upgrade, verify
-from trainer.data.adopted import TEXT, Adoption, write_adopted
+from trainer.data.adopted import LEAST_ROWS, TEXT, Adoption, write_adopted
 from trainer.data.foreign_prepare import DumpFault, Wanted, dump
-from trainer.data.manifest import STAND_IN
+from trainer.data.manifest import ACCESS, STAND_IN
 from trainer.jobs import Profile, profile_named
+from trainer.sandbox.visible_paths import Access
 
 MOST_BYTES = 2**30
-NO_TEXT = """
-
-def _not_in_a_trial(self):
-    raise RuntimeError("Tokenizer.encode and decode are not there in a trial: it has tokens, and no tokenizer")
-
-
-Tokenizer._loaded = _not_in_a_trial
-"""
 
 
 @dataclass(frozen=True)
@@ -60,13 +53,14 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
         raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
     repository = options.repository.resolve()
     files = _files(repository)
-    around = Surroundings(repository / FIXED, Path.home(), os.environ)
-    shape = inspect(files, around)
+    shape = inspect(files, _surroundings(repository, profile_named(options.profile)))
     for line in shape.found:
         console.print(f"  {line}", soft_wrap=True)
     context, seconds = int(shape.constants[NEEDED[0]]), float(shape.constants[NEEDED[1]])
     constants = {"MAX_SEQ_LEN": context, "TIME_BUDGET": max(1, round(seconds))}
-    profile = profile_named(options.profile).adopted(constants)
+    profile = profile_named(options.profile)
+    constants |= _eval_rows(shape, profile, console)
+    profile = profile.adopted(constants)
     wanted = Wanted(
         repository=repository,
         prepare=files[FIXED],
@@ -74,12 +68,14 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
         context=context,
         val_rows=profile.budget.eval_rows + profile.budget.heldout_rows,
         train_rows=options.train_rows or MOST_BYTES // (2 * (context + 1)),
+        environment=shape.variables,
     )
     choices = RunConfig(options.profile, options.budget or seconds, str(repository), None)
     held = _held(state)
     if held is not None and held.source == _source(wanted) and held.pinned == _sha256(files[FIXED]):
         choices = _with(choices, constants, held.vocab_size)
-        if held.sha256[STAND_IN] == _sha256(stand_in(shape, choices.constants or {})):
+        written = {STAND_IN: _stand_in(shape, choices), ACCESS: _access(shape).to_json().decode()}
+        if all(held.sha256.get(name) == _sha256(text) for name, text in written.items()):
             state.write(choices)
             console.print("nothing to do: its data are here and intact")
             return held
@@ -88,13 +84,41 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
     return _take_over(state, shape, wanted, profile, choices, constants, console)
 
 
-def stand_in(shape: Shape, constants: dict[str, int]) -> str:
-    """Return the trainer's own prepare.py with the repository's constants, for the training process."""
-    ours = resources.files("trainer").joinpath("subject", FIXED).read_text(encoding="utf-8")
-    theirs = {name: value for name, value in shape.constants.items() if name not in constants}
-    lines = [f"{name} = {value!r}" for name, value in theirs.items()]
-    appended = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
-    return set_knobs(ours, constants) + appended + NO_TEXT
+def _surroundings(repository: Path, profile: Profile) -> Surroundings:
+    """Return what a script's text is read with. The driver may be silent where the profile was chosen by name."""
+    capability = None
+    if profile.device != "cpu":
+        try:
+            there = visible_gpus(installed_gpus(), os.environ)
+        except GpuFault:
+            there = []
+        capability = next((each.capability for each in there), None)
+    return Surroundings(repository / FIXED, Path.home(), os.environ, profile.device != "cpu", capability)
+
+
+def _eval_rows(shape: Shape, profile: Profile, console: Console) -> dict[str, int]:
+    """Return the number of rows that the user's EVAL_TOKENS scores, if a trial scores at least as many."""
+    tokens, most = shape.constants.get("EVAL_TOKENS"), profile.budget.eval_rows
+    if not isinstance(tokens, int):
+        return {}
+    rows = tokens // int(shape.constants[NEEDED[0]])
+    if LEAST_ROWS <= rows <= most:
+        console.print(f"  scores {rows} rows, as its EVAL_TOKENS say", soft_wrap=True)
+        return {"EVAL_ROWS": rows}
+    console.print(
+        f"  scores {most} rows, and not the {rows} of its EVAL_TOKENS: its own val_bpb is of other rows", soft_wrap=True
+    )
+    return {}
+
+
+def _stand_in(shape: Shape, choices: RunConfig) -> str:
+    ours = choices.constants or {}
+    others = {name: value for name, value in shape.constants.items() if name not in ours}
+    return stand_in(ours, others, shape.helpers.source, shape.parameters)
+
+
+def _access(shape: Shape) -> Access:
+    return Access(tuple(map(str, shape.hub.readable)), dict(shape.hub.environment))
 
 
 def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path | None = None) -> Manifest:
@@ -173,14 +197,14 @@ def _take_over(
             scratch = state.data / "private" / "work"
             dumped = dump(wanted, scratch, lambda rows: bars.update(task, completed=rows))
         choices = _with(choices, constants, dumped.vocab_size)
-        assert choices.constants is not None
         (state.data / MANIFEST).unlink(missing_ok=True)
         state.write(choices)
         adoption = Adoption(
             profile=profile.name,
             source=_source(wanted),
             pinned=_sha256(wanted.prepare),
-            stand_in=stand_in(shape, choices.constants),
+            stand_in=_stand_in(shape, choices),
+            access=_access(shape),
             context=wanted.context,
             val=profile.budget.eval_rows,
             heldout=profile.budget.heldout_rows,

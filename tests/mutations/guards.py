@@ -75,6 +75,7 @@ _HOSTILE = "scenarios/test_hostile_client.py::test_"
 _UNREAD = _HOSTILE + "request_that_cannot_be_read_is_refused_once_and_holds_nobody_up"
 _ADOPT = "services/adopt/test_adopt.py::test_"
 _ADOPTION = "trainer/candidate/test_prepare_export.py::test_"
+_OTHERS = "services/adopt/test_other_repositories.py::test_"
 _OWN_UID = "trainer/sandbox/test_confinement.py::test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it"
 _OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
 _CALL = "trainer/sandbox/test_seccomp.py::test_call_is_refused"
@@ -916,6 +917,55 @@ GUARDS = (
         "known = seen.intersection(_digests(train))",
         "known: set[bytes] = seen - seen",
         _ADOPTION + "numbers_become_a_data_folder_without_scored_rows_in_the_training_text",
+    ),
+    Guard(
+        "a kernel that the cache lacks is refused",
+        "services/adopt/hub_cache.py",
+        "lacking=tuple(each for each in lacking if each.place.must_run(gpu=gpu)),",
+        "lacking=(),",
+        _OTHERS + "kernel_that_the_cache_lacks_is_refused_with_the_command_that_fills_it_and_opened_where_it_is",
+    ),
+    Guard(
+        "no data set in the cache of a hub is opened to trials",
+        "services/adopt/hub_cache.py",
+        '_KINDS = (_KERNELS, "models")',
+        '_KINDS = (_KERNELS, "models", "datasets")',
+        _OTHERS + "kernel_whose_name_the_text_does_not_tell_opens_all_kernels_and_no_data_set",
+    ),
+    Guard(
+        "trials may read what their script loads from a hub",
+        "trainer/trial/run.py",
+        "grants=[*grants(config.data), *trial.rows.access.grants],",
+        "grants=grants(config.data),",
+        _OTHERS + "code_from_a_hub_is_read_from_its_cache_in_trials_and_dry_runs",
+    ),
+    Guard(
+        "dry runs of an adopted script have its stand-in",
+        "trainer/trial/dry_run.py",
+        "launched = spec if stand_in is None else replace(",
+        "launched = spec if stand_in else replace(",
+        _OTHERS + "code_from_a_hub_is_read_from_its_cache_in_trials_and_dry_runs",
+    ),
+    Guard(
+        "a function that reads files has no stand-in",
+        "services/adopt/stand_in.py",
+        "any(word in ast.unparse(defining[0]) for word in _READS)",
+        "False",
+        _OTHERS + "function_that_uses_more_than_torch_has_no_stand_in",
+    ),
+    Guard(
+        "a user's prepare.py gets no secrets of the environment",
+        "services/adopt/subject_check.py",
+        "if not any(word in name for word in _SECRET)}",
+        "if name}",
+        _OTHERS + "parts_of_a_port_are_told",
+    ),
+    Guard(
+        "a replica finds a model that a function holds",
+        "trainer/candidate/logits_server.py",
+        "held = names | held",
+        "held = dict(held)",
+        _OTHERS + "port_with_functions_devices_and_a_cache_of_its_own_is_measured_unedited",
     ),
     # An LLM that is away
     Guard(

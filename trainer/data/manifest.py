@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TOKEN_BYTES = "token_bytes.npy"
 STAND_IN = "prepare.py"
+ACCESS = "access.json"
 _REPAIR = "run `overnight prepare`, which makes it again"
 ROWS: dict[Slice, str] = {
     "train": "train.npy",
