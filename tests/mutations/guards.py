@@ -947,6 +947,13 @@ GUARDS = (
         _OTHERS + "code_from_a_hub_is_read_from_its_cache_in_trials_and_dry_runs",
     ),
     Guard(
+        "no dry run is asked for while the incumbent's own is unknown",
+        "researcher/queues/dry_runs.py",
+        "        self._off_for = incumbent\n",
+        "",
+        _DRY_RUNS + "dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unknown",
+    ),
+    Guard(
         "a function that reads files has no stand-in",
         "services/adopt/stand_in.py",
         "any(word in ast.unparse(defining[0]) for word in _READS)",
@@ -1356,15 +1363,15 @@ GUARDS = (
     Guard(
         "a dry run refuses nothing where the incumbent fails too",
         "researcher/queues/dry_runs.py",
-        "if own is not None and own.verdict is DryRunVerdict.PASSES:",
-        "if own is not None:",
+        "if found.verdict is DryRunVerdict.FAILS and own.verdict is DryRunVerdict.PASSES:",
+        "if found.verdict is DryRunVerdict.FAILS:",
         f"{_DRY_RUNS}every_doubt_is_left_to_the_trial[the incumbent fails too]",
     ),
     Guard(
         "a dry run that has a doubt refuses nothing",
         "researcher/queues/dry_runs.py",
-        "if found is None or found.verdict is not DryRunVerdict.FAILS:",
-        "if found is None or found.verdict is DryRunVerdict.PASSES:",
+        "if found.verdict is DryRunVerdict.FAILS and own.verdict is DryRunVerdict.PASSES:",
+        "if own.verdict is DryRunVerdict.PASSES:",
         f"{_DRY_RUNS}every_doubt_is_left_to_the_trial[a doubt]",
     ),
     Guard(

@@ -245,9 +245,23 @@ def test_score_that_is_asked_in_a_loop_and_a_model_without_a_name_are_told(tmp_p
 def repository(folder: Path, files: dict[str, str]) -> Own:
     """Return a repository of these files that is not adopted yet."""
     (folder / "repository").mkdir()
-    own = Own(folder, State(folder / "state"), io.StringIO(), [], files)
+    own = Own(folder, State(folder / "state"), io.StringIO(), [], dict(files))
     own.commit(**{name.removesuffix(".py"): text for name, text in files.items()})
     return own
+
+
+@pytest.mark.slow
+@needs_landlock
+def test_dry_run_of_a_script_whose_prepare_is_another_one_is_unknown_and_says_so(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    own = repository(tmp_path, FILES)
+    assert own.init()
+
+    assert dry_run(own, tmp_path, FILES["train.py"]) is DryRunVerdict.PASSES
+    own.files["prepare.py"] += "\n"
+    assert dry_run(own, tmp_path, FILES["train.py"]) is DryRunVerdict.UNKNOWN
 
 
 def dry_run(own: Own, folder: Path, train: str) -> DryRunVerdict:
@@ -279,6 +293,8 @@ def test_port_with_functions_devices_and_a_cache_of_its_own_is_measured_unedited
     choices = own.state.choices()
     assert choices is not None
     assert choices.trial_profile().budget.eval_rows == 64
+    assert dry_run(own, tmp_path, PORT["train.py"]) is DryRunVerdict.PASSES
+    assert dry_run(own, tmp_path, PORT["train.py"].replace("nn.Linear(32,", "nn.Linear(33,")) is DryRunVerdict.FAILS
 
 
 @pytest.mark.slow
