@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from researcher.journal.database import WriterLock
-from researcher.repository.repository import Workspace
+from researcher.repository.repository import EDITABLE, Workspace
 from services.adopt.stand_in import stand_in
 from services.adopt.static_values import Surroundings
 from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, inspect
@@ -37,13 +37,15 @@ MOST_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Init:
-    """The options of the user; `readable` are folders that prepare.py may read beside those that its constants name."""
+    """The options of the user. `readable` are folders that prepare.py may read beside those that its constants name,
+    `script` is the name of train.py in the repository."""
 
     repository: Path
     profile: str
     budget: float | None
     train_rows: int | None
     readable: tuple[Path, ...]
+    script: str = EDITABLE
 
 
 def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
@@ -52,8 +54,8 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
     if state.has_begun:
         raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
     repository = options.repository.resolve()
-    files = _files(repository)
-    shape = inspect(files, _surroundings(repository, profile_named(options.profile)))
+    files = _files(repository, options.script)
+    shape = inspect(files, _surroundings(repository, profile_named(options.profile)), options.script)
     for line in shape.found:
         console.print(f"  {line}", soft_wrap=True)
     context, seconds = int(shape.constants[NEEDED[0]]), float(shape.constants[NEEDED[1]])
@@ -70,7 +72,7 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
         train_rows=options.train_rows or MOST_BYTES // (2 * (context + 1)),
         environment=shape.variables,
     )
-    choices = RunConfig(options.profile, options.budget or seconds, str(repository), None)
+    choices = RunConfig(options.profile, options.budget or seconds, str(repository), None, script=options.script)
     held = _held(state)
     if held is not None and held.source == _source(wanted) and held.pinned == _sha256(files[FIXED]):
         choices = _with(choices, constants, held.vocab_size)
@@ -139,13 +141,13 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
         raise StateError(
             f"the data of {choices.subject} are damaged", f"restore them or start again: {retry}"
         ) from damage
-    if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
+    if not state.has_begun and _sha256(_files(Path(choices.subject), choices.script)[FIXED]) != manifest.pinned:
         raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data", f"take it again: {retry}")
     return manifest
 
 
-def _files(repository: Path) -> dict[str, str]:
-    workspace = Workspace(repository)
+def _files(repository: Path, script: str) -> dict[str, str]:
+    workspace = Workspace(repository, script=script)
     try:
         workspace.require_clean()
         workspace.require_portable(workspace.head())
@@ -224,7 +226,7 @@ def _take_over(
 
 
 def _with(choices: RunConfig, constants: dict[str, int], vocab_size: int) -> RunConfig:
-    return RunConfig(choices.profile, choices.budget, choices.subject, None, constants | {"VOCAB_SIZE": vocab_size})
+    return replace(choices, constants=constants | {"VOCAB_SIZE": vocab_size})
 
 
 def _source(wanted: Wanted) -> str:

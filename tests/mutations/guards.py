@@ -954,6 +954,21 @@ GUARDS = (
         _DRY_RUNS + "dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unknown",
     ),
     Guard(
+        "our reports replace no committed file",
+        "researcher/repository/repository.py",
+        'return journal if git_output(subject, "ls-files", "--", *REPORTS) else subject',
+        "return subject",
+        "researcher/report/test_proposer_stats.py::test_the_picture_of_the_summary_replaces_no_committed_one",
+    ),
+    Guard(
+        "a candidate edits the script that the user named",
+        "researcher/repository/repository.py",
+        "commit = make_commit(self.repository, plan, script=self.script)",
+        "commit = make_commit(self.repository, plan)",
+        "researcher/repository/test_repository.py::"
+        "test_script_of_another_name_is_what_a_candidate_edits_and_what_trials_call_train_py",
+    ),
+    Guard(
         "a function that reads files has no stand-in",
         "services/adopt/stand_in.py",
         "any(word in ast.unparse(defining[0]) for word in _READS)",
@@ -2533,7 +2548,7 @@ GUARDS = (
     Guard(
         "the target of a link is not run as code",
         "researcher/repository/repository.py",
-        "if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:",
+        "if self.repository.commit(base).tree[script].mode == git.Blob.link_mode:",
         "if False:",
         f"{_SURROUNDINGS}a_train_py_that_is_a_link_is_refused",
     ),
