@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from researcher.source.knobs import set_knobs
-from services.machine.subject import FIXED
+from trainer.data.manifest import STAND_IN
 
 FUNCTIONS = ("Tokenizer", "make_dataloader", "evaluate_bpb", "get_token_bytes")
 LOADER = ("tokenizer", "B", "T", "split")
@@ -70,7 +70,7 @@ def stand_in(
     `constants` replace those of the trainer's prepare.py, `others` and the source of the helpers are added.
     `parameters` are those of the user's make_dataloader.
     """
-    ours = resources.files("trainer").joinpath("subject", FIXED).read_text(encoding="utf-8")
+    ours = resources.files("trainer").joinpath("subject", STAND_IN).read_text(encoding="utf-8")
     lines = [f"{name} = {value!r}" for name, value in others.items()]
     appended = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
     loader = "" if tuple(parameters) == LOADER else _loader(parameters)

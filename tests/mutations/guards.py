@@ -865,8 +865,8 @@ GUARDS = (
     Guard(
         "a run begins with the prepare.py that gave its data",
         "services/adopt/adopt.py",
-        "    if not state.has_begun and _sha256(",
-        "    if False and _sha256(",
+        "    if not state.has_begun and sha256_of(",
+        "    if False and sha256_of(",
         _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_run",
     ),
     Guard(
@@ -879,8 +879,8 @@ GUARDS = (
     Guard(
         "a user's prepare.py runs after the yes",
         "services/adopt/adopt.py",
-        "    if not agreed(_question(wanted)):",
-        "    if agreed(_question(wanted)) is None:",
+        "    if not agreed(_question(plan.wanted)):",
+        "    if agreed(_question(plan.wanted)) is None:",
         _ADOPT + "without_a_yes_nothing_is_written_and_the_question_names_what_may_be_read",
     ),
     Guard(

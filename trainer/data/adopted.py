@@ -32,7 +32,10 @@ Rows = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Adoption:
-    """The settings of the data folder. `val` and `heldout` are wanted numbers of rows; fewer are split two to one."""
+    """The settings of the data folder. `val` and `heldout` are wanted numbers of rows; fewer are split two to one.
+
+    `constants` are those that a profile takes from the user's prepare.py.
+    """
 
     profile: str
     source: str
@@ -42,6 +45,7 @@ class Adoption:
     val: int
     heldout: int
     access: Access = field(default_factory=Access)
+    constants: dict[str, int] | None = None
 
 
 def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
@@ -84,6 +88,7 @@ def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
         unseen=GENERATED,
         bos=dumped.bos,
         pinned=adoption.pinned,
+        constants=adoption.constants,
     )
     write_manifest(folder, manifest)
     shutil.rmtree(dumped.val.parent)
