@@ -32,6 +32,7 @@ from researcher.config.setting import (
     OllamaModelForm,
     Price,
     Reader,
+    SamePathForm,
     Seconds,
     SettingFault,
     Share,
@@ -69,6 +70,12 @@ class OtherKeys(BaseModel):
     gpu_uuid: Annotated[str | None, GpuForm, _COMPOSE | _SERVICES] = None
     """The GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Set it on a machine with several
     GPUs."""
+    subject_cache: Annotated[Path | None, SamePathForm, _COMPOSE | _TRAINER] = None
+    """Folder of the downloads that the prepare.py in SUBJECT_DIR reads, such as your ~/.cache/autoresearch: /... with
+    the whole path. Default: none, so prepare.py reads only its repository."""
+    kernels_cache: Annotated[Path | None, SamePathForm, _COMPOSE | _TRAINER] = None
+    """Folder of a hub's cache with the kernels that the train.py in SUBJECT_DIR loads, such as your
+    ~/.cache/huggingface/hub: /... with the whole path. Default: none."""
     researcher_user: Annotated[str, UserForm, _COMPOSE | _SERVICES, Shipped("1000:1000")] = "1000:1000"
     """User and group of the researcher's process, as the numbers uid:gid, never 0. Set it to the owner of SUBJECT_DIR:
     `id -u` and `id -g` print your own numbers."""

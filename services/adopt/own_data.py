@@ -63,10 +63,11 @@ class Plan:
         rows, line = _eval_rows(shape, profile)
         constants = {"MAX_SEQ_LEN": context, "TIME_BUDGET": max(1, round(seconds)), **rows}
         adopted = profile.adopted(constants)
+        others = (path.resolve() for path in repository.readable)
         wanted = Wanted(
             repository=repository.folder,
             prepare=repository.files[STAND_IN],
-            readable=(*shape.folders, *(path.resolve() for path in repository.readable)),
+            readable=tuple(dict.fromkeys((*shape.folders, *others))),
             context=context,
             val_rows=adopted.budget.eval_rows + adopted.budget.heldout_rows,
             train_rows=train_rows or MOST_BYTES // (2 * (context + 1)),
