@@ -30,6 +30,7 @@ from researcher.config.setting import (
     Limit,
     Mib,
     OllamaModelForm,
+    PackagesForm,
     Price,
     Reader,
     SamePathForm,
@@ -70,6 +71,9 @@ class OtherKeys(BaseModel):
     gpu_uuid: Annotated[str | None, GpuForm, _COMPOSE | _SERVICES] = None
     """The GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Set it on a machine with several
     GPUs."""
+    subject_packages: Annotated[str | None, PackagesForm, _COMPOSE] = None
+    """Packages that train.py and prepare.py in SUBJECT_DIR import and the trainer's image lacks, as pip names them,
+    separated by spaces. Default: none."""
     subject_cache: Annotated[Path | None, SamePathForm, _COMPOSE | _TRAINER] = None
     """Folder of the downloads that the prepare.py in SUBJECT_DIR reads, such as your ~/.cache/autoresearch: /... with
     the whole path. Default: none, so prepare.py reads only its repository."""

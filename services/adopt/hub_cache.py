@@ -51,12 +51,12 @@ class Load:
         """Whether it loads a kernel, which is compiled code."""
         return ast.unparse(self.call.func).endswith("get_kernel")
 
-    def command(self) -> str:
+    def command(self, python: str = sys.executable) -> str:
         """Return the command that fills the cache with the first of the repositories."""
         named = [word for word in self.call.keywords if isinstance(word.value, ast.Constant)]
         given = "".join(f", {ast.unparse(word)}" for word in named if word.arg in ("revision", "version"))
         module, verb = ("kernels", "get_kernel") if self.is_kernel else ("huggingface_hub", "snapshot_download")
-        return f'{sys.executable} -c "from {module} import {verb}; {verb}({self.names[0]!r}{given})"'
+        return f'{python} -c "from {module} import {verb}; {verb}({self.names[0]!r}{given})"'
 
 
 @dataclass(frozen=True)

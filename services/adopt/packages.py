@@ -80,9 +80,12 @@ def _is_here(name: str) -> bool:
         return True
 
 
-def install_command(name: str) -> str:
-    """Return the command that installs the package of an import."""
-    return f"{Path(sys.executable).with_name('pip')} install {_PACKAGE_OF.get(name, name)}"
+def install_step(name: str, *, container: bool) -> str:
+    """Return the step that installs the package of an import."""
+    package = _PACKAGE_OF.get(name, name)
+    if container:
+        return f"add {package} to SUBJECT_PACKAGES in gpu.env, and start again"
+    return f"install the package: {Path(sys.executable).with_name('pip')} install {package}"
 
 
 def other_framework(found: Sequence[Import], *, gpu: bool) -> str | None:

@@ -22,7 +22,8 @@ _LONGEST = 4096  # characters of a joined text
 class Surroundings:
     """The inputs of a value beside the text: the path of the file, the home folder, the environment.
 
-    `gpu` tells whether trials have a GPU, and `capability` its compute capability, if the driver says it.
+    `gpu` tells whether trials have a GPU, and `capability` its compute capability, if the driver says it. `container`
+    tells whether this is a container, where the user cannot install packages.
     """
 
     file: Path
@@ -30,6 +31,7 @@ class Surroundings:
     environment: Mapping[str, str]
     gpu: bool = False
     capability: tuple[int, int] | None = None
+    container: bool = False
 
 
 def read_constants(tree: ast.Module, around: Surroundings) -> dict[str, Value]:

@@ -8,6 +8,7 @@ at all.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def inspect(files: dict[str, str], around: Surroundings, name: str = "train.py")
     reasons = [
         *impossible,
         *_missing(script, placed(prepare), own, around),
-        *([] if impossible else _lacking(script, hub, cache)),
+        *([] if impossible else _lacking(script, hub, cache, around)),
         *_faults_of_prepare(prepare, constants),
         *_faults_of_train(script, prepare, constants, helpers),
     ]
@@ -145,7 +146,7 @@ def _missing(script: _Script, prepare: Placed, own: Sequence[str], around: Surro
     for name, file in absent.items():
         if name in packages.OTHER_FRAMEWORKS:
             continue
-        yield f"{file} imports {name}, which is not here; install the package: {packages.install_command(name)}"
+        yield f"{file} imports {name}, which is not here; {packages.install_step(name, container=around.container)}"
 
 
 def _optional(script: _Script, own: Sequence[str], around: Surroundings) -> Iterator[str]:
@@ -154,11 +155,14 @@ def _optional(script: _Script, own: Sequence[str], around: Surroundings) -> Iter
         yield f"may import {', '.join(optional)}, not installed here: trials go on as the script does without"
 
 
-def _lacking(script: _Script, hub: HubUse, cache: Cache) -> Iterator[str]:
+def _lacking(script: _Script, hub: HubUse, cache: Cache, around: Surroundings) -> Iterator[str]:
+    python, mounted = sys.executable, ""
+    if around.container:
+        python, mounted = "python3", " on the host, then name its cache in gpu.env: KERNELS_CACHE"
     for each in hub.lacking:
         yield (
             f"{script.name} line {each.call.lineno} loads {' or '.join(each.names)}, which the cache {cache.folder} "
-            f"lacks, and a trial has no network; load it once: {each.command()}"
+            f"lacks, and a trial has no network; load it once: {each.command(python)}{mounted}"
         )
 
 

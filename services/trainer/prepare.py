@@ -91,7 +91,7 @@ def take_over(
     """
     home = home_of(Path(cache)) if cache else Path.home()
     os.environ["HOME"] = str(home)  # prepare.py builds its paths from it
-    around = Surroundings(folder / STAND_IN, home, os.environ, gpu=profile.device != "cpu")
+    around = Surroundings(folder / STAND_IN, home, os.environ, gpu=profile.device != "cpu", container=True)
     repository = Repository(files, folder, readable=(Path(cache),) if cache else ())
     plan = Plan.read(repository, profile, around)
     if cache is None:

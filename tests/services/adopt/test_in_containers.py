@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from services.adopt.own_data import OtherData
 from services.adopt.subject_check import ShapeRefused
 from services.machine.state import State
 from services.machine.subject import render_subject
-from services.trainer.prepare import NotReadable, home_of, own_files, require_readable, take_over
+from services.trainer.prepare import home_of, own_files, take_over
+from tests import ROOT
 from tests.services.adopt.test_adopt import FILES, home, needs_landlock
 from trainer.data import verify
 from trainer.jobs import Clock, profile_named
@@ -50,15 +53,42 @@ def test_home_of_a_cache_is_where_a_prepare_looks_for_it(cache: str, expected: s
     assert home_of(Path(cache)) == Path(expected)
 
 
-def test_folder_that_is_closed_to_other_users_is_named_with_the_command_that_opens_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    require_readable({"SUBJECT_DIR": folder})
-    closed = {folder / "train.py", folder / ".venv"}
-    monkeypatch.setattr(os, "access", lambda path, _: path not in closed)  # root may read everything
+def test_what_a_container_lacks_is_told_with_the_setting_that_gives_it(folder: Path) -> None:
+    loads = "from huggingface_hub import snapshot_download\nsnapshot_download('example/x')\nimport skimage\n"
+    files = FILES | {"train.py": loads + FILES["train.py"]}
 
-    with pytest.raises(NotReadable, match=r"train\.py is closed .* `chmod -R o\+rX` the folder that SUBJECT_DIR names"):
-        require_readable({"SUBJECT_DIR": folder})
+    with pytest.raises(ShapeRefused) as refusal:
+        take_over(files, folder, CPU, folder / "data", None, Console(file=io.StringIO()))
+
+    assert "add scikit-image to SUBJECT_PACKAGES in gpu.env" in str(refusal.value)
+    assert "load it once: python3 -c " in str(refusal.value)
+    assert " on the host, then name its cache in gpu.env: KERNELS_CACHE" in str(refusal.value)
+
+
+LOOK = """\
+import sys
+from pathlib import Path
+from services.trainer.prepare import require_readable
+from trainer.sandbox.syscalls import drop_capabilities
+drop_capabilities()
+require_readable({"SUBJECT_DIR": Path(sys.argv[1])})
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make files that are somebody else's")
+def test_folder_that_is_closed_to_other_users_is_named_with_the_command_that_opens_it(folder: Path) -> None:
+    (folder / ".venv").chmod(0o700)
+    looks = [sys.executable, "-c", LOOK, str(folder)]
+
+    def closed(path: Path) -> str:
+        os.chown(path, 4321, 4321)
+        path.chmod(0o600)
+        return subprocess.run(looks, cwd=ROOT, capture_output=True, text=True, check=False).stderr
+
+    assert closed(folder / ".venv") == "", "a hidden folder is no part of the subject"
+    said = closed(folder / "train.py")
+    assert f"{folder}/train.py is closed to other users" in said
+    assert "`chmod -R o+rX` the folder that SUBJECT_DIR names" in said
 
 
 @needs_landlock
