@@ -165,13 +165,14 @@ def init(
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
     train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,
     read: Annotated[list[Path] | None, typer.Option(help="Another folder that its prepare.py may read.")] = None,
+    train: Annotated[str, typer.Option(metavar="NAME", help="The name of its train.py.")] = "train.py",
     state: StateOption = None,
 ) -> None:
     """Prepare a repository of your own for runs, without editing it: read it, and run its prepare.py once in the
     sandbox."""
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
-    options = Init(subject, profile or _machine_profile(), budget, train_rows, tuple(read or ()))
+    options = Init(subject, profile or _machine_profile(), budget, train_rows, tuple(read or ()), train)
     with _known_errors():
         manifest = adopt(state_of(state), options, lambda question: yes or typer.confirm(question), console)
     if manifest is None:

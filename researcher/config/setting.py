@@ -221,6 +221,12 @@ UserForm = Written(r"[1-9]\d{0,8}:[1-9]\d{0,8}", "uid:gid in numbers, neither of
 OllamaModelForm = Written(r"[\w.-][\w./-]*(:[\w.-]+)?", "a model as Ollama names it", "qwen3.5:9b")
 EndpointModelForm = Written(r"[^\s$]+", "a model as its endpoint names it", "large-1")
 FolderForm = Written(_PLACE, "a folder that begins with /, ./, ../ or ~/", "/srv/subject")
+SamePathForm = Written(r"/[^:$\n]*", "an absolute folder, which begins with /", "/srv/cache")
+PackagesForm = Written(
+    r"[\w.-]+(\[[\w,-]+\])?([=<>~]=[\w.]+)?( [\w.-]+(\[[\w,-]+\])?([=<>~]=[\w.]+)?)*",
+    "names of packages as pip takes them, separated by spaces",
+    "kernels rustbpe tiktoken",
+)
 KeyFileForm = Written(_PLACE, "a file that begins with /, ./, ../ or ~/", "/srv/llm.key")
 AddressForm = Written(r"https?://[^\s$@]+", "an address that begins with http:// or https://", "https://llm.example/v1")
 

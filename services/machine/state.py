@@ -29,7 +29,7 @@ class StateError(OvernightError):
 @dataclass(frozen=True)
 class RunConfig:
     """The choices that make the scores of a run comparable: the profile, the budget in seconds, the subject repository,
-    the text, and the constants of an adopted repository's prepare.py.
+    the text, the constants of an adopted repository's prepare.py, and the name of its train.py.
 
     `subject` is the path of the user's repository, or `OWN_SUBJECT`.
     """
@@ -39,6 +39,7 @@ class RunConfig:
     subject: str
     text: str | None
     constants: dict[str, int] | None = None
+    script: str = "train.py"
 
     def trial_profile(self) -> Profile:
         """Return the profile with the chosen budget. Raises ProfileError for an unknown name."""
@@ -166,7 +167,8 @@ class State:
             budget=budget if budget is not None else (before.budget if before else None),
             subject=self._name_of(subject.resolve()) if subject else before.subject if before else OWN_SUBJECT,
             text=str(text.resolve()) if text else (before.text if before else None),
-            constants=before.constants if before else None,
+            constants=(before.constants if before else None) or self._adopted_constants(),
+            script=before.script if before else "train.py",
         )
         if before is not None and has_begun:
             self._refuse_change(before, wanted)
@@ -210,6 +212,17 @@ class State:
         """Write the settings, so that the next start continues with them."""
         self.make()
         write_whole(self.journal / SETTINGS_FILE, json.dumps(dict(settings), indent=1).encode())
+
+    def _adopted_constants(self) -> dict[str, int] | None:
+        """Return the constants of the prepare.py that gave the data, None if the data are Overnight's own.
+
+        In containers, only the manifest of the data holds them.
+        """
+        try:
+            found = json.loads((self.data / "manifest.json").read_bytes()).get("constants")
+        except (OSError, ValueError):
+            return None
+        return None if found is None else {str(name): int(value) for name, value in found.items()}
 
     @property
     def has_begun(self) -> bool:

@@ -9,6 +9,7 @@ the file of the container `model` the state of its pull, which the views then sh
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -101,6 +102,7 @@ def _carry_out(settings: ContainerSettings) -> Status:
         return Status(StatusKind.REFUSED, str(error))
     places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
     own = {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
+    own["OWN_CONSTANTS"] = "" if choices.constants is None else json.dumps(choices.constants)
     code = _run(settings, environment(Program.PYTHON, researcher_settings(os.environ) | own))
     if code == REFUSED_CODE:
         return Status(StatusKind.REFUSED, "its log says why")

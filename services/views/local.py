@@ -19,6 +19,7 @@ from researcher.report.picture import draw as draw_picture
 from researcher.report.snapshot import Report, snapshot
 from researcher.report.view import RunReport, headline, waiting
 from researcher.repository.publishing import UserRepository
+from researcher.repository.worktree import reports_folder
 from services.machine.state import State
 from services.machine.supervisor import ChildStatus
 from services.views.follow import OpenJournal
@@ -134,7 +135,8 @@ def summary(
     if report is None:
         console.print("no run was started; see the logs above")
         return
-    picture = subject / PICTURE
+    reports = reports_folder(subject, history.folder)
+    picture = reports / PICTURE
     write_whole(picture, draw_picture(report))
     console.rule(f"Overnight {report.run.tag}")
     for line in _summary_lines(found, report):
@@ -143,7 +145,7 @@ def summary(
     if kept:
         console.print(experiments_table(kept))
     for name, words in (
-        ("table", subject / "results.tsv"),
+        ("table", reports / "results.tsv"),
         ("picture", picture),
         ("branch", f"{report.run.branch} in {subject}"),
         *([] if user is None else [("pushed", _pushed(report, user))]),

@@ -202,7 +202,7 @@ def _workspace(state: State) -> closing[Workspace]:
     from researcher.repository.repository import Workspace  # noqa: PLC0415 - imports git, which `status` does not need
     from services.machine.subject import repository_of  # noqa: PLC0415
 
-    return closing(Workspace(repository_of(state)))
+    return closing(Workspace(repository_of(state), script=state.require_run().script))
 
 
 def _write_out(text: str) -> None:

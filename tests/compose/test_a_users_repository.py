@@ -6,15 +6,18 @@ Named to run first: the stack of the other tests has a run under way that would 
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from services.machine.subject import render_subject
+from tests import TESTS
 from tests.compose.stack import Stack, removed_at_the_end, run, spoiled
 from trainer.jobs import profile_named
 
@@ -24,13 +27,18 @@ pytestmark = [
 ]
 
 OWNER = 4321
+OWN = TESTS / "subjects" / "own"
+LOOKS = """\
+import glob
+print("validation text:", len(glob.glob("/var/tmp/**/val.txt", recursive=True)), "files")
+"""
 
 
-@pytest.fixture
-def repository() -> Iterator[Path]:
-    """The subject in a repository of a user who is not uid 1000, where that user can reach it."""
+@contextmanager
+def of_the_owner(files: dict[str, str]) -> Iterator[Path]:
+    """A repository of a user who is not uid 1000, where that user can reach it."""
     folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    for name, text in render_subject(profile_named("cpu")).items():
+    for name, text in files.items():
         (folder / name).write_text(text)
     for path in (folder, *folder.iterdir()):
         os.chown(path, OWNER, OWNER)
@@ -42,6 +50,32 @@ def repository() -> Iterator[Path]:
         )  # fmt: skip
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def repository() -> Iterator[Path]:
+    with of_the_owner(render_subject(profile_named("cpu"))) as folder:
+        yield folder
+
+
+@pytest.fixture
+def adopted(checkout: Path, images: None) -> Iterator[tuple[Stack, Path]]:
+    """A stack for a repository with a prepare.py of its own, whose downloads lie in its owner's cache; not started."""
+    home = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    home.chmod(0o755)
+    files = {name: (OWN / name).read_text() for name in ("train.py", "prepare.py")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        runpy.run_path(str(OWN / "prepare.py"), run_name="__main__")
+    shell = {"SUBJECT_CACHE": str(home / ".cache" / "own-subject"), "RESEARCHER_USER": f"{OWNER}:{OWNER}"}
+    shell |= {"LLM": "none", "EXPERIMENTS": "1"}
+    with of_the_owner(files | {"program.md": "Better.\n"}) as folder:
+        folder.chmod(0o755)
+        shell["SUBJECT_DIR"] = str(folder)
+        stack = Stack(f"overnight-adopted-{os.getpid()}", checkout, shell, user=f"{OWNER}:{OWNER}")
+        with removed_at_the_end(stack):
+            yield stack, folder
+    shutil.rmtree(home)
 
 
 @pytest.fixture
@@ -67,6 +101,26 @@ def test_run_on_ones_own_repository_pushes_commits_that_are_the_owners(own: Stac
     assert git(repository, "show", "main:train.py") == before, "the user's own branch is as it was"
     assert git(repository, "status", "--porcelain", "--branch") == "## main\n"
     assert git(repository, "for-each-ref", "refs/heads/overnight", "refs/overnight").count("\n") == 2
+
+
+def test_repository_with_a_prepare_of_its_own_is_measured_in_the_sandbox(adopted: tuple[Stack, Path]) -> None:
+    stack, folder = adopted
+    before = (folder / "train.py").read_text()
+
+    stack.up()
+    stack.open_eye()
+    outcome, log = stack.submit("worse.py", spoiled(before, before=LOOKS))
+    stack.wait_for_end()
+
+    said = stack.compose("logs", "--no-log-prefix", "data").stdout
+    assert "runs prepare.py once, without a network" in said
+    assert outcome == "ok"
+    assert "longest_word:     12" in log, "the stand-in has the constants of the user's prepare.py"
+    assert "validation text: 0 files" in log
+    assert stack.audit()["faults"] == []
+    assert git(folder, "status", "--porcelain", "--branch") == "## main\n"
+    stack.compose("up", "--detach", "--wait")
+    assert "data: nothing to do" in stack.compose("logs", "--no-log-prefix", "data").stdout
 
 
 def git(repository: Path, *arguments: str) -> str:
