@@ -6,9 +6,13 @@ commit and pushes to the user's repository. `packing` packs the run's own reposi
 damaged one, and `git_command` runs git without any user's hooks, filters and settings.
 
 Importing the package removes the user's GIT_ variables from this process, because GitPython reads some of them and
-passes all of them on. GIT_DIR of a hook would send our commits to another repository.
+passes all of them on. GIT_DIR of a hook would send our commits to another repository. A missing git is no error of the
+import, so that the doctor can say it.
 """
+
+import os
 
 from trainer.jobs.environment import drop_variables
 
 drop_variables("GIT_")
+os.environ["GIT_PYTHON_REFRESH"] = "quiet"

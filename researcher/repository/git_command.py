@@ -15,6 +15,7 @@ from pathlib import Path
 import git
 from git.exc import GitCommandError
 
+from researcher.errors import SubjectError
 from trainer.jobs.environment import Program, environment
 
 logger = logging.getLogger(__name__)
@@ -99,12 +100,16 @@ def run_git(
 def run_bounded(
     command: Sequence[str], env: Mapping[str, str], stdin: bytes = b"", limit_s: float | None = None
 ) -> bytes:
-    """Return the output of a command. Raises GitFailed, GitKilled on a signal, or GitTimedOut after `limit_s`.
+    """Return the output of a command. Raises GitFailed, GitKilled on a signal, or GitTimedOut after `limit_s`; and
+    SubjectError if the program is not installed.
 
     A process that waits for a hung file system does not die, so a killed one is not waited for.
     """
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+    except FileNotFoundError as error:
+        raise SubjectError(f"{command[0]} is not on PATH; sudo apt-get install {command[0]}") from error
     try:
         stdout, stderr = process.communicate(stdin, timeout=limit_s)
     except subprocess.TimeoutExpired:

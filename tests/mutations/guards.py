@@ -3513,6 +3513,20 @@ GUARDS = (
         "researcher/llm/test_openai.py::test_a_part_of_reasoning_is_known_by_its_type_its_flag_or_its_field",
     ),
     Guard(
+        "a missing git is no error of the import",
+        "researcher/repository/__init__.py",
+        'os.environ["GIT_PYTHON_REFRESH"] = "quiet"\n',
+        "",
+        "services/test_cli.py::test_a_missing_git_is_named_with_what_installs_it",
+    ),
+    Guard(
+        "matplotlib reads its own defaults",
+        "researcher/report/picture_layout.py",
+        '        os.chdir(Path(str(found.origin)).with_name("mpl-data"))\n',
+        "",
+        "researcher/report/test_view.py::test_a_file_of_settings_that_is_no_text_keeps_no_picture_from_being_drawn",
+    ),
+    Guard(
         "a filter of the subject that is missing stops no run",
         "researcher/repository/repository.py",
         "git_environment(path, filters_off(path))",

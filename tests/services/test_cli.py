@@ -96,6 +96,18 @@ def test_errors_go_to_stderr_so_that_a_pipe_gets_none(tmp_path: Path, arguments:
     assert done.stderr.startswith("overnight: ")
 
 
+@pytest.mark.parametrize(("command", "code"), [(["doctor"], 1), (["run", "--profile", "cpu"], 2)])
+def test_a_missing_git_is_named_with_what_installs_it(tmp_path: Path, command: list[str], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli", *command, "--state", str(tmp_path / "state")],
+        env=os.environ | {"PATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == code, done.stderr
+    assert "sudo apt-get install git" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_pipe_gets_one_whole_line_for_each_experiment(state: Path) -> None:
     header, *lines = printed("log", state=state, columns=40).splitlines()
 

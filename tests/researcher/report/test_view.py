@@ -255,7 +255,7 @@ def test_the_users_settings_of_matplotlib_do_not_change_the_picture(story: Story
 
 
 def test_a_back_end_that_does_not_exist_keeps_no_picture_from_being_drawn() -> None:
-    code = "from researcher.report.picture import Figure, png; print(len(png(Figure())))"
+    code = "from researcher.report.picture import png; from matplotlib.figure import Figure; print(len(png(Figure())))"
     env = os.environ | {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": "/nowhere"}
 
     drawn = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -268,7 +268,10 @@ def test_a_file_of_settings_that_is_no_text_keeps_no_picture_from_being_drawn(tm
     for folder in ("here", "home", place):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / place / "matplotlibrc").write_bytes("font.family: Größe\n".encode("latin-1"))
-    code = "from researcher.report.picture import Figure, png; import os; print(len(png(Figure())), os.getcwd())"
+    code = (
+        "import os; from researcher.report.picture import png; from matplotlib.figure import Figure; "
+        "print(len(png(Figure())), os.getcwd())"
+    )
     env = os.environ | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
     drawn = subprocess.run(
