@@ -1,13 +1,14 @@
 """Stores prompts and answers beside the experiment, for users and for a later replay.
 
-Each experiment has one gzipped JSON list, written atomically. A text that is too long keeps its head and tail, and an
-answer without its middle is marked. The caller must remove secrets before it creates an Exchange.
+Each of the newest `KEPT` experiments has one gzipped JSON list, written atomically. A text that is too long keeps its
+head and tail, and an answer without its middle is marked. The caller must remove secrets before it creates an Exchange.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from researcher.files import write_whole
 
 EXCHANGES_FILE = "exchanges.json.gz"
 LONGEST_CHARACTERS = 200_000
+KEPT = 2_000  # experiments
 
 
 class UnreadableTranscript(ResearcherError):
@@ -44,6 +46,11 @@ def store_exchanges(folder: Path, exchanges: Sequence[Exchange]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         texts = json.dumps([asdict(_kept(exchange)) for exchange in exchanges], indent=1)
         write_whole(folder / EXCHANGES_FILE, gzip.compress(texts.encode(), mtime=0))
+
+
+def forget_exchanges(folder: Path) -> None:
+    """Delete an experiment's folder, if there is one."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def stored_exchanges(folder: Path) -> list[Exchange]:

@@ -19,7 +19,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, RequestState
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Optimizer
-from researcher.prompting.transcripts import store_exchanges
+from researcher.prompting.transcripts import KEPT, forget_exchanges, store_exchanges
 from researcher.proposers.draft import Draft, ProposalRequest, Proposer, Tick, Vet
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import NOTHING_LEARNED, NearMiss
@@ -154,7 +154,11 @@ class Proposers:
         self._all_learned += sum(1 for _ in takewhile(lambda item: item.id in self._learned, recent))
 
     def store_exchanges(self, number: int, draft: Draft) -> None:
-        """Store the prompts and answers beside the experiment, for users and for a later replay."""
+        """Store the prompts and answers beside the experiment, for users and for a later replay.
+
+        Only the newest experiments keep theirs.
+        """
+        forget_exchanges(self._folder / str(number - KEPT))
         store_exchanges(self._folder / str(number), draft.exchanges)
 
     def _upcoming(self, journal: JournalReader) -> list[str]:

@@ -1,18 +1,19 @@
 """Keeps the processes of local mode alive: starts them, restarts them after growing delays, and ends them all.
 
 A child ends when its supervisor does, for whatever reason, and no process of the child's session is left when it is
-restarted or stopped. Not covered: descendants that open a session of their own (the guardian kills a candidate's tree),
-and a log that grows while its child lives.
+restarted or stopped. Not covered: descendants that open a session of their own (the guardian kills a candidate's tree).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -144,7 +145,8 @@ class _Place:
         log.info("%s started, pid %d", self._child.name, self._process.pid)
 
     def check(self) -> None:
-        """Register a death, or restart the child if its time has come."""
+        """Register a death, or restart the child if its time has come. Shorten a log that has become long."""
+        _shorten_log(self._child.log)
         if self._process is not None and wait_for_exit(self._pidfd, 0):
             self._bury()
         if self._next_try_at is not None and self._clock() >= self._next_try_at:
@@ -220,8 +222,20 @@ class _Place:
 
 
 def _open_log(path: Path) -> IO[bytes]:
-    """Open a log for appending; a long one is renamed to `NAME.log.1` first, in place of the one before."""
+    """Open a log for appending."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _LOG_CAP_BYTES:
-        path.replace(path.with_name(f"{path.name}.1"))
+    _shorten_log(path)
     return path.open("ab")
+
+
+def _shorten_log(path: Path) -> None:
+    """Move the content of a long log to `NAME.log.1`, in place of the one before.
+
+    The file itself stays, because a living child appends to it. A line written meanwhile may be lost, and on a full
+    disk the content.
+    """
+    if path.exists() and path.stat().st_size > _LOG_CAP_BYTES:
+        with suppress(OSError):
+            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        with suppress(OSError):
+            os.truncate(path, 0)

@@ -285,6 +285,27 @@ GUARDS = (
         "researcher/repository/test_publishing.py::test_refs_that_the_user_deletes_come_back",
     ),
     Guard(
+        "old trials are deleted",
+        "trainer/trial/result_store.py",
+        "if len(os.listdir(trials)) > KEPT:",
+        "if False:",
+        "trainer/trial/test_result_store.py::test_the_newest_trials_stay_and_the_oldest_are_deleted_together",
+    ),
+    Guard(
+        "old transcripts are deleted",
+        "researcher/proposers/proposers.py",
+        "forget_exchanges(self._folder / str(number - KEPT))",
+        "pass",
+        "researcher/proposers/test_proposers.py::test_only_the_newest_experiments_keep_their_prompts_and_answers",
+    ),
+    Guard(
+        "the log of a living process is shortened",
+        "services/machine/supervisor.py",
+        "        _shorten_log(self._child.log)\n        if self._process",
+        "        if self._process",
+        "services/machine/test_supervisor.py::test_long_log_of_a_living_child_is_set_aside",
+    ),
+    Guard(
         "one writer",
         "researcher/journal/database.py",
         "fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",

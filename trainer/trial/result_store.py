@@ -1,8 +1,8 @@
 """Results on the trainer's own disk. They are written before they are sent, so a lost answer can be sent again.
 
 Promises: a result file is whole or absent; a result that cannot be written becomes `lost`; the score of an earlier
-attempt at the same work is found. Does not cover deleting old results, or results on another trainer's disk. Candidates
-can neither read nor write here: the folder is closed to their user, or Landlock hides it.
+attempt at the same work is found; at most `KEPT` trials stay. Does not cover results on another trainer's disk.
+Candidates can neither read nor write here: the folder is closed to their user, or Landlock hides it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from trainer.jobs import Outcome, TrialResult, TrialSpec
 
 log = logging.getLogger(__name__)
+
+KEPT = 5_000  # trials; the journal keeps each result, too, with the end of its log
+_FORGOTTEN_AT_ONCE = 100
 
 
 def store(trials: Path, result: TrialResult) -> TrialResult:
@@ -26,6 +30,7 @@ def store(trials: Path, result: TrialResult) -> TrialResult:
         reason = f"its result could not be stored: {fault}"
         log.error("%s: %s", result.id, reason)
         return replace(result, outcome=Outcome.LOST, reason=reason, val_bpb=None, heldout_bpb=None, unseen_bpb=None)
+    _forget_oldest(trials)
     return result
 
 
@@ -38,6 +43,17 @@ def _write(folder: Path, result: TrialResult) -> None:
         os.fsync(file.fileno())
     temporary.replace(folder / "result.json")
     _sync(folder)
+
+
+def _forget_oldest(trials: Path) -> None:
+    """Delete the oldest trials once there are more than `KEPT`. A failure is logged, and the next trial tries again."""
+    try:
+        if len(os.listdir(trials)) > KEPT:
+            aged = sorted((folder.stat().st_mtime, folder) for folder in trials.iterdir())
+            for _, folder in aged[: len(aged) - KEPT + _FORGOTTEN_AT_ONCE]:
+                shutil.rmtree(folder)
+    except OSError as fault:
+        log.warning("old results could not be deleted: %s", fault)
 
 
 def stored(trials: Path, spec: TrialSpec) -> TrialResult | None:

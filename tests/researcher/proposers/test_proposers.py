@@ -21,6 +21,7 @@ from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
+from researcher.prompting.transcripts import Exchange
 from researcher.proposers import escalation, proposers
 from researcher.proposers.draft import ProposalRequest
 from researcher.proposers.escalation import MeteredClient
@@ -36,7 +37,7 @@ from researcher.source.edits import apply_edits
 from researcher.source.proposal import ProposerName, SetKnobs
 from tests.doubles.ollama_server import OllamaDouble, Turn, listening, ollama_double
 from tests.fixtures.journal_story import Story
-from tests.fixtures.loop_in_process import opened
+from tests.fixtures.loop_in_process import REFUSED, opened
 from tests.fixtures.scripted_run import ScriptedRun
 from trainer.jobs import Outcome, profile_named
 
@@ -321,3 +322,23 @@ def test_while_an_answer_comes_the_status_says_what_the_llm_does(tmp_path: Path)
     story.journal.close()
     assert "small is reading the question for 0 s" in told
     assert told[-1] == ""
+
+
+def test_only_the_newest_experiments_keep_their_prompts_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposers, "KEPT", 2)
+    who = Proposers(
+        mix=Mix.RANDOM,
+        vetting=Vetting(profile_named("cpu"), str),
+        optimizer=Optimizer(seed=7, context=256),
+        llm=None,
+        folder=tmp_path,
+        publish_status=lambda _: None,
+    )
+    asked = replace(REFUSED, exchanges=(Exchange("p", "r", None),))
+
+    for number, draft in enumerate([asked, asked, REFUSED, asked, REFUSED]):
+        who.store_exchanges(number, draft)
+
+    assert {folder.name for folder in tmp_path.iterdir()} == {"3"}

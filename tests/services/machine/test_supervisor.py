@@ -189,6 +189,20 @@ def test_long_log_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
     assert log.with_name("one.log.1").stat().st_size == 10_000_001
 
 
+def test_long_log_of_a_living_child_is_set_aside(tmp_path: Path) -> None:
+    log = tmp_path / "one.log"
+    writes = "head -c 10000001 /dev/zero; echo; echo before; read word < go; echo after"
+    os.mkfifo(tmp_path / "go")
+
+    with ProcessSupervisor([Child("one", ("/bin/sh", "-c", writes), log, cwd=tmp_path)]) as supervisor:
+        wait_for(supervisor, lambda _: log.with_name("one.log.1").exists() and log.stat().st_size < 100)
+        (tmp_path / "go").write_text("go\n")
+        wait_for(supervisor, lambda now: now.pid is None)
+
+    assert log.read_text().endswith("after\n")
+    assert log.with_name("one.log.1").stat().st_size > 10_000_000
+
+
 def test_environment_is_the_given_one(tmp_path: Path) -> None:
     child = Child("env", ("/bin/sh", "-c", 'echo "$WORD,$HOME"; pwd'), tmp_path / "log", {"WORD": "night"}, tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,18 @@ def test_what_got_no_score_is_measured_by_the_next_attempt(outcome: Outcome, tmp
     result_store.store(tmp_path, measured(spec("e-1-t2-a0"), None, outcome))
 
     assert result_store.stored(tmp_path, spec("e-1-t2-a1")) is None
+
+
+def test_the_newest_trials_stay_and_the_oldest_are_deleted_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_store, "KEPT", 4)
+    monkeypatch.setattr(result_store, "_FORGOTTEN_AT_ONCE", 2)
+    for number in range(4):
+        result_store.store(tmp_path, measured(spec(f"e-{number}-t0-a0"), 1.5))
+        os.utime(tmp_path / f"e-{number}-t0-a0", (number, number))
+
+    result_store.store(tmp_path, measured(spec("e-4-t0-a0"), 1.5))
+
+    assert {folder.name for folder in tmp_path.iterdir()} == {"e-3-t0-a0", "e-4-t0-a0"}
+    assert result_store.stored(tmp_path, spec("e-4-t0-a0")) is not None
