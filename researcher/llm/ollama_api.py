@@ -66,6 +66,7 @@ DEFAULT_PORT = 11434
 ALL_LAYERS = 999
 
 _LOCAL = "127.0.0.1"
+_CLOUD = "ollama.com"
 _EXAMPLE = "write for example http://127.0.0.1:11434"
 _TOO_LONG = re.compile(r"exceed.*context|context.*exceed", re.IGNORECASE | re.DOTALL)
 
@@ -128,10 +129,11 @@ class OllamaSettings(Deadlines):
 def base_url(host: str) -> str:
     """Return the full address for a value of `OLLAMA_HOST`: `host`, `host:port`, `:port` or `http://host:port`.
 
-    Ollama itself also takes them in quotes. An address to listen on, such as 0.0.0.0, becomes this machine's. Raises
-    BadValue for an invalid value.
+    Ollama itself also takes them in quotes, and its cloud's name without https. An address to listen on, such as
+    0.0.0.0, becomes this machine's. Raises BadValue for an invalid value.
     """
     text = unquoted(host) or _LOCAL
+    text = f"https://{text}" if text.startswith(_CLOUD) else text
     has_scheme = "://" in text
     try:
         parts = urlsplit(text if has_scheme else f"http://{_bracketed(text)}")

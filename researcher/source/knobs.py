@@ -27,13 +27,14 @@ _LARGEST_INT = 2**63 - 1
 _END = r"(-?(?:2(?:\*\*|\^)\d{1,2}|(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?))"
 # What people write for a range: two numbers after a word that announces them, or with dots between them.
 _TWO_ENDS = re.compile(
-    rf"\branges?\b(?:\s+of\b)?[^\w.-]*{_END}\s*(?:\.{{2,3}}|…|to|and|-|–|,|:)\s*{_END}"
-    rf"|\b(?:from|between)\s+{_END}\s+(?:to|and)\s+{_END}"
-    rf"|\b(?:with)?in\s*[\[(]\s*{_END}\s*,\s*{_END}\s*[\])]"
-    rf"|{_END}\s*(?:\.{{2,3}}|…)\s*{_END}",
+    rf"\branges?\b(?:\s+of\b)?[^\w.-]*{_END}\s*(?:\.{{2,3}}|…|to|and|-|–|,|;|:)\s*{_END}(?!\s*\.\.)"
+    rf"|\b(?:from|between|sweep|search|tune)\s+{_END}\s+(?:to|and)\s+{_END}"
+    rf"|\bmin(?:imum)?\b[\s:=]*{_END}\s*[,;]?\s*(?:and\s+)?max(?:imum)?\b[\s:=]*{_END}"
+    rf"|\b(?:(?:with)?in|(?:log)?uniform)\s*[\[(]\s*{_END}\s*,\s*{_END}\s*[\])]"
+    rf"|(?<![\w,]){_END}\s*(?:\.{{2,3}}|…)\s*{_END}(?!\w)",
     re.IGNORECASE,
 )
-_CHOICES = re.compile(r"\b(?:one ?of|any of|either|choices?|options?)\b(.*)", re.IGNORECASE)
+_CHOICES = re.compile(r"\b(?:one[ -]?of|any of|either|choices?|options?|choose (?:from|between))\b(.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

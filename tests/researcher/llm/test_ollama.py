@@ -484,6 +484,8 @@ def test_availability_check_at_something_else_says_so() -> None:
         ("https://gpu.example/api-root/", "https://gpu.example:443/api-root"),
         ("::1", "http://[::1]:11434"),
         ("[::]:8080", "http://[::1]:8080"),
+        ("ollama.com", "https://ollama.com:443"),
+        ("fe80::1%eth0", "http://[fe80::1%eth0]:11434"),
     ],
 )
 def test_host_is_read_as_users_write_it(host: str, url: str) -> None:

@@ -98,6 +98,10 @@ def test_broken_range_counts_as_none_and_is_reported(line: str, says: str) -> No
         ("X = 0.1  # range [0.01, 1] logarithmic", "range 0.01..1 log"),
         ("X = 0.1  # between 0.01 and 1", "range 0.01..1"),
         ("X = 0.1  # in (0.01, 1)", "range 0.01..1"),
+        ("X = 0.1  # min 0.01, max: 1", "range 0.01..1"),
+        ("X = 0.1  # loguniform(0.01, 1)", "range 0.01..1 log"),
+        ("X = 0.1  # sweep 0.01 to 1", "range 0.01..1"),
+        ("X = 0.1  # Range: [0.01; 1]", "range 0.01..1"),
         ("X = -2  # range -4 - 4", "range -4..4"),
         ("X = 8  # range 2^2..2^4 pow2", "range 2**2..2**4 pow2"),
         ("X = 8  # range 2-16", "range 2..16"),
@@ -107,6 +111,8 @@ def test_broken_range_counts_as_none_and_is_reported(line: str, says: str) -> No
         ("X = 'a'  # One of: a | b", "one of a b"),
         ("X = 'a'  # choices [a, b] or c", "one of a b c"),
         ("X = 2  # options: 1, 2", "one of 1 2"),
+        ("X = 'a'  # one-of a b", "one of a b"),
+        ("X = 'a'  # choose from a, b", "one of a b"),
     ],
 )
 def test_range_that_is_nearly_right_is_none_and_reported_with_the_fix(line: str, fix: str) -> None:
@@ -115,10 +121,17 @@ def test_range_that_is_nearly_right_is_none_and_reported_with_the_fix(line: str,
     assert range_faults(f"{line.splitlines()[-1].partition('#')[0]}  # {fix}") == {}
 
 
+@pytest.mark.parametrize("comment", ["range 0,01..1", "range 1%..50%", "range low..high", "range 0x10..0xff"])
+def test_a_range_whose_meaning_is_unclear_is_reported_without_a_guess(comment: str) -> None:
+    assert "is not 'range A..B'" in range_faults(f"X = 0.1  # {comment}")["X"]
+    assert "write" not in range_faults(f"X = 0.1  # {comment}")["X"]
+
+
 @pytest.mark.parametrize(
     "line",
     [
         "X = 0.1  # tuned from 0.1 up",
+        "X = 0.1  # searched in 1.2 and later",
         "X = 0.1  # see 1.2.3 and 10.0.0.1",
         "X = 3  # usually in the range of 5",
         "X = 3  # of (1, 2, 3)",
